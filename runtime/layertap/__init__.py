@@ -1,0 +1,82 @@
+"""Read any layer's activations out of an ONNX file: no TensorFlow, no Keras.
+
+    import layertap
+
+    model = layertap.open("chest.onnx")
+    print(model.summary())
+    activations = model.activations("chest.png", "conv5_block16_concat")
+
+Names are imported when they are first used, so that `import layertap` costs next to nothing:
+numpy comes with the first model or image, onnxruntime with the first session.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from ._layer import Layer
+    from ._model import Model, Tap, open
+    from .errors import (
+        CardVersionError,
+        DependencyError,
+        DeviceError,
+        ImageError,
+        InputError,
+        LayerNotFoundError,
+        LayertapError,
+        LayertapWarning,
+        ModelFileError,
+        OutputError,
+        PreprocessingError,
+        UsageError,
+    )
+    from .images import load_image
+    from .preprocessing import Preprocessing
+
+__all__ = [
+    "CardVersionError",
+    "DependencyError",
+    "DeviceError",
+    "ImageError",
+    "InputError",
+    "Layer",
+    "LayerNotFoundError",
+    "LayertapError",
+    "LayertapWarning",
+    "Model",
+    "ModelFileError",
+    "OutputError",
+    "Preprocessing",
+    "PreprocessingError",
+    "Tap",
+    "UsageError",
+    "__version__",
+    "load_image",
+    "open",
+]
+
+_HOMES = {
+    "Layer": "_layer",
+    "Model": "_model",
+    "Tap": "_model",
+    "open": "_model",
+    "load_image": "images",
+    "Preprocessing": "preprocessing",
+}
+"""The module of each name that is not an error."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

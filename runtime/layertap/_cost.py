@@ -1,0 +1,54 @@
+"""How many bytes a layer's activations take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ._layer import ITEM_BYTES, Layer
+from .card import Card
+
+
+class Cost(NamedTuple):
+    """Bytes of one layer's activations."""
+
+    nbytes: int | None
+    """`None` where the file does not tell."""
+    exact: bool = True
+    """False for an estimate, from what the layer took at the sizes it was verified with."""
+
+
+def activation_costs(
+    layers: Sequence[Layer],
+    card: Card | None,
+    size: Sequence[int] | None = None,
+    batch: int = 1,
+) -> list[Cost]:
+    """What each layer's activations take for `batch` samples.
+
+    Args:
+        layers: the layers.
+        card: the file's card; its golden sample tells how layers with free axes grow.
+        size: the free sizes of the first input behind the batch axis, `(height, width)` for
+            images.
+        batch: number of samples.
+    """
+    return [_cost(layer, card, size, batch) for layer in layers]
+
+
+def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
+    nbytes = layer.nbytes(batch)
+    if nbytes is not None or size is None or card is None or card.golden is None:
+        return Cost(nbytes)
+    known = card.golden.layers.get(layer.name)
+    item = ITEM_BYTES.get(layer.dtype)
+    if known is None or item is None or not card.inputs:
+        return Cost(None)
+    first, measured = card.inputs[0], card.golden.inputs[0].shape
+    free = [measured[i] for i, n in enumerate(first.shape) if i and n is None]
+    if len(free) != len(size):
+        return Cost(None)
+    growth = math.prod(size) / math.prod(free) if free else 1.0
+    share = batch if layer.shape[:1] == (None,) else 1
+    return Cost(round(math.prod(known.shape) / measured[0] * share * growth) * item, exact=False)

@@ -1,0 +1,247 @@
+"""What a caller gives, as arrays that onnxruntime takes.
+
+Types are converted as Keras converts them: real numbers of any kind go into a float input, whole
+numbers into another width when all of them fit. An array that has the right type and lies in one
+piece is not copied.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ._graph import TensorType
+from .errors import InputError, suggest
+
+if TYPE_CHECKING:
+    from .preprocessing import Preprocessing
+
+Array = npt.NDArray[Any]
+
+
+def prepare(
+    given: Any,
+    inputs: Mapping[str, TensorType],
+    needed: Sequence[str],
+    recipe: Preprocessing | None = None,
+    batch: str | None = None,
+) -> dict[str, Any]:
+    """Arrays by input name, for the inputs that are `needed`.
+
+    Args:
+        given: a value for the one input; a dict by input name; or a list in the inputs' order.
+            A value is a batch (any array-like of the input's rank), or where the input takes
+            images, an image or a list of images (see `is_image`).
+        inputs: all inputs of the model, in its order.
+        needed: those that the request reads; others may be given, and are left alone.
+        recipe: makes images into arrays `(n, h, w, c)`.
+        batch: the free size that stands for the batch: inputs that have it must agree on it.
+
+    Raises:
+        InputError: something is missing, unknown, or of the wrong rank, size or dtype.
+    """
+    values = _by_name(given, inputs, needed)
+    for name in values:
+        if name not in inputs:
+            raise InputError(
+                f"the model has no input {name!r}; it has {_listing(inputs)}."
+                + suggest(str(name), list(inputs))
+            )
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise InputError(
+            f"input {missing[0]!r} is missing; what was asked for needs {_listing(needed)}, and "
+            f"{_listing(values) if values else 'nothing'} was given."
+        )
+    arrays = {name: _array(name, values[name], inputs[name], recipe) for name in needed}
+    if batch is not None and len(arrays) > 1:
+        _check_batch(arrays, inputs, batch)
+    return arrays
+
+
+def is_image(value: Any, rank: int = 4) -> bool:
+    """Whether `value` is one image for an input of `rank` axes.
+
+    A path, the bytes of an image file, a binary file object, a PIL image, or an array of uint8 or
+    uint16 of shape `(h, w)` or `(h, w, c)`; an array of full rank is a batch that is ready.
+    """
+    if isinstance(value, np.ndarray):
+        return value.dtype in (np.uint8, np.uint16) and value.ndim in (2, 3) and value.ndim < rank
+    if isinstance(value, (str, bytes, bytearray, memoryview, os.PathLike)):
+        return True
+    if hasattr(value, "read"):
+        return True
+    pillow = sys.modules.get("PIL.Image")  # whoever holds an image has imported it
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def _by_name(
+    given: Any, inputs: Mapping[str, TensorType], needed: Sequence[str]
+) -> Mapping[str, Any]:
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, (list, tuple)) and len(inputs) > 1 and len(given) == len(inputs):
+        return dict(zip(inputs, given, strict=True))
+    if len(inputs) == 1 or len(needed) == 1:
+        name = needed[0] if needed else next(iter(inputs))
+        if isinstance(given, (list, tuple)) and len(given) == 1 and len(inputs) == 1:
+            (only,) = given
+            rank = len(inputs[name].dims or ())
+            if isinstance(only, np.ndarray) and only.ndim == rank:
+                return {name: only}  # a list of inputs, of which there is one
+        return {name: given}
+    if not needed and given is None:
+        return {}
+    what = f"{len(given)} values" if isinstance(given, (list, tuple)) else _kind(given)
+    raise InputError(
+        f"the model has {len(inputs)} inputs ({_listing(inputs)}), but {what} was given. Give a "
+        "dict by input name."
+    )
+
+
+def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None) -> Any:
+    if spec.dtype in ("sequence", "map", "optional"):
+        return value
+    rank = None if spec.dims is None else len(spec.dims)
+    if rank == 4 and spec.dtype != "string":
+        images = [value] if is_image(value) else value
+        if isinstance(images, (list, tuple)) and images and all(map(is_image, images)):
+            if recipe is None:
+                raise InputError(_no_recipe(name, spec, images[0]))
+            value = recipe.batch(images)
+    array = _as_array(name, value)
+    _check_shape(name, array, spec)
+    return _cast(name, array, spec.dtype)
+
+
+def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
+    _, height, width, _ = spec.dims or (None,) * 4
+    size = [height, width] if isinstance(height, int) and isinstance(width, int) else [320, 320]
+    batch = " (an array that is a batch already needs its first axis: x[None])"
+    return (
+        f"input {name!r}: {_kind(image)} was given as an image, but the model's file has no "
+        f'preprocessing. Say how images are prepared, as in preprocess={{"size": {size}}}, or give '
+        f"a batch of shape {_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
+    )
+
+
+def _as_array(name: str, value: Any) -> Array:
+    if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
+        raise InputError(f"input {name!r}: {_kind(value)} is not an array.")
+    try:
+        return np.asarray(value)
+    except Exception as exc:  # array-likes raise what they like
+        raise InputError(
+            f"input {name!r}: {_kind(value)} cannot be made an array ({exc})."
+        ) from exc
+
+
+def _check_shape(name: str, array: Array, spec: TensorType) -> None:
+    if spec.dims is None:
+        return
+    given, wanted = array.shape, spec.dims
+    problem = f"input {name!r} has shape {given}, but {_dims(spec)} is expected"
+    if len(given) != len(wanted):
+        if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
+            raise InputError(f"{problem}. Add the batch axis: x[None].")
+        raise InputError(f"{problem}: {len(wanted)} axes, not {len(given)}.")
+    if _fits(given, wanted):
+        return
+    if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
+        raise InputError(
+            f"{problem}. It has its channels first; turn it with x.transpose(0, 2, 3, 1)."
+        )
+    if len(given) == 4 and _fits((given[0], given[2], given[1], given[3]), wanted):
+        raise InputError(f"{problem}. Height and width are swapped.")
+    axis = next(i for i in range(len(given)) if not _fits(given[i : i + 1], wanted[i : i + 1]))
+    what = " (channels)" if len(given) == 4 and axis == 3 else ""
+    raise InputError(f"{problem}: axis {axis}{what} must be {wanted[axis]}, not {given[axis]}.")
+
+
+def _fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
+    return all(
+        not isinstance(want, int) or have == want for have, want in zip(given, wanted, strict=True)
+    )
+
+
+def _cast(name: str, array: Array, wanted: str) -> Array:
+    """`array` in the dtype that the input takes, in one piece."""
+    given = array.dtype
+    if wanted == "string":
+        if given.kind not in "UO" or not all(isinstance(item, str) for item in array.flat):
+            raise InputError(f"input {name!r} takes strings, but its dtype is {given}.")
+        return np.asarray(array, dtype=object, order="C")
+    if not wanted:
+        return np.asarray(array, order="C")
+    try:
+        dtype = np.dtype(wanted)
+    except TypeError:
+        if given.name != wanted:  # an array of ml_dtypes, as it is, or not at all
+            raise InputError(
+                f"input {name!r} is of type {wanted}, which numpy has not; {given} does not do."
+            ) from None
+        return np.asarray(array, order="C")
+    if given != dtype and given.kind not in "biuf":
+        raise InputError(
+            f"input {name!r} is of dtype {given}, but {dtype} is expected."
+            + (" Give its real part, or its absolute value." if given.kind == "c" else "")
+        )
+    if dtype.kind in "biu" and given != dtype:
+        _check_integers(name, array, dtype)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, as in Keras
+        return np.asarray(array, dtype=dtype, order="C")
+
+
+def _check_integers(name: str, array: Array, dtype: np.dtype[Any]) -> None:
+    if array.dtype.kind == "f":
+        raise InputError(
+            f"input {name!r} takes whole numbers ({dtype}), but its dtype is {array.dtype}. Round "
+            f"it and convert it: np.rint(x).astype({dtype.name!r})."
+        )
+    if not array.size or array.dtype == np.bool_:
+        return
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    least, most = int(array.min()), int(array.max())
+    if least < low or most > high:
+        raise InputError(
+            f"input {name!r} is of dtype {dtype}, which holds {low} to {high}, but the values "
+            f"given go from {least} to {most}."
+        )
+
+
+def _check_batch(arrays: Mapping[str, Any], inputs: Mapping[str, TensorType], batch: str) -> None:
+    sizes = {
+        name: array.shape[0]
+        for name, array in arrays.items()
+        if isinstance(array, np.ndarray) and (inputs[name].dims or (None,))[0] == batch
+    }
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        raise InputError(f"the inputs do not agree on the size of the batch: {listing}.")
+
+
+def _dims(spec: TensorType) -> str:
+    sizes = ["n" if i == 0 and not isinstance(size, int) else size for i, size in _axes(spec)]
+    shown = ["any" if size is None else str(size) for size in sizes]
+    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+
+
+def _axes(spec: TensorType) -> list[tuple[int, int | str | None]]:
+    return list(enumerate(spec.dims or ()))
+
+
+def _listing(names: Sequence[str] | Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}, {value.dtype},"
+    if isinstance(value, (str, os.PathLike)):
+        return repr(os.fsdecode(value))
+    return "nothing" if value is None else f"a {type(value).__name__}"

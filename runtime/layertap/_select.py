@@ -1,0 +1,180 @@
+"""Choosing layers: by name, glob, `re:` pattern, index, slice or class."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from typing import Union
+
+from ._layer import Layer
+from .errors import LayerNotFoundError, UsageError, suggest
+
+Selector = Union[str, int, slice, Layer]
+"""A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative counts
+from the end), a slice of indices, or a `Layer`."""
+
+
+def select(
+    layers: Sequence[Layer],
+    what: Selector | Iterable[Selector] | None = None,
+    type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
+) -> list[Layer]:
+    """The layers that `what` names and whose class is one of `type`.
+
+    Args:
+        layers: all layers of the model, in order.
+        what: one selector or several; `None` takes all exposed layers. Patterns, slices and
+            `None` pass over layers that the file does not expose.
+        type: Keras class name or names, for example `Conv2D`.
+
+    Returns:
+        Each layer once, in the order asked for, and within a pattern in the model's order.
+
+    Raises:
+        LayerNotFoundError: a name, index, pattern or class that matches nothing, or a layer that
+            the file does not expose.
+    """
+    exposed = [layer for layer in layers if layer.exposed]
+    if what is None:
+        chosen = exposed
+    else:
+        found = [layer for one in _several(what) for layer in _matching(layers, exposed, one)]
+        chosen = list({layer.name: layer for layer in found}.values())
+    if type is not None:
+        chosen = _of_type(exposed, chosen, [type] if isinstance(type, str) else list(type))
+    return chosen
+
+
+def only(layers: Sequence[Layer], what: str | int | Layer) -> Layer:
+    """The one exposed layer with this exact name or index.
+
+    Raises:
+        LayerNotFoundError: there is none, or the file does not expose it.
+    """
+    if isinstance(what, Layer):
+        what = what.name
+    if isinstance(what, int):
+        return _exposed(_at(layers, what))
+    return _exposed(_named(layers, what))
+
+
+def is_single(layers: Sequence[Layer], what: object) -> bool:
+    """Whether `what` asks for exactly one layer by its name or index, and not for a list."""
+    if isinstance(what, str):
+        return not _is_pattern(layers, what)
+    return isinstance(what, (int, Layer))
+
+
+def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
+    """A selector as typed in a shell: `-1`, `424` and `10:20` become indices and slices.
+
+    A layer of that very name comes first.
+    """
+    if any(layer.name == text for layer in layers):
+        return text
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if re.fullmatch(r"(-?\d+)?:(-?\d+)?(:-?\d*)?", text):
+        parts = [int(part) if part else None for part in text.split(":")]
+        if len(parts) == 3 and parts[2] == 0:
+            raise UsageError(f"the slice {text!r} has a step of 0. Give another, or leave it out.")
+        return slice(*parts)
+    return text
+
+
+def _several(what: Selector | Iterable[Selector]) -> list[Selector]:
+    if isinstance(what, (str, int, slice, Layer)):
+        return [what]
+    return list(what)
+
+
+def _matching(layers: Sequence[Layer], exposed: list[Layer], what: Selector) -> list[Layer]:
+    if isinstance(what, slice):
+        found = [layer for layer in layers[what] if layer.exposed]
+        if not found:
+            raise LayerNotFoundError(
+                f"the slice {_slice_text(what)} takes none of the {len(layers)} layers."
+            )
+        return found
+    if isinstance(what, str) and _is_pattern(layers, what):
+        return _by_pattern(exposed, what)
+    return [only(layers, what)]
+
+
+def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
+    """A layer's own name is never taken for a pattern, whatever signs it holds."""
+    looks_like_one = text.startswith("re:") or any(sign in text for sign in "*?[")
+    return looks_like_one and not any(layer.name == text for layer in layers)
+
+
+def _by_pattern(exposed: list[Layer], pattern: str) -> list[Layer]:
+    if pattern.startswith("re:"):
+        try:
+            matches = re.compile(pattern[3:]).fullmatch
+        except re.error as exc:
+            raise LayerNotFoundError(
+                f"the pattern {pattern!r} is not a regular expression: {exc}."
+            ) from exc
+        found = [layer for layer in exposed if matches(layer.name)]
+    else:
+        found = [layer for layer in exposed if fnmatch.fnmatchcase(layer.name, pattern)]
+    if not found:
+        plain = pattern.removeprefix("re:").strip("*?[]^$.")
+        near = suggest(plain, [layer.name for layer in exposed])
+        raise LayerNotFoundError(
+            f"the pattern {pattern!r} matches none of the {len(exposed)} exposed layers.{near}"
+        )
+    return found
+
+
+def _of_type(exposed: list[Layer], chosen: list[Layer], types: list[str]) -> list[Layer]:
+    known = sorted({layer.type for layer in exposed})
+    for name in types:
+        if name not in known:
+            raise LayerNotFoundError(
+                f"no exposed layer has the class {name!r}.{suggest(name, known)} "
+                f"The classes are {', '.join(known)}."
+            )
+    found = [layer for layer in chosen if layer.type in types]
+    if not found:
+        raise LayerNotFoundError(
+            f"none of the {len(chosen)} layers chosen by name has the class {' or '.join(types)}."
+        )
+    return found
+
+
+def _at(layers: Sequence[Layer], index: int) -> Layer:
+    try:
+        return layers[index]
+    except IndexError:
+        raise LayerNotFoundError(
+            f"there is no layer {index}: the model has {len(layers)} layers, "
+            f"0 to {len(layers) - 1} or -{len(layers)} to -1."
+        ) from None
+
+
+def _named(layers: Sequence[Layer], name: str) -> Layer:
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    exposed = [layer.name for layer in layers if layer.exposed]
+    near = suggest(name, exposed)
+    raise LayerNotFoundError(
+        f"no layer is called {name!r}; the file exposes {len(exposed)} layers.{near} "
+        "`layertap layers FILE` lists them."
+    )
+
+
+def _exposed(layer: Layer) -> Layer:
+    if not layer.exposed:
+        raise LayerNotFoundError(
+            f"the layer {layer.name!r} is in the model, but this file does not expose it. "
+            "Export the model again with this layer among --layers, or with all."
+        )
+    return layer
+
+
+def _slice_text(what: slice) -> str:
+    parts = [what.start, what.stop] + ([what.step] if what.step is not None else [])
+    return repr(":".join("" if part is None else str(part) for part in parts))

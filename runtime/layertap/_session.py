@@ -1,0 +1,444 @@
+"""onnxruntime: the one module that imports it, chooses its device, and makes its errors readable.
+
+onnxruntime's wheels carry telemetry from 1.29 on. It is switched off before the import
+(`ORT_DISABLE_TELEMETRY=1`, unless the user has set the variable); after it, it would be too late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import os
+import re
+import sys
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+
+from . import _wire
+from .errors import DependencyError, DeviceError, InputError, ModelFileError, UsageError, suggest
+
+Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
+"""An execution provider's name, alone or with its options, as onnxruntime takes it."""
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+_SILENT = 4
+"""Only fatal messages: what onnxruntime logs as an error it also raises, and that is enough."""
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime package, with its telemetry off.
+
+    Raises:
+        DependencyError: it is not installed, or its installation does not work.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ModuleNotFoundError as exc:
+        if exc.name != "onnxruntime":
+            raise _broken(exc) from exc
+        raise DependencyError(
+            'onnxruntime is not installed. Install it with `pip install "layertap[cpu]"`, or with '
+            '`pip install "layertap[gpu]"` on a machine with an NVIDIA card.'
+        ) from exc
+    except Exception as exc:  # whatever a library that does not fit makes of its import
+        raise _broken(exc) from exc
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise _broken(ImportError("the package is empty"))
+    return onnxruntime
+
+
+def _broken(exc: Exception) -> DependencyError:
+    hint = "Reinstall it: `pip install --force-reinstall --no-deps onnxruntime`"
+    if sys.platform == "win32":
+        hint += ", and install the Microsoft Visual C++ Redistributable"
+    return DependencyError(f"onnxruntime is installed but cannot be imported: {exc}. {hint}.")
+
+
+def available_threads() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How sessions are made.
+
+    Raises:
+        DeviceError: no such device.
+        UsageError: settings that contradict each other.
+    """
+
+    device: str = "cpu"
+    """`cpu`, `cuda`, `cuda:1`, ... or `auto`."""
+    providers: Sequence[Provider] | None = None
+    """onnxruntime's own list of execution providers; then `device` is not consulted."""
+    session_options: Any = None
+    """An `onnxruntime.SessionOptions`, used as it is; or a mapping of its attributes and of
+    configuration entries (keys with a dot), set on top of layertap's."""
+    threads: int | None = None
+    """Threads for one operation; `None` takes the cores that the process may use."""
+
+    def __post_init__(self) -> None:
+        device = self.device
+        if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise DeviceError(
+                f"there is no device {device!r}. Give 'cpu', 'cuda', 'cuda:1' or 'auto'; other "
+                "execution providers of onnxruntime go into `providers`."
+            )
+        if self.providers is not None and device != "cpu":
+            raise UsageError(
+                f"device={device!r} and providers={list(self.providers)!r} cannot both be given."
+            )
+        threads = self.threads
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise UsageError(f"threads={threads!r}: give a whole number from 1 up, or None.")
+
+
+class Engine:
+    """Makes sessions on one device."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Finds the device; for `cpu` alone onnxruntime is not imported yet.
+
+        Raises:
+            DeviceError: it is not to be had.
+        """
+        self._settings = settings
+        self.device = settings.device
+        """The device in use: `cpu`, `cuda:0`, or the first provider's name in short."""
+        self._providers: list[tuple[str, dict[str, Any]]] = [(CPU, {})]
+        if settings.providers is not None:
+            self._providers = _checked(settings.providers)
+            self.device = self._providers[0][0].removesuffix("ExecutionProvider").lower()
+        elif settings.device == "auto":
+            try:
+                self._use_cuda(0)
+            except DeviceError:
+                self.device = "cpu"
+        elif settings.device != "cpu":
+            _, _, index = settings.device.partition(":")
+            self._use_cuda(int(index or 0))
+
+    def _use_cuda(self, index: int) -> None:
+        check_cuda(index)
+        self.device = f"cuda:{index}"
+        self._providers = [_cuda(index), (CPU, {})]
+
+    def start(self, model: bytes, name: str, folder: Path | None) -> Session:
+        """Prepare `model` to run.
+
+        Args:
+            model: a whole ONNX model.
+            name: what messages call it.
+            folder: where the files are in which it keeps weights.
+
+        Raises:
+            ModelFileError: onnxruntime does not take the model.
+            DeviceError: a provider that was asked for is not in use.
+        """
+        ort = import_onnxruntime()
+        options = self._options(ort)
+        if folder is not None:
+            entry = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(entry, str(folder))
+        try:
+            session = ort.InferenceSession(
+                model, options, providers=self._providers, enable_fallback=0
+            )
+        except Exception as exc:  # onnxruntime's errors have no common class but this
+            raise ModelFileError(_refusal(ort, name, exc)) from exc
+        missing = {name for name, _ in self._providers} - set(session.get_providers())
+        if missing:
+            raise DeviceError(
+                f"onnxruntime {ort.__version__} runs {name} on {session.get_providers()[0]}, and "
+                f"not on {', '.join(sorted(missing))} as asked."
+            )
+        # It keeps the bytes for ever, in case somebody changes the providers.
+        with contextlib.suppress(AttributeError):
+            session._model_bytes = None
+        return Session(session, name)
+
+    def _options(self, ort: Any) -> Any:
+        given = self._settings.session_options
+        if isinstance(given, ort.SessionOptions):
+            return given
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.intra_op_num_threads = self._settings.threads or available_threads()
+        if given is None:
+            return options
+        if not isinstance(given, Mapping):
+            raise UsageError(
+                f"session_options is a {type(given).__name__}. Give an "
+                "onnxruntime.SessionOptions, or a dict of its attributes and configuration entries."
+            )
+        for key, value in given.items():
+            _set_option(options, key, value)
+        return options
+
+
+def _set_option(options: Any, key: str, value: Any) -> None:
+    known = [item for item in dir(options) if not item.startswith("_")]
+    try:
+        if "." in key:
+            options.add_session_config_entry(key, str(value))
+            return
+        if key in known:
+            setattr(options, key, value)
+            return
+    except Exception as exc:
+        raise UsageError(f"session_options: {key} cannot be {value!r}: {exc}") from exc
+    raise UsageError(
+        f"session_options: onnxruntime.SessionOptions has no attribute {key!r}."
+        + suggest(key, known)
+    )
+
+
+def supports_external_weights() -> bool:
+    """Whether models given as bytes may keep weights in files (onnxruntime 1.21)."""
+    return _version(import_onnxruntime()) >= (1, 21)
+
+
+def _version(ort: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
+
+
+class Session:
+    """A model that is ready to run, from any number of threads."""
+
+    def __init__(self, session: Any, name: str) -> None:
+        self._session = session
+        self._name = name
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        """The values of `outputs`, in that order.
+
+        Raises:
+            InputError: the model cannot be run with these inputs.
+            DeviceError: the memory does not suffice.
+        """
+        try:
+            values: list[Any] = self._session.run(outputs, feeds)
+        except Exception as exc:  # onnxruntime's errors have no common class but this
+            message = _reason(exc)
+            given = ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items())
+            if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):
+                raise DeviceError(
+                    f"there is not enough memory to run {self._name} on {given}. Give smaller "
+                    f"batches. onnxruntime says: {message}"
+                ) from exc
+            raise InputError(
+                f"onnxruntime could not run {self._name} on {given}. It says: {message}"
+            ) from exc
+        return values
+
+
+def _shape(value: Any) -> str:
+    return f"{value.shape} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+# --- CUDA ---------------------------------------------------------------------------------------
+
+_cuda_lock = threading.Lock()
+_cuda_works: set[int] = set()
+
+
+def _cuda(index: int) -> tuple[str, dict[str, Any]]:
+    # TF32 has a mantissa of 10 bits: activations would be off by 1e-3 of their scale.
+    return CUDA, {"device_id": index, "use_tf32": 0}
+
+
+def check_cuda(index: int) -> None:
+    """Return if card `index` computes; onnxruntime itself would fall back to the CPU in silence.
+
+    Raises:
+        DeviceError: it does not; the message says why and what to do.
+    """
+    with _cuda_lock:
+        if index in _cuda_works:
+            return
+        ort = import_onnxruntime()
+        wheels = _wheels()
+        if CUDA not in ort.get_available_providers():
+            raise DeviceError(_no_cuda_wheel(ort, wheels))
+        reason = _try_cuda(ort, index)
+        if reason:
+            raise DeviceError(
+                f"device 'cuda:{index}' is not to be had: onnxruntime {ort.__version__} could not "
+                f"start CUDA: {reason}. Install the libraries of the CUDA version that it was "
+                'built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or use '
+                'device="cpu".'
+            )
+        _cuda_works.add(index)
+
+
+def _wheels() -> list[str]:
+    """The installed distributions that bring a package called onnxruntime."""
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return found
+
+
+def _no_cuda_wheel(ort: Any, wheels: Sequence[str]) -> str:
+    offered = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
+    )
+    if len(wheels) > 1:
+        names = " ".join(wheel.split()[0] for wheel in wheels)
+        return (
+            f"device 'cuda' is not to be had: {' and '.join(wheels)} are both installed and have "
+            f"overwritten one another; what is left offers {offered}. Run `pip uninstall {names}`, "
+            'then `pip install "layertap[gpu]"`.'
+        )
+    wheel = wheels[0] if wheels else f"onnxruntime {ort.__version__}"
+    return (
+        f"device 'cuda' is not to be had: the installed {wheel} has no CUDA in it (it offers "
+        f"{offered}). Run `pip uninstall {wheel.split()[0]}`, then "
+        '`pip install "layertap[gpu]"`; or use device="cpu".'
+    )
+
+
+def _try_cuda(ort: Any, index: int) -> str:
+    """Run a model of one node on the card; why it failed, or nothing."""
+    said = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Finds the CUDA libraries that came as wheels; what is missing it prints.
+        with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
+            if hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+        options = ort.SessionOptions()
+        options.log_severity_level = _SILENT
+        ort.set_default_logger_severity(_SILENT)
+        try:
+            session = ort.InferenceSession(
+                _probe(), options, providers=[_cuda(index)], enable_fallback=0
+            )
+            if CUDA in session.get_providers():
+                session.run(None, {"x": np.ones(1, np.float32)})
+                return ""
+        except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no other common class
+            return _reason(exc).rstrip(".")
+        finally:
+            ort.set_default_logger_severity(2)  # onnxruntime's default
+    missing = re.findall(r"Failed to load (\S+): ", said.getvalue())
+    if missing:
+        return f"it cannot load {', '.join(dict.fromkeys(missing))}"
+    return _loading_fails(Path(ort.__file__).parent / "capi") or "it does not say why"
+
+
+def _loading_fails(folder: Path) -> str:
+    """The operating system's word on why the CUDA provider cannot be loaded."""
+    # Only after onnxruntime has failed with it: loaded before, it would not work at all.
+    libraries = sorted(folder.glob("*onnxruntime_providers_cuda.*"))
+    try:
+        for library in libraries:
+            ctypes.CDLL(str(library))
+    except OSError as exc:
+        return str(exc).rstrip(".")
+    return ""
+
+
+def _probe() -> bytes:
+    """A model with one node: y = Neg(x), of one float32."""
+    encode = _wire.encode
+    one = encode(2, encode(1, encode(1, 1) + encode(2, encode(1, encode(1, 1)))))
+    node = encode(1, "x") + encode(2, "y") + encode(4, "Neg")
+    graph = encode(1, node) + encode(2, "probe")
+    graph += encode(11, encode(1, "x") + one) + encode(12, encode(1, "y") + one)
+    return encode(1, 8) + encode(7, graph) + encode(8, encode(2, 13))
+
+
+def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
+    """onnxruntime's own list of providers, each of them one that it has."""
+    ort = import_onnxruntime()
+    pairs = [
+        (item, {}) if isinstance(item, str) else (item[0], dict(item[1])) for item in providers
+    ]
+    available = ort.get_available_providers()
+    for name, _ in pairs:
+        if name not in available:
+            raise DeviceError(
+                f"the installed onnxruntime {ort.__version__} has no {name!r}; it has "
+                f"{', '.join(available)}.{suggest(str(name), available)}"
+            )
+    if not pairs:
+        raise UsageError("providers is empty; leave it out for the CPU.")
+    return pairs
+
+
+# --- onnxruntime's errors -----------------------------------------------------------------------
+
+
+def _reason(exc: Exception) -> str:
+    """onnxruntime's message without its codes and source lines."""
+    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(exc).strip())
+    message = re.sub(r"^Failed to load model with error: ", "", message)
+    # A source file's line, and the signature of the function there.
+    message = re.sub(r"\S*/onnxruntime/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ", "", message)
+    return " ".join(message.split()) or type(exc).__name__
+
+
+def _refusal(ort: Any, name: str, exc: Exception) -> str:
+    message = _reason(exc)
+    upgrade = f"Upgrade onnxruntime (this is {ort.__version__}), or export with an older opset."
+    found = re.search(r"IR version: (\d+), max supported IR version: (\d+)", message)
+    if found:
+        return (
+            f"{name} is written in ONNX IR version {found[1]}, and the installed onnxruntime reads "
+            f"up to {found[2]}. {upgrade}"
+        )
+    found = re.search(r"Opset (\d+) is under .* domain (\S+) is till opset (\d+)", message)
+    if found:
+        return (
+            f"{name} uses opset {found[1]} of {found[2]}, and the installed onnxruntime knows up "
+            f"to {found[3]}. {upgrade}"
+        )
+    return f"onnxruntime {ort.__version__} does not take {name}. It says: {message}"
+
+
+# --- The cache ----------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+class Cache(Generic[T]):
+    """Keeps the last few things made; what many threads ask for at once is made once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._slots: OrderedDict[Hashable, _Slot[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made for `key`; made now if it is not here."""
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+            while len(self._slots) > self._size:
+                self._slots.popitem(last=False)
+        with slot.lock:
+            if not slot.made:
+                slot.made.append(make())
+            return slot.made[0]
+
+
+class _Slot(Generic[T]):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made: list[T] = []

@@ -1,0 +1,64 @@
+"""`layertap info`: what a file says about itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .. import _model
+from .._table import shape_text
+from ..card import Card, TensorInfo
+from . import OK, Command
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx")
+
+
+def _run(args: argparse.Namespace) -> int:
+    model = _model.open(args.file)
+    lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
+    exposed = sum(layer.exposed for layer in model.layers)
+    lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))
+    if model.card is None:
+        lines.append(("card", "none: not exported by layertap; the layers are ONNX tensors"))
+    else:
+        lines = [*_head(model.card), *lines, *_tail(model.card)]
+    width = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name:{width}}  {text}" for name, text in lines))
+    return OK
+
+
+def _tensors(infos: tuple[TensorInfo, ...]) -> str:
+    return ", ".join(f"{info.name} {shape_text(info.shape)} {info.dtype}" for info in infos)
+
+
+def _head(card: Card) -> list[tuple[str, str]]:
+    source = card.source
+    return [
+        ("model", f"{source.model} ({source.type}, {source.framework} {source.version})"),
+        ("weights", f"sha256 {source.weights_sha256}"),
+    ]
+
+
+def _tail(card: Card) -> list[tuple[str, str]]:
+    lines = []
+    if card.labels:
+        lines.append(("labels", ", ".join(card.labels)))
+    if card.preprocessing:
+        lines.append(("preprocessing", json.dumps(card.preprocessing)))
+    if card.verification:
+        checked, worst = card.verification, card.verification.worst
+        lines.append(
+            (
+                "verification",
+                f"{len(checked.layers)} layers against Keras ({'; '.join(checked.batches)}): "
+                f"largest scaled error {checked.layers[worst].scaled:.1e} in {worst!r}, "
+                f"allowed {checked.tolerance:.0e}",
+            )
+        )
+    lines.append(("format", card.format))
+    return lines
+
+
+COMMAND = Command("print what a file says about itself", _configure, _run)

@@ -1,0 +1,48 @@
+"""`layertap layers`: the table of a file's layers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from .. import _model
+from .._cost import activation_costs
+from .._table import as_rows, as_text
+from . import OK, Command
+from .options import add_layer_choice, chosen_layers, image_size
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx")
+    add_layer_choice(parser)
+    parser.add_argument("--json", action="store_true", help="a list of objects, for machines")
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        metavar="HxW",
+        help="estimate the MB of layers with free sizes for this input size",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="MB for a batch of N (default 1)"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    model = _model.open(args.file)
+    chosen = chosen_layers(args, model.layers)
+    if chosen is None and not args.type:
+        layers = list(model.layers)
+    else:
+        layers = model.select(chosen, args.type)
+    costs = activation_costs(layers, model.card, args.size, args.batch)
+    if args.json:
+        rows = as_rows(layers)
+        for row, cost in zip(rows, costs, strict=True):
+            row["bytes"] = cost.nbytes
+        print("[" + ",\n ".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]")
+    else:
+        print(as_text(layers, costs))
+    return OK
+
+
+COMMAND = Command("print the table of a file's layers", _configure, _run)

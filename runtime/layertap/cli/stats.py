@@ -1,0 +1,66 @@
+"""`layertap stats`: mean and standard deviation of a collection, as a preprocessing recipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import get_args
+
+from ..files import replacing
+from ..images import ColorMode, Depth, Interpolation
+from ..statistics import collection_statistics
+from . import OK, PARTLY_FAILED, Command
+from .options import image_size
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="IMAGE_FOLDER", nargs="+", help="folders, or images")
+    parser.add_argument(
+        "--size", type=image_size, required=True, metavar="HxW", help="read the images at this size"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=100, metavar="N", help="images to draw (default 100)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides which (default 0)")
+    parser.add_argument("--per-channel", action="store_true", help="one mean per channel")
+    parser.add_argument("--color-mode", choices=get_args(ColorMode), default="rgb")
+    parser.add_argument("--interpolation", choices=get_args(Interpolation), default="nearest")
+    parser.add_argument("--keep-aspect-ratio", action="store_true")
+    parser.add_argument(
+        "--depth", choices=get_args(Depth), default="clip", help="what to do with 16-bit grey"
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.json", help="write the recipe here instead of to stdout"
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    found = collection_statistics(
+        args.folder,
+        size=args.size,
+        sample=args.sample,
+        seed=args.seed,
+        color_mode=args.color_mode,
+        interpolation=args.interpolation,
+        keep_aspect_ratio=args.keep_aspect_ratio,
+        depth=args.depth,
+        per_channel=args.per_channel,
+    )
+    for reason in found.failures.values():
+        print(f"layertap: {reason}", file=sys.stderr)
+    text = json.dumps(found.preprocessing().to_dict(), indent=2)
+    print(
+        f"mean {found.mean}, standard deviation {found.std} over {found.count} of "
+        f"{found.available} images",
+        file=sys.stderr,
+    )
+    if args.output:
+        with replacing(args.output) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    return PARTLY_FAILED if found.failures else OK
+
+
+COMMAND = Command("mean and deviation of an image collection, as a recipe", _configure, _run)

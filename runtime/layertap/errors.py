@@ -1,0 +1,80 @@
+"""Every error that layertap raises on purpose, for people to read and for programs to catch.
+
+    LayertapError
+    +-- ModelFileError          the .onnx file cannot be used
+    |   `-- CardVersionError    its card was written by a newer layertap
+    +-- LayerNotFoundError      no such layer, or a pattern that matches nothing (also a KeyError)
+    +-- InputError              an input array of the wrong rank, size or dtype (also a ValueError)
+    +-- ImageError              a file or object that cannot be read as an image (also a ValueError)
+    +-- PreprocessingError      a preprocessing recipe that makes no sense (also a ValueError)
+    +-- DeviceError             the asked-for device or execution provider is not to be had
+    +-- DependencyError         a package that this step needs is not installed (also an ImportError)
+    +-- OutputError             a result could not be written
+    +-- UsageError              an option or argument that makes no sense (also a ValueError)
+    `-- ExportError             in layertap_export, with kinds of its own
+
+Warnings that layertap gives are `LayertapWarning`s.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+
+class LayertapError(Exception):
+    """The root of every error that layertap raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError would print the message in quotes.
+        return str(self.args[0]) if self.args else ""
+
+
+class ModelFileError(LayertapError):
+    """The `.onnx` file cannot be used; the message names the file and the reason."""
+
+
+class CardVersionError(ModelFileError):
+    """The file's card has a newer major format version than this layertap reads."""
+
+
+class LayerNotFoundError(LayertapError, KeyError):
+    """A layer name, index or pattern that selects nothing."""
+
+
+class InputError(LayertapError, ValueError):
+    """An input whose rank, size, dtype or name does not fit the model."""
+
+
+class ImageError(LayertapError, ValueError):
+    """A file, byte string or object that cannot be read as an image."""
+
+
+class PreprocessingError(LayertapError, ValueError):
+    """A preprocessing recipe with an unknown key or a value that makes no sense."""
+
+
+class DeviceError(LayertapError):
+    """The asked-for device or execution provider is not to be had; the message says why."""
+
+
+class DependencyError(LayertapError, ImportError):
+    """A package that this step needs is not installed; the message says what to install."""
+
+
+class OutputError(LayertapError):
+    """A result could not be written; whatever stood there before is unharmed."""
+
+
+class UsageError(LayertapError, ValueError):
+    """An option or argument that makes no sense; the message says what would."""
+
+
+class LayertapWarning(UserWarning):
+    """Something worth knowing that does not stop the work."""
+
+
+def suggest(name: str, known: Sequence[str]) -> str:
+    """` Did you mean 'a', 'b'?` with up to three near names, or an empty string."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""

@@ -1,0 +1,120 @@
+"""From the raw conversion to the graph of the file format.
+
+    raw graph -> channels first -> fused -> named after the layers -> outputs in order
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from layertap._version import __version__
+from layertap._layer import Shape
+from layertap.card import TensorInfo
+
+from .conversion import RawGraph
+from .fusion import fuse
+from .layout import ChannelsFirst, View
+from .naming import rename
+from .tracing import Trace
+
+BATCH = "batch"
+"""The symbol of the batch size, in every input and output."""
+
+IR_VERSION = 8
+"""The newest that onnxruntime 1.14 opens."""
+
+FREE_AXES = {2: ("time",), 3: ("time",), 4: ("height", "width"), 5: ("depth", "height", "width")}
+"""Symbols of an input's free axes behind the batch axis, by the input's rank."""
+
+
+def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.ModelProto:
+    """The finished graph, without its card.
+
+    Args:
+        raw: what tf2onnx made of `trace.function`; it is used up.
+        trace: the traced model.
+        exposed: names of the rows that become graph outputs, behind the model's own outputs.
+    """
+    model, own = raw.model, len(trace.outputs)
+    raw_outputs = [value.name for value in model.graph.output]
+    layout = ChannelsFirst(model, raw.shapes)
+    views = layout.run()
+
+    wanted: dict[str, tuple[TensorInfo, View]] = {}
+    for info, name in zip(trace.outputs, raw_outputs[:own], strict=True):
+        wanted[info.name] = (info, views[name])
+    rows = [row for row in trace.rows if row.symbol is not None]
+    row_views = {
+        row.layer.name: views[name] for row, name in zip(rows, raw_outputs[own:], strict=True)
+    }
+    for row in rows:
+        name, layer = row.layer.name, row.layer
+        if name in exposed and name not in wanted:
+            info = TensorInfo(name=name, shape=layer.shape, dtype=layer.dtype)
+            wanted[name] = (info, row_views[name])
+
+    fuse(model, layout.shapes, {view.source for _, view in wanted.values()})
+    present = {name for node in model.graph.node for name in node.output}
+    ended = sorted(rows, key=lambda row: row.finished)
+    owners = [(row.layer.name, row_views[row.layer.name].source) for row in ended]
+    owners = [(name, source) for name, source in owners if source in present]
+    owners += [(name, view.source) for name, (_, view) in wanted.items()]
+    # A tensor in Keras's own axis order simply bears the layer's name.
+    fixed: dict[str, str] = {}
+    for name, (_, view) in wanted.items():
+        if view.plain and view.source in present:
+            fixed.setdefault(view.source, name)
+    renamed = rename(model, owners, fixed)
+
+    graph = model.graph
+    for name, (info, view) in wanted.items():
+        source = renamed[view.source]
+        if source != name:
+            graph.node.append(_leaf(source, view, name))
+        graph.output.append(_value_info(info, (None,) * (len(info.shape) - 1)))
+    del graph.input[:]
+    graph.input.extend(_value_info(x, _axis_names(x, len(trace.inputs))) for x in trace.inputs)
+    _write_head(model)
+    return model
+
+
+def _leaf(source: str, view: View, name: str) -> onnx.NodeProto:
+    """The node that makes a graph output out of a tensor in another axis order, or a second one
+    out of a tensor that is an output already."""
+    if view.plain:
+        return helper.make_node("Identity", [source], [name], name=name)
+    return helper.make_node("Transpose", [source], [name], name=name, perm=view.perm)
+
+
+def _axis_names(info: TensorInfo, inputs: int) -> tuple[str, ...]:
+    names = FREE_AXES.get(len(info.shape), ())
+    names += tuple(f"axis_{axis}" for axis in range(len(names) + 1, len(info.shape)))
+    return names if inputs == 1 else tuple(f"{info.name}_{name}" for name in names)
+
+
+def _value_info(info: TensorInfo, names: Sequence[str | None]) -> onnx.ValueInfoProto:
+    """The type of an input or output; `names` are symbols for free axes behind the first."""
+    symbols = (BATCH, *names)
+    shape: Shape = info.shape
+    dims = [symbol if size is None else size for size, symbol in zip(shape, symbols, strict=False)]
+    return helper.make_tensor_value_info(info.name, _element_type(info.dtype), dims)
+
+
+def _element_type(dtype: str) -> int:
+    special = {"string": TensorProto.STRING, "bfloat16": TensorProto.BFLOAT16}
+    return special.get(dtype) or helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def _write_head(model: onnx.ModelProto) -> None:
+    used = {node.domain for node in model.graph.node}
+    imports = [(i.domain, i.version) for i in model.opset_import if i.domain in used | {""}]
+    del model.opset_import[:], model.metadata_props[:]
+    model.opset_import.extend(helper.make_opsetid(*item) for item in sorted(imports))
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "layertap", __version__
+    model.doc_string = model.graph.doc_string = ""
+    model.graph.name = "layertap"

@@ -1,0 +1,114 @@
+"""`layertap export` and `layertap verify`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from layertap.cli import Command
+
+TOLERANCE = 1e-4
+
+
+def _configure_export(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser, "model")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--layers",
+        action="append",
+        metavar="LAYER",
+        help="expose only these: a name, glob, re:PATTERN, index or slice (repeatable; default all)",
+    )
+    parser.add_argument(
+        "--type",
+        action="append",
+        metavar="CLASS",
+        help="expose only layers of this Keras class (repeatable)",
+    )
+    parser.add_argument(
+        "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
+    )
+    parser.add_argument(
+        "--labels", metavar="FILE", help="names of the classes, one per line; kept in the file"
+    )
+    parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
+    _add_verification(parser)
+
+
+def _configure_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="a file that layertap exported")
+    _add_model(parser, "model")
+    _add_verification(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(
+        name,
+        metavar="MODEL",
+        help="a .keras file, a whole-model .h5 file, or package.module:function",
+    )
+
+
+def _add_verification(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="largest difference from Keras, as a share of a layer's largest value (default 1e-4)",
+    )
+    parser.add_argument(
+        "--sample",
+        action="append",
+        default=[],
+        metavar="IMAGE",
+        help="compare on this image too (repeatable)",
+    )
+    parser.add_argument(
+        "--unsafe", action="store_true", help="load models with Lambda layers: runs code in them"
+    )
+
+
+def _run_export(args: argparse.Namespace) -> int:
+    from . import export
+
+    report = export(
+        args.model,
+        args.output,
+        layers=args.layers or "all",
+        type=args.type,
+        preprocess=args.preprocess,
+        labels=args.labels,
+        opset=args.opset,
+        tolerance=args.tolerance,
+        samples=args.sample,
+        unsafe=args.unsafe,
+        progress=_progress,
+    )
+    print(report)
+    return 0
+
+
+def _run_verify(args: argparse.Namespace) -> int:
+    from . import verify
+
+    report = verify(
+        args.file, args.model, tolerance=args.tolerance, samples=args.sample, unsafe=args.unsafe
+    )
+    if report:
+        print(report)
+        return 0
+    print(report, file=sys.stderr)
+    return 1
+
+
+def _progress(stage: str) -> None:
+    if sys.stderr.isatty():
+        print(f"{stage} ...", file=sys.stderr)
+
+
+EXPORT = Command("write a Keras model as an ONNX file with every layer an output",
+                 _configure_export, _run_export)
+VERIFY = Command("compare a file with its Keras model, layer by layer",
+                 _configure_verify, _run_verify)

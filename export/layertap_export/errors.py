@@ -1,0 +1,42 @@
+"""What can go wrong while a model is exported or verified.
+
+    layertap.LayertapError
+    `-- ExportError
+        +-- ModelLoadError          MODEL cannot be loaded as a Keras model
+        +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
+        +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
+        `-- VerificationError       the file's activations are not Keras's; carries the report
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layertap.errors import LayertapError
+
+if TYPE_CHECKING:
+    from .verification import VerificationReport
+
+
+class ExportError(LayertapError):
+    """The model cannot be exported; the message says why and what to do."""
+
+
+class ModelLoadError(ExportError):
+    """What was given as the model cannot be loaded as a Keras model."""
+
+
+class UnsafeModelError(ModelLoadError):
+    """The model file holds code of its own, which only `unsafe=True` would run."""
+
+
+class UnsupportedLayerError(ExportError):
+    """A layer uses an operation that has no way into ONNX."""
+
+
+class VerificationError(ExportError):
+    """The file's activations are not Keras's; `report` holds every layer's difference."""
+
+    def __init__(self, message: str, report: VerificationReport) -> None:
+        super().__init__(message)
+        self.report = report

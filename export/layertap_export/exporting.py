@@ -1,0 +1,248 @@
+"""The export, from a Keras model to a verified file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+
+from layertap._layer import Layer
+from layertap._select import Selector, parse_selector, select
+from layertap.card import KEY, Card, Source
+from layertap.errors import UsageError
+from layertap.files import replacing
+from layertap.preprocessing import ImageSource, Preprocessing
+
+from .assembly import assemble
+from .conversion import to_onnx
+from .errors import ExportError
+from .loading import checked_model, load_model
+from .tracing import Trace, trace
+from .verification import TOLERANCE, VerificationReport, verify_file
+
+OPSETS = range(13, 19)
+"""What tf2onnx 1.17 writes and the layout pass understands; 18 is the default."""
+
+LARGEST_FILE = 2**31 - 1
+"""Bytes of the largest protobuf message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """What an export made."""
+
+    path: Path
+    card: Card
+    verification: VerificationReport
+    size_bytes: int
+    seconds: float
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """Names of the layers whose activations the file gives."""
+        return tuple(layer.name for layer in self.card.layers if layer.exposed)
+
+    def __str__(self) -> str:
+        return (
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {len(self.exposed)} of "
+            f"{len(self.card.layers)} layers exposed) in {self.seconds:.0f} s\n{self.verification}"
+        )
+
+
+def export(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    layers: str | Selector | Iterable[Selector] = "all",
+    type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
+    preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    opset: int = 18,
+    tolerance: float = TOLERANCE,
+    samples: Sequence[ImageSource] = (),
+    unsafe: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> ExportReport:
+    """Export a Keras model to a plain ONNX file in which every chosen layer is a named output.
+
+    The file is opened by onnxruntime, run, and compared with Keras before it is renamed into
+    place; if anything fails, nothing is left behind and what stood there before is unharmed.
+
+    Args:
+        model: a built `keras.Model`, or what `layertap export` takes: a `.keras` or `.h5` file,
+            or `"package.module:function"`.
+        path: the file to write.
+        layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
+        type: Keras class names; narrows `layers`.
+        preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
+            JSON file with it.
+        labels: names of the classes, in the order of the output's last axis, or a text file with
+            one per line.
+        opset: ONNX opset, 13 to 18.
+        tolerance: largest scaled error that passes verification.
+        samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
+        unsafe: load files that hold Python code (Lambda layers).
+        progress: called with the name of each stage.
+
+    Returns:
+        What was written, and every layer's difference from Keras.
+
+    Raises:
+        VerificationError: a layer is not what Keras computes; carries the report.
+        ExportError: the model cannot be loaded or converted.
+        LayerNotFoundError: `layers` or `type` match nothing.
+        OutputError: `path` cannot be written.
+    """
+    started = time.perf_counter()
+    path = Path(path)
+    if opset not in OPSETS:
+        raise UsageError(f"opset {opset} cannot be written: give one from 13 to 18.")
+    if isinstance(model, (str, os.PathLike)):
+        progress("loading the model")
+        model = load_model(model, unsafe=unsafe)
+    else:
+        checked_model(model, "the caller")
+    recipe = _recipe(preprocess)
+
+    progress("tracing")
+    traced = trace(model)
+    exposed = _chosen(traced, layers, type)
+    card = _card(model, traced, exposed, recipe, _labels(labels))
+    _check_fit(card, recipe)
+
+    progress("converting")
+    raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset)
+    graph = assemble(raw, traced, exposed)
+    _check_graph(graph)
+
+    with replacing(path) as temporary:
+        progress("writing")
+        _write(graph, card, temporary)
+        progress("verifying against Keras")
+        report = verify_file(temporary, model, card, tolerance=tolerance, samples=samples)
+        report = replace(report, file=str(path))
+        report.check()
+        card = replace(card, verification=report.for_card(), golden=report.golden)
+        _write(graph, card, temporary)
+        size = temporary.stat().st_size
+    seconds = time.perf_counter() - started
+    return ExportReport(
+        path=path, card=card, verification=report, size_bytes=size, seconds=seconds
+    )
+
+
+def _chosen(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
+    table = [row.layer for row in traced.rows]
+    what: Any = layers
+    if isinstance(layers, str):
+        what = None if layers == "all" else parse_selector(layers, table)
+    elif not isinstance(layers, (int, slice, Layer)):
+        what = [parse_selector(x, table) if isinstance(x, str) else x for x in layers]
+        if "all" in what:
+            what = None
+    return {layer.name for layer in select(table, what, types)}
+
+
+def _card(
+    model: Any,
+    traced: Trace,
+    exposed: set[str],
+    recipe: Preprocessing | None,
+    labels: tuple[str, ...] | None,
+) -> Card:
+    return Card(
+        source=Source(
+            framework="keras",
+            version=keras.__version__,
+            model=model.name,
+            type=type(model).__name__,
+            weights_sha256=_weights_hash(model),
+        ),
+        inputs=traced.inputs,
+        outputs=traced.outputs,
+        layers=tuple(
+            row.layer if row.layer.name in exposed else replace(row.layer, tensor=None)
+            for row in traced.rows
+        ),
+        preprocessing=recipe.to_dict() if recipe else None,
+        labels=labels,
+    )
+
+
+def _weights_hash(model: Any) -> str:
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _recipe(given: Any) -> Preprocessing | None:
+    if given is None or isinstance(given, Preprocessing):
+        return given
+    if isinstance(given, Mapping):
+        return Preprocessing.from_dict(given)
+    return Preprocessing.load(given)
+
+
+def _labels(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    if isinstance(given, (str, os.PathLike)):
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UsageError(f"cannot read the labels from {os.fspath(given)!r}: {exc}") from exc
+        given = [line.strip() for line in text.splitlines() if line.strip()]
+    return tuple(given)
+
+
+def _check_fit(card: Card, recipe: Preprocessing | None) -> None:
+    """Labels and preprocessing must belong to this model."""
+    last = card.outputs[0].shape[-1] if card.outputs and card.outputs[0].shape else None
+    if card.labels is not None and last is not None and len(card.labels) != last:
+        raise UsageError(
+            f"there are {len(card.labels)} labels, but the model's output "
+            f"{card.outputs[0].name!r} has {last} classes."
+        )
+    images = [info for info in card.inputs if len(info.shape) == 4]
+    if recipe is None or not images:
+        if recipe is not None:
+            raise UsageError("a preprocessing was given, but no input of the model is an image.")
+        return
+    height, width, channels = images[0].shape[1:]
+    size = recipe.size or (None, None)
+    wrong_size = any(
+        want is not None and got is not None and want != got
+        for want, got in zip((height, width), size, strict=True)
+    )
+    if wrong_size or (channels is not None and channels != recipe.channels):
+        raise UsageError(
+            f"the preprocessing makes images of {size[0]} x {size[1]} x {recipe.channels}, but the "
+            f"model's input {images[0].name!r} takes {height} x {width} x {channels}."
+        )
+
+
+def _check_graph(graph: onnx.ModelProto) -> None:
+    size = graph.ByteSize()
+    if size > LARGEST_FILE:
+        raise ExportError(
+            f"the model takes {size / 1e9:.1f} GB, more than the 2 GB that one ONNX file can hold."
+        )
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except Exception as exc:
+        raise ExportError(f"the converted model is not valid ONNX: {exc}") from exc
+
+
+def _write(graph: onnx.ModelProto, card: Card, path: Path) -> None:
+    del graph.metadata_props[:]
+    graph.metadata_props.add(key=KEY, value=card.to_json())
+    path.write_bytes(graph.SerializeToString(deterministic=True))

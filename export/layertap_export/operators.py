@@ -1,0 +1,76 @@
+"""ONNX for TensorFlow operations that tf2onnx 1.17 leaves out, and those it gets wrong.
+
+Each handler states its formula. tf2onnx calls it as `handler(graph, node, name, args)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tf2onnx import utils
+
+Handler = Callable[[Any, Any, str, Any], None]
+
+
+def _replace(graph: Any, node: Any, build: Callable[[str, Any], str]) -> None:
+    """Put what `build(input, dtype)` makes in the place of a node with one input and output."""
+    source, output = node.input[0], node.output[0]
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    graph.remove_node(node.name)
+    dtype = utils.map_onnx_to_numpy_type(graph.get_dtype(source))
+    result = build(source, dtype)
+    graph.make_node("Identity", [result], outputs=[output], shapes=shapes, dtypes=dtypes)
+
+
+def _constant(graph: Any, value: Any, dtype: Any) -> str:
+    name: str = graph.make_const(utils.make_name("constant"), np.array(value, dtype)).output[0]
+    return name
+
+
+def _node(graph: Any, op_type: str, inputs: list[str], **attributes: Any) -> str:
+    name: str = graph.make_node(op_type, inputs, attr=attributes or None).output[0]
+    return name
+
+
+def erfc(graph: Any, node: Any, name: str, args: Any) -> None:
+    """erfc(x) = 1 - erf(x); TensorFlow's exact `gelu` uses it."""
+    _replace(
+        graph,
+        node,
+        lambda x, dtype: _node(graph, "Sub", [_constant(graph, 1, dtype), _node(graph, "Erf", [x])]),
+    )
+
+
+def expm1(graph: Any, node: Any, name: str, args: Any) -> None:
+    """expm1(x) = tanh(x / 2) (exp(x) + 1), which loses no digits near 0 as exp(x) - 1 would."""
+
+    def build(x: str, dtype: Any) -> str:
+        half = _node(graph, "Mul", [x, _constant(graph, 0.5, dtype)])
+        above = _node(graph, "Add", [_node(graph, "Exp", [x]), _constant(graph, 1, dtype)])
+        return _node(graph, "Mul", [_node(graph, "Tanh", [half]), above])
+
+    _replace(graph, node, build)
+
+
+def log1p(graph: Any, node: Any, name: str, args: Any) -> None:
+    """log1p(x) = log(1 + x)."""
+    _replace(
+        graph,
+        node,
+        lambda x, dtype: _node(graph, "Log", [_node(graph, "Add", [x, _constant(graph, 1, dtype)])]),
+    )
+
+
+HANDLERS: Mapping[str, tuple[Handler, list[Any]]] = {
+    "Erfc": (erfc, []),
+    "Expm1": (expm1, []),
+    "Log1p": (log1p, []),
+}
+"""By TensorFlow operation, as tf2onnx's `custom_op_handlers` takes them."""
+
+REFUSED: Mapping[str, str] = {
+    "ResizeArea": "area interpolation has no equal in ONNX, and tf2onnx puts another in its place",
+}
+"""Operations that tf2onnx converts without complaint into something else, and what it is."""

@@ -1,0 +1,230 @@
+"""The table of a model's layers: their order, names, classes, shapes, and what feeds them.
+
+Names, and the tensors themselves, come from the recorded calls; order and inbound edges come from
+Keras's own graph where there is one, so that the table reads like `model.summary()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from layertap._layer import Layer, Shape
+
+from .errors import ExportError
+from .recording import Call, Recorder, functional_of
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One line of the table, and the tensor behind it."""
+
+    layer: Layer
+    """Its `tensor` is the layer's name, or for an input layer the model input; `None` if it
+    cannot be exposed."""
+    symbol: Any = None
+    """The tensor in the traced graph; `None` for an input layer or if it cannot be exposed."""
+    why_not: str = ""
+    """Why it cannot be exposed."""
+    finished: int = -1
+    """Place in the order in which the layers end."""
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """What Keras's graph knows of one call that the tensors do not tell."""
+
+    inbound: list[str]
+    shapes: list[Shape]
+
+
+def layer_table(
+    model: Any, recorder: Recorder, graph: Any, input_names: Mapping[str, str]
+) -> tuple[list[Row], list[str | None]]:
+    """The rows of `model`, and the names of the rows that are its outputs, from one recorded trace.
+
+    The rows stand in the order of `model.layers` (with the `keras.ops` operations of a Functional
+    model among them, as in `model.summary()`), each followed by the layers inside it.
+
+    Args:
+        model: the Keras model.
+        recorder: holds the calls of one trace.
+        graph: the graph that was traced into; a tensor of an inner graph cannot be exposed.
+        input_names: ONNX input name by the name of the input layer.
+    """
+    inside: dict[Call | None, list[Call]] = {}
+    for call in recorder.calls:
+        inside.setdefault(call.parent, []).append(call)
+
+    edges: dict[Call, _Edges] = {}
+    outputs: list[str | None] = []
+    for parent in [None, *recorder.calls]:
+        functional = functional_of(parent.layer if parent else model)
+        if functional is not None:
+            names = (input_layer_name(x) for x in functional.inputs)
+            own = [name if name in input_names else None for name in names]
+            fed = parent.inbound if parent and len(parent.inbound) == len(own) else own
+            found, returned = _edges(functional, inside.get(parent, []), fed)
+            edges |= found
+            if parent is None:
+                outputs = returned
+
+    rows: list[Row] = []
+    for item in _in_order(model, inside.get(None, [])):
+        if isinstance(item, Call):
+            for call in _with_inner(item, inside):
+                rows += _rows(call, edges.get(call), graph)
+        elif item.name in input_names:
+            rows.append(_input_row(item, input_names[item.name]))
+    _check_unique(rows)
+    rows = [
+        replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)
+    ]
+    return rows, outputs
+
+
+def input_layer_name(tensor: Any) -> str:
+    """The name of the input layer behind a model's symbolic input."""
+    name: str = tensor._keras_history.operation.name
+    return name
+
+
+def _in_order(model: Any, calls: list[Call]) -> list[Any]:
+    """The calls directly inside `model`, and its input layers, in the order of `model.layers`."""
+    if isinstance(model, Functional):
+        members = model.operations
+    elif isinstance(model, keras.Sequential):
+        members = model.layers
+    else:
+        return calls  # a subclassed model: the order in which it calls
+    place = {id(member): index for index, member in enumerate(members)}
+    inputs = [member for member in members if isinstance(member, keras.layers.InputLayer)]
+    last = len(place)
+    return sorted(
+        [*calls, *inputs],
+        key=lambda item: place.get(id(item.layer if isinstance(item, Call) else item), last),
+    )
+
+
+def _with_inner(call: Call, inside: Mapping[Call | None, list[Call]]) -> Iterator[Call]:
+    yield call
+    for inner in _in_order(call.layer, inside.get(call, [])):
+        if isinstance(inner, Call):
+            yield from _with_inner(inner, inside)
+
+
+def _edges(
+    functional: Any, calls: list[Call], fed: Sequence[str | None]
+) -> tuple[dict[Call, _Edges], list[str | None]]:
+    """Inbound names and static shapes of the calls that a Functional graph makes, and the names
+    of what it returns.
+
+    Args:
+        functional: the graph; its nodes run in the same order as the calls were made.
+        calls: the calls directly inside it.
+        fed: per input of the graph the name of what goes in, `None` where that is no layer.
+    """
+    name_of = {id(source): name for source, name in zip(functional.inputs, fed, strict=True)}
+    pending: dict[int, list[Call]] = {}
+    for call in calls:
+        pending.setdefault(id(call.layer), []).append(call)
+
+    edges: dict[Call, _Edges] = {}
+    by_depth = functional._nodes_by_depth
+    for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
+        waiting = pending.get(id(node.operation))
+        if node.is_input or not waiting:
+            continue
+        call = waiting.pop(0)
+        known = (name_of.get(id(tensor)) for tensor in node.input_tensors)
+        edges[call] = _Edges(
+            inbound=list(dict.fromkeys(name for name in known if name is not None)),
+            shapes=[tuple(getattr(tensor, "shape", None) or ()) for tensor in node.outputs],
+        )
+        for tensor, (name, _) in zip(node.outputs, call.outputs, strict=False):
+            name_of[id(tensor)] = name
+    return edges, [name_of.get(id(tensor)) for tensor in functional.outputs]
+
+
+def _input_row(layer: Any, input_name: str) -> Row:
+    tensor = layer.output
+    return Row(
+        Layer(
+            name=layer.name,
+            type="InputLayer",
+            index=0,
+            shape=tuple(tensor.shape),
+            dtype=str(tensor.dtype),
+            parameters=0,
+            inbound=(),
+            tensor=input_name,
+        )
+    )
+
+
+def _rows(call: Call, edges: _Edges | None, graph: Any) -> Iterator[Row]:
+    for leaf, (name, tensor) in enumerate(call.outputs):
+        why_not = _why_not(tensor, graph)
+        shape: Shape = _static_shape(tensor)
+        if edges and leaf < len(edges.shapes):
+            shape = _merged(shape, edges.shapes[leaf])
+        first = leaf == 0 and call.repeat == 0
+        yield Row(
+            Layer(
+                name=name,
+                type=type(call.layer).__name__,
+                index=0,
+                shape=shape,
+                dtype=tensor.dtype.name if isinstance(tensor, tf.Tensor) else "",
+                parameters=_parameters(call.layer) if first else 0,
+                inbound=tuple(edges.inbound if edges else call.inbound),
+                tensor=None if why_not else name,
+            ),
+            None if why_not else tensor,
+            why_not,
+            call.finished,
+        )
+
+
+def _why_not(tensor: Any, graph: Any) -> str:
+    if not isinstance(tensor, tf.Tensor):
+        return f"it is a {type(tensor).__name__}, not a dense tensor"
+    if tensor.graph is not graph:
+        return "it lives inside a loop, once per step"
+    return ""
+
+
+def _static_shape(tensor: Any) -> Shape:
+    shape = getattr(tensor, "shape", None)
+    return () if shape is None or shape.rank is None else tuple(shape)
+
+
+def _merged(traced: Shape, declared: Shape) -> Shape:
+    """The traced shape, with sizes that only Keras's own shape inference knew filled in."""
+    if len(traced) != len(declared):
+        return traced or declared
+    return tuple(
+        other if size is None else size for size, other in zip(traced, declared, strict=True)
+    )
+
+
+def _parameters(layer: Any) -> int:
+    if not isinstance(layer, keras.layers.Layer) or not layer.weights:
+        return 0
+    return int(layer.count_params())
+
+
+def _check_unique(rows: list[Row]) -> None:
+    names: set[str] = set()
+    for row in rows:
+        if row.layer.name in names:
+            raise ExportError(
+                f"two outputs in this model are called {row.layer.name!r}; rename one of the "
+                "layers, so that each can be asked for by name."
+            )
+        names.add(row.layer.name)

@@ -1,0 +1,69 @@
+# make demo        set up, and run the main job on real input (IMAGES=folder for your own)
+# make test        set up, and pass all quick tests; make test-all adds the slow sweeps
+# make lint        formatting, style and types
+# make bench       the benchmarks, as ratios against peers
+# make PYTHON=python3.12 ...   another Python
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+WHEELS := .cache/wheels
+
+# tensorflow-cpu is the smaller wheel, where there is one.
+TENSORFLOW_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),export-cpu,export)
+
+# Any uv on the path is faster than pip; without one pip does.
+INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+
+SOURCES := $(wildcard export/layertap_export/*.py models/layertap_models/*.py)
+
+.PHONY: demo test test-all lint format bench clean setup
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "layertap needs Python 3.10 or newer, this is " + sys.version)'
+	@echo "setting up $(VENV), once ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(INSTALL) -e ".[cpu,$(TENSORFLOW_EXTRA),test,lint]"
+	@# What a user of the runtime alone would get, kept so that its test needs no network.
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary :all: \
+		--dest $(WHEELS) $$($(BIN)/python -m pip list --format freeze --disable-pip-version-check | grep -iE '^(numpy|onnxruntime|pillow|flatbuffers|packaging|protobuf|sympy|mpmath|coloredlogs|humanfriendly)==')
+	@touch $@
+
+demo: demo/chest.onnx
+	$(BIN)/layertap info demo/chest.onnx
+	$(BIN)/layertap layers demo/chest.onnx --layers 'conv5_block16*' --layers bn --layers relu
+	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --layers conv5_block16_concat -o demo/activations.npz --sheet demo/sheets
+	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --top 3
+	$(BIN)/python examples/fetch.py demo/chest.onnx conv5_block16_concat $(PICTURES)
+	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/"
+
+# The user's own pictures, or X-ray-like ones that the model package draws.
+PICTURES = $(if $(IMAGES),$(IMAGES),demo/images)
+
+demo/chest.onnx: $(READY) $(SOURCES)
+	$(BIN)/layertap models chest_xray --write demo --samples 3
+	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-all: $(READY)
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .cache demo build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

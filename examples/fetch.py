@@ -1,0 +1,19 @@
+"""Fetch the activations of one layer for some images, with the runtime alone.
+
+python examples/fetch.py MODEL.onnx LAYER IMAGE_OR_FOLDER...
+"""
+
+import sys
+from pathlib import Path
+
+import layertap
+from layertap.statistics import find_images
+
+file, layer, *sources = sys.argv[1:]
+model = layertap.open(file)
+tap = model.tap(layer)  # prepared once, used for every image
+print(model.layer(layer))
+for image in find_images(sources):
+    activation = tap(image)
+    print(f"{Path(image).name}: {activation.shape} {activation.dtype}", activation[0, 0, 0, :4])
+assert "tensorflow" not in sys.modules

@@ -1,0 +1,277 @@
+"""Weights files that are not what they should be: every message, whole."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from layertap.errors import LayertapError
+from layertap_models.errors import WeightsError
+from layertap_models.weights import load_weights
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    # Keras, when it saves, reads variables in a way that numpy 2 deprecates.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+def small(*, units: int = 2, head: str = "head", inputs: int = 4) -> Any:
+    """Dense, batch normalisation, dense; the weights count up, so that none are alike."""
+    model = keras.Sequential(
+        [
+            keras.Input((inputs,)),
+            keras.layers.Dense(3, name="first"),
+            keras.layers.BatchNormalization(name="bn"),
+            keras.layers.Dense(units, name=head),
+        ],
+        name="small",
+    )
+    model.set_weights(
+        [
+            np.arange(zeros.size, dtype=np.float32).reshape(zeros.shape) + 100 * number
+            for number, zeros in enumerate(model.get_weights())
+        ]
+    )
+    return model
+
+
+def blank(**options: Any) -> Any:
+    """The same with all weights 0."""
+    model = small(**options)
+    model.set_weights([np.zeros_like(array) for array in model.get_weights()])
+    return model
+
+
+def write(path: Path, layers: dict[str, dict[str, Any]], **attributes: Any) -> Path:
+    """A file in Keras 2's layout: layer name -> weight name -> array."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in layers]
+        file.attrs.update(attributes)
+        for name, weights in layers.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in weights]
+            for key, value in weights.items():
+                group[f"{name}/{key}:0"] = value
+    return path
+
+
+def arrays(model: Any) -> dict[str, dict[str, Any]]:
+    return {
+        layer.name: {variable.name: np.asarray(variable) for variable in layer.weights}
+        for layer in model.layers
+    }
+
+
+def test_by_name_whatever_the_order(tmp_path: Path) -> None:
+    """Keras's own loader would go by order."""
+    model = small(units=3, inputs=3)  # three dense kernels' worth of the same shape
+    layers = arrays(model)
+    swapped = {name: layers[name] for name in ("head", "bn", "first")}
+    other = blank(units=3, inputs=3)
+    load_weights(other, write(tmp_path / "w.h5", swapped))
+    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert np.array_equal(expected, found)
+
+
+def test_long_attributes_are_cut_in_pieces(tmp_path: Path) -> None:
+    """HDF5 holds 64 kB per attribute: Keras then writes `layer_names0`, `layer_names1`."""
+    model = small()
+    path = write(tmp_path / "w.h5", arrays(model))
+    with h5py.File(path, "a") as file:
+        first, *rest = file.attrs["layer_names"]
+        del file.attrs["layer_names"]
+        file.attrs["layer_names0"] = [first]
+        file.attrs["layer_names1"] = rest
+    other = blank()
+    load_weights(other, path)
+    assert np.array_equal(other.get_weights()[0], model.get_weights()[0])
+
+
+def test_double_precision_is_rounded(tmp_path: Path) -> None:
+    layers = arrays(small())
+    layers["first"]["kernel"] = layers["first"]["kernel"].astype(np.float64) * (1 + 1e-12)
+    model = blank()
+    load_weights(model, write(tmp_path / "w.h5", layers))
+    assert np.array_equal(model.get_weights()[0], small().get_weights()[0])
+
+
+# Files that cannot be read.
+
+
+def _text(path: Path) -> None:
+    path.write_text("no weights here")
+
+
+def _truncated(path: Path) -> None:
+    whole = write(path.with_name("whole.h5"), arrays(small())).read_bytes()
+    path.write_bytes(whole[:3000])
+
+
+def _empty(path: Path) -> None:
+    h5py.File(path, "w").close()
+
+
+def _other_archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+
+
+def _theano(path: Path) -> None:
+    write(path, arrays(small()), backend=b"theano")
+
+
+def _lost_dataset(path: Path) -> None:
+    write(path, arrays(small()))
+    with h5py.File(path, "a") as file:
+        del file["first/first/kernel:0"]
+
+
+def _nothing(path: Path) -> None:
+    path.with_name("wights.h5").touch()
+
+
+KINDS = "a Keras weights file (.weights.h5, .h5 or .keras)"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Path.mkdir, f"{{}} is a folder; give {KINDS}."),
+        (_text, f"{{}} is not {KINDS}."),
+        (Path.touch, f"{{}} is not {KINDS}."),
+        (_empty, "{} is an HDF5 file, but holds no weights of Keras layers."),
+        (
+            _other_archive,
+            f"{{}} cannot be read as {KINDS}; it may be damaged "
+            "(There is no item named 'model.weights.h5' in the archive).",
+        ),
+        (
+            _theano,
+            "{} was written with Theano, whose convolution kernels are turned around. "
+            "Load it in Keras 2 on TensorFlow and save it again.",
+        ),
+        (_nothing, "there is no file {}. Did you mean 'wights.h5'?"),
+    ],
+)
+def test_unreadable(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+    path = tmp_path / "weights.h5"
+    make(path)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(small(), path)
+    assert str(caught.value) == message.format(repr(str(path)))
+    assert isinstance(caught.value, LayertapError)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(_truncated, "truncated file"), (_lost_dataset, "'kernel:0' doesn't exist")],
+)
+def test_damaged(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+    """What h5py says is passed on; its words differ between versions."""
+    path = tmp_path / "weights.h5"
+    make(path)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(small(), path)
+    message = str(caught.value)
+    assert message.startswith(f"{str(path)!r} cannot be read as {KINDS}; it may be damaged (")
+    assert reason in message
+    assert isinstance(caught.value.__cause__, OSError | KeyError)
+
+
+# Files of another model.
+
+
+def _without(layers: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: weights for name, weights in layers.items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("layers", "problems"),
+    [
+        (
+            lambda: _without(arrays(small()), "head"),
+            "it has nothing for 'head' (kernel (3, 2), bias (2,)).",
+        ),
+        (
+            lambda: {**arrays(small()), "extra": {"kernel": np.zeros((2, 5), np.float32)}},
+            "nothing in the model takes its 'extra' (kernel (2, 5)).",
+        ),
+        (
+            lambda: arrays(small(units=5)),
+            "its 'head' has a kernel of (3, 5) instead of (3, 2); "
+            "its 'head' has a bias of (5,) instead of (2,).",
+        ),
+        (
+            lambda: arrays(small(units=5, head="scores")),
+            "it has nothing for 'head' (kernel (3, 2), bias (2,)); "
+            "nothing in the model takes its 'scores' (kernel (3, 5), bias (5,)).",
+        ),
+        (
+            lambda: {**arrays(small()), "head": {"kernel": np.zeros((3, 2), np.float32)}},
+            "its 'head' has kernel (3, 2) instead of kernel (3, 2), bias (2,).",
+        ),
+        (
+            lambda: {
+                **arrays(small()),
+                "head": {"kernel": np.zeros((3, 2), np.uint16), "bias": np.zeros(2, np.float32)},
+            },
+            "its 'head' has a kernel of type uint16 instead of float32.",
+        ),
+        (
+            lambda: arrays(small(units=5, inputs=6)) | {"gap": {"kernel": np.zeros((1, 1))}},
+            "nothing in the model takes its 'gap' (kernel (1, 1)); "
+            "its 'first' has a kernel of (6, 3) instead of (4, 3); "
+            "its 'head' has a kernel of (3, 5) instead of (3, 2); and 1 more.",
+        ),
+    ],
+)
+def test_of_another_model(
+    tmp_path: Path, layers: Callable[[], dict[str, Any]], problems: str
+) -> None:
+    path = write(tmp_path / "w.h5", layers())
+    model = small()
+    before = [array.tobytes() for array in model.get_weights()]
+    with pytest.raises(WeightsError) as caught:
+        load_weights(model, path)
+    assert str(caught.value) == (f"{str(path)!r} does not hold the weights of 'small': {problems}")
+    assert [array.tobytes() for array in model.get_weights()] == before
+
+
+def test_a_head_of_another_name(tmp_path: Path) -> None:
+    """Shapes decide where a name says nothing."""
+    model = small(head="dense_7")
+    other = blank()
+    load_weights(other, write(tmp_path / "w.h5", arrays(model)))
+    assert np.array_equal(other.get_weights()[-1], model.get_weights()[-1])
+
+
+def test_names_that_say_nothing_and_shapes_that_do_neither(tmp_path: Path) -> None:
+    """Two layers that could be exchanged are not guessed."""
+    layers = arrays(small(units=3, inputs=3))
+    renamed = {"a": layers["first"], "bn": layers["bn"], "b": layers["head"]}
+    path = write(tmp_path / "w.h5", renamed)
+    with pytest.raises(WeightsError, match="it has nothing for 'first'"):
+        load_weights(small(units=3, inputs=3), path)
+
+
+def test_groups_without_names_count_by_class(tmp_path: Path) -> None:
+    """Keras before it wrote names: `dense`, `batch_normalization`, `dense_1`."""
+    model = small(units=3, inputs=3)
+    path = tmp_path / "w.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        groups = [file[f"layers/{name}/vars"] for name in ("dense", "dense_1")]
+        for group in (*groups, file["layers/batch_normalization/vars"]):
+            del group.attrs["name"]
+    other = blank(units=3, inputs=3)
+    load_weights(other, path)
+    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert np.array_equal(expected, found)

@@ -1,0 +1,474 @@
+"""Tiny ONNX models, made with the `onnx` package: one function each, named for what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from layertap._layer import Layer
+from layertap.card import KEY, Card, Source, TensorInfo
+
+FLOAT = TensorProto.FLOAT
+Shape = Sequence[int | str | None]
+
+
+# --- Parts --------------------------------------------------------------------------------------
+
+
+def value(name: str, shape: Shape | None, dtype: int = FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def weights(name: str, *shape: int, seed: int = 0) -> onnx.TensorProto:
+    """Normal numbers that depend on the name, so that no two weights are alike."""
+    generator = np.random.default_rng([seed, *name.encode()])
+    return numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name)
+
+
+def constant(name: str, data: Any, dtype: Any = np.int64) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(data, dtype=dtype), name)
+
+
+def node(op: str, reads: str, writes: str, name: str | None = None, **attributes: Any) -> Any:
+    """`node("Add", "a b", "c")`; `_` stands for an input that is left out."""
+    inputs = ["" if item == "_" else item for item in reads.split()]
+    return helper.make_node(op, inputs, writes.split(), name=name or writes, **attributes)
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    initializers: Sequence[onnx.TensorProto] = (),
+    *,
+    card: Card | None = None,
+    opset: int = 18,
+    ir_version: int = 8,
+    functions: Sequence[onnx.FunctionProto] = (),
+    domains: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "tiny", inputs, outputs, list(initializers))
+    opsets = [helper.make_opsetid("", opset)]
+    opsets += [helper.make_opsetid(name, version) for name, version in (domains or {}).items()]
+    made = helper.make_model(
+        graph,
+        opset_imports=opsets,
+        ir_version=ir_version,
+        functions=list(functions),
+        producer_name="tiny",
+    )
+    if card:
+        helper.set_model_props(made, {KEY: card.to_json(), "author": "tests"})
+    return made
+
+
+def card(
+    layers: Sequence[Layer],
+    inputs: Mapping[str, tuple[int | None, ...]],
+    outputs: Mapping[str, tuple[int | None, ...]],
+    **more: Any,
+) -> Card:
+    return Card(
+        source=Source(
+            framework="keras", version="3.15.1", model="tiny", type="Functional", weights_sha256="0"
+        ),
+        inputs=tuple(TensorInfo(name=n, shape=s, dtype="float32") for n, s in inputs.items()),
+        outputs=tuple(TensorInfo(name=n, shape=s, dtype="float32") for n, s in outputs.items()),
+        layers=tuple(layers),
+        **more,
+    )
+
+
+def layer(
+    index: int,
+    name: str,
+    kind: str,
+    shape: tuple[int | None, ...],
+    inbound: str = "",
+    parameters: int = 0,
+    exposed: bool = True,
+) -> Layer:
+    return Layer(
+        name=name,
+        type=kind,
+        index=index,
+        shape=shape,
+        dtype="float32",
+        parameters=parameters,
+        inbound=tuple(inbound.split()),
+        tensor=name if exposed else None,
+    )
+
+
+def save(made: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+# --- Models with a card -------------------------------------------------------------------------
+
+
+def linear_chain() -> onnx.ModelProto:
+    """x (n, 4) -> a -> b -> c, dense layers of 5, 3 and 2."""
+    sizes = {"a": (4, 5), "b": (5, 3), "c": (3, 2)}
+    nodes, rows, before = [], [layer(0, "x", "InputLayer", (None, 4))], "x"
+    for index, (name, (fan_in, fan_out)) in enumerate(sizes.items(), start=1):
+        nodes.append(node("MatMul", f"{before} {name}/w", f"{name}/product"))
+        nodes.append(node("Add", f"{name}/product {name}/b", name))
+        parameters = fan_in * fan_out + fan_out
+        rows.append(layer(index, name, "Dense", (None, fan_out), before, parameters))
+        before = name
+    return model(
+        nodes,
+        [value("x", ["batch", 4])],
+        [value(name, ["batch", sizes[name][1]]) for name in "cab"],
+        [weights(f"{name}/w", *shape) for name, shape in sizes.items()]
+        + [weights(f"{name}/b", shape[1]) for name, shape in sizes.items()],
+        card=card(rows, {"x": (None, 4)}, {"c": (None, 2)}),
+    )
+
+
+def image_classifier(
+    height: int | None = 8, width: int | None = 6, preprocessing: bool = True
+) -> onnx.ModelProto:
+    """Images (n, 8, 6, 3) -> conv -> relu -> drop (as it is) -> pool -> probs, as layertap exports.
+
+    `hidden` is a layer that the export left out.
+    """
+    h, w = (height or "height"), (width or "width")
+    nodes = [
+        node("Transpose", "image", "first", perm=[0, 3, 1, 2]),
+        node("Conv", "first kernel bias", "conv_nchw", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node("Relu", "conv_nchw", "relu_nchw"),
+        node("GlobalAveragePool", "relu_nchw", "pooled"),
+        node("Flatten", "pooled", "pool"),
+        node("MatMul", "pool dense", "logits"),
+        node("Softmax", "logits", "probs", axis=-1),
+        node("Transpose", "conv_nchw", "conv", perm=[0, 2, 3, 1]),
+        node("Transpose", "relu_nchw", "relu", perm=[0, 2, 3, 1]),
+        node("Identity", "relu", "drop"),
+    ]
+    rows = [
+        layer(0, "image", "InputLayer", (None, height, width, 3)),
+        layer(1, "conv", "Conv2D", (None, height, width, 4), "image", 112),
+        layer(2, "relu", "ReLU", (None, height, width, 4), "conv"),
+        layer(3, "drop", "Dropout", (None, height, width, 4), "relu"),
+        layer(4, "pool", "GlobalAveragePooling2D", (None, 4), "drop"),
+        layer(5, "hidden", "Dropout", (None, 4), "pool", exposed=False),
+        layer(6, "probs", "Dense", (None, 2), "hidden", 8),
+    ]
+    size = [height, width] if height and width else None
+    recipe = {"size": size, "scaling": {"mode": "rescale", "scale": 1 / 255}}
+    return model(
+        nodes,
+        [value("image", ["batch", h, w, 3])],
+        [
+            value("probs", ["batch", 2]),
+            *(value(name, ["batch", h, w, 4]) for name in ("conv", "relu", "drop")),
+            value("pool", ["batch", 4]),
+        ],
+        [weights("kernel", 4, 3, 3, 3), weights("bias", 4), weights("dense", 4, 2)],
+        card=card(
+            rows,
+            {"image": (None, height, width, 3)},
+            {"probs": (None, 2)},
+            labels=("cat", "dog"),
+            preprocessing=recipe if preprocessing else None,
+        ),
+    )
+
+
+def two_inputs() -> onnx.ModelProto:
+    """An image (n, 4, 4, 3) and a vector (n, 5) -> `sum` and `product`; `seen` reads the image."""
+    rows = [
+        layer(0, "image", "InputLayer", (None, 4, 4, 3)),
+        layer(1, "vector", "InputLayer", (None, 5)),
+        layer(2, "seen", "Dense", (None, 5), "image", 240),
+        layer(3, "sum", "Add", (None, 5), "seen vector"),
+        layer(4, "product", "Multiply", (None, 5), "seen vector"),
+    ]
+    return model(
+        [
+            node("Flatten", "image", "flat"),
+            node("MatMul", "flat kernel", "seen"),
+            node("Add", "seen vector", "sum"),
+            node("Mul", "seen vector", "product"),
+        ],
+        [value("image", ["batch", 4, 4, 3]), value("vector", ["batch", 5])],
+        [value(name, ["batch", 5]) for name in ("sum", "product", "seen")],
+        [weights("kernel", 48, 5)],
+        card=card(
+            rows,
+            {"image": (None, 4, 4, 3), "vector": (None, 5)},
+            {"sum": (None, 5), "product": (None, 5)},
+            preprocessing={"size": [4, 4]},
+        ),
+    )
+
+
+# --- Models without one -------------------------------------------------------------------------
+
+
+def residual() -> onnx.ModelProto:
+    """A branch that joins again, read twice on the way; a weight shared by two nodes."""
+    return model(
+        [
+            node("MatMul", "x w", "a"),
+            node("Relu", "a", "b"),
+            node("MatMul", "b w", "c"),
+            node("Add", "a c", "d"),
+            node("Add", "d b", "y"),
+        ],
+        [value("x", ["n", 3])],
+        [value("y", ["n", 3])],
+        [weights("w", 3, 3)],
+    )
+
+
+def unused_parts() -> onnx.ModelProto:
+    """Nodes, weights and an input that lead nowhere."""
+    return model(
+        [
+            node("Neg", "x", "y"),
+            node("Add", "other dead_w", "dead"),
+            node("Relu", "dead", "deader"),
+            node("Split", "y", "left right", num_outputs=2, axis=1),
+        ],
+        [value("x", ["n", 4]), value("other", ["n", 2])],
+        [value("y", ["n", 4]), value("left", ["n", 2])],
+        [weights("dead_w", 2), weights("deader_w", 2)],
+    )
+
+
+def leaves() -> onnx.ModelProto:
+    """Chains of Transposes and Identities at the end, off a node, an input and a weight."""
+    return model(
+        [
+            node("Relu", "x", "r"),
+            node("Transpose", "r", "t1", perm=[0, 2, 3, 1]),
+            node("Identity", "t1", "t2"),
+            node("Transpose", "t2", "t3", perm=[1, 0, 3, 2]),
+            node("Transpose", "t3", "t4"),
+            node("Transpose", "x", "tx", perm=[2, 0, 1, 3]),
+            node("Identity", "x", "ix"),
+            node("Transpose", "w", "tw"),
+            node("Neg", "t1", "inner"),
+        ],
+        [value("x", ["n", 2, 3, 4])],
+        [value(name, None) for name in ("t3", "t4", "tx", "ix", "tw", "inner")],
+        [weights("w", 2, 3)],
+    )
+
+
+def branching() -> onnx.ModelProto:
+    """An If whose branches capture tensors, a weight and an input; one holds another If."""
+    inner_then = helper.make_graph(
+        [node("Mul", "a k", "it")], "inner_then", [], [value("it", None)]
+    )
+    inner_else = helper.make_graph(
+        [node("Sub", "a x", "ie")], "inner_else", [], [value("ie", None)]
+    )
+    then = helper.make_graph(
+        [
+            node("Add", "a w", "local"),
+            node("If", "flag2", "nested", then_branch=inner_then, else_branch=inner_else),
+            node("Add", "local nested", "then_out"),
+        ],
+        "then",
+        [],
+        [value("then_out", None)],
+        [weights("k", 3)],
+    )
+    otherwise = helper.make_graph(
+        [node("Identity", "b", "else_out")], "else", [], [value("else_out", None)]
+    )
+    return model(
+        [
+            node("Relu", "x", "a"),
+            node("Neg", "x", "b"),
+            node("Exp", "x", "unused"),
+            node("Cast", "switch", "flag", to=TensorProto.BOOL),
+            node("Not", "flag", "flag2"),
+            node("If", "flag", "y", then_branch=then, else_branch=otherwise),
+            node("Neg", "y", "z"),
+        ],
+        [value("x", ["n", 3]), value("switch", [], TensorProto.INT32)],
+        [value("z", ["n", 3])],
+        [weights("w", 3), weights("unused_w", 3)],
+    )
+
+
+def looping() -> onnx.ModelProto:
+    """A Loop that doubles what it captures, and a Scan that sums rows onto a captured tensor."""
+    body = helper.make_graph(
+        [
+            node("Add", "state step", "next"),
+            node("Identity", "keep_in", "keep_out"),
+            node("Identity", "next", "seen"),
+        ],
+        "body",
+        [
+            value("i", [], TensorProto.INT64),
+            value("keep_in", [], TensorProto.BOOL),
+            value("state", None),
+        ],
+        [value("keep_out", [], TensorProto.BOOL), value("next", None), value("seen", None)],
+    )
+    scan = helper.make_graph(
+        [node("Add", "carry row", "sum"), node("Mul", "sum step", "scaled")],
+        "scan",
+        [value("carry", [3]), value("row", [3])],
+        [value("sum", [3]), value("scaled", [3])],
+    )
+    return model(
+        [
+            node("Relu", "x", "a"),
+            node("ReduceMax", "a", "step", axes=[0], keepdims=0),
+            node("Loop", "count keep a", "last all", body=body),
+            node("Scan", "step a", "total rows", body=scan, num_scan_inputs=1),
+            node("Neg", "total", "y"),
+        ],
+        [value("x", ["n", 3])],
+        [value("y", [3]), value("last", ["n", 3])],
+        [constant("count", 3), constant("keep", True, np.bool_)],
+        opset=17,
+    )
+
+
+def with_function() -> onnx.ModelProto:
+    """A function of the file's own, used twice; another has the name of a standard operator."""
+    swish = helper.make_function(
+        "own",
+        "Swish",
+        ["v"],
+        ["o"],
+        [node("Sigmoid", "v", "s"), node("Mul", "v s", "o")],
+        [helper.make_opsetid("", 18)],
+    )
+    return model(
+        [
+            node("Swish", "x", "a", domain="own"),
+            node("Add", "a w", "b"),
+            node("Swish", "b", "y", domain="own"),
+        ],
+        [value("x", ["n", 3])],
+        [value("y", ["n", 3])],
+        [weights("w", 3)],
+        functions=[swish],
+        domains={"own": 1},
+    )
+
+
+def sparse() -> onnx.ModelProto:
+    """A sparse initialiser that is multiplied with the input, and one that nobody reads."""
+    made = model(
+        [node("MatMul", "x s", "a"), node("Relu", "a", "y")],
+        [value("x", ["n", 3])],
+        [value("y", ["n", 2])],
+    )
+    for name in ("s", "unread"):
+        numbers = helper.make_tensor(name, FLOAT, [2], [1.5, -2.0])
+        places = helper.make_tensor(f"{name}_places", TensorProto.INT64, [2], [1, 4])
+        made.graph.sparse_initializer.append(helper.make_sparse_tensor(numbers, places, [3, 2]))
+    return made
+
+
+def listed_weights() -> onnx.ModelProto:
+    """IR version 3: every initialiser is also listed as an input."""
+    return model(
+        [node("MatMul", "x w", "a"), node("Add", "a b", "y")],
+        [value("x", ["n", 3]), value("w", [3, 2]), value("b", [2])],
+        [value("y", ["n", 2])],
+        [weights("w", 3, 2), weights("b", 2)],
+        opset=8,
+        ir_version=3,
+    )
+
+
+def quantised() -> onnx.ModelProto:
+    """Quantise, dequantise, multiply: int8 weights and tensors."""
+    return model(
+        [
+            node("QuantizeLinear", "x scale zero", "q"),
+            node("DequantizeLinear", "q scale zero", "d"),
+            node("DequantizeLinear", "wq scale wzero", "w"),
+            node("MatMul", "d w", "y"),
+        ],
+        [value("x", ["n", 3])],
+        [value("y", ["n", 2])],
+        [
+            constant("scale", 0.05, np.float32),
+            constant("zero", 128, np.uint8),
+            constant("wzero", 0, np.int8),
+            constant("wq", [[1, -2], [3, 4], [-5, 6]], np.int8),
+        ],
+        opset=13,
+    )
+
+
+def odd_types() -> onnx.ModelProto:
+    """Integers, strings, booleans and a sequence; tensors of which nothing is stated."""
+    return model(
+        [
+            node("Gather", "table index", "picked"),
+            node("Concat", "words words", "twice", axis=0),
+            node("Greater", "picked zero", "positive"),
+            node("SequenceConstruct", "picked picked", "pair"),
+            node("SequenceLength", "pair", "length"),
+        ],
+        [value("index", ["n"], TensorProto.INT64), value("words", [3], TensorProto.STRING)],
+        [value("picked", ["n", 2]), value("length", [], TensorProto.INT64)],
+        [weights("table", 4, 2), constant("zero", 0, np.float32)],
+        opset=16,
+    )
+
+
+def constant_outputs() -> onnx.ModelProto:
+    """Outputs that are a weight and an input, and one that depends on no input at all."""
+    return model(
+        [node("Neg", "w", "n"), node("Relu", "x", "y")],
+        [value("x", ["n", 3])],
+        [value("w", [2, 3]), value("x", ["n", 3]), value("n", [2, 3]), value("y", ["n", 3])],
+        [weights("w", 2, 3)],
+    )
+
+
+PLAIN = (
+    residual,
+    unused_parts,
+    leaves,
+    branching,
+    looping,
+    with_function,
+    sparse,
+    listed_weights,
+    quantised,
+    odd_types,
+    constant_outputs,
+)
+"""Every model without a card."""
+
+
+def feeds(made: onnx.ModelProto, n: int = 2, seed: int = 0) -> dict[str, np.ndarray]:
+    """Something to feed to each input: free sizes become `n`."""
+    generator = np.random.default_rng(seed)
+    given = {}
+    known = {item.name for item in made.graph.initializer}
+    for item in made.graph.input:
+        if item.name in known:
+            continue
+        tensor = item.type.tensor_type
+        shape = [dim.dim_value if dim.HasField("dim_value") else n for dim in tensor.shape.dim]
+        if tensor.elem_type == TensorProto.STRING:
+            given[item.name] = np.array(["one", "two", "three"], dtype=object)
+        elif tensor.elem_type == FLOAT:
+            given[item.name] = generator.normal(size=shape).astype(np.float32)
+        else:
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            given[item.name] = generator.integers(0, 2, size=shape).astype(dtype)
+    return given

@@ -8,7 +8,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-WHEELS := .cache/wheels
 
 # tensorflow-cpu is the smaller wheel, where there is one.
 TENSORFLOW_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),export-cpu,export)
@@ -22,14 +21,12 @@ SOURCES := $(wildcard export/layertap_export/*.py models/layertap_models/*.py)
 
 setup: $(READY)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml tests/download_wheels.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "layertap needs Python 3.10 or newer, this is " + sys.version)'
 	@echo "setting up $(VENV), once ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e ".[cpu,$(TENSORFLOW_EXTRA),test,lint]"
-	@# What a user of the runtime alone would get, kept so that its test needs no network.
-	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary :all: \
-		--dest $(WHEELS) $$($(BIN)/python -m pip list --format freeze --disable-pip-version-check | grep -iE '^(numpy|onnxruntime|pillow|flatbuffers|packaging|protobuf|sympy|mpmath|coloredlogs|humanfriendly)==')
+	@$(BIN)/python tests/download_wheels.py .cache
 	@touch $@
 
 demo: demo/chest.onnx

@@ -98,7 +98,7 @@ class ChannelsFirst:
         sources = {view.source for view in outputs.values()}
         read = {name for node in self.nodes for name in reads(node)} | sources
         graph.initializer.extend(
-            numpy_helper.from_array(np.ascontiguousarray(value), name)
+            numpy_helper.from_array(value, name)
             for name, value in self.constants.items()
             if name in read
         )

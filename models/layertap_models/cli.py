@@ -68,16 +68,16 @@ def _write(args: argparse.Namespace) -> None:
     if args.seed is not None and args.samples is None:
         raise UsageError("--seed needs --samples N: it is the images that it changes.")
     spec, folder = find(args.name), Path(args.write)
-    labels, preprocess = folder / "labels.txt", folder / "preprocess.json"
+    images: list[Path] = []
+    if args.samples is not None:
+        images = spec.write_samples(folder / "images", args.samples, args.seed or 0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise OutputError(f"cannot make the folder {str(folder)!r}: {exc.strerror}.") from exc
+    labels, preprocess = folder / "labels.txt", folder / "preprocess.json"
     _write_text(labels, "\n".join(spec.labels))
     _write_text(preprocess, json.dumps(dict(spec.preprocessing), indent=2))
-    images: list[Path] = []
-    if args.samples is not None:
-        images = spec.write_samples(folder / "images", args.samples, args.seed or 0)
     print(*[labels, preprocess, *images], sep="\n")
     command = ["layertap", "export", spec.entry_point, "-o", f"{spec.name}.onnx"]
     command += ["--labels", str(labels), "--preprocess", str(preprocess)]
@@ -126,6 +126,7 @@ def _page(spec: ModelSpec) -> str:
         "preprocessing": json.dumps(dict(spec.preprocessing)),
         "source": spec.source,
         "licence": spec.licence,
+        "files": f"layertap models {spec.name} --write FOLDER",
         "export": f"layertap export {spec.entry_point} -o {spec.name}.onnx",
     }
     indent = max(map(len, facts)) + 2

@@ -33,6 +33,7 @@ ELEMENT_TYPES = (
     "float16", "float64", "uint32", "uint64", "complex64", "complex128", "bfloat16",
     "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "uint4", "int4",
     "float4_e2m1fn", "float8_e8m0fnu", "uint2", "int2",
+    "float6_e2m3fn", "float6_e3m2fn",
 )  # fmt: skip
 """numpy (or ml_dtypes) names by `TensorProto.DataType`; empty where the file states none."""
 

@@ -97,9 +97,11 @@ def _by_name(
         return {name: given}
     if not needed and given is None:
         return {}
-    what = f"{len(given)} values" if isinstance(given, (list, tuple)) else _kind(given)
+    what = f"{_kind(given)} was"
+    if isinstance(given, (list, tuple)):
+        what = f"a list of {len(given)} was"
     raise InputError(
-        f"the model has {len(inputs)} inputs ({_listing(inputs)}), but {what} was given. Give a "
+        f"the model has {len(inputs)} inputs ({_listing(inputs)}), but {what} given. Give a "
         "dict by input name."
     )
 
@@ -178,14 +180,13 @@ def _cast(name: str, array: Array, wanted: str) -> Array:
         return np.asarray(array, dtype=object, order="C")
     if not wanted:
         return np.asarray(array, order="C")
-    try:
-        dtype = np.dtype(wanted)
-    except TypeError:
-        if given.name != wanted:  # an array of ml_dtypes, as it is, or not at all
+    if wanted not in _NUMPY:  # bfloat16 and the like: an array of ml_dtypes as it is
+        if given.name != wanted:
             raise InputError(
                 f"input {name!r} is of type {wanted}, which numpy has not; {given} does not do."
-            ) from None
+            )
         return np.asarray(array, order="C")
+    dtype = np.dtype(wanted)
     if given != dtype and given.kind not in "biuf":
         raise InputError(
             f"input {name!r} is of dtype {given}, but {dtype} is expected."
@@ -195,6 +196,13 @@ def _cast(name: str, array: Array, wanted: str) -> Array:
         _check_integers(name, array, dtype)
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, as in Keras
         return np.asarray(array, dtype=dtype, order="C")
+
+
+_NUMPY = frozenset(
+    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+"""Types that numpy has of itself."""
 
 
 def _check_integers(name: str, array: Array, dtype: np.dtype[Any]) -> None:
@@ -244,4 +252,6 @@ def _kind(value: Any) -> str:
         return f"an array of shape {value.shape}, {value.dtype},"
     if isinstance(value, (str, os.PathLike)):
         return repr(os.fsdecode(value))
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    if value is None or isinstance(value, bytes):
+        return "nothing" if value is None else "a byte string"
+    return f"a {type(value).__name__}"

@@ -191,11 +191,12 @@ def describe(start: bytes) -> str:
 
 
 _PRINTABLE = frozenset({9, 10, 12, 13, *range(32, 127)})
+_HTML = "an HTML page: perhaps an error or login page came instead of the file"
 _KERAS = "export it with `layertap export`"
 _LOOKS = (
     (b"version https://git-lfs", "a Git LFS pointer; fetch the model itself with `git lfs pull`"),
-    (b"<!doctype html", "an HTML page; was the download an error or login page?"),
-    (b"<html", "an HTML page; was the download an error or login page?"),
+    (b"<!doctype html", _HTML),
+    (b"<html", _HTML),
     (b"<", "an XML file"),
     (b"{", "a JSON file"),
     (b"\x89HDF", f"an HDF5 file, perhaps a Keras model; {_KERAS}"),

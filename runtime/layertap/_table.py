@@ -79,5 +79,5 @@ def cost_text(cost: Cost) -> str:
     if cost.nbytes is None:
         return ""
     value = cost.nbytes / 1e6
-    digits = 1 if value >= 10 else 2 if value >= 0.1 else 4
+    digits = 1 if value >= 10 else 2 if value >= 0.1 else 4 if value >= 0.001 else 6
     return f"{'' if cost.exact else '~'}{value:.{digits}f}"

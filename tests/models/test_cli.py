@@ -70,7 +70,10 @@ def test_one_model(capsys: pytest.CaptureFixture[str]) -> None:
         'preprocessing  {"size": [8, 8], "color_mode": "grayscale", "interpolation": "box", '
         '"scaling":',
     ]
-    assert lines[-1] == "export         layertap export layertap_models.digits:train -o digits.onnx"
+    assert lines[-2:] == [
+        "files          layertap models digits --write FOLDER",
+        "export         layertap export layertap_models.digits:train -o digits.onnx",
+    ]
     assert max(map(len, lines)) <= 100
 
 
@@ -124,6 +127,7 @@ def test_bad_arguments(
     with pytest.raises(UsageError) as caught:
         models(*argv)
     assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be(tmp_path: Path) -> None:

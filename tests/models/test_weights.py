@@ -23,12 +23,12 @@ pytestmark = [
 ]
 
 
-def small(*, units: int = 2, head: str = "head", inputs: int = 4) -> Any:
+def small(*, units: int = 2, head: str = "head", inputs: int = 4, first: str = "first") -> Any:
     """Dense, batch normalisation, dense; the weights count up, so that none are alike."""
     model = keras.Sequential(
         [
             keras.Input((inputs,)),
-            keras.layers.Dense(3, name="first"),
+            keras.layers.Dense(3, name=first),
             keras.layers.BatchNormalization(name="bn"),
             keras.layers.Dense(units, name=head),
         ],
@@ -77,6 +77,17 @@ def test_by_name_whatever_the_order(tmp_path: Path) -> None:
     swapped = {name: layers[name] for name in ("head", "bn", "first")}
     other = blank(units=3, inputs=3)
     load_weights(other, write(tmp_path / "w.h5", swapped))
+    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert np.array_equal(expected, found)
+
+
+def test_slashes_of_keras2(tmp_path: Path) -> None:
+    """Its `conv1/conv` is today's `conv1_conv`, also where shapes could not tell."""
+    model = small(units=3, inputs=3)
+    layers = arrays(model)
+    renamed = {"one/head": layers["head"], "bn": layers["bn"], "one/first": layers["first"]}
+    other = blank(units=3, inputs=3, first="one_first", head="one_head")
+    load_weights(other, write(tmp_path / "w.h5", renamed))
     for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
         assert np.array_equal(expected, found)
 
@@ -260,6 +271,34 @@ def test_names_that_say_nothing_and_shapes_that_do_neither(tmp_path: Path) -> No
     path = write(tmp_path / "w.h5", renamed)
     with pytest.raises(WeightsError, match="it has nothing for 'first'"):
         load_weights(small(units=3, inputs=3), path)
+
+
+def test_groups_with_names(tmp_path: Path) -> None:
+    """A name says more than the number among the layers of a class."""
+    model = small(units=3, inputs=3)
+    path = tmp_path / "w.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        layers = file["layers"]
+        layers.move("dense", "other")
+        layers.move("dense_1", "dense")
+        layers.move("other", "dense_1")
+    other = blank(units=3, inputs=3)
+    load_weights(other, path)
+    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert np.array_equal(expected, found)
+
+
+def test_what_random_generators_keep_is_left_out(tmp_path: Path) -> None:
+    """Some versions of Keras write the state of a Dropout's generator beside the weights."""
+    model = small()
+    path = tmp_path / "w.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        file["layers/dropout/seed_generator/vars/0"] = np.array([1, 2], np.uint32)
+    other = blank()
+    load_weights(other, path)
+    assert np.array_equal(model.get_weights()[0], other.get_weights()[0])
 
 
 def test_groups_without_names_count_by_class(tmp_path: Path) -> None:

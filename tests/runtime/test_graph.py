@@ -110,7 +110,14 @@ def test_types_of_inner_tensors_are_read_where_they_stand() -> None:
     }
 
 
-RENAMED = {"FLOAT": "float32", "DOUBLE": "float64", "FLOAT4E2M1": "float4e2m1fn"}
+RENAMED = {
+    "FLOAT": "float32",
+    "DOUBLE": "float64",
+    "FLOAT6E2M3": "float6e2m3fn",
+    "FLOAT6E3M2": "float6e3m2fn",
+    "FLOAT4E2M1": "float4e2m1fn",
+    "FLOAT8E8M0": "float8e8m0fnu",
+}
 
 
 def test_every_element_type_of_onnx_has_a_name() -> None:

@@ -1,0 +1,74 @@
+"""The runtime is light: what it imports, and when."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layertap
+
+PACKAGE = Path(layertap.__file__).parent
+ALLOWED = {*sys.stdlib_module_names, "numpy", "onnxruntime", "PIL", "layertap"}
+HEAVY = {"numpy", "onnxruntime", "PIL", "tensorflow", "keras", "tf2onnx", "onnx", "json", "re"}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+"""`onnxruntime` is imported by one module alone, within a function."""
+
+
+def loaded_after(code: str) -> set[str]:
+    """The top-level modules that a fresh process has loaded after `code`."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        env={"PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_importing_layertap_loads_next_to_nothing() -> None:
+    assert HEAVY & loaded_after("import layertap") == set()
+
+
+def test_the_table_of_layers_needs_the_standard_library_alone(tmp_path: Path) -> None:
+    modules = ["errors", "card", "files", "_layer", "_wire", "_graph", "_cut", "_select", "_table"]
+    modules += ["_source", "_index"]
+    code = "\n".join(f"import layertap.{name}" for name in modules)
+    assert loaded_after(code) - sys.stdlib_module_names - {"__main__", "layertap"} == set()
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """The top-level packages that a module imports anywhere in it."""
+    found = set()
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in item.names}
+        elif isinstance(item, ast.ImportFrom) and not item.level:
+            found.add((item.module or "").split(".")[0])
+    return found
+
+
+def at_module_level(tree: ast.Module) -> set[str]:
+    """Those that are imported when the module is; not under TYPE_CHECKING, not in functions."""
+    statements = [item for item in tree.body if isinstance(item, (ast.Import, ast.ImportFrom))]
+    return imports(ast.Module(body=list(statements), type_ignores=[]))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_the_runtime_imports_its_three_dependencies_and_nothing_else(source: Path) -> None:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    assert imports(tree) - ALLOWED == set()
+    assert "onnxruntime" not in at_module_level(tree)
+    if source.name != "_session.py":
+        assert "onnxruntime" not in imports(tree)
+
+
+def test_the_walk_sees_imports() -> None:
+    """The test above would see it if somebody imported Keras, wherever it is."""
+    tree = ast.parse("def f():\n    import keras.layers\n    from tensorflow.python import eager")
+    assert imports(tree) == {"keras", "tensorflow"}
+    assert len(SOURCES) > 10

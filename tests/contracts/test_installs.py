@@ -1,0 +1,119 @@
+"""The built wheel, installed by itself; and the file in the oldest onnxruntime that installs.
+
+Both need packages that `make` downloads once into `.cache/`, so that these tests need no network.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import layertap
+
+ROOT = Path(__file__).parents[2]
+WHEELS = ROOT / ".cache" / "wheels"
+OLDEST = ROOT / ".cache" / "oldest"
+
+FETCH = """
+import sys, json
+import layertap
+model = layertap.open(sys.argv[1])
+values = model.activations(json.loads(sys.argv[2]), sys.argv[3])
+heavy = {"tensorflow", "keras", "onnx", "tf2onnx"} & set(sys.modules)
+print(json.dumps({"values": values.tolist(), "heavy": sorted(heavy), "file": layertap.__file__}))
+"""
+
+PLAIN = """
+import sys, json
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+feeds = {session.get_inputs()[0].name: np.array(json.loads(sys.argv[2]), np.float32)}
+print(json.dumps({"values": session.run([sys.argv[3]], feeds)[0].tolist(),
+                  "version": onnxruntime.__version__}))
+"""
+
+
+def _python(folder: Path) -> Path:
+    return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+
+
+def _bare_venv(folder: Path, wheels: Path, *what: str) -> Path:
+    """A fresh environment with `what` from `wheels` and nothing else; gives its Python."""
+    venv.create(folder, with_pip=True)
+    python = _python(folder)
+    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheels]
+    subprocess.run([*install, *what], check=True)
+    return python
+
+
+def _fetched(python: Path, program: str, *arguments: str, cwd: Path) -> dict[str, object]:
+    command = [python, "-I", "-c", program, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd)
+    loaded: dict[str, object] = json.loads(done.stdout)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    return next(folder.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {
+        "layertap",
+        "layertap_export",
+        "layertap_models",
+        f"layertap-{layertap.__version__}.dist-info",
+    }
+    for package in ("layertap", "layertap_export", "layertap_models"):
+        assert f"{package}/py.typed" in names
+    assert not [name for name in names if not name.endswith((".py", ".typed"))][6:]
+
+
+@pytest.mark.skipif(not WHEELS.is_dir(), reason="needs .cache/wheels, which `make` downloads")
+def test_the_wheel_with_the_cpu_extra_alone_fetches_an_activation(
+    wheel: Path, tiny_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    python = _bare_venv(tmp_path / "venv", WHEELS, f"{wheel}[cpu]")
+    file = tiny_file("linear_chain")
+    model = layertap.open(file)
+    layer = model.select()[-1].name
+    shape = [2 if size is None else size for size in model.inputs[0].shape]
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 7
+    found = _fetched(python, FETCH, str(file), json.dumps(x.tolist()), layer, cwd=tmp_path)
+    assert found["heavy"] == []
+    assert str(tmp_path) in str(found["file"])
+    np.testing.assert_allclose(found["values"], model.activations(x, layer), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(not OLDEST.is_dir(), reason="needs .cache/oldest, which `make` downloads")
+def test_the_oldest_onnxruntime_that_installs_runs_the_file(
+    tiny_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    python = _bare_venv(tmp_path / "venv", OLDEST, "onnxruntime")
+    file = tiny_file("linear_chain")
+    model = layertap.open(file)
+    layer = model.select()[-1].name
+    shape = [2 if size is None else size for size in model.inputs[0].shape]
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 7
+    found = _fetched(python, PLAIN, str(file), json.dumps(x.tolist()), layer, cwd=tmp_path)
+    assert tuple(map(int, str(found["version"]).split(".")[:2])) <= (1, 20)
+    np.testing.assert_allclose(found["values"], model.activations(x, layer), rtol=1e-5, atol=1e-6)

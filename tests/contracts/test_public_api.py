@@ -1,0 +1,89 @@
+"""The names that users may rely on."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import layertap
+from layertap import errors
+
+PUBLIC = [
+    "CardVersionError",
+    "DependencyError",
+    "DeviceError",
+    "ImageError",
+    "InputError",
+    "Layer",
+    "LayerNotFoundError",
+    "LayertapError",
+    "LayertapWarning",
+    "Model",
+    "ModelFileError",
+    "OutputError",
+    "Preprocessing",
+    "PreprocessingError",
+    "Tap",
+    "UsageError",
+    "__version__",
+    "load_image",
+    "open",
+]
+
+
+def test_the_public_names() -> None:
+    """A new name is a promise: it is added here on purpose."""
+    assert layertap.__all__ == PUBLIC == sorted(PUBLIC) == dir(layertap)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_public_name_is_there_in_a_fresh_process(name: str) -> None:
+    assert getattr(layertap, name) is not None
+    scope: dict[str, object] = {}
+    exec(f"from layertap import {name}", scope)
+    assert scope[name] is getattr(layertap, name)
+
+
+def test_a_name_that_is_not_there() -> None:
+    with pytest.raises(AttributeError) as caught:
+        layertap.load  # noqa: B018
+    assert str(caught.value) == "module 'layertap' has no attribute 'load'"
+
+
+def test_every_error_of_the_runtime_is_public_and_under_one_root() -> None:
+    kinds = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind) and issubclass(kind, Exception)
+    }
+    assert set(kinds) <= set(PUBLIC)
+    for name, kind in kinds.items():
+        assert issubclass(kind, (layertap.LayertapError, layertap.LayertapWarning)), name
+        assert (errors.__doc__ or "").count(name) >= 1, f"{name} is not in the tree"
+
+
+def test_star_import_works_in_a_fresh_process() -> None:
+    runtime = Path(layertap.__file__).parents[1]
+    code = "from layertap import *; print(open.__module__, Model.__name__, Preprocessing.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(runtime)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "layertap._model Model Preprocessing\n"
+
+
+@pytest.mark.parametrize("name", ["open", "load_image", "Model", "Tap", "Layer", "Preprocessing"])
+def test_public_objects_are_documented(name: str) -> None:
+    thing = getattr(layertap, name)
+    assert thing.__doc__
+    if inspect.isclass(thing):
+        for key, member in vars(thing).items():
+            if not key.startswith("_") and callable(getattr(member, "__func__", member)):
+                assert inspect.getdoc(member), f"{name}.{key}"

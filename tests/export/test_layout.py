@@ -1,0 +1,485 @@
+"""The channels-first pass: whatever it does to a graph, the outputs stay what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import reference
+import tiny
+from layertap_export.layout import ChannelsFirst, View
+
+pytestmark = pytest.mark.tensorflow  # needs the export extra; TensorFlow itself is not imported
+
+DTYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bool": TensorProto.BOOL}
+CHANNELS_FIRST, CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+
+def laid_out(
+    model: onnx.ModelProto, shapes: dict[str, tuple[int | None, ...]] | None = None
+) -> tuple[onnx.ModelProto, dict[str, View]]:
+    """The graph after the pass, and its outputs as views; `model` stays as it is."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    if shapes is None:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        shapes = {
+            item.name: tuple(d.dim_value or None for d in item.type.tensor_type.shape.dim)
+            for item in [*inferred.value_info, *inferred.output]
+        }
+    return made, ChannelsFirst(made, shapes).run()
+
+
+def run(made: onnx.ModelProto, views: dict[str, View], feeds: dict[str, Any]) -> dict[str, Any]:
+    """The outputs of a graph after the pass, each through its view."""
+    names = list(dict.fromkeys(view.source for view in views.values()))
+    whole = onnx.ModelProto()
+    whole.CopyFrom(made)
+    # onnxruntime gives no input and no weight as an output: an Identity is one.
+    for index, name in enumerate(names):
+        whole.graph.node.append(helper.make_node("Identity", [name], [f"output {index}"]))
+    outputs = [f"output {index}" for index in range(len(names))]
+    values = dict(zip(names, reference.run(whole, outputs, feeds), strict=True))
+    return {
+        name: values[view.source] if view.plain else np.transpose(values[view.source], view.perm)
+        for name, view in views.items()
+    }
+
+
+def assert_same(model: onnx.ModelProto, feeds: dict[str, Any], **how: Any) -> onnx.ModelProto:
+    """The pass leaves every output of `model` as it was; returns the new graph."""
+    outputs = [value.name for value in model.graph.output]
+    expected = reference.run(model, outputs, feeds)
+    made, views = laid_out(model, **how)
+    note(f"{onnx.printer.to_text(model)}\n{onnx.printer.to_text(made)}\n{views}")
+    assert list(views) == outputs
+    found = run(made, views, feeds)
+    for name, value in zip(outputs, expected, strict=True):
+        reference.same(found[name], value)
+    return made
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+# --- Random graphs ------------------------------------------------------------------------------
+
+
+class RandomGraph:
+    """A graph that grows by drawn nodes, and what is known of its tensors."""
+
+    def __init__(self, draw: Callable[[Any], Any]) -> None:
+        self.draw = draw
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
+        """Dtype and shape by tensor."""
+        self.inputs: list[str] = []
+
+    def one_of(self, items: Sequence[Any]) -> Any:
+        return self.draw(st.sampled_from(list(items)))
+
+    def add_input(self) -> None:
+        name = f"in{len(self.inputs)}"
+        rank = self.one_of([3, 4, 4])
+        self.kinds[name] = ("float32", tuple(self.one_of([1, 2, 3]) for _ in range(rank)))
+        self.inputs.append(name)
+
+    def weight(self, value: Any, dtype: str = "int64") -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        self.kinds[name] = (dtype, np.shape(value))
+        return name
+
+    def random_weight(self, shape: Sequence[int], dtype: str) -> str:
+        numbers = np.random.default_rng(len(self.weights)).normal(size=shape)
+        return self.weight(numbers * 2 if dtype != "bool" else numbers > 0, dtype)
+
+    def pick(self, dtype: str = "float32", ranks: Sequence[int] = (1, 2, 3, 4, 5)) -> str:
+        """An existing tensor, more often a late one, often through a Transpose."""
+        known = [
+            name
+            for name, (kind, shape) in self.kinds.items()
+            if kind == dtype and len(shape) in ranks and name[0] != "w"
+        ]
+        if not known:
+            name = self.draw(st.sampled_from(self.inputs))
+            known = [self.emit("Cast", [name], dtype, self.shape(name), to=DTYPES[dtype])]
+        name = self.one_of([*known, known[-1], known[-1]])
+        return self.transposed(name) if self.draw(st.booleans()) else name
+
+    def transposed(self, name: str, perm: Sequence[int] | None = None) -> str:
+        dtype, shape = self.kinds[name]
+        if perm is None:
+            usual = [CHANNELS_FIRST, CHANNELS_LAST] if len(shape) == 4 else []
+            perm = self.one_of([self.draw(st.permutations(range(len(shape)))), *usual])
+        given_perm = {} if list(perm) == list(range(len(shape)))[::-1] else {"perm": list(perm)}
+        moved = tuple(shape[axis] for axis in perm)
+        return self.emit("Transpose", [name], dtype, moved, **given_perm)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.kinds[name][1]
+
+    def emit(
+        self, op: str, inputs: Sequence[str], dtype: str, shape: Sequence[int], **attributes: Any
+    ) -> str:
+        """A node with one output, whose name is returned."""
+        return self.emit_all(op, inputs, dtype, [shape], **attributes)[0]
+
+    def emit_all(
+        self,
+        op: str,
+        inputs: Sequence[str],
+        dtype: str,
+        shapes: Sequence[Sequence[int]],
+        **attributes: Any,
+    ) -> list[str]:
+        outputs = [f"t{len(self.nodes)}_{index}" for index in range(len(shapes))]
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, **attributes))
+        for name, shape in zip(outputs, shapes, strict=True):
+            self.kinds[name] = (dtype, tuple(shape))
+        return outputs
+
+    def broadcastable(self, dtype: str, shape: tuple[int, ...]) -> str:
+        """A constant, or a computed tensor, that broadcasts to `shape` without enlarging it."""
+        if self.draw(st.integers(0, 3)) == 0:
+            same = [
+                name
+                for name, (kind, other) in self.kinds.items()
+                if kind == dtype and sorted(other) == sorted(shape) and name[0] != "w"
+            ]
+            if same:
+                name = self.one_of(same)
+                fitting = [
+                    perm
+                    for perm in np.ndindex(*(len(shape),) * len(shape))
+                    if sorted(perm) == list(range(len(shape)))
+                    and tuple(self.shape(name)[axis] for axis in perm) == shape
+                ]
+                return self.transposed(name, self.one_of(fitting))
+        rank = self.draw(st.integers(0, len(shape)))
+        sizes = [self.one_of([1, size]) for size in shape[len(shape) - rank :]]
+        weight = self.random_weight(sizes, dtype)
+        if self.draw(st.integers(0, 3)) == 0 and dtype == "float32":
+            return self.emit("Sum", [weight, self.computed_zero()], dtype, sizes)
+        return weight
+
+    def computed_zero(self) -> str:
+        """A tensor of rank 0 that no folding can know."""
+        name = self.inputs[0]
+        total = self.emit("ReduceSum", [name], "float32", (), keepdims=0)
+        return self.emit("Sub", [total, total], "float32", ())
+
+    # One method for each kind of node that the pass handles.
+
+    def unary(self) -> None:
+        name = self.pick()
+        op, attributes = self.one_of(
+            [
+                ("Relu", {}),
+                ("Sigmoid", {}),
+                ("Neg", {}),
+                ("Erf", {}),
+                ("Softsign", {}),
+                ("LeakyRelu", {"alpha": 0.3}),
+                ("HardSigmoid", {"alpha": 0.25}),
+                ("ThresholdedRelu", {"alpha": 0.5}),
+                ("Identity", {}),
+            ]
+        )
+        self.emit(op, [name], "float32", self.shape(name), **attributes)
+
+    def binary(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        pair = [name, self.broadcastable("float32", shape)]
+        if self.draw(st.booleans()):
+            pair.reverse()
+        if self.draw(st.integers(0, 3)) == 0:
+            self.emit(self.one_of(["Less", "GreaterOrEqual"]), pair, "bool", shape)
+        else:
+            self.emit(self.one_of(["Add", "Sub", "Mul", "Max"]), pair, "float32", shape)
+
+    def variadic(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        others = [self.broadcastable("float32", shape) for _ in range(self.one_of([0, 1, 2]))]
+        self.emit(self.one_of(["Sum", "Mean", "Min"]), [*others, name], "float32", shape)
+
+    def p_relu(self) -> None:
+        name = self.pick()
+        slope = self.broadcastable("float32", self.shape(name))
+        self.emit("PRelu", [name, slope], "float32", self.shape(name))
+
+    def where(self) -> None:
+        name = self.pick("bool")
+        shape = self.shape(name)
+        branches = [self.broadcastable("float32", shape) for _ in "ab"]
+        self.emit("Where", [name, *branches], "float32", shape)
+
+    def logical(self) -> None:
+        name = self.pick("bool")
+        self.emit("Not", [name], "bool", self.shape(name))
+
+    def cast(self) -> None:
+        source, target = self.one_of([("float32", "int64"), ("int64", "float32"), ("bool", "float32")])
+        name = self.pick(source)
+        self.emit("Cast", [name], target, self.shape(name), to=DTYPES[target])
+
+    def clip(self) -> None:
+        name = self.pick()
+        low, high = self.weight(-0.5, "float32"), self.weight(0.75, "float32")
+        ends = self.one_of([[], [low], ["", high], [low, high]])
+        self.emit("Clip", [name, *ends], "float32", self.shape(name))
+
+    def concat(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        axis = self.draw(st.integers(-len(shape), len(shape) - 1))
+        parts = [name]
+        for _ in range(self.one_of([1, 2])):
+            if self.draw(st.booleans()):
+                parts.append(name)
+            else:
+                sizes = list(shape)
+                sizes[axis] = 2
+                parts.append(self.random_weight(sizes, "float32"))
+        if self.draw(st.booleans()):
+            parts.reverse()
+        total = list(shape)
+        total[axis] = sum(self.shape(part)[axis] for part in parts)
+        self.emit("Concat", parts, "float32", total, axis=axis)
+
+    def split(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        axis = self.one_of([a for a in range(len(shape)) if shape[a] > 1] or [0])
+        sizes = [1] * shape[axis] if shape[axis] > 1 else [1]
+        shapes = [[*shape[:axis], size, *shape[axis + 1 :]] for size in sizes]
+        if self.draw(st.booleans()):
+            extra, attributes = [self.weight(sizes)], {}
+        else:
+            extra, attributes = [], {"num_outputs": len(sizes)}
+        axis = axis - len(shape) if self.draw(st.booleans()) else axis
+        if axis or self.draw(st.booleans()):
+            attributes["axis"] = axis
+        self.emit_all("Split", [name, *extra], "float32", shapes, **attributes)
+
+    def softmax(self) -> None:
+        name = self.pick()
+        rank = len(self.shape(name))
+        axis = self.one_of([{}, {"axis": self.draw(st.integers(-rank, rank - 1))}])
+        op = self.one_of(["Softmax", "LogSoftmax", "Hardmax"])
+        self.emit(op, [name], "float32", self.shape(name), **axis)
+
+    def pad(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        axes = list(range(len(shape)))
+        extra: list[str] = []
+        if self.draw(st.integers(0, 2)) == 0:
+            axes = self.draw(st.permutations(axes))[: self.one_of([1, len(axes)])]
+            extra = ["", self.weight(axes)]
+        elif self.draw(st.booleans()):
+            extra = [self.weight(0.5, "float32")]
+        before = [self.one_of([0, 1]) for _ in axes]
+        after = [self.one_of([0, 2]) for _ in axes]
+        sizes = list(shape)
+        for axis, one, other in zip(axes, before, after, strict=True):
+            sizes[axis] += one + other
+        mode = self.one_of([{}, {"mode": "edge"}])
+        self.emit("Pad", [name, self.weight([*before, *after]), *extra], "float32", sizes, **mode)
+
+    def slice(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        rank = len(shape)
+        if self.draw(st.booleans()):
+            axes = list(range(self.draw(st.integers(1, rank))))
+            extra: list[str] = []
+        else:
+            axes = self.draw(st.permutations(range(rank)))[: self.draw(st.integers(1, rank))]
+            signed = [axis - rank if self.draw(st.booleans()) else axis for axis in axes]
+            extra = [self.weight(signed)]
+        starts = [self.draw(st.integers(0, shape[axis] - 1)) for axis in axes]
+        ends = [self.one_of([2**31, start + 1]) for start in starts]
+        sizes = list(shape)
+        for axis, start, end in zip(axes, starts, ends, strict=True):
+            sizes[axis] = min(end, shape[axis]) - start
+        if extra and self.draw(st.booleans()):
+            extra.append(self.weight([1] * len(axes)))
+        self.emit("Slice", [name, self.weight(starts), self.weight(ends), *extra], "float32", sizes)
+
+    def reduce(self) -> None:
+        name = self.pick(ranks=(2, 3, 4, 5))
+        shape = self.shape(name)
+        rank = len(shape)
+        keep = self.one_of([{}, {"keepdims": 0}, {"keepdims": 1}])
+        axes = self.draw(st.permutations(range(rank)))[: self.draw(st.integers(1, rank))]
+        listed: list[str] = [self.weight([self.one_of([a, a - rank]) for a in axes])]
+        if self.draw(st.integers(0, 5)) == 0:
+            axes, listed = list(range(rank)), self.one_of([[], [self.weight(np.zeros(0))]])
+        sizes = [1 if a in axes else size for a, size in enumerate(shape)]
+        if keep == {"keepdims": 0}:
+            sizes = [size for a, size in enumerate(shape) if a not in axes]
+        op = self.one_of(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1"])
+        self.emit(op, [name, *listed], "float32", sizes, **keep)
+
+    def arg_max(self) -> None:
+        name = self.pick(ranks=(2, 3, 4, 5))
+        shape = self.shape(name)
+        axis = self.draw(st.integers(-len(shape), len(shape) - 1))
+        keep = self.one_of([{}, {"keepdims": 0}])
+        sizes = list(shape)
+        sizes[axis] = 1
+        if keep:
+            del sizes[axis]
+        self.emit(self.one_of(["ArgMax", "ArgMin"]), [name], "int64", sizes, axis=axis, **keep)
+
+    def squeeze(self) -> None:
+        name = self.pick()
+        shape = self.shape(name)
+        ones = [axis for axis, size in enumerate(shape) if size == 1]
+        if not ones or len(ones) == len(shape):
+            return
+        if self.draw(st.integers(0, 3)):
+            ones = ones[: self.draw(st.integers(1, len(ones)))]
+            listed = [self.weight([self.one_of([a, a - len(shape)]) for a in ones])]
+        else:
+            listed = []
+        sizes = [size for axis, size in enumerate(shape) if axis not in ones]
+        self.emit("Squeeze", [name, *listed], "float32", sizes)
+
+    def take_shape(self) -> None:
+        name = self.pick()
+        rank = len(self.shape(name))
+        part = self.one_of([{}, {"start": 1}])
+        self.emit("Shape", [name], "int64", (rank - len(part),), **part)
+
+    def reshape(self) -> None:
+        name = self.pick()
+        size = int(np.prod(self.shape(name)))
+        sizes = self.one_of([[size], [1, size], [1, size, 1], list(self.shape(name))])
+        target = list(sizes)
+        if self.draw(st.booleans()):
+            target[target.index(max(target))] = -1
+        self.emit("Reshape", [name, self.weight(target)], "float32", sizes)
+
+    def opaque(self) -> None:
+        """A node that must have its input in its own order."""
+        name = self.pick()
+        axis = self.draw(st.integers(0, len(self.shape(name)) - 1))
+        self.emit("CumSum", [name, self.weight(axis)], "float32", self.shape(name))
+
+    def of_constants(self) -> None:
+        weight = self.random_weight([self.one_of([1, 2, 3]) for _ in "abc"], "float32")
+        shape = self.shape(weight)
+        name = self.emit("Exp", [weight], "float32", shape)
+        self.transposed(name)
+
+    def condition(self) -> None:
+        """An If and a Loop whose bodies read tensors of the graph around them."""
+        name = self.pick()
+        dtype, shape = self.kinds[name]
+        count = len(self.nodes)
+        total = self.emit("ReduceSum", [self.inputs[0]], "float32", (), keepdims=0)
+        chosen = self.emit("Greater", [total, self.weight(0.0, "float32")], "bool", ())
+
+        def body(op: str, reads: list[str]) -> onnx.GraphProto:
+            output = f"b{count}_{op}"
+            return helper.make_graph(
+                [helper.make_node(op, reads, [output])],
+                output,
+                [],
+                [helper.make_tensor_value_info(output, DTYPES[dtype], shape)],
+            )
+
+        branches = {"then_branch": body("Neg", [name]), "else_branch": body("Mul", [name, name])}
+        self.emit("If", [chosen], dtype, shape, **branches)
+
+        step = helper.make_graph(
+            [
+                helper.make_node("Add", [f"b{count}_carried", name], [f"b{count}_sum"]),
+                helper.make_node("Identity", [f"b{count}_going"], [f"b{count}_on"]),
+            ],
+            f"b{count}_loop",
+            [
+                tiny.value(f"b{count}_turn", (), TensorProto.INT64),
+                tiny.value(f"b{count}_going", (), TensorProto.BOOL),
+                tiny.value(f"b{count}_carried", shape),
+            ],
+            [
+                tiny.value(f"b{count}_on", (), TensorProto.BOOL),
+                tiny.value(f"b{count}_sum", shape),
+            ],
+        )
+        turns = self.weight(2)
+        self.emit("Loop", [turns, "", name], dtype, shape, body=step)
+
+
+STEPS = [
+    method
+    for name, method in vars(RandomGraph).items()
+    if name in "unary binary variadic p_relu where logical cast clip concat split softmax pad slice "
+    "reduce arg_max squeeze take_shape reshape opaque of_constants condition".split()
+]
+
+
+@st.composite
+def random_graphs(
+    draw: Callable[[Any], Any],
+) -> tuple[onnx.ModelProto, dict[str, tuple[int | None, ...]], dict[str, Any]]:
+    """A graph, what a converter might know of its tensors' shapes, and a feed."""
+    graph = RandomGraph(draw)
+    for _ in range(draw(st.integers(1, 2))):
+        graph.add_input()
+    for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=8)):
+        step(graph)
+    made = [name for node in graph.nodes for name in node.output]
+    outputs = draw(st.lists(st.sampled_from(made or graph.inputs), min_size=1, unique=True))
+    known: dict[str, tuple[int | None, ...]] = {}
+    ignorance = draw(st.sampled_from(["nothing", "sizes", "first axis", "some shapes"]))
+    for name, (_, shape) in graph.kinds.items():
+        if ignorance == "sizes":
+            known[name] = (None,) * len(shape)
+        elif ignorance == "first axis":
+            known[name] = (None, *shape[1:])[: len(shape)]
+        elif ignorance == "nothing" or draw(st.booleans()):
+            known[name] = shape
+    model = tiny.model(
+        graph.nodes,
+        [
+            tiny.value(name, graph.shape(name) if ignorance == "nothing" else (None,) * len(graph.shape(name)))
+            for name in graph.inputs
+        ],
+        [tiny.value(name, None, DTYPES[graph.kinds[name][0]]) for name in outputs],
+        graph.weights,
+    )
+    generator = np.random.default_rng(draw(st.integers(0, 2**16)))
+    feeds = {
+        name: generator.normal(size=graph.shape(name)).astype(np.float32) for name in graph.inputs
+    }
+    return model, known, feeds
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random_graphs())
+def test_random_graphs_compute_the_same(drawn: Any) -> None:
+    model, known, feeds = drawn
+    assert_same(model, feeds, shapes=known)
+
+
+@pytest.mark.slow
+@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random_graphs())
+def test_many_random_graphs_compute_the_same(drawn: Any) -> None:
+    model, known, feeds = drawn
+    assert_same(model, feeds, shapes=known)

@@ -1,0 +1,511 @@
+"""onnxruntime: devices, options, errors in words, and the cache of sessions."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import sys
+import threading
+import time
+import types
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import tiny
+from layertap import _session
+from layertap._session import Cache, Engine, Settings, available_threads
+from layertap.errors import (
+    DependencyError,
+    DeviceError,
+    InputError,
+    LayertapError,
+    ModelFileError,
+    UsageError,
+)
+
+HERE = onnxruntime.__version__
+UPGRADE = re.escape(f"Upgrade onnxruntime (this is {HERE}), or export with an older opset.")
+
+
+def start(model: onnx.ModelProto, **settings: Any) -> _session.Session:
+    return Engine(Settings(**settings)).start(model.SerializeToString(), "'m.onnx'", None)
+
+
+def options(session: _session.Session) -> Any:
+    return session._session.get_session_options()
+
+
+# --- Settings and options -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        (
+            {"device": "gpu"},
+            DeviceError,
+            "there is no device 'gpu'. Give 'cpu', 'cuda', 'cuda:1' or 'auto'; other execution "
+            "providers of onnxruntime go into `providers`.",
+        ),
+        (
+            {"device": "cuda:x"},
+            DeviceError,
+            "there is no device 'cuda:x'. Give 'cpu', 'cuda', 'cuda:1' or 'auto'; other execution "
+            "providers of onnxruntime go into `providers`.",
+        ),
+        (
+            {"device": "cuda", "providers": ["CPUExecutionProvider"]},
+            UsageError,
+            "device='cuda' and providers=['CPUExecutionProvider'] cannot both be given.",
+        ),
+        ({"threads": 0}, UsageError, "threads=0: give a whole number from 1 up, or None."),
+        (
+            {"threads": "two"},
+            UsageError,
+            "threads='two': give a whole number from 1 up, or None.",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense(
+    settings: dict[str, Any], kind: type[LayertapError], words: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        Settings(**settings)
+    assert str(caught.value) == words
+
+
+def test_threads_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert available_threads() == 3
+    assert options(start(tiny.residual())).intra_op_num_threads == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_threads() == os.cpu_count()
+    assert options(start(tiny.residual(), threads=2)).intra_op_num_threads == 2
+
+
+def test_session_options_as_a_mapping() -> None:
+    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    made = options(
+        start(
+            tiny.residual(),
+            session_options={
+                "graph_optimization_level": level,
+                "session.disable_prepacking": 1,
+            },
+        )
+    )
+    assert made.graph_optimization_level == level
+    assert made.get_session_config_entry("session.disable_prepacking") == "1"
+    assert made.log_severity_level == 4
+
+
+def test_session_options_as_they_are() -> None:
+    own = onnxruntime.SessionOptions()
+    own.log_severity_level = 3
+    own.intra_op_num_threads = 1
+    made = options(start(tiny.residual(), session_options=own, threads=2))
+    assert (made.log_severity_level, made.intra_op_num_threads) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"intra_op_threads": 1},
+            r"session_options: onnxruntime\.SessionOptions has no attribute 'intra_op_threads'\. "
+            r"Did you mean 'intra_op_num_threads'.*\?",
+        ),
+        ({"intra_op_num_threads": "x"}, r"session_options: intra_op_num_threads cannot be 'x': .*"),
+        (
+            7,
+            r"session_options is a int\. Give an onnxruntime\.SessionOptions, or a dict of its "
+            r"attributes and configuration entries\.",
+        ),
+    ],
+)
+def test_session_options_that_make_no_sense(given: Any, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        start(tiny.residual(), session_options=given)
+    assert re.fullmatch(words, str(caught.value), re.DOTALL)
+
+
+def test_the_models_bytes_are_let_go() -> None:
+    assert start(tiny.residual())._session._model_bytes is None
+
+
+# --- Devices ------------------------------------------------------------------------------------
+
+
+def test_cpu_needs_no_onnxruntime_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "import_onnxruntime", lambda: pytest.fail("imported"))
+    assert Engine(Settings()).device == "cpu"
+
+
+def test_providers() -> None:
+    engine = Engine(Settings(providers=[("CPUExecutionProvider", {})]))
+    assert engine.device == "cpu"
+    with pytest.raises(DeviceError) as caught:
+        Engine(Settings(providers=["OpenVinoExecutionProvider", "CPUExecutionProvider"]))
+    available = onnxruntime.get_available_providers()
+    assert str(caught.value).startswith(
+        f"the installed onnxruntime {HERE} has no 'OpenVinoExecutionProvider'; it has "
+        f"{', '.join(available)}."
+    )
+    with pytest.raises(UsageError, match=r"^providers is empty; leave it out for the CPU\.$"):
+        Engine(Settings(providers=[]))
+
+
+class Wheel:
+    """An onnxruntime with CUDA in it, of which nothing works but what a test sets."""
+
+    __version__ = "1.99.0"
+    SessionOptions = onnxruntime.SessionOptions
+
+    def __init__(self, providers: list[str], works: bool = False, says: str = "") -> None:
+        self.__file__ = str(Path(__file__))
+        self.available, self.works, self.says = providers, works, says
+        self.severity: list[int] = []
+        self.asked: list[Any] = []
+
+    def get_available_providers(self) -> list[str]:
+        return self.available
+
+    def preload_dlls(self) -> None:
+        print(self.says)
+
+    def set_default_logger_severity(self, level: int) -> None:
+        self.severity.append(level)
+
+    def InferenceSession(  # noqa: N802 - onnxruntime's name
+        self, model: bytes, options: Any, providers: list[Any], enable_fallback: int
+    ) -> Any:
+        onnx.checker.check_model(model, full_check=True)
+        self.asked.append(providers)
+        if self.says.startswith("CUDA failure"):
+            raise RuntimeError(self.says)
+        names = [name for name, _ in providers if self.works or name != "CUDAExecutionProvider"]
+        return types.SimpleNamespace(
+            get_providers=lambda: names or ["CPUExecutionProvider"],
+            run=lambda outputs, feeds: [-feeds["x"]],
+        )
+
+
+GPU = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.fixture
+def wheel(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def install(*args: Any, wheels: list[str] | None = None) -> Wheel:
+        made = Wheel(*args)
+        monkeypatch.setattr(_session, "import_onnxruntime", lambda: made)
+        monkeypatch.setattr(_session, "_cuda_works", set())
+        installed = dict.fromkeys(wheels or ["onnxruntime-gpu"], "1.99.0")
+
+        def version(name: str) -> str:
+            if name not in installed:
+                raise metadata.PackageNotFoundError(name)
+            return installed[name]
+
+        monkeypatch.setattr(metadata, "version", version)
+        return made
+
+    return install
+
+
+def refusal(device: str = "cuda") -> str:
+    with pytest.raises(DeviceError) as caught:
+        Engine(Settings(device=device))
+    return str(caught.value)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a CUDA wheel is here"
+)
+def test_cuda_asked_of_the_cpu_wheel_that_is_installed() -> None:
+    assert refusal() == (
+        f"device 'cuda' is not to be had: the installed onnxruntime {HERE} has no CUDA in it (it "
+        f"offers {', '.join(p[:-17] for p in onnxruntime.get_available_providers())}). Run `pip "
+        'uninstall onnxruntime`, then `pip install "layertap[gpu]"`; or use device="cpu".'
+    )
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
+def test_cuda_that_works(wheel: Any, device: str) -> None:
+    made = wheel(GPU, True)
+    index = int(device[5:] or 0)
+    engine = Engine(Settings(device=device))
+    assert engine.device == f"cuda:{index}"
+    assert made.asked == [[("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0})]]
+    Engine(Settings(device=device))
+    assert len(made.asked) == 1  # tried once
+    assert made.severity == [4, 2]
+
+
+def test_auto_takes_cuda_where_it_works(wheel: Any) -> None:
+    wheel(GPU, True)
+    assert Engine(Settings(device="auto")).device == "cuda:0"
+    wheel(GPU, False)
+    assert Engine(Settings(device="auto")).device == "cpu"
+    wheel(["CPUExecutionProvider"])
+    assert Engine(Settings(device="auto")).device == "cpu"
+
+
+def test_cuda_without_its_libraries(wheel: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel(
+        GPU,
+        False,
+        "Failed to load libcublas.so.13: libcublas.so.13: cannot open shared object file\n"
+        "Failed to load /x/libcurand.so.10: cannot open\nPlease follow https://somewhere",
+    )
+    assert refusal() == (
+        "device 'cuda:0' is not to be had: onnxruntime 1.99.0 could not start CUDA: it cannot load "
+        "libcublas.so.13, /x/libcurand.so.10. Install the libraries of the CUDA version that it "
+        'was built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or use '
+        'device="cpu".'
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_cuda_without_a_card(wheel: Any) -> None:
+    wheel(GPU, False, "CUDA failure 100: no CUDA-capable device is detected.")
+    assert (
+        "could not start CUDA: CUDA failure 100: no CUDA-capable device is detected. Install"
+        in (refusal("cuda:1"))
+    )
+
+
+def test_cuda_that_does_not_say_why(wheel: Any, tmp_path: Path) -> None:
+    made = wheel(GPU, False)
+    assert "could not start CUDA: it does not say why. Install" in refusal()
+    library = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
+    library.parent.mkdir()
+    library.write_bytes(b"no library")
+    made.__file__ = str(tmp_path / "__init__.py")
+    assert f"could not start CUDA: {library}: " in refusal()
+
+
+def test_two_wheels_that_overwrote_one_another(wheel: Any) -> None:
+    wheel(["CPUExecutionProvider"], wheels=["onnxruntime", "onnxruntime-gpu"])
+    assert refusal() == (
+        "device 'cuda' is not to be had: onnxruntime 1.99.0 and onnxruntime-gpu 1.99.0 are both "
+        "installed and have overwritten one another; what is left offers CPU. Run `pip uninstall "
+        'onnxruntime onnxruntime-gpu`, then `pip install "layertap[gpu]"`.'
+    )
+
+
+def test_a_provider_that_drops_out_when_the_session_is_made(wheel: Any) -> None:
+    """The probe worked, the model does not: no silent fall to the CPU either."""
+    made = wheel(GPU, True)
+    engine = Engine(Settings(device="cuda"))
+    made.works = False
+    with pytest.raises(DeviceError) as caught:
+        engine.start(tiny.residual().SerializeToString(), "'m.onnx'", None)
+    assert str(caught.value) == (
+        "onnxruntime 1.99.0 runs 'm.onnx' on CPUExecutionProvider, and not on "
+        "CUDAExecutionProvider as asked."
+    )
+
+
+# --- The import ---------------------------------------------------------------------------------
+
+
+def failing_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> DependencyError:
+    plain = builtins.__import__
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise error
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(DependencyError) as caught:
+        _session.import_onnxruntime()
+    assert caught.value.__cause__ is error
+    return caught.value
+
+
+def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+    assert str(failing_import(monkeypatch, error)) == (
+        'onnxruntime is not installed. Install it with `pip install "layertap[cpu]"`, or with `pip '
+        'install "layertap[gpu]"` on a machine with an NVIDIA card.'
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("DLL load failed while importing onnxruntime_pybind11_state"),
+        ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers"),
+    ],
+)
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_a_broken_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, platform: str
+) -> None:
+    """It is not taken for one that is not installed."""
+    monkeypatch.setattr(sys, "platform", platform)
+    hint = ", and install the Microsoft Visual C++ Redistributable" if platform == "win32" else ""
+    assert str(failing_import(monkeypatch, error)) == (
+        f"onnxruntime is installed but cannot be imported: {error}. Reinstall it: `pip install "
+        f"--force-reinstall --no-deps onnxruntime`{hint}."
+    )
+
+
+def test_an_onnxruntime_of_which_only_the_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    with pytest.raises(DependencyError, match="cannot be imported: the package is empty"):
+        _session.import_onnxruntime()
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_telemetry_is_off_unless_the_user_decided(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    _session.import_onnxruntime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+
+def rejected(model: onnx.ModelProto) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        start(model)
+    assert caught.value.__cause__ is not None
+    return str(caught.value)
+
+
+def test_a_newer_ir_version() -> None:
+    words = rejected(tiny.model([], [], [], ir_version=99))
+    assert re.fullmatch(
+        r"'m\.onnx' is written in ONNX IR version 99, and the installed onnxruntime reads up to "
+        rf"\d+\. {UPGRADE}",
+        words,
+    )
+
+
+def test_a_newer_opset() -> None:
+    words = rejected(
+        tiny.model(
+            [tiny.node("Neg", "x", "y")], [tiny.value("x", [1])], [tiny.value("y", [1])], opset=99
+        )
+    )
+    assert re.fullmatch(
+        r"'m\.onnx' uses opset 99 of ai\.onnx, and the installed onnxruntime knows up to \d+\. "
+        rf"{UPGRADE}",
+        words,
+    )
+
+
+def test_an_operator_that_onnxruntime_has_not() -> None:
+    made = tiny.model([tiny.node("Nope", "x", "y")], [tiny.value("x", [1])], [tiny.value("y", [1])])
+    assert rejected(made).startswith(
+        f"onnxruntime {HERE} does not take 'm.onnx'. It says: This is an invalid model."
+    )
+
+
+def test_inputs_that_do_not_go_together() -> None:
+    model = tiny.residual()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "m"
+    with pytest.raises(InputError) as caught:
+        start(model).run(["y"], {"x": np.zeros((2, 5), np.float32)})
+    assert str(caught.value) == (
+        "onnxruntime could not run 'm.onnx' on x (2, 5) float32. It says: Non-zero status code "
+        "returned while running MatMul node. Name:'a' Status Message: matmul_helper.h:59 Compute "
+        "MatMul dimension mismatch"
+    )
+
+
+def test_source_lines_of_onnxruntime_are_left_out() -> None:
+    made = tiny.model(
+        [tiny.node("Reshape", "x s", "y")],
+        [tiny.value("x", ["n"])],
+        [tiny.value("y", [3])],
+        [tiny.constant("s", [3])],
+    )
+    with pytest.raises(InputError) as caught:
+        start(made).run(["y"], {"x": np.zeros(2, np.float32)})
+    assert "onnxruntime_src" not in str(caught.value)
+    assert "The input tensor cannot be reshaped to the requested shape" in str(caught.value)
+
+
+def test_too_little_memory() -> None:
+    made = tiny.model(
+        [tiny.node("ConstantOfShape", "s", "y")],
+        [tiny.value("s", [3], onnx.TensorProto.INT64)],
+        [tiny.value("y", None)],
+    )
+    with pytest.raises(DeviceError) as caught:
+        start(made).run(["y"], {"s": np.array([100_000, 100_000, 1000])})
+    assert str(caught.value).startswith(
+        "there is not enough memory to run 'm.onnx' on s (3,) int64. Give smaller batches. "
+        "onnxruntime says: Non-zero status code returned while running ConstantOfShape node."
+    )
+
+
+def test_onnxruntime_prints_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    session = start(tiny.residual())
+    with pytest.raises(InputError):
+        session.run(["y"], {"x": np.zeros((2, 5), np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+# --- The cache ----------------------------------------------------------------------------------
+
+
+def test_the_cache_keeps_what_was_used_last() -> None:
+    cache: Cache[object] = Cache(2)
+    made = {key: cache.get(key, object) for key in "ab"}
+    assert cache.get("a", object) is made["a"]
+    cache.get("c", object)  # pushes out b, which was used longest ago
+    assert cache.get("a", object) is made["a"]
+    assert cache.get("b", object) is not made["b"]
+
+
+def test_what_many_threads_want_is_made_once() -> None:
+    cache: Cache[object] = Cache(4)
+    made: list[object] = []
+    found: list[object] = []
+
+    def make() -> object:
+        time.sleep(0.02)
+        made.append(object())
+        return made[-1]
+
+    threads = [
+        threading.Thread(target=lambda: found.append(cache.get("k", make))) for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == made * 16
+
+
+def test_different_things_are_made_side_by_side() -> None:
+    cache: Cache[int] = Cache(4)
+    barrier = threading.Barrier(2, timeout=10)
+    threads = [threading.Thread(target=cache.get, args=(key, barrier.wait)) for key in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not barrier.broken
+
+
+def test_what_failed_is_tried_again() -> None:
+    cache: Cache[int] = Cache(2)
+    with pytest.raises(ZeroDivisionError):
+        cache.get("k", lambda: 1 // 0)
+    assert cache.get("k", lambda: 7) == 7

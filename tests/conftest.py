@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,3 +39,28 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
         return path if path.exists() else tiny.save(getattr(tiny, name)(), path)
 
     return file
+
+
+@pytest.fixture(scope="session")
+def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`chest.onnx`, exported as the README says, with `chest.png` and a folder `images` beside it.
+
+    TensorFlow runs in a process of its own. Tests must not write here.
+    """
+    pytest.importorskip("tf2onnx", reason="needs the export extra")
+    folder = tmp_path_factory.mktemp("chest")
+    layertap = [sys.executable, "-m", "layertap"]
+    make = [*layertap, "models", "chest_xray", "--write", ".", "--samples", "3"]
+    export = [*layertap, "export", "layertap_models.chest_xray:build", "-o", "chest.onnx"]
+    options = ["--labels", "labels.txt", "--preprocess", "preprocess.json"]
+    for command in (make, [*export, *options]):
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    shutil.copy(folder / "images" / "phantom_000.png", folder / "chest.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chest_file(chest_folder: Path) -> Path:
+    """The chest X-ray DenseNet121 with all its layers."""
+    return chest_folder / "chest.onnx"

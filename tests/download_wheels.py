@@ -16,11 +16,12 @@ from pathlib import Path
 OLDEST = {(3, 10): "1.14.1", (3, 11): "1.15.1", (3, 12): "1.17.0", (3, 13): "1.20.0"}
 """The first onnxruntime with wheels for each Python that opens IR 8."""
 
+PIP = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+
 
 def download(folder: Path, *requirements: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-        + ["--only-binary", ":all:", "--dest", str(folder), *requirements],
+        [*PIP, "--only-binary", ":all:", "--dest", str(folder), *requirements],
         check=True,
         stdout=subprocess.DEVNULL,
     )

@@ -1,4 +1,4 @@
-"""Importing TensorFlow, Keras and tf2onnx: the settings before, and what to say if one is missing."""
+"""Importing TensorFlow, Keras and tf2onnx: settings, and what to say if one is missing."""
 
 from __future__ import annotations
 

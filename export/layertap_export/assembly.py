@@ -52,10 +52,10 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
         row.layer.name: views[name] for row, name in zip(rows, raw_outputs[own:], strict=True)
     }
     for row in rows:
-        name, layer = row.layer.name, row.layer
-        if name in exposed and name not in wanted:
-            info = TensorInfo(name=name, shape=layer.shape, dtype=layer.dtype)
-            wanted[name] = (info, row_views[name])
+        layer = row.layer
+        if layer.name in exposed and layer.tensor and layer.tensor not in wanted:
+            info = TensorInfo(name=layer.tensor, shape=layer.shape, dtype=layer.dtype)
+            wanted[layer.tensor] = (info, row_views[layer.name])
 
     fuse(model, layout.shapes, {view.source for _, view in wanted.values()})
     present = {name for node in model.graph.node for name in node.output}

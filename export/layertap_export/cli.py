@@ -19,7 +19,7 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         "--layers",
         action="append",
         metavar="LAYER",
-        help="expose only these: a name, glob, re:PATTERN, index or slice (repeatable; default all)",
+        help="expose only these: name, glob, re:PATTERN, index or slice (repeatable; default all)",
     )
     parser.add_argument(
         "--type",
@@ -108,7 +108,9 @@ def _progress(stage: str) -> None:
         print(f"{stage} ...", file=sys.stderr)
 
 
-EXPORT = Command("write a Keras model as an ONNX file with every layer an output",
-                 _configure_export, _run_export)
-VERIFY = Command("compare a file with its Keras model, layer by layer",
-                 _configure_verify, _run_verify)
+EXPORT = Command(
+    "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
+)
+VERIFY = Command(
+    "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify
+)

@@ -1,11 +1,11 @@
 """What can go wrong while a model is exported or verified.
 
-    layertap.LayertapError
-    `-- ExportError
-        +-- ModelLoadError          MODEL cannot be loaded as a Keras model
-        +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
-        +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
-        `-- VerificationError       the file's activations are not Keras's; carries the report
+layertap.LayertapError
+`-- ExportError
+    +-- ModelLoadError          MODEL cannot be loaded as a Keras model
+    +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
+    +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
+    `-- VerificationError       the file's activations are not Keras's; carries the report
 """
 
 from __future__ import annotations

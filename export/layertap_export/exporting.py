@@ -19,7 +19,8 @@ from layertap._select import Selector, parse_selector, select
 from layertap.card import KEY, Card, Source
 from layertap.errors import UsageError
 from layertap.files import replacing
-from layertap.preprocessing import ImageSource, Preprocessing
+from layertap.images import ImageSource
+from layertap.preprocessing import Preprocessing
 
 from .assembly import assemble
 from .conversion import to_onnx
@@ -134,9 +135,7 @@ def export(
         _write(graph, card, temporary)
         size = temporary.stat().st_size
     seconds = time.perf_counter() - started
-    return ExportReport(
-        path=path, card=card, verification=report, size_bytes=size, seconds=seconds
-    )
+    return ExportReport(path=path, card=card, verification=report, size_bytes=size, seconds=seconds)
 
 
 def _chosen(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
@@ -148,7 +147,10 @@ def _chosen(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> se
         what = [parse_selector(x, table) if isinstance(x, str) else x for x in layers]
         if "all" in what:
             what = None
-    return {layer.name for layer in select(table, what, types)}
+    chosen = {layer.name for layer in select(table, what, types)}
+    # The model's own outputs are in the file anyway.
+    own = {info.name for info in traced.outputs}
+    return chosen | {layer.name for layer in table if layer.tensor in own}
 
 
 def _card(

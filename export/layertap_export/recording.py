@@ -71,6 +71,8 @@ class Recorder:
         owner = self._stack[-1].layer if self._stack else self._root
         if not isinstance(layer, keras.layers.Layer) and layer not in graph_members(owner):
             return original(layer, *args, **kwargs)  # `keras.ops` in some layer's own code
+        if isinstance(owner, keras.layers.RNN):
+            return original(layer, *args, **kwargs)  # a cell: it runs once per step
         call = self._begin(layer, self._names_of(named_leaves([args, kwargs])))
         self._stack.append(call)
         try:

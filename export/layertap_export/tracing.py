@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ import tensorflow as tf
 from layertap.card import TensorInfo
 
 from .errors import ExportError
-from .recording import Recorder, named_leaves
+from .recording import Recorder, functional_of, named_leaves
 from .structure import Row, input_layer_name, layer_table
 
 
@@ -54,7 +54,9 @@ def trace(model: Any) -> Trace:
         graph = tf.compat.v1.get_default_graph()
         rows, output_names = layer_table(model, recorder, graph, input_names)
         _check_names(inputs, rows)
-        seen.append((_outputs(rows, returned, output_names), tuple(rows)))
+        outputs = _outputs(rows, returned, output_names)
+        rows = [_renamed(row, outputs, output_names) for row in rows]
+        seen.append((outputs, tuple(rows)))
         symbols = [row.symbol for row in rows if row.symbol is not None]
         # A tensor that is there twice must come back twice.
         return [tf.identity(tensor) for tensor in [*(t for _, t in returned), *symbols]]
@@ -75,7 +77,7 @@ def model_inputs(model: Any) -> tuple[TensorInfo, ...]:
             f"the model {model.name!r} has no inputs yet. Build it first: call it once on a batch, "
             "or give its first layer an input shape."
         )
-    structure = model.input
+    structure = _structure(model)
     names = (
         sorted(structure)
         if isinstance(structure, dict)
@@ -89,9 +91,15 @@ def model_inputs(model: Any) -> tuple[TensorInfo, ...]:
 
 def packed(model: Any, flat: Sequence[Any]) -> Any:
     """Flat inputs in the structure (one tensor, list, dict) that the model is called with."""
-    if len(flat) == 1 and not isinstance(model.input, dict):
+    structure = _structure(model)
+    if len(flat) == 1 and not isinstance(structure, dict):
         return flat[0]
-    return keras.tree.pack_sequence_as(model.input, list(flat))
+    return keras.tree.pack_sequence_as(structure, list(flat))
+
+
+def _structure(model: Any) -> Any:
+    """One symbolic input, or a list or dict of them; a Sequential model's is its graph's."""
+    return (functional_of(model) or model).input
 
 
 @contextmanager
@@ -122,6 +130,17 @@ def _outputs(
         shape = layer.shape if layer else tuple(tensor.shape)
         infos.append(TensorInfo(name=name, shape=shape, dtype=tensor.dtype.name))
     return tuple(infos)
+
+
+def _renamed(
+    row: Row, outputs: Sequence[TensorInfo], output_names: Sequence[str | None]
+) -> Row:
+    """Let a layer give way to an output of another layer that bears its name."""
+    name = row.layer.name
+    clash = any(
+        info.name == name != source for info, source in zip(outputs, output_names, strict=False)
+    )
+    return replace(row, layer=replace(row.layer, tensor=f"layer/{name}")) if clash else row
 
 
 def _check_names(inputs: Sequence[TensorInfo], rows: Sequence[Row]) -> None:

@@ -18,7 +18,8 @@ from layertap._table import shape_text
 from layertap.card import Card, Golden, GoldenLayer, LayerCheck, Verification
 from layertap.errors import ModelFileError
 from layertap.golden import places
-from layertap.preprocessing import ImageSource, Preprocessing
+from layertap.images import ImageSource
+from layertap.preprocessing import Preprocessing
 
 from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
 from .errors import ExportError, VerificationError
@@ -249,20 +250,22 @@ def _references(
 def reference(
     model: Any, card: Card, arrays: Sequence[NDArray[Any]], wanted: Sequence[str]
 ) -> Activations:
-    """What Keras itself gives, run eagerly: the layers and outputs named in `wanted`."""
-    names = set(wanted)
-    recorder = Recorder(keep=names.__contains__)
+    """What Keras itself gives, run eagerly, by the names of the file's outputs."""
+    tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in wanted}
+    recorder = Recorder(keep=tensors.__contains__)
     with recorder.recording():
         result = model(packed(model, arrays), training=False)
-    values = {name: tensor.numpy() for call in recorder.calls for name, tensor in call.outputs}
+    values = {
+        str(tensors[name]): tensor.numpy()
+        for call in recorder.calls
+        for name, tensor in call.outputs
+    }
     for info, (_, tensor) in zip(card.outputs, named_leaves(result), strict=True):
         values[info.name] = tensor.numpy()
     return values
 
 
-def _difference(
-    name: str, actual: NDArray[Any], expected: NDArray[Any] | None
-) -> LayerDifference:
+def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) -> LayerDifference:
     """Shape and dtype first, then values; a NaN equals only a NaN."""
     problem = ""
     if expected is None:

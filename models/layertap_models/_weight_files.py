@@ -38,7 +38,7 @@ _KINDS = "a Keras weights file (.weights.h5, .h5 or .keras)"
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Arrays]:
     """The arrays in a Keras file: layer name as the file has it -> the layer's arrays.
 
-    What optimisers and random generators keep is left out.
+    What optimisers keep is left out.
 
     Raises:
         WeightsError: the file is missing, or is not a Keras weights file.
@@ -110,7 +110,7 @@ def _read_groups(root: Any) -> dict[str, Arrays]:
     def visit(path: str, group: Any) -> None:
         owner, _, last = path.rpartition("/")
         name = owner.rpartition("/")[2]
-        if last != "vars" or name in ("", "optimizer", "seed_generator") or not len(group):
+        if last != "vars" or name in ("", "optimizer") or not len(group):
             return
         name = _text(group.attrs.get("name", name))
         # Two layers of one name, in two models inside the model, stay apart.

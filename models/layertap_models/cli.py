@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from layertap.cli import Command
-
 from layertap.errors import OutputError, UsageError
 from layertap.files import replacing
 

@@ -64,7 +64,7 @@ def _match(layers: Sequence[Any], saved: Mapping[str, Arrays]) -> dict[str, str]
     counts_here = Counter(shapes for _, shapes in here)
     counts_there = Counter(there.values())
     for layer_name, shapes in here:
-        if True:
+        if counts_here[shapes] == counts_there[shapes] == 1:
             found[layer_name] = next(name for name, others in there.items() if others == shapes)
     return found
 

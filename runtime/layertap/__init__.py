@@ -7,7 +7,7 @@
     activations = model.activations("chest.png", "conv5_block16_concat")
 
 Names are imported when they are first used, so that `import layertap` costs next to nothing:
-numpy comes with the first model or image, onnxruntime with the first session.
+numpy comes with the first array or image, onnxruntime with the first session.
 """
 
 from __future__ import annotations

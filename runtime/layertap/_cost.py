@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._layer import ITEM_BYTES, Layer
-from .card import Card
+from .card import Card, Golden
 
 
 class Cost(NamedTuple):
@@ -37,11 +37,18 @@ def activation_costs(
     return [_cost(layer, card, size, batch) for layer in layers]
 
 
+def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
+    """The shape that the layer, or the input it stands for, had on the golden sample."""
+    fed = {item.name: item.shape for item in golden.inputs}
+    known = golden.layers.get(layer.name)
+    return known.shape if known else fed.get(layer.tensor or "")
+
+
 def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
     nbytes = layer.nbytes(batch)
     if nbytes is not None or size is None or card is None or card.golden is None:
         return Cost(nbytes)
-    known = card.golden.layers.get(layer.name)
+    known = _measured(layer, card.golden)
     item = ITEM_BYTES.get(layer.dtype)
     if known is None or item is None or not card.inputs:
         return Cost(None)
@@ -51,4 +58,4 @@ def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: in
         return Cost(None)
     growth = math.prod(size) / math.prod(free) if free else 1.0
     share = batch if layer.shape[:1] == (None,) else 1
-    return Cost(round(math.prod(known.shape) / measured[0] * share * growth) * item, exact=False)
+    return Cost(round(math.prod(known) / measured[0] * share * growth) * item, exact=False)

@@ -22,11 +22,11 @@ class Layer:
     """One layer of the model, and where its activations are."""
 
     name: str
-    """The Keras path, unique in the model: `conv1_relu`, `backbone/conv1`, `encoder#1`, `lstm:1`."""
+    """The Keras path, unique in the model: `conv1_relu`, `backbone/conv1`, `encoder#1`."""
     type: str
     """Keras class name, for example `Conv2D`; in a file without a card the ONNX op type."""
     index: int
-    """Position in `Model.layers`; for a Keras model without nesting also in Keras's `model.layers`."""
+    """Position in `Model.layers`; without nesting also in Keras's `model.layers`."""
     shape: Shape
     """Output shape in Keras axis order, batch first; `None` is a free dimension."""
     dtype: str

@@ -8,20 +8,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-import numpy as np
-import numpy.typing as npt
-
-from . import _cut, _inputs
+from . import _cut
+from ._cost import activation_costs
 from ._index import read_index
 from ._layer import Layer
 from ._select import Selector, is_single, only, select
 from ._session import Cache, Engine, Provider, Session, Settings, supports_external_weights
 from ._source import BytesSource, FileSource
 from ._table import as_text, shape_text
+from ._wire import WireError
 from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from .preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -159,9 +160,15 @@ class Model:
         """
         return select(self.layers, what, type)
 
-    def summary(self) -> str:
-        """The table that Keras's `model.summary()` prints, and the MB that an activation costs."""
-        return as_text(self.layers, [layer.nbytes() for layer in self.layers])
+    def summary(self, size: Sequence[int] | None = None, batch: int = 1) -> str:
+        """The table that Keras's `model.summary()` prints, and the MB that an activation costs.
+
+        Args:
+            size: the input's free sizes behind the batch axis, `(height, width)` for images; with
+                it the MB of layers with free sizes are estimated (`~`).
+            batch: how many samples the MB are for.
+        """
+        return as_text(self.layers, activation_costs(self.layers, self.card, size, batch))
 
     def tap(self, layers: Selector | Iterable[Selector] | None = None) -> Tap:
         """Prepare to fetch the activations of `layers`; see `select` for what may be asked.
@@ -239,8 +246,10 @@ class Model:
     def _prepare(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
     ) -> dict[str, Any]:
+        from ._inputs import prepare  # it needs numpy, which the table of layers does not
+
         recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
-        return _inputs.prepare(inputs, self._graph.inputs, needed, recipe, self._batch)
+        return prepare(inputs, self._graph.inputs, needed, recipe, self._batch)
 
     @cached_property
     def _batch(self) -> str | None:
@@ -273,7 +282,12 @@ class Model:
             else:
                 place = weights.load
         with self._source.read() as buffer:
-            model = _cut.write(buffer, self._graph, plan, place)
+            try:
+                model = _cut.write(buffer, self._graph, plan, place)
+            except WireError as exc:  # in a part that the index passes over
+                raise ModelFileError(
+                    f"{self._name} is damaged ({exc}). Copy or export it again."
+                ) from exc
         return self._engine.start(model, self._name, folder)
 
 
@@ -333,7 +347,7 @@ class _Fetch:
                 tensor: _view(values[leaf.source], leaf.perms)
                 for tensor, leaf in plan.leaves.items()
             }
-        except ValueError as exc:
+        except (ValueError, AttributeError) as exc:
             raise ModelFileError(
                 f"{self._name} has a Transpose that does not fit its tensor: {exc}."
             ) from exc
@@ -341,7 +355,7 @@ class _Fetch:
 
 def _view(value: Any, perms: Sequence[_cut.Perm]) -> Any:
     for perm in perms:
-        value = np.transpose(value, perm)
+        value = value.transpose(perm)
     return value
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from typing import Union
+from typing import TypeAlias
 
 from ._layer import Layer
 from .errors import LayerNotFoundError, UsageError, suggest
 
-Selector = Union[str, int, slice, Layer]
+Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative counts
 from the end), a slice of indices, or a `Layer`."""
 

@@ -21,8 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-import numpy as np
-
 from . import _wire
 from .errors import DependencyError, DeviceError, InputError, ModelFileError, UsageError, suggest
 
@@ -247,7 +245,7 @@ class Session:
 
 
 def _shape(value: Any) -> str:
-    return f"{value.shape} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+    return f"{value.shape} {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
 
 
 # --- CUDA ---------------------------------------------------------------------------------------
@@ -315,6 +313,8 @@ def _no_cuda_wheel(ort: Any, wheels: Sequence[str]) -> str:
 
 def _try_cuda(ort: Any, index: int) -> str:
     """Run a model of one node on the card; why it failed, or nothing."""
+    import numpy as np
+
     said = io.StringIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

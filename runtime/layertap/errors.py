@@ -4,7 +4,7 @@
     +-- ModelFileError          the .onnx file cannot be used
     |   `-- CardVersionError    its card was written by a newer layertap
     +-- LayerNotFoundError      no such layer, or a pattern that matches nothing (also a KeyError)
-    +-- InputError              an input array of the wrong rank, size or dtype (also a ValueError)
+    +-- InputError              an input of the wrong rank, size or dtype (also a ValueError)
     +-- ImageError              a file or object that cannot be read as an image (also a ValueError)
     +-- PreprocessingError      a preprocessing recipe that makes no sense (also a ValueError)
     +-- DeviceError             the asked-for device or execution provider is not to be had

@@ -26,12 +26,11 @@ def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         state = state ^ (state >> np.uint64(31))
     fraction = (state >> np.uint64(40)).astype(np.float64) / 2**24
-    return (low + (high - low) * fraction).reshape(tuple(shape))
+    numbers: NDArray[np.float64] = low + (high - low) * fraction
+    return numbers.reshape(tuple(shape))
 
 
-def seeded(
-    shape: Sequence[int], dtype: str, low: float, high: float, seed: int
-) -> NDArray[Any]:
+def seeded(shape: Sequence[int], dtype: str, low: float, high: float, seed: int) -> NDArray[Any]:
     """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool."""
     numbers = uniform(shape, low, high, seed)
     if dtype == "bool":

@@ -289,18 +289,6 @@ def test_groups_with_names(tmp_path: Path) -> None:
         assert np.array_equal(expected, found)
 
 
-def test_what_random_generators_keep_is_left_out(tmp_path: Path) -> None:
-    """Some versions of Keras write the state of a Dropout's generator beside the weights."""
-    model = small()
-    path = tmp_path / "w.weights.h5"
-    model.save_weights(path)
-    with h5py.File(path, "a") as file:
-        file["layers/dropout/seed_generator/vars/0"] = np.array([1, 2], np.uint32)
-    other = blank()
-    load_weights(other, path)
-    assert np.array_equal(model.get_weights()[0], other.get_weights()[0])
-
-
 def test_groups_without_names_count_by_class(tmp_path: Path) -> None:
     """Keras before it wrote names: `dense`, `batch_normalization`, `dense_1`."""
     model = small(units=3, inputs=3)

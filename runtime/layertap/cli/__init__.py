@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from .._version import __version__
-from ..errors import LayertapError, LayertapWarning, suggest
+from layertap._version import __version__
+from layertap.errors import LayertapError, LayertapWarning, suggest
 
 GROUP = "layertap.commands"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from .. import _model
-from .._table import shape_text
-from ..card import Card, TensorInfo
+from layertap import _model
+from layertap._table import shape_text
+from layertap.card import Card, TensorInfo
+
 from . import OK, Command
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from .. import _model
-from .._cost import activation_costs
-from .._table import as_rows, as_text
+from layertap import _model
+from layertap._cost import activation_costs
+from layertap._table import as_rows, as_text
+
 from . import OK, Command
 from .options import add_layer_choice, chosen_layers, image_size
 

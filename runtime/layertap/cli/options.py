@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from .._layer import Layer
-from .._select import Selector, parse_selector
+from layertap._layer import Layer
+from layertap._select import Selector, parse_selector
 
 
 def add_layer_choice(parser: argparse.ArgumentParser) -> None:

@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .. import _model
-from .._table import aligned, shape_text
-from ..errors import ImageError, InputError, OutputError, UsageError
-from ..files import replacing
-from ..images import load_image
-from ..pictures import contact_sheet
-from ..preprocessing import Preprocessing
-from ..statistics import find_images
+from layertap import _model
+from layertap._table import aligned, shape_text
+from layertap.errors import ImageError, InputError, OutputError, UsageError
+from layertap.files import replacing
+from layertap.images import load_image
+from layertap.pictures import contact_sheet
+from layertap.preprocessing import Preprocessing
+from layertap.statistics import find_images
+
 from . import OK, PARTLY_FAILED, STOPPED, Command
 from .options import add_layer_choice, chosen_layers
 
@@ -220,7 +221,12 @@ def _described(
         )
     rows = [("name", "shape", "dtype", "min", "mean", "max")]
     rows += [
-        (name, shape_text(x.shape), x.dtype.name, *(f"{f(x):.6g}" for f in (np.min, np.mean, np.max)))
+        (
+            name,
+            shape_text(x.shape),
+            x.dtype.name,
+            *(f"{f(x):.6g}" for f in (np.min, np.mean, np.max)),
+        )
         for name, x in results.items()
     ]
     return aligned(rows, right={3, 4, 5})

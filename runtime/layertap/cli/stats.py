@@ -7,9 +7,10 @@ import json
 import sys
 from typing import get_args
 
-from ..files import replacing
-from ..images import ColorMode, Depth, Interpolation
-from ..statistics import collection_statistics
+from layertap.files import replacing
+from layertap.images import ColorMode, Depth, Interpolation
+from layertap.statistics import collection_statistics
+
 from . import OK, PARTLY_FAILED, Command
 from .options import image_size
 

@@ -1,0 +1,88 @@
+"""The whole path, as the first user walks it, against Keras itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import layertap
+
+pytestmark = pytest.mark.tensorflow
+
+
+@pytest.fixture(scope="module")
+def keras_model() -> Any:
+    pytest.importorskip("tensorflow")
+    from layertap_models import chest_xray
+
+    return chest_xray.build()
+
+
+@pytest.fixture(scope="module")
+def tapped(chest_file: Path) -> layertap.Model:
+    return layertap.open(chest_file)
+
+
+def keras_input(image: Path) -> Any:
+    """What the notebook does: load at 320 x 320, subtract the mean, divide by the deviation."""
+    import keras
+
+    from layertap_models import MODELS
+
+    scaling: Any = MODELS["chest_xray"].preprocessing["scaling"]
+    pixels = keras.utils.img_to_array(keras.utils.load_img(image, target_size=(320, 320)))
+    standardized = (pixels.astype(np.float64) - scaling["mean"]) / scaling["std"]
+    return standardized.astype(np.float32)[np.newaxis]
+
+
+def scaled_error(actual: Any, expected: Any) -> float:
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def test_the_layers_are_those_of_keras(tapped: layertap.Model, keras_model: Any) -> None:
+    assert [layer.name for layer in tapped.layers] == [layer.name for layer in keras_model.layers]
+    assert [layer.type for layer in tapped.layers] == [
+        type(layer).__name__ for layer in keras_model.layers
+    ]
+    shapes = [x.output.shape for x in keras_model.layers]
+    assert [layer.shape for layer in tapped.layers] == shapes
+    assert [layer.parameters for layer in tapped.layers] == [
+        layer.count_params() for layer in keras_model.layers
+    ]
+    assert tapped.layers[424].name == "conv5_block16_concat"
+
+
+@pytest.mark.parametrize(
+    "name", ["conv1_relu", "pool3_conv", "conv5_block16_concat", "bn", "dense"]
+)
+def test_one_layer_of_an_image_file_is_what_keras_gives(
+    name: str, tapped: layertap.Model, keras_model: Any, chest_folder: Path
+) -> None:
+    import keras
+
+    image = chest_folder / "chest.png"
+    function = keras.Model(keras_model.input, keras_model.get_layer(name).output)
+    expected = function.predict(keras_input(image), verbose=0)
+    assert scaled_error(tapped.activations(image, name), expected) < 1e-5
+
+
+def test_all_layers_at_once_and_the_prediction(
+    tapped: layertap.Model, keras_model: Any, chest_folder: Path
+) -> None:
+    import keras
+
+    images = sorted((chest_folder / "images").glob("*.png"))[:2]
+    x = np.concatenate([keras_input(image) for image in images])
+    names = [layer.name for layer in keras_model.layers]
+    function = keras.Model(keras_model.input, [layer.output for layer in keras_model.layers])
+    expected = dict(zip(names, function.predict(x, verbose=0), strict=True))
+    actual = tapped.activations(images)
+    assert list(actual) == names
+    errors = {name: scaled_error(actual[name], expected[name]) for name in names}
+    assert max(errors.values()) < 1e-5, max(errors, key=lambda name: errors[name])
+    assert scaled_error(tapped.predict(images), keras_model.predict(x, verbose=0)) < 1e-5

@@ -57,7 +57,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Arrays]:
                 )
             names = _listed(root, "layer_names")
             saved = _read_attributes(root, names) if names else _read_groups(root)
-    except (OSError, KeyError, zipfile.BadZipFile) as exc:
+    except WeightsError:
+        raise
+    except Exception as exc:  # a damaged file makes h5py and zipfile raise all sorts of things
         reason = exc.args[0] if isinstance(exc, KeyError) else exc
         raise WeightsError(
             f"{str(path)!r} cannot be read as {_KINDS}; it may be damaged ({reason})."

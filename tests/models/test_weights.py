@@ -145,6 +145,15 @@ def _lost_dataset(path: Path) -> None:
         del file["first/first/kernel:0"]
 
 
+def _no_archive(path: Path) -> None:
+    path.write_bytes(b"PK\x03\x04 and no more")
+
+
+def _dataset_for_group(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["layers/dense/vars"] = np.float32(1)
+
+
 def _nothing(path: Path) -> None:
     path.with_name("wights.h5").touch()
 
@@ -183,7 +192,12 @@ def test_unreadable(tmp_path: Path, make: Callable[[Path], None], message: str) 
 
 @pytest.mark.parametrize(
     ("make", "reason"),
-    [(_truncated, "truncated file"), (_lost_dataset, "'kernel:0' doesn't exist")],
+    [
+        (_truncated, "truncated file"),
+        (_lost_dataset, "'kernel:0' doesn't exist"),
+        (_no_archive, "not a zip file"),
+        (_dataset_for_group, "scalar dataset"),
+    ],
 )
 def test_damaged(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
     """What h5py says is passed on; its words differ between versions."""
@@ -194,7 +208,7 @@ def test_damaged(tmp_path: Path, make: Callable[[Path], None], reason: str) -> N
     message = str(caught.value)
     assert message.startswith(f"{str(path)!r} cannot be read as {KINDS}; it may be damaged (")
     assert reason in message
-    assert isinstance(caught.value.__cause__, OSError | KeyError)
+    assert caught.value.__cause__ is not None
 
 
 # Files of another model.

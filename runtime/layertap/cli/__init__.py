@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TextIO
 
 from layertap._version import __version__
@@ -76,22 +77,23 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _commands(wanted: str) -> dict[str, Command]:
-    """The runtime's own commands; unless `wanted` is one of them, all others too."""
-    from . import info, layers, run, stats
+OWN = ("info", "layers", "run", "stats")
+"""The runtime's own commands, each a module here."""
 
-    own = {
-        "info": info.COMMAND,
-        "layers": layers.COMMAND,
-        "run": run.COMMAND,
-        "stats": stats.COMMAND,
-    }
-    if wanted in own:
-        return own
+
+def _commands(wanted: str) -> dict[str, Command]:
+    """The wanted command if it is one of the runtime's own, else all that there are."""
+    if wanted in OWN:
+        return {wanted: _own(wanted)}
     from importlib.metadata import entry_points  # costs more than all the rest here
 
     others = {entry.name: entry.load() for entry in entry_points(group=GROUP)}
-    return {**{name: others[name] for name in sorted(others)}, **own}
+    return {**{name: others[name] for name in sorted(others)}, **{n: _own(n) for n in OWN}}
+
+
+def _own(name: str) -> Command:
+    command: Command = import_module(f"{__name__}.{name}").COMMAND
+    return command
 
 
 def _show_warning(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from layertap import _model
+from layertap._index import read_index
+from layertap._source import FileSource
 from layertap._table import shape_text
 from layertap.card import Card, TensorInfo
 
@@ -17,7 +18,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    model = _model.open(args.file)
+    model = read_index(FileSource(args.file))  # not `open`, which needs numpy
     lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
     exposed = sum(layer.exposed for layer in model.layers)
     lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))

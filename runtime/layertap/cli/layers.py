@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from layertap import _model
 from layertap._cost import activation_costs
+from layertap._index import read_index
+from layertap._select import select
+from layertap._source import FileSource
 from layertap._table import as_rows, as_text
 
 from . import OK, Command
@@ -29,13 +31,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    model = _model.open(args.file)
-    chosen = chosen_layers(args, model.layers)
-    if chosen is None and not args.type:
-        layers = list(model.layers)
-    else:
-        layers = model.select(chosen, args.type)
-    costs = activation_costs(layers, model.card, args.size, args.batch)
+    index = read_index(FileSource(args.file))  # not `open`, which needs numpy
+    chosen = chosen_layers(args, index.layers)
+    everything = chosen is None and not args.type
+    layers = list(index.layers) if everything else select(index.layers, chosen, args.type)
+    costs = activation_costs(layers, index.card, args.size, args.batch)
     if args.json:
         rows = as_rows(layers)
         for row, cost in zip(rows, costs, strict=True):

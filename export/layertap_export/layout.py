@@ -217,6 +217,8 @@ class ChannelsFirst:
             yield self._visit_elementwise_first
         elif op_type in REDUCTIONS or op_type in ("ArgMax", "ArgMin", "Squeeze"):
             yield self._visit_reduction
+        elif op_type == "Unsqueeze":
+            yield self._visit_unsqueeze
         elif op_type == "Concat":
             yield self._visit_concat
         elif op_type in ("Softmax", "LogSoftmax", "Hardmax", "Split", "LpNormalization"):
@@ -479,6 +481,25 @@ class ChannelsFirst:
             left = [view.perm[axis] for axis in range(rank) if axis not in axes]
             perm = tuple(sorted(left).index(axis) for axis in left)
         self._emit_view(node, inputs, perm, changes)
+        return True
+
+    def _visit_unsqueeze(self, node: onnx.NodeProto) -> bool:
+        """Each new axis goes, in the source too, in front of the axis that follows it."""
+        view, axes = self._view(node.input[0]), self._constant(node.input[1])
+        if axes is None:
+            return False
+        rank = len(view.perm) + len(axes)
+        new = {int(axis) % rank for axis in axes}
+        old, following = list(view.perm), rank
+        places: list[tuple[int, bool]] = []  # by axis, the last one first
+        for axis in reversed(range(rank)):
+            following = following if axis in new else old.pop()
+            places.append((following, axis not in new))
+        places.reverse()
+        perm = _inverse(tuple(sorted(range(rank), key=places.__getitem__)))
+        moved = np.array(sorted(perm[axis] for axis in new), np.int64)
+        inputs = [view.source, self._new_constant(moved, node.input[1])]
+        self._emit_view(node, inputs, perm)
         return True
 
 

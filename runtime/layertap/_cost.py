@@ -40,7 +40,7 @@ def activation_costs(
 def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
     """The shape that the layer, or the input it stands for, had on the golden sample."""
     fed = {item.name: item.shape for item in golden.inputs}
-    known = golden.layers.get(layer.name)
+    known = golden.layers.get(layer.tensor or "")
     return known.shape if known else fed.get(layer.tensor or "")
 
 

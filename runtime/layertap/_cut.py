@@ -196,24 +196,27 @@ def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
 def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:
     """The cut's outputs, with their types where the file states them."""
     stated = read_values(buffer, graph)
-    asked: dict[str, tuple[str, Sequence[Perm]]] = {}
-    for tensor, leaf in plan.leaves.items():
-        asked.setdefault(leaf.source, (tensor, leaf.perms))
+    # Of the tensors made from one source any tells its type; which one must not hang on the order.
+    telling = {
+        plan.leaves[tensor].source: tensor for tensor in sorted(plan.leaves) if tensor in stated
+    }
     for source, name in plan.outputs.items():
         if name != source:
             yield encode(12, encode(1, name) + _type(graph.initializers[source].type, ()))
         elif source in stated:
             yield _named(buffer, 12, stated[source])
+        elif source in telling:
+            tensor = telling[source]
+            kind = read_type(buffer, stated[tensor])
+            yield encode(12, encode(1, name) + _type(kind, plan.leaves[tensor].perms))
         else:
-            tensor, perms = asked[source]
-            kind = read_type(buffer, stated[tensor]) if tensor in stated else TensorType()
-            yield encode(12, encode(1, name) + _type(kind, perms))
+            yield encode(12, encode(1, name))  # onnxruntime infers it
 
 
 def _type(kind: TensorType, perms: Sequence[Perm]) -> bytes:
     """The `TypeProto` field of a tensor that becomes `kind` by `perms`; empty when unknown."""
     if kind.dtype not in ELEMENT_TYPES[1:]:
-        return b""  # onnxruntime infers it
+        return b""
     tensor = encode(1, ELEMENT_TYPES.index(kind.dtype))
     dims = kind.dims
     for perm in reversed(perms):

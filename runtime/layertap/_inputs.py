@@ -64,14 +64,14 @@ def prepare(
     return arrays
 
 
-def is_image(value: Any, rank: int = 4) -> bool:
-    """Whether `value` is one image for an input of `rank` axes.
+def is_image(value: Any) -> bool:
+    """Whether `value` is one image, for an input of four axes.
 
     A path, the bytes of an image file, a binary file object, a PIL image, or an array of uint8 or
-    uint16 of shape `(h, w)` or `(h, w, c)`; an array of full rank is a batch that is ready.
+    uint16 of shape `(h, w)` or `(h, w, c)`; an array of four axes is a batch that is ready.
     """
     if isinstance(value, np.ndarray):
-        return value.dtype in (np.uint8, np.uint16) and value.ndim in (2, 3) and value.ndim < rank
+        return value.dtype in (np.uint8, np.uint16) and value.ndim in (2, 3)
     if isinstance(value, (str, bytes, bytearray, memoryview, os.PathLike)):
         return True
     if hasattr(value, "read"):

@@ -31,6 +31,9 @@ SESSIONS = 4
 """How many prepared sessions a model keeps: those for the sets of layers asked for last. A `Tap`
 keeps its own for as long as it lives."""
 
+LARGEST = 2**31 - 1
+"""Bytes of the largest model that protobuf reads; larger ones keep weights in other files."""
+
 
 def open(  # noqa: A001 - the word that users know from every library that opens files
     source: str | os.PathLike[str] | bytes,
@@ -288,6 +291,12 @@ class Model:
                 raise ModelFileError(
                     f"{self._name} is damaged ({exc}). Copy or export it again."
                 ) from exc
+        if len(model) > LARGEST:
+            raise ModelFileError(
+                f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
+                "weights, more than fits into one piece. From onnxruntime 1.21 on, weights stay "
+                "in their files: upgrade it."
+            )
         return self._engine.start(model, self._name, folder)
 
 

@@ -104,6 +104,7 @@ class RandomGraph:
         self.kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
         """Dtype and shape by tensor."""
         self.inputs: list[str] = []
+        self.opset = self.one_of([13, 18])
 
     def one_of(self, items: Sequence[Any]) -> Any:
         return self.draw(st.sampled_from(list(items)))
@@ -288,7 +289,7 @@ class RandomGraph:
         if self.draw(st.booleans()):
             extra, attributes = [self.weight(sizes)], {}
         else:
-            extra, attributes = [], {"num_outputs": len(sizes)}
+            extra, attributes = [], {"num_outputs": len(sizes)} if self.opset == 18 else {}
         axis = axis - len(shape) if self.draw(st.booleans()) else axis
         if axis or self.draw(st.booleans()):
             attributes["axis"] = axis
@@ -306,7 +307,7 @@ class RandomGraph:
         shape = self.shape(name)
         axes = list(range(len(shape)))
         extra: list[str] = []
-        if self.draw(st.integers(0, 2)) == 0:
+        if self.opset == 18 and self.draw(st.integers(0, 2)) == 0:
             axes = self.draw(st.permutations(axes))[: self.one_of([1, len(axes)])]
             extra = ["", self.weight(axes)]
         elif self.draw(st.booleans()):
@@ -345,13 +346,20 @@ class RandomGraph:
         rank = len(shape)
         keep = self.one_of([{}, {"keepdims": 0}, {"keepdims": 1}])
         axes = self.draw(st.permutations(range(rank)))[: self.draw(st.integers(1, rank))]
-        listed: list[str] = [self.weight([self.one_of([a, a - rank]) for a in axes])]
-        if self.draw(st.integers(0, 5)) == 0:
-            axes, listed = list(range(rank)), self.one_of([[], [self.weight(np.zeros(0))]])
-        sizes = [1 if a in axes else size for a, size in enumerate(shape)]
-        if keep == {"keepdims": 0}:
-            sizes = [size for a, size in enumerate(shape) if a not in axes]
         op = self.one_of(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceL1"])
+        signed = [self.one_of([a, a - rank]) for a in axes]
+        listed: list[str] = []
+        if self.draw(st.integers(0, 5)) == 0:
+            axes = list(range(rank))
+            if op == "ReduceSum" and self.draw(st.booleans()):
+                listed = [self.weight(np.zeros(0))]
+        elif self.opset == 18 or op == "ReduceSum":
+            listed = [self.weight(signed)]
+        else:
+            keep = {**keep, "axes": signed}
+        sizes = [1 if a in axes else size for a, size in enumerate(shape)]
+        if keep.get("keepdims", 1) == 0:
+            sizes = [size for a, size in enumerate(shape) if a not in axes]
         self.emit(op, [name, *listed], "float32", sizes, **keep)
 
     def arg_max(self) -> None:
@@ -379,10 +387,20 @@ class RandomGraph:
         sizes = [size for axis, size in enumerate(shape) if axis not in ones]
         self.emit("Squeeze", [name, *listed], "float32", sizes)
 
+    def unsqueeze(self) -> None:
+        name = self.pick(ranks=(1, 2, 3, 4))
+        shape = list(self.shape(name))
+        rank = len(shape) + self.one_of([1, 1, 2])
+        axes = sorted(self.draw(st.permutations(range(rank)))[: rank - len(shape)])
+        for axis in axes:
+            shape.insert(axis, 1)
+        axes = [self.one_of([axis, axis - rank]) for axis in axes[::-1]]
+        self.emit("Unsqueeze", [name, self.weight(axes)], "float32", shape)
+
     def take_shape(self) -> None:
         name = self.pick()
         rank = len(self.shape(name))
-        part = self.one_of([{}, {"start": 1}])
+        part = self.one_of([{}, {"start": 1}]) if self.opset == 18 else {}
         self.emit("Shape", [name], "int64", (rank - len(part),), **part)
 
     def reshape(self) -> None:
@@ -450,7 +468,7 @@ STEPS = [
     method
     for name, method in vars(RandomGraph).items()
     if name in "unary binary variadic p_relu where logical cast clip concat split softmax pad slice "
-    "reduce arg_max squeeze take_shape reshape opaque of_constants condition".split()
+    "reduce arg_max squeeze unsqueeze take_shape reshape opaque of_constants condition".split()
 ]
 
 
@@ -483,6 +501,7 @@ def random_graphs(
         ],
         [tiny.value(name, None, DTYPES[graph.kinds[name][0]]) for name in outputs],
         graph.weights,
+        opset=graph.opset,
     )
     generator = np.random.default_rng(draw(st.integers(0, 2**16)))
     feeds = {

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 import layertap_models
 from layertap.errors import UsageError
 from layertap.preprocessing import Preprocessing, Standardize
+from layertap.statistics import collection_statistics
 from layertap_models.registry import MODELS, find
 
 
@@ -52,10 +54,8 @@ def test_entry_points_lead_to_functions(name: str, entry_point: str) -> None:
     assert callable(getattr(import_module(module), function))
 
 
-def test_chest_constants_are_those_of_the_named_radiographs(shared_xrays) -> None:  # type: ignore[no-untyped-def]
+def test_chest_constants_are_those_of_the_named_radiographs(shared_xrays: Path) -> None:
     """Mean and standard deviation come from where `source` says."""
-    from layertap.statistics import collection_statistics
-
     recipe = Preprocessing.from_dict(MODELS["chest_xray"].preprocessing)
     measured = collection_statistics(shared_xrays, size=(320, 320))
     assert isinstance(recipe.scaling, Standardize)

@@ -245,6 +245,20 @@ def test_a_peeled_output_has_the_type_before_the_transpose(
     assert list(part.graph.output) == [tiny.value("r", dims)]
 
 
+def test_any_tensor_on_a_source_tells_its_type() -> None:
+    made = tiny.model(
+        [
+            tiny.node("Relu", "x", "r"),
+            tiny.node("Transpose", "r", "y"),
+            tiny.node("Identity", "r", "z"),
+        ],
+        [tiny.value("x", [2, 3])],
+        [tiny.value("y", [3, 2])],
+    )
+    for request in (["y", "z"], ["z", "y"]):
+        assert list(cut(made, *request)[1].graph.output) == [tiny.value("r", [2, 3])]
+
+
 def test_a_tensor_of_unknown_type_is_left_to_onnxruntime() -> None:
     _, part = cut(tiny.residual(), "b")
     assert [(item.name, item.HasField("type")) for item in part.graph.output] == [("b", False)]

@@ -64,6 +64,16 @@ def test_subgraphs_capture_what_they_do_not_define() -> None:
     assert reads["total"] == {"step", "a"}
 
 
+def test_lists_of_subgraphs_capture_too() -> None:
+    """No standard operator has one, but a function or a custom operator may."""
+    bodies = [
+        helper.make_graph([tiny.node("Neg", name, "o")], "g", [], [tiny.value("o", None)])
+        for name in ("a", "b")
+    ]
+    made = tiny.model([tiny.node("Switch", "x", "y", domain="own", cases=bodies)], [], [])
+    assert read(made).nodes[0].reads == ("x", "a", "b")
+
+
 def test_functions_are_known_by_domain_and_name() -> None:
     assert read(tiny.with_function()).functions == {("own", "Swish")}
 

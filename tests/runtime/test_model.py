@@ -213,6 +213,9 @@ def test_only_the_inputs_that_count(tiny_file: TinyFile) -> None:
     seen = model.activations(feeds["image"], "seen")
     np.testing.assert_array_equal(seen, model.activations({"image": feeds["image"]}, "seen"))
     assert model.activations(feeds, "vector") is feeds["vector"]
+    both = model.activations(feeds, ["seen", "vector"])
+    np.testing.assert_array_equal(both["seen"], seen)
+    assert both["vector"] is feeds["vector"]
     with pytest.raises(layertap.InputError) as caught:
         model.activations({"image": feeds["image"]}, ["seen", "vector"])
     assert str(caught.value) == (
@@ -510,6 +513,17 @@ def test_weights_and_model_linked_into_a_cache(
     (cache / "more" / "n.data").symlink_to(beside.parent / "more" / "n.data")
     x = np.ones((2, 4), np.float32)
     compare(layertap.open(cache / "m.onnx").activations(x), chain.activations(x))
+
+
+def test_weights_too_large_to_be_brought_in(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_model, "supports_external_weights", lambda: False)
+    monkeypatch.setattr(_model, "LARGEST", 100)
+    with pytest.raises(layertap.ModelFileError) as caught:
+        layertap.open(beside).tap("a")
+    assert str(caught.value) == (
+        f"what was asked for takes 0.0 GB of '{beside}' and its weights, more than fits into one "
+        "piece. From onnxruntime 1.21 on, weights stay in their files: upgrade it."
+    )
 
 
 def test_weights_outside_the_folder_are_refused(beside: Path, tmp_path: Path) -> None:

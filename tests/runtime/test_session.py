@@ -103,7 +103,16 @@ def test_session_options_as_a_mapping() -> None:
     )
     assert made.graph_optimization_level == level
     assert made.get_session_config_entry("session.disable_prepacking") == "1"
+    assert made.get_session_config_entry("session.force_spinning_stop") == "1"
     assert made.log_severity_level == 4
+
+
+def test_session_options_win_over_layertaps_own(capfd: pytest.CaptureFixture[str]) -> None:
+    given = {"session.force_spinning_stop": "0", "intra_op_num_threads": 1}
+    made = options(start(tiny.residual(), session_options=given, threads=2))
+    assert made.get_session_config_entry("session.force_spinning_stop") == "0"
+    assert made.intra_op_num_threads == 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_session_options_as_they_are() -> None:

@@ -77,7 +77,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-OWN = ("info", "layers", "run", "stats")
+OWN = ("check", "info", "layers", "run", "stats")
 """The runtime's own commands, each a module here."""
 
 

@@ -1,0 +1,108 @@
+"""Run examples/activations.ipynb from start to end, and keep its outputs in it.
+
+python examples/execute.py                                   # refresh the notebook
+python examples/execute.py --output FILE --folder FOLDER     # leave it alone; work in FOLDER
+
+The cells run in a folder of their own, by the Python that runs this script, and write nothing to
+the home folder. What differs from run to run (timings, versions of Python) is not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbformat.v4 import new_output
+
+NOTEBOOK = Path(__file__).with_name("activations.ipynb")
+SECONDS = 600
+"""How long one cell may take; the export takes half a minute."""
+
+HOMES = (
+    "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "KERAS_HOME",
+)  # fmt: skip
+"""Variables that say where programs keep what they would else put into the home folder."""
+
+
+class ThisPython(AsyncKernelManager):
+    """Starts this very Python as the kernel, whatever kernels are registered on the machine."""
+
+    def __init__(self, **options: Any) -> None:
+        # Without folders to search, `python3` is the Python that asks.
+        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
+        if os.name != "nt":  # sockets in a private folder instead of open ports
+            self.transport = "ipc"
+            self.ip = os.path.join(os.environ["JUPYTER_RUNTIME_DIR"], "kernel")
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Run all cells in `folder`; the outputs go into `notebook`.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; the message has its traceback.
+    """
+    with tempfile.TemporaryDirectory() as private:
+        os.environ.update(dict.fromkeys(HOMES, private))
+        NotebookClient(
+            notebook,
+            kernel_name="python3",
+            kernel_manager_class=ThisPython,
+            resources={"metadata": {"path": str(folder)}},
+            timeout=SECONDS,
+            record_timing=False,
+        ).execute()
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Leave in the outputs what is the same after every run."""
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = list(_tidied(cell.outputs))
+
+
+def _tidied(outputs: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
+    """How often a text was flushed depends on the machine: each stream becomes one output."""
+    for kind, group in itertools.groupby(outputs, lambda output: output.get("name")):
+        if kind is not None:
+            text = "".join(output.text for output in group)
+            yield new_output("stream", name=kind, text=_settled(text))
+            continue
+        for output in group:
+            output.data.pop("image/jpeg", None)  # Pillow offers each picture twice
+            yield output
+
+
+def _settled(text: str) -> str:
+    return re.sub(r"in \d+ s\b", "in ... s", text.replace("\r\n", "\n"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--output", type=Path, default=NOTEBOOK, help="where the executed notebook goes"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where the cells run; a chest.onnx that is there is used"
+    )
+    args = parser.parse_args()
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    with tempfile.TemporaryDirectory() as scratch:
+        execute(notebook, (args.folder or Path(scratch)).resolve())
+    tidy(notebook)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Checking a file on this machine against the golden sample that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .card import GoldenLayer
+from .errors import ModelFileError
+from .golden import places, seeded
+
+if TYPE_CHECKING:
+    from ._model import Model
+
+TOLERANCE = 1e-4
+"""Largest scaled error that passes unless the caller says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDeviation:
+    """How far one layer on this machine is from what Keras gave at the export."""
+
+    name: str
+    scaled: float
+    """Largest difference of the golden values divided by the layer's largest absolute value, or
+    the relative difference of the norms, whichever is larger; infinite for a NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What came of a check. True if every layer passed."""
+
+    device: str
+    tolerance: float
+    layers: tuple[LayerDeviation, ...]
+    """In the order in which the layers run."""
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[LayerDeviation, ...]:
+        return tuple(layer for layer in self.layers if not layer.scaled <= self.tolerance)
+
+    def __str__(self) -> str:
+        if self.failed:
+            first = self.failed[0]
+            return (
+                f"{len(self.failed)} of {len(self.layers)} layers differ from the golden sample "
+                f"on {self.device}. The first to diverge is {first.name!r}, by {first.scaled:.1e} "
+                f"of its scale; allowed are {self.tolerance:.0e}."
+            )
+        worst = max(self.layers, key=lambda layer: layer.scaled)
+        return (
+            f"{len(self.layers)} layers agree with the golden sample on {self.device}: largest "
+            f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
+        )
+
+
+def check(model: Model, tolerance: float = TOLERANCE) -> CheckReport:
+    """Run the golden sample through all layers, and compare with what Keras gave.
+
+    Raises:
+        ModelFileError: the file carries no golden sample.
+    """
+    golden = model.card.golden if model.card else None
+    if model.card is None or golden is None:
+        raise ModelFileError(
+            f"{model._name} carries no golden sample to check against; files that layertap exports "
+            "do."
+        )
+    dtypes = {info.name: info.dtype for info in model.card.inputs}
+    feeds = {
+        item.name: seeded(item.shape, dtypes[item.name], item.low, item.high, golden.seed)
+        for item in golden.inputs
+    }
+    order = {layer.tensor: layer.index for layer in model.layers}
+    names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
+    values = model._fetch(names)(feeds)
+    deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
+    return CheckReport(
+        device=model.device,
+        tolerance=tolerance,
+        layers=tuple(LayerDeviation(name=name, scaled=scaled) for name, scaled in deviations),
+    )
+
+
+def _deviation(value: NDArray[Any], expected: GoldenLayer) -> float:
+    if value.shape != expected.shape:
+        return float("inf")
+    flat = value.astype(np.float64).ravel()
+    return max(_scaled_errors(flat, expected))
+
+
+def _scaled_errors(flat: NDArray[np.float64], expected: GoldenLayer) -> Iterator[float]:
+    sample = flat[places(flat.size, len(expected.values))]
+    difference = float(np.abs(sample - expected.values).max(initial=0))
+    yield difference / expected.scale if expected.scale else difference
+    norm = float(np.linalg.norm(flat))
+    yield abs(norm - expected.norm) / expected.norm if expected.norm else norm
+    yield 0.0 if np.isfinite(norm) else float("inf")

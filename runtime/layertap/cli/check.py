@@ -1,0 +1,30 @@
+"""`layertap check`: does this machine compute what Keras computed at the export?"""
+
+from __future__ import annotations
+
+import argparse
+
+from layertap import _model
+from layertap._check import TOLERANCE, check
+
+from . import OK, PARTLY_FAILED, Command
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, or auto")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="largest difference, as a share of a layer's largest value (default 1e-4)",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    report = check(_model.open(args.file, device=args.device), args.tolerance)
+    print(report)
+    return OK if report else PARTLY_FAILED
+
+
+COMMAND = Command("compare this machine with the sample in the file", _configure, _run)

@@ -1,0 +1,277 @@
+"""The notebook of the lecture runs from start to end, and finds what Keras finds.
+
+Keras's values are computed here from the lines that the notebook's text shows beside its own.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NOTEBOOK = EXAMPLES / "activations.ipynb"
+
+NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
+
+
+def read(path: Path) -> Any:
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def code(notebook: Any) -> dict[str, Any]:
+    """The code cells by their ids."""
+    return {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+
+
+def printed(cell: Any) -> str:
+    """All text that a cell put out."""
+    parts = [o.text if o.output_type == "stream" else o.data["text/plain"] for o in cell.outputs]
+    return "".join(parts)
+
+
+def pictures(cell: Any) -> list[tuple[int, int]]:
+    """The sizes of the pictures that a cell put out."""
+    found = [o.data["image/png"] for o in cell.outputs if "image/png" in o.get("data", {})]
+    return [Image.open(io.BytesIO(b64decode(png))).size for png in found]
+
+
+def run(folder: Path, home: Path) -> Any:
+    """Execute the notebook as its script does, and read the result."""
+    output = folder / "executed.ipynb"
+    command = [sys.executable, EXAMPLES / "execute.py", "--output", output, "--folder", folder]
+    environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
+    environment.pop("LAYERTAP_IMAGES", None)
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return read(output)
+
+
+def same_text(actual: str, expected: str) -> None:
+    """Numbers with a fraction within a thousandth; all else alike but for spaces."""
+    assert NUMBER.sub("#", actual).split() == NUMBER.sub("#", expected).split()
+    numbers = [[float(x) for x in NUMBER.findall(text)] for text in (actual, expected)]
+    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-3)
+
+
+# --- As it is stored ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored() -> Any:
+    return read(NOTEBOOK)
+
+
+def test_every_step_of_the_lecture_has_the_keras_lines_that_it_replaces(stored: Any) -> None:
+    steps = [cell.source for cell in stored.cells if "# Keras\n" in cell.source]
+    lines = (
+        "load_C3M3_model()",
+        "model.summary()",
+        "for index, layer in enumerate(model.layers",
+        "model.layers[-3:]",
+        "len(model.layers)",
+        "keras.layers.Conv2D",
+        "keras.layers.Concatenate",
+        "model.layers[424]",
+        'model.get_layer("conv5_block16_concat")',
+        "layer.output.shape",
+        "K.function([model.input], [spatial_maps])",
+        "image.load_img(path, target_size=(320, 320))",
+        "np.mean(sample)",
+        "np.std(sample)",
+        "x -= mean",
+        "x /= std",
+        "get_spatial_maps([x])[0]",
+        "spatial_maps_x = spatial_maps_x[0]",
+        "print(spatial_maps_x[0])",
+        "model.predict(x)",
+    )
+    for line in lines:
+        assert [step for step in steps if line in step], line
+
+
+def test_tensorflow_is_named_by_no_cell_but_to_deny_it(stored: Any) -> None:
+    for name, cell in code(stored).items():
+        for line in cell.source.splitlines():
+            if re.search(r"tensorflow|keras", line, re.IGNORECASE):
+                assert line.startswith("assert "), (name, line)
+                assert "sys.modules" in line
+
+
+def test_the_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine(stored: Any) -> None:
+    assert stored.metadata == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    cells = code(stored)
+    assert [cell.execution_count for cell in cells.values()] == list(range(1, len(cells) + 1))
+    assert [name for name, cell in cells.items() if not cell.outputs] == ["keep"]
+    for cell in stored.cells:
+        assert re.fullmatch(r"[a-z-]+", cell.id), cell.id
+        assert cell.metadata == {}
+        for output in cell.get("outputs", []):
+            assert output.get("name", "stdout") == "stdout"
+    text = "".join(printed(cell) for cell in cells.values())
+    assert not re.search(r"(?<![\w.])(/\w|[A-Z]:\\)", text)
+    assert not re.search(r"in \d+ s\b", text)
+    assert NOTEBOOK.stat().st_size < 100_000
+
+
+# --- As it runs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def folder(chest_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the notebook runs. An exported model is there, as it is when a student goes on."""
+    folder = tmp_path_factory.mktemp("notebook")
+    shutil.copy(chest_file, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(folder: Path, home: Path) -> dict[str, Any]:
+    return code(run(folder, home))
+
+
+@pytest.fixture(scope="module")
+def found(executed: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The arrays that the notebook keeps at its end."""
+    with np.load(folder / "activations.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def keras_model() -> Any:
+    pytest.importorskip("tensorflow")
+    from layertap_models import chest_xray
+
+    return chest_xray.build()
+
+
+@pytest.fixture(scope="module")
+def keras_statistics(executed: dict[str, Any], folder: Path) -> tuple[float, float]:
+    import keras
+
+    sample = [
+        np.array(keras.utils.load_img(path, target_size=(320, 320)))
+        for path in sorted((folder / "images").glob("*.png"))
+    ]
+    return float(np.mean(sample)), float(np.std(sample))
+
+
+@pytest.fixture(scope="module")
+def keras_x(keras_statistics: tuple[float, float], folder: Path) -> Any:
+    import keras
+
+    mean, std = keras_statistics
+    x = keras.utils.load_img(folder / "images" / "phantom_000.png", target_size=(320, 320))
+    x = x - np.float64(mean)
+    x /= std
+    return np.expand_dims(x, axis=0)
+
+
+@pytest.mark.tensorflow
+def test_running_it_gives_what_is_stored(stored: Any, executed: dict[str, Any]) -> None:
+    """`python examples/execute.py` makes the stored outputs anew."""
+    cells = code(stored)
+    assert list(executed) == list(cells)
+    for name, cell in executed.items():
+        if name != "export":  # the model was there
+            same_text(printed(cell), printed(cells[name]))
+            assert pictures(cell) == pictures(cells[name])
+
+
+@pytest.mark.tensorflow
+def test_running_it_leaves_nothing_in_the_home_folder(executed: dict[str, Any], home: Path) -> None:
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.tensorflow
+def test_the_layers_it_shows_are_those_of_keras(executed: dict[str, Any], keras_model: Any) -> None:
+    layers = keras_model.layers
+    assert printed(executed["layers"]) == "".join(
+        f"{index} {layer.name} {type(layer).__name__}\n" for index, layer in enumerate(layers[:5])
+    )
+    assert printed(executed["number"]) == f"The model has {len(layers)} layers\n"
+    lines = []
+    for kind in "Conv2D", "Concatenate":
+        names = [layer.name for layer in layers if type(layer).__name__ == kind]
+        lines.append(f"{len(names)} {kind} layers, from {names[0]} to {names[-1]}\n")
+    assert printed(executed["filter"]) == "".join(lines)
+    layer = layers[424]
+    assert layer is keras_model.get_layer("conv5_block16_concat")
+    shown = printed(executed["pick"]).splitlines()[0]
+    assert shown == f"{layer.name} {type(layer).__name__} {layer.output.shape}"
+
+
+@pytest.mark.tensorflow
+def test_mean_and_deviation_are_those_of_the_lecture(
+    executed: dict[str, Any], keras_statistics: tuple[float, float]
+) -> None:
+    mean, std = keras_statistics
+    line = f"mean {mean:.3f}, standard deviation {std:.3f}"
+    assert printed(executed["statistics"]).splitlines()[0] == line
+
+
+@pytest.mark.tensorflow
+def test_the_normalised_image_is_that_of_the_lecture(found: dict[str, Any], keras_x: Any) -> None:
+    assert found["x"].dtype == np.float32
+    assert found["x"].shape == keras_x.shape == (1, 320, 320, 3)
+    np.testing.assert_allclose(found["x"], keras_x, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.tensorflow
+def test_the_activations_are_those_of_keras(
+    found: dict[str, Any], keras_model: Any, keras_x: Any
+) -> None:
+    import keras
+
+    spatial_maps = keras_model.get_layer("conv5_block16_concat").output
+    function = keras.Model(keras_model.input, [spatial_maps, keras_model.output])
+    maps, prediction = (values[0] for values in function.predict(keras_x, verbose=0))
+    assert found["conv5_block16_concat"].shape == maps.shape == (10, 10, 1024)
+    scale = np.abs(maps).max()
+    np.testing.assert_allclose(found["conv5_block16_concat"] / scale, maps / scale, atol=1e-5)
+    np.testing.assert_allclose(found["prediction"], prediction, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow
+def test_it_runs_in_an_empty_folder_and_comes_out_as_it_is_stored(
+    stored: Any, tmp_path: Path
+) -> None:
+    """The export too; what it prints differs with the machine in the last digits alone."""
+    pytest.importorskip("tf2onnx", reason="needs the export extra")
+    folder, home = tmp_path / "notebook", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    cells = code(run(folder, home))
+    said = printed(cells["export"])
+    assert "wrote chest.onnx (28.3 MB, 429 of 429 layers exposed) in ... s" in said
+    assert "verified 428 layers against Keras" in said
+    for name, cell in code(stored).items():
+        if name != "export":
+            same_text(printed(cells[name]), printed(cell))
+    assert list(home.iterdir()) == []

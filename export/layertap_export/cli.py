@@ -49,6 +49,9 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="MODEL",
         help="a .keras file, a whole-model .h5 file, or package.module:function",
     )
+    parser.add_argument(
+        "--weights", metavar="FILE", help="handed to the function as its argument `weights`"
+    )
 
 
 def _add_verification(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +86,7 @@ def _run_export(args: argparse.Namespace) -> int:
         opset=args.opset,
         tolerance=args.tolerance,
         samples=args.sample,
+        weights=args.weights,
         unsafe=args.unsafe,
         progress=_progress,
     )
@@ -94,7 +98,12 @@ def _run_verify(args: argparse.Namespace) -> int:
     from . import verify
 
     report = verify(
-        args.file, args.model, tolerance=args.tolerance, samples=args.sample, unsafe=args.unsafe
+        args.file,
+        args.model,
+        tolerance=args.tolerance,
+        samples=args.sample,
+        weights=args.weights,
+        unsafe=args.unsafe,
     )
     if report:
         print(report)

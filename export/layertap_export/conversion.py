@@ -59,6 +59,7 @@ def to_onnx(function: Any, input_names: Sequence[str], opset: int) -> RawGraph:
                 tensors_to_rename=dict(zip(inputs, input_names, strict=True)),
                 custom_op_handlers=dict(HANDLERS),
             )
+            converted.delete_unused_nodes(converted.outputs)
             converted.topological_sort(converted.get_nodes())
         except Exception as exc:
             raise ExportError(f"tf2onnx cannot convert this model: {exc}") from exc

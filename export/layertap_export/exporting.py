@@ -69,6 +69,7 @@ def export(
     opset: int = 18,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
+    weights: str | os.PathLike[str] | None = None,
     unsafe: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
@@ -90,6 +91,7 @@ def export(
         opset: ONNX opset, 13 to 18.
         tolerance: largest scaled error that passes verification.
         samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`.
         unsafe: load files that hold Python code (Lambda layers).
         progress: called with the name of each stage.
 
@@ -108,7 +110,7 @@ def export(
         raise UsageError(f"opset {opset} cannot be written: give one from 13 to 18.")
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
-        model = load_model(model, unsafe=unsafe)
+        model = load_model(model, weights=weights, unsafe=unsafe)
     else:
         checked_model(model, "the caller")
     recipe = _recipe(preprocess)

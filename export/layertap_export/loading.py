@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -11,20 +12,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from layertap.errors import suggest
+from layertap.errors import LayertapError, suggest
 
 from .errors import ModelLoadError, UnsafeModelError
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
-def load_model(source: str | os.PathLike[str], *, unsafe: bool = False) -> Any:
+def load_model(
+    source: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    unsafe: bool = False,
+) -> Any:
     """Load a Keras model.
 
     Args:
         source: a `.keras` file, a whole-model `.h5` or `.hdf5` file, or `package.module:function`
-            (the function takes no arguments and returns the model; the current folder is searched
-            for the module too).
+            (the function returns the model; the current folder is searched for the module too).
+        weights: a file that is handed to the function as its argument `weights`.
         unsafe: load models with Lambda layers too, which runs the Python code in the file.
 
     Raises:
@@ -34,13 +40,17 @@ def load_model(source: str | os.PathLike[str], *, unsafe: bool = False) -> Any:
     text = os.fspath(source)
     path = Path(text)
     if path.suffix in SUFFIXES or path.exists():
+        if weights is not None:
+            raise ModelLoadError(
+                f"{text!r} has weights of its own; `weights` go to package.module:function."
+            )
         return _from_file(path, unsafe)
     module, colon, function = text.partition(":")
     if colon and module and function:
-        return _from_function(module, function)
+        return _from_function(module, function, weights)
     raise ModelLoadError(
-        f"{text!r} is neither a file nor a function. Give a .keras file, a whole-model .h5 file, or "
-        "package.module:function."
+        f"{text!r} is neither a file nor a function. Give a .keras file, a whole-model .h5 file, "
+        "or package.module:function."
     )
 
 
@@ -107,7 +117,9 @@ def _layers_in(config: Any) -> Iterator[dict[str, Any]]:
             yield from _layers_in(item)
 
 
-def _from_function(module_name: str, function_name: str) -> Any:
+def _from_function(
+    module_name: str, function_name: str, weights: str | os.PathLike[str] | None
+) -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -119,15 +131,18 @@ def _from_function(module_name: str, function_name: str) -> Any:
     if function is None:
         near = suggest(function_name, [name for name in dir(module) if not name.startswith("_")])
         raise ModelLoadError(f"the module {module_name!r} has no {function_name!r}.{near}")
-    if not callable(function):
-        return checked_model(function, f"{module_name}:{function_name}")
+    name = f"{module_name}:{function_name}"
+    if inspect.isclass(function) or not inspect.isroutine(function):
+        if weights is not None:
+            raise ModelLoadError(f"weights go to a function that builds a model; {name} is none.")
+        return checked_model(function, name)
     try:
-        model = function()
+        model = function() if weights is None else function(weights=os.fspath(weights))
+    except LayertapError:
+        raise
     except Exception as exc:
-        raise ModelLoadError(
-            f"{module_name}:{function_name} failed: {type(exc).__name__}: {exc}"
-        ) from exc
-    return checked_model(model, f"{module_name}:{function_name}")
+        raise ModelLoadError(f"{name} failed: {type(exc).__name__}: {exc}") from exc
+    return checked_model(model, name)
 
 
 def checked_model(model: Any, what: str) -> Any:

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 from tf2onnx import utils
+from tf2onnx.onnx_opset.nn import ConvOp
+from tf2onnx.onnx_opset.nn import Resize as TensorFlowResize
 
 Handler = Callable[[Any, Any, str, Any], None]
 
@@ -63,10 +66,53 @@ def log1p(graph: Any, node: Any, name: str, args: Any) -> None:
     )
 
 
+def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
+    """A 3D convolution with as many groups as its kernel says; tf2onnx counts those of 2D only."""
+    channels, of_group = graph.get_shape(node.input[0])[-1], graph.get_shape(node.input[1])[-2]
+    ConvOp.any_version(graph.opset, graph, node)
+    if channels > 0:
+        node.set_attr("group", channels // of_group)
+
+
+def resize(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Bilinear and nearest resizing to a size, as `tf.image.resize` does it.
+
+    tf2onnx writes scales in float32, which may round to one pixel less (12 * (7 / 12) = 6.99), and
+    for nearest a mode that opset 13 took out of the standard. TensorFlow takes pixel
+    floor((x + 0.5) / scale), which is (x + 0.5) / scale - 0.5 rounded, halves upwards.
+    """
+    if not node.get_attr_value("half_pixel_centers"):  # from before TensorFlow 2
+        TensorFlowResize.version_11(graph, node)
+        return
+    linear = node.type == "ResizeBilinear"
+    source, size = node.input
+    output, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+    graph.remove_node(node.name)
+    image = _node(graph, "Transpose", [source], perm=[0, 3, 1, 2])
+    ends = [_constant(graph, [end], np.int64) for end in (0, 2)]
+    outer = _node(graph, "Slice", [_node(graph, "Shape", [image]), *ends])
+    inner = _node(graph, "Cast", [size], to=TensorProto.INT64)
+    sizes = _node(graph, "Concat", [outer, inner], axis=0)
+    resized = _node(
+        graph,
+        "Resize",
+        [image, "", "", sizes],
+        mode="linear" if linear else "nearest",
+        coordinate_transformation_mode="half_pixel",
+        nearest_mode="round_prefer_ceil",
+    )
+    graph.make_node(
+        "Transpose", [resized], {"perm": [0, 2, 3, 1]}, outputs=output, shapes=shapes, dtypes=dtypes
+    )
+
+
 HANDLERS: Mapping[str, tuple[Handler, list[Any]]] = {
     "Erfc": (erfc, []),
     "Expm1": (expm1, []),
     "Log1p": (log1p, []),
+    "Conv3D": (conv3d, []),
+    "ResizeBilinear": (resize, []),
+    "ResizeNearestNeighbor": (resize, []),
 }
 """By TensorFlow operation, as tf2onnx's `custom_op_handlers` takes them."""
 

@@ -120,6 +120,7 @@ def verify(
     *,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
+    weights: str | os.PathLike[str] | None = None,
     unsafe: bool = False,
 ) -> VerificationReport:
     """Compare a file that layertap exported with the Keras model it was made from.
@@ -129,6 +130,7 @@ def verify(
         model: a `keras.Model`, or what `layertap export` takes.
         tolerance: largest scaled error that passes.
         samples: images to verify on beside the seeded batches.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`.
         unsafe: load files that hold Python code (Lambda layers).
 
     Returns:
@@ -145,7 +147,7 @@ def verify(
             "`layertap export` writes files that have one."
         )
     if isinstance(model, (str, os.PathLike)):
-        model = load_model(model, unsafe=unsafe)
+        model = load_model(model, weights=weights, unsafe=unsafe)
     _check_same_inputs(model, card, os.fspath(path))
     return verify_file(Path(path), model, card, tolerance=tolerance, samples=samples)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 Shape = tuple["int | None", ...]
 """A tensor's shape in Keras axis order, batch first; `None` is a free dimension."""
@@ -37,6 +39,8 @@ class Layer:
     """Names of the layers whose outputs go in."""
     tensor: str | None
     """The ONNX tensor that carries the activations; `None` when the export left this layer out."""
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    """What a newer layertap's card says of the layer beside that."""
 
     @property
     def exposed(self) -> bool:

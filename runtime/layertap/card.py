@@ -8,9 +8,9 @@ has a newer major number is refused, one with a newer minor number is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeAlias, TypeVar
 
 from ._layer import Layer, Shape
 from .errors import CardVersionError, ModelFileError
@@ -151,27 +151,17 @@ class Card:
         """
         try:
             data = json.loads(text)
-            version = str(data["format"])
-            major = int(version.split(".")[0])
-        except (ValueError, TypeError, KeyError) as exc:
+            major, version = _major(data)
+            if major <= MAJOR:
+                return _read_card(data)
+        except (ValueError, RecursionError) as exc:
             raise ModelFileError(
-                f"{where} has a damaged layertap card ({_reason(exc)}). Export the model again."
+                f"{where} has a damaged layertap card ({exc}). Export the model again."
             ) from exc
-        if major > MAJOR:
-            raise CardVersionError(
-                f"{where} has a layertap card of format {version}; this layertap reads format "
-                f"{MAJOR}. Upgrade with `pip install -U layertap`."
-            )
-        try:
-            return _read_card(data)
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise ModelFileError(
-                f"{where} has a damaged layertap card ({_reason(exc)}). Export the model again."
-            ) from exc
-
-
-def _reason(exc: Exception) -> str:
-    return f"no key {exc.args[0]!r}" if isinstance(exc, KeyError) else str(exc)
+        raise CardVersionError(
+            f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
+            "Upgrade with `pip install -U layertap`."
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -185,7 +175,7 @@ def _plain(value: Any) -> Any:
         # A layer that is not exposed says so; other empty fields are left out.
         if isinstance(value, Layer) and value.tensor is None:
             known["tensor"] = None
-        return {**_plain(getattr(value, "extra", {})), **known}
+        return {**_plain(value.extra), **known}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -193,43 +183,120 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _major(data: object) -> tuple[int, str]:
+    """The major number of the format, and the whole of it."""
+    version = str(data.get("format")) if isinstance(data, dict) else ""
+    major = version.partition(".")[0]
+    if not major.isdecimal():
+        raise ValueError(f"it starts with {_short(data)}, and names no format")
+    return int(major), version
+
+
 T = TypeVar("T")
+Reader: TypeAlias = Callable[[Any], Any]
 
 
-def _read(cls: type[T], data: Mapping[str, Any], **parsed: Any) -> T:
-    """Make `cls` from a JSON object: `parsed` fields as given, lists as tuples, the rest as is."""
-    names = {item.name for item in fields(cls)} - {"extra"}  # type: ignore[arg-type]
-    values = {key: _frozen(item) for key, item in data.items() if key in names}
-    extra = {key: item for key, item in data.items() if key not in names}
-    if cls is not Layer:
-        values["extra"] = extra
-    return cls(**{**values, **parsed})
+def _read(cls: type[T], data: object, **nested: Reader) -> T:
+    """Make `cls` from a JSON object; `nested` reads the fields that hold further objects."""
+    what = cls.__name__
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} is {_short(data)}, not an object")
+    known = {item.name: item for item in fields(cls) if item.name != "extra"}  # type: ignore[arg-type]
+    values: dict[str, Any] = {"extra": {k: v for k, v in data.items() if k not in known}}
+    for name, item in known.items():
+        if name not in data:
+            if item.default is MISSING:
+                raise ValueError(f"{what} has no {name!r}")
+        elif name in nested:
+            values[name] = nested[name](data[name])
+        else:
+            values[name] = _frozen(data[name])
+            kind, fits = _KINDS[str(item.type)]
+            if not fits(values[name]):
+                raise ValueError(f"{what} has {_short(data[name])} as {name!r}, not {kind}")
+    return cls(**values)
+
+
+def _many(cls: type[T], **nested: Reader) -> Reader:
+    def read(data: object) -> tuple[T, ...]:
+        if not isinstance(data, list):
+            raise ValueError(f"{cls.__name__}s are {_short(data)}, not a list")
+        return tuple(_read(cls, item, **nested) for item in data)
+
+    return read
+
+
+def _by_name(cls: type[T]) -> Reader:
+    def read(data: object) -> dict[str, T]:
+        if not isinstance(data, dict):
+            raise ValueError(f"{cls.__name__}s are {_short(data)}, not an object")
+        return {name: _read(cls, item) for name, item in data.items()}
+
+    return read
+
+
+def _optional(cls: type[T], **nested: Reader) -> Reader:
+    return lambda data: None if data is None else _read(cls, data, **nested)
+
+
+def _read_card(data: object) -> Card:
+    return _read(
+        Card,
+        data,
+        source=lambda source: _read(Source, source),
+        inputs=_many(TensorInfo),
+        outputs=_many(TensorInfo),
+        layers=_many(Layer),
+        verification=_optional(Verification, layers=_by_name(LayerCheck)),
+        golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
+    )
 
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def _read_card(data: Mapping[str, Any]) -> Card:
-    verification, golden = data.get("verification"), data.get("golden")
-    return _read(
-        Card,
-        data,
-        source=_read(Source, data["source"]),
-        inputs=tuple(_read(TensorInfo, item) for item in data["inputs"]),
-        outputs=tuple(_read(TensorInfo, item) for item in data["outputs"]),
-        layers=tuple(_read(Layer, item) for item in data["layers"]),
-        verification=verification
-        and _read(
-            Verification,
-            verification,
-            layers={k: _read(LayerCheck, v) for k, v in verification["layers"].items()},
-        ),
-        golden=golden
-        and _read(
-            Golden,
-            golden,
-            inputs=tuple(_read(GoldenInput, item) for item in golden["inputs"]),
-            layers={k: _read(GoldenLayer, v) for k, v in golden["layers"].items()},
-        ),
-    )
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_size(value: Any) -> bool:
+    return value is None or (_is_count(value) and value >= 0)
+
+
+def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, tuple) and all(map(fits, value))
+
+
+_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "str": ("a string", _is_text),
+    "str | None": ("a string or null", lambda value: value is None or _is_text(value)),
+    "int": ("a whole number", _is_count),
+    "float": ("a number", _is_number),
+    "Shape": ("a list of sizes", _all(_is_size)),
+    "tuple[int, ...]": ("a list of whole numbers", _all(_is_count)),
+    "tuple[float, ...]": ("a list of numbers", _all(_is_number)),
+    "tuple[str, ...]": ("a list of strings", _all(_is_text)),
+    "tuple[str, ...] | None": (
+        "a list of strings or null",
+        lambda value: value is None or _all(_is_text)(value),
+    ),
+    "Mapping[str, Any] | None": (
+        "an object or null",
+        lambda value: value is None or isinstance(value, dict),
+    ),
+}
+"""What a field of this annotation takes, in words and as a test."""
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,49 @@
+"""Small Keras models for the tests of the exporter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def keras() -> Any:
+    """Keras on TensorFlow, or a skip where the export extra is not installed."""
+    pytest.importorskip("tf2onnx", reason="needs the export extra")
+    import layertap_export
+
+    assert layertap_export.export  # imports TensorFlow with the settings of the exporter
+    import keras
+
+    return keras
+
+
+@pytest.fixture(scope="session")
+def small(keras: Any) -> Any:
+    """A Functional CNN with a residual, seeded; 7 x 9 images of 3 channels."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((7, 9, 3), name="image")
+    x = layers.Conv2D(8, 3, padding="same", name="conv")(image)
+    y = layers.BatchNormalization(name="bn")(x)
+    y = layers.ReLU(name="relu")(y)
+    y = layers.Add(name="add")([x, y])
+    y = layers.Dropout(0.5, name="drop")(y)
+    y = layers.MaxPooling2D(name="pool")(y)
+    y = layers.GlobalAveragePooling2D(name="gap")(y)
+    model = keras.Model(image, layers.Dense(3, "softmax", name="dense")(y), name="small")
+    bn = model.get_layer("bn")
+    bn.set_weights([w + 0.1 * (i + 1) for i, w in enumerate(bn.get_weights())])
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_file(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small`, exported. Tests must not write to it."""
+    import layertap_export
+
+    path = tmp_path_factory.mktemp("small") / "small.onnx"
+    layertap_export.export(small, path)
+    return path

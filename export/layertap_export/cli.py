@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from layertap.cli import Command
+from layertap.cli import OK, PARTLY_FAILED, Command
 
 TOLERANCE = 1e-4
 
@@ -74,24 +74,28 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    from . import export
+    from . import VerificationError, export
 
-    report = export(
-        args.model,
-        args.output,
-        layers=args.layers or "all",
-        type=args.type,
-        preprocess=args.preprocess,
-        labels=args.labels,
-        opset=args.opset,
-        tolerance=args.tolerance,
-        samples=args.sample,
-        weights=args.weights,
-        unsafe=args.unsafe,
-        progress=_progress,
-    )
+    try:
+        report = export(
+            args.model,
+            args.output,
+            layers=args.layers or "all",
+            type=args.type,
+            preprocess=args.preprocess,
+            labels=args.labels,
+            opset=args.opset,
+            tolerance=args.tolerance,
+            samples=args.sample,
+            weights=args.weights,
+            unsafe=args.unsafe,
+            progress=_progress,
+        )
+    except VerificationError as exc:
+        print(f"layertap: {exc}", file=sys.stderr)
+        return PARTLY_FAILED
     print(report)
-    return 0
+    return OK
 
 
 def _run_verify(args: argparse.Namespace) -> int:
@@ -107,9 +111,9 @@ def _run_verify(args: argparse.Namespace) -> int:
     )
     if report:
         print(report)
-        return 0
-    print(report, file=sys.stderr)
-    return 1
+        return OK
+    print(f"layertap: {report}", file=sys.stderr)
+    return PARTLY_FAILED
 
 
 def _progress(stage: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 @pytest.fixture(scope="session")
 def keras() -> Any:
     """Keras on TensorFlow, or a skip where the export extra is not installed."""
-    pytest.importorskip("tf2onnx", reason="needs the export extra")
+    if find_spec("tf2onnx") is None:
+        pytest.skip("needs the export extra")
     import layertap_export
 
     assert layertap_export.export  # imports TensorFlow with the settings of the exporter
@@ -34,8 +36,9 @@ def small(keras: Any) -> Any:
     y = layers.MaxPooling2D(name="pool")(y)
     y = layers.GlobalAveragePooling2D(name="gap")(y)
     model = keras.Model(image, layers.Dense(3, "softmax", name="dense")(y), name="small")
-    bn = model.get_layer("bn")
-    bn.set_weights([w + 0.1 * (i + 1) for i, w in enumerate(bn.get_weights())])
+    for name in ("conv", "bn", "dense"):  # neither biases nor statistics shall be the identity
+        layer = model.get_layer(name)
+        layer.set_weights([w + 0.1 * (i + 1) for i, w in enumerate(layer.get_weights())])
     return model
 
 

@@ -38,9 +38,7 @@ def laid_out(
     return made, ChannelsFirst(made, shapes).run()
 
 
-def run_plainly(
-    model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str, Any]
-) -> list[Any]:
+def run_plainly(model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str, Any]) -> list[Any]:
     """The values of `tensors`, with onnxruntime's own optimisers off: they have bugs too."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
@@ -252,7 +250,9 @@ class RandomGraph:
         self.emit("Not", [name], "bool", self.shape(name))
 
     def cast(self) -> None:
-        source, target = self.one_of([("float32", "int64"), ("int64", "float32"), ("bool", "float32")])
+        source, target = self.one_of(
+            [("float32", "int64"), ("int64", "float32"), ("bool", "float32")]
+        )
         name = self.pick(source)
         self.emit("Cast", [name], target, self.shape(name), to=DTYPES[target])
 
@@ -467,7 +467,8 @@ class RandomGraph:
 STEPS = [
     method
     for name, method in vars(RandomGraph).items()
-    if name in "unary binary variadic p_relu where logical cast clip concat split softmax pad slice "
+    if name
+    in "unary binary variadic p_relu where logical cast clip concat split softmax pad slice "
     "reduce arg_max squeeze unsqueeze take_shape reshape opaque of_constants condition".split()
 ]
 
@@ -496,7 +497,10 @@ def random_graphs(
     model = tiny.model(
         graph.nodes,
         [
-            tiny.value(name, graph.shape(name) if ignorance == "nothing" else (None,) * len(graph.shape(name)))
+            tiny.value(
+                name,
+                graph.shape(name) if ignorance == "nothing" else (None,) * len(graph.shape(name)),
+            )
             for name in graph.inputs
         ],
         [tiny.value(name, None, DTYPES[graph.kinds[name][0]]) for name in outputs],

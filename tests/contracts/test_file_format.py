@@ -1,0 +1,287 @@
+"""docs/file-format.md says what the code does: its tables, its example, and its programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+import layertap
+from layertap import card as schema
+from layertap import golden, images, preprocessing
+from layertap._layer import Layer
+from layertap.card import MAJOR, MINOR, Card
+
+PAGE = (Path(__file__).parents[2] / "docs" / "file-format.md").read_text(encoding="utf-8")
+
+TABLES = {
+    "Keys of the card": schema.Card,
+    "Keys of `source`": schema.Source,
+    "Keys of each of `inputs` and `outputs`": schema.TensorInfo,
+    "Keys of each of `layers`": Layer,
+    "Keys of `verification`": schema.Verification,
+    "Keys of each of `verification.layers`": schema.LayerCheck,
+    "Keys of `golden`": schema.Golden,
+    "Keys of each of `golden.inputs`": schema.GoldenInput,
+    "Keys of each of `golden.layers`": schema.GoldenLayer,
+}
+
+NODE = shutil.which("node")
+
+
+def section(heading: str) -> str:
+    """What stands under a heading, up to the next one."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    assert found, heading
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables in `text`, without their heads."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rules = [i for i, row in enumerate(cells) if set("".join(row)) == {"-"}]
+    return [row for i, row in enumerate(cells) if i not in rules and i + 1 not in rules]
+
+
+def quoted(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+
+
+def as_value(text: str) -> Any:
+    """`null`, `"nearest"` or a number, as the tables write them."""
+    return {"null": None, "false": False}.get(text, text)
+
+
+# --- The tables ---------------------------------------------------------------------------------
+
+
+def test_every_class_of_the_schema_has_a_table() -> None:
+    classes = {
+        kind
+        for kind in vars(schema).values()
+        if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__")
+    }
+    assert set(TABLES.values()) == classes
+
+
+@pytest.mark.parametrize(("heading", "kind"), TABLES.items(), ids=TABLES)
+def test_a_table_has_every_key_in_order_and_says_which_are_optional(
+    heading: str, kind: type
+) -> None:
+    known = [item for item in fields(kind) if item.name != "extra"]
+    table = rows(section(heading))
+    # `format` stands last in the class because it has a default.
+    names = [item.name for item in known if item.name != "format"]
+    assert [quoted(row[0])[0] for row in table if row[0] != "`format`"] == names
+    assert ("`format`" in [row[0] for row in table]) == ("format" in [item.name for item in known])
+    optional = [item.name for item in known if item.default is None]
+    assert [quoted(row[0])[0] for row in table if row[1].endswith("optional")] == optional
+
+
+def test_the_version_is_the_one_that_is_written() -> None:
+    assert f"This is format {MAJOR}.{MINOR}." in PAGE
+
+
+def test_the_recipe_has_every_key_and_every_choice() -> None:
+    recipe, scalings = PAGE[PAGE.index("## The preprocessing recipe") :].split("It is carried out")
+    table = rows(recipe)
+    assert [quoted(row[0])[0] for row in table] == [
+        item.name for item in fields(preprocessing.Preprocessing)
+    ]
+    assert [as_value(quoted(row[3])[0]) for row in table] == [
+        item.default for item in fields(preprocessing.Preprocessing)
+    ]
+    meanings = {quoted(row[0])[0]: quoted(row[2]) for row in table}
+    for key in ("ColorMode", "Interpolation", "Depth"):
+        name = re.sub(r"(?<!^)([A-Z])", r"_\1", key).lower()
+        assert meanings[name] == list(get_args(getattr(images, key)))
+
+    modes = {quoted(row[0])[0]: row for row in rows(scalings)}
+    assert set(modes) == set(preprocessing._SCALINGS)
+    for mode, kind in preprocessing._SCALINGS.items():
+        keys = [item for item in fields(kind) if item.name != "mode"]
+        assert quoted(modes[mode][1]) == [item.name for item in keys]
+        for item in keys:
+            default = re.search(rf"`{item.name}` \(([^ ]+) if left out\)", modes[mode][1])
+            assert (float(default[1]) if default else MISSING) == item.default
+
+
+# --- The example --------------------------------------------------------------------------------
+
+
+def test_the_example_is_a_card_and_has_every_key() -> None:
+    (text,) = blocks("json")
+    card = Card.from_json(text)
+    assert json.loads(card.to_json()) == json.loads(text)
+    assert card.layers[1].name == "conv5_block16_concat"
+    assert card.preprocessing is not None
+    recipe = preprocessing.Preprocessing.from_dict(card.preprocessing)
+    assert recipe.to_dict() == card.preprocessing
+    for heading in TABLES:
+        for row in rows(section(heading)):
+            assert f'"{quoted(row[0])[0]}"' in text
+
+
+@pytest.mark.tensorflow
+def test_the_example_is_an_excerpt_of_the_real_card(chest_file: Path) -> None:
+    """But for what differs with versions and machines, in its last digits."""
+    real = json.loads(str(layertap.open(chest_file).card.to_json()))  # type: ignore[union-attr]
+    shown = json.loads(blocks("json")[0])
+    for key in ("format", "inputs", "outputs", "preprocessing", "labels"):
+        assert shown[key] == real[key]
+    assert shown.keys() == real.keys()
+    for layer in shown["layers"]:
+        assert layer in real["layers"]
+    for key in ("source", "verification", "golden"):
+        assert shown[key].keys() == real[key].keys()
+    assert shown["golden"]["inputs"] == real["golden"]["inputs"]
+    for name, expected in shown["golden"]["layers"].items():
+        found = real["golden"]["layers"][name]
+        for key in ("shape", "norm", "scale", "values"):
+            np.testing.assert_allclose(expected[key], found[key], atol=1e-4 * found["scale"])
+    for name, check in shown["verification"]["layers"].items():
+        assert check.keys() == real["verification"]["layers"][name].keys()
+
+
+# --- The golden sample --------------------------------------------------------------------------
+
+
+def test_the_table_of_seeded_numbers() -> None:
+    table = rows(section("The golden sample"))
+    assert len(table) == 3
+    for row in table:
+        seed, low, high, *expected = map(float, row)
+        assert golden.uniform((2, 2), low, high, int(seed)).ravel().tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def programs() -> list[str]:
+    """The Python blocks: one reads the card, one checks the golden sample."""
+    found = blocks("python")
+    assert len(found) == 2
+    return found
+
+
+def test_the_python_generator_is_the_real_one(programs: list[str]) -> None:
+    start = programs[1].partition("golden = card")[0]
+    names: dict[str, Any] = {}
+    exec(start, names)
+    made = names["golden_input"]((2, 3, 5), -3.0, 2.0, 7)
+    np.testing.assert_array_equal(made, golden.uniform((2, 3, 5), -3.0, 2.0, 7))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 7, 100, 102400])
+def test_the_formula_of_the_places(size: int) -> None:
+    assert "`floor(k * (size - 1) / (n - 1))`" in PAGE
+    places = golden.places(size, 5).tolist()
+    n = len(places)
+    assert n == min(size, 5)
+    assert places == [math.floor(k * (size - 1) / (n - 1)) if n > 1 else 0 for k in range(n)]
+
+
+@pytest.mark.tensorflow
+def test_the_python_reader_checks_the_chest_model(
+    programs: list[str], chest_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With onnxruntime and numpy alone; on three layers, because each takes a whole run."""
+    monkeypatch.chdir(chest_file.parent)
+    names: dict[str, Any] = {}
+    exec(programs[0], names)
+    card = names["card"]
+    assert card["format"] == f"{MAJOR}.{MINOR}"
+    layers = ("conv1_relu", "conv5_block16_concat", "dense")
+    card["golden"]["layers"] = {name: card["golden"]["layers"][name] for name in layers}
+    exec(programs[1], names)
+    assert tuple(names["errors"]) == layers
+    assert max(names["errors"].values()) < 1e-4
+
+
+# --- The graph ----------------------------------------------------------------------------------
+
+
+@pytest.mark.tensorflow
+def test_the_graph_is_as_described(chest_file: Path) -> None:
+    import onnx
+
+    model = onnx.load(chest_file)
+    assert (model.producer_name, model.ir_version) == ("layertap", 8)
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
+    for value in [*model.graph.input, *model.graph.output]:
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+    card = layertap.open(chest_file).card
+    assert card is not None
+    names = [value.name for value in model.graph.output]
+    own = [info.name for info in card.outputs]
+    inputs = {info.name for info in card.inputs}
+    rest = [x.tensor for x in card.layers if x.tensor and x.tensor not in {*own, *inputs}]
+    assert names == own + rest
+
+
+@pytest.mark.parametrize(
+    ("from_size", "to_size"),
+    [(1024, 320), (320, 1024), (512, 320), (7, 3), (3, 7), (2001, 320), (640, 320)],
+)
+def test_the_rule_for_nearest(from_size: int, to_size: int) -> None:
+    ramp = (np.arange(from_size) % 251).astype(np.uint8)
+    read = images.load_image(ramp[np.newaxis], size=(1, to_size), color_mode="grayscale")
+    step = from_size / to_size
+    p, expected = step / 2, []
+    for _ in range(to_size):
+        expected.append(int(ramp[math.floor(p)]))
+        p += step
+    assert read[0, :, 0].tolist() == expected
+
+
+def test_the_rule_for_grey() -> None:
+    assert "`(19595 R + 38470 G + 7471 B + 32768) >> 16`" in PAGE
+    colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    expected = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
+    read = images.load_image(colours, color_mode="grayscale")
+    np.testing.assert_array_equal(read[:, :, 0], expected)
+
+
+# --- JavaScript ---------------------------------------------------------------------------------
+
+
+def javascript(program: str, *arguments: str) -> Any:
+    """What a program in Node.js, that has the page's functions, prints as JSON."""
+    source = "\n".join([*blocks("js"), program])
+    command = [str(NODE), "--eval", source, "--", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node.js")
+def test_the_javascript_reader_finds_the_card(
+    tiny_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    read = "console.log(JSON.stringify(readCard(require('fs').readFileSync(process.argv[1]))))"
+    file = tiny_file("image_classifier")
+    card = layertap.open(file).card
+    assert card is not None
+    assert javascript(read, str(file)) == json.loads(card.to_json())
+    without = tmp_path / "without.onnx"
+    without.write_bytes(file.read_bytes().replace(b"layertap", b"somebody"))
+    assert javascript(read, str(without)) is None
+
+
+@pytest.mark.skipif(NODE is None, reason="needs Node.js")
+def test_the_javascript_generator_is_the_real_one() -> None:
+    made = javascript("console.log(JSON.stringify(Array.from(goldenInput(1000, -3, 2, 7))))")
+    expected = golden.seeded((1000,), "float32", -3.0, 2.0, 7)
+    np.testing.assert_array_equal(np.array(made, np.float32), expected)

@@ -399,17 +399,27 @@ class ChannelsFirst:
         return True
 
     def _visit_pad(self, node: onnx.NodeProto) -> bool:
-        view, pads = self._view(node.input[0]), self._constant(node.input[1])
-        some_axes = len(node.input) > 3 and bool(node.input[3])
-        if pads is None or some_axes:
+        view = self._view(node.input[0])
+        if len(node.input) > 3 and node.input[3]:  # of some axes only
             return False
-        before, after = np.split(pads, 2)
-        inverse = list(_inverse(view.perm))
-        moved = np.concatenate([before[inverse], after[inverse]])
+        rank, inverse = len(view.perm), _inverse(view.perm)
+        pads = self._reordered(node.input[1], [*inverse, *(rank + axis for axis in inverse)])
         rest = [self._materialise(name) for name in node.input[2:]]
-        sizes = self._new_constant(moved, node.input[1])
-        self._emit_view(node, [view.source, sizes, *rest], view.perm)
+        self._emit_view(node, [view.source, pads, *rest], view.perm)
         return True
+
+    def _reordered(self, name: str, order: Sequence[int]) -> str:
+        """The elements of a vector, such as a shape, in another order."""
+        value = self._constant(name)
+        if value is not None:
+            return self._new_constant(value[list(order)], name)
+        places = self._new_constant(np.array(order, np.int64), name)
+        key = ("reordered", name, tuple(order))
+        if key not in self._made:
+            self._made[key] = self._fresh(name)
+            inputs = [self._materialise(name), places]
+            self.nodes.append(helper.make_node("Gather", inputs, [self._made[key]], axis=0))
+        return self._made[key]
 
     def _visit_slice(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from layertap.card import TensorInfo
+from layertap.errors import LayertapError
 
 from .errors import ExportError
 from .recording import Recorder, functional_of, named_leaves
@@ -33,7 +35,7 @@ def trace(model: Any) -> Trace:
     """Trace a built Keras model in inference mode.
 
     Raises:
-        ExportError: the model has no inputs yet (it was never built).
+        ExportError: the model has no inputs yet (it was never built), or Keras cannot call it.
     """
     inputs = model_inputs(model)
     specs = [
@@ -61,10 +63,20 @@ def trace(model: Any) -> Trace:
         # A tensor that is there twice must come back twice.
         return [tf.identity(tensor) for tensor in [*(t for _, t in returned), *symbols]]
 
-    with _inlined_functions():
-        function = tf.function(call, input_signature=specs, autograph=False)
-        concrete = function.get_concrete_function()
+    function = tf.function(call, input_signature=specs, autograph=False)
+    try:
+        with _inlined_functions():
+            concrete = function.get_concrete_function()
+    except LayertapError:
+        raise
+    except Exception as exc:
+        raise ExportError(f"Keras cannot trace the model {model.name!r}: {_words(exc)}") from exc
     return Trace(inputs, *seen[-1], concrete)
+
+
+def _words(error: Exception) -> str:
+    """Keras's message in one line, without what colours it on a terminal."""
+    return " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
 
 
 def model_inputs(model: Any) -> tuple[TensorInfo, ...]:

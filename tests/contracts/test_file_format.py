@@ -168,6 +168,17 @@ def test_the_table_of_seeded_numbers() -> None:
         assert golden.uniform((2, 2), low, high, int(seed)).ravel().tolist() == expected
 
 
+def test_the_formula_is_the_one_of_the_programs() -> None:
+    formula = re.search(r"^    z = .*?^$", PAGE, re.DOTALL | re.MULTILINE)
+    assert formula
+    constants = [
+        re.findall(r"0x[0-9A-F]{16}|(?<=>> )\d+", text)
+        for text in (formula[0], blocks("python")[1], blocks("js")[1])
+    ]
+    assert len(constants[0]) == 7
+    assert constants[0] == constants[1] == constants[2]
+
+
 @pytest.fixture(scope="module")
 def programs() -> list[str]:
     """The Python blocks: one reads the card, one checks the golden sample."""

@@ -318,7 +318,11 @@ class RandomGraph:
         for axis, one, other in zip(axes, before, after, strict=True):
             sizes[axis] += one + other
         mode = self.one_of([{}, {"mode": "edge"}])
-        self.emit("Pad", [name, self.weight([*before, *after]), *extra], "float32", sizes, **mode)
+        pads = self.weight([*before, *after])
+        if self.draw(st.integers(0, 3)) == 0:  # known only at run time
+            zero = self.emit("Cast", [self.computed_zero()], "int64", (), to=DTYPES["int64"])
+            pads = self.emit("Add", [pads, zero], "int64", self.shape(pads))
+        self.emit("Pad", [name, pads, *extra], "float32", sizes, **mode)
 
     def slice(self) -> None:
         name = self.pick()

@@ -19,8 +19,8 @@ START_UP = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|To enab
 def prepared() -> Iterator[None]:
     """Settings under which TensorFlow may be imported in this block.
 
-    Its start-up notes are silenced unless the user set `TF_CPP_MIN_LOG_LEVEL`, and Keras is told to
-    run on TensorFlow, which is what tf2onnx reads.
+    Its start-up notes are silenced unless the user set `TF_CPP_MIN_LOG_LEVEL` to 0 or 1, and Keras
+    is told to run on TensorFlow, which is what tf2onnx reads.
 
     Raises:
         DependencyError: TensorFlow, Keras, tf2onnx or onnx is missing, or Keras is set to another
@@ -33,10 +33,11 @@ def prepared() -> Iterator[None]:
             "another backend load there too."
         )
     try:
-        if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+        # Level 2: warnings off, errors on.
+        wordy = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") < "2"
+        if wordy or "tensorflow" in sys.modules:
             yield
         else:
-            os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # warnings off, errors on
             with _without_start_up_notes():
                 yield
     except ImportError as exc:

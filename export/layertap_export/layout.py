@@ -291,6 +291,7 @@ class ChannelsFirst:
         if not perm:  # a tensor of unknown rank is turned around
             return False
         known = view.perm or tuple(range(len(perm)))
+        self.shapes.setdefault(view.source, (None,) * len(perm))
         self._put_view(node.output[0], view.source, tuple(known[axis] for axis in perm))
         return True
 

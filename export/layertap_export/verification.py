@@ -16,7 +16,7 @@ from layertap._layer import Shape
 from layertap._session import import_onnxruntime
 from layertap._table import shape_text
 from layertap.card import Card, Golden, GoldenLayer, LayerCheck, Verification
-from layertap.errors import ModelFileError
+from layertap.errors import ModelFileError, UsageError
 from layertap.golden import places
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
@@ -185,7 +185,10 @@ def verify_file(
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
+        UsageError: the tolerance is no finite number from 0 up.
     """
+    if not 0 <= tolerance < np.inf:
+        raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
     session = _opened(path)
     wanted = [output.name for output in session.get_outputs()]
     totals: dict[str, LayerDifference] = {}

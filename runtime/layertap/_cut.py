@@ -5,6 +5,9 @@ fuse over a tensor that is an output. So the cut keeps only what is on the way t
 a Transpose or Identity at its end is peeled off: its source becomes the output, and numpy gives
 the axes' order as a view.
 
+The other end can be cut too: tensors that are given become inputs, and what makes them is left out.
+They are peeled in the same way, so what is fed is the source, with its axes turned back.
+
 What is kept is copied byte for byte; nothing but names and edges is looked at.
 """
 
@@ -15,14 +18,26 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from ._graph import ELEMENT_TYPES, External, Graph, TensorType, read_type, read_values
-from ._wire import Buffer, Span, encode, fields, header
+from ._graph import (
+    ELEMENT_TYPES,
+    External,
+    Graph,
+    Initializer,
+    Node,
+    TensorType,
+    read_type,
+    read_values,
+)
+from ._wire import Buffer, Span, encode, fields, find, header, text
 
 Perm: TypeAlias = "tuple[int, ...] | None"
 """A Transpose's order of axes; `None` reverses them."""
 
 Placed: TypeAlias = "External | bytes"
 """Where weights of another file are to be found: in a file, or here they are."""
+
+SMALL = 1024
+"""Bytes of weights from which on they may stay in the file: a reference takes some hundred."""
 
 
 class Leaf(NamedTuple):
@@ -33,6 +48,17 @@ class Leaf(NamedTuple):
     """The Transposes to apply, first to last; none at all for the source itself."""
 
 
+class Appended(NamedTuple):
+    """Nodes that are no part of the file, to be computed at the end of the cut."""
+
+    reads: str
+    """The tensor that they start from."""
+    writes: Mapping[str, tuple[TensorType, tuple[Perm, ...]]]
+    """New outputs: what is known of their type, and the Transposes to apply to the value."""
+    nodes: bytes
+    """Whole fields of the graph."""
+
+
 @dataclass(frozen=True, slots=True)
 class CutPlan:
     """What a request takes of a graph."""
@@ -40,62 +66,136 @@ class CutPlan:
     leaves: Mapping[str, Leaf]
     """By requested tensor, in the order asked."""
     outputs: Mapping[str, str]
-    """The cut's outputs: names in the cut by source. Fed inputs are not among the sources."""
+    """The cut's outputs: names in the cut by source. What is fed is not among the sources."""
     nodes: tuple[int, ...]
     """Positions of the nodes that stay."""
     initializers: tuple[str, ...]
     inputs: tuple[str, ...]
-    """Inputs that the cut reads."""
+    """The model's inputs that the cut reads."""
     fed: tuple[str, ...]
-    """Inputs that are themselves asked for: fetching one gives what was fed."""
+    """What is itself asked for, of that which is fed: fetching it gives what was fed."""
+    given: Mapping[str, Leaf]
+    """How the tensors that were given are made from those that are fed, by tensor."""
+    starts: tuple[str, ...]
+    """Sources of given tensors that the cut reads, other than the model's inputs."""
+    appended: tuple[Appended, ...]
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Every input that must be given."""
-        return tuple(dict.fromkeys((*self.inputs, *self.fed)))
+        """Every input of the model that must be fed."""
+        sources = {leaf.source for leaf in self.given.values()}
+        fed = (name for name in self.fed if name not in sources)
+        return tuple(dict.fromkeys((*self.inputs, *fed)))
+
+    @property
+    def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Equal for plans that lead to the same cut."""
+        return tuple(self.outputs), self.starts
 
 
-def plan(graph: Graph, tensors: Iterable[str]) -> CutPlan:
+def plan(
+    graph: Graph,
+    tensors: Iterable[str],
+    given: Iterable[str] = (),
+    appended: Sequence[Appended] = (),
+) -> CutPlan:
     """Decide what stays of `graph` for `tensors`.
 
     The same sources give the same plan, and so the same cut, in whatever order they are asked.
 
+    Args:
+        given: tensors that need not be computed; the walk back from `tensors` ends at them.
+        appended: what is to be computed on top. Its outputs count among the leaves.
+
     Raises:
         KeyError: the graph has no such tensor.
     """
-    makers = {name: at for at, node in enumerate(graph.nodes) for name in node.writes}
+    makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
     leaves = {name: _peel(graph, makers, known, name) for name in tensors}
+    starts = {name: _peel(graph, makers, known, name) for name in given}
+    fed = graph.inputs.keys() | {leaf.source for leaf in starts.values()}
     sources = sorted({leaf.source for leaf in leaves.values()})
-    fed = tuple(name for name in sources if name in graph.inputs)
-    constants = [name for name in sources if name in graph.initializers]
+    constants = {name for name in sources if name in graph.initializers and name not in fed}
 
     nodes: set[int] = set()
-    inputs: set[str] = set()
+    reads: set[str] = set()
     weights: set[str] = set(constants)
-    open_ends = [name for name in sources if name not in graph.inputs]
+    open_ends = [name for name in sources if name not in fed]
+    open_ends += [extra.reads for extra in appended]
     while open_ends:
         name = open_ends.pop()
-        if name in graph.inputs:
-            inputs.add(name)
+        if name in fed:
+            reads.add(name)
         elif name in graph.initializers:
             weights.add(name)
         elif name in makers and makers[name] not in nodes:
             nodes.add(makers[name])
             open_ends.extend(graph.nodes[makers[name]].reads)
 
+    outputs = {
+        name: _copy_name(name, known) if name in constants else name
+        for name in sources
+        if name not in fed
+    }
+    for extra in appended:
+        leaves |= {name: Leaf(name, perms) for name, (_, perms) in extra.writes.items()}
+        outputs |= {name: name for name in extra.writes}
     return CutPlan(
         leaves=leaves,
-        outputs={
-            name: _copy_name(name, known) if name in constants else name
-            for name in sources
-            if name not in graph.inputs
-        },
+        outputs={name: outputs[name] for name in sorted(outputs)},
         nodes=tuple(sorted(nodes)),
         initializers=tuple(name for name in graph.initializers if name in weights),
-        inputs=tuple(name for name in graph.inputs if name in inputs),
-        fed=fed,
+        inputs=tuple(name for name in graph.inputs if name in reads),
+        fed=tuple(name for name in sources if name in fed),
+        given=starts,
+        starts=tuple(sorted(reads - graph.inputs.keys())),
+        appended=tuple(sorted(appended, key=lambda extra: sorted(extra.writes))),
     )
+
+
+def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
+    """How each tensor is made by nothing but Transposes and Identities.
+
+    Raises:
+        KeyError: the graph has no such tensor.
+    """
+    makers = _makers(graph)
+    known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
+    return {name: _peel(graph, makers, known, name) for name in tensors}
+
+
+def dependents(graph: Graph, tensors: Iterable[str]) -> set[int]:
+    """Positions of the nodes that depend on any of `tensors`."""
+    readers: dict[str, list[int]] = {}
+    for at, node in enumerate(graph.nodes):
+        for name in node.reads:
+            readers.setdefault(name, []).append(at)
+    found: set[int] = set()
+    open_ends = list(tensors)
+    while open_ends:
+        for at in readers.get(open_ends.pop(), ()):
+            if at not in found:
+                found.add(at)
+                open_ends.extend(graph.nodes[at].writes)
+    return found
+
+
+def border(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
+    """What a plan computes before `tensors` come in, and needs beside them from there on.
+
+    With these and `tensors` given, the rest of the plan can be carried out.
+    """
+    later = dependents(graph, tensors)
+    earlier = {name for at in plan.nodes if at not in later for name in graph.nodes[at].writes}
+    earlier.update(plan.inputs)
+    wanted = {name for at in plan.nodes if at in later for name in graph.nodes[at].reads}
+    wanted |= plan.outputs.keys() | {extra.reads for extra in plan.appended}
+    return (wanted & earlier) - tensors
+
+
+def _makers(graph: Graph) -> dict[str, int]:
+    return {name: at for at, node in enumerate(graph.nodes) for name in node.writes}
 
 
 def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tensor: str) -> Leaf:
@@ -135,6 +235,8 @@ def write(
     graph: Graph,
     plan: CutPlan,
     place: Callable[[External], Placed] | None = None,
+    types: Mapping[str, TensorType] | None = None,
+    stay: Callable[[int, int], External | None] | None = None,
 ) -> bytes:
     """The bytes of the model that `plan` describes.
 
@@ -142,20 +244,34 @@ def write(
         buffer: the file that `graph` is the index of.
         place: says, for weights that are kept in another file, where they are from now on; without
             it they stay where the file says.
+        types: of given tensors, by source, for where the file does not state them.
+        stay: gives a reference to weights that stand in `buffer` from one byte to another, if
+            there is one; without it they are copied.
     """
     # Memory views, so that weights are copied once: when the chunks are joined.
+    taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
     with memoryview(buffer) as view:
         body: list[bytes | memoryview] = [view[slice(*span)] for span in graph.title]
-        body += [view[slice(*graph.nodes[at].span)] for at in plan.nodes]
+        for at in plan.nodes:
+            node = graph.nodes[at]
+            if taken.isdisjoint(node.writes):
+                body.append(view[slice(*node.span)])
+            else:
+                body.append(_renamed(buffer, node, taken))
+        body += [extra.nodes for extra in plan.appended]
         body += [_identity(name, copy) for name, copy in plan.outputs.items() if name != copy]
         for name in plan.initializers:
             weights = graph.initializers[name]
+            raw = _raw_data(buffer, weights) if stay else None
             if weights.external and place:
                 body += _placed(buffer, weights.span, place(weights.external))
+            elif raw and stay and (reference := stay(*raw)):
+                body += _placed(buffer, weights.span, reference)
             else:
                 body.append(view[slice(*weights.span)])
         kept = {*plan.inputs, *plan.initializers}
         body += [_named(buffer, 11, span) for name, span in graph.listed.items() if name in kept]
+        body += _inputs(buffer, graph, plan, types or {})
         body += _outputs(buffer, graph, plan)
         model: list[bytes | memoryview] = [view[slice(*span)] for span in graph.head]
         model.append(header(7, sum(map(len, body))))
@@ -170,8 +286,31 @@ def _named(buffer: Buffer, number: int, span: Span) -> bytes:
     return encode(number, bytes(buffer[slice(*span)]))
 
 
+def _renamed(buffer: Buffer, node: Node, taken: AbstractSet[str]) -> bytes:
+    """A node that stays for the sake of its other outputs: those that are given get new names."""
+    ((_, _, _, start, end),) = fields(buffer, *node.span)
+    parts = []
+    for number, _, tag, at, stop in fields(buffer, start, end):
+        name = text(buffer, at, stop) if number == 2 else ""
+        parts.append(encode(2, f"layertap:{name}") if name in taken else bytes(buffer[tag:stop]))
+    return encode(1, b"".join(parts))
+
+
 def _identity(name: str, copy: str) -> bytes:
     return encode(1, encode(1, name) + encode(2, copy) + encode(4, "Identity"))
+
+
+def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
+    """Where the data of a constant are, if they stand there as they are and are worth referring to.
+
+    Whole numbers of 64 bits may be a shape, which onnxruntime wants to see when it infers others.
+    """
+    ((number, _, _, start, end),) = fields(buffer, *weights.span)
+    sparse = number != 5
+    if sparse or weights.external or weights.type.dtype in ("int64", "string"):
+        return None
+    raw = find(buffer, start, end, 9)
+    return raw if raw and raw[1] - raw[0] >= SMALL else None
 
 
 def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
@@ -180,7 +319,7 @@ def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
     kept = [
         bytes(buffer[tag:stop])
         for number, _, tag, _, stop in fields(buffer, start, end)
-        if number not in (13, 14)
+        if number not in (9, 13, 14)
     ]
     if isinstance(placed, External):
         entries = {"location": placed.location, "offset": str(placed.offset)}
@@ -193,15 +332,34 @@ def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
     return [header(5, sum(map(len, kept))), *kept]
 
 
+def _inputs(
+    buffer: Buffer, graph: Graph, plan: CutPlan, types: Mapping[str, TensorType]
+) -> Iterator[bytes]:
+    """The given tensors as inputs of the cut."""
+    if not plan.starts:
+        return
+    stated = read_values(buffer, graph)
+    telling = _telling(plan.given, stated)
+    for source in plan.starts:
+        if source in stated:
+            yield _named(buffer, 11, stated[source])
+        elif source in telling:
+            tensor = telling[source]
+            kind = read_type(buffer, stated[tensor])
+            yield encode(11, encode(1, source) + _type(kind, plan.given[tensor].perms))
+        else:
+            yield encode(11, encode(1, source) + _type(types.get(source, TensorType()), ()))
+
+
 def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:
     """The cut's outputs, with their types where the file states them."""
     stated = read_values(buffer, graph)
-    # Of the tensors made from one source any tells its type; which one must not hang on the order.
-    telling = {
-        plan.leaves[tensor].source: tensor for tensor in sorted(plan.leaves) if tensor in stated
-    }
+    telling = _telling(plan.leaves, stated)
+    new = {name: kind for extra in plan.appended for name, (kind, _) in extra.writes.items()}
     for source, name in plan.outputs.items():
-        if name != source:
+        if source in new:
+            yield encode(12, encode(1, name) + _type(new[source], ()))
+        elif name != source:
             yield encode(12, encode(1, name) + _type(graph.initializers[source].type, ()))
         elif source in stated:
             yield _named(buffer, 12, stated[source])
@@ -211,6 +369,12 @@ def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:
             yield encode(12, encode(1, name) + _type(kind, plan.leaves[tensor].perms))
         else:
             yield encode(12, encode(1, name))  # onnxruntime infers it
+
+
+def _telling(leaves: Mapping[str, Leaf], stated: Mapping[str, Span]) -> dict[str, str]:
+    """Of the tensors made from one source one whose type is stated, by source."""
+    # Any of them tells; which one must not hang on the order.
+    return {leaves[tensor].source: tensor for tensor in sorted(leaves) if tensor in stated}
 
 
 def _type(kind: TensorType, perms: Sequence[Perm]) -> bytes:

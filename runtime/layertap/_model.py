@@ -13,7 +13,7 @@ from ._cost import activation_costs
 from ._index import read_index
 from ._layer import Layer
 from ._select import Selector, is_single, only, select
-from ._session import Cache, Engine, Provider, Session, Settings, supports_external_weights
+from ._session import Cache, Engine, Provider, Session, Settings
 from ._source import BytesSource, FileSource
 from ._table import as_text, shape_text
 from ._wire import WireError
@@ -42,6 +42,8 @@ def open(  # noqa: A001 - the word that users know from every library that opens
     providers: Sequence[Provider] | None = None,
     session_options: Any = None,
     threads: int | None = None,
+    copy_weights: bool = False,
+    share_weights: bool = False,
 ) -> Model:
     """Open an ONNX file, exported by layertap or from elsewhere.
 
@@ -59,6 +61,17 @@ def open(  # noqa: A001 - the word that users know from every library that opens
             dot in their name (`{"session.disable_prepacking": "1"}`), set on top of layertap's.
         threads: how many threads one operation uses; by default the cores that this process may
             use.
+        copy_weights: copy weights into memory, however large the file. By default those of files
+            over 100 MB, and those that are in other files anyway, stay where they are: onnxruntime
+            (1.21 or newer) maps them, which takes a fraction of the time and memory. Then nobody
+            may write into such a file while the model lives: what is found out in time is an error,
+            but a file that is cut short in the midst of a run ends the process, as the operating
+            system has it. Replacing it (writing another, and renaming it) is safe, and all that
+            layertap itself does. With `copy_weights=True` what happens to the file does not matter.
+        share_weights: use weights as they stand in the file, without arranging them anew for the
+            processor: processes that open the same file share its pages in memory, and sessions
+            start in a fraction of the time. It works for files of any size, from onnxruntime 1.21
+            on. Values may differ in the last digit.
 
     Raises:
         ModelFileError: the file is missing, cannot be read, or is not an ONNX model.
@@ -67,8 +80,17 @@ def open(  # noqa: A001 - the word that users know from every library that opens
         DependencyError: onnxruntime is needed (for any device but `cpu`) and not installed.
         UsageError: settings that contradict each other.
     """
-    settings = Settings(device, providers, session_options, threads)
+    settings = Settings(
+        device,
+        providers,
+        session_options,
+        threads,
+        copy_weights=copy_weights,
+        share_weights=share_weights,
+    )
     if isinstance(source, (bytes, bytearray, memoryview)):
+        if share_weights:
+            raise UsageError("share_weights=True needs a file; bytes cannot be shared.")
         return Model(BytesSource(bytes(source)), settings)
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"a {type(source).__name__} cannot be opened. Give a path, or bytes.")
@@ -276,17 +298,12 @@ class Model:
 
     def _start(self, plan: _cut.CutPlan) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        locations = self._graph.locations
-        weights = self._source.place(locations) if locations else None
-        folder, place = None, None
-        if weights is not None:
-            if supports_external_weights():
-                folder, place = weights.folder, weights.refer
-            else:
-                place = weights.load
+        weights = self._source.place(self._graph.locations)
+        place = weights.refer if self._engine.maps_weights else weights.load
+        stay = weights.stay if self._engine.leaves_weights(self._source.size) else None
         with self._source.read() as buffer:
             try:
-                model = _cut.write(buffer, self._graph, plan, place)
+                model = _cut.write(buffer, self._graph, plan, place, stay=stay)
             except WireError as exc:  # in a part that the index passes over
                 raise ModelFileError(
                     f"{self._name} is damaged ({exc}). Copy or export it again."
@@ -297,7 +314,11 @@ class Model:
                 "weights, more than fits into one piece. From onnxruntime 1.21 on, weights stay "
                 "in their files: upgrade it."
             )
-        return self._engine.start(model, self._name, folder)
+        if not (weights.mapped or self._graph.locations):
+            return self._engine.start(model, self._name, None)
+        session = self._engine.start(model, self._name, weights.folder, weights.check)
+        with self._source.read():  # what onnxruntime has mapped is still the file that was cut
+            return session
 
 
 class Tap:

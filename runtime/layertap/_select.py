@@ -5,7 +5,8 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from numbers import Integral
+from typing import Any, TypeAlias
 
 from ._layer import Layer
 from .errors import LayerNotFoundError, UsageError, suggest
@@ -34,6 +35,7 @@ def select(
     Raises:
         LayerNotFoundError: a name, index, pattern or class that matches nothing, or a layer that
             the file does not expose.
+        UsageError: something that cannot choose a layer, a float for one.
     """
     exposed = [layer for layer in layers if layer.exposed]
     if what is None:
@@ -42,7 +44,7 @@ def select(
         found = [layer for one in _several(what) for layer in _matching(layers, exposed, one)]
         chosen = list({layer.name: layer for layer in found}.values())
     if type is not None:
-        chosen = _of_type(exposed, chosen, [type] if isinstance(type, str) else list(type))
+        chosen = _of_type(exposed, chosen, _class_names(type))
     return chosen
 
 
@@ -51,11 +53,14 @@ def only(layers: Sequence[Layer], what: str | int | Layer) -> Layer:
 
     Raises:
         LayerNotFoundError: there is none, or the file does not expose it.
+        UsageError: it is neither a name, an index nor a `Layer`.
     """
     if isinstance(what, Layer):
         what = what.name
-    if isinstance(what, int):
-        return _exposed(_at(layers, what))
+    if isinstance(what, Integral):  # numpy's too
+        return _exposed(_at(layers, int(what)))
+    if not isinstance(what, str):
+        raise _no_selector(what)
     return _exposed(_named(layers, what))
 
 
@@ -63,7 +68,7 @@ def is_single(layers: Sequence[Layer], what: object) -> bool:
     """Whether `what` asks for exactly one layer by its name or index, and not for a list."""
     if isinstance(what, str):
         return not _is_pattern(layers, what)
-    return isinstance(what, (int, Layer))
+    return isinstance(what, (Integral, Layer))
 
 
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
@@ -83,23 +88,49 @@ def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
     return text
 
 
-def _several(what: Selector | Iterable[Selector]) -> list[Selector]:
-    if isinstance(what, (str, int, slice, Layer)):
-        return [what]
-    return list(what)
+def _several(what: Any) -> list[Any]:
+    """What a list lists; what is none, alone."""
+    alone = isinstance(what, (str, bytes)) or not isinstance(what, Iterable)
+    return [what] if alone else list(what)
+
+
+def _no_selector(what: object) -> UsageError:
+    return UsageError(
+        f"a layer is chosen by its name, a pattern, an index or a slice, not by {what!r}."
+    )
+
+
+def _class_names(given: Any) -> list[str]:
+    names = _several(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError(f"a class is given by its name, as in type='Conv2D', not as {name!r}.")
+    return names
 
 
 def _matching(layers: Sequence[Layer], exposed: list[Layer], what: Selector) -> list[Layer]:
     if isinstance(what, slice):
-        found = [layer for layer in layers[what] if layer.exposed]
-        if not found:
-            raise LayerNotFoundError(
-                f"the slice {_slice_text(what)} takes none of the {len(layers)} layers."
-            )
-        return found
+        return _sliced(layers, what)
     if isinstance(what, str) and _is_pattern(layers, what):
         return _by_pattern(exposed, what)
     return [only(layers, what)]
+
+
+def _sliced(layers: Sequence[Layer], what: slice) -> list[Layer]:
+    try:
+        inside = layers[what]
+    except (TypeError, ValueError) as exc:
+        raise UsageError(f"the slice {_slice_text(what)} makes no sense: {exc}.") from exc
+    found = [layer for layer in inside if layer.exposed]
+    if inside and not found:
+        raise LayerNotFoundError(
+            f"this file exposes none of the {len(inside)} layers in the slice {_slice_text(what)}."
+        )
+    if not inside:
+        raise LayerNotFoundError(
+            f"the slice {_slice_text(what)} takes none of the {len(layers)} layers."
+        )
+    return found
 
 
 def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
@@ -148,9 +179,9 @@ def _at(layers: Sequence[Layer], index: int) -> Layer:
     try:
         return layers[index]
     except IndexError:
+        there_are = f"{len(layers)} layers, 0 to {len(layers) - 1} or -{len(layers)} to -1"
         raise LayerNotFoundError(
-            f"there is no layer {index}: the model has {len(layers)} layers, "
-            f"0 to {len(layers) - 1} or -{len(layers)} to -1."
+            f"there is no layer {index}: the model has {there_are if layers else 'no layers'}."
         ) from None
 
 

@@ -27,6 +27,9 @@ from .errors import DependencyError, DeviceError, InputError, ModelFileError, Us
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """An execution provider's name, alone or with its options, as onnxruntime takes it."""
 
+LARGE = 100_000_000
+"""Bytes of a file from which on weights stay in it: below, copying them costs next to nothing."""
+
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 _SILENT = 4
@@ -88,8 +91,21 @@ class Settings:
     configuration entries (keys with a dot), set on top of layertap's."""
     threads: int | None = None
     """Threads for one operation; `None` takes the cores that the process may use."""
+    copy_weights: bool = False
+    """Never leave weights in their files: sessions are independent of them."""
+    share_weights: bool = False
+    """Always leave weights in their files, and use them as they stand there: processes share
+    them."""
 
     def __post_init__(self) -> None:
+        if self.share_weights and self.copy_weights:
+            raise UsageError("share_weights=True and copy_weights=True cannot both be given.")
+        options = self.session_options
+        if self.share_weights and not (options is None or isinstance(options, Mapping)):
+            raise UsageError(
+                "share_weights=True sets session options, and session_options that are no dict are "
+                'used as they are. Give a dict, or set "session.disable_prepacking" to "1" in them.'
+            )
         device = self.device
         if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise DeviceError(
@@ -135,13 +151,39 @@ class Engine:
         self.device = f"cuda:{index}"
         self._providers = [_cuda(index), (CPU, {})]
 
-    def start(self, model: bytes, name: str, folder: Path | None) -> Session:
+    @property
+    def maps_weights(self) -> bool:
+        """Whether sessions may keep weights in files."""
+        return not self._settings.copy_weights and supports_external_weights()
+
+    def leaves_weights(self, size: int) -> bool:
+        """Whether weights within a file of `size` bytes are to stay there.
+
+        Raises:
+            DependencyError: they are to be shared, and this onnxruntime cannot do so.
+        """
+        share = self._settings.share_weights
+        if share and not supports_external_weights():
+            raise DependencyError(
+                "share_weights=True needs onnxruntime 1.21 or newer, and this is "
+                f"{import_onnxruntime().__version__}. Upgrade it."
+            )
+        return self.maps_weights and (share or size >= LARGE)
+
+    def start(
+        self,
+        model: bytes,
+        name: str,
+        folder: Path | None,
+        check: Callable[[], None] | None = None,
+    ) -> Session:
         """Prepare `model` to run.
 
         Args:
             model: a whole ONNX model.
             name: what messages call it.
             folder: where the files are in which it keeps weights.
+            check: called before each run; raises if those files are not what they were.
 
         Raises:
             ModelFileError: onnxruntime does not take the model.
@@ -167,7 +209,7 @@ class Engine:
         # It keeps the bytes for ever, in case somebody changes the providers.
         with contextlib.suppress(AttributeError):
             session._model_bytes = None
-        return Session(session, name)
+        return Session(session, name, check)
 
     def _options(self, ort: Any) -> Any:
         given = self._settings.session_options
@@ -184,6 +226,9 @@ class Engine:
             # Threads that wait for the next run by spinning halve the speed of other sessions.
             "session.force_spinning_stop": "1",
         }
+        if self._settings.share_weights:
+            # Else each process packs weights anew, into memory of its own.
+            defaults["session.disable_prepacking"] = "1"
         options = ort.SessionOptions()
         for key, value in {**defaults, **(given or {})}.items():
             _set_option(options, key, value)
@@ -219,9 +264,10 @@ def _version(ort: Any) -> tuple[int, ...]:
 class Session:
     """A model that is ready to run, from any number of threads."""
 
-    def __init__(self, session: Any, name: str) -> None:
+    def __init__(self, session: Any, name: str, check: Callable[[], None] | None = None) -> None:
         self._session = session
         self._name = name
+        self._check = check
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The values of `outputs`, in that order.
@@ -229,7 +275,10 @@ class Session:
         Raises:
             InputError: the model cannot be run with these inputs.
             DeviceError: the memory does not suffice.
+            ModelFileError: a file that holds weights was overwritten.
         """
+        if self._check is not None:
+            self._check()
         try:
             values: list[Any] = self._session.run(outputs, feeds)
         except Exception as exc:  # onnxruntime's errors have no common class but this

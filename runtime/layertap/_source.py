@@ -22,12 +22,19 @@ class Identity(NamedTuple):
     inode: int
     device: int
 
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Identity:
+        """The identity of the file that was asked for its `stat`."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
+
 
 class BytesSource:
     """A model in memory."""
 
     path: Path | None = None
     name = "the model"
+    size = 0
+    """Bytes of the file, of which there is none."""
 
     def __init__(self, data: bytes) -> None:
         if not data:
@@ -40,11 +47,13 @@ class BytesSource:
         yield self._data
 
     def place(self, locations: tuple[str, ...]) -> Weights:
-        """Refuses: bytes have no folder."""
-        raise ModelFileError(
-            f"the model's weights are in another file, {locations[0]!r}, which cannot be found "
-            "from bytes. Open the model by its path."
-        )
+        """Refuses other files: bytes have no folder."""
+        if locations:
+            raise ModelFileError(
+                f"the model's weights are in another file, {locations[0]!r}, which cannot be found "
+                "from bytes. Open the model by its path."
+            )
+        return Weights(Path(), {})
 
 
 class FileSource:
@@ -55,6 +64,11 @@ class FileSource:
         self.name = repr(str(path))
         self._identity: Identity | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 before it was first read."""
+        return self._identity.size if self._identity else 0
+
     @contextmanager
     def read(self) -> Iterator[Buffer]:
         """The file's bytes, mapped and not read.
@@ -64,10 +78,9 @@ class FileSource:
         """
         try:
             with open(self.path, "rb") as file:
-                stat = os.fstat(file.fileno())
-                identity = Identity(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
+                identity = Identity.of(os.fstat(file.fileno()))
                 if self._identity is None:
-                    if not stat.st_size:
+                    if not identity.size:
                         raise ModelFileError(f"{self.name} is empty. Copy or export it again.")
                     self._identity = identity
                 elif identity != self._identity:
@@ -108,28 +121,79 @@ class FileSource:
         """
         folder = Path(os.path.realpath(self.path.parent))
         # A model that is itself a link (as in download caches) may have its weights linked too.
-        home = Path(os.path.realpath(self.path)).parent
+        own = Path(os.path.realpath(self.path))
         files = {}
         for location in locations:
-            files[location] = _inside(self.name, location, folder, home)
-        whole = all(file.is_relative_to(folder) for file in files.values())
-        return Weights(folder if whole else home, files)
+            files[location] = _inside(self.name, location, folder, own.parent)
+        needed = list(files.values()) or [own]
+        whole = all(file.is_relative_to(folder) for file in needed)
+        return Weights(folder if whole else own.parent, files, own)
 
 
 class Weights:
-    """The files beside a model that hold weights."""
+    """The files that hold a model's weights: those beside it, and itself.
 
-    def __init__(self, folder: Path, files: dict[str, Path]) -> None:
+    A file that is referred to is mapped by onnxruntime for as long as a session lives.
+    """
+
+    def __init__(self, folder: Path, files: dict[str, Path], own: Path | None = None) -> None:
         self.folder = folder
         """The folder in which onnxruntime is to look for them."""
         self._files = files
+        self._own = own
+        self._mapped: dict[Path, Identity] = {}
+
+    @property
+    def mapped(self) -> bool:
+        """Whether any file has been referred to."""
+        return bool(self._mapped)
 
     def refer(self, external: External) -> External | bytes:
         """The weights as a reference from `folder`; their bytes where they are not in it."""
         file = self._files[external.location]
+        location = self._location(file)
+        return self.load(external) if location is None else external._replace(location=location)
+
+    def stay(self, start: int, end: int) -> External | None:
+        """A reference from `folder` to bytes of the model file; `None` if it is not in it."""
+        location = self._location(self._own) if self._own else None
+        return None if location is None else External(location, start, end - start)
+
+    def _location(self, file: Path) -> str | None:
         if not file.is_relative_to(self.folder):
-            return self.load(external)
-        return external._replace(location=file.relative_to(self.folder).as_posix())
+            return None
+        location = file.relative_to(self.folder).as_posix()
+        try:
+            f"{self.folder}/{location}".encode()
+        except UnicodeEncodeError:  # onnxruntime takes names in UTF-8 alone
+            return None
+        if file not in self._mapped:
+            self._mapped[file] = self._identity(file)
+        return location
+
+    def _identity(self, file: Path) -> Identity:
+        try:
+            return Identity.of(os.stat(file))
+        except OSError as exc:
+            raise ModelFileError(f"the weights in {str(file)!r} cannot be read: {exc}.") from exc
+
+    def check(self) -> None:
+        """Return if what was referred to is as it was, or is mapped under no name any more.
+
+        Raises:
+            ModelFileError: a file was written to in place: what is mapped has changed.
+        """
+        for file, was in self._mapped.items():
+            try:
+                now = Identity.of(os.stat(file))
+            except OSError:  # removed: what is mapped lives on
+                continue
+            if (now.inode, now.device) == (was.inode, was.device) and now != was:
+                raise ModelFileError(
+                    f"{str(file)!r} was overwritten while weights in it were in use. Open the "
+                    "model again with layertap.open, and replace such files by renaming, or open "
+                    "them with copy_weights=True."
+                )
 
     def load(self, external: External) -> bytes:
         """The weights themselves."""

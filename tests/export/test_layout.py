@@ -38,13 +38,16 @@ def laid_out(
     return made, ChannelsFirst(made, shapes).run()
 
 
-def run_plainly(model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str, Any]) -> list[Any]:
+def run_plainly(
+    model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str, Any]
+) -> list[Any]:
     """The values of `tensors`, with onnxruntime's own optimisers off: they have bugs too."""
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     del whole.graph.output[:]
-    for name in tensors:
-        whole.graph.output.add().name = name
+    for index, name in enumerate(tensors):  # an input or a weight is no output, an Identity is
+        whole.graph.node.append(helper.make_node("Identity", [name], [f"output {index}"]))
+        whole.graph.output.add().name = f"output {index}"
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
@@ -52,23 +55,15 @@ def run_plainly(model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str,
     session = onnxruntime.InferenceSession(
         whole.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    known = {item.name for item in session.get_inputs()}
-    return session.run(list(tensors), {name: feeds[name] for name in known})
+    return session.run(None, {item.name: feeds[item.name] for item in session.get_inputs()})
 
 
 def run(made: onnx.ModelProto, views: dict[str, View], feeds: dict[str, Any]) -> dict[str, Any]:
     """The outputs of a graph after the pass, each through its view."""
-    names = list(dict.fromkeys(view.source for view in views.values()))
-    whole = onnx.ModelProto()
-    whole.CopyFrom(made)
-    # onnxruntime gives no input and no weight as an output: an Identity is one.
-    for index, name in enumerate(names):
-        whole.graph.node.append(helper.make_node("Identity", [name], [f"output {index}"]))
-    outputs = [f"output {index}" for index in range(len(names))]
-    values = dict(zip(names, run_plainly(whole, outputs, feeds), strict=True))
+    values = run_plainly(made, [view.source for view in views.values()], feeds)
     return {
-        name: values[view.source] if view.plain else np.transpose(values[view.source], view.perm)
-        for name, view in views.items()
+        name: value if view.plain else np.transpose(value, view.perm)
+        for (name, view), value in zip(views.items(), values, strict=True)
     }
 
 
@@ -488,7 +483,8 @@ def random_graphs(
     for step in draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=8)):
         step(graph)
     made = [name for node in graph.nodes for name in node.output]
-    outputs = draw(st.lists(st.sampled_from(made or graph.inputs), min_size=1, unique=True))
+    candidates = [*made, *graph.kinds]  # inputs and weights too, now and then
+    outputs = draw(st.lists(st.sampled_from(candidates), min_size=1, unique=True))
     known: dict[str, tuple[int | None, ...]] = {}
     ignorance = draw(st.sampled_from(["nothing", "sizes", "first axis", "some shapes"]))
     for name, (_, shape) in graph.kinds.items():
@@ -526,8 +522,184 @@ def test_random_graphs_compute_the_same(drawn: Any) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(random_graphs())
 def test_many_random_graphs_compute_the_same(drawn: Any) -> None:
     model, known, feeds = drawn
     assert_same(model, feeds, shapes=known)
+
+
+# --- How many Transposes are left ---------------------------------------------------------------
+
+
+class RandomChain(RandomGraph):
+    """The same where every node reads only the one before it, and constants."""
+
+    def pick(self, dtype: str = "float32", ranks: Sequence[int] = (1, 2, 3, 4, 5)) -> str:
+        name = [name for name in self.kinds if name[0] != "w"][-1]
+        return self.transposed(name) if self.draw(st.booleans()) else name
+
+    def broadcastable(self, dtype: str, shape: tuple[int, ...]) -> str:
+        rank = self.draw(st.integers(0, len(shape)))
+        return self.random_weight(shape[len(shape) - rank :], dtype)
+
+
+CHAIN_STEPS = [
+    RandomGraph.unary,
+    RandomGraph.variadic,
+    RandomGraph.p_relu,
+    RandomGraph.concat,
+    RandomGraph.softmax,
+    RandomGraph.reduce,
+    RandomGraph.squeeze,
+    RandomGraph.unsqueeze,
+    RandomGraph.reshape,
+    RandomGraph.opaque,
+]
+
+
+@st.composite
+def random_chains(draw: Callable[[Any], Any]) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    chain = RandomChain(draw)
+    chain.add_input()
+    for step in draw(st.lists(st.sampled_from(CHAIN_STEPS), min_size=1, max_size=10)):
+        if 1 < len(chain.shape(list(chain.kinds)[-1])) < 5:
+            step(chain)
+    last = [name for name in chain.kinds if name[0] != "w"][-1]
+    model = tiny.model(
+        chain.nodes,
+        [tiny.value("in0", chain.shape("in0"))],
+        [tiny.value(last, None)],
+        chain.weights,
+        opset=chain.opset,
+    )
+    feeds = {"in0": np.random.default_rng(0).normal(size=chain.shape("in0")).astype(np.float32)}
+    return model, feeds
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random_chains())
+def test_a_chain_has_no_more_transposes_than_before(drawn: Any) -> None:
+    model, feeds = drawn
+    made = assert_same(model, feeds)
+    assert ops(made).count("Transpose") <= ops(model).count("Transpose")
+
+
+class RandomConvolutions(RandomGraph):
+    """What tf2onnx makes of a convolutional network: channels last, a Transpose before and behind
+    all that ONNX knows channels first only."""
+
+    def __init__(self, draw: Callable[[Any], Any]) -> None:
+        super().__init__(draw)
+        self.inputs, self.kinds = ["in0"], {"in0": ("float32", (2, 6, 5, 3))}
+
+    def any_image(self) -> str:
+        images = [name for name, (_, shape) in self.kinds.items() if self.is_image(name, shape)]
+        return self.one_of([*images, images[-1], images[-1]])
+
+    @staticmethod
+    def is_image(name: str, shape: tuple[int, ...]) -> bool:
+        return name[0] != "w" and not name.endswith("nchw") and len(shape) == 4
+
+    def channels_first(self, op: str, name: str, inputs: list[str], out: int, **more: Any) -> str:
+        n, height, width, channels = self.shape(name)
+        moved = self.transposed(name, CHANNELS_FIRST)
+        done = self.emit(op, [moved, *inputs], "float32", (n, out, height, width), **more)
+        for inner in (moved, done):
+            del self.kinds[inner]
+        self.kinds[done] = ("float32", (n, out, height, width))
+        image = self.transposed(done, CHANNELS_LAST)
+        del self.kinds[done]
+        return image
+
+    def convolution(self) -> None:
+        name = self.any_image()
+        channels = self.shape(name)[-1]
+        weight = self.random_weight([4, channels, 3, 3], "float32")
+        image = self.channels_first("Conv", name, [weight], 4, pads=[1, 1, 1, 1])
+        bias = self.random_weight([4], "float32")
+        self.emit("Add", [image, bias], "float32", self.shape(image))
+
+    def pool(self) -> None:
+        name = self.any_image()
+        more = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+        self.channels_first("MaxPool", name, [], self.shape(name)[-1], **more)
+
+    def activation(self) -> None:
+        name = self.any_image()
+        self.emit(self.one_of(["Relu", "Sigmoid"]), [name], "float32", self.shape(name))
+
+    def batch_normalisation(self) -> None:
+        name = self.any_image()
+        for op in ("Mul", "Add"):
+            numbers = self.random_weight([self.shape(name)[-1]], "float32")
+            name = self.emit(op, [name, numbers], "float32", self.shape(name))
+
+    def excitation(self) -> None:
+        name = self.any_image()
+        n, _, _, channels = self.shape(name)
+        axes = [self.weight([1, 2])] if self.opset == 18 else []
+        more = {} if axes else {"axes": [1, 2]}
+        mean = self.emit("ReduceMean", [name, *axes], "float32", (n, 1, 1, channels), **more)
+        self.emit("Mul", [name, mean], "float32", self.shape(name))
+
+    def join(self) -> None:
+        name, other = self.any_image(), self.any_image()
+        if self.shape(name) == self.shape(other):
+            self.emit("Add", [name, other], "float32", self.shape(name))
+        elif self.shape(name)[:3] == self.shape(other)[:3]:
+            total = self.shape(name)[3] + self.shape(other)[3]
+            sizes = (*self.shape(name)[:3], total)
+            self.emit("Concat", [name, other], "float32", sizes, axis=3)
+
+    def pad_and_crop(self) -> None:
+        name = self.any_image()
+        n, height, width, channels = self.shape(name)
+        pads = self.weight([0, 1, 2, 0, 0, 0, 1, 0])
+        padded = self.emit("Pad", [name, pads], "float32", (n, height + 1, width + 3, channels))
+        ends = [self.weight([low, low]) for low in (0, 2**31)]
+        axes = self.weight([1, 2])
+        starts = self.weight([1, 3])
+        self.emit("Slice", [padded, starts, ends[1], axes], "float32", (n, height, width, channels))
+
+
+@st.composite
+def random_convolutions(
+    draw: Callable[[Any], Any],
+) -> tuple[onnx.ModelProto, dict[str, tuple[int | None, ...]], dict[str, Any]]:
+    graph = RandomConvolutions(draw)
+    steps = [
+        graph.convolution,
+        graph.pool,
+        graph.activation,
+        graph.batch_normalisation,
+        graph.excitation,
+        graph.join,
+        graph.pad_and_crop,
+    ]
+    graph.convolution()
+    for step in draw(st.lists(st.sampled_from(steps), max_size=12)):
+        step()
+    made = [name for name in graph.kinds if name[0] == "t"]
+    model = tiny.model(
+        graph.nodes,
+        [tiny.value("in0", ("batch", 6, 5, 3))],
+        [tiny.value(name, None) for name in made],
+        graph.weights,
+        opset=graph.opset,
+    )
+    known = {
+        name: (None, *node_shape[1:]) if name[0] == "t" else node_shape
+        for name, (_, node_shape) in graph.kinds.items()
+    }
+    feeds = {"in0": np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype(np.float32)}
+    return model, known, feeds
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(random_convolutions())
+def test_a_convolutional_network_has_transposes_at_its_entry_only(drawn: Any) -> None:
+    model, known, feeds = drawn
+    made = assert_same(model, feeds, shapes=known)
+    transposes = [node for node in made.graph.node if node.op_type == "Transpose"]
+    assert [list(node.input) for node in transposes] == [["in0"]]

@@ -79,6 +79,15 @@ def test_the_tolerance_decides(small: Any, small_file: Path) -> None:
     assert not layertap_export.verify(small_file, small, tolerance=1e-12)
 
 
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
+def test_a_tolerance_that_makes_no_sense(tolerance: float, small: Any, small_file: Path) -> None:
+    with pytest.raises(layertap.UsageError) as caught:
+        layertap_export.verify(small_file, small, tolerance=tolerance)
+    assert str(caught.value) == (
+        f"the tolerance {tolerance} makes no sense: give a number from 0 up."
+    )
+
+
 def test_another_model_with_the_same_inputs(keras: Any, small_file: Path) -> None:
     image = keras.Input((7, 9, 3), name="image")
     x = keras.layers.Conv2D(4, 3, padding="same", name="conv")(image)

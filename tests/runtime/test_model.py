@@ -488,7 +488,7 @@ def beside(tmp_path: Path) -> Path:
 def any_onnxruntime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 1.21, onnxruntime does not take such models from bytes."""
     if request.param == "brought in":
-        monkeypatch.setattr(_model, "supports_external_weights", lambda: False)
+        monkeypatch.setattr(_session, "supports_external_weights", lambda: False)
 
 
 @pytest.mark.usefixtures("any_onnxruntime")
@@ -516,7 +516,7 @@ def test_weights_and_model_linked_into_a_cache(
 
 
 def test_weights_too_large_to_be_brought_in(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_model, "supports_external_weights", lambda: False)
+    monkeypatch.setattr(_session, "supports_external_weights", lambda: False)
     monkeypatch.setattr(_model, "LARGEST", 100)
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(beside).tap("a")

@@ -1,0 +1,1 @@
+"""What layertap costs, beside what its peers cost: `python -m benchmarks`."""

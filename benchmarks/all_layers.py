@@ -1,0 +1,58 @@
+"""All layers at once: a tap, beside Keras and beside plain onnxruntime."""
+
+from __future__ import annotations
+
+import layertap
+
+from . import chest
+from .timing import PAUSE, Row, alternate, timed
+
+ROUNDS = 30
+
+
+def measure() -> list[Row]:
+    """Steady calls; models, functions and sessions are ready before."""
+    import keras
+    import tensorflow as tf
+
+    files, batch = chest.files(), chest.batch()
+    opened = layertap.open(files.onnx)
+    # What is fed is no activation that anybody computes.
+    names = [layer.name for layer in opened.layers if layer.type != "InputLayer"]
+    tap = opened.tap(names)
+
+    model = chest.keras_model()
+    many = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    function = tf.function(lambda images: many(images, training=False))
+    tensor = tf.constant(batch)
+
+    session = chest.plain_session()
+    feed = {session.get_inputs()[0].name: batch}
+
+    cases = {
+        "ours": lambda: list(tap(batch).values()),
+        "predict": lambda: many.predict(batch, verbose=0),
+        "function": lambda: [value.numpy() for value in function(tensor)],
+        "plain": lambda: session.run(names, feed),
+    }
+    seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 3)
+    values = {name: call() for name, call in cases.items()}
+    for peer in ("predict", "function", "plain"):
+        for name, ours, theirs in zip(names, values["ours"], values[peer], strict=True):
+            chest.check_equal(f"{name}, {peer}", ours, theirs)
+
+    def row(peer: str, name: str, most: float | None) -> Row:
+        return Row(
+            what=f"all {len(names)} layers at once",
+            peer=peer,
+            unit="s",
+            ours=seconds["ours"],
+            theirs=seconds[name],
+            most=most,
+        )
+
+    return [
+        row("Keras predict on the multi-output model", "predict", 0.35),
+        row("tf.function over the multi-output model", "function", None),
+        row("onnxruntime, all outputs of the file", "plain", None),
+    ]

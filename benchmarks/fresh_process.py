@@ -1,0 +1,93 @@
+"""A fresh process: imports, opening, and the first activation; time and peak memory.
+
+Both sides find their bytecode compiled, in a folder of their own that the warm-up round fills:
+what is installed without compiling it (`PYTHONDONTWRITEBYTECODE`) would otherwise be compiled anew
+in every process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import chest
+from .timing import Row, alternate
+
+ROUNDS = 9
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def measure() -> list[Row]:
+    """From the start of the process to the first activation in hand; its end is not counted."""
+    import numpy as np
+
+    files = chest.files()
+    memory: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def case(name: str, file: Path, *options: str) -> Callable[[], float]:
+            program = str(PROGRAMS / f"{name}.py")
+            output = Path(folder, f"{'_'.join([name, *options])}.npy")
+            taken = memory.setdefault(output.stem, [])
+            command = [sys.executable, program, str(file), str(files.batch), str(output), *options]
+
+            def run() -> float:
+                seconds, peak = _run(command)
+                taken.append(peak)
+                return seconds
+
+            return run
+
+        cases = {
+            "with_layertap": case("with_layertap", files.onnx),
+            "with_keras_predict": case("with_keras", files.keras, "predict"),
+            "with_keras_call": case("with_keras", files.keras, "call"),
+        }
+        seconds = alternate(cases, ROUNDS, warm_up=1)
+        values = {name: np.load(Path(folder, f"{name}.npy")) for name in cases}
+
+    ours, *peers = cases
+    for name in peers:
+        chest.check_equal(f"{chest.LATE}, {name}", values[ours], values[name])
+    peaks = {name: tuple(taken[-ROUNDS:]) for name, taken in memory.items()}
+    rows = []
+    for unit, taken, most in (("s", seconds, 0.08), ("MB", peaks, 0.22)):
+        what = "fresh process, first activation" if unit == "s" else "its peak memory"
+        for name, peer in zip(peers, ("Keras, predict", "Keras, the model called"), strict=True):
+            rows.append(
+                Row(
+                    what=what,
+                    peer=peer,
+                    unit=unit,
+                    ours=taken[ours],
+                    theirs=taken[name],
+                    most=most,
+                )
+            )
+    return rows
+
+
+def environment() -> dict[str, str]:
+    """That of the fresh processes: Python writes its bytecode into our cache, and finds it there."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(chest.CACHE / "bytecode")}
+
+
+def _run(command: list[str]) -> tuple[float, float]:
+    """Seconds until the program says that it is done, and the peak memory in MB that it says."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - started
+        _, said = process.communicate()
+    if process.returncode or not line:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
+    return seconds, float(line)

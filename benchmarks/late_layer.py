@@ -1,0 +1,54 @@
+"""One layer near the end of the network: a tap, beside Keras and beside plain onnxruntime."""
+
+from __future__ import annotations
+
+import layertap
+
+from . import chest
+from .timing import PAUSE, Row, alternate, timed
+
+ROUNDS = 60
+
+
+def measure() -> list[Row]:
+    """Steady calls; models, functions and sessions are ready before."""
+    import keras
+    import tensorflow as tf
+
+    files, batch = chest.files(), chest.batch()
+    tap = layertap.open(files.onnx).tap(chest.LATE)
+
+    model = chest.keras_model()
+    part = keras.Model(model.input, model.get_layer(chest.LATE).output)
+    function = tf.function(lambda images: part(images, training=False))
+    tensor = tf.constant(batch)
+
+    session = chest.plain_session()
+    feed = {session.get_inputs()[0].name: batch}
+
+    cases = {
+        "ours": lambda: tap(batch),
+        "function": lambda: function(tensor).numpy(),
+        "predict": lambda: part.predict(batch, verbose=0),
+        "plain": lambda: session.run([chest.LATE], feed)[0],
+    }
+    seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 3)
+    values = {name: call() for name, call in cases.items()}
+    for name in ("function", "predict", "plain"):
+        chest.check_equal(f"{chest.LATE}, {name}", values["ours"], values[name])
+
+    def row(peer: str, name: str, most: float | None) -> Row:
+        return Row(
+            what=f"one layer, {chest.LATE}",
+            peer=peer,
+            unit="s",
+            ours=seconds["ours"],
+            theirs=seconds[name],
+            most=most,
+        )
+
+    return [
+        row("tf.function over the Keras sub-model", "function", 0.75),
+        row("the Keras sub-model's predict", "predict", None),
+        row("onnxruntime, by name from the all-layers file", "plain", 0.55),
+    ]

@@ -1,0 +1,15 @@
+"""One activation in a fresh process, with layertap: FILE.onnx BATCH.npy OUTPUT.npy."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from peak import peak_megabytes
+
+import layertap
+
+file, batch, output = sys.argv[1:]
+activation = layertap.open(file).activations(np.load(batch), "conv5_block16_concat")
+print(peak_megabytes(), flush=True)
+np.save(output, activation)

@@ -1,0 +1,147 @@
+"""Measuring things side by side, and the table of what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Samples = tuple[float, ...]
+
+
+def alternate(
+    cases: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1
+) -> dict[str, Samples]:
+    """Measure the cases in turn, so that whatever else the machine does hits all of them alike.
+
+    Each round measures every case once, and begins with another case than the round before: no
+    case has always the same one before it.
+
+    Args:
+        cases: what measures each case once, by name.
+        rounds: how many measurements of each case are kept.
+        warm_up: how many rounds before these are not.
+
+    Returns:
+        The measurements of each case, in the order of the rounds.
+    """
+    names = list(cases)
+    taken: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warm_up + rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            value = cases[name]()
+            if number >= warm_up:
+                taken[name].append(value)
+    return {name: tuple(values) for name, values in taken.items()}
+
+
+def timed(call: Callable[[], object], pause: float = 0.0) -> Callable[[], float]:
+    """A case for `alternate`: the seconds that `call` takes.
+
+    Args:
+        call: what is timed. Its result is dropped once the clock has stopped.
+        pause: seconds to wait before. onnxruntime's threads keep a core busy for a while after
+            they are done, which must not be charged to the case that comes next.
+    """
+
+    def measure() -> float:
+        time.sleep(pause)
+        started = time.perf_counter()
+        result = call()
+        seconds = time.perf_counter() - started
+        del result
+        return seconds
+
+    return measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One comparison: our measurements, a peer's of the same rounds, and what is to be reached."""
+
+    what: str
+    peer: str
+    unit: str
+    """Of the measurements: `s` or `MB`."""
+    ours: Samples
+    theirs: Samples
+    most: float | None = None
+    """The target: the largest ratio that will do. `None` where there is none."""
+    most_ours: float | None = None
+    """A target for our median instead of the ratio, in `unit`."""
+
+    @property
+    def ratio(self) -> float:
+        """Our median, divided by the peer's."""
+        return statistics.median(self.ours) / statistics.median(self.theirs)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Half of the rounds, taken one by one, had a ratio between these."""
+        ratios = [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+        if len(ratios) == 1:
+            return ratios[0], ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        return low, high
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; `None` without a target."""
+        if self.most_ours is not None:
+            return statistics.median(self.ours) <= self.most_ours
+        return None if self.most is None else self.ratio <= self.most
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Row:
+        """What `to_dict` gave."""
+        samples = {name: tuple(data[name]) for name in ("ours", "theirs")}
+        return cls(**{**data, **samples})
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The comparisons as a Markdown table, one line each."""
+    head = ("measured", "ours", "peer", "peer's", "ratio", "middle half", "target", "")
+    lines = [head, tuple("-" * len(title) or "---" for title in head)]
+    for row in rows:
+        low, high = row.quartiles
+        lines.append(
+            (
+                row.what,
+                _quantity(statistics.median(row.ours), row.unit),
+                row.peer,
+                _quantity(statistics.median(row.theirs), row.unit),
+                f"{row.ratio:.3f}",
+                f"{low:.3f} - {high:.3f}",
+                _target(row),
+                {True: "met", False: "MISSED", None: ""}[row.met],
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(_padded(line, widths) for line in lines)
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int]) -> str:
+    filler = "-" if cells[0].startswith("---") else " "
+    padded = [cell.ljust(width, filler) for cell, width in zip(cells, widths, strict=True)]
+    return f"| {' | '.join(padded)} |"
+
+
+def _target(row: Row) -> str:
+    if row.most_ours is not None:
+        return f"<= {_quantity(row.most_ours, row.unit)}"
+    return "" if row.most is None else f"<= {row.most:g}"
+
+
+def _quantity(value: float, unit: str) -> str:
+    if unit == "s" and value < 1:
+        value, unit = value * 1000, "ms"
+    digits = 0 if value >= 99.5 else 1 if value >= 9.95 else 2
+    return f"{value:.{digits}f} {unit}"

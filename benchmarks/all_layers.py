@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import layertap
 
 from . import chest
@@ -23,13 +26,13 @@ def measure() -> list[Row]:
 
     model = chest.keras_model()
     many = keras.Model(model.input, [model.get_layer(name).output for name in names])
-    function = tf.function(lambda images: many(images, training=False))
+    function = chest.compiled(many)
     tensor = tf.constant(batch)
 
     session = chest.plain_session()
     feed = {session.get_inputs()[0].name: batch}
 
-    cases = {
+    cases: dict[str, Callable[[], Any]] = {
         "ours": lambda: list(tap(batch).values()),
         "predict": lambda: many.predict(batch, verbose=0),
         "function": lambda: [value.numpy() for value in function(tensor)],

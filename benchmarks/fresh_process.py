@@ -19,7 +19,6 @@ from . import chest
 from .timing import Row, alternate
 
 ROUNDS = 9
-PROGRAMS = Path(__file__).parent / "programs"
 
 
 def measure() -> list[Row]:
@@ -31,10 +30,10 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
 
         def case(name: str, file: Path, *options: str) -> Callable[[], float]:
-            program = str(PROGRAMS / f"{name}.py")
             output = Path(folder, f"{'_'.join([name, *options])}.npy")
             taken = memory.setdefault(output.stem, [])
-            command = [sys.executable, program, str(file), str(files.batch), str(output), *options]
+            program = [sys.executable, "-m", f"benchmarks.programs.{name}"]
+            command = [*program, str(file), str(files.batch), str(output), *options]
 
             def run() -> float:
                 seconds, peak = _run(command)
@@ -73,7 +72,7 @@ def measure() -> list[Row]:
 
 
 def environment() -> dict[str, str]:
-    """That of the fresh processes: Python writes its bytecode into our cache, and finds it there."""
+    """That of fresh processes: Python keeps its bytecode in our cache, and finds it there."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "PYTHONPYCACHEPREFIX": str(chest.CACHE / "bytecode")}
 
@@ -82,7 +81,12 @@ def _run(command: list[str]) -> tuple[float, float]:
     """Seconds until the program says that it is done, and the peak memory in MB that it says."""
     started = time.perf_counter()
     with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=chest.REPOSITORY,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -32,22 +32,22 @@ def measure() -> list[Row]:
         warm_up=1,
     )
 
-    def row(what: str, name: str) -> Row:
+    def row(what: str, name: str, most: float | None) -> Row:
         ours: Samples
         numpys: Samples
         ours, numpys = zip(*pairs[name][-ROUNDS:], strict=True)
         return Row(
-            what=what, peer="import numpy", unit="s", ours=ours, theirs=numpys, most_ours=0.030
+            what=what, peer="import numpy", unit="s", ours=ours, theirs=numpys, most_ours=most
         )
 
     return [
-        row("import layertap adds", "import"),
-        row("... and every public name of it", "everything"),
+        row("import layertap adds", "import", 0.030),
+        row("... and all its public names", "everything", None),
     ]
 
 
 def added(code: str) -> tuple[float, float]:
-    """Seconds that the modules of layertap take to import, with all that they bring; and numpy."""
+    """Seconds that `code`, which imports numpy first, spends on further imports; and on numpy."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
         env=environment(),
@@ -59,24 +59,20 @@ def added(code: str) -> tuple[float, float]:
 
 
 def parse(report: str) -> tuple[float, float]:
-    """The same, from what `-X importtime` prints.
+    """The same, from what `-X importtime` prints: what came after numpy, and numpy.
 
-    A line is `import time: self [us] | cumulative | module`; modules that another brings come
-    before it, and are indented by two more spaces.
+    A line is `import time: self [us] | cumulative | module`; a module's line comes when it is
+    done, after those of the modules that it brought.
     """
-    seconds = {"layertap": 0.0, "numpy": 0.0}
-    outer: list[tuple[int, str, float]] = []
+    numpys, later = None, 0
     for line in report.splitlines():
-        _, _, rest = line.partition("import time:")
-        cells = rest.split("|")
+        cells = line.removeprefix("import time:").split("|")
         if len(cells) != 3 or not cells[1].strip().isdigit():
-            continue
-        name = cells[2].strip()
-        depth = len(cells[2]) - len(cells[2].lstrip())
-        outer = [item for item in outer if item[0] <= depth]
-        outer.append((depth, name, int(cells[1]) / 1e6))
-    for depth, name, value in outer:
-        package = name.partition(".")[0]
-        if package in seconds and depth == min(item[0] for item in outer):
-            seconds[package] += value
-    return seconds["layertap"], seconds["numpy"]
+            continue  # the title
+        if numpys is not None:
+            later += int(cells[0])
+        elif cells[2].strip() == "numpy":
+            numpys = int(cells[1])
+    if numpys is None:
+        raise ValueError("the report of -X importtime has no line for numpy.")
+    return later / 1e6, numpys / 1e6

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import layertap
 
 from . import chest
@@ -20,13 +23,13 @@ def measure() -> list[Row]:
 
     model = chest.keras_model()
     part = keras.Model(model.input, model.get_layer(chest.LATE).output)
-    function = tf.function(lambda images: part(images, training=False))
+    function = chest.compiled(part)
     tensor = tf.constant(batch)
 
     session = chest.plain_session()
     feed = {session.get_inputs()[0].name: batch}
 
-    cases = {
+    cases: dict[str, Callable[[], Any]] = {
         "ours": lambda: tap(batch),
         "function": lambda: function(tensor).numpy(),
         "predict": lambda: part.predict(batch, verbose=0),

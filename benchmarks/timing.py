@@ -11,6 +11,10 @@ from typing import Any
 
 Samples = tuple[float, ...]
 
+PAUSE = 0.05
+"""Seconds between calls. onnxruntime's threads keep a core busy for a while after they are done,
+which must not be charged to the case that comes next."""
+
 
 def alternate(
     cases: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1
@@ -44,8 +48,7 @@ def timed(call: Callable[[], object], pause: float = 0.0) -> Callable[[], float]
 
     Args:
         call: what is timed. Its result is dropped once the clock has stopped.
-        pause: seconds to wait before. onnxruntime's threads keep a core busy for a while after
-            they are done, which must not be charged to the case that comes next.
+        pause: seconds to wait before.
     """
 
     def measure() -> float:

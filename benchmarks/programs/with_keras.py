@@ -6,7 +6,8 @@ import sys
 
 import keras
 import numpy as np
-from peak import peak_megabytes
+
+from .peak import peak_megabytes
 
 file, batch, output, way = sys.argv[1:]
 model = keras.saving.load_model(file, compile=False)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from peak import peak_megabytes
 
 import layertap
+
+from .peak import peak_megabytes
 
 file, batch, output = sys.argv[1:]
 activation = layertap.open(file).activations(np.load(batch), "conv5_block16_concat")

@@ -1,6 +1,6 @@
 """From the raw conversion to the graph of the file format.
 
-    raw graph -> channels first -> fused -> named after the layers -> outputs in order
+raw graph -> channels first -> fused -> named after the layers -> outputs in order
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from layertap._version import __version__
 from layertap._layer import Shape
+from layertap._version import __version__
 from layertap.card import TensorInfo
 
 from .conversion import RawGraph

@@ -7,7 +7,8 @@ the square of the network, and `layout.py` does in one pass what we need of them
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,20 +34,23 @@ class RawGraph:
     """Shapes of tensors, as far as TensorFlow knew them."""
 
 
-def to_onnx(function: Any, input_names: Sequence[str], opset: int) -> RawGraph:
+def to_onnx(
+    function: Any, input_names: Sequence[str], opset: int, layers: Collection[str] = ()
+) -> RawGraph:
     """Convert a concrete function.
 
     Args:
         function: the concrete function; it returns a list of tensors.
         input_names: names for its inputs, in order.
         opset: ONNX opset, 13 to 18.
+        layers: names of the model's layers, for messages.
 
     Raises:
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
-            layer in whose scope it stands.
+            layer that uses it.
     """
     graph_def, inputs, outputs = _frozen(function)
-    _refuse(graph_def)
+    _refuse(graph_def, layers)
     with _quiet(), _linear_cleanup(), tf.device("/cpu:0"), tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         try:
@@ -63,7 +67,7 @@ def to_onnx(function: Any, input_names: Sequence[str], opset: int) -> RawGraph:
             converted.topological_sort(converted.get_nodes())
         except Exception as exc:
             raise ExportError(f"tf2onnx cannot convert this model: {exc}") from exc
-        _check_operators(converted)
+        _check_operators(converted, layers)
         model = converted.make_model("layertap")
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}
@@ -111,21 +115,20 @@ def _frozen(function: Any) -> tuple[Any, list[str], list[str]]:
         return tf_loader.tf_optimize(inputs, outputs, graph_def), inputs, outputs
 
 
-def _refuse(graph_def: Any) -> None:
+def _refuse(graph_def: Any, layers: Collection[str]) -> None:
     nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
     for node in nodes:
         if node.op in REFUSED:
             raise UnsupportedLayerError(
-                f"layer {_layer_of(node.name)!r} uses the TensorFlow operation {node.op}: "
-                f"{REFUSED[node.op]}. Export the layers before it with --layers on a model that "
-                "ends there."
+                f"layer {_layer_of(node.name, layers)!r} uses the TensorFlow operation {node.op}: "
+                f"{REFUSED[node.op]}. Export a model that ends before it."
             )
 
 
-def _check_operators(graph: Any) -> None:
+def _check_operators(graph: Any, layers: Collection[str]) -> None:
     """What tf2onnx did not know it leaves in the graph under its TensorFlow name."""
     unknown = {
-        node.type: _layer_of(node.name)
+        node.type: _layer_of(node.name, layers)
         for node in graph.get_nodes()
         if not node.is_const()
         and not node.is_graph_input()
@@ -139,10 +142,18 @@ def _check_operators(graph: Any) -> None:
         )
 
 
-def _layer_of(node_name: str) -> str:
-    """`functional_1/conv1/convolution` -> `conv1`: Keras scopes are model, layer, operation."""
-    parts = node_name.split("__")[0].split("/")
-    return "/".join(parts[1:-1]) or parts[0]
+def _layer_of(node_name: str, layers: Collection[str]) -> str:
+    """The layer that made an operation: TensorFlow's scopes are model, layers, operation.
+
+    TensorFlow numbers scopes that it sees again: `functional_1/conv1_1/convolution` -> `conv1`.
+    """
+    scopes = node_name.split("__")[0].split("/")[1:-1]
+    found = ""
+    for scope in scopes:
+        inside = f"{found}/" if found else ""
+        known = [inside + name for name in (scope, re.sub(r"_\d+$", "", scope))]
+        found = next((name for name in known if name in layers), found)
+    return found or "/".join(scopes) or node_name
 
 
 @contextmanager

@@ -122,7 +122,8 @@ def export(
     _check_fit(card, recipe)
 
     progress("converting")
-    raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset)
+    names = [row.layer.name for row in traced.rows]
+    raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset, names)
     graph = assemble(raw, traced, exposed)
     _check_graph(graph)
 

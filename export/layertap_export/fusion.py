@@ -86,6 +86,8 @@ class _Fusion:
             shape, value = self.shapes.get(data), self.constants.get(other)
             if value is None or shape is None or len(shape) < 3 or data in self.constants:
                 continue
+            if value.dtype.kind != "f":  # there is no normalisation of integers
+                continue
             if value.shape == (1, shape[1], *(1,) * (len(shape) - 2)):
                 return data, value.reshape(-1)
         return None

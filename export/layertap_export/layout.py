@@ -333,13 +333,6 @@ class ChannelsFirst:
         ranks = [self._rank(self._view(name).source) for name in node.input if name]
         if any(rank is None or rank > len(perm) for rank in ranks):
             return False
-        dynamic_lower = [
-            name
-            for name in node.input
-            if self._constant(name) is None and 0 < len(self._view(name).perm) < len(perm)
-        ]
-        if dynamic_lower:
-            return False
         inputs = [self._under(name, perm) for name in node.input]
         if any(name is None for name in inputs):
             return False

@@ -96,7 +96,7 @@ def _copy(message: onnx.NodeProto | onnx.TensorProto) -> onnx.NodeProto | onnx.T
 def _needed(
     last: onnx.NodeProto | None, producer: dict[str, onnx.NodeProto], placed: set[int]
 ) -> Iterator[onnx.NodeProto]:
-    """The nodes that `last` needs and that are not placed yet, in an order in which they can run."""
+    """The nodes that `last` needs and that are not placed yet, each behind what it reads."""
     stack = [(last, False)] if last is not None else []
     while stack:
         node, ready = stack.pop()

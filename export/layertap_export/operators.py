@@ -39,11 +39,11 @@ def _node(graph: Any, op_type: str, inputs: list[str], **attributes: Any) -> str
 
 def erfc(graph: Any, node: Any, name: str, args: Any) -> None:
     """erfc(x) = 1 - erf(x); TensorFlow's exact `gelu` uses it."""
-    _replace(
-        graph,
-        node,
-        lambda x, dtype: _node(graph, "Sub", [_constant(graph, 1, dtype), _node(graph, "Erf", [x])]),
-    )
+
+    def build(x: str, dtype: Any) -> str:
+        return _node(graph, "Sub", [_constant(graph, 1, dtype), _node(graph, "Erf", [x])])
+
+    _replace(graph, node, build)
 
 
 def expm1(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -59,11 +59,11 @@ def expm1(graph: Any, node: Any, name: str, args: Any) -> None:
 
 def log1p(graph: Any, node: Any, name: str, args: Any) -> None:
     """log1p(x) = log(1 + x)."""
-    _replace(
-        graph,
-        node,
-        lambda x, dtype: _node(graph, "Log", [_node(graph, "Add", [x, _constant(graph, 1, dtype)])]),
-    )
+
+    def build(x: str, dtype: Any) -> str:
+        return _node(graph, "Log", [_node(graph, "Add", [x, _constant(graph, 1, dtype)])])
+
+    _replace(graph, node, build)
 
 
 def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -74,17 +74,26 @@ def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
         node.set_attr("group", channels // of_group)
 
 
+RESIZINGS: Mapping[str, Mapping[str, Any]] = {
+    "ResizeBicubic": {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
+    "ResizeBilinear": {"mode": "linear"},
+    "ResizeNearestNeighbor": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
+}
+"""Attributes of ONNX's Resize, by TensorFlow operation."""
+
+
 def resize(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Bilinear and nearest resizing to a size, as `tf.image.resize` does it.
+    """Resizing to a size, as `tf.image.resize` does it.
 
     tf2onnx writes scales in float32, which may round to one pixel less (12 * (7 / 12) = 6.99), and
-    for nearest a mode that opset 13 took out of the standard. TensorFlow takes pixel
-    floor((x + 0.5) / scale), which is (x + 0.5) / scale - 0.5 rounded, halves upwards.
+    for nearest a mode that opset 13 took out of the standard. For nearest TensorFlow takes pixel
+    floor((x + 0.5) / scale), which is (x + 0.5) / scale - 0.5 rounded, halves upwards. Its bicubic
+    kernel is Keys's, with a = -0.5, from a table of 1024 steps.
     """
     if not node.get_attr_value("half_pixel_centers"):  # from before TensorFlow 2
         TensorFlowResize.version_11(graph, node)
         return
-    linear = node.type == "ResizeBilinear"
+    attributes = RESIZINGS[node.type]
     source, size = node.input
     output, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
     graph.remove_node(node.name)
@@ -97,9 +106,8 @@ def resize(graph: Any, node: Any, name: str, args: Any) -> None:
         graph,
         "Resize",
         [image, "", "", sizes],
-        mode="linear" if linear else "nearest",
         coordinate_transformation_mode="half_pixel",
-        nearest_mode="round_prefer_ceil",
+        **attributes,
     )
     graph.make_node(
         "Transpose", [resized], {"perm": [0, 2, 3, 1]}, outputs=output, shapes=shapes, dtypes=dtypes
@@ -111,8 +119,7 @@ HANDLERS: Mapping[str, tuple[Handler, list[Any]]] = {
     "Expm1": (expm1, []),
     "Log1p": (log1p, []),
     "Conv3D": (conv3d, []),
-    "ResizeBilinear": (resize, []),
-    "ResizeNearestNeighbor": (resize, []),
+    **dict.fromkeys(RESIZINGS, (resize, [])),
 }
 """By TensorFlow operation, as tf2onnx's `custom_op_handlers` takes them."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +59,7 @@ class Recorder:
         """Record the next call of a model made in this thread."""
         previous, _active.recorder = getattr(_active, "recorder", None), self
         try:
-            with _wrapped_calls():
+            with nullcontext() if previous else _wrapped_calls():
                 yield
         finally:
             _active.recorder = previous

@@ -66,9 +66,7 @@ def layer_table(
     for parent in [None, *recorder.calls]:
         functional = functional_of(parent.layer if parent else model)
         if functional is not None:
-            names = (input_layer_name(x) for x in functional.inputs)
-            own = [name if name in input_names else None for name in names]
-            fed = parent.inbound if parent and len(parent.inbound) == len(own) else own
+            fed = _fed(functional, parent, edges, input_names)
             found, returned = _edges(functional, inside.get(parent, []), fed)
             edges |= found
             if parent is None:
@@ -82,10 +80,22 @@ def layer_table(
         elif item.name in input_names:
             rows.append(_input_row(item, input_names[item.name]))
     _check_unique(rows)
-    rows = [
-        replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)
-    ]
+    rows = [replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)]
     return rows, outputs
+
+
+def _fed(
+    functional: Any,
+    parent: Call | None,
+    edges: Mapping[Call, _Edges],
+    input_names: Mapping[str, str],
+) -> list[str | None]:
+    """Per input of a graph the row that feeds it, `None` where that is no row."""
+    if parent is None:
+        names = (input_layer_name(x) for x in functional.inputs)
+        return [name if name in input_names else None for name in names]
+    given = (edges.get(parent) or parent).inbound
+    return [*given] if len(given) == len(functional.inputs) else [None] * len(functional.inputs)
 
 
 def input_layer_name(tensor: Any) -> str:

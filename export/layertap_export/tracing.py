@@ -144,9 +144,7 @@ def _outputs(
     return tuple(infos)
 
 
-def _renamed(
-    row: Row, outputs: Sequence[TensorInfo], output_names: Sequence[str | None]
-) -> Row:
+def _renamed(row: Row, outputs: Sequence[TensorInfo], output_names: Sequence[str | None]) -> Row:
     """Let a layer give way to an output of another layer that bears its name."""
     name = row.layer.name
     clash = any(

@@ -215,7 +215,7 @@ def _opened(path: Path) -> Any:
     """A plain onnxruntime session over the whole file, as any client would make it."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as exc:

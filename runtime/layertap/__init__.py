@@ -20,6 +20,7 @@ TYPE_CHECKING = False  # `typing` alone would triple the time; type checkers kno
 if TYPE_CHECKING:
     from ._layer import Layer
     from ._model import Model, Tap, open
+    from ._reductions import TopChannels
     from .errors import (
         CardVersionError,
         DependencyError,
@@ -53,6 +54,7 @@ __all__ = [
     "Preprocessing",
     "PreprocessingError",
     "Tap",
+    "TopChannels",
     "UsageError",
     "__version__",
     "load_image",
@@ -63,6 +65,7 @@ _HOMES = {
     "Layer": "_layer",
     "Model": "_model",
     "Tap": "_model",
+    "TopChannels": "_reductions",
     "open": "_model",
     "load_image": "images",
     "Preprocessing": "preprocessing",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ._layer import ITEM_BYTES, Layer
 from .card import Card, Golden
+from .errors import UsageError
 
 
 class Cost(NamedTuple):
@@ -33,7 +34,14 @@ def activation_costs(
         size: the free sizes of the first input behind the batch axis, `(height, width)` for
             images.
         batch: number of samples.
+
+    Raises:
+        UsageError: a size or batch below 1.
     """
+    if batch < 1:
+        raise UsageError(f"a batch of {batch} makes no sense: give 1 or more.")
+    if size is not None and any(axis < 1 for axis in size):
+        raise UsageError(f"the size {tuple(size)} makes no sense: each axis has 1 or more.")
     return [_cost(layer, card, size, batch) for layer in layers]
 
 
@@ -50,10 +58,12 @@ def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: in
         return Cost(nbytes)
     known = _measured(layer, card.golden)
     item = ITEM_BYTES.get(layer.dtype)
-    if known is None or item is None or not card.inputs:
+    if known is None or item is None or not card.inputs or not card.golden.inputs:
         return Cost(None)
-    first, measured = card.inputs[0], card.golden.inputs[0].shape
-    free = [measured[i] for i, n in enumerate(first.shape) if i and n is None]
+    first, measured = card.inputs[0].shape, card.golden.inputs[0].shape
+    if len(first) != len(measured) or 0 in measured:
+        return Cost(None)
+    free = [measured[axis] for axis, stated in enumerate(first) if axis and stated is None]
     if len(free) != len(size):
         return Cost(None)
     growth = math.prod(size) / math.prod(free) if free else 1.0

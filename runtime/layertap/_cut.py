@@ -84,8 +84,8 @@ class CutPlan:
     def needs(self) -> tuple[str, ...]:
         """Every input of the model that must be fed."""
         sources = {leaf.source for leaf in self.given.values()}
-        fed = (name for name in self.fed if name not in sources)
-        return tuple(dict.fromkeys((*self.inputs, *fed)))
+        fed = dict.fromkeys((*self.inputs, *self.fed))
+        return tuple(name for name in fed if name not in sources)
 
     @property
     def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -249,37 +249,139 @@ def write(
             there is one; without it they are copied.
     """
     # Memory views, so that weights are copied once: when the chunks are joined.
-    taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
     with memoryview(buffer) as view:
-        body: list[bytes | memoryview] = [view[slice(*span)] for span in graph.title]
-        for at in plan.nodes:
-            node = graph.nodes[at]
-            if taken.isdisjoint(node.writes):
-                body.append(view[slice(*node.span)])
-            else:
-                body.append(_renamed(buffer, node, taken))
-        body += [extra.nodes for extra in plan.appended]
+        body = _computing(view, buffer, graph, plan, place, stay)
         body += [_identity(name, copy) for name, copy in plan.outputs.items() if name != copy]
-        for name in plan.initializers:
-            weights = graph.initializers[name]
-            raw = _raw_data(buffer, weights) if stay else None
-            if weights.external and place:
-                body += _placed(buffer, weights.span, place(weights.external))
-            elif raw and stay and (reference := stay(*raw)):
-                body += _placed(buffer, weights.span, reference)
-            else:
-                body.append(view[slice(*weights.span)])
-        kept = {*plan.inputs, *plan.initializers}
-        body += [_named(buffer, 11, span) for name, span in graph.listed.items() if name in kept]
+        body += _listed(buffer, graph, plan, plan.inputs)
         body += _inputs(buffer, graph, plan, types or {})
         body += _outputs(buffer, graph, plan)
-        model: list[bytes | memoryview] = [view[slice(*span)] for span in graph.head]
-        model.append(header(7, sum(map(len, body))))
-        joined = b"".join([*model, *body])
-        for chunk in (*model, *body):
-            if isinstance(chunk, memoryview):
-                chunk.release()
+        return _joined(view, graph, body)
+
+
+def write_part(
+    buffer: Buffer,
+    graph: Graph,
+    plan: CutPlan,
+    place: Callable[[External], Placed],
+    types: Mapping[str, bytes],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """A model file of its own, whose inputs and outputs are the tensors themselves, unpeeled.
+
+    Args:
+        types: the `ValueInfoProto` of each given and each requested tensor.
+        metadata: what to write beside the graph.
+    """
+    entries = b"".join(_entry(name, leaf) for name, leaf in plan.given.items())
+    sources = {leaf.source for leaf in plan.given.values()}
+    left_out = plan.given.keys() - sources
+    made = {name for at in plan.nodes for name in graph.nodes[at].writes}
+    made |= plan.given.keys() | sources | graph.inputs.keys()
+    exits = b"".join(_exit(name, leaf) for name, leaf in plan.leaves.items() if name not in made)
+    with memoryview(buffer) as view:
+        body = _computing(view, buffer, graph, plan, place, None, entries, left_out)
+        body.append(exits)
+        body += _listed(buffer, graph, plan, plan.needs)
+        body += [encode(11, types[name]) for name in plan.given if name not in graph.inputs]
+        body += [encode(12, types[name]) for name in plan.leaves]
+        tail = [encode(14, encode(1, key) + encode(2, text)) for key, text in metadata.items()]
+        return _joined(view, graph, body, tail)
+
+
+def _computing(
+    view: memoryview,
+    buffer: Buffer,
+    graph: Graph,
+    plan: CutPlan,
+    place: Callable[[External], Placed] | None,
+    stay: Callable[[int, int], External | None] | None,
+    entries: bytes = b"",
+    left_out: AbstractSet[str] = frozenset(),
+) -> list[bytes | memoryview]:
+    """The fields of the graph that compute something.
+
+    Args:
+        entries: nodes that come first.
+        left_out: names of tensors whose nodes are left out.
+    """
+    taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
+    body: list[bytes | memoryview] = [view[slice(*span)] for span in graph.title]
+    body.append(entries)
+    for at in plan.nodes:
+        node = graph.nodes[at]
+        if not left_out.isdisjoint(node.writes):
+            continue
+        if taken.isdisjoint(node.writes):
+            body.append(view[slice(*node.span)])
+        else:
+            body.append(_renamed(buffer, node, taken))
+    body += [extra.nodes for extra in plan.appended]
+    for name in plan.initializers:
+        weights = graph.initializers[name]
+        raw = _raw_data(buffer, weights) if stay else None
+        if weights.external and place:
+            body += _placed(buffer, weights.span, place(weights.external))
+        elif raw and stay and (reference := stay(*raw)):
+            body += _placed(buffer, weights.span, reference)
+        else:
+            body.append(view[slice(*weights.span)])
+    return body
+
+
+def _listed(buffer: Buffer, graph: Graph, plan: CutPlan, inputs: Iterable[str]) -> list[bytes]:
+    """Inputs, and initialisers that the file lists among them, as it has them."""
+    kept = {*inputs, *plan.initializers}
+    return [_named(buffer, 11, span) for name, span in graph.listed.items() if name in kept]
+
+
+def _joined(
+    view: memoryview,
+    graph: Graph,
+    body: Sequence[bytes | memoryview],
+    tail: Sequence[bytes] = (),
+) -> bytes:
+    model: list[bytes | memoryview] = [view[slice(*span)] for span in graph.head]
+    model.append(header(7, sum(map(len, body))))
+    joined = b"".join([*model, *body, *tail])
+    for chunk in (*model, *body):
+        if isinstance(chunk, memoryview):
+            chunk.release()
     return joined
+
+
+def _exit(name: str, leaf: Leaf) -> bytes:
+    """Nodes that make a tensor from its source."""
+    return _chain(leaf.source, name, leaf.perms)
+
+
+def _entry(name: str, leaf: Leaf) -> bytes:
+    """Nodes that make the source from a tensor."""
+    if name == leaf.source:
+        return b""
+    turned = [
+        None if perm is None else tuple(perm.index(axis) for axis in range(len(perm)))
+        for perm in reversed(leaf.perms)
+    ]
+    return _chain(name, leaf.source, turned)
+
+
+def _chain(source: str, target: str, perms: Sequence[Perm]) -> bytes:
+    if not perms:
+        return _identity(source, target)
+    steps = [source, *(f"layertap:{target}/{i}" for i in range(1, len(perms))), target]
+    nodes = b""
+    for perm, before, after in zip(perms, steps, steps[1:], strict=False):
+        node = encode(1, before) + encode(2, after) + encode(4, "Transpose")
+        if perm is not None:
+            axes = b"".join(encode(8, axis) for axis in perm)
+            node += encode(5, encode(1, "perm") + axes + encode(20, 7))
+        nodes += encode(1, node)
+    return nodes
+
+
+def value_info(name: str, kind: TensorType) -> bytes:
+    """The `ValueInfoProto` of a tensor."""
+    return encode(1, name) + _type(kind, ())
 
 
 def _named(buffer: Buffer, number: int, span: Span) -> bytes:

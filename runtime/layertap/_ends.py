@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import _cut
+from ._fetch import view
 from ._graph import Graph
 from ._layer import Layer
 from ._select import only
@@ -41,7 +42,8 @@ def sort_out(
         try:
             layer = only(layers, key)
         except LayerNotFoundError as exc:
-            near = suggest(key, list(graph.inputs)) if isinstance(key, str) else ""
+            only_inputs = list(graph.inputs.keys() - {layer.name for layer in layers})
+            near = suggest(key, only_inputs) if isinstance(key, str) else ""
             if not near:
                 raise
             raise LayerNotFoundError(f"no layer or input is called {key!r}.{near}") from exc
@@ -53,23 +55,58 @@ def sort_out(
     return sorted_out
 
 
-def check_apart(plan: _cut.CutPlan, names: Mapping[str, str]) -> None:
+def check_apart(plan: _cut.CutPlan, names: Mapping[str, str], inputs: Iterable[str]) -> None:
     """Refuse two layers that are one tensor in the file, as a Dropout and what it hands on.
 
     Args:
         names: what to call the given tensors.
+        inputs: the model's inputs that were given beside them.
 
     Raises:
         UsageError: there are two.
     """
-    seen: dict[str, str] = {}
+    seen = {name: name for name in inputs}
     for tensor, leaf in plan.given.items():
-        other = seen.setdefault(leaf.source, tensor)
-        if other != tensor:
-            raise UsageError(
-                f"{names[other]!r} and {names[tensor]!r} are one and the same tensor in this "
-                "file: one hands on what the other gives. Give one of them."
-            )
+        other = seen.setdefault(leaf.source, names[tensor])
+        if other != names[tensor]:
+            raise _one_tensor(other, names[tensor])
+
+
+def _one_tensor(one: str, other: str) -> UsageError:
+    return UsageError(
+        f"{one!r} and {other!r} are one and the same tensor in this file: one hands on what the "
+        "other gives. Give one of them."
+    )
+
+
+def check_batch(
+    layers: Iterable[Layer],
+    feeds: Mapping[str, Any],
+    plan: _cut.CutPlan,
+    graph: Graph,
+    batch: str | None,
+) -> None:
+    """Refuse values that do not belong together: of different numbers of samples.
+
+    Args:
+        batch: the free size that stands for the batch among the model's inputs.
+
+    Raises:
+        InputError: they do not agree.
+    """
+    sizes = {
+        name: len(feeds[name])
+        for name in plan.needs
+        if batch is not None and (graph.inputs[name].dims or (None,))[0] == batch
+    }
+    for layer in layers:
+        perms = plan.given[str(layer.tensor)].perms
+        shape = view(feeds[plan.given[str(layer.tensor)].source], perms).shape
+        if layer.shape[:1] == (None,):
+            sizes[layer.name] = shape[0]
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        raise InputError(f"what is given does not agree on the size of the batch: {listing}.")
 
 
 def check_separates(
@@ -93,16 +130,18 @@ def check_separates(
     missing = [name for name in plan.needs if name not in given_inputs]
     if not missing:
         return
-    given = [repr(name) for name in (*names.values(), *given_inputs)]
+    given = ", ".join(repr(name) for name in (*names.values(), *given_inputs))
+    if not plan.starts:
+        raise InputError(
+            f"what was asked for does not depend on {given}, but on input "
+            f"{' and '.join(map(repr, missing))}. Give that, or layers that lead to what was asked."
+        )
     wanted = _nearest(graph, layers, plan, missing)
     what = ", ".join(wanted[:3]) + (f" and {len(wanted) - 3} more" if len(wanted) > 3 else "")
-    if wanted == [f"input {name!r}" for name in missing]:
-        hint = "Give it as well, or layers that come before what is asked."
-    else:
-        hint = "Give it as well." if len(wanted) == 1 else "Give them as well."
+    several = len(wanted) > 1
     raise InputError(
-        f"what was asked for cannot be computed from {', '.join(given)} alone: {what} "
-        f"{'is' if len(wanted) == 1 else 'are'} missing. {hint}"
+        f"what was asked for cannot be computed from {given} alone: {what} "
+        f"{'are' if several else 'is'} missing. Give {'them' if several else 'it'} as well."
     )
 
 
@@ -114,7 +153,6 @@ def _nearest(
     reached = _cut.dependents(graph, missing)
     makers = {name: at for at in plan.nodes for name in graph.nodes[at].writes}
     layer_of = _by_source(graph, layers)
-    asked = {leaf.source for leaf in plan.leaves.values()}
     found: dict[str, None] = {}
     seen: set[str] = set()
     open_ends = sorted(_cut.border(graph, plan, starts), reverse=True)
@@ -126,7 +164,7 @@ def _nearest(
         if name in missing:
             found[f"input {name!r}"] = None
         elif makers.get(name) in reached:
-            if name in layer_of and name not in asked:
+            if name in layer_of:
                 found[repr(layer_of[name])] = None
             else:
                 open_ends.extend(graph.nodes[makers[name]].reads)
@@ -139,3 +177,73 @@ def _by_source(graph: Graph, layers: Sequence[Layer]) -> dict[str, str]:
     names = {str(layer.tensor): layer.name for layer in reversed(layers) if layer.tensor in known}
     leaves = _cut.peel(graph, names)
     return {leaf.source: names[tensor] for tensor, leaf in leaves.items()}
+
+
+# --- Edits --------------------------------------------------------------------------------------
+
+
+class Edit(NamedTuple):
+    """A change to make to a layer or an input."""
+
+    name: str
+    source: str
+    """The tensor that is computed, of which the layer is a view."""
+    leaf: _cut.Leaf
+    function: Callable[[Any], Any]
+
+
+def edits(graph: Graph, changes: Given) -> dict[str, Edit]:
+    """The changes, by the source that each replaces.
+
+    Raises:
+        KeyError: a tensor that the graph has not.
+        UsageError: two of them are one tensor, or something is no function.
+    """
+    functions = {
+        **{name: (name, function) for name, function in changes.inputs.items()},
+        **{t: (layer.name, function) for t, (layer, function) in changes.layers.items()},
+    }
+    leaves = _cut.peel(graph, functions)
+    found: dict[str, Edit] = {}
+    for tensor, (name, function) in functions.items():
+        if not callable(function):
+            raise UsageError(
+                f"the change of {name!r} is a {type(function).__name__}, not a function. To give "
+                "an activation, use `resume`."
+            )
+        edit = Edit(name, leaves[tensor].source, leaves[tensor], function)
+        if edit.source in found:
+            raise _one_tensor(found[edit.source].name, name)
+        found[edit.source] = edit
+    return found
+
+
+def check_edits(graph: Graph, edits: Mapping[str, Edit], plan: _cut.CutPlan) -> None:
+    """Refuse changes on which nothing that is asked for depends.
+
+    Args:
+        plan: of all that is asked for.
+
+    Raises:
+        UsageError: there is such a change.
+    """
+    read = {name for at in plan.nodes for name in graph.nodes[at].reads}
+    read |= plan.outputs.keys() | {*plan.fed} | {extra.reads for extra in plan.appended}
+    for source, edit in edits.items():
+        if source not in read:
+            raise UsageError(
+                f"nothing that was asked for depends on {edit.name!r}: the change would change "
+                "nothing."
+            )
+
+
+def first(graph: Graph, sources: Iterable[str]) -> set[str]:
+    """Those of `sources` that depend on none of the others."""
+    later = _cut.dependents(graph, sources)
+    made = {name for at in later for name in graph.nodes[at].writes}
+    return {name for name in sources if name not in made} or set(sources)
+
+
+def sources(graph: Graph, tensors: Iterable[str]) -> set[str]:
+    """What `tensors` are made from by nothing but Transposes and Identities."""
+    return {leaf.source for leaf in _cut.peel(graph, tensors).values()}

@@ -35,7 +35,7 @@ def read_index(source: FileSource | BytesSource) -> Index:
         ModelFileError: no ONNX model, or a damaged card.
         CardVersionError: the card was written by a newer layertap.
     """
-    with source.read() as buffer:
+    with source.read(sparsely=True) as buffer:
         try:
             graph = read_graph(buffer)
             types = {} if KEY in graph.metadata else read_types(buffer, graph)

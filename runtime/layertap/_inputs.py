@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ._cut import Leaf
 from ._graph import TensorType
 from .errors import InputError, suggest
 
@@ -62,6 +63,28 @@ def prepare(
     if batch is not None and len(arrays) > 1:
         _check_batch(arrays, inputs, batch)
     return arrays
+
+
+def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
+    """An activation that is given, as the source tensor of its layer.
+
+    A view that came out of that tensor goes back without a copy.
+
+    Args:
+        what: what messages call it.
+        spec: the layer's dtype and shape, as Keras has them.
+        leaf: how the layer is made from the source.
+
+    Raises:
+        InputError: the wrong rank, size or dtype.
+    """
+    if spec.dtype in ("sequence", "map", "optional"):
+        return value
+    array = _as_array(what, value)
+    _check_shape(what, array, spec)
+    for perm in reversed(leaf.perms):
+        array = array.transpose(None if perm is None else np.argsort(perm))
+    return _cast(what, array, spec.dtype)
 
 
 def is_image(value: Any) -> bool:
@@ -116,9 +139,10 @@ def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None
             if recipe is None:
                 raise InputError(_no_recipe(name, spec, images[0]))
             value = recipe.batch(images)
-    array = _as_array(name, value)
-    _check_shape(name, array, spec)
-    return _cast(name, array, spec.dtype)
+    what = f"input {name!r}"
+    array = _as_array(what, value)
+    _check_shape(what, array, spec)
+    return _cast(what, array, spec.dtype)
 
 
 def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
@@ -132,22 +156,20 @@ def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
     )
 
 
-def _as_array(name: str, value: Any) -> Array:
+def _as_array(what: str, value: Any) -> Array:
     if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
-        raise InputError(f"input {name!r}: {_kind(value)} is not an array.")
+        raise InputError(f"{what}: {_kind(value)} is not an array.")
     try:
         return np.asarray(value)
     except Exception as exc:  # array-likes raise what they like
-        raise InputError(
-            f"input {name!r}: {_kind(value)} cannot be made an array ({exc})."
-        ) from exc
+        raise InputError(f"{what}: {_kind(value)} cannot be made an array ({exc}).") from exc
 
 
-def _check_shape(name: str, array: Array, spec: TensorType) -> None:
+def _check_shape(what: str, array: Array, spec: TensorType) -> None:
     if spec.dims is None:
         return
     given, wanted = array.shape, spec.dims
-    problem = f"input {name!r} has shape {given}, but {_dims(spec)} is expected"
+    problem = f"{what} has shape {given}, but {_dims(spec)} is expected"
     if len(given) != len(wanted):
         if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
             raise InputError(f"{problem}. Add the batch axis: x[None].")
@@ -161,8 +183,8 @@ def _check_shape(name: str, array: Array, spec: TensorType) -> None:
     if len(given) == 4 and _fits((given[0], given[2], given[1], given[3]), wanted):
         raise InputError(f"{problem}. Height and width are swapped.")
     axis = next(i for i in range(len(given)) if not _fits(given[i : i + 1], wanted[i : i + 1]))
-    what = " (channels)" if len(given) == 4 and axis == 3 else ""
-    raise InputError(f"{problem}: axis {axis}{what} must be {wanted[axis]}, not {given[axis]}.")
+    kind = " (channels)" if len(given) == 4 and axis == 3 else ""
+    raise InputError(f"{problem}: axis {axis}{kind} must be {wanted[axis]}, not {given[axis]}.")
 
 
 def _fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
@@ -171,29 +193,29 @@ def _fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
     )
 
 
-def _cast(name: str, array: Array, wanted: str) -> Array:
+def _cast(what: str, array: Array, wanted: str) -> Array:
     """`array` in the dtype that the input takes, in one piece."""
     given = array.dtype
     if wanted == "string":
         if given.kind not in "UO" or not all(isinstance(item, str) for item in array.flat):
-            raise InputError(f"input {name!r} takes strings, but its dtype is {given}.")
+            raise InputError(f"{what} takes strings, but its dtype is {given}.")
         return np.asarray(array, dtype=object, order="C")
     if not wanted:
         return np.asarray(array, order="C")
     if wanted not in _NUMPY:  # bfloat16 and the like: an array of ml_dtypes as it is
         if given.name != wanted:
             raise InputError(
-                f"input {name!r} is of type {wanted}, which numpy has not; {given} does not do."
+                f"{what} is of type {wanted}, which numpy has not; {given} does not do."
             )
         return np.asarray(array, order="C")
     dtype = np.dtype(wanted)
     if given != dtype and given.kind not in "biuf":
         raise InputError(
-            f"input {name!r} is of dtype {given}, but {dtype} is expected."
+            f"{what} is of dtype {given}, but {dtype} is expected."
             + (" Give its real part, or its absolute value." if given.kind == "c" else "")
         )
     if dtype.kind in "biu" and given != dtype:
-        _check_integers(name, array, dtype)
+        _check_integers(what, array, dtype)
     with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, as in Keras
         return np.asarray(array, dtype=dtype, order="C")
 
@@ -205,10 +227,10 @@ _NUMPY = frozenset(
 """Types that numpy has of itself."""
 
 
-def _check_integers(name: str, array: Array, dtype: np.dtype[Any]) -> None:
+def _check_integers(what: str, array: Array, dtype: np.dtype[Any]) -> None:
     if array.dtype.kind == "f":
         raise InputError(
-            f"input {name!r} takes whole numbers ({dtype}), but its dtype is {array.dtype}. Round "
+            f"{what} takes whole numbers ({dtype}), but its dtype is {array.dtype}. Round "
             f"it and convert it: np.rint(x).astype({dtype.name!r})."
         )
     if not array.size or array.dtype == np.bool_:
@@ -217,7 +239,7 @@ def _check_integers(name: str, array: Array, dtype: np.dtype[Any]) -> None:
     least, most = int(array.min()), int(array.max())
     if least < low or most > high:
         raise InputError(
-            f"input {name!r} is of dtype {dtype}, which holds {low} to {high}, but the values "
+            f"{what} is of dtype {dtype}, which holds {low} to {high}, but the values "
             f"given go from {least} to {most}."
         )
 

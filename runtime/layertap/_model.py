@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from . import _cut
+from . import _cut, _ends
 from ._cost import activation_costs
+from ._fetch import Fetch, Request, request_layers, request_outputs, view
+from ._graph import TensorType
 from ._index import read_index
 from ._layer import Layer
+from ._reductions import check_dtype, check_name
 from ._select import Selector, is_single, only, select
 from ._session import Cache, Engine, Provider, Session, Settings
 from ._source import BytesSource, FileSource
@@ -19,6 +22,7 @@ from ._table import as_text, shape_text
 from ._wire import WireError
 from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
+from .files import replacing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -27,9 +31,16 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
+Asked: TypeAlias = "Selector | Iterable[Selector] | Mapping[Any, str | None] | None"
+"""What may be asked for: layers as `Model.select` takes them, or a dict from such selectors to
+reductions."""
+
 SESSIONS = 4
 """How many prepared sessions a model keeps: those for the sets of layers asked for last. A `Tap`
 keeps its own for as long as it lives."""
+
+PLANS = 64
+"""How many plans of cuts a model keeps, which are small."""
 
 LARGEST = 2**31 - 1
 """Bytes of the largest model that protobuf reads; larger ones keep weights in other files."""
@@ -44,6 +55,8 @@ def open(  # noqa: A001 - the word that users know from every library that opens
     threads: int | None = None,
     copy_weights: bool = False,
     share_weights: bool = False,
+    reproducible: bool = False,
+    tf32: bool = False,
 ) -> Model:
     """Open an ONNX file, exported by layertap or from elsewhere.
 
@@ -52,9 +65,12 @@ def open(  # noqa: A001 - the word that users know from every library that opens
 
     Args:
         source: the `.onnx` file, or its contents.
-        device: `cpu`; `cuda` or `cuda:1` (an NVIDIA card; an error if it does not work); or
-            `auto`, which takes the card where it works, and else the CPU. `Model.device` says
-            which.
+        device: `cpu`; `cuda` or `cuda:1` (an NVIDIA card); `auto`, which takes the card where it
+            works, and else the CPU; or another device that the installed onnxruntime was built for:
+            `openvino` (`openvino:gpu`, `openvino:npu`), `coreml`, `directml`, `webgpu`, `tensorrt`,
+            `migraphx`, `rocm`, `qnn`, `xnnpack`. One that does not work is an error; `layertap
+            devices` lists which do, and why the others do not. `Model.device` says which is in use.
+            All compute in float32 where they can.
         providers: onnxruntime's own list of execution providers, instead of `device`.
         session_options: an `onnxruntime.SessionOptions`, which is used as it is; or a dict of its
             attributes (`{"enable_profiling": True}`) and of configuration entries, which have a
@@ -72,6 +88,14 @@ def open(  # noqa: A001 - the word that users know from every library that opens
             processor: processes that open the same file share its pages in memory, and sessions
             start in a fraction of the time. It works for files of any size, from onnxruntime 1.21
             on. Values may differ in the last digit.
+        reproducible: run the graph as it stands, on one thread: then a layer's values do not hang
+            on what is asked for beside it, and a run that is resumed from a layer gives what the
+            whole run gives, bit for bit (on one machine with one onnxruntime). Without it they may
+            differ by about 1e-6 of the layer's scale, because what onnxruntime fuses hangs on what
+            is an output. It takes about a quarter more time, beside that of the missing threads.
+        tf32: let an NVIDIA card round float32 to TF32, which has 10 bits of mantissa: faster on
+            Ampere cards and newer, and off by about 1e-3 of an activation's scale. For
+            `device="cuda"` and `auto`.
 
     Raises:
         ModelFileError: the file is missing, cannot be read, or is not an ONNX model.
@@ -87,6 +111,8 @@ def open(  # noqa: A001 - the word that users know from every library that opens
         threads,
         copy_weights=copy_weights,
         share_weights=share_weights,
+        reproducible=reproducible,
+        tf32=tf32,
     )
     if isinstance(source, (bytes, bytearray, memoryview)):
         if share_weights:
@@ -126,8 +152,21 @@ class Model:
         self.card, self.layers = index.card, index.layers
         self.inputs, self.outputs = index.inputs, index.outputs
         self.metadata = index.metadata
+        self._settings = settings
         self._engine = Engine(settings)
         self._sessions: Cache[Session] = Cache(SESSIONS)
+        self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as the file's path, or as the bytes; the copy opens it anew."""
+        options = self._settings.session_options
+        if not (options is None or isinstance(options, Mapping)):
+            raise UsageError(
+                "a model with an onnxruntime.SessionOptions cannot be pickled. Give "
+                "session_options as a dict."
+            )
+        source = self._source if self.path is None else FileSource(self.path.absolute())
+        return Model, (source, self._settings)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in self.inputs)
@@ -195,38 +234,85 @@ class Model:
         """
         return as_text(self.layers, activation_costs(self.layers, self.card, size, batch))
 
-    def tap(self, layers: Selector | Iterable[Selector] | None = None) -> Tap:
-        """Prepare to fetch the activations of `layers`; see `select` for what may be asked.
+    def tap(self, layers: Asked = None, *, dtype: Any = None, contiguous: bool = False) -> Tap:
+        """Prepare to fetch the activations of `layers`, or of reductions of them.
+
+        Args:
+            layers: see `select`; or a dict from such a selector to the name of a reduction (or
+                `None`, for the whole activation), as in `{"bn": "mean", "conv5_*": "max"}`. Of
+                several selectors that name one layer the last counts. Reductions are computed in
+                the graph, so that only their small result leaves the session:
+
+                - `mean`, `max`: over all axes but those of the batch and the channels, `(n, c)`;
+                - `mean_l2`: the mean, divided by its Euclidean norm (zeros stay zeros), `(n, c)`;
+                - `flatten`: all axes but the batch in one, channels last, `(n, h * w * c)`;
+                - `top5`, or any other number: a `TopChannels` of the channels with the largest
+                  means, `.channels` and `.values`, each `(n, 5)`, the largest first.
+
+                Channels are the last axis; in a file without a card, which does not say where
+                they are, the axis after the batch, as in ONNX's operators.
+            dtype: `float16`, `float32` or `float64`, to which floating-point results are cast in
+                the graph: many times faster than in numpy, and with the same result.
+            contiguous: return C-contiguous arrays; what is not is copied.
 
         Raises:
             LayerNotFoundError: something matches nothing.
+            UsageError: no such reduction or dtype, or a layer that has no channels.
             ModelFileError: onnxruntime does not take the file, or it was changed.
             DependencyError: onnxruntime is not installed.
         """
-        if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
+        if layers is not None and not isinstance(layers, (str, int, slice, Layer, Mapping)):
             layers = list(layers)
-        chosen = self.select(layers)
-        fetch = self._fetch([str(layer.tensor) for layer in chosen])
-        return Tap(self, tuple(chosen), is_single(self.layers, layers), fetch)
+        return Tap(self, layers, dtype, contiguous)
 
     @overload
     def activations(
-        self, inputs: Any, layers: int | Layer, preprocess: Recipe | None = None
+        self,
+        inputs: Any,
+        layers: int | Layer,
+        preprocess: Recipe | None = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
     ) -> Array: ...
     @overload
-    def activations(self, inputs: Any, layers: str, preprocess: Recipe | None = None) -> Any: ...
+    def activations(
+        self,
+        inputs: Any,
+        layers: str,
+        preprocess: Recipe | None = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
+    ) -> Any: ...
     @overload
     def activations(
         self,
         inputs: Any,
         layers: slice | Iterable[Selector] | None = None,
         preprocess: Recipe | None = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
     ) -> dict[str, Array]: ...
+    @overload
     def activations(
         self,
         inputs: Any,
-        layers: Selector | Iterable[Selector] | None = None,
+        layers: Mapping[Any, str | None],
         preprocess: Recipe | None = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
+    ) -> dict[str, Any]: ...
+    def activations(
+        self,
+        inputs: Any,
+        layers: Asked = None,
+        preprocess: Recipe | None = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
 
@@ -239,23 +325,26 @@ class Model:
                 to which the card's preprocessing is applied. Where the model has several inputs, a
                 dict by input name, or a list in the order of `Model.inputs`; those that the layers
                 do not depend on may be left out.
-            layers: see `select`.
+            layers: see `select`; or a dict of reductions, see `tap`.
             preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
                 the path of a JSON file.
+            dtype: what to cast floating-point results to, see `tap`.
+            contiguous: return C-contiguous arrays; what is not is copied.
 
         Returns:
             For one exact name, index or `Layer`: the array, in the layer's Keras shape, channels
             last. Else a dict from layer names to arrays, in the order asked. They are views on the
-            memory that onnxruntime hands over, often of a channels-first array: not contiguous.
-            What is kept for long had better be copied (`numpy.ascontiguousarray`). The "activation"
-            of an input is what was fed, uncopied.
+            memory that onnxruntime hands over, often of a channels-first array: not contiguous,
+            unless `contiguous` is given. A view holds on to onnxruntime's memory, so that what is
+            kept for long had better be copied (`numpy.array`). The "activation" of an input is
+            what was fed, uncopied.
 
         Raises:
             LayerNotFoundError: something matches nothing; nothing has been computed.
             InputError: an input is missing, or of the wrong rank, size or dtype.
             ImageError: an image cannot be read.
         """
-        return self.tap(layers)(inputs, preprocess)
+        return self.tap(layers, dtype=dtype, contiguous=contiguous)(inputs, preprocess)
 
     def predict(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
         """The model's own output for `inputs`; see `activations` for what these may be.
@@ -263,10 +352,209 @@ class Model:
         Returns:
             An array; where the model has several outputs, a dict from their names to arrays.
         """
-        names = [info.name for info in self.outputs]
-        fetch = self._fetch(names)
-        values = fetch(self._prepare(fetch.plan.needs, inputs, preprocess))
-        return values[names[0]] if len(names) == 1 else values
+        request = self._own_outputs()
+        fetch = self._fetch(request.tensors)
+        return request.collect(fetch(self._prepare(fetch.plan.needs, inputs, preprocess)))
+
+    def resume(
+        self,
+        given: Mapping[Any, Any],
+        layers: Asked = None,
+        preprocess: Recipe | None = None,
+    ) -> Any:
+        """Run on from given activations, and compute nothing that comes before them.
+
+        Layers that only hand on what another gives (a Dropout and the layer before it) are one
+        tensor in the file: what is given for one of them holds for all. Given activations that
+        what is asked for does not read, because others lie between, are left alone.
+
+        Args:
+            given: activations by layer (its name, index or `Layer`), in the layer's Keras shape;
+                views that came out of layertap go back in without a copy. They must separate the
+                inputs from what is asked for; inputs of the model may be among them, by name.
+            layers: what to compute, as for `activations`; by default the model's own outputs, in
+                the form of `predict`.
+            preprocess: a recipe for images among the given inputs, instead of the card's.
+
+        Raises:
+            LayerNotFoundError: something matches nothing.
+            InputError: an activation of the wrong rank, size or dtype; or what is given does not
+                suffice, and the message says which layer to add.
+            UsageError: two of the given layers are one tensor.
+        """
+        request = self._own_outputs() if layers is None else self._asked(layers)[1]
+        ends = _ends.sort_out(self._graph, self.layers, given)
+        names = {tensor: layer.name for tensor, (layer, _) in ends.layers.items()}
+        plan = self._plan(request.tensors, tuple(names), request.appended)
+        _ends.check_apart(plan, names, ends.inputs)
+        _ends.check_separates(self._graph, self.layers, plan, names, ends.inputs)
+        feeds = self._prepare(plan.needs, ends.inputs, preprocess) if plan.needs else {}
+        values = {}
+        for tensor, (layer, value) in ends.layers.items():
+            values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
+            feeds[plan.given[tensor].source] = values[layer.name]
+        if self.card:
+            _ends.check_batch(
+                [layer for layer, _ in ends.layers.values()], feeds, plan, self._graph, self._batch
+            )
+        fetch = self._fetch(request.tensors, feeds, tuple(names), request.appended)
+        return request.collect(fetch(feeds))
+
+    def edit(
+        self,
+        inputs: Any,
+        changes: Mapping[Any, Callable[[Any], Any]],
+        layers: Asked = None,
+        preprocess: Recipe | None = None,
+    ) -> Any:
+        """Run to some layers, change their activations, and run on with what came of it.
+
+        Nothing is computed twice. Where one changed layer comes after another, its function gets
+        what the model makes of the first change.
+
+            def without_channel_7(activation):
+                activation[..., 7] = 0
+                return activation
+
+            model.edit("chest.png", {"conv5_block16_concat": without_channel_7})
+
+        Args:
+            inputs: see `activations`.
+            changes: functions by layer (its name, index or `Layer`) or by input name. Each is
+                called once, with the activation in the layer's Keras shape, which it may change in
+                place, and returns one of the same shape.
+            layers: what to compute, as for `activations`; by default the model's own outputs, in
+                the form of `predict`.
+            preprocess: a recipe for images instead of the card's.
+
+        Raises:
+            LayerNotFoundError: something matches nothing.
+            InputError: an input, or what a function returned, is of the wrong rank, size or dtype.
+            UsageError: two of the layers are one tensor, or a change that changes nothing that is
+                asked for.
+        """
+        request = self._own_outputs() if layers is None else self._asked(layers)[1]
+        graph = self._graph
+        ends = _ends.sort_out(graph, self.layers, changes)
+        edits = _ends.edits(graph, ends)
+        _ends.check_edits(graph, edits, self._plan(request.tensors, (), request.appended))
+        sources = [*dict.fromkeys([*request.tensors, *edits])]
+        feeds = self._prepare(self._plan(sources, (), request.appended).needs, inputs, preprocess)
+        while edits:
+            plan = self._plan(
+                [*dict.fromkeys([*request.tensors, *edits])], tuple(feeds), request.appended
+            )
+            ready = _ends.first(graph, edits)
+            beside = _ends.sources(graph, _cut.border(graph, plan, set(edits))) - feeds.keys()
+            wanted = [*ready, *sorted(beside - ready)]
+            found = self._fetch(wanted, feeds, tuple(feeds))(feeds)
+            # What is no array (a sequence) cannot well be fed, and is computed again.
+            feeds |= {name: value for name, value in found.items() if hasattr(value, "dtype")}
+            for source in ready:
+                edit = edits.pop(source)
+                if source not in feeds:
+                    raise UsageError(f"{edit.name!r} is no array, and cannot be changed.")
+                feeds[source] = self._changed(edit, feeds[source])
+        fetch = self._fetch(request.tensors, feeds, tuple(feeds), request.appended)
+        return request.collect(fetch(feeds))
+
+    def cut(
+        self,
+        path: str | os.PathLike[str],
+        start: Selector | Iterable[Selector] | None = None,
+        end: Selector | Iterable[Selector] | None = None,
+    ) -> None:
+        """Write the part of the model between some layers and others as a file of its own.
+
+        It is plain ONNX, with a card if this file has one. Its inputs are the layers in `start`,
+        named and shaped as in Keras, its outputs those in `end`. What one part gives goes into the
+        next as it is: with `reproducible=True` on both sides the result is that of the whole, bit
+        for bit on one machine.
+
+        Args:
+            path: the file to write; it is replaced once the new one is complete.
+            start: layers, see `select`, and names of inputs; by default the model's inputs.
+            end: layers, see `select`; by default the model's own outputs.
+
+        Raises:
+            LayerNotFoundError: something matches nothing.
+            InputError: the part needs more than `start`; the message says which layer to add.
+            UsageError: a layer is both start and end, or nothing is computed from it.
+            OutputError: the file cannot be written.
+        """
+        from ._part import write_part
+
+        starts: list[Layer | TensorInfo] = []
+        if start is not None:
+            named = [start] if isinstance(start, (str, int, slice, Layer)) else start
+            layers = {layer.name for layer in self.layers}
+            infos = {info.name: info for info in self.inputs if info.name not in layers}
+            for one in named:
+                if isinstance(one, str) and one in infos:
+                    starts.append(infos[one])
+                else:
+                    starts += self.select(one)
+        part = write_part(self, starts, [] if end is None else self.select(end))
+        with replacing(path) as temporary:
+            temporary.write_bytes(part)
+
+    def _inferred(self, tensor: str) -> TensorType:
+        """The type of a tensor of which the file states none, as onnxruntime infers it."""
+        fetch = self._fetch([tensor])
+        leaf = fetch.plan.leaves[tensor]
+        kind = self._graph.inputs[leaf.source] if fetch.plan.fed else fetch.output_type()
+        dims = kind.dims
+        for perm in leaf.perms:
+            if dims is not None:
+                dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
+        return TensorType(kind.dtype, dims)
+
+    def _changed(self, edit: _ends.Edit, value: Any) -> Any:
+        from ._inputs import prepare_layer
+
+        if edit.source in self._graph.inputs:
+            value = value.copy()  # it may be the caller's own
+        seen = view(value, edit.leaf.perms)
+        changed = edit.function(seen)
+        if changed is None:
+            raise UsageError(
+                f"the function for {edit.name!r} returned nothing; it must return the activation."
+            )
+        what = f"what the function for {edit.name!r} returned"
+        return prepare_layer(what, changed, TensorType(_dtype(value), seen.shape), edit.leaf)
+
+    def _layer_value(self, layer: Layer, leaf: _cut.Leaf, value: Any) -> Any:
+        from ._inputs import prepare_layer
+
+        spec = TensorType(layer.dtype, layer.shape if layer.dtype else None)
+        return prepare_layer(f"layer {layer.name!r}", value, spec, leaf)
+
+    def _own_outputs(self) -> Request:
+        return request_outputs([info.name for info in self.outputs])
+
+    def _asked(self, layers: Asked, dtype: Any = None) -> tuple[list[Layer], Request]:
+        """The layers asked for, and what that means for the graph."""
+        reductions: dict[Layer, str | None] = {}
+        if isinstance(layers, Mapping):
+            single = False
+            for key, how in layers.items():
+                name = None if how is None else check_name(how)
+                reductions |= dict.fromkeys(self.select(key), name)
+            if not reductions:
+                raise UsageError("the dict of reductions is empty.")
+        else:
+            if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
+                layers = list(layers)
+            single = is_single(self.layers, layers)
+            reductions = dict.fromkeys(self.select(layers))
+        target = None if dtype is None else check_dtype(dtype)
+        try:
+            request = request_layers(
+                self._graph, reductions, single, target, channels_last=self.card is not None
+            )
+        except KeyError as exc:
+            raise self._gone(exc) from exc
+        return list(reductions), request
 
     def _prepare(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
@@ -283,27 +571,51 @@ class Model:
         sizes = [kind.dims[0] for kind in kinds if kind.dims]
         return next((size for size in sizes if isinstance(size, str)), None)
 
-    def _fetch(self, tensors: Sequence[str]) -> _Fetch:
+    def _plan(
+        self,
+        tensors: Sequence[str],
+        given: Sequence[str] = (),
+        appended: Sequence[_cut.Appended] = (),
+    ) -> _cut.CutPlan:
+        key = tuple(tensors), tuple(given), tuple(name for one in appended for name in one.writes)
         try:
-            plan = _cut.plan(self._graph, tensors)
+            return self._plans.get(key, lambda: _cut.plan(self._graph, tensors, given, appended))
         except KeyError as exc:
-            raise ModelFileError(
-                f"{self._name} has no tensor {exc.args[0]!r}, though its card names it. It was "
-                "changed after the export; export it again."
-            ) from exc
-        session = None
-        if plan.outputs:
-            session = self._sessions.get(tuple(plan.outputs), lambda: self._start(plan))
-        return _Fetch(self._name, plan, session)
+            raise self._gone(exc) from exc
 
-    def _start(self, plan: _cut.CutPlan) -> Session:
+    def _gone(self, exc: KeyError) -> ModelFileError:
+        return ModelFileError(
+            f"{self._name} has no tensor {exc.args[0]!r}, though its card names it. It was "
+            "changed after the export; export it again."
+        )
+
+    def _fetch(
+        self,
+        tensors: Sequence[str],
+        feeds: Mapping[str, Any] | None = None,
+        given: Sequence[str] = (),
+        appended: Sequence[_cut.Appended] = (),
+    ) -> Fetch:
+        """Prepare to compute `tensors` and what is appended, from `given` on.
+
+        Args:
+            feeds: values by source; only their dtypes count here.
+        """
+        plan = self._plan(tensors, given, appended)
+        types = {name: TensorType(_dtype((feeds or {})[name])) for name in plan.starts}
+        key = (*plan.key, *(kind.dtype for kind in types.values()))
+        return Fetch(
+            self._name, plan, lambda: self._sessions.get(key, lambda: self._start(plan, types))
+        )
+
+    def _start(self, plan: _cut.CutPlan, types: Mapping[str, TensorType]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
         weights = self._source.place(self._graph.locations)
         place = weights.refer if self._engine.maps_weights else weights.load
         stay = weights.stay if self._engine.leaves_weights(self._source.size) else None
-        with self._source.read() as buffer:
+        with self._source.read(sparsely=stay is not None) as buffer:
             try:
-                model = _cut.write(buffer, self._graph, plan, place, stay=stay)
+                model = _cut.write(buffer, self._graph, plan, place, types, stay)
             except WireError as exc:  # in a part that the index passes over
                 raise ModelFileError(
                     f"{self._name} is damaged ({exc}). Copy or export it again."
@@ -311,8 +623,7 @@ class Model:
         if len(model) > LARGEST:
             raise ModelFileError(
                 f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
-                "weights, more than fits into one piece. From onnxruntime 1.21 on, weights stay "
-                "in their files: upgrade it."
+                f"weights, more than fits into one piece. {self._engine.large_remedy}"
             )
         if not (weights.mapped or self._graph.locations):
             return self._engine.start(model, self._name, None)
@@ -330,13 +641,17 @@ class Tap:
     layers: tuple[Layer, ...]
     """The layers, in the order asked."""
 
-    def __init__(
-        self, model: Model, layers: tuple[Layer, ...], single: bool, fetch: _Fetch
-    ) -> None:
-        self.layers = layers
+    def __init__(self, model: Model, asked: Asked, dtype: Any, contiguous: bool) -> None:
+        chosen, self._request = model._asked(asked, dtype)
+        self.layers = tuple(chosen)
         self._model = model
-        self._single = single
-        self._fetch = fetch
+        self._fetch = model._fetch(self._request.tensors, appended=self._request.appended)
+        self._contiguous = contiguous
+        self._made_of = model, asked, dtype, contiguous
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as what it was made of."""
+        return Tap, self._made_of
 
     def __repr__(self) -> str:
         names = ", ".join(repr(layer.name) for layer in self.layers[:3])
@@ -347,46 +662,23 @@ class Tap:
         """Run the model as far as needed; see `Model.activations`."""
         feeds = self._model._prepare(self._fetch.plan.needs, inputs, preprocess)
         values = self._fetch(feeds)
-        if self._single:
-            return values[str(self.layers[0].tensor)]
-        return {layer.name: values[str(layer.tensor)] for layer in self.layers}
+        if self._contiguous:
+            import numpy as np
+
+            values = {
+                name: np.ascontiguousarray(value) if hasattr(value, "dtype") else value
+                for name, value in values.items()
+            }
+        return self._request.collect(values)
 
 
 Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"
 """A preprocessing recipe: as an object, as data, or in a JSON file."""
 
 
-class _Fetch:
-    """A plan and the session that carries it out; no session where nothing is computed."""
-
-    def __init__(self, name: str, plan: _cut.CutPlan, session: Session | None) -> None:
-        self.plan = plan
-        self._name = name
-        self._session = session
-
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the requested tensors, in the order asked."""
-        plan = self.plan
-        values = {name: feeds[name] for name in plan.fed}
-        if self._session is not None:
-            read = {name: feeds[name] for name in plan.inputs}
-            results = self._session.run(list(plan.outputs.values()), read)
-            values.update(zip(plan.outputs, results, strict=True))
-        try:
-            return {
-                tensor: _view(values[leaf.source], leaf.perms)
-                for tensor, leaf in plan.leaves.items()
-            }
-        except (ValueError, AttributeError) as exc:
-            raise ModelFileError(
-                f"{self._name} has a Transpose that does not fit its tensor: {exc}."
-            ) from exc
-
-
-def _view(value: Any, perms: Sequence[_cut.Perm]) -> Any:
-    for perm in perms:
-        value = value.transpose(perm)
-    return value
+def _dtype(value: Any) -> str:
+    name = str(getattr(value, "dtype", ""))
+    return "string" if name == "object" or name.startswith(("<U", "str")) else name
 
 
 def _recipe(given: Recipe) -> Preprocessing:

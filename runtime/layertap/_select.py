@@ -123,9 +123,7 @@ def _sliced(layers: Sequence[Layer], what: slice) -> list[Layer]:
         raise UsageError(f"the slice {_slice_text(what)} makes no sense: {exc}.") from exc
     found = [layer for layer in inside if layer.exposed]
     if inside and not found:
-        raise LayerNotFoundError(
-            f"this file exposes none of the {len(inside)} layers in the slice {_slice_text(what)}."
-        )
+        raise LayerNotFoundError(f"this file exposes no layer of the slice {_slice_text(what)}.")
     if not inside:
         raise LayerNotFoundError(
             f"the slice {_slice_text(what)} takes none of the {len(layers)} layers."
@@ -169,9 +167,7 @@ def _of_type(exposed: list[Layer], chosen: list[Layer], types: list[str]) -> lis
             )
     found = [layer for layer in chosen if layer.type in types]
     if not found:
-        raise LayerNotFoundError(
-            f"none of the {len(chosen)} layers chosen by name has the class {' or '.join(types)}."
-        )
+        raise LayerNotFoundError(f"no layer chosen by name has the class {' or '.join(types)}.")
     return found
 
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
 import re
 import sys
 import threading
-import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from . import _wire
+from . import _devices
+from ._graph import TensorType
 from .errors import DependencyError, DeviceError, InputError, ModelFileError, UsageError, suggest
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
@@ -29,11 +28,6 @@ Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 
 LARGE = 100_000_000
 """Bytes of a file from which on weights stay in it: below, copying them costs next to nothing."""
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-_SILENT = 4
-"""Only fatal messages: what onnxruntime logs as an error it also raises, and that is enough."""
 
 
 def import_onnxruntime() -> Any:
@@ -83,7 +77,7 @@ class Settings:
     """
 
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1`, ... or `auto`."""
+    """A short name of `_devices`: `cpu`, `cuda:1`, ...; or `auto`."""
     providers: Sequence[Provider] | None = None
     """onnxruntime's own list of execution providers; then `device` is not consulted."""
     session_options: Any = None
@@ -96,6 +90,10 @@ class Settings:
     share_weights: bool = False
     """Always leave weights in their files, and use them as they stand there: processes share
     them."""
+    reproducible: bool = False
+    """Run the graph as it stands, on one thread."""
+    tf32: bool = False
+    """Let CUDA round float32 to TF32."""
 
     def __post_init__(self) -> None:
         if self.share_weights and self.copy_weights:
@@ -106,15 +104,26 @@ class Settings:
                 "share_weights=True sets session options, and session_options that are no dict are "
                 'used as they are. Give a dict, or set "session.disable_prepacking" to "1" in them.'
             )
-        device = self.device
-        if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise DeviceError(
-                f"there is no device {device!r}. Give 'cpu', 'cuda', 'cuda:1' or 'auto'; other "
-                "execution providers of onnxruntime go into `providers`."
+        if self.reproducible and not (options is None or isinstance(options, Mapping)):
+            raise UsageError(
+                "reproducible=True sets session options, and session_options that are no dict are "
+                "used as they are. Give a dict."
             )
+        if self.reproducible and self.threads not in (None, 1):
+            raise UsageError(f"reproducible=True runs on one thread, and threads={self.threads!r}.")
+        device = self.device
+        if not isinstance(device, str):
+            raise DeviceError(f"there is no device {device!r}. Give a name, as in 'cuda:0'.")
         if self.providers is not None and device != "cpu":
             raise UsageError(
                 f"device={device!r} and providers={list(self.providers)!r} cannot both be given."
+            )
+        if self.tf32 and device.partition(":")[0] not in ("cuda", "auto"):
+            raise UsageError(
+                f"tf32=True is for device='cuda', and this is {device!r}."
+                if self.providers is None
+                else "tf32=True and providers cannot both be given. Put use_tf32 into the options "
+                "of CUDAExecutionProvider."
             )
         threads = self.threads
         if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -133,34 +142,44 @@ class Engine:
         self._settings = settings
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in short."""
-        self._providers: list[tuple[str, dict[str, Any]]] = [(CPU, {})]
+        self._providers: _devices.Providers = [(_devices.CPU.provider, {})]
         if settings.providers is not None:
             self._providers = _checked(settings.providers)
             self.device = self._providers[0][0].removesuffix("ExecutionProvider").lower()
         elif settings.device == "auto":
             try:
-                self._use_cuda(0)
+                self._use("cuda")
             except DeviceError:
                 self.device = "cpu"
         elif settings.device != "cpu":
-            _, _, index = settings.device.partition(":")
-            self._use_cuda(int(index or 0))
+            self._use(settings.device)
 
-    def _use_cuda(self, index: int) -> None:
-        check_cuda(index)
-        self.device = f"cuda:{index}"
-        self._providers = [_cuda(index), (CPU, {})]
+    def _use(self, name: str) -> None:
+        ort = import_onnxruntime()
+        device, unit = _devices.find(name, ort.get_available_providers())
+        _devices.check(ort, device, unit)
+        threads = self._settings.threads or available_threads()
+        self.device = device.label(unit)
+        self._providers = _devices.providers(device, unit, threads, self._settings.tf32)
 
     @property
     def maps_weights(self) -> bool:
         """Whether sessions may keep weights in files."""
         return not self._settings.copy_weights and supports_external_weights()
 
+    @property
+    def large_remedy(self) -> str:
+        """What to do about weights that are too large to be copied."""
+        if self._settings.copy_weights:
+            return "Open it without copy_weights=True."
+        return "From onnxruntime 1.21 on, weights stay in their files: upgrade it."
+
     def leaves_weights(self, size: int) -> bool:
         """Whether weights within a file of `size` bytes are to stay there.
 
         Raises:
             DependencyError: they are to be shared, and this onnxruntime cannot do so.
+            UsageError: they are to be shared, and this device cannot do so.
         """
         share = self._settings.share_weights
         if share and not supports_external_weights():
@@ -168,7 +187,10 @@ class Engine:
                 "share_weights=True needs onnxruntime 1.21 or newer, and this is "
                 f"{import_onnxruntime().__version__}. Upgrade it."
             )
-        return self.maps_weights and (share or size >= LARGE)
+        if share and not _devices.maps(self._providers):
+            raise UsageError(f"share_weights=True is not for device {self.device!r}.")
+        mapped = self.maps_weights and _devices.maps(self._providers)
+        return mapped and (share or size >= LARGE)
 
     def start(
         self,
@@ -189,6 +211,11 @@ class Engine:
             ModelFileError: onnxruntime does not take the model.
             DeviceError: a provider that was asked for is not in use.
         """
+        if _UNFORKABLE & _lost_providers & {name for name, _ in self._providers}:
+            raise DeviceError(
+                "CUDA cannot be used in a process that was forked from one that has used it. Start "
+                'processes with multiprocessing.get_context("spawn").'
+            )
         ort = import_onnxruntime()
         options = self._options(ort)
         if folder is not None:
@@ -221,7 +248,7 @@ class Engine:
                 "onnxruntime.SessionOptions, or a dict of its attributes and configuration entries."
             )
         defaults = {
-            "log_severity_level": _SILENT,
+            "log_severity_level": _devices.SILENT,
             "intra_op_num_threads": self._settings.threads or available_threads(),
             # Threads that wait for the next run by spinning halve the speed of other sessions.
             "session.force_spinning_stop": "1",
@@ -229,6 +256,10 @@ class Engine:
         if self._settings.share_weights:
             # Else each process packs weights anew, into memory of its own.
             defaults["session.disable_prepacking"] = "1"
+        if self._settings.reproducible:
+            # Fusions hang on what is an output; and sums may hang on the number of threads.
+            defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            defaults["intra_op_num_threads"] = 1
         options = ort.SessionOptions()
         for key, value in {**defaults, **(given or {})}.items():
             _set_option(options, key, value)
@@ -268,6 +299,26 @@ class Session:
         self._session = session
         self._name = name
         self._check = check
+        _sessions.add(self)
+
+    @property
+    def lost(self) -> bool:
+        """Whether this is a forked process, in which another one is needed."""
+        return self._session is None
+
+    def _lose(self) -> None:
+        if self._session is not None:
+            # Its threads did not come along, and to free it would wait for them, or crash.
+            _lost_providers.update(self._session.get_providers())
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = None
+
+    def output_type(self) -> TensorType:
+        """What onnxruntime has inferred about the first output."""
+        info = self._session.get_outputs()[0]
+        dtype = re.sub(r"tensor\((\w+)\)", r"\1", info.type)
+        dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
+        return TensorType(dtype, tuple(info.shape))
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         """The values of `outputs`, in that order.
@@ -282,7 +333,7 @@ class Session:
         try:
             values: list[Any] = self._session.run(outputs, feeds)
         except Exception as exc:  # onnxruntime's errors have no common class but this
-            message = _reason(exc)
+            message = _devices.reason_of(exc)
             given = ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items())
             if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):
                 raise DeviceError(
@@ -295,124 +346,30 @@ class Session:
         return values
 
 
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+"""All sessions that there are in this process."""
+
+_lost_providers: set[str] = set()
+"""Execution providers that were in use in the process that this one was forked from."""
+
+_UNFORKABLE = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
+"""Those whose driver does not survive a fork."""
+
+
+def _after_fork() -> None:
+    """In a forked process: let go of all sessions, and of locks that other threads held."""
+    for session in list(_sessions):
+        session._lose()
+    for cache in list(_caches):
+        cache._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _shape(value: Any) -> str:
     return f"{value.shape} {value.dtype}" if hasattr(value, "dtype") else type(value).__name__
-
-
-# --- CUDA ---------------------------------------------------------------------------------------
-
-_cuda_lock = threading.Lock()
-_cuda_works: set[int] = set()
-
-
-def _cuda(index: int) -> tuple[str, dict[str, Any]]:
-    # TF32 has a mantissa of 10 bits: activations would be off by 1e-3 of their scale.
-    return CUDA, {"device_id": index, "use_tf32": 0}
-
-
-def check_cuda(index: int) -> None:
-    """Return if card `index` computes; onnxruntime itself would fall back to the CPU in silence.
-
-    Raises:
-        DeviceError: it does not; the message says why and what to do.
-    """
-    with _cuda_lock:
-        if index in _cuda_works:
-            return
-        ort = import_onnxruntime()
-        wheels = _wheels()
-        if CUDA not in ort.get_available_providers():
-            raise DeviceError(_no_cuda_wheel(ort, wheels))
-        reason = _try_cuda(ort, index)
-        if reason:
-            raise DeviceError(
-                f"device 'cuda:{index}' is not to be had: onnxruntime {ort.__version__} could not "
-                f"start CUDA: {reason}. Install the libraries of the CUDA version that it was "
-                'built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or use '
-                'device="cpu".'
-            )
-        _cuda_works.add(index)
-
-
-def _wheels() -> list[str]:
-    """The installed distributions that bring a package called onnxruntime."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found.append(f"{name} {metadata.version(name)}")
-    return found
-
-
-def _no_cuda_wheel(ort: Any, wheels: Sequence[str]) -> str:
-    offered = ", ".join(
-        name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
-    )
-    if len(wheels) > 1:
-        names = " ".join(wheel.split()[0] for wheel in wheels)
-        return (
-            f"device 'cuda' is not to be had: {' and '.join(wheels)} are both installed and have "
-            f"overwritten one another; what is left offers {offered}. Run `pip uninstall {names}`, "
-            'then `pip install "layertap[gpu]"`.'
-        )
-    wheel = wheels[0] if wheels else f"onnxruntime {ort.__version__}"
-    return (
-        f"device 'cuda' is not to be had: the installed {wheel} has no CUDA in it (it offers "
-        f"{offered}). Run `pip uninstall {wheel.split()[0]}`, then "
-        '`pip install "layertap[gpu]"`; or use device="cpu".'
-    )
-
-
-def _try_cuda(ort: Any, index: int) -> str:
-    """Run a model of one node on the card; why it failed, or nothing."""
-    import numpy as np
-
-    said = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        # Finds the CUDA libraries that came as wheels; what is missing it prints.
-        with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
-            if hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.log_severity_level = _SILENT
-        ort.set_default_logger_severity(_SILENT)
-        try:
-            session = ort.InferenceSession(
-                _probe(), options, providers=[_cuda(index)], enable_fallback=0
-            )
-            if CUDA in session.get_providers():
-                session.run(None, {"x": np.ones(1, np.float32)})
-                return ""
-        except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no other common class
-            return _reason(exc).rstrip(".")
-        finally:
-            ort.set_default_logger_severity(2)  # onnxruntime's default
-    missing = re.findall(r"Failed to load (\S+): ", said.getvalue())
-    if missing:
-        return f"it cannot load {', '.join(dict.fromkeys(missing))}"
-    return _loading_fails(Path(ort.__file__).parent / "capi") or "it does not say why"
-
-
-def _loading_fails(folder: Path) -> str:
-    """The operating system's word on why the CUDA provider cannot be loaded."""
-    # Only after onnxruntime has failed with it: loaded before, it would not work at all.
-    libraries = sorted(folder.glob("*onnxruntime_providers_cuda.*"))
-    try:
-        for library in libraries:
-            ctypes.CDLL(str(library))
-    except OSError as exc:
-        return str(exc).rstrip(".")
-    return ""
-
-
-def _probe() -> bytes:
-    """A model with one node: y = Neg(x), of one float32."""
-    encode = _wire.encode
-    one = encode(2, encode(1, encode(1, 1) + encode(2, encode(1, encode(1, 1)))))
-    node = encode(1, "x") + encode(2, "y") + encode(4, "Neg")
-    graph = encode(1, node) + encode(2, "probe")
-    graph += encode(11, encode(1, "x") + one) + encode(12, encode(1, "y") + one)
-    return encode(1, 8) + encode(7, graph) + encode(8, encode(2, 13))
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
@@ -436,17 +393,8 @@ def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
 # --- onnxruntime's errors -----------------------------------------------------------------------
 
 
-def _reason(exc: Exception) -> str:
-    """onnxruntime's message without its codes and source lines."""
-    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(exc).strip())
-    message = re.sub(r"^Failed to load model with error: ", "", message)
-    # A source file's line, and the signature of the function there.
-    message = re.sub(r"\S*/onnxruntime/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ", "", message)
-    return " ".join(message.split()) or type(exc).__name__
-
-
 def _refusal(ort: Any, name: str, exc: Exception) -> str:
-    message = _reason(exc)
+    message = _devices.reason_of(exc)
     upgrade = f"Upgrade onnxruntime (this is {ort.__version__}), or export with an older opset."
     found = re.search(r"IR version: (\d+), max supported IR version: (\d+)", message)
     if found:
@@ -473,6 +421,10 @@ class Cache(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._forget()
+        _caches.add(self)
+
+    def _forget(self) -> None:
         self._slots: OrderedDict[Hashable, _Slot[T]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -493,3 +445,7 @@ class _Slot(Generic[T]):
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.made: list[T] = []
+
+
+_caches: weakref.WeakSet[Cache[Any]] = weakref.WeakSet()
+"""All caches that there are in this process."""

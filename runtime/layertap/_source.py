@@ -42,7 +42,7 @@ class BytesSource:
         self._data = data
 
     @contextmanager
-    def read(self) -> Iterator[Buffer]:
+    def read(self, sparsely: bool = False) -> Iterator[Buffer]:
         """The bytes."""
         yield self._data
 
@@ -70,8 +70,12 @@ class FileSource:
         return self._identity.size if self._identity else 0
 
     @contextmanager
-    def read(self) -> Iterator[Buffer]:
+    def read(self, sparsely: bool = False) -> Iterator[Buffer]:
         """The file's bytes, mapped and not read.
+
+        Args:
+            sparsely: what is looked at are specks here and there. Around each the system would
+                read some megabytes ahead: half of a large file that is not in memory yet.
 
         Raises:
             ModelFileError: it cannot be opened, or is not the file any more that it was.
@@ -91,6 +95,8 @@ class FileSource:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as exc:
             raise ModelFileError(self._trouble(exc)) from exc
+        if sparsely and hasattr(mmap, "MADV_RANDOM"):  # not on Windows
+            mapped.madvise(mmap.MADV_RANDOM)
         try:
             yield mapped
         finally:
@@ -225,13 +231,16 @@ def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
             f"{name} keeps weights in {location!r}, outside its own folder. That is refused; put "
             "them beside the model."
         )
-    file = Path(os.path.realpath(folder / location))
+    try:
+        file = Path(os.path.realpath(folder / location))
+    except ValueError as exc:  # a null byte in it
+        raise ModelFileError(f"{name} keeps weights in {location!r}: {exc}.") from exc
     if not file.is_relative_to(folder) and not file.is_relative_to(home):
         raise ModelFileError(
             f"{name} keeps weights in {location!r}, a link to {str(file)!r} outside its own "
             "folder. That is refused; put them beside the model."
         )
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ModelFileError(
             f"{name} keeps weights in {location!r}, which is not there. Copy it into the model's "
             "folder."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -40,12 +39,12 @@ def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
     """The table that `model.summary()` would print, and the MB that each activation costs."""
     rows = [HEAD]
     for layer, cost in zip(layers, costs, strict=True):
-        inbound = textwrap.wrap(", ".join(layer.inbound), LONGEST) or [""]
+        inbound = _wrapped(layer.inbound)
         cells = (
             str(layer.index),
             layer.name if layer.exposed else f"({layer.name})",
             layer.type,
-            shape_text(layer.shape),
+            type_text(layer.shape, layer.dtype),
             f"{layer.parameters:,}",
             cost_text(cost),
             inbound[0],
@@ -55,8 +54,20 @@ def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
     return aligned(rows, RIGHT)
 
 
+def _wrapped(names: Sequence[str]) -> list[str]:
+    """Names in lines of about `LONGEST` characters; no name is broken."""
+    lines = [""]
+    for position, name in enumerate(names):
+        part = name if position == len(names) - 1 else f"{name}, "
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > LONGEST:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows in columns, with a rule below the first; `right` names columns of numbers."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -69,9 +80,22 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     return "\n".join(lines)
 
 
+def printable(text: str) -> str:
+    """The text; with escapes if it holds what a terminal takes for a command. Files from elsewhere
+    may have any names."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def shape_text(shape: Shape) -> str:
     """`(None, 10, 10, 1024)`, as Keras prints it."""
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def type_text(shape: Shape, dtype: str) -> str:
+    """The shape; `?` where the file states none; for what is no tensor, what it is."""
+    if dtype in ("sequence", "map", "optional"):
+        return dtype
+    return shape_text(shape) if dtype else "?"
 
 
 def cost_text(cost: Cost) -> str:

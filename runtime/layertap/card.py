@@ -155,8 +155,9 @@ class Card:
             if major <= MAJOR:
                 return _read_card(data)
         except (ValueError, RecursionError) as exc:
+            reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
             raise ModelFileError(
-                f"{where} has a damaged layertap card ({exc}). Export the model again."
+                f"{where} has a damaged layertap card ({reason}). Export the model again."
             ) from exc
         raise CardVersionError(
             f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
@@ -188,7 +189,7 @@ def _major(data: object) -> tuple[int, str]:
     version = str(data.get("format")) if isinstance(data, dict) else ""
     major = version.partition(".")[0]
     if not major.isdecimal():
-        raise ValueError(f"it starts with {_short(data)}, and names no format")
+        raise ValueError(f"it is {_short(data)}, and names no format")
     return int(major), version
 
 

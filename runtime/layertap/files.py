@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,20 +44,28 @@ def check_target(target: str | os.PathLike[str]) -> None:
 
 def _beside(target: Path) -> Path:
     """A new, empty file beside the target, with the mode that a plain `open` would give it."""
-    if target.is_dir():
-        raise OutputError(f"cannot write {str(target)!r}: it is a folder. Give a file name.")
-    if target.exists() and not target.is_file():
-        # A device, as /dev/null; it must not be replaced by a file.
-        raise OutputError(f"cannot write {str(target)!r}: it is not a regular file.")
     home = Path(os.path.realpath(target))
-    if not home.parent.is_dir():
-        raise _failure(target, f"there is no folder {str(target.parent)!r}")
-    temporary = home.with_name(f".{home.stem[:32]}.{os.urandom(4).hex()}{home.suffix}")
     try:
+        _check_replaceable(target)
+        if not home.parent.is_dir():
+            missing = home.parent if target.parent.is_dir() else target.parent
+            raise _failure(target, f"there is no folder {str(missing)!r}")
+        temporary = home.with_name(f".{home.stem[:32]}.{os.urandom(4).hex()}{home.suffix}")
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as exc:
         raise _failure(target, exc.strerror or str(exc)) from exc
     return temporary
+
+
+def _check_replaceable(target: Path) -> None:
+    try:
+        mode = target.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"cannot write {str(target)!r}: it is a folder. Give a file name.")
+    if not stat.S_ISREG(mode):  # /dev/null, say, which must not become a file
+        raise OutputError(f"cannot write {str(target)!r}: it is not a regular file.")
 
 
 def _failure(target: Path, reason: str) -> OutputError:

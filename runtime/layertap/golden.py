@@ -1,8 +1,8 @@
 """Seeded inputs that any machine and any numpy makes alike.
 
 numpy does not promise that its generators give the same numbers in every version, so this one is
-written down: element `i` of an input is `splitmix64(seed * 2**32 + i)`, of which the upper 24 bits,
-as a fraction of 2**24, are stretched over [low, high).
+written down: element `i` of an input is number `seed * 2**32 + i` of the SplitMix64 sequence that
+starts from 0; its upper 24 bits, as a fraction of 2**24, are stretched over [low, high).
 Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
 """
 

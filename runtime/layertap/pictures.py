@@ -20,13 +20,14 @@ PAPER, INK = 255, 0
 
 
 def strongest_channels(activation: NDArray[Any], count: int) -> list[int]:
-    """The channels whose mean absolute activation is largest, strongest first.
+    """The channels whose mean absolute activation is largest, strongest first; NaN comes last.
 
     Args:
         activation: one sample's feature maps, `(h, w, c)`.
         count: how many.
     """
-    strength = np.abs(_checked(activation)).mean(axis=(0, 1), dtype=np.float64)
+    # In float64: int8 has no 128, and float16 no sum beyond 65504.
+    strength = np.abs(_checked(activation).astype(np.float64)).mean(axis=(0, 1))
     return [int(channel) for channel in np.argsort(-strength, kind="stable")[:count]]
 
 
@@ -88,8 +89,10 @@ def _checked(activation: NDArray[Any]) -> NDArray[Any]:
 
 
 def _as_grey(values: NDArray[Any]) -> Image.Image:
-    numbers = np.nan_to_num(values.astype(np.float64))
-    low, high = numbers.min(), numbers.max()
-    span = high - low
-    grey = (numbers - low) / span if span > 0 else np.zeros_like(numbers)
+    """Stretched from the smallest finite value to the largest; NaN is black."""
+    numbers = values.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    numbers = np.nan_to_num(numbers, nan=low, posinf=high, neginf=low)
+    grey = (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
     return Image.fromarray(np.round(grey * 255).astype(np.uint8))

@@ -28,6 +28,7 @@ PUBLIC = [
     "Preprocessing",
     "PreprocessingError",
     "Tap",
+    "TopChannels",
     "UsageError",
     "__version__",
     "load_image",

@@ -9,8 +9,6 @@ import sys
 import threading
 import time
 import types
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,18 +46,7 @@ def options(session: _session.Session) -> Any:
 @pytest.mark.parametrize(
     ("settings", "kind", "words"),
     [
-        (
-            {"device": "gpu"},
-            DeviceError,
-            "there is no device 'gpu'. Give 'cpu', 'cuda', 'cuda:1' or 'auto'; other execution "
-            "providers of onnxruntime go into `providers`.",
-        ),
-        (
-            {"device": "cuda:x"},
-            DeviceError,
-            "there is no device 'cuda:x'. Give 'cpu', 'cuda', 'cuda:1' or 'auto'; other execution "
-            "providers of onnxruntime go into `providers`.",
-        ),
+        ({"device": 1}, DeviceError, "there is no device 1. Give a name, as in 'cuda:0'."),
         (
             {"device": "cuda", "providers": ["CPUExecutionProvider"]},
             UsageError,
@@ -70,6 +57,13 @@ def options(session: _session.Session) -> Any:
             {"threads": "two"},
             UsageError,
             "threads='two': give a whole number from 1 up, or None.",
+        ),
+        ({"tf32": True}, UsageError, "tf32=True is for device='cuda', and this is 'cpu'."),
+        (
+            {"tf32": True, "providers": ["CUDAExecutionProvider"]},
+            UsageError,
+            "tf32=True and providers cannot both be given. Put use_tf32 into the options of "
+            "CUDAExecutionProvider.",
         ),
     ],
 )
@@ -169,157 +163,6 @@ def test_providers() -> None:
     )
     with pytest.raises(UsageError, match=r"^providers is empty; leave it out for the CPU\.$"):
         Engine(Settings(providers=[]))
-
-
-class Wheel:
-    """An onnxruntime with CUDA in it, of which nothing works but what a test sets."""
-
-    __version__ = "1.99.0"
-    SessionOptions = onnxruntime.SessionOptions
-
-    def __init__(self, providers: list[str], works: bool = False, says: str = "") -> None:
-        self.__file__ = str(Path(__file__))
-        self.available, self.works, self.says = providers, works, says
-        self.severity: list[int] = []
-        self.asked: list[Any] = []
-
-    def get_available_providers(self) -> list[str]:
-        return self.available
-
-    def preload_dlls(self) -> None:
-        print(self.says)
-
-    def set_default_logger_severity(self, level: int) -> None:
-        self.severity.append(level)
-
-    def InferenceSession(  # noqa: N802 - onnxruntime's name
-        self, model: bytes, options: Any, providers: list[Any], enable_fallback: int
-    ) -> Any:
-        onnx.checker.check_model(model, full_check=True)
-        self.asked.append(providers)
-        if self.says.startswith("CUDA failure"):
-            raise RuntimeError(self.says)
-        names = [name for name, _ in providers if self.works or name != "CUDAExecutionProvider"]
-        return types.SimpleNamespace(
-            get_providers=lambda: names or ["CPUExecutionProvider"],
-            run=lambda outputs, feeds: [-feeds["x"]],
-        )
-
-
-GPU = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-
-@pytest.fixture
-def wheel(monkeypatch: pytest.MonkeyPatch) -> Any:
-    def install(*args: Any, wheels: list[str] | None = None) -> Wheel:
-        made = Wheel(*args)
-        monkeypatch.setattr(_session, "import_onnxruntime", lambda: made)
-        monkeypatch.setattr(_session, "_cuda_works", set())
-        installed = dict.fromkeys(wheels or ["onnxruntime-gpu"], "1.99.0")
-
-        def version(name: str) -> str:
-            if name not in installed:
-                raise metadata.PackageNotFoundError(name)
-            return installed[name]
-
-        monkeypatch.setattr(metadata, "version", version)
-        return made
-
-    return install
-
-
-def refusal(device: str = "cuda") -> str:
-    with pytest.raises(DeviceError) as caught:
-        Engine(Settings(device=device))
-    return str(caught.value)
-
-
-@pytest.mark.skipif(
-    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a CUDA wheel is here"
-)
-def test_cuda_asked_of_the_cpu_wheel_that_is_installed() -> None:
-    assert refusal() == (
-        f"device 'cuda' is not to be had: the installed onnxruntime {HERE} has no CUDA in it (it "
-        f"offers {', '.join(p[:-17] for p in onnxruntime.get_available_providers())}). Run `pip "
-        'uninstall onnxruntime`, then `pip install "layertap[gpu]"`; or use device="cpu".'
-    )
-
-
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:3"])
-def test_cuda_that_works(wheel: Any, device: str) -> None:
-    made = wheel(GPU, True)
-    index = int(device[5:] or 0)
-    engine = Engine(Settings(device=device))
-    assert engine.device == f"cuda:{index}"
-    assert made.asked == [[("CUDAExecutionProvider", {"device_id": index, "use_tf32": 0})]]
-    Engine(Settings(device=device))
-    assert len(made.asked) == 1  # tried once
-    assert made.severity == [4, 2]
-
-
-def test_auto_takes_cuda_where_it_works(wheel: Any) -> None:
-    wheel(GPU, True)
-    assert Engine(Settings(device="auto")).device == "cuda:0"
-    wheel(GPU, False)
-    assert Engine(Settings(device="auto")).device == "cpu"
-    wheel(["CPUExecutionProvider"])
-    assert Engine(Settings(device="auto")).device == "cpu"
-
-
-def test_cuda_without_its_libraries(wheel: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    wheel(
-        GPU,
-        False,
-        "Failed to load libcublas.so.13: libcublas.so.13: cannot open shared object file\n"
-        "Failed to load /x/libcurand.so.10: cannot open\nPlease follow https://somewhere",
-    )
-    assert refusal() == (
-        "device 'cuda:0' is not to be had: onnxruntime 1.99.0 could not start CUDA: it cannot load "
-        "libcublas.so.13, /x/libcurand.so.10. Install the libraries of the CUDA version that it "
-        'was built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or use '
-        'device="cpu".'
-    )
-    assert capsys.readouterr().out == ""
-
-
-def test_cuda_without_a_card(wheel: Any) -> None:
-    wheel(GPU, False, "CUDA failure 100: no CUDA-capable device is detected.")
-    assert (
-        "could not start CUDA: CUDA failure 100: no CUDA-capable device is detected. Install"
-        in (refusal("cuda:1"))
-    )
-
-
-def test_cuda_that_does_not_say_why(wheel: Any, tmp_path: Path) -> None:
-    made = wheel(GPU, False)
-    assert "could not start CUDA: it does not say why. Install" in refusal()
-    library = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
-    library.parent.mkdir()
-    library.write_bytes(b"no library")
-    made.__file__ = str(tmp_path / "__init__.py")
-    assert f"could not start CUDA: {library}: " in refusal()
-
-
-def test_two_wheels_that_overwrote_one_another(wheel: Any) -> None:
-    wheel(["CPUExecutionProvider"], wheels=["onnxruntime", "onnxruntime-gpu"])
-    assert refusal() == (
-        "device 'cuda' is not to be had: onnxruntime 1.99.0 and onnxruntime-gpu 1.99.0 are both "
-        "installed and have overwritten one another; what is left offers CPU. Run `pip uninstall "
-        'onnxruntime onnxruntime-gpu`, then `pip install "layertap[gpu]"`.'
-    )
-
-
-def test_a_provider_that_drops_out_when_the_session_is_made(wheel: Any) -> None:
-    """The probe worked, the model does not: no silent fall to the CPU either."""
-    made = wheel(GPU, True)
-    engine = Engine(Settings(device="cuda"))
-    made.works = False
-    with pytest.raises(DeviceError) as caught:
-        engine.start(tiny.residual().SerializeToString(), "'m.onnx'", None)
-    assert str(caught.value) == (
-        "onnxruntime 1.99.0 runs 'm.onnx' on CPUExecutionProvider, and not on "
-        "CUDAExecutionProvider as asked."
-    )
 
 
 # --- The import ---------------------------------------------------------------------------------

@@ -8,16 +8,18 @@ come from the entry-point group `layertap.commands`, so that this package import
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TextIO
 
 from layertap._version import __version__
-from layertap.errors import LayertapError, LayertapWarning, suggest
+from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
 
 GROUP = "layertap.commands"
 
@@ -40,24 +42,53 @@ class Command:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may come from anywhere
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", LayertapWarning)
-            warnings.showwarning = _show_warning
-            args = _parse(arguments)
-            code = int(args.run(args))
-            sys.stdout.flush()
+            warnings.showwarning = _warning_printer()
+            code = _run(arguments)
+            if sys.stdout:  # there is none where it was closed
+                sys.stdout.flush()
             return code
     except LayertapError as exc:
-        print(f"layertap: {exc}", file=sys.stderr)
+        _complain(str(exc))
     except KeyboardInterrupt:
-        print("layertap: interrupted; nothing was left half-written.", file=sys.stderr)
+        _complain("interrupted; nothing was left half-written.")
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return OK
+    except MemoryError as exc:
+        _complain(f"there is not enough memory{f' ({exc})' if str(exc) else ''}.")
     except OSError as exc:  # stdout on a full disk, for one
-        print(f"layertap: {exc}", file=sys.stderr)
+        _complain(": ".join(str(part) for part in (exc.filename, exc.strerror or exc) if part))
+        _give_up_stdout()
     return STOPPED
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        args = _parse(arguments)
+    except SystemExit as exc:  # argparse has printed its help, or what is wrong
+        return int(exc.code or 0)
+    return int(args.run(args))
+
+
+def _complain(message: str) -> None:
+    print(f"layertap: {message}", file=sys.stderr)
+
+
+def _give_up_stdout() -> None:
+    """Where stdout takes no more, keep Python from trying once again when it ends."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -66,18 +97,35 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     wanted = arguments[0] if arguments else ""
-    commands = _commands(wanted)
+    commands = {} if wanted == "--version" else _commands(wanted)
     if wanted and not wanted.startswith("-") and wanted not in commands:
-        parser.error(f"there is no command {wanted!r}.{suggest(wanted, list(commands))}")
+        raise UsageError(
+            f"there is no command {wanted!r}.{suggest(wanted, list(commands))} "
+            "`layertap --help` lists them."
+        )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         command.configure(subparser)
         subparser.set_defaults(run=command.run)
-    return parser.parse_args(arguments)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(STOPPED)
+    return parser.parse_args(_negative_slices_joined(arguments))
 
 
-OWN = ("check", "info", "layers", "run", "stats")
+def _negative_slices_joined(arguments: list[str]) -> list[str]:
+    """`--layers -3:` as `--layers=-3:`: what begins with `-`, argparse takes for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--layers" and re.fullmatch(r"-\d+:.*", argument):
+            joined[-1] = f"--layers={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+OWN = ("check", "cut", "devices", "info", "layers", "run", "stats")
 """The runtime's own commands, each a module here."""
 
 
@@ -87,8 +135,14 @@ def _commands(wanted: str) -> dict[str, Command]:
         return {wanted: _own(wanted)}
     from importlib.metadata import entry_points  # costs more than all the rest here
 
-    others = {entry.name: entry.load() for entry in entry_points(group=GROUP)}
-    return {**{name: others[name] for name in sorted(others)}, **{n: _own(n) for n in OWN}}
+    others = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            others[entry.name] = entry.load()
+        except Exception as exc:  # noqa: BLE001 - other people's packages; the rest works
+            message = f"the command {entry.name!r} ({entry.value}) cannot be loaded: {exc}"
+            warnings.warn(message, LayertapWarning, stacklevel=2)
+    return {**others, **{name: _own(name) for name in OWN}}
 
 
 def _own(name: str) -> Command:
@@ -96,13 +150,14 @@ def _own(name: str) -> Command:
     return command
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    if issubclass(category, LayertapWarning):
-        print(f"layertap: warning: {message}", file=sys.stderr)
+def _warning_printer() -> Callable[..., None]:
+    """A `warnings.showwarning` that prints layertap's warnings, each text once."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        text = str(message)
+        if issubclass(category, LayertapWarning) and text not in seen:
+            seen.add(text)
+            _complain(f"warning: {text}")
+
+    return show

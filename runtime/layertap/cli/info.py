@@ -7,7 +7,7 @@ import json
 
 from layertap._index import read_index
 from layertap._source import FileSource
-from layertap._table import shape_text
+from layertap._table import printable, type_text
 from layertap.card import Card, TensorInfo
 
 from . import OK, Command
@@ -27,12 +27,18 @@ def _run(args: argparse.Namespace) -> int:
     else:
         lines = [*_head(model.card), *lines, *_tail(model.card)]
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:{width}}  {text}" for name, text in lines))
+    print("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
     return OK
 
 
 def _tensors(infos: tuple[TensorInfo, ...]) -> str:
-    return ", ".join(f"{info.name} {shape_text(info.shape)} {info.dtype}" for info in infos)
+    return ", ".join(map(_tensor, infos)) or "none"
+
+
+def _tensor(info: TensorInfo) -> str:
+    text = type_text(info.shape, info.dtype)
+    dtype = "" if text in ("?", info.dtype) else f" {info.dtype}"
+    return f"{info.name} {text}{dtype}"
 
 
 def _head(card: Card) -> list[tuple[str, str]]:
@@ -49,7 +55,7 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         lines.append(("labels", ", ".join(card.labels)))
     if card.preprocessing:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
-    if card.verification:
+    if card.verification and card.verification.layers:
         checked, worst = card.verification, card.verification.worst
         lines.append(
             (

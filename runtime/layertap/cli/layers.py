@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 
 from layertap._cost import activation_costs
 from layertap._index import read_index
 from layertap._select import select
 from layertap._source import FileSource
 from layertap._table import as_rows, as_text
+from layertap.errors import LayertapWarning
 
 from . import OK, Command
 from .options import add_layer_choice, chosen_layers, image_size
@@ -36,11 +38,22 @@ def _run(args: argparse.Namespace) -> int:
     everything = chosen is None and not args.type
     layers = list(index.layers) if everything else select(index.layers, chosen, args.type)
     costs = activation_costs(layers, index.card, args.size, args.batch)
+    if (
+        args.size
+        and all(cost.exact for cost in costs)
+        and any(cost.nbytes is None for cost in costs)
+    ):
+        warnings.warn(
+            f"{args.file!r} does not tell how its layers grow with the input, so that --size makes "
+            "no difference.",
+            LayertapWarning,
+            stacklevel=2,
+        )
     if args.json:
         rows = as_rows(layers)
         for row, cost in zip(rows, costs, strict=True):
             row["bytes"] = cost.nbytes
-        print("[" + ",\n ".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]")
+        print("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
     else:
         print(as_text(layers, costs))
     return OK

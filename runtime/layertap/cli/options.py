@@ -15,7 +15,7 @@ def add_layer_choice(parser: argparse.ArgumentParser) -> None:
         "--layers",
         action="append",
         metavar="LAYER",
-        help="a name, glob, re:PATTERN, index or slice (repeatable)",
+        help="a name, glob, re:PATTERN, index, slice or `all` (repeatable)",
     )
     parser.add_argument(
         "--type", action="append", metavar="CLASS", help="a Keras class name (repeatable)"
@@ -24,7 +24,7 @@ def add_layer_choice(parser: argparse.ArgumentParser) -> None:
 
 def chosen_layers(args: argparse.Namespace, layers: Sequence[Layer]) -> list[Selector] | None:
     """What `--layers` asks for; `None` if it was not given, or asks for all."""
-    if not args.layers or "all" in args.layers:
+    if not args.layers or ("all" in args.layers and all(x.name != "all" for x in layers)):
         return None
     return [parse_selector(text, layers) for text in args.layers]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap import _model
-from layertap._table import aligned, shape_text
-from layertap.errors import ImageError, InputError, OutputError, UsageError
-from layertap.files import replacing
+from layertap._table import aligned, printable, shape_text
+from layertap.errors import ImageError, InputError, LayerNotFoundError, OutputError, UsageError
+from layertap.files import check_target, replacing
 from layertap.images import load_image
 from layertap.pictures import contact_sheet
 from layertap.preprocessing import Preprocessing
@@ -65,37 +67,73 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.batch_size < 1:
-        raise UsageError(f"--batch-size {args.batch_size} makes no sense: give 1 or more.")
-    if args.output and Path(args.output).suffix != ".npz":
-        raise UsageError(f"the output {args.output!r} must have a name that ends in .npz.")
+    _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
-    if Path(args.inputs[0]).suffix in READY:
-        if len(args.inputs) > 1:
-            raise UsageError("give one ready batch (.npy or .npz) at a time, or images.")
-        names, results = [args.inputs[0]], fetch(_ready(args.inputs[0]))
+    ready = Path(args.inputs[0]).suffix in READY
+    if ready:
+        results = fetch(_ready(args.inputs[0]))
+        names = _row_names(args.inputs[0], results)
     else:
-        recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
-        names, results = _over_images(args, recipe or Preprocessing(), fetch, failures)
+        names, results = _over_images(args, _recipe(model, args), fetch, failures)
     if not names:
         return STOPPED
-    if args.sheet:
-        _draw(Path(args.sheet), names, results)
     if args.output:
         _save(Path(args.output), names, results)
+    if args.sheet:
+        _draw(Path(args.sheet), names, results, images=not ready)
     if not args.output and not args.sheet:
         print(_described(model, names, results, args))
     return PARTLY_FAILED if failures else OK
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot come to a good end, before the work is done."""
+    for option, value in (("--batch-size", args.batch_size), ("--top", args.top)):
+        if value < 1:
+            raise UsageError(f"{option} {value} makes no sense: give 1 or more.")
+    if len(args.inputs) > 1 and any(Path(name).suffix in READY for name in args.inputs):
+        raise UsageError("give one ready batch (.npy or .npz) at a time, or images.")
+    if args.output:
+        if Path(args.output).suffix != ".npz":
+            raise UsageError(f"the output {args.output!r} must have a name that ends in .npz.")
+        check_target(args.output)
+    if args.sheet and Path(args.sheet).exists() and not Path(args.sheet).is_dir():
+        raise OutputError(f"--sheet takes a folder, and {args.sheet!r} is a file.")
+
+
+def _recipe(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
+    if args.preprocess:
+        return Preprocessing.load(args.preprocess)
+    if model.preprocessing:
+        return model.preprocessing
+    shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]
+    if not shapes:
+        inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in model.inputs)
+        raise UsageError(
+            f"{args.file!r} takes no images; its input is {inputs}. Give a ready batch: .npy, or "
+            ".npz with an array for each input."
+        )
+    _, *sides, channels = shapes[0] or (None,) * 4
+    size = [side or 320 for side in sides] if channels in (1, 3, 4) else [320, 320]
+    raise UsageError(
+        f"{args.file!r} does not say how an image becomes its input. Say it in a file for "
+        f'--preprocess, as in {{"size": {size}}}, or give a ready batch (.npy).'
+    )
 
 
 def _fetcher(model: _model.Model, args: argparse.Namespace) -> Callable[[Any], Arrays]:
     """A function from a ready batch to arrays by name: layers, or the model's outputs."""
     chosen = chosen_layers(args, model.layers)
     if chosen is None and not args.layers and not args.type:
+        if not model.outputs:
+            raise UsageError(f"{args.file!r} has no output of its own. Say which --layers.")
         return lambda batch: _as_dict(model.predict(batch), model.outputs[0].name)
-    return model.tap(model.select(chosen, args.type))
+    layers = model.select(chosen, args.type)
+    if not layers:
+        raise LayerNotFoundError(f"{args.file!r} has no layers whose activations it gives.")
+    return model.tap(layers)
 
 
 def _as_dict(value: Any, name: str) -> Arrays:
@@ -113,16 +151,33 @@ def _over_images(
     parts: dict[str, list[NDArray[Any]]] = {}
     images = _read(_found(args.inputs, failures), recipe, failures)
     for batch in _batches(images, args.batch_size):
-        for name, value in fetch(np.stack([pixels for _, pixels in batch])).items():
+        paths, arrays = zip(*batch, strict=True)
+        try:
+            values = fetch(np.stack(arrays))
+        except InputError as exc:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            raise InputError(f"{paths[0]}{more}: {exc}") from exc
+        for name, value in values.items():
             parts.setdefault(name, []).append(value)
-        names += [path for path, _ in batch]
+        names += paths
+    return names, {name: _joined(name, values) for name, values in parts.items()}
+
+
+def _joined(name: str, parts: list[Any]) -> Any:
+    """What one layer gave, batch after batch, as one array."""
+    if len(parts) == 1:
+        return parts[0]
+    shapes = [shape_text(np.shape(part)) for part in parts if isinstance(part, np.ndarray)]
     try:
-        return names, {name: np.concatenate(values) for name, values in parts.items()}
-    except ValueError as exc:
-        raise InputError(
-            "the images differ in size, and so do their activations, which then fit in no one "
-            'array. Give a recipe with a "size" (--preprocess), or run them one by one.'
-        ) from exc
+        if len(shapes) == len(parts):
+            return np.concatenate(parts)
+    except ValueError:
+        pass
+    other = next((shape for shape in shapes if shape != shapes[0]), "no array")
+    raise InputError(
+        f"the activations of {name!r} fit in no one array: {shapes[0]} for some images, {other} "
+        'for others. Give a recipe with a "size" (--preprocess), or run them one by one.'
+    )
 
 
 def _found(inputs: Sequence[str], failures: list[str]) -> Iterator[str]:
@@ -165,26 +220,49 @@ def _batches(
 def _ready(path: str) -> Any:
     try:
         loaded = np.load(path, allow_pickle=False)
-        return dict(loaded) if path.endswith(".npz") else loaded
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as exc:
-        raise InputError(f"{path!r} cannot be read as arrays: {exc}") from exc
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                # What `-o` wrote can be fed to the next part of a model as it is.
+                return {name: loaded[name] for name in loaded.files if name != FILES}
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: there is no such file.") from exc
+    except Exception as exc:  # zipfile, zlib and numpy raise what they like
+        raise InputError(f"{path}: it cannot be read as arrays ({exc}).") from exc
+    return loaded
+
+
+def _row_names(path: str, results: Arrays) -> list[str]:
+    """`batch.npy[0]`, ... if all the arrays have the same number of rows, and more than one."""
+    rows = {len(value) if np.ndim(value) else 1 for value in results.values()}
+    count = rows.pop() if len(rows) == 1 else 1
+    return [path] if count <= 1 else [f"{path}[{row}]" for row in range(count)]
 
 
 def _save(path: Path, names: list[str], results: Arrays) -> None:
     """What `numpy.savez` writes, for any layer name."""
-    arrays = {**results, FILES: np.array(names)}
+    arrays = {name: _storable(name, value) for name, value in results.items()}
+    arrays[FILES] = np.array(names)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, value in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(value), allow_pickle=False)
+                np.lib.format.write_array(file, value, allow_pickle=False)
     shapes = [f"{name} {shape_text(value.shape)}" for name, value in results.items()]
     listed = ", ".join(shapes[:3]) + (f" and {len(shapes) - 3} more" if len(shapes) > 3 else "")
     print(f"wrote {path}: {listed}", file=sys.stderr)
 
 
-def _draw(folder: Path, names: list[str], results: Arrays) -> None:
-    """One contact sheet per image and layer that has feature maps: `chest.bn.png`."""
-    maps = {name: value for name, value in results.items() if value.ndim == 4}
+def _storable(name: str, value: Any) -> NDArray[Any]:
+    if not isinstance(value, np.ndarray):
+        raise UsageError(f"{name!r} gives a list of tensors, which an .npz cannot hold.")
+    return value.astype(str) if value.dtype == object else value  # onnxruntime's strings
+
+
+def _draw(folder: Path, names: list[str], results: Arrays, *, images: bool) -> None:
+    """One contact sheet per row and layer that has feature maps: `chest.bn.png`.
+
+    `images` says whether the names are those of images, and not rows of a ready batch.
+    """
+    maps = {name: value for name, value in results.items() if np.ndim(value) == 4}
     if not maps:
         raise UsageError(
             "--sheet draws layers with four axes, (batch, height, width, channels), and none of "
@@ -194,17 +272,34 @@ def _draw(folder: Path, names: list[str], results: Arrays) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise OutputError(f"cannot make the folder {str(folder)!r}: {exc.strerror}.") from exc
+    taken: set[str] = set()
     for layer, value in maps.items():
-        for path, activation in zip(names, value, strict=False):
-            image = None if Path(path).suffix in READY else _thumbnail(path)
-            target = folder / f"{Path(path).stem}.{layer.replace('/', '_')}.png"
+        for name, activation in zip(names, value, strict=False):
+            target = folder / f"{_free_name(Path(name).stem, layer, taken)}.png"
             with replacing(target) as temporary:
+                image = _thumbnail(name) if images else None
                 contact_sheet(activation, image=image).save(temporary, format="PNG")
             print(f"wrote {target}", file=sys.stderr)
 
 
-def _thumbnail(path: str) -> Image.Image:
-    pixels = load_image(path, color_mode="rgb", depth="scale")
+def _free_name(image: str, layer: str, taken: set[str]) -> str:
+    """`chest.bn`; with a number where two images or layers would have the same file."""
+    plain = re.sub(r'[\\/:*?"<>|]', "_", f"{image}.{layer}")
+    name, number = plain, 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{plain}_{number}"
+    taken.add(name.lower())
+    return name
+
+
+def _thumbnail(name: str) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were given when it was read for the model
+        try:
+            pixels = load_image(name, color_mode="rgb", depth="scale")
+        except ImageError:  # values that are in no known range
+            pixels = load_image(name, color_mode="rgb")
     return Image.fromarray(np.round(pixels).astype(np.uint8))
 
 
@@ -213,28 +308,27 @@ def _described(
 ) -> str:
     """Predictions by label where there are labels, else each array's shape and range."""
     labels, value = model.labels, next(iter(results.values()))
-    predicted = not args.layers and not args.type and labels is not None
-    if predicted and labels and value.ndim == 2 and value.shape[1] == len(labels):
-        return "\n".join(
-            f"{name}: {_best(row, labels, args.top)}"
-            for name, row in zip(names, value, strict=False)
-        )
-    rows = [("name", "shape", "dtype", "min", "mean", "max")]
-    rows += [
-        (
-            name,
-            shape_text(x.shape),
-            x.dtype.name,
-            *(f"{f(x):.6g}" for f in (np.min, np.mean, np.max)),
-        )
-        for name, x in results.items()
-    ]
-    return aligned(rows, right={3, 4, 5})
+    predicted = labels and len(results) == 1 and not args.layers and not args.type
+    if predicted and labels and np.shape(value) == (len(names), len(labels)):
+        rows = zip(names, value, strict=True)
+        return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)
+    head = ("name", "shape", "dtype", "min", "mean", "max")
+    return aligned([head, *(_facts(name, x) for name, x in results.items())], right={3, 4, 5})
+
+
+def _facts(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, np.ndarray):
+        return name, f"{len(value)} tensors", "sequence", "", "", ""
+    numbers = ["", "", ""]
+    if value.size and value.dtype.kind in "biuf":
+        with np.errstate(all="ignore"):  # NaN and infinity are what they are
+            numbers = [f"{of(value):.6g}" for of in (np.min, np.mean, np.max)]
+    return name, shape_text(value.shape), value.dtype.name, *numbers
 
 
 def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     order = np.argsort(-scores, kind="stable")[:top]
-    return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
+    return ", ".join(f"{printable(labels[i])} {scores[i]:.3f}" for i in order)
 
 
 COMMAND = Command("fetch activations or predictions for images", _configure, _run)

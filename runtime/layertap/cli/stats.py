@@ -7,7 +7,10 @@ import json
 import sys
 from typing import get_args
 
-from layertap.files import replacing
+import numpy as np
+
+from layertap.errors import ImageError
+from layertap.files import check_target, replacing
 from layertap.images import ColorMode, Depth, Interpolation
 from layertap.statistics import collection_statistics
 
@@ -37,6 +40,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.output:
+        check_target(args.output)
     found = collection_statistics(
         args.folder,
         size=args.size,
@@ -50,6 +55,11 @@ def _run(args: argparse.Namespace) -> int:
     )
     for reason in found.failures.values():
         print(f"layertap: {reason}", file=sys.stderr)
+    if not np.all(found.std):
+        raise ImageError(
+            f"the pixels of these {found.count} images are all alike (standard deviation "
+            f"{found.std}); no recipe can divide by that."
+        )
     text = json.dumps(found.preprocessing().to_dict(), indent=2)
     print(
         f"mean {found.mean}, standard deviation {found.std} over {found.count} of "

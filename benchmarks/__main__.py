@@ -1,0 +1,116 @@
+"""`python -m benchmarks [SUBJECT ...]`: measure, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from . import chest, machine
+from .timing import Row, table
+
+SUBJECTS = (
+    "late_layer",
+    "early_layer",
+    "all_layers",
+    "fresh_process",
+    "import_time",
+    "exporting",
+)
+"""The modules that measure, each in a process of its own; in the order of the table."""
+
+PACKAGES = ("numpy", "onnxruntime", "keras", "tensorflow", "tensorflow-cpu", "tf2onnx", "layertap")
+
+BUSY = 0.1
+"""Share of the processors' time that others may take before the figures are called disturbed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 1 if a target is missed, or something could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}; default: all"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements, too")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.subjects if name not in SUBJECTS]
+    if unknown:
+        parser.error(f"no subject {unknown[0]!r}; there are {', '.join(SUBJECTS)}")
+
+    machine.settle()
+    if options.here:
+        (name,) = options.subjects
+        _write(options.json, import_module(f"benchmarks.{name}").measure())
+        return 0
+
+    chest.files()
+    rows: list[Row] = []
+    disturbed, failed = [], []
+    print(f"{_now()}, load {_load()}: starting", file=sys.stderr)
+    for name in options.subjects or SUBJECTS:
+        found, others = _apart(name)
+        if found is None:
+            failed.append(name)
+            continue
+        rows += found
+        print(
+            f"{_now()}, load {_load()}: {name} measured; other processes took {others:.0%} of the "
+            "processors' time",
+            file=sys.stderr,
+        )
+        if others > BUSY:
+            disturbed.append(f"{name} ({others:.0%})")
+    print(table(rows))
+    print(f"\nMachine: {machine.description()}.\nVersions: {machine.versions(PACKAGES)}.")
+    if disturbed:
+        print(f"Disturbed by other processes: {', '.join(disturbed)}. Measure these again.")
+    if failed:
+        print(f"Failed: {', '.join(failed)}.")
+    if options.json:
+        _write(options.json, rows)
+    return int(bool(failed) or any(row.met is False for row in rows))
+
+
+def _apart(name: str) -> tuple[list[Row] | None, float]:
+    """What the subject measures in a fresh process, and what share others took meanwhile.
+
+    `None` if it fails; why is then printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.json")
+        command = [sys.executable, "-m", "benchmarks", "--here", name, "--json", str(file)]
+        others = machine.Others()
+        done = subprocess.run(
+            command, cwd=chest.REPOSITORY, stderr=subprocess.PIPE, text=True, check=False
+        )
+        share = others.share()
+        if done.returncode:
+            print(f"{name} failed:\n{done.stderr}", file=sys.stderr)
+            return None, share
+        return [Row.from_dict(item) for item in json.loads(file.read_text(encoding="utf-8"))], share
+
+
+def _write(file: Path, rows: Sequence[Row]) -> None:
+    text = json.dumps([row.to_dict() for row in rows], indent=1)
+    file.write_text(text + "\n", encoding="utf-8")
+
+
+def _now() -> str:
+    return time.strftime("%H:%M:%S")
+
+
+def _load() -> str:
+    """The mean number of processes that wanted to run in the last minute."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

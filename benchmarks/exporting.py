@@ -1,0 +1,74 @@
+"""The export with all layers, beside tf2onnx's own conversion of the model with its one output."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from . import chest
+from .timing import Row, alternate
+
+ROUNDS = 3
+
+
+def measure() -> list[Row]:
+    """From the Keras model in memory to the file on disk; ours without the verification."""
+    import numpy as np
+    import onnxruntime  # type: ignore[import-untyped]
+
+    from layertap_models import chest_xray
+
+    model, batch = chest_xray.build(), chest.batch()
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, "plain.onnx")
+        cases = {
+            "ours": lambda: _ours(model, Path(folder, "ours.onnx")),
+            "tf2onnx": lambda: _tf2onnx(model, plain),
+        }
+        seconds = alternate(cases, ROUNDS, warm_up=1)
+        session = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
+        theirs = session.run(None, {session.get_inputs()[0].name: batch})[0]
+    ours = np.asarray(model(batch, training=False))
+    chest.check_equal("tf2onnx's conversion", ours, theirs)
+    return [
+        Row(
+            what="export of all layers, without verification",
+            peer="tf2onnx, the output alone",
+            unit="s",
+            ours=seconds["ours"],
+            theirs=seconds["tf2onnx"],
+            most=1.3,
+        )
+    ]
+
+
+class _Written(Exception):  # noqa: N818 - no error
+    """The file is there; what would come now is the verification."""
+
+
+def _ours(model: Any, path: Path) -> float:
+    import layertap_export
+
+    def stop(stage: str) -> None:
+        if stage.startswith("verifying"):
+            raise _Written
+
+    started = time.perf_counter()
+    with contextlib.suppress(_Written):
+        layertap_export.export(model, path, progress=stop)
+        raise RuntimeError("the export went on without telling that it verifies.")
+    return time.perf_counter() - started
+
+
+def _tf2onnx(model: Any, path: Path) -> float:
+    import tensorflow as tf
+    import tf2onnx
+
+    started = time.perf_counter()
+    signature = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs]
+    function = tf.function(lambda images: model(images, training=False), signature)
+    tf2onnx.convert.from_function(function, signature, opset=18, output_path=str(path))
+    return time.perf_counter() - started

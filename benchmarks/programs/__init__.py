@@ -1,0 +1,1 @@
+"""What `fresh_process` runs, each in a fresh process."""

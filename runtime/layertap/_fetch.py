@@ -1,0 +1,127 @@
+"""What is asked for, and fetching it: a request, and the plan and session that fulfil it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ._cut import Appended, CutPlan, Perm, peel
+from ._graph import Graph, TensorType
+from ._layer import Layer
+from ._reductions import TopChannels, append
+from ._session import Session
+from .errors import ModelFileError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for of a graph."""
+
+    results: Mapping[str, tuple[str, ...]]
+    """By name of the result the tensor that it is; for a `TopChannels` there are two."""
+    single: bool
+    """Whether the result is one array, and not a dict of them."""
+    appended: tuple[Appended, ...] = ()
+
+    @property
+    def tensors(self) -> list[str]:
+        """The graph's own tensors among what is asked for."""
+        new = {name for extra in self.appended for name in extra.writes}
+        return [name for names in self.results.values() for name in names if name not in new]
+
+    def collect(self, values: Mapping[str, Any]) -> Any:
+        """The result, from the values of all tensors."""
+        found = {
+            name: values[names[0]]
+            if len(names) == 1
+            else TopChannels(channels=values[names[1]], values=values[names[0]])
+            for name, names in self.results.items()
+        }
+        return next(iter(found.values())) if self.single else found
+
+
+def request_outputs(names: Sequence[str]) -> Request:
+    """A request for a model's own outputs."""
+    return Request({name: (name,) for name in names}, len(names) == 1)
+
+
+def request_layers(
+    graph: Graph,
+    layers: Mapping[Layer, str | None],
+    single: bool,
+    dtype: str | None,
+    channels_last: bool,
+) -> Request:
+    """A request for layers, each with its reduction.
+
+    Raises:
+        KeyError: the graph has no such tensor.
+        UsageError: a layer cannot be reduced in this way.
+    """
+    results: dict[str, tuple[str, ...]] = {}
+    appended: dict[str, Appended] = {}
+    changed = [layer for layer, how in layers.items() if how is not None or dtype is not None]
+    leaves = peel(graph, [str(layer.tensor) for layer in changed])
+    for layer, how in layers.items():
+        tensor = str(layer.tensor)
+        extra = None
+        if tensor in leaves:
+            opset = graph.opsets.get("", 0)
+            extra = append(layer, leaves[tensor], how, dtype, opset, channels_last)
+        if extra is None:
+            results[layer.name] = (tensor,)
+        else:
+            results[layer.name] = tuple(extra.writes)
+            appended[results[layer.name][0]] = extra  # two layers may be one tensor
+    return Request(results, single, tuple(appended.values()))
+
+
+class Fetch:
+    """A plan and the session that carries it out; no session where nothing is computed."""
+
+    def __init__(self, name: str, plan: CutPlan, start: Callable[[], Session]) -> None:
+        """
+        Args:
+            name: what messages call the model.
+            start: makes the session, or finds it.
+        """
+        self.plan = plan
+        self._name = name
+        self._start = start
+        self._session = start() if plan.outputs else None
+
+    def output_type(self) -> TensorType:
+        """The type of the one output, as onnxruntime knows it."""
+        return self._session.output_type() if self._session else TensorType()
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the requested tensors, in the order asked.
+
+        Args:
+            feeds: values of the sources that the plan needs.
+        """
+        plan = self.plan
+        values = {name: feeds[name] for name in plan.fed}
+        if self._session is not None:
+            if self._session.lost:
+                self._session = self._start()
+            read = {name: feeds[name] for name in (*plan.inputs, *plan.starts)}
+            results = self._session.run(list(plan.outputs.values()), read)
+            values.update(zip(plan.outputs, results, strict=True))
+        try:
+            return {
+                tensor: view(values[leaf.source], leaf.perms)
+                for tensor, leaf in plan.leaves.items()
+            }
+        except (ValueError, AttributeError) as exc:
+            raise ModelFileError(
+                f"{self._name} has a Transpose that does not fit its tensor: {exc}."
+            ) from exc
+
+
+def view(value: Any, perms: Iterable[Perm]) -> Any:
+    """`value` with its axes in the order that some Transposes give them."""
+    for perm in perms:
+        value = value.transpose(perm)
+    return value

@@ -1,0 +1,174 @@
+"""A part of a model as a file of its own: from some layers to others, with a card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from . import _cut, _ends
+from ._graph import Graph, TensorType, read_type, read_values
+from ._layer import Layer
+from ._wire import Buffer, WireError
+from .card import KEY, Card, TensorInfo
+from .errors import ModelFileError, UsageError
+
+if TYPE_CHECKING:
+    from ._model import Model
+
+
+def write_part(model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequence[Layer]) -> bytes:
+    """The file that computes `ends` from `starts`.
+
+    Args:
+        starts: layers and inputs; none for the model's inputs.
+        ends: none for the model's outputs.
+
+    Raises:
+        InputError: the starts do not separate the inputs from the ends.
+        UsageError: something is both start and end.
+        ModelFileError: the file was changed, or the part is too large for one file.
+    """
+    graph = model._graph
+    asked = {str(layer.tensor): layer.name for layer in ends}
+    asked = asked or {info.name: info.name for info in model.outputs}
+    given = {
+        start.name if isinstance(start, TensorInfo) else str(start.tensor): start
+        for start in starts
+    }
+    for name in asked.keys() & given.keys():
+        raise UsageError(f"{asked[name]!r} is both where the part starts and where it ends.")
+    inputs = [name for name in given if name in graph.inputs]
+    layers = {name: start.name for name, start in given.items() if name not in graph.inputs}
+    plan = model._plan(tuple(asked), tuple(layers))
+    _ends.check_apart(plan, layers, inputs)
+    if given:
+        _ends.check_separates(graph, model.layers, plan, layers, inputs)
+    unread = [
+        name for tensor, name in layers.items() if plan.given[tensor].source not in _read(plan)
+    ]
+    if unread:
+        raise UsageError(f"nothing that the part ends with is computed from {unread[0]!r}.")
+    known = _known_types(model, [*layers, *asked])
+    metadata = dict(model.metadata)
+    if model.card:
+        metadata[KEY] = _card(model.card, graph, plan, known).to_json()
+    weights = model._source.place(graph.locations)
+    with model._source.read() as buffer:
+        try:
+            types = dict(_types(buffer, graph, known))
+            part = _cut.write_part(buffer, graph, plan, weights.load, types, metadata)
+        except WireError as exc:
+            raise ModelFileError(
+                f"{model._name} is damaged ({exc}). Copy or export it again."
+            ) from exc
+    if len(part) >= LARGEST:
+        raise ModelFileError(
+            f"the part would be {len(part) / 1e9:.1f} GB, and protobuf reads files up to 2 GB. "
+            "Cut a smaller one."
+        )
+    return part
+
+
+LARGEST = 2**31
+"""Bytes that protobuf does not read any more."""
+
+
+def _read(plan: _cut.CutPlan) -> set[str]:
+    return {*plan.starts, *plan.inputs, *plan.fed}
+
+
+def _known_types(model: Model, tensors: Iterable[str]) -> dict[str, TensorType]:
+    """Types of tensors by the card, or by what onnxruntime makes of the file."""
+    rows = {layer.tensor: layer for layer in model.layers}
+    infos = {info.name: info for info in (*model.inputs, *model.outputs)}
+    found = {}
+    for name in tensors:
+        row = rows.get(name) or infos.get(name)
+        if row is not None and row.dtype:
+            found[name] = TensorType(row.dtype, row.shape)
+        else:
+            found[name] = model._inferred(name)
+    return found
+
+
+def _types(
+    buffer: Buffer, graph: Graph, known: Mapping[str, TensorType]
+) -> Iterator[tuple[str, bytes]]:
+    """The `ValueInfoProto`s: as they stand in the file, else of the types that are known."""
+    stated = read_values(buffer, graph)
+    for name, kind in known.items():
+        span = stated.get(name)
+        if span and read_type(buffer, span).dims is not None:
+            yield name, bytes(buffer[slice(*span)])
+        else:
+            yield name, _cut.value_info(name, kind)
+
+
+# --- The card -----------------------------------------------------------------------------------
+
+
+def _card(card: Card, graph: Graph, plan: _cut.CutPlan, known: Mapping[str, TensorType]) -> Card:
+    """What of the card holds for the part."""
+    rows = tuple(_rows(card.layers, graph, plan))
+    exposed = {row.tensor for row in rows}
+    inputs = tuple(info for info in card.inputs if info.name in plan.needs)
+    inputs += tuple(_info(name, known[name]) for name in plan.given)
+    outputs = tuple(_info(name, known[name]) for name in plan.leaves)
+    whole = [info.name for info in card.outputs] == [info.name for info in outputs]
+    images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
+    verification, golden = card.verification, card.golden
+    if verification:
+        computed = exposed - plan.given.keys()
+        checks = {name: one for name, one in verification.layers.items() if name in computed}
+        verification = replace(verification, layers=checks) if checks else None
+    if golden:
+        samples = {name: one for name, one in golden.layers.items() if name in exposed}
+        fed = tuple(one for one in golden.inputs if one.name in {info.name for info in inputs})
+        complete = samples and not plan.given and len(fed) == len(inputs)
+        golden = replace(golden, layers=samples, inputs=fed) if complete else None
+    return replace(
+        card,
+        inputs=inputs,
+        outputs=outputs,
+        layers=rows,
+        preprocessing=card.preprocessing if images else None,
+        labels=card.labels if whole else None,
+        verification=verification,
+        golden=golden,
+    )
+
+
+def _info(name: str, kind: TensorType) -> TensorInfo:
+    shape = tuple(size if isinstance(size, int) else None for size in kind.dims or ())
+    return TensorInfo(name=name, shape=shape, dtype=kind.dtype)
+
+
+def _rows(layers: Sequence[Layer], graph: Graph, plan: _cut.CutPlan) -> Iterator[Layer]:
+    """The layers inside. The given ones are inputs of the part, as in a Keras model cut there.
+
+    Of the others only those can be had whose tensors are there: in a channels-first graph these
+    are the ones that were asked for, the leaves of others being gone.
+    """
+    inside = {name for at in plan.nodes for name in graph.nodes[at].writes} | {*_read(plan)}
+    present = (inside - {leaf.source for leaf in plan.given.values()}) | {*plan.leaves, *plan.given}
+    known = {name for node in graph.nodes for name in node.writes} | graph.inputs.keys()
+    tensors = [layer.tensor for layer in layers if layer.tensor in known]
+    sources = {name: leaf.source for name, leaf in _cut.peel(graph, map(str, tensors)).items()}
+    names: set[str] = set()
+    index = 0
+    for layer in layers:
+        if layer.tensor in plan.given:
+            row = replace(layer, type="InputLayer", parameters=0, inbound=())
+        elif layer.tensor is None:
+            if not layer.inbound or not names.issuperset(layer.inbound):
+                continue
+            row = layer
+        elif sources.get(layer.tensor) in inside:
+            row = layer if layer.tensor in present else replace(layer, tensor=None)
+        else:
+            continue
+        inbound = tuple(name for name in row.inbound if name in names)
+        names.add(layer.name)
+        yield replace(row, index=index, inbound=inbound)
+        index += 1

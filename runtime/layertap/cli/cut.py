@@ -1,0 +1,58 @@
+"""`layertap cut`: a part of a model as a file of its own."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from layertap import _model
+from layertap._select import parse_selector
+from layertap._table import shape_text
+from layertap.card import TensorInfo
+
+from . import OK, Command
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        nargs="+",
+        action="extend",
+        metavar="LAYER",
+        help="where the part starts (default: the model's inputs)",
+    )
+    parser.add_argument(
+        "--to",
+        dest="end",
+        nargs="+",
+        action="extend",
+        metavar="LAYER",
+        help="where it ends (default: the model's outputs)",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="PART.onnx")
+
+
+def _run(args: argparse.Namespace) -> int:
+    model = _model.open(args.file)
+    start, end = (
+        [parse_selector(text, model.layers) for text in texts] if texts else None
+        for texts in (args.start, args.end)
+    )
+    model.cut(args.output, start, end)
+    part = _model.open(args.output)
+    print(
+        f"wrote {args.output} ({os.path.getsize(args.output) / 1e6:.1f} MB): "
+        f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}",
+        file=sys.stderr,
+    )
+    return OK
+
+
+def _tensors(infos: tuple[TensorInfo, ...]) -> str:
+    return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "nothing"
+
+
+COMMAND = Command("write a part of a model as a file of its own", _configure, _run)

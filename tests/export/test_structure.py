@@ -1,0 +1,266 @@
+"""The table of layers, against what Keras says of the same model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from layertap._layer import Layer
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+Make = Callable[[Any], Any]
+"""From the module `keras` to a model."""
+
+
+def table(model: Any) -> list[Layer]:
+    from layertap_export.tracing import trace
+
+    return [row.layer for row in trace(model).rows]
+
+
+def by_name(model: Any) -> dict[str, Layer]:
+    return {layer.name: layer for layer in table(model)}
+
+
+def chain(keras: Any) -> Any:
+    layers = keras.layers
+    x = entry = keras.Input((8, 6, 3), name="entry")
+    for layer in (
+        layers.Conv2D(4, 3, name="conv"),
+        layers.BatchNormalization(name="bn"),
+        layers.ReLU(name="relu"),
+    ):
+        x = layer(x)
+    x = layers.Dropout(0.5, name="drop")(x)
+    return keras.Model(entry, layers.Dense(2, name="dense")(layers.Flatten(name="flat")(x)))
+
+
+def dense_block(keras: Any) -> Any:
+    """As in DenseNet: the layers of two branches alternate in `model.layers`."""
+    layers = keras.layers
+    x = entry = keras.Input((None, None, 3), name="entry")
+    for block in range(3):
+        y = layers.Conv2D(4, 3, padding="same", name=f"conv_{block}")(x)
+        x = layers.Concatenate(name=f"concat_{block}")([x, layers.ReLU(name=f"relu_{block}")(y)])
+    return keras.Model(entry, layers.GlobalMaxPooling2D(name="max")(x))
+
+
+def two_by_two(keras: Any) -> Any:
+    layers = keras.layers
+    image, numbers = keras.Input((4, 4, 1), name="image"), keras.Input((3,), name="numbers")
+    flat = layers.Flatten(name="flat")(image)
+    both = layers.Concatenate(name="both")([flat, layers.Dense(2, name="hidden")(numbers)])
+    first, second = layers.Dense(2, name="first")(both), layers.Dense(1, name="second")(flat)
+    # Neither inputs nor outputs stand in the order of `model.layers`.
+    return keras.Model([numbers, image], [second, first])
+
+
+def dicts(keras: Any) -> Any:
+    layers = keras.layers
+    left, right = keras.Input((4,), name="left"), keras.Input((3,), name="right")
+    both = layers.Concatenate(name="both")([left, right])
+    outputs = {"z": layers.Dense(2, name="z")(both), "a": layers.Dense(1, name="a")(both)}
+    return keras.Model({"right": right, "left": left}, outputs)
+
+
+def words(keras: Any) -> Any:
+    layers = keras.layers
+    entry = keras.Input((None,), dtype="int32", name="words")
+    x = layers.Embedding(50, 4, name="embed")(entry)
+    return keras.Model(entry, layers.GlobalAveragePooling1D(name="mean")(x))
+
+
+def frozen_batch(keras: Any) -> Any:
+    entry = keras.Input((4,), batch_size=3, name="entry")
+    return keras.Model(entry, keras.layers.Dense(2, name="dense")(entry))
+
+
+def calls(model: Any, layer: Any) -> list[Any]:
+    """The nodes of Keras's graph that call a layer within this model."""
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    return [node for node in layer._inbound_nodes if node in nodes]
+
+
+@pytest.mark.parametrize(
+    "make", [chain, dense_block, two_by_two, dicts, words, frozen_batch], ids=lambda f: f.__name__
+)
+def test_rows_are_those_of_keras(make: Make, keras: Any) -> None:
+    keras.utils.clear_session()
+    model = make(keras)
+    rows, layers = table(model), model.layers
+    assert [row.name for row in rows] == [layer.name for layer in layers]
+    assert [row.index for row in rows] == list(range(len(layers)))
+    assert [row.type for row in rows] == [type(layer).__name__ for layer in layers]
+    assert [row.shape for row in rows] == [layer.output.shape for layer in layers]
+    assert [row.dtype for row in rows] == [layer.output.dtype for layer in layers]
+    assert [row.parameters for row in rows] == [layer.count_params() for layer in layers]
+    assert [list(row.inbound) for row in rows] == [
+        [parent.operation.name for node in calls(model, layer) for parent in node.parent_nodes]
+        for layer in layers
+    ]
+    assert [row.tensor for row in rows] == [layer.name for layer in layers]
+
+
+def test_the_model_itself(keras: Any) -> None:
+    from layertap_export.tracing import trace
+
+    keras.utils.clear_session()
+    traced = trace(two_by_two(keras))
+    assert [(x.name, x.shape, x.dtype) for x in traced.inputs] == [
+        ("numbers", (None, 3), "float32"),
+        ("image", (None, 4, 4, 1), "float32"),
+    ]
+    assert [(x.name, x.shape) for x in traced.outputs] == [
+        ("second", (None, 1)),
+        ("first", (None, 2)),
+    ]
+
+
+def test_keys_of_dicts_name_inputs_and_outputs(keras: Any) -> None:
+    from layertap_export.tracing import trace
+
+    keras.utils.clear_session()
+    traced = trace(dicts(keras))
+    assert [x.name for x in traced.inputs] == ["left", "right"]
+    assert [x.name for x in traced.outputs] == ["a", "z"]
+
+
+def test_a_sequential_model_has_no_input_row(keras: Any) -> None:
+    layers = keras.layers
+    model = keras.Sequential(
+        [keras.Input((5,)), layers.Dense(3, name="a"), layers.Dropout(0.5, name="b")]
+    )
+    rows = table(model)
+    assert [(row.name, row.index, row.inbound) for row in rows] == [("a", 0, ()), ("b", 1, ("a",))]
+
+
+def test_operations_stand_where_keras_has_them(keras: Any) -> None:
+    keras.utils.clear_session()
+    entry = keras.Input((4,), name="entry")
+    hidden = keras.layers.Dense(4, name="dense")(entry)
+    model = keras.Model(entry, keras.layers.ReLU(name="out")(keras.ops.tanh(hidden) + entry))
+    rows = table(model)
+    assert [row.name for row in rows] == [x.name for x in model.operations]
+    assert [row.inbound for row in rows][-2:] == [("tanh", "entry"), ("add",)]
+    assert rows[2].parameters == 0
+
+
+def test_a_layer_that_is_called_twice(keras: Any) -> None:
+    keras.utils.clear_session()
+    entry, shared = keras.Input((4,), name="entry"), keras.layers.Dense(4, name="shared")
+    model = keras.Model(entry, keras.layers.Add(name="add")([shared(entry), shared(shared(entry))]))
+    rows = by_name(model)
+    assert list(rows) == ["entry", "shared", "shared#1", "shared#2", "add"]
+    assert [row.inbound for row in rows.values()][1:] == [
+        ("entry",),
+        ("entry",),
+        ("shared#1",),
+        ("shared", "shared#2"),
+    ]
+    assert [row.parameters for row in rows.values()] == [0, 20, 0, 0, 0]
+
+
+def test_a_layer_with_several_outputs(keras: Any) -> None:
+    keras.utils.clear_session()
+    entry = keras.Input((5, 3), name="entry")
+    lstm = keras.layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")
+    sequence, state, _ = lstm(entry)
+    model = keras.Model(entry, [keras.layers.Dense(2, name="head")(state), sequence])
+    rows = by_name(model)
+    assert {name: row.shape for name, row in rows.items()} == {
+        "entry": (None, 5, 3),
+        "lstm": (None, 5, 4),
+        "lstm:1": (None, 4),
+        "lstm:2": (None, 4),
+        "head": (None, 2),
+    }
+    assert rows["head"].inbound == ("lstm:1",)
+
+
+def test_a_model_inside_a_model_is_followed_by_its_layers(keras: Any) -> None:
+    keras.utils.clear_session()
+    layers = keras.layers
+    inside = keras.Input((4,), name="inside")
+    inner = keras.Model(
+        inside, layers.Dense(4, name="b")(layers.Dense(3, name="a")(inside)), name="inner"
+    )
+    entry = keras.Input((4,), name="entry")
+    model = keras.Model(entry, layers.Add(name="add")([entry, inner(entry)]))
+    rows = by_name(model)
+    assert list(rows) == ["entry", "inner", "inner/a", "inner/b", "add"]
+    assert [row.inbound for row in rows.values()][1:] == [
+        ("entry",),
+        ("entry",),
+        ("inner/a",),
+        ("entry", "inner"),
+    ]
+
+
+def test_what_runs_inside_a_loop_is_listed_but_not_exposed(keras: Any) -> None:
+    """Its values exist once per step."""
+    keras.utils.clear_session()
+
+    class Loop(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="loop")
+            self.step = keras.layers.Dense(3, name="step")
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.while_loop(
+                lambda i, x: i < 3, lambda i, x: (i + 1, self.step(x)), (0, x)
+            )[1]
+
+    entry = keras.Input((3,), name="entry")
+    loop = Loop()
+    loop.step.build((None, 3))
+    rows = by_name(keras.Model(entry, loop(entry)))
+    assert {name: row.exposed for name, row in rows.items()} == {
+        "entry": True,
+        "loop": True,
+        "loop/step": False,
+    }
+
+
+def test_two_outputs_of_one_name(keras: Any) -> None:
+    from layertap_export import ExportError
+
+    class Odd(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return [[x, x + 1], [x + 2]]
+
+    entry = keras.Input((3,), name="entry")
+    model = keras.Model(entry, Odd(name="odd")(entry))
+    with pytest.raises(ExportError) as caught:
+        table(model)
+    assert str(caught.value) == (
+        "two outputs in this model are called 'odd:1'; rename one of the layers, so that each can "
+        "be asked for by name."
+    )
+
+
+def test_an_input_and_a_layer_of_one_name(keras: Any) -> None:
+    from layertap_export import ExportError
+
+    entry = keras.Input((3,), name="entry")
+    hidden = keras.layers.Dense(2, name="dense")(entry)
+    with pytest.warns(UserWarning, match="all keys in the dict must match"):
+        model = keras.Model({"dense": entry}, hidden)
+    with pytest.raises(ExportError) as caught:
+        table(model)
+    assert str(caught.value) == (
+        "a layer and an input of this model are both called 'dense'; rename one of them."
+    )
+
+
+def test_the_model_is_as_it_was(small: Any) -> None:
+    before = [weight.numpy() for weight in small.weights]
+    table(small)
+    for weight, value in zip(small.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value)

@@ -1,0 +1,257 @@
+"""`layertap layers`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from layertap.card import KEY, Card, Golden, GoldenInput, GoldenLayer
+from shell import Done, layertap
+
+TinyFile = Callable[[str], Path]
+
+TABLE = """\
+index  name      class                   output shape     parameters        MB  connected to
+-----  --------  ----------------------  ---------------  ----------  --------  ------------
+    0  image     InputLayer              (None, 8, 6, 3)           0  0.000576
+    1  conv      Conv2D                  (None, 8, 6, 4)         112  0.000768  image
+    2  relu      ReLU                    (None, 8, 6, 4)           0  0.000768  conv
+    3  drop      Dropout                 (None, 8, 6, 4)           0  0.000768  relu
+    4  pool      GlobalAveragePooling2D  (None, 4)                 0  0.000016  drop
+    5  (hidden)  Dropout                 (None, 4)                 0  0.000016  pool
+    6  probs     Dense                   (None, 2)                 8  0.000008  hidden
+"""
+
+
+@pytest.fixture
+def classifier(tiny_file: TinyFile) -> Path:
+    return tiny_file("image_classifier")
+
+
+@pytest.fixture
+def free(tmp_path: Path) -> Path:
+    """The classifier with free sizes, measured at 16 x 12."""
+    made = tiny.image_classifier(None, None)
+    (prop,) = (item for item in made.metadata_props if item.key == KEY)
+    data = json.loads(prop.value)
+    shapes = {"conv": (1, 16, 12, 4), "relu": (1, 16, 12, 4), "pool": (1, 4)}
+    golden = Golden(
+        seed=0,
+        inputs=(GoldenInput(name="image", shape=(1, 16, 12, 3), low=0, high=1),),
+        layers={
+            name: GoldenLayer(shape=shape, norm=1, scale=1, values=())
+            for name, shape in shapes.items()
+        },
+    )
+    card = Card.from_json(json.dumps(data))
+    prop.value = Card(
+        source=card.source,
+        inputs=card.inputs,
+        outputs=card.outputs,
+        layers=card.layers,
+        golden=golden,
+    ).to_json()
+    return tiny.save(made, tmp_path / "free.onnx")
+
+
+def column(done: Done, name: str) -> list[str]:
+    """The cells of one column of a printed table, without its head."""
+    assert (done.code, done.err) == (0, "")
+    head, rule, *lines = done.out.splitlines()
+    ends = [0, *(i for i, sign in enumerate(rule) if rule[i : i + 2] == " -"), 999]
+    cells = [[line[a:b].strip() for a, b in itertools.pairwise(ends)] for line in lines]
+    heads = [head[a:b].strip() for a, b in itertools.pairwise(ends)]
+    return [row[heads.index(name)] for row in cells]
+
+
+def test_the_whole_table(classifier: Path) -> None:
+    assert layertap("layers", classifier) == Done(0, TABLE, "")
+
+
+def test_a_file_without_a_card(tiny_file: TinyFile) -> None:
+    """Its tensors are its layers; what the file does not state is `?` or empty."""
+    assert layertap("layers", tiny_file("residual")) == Done(
+        0,
+        """\
+index  name  class   output shape  parameters        MB  connected to
+-----  ----  ------  ------------  ----------  --------  ------------
+    0  a     MatMul  ?                      9            x
+    1  b     Relu    ?                      0            a
+    2  c     MatMul  ?                      9            b
+    3  d     Add     ?                      0            a, c
+    4  y     Add     (None, 3)              0  0.000012  d, b
+""",
+        "",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--layers", "conv"], ["conv"]),
+        (["--layers", "p*", "--layers", "conv"], ["pool", "probs", "conv"]),
+        (["--layers", "re:.*o.*"], ["conv", "drop", "pool", "probs"]),
+        (["--layers", "-1"], ["probs"]),
+        (["--layers", "1"], ["conv"]),
+        (["--layers", "1:3"], ["conv", "relu"]),
+        (["--layers", "::3"], ["image", "drop", "probs"]),
+        (["--layers", "-3:"], ["pool", "probs"]),
+        (["--layers", "-6:-4"], ["conv", "relu"]),
+        (["--layers=-2:"], ["probs"]),
+        (["--type", "Dense"], ["probs"]),
+        (["--type", "Dense", "--type", "Conv2D"], ["conv", "probs"]),
+        (["--layers", "p*", "--type", "Dense"], ["probs"]),
+        (["--layers", "all", "--type", "ReLU"], ["relu"]),
+        (
+            ["--layers", "all"],
+            ["image", "conv", "relu", "drop", "pool", "(hidden)", "probs"],
+        ),
+    ],
+)  # fmt: skip
+def test_filters(classifier: Path, options: list[str], names: list[str]) -> None:
+    """As in `layertap export`; layers that are not exposed are in the whole table alone."""
+    assert column(layertap("layers", classifier, *options), "name") == names
+
+
+def test_names_that_look_like_something_else(tmp_path: Path) -> None:
+    names = ["all", "3", "1:2", "c*"]
+    rows = [tiny.layer(0, "x", "InputLayer", (None, 1))]
+    rows += [tiny.layer(i, name, "Dense", (None, 1), "x") for i, name in enumerate(names, start=1)]
+    made = tiny.model(
+        [tiny.node("Neg", "x", name) for name in names],
+        [tiny.value("x", ["n", 1])],
+        [tiny.value(name, ["n", 1]) for name in names],
+        card=tiny.card(rows, {"x": (None, 1)}, {"all": (None, 1)}),
+    )
+    path = tiny.save(made, tmp_path / "m.onnx")
+    for name in names:
+        assert column(layertap("layers", path, "--layers", name), "name") == [name]
+    assert column(layertap("layers", path, "--layers", "0:2"), "name") == ["x", "all"]
+
+
+def rows(done: Done) -> list[dict[str, Any]]:
+    assert (done.code, done.err) == (0, "")
+    found: list[dict[str, Any]] = json.loads(done.out)
+    return found
+
+
+def test_json(classifier: Path) -> None:
+    found = rows(layertap("layers", classifier, "--json"))
+    assert [row["index"] for row in found] == list(range(7))
+    assert found[1] == {
+        "index": 1,
+        "name": "conv",
+        "type": "Conv2D",
+        "shape": [None, 8, 6, 4],
+        "dtype": "float32",
+        "parameters": 112,
+        "inbound": ["image"],
+        "exposed": True,
+        "bytes": 768,
+    }
+    assert [row["name"] for row in found if not row["exposed"]] == ["hidden"]
+    for row in found:
+        assert list(row) == list(found[0])
+        kinds = {key: type(value) for key, value in row.items()}
+        assert kinds == {
+            "index": int, "name": str, "type": str, "shape": list, "dtype": str,
+            "parameters": int, "inbound": list, "exposed": bool, "bytes": int,
+        }  # fmt: skip
+
+
+def test_json_has_one_object_in_a_line(classifier: Path) -> None:
+    """For `grep`, and for people."""
+    out = layertap("layers", classifier, "--json").out
+    assert [json.loads(line.strip("[], "))["index"] for line in out.splitlines()] == list(range(7))
+
+
+def test_json_of_a_part(classifier: Path, tiny_file: TinyFile) -> None:
+    found = rows(layertap("layers", classifier, "--json", "--type", "Dense", "--batch", "10"))
+    assert [(row["index"], row["bytes"]) for row in found] == [(6, 80)]
+    found = rows(layertap("layers", tiny_file("residual"), "--json", "--layers", "a"))
+    assert [(row["dtype"], row["shape"], row["bytes"]) for row in found] == [("", [], None)]
+
+
+def test_json_is_ascii(tmp_path: Path) -> None:
+    """Whatever the terminal's or the pipe's encoding, it arrives."""
+    made = tiny.model(
+        [tiny.node("Neg", "x", "größe大")],
+        [tiny.value("x", ["n", 1])],
+        [tiny.value("größe大", ["n", 1])],
+    )
+    done = layertap("layers", tiny.save(made, tmp_path / "m.onnx"), "--json")
+    assert done.out.isascii()
+    assert rows(done)[0]["name"] == "größe大"
+
+
+def test_a_size_for_layers_with_free_sizes(free: Path) -> None:
+    assert column(layertap("layers", free), "MB") == ["", "", "", "", "0.000016", "0.000016",
+                                                      "0.000008"]  # fmt: skip
+    found = column(layertap("layers", free, "--size", "160x120"), "MB")
+    # 160 x 120 x 3 and x 4 numbers of 4 bytes; `drop` and what is not exposed were not measured.
+    assert found == ["~0.23", "~0.31", "~0.31", "", "0.000016", "0.000016", "0.000008"]
+    found = column(layertap("layers", free, "--size", "160x120", "--batch", "100"), "MB")
+    assert found[:3] == ["~23.0", "~30.7", "~30.7"]
+    bytes_ = [row["bytes"] for row in rows(layertap("layers", free, "--size", "32", "--json"))]
+    assert bytes_ == [32 * 32 * 3 * 4, 32 * 32 * 4 * 4, 32 * 32 * 4 * 4, None, 16, 16, 8]
+
+
+def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) -> None:
+    path = tiny.save(tiny.image_classifier(None, None), tmp_path / "m.onnx")
+    done = layertap("layers", path, "--size", "32x32")
+    assert done == Done(
+        0,
+        layertap("layers", path).out,
+        f"layertap: warning: '{path}' does not tell how its layers grow with the input, so that "
+        "--size makes no difference.\n",
+    )
+    # Nor does it where all sizes are known; but there is nothing amiss.
+    assert layertap("layers", tiny_file("image_classifier"), "--size", "9x9").err == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--layers", "rellu"],
+            "no layer is called 'rellu'; the file exposes 6 layers. Did you mean 'relu'? "
+            "`layertap layers FILE` lists them.",
+        ),
+        (
+            ["--layers", "conv", "--layers", "x*"],
+            "the pattern 'x*' matches none of the 6 exposed layers.",
+        ),
+        (
+            ["--layers", "hidden"],
+            "the layer 'hidden' is in the model, but this file does not expose it. Export the "
+            "model again with this layer among --layers, or with all.",
+        ),
+        (["--layers", "7"], "there is no layer 7: the model has 7 layers, 0 to 6 or -7 to -1."),
+        (["--layers", "7:9"], "the slice '7:9' takes none of the 7 layers."),
+        (["--layers", "::0"], "the slice '::0' has a step of 0. Give another, or leave it out."),
+        (
+            ["--type", "dense"],
+            "no exposed layer has the class 'dense'. Did you mean 'Dense'? The classes are "
+            "Conv2D, Dense, Dropout, GlobalAveragePooling2D, InputLayer, ReLU.",
+        ),
+        (["--batch", "0"], "a batch of 0 makes no sense: give 1 or more."),
+    ],
+)
+def test_what_makes_no_sense(classifier: Path, options: list[str], message: str) -> None:
+    assert layertap("layers", classifier, *options) == Done(2, "", f"layertap: {message}\n")
+
+
+@pytest.mark.parametrize("size", ["", "x", "32x", "32x32x3", "0x5", "-3x5", "big", "3.5x4"])
+def test_sizes_that_are_none(classifier: Path, size: str) -> None:
+    done = layertap("layers", classifier, f"--size={size}")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == (
+        f"layertap layers: error: argument --size: {size!r} is no size: give HEIGHTxWIDTH, as in "
+        "320x320"
+    )

@@ -1,0 +1,597 @@
+"""`layertap run`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+from layertap import open as open_model
+from layertap.cli import run as command
+from layertap.pictures import CAPTION, MARGIN
+from shell import Done, layertap
+
+TinyFile = Callable[[str], Path]
+NAMES = [f"pictures/{letter}.png" for letter in "abcde"]
+
+
+@pytest.fixture
+def classifier(tiny_file: TinyFile, pictures: Path) -> Path:
+    """A copy in the current folder, where the pictures are too."""
+    return Path(shutil.copy(tiny_file("image_classifier"), pictures.parent / "m.onnx"))
+
+
+def loaded(path: str | Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def model_with_layers(names: list[str]) -> None:
+    """`m.onnx`: images of 4 x 4, and as many layers that double them."""
+    shape: tuple[int | None, ...] = (None, 4, 4, 3)
+    made = tiny.model(
+        [tiny.node("Mul", "image two", name) for name in names],
+        [tiny.value("image", ["n", 4, 4, 3])],
+        [tiny.value(names[0], ["n", 4, 4, 3])],
+        [tiny.constant("two", 2, np.float32)],
+        card=tiny.card(
+            [tiny.layer(i, name, "Lambda", shape) for i, name in enumerate(names)],
+            {"image": shape},
+            {names[0]: shape},
+            preprocessing={"size": [4, 4]},
+        ),
+    )
+    tiny.save(made, Path("m.onnx"))
+
+
+# --- Into an .npz -------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("pictures")
+def test_activations_of_images(classifier: Path) -> None:
+    done = layertap(
+        *("run", "m.onnx", *NAMES, "--layers", "relu", "--layers", "p*", "-o", "out.npz")
+    )
+    assert done == Done(
+        0, "", "wrote out.npz: relu (5, 8, 6, 4), pool (5, 4), probs (5, 2)\n"
+    )  # fmt: skip
+    found = loaded("out.npz")
+    assert list(found) == ["relu", "pool", "probs", "layertap.files"]
+    assert found["layertap.files"].tolist() == NAMES
+    model = open_model(classifier)
+    for name, value in model.activations(NAMES, ["relu", "pool", "probs"]).items():
+        np.testing.assert_array_equal(found[name], value)
+        assert found[name].dtype == np.float32
+
+
+@pytest.mark.usefixtures("classifier")
+def test_rows_are_in_the_order_given() -> None:
+    order = [NAMES[3], NAMES[0], NAMES[4], NAMES[0]]
+    assert layertap("run", "m.onnx", *order, "--layers", "probs", "-o", "o.npz").code == 0
+    assert layertap("run", "m.onnx", *NAMES, "--layers", "probs", "-o", "all.npz").code == 0
+    found, all_ = loaded("o.npz"), loaded("all.npz")
+    assert found["layertap.files"].tolist() == order
+    np.testing.assert_allclose(found["probs"], all_["probs"][[3, 0, 4, 0]], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])
+def test_batches_of_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one is what is left; all rows are there, in order."""
+    batches: list[int] = []
+    plain = command._fetcher
+
+    def spied(*args: Any) -> Callable[[Any], Any]:
+        fetch = plain(*args)
+        return lambda batch: (batches.append(len(batch)), fetch(batch))[1]
+
+    monkeypatch.setattr(command, "_fetcher", spied)
+    done = layertap(
+        *("run", "m.onnx", "pictures", "--layers", "conv", "--batch-size", str(size)),
+        *("-o", "out.npz"),
+    )
+    assert (done.code, done.out) == (0, "")
+    assert batches == [size] * (5 // size) + [5 % size] * bool(5 % size)
+    found = loaded("out.npz")
+    assert found["layertap.files"].tolist() == NAMES
+    wanted = open_model("m.onnx").activations(NAMES, "conv")
+    np.testing.assert_allclose(found["conv"], wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_layer_names_with_slashes_and_the_like() -> None:
+    names = ["block/conv1/conv", "encoder#1", "lstm:1", "größe", "a.npy", "."]
+    model_with_layers(names)
+    done = layertap("run", "m.onnx", "pictures/a.png", "--layers", "*", "-o", "out.npz")
+    assert done.code == 0
+    assert done.err == (
+        "wrote out.npz: block/conv1/conv (1, 4, 4, 3), encoder#1 (1, 4, 4, 3), lstm:1 (1, 4, 4, 3) "
+        "and 3 more\n"
+    )
+    found = loaded("out.npz")
+    assert list(found) == [*names, "layertap.files"]
+    for name in names:
+        np.testing.assert_array_equal(found[name], open_model("m.onnx").activations(NAMES[0], name))
+
+
+@pytest.mark.usefixtures("classifier")
+def test_a_part_chosen_by_class_or_everything() -> None:
+    arguments = ["run", "m.onnx", NAMES[0], "-o", "out.npz"]
+    for options, names in {
+        ("--type", "ReLU", "--type", "Conv2D"): ["conv", "relu"],
+        ("--layers", "all"): ["image", "conv", "relu", "drop", "pool", "probs"],
+        ("--layers", "-3:"): ["pool", "probs"],
+        ("--layers", "all", "--type", "Dropout"): ["drop"],
+        (): ["probs"],  # the model's own output
+    }.items():
+        assert layertap(*arguments, *options).code == 0
+        assert list(loaded("out.npz")) == [*names, "layertap.files"]
+
+
+@pytest.mark.usefixtures("classifier")
+def test_a_folder_gives_its_images_sorted_and_all_below_it() -> None:
+    sub = Path("pictures/B_sub")
+    sub.mkdir()
+    shutil.copy("pictures/a.png", sub / "z.PNG")
+    shutil.copy("pictures/a.png", "pictures/.hidden.png")
+    Path("pictures/notes.txt").write_text("not an image")
+    shutil.copy("pictures/c.png", "single.png")
+    done = layertap("run", "m.onnx", "single.png", "pictures", "--layers", "pool", "-o", "out.npz")
+    assert done.code == 0
+    assert loaded("out.npz")["layertap.files"].tolist() == [
+        "single.png", "pictures/B_sub/z.PNG", *NAMES,
+    ]  # fmt: skip
+
+
+# --- Ready batches ------------------------------------------------------------------------------
+
+
+def batch(rows: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(rows, *shape)).astype(np.float32)
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_npy_is_a_batch(rows: int) -> None:
+    x = batch(rows, 8, 6, 3)
+    np.save("x.npy", x)
+    assert layertap("run", "m.onnx", "x.npy", "--layers", "conv", "-o", "out.npz") == Done(
+        0, "", f"wrote out.npz: conv ({rows}, 8, 6, 4)\n"
+    )
+    found = loaded("out.npz")
+    np.testing.assert_array_equal(found["conv"], open_model("m.onnx").activations(x, "conv"))
+    names = ["x.npy"] if rows == 1 else ["x.npy[0]", "x.npy[1]", "x.npy[2]"]
+    assert found["layertap.files"].tolist() == names
+    printed = layertap("run", "m.onnx", "x.npy").out.splitlines()
+    assert [line.split(":")[0] for line in printed] == names
+
+
+def test_an_npz_is_a_batch_by_input_name(tiny_file: TinyFile, pictures: Path) -> None:
+    shutil.copy(tiny_file("two_inputs"), "m.onnx")
+    feeds = tiny.feeds(tiny.two_inputs(), n=3)
+    np.savez("x.npz", **feeds)
+    done = layertap("run", "m.onnx", "x.npz", "-o", "out.npz")
+    assert done == Done(0, "", "wrote out.npz: sum (3, 5), product (3, 5)\n")
+    found, wanted = loaded("out.npz"), open_model("m.onnx").predict(feeds)
+    for name in ("sum", "product"):
+        np.testing.assert_array_equal(found[name], wanted[name])
+    np.savez("image.npz", image=feeds["image"])
+    assert layertap("run", "m.onnx", "image.npz", "--layers", "seen").code == 0
+    # An image will do where the layer needs no more.
+    assert layertap("run", "m.onnx", "pictures/a.png", "--layers", "seen").code == 0
+
+
+@pytest.mark.usefixtures("classifier")
+def test_nan_passes_through() -> None:
+    x = batch(2, 8, 6, 3)
+    x[1] = np.nan
+    np.save("x.npy", x)
+    done = layertap("run", "m.onnx", "x.npy", "--layers", "conv", "-o", "out.npz")
+    assert (done.code, done.out) == (0, "")
+    values = loaded("out.npz")["conv"]
+    assert np.isfinite(values[0]).all()
+    assert np.isnan(values[1]).any()
+    done = layertap("run", "m.onnx", "x.npy", "--layers", "conv")
+    assert re.fullmatch(r"conv +\(2, 8, 6, 4\) +float32 +nan +nan +nan", done.out.splitlines()[-1])
+
+
+def test_strings_and_other_types(tiny_file: TinyFile, pictures: Path) -> None:
+    """Of files from elsewhere, which may have anything."""
+    shutil.copy(tiny_file("odd_types"), "m.onnx")
+    np.savez("x.npz", index=np.array([0, 3]), words=np.array(["a", "b", "größe"]))
+    assert layertap("run", "m.onnx", "x.npz", "--layers", "all") == Done(
+        0,
+        """\
+name      shape      dtype           min      mean      max
+--------  ---------  --------  ---------  --------  -------
+picked    (2, 2)     float32   -0.142759  0.415928  1.20864
+twice     (6,)       object
+positive  (2, 2)     bool              0       0.5        1
+pair      2 tensors  sequence
+length    ()         int64             2         2        2
+""",
+        "",
+    )
+    done = layertap("run", "m.onnx", "x.npz", "--layers", "twice", "--layers", "length", "-o",
+                    "out.npz")  # fmt: skip
+    assert done == Done(0, "", "wrote out.npz: twice (6,), length ()\n")
+    found = loaded("out.npz")
+    assert found["twice"].tolist() == ["a", "b", "größe"] * 2
+    assert found["length"] == 2
+    done = layertap("run", "m.onnx", "x.npz", "--layers", "pair", "-o", "other.npz")
+    assert done == Done(
+        2, "", "layertap: 'pair' gives a list of tensors, which an .npz cannot hold.\n"
+    )
+    assert not Path("other.npz").exists()
+
+
+@pytest.mark.usefixtures("classifier")
+def test_an_empty_batch_has_no_range() -> None:
+    np.save("x.npy", np.zeros((0, 8, 6, 3), np.float32))
+    assert layertap("run", "m.onnx", "x.npy", "--layers", "conv") == Done(
+        0,
+        "name  shape         dtype    min  mean  max\n"
+        "----  ------------  -------  ---  ----  ---\n"
+        "conv  (0, 8, 6, 4)  float32\n",
+        "",
+    )
+    assert layertap("run", "m.onnx", "x.npy").out.splitlines()[2] == "probs  (0, 2)  float32"
+
+
+# --- Printed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("classifier")
+def test_predictions_are_printed_by_label_the_best_first() -> None:
+    done = layertap("run", "m.onnx", "pictures")
+    scores = open_model("m.onnx").predict(NAMES)
+    expected = ""
+    for name, (cat, dog) in zip(NAMES, scores, strict=True):
+        both = [f"cat {cat:.3f}", f"dog {dog:.3f}"]
+        expected += f"{name}: {', '.join(both if cat >= dog else both[::-1])}\n"
+    assert done == Done(0, expected, "")
+
+
+@pytest.mark.usefixtures("classifier")
+def test_as_many_as_asked_for() -> None:
+    (line,) = layertap("run", "m.onnx", NAMES[0], "--top", "1").out.splitlines()
+    assert re.fullmatch(r"pictures/a.png: (cat|dog) 0\.\d{3}", line)
+    assert layertap("run", "m.onnx", NAMES[0], "--top", "99").out.count(",") == 1
+
+
+@pytest.mark.usefixtures("classifier")
+def test_activations_are_printed_as_a_table() -> None:
+    x = batch(2, 8, 6, 3)
+    np.save("x.npy", x)
+    conv = open_model("m.onnx").activations(x, ["conv", "probs"])["conv"]
+    done = layertap("run", "m.onnx", "x.npy", "--layers", "conv", "--layers", "probs")
+    head, rule, row, *_ = done.out.splitlines()
+    assert head.split() == ["name", "shape", "dtype", "min", "mean", "max"]
+    assert set(rule) == {"-", " "}
+    numbers = [f"{f(conv):.6g}" for f in (np.min, np.mean, np.max)]
+    assert row.split() == ["conv", "(2,", "8,", "6,", "4)", "float32", *numbers]
+    assert len(done.out.splitlines()) == 4
+
+
+def test_a_model_without_labels(tiny_file: TinyFile, pictures: Path) -> None:
+    shutil.copy(tiny_file("linear_chain"), "m.onnx")
+    np.save("x.npy", np.zeros((2, 4), np.float32))
+    assert layertap("run", "m.onnx", "x.npy").out.splitlines()[2].split()[:4] == [
+        "c", "(2,", "2)", "float32",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_labels_that_do_not_fit_the_output(pictures: Path, count: int) -> None:
+    """They are no reason to stop: the table is printed."""
+    made = tiny.model(
+        [tiny.node("Flatten", "image", "y")],
+        [tiny.value("image", ["n", 1, 1, 3])],
+        [tiny.value("y", ["n", 3])],
+        card=tiny.card(
+            [tiny.layer(0, "y", "Flatten", (None, 3))],
+            {"image": (None, 1, 1, 3)},
+            {"y": (None, 3)},
+            labels=("one",) * count,
+            preprocessing={"size": [1, 1]},
+        ),
+    )
+    tiny.save(made, Path("m.onnx"))
+    done = layertap("run", "m.onnx", NAMES[0])
+    assert done.out.startswith("name " if count == 1 else "pictures/a.png: one ")
+
+
+# --- Preprocessing ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("classifier")
+def test_another_recipe_than_the_files_own() -> None:
+    Path("r.json").write_text('{"size": [8, 6], "scaling": {"mode": "tf"}}')
+    assert layertap("run", "m.onnx", NAMES[0], "--layers", "image", "-o", "own.npz").code == 0
+    options = ["--layers", "image", "--preprocess", "r.json", "-o", "tf.npz"]
+    assert layertap("run", "m.onnx", NAMES[0], *options).code == 0
+    own, tf = loaded("own.npz")["image"], loaded("tf.npz")["image"]
+    assert own.min() >= 0
+    assert tf.min() < 0
+    np.testing.assert_allclose(own * 2 - 1, tf, atol=1e-6)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_file_without_a_recipe() -> None:
+    tiny.save(tiny.image_classifier(preprocessing=False), Path("m.onnx"))
+    assert layertap("run", "m.onnx", NAMES[0]) == Done(
+        2,
+        "",
+        "layertap: 'm.onnx' does not say how an image becomes its input. Say it in a file for "
+        '--preprocess, as in {"size": [8, 6]}, or give a ready batch (.npy).\n',
+    )
+    Path("r.json").write_text('{"size": [8, 6]}')
+    assert layertap("run", "m.onnx", NAMES[0], "--preprocess", "r.json").code == 0
+    np.save("x.npy", batch(1, 8, 6, 3))
+    assert layertap("run", "m.onnx", "x.npy").code == 0
+
+
+def test_a_model_that_takes_no_images(tiny_file: TinyFile, pictures: Path) -> None:
+    shutil.copy(tiny_file("linear_chain"), "m.onnx")
+    assert layertap("run", "m.onnx", NAMES[0]) == Done(
+        2,
+        "",
+        "layertap: 'm.onnx' takes no images; its input is x (None, 4). Give a ready batch: .npy, "
+        "or .npz with an array for each input.\n",
+    )
+
+
+@pytest.fixture
+def free(pictures: Path) -> Path:
+    """The classifier with free sizes, and pictures of different sizes."""
+    for name, size in {"big_a": (12, 16), "big_b": (12, 16), "small": (5, 4)}.items():
+        Image.new("RGB", size, (200, 100, 0)).save(pictures / f"{name}.png")
+    return tiny.save(tiny.image_classifier(None, None), pictures.parent / "free.onnx")
+
+
+@pytest.mark.usefixtures("free")
+def test_images_of_different_sizes() -> None:
+    """Those of one size that stand together go into one batch; rows stay in order."""
+    names = [f"pictures/{name}.png" for name in ("big_a", "small", "big_b")]
+    done = layertap("run", "free.onnx", *names, "--layers", "pool", "-o", "out.npz")
+    assert done == Done(0, "", "wrote out.npz: pool (3, 4)\n")
+    found = loaded("out.npz")
+    assert found["layertap.files"].tolist() == names
+    for row, name in zip(found["pool"], names, strict=True):
+        np.testing.assert_allclose(
+            row, open_model("free.onnx").activations(name, "pool")[0], rtol=1e-5
+        )
+
+
+@pytest.mark.usefixtures("free")
+def test_activations_of_different_sizes_fit_in_no_array() -> None:
+    names = [f"pictures/{name}.png" for name in ("big_a", "big_b", "small")]
+    message = (
+        "layertap: the activations of 'conv' fit in no one array: (2, 16, 12, 4) for some images, "
+        '(1, 4, 5, 4) for others. Give a recipe with a "size" (--preprocess), or run them one by '
+        "one.\n"
+    )
+    done = layertap("run", "free.onnx", *names, "--layers", "conv", "-o", "out.npz")
+    assert done == Done(2, "", message)
+    assert not Path("out.npz").exists()
+    Path("r.json").write_text('{"size": [8, 8]}')
+    options = ["--layers", "conv", "--preprocess", "r.json"]
+    assert layertap("run", "free.onnx", *names, *options).code == 0
+
+
+# --- Pictures -----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("classifier")
+def test_contact_sheets() -> None:
+    done = layertap(
+        *("run", "m.onnx", NAMES[0], NAMES[1], "--layers", "conv", "--layers", "relu"),
+        *("--layers", "pool", "--sheet", "new/sheets"),
+    )
+    files = ["a.conv.png", "b.conv.png", "a.relu.png", "b.relu.png"]  # `pool` has no maps
+    written = "".join(f"wrote {Path('new/sheets', name)}\n" for name in files)
+    assert done == Done(0, "", written)
+    assert listing(Path("new/sheets")) == sorted(files)
+    with Image.open("new/sheets/a.conv.png") as sheet:
+        tiles = 5  # the image and four channels
+        assert sheet.size == (
+            tiles * (160 + MARGIN) + MARGIN,
+            160 + CAPTION + 2 * MARGIN,
+        )
+
+
+@pytest.mark.usefixtures("classifier")
+def test_sheets_and_an_npz_at_once() -> None:
+    done = layertap(
+        *("run", "m.onnx", NAMES[0], "--layers", "conv", "--sheet", "s", "-o", "out.npz")
+    )
+    written = f"wrote out.npz: conv (1, 8, 6, 4)\nwrote {Path('s', 'a.conv.png')}\n"
+    assert done == Done(0, "", written)
+    assert Path("out.npz").exists()
+
+
+@pytest.mark.usefixtures("pictures")
+def test_no_sheet_overwrites_another() -> None:
+    """Images of one name (but for capitals), and layers whose names differ in a slash."""
+    names = ["b/conv", "b_conv", "b:conv"]
+    model_with_layers(names)
+    Path("other").mkdir()
+    shutil.copy("pictures/b.png", "other/A.jpg")
+    done = layertap(
+        *("run", "m.onnx", NAMES[0], "other/A.jpg", "--layers", "*", "--sheet", "sheets")
+    )
+    assert done.code == 0
+    assert listing(Path("sheets")) == [
+        "A.b_conv_2.png", "A.b_conv_4.png", "A.b_conv_6.png",
+        "a.b_conv.png", "a.b_conv_3.png", "a.b_conv_5.png",
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("classifier")
+def test_sheets_of_a_ready_batch_have_no_image() -> None:
+    np.save("x.npy", batch(2, 8, 6, 3))
+    assert layertap("run", "m.onnx", "x.npy", "--layers", "conv", "--sheet", "s").code == 0
+    assert listing(Path("s")) == ["x.conv.png", "x.conv_2.png"]
+    with Image.open("s/x.conv.png") as sheet:
+        assert sheet.size[0] == 4 * (160 + MARGIN) + MARGIN
+
+
+@pytest.mark.usefixtures("classifier")
+def test_sheets_of_an_image_that_has_no_known_range() -> None:
+    """It is drawn as the model saw it: clipped."""
+    values = np.linspace(-500, 500, 64, dtype=np.float32).reshape(8, 8)
+    Image.fromarray(values).save("float.tif")
+    done = layertap("run", "m.onnx", "float.tif", "--layers", "conv", "--sheet", "s")
+    assert done.code == 0
+    assert done.err.count("warning") == 1
+    assert listing(Path("s")) == ["float.conv.png"]
+
+
+@pytest.mark.usefixtures("classifier")
+def test_what_has_no_maps_to_draw() -> None:
+    done = layertap("run", "m.onnx", NAMES[0], "--layers", "p*", "--sheet", "s")
+    assert done == Done(
+        2,
+        "",
+        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), and "
+        "none of these has them: pool, probs.\n",
+    )
+    assert not Path("s").exists()
+
+
+# --- Some or all fail ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("classifier")
+def test_images_that_cannot_be_read_are_left_out() -> None:
+    Path("bad.png").write_text("not an image")
+    done = layertap(
+        *("run", "m.onnx", NAMES[0], "bad.png", "gone.png", NAMES[1]),
+        *("--layers", "pool", "-o", "out.npz"),
+    )
+    assert done == Done(
+        1,
+        "",
+        "layertap: bad.png: this is not an image of a kind that Pillow reads.\n"
+        "layertap: gone.png: there is no such file.\n"
+        "wrote out.npz: pool (2, 4)\n",
+    )
+    assert loaded("out.npz")["layertap.files"].tolist() == NAMES[:2]
+
+
+@pytest.mark.usefixtures("classifier")
+def test_a_folder_without_images_among_others() -> None:
+    Path("empty").mkdir()
+    done = layertap("run", "m.onnx", "empty", NAMES[0])
+    assert done.code == 1
+    assert done.err == (
+        "layertap: empty: there is no image here. Images have a suffix like .png, .jpg or .tif.\n"
+    )
+    assert done.out.startswith("pictures/a.png: ")
+
+
+@pytest.mark.usefixtures("classifier")
+def test_where_nothing_can_be_read_nothing_is_written(tmp_path: Path) -> None:
+    Path("bad.png").write_text("not an image")
+    before = listing(tmp_path)
+    done = layertap("run", "m.onnx", "bad.png", "gone.png", "-o", "out.npz", "--sheet", "sheets")
+    assert (done.code, done.out) == (2, "")
+    assert len(done.err.splitlines()) == 2
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.usefixtures("classifier")
+def test_a_warning_is_given_once() -> None:
+    """However many images it is true of."""
+    for name in ("x", "y", "z"):
+        Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(f"{name}.png")
+    done = layertap("run", "m.onnx", "x.png", "y.png", "z.png")
+    assert (done.code, len(done.out.splitlines())) == (0, 3)
+    assert done.err == (
+        "layertap: warning: a 16-bit grey image was read as rgb, which cuts its values to whole "
+        'numbers of 0..255, as in Keras: it may now be all white. "depth": "scale" in the '
+        "preprocessing keeps it, with its full range mapped to 0..255.\n"
+    )
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "0"], "--batch-size 0 makes no sense: give 1 or more."),
+        (["--top", "-1"], "--top -1 makes no sense: give 1 or more."),
+        (["--threads", "0"], "threads=0: give a whole number from 1 up, or None."),
+        (["-o", "out.txt"], "the output 'out.txt' must have a name that ends in .npz."),
+        (["-o", "no/out.npz"], "cannot write 'no/out.npz': there is no folder 'no'. Nothing was "
+         "written."),
+        (["--sheet", "m.onnx"], "--sheet takes a folder, and 'm.onnx' is a file."),
+        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot make the folder 'm.onnx/sub': Not "
+         "a directory."),
+        (["x.npy"], "give one ready batch (.npy or .npz) at a time, or images."),
+        (["--layers", "hidden"], "the layer 'hidden' is in the model, but this file does not "
+         "expose it. Export the model again with this layer among --layers, or with all."),
+        (["--preprocess", "gone.json"], "gone.json: there is no such file."),
+        (["--preprocess", "m.onnx"], None),
+        (["--preprocess", "bad.json"], 'bad.json: "sise" is not a key of a preprocessing recipe, '
+         "which has size, color_mode, interpolation, keep_aspect_ratio, depth, scaling. Did you "
+         "mean 'size'?"),
+        (["--preprocess", "other.json"], "pictures/a.png: input 'image' has shape (1, 5, 6, 3), "
+         "but (n, 8, 6, 3) is expected: axis 1 must be 8, not 5."),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str | None) -> None:
+    Path("bad.json").write_text('{"sise": [8, 6]}')
+    Path("other.json").write_text('{"size": [5, 6]}')
+    np.save("x.npy", batch(1, 8, 6, 3))
+    before = listing(tmp_path)
+    done = layertap("run", "m.onnx", NAMES[0], *arguments)
+    assert (done.code, done.out) == (2, "")
+    if message is not None:
+        assert done.err == f"layertap: {message}\n"
+    assert done.err.startswith("layertap: ")
+    assert len(done.err.splitlines()) == 1
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.usefixtures("classifier")
+def test_the_output_is_checked_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_over_images", lambda *_: pytest.fail("the work was done"))
+    assert layertap("run", "m.onnx", "pictures", "-o", "no/out.npz").code == 2
+
+
+@pytest.mark.usefixtures("classifier")
+def test_an_image_of_the_wrong_size_is_named() -> None:
+    Path("r.json").write_text(json.dumps({}))
+    done = layertap("run", "m.onnx", *NAMES, "--preprocess", "r.json")
+    assert done == Done(
+        2,
+        "",
+        "layertap: pictures/a.png and 4 more: input 'image' has shape (5, 16, 12, 3), but "
+        "(n, 8, 6, 3) is expected: axis 1 must be 8, not 16.\n",
+    )
+
+
+@pytest.mark.usefixtures("pictures")
+def test_a_file_that_gives_nothing() -> None:
+    made = tiny.model([], [tiny.value("x", ["n", 1])], [tiny.value("x", ["n", 1])])
+    del made.graph.output[:]
+    tiny.save(made, Path("m.onnx"))
+    np.save("x.npy", np.zeros((1, 1), np.float32))
+    assert layertap("run", "m.onnx", "x.npy") == Done(
+        2, "", "layertap: 'm.onnx' has no output of its own. Say which --layers.\n"
+    )
+    assert layertap("run", "m.onnx", "x.npy", "--layers", "all") == Done(
+        2, "", "layertap: 'm.onnx' has no layers whose activations it gives.\n"
+    )

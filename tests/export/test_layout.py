@@ -141,9 +141,10 @@ def test_a_convolution_between_transposes_passes_its_order_on() -> None:
         [node("Concat", "v full", "y", axis=-1)],
         [node("Pad", "v pads", "y")],
         [node("Pad", "v pad_two _ axes", "y")],
+        [node("Pad", "v pads_late", "y")],
         [node("Slice", "v one_two three_four", "y")],
         [node("Slice", "v one_two three_four axes", "y")],
-        [node("Identity", "one_two", "from"), node("Slice", "v from three_four axes", "y")],
+        [node("Slice", "v known_late three_four axes", "y")],
         [node("ReduceMean", "v axes", "y")],
         [node("ReduceMean", "v first", "y", keepdims=0)],
         [node("ReduceMean", "v", "y", keepdims=0)],
@@ -161,7 +162,17 @@ def test_a_convolution_between_transposes_passes_its_order_on() -> None:
 def test_one_node_behind_a_transpose(nodes: list[onnx.NodeProto]) -> None:
     """The permutation is not its own inverse, and all sizes differ."""
     model = tiny.model(
-        [node("Transpose", "x", "v", perm=CHANNELS_LAST), *nodes],
+        [
+            node("Transpose", "x", "v", perm=CHANNELS_LAST),
+            # One and two, and pads, that no folding can know, under a second name.
+            node("ReduceMin", "x", "least", keepdims=0),
+            node("Cast", "least", "minus_one", to=TensorProto.INT64),
+            node("Sub", "zero_one minus_one", "sum"),
+            node("Identity", "sum", "known_late"),
+            node("Sub", "pads minus_one", "more_pads"),
+            node("Identity", "more_pads", "pads_late"),
+            *nodes,
+        ],
         [value("x", (2, 3, 4, 5))],
         [value(name, None, 0) for name in nodes[-1].output],
         [
@@ -172,6 +183,7 @@ def test_one_node_behind_a_transpose(nodes: list[onnx.NodeProto]) -> None:
             constant("first", [0]),
             constant("axes", [-3, 2]),
             constant("two", [1, 3]),
+            constant("zero_one", [0, 1]),
             constant("one_two", [1, 2]),
             constant("three_four", [3, 4]),
             constant("pads", [0, 1, 2, 0, 0, 0, 0, 3]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -184,22 +183,13 @@ def test_a_link_that_leads_out_of_the_folder(model: FileSource, tmp_path: Path) 
     )
 
 
-@pytest.mark.parametrize("location", ["gone.data", "sub", "m.data/x", "x" * 5000])
+@pytest.mark.parametrize("location", ["gone.data", "sub", "m.data/x", "x" * 5000, "m\0data"])
 def test_missing_weights(model: FileSource, location: str) -> None:
     with pytest.raises(ModelFileError) as caught:
         model.place((location,))
     assert str(caught.value) == (
         f"{model.name} keeps weights in {location!r}, which is not there. Copy it into the model's "
         "folder."
-    )
-
-
-def test_a_name_that_no_file_has(model: FileSource) -> None:
-    with pytest.raises(ModelFileError) as caught:
-        model.place(("m\0data",))
-    assert re.fullmatch(
-        re.escape(f"{model.name} keeps weights in 'm\\x00data': ") + r".*null.*\.",
-        str(caught.value),
     )
 
 

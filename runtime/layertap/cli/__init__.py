@@ -98,7 +98,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     wanted = arguments[0] if arguments else ""
     commands = {} if wanted == "--version" else _commands(wanted)
-    if wanted and not wanted.startswith("-") and wanted not in commands:
+    if arguments and not wanted.startswith("-") and wanted not in commands:
         raise UsageError(
             f"there is no command {wanted!r}.{suggest(wanted, list(commands))} "
             "`layertap --help` lists them."

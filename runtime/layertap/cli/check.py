@@ -12,7 +12,11 @@ from . import OK, PARTLY_FAILED, Command
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, or auto")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,

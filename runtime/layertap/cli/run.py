@@ -62,7 +62,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="classes to print per image (default 5)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, or auto")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores there are")
 
 

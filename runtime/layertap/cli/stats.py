@@ -57,8 +57,8 @@ def _run(args: argparse.Namespace) -> int:
         print(f"layertap: {reason}", file=sys.stderr)
     if not np.all(found.std):
         raise ImageError(
-            f"the pixels of these {found.count} images are all alike (standard deviation "
-            f"{found.std}); no recipe can divide by that."
+            f"the standard deviation over the {found.count} images is {found.std}, and no recipe "
+            "can divide by 0: their pixels are all alike."
         )
     text = json.dumps(found.preprocessing().to_dict(), indent=2)
     print(

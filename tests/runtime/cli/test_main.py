@@ -1,0 +1,329 @@
+"""The command line as a whole: commands, exit codes, streams, and what it does not load."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import layertap as package
+import tiny
+from layertap import _session
+from layertap import cli as shell_package
+from layertap.cli import Command
+from layertap.errors import LayertapWarning, ModelFileError
+from shell import Done, fresh, layertap
+
+TinyFile = Callable[[str], Path]
+RUNTIME = Path(package.__file__).parents[1]
+posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices as POSIX has them")
+
+
+# --- Commands -----------------------------------------------------------------------------------
+
+
+def test_version() -> None:
+    expected = Done(0, f"layertap {package.__version__}\n", "")
+    assert layertap("--version") == fresh("--version") == expected
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_lists_every_command(option: str) -> None:
+    """Those of the exporter and the models too, which the runtime does not import."""
+    done = layertap(option)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("usage: layertap [-h] [--version] COMMAND ...\n")
+    listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("    ")]
+    assert {"export", "verify", "models", "info", "layers", "run", "stats"} <= set(listed)
+    own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
+    assert set(listed) >= own - {"__init__", "options"}, "a module of a command is not listed"
+    assert len(listed) == len(set(listed))
+
+
+def test_each_command_has_its_help() -> None:
+    for name in shell_package.OWN:
+        done = layertap(name, "--help")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith(f"usage: layertap {name} ")
+
+
+def test_without_a_command_the_help_is_a_message() -> None:
+    done = layertap()
+    assert done == Done(2, "", layertap("--help").out)
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("layrs", " Did you mean 'layers'?"),
+        ("verfy", " Did you mean 'verify'?"),
+        ("chest.onnx", ""),
+        ("", ""),
+    ],
+)
+def test_a_command_that_there_is_not(command: str, hint: str) -> None:
+    assert layertap(command, "x") == Done(
+        2, "", f"layertap: there is no command {command!r}.{hint} `layertap --help` lists them.\n"
+    )
+
+
+def test_options_that_there_are_not(tiny_file: TinyFile) -> None:
+    done = layertap("layers", tiny_file("residual"), "--colour")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == "layertap: error: unrecognized arguments: --colour"
+
+
+class Entry:
+    """An entry point of the group `layertap.commands`."""
+
+    def __init__(self, name: str, give: Any) -> None:
+        self.name, self.value, self._give = name, f"package.cli:{name.upper()}", give
+
+    def load(self) -> Any:
+        if isinstance(self._give, Exception):
+            raise self._give
+        return self._give
+
+
+def test_other_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is broken takes nobody else with it."""
+    good = Command("say hello", lambda parser: None, lambda args: print("hello") or 1)
+    entries = [Entry("hello", good), Entry("bad", ImportError("no module named 'x'"))]
+
+    def entry_points(*, group: str) -> list[Entry]:
+        assert group == "layertap.commands"
+        return entries
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    broken = (
+        "layertap: warning: the command 'bad' (package.cli:BAD) cannot be loaded: no module named "
+        "'x'\n"
+    )
+    assert layertap("hello") == Done(1, "hello\n", broken)
+    done = layertap("--help")
+    assert (done.code, done.err) == (0, broken)
+    assert "    hello " in done.out
+    missing = "layertap: there is no command 'bad'. `layertap --help` lists them.\n"
+    assert layertap("bad") == Done(2, "", broken + missing)
+    assert layertap("--version").err == ""  # nobody is asked
+
+
+# --- Exit codes and messages --------------------------------------------------------------------
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int]) -> None:
+    """`layertap info` does this instead."""
+    command = Command("", lambda parser: None, run)
+    monkeypatch.setattr(shell_package, "_own", lambda name: command)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ModelFileError("the file is bad."), "the file is bad."),
+        (KeyboardInterrupt(), "interrupted; nothing was left half-written."),
+        (MemoryError(), "there is not enough memory."),
+        (
+            MemoryError("Unable to allocate 7 TiB"),
+            "there is not enough memory (Unable to allocate 7 TiB).",
+        ),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (OSError(5, "Input/output error", "a.png"), "a.png: Input/output error"),
+        (OSError("something"), "something"),
+    ],
+)
+def test_what_stops_a_command(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str
+) -> None:
+    def fail(_: object) -> int:
+        print("so far")
+        raise error
+
+    stand_in(monkeypatch, fail)
+    assert layertap("info") == Done(2, "so far\n", f"layertap: {message}\n")
+
+
+def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> int:
+        raise ZeroDivisionError
+
+    stand_in(monkeypatch, fail)
+    with pytest.raises(ZeroDivisionError):
+        layertap("info")
+
+
+@pytest.mark.parametrize("code", [0, 1, 2])
+def test_a_commands_exit_code_is_the_processs(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    stand_in(monkeypatch, lambda _: code)
+    assert layertap("info").code == code
+
+
+def test_warnings_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, each text once; what libraries warn of is none of the user's business."""
+
+    def warn(_: object) -> int:
+        for text in ("one", "two", "one"):
+            warnings.warn(text, LayertapWarning, stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.warn("of a library", UserWarning, stacklevel=1)
+        print("data")
+        return 0
+
+    stand_in(monkeypatch, warn)
+    shown = warnings.showwarning
+    expected = Done(0, "data\n", "layertap: warning: one\nlayertap: warning: two\n")
+    assert layertap("info") == expected
+    assert layertap("info") == expected  # once per run, not once per process
+    assert warnings.showwarning is shown
+
+
+def test_in_a_process_of_its_own(tiny_file: TinyFile, tmp_path: Path) -> None:
+    """Data on stdout, messages on stderr, the exit code to the shell."""
+    path = Path(shutil.copy(tiny_file("image_classifier"), tmp_path / "m.onnx"))
+    Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
+    assert fresh("layers", path) == layertap("layers", path)
+    done = fresh("run", "m.onnx", "a.png", "gone.png", cwd=tmp_path)
+    assert done.code == 1
+    assert done.out.startswith("a.png: ")
+    assert done.err == "layertap: gone.png: there is no such file.\n"
+    done = fresh("info", "none.onnx", cwd=tmp_path)
+    assert done == Done(
+        2, "", "layertap: there is no file 'none.onnx'. Did you mean 'm.onnx'?\n"
+    )  # fmt: skip
+
+
+def test_the_installed_command_is_this_one() -> None:
+    (entry,) = (
+        entry
+        for entry in importlib.metadata.entry_points(group="console_scripts")
+        if entry.name == "layertap"
+    )
+    assert entry.load() is shell_package.main
+
+
+# --- Streams ------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("arguments", [["layers", "FILE"], ["layers", "FILE", "--json"], ["-h"]])
+def test_a_reader_that_has_seen_enough(tiny_file: TinyFile, arguments: list[str]) -> None:
+    """`layertap layers FILE | head`: no complaint."""
+    path = str(tiny_file("residual"))
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = fresh(*[path if item == "FILE" else item for item in arguments], stdout=write)
+    finally:
+        os.close(write)
+    assert done == Done(0, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["layers", "FILE"], ["info", "FILE"]])
+def test_a_full_disk_behind_stdout(tiny_file: TinyFile, arguments: list[str]) -> None:
+    path = str(tiny_file("residual"))
+    with open("/dev/full", "w") as full:
+        done = fresh(*[path if item == "FILE" else item for item in arguments], stdout=full)
+    assert done == Done(2, "", "layertap: No space left on device\n")
+
+
+@posix
+def test_a_stdout_that_is_closed(tiny_file: TinyFile) -> None:
+    command = [sys.executable, "-m", "layertap", "layers", str(tiny_file("residual"))]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_name_can_be_printed_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    made = tiny.model(
+        [tiny.node("Neg", "x", "größe大")],
+        [tiny.value("x", ["n", 1])],
+        [tiny.value("größe大", ["n", 1])],
+    )
+    path = tiny.save(made, tmp_path / "m.onnx")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = fresh("layers", path, env=environment, encoding=encoding)
+    assert (done.code, done.err) == (0, "")
+    name = "größe大".encode(encoding, errors="backslashreplace").decode(encoding)
+    assert done.out.splitlines()[2].split()[1] == name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_file_names_that_are_no_text(tiny_file: TinyFile, tmp_path: Path) -> None:
+    """A Latin-1 name on a UTF-8 system."""
+    Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xe9.png")
+    path = str(tiny_file("image_classifier"))
+    for encoding in ("utf-8", "utf-8:strict"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+        done = fresh("run", path, ".", cwd=tmp_path, env=environment)
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith("\\udce9.png: ")
+    done = fresh("run", path, ".", "-o", "out.npz", "--layers", "pool", cwd=tmp_path)
+    assert done.code == 0
+    with np.load(tmp_path / "out.npz") as arrays:
+        assert arrays["layertap.files"].tolist() == ["\udce9.png"]
+
+
+# --- What is not loaded -------------------------------------------------------------------------
+
+HEAVY = {"onnxruntime", "tensorflow", "keras", "tf2onnx", "onnx"}
+COMPUTING = HEAVY | {"numpy", "PIL"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["layers", "FILE"], COMPUTING),
+        (["layers", "FILE", "--json", "--layers", "conv*", "--size", "9x9"], COMPUTING),
+        (["layers", "FILE", "--layers", "nope"], COMPUTING),
+        (["layers", "--help"], COMPUTING),
+        (["info", "FILE"], COMPUTING),
+        (["--version"], COMPUTING),
+        (["--help"], HEAVY),
+        (["nonsense"], HEAVY),
+        (["run", "FILE", "--help"], HEAVY),
+    ],
+)
+def test_looking_loads_no_more_than_it_needs(
+    tiny_file: TinyFile, arguments: list[str], unwanted: set[str]
+) -> None:
+    path = str(tiny_file("image_classifier"))
+    code = (
+        "import sys\n"
+        "from layertap.cli import main\n"
+        "main(sys.argv[1:])\n"
+        "sys.stderr.write('\\nloaded: ' + ' '.join({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *[path if item == "FILE" else item for item in arguments]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stderr.rpartition("loaded: ")[2].split())
+    assert "layertap" in loaded
+    assert loaded & unwanted == set()
+
+
+@pytest.mark.parametrize("command", ["layers", "info"])
+def test_looking_creates_no_session(
+    tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr(_session.Engine, "start", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(_session, "import_onnxruntime", lambda: pytest.fail("it was imported"))
+    assert layertap(command, tiny_file("image_classifier")).code == 0

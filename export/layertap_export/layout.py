@@ -259,12 +259,12 @@ class ChannelsFirst:
                 return True
         if bodies(node):
             return False
-        values = [self._constant(name) if name else None for name in node.input]
-        if not values or any(v is None for v, name in zip(values, node.input, strict=True) if name):
+        found = {name: self._constant(name) for name in node.input if name}
+        known = {name: value for name, value in found.items() if value is not None}
+        if not node.input or len(known) < len(found):
             return False
         if node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli"):
             return False
-        known = {n: v for n, v in zip(node.input, values, strict=True) if n}
         model = helper.make_model(
             helper.make_graph(
                 [node],

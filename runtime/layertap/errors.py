@@ -3,12 +3,12 @@
     LayertapError
     +-- ModelFileError          the .onnx file cannot be used
     |   `-- CardVersionError    its card was written by a newer layertap
-    +-- LayerNotFoundError      no such layer, or a pattern that matches nothing (also a KeyError)
+    +-- LayerNotFoundError      no such layer, or nothing matches (also a KeyError)
     +-- InputError              an input of the wrong rank, size or dtype (also a ValueError)
     +-- ImageError              a file or object that cannot be read as an image (also a ValueError)
     +-- PreprocessingError      a preprocessing recipe that makes no sense (also a ValueError)
     +-- DeviceError             the asked-for device or execution provider is not to be had
-    +-- DependencyError         a package that this step needs is not installed (also an ImportError)
+    +-- DependencyError         a package is missing that this step needs (also an ImportError)
     +-- OutputError             a result could not be written
     +-- UsageError              an option or argument that makes no sense (also a ValueError)
     `-- ExportError             in layertap_export, with kinds of its own

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import tiny
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import layertap
+import tiny
 from layertap._check import check
 from layertap.card import KEY, Card, Golden, GoldenInput, GoldenLayer
 from layertap.cli import main
@@ -24,8 +24,7 @@ def golden_chain() -> onnx.ModelProto:
     """`tiny.linear_chain` with a golden sample, computed in float64."""
     made = tiny.linear_chain()
     weights: Mapping[str, NDArray[np.float64]] = {
-        item.name: numpy_helper.to_array(item).astype(np.float64)
-        for item in made.graph.initializer
+        item.name: numpy_helper.to_array(item).astype(np.float64) for item in made.graph.initializer
     }
     x = uniform((3, 4), -1.0, 1.0, seed=0).astype(np.float32).astype(np.float64)
     layers = {}

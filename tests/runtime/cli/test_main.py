@@ -215,15 +215,24 @@ def test_the_installed_command_is_this_one() -> None:
 # --- Streams ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
+def environment(request: pytest.FixtureRequest) -> dict[str, str]:
+    """That of a process whose stdout fails at the end, or at once."""
+    return {**os.environ, "PYTHONUNBUFFERED": request.param}
+
+
 @posix
 @pytest.mark.parametrize("arguments", [["layers", "FILE"], ["layers", "FILE", "--json"], ["-h"]])
-def test_a_reader_that_has_seen_enough(tiny_file: TinyFile, arguments: list[str]) -> None:
+def test_a_reader_that_has_seen_enough(
+    tiny_file: TinyFile, environment: dict[str, str], arguments: list[str]
+) -> None:
     """`layertap layers FILE | head`: no complaint."""
     path = str(tiny_file("residual"))
+    command = [path if item == "FILE" else item for item in arguments]
     read, write = os.pipe()
     os.close(read)
     try:
-        done = fresh(*[path if item == "FILE" else item for item in arguments], stdout=write)
+        done = fresh(*command, stdout=write, env=environment)
     finally:
         os.close(write)
     assert done == Done(0, "", "")
@@ -231,10 +240,13 @@ def test_a_reader_that_has_seen_enough(tiny_file: TinyFile, arguments: list[str]
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["layers", "FILE"], ["info", "FILE"]])
-def test_a_full_disk_behind_stdout(tiny_file: TinyFile, arguments: list[str]) -> None:
+def test_a_full_disk_behind_stdout(
+    tiny_file: TinyFile, environment: dict[str, str], arguments: list[str]
+) -> None:
     path = str(tiny_file("residual"))
+    command = [path if item == "FILE" else item for item in arguments]
     with open("/dev/full", "w") as full:
-        done = fresh(*[path if item == "FILE" else item for item in arguments], stdout=full)
+        done = fresh(*command, stdout=full, env=environment)
     assert done == Done(2, "", "layertap: No space left on device\n")
 
 

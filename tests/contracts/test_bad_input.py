@@ -1,0 +1,273 @@
+"""Whatever is put in: one clear message, the right exit code, and no half-written file.
+
+Each case is tried in Python and in the shell, which must say the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import layertap
+import tiny
+from layertap.card import KEY
+from shell import layertap as shell
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def model_bytes(change: Change | None = None) -> bytes:
+    """The classifier with its card changed."""
+    made = tiny.image_classifier()
+    if change:
+        (prop,) = (item for item in made.metadata_props if item.key == KEY)
+        data = json.loads(prop.value)
+        change(data)
+        prop.value = json.dumps(data)
+    return made.SerializeToString()
+
+
+WHOLE = model_bytes()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a good model and a good picture in it."""
+    monkeypatch.chdir(tmp_path)
+    Path("good.onnx").write_bytes(WHOLE)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("good.png")
+    return tmp_path
+
+
+def listing() -> dict[str, bytes | None]:
+    return {
+        path.as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(Path().rglob("*"))
+    }
+
+
+def refused(*argv: str | Path, code: int = 2) -> str:
+    """What the shell says; the files are what they were, and stdout is empty."""
+    before = listing()
+    done = shell(*argv)
+    assert (done.code, done.out) == (code, "")
+    assert listing() == before
+    match = re.fullmatch(r"layertap: (.*)\n", done.err)
+    assert match, done.err
+    return match[1]
+
+
+# --- Model files --------------------------------------------------------------------------------
+
+AGAIN = "Copy or export it again."
+HTML = "an HTML page: perhaps an error or login page came instead of the file"
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (None, "there is no file 'bad.onnx'. Did you mean 'good.onnx'?"),
+        (b"", f"'bad.onnx' is empty. {AGAIN}"),
+        (b"Dear reader,\nthis is no model.\n", "'bad.onnx' is not an ONNX model. It looks like a "
+         "text file."),
+        (b"<!DOCTYPE html><html><body>Sign in", f"'bad.onnx' is not an ONNX model. It looks like "
+         f"{HTML}."),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+         "'bad.onnx' is not an ONNX model. It looks like a Git LFS pointer; fetch the model itself "
+         "with `git lfs pull`."),
+        (b'{"class_name": "Functional"}', "'bad.onnx' is not an ONNX model. It looks like a JSON "
+         "file."),
+        (b"PK\x03\x04\x14\0\0\0", "'bad.onnx' is not an ONNX model. It looks like a zip archive, "
+         "perhaps a Keras model; export it with `layertap export`."),
+        (b"\x89HDF\r\n\x1a\n", "'bad.onnx' is not an ONNX model. It looks like an HDF5 file, "
+         "perhaps a Keras model; export it with `layertap export`."),
+        (b"\x89PNG\r\n\x1a\n", "'bad.onnx' is not an ONNX model. It looks like a PNG image."),
+        (WHOLE[:-40], None),
+        (WHOLE[: len(WHOLE) // 2], None),
+        (WHOLE[:1], None),
+        (bytes(range(256)), None),
+        (bytes(1000), None),
+        (model_bytes(lambda data: data.update(format="2.3")), "'bad.onnx' has a layertap card of "
+         "format 2.3; this layertap reads format 1. Upgrade with `pip install -U layertap`."),
+        (model_bytes(lambda data: data.pop("layers")), "'bad.onnx' has a damaged layertap card "
+         "(Card has no 'layers'). Export the model again."),
+        (model_bytes(lambda data: data["layers"][1].update(shape="8x6")), "'bad.onnx' has a "
+         "damaged layertap card (Layer has \"8x6\" as 'shape', not a list of sizes). Export the "
+         "model again."),
+        (model_bytes(lambda data: data["layers"][1].update(tensor="gone")), None),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_models(contents: bytes | None, message: str | None) -> None:
+    if contents is not None:
+        Path("bad.onnx").write_bytes(contents)
+    if message is None:
+        said = refused("run", "bad.onnx", "good.png", "--layers", "all")
+        assert said.startswith("'bad.onnx' ")
+        assert said.endswith((AGAIN, "export it again."))
+        return
+    with pytest.raises(layertap.ModelFileError) as caught:
+        layertap.open("bad.onnx")
+    assert str(caught.value) == message
+    for command in ("layers", "info", "check"):
+        assert refused(command, "bad.onnx") == message
+    assert refused("run", "bad.onnx", "good.png", "-o", "out.npz") == message
+
+
+def test_a_near_name_is_offered() -> None:
+    message = "there is no file 'god.onnx'. Did you mean 'good.onnx'?"
+    assert refused("layers", "god.onnx") == message
+    with pytest.raises(layertap.ModelFileError, match=re.escape(message)):
+        layertap.open("god.onnx")
+
+
+def test_a_folder_called_onnx() -> None:
+    Path("folder.onnx").mkdir()
+    message = "'folder.onnx' is a folder. Give the .onnx file in it."
+    assert refused("layers", "folder.onnx") == message
+    assert refused("run", "folder.onnx", "good.png") == message
+    with pytest.raises(layertap.ModelFileError, match=re.escape(message)):
+        layertap.open("folder.onnx")
+
+
+def test_a_file_that_is_cut_off_anywhere() -> None:
+    """At every place of a small file. What is cut off behind the graph, between two fields, can be a
+    whole file: it gives what it gave before, and never anything else."""
+    x = np.random.default_rng(0).normal(size=(1, 8, 6, 3)).astype(np.float32)
+    whole = layertap.open(WHOLE).predict(x)
+    refusals = 0
+    for end in range(len(WHOLE)):
+        try:
+            part = layertap.open(WHOLE[:end])
+            values = part.predict(x)
+        except layertap.ModelFileError:
+            refusals += 1
+        else:
+            values = values if isinstance(values, np.ndarray) else values[part.outputs[0].name]
+            np.testing.assert_array_equal(values, whole)
+    assert refusals > 0.99 * len(WHOLE)
+
+
+# --- Layers, images and targets -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["run", "good.onnx", "good.png", "--layers", "cnv"],
+            "no layer is called 'cnv'; the file exposes 6 layers. Did you mean 'conv'? "
+            "`layertap layers FILE` lists them.",
+        ),
+        (
+            ["layers", "good.onnx", "--layers", "zzz*"],
+            "the pattern 'zzz*' matches none of the 6 exposed layers.",
+        ),
+        (
+            ["layers", "good.onnx", "--type", "LSTM"],
+            "no exposed layer has the class 'LSTM'. The classes are Conv2D, Dense, "
+            "Dropout, GlobalAveragePooling2D, InputLayer, ReLU.",
+        ),
+        (
+            ["layers", "good.onnx", "--layers", "99"],
+            "there is no layer 99: the model has 7 layers, 0 to 6 or -7 to -1.",
+        ),
+        (
+            ["run", "good.onnx", "text.png"],
+            "text.png: this is not an image of a kind that Pillow reads.",
+        ),
+        (
+            ["run", "good.onnx", "bomb.png"],
+            "bomb.png: Image size (400000000 pixels) exceeds limit of 178956970 "
+            "pixels, could be decompression bomb DOS attack. If you trust it, raise "
+            "PIL.Image.MAX_IMAGE_PIXELS.",
+        ),
+        (
+            ["run", "good.onnx", "rank.npy"],
+            "input 'image' has shape (8, 6, 3), but (n, 8, 6, 3) is expected. Add "
+            "the batch axis: x[None].",
+        ),
+        (
+            ["run", "good.onnx", "channels.npy"],
+            "input 'image' has shape (1, 8, 6, 4), but (n, 8, 6, 3) is expected: "
+            "axis 3 (channels) must be 3, not 4.",
+        ),
+        (
+            ["run", "good.onnx", "words.npy"],
+            "input 'image' is of dtype <U1, but float32 is expected.",
+        ),
+        (
+            ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
+            "cannot write 'missing/out.npz': there is no folder 'missing'. Nothing was written.",
+        ),
+        (
+            ["run", "good.onnx", "good.png", "-o", "out.txt"],
+            "the output 'out.txt' must have a name that ends in .npz.",
+        ),
+        (
+            ["run", "good.onnx", "good.png", "--device", "cdua"],
+            "there is no device 'cdua'. Give 'auto', one that `layertap devices` "
+            "lists, or another execution provider of onnxruntime in `providers`. "
+            "Did you mean 'cuda', 'cpu'?",
+        ),
+        (
+            ["run", "good.onnx", "good.png", "--preprocess", "recipe.json"],
+            'recipe.json: "sise" is not a key of a preprocessing recipe, which '
+            "has size, color_mode, interpolation, keep_aspect_ratio, depth, "
+            "scaling. Did you mean 'size'?",
+        ),
+    ],
+)
+def test_requests(argv: list[str], message: str) -> None:
+    Path("text.png").write_text("no picture")
+    Image.new("1", (20_000, 20_000)).save("bomb.png")
+    np.save("rank.npy", np.zeros((8, 6, 3), np.float32))
+    np.save("channels.npy", np.zeros((1, 8, 6, 4), np.float32))
+    np.save("words.npy", np.full((1, 8, 6, 3), "a"))
+    Path("recipe.json").write_text('{"sise": [8, 6]}')
+    assert refused(*argv) == message
+
+
+def test_nan_passes_through() -> None:
+    np.save("nan.npy", np.full((1, 8, 6, 3), np.nan, np.float32))
+    done = shell("run", "good.onnx", "nan.npy", "--layers", "conv", "-o", "out.npz")
+    assert done.code == 0
+    assert np.isnan(np.load("out.npz")["conv"]).all()
+
+
+def test_some_of_several_images_fail() -> None:
+    Path("text.png").write_text("no picture")
+    done = shell("run", "good.onnx", "text.png", "good.png", "-o", "out.npz")
+    assert done.code == 1
+    assert done.err.startswith("layertap: text.png: ")
+    assert list(np.load("out.npz")["layertap.files"]) == ["good.png"]
+
+
+def test_a_full_disk_leaves_what_was_there() -> None:
+    """A real write error, by a limit on the size of files, in a process of its own."""
+    Path("out.npz").write_bytes(b"older")
+    before = listing()
+    program = (
+        "import resource, signal, sys; from layertap.cli import main; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512)); "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["run", "good.onnx", "good.png", "--layers", "all", "-o", "out.npz"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "layertap: cannot write 'out.npz': File too large. Nothing was written.\n"
+    )
+    assert listing() == before

@@ -140,7 +140,7 @@ def test_a_folder_called_onnx() -> None:
 
 
 def test_a_file_that_is_cut_off_anywhere() -> None:
-    """At every place of a small file. What is cut off behind the graph, between two fields, can be a
+    """At every place of a small file. Cut between two fields behind the graph, it can be a
     whole file: it gives what it gave before, and never anything else."""
     x = np.random.default_rng(0).normal(size=(1, 8, 6, 3)).astype(np.float32)
     whole = layertap.open(WHOLE).predict(x)

@@ -18,7 +18,7 @@ from .errors import CardVersionError, ModelFileError
 KEY = "layertap"
 """The key of `metadata_props` under which the card stands."""
 
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 """The format that this layertap writes; it reads every minor of the same major."""
 
 
@@ -115,6 +115,23 @@ class Golden:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gradients:
+    """The gradients that the file gives beside the activations: of a weighted sum of scores."""
+
+    output: str
+    """The model's output that the scores are taken from."""
+    score: str
+    """`logits`: what goes into the output's final sigmoid or softmax; `output`: the output."""
+    weights: str
+    """The graph's optional input that weighs the scores; its shape broadcasts to theirs."""
+    tensors: Mapping[str, str]
+    """By name of a layer or input, the graph output that is the gradient with respect to it."""
+    broadcasts: bool
+    """Whether one sample goes with many rows of weights, and then gives as many gradients."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """Everything a layertap file knows about itself beside the graph."""
 
@@ -130,6 +147,7 @@ class Card:
     """Names of the classes, in the order of the output's last axis."""
     verification: Verification | None = None
     golden: Golden | None = None
+    gradients: Gradients | None = None
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -250,6 +268,7 @@ def _read_card(data: object) -> Card:
         layers=_many(Layer),
         verification=_optional(Verification, layers=_by_name(LayerCheck)),
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
+        gradients=_optional(Gradients),
     )
 
 
@@ -280,6 +299,7 @@ def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a string", _is_text),
     "str | None": ("a string or null", lambda value: value is None or _is_text(value)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a whole number", _is_count),
     "float": ("a number", _is_number),
     "Shape": ("a list of sizes", _all(_is_size)),
@@ -289,6 +309,10 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tuple[str, ...] | None": (
         "a list of strings or null",
         lambda value: value is None or _all(_is_text)(value),
+    ),
+    "Mapping[str, str]": (
+        "an object of strings",
+        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
     ),
     "Mapping[str, Any] | None": (
         "an object or null",

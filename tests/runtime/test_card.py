@@ -18,6 +18,7 @@ from layertap.card import (
     Golden,
     GoldenInput,
     GoldenLayer,
+    Gradients,
     LayerCheck,
     Source,
     TensorInfo,
@@ -27,6 +28,7 @@ from layertap.errors import CardVersionError, ModelFileError
 
 CLASSES = (
     Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
+    Gradients,
 )  # fmt: skip
 
 FULL: dict[str, Any] = {
@@ -75,6 +77,13 @@ FULL: dict[str, Any] = {
         "inputs": [{"name": "x", "shape": [1, 4], "low": -1, "high": 1.5}],
         "layers": {"x": {"shape": [1, 4], "norm": 2.5, "scale": 1.5, "values": [0.5, -1]}},
     },
+    "gradients": {
+        "output": "größe/y#1",
+        "score": "logits",
+        "weights": "score_weights",
+        "tensors": {"x": "grad/x"},
+        "broadcasts": True,
+    },
 }
 """A card with everything that there is."""
 
@@ -89,6 +98,7 @@ PATHS: list[tuple[str | int, ...]] = [
     ("golden",),
     ("golden", "inputs", 0),
     ("golden", "layers", "x"),
+    ("gradients",),
 ]
 """Every level of it, by way of an example."""
 
@@ -120,12 +130,14 @@ def test_a_full_card_is_read() -> None:
     assert card.verification.layers["x"].scaled == 1e-07
     assert card.golden is not None
     assert card.golden.layers["x"].values == (0.5, -1)
+    assert card.gradients is not None
+    assert card.gradients.tensors == {"x": "grad/x"}
     assert card.extra == {}
     assert json.loads(card.to_json()) == FULL
 
 
 def test_what_may_be_left_out() -> None:
-    parts = ("preprocessing", "labels", "verification", "golden")
+    parts = ("preprocessing", "labels", "verification", "golden", "gradients")
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -136,7 +148,7 @@ def test_what_may_be_left_out() -> None:
 
     card = Card.from_json(full(strip))
     assert card == Card.from_json(full(empty))
-    assert [getattr(card, part) for part in parts] == [None] * 4
+    assert [getattr(card, part) for part in parts] == [None] * len(parts)
     assert set(json.loads(card.to_json())) == {"format", "source", "inputs", "outputs", "layers"}
 
 
@@ -148,7 +160,7 @@ def test_the_format_that_is_written() -> None:
         layers=(),
     )
     assert card.to_json() == (
-        '{"format":"1.0","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
+        '{"format":"1.1","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
         '"model":"","type":"","version":"","weights_sha256":""}}'
     )
 
@@ -225,6 +237,15 @@ cards = made(
             ),
             max_size=2,
         ),
+    ),
+    gradients=st.none()
+    | made(
+        Gradients,
+        output=text,
+        score=text,
+        weights=text,
+        tensors=st.dictionaries(text, text, max_size=2),
+        broadcasts=st.booleans(),
     ),
     format=st.sampled_from(["1.0", "1.7", "1", "0.9"]),
 )  # fmt: skip
@@ -363,6 +384,9 @@ def test_what_is_no_card(json_: str, reason: str) -> None:
          "list of whole numbers"),
         (("golden", "layers", "x"), "values", [0.5, "1"], "GoldenLayer has [0.5, \"1\"] as "
          "'values', not a list of numbers"),
+        (("gradients",), "tensors", {"x": 1}, "Gradients has {\"x\": 1} as 'tensors', not an "
+         "object of strings"),
+        (("gradients",), "broadcasts", 1, "Gradients has 1 as 'broadcasts', not true or false"),
         (("golden", "layers", "x"), "norm", True, "GoldenLayer has true as 'norm', not a number"),
         (("golden", "layers", "x"), "scale", {"a": "b" * 99}, "GoldenLayer has {\"a\": \""
          + "b" * 30 + "... as 'scale', not a number"),
@@ -377,7 +401,7 @@ def test_values_that_make_no_sense(
 
 @pytest.mark.parametrize("path", PATHS)
 def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
-    optional = {"preprocessing", "labels", "verification", "golden", "format"}
+    optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")
@@ -385,7 +409,8 @@ def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
 
 def test_every_plain_field_has_its_test() -> None:
     """A new field with an annotation that `_KINDS` lacks would fail on the first card read."""
-    nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "extra"}
+    nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
+    nested.add("extra")
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
     kinds = {annotation for _, name, annotation in plain if name not in nested}
     assert kinds == set(schema._KINDS)

@@ -19,8 +19,9 @@ SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
 """Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
 confused. Other ranks take 12 and 7."""
 
-DOUBLINGS = 3
-"""How often the sizes are doubled for a model that is too deep for them."""
+DOUBLINGS = {2: 8, 3: 8, 4: 3, 5: 3}
+"""How often the sizes are doubled for a model that is too deep for them, by rank of its largest
+input: sound has more samples than an image has rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def seeded_batches(
         recipe: the preprocessing, which tells the range of an image's values.
         doublings: how often to double the sizes that are free.
     """
-    ranges = [_range(model, info, recipe) for info in inputs]
+    draws = [_draw(model, info, recipe) for info in inputs]
     for seed, batch in enumerate((1, 2)):
         specs = tuple(
             GoldenInput(
@@ -54,19 +55,22 @@ def seeded_batches(
                 shape=_filled(info.shape, batch, seed, doublings),
                 low=low,
                 high=high,
+                choices=choices,
             )
-            for info, (low, high) in zip(inputs, ranges, strict=True)
+            for info, (low, high, choices) in zip(inputs, draws, strict=True)
         )
         arrays = tuple(
-            seeded(spec.shape, info.dtype, spec.low, spec.high, seed)
+            seeded(spec.shape, info.dtype, spec.low, spec.high, seed, spec.choices)
             for spec, info in zip(specs, inputs, strict=True)
         )
         label = " and ".join(" x ".join(map(str, spec.shape)) for spec in specs)
         yield Batch(f"{label}, seeded", arrays, specs)
 
 
-def has_free_sizes(inputs: Sequence[TensorInfo]) -> bool:
-    return any(None in info.shape[1:] for info in inputs)
+def doublings(inputs: Sequence[TensorInfo]) -> range:
+    """How often the free sizes may be doubled, from 0 up."""
+    ranks = [len(info.shape) for info in inputs if None in info.shape[1:]]
+    return range(1 + DOUBLINGS.get(max(ranks), 3)) if ranks else range(1)
 
 
 def _filled(shape: Shape, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
@@ -76,19 +80,70 @@ def _filled(shape: Shape, batch: int, choice: int, doublings: int) -> tuple[int,
     return (batch if shape[0] is None else shape[0], *rest)
 
 
+LARGEST_CHOICE = 20
+"""How many keys of a lookup table are tried."""
+
+
+def _draw(
+    model: Any, info: TensorInfo, recipe: Preprocessing | None
+) -> tuple[float, float, tuple[Any, ...] | None]:
+    """Where an input's values lie, and what they are places in, if that."""
+    choices = _keys(model, info)
+    if choices:
+        return 0.0, float(len(choices)), choices
+    return (*_range(model, info, recipe), None)
+
+
+def _keys(model: Any, info: TensorInfo) -> tuple[Any, ...]:
+    """Keys of the lookup tables that an input of this type may go into, and one that is in none."""
+    kind: Any = keras.layers.StringLookup if info.dtype == "string" else keras.layers.IntegerLookup
+    tables = [layer for layer in _layers(model) if isinstance(layer, kind)]
+    whole = info.dtype != "string"
+    if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(model)):
+        return ()
+    if tables and all(table.invert for table in tables):
+        return tuple(range(min(table.vocabulary_size() for table in tables)))
+    keys = [key for table in tables if not table.invert for key in table.get_vocabulary()]
+    keys = list(dict.fromkeys(int(key) if whole else key for key in keys))[:LARGEST_CHOICE]
+    if any(table.num_oov_indices == 0 for table in tables):  # which takes keys alone
+        return tuple(keys)
+    return (*keys, max(keys) + 1 if whole else "neither of these")
+
+
+def _bounds(model: Any) -> list[int]:
+    """Sizes that whole numbers must stay below."""
+    return [
+        layer.input_dim if isinstance(layer, keras.layers.Embedding) else layer.num_tokens
+        for layer in _layers(model)
+        if isinstance(layer, (keras.layers.Embedding, keras.layers.CategoryEncoding))
+    ]
+
+
+def _layers(model: Any) -> list[Any]:
+    """All layers of a model, those inside others too."""
+    layers: list[Any] = (
+        list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else model.layers
+    )
+    return layers
+
+
 def _range(model: Any, info: TensorInfo, recipe: Preprocessing | None) -> tuple[float, float]:
     """Where an input's values lie: pixels after preprocessing, raw pixels, indices, or [-1, 1)."""
     if np.dtype(info.dtype).kind in "iu":
-        layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else model.layers
-        sizes = [x.input_dim for x in layers if isinstance(x, keras.layers.Embedding)]
-        return 0.0, float(min(sizes, default=10))
+        pixels = info.dtype == "uint8" and len(info.shape) > 2
+        return 0.0, float(min(_bounds(model), default=256 if pixels else 10))
     if info.dtype == "bool":
         return 0.0, 1.0
     if recipe is not None and len(info.shape) == 4:
         ends = _pixel_ends(recipe, info.shape[-1])
         return float(np.floor(ends.min())), float(np.ceil(ends.max()))
-    pixels = (keras.layers.Rescaling, keras.layers.Normalization)
-    return (0.0, 255.0) if any(isinstance(x, pixels) for x in model.layers) else (-1.0, 1.0)
+    for layer in _layers(model):
+        values = getattr(layer, "value_range", None)
+        if values is not None and np.size(values) == 2:
+            return float(values[0]), float(values[1])
+        if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
+            return 0.0, 255.0
+    return -1.0, 1.0
 
 
 def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float32]:

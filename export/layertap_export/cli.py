@@ -7,8 +7,6 @@ import sys
 
 from layertap.cli import OK, PARTLY_FAILED, Command
 
-TOLERANCE = 1e-4
-
 
 def _configure_export(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model")
@@ -58,8 +56,8 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=TOLERANCE,
-        help="largest difference from Keras, as a share of a layer's largest value (default 1e-4)",
+        help="largest difference from Keras, as a share of a layer's largest value (default 1e-4; "
+        "more where the model computes in 16 bits)",
     )
     parser.add_argument(
         "--sample",

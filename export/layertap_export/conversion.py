@@ -8,20 +8,43 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import tensorflow as tf
+from onnx import helper
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tf2onnx import tf_loader
 from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
 from .errors import ExportError, UnsupportedLayerError
-from .operators import HANDLERS, REFUSED
+from .number_types import widen
+from .operators import handlers
+from .operators.fourier import COMPLEX_OPERATIONS
+from .operators.lookup import DOMAIN, VERSION, Table
+from .operators.reasons import RANDOM, way_out, why
+
+UNKNOWN_TYPES: Mapping[int, str] = {
+    **{
+        dtype.as_datatype_enum: (
+            "which onnxruntime does not compute. Work with real and imaginary parts in tensors of "
+            "their own, or export a model that ends before it."
+        )
+        for dtype in (tf.complex64, tf.complex128)
+    },
+    **{
+        dtype.as_datatype_enum: (
+            "which ONNX does not have before opset 19. Export a model of another dtype policy, or "
+            "one that ends before it."
+        )
+        for dtype in (tf.dtypes.experimental.float8_e4m3fn, tf.dtypes.experimental.float8_e5m2)
+    },
+}
+"""What to say of TensorFlow's types that cannot be exported, by their number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +72,16 @@ def to_onnx(
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
             layer that uses it.
     """
+    _refuse_random(function, layers)
     graph_def, inputs, outputs = _frozen(function)
-    _refuse(graph_def, layers)
-    with _quiet(), _linear_cleanup(), tf.device("/cpu:0"), tf.Graph().as_default() as graph:
+    _refuse_types(graph_def, layers)
+    tables = _tables(function, graph_def)
+    with (
+        _failures() as failed,
+        _linear_cleanup(),
+        tf.device("/cpu:0"),
+        tf.Graph().as_default() as graph,
+    ):
         tf.import_graph_def(graph_def, name="")
         try:
             converted = process_tf_graph(
@@ -61,13 +91,18 @@ def to_onnx(
                 input_names=inputs,
                 output_names=outputs,
                 tensors_to_rename=dict(zip(inputs, input_names, strict=True)),
-                custom_op_handlers=dict(HANDLERS),
+                custom_op_handlers=handlers(tables),
+                extra_opset=[helper.make_opsetid(DOMAIN, VERSION)],
             )
             converted.delete_unused_nodes(converted.outputs)
             converted.topological_sort(converted.get_nodes())
         except Exception as exc:
+            _check_operators(failed, layers)
             raise ExportError(f"tf2onnx cannot convert this model: {exc}") from exc
-        _check_operators(converted, layers)
+        # Nodes of functions bear longer names where they are put in.
+        present = [node.name for node in _all_nodes(converted)] if failed else []
+        left = {k: v for k, v in failed.items() if any(name.endswith(k) for name in present)}
+        _check_operators(left, layers)
         model = converted.make_model("layertap")
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}
@@ -98,10 +133,12 @@ def _frozen(function: Any) -> tuple[Any, list[str], list[str]]:
         if tensor.dtype != tf.resource and tensor.name.split(":")[0] not in captures
     ]
     outputs = [tensor.name for tensor in function.outputs]
+    function.graph.clear_collection(tf.compat.v1.GraphKeys.TABLE_INITIALIZERS)  # it warns of them
     frozen = convert_variables_to_constants_v2(
         function, lower_control_flow=False, aggressive_inlining=True
     )
     graph_def = frozen.graph.as_graph_def(add_shapes=True)
+    _keep_shapes(function, graph_def)
     for node in graph_def.node:
         if node.op == "Placeholder" and node.name in captures:
             value = captures[node.name].numpy()
@@ -111,35 +148,101 @@ def _frozen(function: Any) -> tuple[Any, list[str], list[str]]:
             node.attr["dtype"].type = dtype
             node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype, value.shape))
     graph_def = tf_loader.fix_freezing_errors_part2(graph_def)
+    widen(graph_def)
     with tf.Graph().as_default():  # grappler wants no eager execution around it
         return tf_loader.tf_optimize(inputs, outputs, graph_def), inputs, outputs
 
 
-def _refuse(graph_def: Any, layers: Collection[str]) -> None:
-    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
-    for node in nodes:
-        if node.op in REFUSED:
+def _keep_shapes(function: Any, graph_def: Any) -> None:
+    """State the shapes of what lookup tables give, which TensorFlow can't infer from the graph."""
+    for node in [node for node in graph_def.node if node.op == "LookupTableFindV2"]:
+        shape = function.graph.get_tensor_by_name(f"{node.name}:0").shape
+        found = graph_def.node.add()
+        found.CopyFrom(node)
+        found.name = f"{node.name}/found"
+        dtype = node.attr["Tout"].type
+        node.op, node.input[:] = "EnsureShape", [found.name]
+        node.attr.clear()
+        node.attr["T"].type = dtype
+        node.attr["shape"].shape.CopyFrom(shape.as_proto())
+
+
+def _refuse_random(function: Any, layers: Collection[str]) -> None:
+    """Random numbers that the outputs depend on; most of what layers draw, inference ignores."""
+    seen: set[str] = set()
+    waiting = [tensor.op for tensor in function.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name in seen:
+            continue
+        seen.add(operation.name)
+        waiting += [tensor.op for tensor in operation.inputs]
+        if operation.type in RANDOM:
             raise UnsupportedLayerError(
-                f"layer {_layer_of(node.name, layers)!r} uses the TensorFlow operation {node.op}: "
-                f"{REFUSED[node.op]}. Export a model that ends before it."
+                f"layer {_layer_of(operation.name, layers)!r} draws random numbers "
+                f"({operation.type}) in inference too, so that nothing could be compared with "
+                "Keras. Export a model that ends before it, or that takes them as an input."
             )
 
 
-def _check_operators(graph: Any, layers: Collection[str]) -> None:
-    """What tf2onnx did not know it leaves in the graph under its TensorFlow name."""
-    unknown = {
-        node.type: _layer_of(node.name, layers)
-        for node in graph.get_nodes()
-        if not node.is_const()
-        and not node.is_graph_input()
-        and not onnx.defs.has(node.type, graph.opset, node.domain or "")
+def _refuse_types(graph_def: Any, layers: Collection[str]) -> None:
+    """Operations on numbers of a kind that ONNX, or onnxruntime, does not know."""
+    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
+    for node in nodes:
+        types = {attribute.type for attribute in node.attr.values()}
+        types.update(*(attribute.list.type for attribute in node.attr.values()))
+        if node.op in COMPLEX_OPERATIONS:
+            types -= {tf.complex64.as_datatype_enum, tf.complex128.as_datatype_enum}
+        for number in types & UNKNOWN_TYPES.keys():
+            raise UnsupportedLayerError(
+                f"layer {_layer_of(node.name, layers)!r} uses the TensorFlow operation {node.op} "
+                f"on numbers of type {tf.as_dtype(number).name}, {UNKNOWN_TYPES[number]}"
+            )
+
+
+def _tables(function: Any, graph_def: Any) -> dict[str, Table]:
+    """The lookup tables that a function uses, by the name of the node that stands for each."""
+    handles = {inner.name.partition(":")[0]: outer for outer, inner in function.graph.captures}
+    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
+    tables: dict[str, Table] = {}
+    for node in nodes:
+        if node.op == "LookupTableFindV2" and node.input[0] in handles:
+            keys, values = tf.raw_ops.LookupTableExportV2(
+                table_handle=handles[node.input[0]],
+                Tkeys=node.attr["Tin"].type,
+                Tvalues=node.attr["Tout"].type,
+            )
+            tables[node.input[0]] = (keys.numpy(), values.numpy())
+    return tables
+
+
+def _all_nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph and of the bodies in it."""
+    for node in graph.get_nodes():
+        yield node
+        for body in (node.get_body_graphs() or {}).values():
+            yield from _all_nodes(body)
+
+
+def _check_operators(failed: Mapping[str, _Failure], layers: Collection[str]) -> None:
+    """What tf2onnx did not know or could not convert it leaves in the graph as it was."""
+    if not failed:
+        return
+    found = {
+        (failure.operation, _layer_of(name, layers), failure.reason)
+        for name, failure in failed.items()
     }
-    if unknown:
-        listed = ", ".join(f"{op} (layer {layer!r})" for op, layer in sorted(unknown.items()))
-        raise UnsupportedLayerError(
-            f"ONNX has no way for these TensorFlow operations: {listed}. Export a model that ends "
-            "before them."
-        )
+    listed = ", ".join(
+        f"{operation} (layer {layer!r}{f': {reason}' if reason else ''})"
+        for operation, layer, reason in sorted(found)
+    )
+    operations = [operation for operation, _, _ in found]
+    sentences = [
+        f"ONNX has no way for these TensorFlow operations: {listed}.",
+        why(operations),
+        way_out(operations),
+    ]
+    raise UnsupportedLayerError(" ".join(sentence for sentence in sentences if sentence))
 
 
 def _layer_of(node_name: str, layers: Collection[str]) -> str:
@@ -174,7 +277,8 @@ def _linear_cleanup() -> Iterator[None]:
         for node in used:
             for body in (node.get_body_graphs() or {}).values():
                 body.delete_unused_nodes(body.outputs)
-        graph.reset_nodes([node for node in graph.get_nodes() if node in used])
+        # tf2onnx enters some nodes twice (Gemm in the body of a loop).
+        graph.reset_nodes([node for node in dict.fromkeys(graph.get_nodes()) if node in used])
 
     Graph.delete_unused_nodes = delete_unused_nodes
     try:
@@ -183,13 +287,48 @@ def _linear_cleanup() -> Iterator[None]:
         Graph.delete_unused_nodes = original
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A TensorFlow operation that stays in the graph."""
+
+    operation: str
+    reason: str
+    """Why, if tf2onnx or one of our handlers said so."""
+
+
+class _Listener(logging.Handler):
+    """Hears from tf2onnx's log what it could not convert."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.failed: dict[str, _Failure] = {}
+        """By the name of the node."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not isinstance(record.args, tuple):
+            return
+        if record.msg.startswith("Tensorflow op ["):
+            name, operation = record.args
+            self.failed.setdefault(str(name), _Failure(str(operation), ""))
+        elif record.msg.startswith("Failed to convert node") and record.exc_info:
+            name, _, summary = record.args
+            kind = re.match(r"OP=(\w+)", str(summary))
+            reason = str(record.exc_info[1]).removeprefix("make_sure failure: ")
+            self.failed[str(name)] = _Failure(kind[1] if kind else "While", reason)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """tf2onnx logs what it leaves unconverted; `_check_operators` raises it instead."""
+def _failures() -> Iterator[dict[str, _Failure]]:
+    """Collect what tf2onnx logs of its failures; `_check_operators` raises it. Print nothing."""
     logger = logging.getLogger("tf2onnx")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    listener = _Listener()
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    logger.addHandler(listener)
     try:
-        yield
+        yield listener.failed
     finally:
+        logger.removeHandler(listener)
         logger.setLevel(level)
+        logger.propagate = propagate

@@ -25,7 +25,9 @@ from layertap.preprocessing import Preprocessing
 from .assembly import assemble
 from .conversion import to_onnx
 from .errors import ExportError
+from .kernels import cast_around
 from .loading import checked_model, load_model
+from .number_types import in_file, narrowing_notes, tolerance_for
 from .tracing import Trace, trace
 from .verification import TOLERANCE, VerificationReport, verify_file
 
@@ -52,10 +54,13 @@ class ExportReport:
         return tuple(layer.name for layer in self.card.layers if layer.exposed)
 
     def __str__(self) -> str:
-        return (
+        lines = [
             f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {len(self.exposed)} of "
-            f"{len(self.card.layers)} layers exposed) in {self.seconds:.0f} s\n{self.verification}"
-        )
+            f"{len(self.card.layers)} layers exposed) in {self.seconds:.0f} s",
+            str(self.verification),
+            *(f"note: {note}" for note in self.card.notes or ()),
+        ]
+        return "\n".join(lines)
 
 
 def export(
@@ -67,7 +72,7 @@ def export(
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     opset: int = 18,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
     unsafe: bool = False,
@@ -89,7 +94,8 @@ def export(
         labels: names of the classes, in the order of the output's last axis, or a text file with
             one per line.
         opset: ONNX opset, 13 to 18.
-        tolerance: largest scaled error that passes verification.
+        tolerance: largest scaled error that passes verification; by default 1e-4, and more where
+            Keras computes in 16 bits (`number_types.TOLERANCES`).
         samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
         weights: for a `"package.module:function"`, a file handed to it as `weights`.
         unsafe: load files that hold Python code (Lambda layers).
@@ -117,6 +123,9 @@ def export(
 
     progress("tracing")
     traced = trace(model)
+    if tolerance is None:
+        tolerance = tolerance_for((row.layer.dtype for row in traced.rows), TOLERANCE)
+    traced, notes = in_file(traced)
     exposed = _chosen(traced, layers, type)
     card = _card(model, traced, exposed, recipe, _labels(labels))
     _check_fit(card, recipe)
@@ -125,6 +134,8 @@ def export(
     names = [row.layer.name for row in traced.rows]
     raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset, names)
     graph = assemble(raw, traced, exposed)
+    notes += narrowing_notes(cast_around(graph))
+    card = replace(card, notes=notes or None)
     _check_graph(graph)
 
     with replacing(path) as temporary:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.models.functional import Functional
 from keras.src.ops.operation import Operation
 
@@ -76,7 +77,11 @@ class Recorder:
         call = self._begin(layer, self._names_of(named_leaves([args, kwargs])))
         self._stack.append(call)
         try:
-            result = original(layer, *args, **kwargs)
+            if isinstance(layer, keras.layers.Layer):
+                result = original(layer, *args, **kwargs)
+            else:  # layers make a scope of TensorFlow operations of their own
+                with tf.name_scope(layer.name):
+                    result = original(layer, *args, **kwargs)
         finally:
             self._stack.pop()
         call.finished, self._finished = self._finished, self._finished + 1

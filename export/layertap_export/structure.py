@@ -204,6 +204,8 @@ def _rows(call: Call, edges: _Edges | None, graph: Any) -> Iterator[Row]:
 def _why_not(tensor: Any, graph: Any) -> str:
     if not isinstance(tensor, tf.Tensor):
         return f"it is a {type(tensor).__name__}, not a dense tensor"
+    if tensor.dtype.is_complex:
+        return "it holds complex numbers, which onnxruntime does not know"
     if tensor.graph is not graph:
         return "it lives inside a loop, once per step"
     return ""

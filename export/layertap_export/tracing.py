@@ -15,6 +15,7 @@ from layertap.card import TensorInfo
 from layertap.errors import LayertapError
 
 from .errors import ExportError
+from .graph_mode import graph_mode
 from .recording import Recorder, functional_of, named_leaves
 from .structure import Row, input_layer_name, layer_table
 
@@ -65,7 +66,7 @@ def trace(model: Any) -> Trace:
 
     function = tf.function(call, input_signature=specs, autograph=False)
     try:
-        with _inlined_functions():
+        with _inlined_functions(), graph_mode():
             concrete = function.get_concrete_function()
     except LayertapError:
         raise

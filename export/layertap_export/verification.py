@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,14 +22,15 @@ from layertap.golden import places
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
-from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
+from .batches import Batch, doublings, seeded_batches
 from .errors import ExportError, VerificationError
 from .loading import load_model
+from .number_types import as_in_file
 from .recording import Recorder, named_leaves
 from .tracing import model_inputs, packed
 
 TOLERANCE = 1e-4
-"""Largest scaled error that passes unless the caller says otherwise."""
+"""Largest scaled error that passes in float32 and float64 unless the caller says otherwise."""
 
 GOLDEN_VALUES = 5
 """Values per layer in the golden sample."""
@@ -118,7 +120,7 @@ def verify(
     path: str | os.PathLike[str],
     model: Any,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
     unsafe: bool = False,
@@ -128,7 +130,7 @@ def verify(
     Args:
         path: the `.onnx` file.
         model: a `keras.Model`, or what `layertap export` takes.
-        tolerance: largest scaled error that passes.
+        tolerance: largest scaled error that passes; by default what the export allowed.
         samples: images to verify on beside the seeded batches.
         weights: for a `"package.module:function"`, a file handed to it as `weights`.
         unsafe: load files that hold Python code (Lambda layers).
@@ -149,6 +151,8 @@ def verify(
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model, weights=weights, unsafe=unsafe)
     _check_same_inputs(model, card, os.fspath(path))
+    if tolerance is None:
+        tolerance = card.verification.tolerance if card.verification else TOLERANCE
     return verify_file(Path(path), model, card, tolerance=tolerance, samples=samples)
 
 
@@ -236,15 +240,19 @@ def _references(
 ) -> Iterator[tuple[Batch, Activations]]:
     """The batches, each with what Keras makes of it."""
     recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
-    doublings = range(DOUBLINGS + 1) if has_free_sizes(card.inputs) else range(1)
-    for doubling in doublings:
+    choices = doublings(card.inputs)
+    for doubling in choices:
         try:
             for batch in seeded_batches(model, card.inputs, recipe, doubling):
-                yield batch, reference(model, card, batch.arrays, wanted)
+                expected = reference(model, card, batch.arrays, wanted)
+                empty = [name for name, value in expected.items() if value.size == 0]
+                if empty and doubling != choices[-1]:
+                    raise ValueError(f"layer {empty[0]!r} gives nothing at this size")
+                yield batch, expected
             break
         except Exception as exc:
             # A deep network may shrink small sizes to nothing.
-            if doubling == doublings[-1]:
+            if doubling == choices[-1]:
                 raise ExportError(f"Keras cannot run the model on a test batch: {exc}") from exc
     if samples:
         pixels = (recipe or Preprocessing()).batch(samples)
@@ -258,15 +266,16 @@ def reference(
     """What Keras itself gives, run eagerly, by the names of the file's outputs."""
     tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in wanted}
     recorder = Recorder(keep=tensors.__contains__)
-    with recorder.recording():
+    # A layer that keeps a state from call to call keeps the one that the file starts from.
+    with keras.StatelessScope(), recorder.recording():
         result = model(packed(model, arrays), training=False)
     values = {
-        str(tensors[name]): tensor.numpy()
+        str(tensors[name]): as_in_file(tensor.numpy())
         for call in recorder.calls
         for name, tensor in call.outputs
     }
     for info, (_, tensor) in zip(card.outputs, named_leaves(result), strict=True):
-        values[info.name] = tensor.numpy()
+        values[info.name] = as_in_file(tensor.numpy())
     return values
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ._model import Model
 
 TOLERANCE = 1e-4
-"""Largest scaled error that passes unless the caller says otherwise."""
+"""Largest scaled error that passes unless the caller, or the export, said otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,13 @@ class CheckReport:
         )
 
 
-def check(model: Model, tolerance: float = TOLERANCE) -> CheckReport:
+def check(model: Model, tolerance: float | None = None) -> CheckReport:
     """Run the golden sample through all layers, and compare with what Keras gave.
+
+    Args:
+        model: the opened file.
+        tolerance: largest scaled error that passes; by default what the export allowed, which
+            depends on the number types that Keras computed in.
 
     Raises:
         ModelFileError: the file carries no golden sample.
@@ -73,9 +78,14 @@ def check(model: Model, tolerance: float = TOLERANCE) -> CheckReport:
             f"{model._name} carries no golden sample to check against; files that layertap exports "
             "do."
         )
+    if tolerance is None:
+        checked = model.card.verification
+        tolerance = checked.tolerance if checked else TOLERANCE
     dtypes = {info.name: info.dtype for info in model.card.inputs}
     feeds = {
-        item.name: seeded(item.shape, dtypes[item.name], item.low, item.high, golden.seed)
+        item.name: seeded(
+            item.shape, dtypes[item.name], item.low, item.high, golden.seed, item.choices
+        )
         for item in golden.inputs
     }
     order = {layer.tensor: layer.index for layer in model.layers}

@@ -18,7 +18,7 @@ from .errors import CardVersionError, ModelFileError
 KEY = "layertap"
 """The key of `metadata_props` under which the card stands."""
 
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
 """The format that this layertap writes; it reads every minor of the same major."""
 
 
@@ -87,6 +87,8 @@ class GoldenInput:
     shape: tuple[int, ...]
     low: float
     high: float
+    choices: tuple[Any, ...] | None = None
+    """Strings or whole numbers among which the numbers, rounded down, are places."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -148,6 +150,8 @@ class Card:
     verification: Verification | None = None
     golden: Golden | None = None
     gradients: Gradients | None = None
+    notes: tuple[str, ...] | None = None
+    """Sentences on where the file is not what the model is, such as another number type."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -309,6 +313,10 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tuple[str, ...] | None": (
         "a list of strings or null",
         lambda value: value is None or _all(_is_text)(value),
+    ),
+    "tuple[Any, ...] | None": (
+        "a list of strings or numbers, or null",
+        lambda value: value is None or _all(lambda x: _is_text(x) or _is_number(x))(value),
     ),
     "Mapping[str, str]": (
         "an object of strings",

@@ -30,9 +30,22 @@ def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray
     return numbers.reshape(tuple(shape))
 
 
-def seeded(shape: Sequence[int], dtype: str, low: float, high: float, seed: int) -> NDArray[Any]:
-    """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool."""
+def seeded(
+    shape: Sequence[int],
+    dtype: str,
+    low: float,
+    high: float,
+    seed: int,
+    choices: Sequence[Any] | None = None,
+) -> NDArray[Any]:
+    """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool.
+
+    With `choices` each number, rounded down, is the place of the one to take.
+    """
     numbers = uniform(shape, low, high, seed)
+    if choices is not None:
+        values = np.array(choices, object if dtype == "string" else dtype)
+        return values[np.floor(numbers).astype(np.int64)]
     if dtype == "bool":
         return numbers >= (low + high) / 2
     if np.dtype(dtype).kind in "iu":

@@ -74,7 +74,9 @@ FULL: dict[str, Any] = {
     },
     "golden": {
         "seed": 0,
-        "inputs": [{"name": "x", "shape": [1, 4], "low": -1, "high": 1.5}],
+        "inputs": [
+            {"name": "x", "shape": [1, 4], "low": -1, "high": 1.5, "choices": ["cat", 7, -0.5]}
+        ],
         "layers": {"x": {"shape": [1, 4], "norm": 2.5, "scale": 1.5, "values": [0.5, -1]}},
     },
     "gradients": {
@@ -84,6 +86,7 @@ FULL: dict[str, Any] = {
         "tensors": {"x": "grad/x"},
         "broadcasts": True,
     },
+    "notes": ["computed in float32"],
 }
 """A card with everything that there is."""
 
@@ -130,6 +133,8 @@ def test_a_full_card_is_read() -> None:
     assert card.verification.layers["x"].scaled == 1e-07
     assert card.golden is not None
     assert card.golden.layers["x"].values == (0.5, -1)
+    assert card.golden.inputs[0].choices == ("cat", 7, -0.5)
+    assert card.notes == ("computed in float32",)
     assert card.gradients is not None
     assert card.gradients.tensors == {"x": "grad/x"}
     assert card.extra == {}
@@ -137,7 +142,7 @@ def test_a_full_card_is_read() -> None:
 
 
 def test_what_may_be_left_out() -> None:
-    parts = ("preprocessing", "labels", "verification", "golden", "gradients")
+    parts = ("preprocessing", "labels", "verification", "golden", "gradients", "notes")
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -160,7 +165,7 @@ def test_the_format_that_is_written() -> None:
         layers=(),
     )
     assert card.to_json() == (
-        '{"format":"1.1","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
+        '{"format":"1.2","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
         '"model":"","type":"","version":"","weights_sha256":""}}'
     )
 
@@ -300,7 +305,7 @@ def test_every_class_of_the_schema_has_a_level_here() -> None:
         assert frozenset(item.name for item in fields(kind)) - {"extra"} in levels, kind
 
 
-@pytest.mark.parametrize("format_", ["1.0", "1.1", "1.99", "1", "1.5.2", "0.1"])
+@pytest.mark.parametrize("format_", ["1.0", "1.2", "1.99", "1", "1.5.2", "0.1"])
 def test_a_newer_minor_format_is_read(format_: str) -> None:
     card = Card.from_json(full(lambda data: data.update(format=format_)))
     assert card.format == format_

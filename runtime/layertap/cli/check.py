@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from layertap import _model
-from layertap._check import TOLERANCE, check
+from layertap._check import check
 
 from . import OK, PARTLY_FAILED, Command
 
@@ -20,8 +20,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=TOLERANCE,
-        help="largest difference, as a share of a layer's largest value (default 1e-4)",
+        help="largest difference, as a share of a layer's largest value (default: as the export "
+        "allowed, 1e-4 unless the model computes in 16 bits)",
     )
 
 

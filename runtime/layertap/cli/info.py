@@ -65,6 +65,7 @@ def _tail(card: Card) -> list[tuple[str, str]]:
                 f"allowed {checked.tolerance:.0e}",
             )
         )
+    lines += [("note", note) for note in card.notes or ()]
     lines.append(("format", card.format))
     return lines
 

@@ -1,0 +1,210 @@
+"""Types for which onnxruntime has no kernel on the CPU, and what stands in for them.
+
+Where an operator cannot take a type, its inputs are cast to another one, and its outputs back:
+
+    Conv(x: float64)      becomes      Cast(float32) -> Conv -> Cast(float64)
+
+float16 needs none of this: onnxruntime inserts such casts itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .pruning import bodies
+
+SMALL = "int8 int16 uint8 uint16"
+UNSIGNED = "uint32 uint64"
+
+MISSING: Mapping[str, str] = {
+    **dict.fromkeys(
+        "Acos Acosh Asin Asinh Atan Atanh AveragePool Conv ConvTranspose Cos Cosh Det Elu Erf GRU "
+        "GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample Hardmax InstanceNormalization LRN "
+        "LSTM LpPool Mean RNN Sinh Tan".split(),
+        "float64",
+    ),
+    **dict.fromkeys(
+        "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Mul Sub".split(),
+        f"{SMALL} {UNSIGNED}",
+    ),
+    "ArgMax": f"int16 uint16 int64 {UNSIGNED}",
+    "ArgMin": f"{SMALL} int64 {UNSIGNED}",
+    "BitShift": "uint16",
+    "CenterCropPad": "int16 uint16",
+    "Col2Im": f"{SMALL} int32 int64 {UNSIGNED} float64 bool",
+    "CumSum": UNSIGNED,
+    "DepthToSpace": f"{SMALL} int32 int64 {UNSIGNED} bool",
+    "Einsum": f"{SMALL} {UNSIGNED}",
+    "Gemm": f"int32 int64 {UNSIGNED}",
+    "Max": SMALL,
+    "Min": SMALL,
+    "Neg": "int16",
+    "NonZero": f"int8 int16 uint16 {UNSIGNED} float64",
+    "PRelu": UNSIGNED,
+    "Pad": "int16 uint16",
+    "Pow": f"{SMALL} {UNSIGNED}",
+    "ReduceL1": UNSIGNED,
+    "ReduceL2": UNSIGNED,
+    "ReduceMax": UNSIGNED,
+    "ReduceMean": f"int64 {UNSIGNED}",
+    "ReduceMin": UNSIGNED,
+    "ReduceProd": f"{UNSIGNED} float64",
+    "ReduceSum": UNSIGNED,
+    "ReduceSumSquare": UNSIGNED,
+    "Relu": "int16",
+    "Resize": f"int16 uint16 int64 {UNSIGNED} float64 bool",
+    "SpaceToDepth": f"{SMALL} int32 int64 {UNSIGNED} bool",
+    "TopK": f"{SMALL} {UNSIGNED}",
+    "Trilu": f"{SMALL} int32 {UNSIGNED}",
+    "Unique": f"int16 uint8 uint16 int32 {UNSIGNED} bool",
+    "Where": f"int8 int16 uint16 {UNSIGNED} bool",
+}
+"""By operator: types of its first input that no kernel takes, in onnxruntime 1.19 or a newer one.
+
+Probed with one node per operator and type; `tests/export/test_types.py` does so again.
+"""
+
+STAND_INS: Mapping[str, Sequence[str]] = {
+    "bool": ("int32", "uint8", "float32"),
+    **dict.fromkeys(SMALL.split(), ("int32", "int64", "float32")),
+    "int32": ("int64", "float64", "float32"),
+    **dict.fromkeys([*UNSIGNED.split(), "int64"], ("int64", "float64", "float32")),
+    "float64": ("float32",),
+}
+"""What may take a type's place, the most exact first."""
+
+
+def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
+    """The type to compute in instead, or `None` if there is a kernel, or nothing else either."""
+    missing = MISSING.get(op_type, "").split()
+    if dtype not in missing:
+        return None
+    schema = onnx.defs.get_schema(op_type, opset, "")
+    allowed = set(schema.inputs[0].types)
+    for other in STAND_INS[dtype]:
+        if other not in missing and f"tensor({_ONNX_NAMES.get(other, other)})" in allowed:
+            return other
+    return None
+
+
+_ONNX_NAMES = {"float64": "double", "float32": "float"}
+
+
+def cast_around(model: onnx.ModelProto) -> frozenset[str]:
+    """Put casts around every node that would find no kernel, in place.
+
+    Returns:
+        The operators that compute in float32 for want of a float64 kernel.
+    """
+    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    used = {node.op_type for node in _nodes(model.graph)}
+    if not used & MISSING.keys():
+        return frozenset()
+    return _Casts(opset, _element_types(model)).run(model.graph)
+
+
+class _Casts:
+    """One pass over one model."""
+
+    def __init__(self, opset: int, types: Mapping[str, int]) -> None:
+        self.opset = opset
+        self.types = dict(types)
+        self.narrowed: set[str] = set()
+        self.made: dict[tuple[str, str], str] = {}
+
+    def run(self, graph: onnx.GraphProto) -> frozenset[str]:
+        weights = {item.name: item for item in graph.initializer}
+        nodes: list[onnx.NodeProto] = []
+        before, self.made = self.made, {}
+        for node in graph.node:
+            for body in bodies(node):
+                self.run(body)
+            nodes += self.around(node, graph, weights)
+        self.made = before
+        del graph.node[:]
+        graph.node.extend(nodes)
+        return frozenset(self.narrowed)
+
+    def around(
+        self,
+        node: onnx.NodeProto,
+        graph: onnx.GraphProto,
+        weights: Mapping[str, onnx.TensorProto],
+    ) -> list[onnx.NodeProto]:
+        first = next((name for name in node.input if name), "")
+        dtype = _name(self.types.get(first, 0))
+        other = stand_in(node.op_type, dtype, self.opset) if node.op_type in MISSING else None
+        if other is None:
+            return [node]
+        if dtype == "float64":
+            self.narrowed.add(node.op_type)
+        schema = onnx.defs.get_schema(node.op_type, self.opset, "")
+        kind = schema.inputs[0].type_str
+        target, nodes = helper.np_dtype_to_tensor_dtype(np.dtype(other)), []
+        for index, name in enumerate(node.input):
+            formal = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
+            if not name or (formal != kind and _name(self.types.get(name, 0)) != dtype):
+                continue
+            key = (name, other)
+            if key not in self.made:
+                self.made[key] = f"{name}/{other}"
+                if name in weights:
+                    value = numpy_helper.to_array(weights[name]).astype(other)
+                    graph.initializer.append(numpy_helper.from_array(value, self.made[key]))
+                else:
+                    nodes.append(helper.make_node("Cast", [name], [self.made[key]], to=target))
+            node.input[index] = self.made[key]
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            formal = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
+            if name and formal == kind:
+                node.output[index] = f"{name}/{other}"
+                source = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+                nodes.append(helper.make_node("Cast", [node.output[index]], [name], to=source))
+        return nodes
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from _nodes(body)
+
+
+def _name(element_type: int) -> str:
+    """The numpy name of an ONNX element type, empty if it is none of numpy's."""
+    if element_type in (TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.BFLOAT16):
+        return ""
+    return str(helper.tensor_dtype_to_np_dtype(element_type).name)
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every tensor, inferred on a copy without weights."""
+    skeleton = onnx.ModelProto()
+    skeleton.ir_version = model.ir_version or onnx.IR_VERSION
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.graph.name = "types"
+    skeleton.graph.node.extend(model.graph.node)
+    skeleton.graph.input.extend(model.graph.input)
+    for item in model.graph.initializer:
+        small = len(item.dims) <= 1 and int(np.prod(item.dims)) <= 64
+        if small:  # a shape or a list of axes, which inference looks at
+            skeleton.graph.initializer.add().CopyFrom(item)
+        else:
+            info = helper.make_tensor_value_info(item.name, item.data_type, item.dims)
+            skeleton.graph.input.append(info)
+    return dict(_types(onnx.shape_inference.infer_shapes(skeleton).graph))
+
+
+def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        yield value.name, value.type.tensor_type.elem_type
+    for item in graph.initializer:
+        yield item.name, item.data_type
+    for node in graph.node:
+        for body in bodies(node):
+            yield from _types(body)

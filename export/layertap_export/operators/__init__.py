@@ -1,0 +1,104 @@
+"""ONNX for TensorFlow operations that tf2onnx 1.17 leaves out, and those it gets wrong.
+
+Each handler states its formula and where it is from. This is the registry; the formulas stand in
+one module per theme, written with `expressions.Value`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from . import (
+    colours,
+    convolution,
+    elementwise,
+    fourier,
+    linear_algebra,
+    lookup,
+    resizing,
+    searching,
+    sequences,
+    shapes,
+    warping,
+)
+from .expressions import Handler, formula
+
+HANDLERS: Mapping[str, Handler] = {
+    # elementwise
+    "Erfc": formula(elementwise.erfc),
+    "Expm1": formula(elementwise.expm1),
+    "Log1p": formula(elementwise.log1p),
+    "Erfinv": formula(elementwise.erfinv),
+    "BesselI0": formula(elementwise.bessel_i0),
+    "FloorDiv": formula(elementwise.floor_div),
+    "FloorMod": formula(elementwise.floor_mod),
+    "NextAfter": formula(elementwise.next_after),
+    "SelectV2": formula(elementwise.select),
+    "Atan2": formula(elementwise.arctan2),
+    "Bitcast": elementwise.bitcast,
+    # searching
+    "Bucketize": searching.bucketize,
+    "LowerBound": searching.lower_bound,
+    "UpperBound": searching.upper_bound,
+    "InTopKV2": formula(searching.in_top_k),
+    "OneHot": searching.one_hot,
+    "DenseBincount": searching.bincount,
+    # shapes
+    "BroadcastArgs": formula(shapes.broadcast_args),
+    "XlaDynamicUpdateSlice": formula(shapes.dynamic_update_slice),
+    "Empty": shapes.empty,
+    # strings
+    "Equal": lookup.equal,
+    "NotEqual": lookup.equal,
+    # sequences
+    "Cumprod": sequences.cumprod,
+    "UnsortedSegmentMax": sequences.segments(largest=True),
+    "UnsortedSegmentMin": sequences.segments(largest=False),
+    "CTCGreedyDecoder": sequences.ctc_greedy_decoder,
+    # linear algebra
+    "Cross": formula(linear_algebra.cross),
+    "LogMatrixDeterminant": formula(linear_algebra.log_determinant),
+    # Fourier transforms
+    "Complex": formula(fourier.complex_of),
+    "Real": formula(fourier.real),
+    "Imag": formula(fourier.imaginary),
+    "ComplexAbs": formula(fourier.absolute),
+    "Angle": formula(fourier.angle),
+    "Conj": formula(fourier.conjugate),
+    "FFT": fourier.transform(1),
+    "FFT2D": fourier.transform(2),
+    "FFT3D": fourier.transform(3),
+    "IFFT": fourier.transform(1, inverse=True),
+    "IFFT2D": fourier.transform(2, inverse=True),
+    "IFFT3D": fourier.transform(3, inverse=True),
+    "RFFT": fourier.real_transform(1),
+    "RFFT2D": fourier.real_transform(2),
+    "RFFT3D": fourier.real_transform(3),
+    "IRFFT": fourier.real_inverse(1),
+    "IRFFT2D": fourier.real_inverse(2),
+    "IRFFT3D": fourier.real_inverse(3),
+    # convolution
+    "Conv3D": convolution.conv3d,
+    "Conv2DBackpropInput": convolution.transposed,
+    "Conv3DBackpropInputV2": convolution.transposed,
+    # images
+    "ResizeBilinear": resizing.resize,
+    "ResizeNearestNeighbor": resizing.resize,
+    "ResizeBicubic": resizing.bicubic,
+    "ResizeArea": resizing.area,
+    "ScaleAndTranslate": resizing.scale_and_translate,
+    "ImageProjectiveTransformV3": warping.projective_transform,
+    "RGBToHSV": formula(colours.rgb_to_hsv),
+    "HSVToRGB": formula(colours.hsv_to_rgb),
+}
+"""By TensorFlow operation."""
+
+
+def handlers(tables: Mapping[str, lookup.Table]) -> dict[str, tuple[Handler, list[str]]]:
+    """The handlers for one graph, as tf2onnx's `custom_op_handlers` takes them.
+
+    Args:
+        tables: the lookup tables in it, by the name of the TensorFlow node that stands for one.
+    """
+    known = {**HANDLERS, "LookupTableFindV2": lookup.lookup(tables)}
+    return {operation: (handler, []) for operation, handler in known.items()}

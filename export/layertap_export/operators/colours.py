@@ -1,0 +1,38 @@
+"""Red, green, blue and hue, saturation, value; formulas as in TensorFlow's kernels.
+
+Source: tensorflow/core/kernels/image/colorspace_op.h; A. R. Smith, Color Gamut Transform Pairs,
+SIGGRAPH 1978.
+"""
+
+from __future__ import annotations
+
+from .expressions import Value, stacked
+
+
+def rgb_to_hsv(image: Value) -> Value:
+    """The last axis holds red, green and blue; the hue comes in [0, 1]."""
+    red, green, blue = (image.take(i, -1) for i in range(3))
+    value = red.op("Max", green, blue)
+    spread = value - red.op("Min", green, blue)
+    grey = ~(spread > 0)
+    sixth = 1 / (grey.where(1, spread) * 6)
+    saturation = grey.where(0, spread / grey.where(1, value))
+    hue = red.equals(value).where(
+        sixth * (green - blue),
+        green.equals(value).where(
+            sixth * (blue - red) + 2 / 6,
+            sixth * (red - green) + 4 / 6,
+        ),
+    )
+    hue = grey.where(0, hue)
+    return stacked([(hue < 0).where(hue + 1, hue), saturation, value], -1)
+
+
+def hsv_to_rgb(image: Value) -> Value:
+    """The last axis holds hue in [0, 1], saturation and value."""
+    hue, saturation, value = (image.take(i, -1) for i in range(3))
+    sixths = hue * 6
+    parts = (abs(sixths - 3) - 1, 2 - abs(sixths - 2), 2 - abs(sixths - 4))
+    return stacked(
+        [(1 - saturation + saturation * x.op("Max", 0).op("Min", 1)) * value for x in parts], -1
+    )

@@ -26,7 +26,9 @@ class Kind:
     batch: int | None = None
     """A fixed batch size."""
     fixed_only: frozenset[str] = frozenset()
-    """Rows that Keras itself builds for fixed sizes only."""
+    """Rows that Keras itself builds or traces for fixed sizes only."""
+    slow: frozenset[str] = frozenset()
+    """Rows that only the slow tests export: variations on others."""
 
 
 ACTIVATIONS = (
@@ -243,6 +245,7 @@ PIXELS: Mapping[str, Make] = {
         tile_grid_size=(2, 2)
     ),
     "solarization": lambda k: k.Solarization(),
+    "bounding boxes": lambda k: k.MaxNumBoundingBoxes(5),
     "pipeline": lambda k: k.Pipeline([k.Rescaling(0.5), k.RandomFlip(), k.Resizing(6, 7)]),
     **{name: plain(name) for name in PLAIN_RANDOM},
     **{name: factor(name) for name in FACTOR_RANDOM},
@@ -612,7 +615,6 @@ VECTORS: Mapping[str, Make] = {
     "dense int8": lambda k: k.Dense(4, dtype="int8_from_float32"),
     "einsum int8": lambda k: k.EinsumDense("ab,bc->ac", 4, dtype="int8_from_float32"),
     "dense int4": lambda k: k.Dense(4, dtype="int4/-1_from_float32"),
-    "dense float8": lambda k: k.Dense(4, dtype="float8_from_float32"),
 }
 
 WAVES: Mapping[str, Make] = {
@@ -687,9 +689,6 @@ WORDS: Mapping[str, Make] = {
         )
         for mode in ("one_hot", "multi_hot", "count", "tf_idf")
     },
-    "hashing": lambda k: k.Hashing(5),
-    "hashing salted": lambda k: k.Hashing(5, salt=7, mask_value=0),
-    "crossing": lambda k: lambda x: k.HashedCrossing(5)((x[:, :1], x[:, 1:2])),
     "repeat": lambda k: lambda x: k.RepeatVector(3)(x),
     "bins of integers": lambda k: k.Discretization([2.0, 5.0]),
 }
@@ -697,7 +696,6 @@ WORDS: Mapping[str, Make] = {
 STRINGS: Mapping[str, Make] = {
     "lookup": lambda k: k.StringLookup(vocabulary=["cat", "dog", "bird"]),
     "lookup masked": lambda k: k.StringLookup(vocabulary=["cat", "dog"], mask_token=""),
-    "lookup two unknown": lambda k: k.StringLookup(vocabulary=["cat", "dog"], num_oov_indices=2),
     "lookup inverted": lambda k: (
         lambda x: k.StringLookup(vocabulary=["cat", "dog"], invert=True)(
             k.StringLookup(vocabulary=["cat", "dog"])(x)
@@ -716,35 +714,164 @@ STRINGS: Mapping[str, Make] = {
     "lookup embedded": lambda k: (
         lambda x: k.Embedding(4, 3)(k.StringLookup(vocabulary=["cat", "dog"])(x))
     ),
-    "hashing": lambda k: k.Hashing(5),
-    "hashing salted": lambda k: k.Hashing(5, salt=7, mask_value="cat"),
-    "crossing": lambda k: lambda x: k.HashedCrossing(5)((x[:, :1], x[:, 1:2])),
-    "text": lambda k: (
-        lambda x: k.TextVectorization(vocabulary=["cat", "dog"])(k.Reshape((1,))(x[:, :1]))
-    ),
 }
+
+SCANS = frozenset(
+    {"scan", "scan same", "scan strides", "scan dilated", "scan both ways", "scan of rows"}
+)
+ADAPTIVE = frozenset({"adaptive average", "adaptive max"})
+GIVEN_STATES = frozenset(f"{cls} given a state" for cls in ("SimpleRNN", "LSTM", "GRU"))
+UNROLLED = frozenset(f"{cls} unrolled" for cls in ("SimpleRNN", "LSTM", "GRU", "cell"))
+
+RECURRENT_QUICK = frozenset(
+    {
+        *("SimpleRNN plain", "SimpleRNN unrolled", "LSTM state", "LSTM relu", "LSTM dropout"),
+        *("LSTM given a mask", "LSTM given a state", "GRU backwards", "GRU reset before"),
+        *("cell GRUCell", "cells stacked", "both ways LSTM", "both ways None", "both ways unlike"),
+    }
+)
 
 KINDS: Mapping[str, Kind] = {
     "convolutions": Kind(rows=CONVOLUTIONS, shape=(12, 10, 4), free=(None, None, 4)),
-    "pooling": Kind(
-        rows=POOLING,
+    "pooling": Kind(rows=POOLING, shape=(12, 10, 4), free=(None, None, 4), fixed_only=ADAPTIVE),
+    "resizing": Kind(rows=RESIZING, shape=(12, 10, 3), free=(None, None, 3)),
+    "images": Kind(
+        rows=IMAGES,
         shape=(12, 10, 4),
         free=(None, None, 4),
-        fixed_only=frozenset({"adaptive average", "adaptive max"}),
+        fixed_only=SCANS
+        | {"einsum two axes", "reshape", "batch norm of rows", "layer norm axes", "prelu"}
+        | {"group norm of rows", "rms norm axes"},
+        slow=frozenset({"heads over both axes", "scan of rows"}),
     ),
-    "resizing": Kind(rows=RESIZING, shape=(12, 10, 3), free=(None, None, 3)),
-    "images": Kind(rows=IMAGES, shape=(12, 10, 4), free=(None, None, 4)),
-    "pixels": Kind(rows=PIXELS, shape=(12, 10, 3), free=(None, None, 3)),
-    "channels first": Kind(rows=CHANNELS_FIRST, shape=(4, 12, 10), free=(4, None, None)),
-    "sequences": Kind(rows=SEQUENCES, shape=(10, 6), free=(None, 6)),
+    "pixels": Kind(
+        rows=PIXELS,
+        shape=(12, 10, 3),
+        free=(None, None, 3),
+        fixed_only=frozenset({"random crop", "random crop resized", "equalization in tiles"}),
+    ),
+    "channels first": Kind(
+        rows=CHANNELS_FIRST,
+        shape=(4, 12, 10),
+        free=(4, None, None),
+        fixed_only=ADAPTIVE | SCANS,
+    ),
+    "sequences": Kind(
+        rows=SEQUENCES,
+        shape=(10, 6),
+        free=(None, 6),
+        fixed_only=ADAPTIVE | {"reshape", "batch norm of steps"},
+    ),
     "attention": Kind(rows=ATTENTION, shape=(10, 6), free=(None, 6)),
-    "recurrent": Kind(rows=RECURRENT, shape=(10, 6), free=(None, 6)),
+    "recurrent": Kind(
+        rows=RECURRENT,
+        shape=(10, 6),
+        free=(None, 6),
+        fixed_only=GIVEN_STATES | UNROLLED,
+        slow=frozenset(RECURRENT) - RECURRENT_QUICK,
+    ),
     "stateful": Kind(rows=STATEFUL, shape=(10, 6), batch=2),
-    "volumes": Kind(rows=VOLUMES, shape=(6, 7, 8, 2), free=(None, None, None, 2)),
-    "volumes first": Kind(rows=VOLUMES_FIRST, shape=(2, 6, 7, 8), free=(2, None, None, None)),
-    "videos": Kind(rows=VIDEOS, shape=(3, 4, 5, 3, 2), free=(None, None, None, None, 2)),
+    "volumes": Kind(
+        rows=VOLUMES,
+        shape=(6, 7, 8, 2),
+        free=(None, None, None, 2),
+        fixed_only=ADAPTIVE | SCANS,
+    ),
+    "volumes first": Kind(
+        rows=VOLUMES_FIRST,
+        shape=(2, 6, 7, 8),
+        free=(2, None, None, None),
+        fixed_only=ADAPTIVE | SCANS,
+    ),
+    "videos": Kind(
+        rows=VIDEOS, shape=(3, 4, 5, 3, 2), free=(None, None, None, None, 2), fixed_only=SCANS
+    ),
     "vectors": Kind(rows=VECTORS, shape=(6,)),
     "waves": Kind(rows=WAVES, shape=(256,), free=(None,)),
-    "words": Kind(rows=WORDS, shape=(7,), dtype="int32", free=(None,)),
-    "strings": Kind(rows=STRINGS, shape=(7,), dtype="string", free=(None,)),
+    "words": Kind(
+        rows=WORDS,
+        shape=(7,),
+        dtype="int32",
+        free=(None,),
+        fixed_only=frozenset({"one hot", "lookup one_hot"}),
+    ),
+    "strings": Kind(
+        rows=STRINGS,
+        shape=(7,),
+        dtype="string",
+        free=(None,),
+        fixed_only=frozenset({"lookup one_hot"}),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A layer that cannot be exported, and what the export says."""
+
+    make: Make
+    shape: tuple[int | None, ...]
+    dtype: str
+    message: str
+
+
+TEXT = (
+    "ONNX has no way for these TensorFlow operations: {}. ONNX has no operators for the characters "
+    "of strings. Export the part of the model behind the layer, and run the layer itself in front: "
+    "keras.Model(layer.output, model.outputs)."
+)
+
+REFUSALS: Mapping[str, Refusal] = {
+    "text": Refusal(
+        lambda k: k.TextVectorization(vocabulary=["cat", "dog"], name="words"),
+        (1,),
+        "string",
+        TEXT.format("StaticRegexReplace (layer 'words'), StringSplitV2 (layer 'words')"),
+    ),
+    "characters": Refusal(
+        lambda k: k.TextVectorization(
+            vocabulary=["a", "b"], standardize=None, split="character", name="letters"
+        ),
+        (1,),
+        "string",
+        TEXT.format("UnicodeDecode (layer 'letters'), UnicodeEncode (layer 'letters')"),
+    ),
+    "strings hashed": Refusal(
+        lambda k: k.Hashing(5, name="hash"),
+        (7,),
+        "string",
+        TEXT.format("StringToHashBucketFast (layer 'hash')"),
+    ),
+    "strings hashed with salt": Refusal(
+        lambda k: k.Hashing(5, salt=7, mask_value="cat", name="hash"),
+        (7,),
+        "string",
+        TEXT.format("StringToHashBucketStrong (layer 'hash')"),
+    ),
+    "integers hashed": Refusal(
+        lambda k: k.Hashing(5, name="hash"),
+        (7,),
+        "int32",
+        TEXT.format("StringToHashBucketFast (layer 'hash')"),
+    ),
+    "unknown strings hashed": Refusal(
+        lambda k: k.StringLookup(vocabulary=["cat"], num_oov_indices=2, name="words"),
+        (7,),
+        "string",
+        TEXT.format("StringToHashBucketFast (layer 'words')"),
+    ),
+    "crossing": Refusal(
+        lambda k: lambda x: k.HashedCrossing(5, name="cross")((x[:, :1], x[:, 1:2])),
+        (7,),
+        "int32",
+        TEXT.format("SparseCross (layer 'cross')"),
+    ),
+    "float8": Refusal(
+        lambda k: k.Dense(4, dtype="float8_from_float32", name="narrow"),
+        (6,),
+        "float32",
+        "layer 'narrow' uses the TensorFlow operation Cast on numbers of type float8_e4m3fn, which "
+        "ONNX does not have before opset 19. Export a model of another dtype policy, or one that "
+        "ends before it.",
+    ),
 }

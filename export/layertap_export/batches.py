@@ -19,6 +19,9 @@ SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
 """Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
 confused. Other ranks take 12 and 7."""
 
+WAVES = ((4096,), (2560,))
+"""The same for inputs of real numbers with one free axis, which are waves as a rule: sound."""
+
 DOUBLINGS = {2: 8, 3: 8, 4: 3, 5: 3}
 """How often the sizes are doubled for a model that is too deep for them, by rank of its largest
 input: sound has more samples than an image has rows."""
@@ -52,7 +55,7 @@ def seeded_batches(
         specs = tuple(
             GoldenInput(
                 name=info.name,
-                shape=_filled(info.shape, batch, seed, doublings),
+                shape=_filled(info, batch, seed, doublings),
                 low=low,
                 high=high,
                 choices=choices,
@@ -73,8 +76,11 @@ def doublings(inputs: Sequence[TensorInfo]) -> range:
     return range(1 + DOUBLINGS.get(max(ranks), 3)) if ranks else range(1)
 
 
-def _filled(shape: Shape, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
+def _filled(info: TensorInfo, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
+    shape: Shape = info.shape
     sizes = SIZES.get(len(shape), ((12,) * len(shape), (7,) * len(shape)))[choice]
+    if len(shape) == 2 and "float" in info.dtype:
+        sizes = WAVES[choice]
     free = iter([size << doublings for size in sizes] + [3] * len(shape))
     rest = [next(free) if size is None else size for size in shape[1:]]
     return (batch if shape[0] is None else shape[0], *rest)

@@ -63,10 +63,14 @@ MISSING: Mapping[str, str] = {
     "Unique": f"int16 uint8 uint16 int32 {UNSIGNED} bool",
     "Where": f"int8 int16 uint16 {UNSIGNED} bool",
 }
-"""By operator: types of its first input that no kernel takes, in onnxruntime 1.19 or a newer one.
+"""By operator: types of its first input (but see `TYPED_BY`) that no kernel takes, in onnxruntime
+1.19 or a newer one.
 
 Probed with one node per operator and type; `tests/export/test_types.py` does so again.
 """
+
+TYPED_BY = {"Where": 1}
+"""Operators that are told by the type of another input than the first."""
 
 STAND_INS: Mapping[str, Sequence[str]] = {
     "bool": ("int32", "uint8", "float32"),
@@ -84,7 +88,7 @@ def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
     if dtype not in missing:
         return None
     schema = onnx.defs.get_schema(op_type, opset, "")
-    allowed = set(schema.inputs[0].types)
+    allowed = set(schema.inputs[TYPED_BY.get(op_type, 0)].types)
     for other in STAND_INS[dtype]:
         if other not in missing and f"tensor({_ONNX_NAMES.get(other, other)})" in allowed:
             return other
@@ -135,37 +139,44 @@ class _Casts:
         graph: onnx.GraphProto,
         weights: Mapping[str, onnx.TensorProto],
     ) -> list[onnx.NodeProto]:
-        first = next((name for name in node.input if name), "")
-        dtype = _name(self.types.get(first, 0))
+        place = TYPED_BY.get(node.op_type, 0)
+        typed_by = node.input[place] if len(node.input) > place else ""
+        dtype = _name(self.types.get(typed_by, 0))
         other = stand_in(node.op_type, dtype, self.opset) if node.op_type in MISSING else None
         if other is None:
             return [node]
         if dtype == "float64":
             self.narrowed.add(node.op_type)
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
-        kind = schema.inputs[0].type_str
+        kind = schema.inputs[place].type_str
         target, nodes = helper.np_dtype_to_tensor_dtype(np.dtype(other)), []
         for index, name in enumerate(node.input):
             formal = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
-            if not name or (formal != kind and _name(self.types.get(name, 0)) != dtype):
+            if not name or formal != kind:
                 continue
             key = (name, other)
             if key not in self.made:
-                self.made[key] = f"{name}/{other}"
+                self.made[key] = f"{name}/as_{other}"
                 if name in weights:
                     value = numpy_helper.to_array(weights[name]).astype(other)
                     graph.initializer.append(numpy_helper.from_array(value, self.made[key]))
                 else:
-                    nodes.append(helper.make_node("Cast", [name], [self.made[key]], to=target))
+                    nodes.append(_cast(name, self.made[key], target))
             node.input[index] = self.made[key]
         nodes.append(node)
         for index, name in enumerate(node.output):
             formal = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
             if name and formal == kind:
-                node.output[index] = f"{name}/{other}"
+                node.output[index] = f"{name}/in_{other}"
                 source = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-                nodes.append(helper.make_node("Cast", [node.output[index]], [name], to=source))
+                nodes.append(_cast(node.output[index], name, source))
+                if dtype == "float64":  # whoever wants it in float32 again takes it from here
+                    self.made[name, other] = node.output[index]
         return nodes
+
+
+def _cast(source: str, target: str, element_type: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=target, to=element_type)
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

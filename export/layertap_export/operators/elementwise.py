@@ -28,7 +28,7 @@ def log1p(x: Value) -> Value:
     """
     above = x + 1
     unlike = above - 1
-    plain = unlike.equals(0) | x.op("IsInf")
+    plain = unlike.equals(0) | x.op("IsInf", detect_negative=0)
     return plain.where(x, above.op("Log") * (x / plain.where(1, unlike)))
 
 

@@ -4,7 +4,7 @@ Where an operator cannot take a type, its inputs are cast to another one, and it
 
     Conv(x: float64)      becomes      Cast(float32) -> Conv -> Cast(float64)
 
-float16 needs none of this: onnxruntime inserts such casts itself.
+For float16 that is seldom needed: onnxruntime inserts such casts itself where ONNX allows the type.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNSIGNED = "uint32 uint64"
 MISSING: Mapping[str, str] = {
     **dict.fromkeys(
         "Acos Acosh Asin Asinh Atan Atanh AveragePool Conv ConvTranspose Cos Cosh Det Elu Erf GRU "
-        "GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample Hardmax InstanceNormalization LRN "
+        "GlobalAveragePool GlobalLpPool GlobalMaxPool Hardmax InstanceNormalization LRN "
         "LSTM LpPool Mean RNN Sinh Tan".split(),
         "float64",
     ),
@@ -74,9 +74,10 @@ TYPED_BY = {"Where": 1}
 
 STAND_INS: Mapping[str, Sequence[str]] = {
     "bool": ("int32", "uint8", "float32"),
-    **dict.fromkeys(SMALL.split(), ("int32", "int64", "float32")),
+    **dict.fromkeys(SMALL.split(), ("int32", "int64", "float32", "uint32")),
     "int32": ("int64", "float64", "float32"),
     **dict.fromkeys([*UNSIGNED.split(), "int64"], ("int64", "float64", "float32")),
+    "float16": ("float32",),
     "float64": ("float32",),
 }
 """What may take a type's place, the most exact first."""
@@ -84,15 +85,16 @@ STAND_INS: Mapping[str, Sequence[str]] = {
 
 def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
     """The type to compute in instead, or `None` if there is a kernel, or nothing else either."""
-    missing = MISSING.get(op_type, "").split()
-    if dtype not in missing:
-        return None
     schema = onnx.defs.get_schema(op_type, opset, "")
     allowed = set(schema.inputs[TYPED_BY.get(op_type, 0)].types)
-    for other in STAND_INS[dtype]:
-        if other not in missing and f"tensor({_ONNX_NAMES.get(other, other)})" in allowed:
-            return other
-    return None
+    missing = MISSING.get(op_type, "").split()
+
+    def taken(kind: str) -> bool:
+        return kind not in missing and f"tensor({_ONNX_NAMES.get(kind, kind)})" in allowed
+
+    if dtype not in STAND_INS or taken(dtype):
+        return None
+    return next((other for other in STAND_INS[dtype] if taken(other)), None)
 
 
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
@@ -105,9 +107,6 @@ def cast_around(model: onnx.ModelProto) -> frozenset[str]:
         The operators that compute in float32 for want of a float64 kernel.
     """
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    used = {node.op_type for node in _nodes(model.graph)}
-    if not used & MISSING.keys():
-        return frozenset()
     return _Casts(opset, _element_types(model)).run(model.graph)
 
 
@@ -119,6 +118,7 @@ class _Casts:
         self.types = dict(types)
         self.narrowed: set[str] = set()
         self.made: dict[tuple[str, str], str] = {}
+        self.casts = 0
 
     def run(self, graph: onnx.GraphProto) -> frozenset[str]:
         weights = {item.name: item for item in graph.initializer}
@@ -140,9 +140,10 @@ class _Casts:
         weights: Mapping[str, onnx.TensorProto],
     ) -> list[onnx.NodeProto]:
         place = TYPED_BY.get(node.op_type, 0)
-        typed_by = node.input[place] if len(node.input) > place else ""
-        dtype = _name(self.types.get(typed_by, 0))
-        other = stand_in(node.op_type, dtype, self.opset) if node.op_type in MISSING else None
+        if node.domain or len(node.input) <= place:
+            return [node]
+        dtype = _name(self.types.get(node.input[place], 0))
+        other = stand_in(node.op_type, dtype, self.opset)
         if other is None:
             return [node]
         if dtype == "float64":
@@ -161,7 +162,7 @@ class _Casts:
                     value = numpy_helper.to_array(weights[name]).astype(other)
                     graph.initializer.append(numpy_helper.from_array(value, self.made[key]))
                 else:
-                    nodes.append(_cast(name, self.made[key], target))
+                    nodes.append(self.cast(name, self.made[key], target))
             node.input[index] = self.made[key]
         nodes.append(node)
         for index, name in enumerate(node.output):
@@ -169,21 +170,15 @@ class _Casts:
             if name and formal == kind:
                 node.output[index] = f"{name}/in_{other}"
                 source = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-                nodes.append(_cast(node.output[index], name, source))
+                nodes.append(self.cast(node.output[index], name, source))
                 if dtype == "float64":  # whoever wants it in float32 again takes it from here
                     self.made[name, other] = node.output[index]
         return nodes
 
-
-def _cast(source: str, target: str, element_type: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=target, to=element_type)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body)
+    def cast(self, source: str, target: str, element_type: int) -> onnx.NodeProto:
+        self.casts += 1
+        name = f"cast/{self.casts}"
+        return helper.make_node("Cast", [source], [target], name=name, to=element_type)
 
 
 def _name(element_type: int) -> str:

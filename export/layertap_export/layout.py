@@ -231,6 +231,8 @@ class ChannelsFirst:
             yield self._visit_shape
         elif op_type == "Reshape":
             yield self._visit_reshape
+        elif op_type == "MatMul":
+            yield self._visit_matmul
 
     def _visit_other(self, node: onnx.NodeProto) -> None:
         """Any other node gets its inputs in their own order."""
@@ -450,6 +452,19 @@ class ChannelsFirst:
         if target is None or 0 in target or shape is None or not _keeps_order(shape, view.perm):
             return False
         self._emit(node, [view.source, self._materialise(node.input[1])], node.output)
+        return True
+
+    def _visit_matmul(self, node: onnx.NodeProto) -> bool:
+        """A matrix of weights acts on the last axis; where that stays last, the others may wait.
+
+        (onnxruntime 1.32 crashes on a float16 Transpose of the first axes before a MatMul.)
+        """
+        view = self._view(node.input[0])
+        weights = self._constant(node.input[1])
+        rank = len(view.perm)
+        if view.plain or view.perm[-1] != rank - 1 or weights is None or weights.ndim != 2:
+            return False
+        self._emit_view(node, [view.source, self._materialise(node.input[1])], view.perm)
         return True
 
     def _visit_reduction(self, node: onnx.NodeProto) -> bool:

@@ -27,6 +27,7 @@ HANDLERS: Mapping[str, Handler] = {
     # elementwise
     "Erfc": formula(elementwise.erfc),
     "Expm1": formula(elementwise.expm1),
+    "Log": formula(elementwise.log),
     "Log1p": formula(elementwise.log1p),
     "Erfinv": formula(elementwise.erfinv),
     "BesselI0": formula(elementwise.bessel_i0),
@@ -41,6 +42,7 @@ HANDLERS: Mapping[str, Handler] = {
     "LowerBound": searching.lower_bound,
     "UpperBound": searching.upper_bound,
     "InTopKV2": formula(searching.in_top_k),
+    "TopKV2": searching.top_k,
     "OneHot": searching.one_hot,
     "DenseBincount": searching.bincount,
     # shapes

@@ -20,6 +20,11 @@ def expm1(x: Value) -> Value:
     return (x / 2).op("Tanh") * (x.op("Exp") + 1)
 
 
+def log(x: Value) -> Value:
+    """The natural logarithm, of float16 too, which tf2onnx refuses."""
+    return x.op("Log")
+
+
 def log1p(x: Value) -> Value:
     """log1p(x) = x log(u) / (u - 1) with u = 1 + x as it was rounded; x where u is 1.
 

@@ -58,6 +58,18 @@ def in_top_k(predictions: Value, targets: Value, k: Value) -> Value:
     return (above < k) & sound & known
 
 
+def top_k(graph: Any, node: Any, name: str, args: Any) -> None:
+    """The k largest of the last axis, of any type. (tf2onnx takes unsigned numbers for signed.)"""
+    in_order = attribute(node, "sorted")
+
+    def build(x: Value, k: Value) -> list[Value]:
+        count = k.cast(np.int64).reshape(1)
+        values, places = x.ops("TopK", count, outputs=2, axis=-1, sorted=in_order)
+        return [values, places.cast(np.int32)]
+
+    take_over(graph, node, build)
+
+
 def one_hot(graph: Any, node: Any, name: str, args: Any) -> None:
     """One of two values at each place of a new axis: the first where it is the element's index."""
     axis = attribute(node, "axis")

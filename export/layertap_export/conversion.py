@@ -24,9 +24,11 @@ from tf2onnx.tfonnx import process_tf_graph
 from .errors import ExportError, UnsupportedLayerError
 from .number_types import widen
 from .operators import handlers
+from .operators.expressions import NoWayError
 from .operators.fourier import COMPLEX_OPERATIONS
 from .operators.lookup import DOMAIN, VERSION, Table
 from .operators.reasons import RANDOM, way_out, why
+from .pruning import bodies
 
 UNKNOWN_TYPES: Mapping[int, str] = {
     **{
@@ -104,6 +106,7 @@ def to_onnx(
         left = {k: v for k, v in failed.items() if any(name.endswith(k) for name in present)}
         _check_operators(left, layers)
         model = converted.make_model("layertap")
+        _state_counters(model.graph)
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}
     return RawGraph(
@@ -259,6 +262,15 @@ def _layer_of(node_name: str, layers: Collection[str]) -> str:
     return found or "/".join(scopes) or node_name
 
 
+def _state_counters(graph: onnx.GraphProto) -> None:
+    """Say that a loop's counter and condition are scalars, which onnxruntime wants to read."""
+    for node in graph.node:
+        for body in bodies(node):
+            for value in body.input[:2] if node.op_type == "Loop" else ():
+                value.type.tensor_type.shape.SetInParent()
+            _state_counters(body)
+
+
 @contextmanager
 def _linear_cleanup() -> Iterator[None]:
     """Let tf2onnx find what is used in one walk from all outputs, not in one walk per output."""
@@ -293,7 +305,7 @@ class _Failure:
 
     operation: str
     reason: str
-    """Why, if tf2onnx or one of our handlers said so."""
+    """Why, if it is one that can be converted elsewhere."""
 
 
 class _Listener(logging.Handler):
@@ -313,7 +325,8 @@ class _Listener(logging.Handler):
         elif record.msg.startswith("Failed to convert node") and record.exc_info:
             name, _, summary = record.args
             kind = re.match(r"OP=(\w+)", str(summary))
-            reason = str(record.exc_info[1]).removeprefix("make_sure failure: ")
+            exc = record.exc_info[1]
+            reason = str(exc) if isinstance(exc, NoWayError) else "not as it is used here"
             self.failed[str(name)] = _Failure(kind[1] if kind else "While", reason)
 
 

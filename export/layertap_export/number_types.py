@@ -19,9 +19,14 @@ from .tracing import Trace
 WIDENED = {"bfloat16": "float32"}
 """The type in the file, for Keras's."""
 
-TOLERANCES = {"float16": 1e-2, "bfloat16": 1e-1}
+TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
 """Largest scaled error that passes where Keras computes in this type, unless the caller says
-otherwise. Other types take `layertap.TOLERANCE`."""
+otherwise; other types take `verification.TOLERANCE`.
+
+These are three times what was measured: with seeded weights the worst layer of MobileNetV2,
+DenseNet121, ResNet50 and EfficientNetB0 was off by 2.8e-3 under `mixed_float16` and by 1.6e-2 under
+`mixed_bfloat16`. It is Keras that is further from the truth then: it rounds after every operation.
+"""
 
 
 def file_dtype(dtype: str) -> str:

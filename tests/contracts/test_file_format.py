@@ -124,6 +124,10 @@ def test_the_recipe_has_every_key_and_every_choice() -> None:
 # --- The example --------------------------------------------------------------------------------
 
 
+RARE = {"choices", "notes"}
+"""Keys for which the model of the example has no use."""
+
+
 def test_the_example_is_a_card_and_has_every_key() -> None:
     (text,) = blocks("json")
     card = Card.from_json(text)
@@ -134,7 +138,7 @@ def test_the_example_is_a_card_and_has_every_key() -> None:
     assert recipe.to_dict() == card.preprocessing
     for heading in TABLES:
         for row in rows(section(heading)):
-            assert f'"{quoted(row[0])[0]}"' in text
+            assert f'"{quoted(row[0])[0]}"' in text or quoted(row[0])[0] in RARE
 
 
 @pytest.mark.tensorflow

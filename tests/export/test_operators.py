@@ -177,6 +177,33 @@ def test_other_bits_are_refused(tf: Any) -> None:
     assert "the bits of a tensor cannot be read as another type" in str(caught.value)
 
 
+LARGE = np.array([2**24 + 1, 2**24, -(2**24) - 1, 7, 2**24 + 3])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_large_whole_numbers_keep_their_digits(dtype: str, keras: Any, tf: Any) -> None:
+    """Which they would not as float32."""
+    x = LARGE.astype(dtype) if dtype == "int32" else LARGE.astype(dtype) * 2**20 + 1
+    y = x[::-1].copy()
+    ops = keras.ops
+
+    def both_ways(x: Any, y: Any) -> list[Any]:
+        return [
+            *(compare(x, y) for compare in (tf.less, tf.less_equal, tf.greater, tf.equal)),
+            *(tf.maximum(x, y), tf.minimum(x, y), x + y, x - y, x // 3, x % 5, abs(x), -x),
+            *(tf.reduce_max(x), tf.reduce_min(x), tf.reduce_sum(x), tf.cumsum(x), tf.sign(x)),
+            *(tf.argmax(x), tf.sort(x), tf.argsort(x), *tf.math.top_k(x, 2)),
+            *(
+                tf.where(x > y, x, y),
+                tf.clip_by_value(x, y[3], y[0]),
+                tf.math.squared_difference(x, y),
+            ),
+            *(tf.searchsorted(tf.sort(x), y), ops.flip(x), ops.take(x, [3, 0]), ops.diff(x)),
+        ]
+
+    agree(both(tf, both_ways, x, y, free=False))
+
+
 # --- Searching ----------------------------------------------------------------------------------
 
 

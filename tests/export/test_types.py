@@ -74,7 +74,7 @@ def test_policies(policy: str, keras: Any, tmp_path: Path) -> None:
     kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
     assert {"image": "float32", **{x.name: kinds[x.type] for x in found}} == given
 
-    allowed = {"float16": 1e-2, "mixed_float16": 1e-2, "bfloat16": 1e-1, "mixed_bfloat16": 1e-1}
+    allowed = {"float16": 1e-2, "mixed_float16": 1e-2, "bfloat16": 5e-2, "mixed_bfloat16": 5e-2}
     assert report.verification.tolerance == allowed.get(policy, 1e-4)
     assert check(model).tolerance == report.verification.tolerance
     assert check(model)

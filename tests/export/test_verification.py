@@ -135,17 +135,20 @@ def test_the_users_own_images(small: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "x.onnx").exists()
 
 
-def test_what_conversion_gets_wrong_is_caught(keras: Any, tmp_path: Path) -> None:
-    """tf2onnx 1.17 converts bicubic resizing with another coefficient, and says nothing."""
-    model = keras.Sequential(
-        [
-            keras.Input((16, 16, 3)),
-            keras.layers.Resizing(24, 20, interpolation="bicubic", name="bigger"),
-        ]
-    )
+def test_what_conversion_gets_wrong_is_caught(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation that comes out as another one is no file, and is found by name."""
+    from layertap_export import operators
+    from layertap_export.operators.expressions import formula
+
+    wrong = {**operators.HANDLERS, "Erfc": formula(lambda x: x.op("Erf"))}
+    monkeypatch.setattr(operators, "HANDLERS", wrong)
+    layers = [keras.Input((6,)), keras.layers.Dense(3, name="dense")]
+    model = keras.Sequential([*layers, keras.layers.Activation("gelu", name="gelu")])
     with pytest.raises(layertap_export.VerificationError) as caught:
-        layertap_export.export(model, tmp_path / "bicubic.onnx")
-    assert [x.name for x in caught.value.report.failed] == ["bigger"]
+        layertap_export.export(model, tmp_path / "gelu.onnx")
+    assert [x.name for x in caught.value.report.failed] == ["gelu"]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -407,6 +407,7 @@ def test_values_that_make_no_sense(
 @pytest.mark.parametrize("path", PATHS)
 def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
+    optional |= {"notes", "choices"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

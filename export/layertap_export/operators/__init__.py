@@ -6,6 +6,7 @@ one module per theme, written with `expressions.Value`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 
 from . import (
@@ -34,6 +35,10 @@ HANDLERS: Mapping[str, Handler] = {
     "FloorDiv": formula(elementwise.floor_div),
     "FloorMod": formula(elementwise.floor_mod),
     "NextAfter": formula(elementwise.next_after),
+    "Less": elementwise.comparison(operator.lt),
+    "LessEqual": elementwise.comparison(operator.le),
+    "Greater": elementwise.comparison(operator.gt),
+    "GreaterEqual": elementwise.comparison(operator.ge),
     "SelectV2": formula(elementwise.select),
     "Atan2": formula(elementwise.arctan2),
     "Bitcast": elementwise.bitcast,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.nn import ConvOp
 
-from .expressions import Value, attribute, take_over
+from .expressions import NoWayError, Value, attribute, take_over
 
 
 def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -32,7 +32,7 @@ def transposed(graph: Any, node: Any, name: str, args: Any) -> None:
     output_shape = graph.get_shape(node.output[0])
     strides, dilations = (_spatial(attribute(node, x), last) for x in ("strides", "dilations"))
     if explicit == "EXPLICIT":
-        raise ValueError("a transposed convolution with explicit paddings")
+        raise NoWayError("a transposed convolution with explicit paddings")
 
     def build(size: Value, kernel: Value, x: Value, *bias: Value) -> Value:  # tf2onnx joins a bias
         rank = x.rank
@@ -93,5 +93,5 @@ def _spatial(values: Any, last: bool) -> list[int]:
 def _known(x: Value) -> tuple[int, ...]:
     shape = x.shape
     if shape is None or None in shape:
-        raise ValueError("a convolution with a kernel of unknown size")
+        raise NoWayError("a convolution with a kernel of unknown size")
     return shape  # type: ignore[return-value]

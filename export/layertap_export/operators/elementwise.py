@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .expressions import Value, attribute, numpy_dtype, take_over
+from .expressions import Handler, NoWayError, Value, attribute, formula, numpy_dtype, take_over
 
 
 def erfc(x: Value) -> Value:
@@ -183,6 +184,19 @@ def next_after(x: Value, y: Value) -> Value:
     return x.equals(y).where(y, (y > x).where(x + step, x - step))
 
 
+def comparison(compare: Callable[[Value, Value], Value]) -> Handler:
+    """A comparison of two numbers; tf2onnx compares whole ones as float32.
+
+    They are compared as int64 here: ONNX counts the rounds of a loop in it, whatever TensorFlow
+    does.
+    """
+
+    def exact(x: Value) -> Value:
+        return x.cast(np.int64) if x.dtype.kind in "iu" and x.dtype != np.uint64 else x
+
+    return formula(lambda x, y: compare(exact(x), exact(y)))
+
+
 def select(condition: Value, x: Value, y: Value) -> Value:
     """By element x or y. (tf2onnx multiplies with 1 and 0, which leaves NaN and infinity.)"""
     return condition.where(x, y)
@@ -207,16 +221,16 @@ def bitcast(graph: Any, node: Any, name: str, args: Any) -> None:
     """The bits of a float as an integer, where only the sign bit is looked at, as in `signbit`.
 
     Raises:
-        ValueError: the other bits are wanted too, and ONNX has no way to them.
+        NoWayError: the other bits are wanted too, and ONNX has no way to them.
     """
     dtype = numpy_dtype(attribute(node, "type"))
     if dtype.kind != "i":
-        raise ValueError("the bits of a tensor cannot be read as another type")
+        raise NoWayError("the bits of a tensor cannot be read as another type")
     sign_bit = np.iinfo(dtype).min
     for reader in graph.find_output_consumers(node.output[0]):
         masks = [x.get_tensor_value() for x in reader.inputs if x.is_const()]
         if reader.type != "BitwiseAnd" or masks != [sign_bit]:
-            raise ValueError("the bits of a tensor cannot be read as another type")
+            raise NoWayError("the bits of a tensor cannot be read as another type")
 
     def build(x: Value) -> Value:
         return _negative(x).where(x.new(sign_bit, dtype), x.new(0, dtype))

@@ -23,6 +23,10 @@ COMPLEX = {TensorProto.COMPLEX64: TensorProto.FLOAT, TensorProto.COMPLEX128: Ten
 Operand: TypeAlias = "Value | ArrayLike"
 
 
+class NoWayError(Exception):
+    """Why an operation cannot be converted as it is used, for the export's message."""
+
+
 class Value:
     """A tensor in a graph. Arithmetic and comparisons with tensors and numbers make nodes.
 
@@ -52,11 +56,11 @@ class Value:
         """The number of axes.
 
         Raises:
-            ValueError: it is not known.
+            NoWayError: it is not known.
         """
         shape = self.shape
         if shape is None:
-            raise ValueError("the number of axes of a tensor is not known")
+            raise NoWayError("the number of axes of a tensor is not known")
         return len(shape)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .elementwise import arctan2
-from .expressions import Handler, Value, joined, stacked, take_over
+from .expressions import Handler, NoWayError, Value, joined, stacked, take_over
 
 COMPLEX_OPERATIONS = frozenset(
     "Angle Complex ComplexAbs Conj Imag Real "
@@ -95,7 +95,7 @@ def real_inverse(axes: int) -> Handler:
 def _handler(build: Any) -> Handler:
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         if graph.opset < 17:
-            raise ValueError("ONNX has the Fourier transform from opset 17 on")
+            raise NoWayError("ONNX has the Fourier transform from opset 17 on")
         take_over(graph, node, build)
 
     return handler

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from tf2onnx.onnx_opset.logical import Equal
 
-from .expressions import Handler, Value, take_over
+from .expressions import Handler, NoWayError, Value, take_over
 
 DOMAIN, VERSION = "ai.onnx.ml", 2
 """The part of ONNX that LabelEncoder belongs to; every onnxruntime has it."""
@@ -33,7 +33,7 @@ def lookup(tables: Mapping[str, Table]) -> Handler:
 
         def build(table: Value, key: Value, default: Value) -> Value:
             if default.constant is None:
-                raise ValueError("a lookup with a default that is not constant")
+                raise NoWayError("a lookup with a default that is not constant")
             (otherwise,) = default.constant.reshape(-1).tolist()
             found = _encoded(key, keys[order].tolist(), values[order].tolist(), otherwise)
             return found if wanted is None else found.cast(wanted)
@@ -56,7 +56,7 @@ def equal(graph: Any, node: Any, name: str, args: Any) -> None:
     def build(one: Value, other: Value) -> Value:
         known, unknown = (one, other) if other.constant is None else (other, one)
         if known.constant is None or known.constant.size != 1:
-            raise ValueError("ONNX compares strings with one constant string only")
+            raise NoWayError("ONNX compares strings with one constant string only")
         word = known.constant.reshape(-1).tolist()
         return _encoded(unknown, word, [int(not unlike)], int(unlike)).cast(np.bool_)
 

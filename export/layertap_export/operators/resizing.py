@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.nn import Resize as TensorFlowResize
 
-from .expressions import Value, attribute, counted, joined, take_over
+from .expressions import NoWayError, Value, attribute, counted, joined, take_over
 
 PLAIN: Mapping[str, Mapping[str, Any]] = {
     "ResizeBilinear": {"mode": "linear"},
@@ -76,7 +76,7 @@ def area(graph: Any, node: Any, name: str, args: Any) -> None:
     Source: tensorflow/core/kernels/image/resize_area_op.cc
     """
     if attribute(node, "align_corners"):
-        raise ValueError("area interpolation with aligned corners")
+        raise NoWayError("area interpolation with aligned corners")
 
     def weights(given: Value, wanted: Value) -> Value:
         given, wanted = given.cast(np.float32), wanted.cast(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import Value, attribute, counted, numpy_dtype, take_over
+from .expressions import NoWayError, Value, attribute, counted, numpy_dtype, take_over
 
 
 def bucketize(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -100,7 +100,7 @@ def bincount(graph: Any, node: Any, name: str, args: Any) -> None:
             return here.cast(np.int32).reduce("Max", -2).cast(weights.dtype)
         shape = weights.shape
         if shape is None:
-            raise ValueError("it is not known whether there are weights")
+            raise NoWayError("it is not known whether there are weights")
         shares = here.cast(weights.dtype) if 0 in shape else here.where(weights.unsqueeze(-1), 0)
         return shares.reduce("Sum", -2)
 

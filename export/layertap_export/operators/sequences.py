@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.math import CumProd
 
-from .expressions import Handler, Value, attribute, counted, joined, stacked, take_over
+from .expressions import Handler, NoWayError, Value, attribute, counted, joined, stacked, take_over
 
 
 def cumprod(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -41,7 +41,7 @@ def segments(largest: bool) -> Handler:
 
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         if graph.opset < 18:
-            raise ValueError("ONNX can take the largest of a segment from opset 18 on")
+            raise NoWayError("ONNX can take the largest of a segment from opset 18 on")
         take_over(graph, node, build)
 
     return handler

@@ -563,6 +563,7 @@ KERAS_REFUSES: Mapping[str, Op] = {
     "histogram": rows(lambda o, x: o.histogram(o.ravel(x), bins=5, range=(-1, 1))),
     "isin": Op(lambda o, x: o.isin(x, o.convert_to_tensor([1, 2, 5])), (INTEGERS,), batch=2),
     "kron": Op(lambda o, x: o.kron(x, x), (VECTOR,), batch=2),
+    "lu_factor": square(lambda o, x: o.lu_factor(x)),
     "vectorize": inside(lambda o, x: o.vectorize(lambda y: y * 2)(x)),
     "view_as_complex": two(lambda o, x, y: o.real(o.view_as_complex(o.stack([x, y], -1)))),
 }

@@ -35,7 +35,7 @@ def model_of(keras: Any, op: Op, free: bool = False) -> Any:
 
     result = Inside(name="inside")(*inputs) if op.inside else op.call(keras.ops, *inputs)
     outputs = keras.tree.flatten(result)
-    return keras.Model(inputs, outputs if len(outputs) > 1 else outputs[0])
+    return keras.Model(*(x if len(x) > 1 else x[0] for x in (inputs, outputs)))
 
 
 def test_every_function_is_in_a_table(keras: Any) -> None:

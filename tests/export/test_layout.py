@@ -286,6 +286,33 @@ def test_a_transpose_that_moves_no_value_is_a_reshape() -> None:
     assert ops(assert_same(model, {"x": X})) == ["ReduceMean", "Reshape", "CumSum"]
 
 
+@pytest.mark.parametrize(
+    ("perm", "second", "after"),
+    [
+        ((1, 0, 2), "w", ["MatMul", "Add"]),
+        ((2, 1, 0), "w", ["Transpose", "MatMul", "Add"]),  # the last axis is another one
+        ((1, 0, 2), "y", ["Transpose", "MatMul", "Add"]),  # no weights
+    ],
+)
+def test_weights_wait_for_no_transpose_that_leaves_their_axis(
+    perm: tuple[int, ...], second: str, after: list[str]
+) -> None:
+    """As between a recurrent layer, which puts time first, and a dense one."""
+    model = tiny.model(
+        [
+            node("Transpose", "x", "turned", perm=perm),
+            node("MatMul", f"turned {second}", "product"),
+            node("Add", "product b", "out"),
+        ],
+        [value("x", (4, 4, 4)), value("y", (4, 5))],
+        [value("out", None)],
+        [tiny.weights("w", 4, 5), tiny.weights("b", 5)],
+    )
+    x = np.arange(64, dtype=np.float32).reshape(4, 4, 4) / 30 - 1
+    y = np.arange(20, dtype=np.float32).reshape(4, 5) / 10 - 1
+    assert ops(assert_same(model, {"x": x, "y": y})) == after
+
+
 def test_an_unsqueezed_view_meets_the_next_convolution_in_its_order() -> None:
     """A Conv1D is a Conv2D on images of height 1."""
     nodes = [node("Unsqueeze", "x one", "image0")]

@@ -23,6 +23,10 @@ pytestmark = [
 Array = NDArray[Any]
 
 
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def tf(keras: Any) -> Any:
     import tensorflow
@@ -322,7 +326,7 @@ def test_log_determinant(tf: Any) -> None:
     agree(both(tf, tf.linalg.slogdet, matrices, free=False), rtol=1e-5)
 
 
-LENGTHS = [1, 2, 7, 8, 50, 64]
+LENGTHS = [slow(1), slow(2), 7, 8, slow(50), slow(64)]
 
 
 def parts(tf: Any, x: Any) -> list[Any]:
@@ -396,7 +400,7 @@ def test_the_fourier_transform_needs_opset_17(tf: Any) -> None:
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
     ("kernel", "stride", "surplus"),
-    [(3, 2, 0), (2, 3, 0), (4, 2, 1), (1, 2, 0), (5, 1, 0), (3, 3, 1)],
+    [(3, 2, 0), (2, 3, 0), (4, 2, 1), slow(1, 2, 0), slow(5, 1, 0), slow(3, 3, 1)],
 )
 def test_transposed_convolutions(
     kernel: int, stride: int, surplus: int, padding: str, free: bool, tf: Any
@@ -428,7 +432,7 @@ def test_transposed_convolutions_of_volumes(padding: str, tf: Any) -> None:
 
 # --- Images -------------------------------------------------------------------------------------
 
-SIZES = [((5, 7), (3, 4)), ((4, 6), (9, 13)), ((6, 6), (6, 6)), ((1, 3), (4, 1))]
+SIZES = [((5, 7), (3, 4)), ((4, 6), (9, 13)), slow(((6, 6), (6, 6))), slow(((1, 3), (4, 1)))]
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -452,7 +456,7 @@ def test_resizing_to_a_size_that_is_computed(tf: Any) -> None:
         agree(both(tf, call, x), atol=2e-6)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", slow("int32"), "float16", slow("float64")])
 @pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area", "lanczos3"])
 def test_resizing_of_other_types(method: str, dtype: str, tf: Any) -> None:
     x = (noise(1, 5, 7, 2, low=0, high=200)).astype(dtype)

@@ -22,6 +22,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
+
+def slow(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 POLICIES = ("float32", "float64", "float16", "mixed_float16", "bfloat16", "mixed_bfloat16")
 
 COMPUTED_IN = {"mixed_float16": "float16", "bfloat16": "float32", "mixed_bfloat16": "float32"}
@@ -142,7 +147,10 @@ def test_a_tolerance_of_ones_own(policy: str, keras: Any, tmp_path: Path) -> Non
 WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 
 
-@pytest.mark.parametrize("dtype", [*WHOLE, "bool", "float16", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["int8", "int64", "bool", "float64", *map(slow, WHOLE[1:3] + WHOLE[4:]), slow("float16")],
+)
 def test_inputs(dtype: str, keras: Any, tmp_path: Path) -> None:
     """Arithmetic in the input's own type, with casts where onnxruntime has no kernel for it."""
     ops = keras.ops
@@ -214,9 +222,17 @@ def test_the_keys_of_a_table_are_tried(keras: Any, tmp_path: Path) -> None:
 
 # --- Ranks and sizes ----------------------------------------------------------------------------
 
+QUICK_RANKS = ((1, None), (4, 3), (5, None))
 
-@pytest.mark.parametrize("batch", [None, 1, 3])
-@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5, 6])
+
+@pytest.mark.parametrize(
+    ("rank", "batch"),
+    [
+        (rank, batch) if (rank, batch) in QUICK_RANKS else slow(rank, batch)
+        for rank in (1, 2, 3, 4, 5, 6)
+        for batch in (None, 1, 3)
+    ],
+)
 def test_ranks_and_batches(rank: int, batch: int | None, keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((2, 3, 4, 5, 2)[: rank - 1], batch_size=batch, name="x")
     x = keras.ops.tanh(entry)
@@ -231,8 +247,8 @@ def test_ranks_and_batches(rank: int, batch: int | None, keras: Any, tmp_path: P
     assert check(opened)
 
 
-@pytest.mark.parametrize("cell", ["SimpleRNN", "LSTM", "GRU"])
-@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("cell", [slow("SimpleRNN"), "LSTM", "GRU"])
+@pytest.mark.parametrize("batch", [slow(None), 2])
 def test_recurrent_layers_of_any_length(
     cell: str, batch: int | None, keras: Any, tmp_path: Path
 ) -> None:

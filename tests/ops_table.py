@@ -243,7 +243,7 @@ OPS: Mapping[str, Op] = {
     "correlate": two(lambda o, x, y: o.correlate(x[0, 0], y[0, 0], mode="same")),
     # --- shapes and places
     "array_split": rows(lambda o, x: o.array_split(x, 4, axis=-1)),
-    "broadcast_to": rows(lambda o, x: o.broadcast_to(o.mean(x, axis=0), (3, 5, 6))),
+    "broadcast_to": Op(lambda o, x: o.broadcast_to(o.mean(x, axis=0), (3, 5, 6)), (ROWS,)),
     "concatenate": two(lambda o, x, y: o.concatenate([x, y], axis=1)),
     "append axis": Op(lambda o, x, y: o.append(x, y, axis=1), (ROWS, ROWS)),
     "cross": Op(lambda o, x, y: o.cross(x, y), (((5, 3), "float32"), ((5, 3), "float32")), (0,)),

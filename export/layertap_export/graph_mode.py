@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ def graph_mode() -> Iterator[None]:
       they were, and every run of the file starts from there.
     - `keras.ops.image.resize` takes sizes that are tensors (it asks whether they are positive).
     - `TimeDistributed` takes steps of a free number (Keras takes the batch size for it).
+    - Recurrent layers do without cuDNN, of which ONNX knows nothing, on machines with a GPU too.
     - `tf.switch_case` is made of two-way choices, which tf2onnx knows.
     """
     with ExitStack() as stack:
@@ -29,6 +31,9 @@ def graph_mode() -> Iterator[None]:
         for module in (keras_ops.image, keras.ops.image):
             stack.enter_context(_replaced(module, "resize", _resize))
         stack.enter_context(_replaced(keras.layers.TimeDistributed, "call", _time_distributed))
+        # The package has a function of the module's name.
+        recurrence = import_module("keras.src.backend.tensorflow.rnn")
+        stack.enter_context(_replaced(recurrence, "cudnn_ok", lambda original, *_, **__: False))
         stack.enter_context(_replaced(tf, "switch_case", _switch_case))
         yield
 

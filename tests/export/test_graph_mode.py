@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,25 @@ def test_time_distributed_hands_the_mask_on(tf: Any, keras: Any) -> None:
         tf.TensorSpec([None, None, 5], tf.bool),
     )
     np.testing.assert_allclose(function(tf.constant(x), tf.constant(mask)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_no_cudnn_on_a_machine_with_a_gpu(
+    name: str, tf: Any, keras: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rnn = import_module("keras.src.backend.tensorflow.rnn")
+    layer = getattr(keras.layers, name)(3)
+    layer.build((None, 5, 2))
+    monkeypatch.setattr(rnn, "_is_gpu_available", lambda: True)
+    spec = tf.TensorSpec([None, 5, 2], tf.float32)
+    function = traced(tf, layer.call, spec)
+    nodes = [n for f in function.graph.as_graph_def().library.function for n in f.node_def]
+    found = {op.type for op in function.graph.get_operations()} | {node.op for node in nodes}
+    assert not [name for name in found if "Cudnn" in name]
+    plain = tf.function(layer.call, autograph=False).get_concrete_function(spec)
+    nodes = [n for f in plain.graph.as_graph_def().library.function for n in f.node_def]
+    found = {op.type for op in plain.graph.get_operations()} | {node.op for node in nodes}
+    assert "CudnnRNNV3" in found  # what it would be otherwise
 
 
 @pytest.mark.parametrize("default", [False, True])

@@ -48,7 +48,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=default
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """From the raw conversion to the graph of the file format.
 
-raw graph -> channels first -> fused -> named after the layers -> outputs in order
+raw graph -> products restored -> channels first -> fused -> named after the layers -> outputs in
+order
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .conversion import RawGraph
 from .fusion import fuse
 from .layout import ChannelsFirst, View
 from .naming import rename
+from .tensordot import restore_products
 from .tracing import Trace
 
 BATCH = "batch"
@@ -41,6 +43,7 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
     """
     model, own = raw.model, len(trace.outputs)
     raw_outputs = [value.name for value in model.graph.output]
+    restore_products(model, raw.shapes)
     layout = ChannelsFirst(model, raw.shapes)
     views = layout.run()
 

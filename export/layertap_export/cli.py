@@ -69,6 +69,12 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         help="compare on this image too (repeatable)",
     )
     parser.add_argument(
+        "--reference",
+        choices=("keras", "float64"),
+        default="keras",
+        help="float64: say also how far the file and Keras itself are from Keras in float64",
+    )
+    parser.add_argument(
         "--unsafe", action="store_true", help="load models with Lambda layers: runs code in them"
     )
 
@@ -89,6 +95,7 @@ def _run_export(args: argparse.Namespace) -> int:
             samples=args.sample,
             weights=args.weights,
             unsafe=args.unsafe,
+            reference=args.reference,
             progress=_progress,
         )
     except VerificationError as exc:
@@ -108,6 +115,7 @@ def _run_verify(args: argparse.Namespace) -> int:
         samples=args.sample,
         weights=args.weights,
         unsafe=args.unsafe,
+        reference=args.reference,
     )
     if report:
         print(report)

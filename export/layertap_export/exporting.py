@@ -71,6 +71,7 @@ def export(
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
     unsafe: bool = False,
+    reference: str = "keras",
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a Keras model to a plain ONNX file in which every chosen layer is a named output.
@@ -93,6 +94,8 @@ def export(
         samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
         weights: for a `"package.module:function"`, a file handed to it as `weights`.
         unsafe: load files that hold Python code (Lambda layers).
+        reference: with `float64` the report also says how far the file and Keras itself are from
+            the same model in float64.
         progress: called with the name of each stage.
 
     Returns:
@@ -131,7 +134,9 @@ def export(
         progress("writing")
         _write(graph, card, temporary)
         progress("verifying against Keras")
-        report = verify_file(temporary, model, card, tolerance=tolerance, samples=samples)
+        report = verify_file(
+            temporary, model, card, tolerance=tolerance, samples=samples, reference=reference
+        )
         report = replace(report, file=str(path))
         report.check()
         card = replace(card, verification=report.for_card(), golden=report.golden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from layertap._layer import Shape
 from layertap._session import import_onnxruntime
 from layertap._table import shape_text
 from layertap.card import Card, Golden, GoldenLayer, LayerCheck, Verification
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import ModelFileError, UsageError, suggest
 from layertap.golden import places
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
@@ -24,8 +24,12 @@ from layertap.preprocessing import Preprocessing
 from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
 from .errors import ExportError, VerificationError
 from .loading import load_model
+from .precision import in_float64
 from .recording import Recorder, named_leaves
 from .tracing import model_inputs, packed
+
+REFERENCES = ("keras", "float64")
+"""What a file is compared with: Keras as it is; `float64` adds Keras in float64."""
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes unless the caller says otherwise."""
@@ -47,6 +51,10 @@ class LayerDifference:
     """Largest, over the batches, of `max_abs` divided by Keras's largest absolute value."""
     problem: str = ""
     """A wrong shape or dtype, or a NaN, which fails whatever the tolerance."""
+    from_float64: float | None = None
+    """The file's largest scaled error against Keras in float64, if that was asked for."""
+    keras_from_float64: float | None = None
+    """That of Keras itself: which of the two is closer to the truth?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +88,27 @@ class VerificationReport:
 
     def __str__(self) -> str:
         if not self.failed:
-            worst = self.worst
+            worst, truth = self.worst, self._against_float64()
             return (
                 f"verified {len(self.layers)} layers against Keras on {len(self.batches)} batches "
                 f"({'; '.join(self.batches)}): largest scaled error {worst.scaled:.1e} "
-                f"in {worst.name!r}, allowed {self.tolerance:.0e}"
+                f"in {worst.name!r}, allowed {self.tolerance:.0e}{truth}"
             )
         return "\n".join(self._failure())
+
+    def _against_float64(self) -> str:
+        known = [x for x in self.layers if x.from_float64 is not None]
+        if not known:
+            return ""
+        ours = max(known, key=lambda x: x.from_float64 or 0.0)
+        theirs = max(known, key=lambda x: x.keras_from_float64 or 0.0)
+        closer = sum((x.from_float64 or 0) <= (x.keras_from_float64 or 0) for x in known)
+        return (
+            f"\nagainst Keras in float64 the file's largest scaled error is "
+            f"{ours.from_float64:.1e} in {ours.name!r}, Keras's own "
+            f"{theirs.keras_from_float64:.1e} in {theirs.name!r}; the file is as close or closer "
+            f"in {closer} of {len(known)} layers"
+        )
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
         first, *others = self.failed
@@ -122,6 +144,7 @@ def verify(
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
     unsafe: bool = False,
+    reference: str = "keras",
 ) -> VerificationReport:
     """Compare a file that layertap exported with the Keras model it was made from.
 
@@ -132,6 +155,8 @@ def verify(
         samples: images to verify on beside the seeded batches.
         weights: for a `"package.module:function"`, a file handed to it as `weights`.
         unsafe: load files that hold Python code (Lambda layers).
+        reference: with `float64` the report also says how far the file and Keras itself are from
+            the same model in float64. Whether a layer passes does not hang on it.
 
     Returns:
         The report; false if a layer differs (nothing is raised for that).
@@ -149,7 +174,9 @@ def verify(
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model, weights=weights, unsafe=unsafe)
     _check_same_inputs(model, card, os.fspath(path))
-    return verify_file(Path(path), model, card, tolerance=tolerance, samples=samples)
+    return verify_file(
+        Path(path), model, card, tolerance=tolerance, samples=samples, reference=reference
+    )
 
 
 def _check_same_inputs(model: Any, card: Card, path: str) -> None:
@@ -173,6 +200,7 @@ def verify_file(
     *,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
+    reference: str = "keras",
 ) -> VerificationReport:
     """Compare every output of the file with Keras's.
 
@@ -182,13 +210,20 @@ def verify_file(
         card: its card.
         tolerance: largest scaled error that passes.
         samples: the user's own images, compared too, with the card's preprocessing.
+        reference: one of `REFERENCES`.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
-        UsageError: the tolerance is no finite number from 0 up.
+        UsageError: the tolerance is no finite number from 0 up, or there is no such reference.
     """
+    if reference not in REFERENCES:
+        raise UsageError(
+            f"there is no reference {reference!r}; give 'keras' or 'float64'."
+            + suggest(reference, REFERENCES)
+        )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
+    precise = in_float64(model) if reference == "float64" else None
     session = _opened(path)
     wanted = [output.name for output in session.get_outputs()]
     totals: dict[str, LayerDifference] = {}
@@ -197,9 +232,17 @@ def verify_file(
     for batch, expected in _references(model, card, wanted, samples):
         golden = golden or _golden(batch, expected)
         actual = _run(session, card, batch, path)
+        truth = activations(precise, card, batch.arrays, wanted) if precise else {}
         for name in wanted:
-            found = _difference(name, actual.pop(name), expected.get(name))
+            found = _difference(name, actual[name], expected.get(name))
+            if name in truth:
+                found = replace(
+                    found,
+                    from_float64=_scaled(actual[name], truth[name]),
+                    keras_from_float64=_scaled(expected[name], truth[name]),
+                )
             totals[name] = _larger(totals.get(name), found)
+            del actual[name]
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
     return VerificationReport(
@@ -240,7 +283,7 @@ def _references(
     for doubling in doublings:
         try:
             for batch in seeded_batches(model, card.inputs, recipe, doubling):
-                yield batch, reference(model, card, batch.arrays, wanted)
+                yield batch, activations(model, card, batch.arrays, wanted)
             break
         except Exception as exc:
             # A deep network may shrink small sizes to nothing.
@@ -249,10 +292,10 @@ def _references(
     if samples:
         pixels = (recipe or Preprocessing()).batch(samples)
         label = f"{' x '.join(map(str, pixels.shape))}, your images"
-        yield Batch(label, (pixels,)), reference(model, card, (pixels,), wanted)
+        yield Batch(label, (pixels,)), activations(model, card, (pixels,), wanted)
 
 
-def reference(
+def activations(
     model: Any, card: Card, arrays: Sequence[NDArray[Any]], wanted: Sequence[str]
 ) -> Activations:
     """What Keras itself gives, run eagerly, by the names of the file's outputs."""
@@ -298,6 +341,16 @@ def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) 
     return LayerDifference(name=name, max_abs=max_abs, scaled=max_abs / scale if scale else max_abs)
 
 
+def _scaled(actual: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Largest difference, over the largest absolute value; of what is a finite number."""
+    if actual.shape != truth.shape or truth.dtype.kind not in "fiub":
+        return np.inf
+    finite = np.isfinite(truth)
+    delta = np.abs(actual[finite].astype(np.float64) - truth[finite])
+    scale = float(np.abs(truth[finite]).max(initial=0))
+    return float(delta.max(initial=0)) / (scale or 1.0)
+
+
 def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDifference:
     if one is None:
         return other
@@ -306,7 +359,13 @@ def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDiffere
         max_abs=max(one.max_abs, other.max_abs),
         scaled=max(one.scaled, other.scaled),
         problem=one.problem or other.problem,
+        from_float64=_most(one.from_float64, other.from_float64),
+        keras_from_float64=_most(one.keras_from_float64, other.keras_from_float64),
     )
+
+
+def _most(one: float | None, other: float | None) -> float | None:
+    return max((x for x in (one, other) if x is not None), default=None)
 
 
 def _golden(batch: Batch, expected: Activations) -> Golden:

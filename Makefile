@@ -2,6 +2,7 @@
 # make test        set up, and pass all quick tests; make test-all adds the slow sweeps
 # make lint        formatting, style and types
 # make bench       the benchmarks, as ratios against peers
+# make conformance export every family of keras.applications and Keras Hub; write docs/conformance.md
 # make PYTHON=python3.12 ...   another Python
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 
 SOURCES := $(wildcard export/layertap_export/*.py models/layertap_models/*.py)
 
-.PHONY: demo test test-all lint format bench clean setup
+.PHONY: demo test test-all lint format bench conformance clean setup
 
 setup: $(READY)
 
@@ -61,6 +62,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+conformance: $(READY)
+	@$(INSTALL) -e ".[hub]"
+	cd tests && ../$(BIN)/python -m conformance
 
 clean:
 	rm -rf $(VENV) .cache demo build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -10,6 +10,7 @@ layertap.LayertapError
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from layertap.errors import LayertapError
@@ -40,3 +41,9 @@ class VerificationError(ExportError):
     def __init__(self, message: str, report: VerificationReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+def keras_words(error: Exception) -> str:
+    """Keras's message in one line, without terminal colours and the values of all arguments."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by ")[0]
+    return " ".join(text.split())

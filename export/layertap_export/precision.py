@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from .errors import ExportError
+from .errors import ExportError, keras_words
 
 FLOATS = ("float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat16")
 """Dtypes and dtype policies that become float64."""
@@ -34,7 +34,8 @@ def in_float64(model: Any) -> Any:
             copy.load_weights(weights)
         except Exception as exc:
             raise ExportError(
-                f"the model {model.name!r} cannot be built a second time, in float64: {exc}"
+                f"the model {model.name!r} cannot be built a second time, in float64: "
+                f"{keras_words(exc)}"
             ) from exc
     return copy
 

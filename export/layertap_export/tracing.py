@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ import tensorflow as tf
 from layertap.card import TensorInfo
 from layertap.errors import LayertapError
 
-from .errors import ExportError
+from .errors import ExportError, keras_words
 from .recording import Recorder, functional_of, named_leaves
 from .structure import Row, input_layer_name, layer_table
 
@@ -70,13 +69,10 @@ def trace(model: Any) -> Trace:
     except LayertapError:
         raise
     except Exception as exc:
-        raise ExportError(f"Keras cannot trace the model {model.name!r}: {_words(exc)}") from exc
+        raise ExportError(
+            f"Keras cannot trace the model {model.name!r}: {keras_words(exc)}"
+        ) from exc
     return Trace(inputs, *seen[-1], concrete)
-
-
-def _words(error: Exception) -> str:
-    """Keras's message in one line, without what colours it on a terminal."""
-    return " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
 
 
 def model_inputs(model: Any) -> tuple[TensorInfo, ...]:

@@ -22,7 +22,7 @@ from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
 from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
-from .errors import ExportError, VerificationError
+from .errors import ExportError, VerificationError, keras_words
 from .loading import load_model
 from .precision import in_float64
 from .recording import Recorder, named_leaves
@@ -288,7 +288,9 @@ def _references(
         except Exception as exc:
             # A deep network may shrink small sizes to nothing.
             if doubling == doublings[-1]:
-                raise ExportError(f"Keras cannot run the model on a test batch: {exc}") from exc
+                raise ExportError(
+                    f"Keras cannot run the model on a test batch: {keras_words(exc)}"
+                ) from exc
     if samples:
         pixels = (recipe or Preprocessing()).batch(samples)
         label = f"{' x '.join(map(str, pixels.shape))}, your images"

@@ -390,6 +390,23 @@ def listed_weights() -> onnx.ModelProto:
     )
 
 
+def optional_input() -> onnx.ModelProto:
+    """`gain` has a value of its own, and may be fed: it is an initialiser, and listed as an input.
+
+    `a` does not read it, `b` and `y` do.
+    """
+    return model(
+        [
+            node("MatMul", "x w", "a"),
+            node("Mul", "a gain", "b"),
+            node("Neg", "b", "y"),
+        ],
+        [value("x", ["n", 3]), value("gain", ["rows", 2])],
+        [value("y", ["n", 2])],
+        [weights("w", 3, 2), constant("gain", [[1, 1]], np.float32)],
+    )
+
+
 def quantised() -> onnx.ModelProto:
     """Quantise, dequantise, multiply: int8 weights and tensors."""
     return model(
@@ -447,6 +464,7 @@ PLAIN = (
     with_function,
     sparse,
     listed_weights,
+    optional_input,
     quantised,
     odd_types,
     constant_outputs,

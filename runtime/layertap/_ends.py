@@ -36,7 +36,7 @@ def sort_out(
         raise UsageError(f'{what} was given to run on from. Give a dict: {{"layer": activations}}.')
     sorted_out = Given({}, {})
     for key, value in given.items():
-        if isinstance(key, str) and key in graph.inputs:
+        if isinstance(key, str) and (key in graph.inputs or key in graph.optional):
             sorted_out.inputs[key] = value
             continue
         try:

@@ -324,7 +324,8 @@ class Model:
                 list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`),
                 to which the card's preprocessing is applied. Where the model has several inputs, a
                 dict by input name, or a list in the order of `Model.inputs`; those that the layers
-                do not depend on may be left out.
+                do not depend on may be left out. A dict may also name inputs that the file has a
+                value for (initialisers that it lists as inputs), which are not in `Model.inputs`.
             layers: see `select`; or a dict of reductions, see `tap`.
             preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
                 the path of a JSON file.
@@ -388,7 +389,7 @@ class Model:
         plan = self._plan(request.tensors, tuple(names), request.appended)
         _ends.check_apart(plan, names, ends.inputs)
         _ends.check_separates(self._graph, self.layers, plan, names, ends.inputs)
-        feeds = self._prepare(plan.needs, ends.inputs, preprocess) if plan.needs else {}
+        feeds = self._prepare(plan.needs, ends.inputs, preprocess)
         values = {}
         for tensor, (layer, value) in ends.layers.items():
             values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
@@ -512,7 +513,7 @@ class Model:
     def _changed(self, edit: _ends.Edit, value: Any) -> Any:
         from ._inputs import prepare_layer
 
-        if edit.source in self._graph.inputs:
+        if edit.source in self._graph.listed:
             value = value.copy()  # it may be the caller's own
         seen = view(value, edit.leaf.perms)
         changed = edit.function(seen)
@@ -562,7 +563,8 @@ class Model:
         from ._inputs import prepare  # it needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
-        return prepare(inputs, self._graph.inputs, needed, recipe, self._batch)
+        graph = self._graph
+        return prepare(inputs, graph.inputs, needed, recipe, self._batch, graph.optional)
 
     @cached_property
     def _batch(self) -> str | None:

@@ -18,7 +18,7 @@ from PIL import Image
 from layertap import _model
 from layertap._table import aligned, printable, shape_text
 from layertap.errors import ImageError, InputError, LayerNotFoundError, OutputError, UsageError
-from layertap.files import check_target, replacing
+from layertap.files import check_target, make_folder, replacing
 from layertap.images import load_image
 from layertap.pictures import contact_sheet
 from layertap.preprocessing import Preprocessing
@@ -272,10 +272,7 @@ def _draw(folder: Path, names: list[str], results: Arrays, *, images: bool) -> N
             "--sheet draws layers with four axes, (batch, height, width, channels), and none of "
             f"these has them: {', '.join(results)}."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot make the folder {str(folder)!r}: {exc.strerror}.") from exc
+    make_folder(folder)
     taken: set[str] = set()
     for layer, value in maps.items():
         for name, activation in zip(names, value, strict=False):
@@ -297,13 +294,14 @@ def _free_name(image: str, layer: str, taken: set[str]) -> str:
     return name
 
 
-def _thumbnail(name: str) -> Image.Image:
+def _thumbnail(name: str, **geometry: Any) -> Image.Image:
+    """The picture in colour; `geometry` goes to `load_image`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they were given when it was read for the model
         try:
-            pixels = load_image(name, color_mode="rgb", depth="scale")
+            pixels = load_image(name, color_mode="rgb", depth="scale", **geometry)
         except ImageError:  # values that are in no known range
-            pixels = load_image(name, color_mode="rgb")
+            pixels = load_image(name, color_mode="rgb", **geometry)
     return Image.fromarray(np.round(pixels).astype(np.uint8))
 
 

@@ -14,6 +14,10 @@ Array = NDArray[np.float64]
 
 STEP = 1e-6
 
+_WEIGHTS = {
+    item.name: numpy_helper.to_array(item).astype(np.float64) for item in tiny.DIFFERENTIABLE
+}
+
 
 def forward(image: Array, given: Mapping[str, Array] | None = None) -> dict[str, Array]:
     """All layers, and the logits, for images (n, 8, 6, 3); `given` takes the place of layers."""
@@ -25,12 +29,12 @@ def forward(image: Array, given: Mapping[str, Array] | None = None) -> dict[str,
         return values[name]
 
     x = put("image", np.asarray(image, np.float64))
-    conv = put("conv", _conv(x, "kernel", (4, 3, 3, 3), "bias", 1))
+    conv = put("conv", _conv(x, "kernel", "bias", 1))
     relu = put("relu", np.maximum(conv, 0))
-    mixed = put("mixed", _conv(relu + conv, "kernel2", (5, 4, 3, 3), "bias2", 2))
+    mixed = put("mixed", _conv(relu + conv, "kernel2", "bias2", 2))
     last = put("last", np.maximum(mixed, 0))
     pool = put("pool", last.mean(axis=(1, 2)))
-    logits = put("logits", pool @ _weights("dense", 5, 3) + _weights("dense_bias", 3))
+    logits = put("logits", pool @ _WEIGHTS["dense"] + _WEIGHTS["dense_bias"])
     put("probs", 1 / (1 + np.exp(-logits)))
     return values
 
@@ -54,13 +58,9 @@ def gradient(image: Array, layer: str, weights: Array, score: str = "logits") ->
     return ((up - down) / (2 * STEP)).reshape(start.shape)
 
 
-def _conv(x: Array, kernel: str, shape: tuple[int, ...], bias: str, stride: int) -> Array:
+def _conv(x: Array, kernel: str, bias: str, stride: int) -> Array:
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     windows = windows[:, ::stride, ::stride]
-    convolved: Array = np.einsum("nhwcij,ocij->nhwo", windows, _weights(kernel, *shape))
-    return convolved + _weights(bias, shape[0])
-
-
-def _weights(name: str, *shape: int) -> Array:
-    return numpy_helper.to_array(tiny.weights(name, *shape)).astype(np.float64)
+    convolved: Array = np.einsum("nhwcij,ocij->nhwo", windows, _WEIGHTS[kernel])
+    return convolved + _WEIGHTS[bias]

@@ -24,10 +24,11 @@ def value(name: str, shape: Shape | None, dtype: int = FLOAT) -> onnx.ValueInfoP
     return helper.make_tensor_value_info(name, dtype, shape)
 
 
-def weights(name: str, *shape: int, seed: int = 0) -> onnx.TensorProto:
+def weights(name: str, *shape: int, seed: int = 0, fan_in: int = 1) -> onnx.TensorProto:
     """Normal numbers that depend on the name, so that no two weights are alike."""
     generator = np.random.default_rng([seed, *name.encode()])
-    return numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name)
+    numbers = generator.normal(size=shape) / fan_in**0.5
+    return numpy_helper.from_array(numbers.astype(np.float32), name)
 
 
 def constant(name: str, data: Any, dtype: Any = np.int64) -> onnx.TensorProto:
@@ -211,6 +212,31 @@ def two_inputs() -> onnx.ModelProto:
     )
 
 
+DIFFERENTIABLE = (
+    weights("kernel", 4, 3, 3, 3, fan_in=27),
+    weights("bias", 4),
+    weights("kernel2", 5, 4, 3, 3, fan_in=36),
+    weights("bias2", 5),
+    weights("dense", 5, 3, fan_in=5, seed=131),  # the best class is not the same for all images
+    weights("dense_bias", 3, seed=131),
+)
+"""The weights of `differentiable`."""
+
+
+def _forwards(final: str) -> list[onnx.NodeProto]:
+    return [
+        node("Conv", "first kernel bias", "conv_nchw", pads=[1, 1, 1, 1]),
+        node("Relu", "conv_nchw", "relu_nchw"),
+        node("Add", "relu_nchw conv_nchw", "joined"),  # a way past relu
+        node("Conv", "joined kernel2 bias2", "mixed_nchw", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", "mixed_nchw", "last_nchw"),
+        node("GlobalAveragePool", "last_nchw", "pooled"),
+        node("Flatten", "pooled", "pool"),
+        node("Gemm", "pool dense dense_bias", "logits"),
+        node(final, "logits", "probs"),
+    ]
+
+
 def differentiable(
     *, broadcasts: bool = True, score: str = "logits", final: str = "Sigmoid"
 ) -> onnx.ModelProto:
@@ -224,16 +250,7 @@ def differentiable(
     """
     nodes = [
         node("Transpose", "image", "first", perm=[0, 3, 1, 2]),
-        node("Conv", "first kernel bias", "conv_nchw", pads=[1, 1, 1, 1]),
-        node("Relu", "conv_nchw", "relu_nchw"),
-        node("Add", "relu_nchw conv_nchw", "joined"),  # a way past relu
-        node("Conv", "joined kernel2 bias2", "mixed_nchw", pads=[1, 1, 1, 1], strides=[2, 2]),
-        node("Relu", "mixed_nchw", "last_nchw"),
-        node("GlobalAveragePool", "last_nchw", "pooled"),
-        node("Flatten", "pooled", "pool"),
-        node("Gemm", "pool dense dense_bias", "logits"),
-        node(final, "logits", "probs"),
-        # Backwards.
+        *_forwards(final),
         node("Sub", "one probs", "left"),
         node("Mul", "probs left", "slope"),
         node("Mul", "score_weights slope", "seed_output"),
@@ -287,12 +304,7 @@ def differentiable(
             ),
         ],
         [
-            weights("kernel", 4, 3, 3, 3),
-            weights("bias", 4),
-            weights("kernel2", 5, 4, 3, 3),
-            weights("bias2", 5),
-            weights("dense", 5, 3),
-            weights("dense_bias", 3),
+            *DIFFERENTIABLE,
             constant("score_weights", np.ones((1, 3)), np.float32),
             constant("one", 1, np.float32),
             constant("count", 12, np.float32),
@@ -331,6 +343,16 @@ def residual() -> onnx.ModelProto:
         [value("x", ["n", 3])],
         [value("y", ["n", 3])],
         [weights("w", 3, 3)],
+    )
+
+
+def channels_first() -> onnx.ModelProto:
+    """The network of `differentiable` as PyTorch would have it: images (n, 3, 8, 6), no card."""
+    return model(
+        _forwards("Sigmoid"),
+        [value("first", ["n", 3, 8, 6])],
+        [value("probs", ["n", 3])],
+        DIFFERENTIABLE,
     )
 
 

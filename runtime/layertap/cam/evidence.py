@@ -115,7 +115,8 @@ class Gatherer:
     def _perturbed(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
         tensor, name = self._tensor, self.layer.name
         if self.masks_input:
-            tensor = name = self.image(feeds, 2 if self.reshape else len(self.layer.shape) - 2)
+            known = self.layer.shape and not self.reshape
+            tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
         scores = find_scores(self.model, self.output)
         beside = [self._tensor, self.output]
         tries = Perturbation(self.model, tensor, name, scores, feeds, beside)

@@ -116,11 +116,13 @@ def _heat_maps(
     from layertap.cam import heat_maps
 
     layer = None if args.layer is None else parse_selector(args.layer, model.layers)
+    if isinstance(layer, slice):
+        raise UsageError(f"--layer takes a name or an index, and not {args.layer!r}.")
     try:
         return heat_maps(
             model,
             batch,
-            layer,  # type: ignore[arg-type]  # a slice is refused where it is used
+            layer,
             [_target(text, model.labels or ()) for text in args.target or ["top"]],
             method=args.method,
             aug_smooth=args.aug_smooth,

@@ -34,6 +34,15 @@ format         1.1
 
 
 @pytest.mark.parametrize(
+    ("score", "what"), [("logits", "the logits of probs"), ("output", "the value of probs")]
+)
+def test_a_file_with_gradients(tmp_path: Path, score: str, what: str) -> None:
+    path = tiny.save(tiny.differentiable(score=score), tmp_path / "m.onnx")
+    lines = layertap("info", path).out.splitlines()
+    assert f"gradients      of {what}, with respect to conv, image, last, mixed, relu" in lines
+
+
+@pytest.mark.parametrize(
     ("name", "inputs", "outputs", "layers"),
     [
         ("residual", "x (None, 3) float32", "y (None, 3) float32", 5),

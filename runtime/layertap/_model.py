@@ -158,6 +158,7 @@ class Model:
         self._engine = Engine(settings)
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
+        self._halfway: Cache[list[str]] = Cache(PLANS)  # where gradients can start, by tensors
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the file's path, or as the bytes; the copy opens it anew."""

@@ -156,6 +156,13 @@ def test_many_targets_of_one_image_take_one_run(
     assert [run.rows for run in runs] == [{"image": 1, "score_weights": 2}] * 3
 
 
+def test_the_best_class_and_others_of_one_image_take_two_runs(
+    differentiable: Any, images: np.ndarray, runs: Any
+) -> None:
+    differentiable().gradients(images[:1], "last", ["cat", "top", "dog"])
+    assert [run.rows for run in runs] == [{"image": 1}, {"last_nchw": 1, "score_weights": 3}]
+
+
 def test_without_broadcasting_the_first_half_runs_once(
     differentiable: Any, images: np.ndarray, runs: Any
 ) -> None:
@@ -216,6 +223,40 @@ def test_a_card_that_names_what_is_not_there(images: np.ndarray, name: str) -> N
 
 
 # --- Other files --------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_hangs_on_the_weights_before_the_layer_comes_in() -> None:
+    """scores = u v, so that the gradient with respect to u is `weights * v`: nothing of it may be
+    computed along with the scores, by which "top" is found.
+    """
+    names = ("u", "v", "scores")
+    rows = [tiny.layer(i, n, "Lambda", (None, 3)) for i, n in enumerate(("x", *names))]
+    made = tiny.model(
+        [
+            tiny.node("Mul", "x x", "u"),
+            tiny.node("Exp", "x", "v"),
+            tiny.node("Mul", "u v", "scores"),
+            tiny.node("Mul", "score_weights v", "grad/u"),
+        ],
+        [tiny.value("x", ["batch", 3]), tiny.value("score_weights", ["rows", 3])],
+        [tiny.value(name, ["batch", 3]) for name in (*names, "grad/u")],
+        [tiny.constant("score_weights", np.ones((1, 3)), np.float32)],
+        card=tiny.card(
+            rows,
+            {"x": (None, 3)},
+            {"scores": (None, 3)},
+            gradients=Gradients(
+                output="scores",
+                score="output",
+                weights="score_weights",
+                tensors={"u": "grad/u"},
+                broadcasts=True,
+            ),
+        ),
+    )
+    x = np.array([[1, 2, 3], [3, 2, 1]], np.float32)
+    found = layertap.open(made.SerializeToString()).gradients(x, "u")
+    np.testing.assert_allclose(found, np.exp(x) * [[0, 0, 1], [1, 0, 0]], rtol=1e-6)
 
 
 def test_weights_of_scores_that_have_places() -> None:

@@ -125,16 +125,38 @@ def test_smoothing_by_a_principal_component(
 
 
 @pytest.mark.parametrize("name", ["hirescam", "eigencam", "ablationcam"])
-def test_smoothing_by_changed_images(differentiable: Any, images: np.ndarray, name: str) -> None:
-    """Six maps, and the target is the best of the image as it is."""
-    found = differentiable().cam(images[:1], "relu", "top", method=name, aug_smooth=True)
-    best = CLASSES[float64_network.forward(images[:1])["logits"][0].argmax()]
+def test_smoothing_by_changed_images(differentiable: Any, name: str) -> None:
+    """Six maps, and the target is the best of the image as it is; flipped, another is best."""
+    one = np.random.default_rng(15).normal(size=(8, 6, 3)).astype(np.float32)
+    found = differentiable().cam(one[None], "relu", "top", method=name, aug_smooth=True)
+    both = float64_network.forward(np.stack([one, one[:, ::-1]]))["logits"].argmax(axis=-1)
+    assert both[0] != both[1]
+    best = CLASSES[both[0]]
     maps = []
     for factor in (0.9, 1.0, 1.1):
-        image = images[0] * factor
+        image = one * factor
         maps.append(finished(raw(name, image, "relu", best)))
         maps.append(finished(raw(name, image[:, ::-1], "relu", best))[:, ::-1])
     np.testing.assert_allclose(found[0, 0], np.mean(maps, axis=0), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", BY_SCORE)
+def test_the_strongest_channels_alone(
+    differentiable: Any, images: np.ndarray, runs: Any, name: str
+) -> None:
+    options = {"method": name, "channels": 2, "normalize": False, "resize": False}
+    found = differentiable().cam(images, "conv", 2, **options)
+    assert [run.rows for run in runs] == [{"image": 3}, *[{"conv_nchw": 2}] * 3]
+    for i, image in enumerate(images):
+        activations = float64_network.forward(image[None])["conv"][0]
+        strongest = np.abs(activations).mean(axis=(0, 1)).argsort()[-2:]
+        heat = evidence(name, image, "conv", CLASSES[2])
+        if name == "scorecam":  # the softmax is over these alone
+            weights = (heat / activations)[0, 0, strongest]
+            wanted = (activations[..., strongest] * weights / weights.sum()).sum(axis=-1)
+        else:
+            wanted = heat[..., strongest].sum(axis=-1)
+        np.testing.assert_allclose(found[i, 0], wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_score_cam_as_in_the_paper(differentiable: Any, images: np.ndarray) -> None:

@@ -53,32 +53,34 @@ def overlay(
     return Image.fromarray(np.round((1 - alpha) * below + alpha * above).astype(np.uint8))
 
 
-def panel(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+def panel(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 6) -> Image.Image:
     """Pictures side by side, each with a title above it.
 
     Small ones are enlarged, without smoothing, by a whole number. A title that is wider than its
     picture is set smaller, and at last shortened.
 
     Args:
-        pictures: titles and pictures, left to right.
+        pictures: titles and pictures of one size, left to right.
+        columns: pictures in a row.
 
     Returns:
         RGB.
     """
     tiles = [(title, _enlarged(picture.convert("RGB"))) for title, picture in pictures]
-    height = max(tile.height for _, tile in tiles)
+    width, height = tiles[0][1].size
     size = max(12, height // 16)
-    head = MARGIN + size + size // 2
-    width = MARGIN + sum(tile.width + MARGIN for _, tile in tiles)
-    sheet = Image.new("RGB", (width, head + height + MARGIN), PAPER)
+    head = size + size // 2
+    step_x, step_y = width + MARGIN, head + height + MARGIN
+    rows = -(-len(tiles) // columns)
+    sheet_size = (min(len(tiles), columns) * step_x + MARGIN, rows * step_y + MARGIN)
+    sheet = Image.new("RGB", sheet_size, PAPER)
     draw = ImageDraw.Draw(sheet)
-    left = MARGIN
-    for title, tile in tiles:
-        text, font = _fitted(draw, title, size, tile.width)
-        middle = left + (tile.width - draw.textlength(text, font=font)) / 2
-        draw.text((middle, MARGIN), text, fill=INK, font=font)
-        sheet.paste(tile, (left, head))
-        left += tile.width + MARGIN
+    for index, (title, tile) in enumerate(tiles):
+        left, top = MARGIN + index % columns * step_x, MARGIN + index // columns * step_y
+        text, font = _fitted(draw, title, size, width)
+        middle = left + (width - draw.textlength(text, font=font)) / 2
+        draw.text((middle, top), text, fill=INK, font=font)
+        sheet.paste(tile, (left, top + head))
     return sheet
 
 

@@ -81,6 +81,20 @@ def test_pictures_stand_side_by_side_as_they_are() -> None:
     assert (plain[: plain.shape[0] - 300 - MARGIN] == 255).all()
 
 
+def test_many_pictures_fill_rows() -> None:
+    generator = np.random.default_rng(0)
+    large = [generator.integers(0, 256, (300, 200, 3), dtype=np.uint8) for _ in range(5)]
+    sheet = panel([("title", Image.fromarray(one)) for one in large], columns=3)
+    first = panel([("title", Image.fromarray(one)) for one in large[:3]])
+    second = panel([("title", Image.fromarray(one)) for one in large[3:]])
+    assert sheet.size == (first.width, 2 * first.height - MARGIN)
+    shown = np.asarray(sheet)
+    np.testing.assert_array_equal(shown[: first.height - MARGIN], np.asarray(first)[:-MARGIN])
+    np.testing.assert_array_equal(
+        shown[first.height - MARGIN :, : second.width], np.asarray(second)
+    )
+
+
 def test_small_pictures_are_enlarged_without_smoothing() -> None:
     small = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
     shown = np.asarray(panel([("", Image.fromarray(small))]))

@@ -44,7 +44,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="labels or indices of classes, or `top`, the best of each image (default)",
     )
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER")
-    parser.add_argument("--method", default="gradcam", help="gradcam (default), gradcam++, ...")
+    parser.add_argument(
+        "--method",
+        default="gradcam",
+        help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
+        "eigengradcam; without gradients eigencam, kpcacam, scorecam or ablationcam",
+    )
     parser.add_argument("--aug-smooth", action="store_true", help="average over changed images")
     parser.add_argument("--eigen-smooth", action="store_true", help="take a principal component")
     parser.add_argument("--mask", default="layer", help="what scorecam masks: layer or input")
@@ -77,24 +82,33 @@ def _run(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     recipe = _recipe(model, args)
-    report: dict[str, Any] = {"model": args.file, "images": [], "failures": []}
+    images: list[dict[str, Any]] = []
+    failures: list[str] = []
+    found = None
     taken: set[str] = set()
-    images = _read(_found(args.inputs, report["failures"]), recipe, report["failures"])
-    for batch in _batches(images, args.batch_size):
+    pictures = _read(_found(args.inputs, failures), recipe, failures)
+    for batch in _batches(pictures, args.batch_size):
         paths, arrays = zip(*batch, strict=True)
         found = _heat_maps(model, args, paths, np.stack(arrays))
-        report |= {"method": found.method, "layer": found.layer}
         for row, path in enumerate(paths):
             name = _free_name(Path(path).stem, "cam", taken)
-            report["images"].append(_written(model, args, recipe, path, name, found, row))
-    if not report["images"]:
+            images.append(_written(model, args, recipe, path, name, found, row))
+    if found is None:
         return STOPPED
-    report |= {"colormap": args.colormap, "alpha": args.alpha}
+    report = {
+        "model": args.file,
+        "layer": found.layer,
+        "method": found.method,
+        "colormap": args.colormap,
+        "alpha": args.alpha,
+        "images": images,
+        "failures": failures,
+    }
     with replacing(Path(args.output, REPORT)) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {Path(args.output, REPORT)}", file=sys.stderr)
-    return PARTLY_FAILED if report["failures"] else OK
+    return PARTLY_FAILED if failures else OK
 
 
 def _check(args: argparse.Namespace) -> None:

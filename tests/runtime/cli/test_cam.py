@@ -13,6 +13,7 @@ from PIL import Image
 
 import layertap as api
 import tiny
+from layertap.cam import METHODS
 from layertap.overlays import overlay, panel
 from shell import layertap
 
@@ -148,6 +149,12 @@ def test_a_file_without_labels(pictures: Path, tmp_path: Path) -> None:
     done = layertap("cam", file, "pictures/a.png", "-o", "out", "--target", "-1")
     assert re.match(r"wrote out/a.cam.png: class 2 \d\.\d{3}\n", done.err)
     assert done.code == 0
+
+
+def test_the_help_names_all_methods() -> None:
+    text = " ".join(layertap("cam", "--help").out.split())
+    for name in METHODS:
+        assert re.search(rf"\b{re.escape(name)}(?=[ ,;])", text), name
 
 
 # --- Trouble ------------------------------------------------------------------------------------

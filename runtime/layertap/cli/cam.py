@@ -20,6 +20,7 @@ from layertap.files import make_folder, replacing
 from layertap.preprocessing import Preprocessing
 
 from . import OK, PARTLY_FAILED, STOPPED, Command
+from .options import add_device
 from .run import _batches, _found, _free_name, _read, _recipe, _thumbnail
 
 if TYPE_CHECKING:
@@ -70,11 +71,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images, or channels that are tried, at a time (default 16)",
     )
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
-    )
+    add_device(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores there are")
 
 

@@ -25,7 +25,7 @@ from layertap.preprocessing import Preprocessing
 from layertap.statistics import find_images
 
 from . import OK, PARTLY_FAILED, STOPPED, Command
-from .options import add_layer_choice, chosen_layers
+from .options import add_device, add_layer_choice, chosen_layers
 
 FILES = "layertap.files"
 """The array in the `.npz` that names the row's images."""
@@ -62,11 +62,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="classes to print per image (default 5)"
     )
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
-    )
+    add_device(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores there are")
 
 

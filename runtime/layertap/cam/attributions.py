@@ -15,6 +15,7 @@ import numpy.typing as npt
 from layertap.errors import InputError, UsageError, suggest
 
 from . import gradients, records, targets
+from .batches import has_rows
 from .gradients import Seed
 from .scores import by_class
 from .targets import Array, Target
@@ -133,15 +134,14 @@ def _mean_gradients(
     ]
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
+        which = [sample for sample, _, _ in part]
         batch = {
-            name: np.stack(
-                [
-                    point.move(value[sample], name, sample) if name in wanted else value[sample]
-                    for sample, _, point in part
-                ]
-            ).astype(value.dtype)
+            name: value[which] if has_rows(value, samples) else value
             for name, value in feeds.items()
         }
+        for name in wanted:
+            moved = [point.move(feeds[name][sample], name, sample) for sample, _, point in part]
+            batch[name] = np.stack(moved).astype(feeds[name].dtype)
         batch[seed.name] = seed(np.stack([weights[sample, at] for sample, at, _ in part]))
         found = fetch(batch)
         for name, tensor in wanted.items():

@@ -13,8 +13,9 @@ from layertap._layer import Layer
 from layertap.errors import UsageError
 
 from . import gradients, records, targets, upsampling
+from .batches import channels_last
 from .methods import Method
-from .perturbing import Change, Perturbation, channels_last
+from .perturbing import Change, Perturbation
 from .scores import by_class, find_scores
 from .targets import Array, Target, Targets
 

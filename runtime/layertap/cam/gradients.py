@@ -18,6 +18,7 @@ from layertap._layer import Layer
 from layertap._select import Selector, is_single
 
 from . import records, targets
+from .batches import copies
 from .scores import by_class
 from .targets import Array, Target, Targets
 
@@ -42,10 +43,7 @@ def gradients(
     found = differentiate(model, record, feeds, wanted, (), target)
     many = targets.several(target)
     values = {name: g if many else g[:, 0] for name, g in found.gradients.items()}
-    single = layers in record.tensors if isinstance(layers, str) else False
-    if single or is_single(model.layers, layers):
-        return next(iter(values.values()))
-    return values
+    return next(iter(values.values())) if is_single(model.layers, layers) else values
 
 
 def choose(
@@ -178,12 +176,7 @@ def _in_one_go(
         values = fetch({**feeds, seed.name: seed(weights[:, 0])})
         return values | {name: values[name][:, None] for name in tensors}
     runs = [
-        fetch(
-            {
-                **{name: value[at : at + 1] for name, value in feeds.items()},
-                seed.name: seed(weights[at]),
-            }
-        )
+        fetch({**copies(feeds, at, samples, 1), seed.name: seed(weights[at])})
         for at in range(samples)
     ]
     together = {name: np.concatenate([run[name] for run in runs]) for name in beside}

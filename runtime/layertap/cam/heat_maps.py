@@ -16,9 +16,9 @@ from layertap._layer import Layer
 from layertap.errors import UsageError
 
 from . import records, targets, upsampling
+from .batches import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
-from .perturbing import channels_last
 from .projections import principal
 from .scores import choose_output
 from .targets import Array, Target
@@ -190,9 +190,8 @@ def _augmented(model: Model, batch: Array) -> Iterator[tuple[Array, Callable[[Ar
         if flip or factor != 1.0:
             images = channels_last(model, (batch * factor).astype(batch.dtype))
             images = _flipped(images, -2) if flip else images
-            images = images if model.card is not None else np.moveaxis(images, -1, 1)
             back = functools.partial(_flipped, axis=-1) if flip else np.asarray
-            yield np.ascontiguousarray(images), back
+            yield as_fed(model, images), back
 
 
 def _flipped(values: Array, axis: int) -> Array:

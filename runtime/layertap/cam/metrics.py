@@ -12,7 +12,7 @@ import numpy.typing as npt
 from layertap.errors import InputError, UsageError
 
 from . import targets
-from .perturbing import channels_last
+from .batches import as_fed, channels_last, copies
 from .scores import by_class, choose_output
 from .targets import Array, Target
 
@@ -258,15 +258,9 @@ class _Trial:
 
     def _batch(self, images: Array, sample: int) -> dict[str, Any]:
         """Changed images with whatever other inputs belong to the one that they are made from."""
-        feeds = {
-            name: np.repeat(value[sample : sample + 1], len(images), axis=0)
-            for name, value in self._feeds.items()
-            if name != self._name
-        }
-        if self._model.card is None:
-            images = np.moveaxis(images, -1, 1)
-        given = self._feeds[self._name]
-        return {**feeds, self._name: np.ascontiguousarray(images, dtype=given.dtype)}
+        others = {name: value for name, value in self._feeds.items() if name != self._name}
+        feeds = copies(others, sample, len(self.images), len(images))
+        return {**feeds, self._name: as_fed(self._model, images.astype(self.images.dtype))}
 
     def _image(self, maps: Array) -> str:
         rank = maps.ndim if maps.ndim <= 3 else maps.ndim - 2

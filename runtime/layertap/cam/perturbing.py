@@ -16,6 +16,7 @@ from layertap import _cut, _ends
 from layertap._fetch import view
 from layertap.errors import UsageError
 
+from .batches import channels_last, copies
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -89,13 +90,13 @@ class Perturbation:
         whole = self._seen(self.values[self._source])[sample]
         size = max(1, min(batch_size, len(channels)))
         feeds = self._copies(sample, size)
-        copies = self._seen(feeds[self._source])
+        changed = self._seen(feeds[self._source])
         found: dict[int, Array] = {}
         waiting: list[int] = []
         for at, channel in enumerate(channels):
-            changed = change(whole, channel)
-            if changed is not None:
-                copies[len(waiting)] = changed
+            value = change(whole, channel)
+            if value is not None:
+                changed[len(waiting)] = value
                 waiting.append(at)
             if waiting and (len(waiting) == size or at == len(channels) - 1):
                 # The last copies may be left over from before: they cost less than another shape.
@@ -114,24 +115,12 @@ class Perturbation:
         samples = len(self.values[self._source])
         values = {name: self.values[name] for name in (self._source, *self._beside)}
         if all(_is_batch(value, samples) for value in values.values()):
-            return {name: _repeated(value, sample, size) for name, value in values.items()}
+            return copies(values, sample, samples, size)
         # Something, a shape perhaps, that hangs on the batch but does not lie along it.
-        feeds = {name: _repeated(value, sample, size) for name, value in self._feeds.items()}
-        values = self._before(feeds)
+        values = self._before(copies(self._feeds, sample, samples, size))
         return {name: np.array(values[name]) for name in (self._source, *self._beside)}
-
-
-def channels_last(model: Model, values: Array) -> Array:
-    """`(n, ..., c)`; files without a card have the channels after the batch."""
-    return values if model.card is not None else np.moveaxis(values, 1, -1)
 
 
 def _is_batch(value: Any, samples: int) -> bool:
     """Whether a tensor has one row per image, or one row for all of them."""
-    shape = np.shape(value)
-    return bool(shape) and value.dtype.kind == "f" and shape[0] in (1, samples)
-
-
-def _repeated(value: Array, sample: int, size: int) -> Array:
-    row = value[sample : sample + 1] if len(value) > 1 else value
-    return np.repeat(row, size, axis=0)
+    return np.ndim(value) > 0 and value.dtype.kind == "f" and len(value) in (1, samples)

@@ -79,11 +79,17 @@ def find_scores(model: Model, output: str) -> Scores:
     if record is not None and record.output == output and record.score != "logits":
         return Scores(output, ())
     graph = model._graph
-    leaf = _cut.peel(graph, [output])[output]
-    for node in graph.nodes:
-        if leaf.source in node.writes and (node.domain, node.op_type) in _FINAL - graph.functions:
-            return Scores(node.reads[0], leaf.perms)
+    makers = {name: node for node in graph.nodes for name in node.writes}
+    perms: list[_cut.Perm] = []
+    node = makers.pop(output, None)
+    while node and (node.domain, node.op_type) in _MOVES - graph.functions:
+        if node.op_type == "Transpose":
+            perms.insert(0, node.perm)
+        node = makers.pop(node.reads[0], None)
+    if node and (node.domain, node.op_type) in _FINAL - graph.functions:
+        return Scores(node.reads[0], tuple(perms))
     return Scores(output, ())
 
 
-_FINAL = {("", "Sigmoid"), ("", "Softmax")}
+_FINAL = {("", "Sigmoid"), ("", "Softmax"), ("", "LogSoftmax")}
+_MOVES = {("", "Identity"), ("", "Cast"), ("", "Transpose")}

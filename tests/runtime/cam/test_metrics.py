@@ -190,6 +190,25 @@ def test_other_inputs_stay_with_their_image() -> None:
     np.testing.assert_allclose(found.scores[:, 0, 2], blank, atol=1e-6)
 
 
+def test_an_optional_input_holds_for_every_image() -> None:
+    """It is no part of the batch, and must not be taken apart with it."""
+    made = tiny.model(
+        [
+            tiny.node("Mul", "x gain", "scaled"),
+            tiny.node("ReduceSum", "scaled axes", "scores", keepdims=0),
+        ],
+        [tiny.value("x", ["n", 2, 2, 3]), tiny.value("gain", [None, 1, 1, 1])],
+        [tiny.value("scores", ["n", 2])],
+        [tiny.constant("gain", [[[[1]]]], np.float32), tiny.constant("axes", [2, 3])],
+    )
+    model = layertap.open(made.SerializeToString())
+    x = np.random.default_rng(0).normal(size=(3, 2, 2, 3)).astype(np.float32)
+    maps = np.ones((3, 1, 2, 3), np.float32)
+    feeds = {"x": x, "gain": np.full((1, 1, 1, 1), 3, np.float32)}
+    found = metrics.deletion(model, feeds, maps, 1, steps=1)
+    np.testing.assert_allclose(found.scores[:, 0, 0], 3 * x[:, 1].sum(axis=(1, 2)), rtol=1e-5)
+
+
 # --- Confidence ---------------------------------------------------------------------------------
 
 

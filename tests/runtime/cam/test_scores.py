@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import layertap
@@ -29,9 +30,14 @@ def test_a_final_softmax_is_looked_through(tiny_file: TinyFile) -> None:
 def test_scores_with_places_and_their_classes_elsewhere() -> None:
     """A segmentation with its classes after the batch, and turned at the end."""
     made = tiny.model(
-        [tiny.node("Sigmoid", "x", "p"), tiny.node("Transpose", "p", "out", perm=[0, 2, 3, 1])],
+        [
+            tiny.node("LogSoftmax", "x", "p", axis=1),
+            tiny.node("Transpose", "p", "turned", perm=[1, 0, 2, 3]),
+            tiny.node("Cast", "turned", "half", to=onnx.TensorProto.FLOAT16),
+            tiny.node("Transpose", "half", "out", perm=[1, 2, 3, 0]),
+        ],
         [tiny.value("x", ["n", 5, 2, 3])],
-        [tiny.value("out", ["n", 2, 3, 5])],
+        [tiny.value("out", ["n", 2, 3, 5], onnx.TensorProto.FLOAT16)],
     )
     model = layertap.open(made.SerializeToString())
     x = np.random.default_rng(0).normal(size=(4, 5, 2, 3)).astype(np.float32)

@@ -428,9 +428,9 @@ class Model:
           prediction come from one run where the graph allows;
         - `eigencam` and `kpcacam` look at the activations alone, and give one map for all targets;
         - `scorecam` and `ablationcam` run the network again for each channel of the layer, many at
-          a time. Only what follows the layer is run again: the activations are masked there.
-          `mask="input"` masks the image instead, as the paper of Score-CAM has it, and runs all of
-          the network again.
+          a time, and look at the score before a final sigmoid or softmax. Only what follows the
+          layer is run again: the masks are laid on its activations. The paper of Score-CAM masks
+          the image, which takes all of the network for each channel: that is `mask="input"`.
 
         Args:
             inputs: see `activations`.

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from layertap.colormaps import COLORMAPS, colored, shades
 from layertap.errors import UsageError
 
+TABLES = Path(__file__).parents[1] / "data" / "colormaps.csv"
+"""What matplotlib gave; it is not installed for the tests, because Keras would import it."""
+
+ROUNDED = 0.5 / 255 + 1e-6
+"""Colours are rounded to whole numbers of 0..255, and no further."""
+
+
+def tables() -> dict[str, np.ndarray]:
+    columns = np.loadtxt(TABLES, delimiter=",").reshape(256, 3, 3)
+    return {name: columns[:, i] for i, name in enumerate(("jet", "viridis", "magma"))}
+
 
 @pytest.mark.parametrize("name", COLORMAPS)
 def test_the_tables_are_matplotlibs(name: str) -> None:
-    matplotlib = pytest.importorskip("matplotlib")
-    theirs = matplotlib.colormaps[name](np.arange(256))[:, :3]
     assert shades(name).shape == (256, 3)
-    # Rounded to whole numbers of 0..255, and no further.
-    np.testing.assert_allclose(shades(name) / 255, theirs, atol=0.5 / 255 + 1e-9)
+    np.testing.assert_allclose(shades(name) / 255, tables()[name], atol=ROUNDED)
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_heat_takes_the_colours_that_matplotlib_gives_it(name: str) -> None:
+def test_the_tables_are_those_of_a_matplotlib_that_is_here(name: str) -> None:
     matplotlib = pytest.importorskip("matplotlib")
+    theirs = matplotlib.colormaps[name](np.arange(256))[:, :3]
+    np.testing.assert_allclose(tables()[name], theirs, atol=1e-6)
     heat = np.linspace(-0.2, 1.2, 2802).reshape(3, -1)
-    theirs = matplotlib.colormaps[name](heat)[..., :3]
+    found = colored(heat, name)
+    np.testing.assert_allclose(found / 255, matplotlib.colormaps[name](heat)[..., :3], atol=ROUNDED)
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_heat_takes_the_colour_of_its_256th(name: str) -> None:
+    """As in matplotlib: 0 to 1/256 the first, and so on; 1 the last."""
+    heat = np.linspace(-0.2, 1.2, 2802).reshape(3, -1)
     found = colored(heat, name)
     assert (found.shape, found.dtype) == ((3, 934, 3), np.uint8)
-    np.testing.assert_allclose(found / 255, theirs, atol=0.5 / 255 + 1e-9)
+    places = [min(max(math.floor(value * 256), 0), 255) for value in heat.ravel()]
+    wanted = tables()[name][places].reshape(found.shape)
+    np.testing.assert_allclose(found / 255, wanted, atol=ROUNDED)
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,16 @@ def test_images_are_prepared(differentiable: Any, tmp_path: Path) -> None:
     close(found, expected(pixels[None] / 510, "relu", CLASSES[:1]))
 
 
+def test_two_halves_give_bit_for_bit_what_the_whole_gives(images: np.ndarray) -> None:
+    """Where the graph runs as it stands: else a ReLU may see another sign of next to nothing."""
+    made = tiny.differentiable(broadcasts=False).SerializeToString()
+    model = layertap.open(made, reproducible=True)
+    best = model.predict(images).argmax(axis=-1)
+    for layer in LAYERS:
+        named = model.gradients(images, layer, np.eye(3)[best])  # in one run
+        np.testing.assert_array_equal(model.gradients(images, layer, "top"), named)
+
+
 # --- Runs ---------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,36 @@ def channels_first() -> onnx.ModelProto:
         [value("probs", ["n", 3])],
         DIFFERENTIABLE,
     )
+
+
+def channels_first_gradients() -> onnx.ModelProto:
+    """`channels_first` with the gradients of `differentiable`, and the card of a file from
+    elsewhere, of which nothing is Keras's.
+    """
+    made = differentiable()
+    graph = made.graph
+    kept = [one for one in graph.node if "image" not in one.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.input[0].CopyFrom(value("first", ["n", 3, 8, 6]))
+    shapes = {"last_nchw": (5, 4, 3), "relu_nchw": (4, 8, 6)}
+    gradients = {"last_nchw": "g_last", "relu_nchw": "g_joined", "first": "g_image"}
+    graph.output.extend(value(name, ["n", *shape]) for name, shape in shapes.items())
+    graph.output.extend(value(name, None) for name in gradients.values())
+    (prop,) = (item for item in made.metadata_props if item.key == KEY)
+    known = Card.from_json(prop.value)
+    assert known.gradients is not None
+    rows = [layer(0, "relu_nchw", "Relu", (None, 4, 8, 6))]
+    rows.append(layer(1, "last_nchw", "Relu", (None, 5, 4, 3)))
+    prop.value = replace(
+        known,
+        source=replace(known.source, framework="onnx"),
+        inputs=(TensorInfo(name="first", shape=(None, 3, 8, 6), dtype="float32"),),
+        layers=tuple(rows),
+        preprocessing=None,
+        gradients=replace(known.gradients, tensors=gradients),
+    ).to_json()
+    return made
 
 
 def unused_parts() -> onnx.ModelProto:

@@ -15,13 +15,17 @@ Array = npt.NDArray[Any]
 
 
 def channels_last(model: Model, values: Array) -> Array:
-    """`(n, ..., c)`; files without a card have the channels after the batch."""
-    return values if model.card is not None else np.moveaxis(values, 1, -1)
+    """`(n, ..., c)`; files from elsewhere have the channels after the batch."""
+    return values if _are_last(model) else np.moveaxis(values, 1, -1)
 
 
 def as_fed(model: Model, images: Array) -> Array:
     """The reverse of `channels_last`, in one piece."""
-    return np.ascontiguousarray(images if model.card is not None else np.moveaxis(images, -1, 1))
+    return np.ascontiguousarray(images if _are_last(model) else np.moveaxis(images, -1, 1))
+
+
+def _are_last(model: Model) -> bool:
+    return model.card is not None and model.card.channels_last
 
 
 def copies(values: Mapping[str, Any], sample: int, samples: int, count: int) -> dict[str, Any]:

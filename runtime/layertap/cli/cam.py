@@ -15,13 +15,13 @@ from PIL import Image
 
 from layertap import _model
 from layertap._select import parse_selector
-from layertap.errors import InputError, OutputError, UsageError
+from layertap.errors import OutputError, UsageError
 from layertap.files import make_folder, replacing
 from layertap.preprocessing import Preprocessing
 
 from . import OK, PARTLY_FAILED, STOPPED, Command
+from .image_input import batches, free_name, naming, picture, prepared, recipe_for
 from .options import add_device
-from .run import _batches, _found, _free_name, _read, _recipe, _thumbnail
 
 if TYPE_CHECKING:
     from layertap.cam import HeatMaps
@@ -78,17 +78,16 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
-    recipe = _recipe(model, args)
+    recipe = recipe_for(model, args)
     images: list[dict[str, Any]] = []
     failures: list[str] = []
     found = None
     taken: set[str] = set()
-    pictures = _read(_found(args.inputs, failures), recipe, failures)
-    for batch in _batches(pictures, args.batch_size):
+    for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
         found = _heat_maps(model, args, paths, np.stack(arrays))
         for row, path in enumerate(paths):
-            name = _free_name(Path(path).stem, "cam", taken)
+            name = free_name(Path(path).stem, "cam", taken)
             images.append(_written(model, args, recipe, path, name, found, row))
     if found is None:
         return STOPPED
@@ -129,7 +128,7 @@ def _heat_maps(
     layer = None if args.layer is None else parse_selector(args.layer, model.layers)
     if isinstance(layer, slice):
         raise UsageError(f"--layer takes a name or an index, and not {args.layer!r}.")
-    try:
+    with naming(paths):
         return heat_maps(
             model,
             batch,
@@ -142,9 +141,6 @@ def _heat_maps(
             channels=args.channels,
             batch_size=args.batch_size,
         )
-    except InputError as exc:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        raise InputError(f"{paths[0]}{more}: {exc}") from exc
 
 
 def _target(text: str, labels: tuple[str, ...]) -> str | int:
@@ -166,18 +162,18 @@ def _written(
 
     maps = found.maps[row]
     targets = [_described(model, found, row, at) for at in range(len(maps))]
-    picture = _thumbnail(
+    seen = picture(
         path,
         size=maps.shape[1:],
         interpolation=recipe.interpolation,
         keep_aspect_ratio=recipe.keep_aspect_ratio,
     )
     titles = [f"{target['label']} {_number(target['score'])}" for target in targets]
-    overlays = [overlay(picture, heat, colormap=args.colormap, alpha=args.alpha) for heat in maps]
+    overlays = [overlay(seen, heat, colormap=args.colormap, alpha=args.alpha) for heat in maps]
     folder = Path(args.output)
     make_folder(folder)
     with replacing(folder / f"{name}.png") as temporary:
-        sheet: Image.Image = panel([("Original", picture), *zip(titles, overlays, strict=True)])
+        sheet: Image.Image = panel([("Original", seen), *zip(titles, overlays, strict=True)])
         sheet.save(temporary, format="PNG")
     with replacing(folder / f"{name}.npy") as temporary:
         np.save(temporary, maps[0] if len(maps) == 1 else maps)

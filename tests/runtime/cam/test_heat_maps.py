@@ -196,6 +196,25 @@ def test_a_file_from_elsewhere(tiny_file: TinyFile, images: np.ndarray, name: st
     assert smooth.shape == (3, 1, 8, 6)
 
 
+@pytest.mark.parametrize("layer", ["last", "relu"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_file_from_elsewhere_that_was_given_gradients(
+    tiny_file: TinyFile, images: np.ndarray, name: str, layer: str
+) -> None:
+    """It has a card, which says that the channels are not last."""
+    model = layertap.open(tiny_file("channels_first_gradients"))
+    batch = images.transpose(0, 3, 1, 2)
+    found = model.cam(batch, f"{layer}_nchw", "dog", method=name)
+    for i, image in enumerate(images):
+        wanted = finished(raw(name, image, layer, CLASSES[1]))
+        np.testing.assert_allclose(found[i, 0], wanted, atol=2e-5)
+    slope = model.gradients(batch, "relu_nchw", "top")
+    best = float64_network.forward(images)["logits"].argmax(axis=-1)
+    for i, image in enumerate(images):
+        wanted = float64_network.gradient(image, "relu", CLASSES[best[i]])
+        np.testing.assert_allclose(slope[i], wanted.transpose(2, 0, 1), atol=1e-6)
+
+
 def test_a_map_without_heat_stays_0(differentiable: Any, images: np.ndarray) -> None:
     model = differentiable()
     down = model.cam(images, "last", np.zeros(3))

@@ -20,6 +20,7 @@ SUBJECTS = (
     "late_layer",
     "early_layer",
     "all_layers",
+    "score_cam",
     "fresh_process",
     "import_time",
     "exporting",

@@ -72,6 +72,8 @@ class CutPlan:
     initializers: tuple[str, ...]
     inputs: tuple[str, ...]
     """The model's inputs that the cut reads."""
+    optional: tuple[str, ...]
+    """Those of the initialisers that may be fed."""
     fed: tuple[str, ...]
     """What is itself asked for, of that which is fed: fetching it gives what was fed."""
     given: Mapping[str, Leaf]
@@ -147,6 +149,7 @@ def plan(
         nodes=tuple(sorted(nodes)),
         initializers=tuple(name for name in graph.initializers if name in weights),
         inputs=tuple(name for name in graph.inputs if name in reads),
+        optional=tuple(name for name in graph.optional if name in weights),
         fed=tuple(name for name in sources if name in fed),
         given=starts,
         starts=tuple(sorted(reads - graph.inputs.keys())),

@@ -99,7 +99,7 @@ class Fetch:
         """The values of the requested tensors, in the order asked.
 
         Args:
-            feeds: values of the sources that the plan needs.
+            feeds: values of the sources that the plan needs, and of optional inputs.
         """
         plan = self.plan
         values = {name: feeds[name] for name in plan.fed}
@@ -107,6 +107,7 @@ class Fetch:
             if self._session.lost:
                 self._session = self._start()
             read = {name: feeds[name] for name in (*plan.inputs, *plan.starts)}
+            read |= {name: feeds[name] for name in plan.optional if name in feeds}
             results = self._session.run(list(plan.outputs.values()), read)
             values.update(zip(plan.outputs, results, strict=True))
         try:

@@ -98,6 +98,8 @@ class Graph:
     initializers: Mapping[str, Initializer]
     inputs: Mapping[str, TensorType]
     """What must be fed: initialisers that the file also lists as inputs are not among them."""
+    optional: Mapping[str, TensorType]
+    """Those, which may be fed; what the file states is then only what is taken if they are not."""
     outputs: Mapping[str, Span]
     """The graph's outputs; the span is their `ValueInfoProto`."""
     listed: Mapping[str, Span]
@@ -158,6 +160,12 @@ def read_graph(buffer: Buffer) -> Graph:
             name: read_type(buffer, span)
             for name, span in reader.listed.items()
             if name not in reader.initializers
+        },
+        optional={
+            name: read_type(buffer, span)
+            for name, span in reader.listed.items()
+            # Before version 4 every initialiser had to be listed, and is a constant all the same.
+            if name in reader.initializers and ir_version >= 4
         },
         outputs=reader.outputs,
         listed=reader.listed,

@@ -31,8 +31,9 @@ def prepare(
     needed: Sequence[str],
     recipe: Preprocessing | None = None,
     batch: str | None = None,
+    optional: Mapping[str, TensorType] | None = None,
 ) -> dict[str, Any]:
-    """Arrays by input name, for the inputs that are `needed`.
+    """Arrays by input name, for the inputs that are `needed`, and the optional ones given.
 
     Args:
         given: a value for the one input; a dict by input name; or a list in the inputs' order.
@@ -42,16 +43,18 @@ def prepare(
         needed: those that the request reads; others may be given, and are left alone.
         recipe: makes images into arrays `(n, h, w, c)`.
         batch: the free size that stands for the batch: inputs that have it must agree on it.
+        optional: inputs that have a value of their own, which a dict may replace.
 
     Raises:
         InputError: something is missing, unknown, or of the wrong rank, size or dtype.
     """
     values = _by_name(given, inputs, needed)
+    known = {**inputs, **(optional or {})}
     for name in values:
-        if name not in inputs:
+        if name not in known:
             raise InputError(
                 f"the model has no input {name!r}; it has {_listing(inputs)}."
-                + suggest(str(name), list(inputs))
+                + suggest(str(name), list(known))
             )
     missing = [name for name in needed if name not in values]
     if missing:
@@ -62,7 +65,8 @@ def prepare(
     arrays = {name: _array(name, values[name], inputs[name], recipe) for name in needed}
     if batch is not None and len(arrays) > 1:
         _check_batch(arrays, inputs, batch)
-    return arrays
+    chosen = [name for name in values if name not in inputs]
+    return arrays | {name: _array(name, values[name], known[name], recipe) for name in chosen}
 
 
 def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:

@@ -25,8 +25,10 @@ from .errors import ModelFileError, UsageError
 from .files import replacing
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
+    from .cam.targets import Target
     from .preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -156,6 +158,7 @@ class Model:
         self._engine = Engine(settings)
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
+        self._halfway: Cache[list[str]] = Cache(PLANS)  # where gradients can start, by tensors
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the file's path, or as the bytes; the copy opens it anew."""
@@ -324,7 +327,8 @@ class Model:
                 list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`),
                 to which the card's preprocessing is applied. Where the model has several inputs, a
                 dict by input name, or a list in the order of `Model.inputs`; those that the layers
-                do not depend on may be left out.
+                do not depend on may be left out. A dict may also name inputs that the file has a
+                value for (initialisers that it lists as inputs), which are not in `Model.inputs`.
             layers: see `select`; or a dict of reductions, see `tap`.
             preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
                 the path of a JSON file.
@@ -355,6 +359,209 @@ class Model:
         request = self._own_outputs()
         fetch = self._fetch(request.tensors)
         return request.collect(fetch(self._prepare(fetch.plan.needs, inputs, preprocess)))
+
+    def gradients(
+        self,
+        inputs: Any,
+        layers: Selector | Iterable[Selector] | None = None,
+        target: Target = "top",
+        preprocess: Recipe | None = None,
+    ) -> Any:
+        """The gradient of a class's score with respect to layers, which the file computes itself.
+
+        Only files that were given gradients can do so, and only for the layers that were named
+        then: `layertap export --gradients LAYER`, or `layertap gradients FILE --layers LAYER`. The
+        score is what goes into the final sigmoid or softmax, unless the file was made otherwise
+        (`model.card.gradients` says).
+
+        Args:
+            inputs: see `activations`.
+            layers: see `select`; also the name of an input. `None`, patterns and slices take those
+                that have a gradient.
+            target: whose score. One target: a label, the index of a class, or `"top"`, the class
+                with the highest score, of every image its own. Several: a list of these. Others
+                for each image: a list of lists, one per image, all of one length. Any mix of the
+                scores: an array of floats, `(classes,)`, `(n, classes)`, or for several mixes
+                `(n, targets, classes)`. Where the scores have many places, as in a segmentation,
+                the sum over them.
+            preprocess: a recipe for images instead of the card's.
+
+        Returns:
+            For one exact name, index or `Layer`: an array of the layer's shape, channels last,
+            `(n, h, w, c)`; for several targets (a list, be it of one) `(n, targets, h, w, c)`.
+            Else a dict of such arrays, in the order asked.
+
+        Raises:
+            ModelFileError: the file gives no gradients.
+            LayerNotFoundError: something matches nothing, or nothing that has a gradient.
+            UsageError: no such class, or targets that do not fit the batch.
+            InputError, ImageError: see `activations`.
+        """
+        from .cam.gradients import gradients
+
+        return gradients(self, inputs, layers, target, preprocess)
+
+    def cam(
+        self,
+        inputs: Any,
+        layer: str | int | Layer | None = None,
+        target: Target = "top",
+        *,
+        method: str = "gradcam",
+        normalize: bool = True,
+        resize: bool | Sequence[int] = True,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+        mask: str = "layer",
+        channels: int | None = None,
+        batch_size: int = 32,
+        output: str | None = None,
+        reshape: Callable[[Any], Any] | None = None,
+        preprocess: Recipe | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Heat maps: where in an image the evidence for a class is.
+
+        `layertap.cam.methods` has the formulas and the papers. Of the methods,
+
+        - `gradcam`, `gradcam++`, `xgradcam`, `layercam`, `hirescam`, `gradcamelementwise` and
+          `eigengradcam` need a file with gradients, see `gradients`; activations, gradients and
+          prediction come from one run where the graph allows;
+        - `eigencam` and `kpcacam` look at the activations alone, and give one map for all targets;
+        - `scorecam` and `ablationcam` run the network again for each channel of the layer, many at
+          a time, and look at the score before a final sigmoid or softmax. Only what follows the
+          layer is run again: the masks are laid on its activations. The paper of Score-CAM masks
+          the image, which takes all of the network for each channel: that is `mask="input"`.
+
+        Args:
+            inputs: see `activations`.
+            layer: a name, index or `Layer`, one with feature maps; by default the last one that the
+                file gives gradients of.
+            target: which class, or classes, see `gradients`.
+            method: its name; capitals, hyphens and underscores do not count.
+            normalize: set what is below 0 to 0, resize, and divide by the maximum, so that the
+                hottest place is 1; a map without heat stays 0. Else the map is what the formula
+                gives, and means something only beside others of the same method.
+            resize: whether to enlarge the map to the size of the model's input, by bilinear
+                interpolation as OpenCV's; or a size, `(height, width)`.
+            aug_smooth: average the maps of the image as it is, darker and brighter (0.9, 1.1 times
+                the model's input), and of all three flipped from left to right: six times the work.
+            eigen_smooth: take the first principal component of the weighted activations, not their
+                sum.
+            mask: what `scorecam` masks: `layer` or `input`.
+            channels: how many channels `scorecam` and `ablationcam` try, those with the largest
+                mean absolute activation; by default all.
+            batch_size: how many channels they try at a time.
+            output: the output whose classes are meant, for methods without gradients, where the
+                model has several.
+            reshape: makes feature maps `(n, h, w, c)` of the layer's values, and of the gradient's,
+                for layers that have none: the tokens of a transformer, for one.
+            preprocess: a recipe for images instead of the card's.
+
+        Returns:
+            float32. `(h, w)` if one image was given (and not a list, or an array with a batch axis)
+            and one target (and not a list); else always `(n, targets, h, w)`. Layers with other
+            than two axes between the batch and the channels give maps with as many.
+
+        Raises:
+            ModelFileError: the method needs gradients, and the file gives none.
+            LayerNotFoundError: no such layer, or the method needs its gradient, and the file does
+                not give it.
+            UsageError: no such class or method; a layer without feature maps; a score that does not
+                depend on the layer.
+            InputError, ImageError: see `activations`.
+        """
+        from .cam.heat_maps import cam
+
+        return cam(
+            self,
+            inputs,
+            layer,
+            target,
+            method=method,
+            normalize=normalize,
+            resize=resize,
+            aug_smooth=aug_smooth,
+            eigen_smooth=eigen_smooth,
+            mask=mask,
+            channels=channels,
+            batch_size=batch_size,
+            output=output,
+            reshape=reshape,
+            preprocess=preprocess,
+        )
+
+    def attribute(
+        self,
+        inputs: Any,
+        method: str = "saliency",
+        target: Target = "top",
+        *,
+        steps: int = 50,
+        baseline: Any = 0.0,
+        samples: int = 25,
+        noise: float = 0.15,
+        seed: int = 0,
+        batch_size: int = 16,
+        preprocess: Recipe | None = None,
+    ) -> Any:
+        """How much each element of the input counts for a class's score.
+
+        It needs a file that gives the gradient with respect to its input: `layertap export
+        --gradients input`. In what follows `x` is the model's input (what comes of an image by
+        preprocessing) and `G(x)` that gradient.
+
+        - `saliency`: `|G(x)|`. Simonyan, Vedaldi and Zisserman 2013: Deep Inside Convolutional
+          Networks. https://arxiv.org/abs/1312.6034
+        - `input_x_gradient`: `x G(x)`. Shrikumar et al. 2016: Not Just a Black Box.
+          https://arxiv.org/abs/1605.01713
+        - `smoothgrad`: the mean of `G(x + e)` over `samples` draws of Gaussian noise `e`, with a
+          deviation of `noise` times the range of each sample's `x`. Smilkov et al. 2017:
+          SmoothGrad. https://arxiv.org/abs/1706.03825
+        - `integrated_gradients`: `(x - b) * integral of G(b + a (x - b)) da`, `a` from 0 to 1, for
+          a baseline `b`; by Gauss and Legendre's rule with `steps` places. The attributions add up
+          to `score(x) - score(b)`, as far as the steps suffice. Sundararajan, Taly and Yan 2017:
+          Axiomatic Attribution for Deep Networks. https://arxiv.org/abs/1703.01365
+
+        Args:
+            inputs: see `activations`.
+            method: one of these.
+            target: whose score, see `gradients`.
+            steps: of `integrated_gradients`.
+            baseline: of `integrated_gradients`, in the units of the model's input (where 0 is the
+                mean picture, if images are standardised): a number, or an array for one sample or
+                for all; a dict of these by input name.
+            samples: of `smoothgrad`.
+            noise: of `smoothgrad`.
+            seed: of `smoothgrad`: the same seed and numpy give the same noise, in whatever batches.
+            batch_size: how many places to compute gradients at at a time.
+            preprocess: a recipe for images instead of the card's.
+
+        Returns:
+            float32, of the input's shape `(n, h, w, c)`; for several targets (a list, be it of one)
+            `(n, targets, h, w, c)`. Where the model has several inputs, a dict by input name of
+            those that the file gives gradients of; integrated gradients go along all of them.
+
+        Raises:
+            ModelFileError: the file gives no gradients.
+            LayerNotFoundError: it gives none with respect to its input.
+            UsageError: no such class or method.
+            InputError, ImageError: see `activations`; or a baseline that does not fit.
+        """
+        from .cam.attributions import attribute
+
+        return attribute(
+            self,
+            inputs,
+            method,
+            target,
+            steps=steps,
+            baseline=baseline,
+            samples=samples,
+            noise=noise,
+            seed=seed,
+            batch_size=batch_size,
+            preprocess=preprocess,
+        )
 
     def resume(
         self,
@@ -388,7 +595,7 @@ class Model:
         plan = self._plan(request.tensors, tuple(names), request.appended)
         _ends.check_apart(plan, names, ends.inputs)
         _ends.check_separates(self._graph, self.layers, plan, names, ends.inputs)
-        feeds = self._prepare(plan.needs, ends.inputs, preprocess) if plan.needs else {}
+        feeds = self._prepare(plan.needs, ends.inputs, preprocess)
         values = {}
         for tensor, (layer, value) in ends.layers.items():
             values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
@@ -445,7 +652,7 @@ class Model:
                 [*dict.fromkeys([*request.tensors, *edits])], tuple(feeds), request.appended
             )
             ready = _ends.first(graph, edits)
-            beside = _ends.sources(graph, _cut.border(graph, plan, set(edits))) - feeds.keys()
+            beside = _ends.beside(graph, plan, edits.keys()) - feeds.keys()
             wanted = [*ready, *sorted(beside - ready)]
             found = self._fetch(wanted, feeds, tuple(feeds))(feeds)
             # What is no array (a sequence) cannot well be fed, and is computed again.
@@ -474,7 +681,9 @@ class Model:
         Args:
             path: the file to write; it is replaced once the new one is complete.
             start: layers, see `select`, and names of inputs; by default the model's inputs.
-            end: layers, see `select`; by default the model's own outputs.
+            end: layers, see `select`, and names of outputs that are gradients (`grad/conv1`); by
+                default the model's own outputs. The part's card tells of gradients if the output
+                that they are of is there, too.
 
         Raises:
             LayerNotFoundError: something matches nothing.
@@ -484,19 +693,27 @@ class Model:
         """
         from ._part import write_part
 
-        starts: list[Layer | TensorInfo] = []
-        if start is not None:
-            named = [start] if isinstance(start, (str, int, slice, Layer)) else start
-            layers = {layer.name for layer in self.layers}
-            infos = {info.name: info for info in self.inputs if info.name not in layers}
-            for one in named:
-                if isinstance(one, str) and one in infos:
-                    starts.append(infos[one])
-                else:
-                    starts += self.select(one)
-        part = write_part(self, starts, [] if end is None else self.select(end))
+        gradients = self.card.gradients if self.card else None
+        infos = {info.name: info for info in self.inputs}
+        slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
+        part = write_part(self, self._named(start, infos), self._named(end, slopes))
         with replacing(path) as temporary:
             temporary.write_bytes(part)
+
+    def _named(
+        self, what: Selector | Iterable[Selector] | None, others: Mapping[str, Any]
+    ) -> list[Any]:
+        """What `what` names: layers, and where no layer has the name, of `others`."""
+        if what is None:
+            return []
+        layers = {layer.name for layer in self.layers}
+        found: list[Any] = []
+        for one in [what] if isinstance(what, (str, int, slice, Layer)) else what:
+            if isinstance(one, str) and one in others and one not in layers:
+                found.append(others[one])
+            else:
+                found += self.select(one)
+        return found
 
     def _inferred(self, tensor: str) -> TensorType:
         """The type of a tensor of which the file states none, as onnxruntime infers it."""
@@ -512,7 +729,7 @@ class Model:
     def _changed(self, edit: _ends.Edit, value: Any) -> Any:
         from ._inputs import prepare_layer
 
-        if edit.source in self._graph.inputs:
+        if edit.source in self._graph.listed:
             value = value.copy()  # it may be the caller's own
         seen = view(value, edit.leaf.perms)
         changed = edit.function(seen)
@@ -562,7 +779,8 @@ class Model:
         from ._inputs import prepare  # it needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
-        return prepare(inputs, self._graph.inputs, needed, recipe, self._batch)
+        graph = self._graph
+        return prepare(inputs, graph.inputs, needed, recipe, self._batch, graph.optional)
 
     @cached_property
     def _batch(self) -> str | None:

@@ -10,19 +10,21 @@ from . import _cut, _ends
 from ._graph import Graph, TensorType, read_type, read_values
 from ._layer import Layer
 from ._wire import Buffer, WireError
-from .card import KEY, Card, TensorInfo
+from .card import KEY, Card, Gradients, TensorInfo
 from .errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
     from ._model import Model
 
 
-def write_part(model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequence[Layer]) -> bytes:
+def write_part(
+    model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequence[Layer | str]
+) -> bytes:
     """The file that computes `ends` from `starts`.
 
     Args:
         starts: layers and inputs; none for the model's inputs.
-        ends: none for the model's outputs.
+        ends: layers, and names of outputs that are gradients; none for the model's outputs.
 
     Raises:
         InputError: the starts do not separate the inputs from the ends.
@@ -30,7 +32,7 @@ def write_part(model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequenc
         ModelFileError: the file was changed, or the part is too large for one file.
     """
     graph = model._graph
-    asked = {str(layer.tensor): layer.name for layer in ends}
+    asked = {end if isinstance(end, str) else str(end.tensor): _name(end) for end in ends}
     asked = asked or {info.name: info.name for info in model.outputs}
     given = {
         start.name if isinstance(start, TensorInfo) else str(start.tensor): start
@@ -68,6 +70,10 @@ def write_part(model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequenc
             "Cut a smaller one."
         )
     return part
+
+
+def _name(end: Layer | str) -> str:
+    return end if isinstance(end, str) else end.name
 
 
 LARGEST = 2**31
@@ -114,8 +120,11 @@ def _card(card: Card, graph: Graph, plan: _cut.CutPlan, known: Mapping[str, Tens
     exposed = {row.tensor for row in rows}
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
     inputs += tuple(_info(name, known[name]) for name in plan.given)
-    outputs = tuple(_info(name, known[name]) for name in plan.leaves)
-    whole = [info.name for info in card.outputs] == [info.name for info in outputs]
+    gradients = _gradients(card.gradients, plan)
+    slopes = set(card.gradients.tensors.values()) if card.gradients else set()
+    outputs = tuple(_info(name, known[name]) for name in plan.leaves if name not in slopes)
+    first = [info.name for info in outputs[: len(card.outputs)]]
+    whole = first == [info.name for info in card.outputs]
     images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
     verification, golden = card.verification, card.golden
     if verification:
@@ -136,7 +145,16 @@ def _card(card: Card, graph: Graph, plan: _cut.CutPlan, known: Mapping[str, Tens
         labels=card.labels if whole else None,
         verification=verification,
         golden=golden,
+        gradients=gradients,
     )
+
+
+def _gradients(record: Gradients | None, plan: _cut.CutPlan) -> Gradients | None:
+    """Those that the part gives, if it also gives the output that they are of."""
+    if record is None or record.output not in plan.leaves:
+        return None
+    kept = {name: tensor for name, tensor in record.tensors.items() if tensor in plan.leaves}
+    return replace(record, tensors=kept) if kept else None
 
 
 def _info(name: str, kind: TensorType) -> TensorInfo:

@@ -138,6 +138,26 @@ def test_an_initialiser_stays_listed_as_an_input() -> None:
     assert plan.needs == ("x",)
 
 
+def test_an_optional_input_stays_one_where_it_is_read() -> None:
+    plan, part = cut(tiny.optional_input(), "y")
+    assert [item.name for item in part.graph.input] == ["x", "gain"]
+    assert [item.name for item in part.graph.initializer] == ["w", "gain"]
+    assert (plan.needs, plan.optional) == (("x",), ("gain",))
+    plan, part = cut(tiny.optional_input(), "a")
+    assert [item.name for item in part.graph.input] == ["x"]
+    assert plan.optional == ()
+
+
+def test_weights_of_a_file_of_ir_version_3_are_no_optional_inputs() -> None:
+    """onnxruntime takes them as constants, and refuses to be fed others."""
+    plan, _ = cut(tiny.listed_weights(), "y")
+    assert plan.optional == ()
+    made = tiny.listed_weights()
+    made.ir_version = 4
+    plan, _ = cut(made, "y")
+    assert plan.optional == ("w", "b")
+
+
 def test_branches_bring_what_they_capture() -> None:
     _, part = cut(tiny.branching(), "y")
     assert [node.name for node in part.graph.node] == ["a", "b", "flag", "flag2", "y"]

@@ -299,6 +299,72 @@ def test_any_part_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> None:
         reference.same(value, wanted[name])
 
 
+# --- Gradients ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> layertap.Model:
+    return layertap.open(tiny.save(tiny.differentiable(), tmp_path / "whole.onnx"))
+
+
+def test_a_part_has_the_gradients_that_it_ends_with(whole: layertap.Model, tmp_path: Path) -> None:
+    whole.cut(tmp_path / "part.onnx", end=["probs", "last", "grad/last"])
+    made = valid(tmp_path / "part.onnx")
+    assert [item.name for item in made.graph.output] == ["probs", "last", "grad/last"]
+    assert [item.name for item in made.graph.input] == ["image", "score_weights"]
+    model = layertap.open(tmp_path / "part.onnx")
+    assert model.card is not None
+    assert whole.card is not None
+    assert whole.card.gradients is not None
+    assert model.card.gradients == replace(whole.card.gradients, tensors={"last": "grad/last"})
+    assert [info.name for info in model.inputs] == ["image"]
+    assert [info.name for info in model.outputs] == ["probs", "last"]
+    assert model.labels == whole.labels
+    for target in ("dog", "top", ["cat", "top"]):
+        np.testing.assert_allclose(
+            model.cam(images(), target=target), whole.cam(images(), target=target), atol=1e-5
+        )
+
+
+def test_the_gradients_of_a_tail(whole: layertap.Model, tmp_path: Path) -> None:
+    """Also with respect to the layer that it starts from."""
+    ends = ["probs", "last", "grad/last", "grad/conv"]
+    whole.cut(tmp_path / "tail.onnx", start="conv", end=ends)
+    valid(tmp_path / "tail.onnx")
+    tail = layertap.open(tmp_path / "tail.onnx")
+    conv = whole.activations(images(), "conv")
+    for layer in ("last", "conv"):
+        for target in ("dog", ["cat", "top"]):
+            np.testing.assert_allclose(
+                tail.gradients(conv, layer, target),
+                whole.gradients(images(), layer, target),
+                atol=1e-6,
+            )
+    np.testing.assert_allclose(tail.cam(conv), whole.cam(images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("end", [None, ["probs", "last"], ["last", "grad/last"]])
+def test_a_part_that_gives_none(
+    whole: layertap.Model, tmp_path: Path, end: list[str] | None
+) -> None:
+    """Nor one that lacks the output that they are of."""
+    whole.cut(tmp_path / "part.onnx", end=end)
+    made = valid(tmp_path / "part.onnx")
+    gradients = [item.name for item in made.graph.output if item.name.startswith("grad/")]
+    assert gradients == [name for name in end or [] if name.startswith("grad/")]
+    assert ("score_weights" in [item.name for item in made.graph.input]) == bool(gradients)
+    model = layertap.open(tmp_path / "part.onnx")
+    assert model.card is not None
+    assert model.card.gradients is None
+
+
+def test_gradients_in_the_shell(whole: layertap.Model, tmp_path: Path) -> None:
+    part = tmp_path / "part.onnx"
+    ends = ["probs", "relu", "grad/relu"]
+    assert main(["cut", str(whole.path), "--to", *ends, "-o", str(part)]) == 0
+    assert list(layertap.open(part).gradients(images(), target=0)) == ["relu"]
+
+
 def test_what_run_writes_goes_into_the_next_part(
     tiny_file: TinyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

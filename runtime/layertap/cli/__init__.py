@@ -125,7 +125,7 @@ def _negative_slices_joined(arguments: list[str]) -> list[str]:
     return joined
 
 
-OWN = ("check", "cut", "devices", "info", "layers", "run", "stats")
+OWN = ("cam", "check", "cut", "devices", "info", "layers", "run", "stats")
 """The runtime's own commands, each a module here."""
 
 

@@ -8,15 +8,12 @@ from layertap import _model
 from layertap._check import TOLERANCE, check
 
 from . import OK, PARTLY_FAILED, Command
+from .options import add_device
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
-    )
+    add_device(parser)
     parser.add_argument(
         "--tolerance",
         type=float,

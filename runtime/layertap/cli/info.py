@@ -65,6 +65,10 @@ def _tail(card: Card) -> list[tuple[str, str]]:
                 f"allowed {checked.tolerance:.0e}",
             )
         )
+    if card.gradients:
+        found = card.gradients
+        scores = f"the {found.score if found.score == 'logits' else 'value'} of {found.output}"
+        lines.append(("gradients", f"of {scores}, with respect to {', '.join(found.tensors)}"))
     lines.append(("format", card.format))
     return lines
 

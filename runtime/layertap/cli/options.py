@@ -22,6 +22,15 @@ def add_layer_choice(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`, as `layertap.open` takes it."""
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
+    )
+
+
 def chosen_layers(args: argparse.Namespace, layers: Sequence[Layer]) -> list[Selector] | None:
     """What `--layers` asks for; `None` if it was not given, or asks for all."""
     if not args.layers or ("all" in args.layers and all(x.name != "all" for x in layers)):

@@ -41,7 +41,7 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
     """
     model, own = raw.model, len(trace.outputs)
     raw_outputs = [value.name for value in model.graph.output]
-    layout = ChannelsFirst(model, raw.shapes)
+    layout = ChannelsFirst(model, raw.shapes, raw.initializers)
     views = layout.run()
 
     wanted: dict[str, tuple[TensorInfo, View]] = {}

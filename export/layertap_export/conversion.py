@@ -15,12 +15,12 @@ from typing import Any
 
 import onnx
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tf2onnx import tf_loader
 from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
 from .errors import ExportError, UnsupportedLayerError
+from .freezing import freeze
+from .initializers import Initializers, weights_to_initializers
 from .operators import HANDLERS, REFUSED
 
 
@@ -32,6 +32,8 @@ class RawGraph:
     """Inputs are called as asked; outputs stand in the function's order."""
     shapes: dict[str, tuple[int | None, ...]]
     """Shapes of tensors, as far as TensorFlow knew them."""
+    initializers: Initializers
+    """The values of the model's initializers; the large ones are not in it."""
 
 
 def to_onnx(
@@ -49,18 +51,19 @@ def to_onnx(
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
             layer that uses it.
     """
-    graph_def, inputs, outputs = _frozen(function)
-    _refuse(graph_def, layers)
+    frozen = freeze(function)
+    _refuse(frozen.graph_def, layers)
+    weights = {name: f"weight/{i}" for i, name in enumerate(frozen.weights)}
     with _quiet(), _linear_cleanup(), tf.device("/cpu:0"), tf.Graph().as_default() as graph:
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(frozen.graph_def, name="")
         try:
             converted = process_tf_graph(
                 graph,
                 continue_on_error=True,  # so that all that is missing can be named at once
                 opset=opset,
-                input_names=inputs,
-                output_names=outputs,
-                tensors_to_rename=dict(zip(inputs, input_names, strict=True)),
+                input_names=[*frozen.inputs, *weights],
+                output_names=frozen.outputs,
+                tensors_to_rename=dict(zip(frozen.inputs, input_names, strict=True)) | weights,
                 custom_op_handlers=dict(HANDLERS),
             )
             converted.delete_unused_nodes(converted.outputs)
@@ -71,6 +74,9 @@ def to_onnx(
         model = converted.make_model("layertap")
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}
+    initializers = Initializers()
+    values = {weights[name]: value for name, value in frozen.weights.items()}
+    weights_to_initializers(model, values, initializers)
     return RawGraph(
         model,
         {
@@ -78,41 +84,8 @@ def to_onnx(
             for name, shape in shapes.items()
             if shape is not None
         },
+        initializers,
     )
-
-
-def _frozen(function: Any) -> tuple[Any, list[str], list[str]]:
-    """The function as a GraphDef without variables, and the names of its inputs and outputs.
-
-    Keras's `Normalization` and others capture eager constants, which TensorFlow's freezing leaves
-    as placeholders that nobody feeds: they become constants here.
-    """
-    captures = {
-        inner.name.split(":")[0]: outer
-        for outer, inner in function.graph.captures
-        if inner.dtype not in (tf.resource, tf.variant)
-    }
-    inputs = [
-        tensor.name
-        for tensor in function.inputs
-        if tensor.dtype != tf.resource and tensor.name.split(":")[0] not in captures
-    ]
-    outputs = [tensor.name for tensor in function.outputs]
-    frozen = convert_variables_to_constants_v2(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
-    graph_def = frozen.graph.as_graph_def(add_shapes=True)
-    for node in graph_def.node:
-        if node.op == "Placeholder" and node.name in captures:
-            value = captures[node.name].numpy()
-            dtype = node.attr["dtype"].type
-            node.op = "Const"
-            node.ClearField("attr")
-            node.attr["dtype"].type = dtype
-            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype, value.shape))
-    graph_def = tf_loader.fix_freezing_errors_part2(graph_def)
-    with tf.Graph().as_default():  # grappler wants no eager execution around it
-        return tf_loader.tf_optimize(inputs, outputs, graph_def), inputs, outputs
 
 
 def _refuse(graph_def: Any, layers: Collection[str]) -> None:

@@ -11,29 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-import onnx
 
+from layertap._data import replacing_model
 from layertap._layer import Layer
 from layertap._select import Selector, parse_selector, select
-from layertap.card import KEY, Card, Source
+from layertap.card import Card, Source
 from layertap.errors import UsageError
-from layertap.files import replacing
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
 from .assembly import assemble
 from .conversion import to_onnx
-from .errors import ExportError
+from .freezing import shared
 from .loading import checked_model, load_model
 from .tracing import Trace, trace
 from .verification import TOLERANCE, VerificationReport, verify_file
+from .writing import Writer, check, raw_bytes
 
 OPSETS = range(13, 19)
 """What tf2onnx 1.17 writes and the layout pass understands; 18 is the default."""
-
-LARGEST_FILE = 2**31 - 1
-"""Bytes of the largest protobuf message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,18 +121,21 @@ def export(
     names = [row.layer.name for row in traced.rows]
     raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset, names)
     graph = assemble(raw, traced, exposed)
-    _check_graph(graph)
+    check(graph)
 
-    with replacing(path) as temporary:
+    with replacing_model(path) as (temporary, data):
         progress("writing")
-        _write(graph, card, temporary)
+        writer = Writer(graph, raw.initializers, data)
+        writer.write(temporary, card)
         progress("verifying against Keras")
-        report = verify_file(temporary, model, card, tolerance=tolerance, samples=samples)
+        with writer.opened_lightly(temporary, card) as light:
+            report = verify_file(light, model, card, tolerance=tolerance, samples=samples)
         report = replace(report, file=str(path))
         report.check()
         card = replace(card, verification=report.for_card(), golden=report.golden)
-        _write(graph, card, temporary)
-        size = temporary.stat().st_size
+        data.settle()
+        writer.write(temporary, card)
+        size = temporary.stat().st_size + data.size
     seconds = time.perf_counter() - started
     return ExportReport(path=path, card=card, verification=report, size_bytes=size, seconds=seconds)
 
@@ -185,7 +184,7 @@ def _card(
 def _weights_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for weight in model.weights:
-        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+        digest.update(raw_bytes(shared(weight)))
     return digest.hexdigest()
 
 
@@ -233,21 +232,3 @@ def _check_fit(card: Card, recipe: Preprocessing | None) -> None:
             f"the preprocessing makes images of {size[0]} x {size[1]} x {recipe.channels}, but the "
             f"model's input {images[0].name!r} takes {height} x {width} x {channels}."
         )
-
-
-def _check_graph(graph: onnx.ModelProto) -> None:
-    size = graph.ByteSize()
-    if size > LARGEST_FILE:
-        raise ExportError(
-            f"the model takes {size / 1e9:.1f} GB, more than the 2 GB that one ONNX file can hold."
-        )
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except Exception as exc:
-        raise ExportError(f"the converted model is not valid ONNX: {exc}") from exc
-
-
-def _write(graph: onnx.ModelProto, card: Card, path: Path) -> None:
-    del graph.metadata_props[:]
-    graph.metadata_props.add(key=KEY, value=card.to_json())
-    path.write_bytes(graph.SerializeToString(deterministic=True))

@@ -22,7 +22,6 @@ from ._table import as_text, shape_text
 from ._wire import WireError
 from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
-from .files import replacing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -482,6 +481,7 @@ class Model:
             UsageError: a layer is both start and end, or nothing is computed from it.
             OutputError: the file cannot be written.
         """
+        from ._data import replacing_model
         from ._part import write_part
 
         starts: list[Layer | TensorInfo] = []
@@ -494,9 +494,9 @@ class Model:
                     starts.append(infos[one])
                 else:
                     starts += self.select(one)
-        part = write_part(self, starts, [] if end is None else self.select(end))
-        with replacing(path) as temporary:
-            temporary.write_bytes(part)
+        ends = [] if end is None else self.select(end)
+        with replacing_model(path) as (temporary, data):
+            temporary.write_bytes(write_part(self, starts, ends, data))
 
     def _inferred(self, tensor: str) -> TensorType:
         """The type of a tensor of which the file states none, as onnxruntime infers it."""

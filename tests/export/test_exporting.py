@@ -263,10 +263,6 @@ def interrupt(stage: str) -> None:
         raise KeyboardInterrupt
 
 
-def full_disk(path: Path, data: bytes) -> int:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -286,7 +282,10 @@ def test_nothing_is_left_behind(
 
 
 def test_a_full_disk(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    def full_disk(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("layertap_export.writing.Writer.write", full_disk)
     target = tmp_path / "small.onnx"
     with pytest.raises(layertap.OutputError) as caught:
         layertap_export.export(small, target)

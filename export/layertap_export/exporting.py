@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from layertap._data import replacing_model
 from layertap._layer import Layer
 from layertap._select import Selector, parse_selector, select
@@ -22,10 +20,12 @@ from layertap.preprocessing import Preprocessing
 
 from .assembly import assemble
 from .conversion import to_onnx
+from .families import checked_model, family_of
 from .freezing import shared
-from .loading import checked_model, load_model
+from .loading import load_model
+from .signatures import Signature
 from .tracing import Trace, trace
-from .verification import TOLERANCE, VerificationReport, verify_file
+from .verification import TOLERANCE, VerificationReport, reference_of, verify_file
 from .writing import Writer, check, raw_bytes
 
 OPSETS = range(13, 19)
@@ -41,6 +41,8 @@ class ExportReport:
     verification: VerificationReport
     size_bytes: int
     seconds: float
+    note: str = ""
+    """Why there are no layers, where a signature was exported."""
 
     @property
     def exposed(self) -> tuple[str, ...]:
@@ -48,10 +50,17 @@ class ExportReport:
         return tuple(layer.name for layer in self.card.layers if layer.exposed)
 
     def __str__(self) -> str:
-        return (
-            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {len(self.exposed)} of "
-            f"{len(self.card.layers)} layers exposed) in {self.seconds:.0f} s\n{self.verification}"
+        count = len(self.card.layers)
+        what = f"{len(self.exposed)} of {count} layers exposed"
+        if self.note:
+            outputs = "output" if count == 1 else "outputs"
+            what = f"{count} {outputs} of the signature {self.card.source.type!r}"
+        lines = (
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {what}) in {self.seconds:.0f} s",
+            self.note,
+            str(self.verification),
         )
+        return "\n".join(filter(None, lines))
 
 
 def export(
@@ -66,6 +75,8 @@ def export(
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
+    custom_objects: Mapping[str, Any] | Iterable[Any] = (),
+    signature: str | None = None,
     unsafe: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
@@ -75,8 +86,8 @@ def export(
     place; if anything fails, nothing is left behind and what stood there before is unharmed.
 
     Args:
-        model: a built `keras.Model`, or what `layertap export` takes: a `.keras` or `.h5` file,
-            or `"package.module:function"`.
+        model: a built `keras.Model` or `tf_keras.Model`, or what `layertap export` takes: a
+            `.keras` or `.h5` file, a SavedModel folder, or `"package.module:function"`.
         path: the file to write.
         layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
         type: Keras class names; narrows `layers`.
@@ -87,7 +98,10 @@ def export(
         opset: ONNX opset, 13 to 18.
         tolerance: largest scaled error that passes verification.
         samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
-        weights: for a `"package.module:function"`, a file handed to it as `weights`.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+            into the model that it returns.
+        custom_objects: the model's own classes and functions, as `load_model` takes them.
+        signature: of a SavedModel, take the outputs of this signature and no layers.
         unsafe: load files that hold Python code (Lambda layers).
         progress: called with the name of each stage.
 
@@ -106,13 +120,19 @@ def export(
         raise UsageError(f"opset {opset} cannot be written: give one from 13 to 18.")
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
-        model = load_model(model, weights=weights, unsafe=unsafe)
-    else:
+        model = load_model(
+            model,
+            weights=weights,
+            custom_objects=custom_objects,
+            signature=signature,
+            unsafe=unsafe,
+        )
+    elif not isinstance(model, Signature):
         checked_model(model, "the caller")
     recipe = _recipe(preprocess)
 
     progress("tracing")
-    traced = trace(model)
+    traced = model.trace() if isinstance(model, Signature) else trace(model)
     exposed = _chosen(traced, layers, type)
     card = _card(model, traced, exposed, recipe, _labels(labels))
     _check_fit(card, recipe)
@@ -127,7 +147,7 @@ def export(
         progress("writing")
         writer = Writer(graph, raw.initializers, data)
         writer.write(temporary, card)
-        progress("verifying against Keras")
+        progress(f"verifying against {reference_of(model)}")
         with writer.opened_lightly(temporary, card) as light:
             report = verify_file(light, model, card, tolerance=tolerance, samples=samples)
         report = replace(report, file=str(path))
@@ -137,7 +157,14 @@ def export(
         writer.write(temporary, card)
         size = temporary.stat().st_size + data.size
     seconds = time.perf_counter() - started
-    return ExportReport(path=path, card=card, verification=report, size_bytes=size, seconds=seconds)
+    return ExportReport(
+        path=path,
+        card=card,
+        verification=report,
+        size_bytes=size,
+        seconds=seconds,
+        note=model.why if isinstance(model, Signature) else "",
+    )
 
 
 def _chosen(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
@@ -163,13 +190,7 @@ def _card(
     labels: tuple[str, ...] | None,
 ) -> Card:
     return Card(
-        source=Source(
-            framework="keras",
-            version=keras.__version__,
-            model=model.name,
-            type=type(model).__name__,
-            weights_sha256=_weights_hash(model),
-        ),
+        source=_source(model),
         inputs=traced.inputs,
         outputs=traced.outputs,
         layers=tuple(
@@ -178,6 +199,19 @@ def _card(
         ),
         preprocessing=recipe.to_dict() if recipe else None,
         labels=labels,
+    )
+
+
+def _source(model: Any) -> Source:
+    if isinstance(model, Signature):
+        return model.source
+    family = family_of(model)
+    return Source(
+        framework=family.__name__,
+        version=family.__version__,
+        model=model.name,
+        type=type(model).__name__,
+        weights_sha256=_weights_hash(model),
     )
 
 

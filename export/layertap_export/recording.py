@@ -15,9 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import keras
-from keras.src.models.functional import Functional
-from keras.src.ops.operation import Operation
+from .families import callables, functional_of, is_a, operations_of
 
 
 @dataclass(eq=False)
@@ -69,9 +67,9 @@ class Recorder:
             self._root = layer
             return original(layer, *args, **kwargs)
         owner = self._stack[-1].layer if self._stack else self._root
-        if not isinstance(layer, keras.layers.Layer) and layer not in graph_members(owner):
+        if not is_a(layer, "layers.Layer") and layer not in graph_members(owner):
             return original(layer, *args, **kwargs)  # `keras.ops` in some layer's own code
-        if isinstance(owner, keras.layers.RNN):
+        if is_a(owner, "layers.RNN"):
             return original(layer, *args, **kwargs)  # a cell: it runs once per step
         call = self._begin(layer, self._names_of(named_leaves([args, kwargs])))
         self._stack.append(call)
@@ -110,17 +108,10 @@ class Recorder:
         return call
 
 
-def functional_of(model: Any) -> Any:
-    """The Functional graph of a Functional or Sequential model, else `None`."""
-    if isinstance(model, keras.Sequential):
-        return getattr(model, "_functional", None)
-    return model if isinstance(model, Functional) else None
-
-
 def graph_members(model: Any) -> list[Any]:
     """Layers and `keras.ops` operations of a model's Functional graph, if it has one."""
     functional = functional_of(model)
-    return [] if functional is None else list(functional.operations)
+    return [] if functional is None else operations_of(functional)
 
 
 def named_leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
@@ -146,9 +137,9 @@ _patch_lock = threading.RLock()
 
 @contextmanager
 def _wrapped_calls() -> Iterator[None]:
-    """Wrap the two `__call__` methods; calls of other threads pass through untouched."""
+    """Wrap the `__call__` methods; calls of other threads pass through untouched."""
     with _patch_lock:
-        saved = {cls: cls.__dict__["__call__"] for cls in (keras.layers.Layer, Operation)}
+        saved = {cls: cls.__dict__["__call__"] for cls in callables()}
         try:
             for cls, original in saved.items():
                 cls.__call__ = _wrapper(cls, original)
@@ -159,10 +150,12 @@ def _wrapped_calls() -> Iterator[None]:
 
 
 def _wrapper(cls: type, original: Callable[..., Any]) -> Callable[..., Any]:
+    is_layer_class = cls.__name__ == "Layer"
+
     def wrapped(layer: Any, *args: Any, **kwargs: Any) -> Any:
         recorder: Recorder | None = getattr(_active, "recorder", None)
         # A Layer is an Operation too, but its calls come through Layer.__call__.
-        through_layer = cls is Operation and isinstance(layer, keras.layers.Layer)
+        through_layer = is_a(layer, "layers.Layer") and not is_layer_class
         if recorder is None or through_layer:
             return original(layer, *args, **kwargs)
         return recorder.run(original, layer, args, kwargs)

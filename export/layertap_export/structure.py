@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
 
 from layertap._layer import Layer, Shape
 
 from .errors import ExportError
-from .recording import Call, Recorder, functional_of
+from .families import functional_of, is_a, maker_of, members_of, nodes_of
+from .recording import Call, Recorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,20 +99,17 @@ def _fed(
 
 def input_layer_name(tensor: Any) -> str:
     """The name of the input layer behind a model's symbolic input."""
-    name: str = tensor._keras_history.operation.name
+    name: str = maker_of(tensor).name
     return name
 
 
 def _in_order(model: Any, calls: list[Call]) -> list[Any]:
     """The calls directly inside `model`, and its input layers, in the order of `model.layers`."""
-    if isinstance(model, Functional):
-        members = model.operations
-    elif isinstance(model, keras.Sequential):
-        members = model.layers
-    else:
+    members = members_of(model)
+    if members is None:
         return calls  # a subclassed model: the order in which it calls
     place = {id(member): index for index, member in enumerate(members)}
-    inputs = [member for member in members if isinstance(member, keras.layers.InputLayer)]
+    inputs = [member for member in members if is_a(member, "layers.InputLayer")]
     last = len(place)
     return sorted(
         [*calls, *inputs],
@@ -145,13 +141,12 @@ def _edges(
         pending.setdefault(id(call.layer), []).append(call)
 
     edges: dict[Call, _Edges] = {}
-    by_depth = functional._nodes_by_depth
-    for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
-        waiting = pending.get(id(node.operation))
-        if node.is_input or not waiting:
+    for node in nodes_of(functional):
+        waiting = pending.get(id(node.layer))
+        if not waiting:
             continue
         call = waiting.pop(0)
-        known = (name_of.get(id(tensor)) for tensor in node.input_tensors)
+        known = (name_of.get(id(tensor)) for tensor in node.inputs)
         edges[call] = _Edges(
             inbound=list(dict.fromkeys(name for name in known if name is not None)),
             shapes=[tuple(getattr(tensor, "shape", None) or ()) for tensor in node.outputs],
@@ -169,7 +164,7 @@ def _input_row(layer: Any, input_name: str) -> Row:
             type="InputLayer",
             index=0,
             shape=tuple(tensor.shape),
-            dtype=str(tensor.dtype),
+            dtype=tf.as_dtype(tensor.dtype).name,
             parameters=0,
             inbound=(),
             tensor=input_name,
@@ -224,7 +219,7 @@ def _merged(traced: Shape, declared: Shape) -> Shape:
 
 
 def _parameters(layer: Any) -> int:
-    if not isinstance(layer, keras.layers.Layer) or not layer.weights:
+    if not is_a(layer, "layers.Layer") or not layer.weights:
         return 0
     return int(layer.count_params())
 

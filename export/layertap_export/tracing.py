@@ -15,7 +15,8 @@ from layertap.card import TensorInfo
 from layertap.errors import LayertapError
 
 from .errors import ExportError
-from .recording import Recorder, functional_of, named_leaves
+from .families import inputs_of, is_a
+from .recording import Recorder, named_leaves
 from .structure import Row, input_layer_name, layer_table
 
 
@@ -44,7 +45,7 @@ def trace(model: Any) -> Trace:
         for index, info in enumerate(inputs)
     ]
     # A Sequential model hides its input layer from its table.
-    own = [] if isinstance(model, keras.Sequential) else model.inputs
+    own = [] if is_a(model, "Sequential") else getattr(model, "inputs", None) or []
     input_names = {input_layer_name(x): info.name for x, info in zip(own, inputs, strict=False)}
     seen: list[tuple[tuple[TensorInfo, ...], tuple[Row, ...]]] = []
 
@@ -84,34 +85,30 @@ def model_inputs(model: Any) -> tuple[TensorInfo, ...]:
 
     An input is called as in the model's dict of inputs where it has one, else by its input layer.
     """
-    if not getattr(model, "inputs", None):
+    structure = inputs_of(model)
+    if structure is None:
         raise ExportError(
             f"the model {model.name!r} has no inputs yet. Build it first: call it once on a batch, "
             "or give its first layer an input shape."
         )
-    structure = _structure(model)
-    names = (
-        sorted(structure)
-        if isinstance(structure, dict)
-        else [input_layer_name(x) for x in model.inputs]
-    )
+    symbols = keras.tree.flatten(structure)
+    names = sorted(structure) if isinstance(structure, dict) else list(map(_input_name, symbols))
     return tuple(
-        TensorInfo(name=name, shape=tuple(x.shape), dtype=keras.backend.standardize_dtype(x.dtype))
-        for name, x in zip(names, model.inputs, strict=True)
+        TensorInfo(name=name, shape=tuple(x.shape), dtype=tf.as_dtype(x.dtype).name)
+        for name, x in zip(names, symbols, strict=True)
     )
+
+
+def _input_name(symbol: Any) -> str:
+    return input_layer_name(symbol) if hasattr(symbol, "_keras_history") else symbol.name
 
 
 def packed(model: Any, flat: Sequence[Any]) -> Any:
     """Flat inputs in the structure (one tensor, list, dict) that the model is called with."""
-    structure = _structure(model)
+    structure = inputs_of(model)
     if len(flat) == 1 and not isinstance(structure, dict):
         return flat[0]
     return keras.tree.pack_sequence_as(structure, list(flat))
-
-
-def _structure(model: Any) -> Any:
-    """One symbolic input, or a list or dict of them; a Sequential model's is its graph's."""
-    return (functional_of(model) or model).input
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
 from .errors import ExportError, VerificationError
 from .loading import load_model
 from .recording import Recorder, named_leaves
+from .signatures import Signature
 from .tracing import model_inputs, packed
 
 TOLERANCE = 1e-4
@@ -60,6 +61,8 @@ class VerificationReport:
     """In the order in which the layers run."""
     golden: Golden
     """Keras's values on the first batch."""
+    reference: str = "Keras"
+    """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -82,19 +85,25 @@ class VerificationReport:
         if not self.failed:
             worst = self.worst
             return (
-                f"verified {len(self.layers)} layers against Keras on {len(self.batches)} batches "
-                f"({'; '.join(self.batches)}): largest scaled error {worst.scaled:.1e} "
-                f"in {worst.name!r}, allowed {self.tolerance:.0e}"
+                f"verified {len(self.layers)} {self._things} against {self.reference} on "
+                f"{len(self.batches)} batches ({'; '.join(self.batches)}): largest scaled error "
+                f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
             )
         return "\n".join(self._failure())
+
+    @property
+    def _things(self) -> str:
+        if self.reference != "TensorFlow":
+            return "layers"
+        return "output" if len(self.layers) == 1 else "outputs"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
         first, *others = self.failed
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
-            f"{self.file} is not what Keras computes: {len(self.failed)} of {len(self.layers)} "
-            f"layers differ by more than {self.tolerance:.0e} of their scale. "
-            f"The first to diverge is {first.name!r}."
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
+            f"{len(self.layers)} {self._things} differ by more than {self.tolerance:.0e} of their "
+            f"scale. The first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"
@@ -121,17 +130,24 @@ def verify(
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
+    custom_objects: Mapping[str, Any] | Iterable[Any] = (),
+    signature: str | None = None,
     unsafe: bool = False,
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> VerificationReport:
     """Compare a file that layertap exported with the Keras model it was made from.
 
     Args:
         path: the `.onnx` file.
-        model: a `keras.Model`, or what `layertap export` takes.
+        model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
         tolerance: largest scaled error that passes.
         samples: images to verify on beside the seeded batches.
-        weights: for a `"package.module:function"`, a file handed to it as `weights`.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+            into the model that it returns.
+        custom_objects: the model's own classes and functions, as `load_model` takes them.
+        signature: of a SavedModel, take the outputs of this signature and no layers.
         unsafe: load files that hold Python code (Lambda layers).
+        progress: called with the name of each stage.
 
     Returns:
         The report; false if a layer differs (nothing is raised for that).
@@ -147,13 +163,22 @@ def verify(
             "`layertap export` writes files that have one."
         )
     if isinstance(model, (str, os.PathLike)):
-        model = load_model(model, weights=weights, unsafe=unsafe)
+        progress("loading the model")
+        model = load_model(
+            model,
+            weights=weights,
+            custom_objects=custom_objects,
+            signature=signature,
+            unsafe=unsafe,
+        )
     _check_same_inputs(model, card, os.fspath(path))
+    progress(f"comparing with {reference_of(model)}")
     return verify_file(Path(path), model, card, tolerance=tolerance, samples=samples)
 
 
 def _check_same_inputs(model: Any, card: Card, path: str) -> None:
-    given = [(info.name, info.shape) for info in model_inputs(model)]
+    inputs = model.inputs if isinstance(model, Signature) else model_inputs(model)
+    given = [(info.name, info.shape) for info in inputs]
     expected = [(info.name, info.shape) for info in card.inputs]
     if given != expected:
         raise ExportError(
@@ -208,7 +233,13 @@ def verify_file(
         batches=tuple(batches),
         layers=tuple(sorted(totals.values(), key=lambda x: _place(card, x.name))),
         golden=golden,
+        reference=reference_of(model),
     )
+
+
+def reference_of(model: Any) -> str:
+    """What computes the values that a file is compared with."""
+    return "TensorFlow" if isinstance(model, Signature) else "Keras"
 
 
 def _opened(path: Path) -> Any:
@@ -258,6 +289,8 @@ def reference(
     model: Any, card: Card, arrays: Sequence[NDArray[Any]], wanted: Sequence[str]
 ) -> Activations:
     """What Keras itself gives, run eagerly, by the names of the file's outputs."""
+    if isinstance(model, Signature):
+        return model.run(arrays)
     tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in wanted}
     recorder = Recorder(keep=tensors.__contains__)
     with recorder.recording():

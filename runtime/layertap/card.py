@@ -34,16 +34,16 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The Keras model that the file was made from."""
+    """The model that the file was made from."""
 
     framework: str
-    """`keras` or `tf_keras`."""
+    """`keras`, `tf_keras`, or `tensorflow` for a signature of a SavedModel."""
     version: str
     """Version of that framework."""
     model: str
-    """The model's name."""
+    """The model's name; of a SavedModel the folder's."""
     type: str
-    """The model's class, for example `Functional`."""
+    """The model's class, for example `Functional`; the name of the signature."""
     weights_sha256: str
     """Over the bytes of all weights, in Keras's order."""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -133,12 +133,15 @@ def _read_by(node: Any) -> list[str]:
 
 
 def shared(variable: Any) -> NDArray[Any]:
-    """The value of a variable, Keras's or TensorFlow's, as it lies in TensorFlow's memory; it must
-    not be written to."""
+    """The value of a variable, Keras's or TensorFlow's, as it lies in TensorFlow's memory."""
     held = getattr(variable, "value", None)
-    value = held() if callable(held) else held.value()  # type: ignore[union-attr]
+    return in_place(held() if callable(held) else held.value())  # type: ignore[union-attr]
+
+
+def in_place(tensor: Any) -> NDArray[Any]:
+    """The value of a tensor as it lies in TensorFlow's memory; it must not be written to."""
     try:
-        return np.asarray(memoryview(value))
+        return np.asarray(memoryview(tensor))
     except (TypeError, ValueError):  # a dtype that is foreign to Python, or another device
-        array: NDArray[Any] = value.numpy()
+        array: NDArray[Any] = tensor.numpy()
         return array

@@ -23,6 +23,7 @@ from layertap.preprocessing import Preprocessing
 
 from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
 from .errors import ExportError, VerificationError
+from .freezing import in_place
 from .loading import load_model
 from .recording import Recorder, named_leaves
 from .signatures import Signature
@@ -34,7 +35,7 @@ TOLERANCE = 1e-4
 GOLDEN_VALUES = 5
 """Values per layer in the golden sample."""
 
-Activations = Mapping[str, NDArray[Any]]
+Activations = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +224,7 @@ def verify_file(
         golden = golden or _golden(batch, expected)
         actual = _run(session, card, batch, path)
         for name in wanted:
-            found = _difference(name, actual.pop(name), expected.get(name))
+            found = _difference(name, actual.pop(name), expected.pop(name, None))
             totals[name] = _larger(totals.get(name), found)
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
@@ -296,12 +297,12 @@ def reference(
     with recorder.recording():
         result = model(packed(model, arrays), training=False)
     values = {
-        str(tensors[name]): tensor.numpy()
+        str(tensors[name]): in_place(tensor)
         for call in recorder.calls
         for name, tensor in call.outputs
     }
     for info, (_, tensor) in zip(card.outputs, named_leaves(result), strict=True):
-        values[info.name] = tensor.numpy()
+        values[info.name] = in_place(tensor)
     return values
 
 

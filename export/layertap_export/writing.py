@@ -130,8 +130,8 @@ class Writer:
             size = self._value(item).nbytes
             return [_bytes(made), header(RAW_DATA, size), range(size)]
         made.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in external._asdict().items():
-            made.external_data.add(key=key, value=str(value))
+        for key in ("location", "offset", "length"):
+            made.external_data.add(key=key, value=str(getattr(external, key)))
         return [_bytes(made)]
 
     def _tail(self, card: Card) -> bytes:

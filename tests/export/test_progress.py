@@ -55,11 +55,12 @@ def test_where_there_is_no_terminal_there_is_nothing() -> None:
 def test_an_error_finds_the_line_removed() -> None:
     stream = Terminal()
 
-    def fail(stage: str) -> None:
-        raise RuntimeError(stage)
+    def fail(progress: ProgressLine) -> None:
+        progress("tracing")
+        raise RuntimeError
 
     with pytest.raises(RuntimeError), ProgressLine(stream) as progress:
-        fail(progress("tracing") or "tracing")
+        fail(progress)
     assert stream.getvalue().endswith(CLEAR)
 
 

@@ -133,7 +133,8 @@ def _run_export(args: argparse.Namespace) -> int:
 
 
 def _run_verify(args: argparse.Namespace) -> int:
-    read_index(FileSource(args.file))
+    card = read_index(FileSource(args.file)).card
+    args.signature = args.signature or (card.source.signature if card else None)
     _check_source(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")

@@ -52,9 +52,10 @@ class ExportReport:
     def __str__(self) -> str:
         count = len(self.card.layers)
         what = f"{len(self.exposed)} of {count} layers exposed"
-        if self.note:
+        signature = self.card.source.signature
+        if signature:
             outputs = "output" if count == 1 else "outputs"
-            what = f"{count} {outputs} of the signature {self.card.source.type!r}"
+            what = f"{count} {outputs} of the signature {signature!r}"
         lines = (
             f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {what}) in {self.seconds:.0f} s",
             self.note,

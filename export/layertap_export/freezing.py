@@ -21,6 +21,7 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 from tf2onnx import tf_loader
 
+from .errors import ExportError
 from .initializers import LARGE
 
 READERS: Mapping[str, tuple[int, ...]] = {
@@ -31,11 +32,15 @@ READERS: Mapping[str, tuple[int, ...]] = {
     "Conv3D": (1,),
     "Conv3DBackpropInputV2": (1,),
     "DepthwiseConv2dNative": (1,),
+    "Einsum": (0, 1),
     "GatherV2": (0,),
     "MatMul": (0, 1),
     "ResourceGather": (0,),
 }
 """Operations that tf2onnx converts alike whether it knows the value of these inputs or not."""
+
+MOST = 2**31 - 2**24
+"""Bytes of the variables that stand in the graph: protobuf's limit, less room for the rest."""
 
 PASSING = frozenset({"Cast", "ExpandDims", "Identity", "ReadVariableOp", "Reshape", "Transpose"})
 """Operations through which a weight may go on its way there; `initializers` computes them."""
@@ -59,6 +64,9 @@ def freeze(function: Any) -> FrozenGraph:
 
     Keras's `Normalization` and others capture eager constants, which TensorFlow's freezing leaves
     as placeholders that nobody feeds: they become constants here.
+
+    Raises:
+        ExportError: more than 2 GB of variables are used in other ways.
     """
     graph = function.graph
     captured = {inner.name.split(":")[0] for _, inner in graph.captures}
@@ -91,6 +99,7 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
     def __init__(self, function: Any, **options: Any) -> None:
         self.kept: dict[str, NDArray[Any]] = {}
         """Values by name of the node."""
+        self._inside = 0
         self._names = {
             id(outer): inner.name.split(":")[0] for outer, inner in function.graph.captures
         }
@@ -111,6 +120,13 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
         value = shared(tensor)
         name = self._names[id(tensor.handle)]
         if value.nbytes < LARGE or not self._goes_straight(name):
+            self._inside += value.nbytes
+            if self._inside > MOST:
+                raise ExportError(
+                    f"more than {MOST / 1e9:.1f} GB of the weights, {tensor.name!r} among them, go "
+                    "into loops or arithmetic. The export can only handle more where they go into "
+                    "convolutions and products of matrices."
+                )
             return value
         self.kept[name] = value
         return np.zeros((), value.dtype)

@@ -24,7 +24,7 @@ class ProgressLine:
         """Write to `stream`, by default stderr, every `interval` seconds."""
         stream = sys.stderr if stream is None else stream
         self._shown = bool(stream) and stream.isatty()
-        self._stream = _of_its_own(stream) if self._shown else stream
+        self._stream = self._given = stream
         self._interval = interval
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -64,6 +64,7 @@ class ProgressLine:
 
     def __enter__(self) -> ProgressLine:
         if self._shown:
+            self._stream = _of_its_own(self._given)
             self._show_warning = warnings.showwarning
             warnings.showwarning = self._warn
             self._thread = threading.Thread(target=self._tick, daemon=True)
@@ -82,6 +83,8 @@ class ProgressLine:
         self._thread.join()
         warnings.showwarning = self._show_warning
         self._clear()
+        if self._stream is not self._given:
+            self._stream.close()
 
 
 def _of_its_own(stream: TextIO) -> TextIO:

@@ -146,7 +146,8 @@ def verify(
         weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
-        signature: of a SavedModel, take the outputs of this signature and no layers.
+        signature: of a SavedModel, the signature to compare with; by default the one that the file
+            was made from.
         unsafe: load files that hold Python code (Lambda layers).
         progress: called with the name of each stage.
 
@@ -169,7 +170,7 @@ def verify(
             model,
             weights=weights,
             custom_objects=custom_objects,
-            signature=signature,
+            signature=signature or card.source.signature,
             unsafe=unsafe,
         )
     _check_same_inputs(model, card, os.fspath(path))

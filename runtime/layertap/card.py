@@ -48,6 +48,11 @@ class Source:
     """Over the bytes of all weights, in Keras's order."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def signature(self) -> str | None:
+        """The signature that the file was made from, which has no layers; `None` for a model."""
+        return self.type if self.framework == "tensorflow" else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerCheck:

@@ -125,3 +125,22 @@ def test_a_weight_that_is_used_otherwise_too_stays_in_the_graph(
     model = chain(keras, (4,), Normed(3, name="normed"))
     assert frozen(model, monkeypatch) == {}
     assert layertap_export.export(model, tmp_path / "normed.onnx").verification
+
+
+def test_more_than_tensorflow_s_graphs_hold(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layertap_export.freezing.LARGE", 1)
+    monkeypatch.setattr("layertap_export.freezing.MOST", 1000)
+    layers = keras.layers
+    # 36 kB go into products, and 860 bytes into additions and the loop of an LSTM.
+    model = chain(keras, (5, 90), layers.Dense(100), layers.Dense(3), layers.LSTM(4))
+    assert layertap_export.export(model, tmp_path / "fits.onnx")
+    model = chain(keras, (5, 4), layers.LSTM(8, name="lstm"))
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(model, tmp_path / "large.onnx")
+    assert str(caught.value) == (
+        "more than 0.0 GB of the weights, 'lstm/lstm_cell/recurrent_kernel:0' among them, go into "
+        "loops or arithmetic. The export can only handle more where they go into convolutions and "
+        "products of matrices."
+    )

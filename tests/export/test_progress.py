@@ -80,6 +80,18 @@ def test_a_warning_gets_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @posix
+def test_it_has_the_terminal_to_itself() -> None:
+    """While TensorFlow is imported, stderr is led elsewhere."""
+    ours, theirs = os.openpty()
+    with open(theirs, "w") as stream, ProgressLine(stream, interval=60) as progress:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+        progress("importing TensorFlow")
+        assert os.read(ours, 1 << 16).decode() == f"{CLEAR}importing TensorFlow ... 0 s"
+    os.close(ours)
+
+
+@posix
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_on_a_terminal(small: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import onnx
@@ -113,4 +114,21 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         f"cannot write {str(target)!r}: No space left on device. Nothing was written."
     )
+    assert listing(tmp_path) == []
+
+
+def test_a_model_that_cannot_be_put_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data go again."""
+    plain = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if str(target).endswith(".onnx"):
+            raise PermissionError(13, "Permission denied")
+        plain(source, target)
+
+    monkeypatch.setattr("layertap.files.os.replace", refuse)
+    with pytest.raises(layertap.OutputError, match="Permission denied"):
+        write(tmp_path / "m.onnx")
     assert listing(tmp_path) == []

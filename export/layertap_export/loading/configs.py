@@ -67,7 +67,11 @@ def read(path: Path) -> Stored:
         raise ModelLoadError(
             f"{str(path)!r} is not a Keras model file, or it is damaged: {reason}"
         ) from exc
-    looks = describe(start)
+    if path.name in ("saved_model.pb", "saved_model.pbtxt"):
+        raise ModelLoadError(
+            f"{str(path)!r} is a part of a SavedModel. Give the folder: {str(path.parent)!r}."
+        )
+    looks = "an ONNX model already" if path.suffix == ".onnx" else describe(start)
     raise ModelLoadError(
         f"{str(path)!r} is not a Keras model file, as whose names end in .keras or .h5."
         + (f" It looks like {looks}." if looks else "")

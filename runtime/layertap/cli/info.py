@@ -22,7 +22,7 @@ def _run(args: argparse.Namespace) -> int:
     lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
     exposed = sum(layer.exposed for layer in model.layers)
     lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))
-    if model.card and model.card.source.framework == "tensorflow":
+    if model.card and model.card.source.signature:
         lines[-1] = ("layers", "none: made from a signature, which has outputs alone")
     if model.card is None:
         lines.append(("card", "none: not exported by layertap; the layers are ONNX tensors"))
@@ -59,8 +59,8 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
     if card.verification and card.verification.layers:
         checked, worst = card.verification, card.verification.worst
-        is_signature = card.source.framework == "tensorflow"
-        what = "outputs against TensorFlow" if is_signature else "layers against Keras"
+        signature = card.source.signature
+        what = "outputs against TensorFlow" if signature else "layers against Keras"
         lines.append(
             (
                 "verification",

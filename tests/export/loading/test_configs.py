@@ -40,6 +40,21 @@ def test_files_of_other_kinds(contents: bytes, message: str, suffix: str, tmp_pa
     assert str(caught.value) == message.format(repr(str(path)))
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("saved_model.pb", "'{}/saved_model.pb' is a part of a SavedModel. Give the folder: '{}'."),
+        ("model.onnx", "'{}/model.onnx' is not a Keras model file, as whose names end in .keras or "
+         ".h5. It looks like an ONNX model already."),
+    ],
+)  # fmt: skip
+def test_files_beside_the_point(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x08")
+    with pytest.raises(ModelLoadError) as caught:
+        load_model(tmp_path / name)
+    assert str(caught.value) == message.format(tmp_path, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")

@@ -230,9 +230,10 @@ def test_another_signature(signatures: Path, tmp_path: Path) -> None:
     (value,) = called(signatures, "relu", x=X).values()
     predicted = layertap.open(report.path).predict(X)
     np.testing.assert_allclose(predicted, value, rtol=1e-5, atol=1e-6)
-    assert layertap_export.verify(report.path, signatures, signature="relu")
+    assert layertap_export.verify(report.path, signatures)
+    assert main(["verify", str(report.path), str(signatures)]) == 0
     with pytest.raises(layertap_export.ExportError, match="was not made from this model"):
-        layertap_export.verify(report.path, signatures)
+        layertap_export.verify(report.path, signatures, signature="serving_default")
 
 
 def test_what_keras_3_exports_has_no_layers(small: Any, tmp_path: Path) -> None:

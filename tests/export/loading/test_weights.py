@@ -14,6 +14,7 @@ import pytest
 
 from layertap.errors import LayertapError
 from layertap_export import WeightsError
+from layertap_export.loading.weight_files import read_weights
 from layertap_export.loading.weights import load_weights
 
 pytestmark = [
@@ -496,6 +497,15 @@ def test_groups_with_names(tmp_path: Path) -> None:
     load_weights(other, path)
     for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
         assert np.array_equal(expected, found)
+
+
+def test_what_is_kept_for_training_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "w.weights.h5"
+    small().save_weights(path)
+    with h5py.File(path, "a") as file:
+        file["layers/dropout/seed_generator/vars/0"] = np.array([0, 3], np.uint32)
+        file["optimizer/vars/0"] = np.array(7)
+    assert [layer.path for layer in read_weights(path)] == [("bn",), ("first",), ("head",)]
 
 
 def test_groups_without_names_count_by_class(tmp_path: Path) -> None:

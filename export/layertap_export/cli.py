@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from layertap._index import read_index
 from layertap._source import FileSource
@@ -113,13 +114,8 @@ def _run_export(args: argparse.Namespace) -> int:
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
-                tolerance=args.tolerance,
-                samples=args.sample,
-                weights=args.weights,
-                custom_objects=args.custom_objects,
-                signature=args.signature,
-                unsafe=args.unsafe,
                 progress=progress,
+                **_loading_and_verification(args),
             )
         except VerificationError as exc:
             failure = str(exc)
@@ -140,22 +136,23 @@ def _run_verify(args: argparse.Namespace) -> int:
         progress("importing TensorFlow")
         from . import verify
 
-        report = verify(
-            args.file,
-            args.model,
-            tolerance=args.tolerance,
-            samples=args.sample,
-            weights=args.weights,
-            custom_objects=args.custom_objects,
-            signature=args.signature,
-            unsafe=args.unsafe,
-            progress=progress,
-        )
+        report = verify(args.file, args.model, progress=progress, **_loading_and_verification(args))
     if report:
         print(report)
         return OK
     print(f"layertap: {report}", file=sys.stderr)
     return PARTLY_FAILED
+
+
+def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "tolerance": args.tolerance,
+        "samples": args.sample,
+        "weights": args.weights,
+        "custom_objects": args.custom_objects,
+        "signature": args.signature,
+        "unsafe": args.unsafe,
+    }
 
 
 def _check_source(args: argparse.Namespace) -> None:

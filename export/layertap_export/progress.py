@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import warnings
-from types import TracebackType
 from typing import Any, TextIO
 
 CLEAR = "\r\x1b[K"
@@ -71,12 +70,7 @@ class ProgressLine:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._thread is None:
             return
         self._over.set()

@@ -45,6 +45,12 @@ def card(note: str) -> layertap.card.Card:
     return tiny.card([], {"x": (None, 200)}, {"y": (None, 300)}, extra={"note": note})
 
 
+def written(path: Path, data: DataFile | None = None) -> Writer:
+    writer = Writer(*graph(), data or DataFile(path))
+    writer.write(path, card(""))
+    return writer
+
+
 def run(path: Path) -> Any:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(["y"], {"x": X})[0]
@@ -70,15 +76,12 @@ def test_the_bytes_are_those_that_onnx_would_write(tmp_path: Path) -> None:
 def test_a_session_need_not_read_many_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, initializers = graph()
     path = tmp_path / "m.onnx"
-    writer = Writer(model, initializers, DataFile(path))
-    writer.write(path, card(""))
+    writer = written(path)
     with writer.opened_lightly(path, card("")) as light:
         assert light == path
     monkeypatch.setattr("layertap_export.writing.LARGE", W.nbytes - 1)
-    writer = Writer(model, initializers, DataFile(path))
-    writer.write(path, card(""))
+    writer = written(path)
     with writer.opened_lightly(path, card("")) as light:
         assert light.stat().st_size < 5000
         np.testing.assert_array_equal(run(light), run(path))
@@ -88,15 +91,12 @@ def test_a_session_need_not_read_many_weights(
 def test_weights_that_are_too_many_go_beside_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, initializers = graph()
     path = tmp_path / "m.onnx"
-    writer = Writer(model, initializers, DataFile(path))
-    writer.write(path, card(""))
+    written(path)
     expected = run(path)
     monkeypatch.setattr("layertap_export.writing.LARGEST", W.nbytes)
     data = DataFile(path)
-    writer = Writer(model, initializers, data)
-    writer.write(path, card(""))
+    writer = written(path, data)
     np.testing.assert_array_equal(run(path), expected)  # under the first name
     data.settle()
     writer.write(path, card("settled"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from collections.abc import Callable
@@ -42,6 +43,27 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], OldFil
         return OldFile(folder / f"{name}.h5", folder / f"{name}_weights.h5", x, y)
 
     return files
+
+
+def edit_archive(path: Path, edit: Callable[[dict[str, bytes]], object]) -> None:
+    """Change what is in a zip archive, by the names of its members."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    edit(contents)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+
+
+def edit_config(path: Path, edit: Callable[[Any], object]) -> None:
+    """Change the configuration of the layers in a `.keras` file of a Sequential model."""
+
+    def change(contents: dict[str, bytes]) -> None:
+        config = json.loads(contents["config.json"])
+        edit(config["config"]["layers"])
+        contents["config.json"] = json.dumps(config).encode()
+
+    edit_archive(path, change)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import pytest
 
 from layertap_export import ModelLoadError, UnsafeModelError, load_model
+
+from .conftest import edit_config
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -175,13 +176,7 @@ def test_code_is_not_run_while_it_is_looked_for(keras: Any, tmp_path: Path) -> N
     """Not even where Keras itself does not know what it is."""
     path = tmp_path / "own.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
-    with zipfile.ZipFile(path) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(contents["config.json"])
-    config["config"]["layers"][1]["config"]["odd"] = [{"class_name": "Lambda", "config": 3}]
-    contents["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
+    odd = [{"class_name": "Lambda", "config": 3}]
+    edit_config(path, lambda layers: layers[1]["config"].update(odd=odd))
     with pytest.raises(UnsafeModelError, match=r"has a Lambda layer \('lambda'\)"):
         load_model(path)

@@ -18,7 +18,7 @@ import layertap
 import layertap_export
 from layertap_export import ModelLoadError, UnsafeModelError, load_model, load_weights
 
-from .conftest import VERSIONS, OldFile
+from .conftest import VERSIONS, OldFile, edit_archive, edit_config
 
 Old = Callable[[str, str], OldFile]
 
@@ -77,19 +77,19 @@ def test_files_of_other_backends(dtype: str, keras: Any, tmp_path: Path) -> None
     with h5py.File(tmp_path / "model.h5", "a") as file:
         file.attrs["backend"] = file["model_weights"].attrs["backend"] = "jax"
     same(load_model(tmp_path / "model.h5"), model)
+    weights = tmp_path / "model.weights.h5"
+
+    def add_a_state(contents: dict[str, bytes]) -> None:
+        weights.write_bytes(contents["model.weights.h5"])
+        with h5py.File(weights, "a") as file:
+            file["layers/dropout/seed_generator/vars/0"] = np.array([0, 3], dtype)
+        contents["model.weights.h5"] = weights.read_bytes()
+
     model.save(tmp_path / "model.keras")
-    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    (tmp_path / "model.weights.h5").write_bytes(contents["model.weights.h5"])
-    with h5py.File(tmp_path / "model.weights.h5", "a") as file:
-        file["layers/dropout/seed_generator/vars/0"] = np.array([0, 3], dtype)
-    contents["model.weights.h5"] = (tmp_path / "model.weights.h5").read_bytes()
-    with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
+    edit_archive(tmp_path / "model.keras", add_a_state)
     same(load_model(tmp_path / "model.keras"), model)
     other = keras.models.clone_model(model)
-    load_weights(other, tmp_path / "model.weights.h5")
+    load_weights(other, weights)
     same(other, model)
 
 
@@ -265,14 +265,7 @@ def test_theano(old: Old, tmp_path: Path) -> None:
 def test_keras_s_reason_is_told_in_one_line(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
-    with zipfile.ZipFile(path) as archive:
-        contents = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(contents["config.json"])
-    config["config"]["layers"][1]["config"]["units"] = -1
-    contents["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in contents.items():
-            archive.writestr(name, data)
+    edit_config(path, lambda layers: layers[1]["config"].update(units=-1))
     with pytest.raises(ModelLoadError) as caught:
         load_model(path)
     assert str(caught.value) == (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from layertap.cli import main
 from layertap_export import ModelLoadError, WeightsError, load_model
 
 pytestmark = [
@@ -20,7 +21,8 @@ BUILDERS = """
 import keras
 
 def build():
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="built")
+    layers = [keras.Input((4,), name="x"), keras.layers.Dense(2, name="dense")]
+    return keras.Sequential(layers, name="built")
 
 def named(weights="none"):
     name = weights.rpartition("/")[2]
@@ -68,6 +70,17 @@ def test_else_they_are_loaded_into_the_model(name: str, builders: str, tmp_path:
     loaded = load_model(f"{builders}:build", weights=tmp_path / name)
     for ours, theirs in zip(loaded.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_in_the_shell(builders: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_model(f"{builders}:build").save_weights("w.weights.h5")
+    options = [f"{builders}:build", "--weights", "w.weights.h5"]
+    assert main(["export", *options, "-o", "built.onnx"]) == 0
+    assert main(["verify", "built.onnx", *options]) == 0
+    assert main(["verify", "built.onnx", f"{builders}:build"]) == 1  # which draws others
+    printed = capsys.readouterr()
+    assert printed.out.count("verified 1 layers against Keras") == 2
+    assert printed.err.startswith("layertap: built.onnx is not what Keras computes: 1 of 1 layers")
 
 
 def test_weights_that_do_not_fit(builders: str, small: Any, tmp_path: Path) -> None:

@@ -91,12 +91,12 @@ def functional_of(model: Any) -> Any:
 
 
 def members_of(model: Any) -> list[Any] | None:
-    """What a model's own order is of: for a Functional one layers and operations, for a Sequential
-    one layers; `None` for a subclassed one, which has none."""
-    if is_a(model, "Sequential"):
-        return list(model.layers)
-    functional = functional_of(model)
-    return None if functional is None else operations_of(functional)
+    """What a model's own order is of: layers, and operations too in a Functional one; `None` for a
+    layer, which has no such order."""
+    if not is_a(model, "Model"):
+        return None
+    functional = None if is_a(model, "Sequential") else functional_of(model)
+    return list(model.layers) if functional is None else operations_of(functional)
 
 
 def operations_of(functional: Any) -> list[Any]:
@@ -124,13 +124,20 @@ def maker_of(symbol: Any) -> Any:
     return history.operation if hasattr(history, "operation") else history.layer
 
 
+def called_with(model: Any) -> tuple[Any, Any] | None:
+    """The positional and the named arguments, with symbols for tensors, that a subclassed model
+    was called with; `None` if it does not know. Of Keras 3 it only knows symbolic calls."""
+    if hasattr(model, "save_spec"):
+        return model.save_spec() or None
+    nodes = model._inbound_nodes
+    return (nodes[-1].arguments.args, nodes[-1].arguments.kwargs) if nodes else None
+
+
 def inputs_of(model: Any) -> Any:
     """What a model is called with, one symbolic tensor or a structure of them; `None` if it does
-    not know. A subclassed model of Keras 2 does once it was called."""
+    not know."""
     functional = functional_of(model)
     if functional is not None:
         return functional.input
-    if getattr(model, "inputs", None):
-        return model.input
-    called: Any = model.save_spec() if hasattr(model, "save_spec") else None
+    called = called_with(model)
     return called[0][0] if called and len(called[0]) == 1 else None

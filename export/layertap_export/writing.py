@@ -30,7 +30,7 @@ GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 
 
 class Writer:
-    """Writes one graph, first with one card, then with another."""
+    """Writes one graph, first to be verified, then with what that found out."""
 
     def __init__(self, model: onnx.ModelProto, initializers: Initializers, data: DataFile) -> None:
         """Takes the finished graph; where it is too large, its weights go to `data` now."""
@@ -39,7 +39,6 @@ class Writer:
         self._data = data
         self._moved: dict[str, tuple[int, int]] = {}
         self._inside: dict[str, External] = {}
-        self._tail_at: int | None = None
         weights = sum(self._value(x).nbytes for x in model.graph.initializer if is_stub(x))
         self._mapped = weights > LARGE
         if model.ByteSize() + weights > LARGEST:
@@ -56,23 +55,14 @@ class Writer:
         self._data.flush()
 
     def write(self, path: Path, card: Card) -> None:
-        """Write the model to `path`; the second time only what may have changed."""
-        if self._tail_at is None:
-            moved = {name: self._data.refer(place) for name, place in self._moved.items()}
-            with path.open("wb") as file:
-                for part, name in self._parts(moved):
-                    if name:
-                        self._inside[name] = External(path.name, file.tell(), len(part))
-                    file.write(part)
-                tail_at = file.tell()
-                file.write(self._tail(card))
-            # References to the data file change when it gets its name.
-            self._tail_at = None if moved else tail_at
-        else:
-            with path.open("r+b") as file:
-                file.seek(self._tail_at)
-                file.truncate()
-                file.write(self._tail(card))
+        """Write the model, as it is now, to `path`."""
+        moved = {name: self._data.refer(place) for name, place in self._moved.items()}
+        with path.open("wb") as file:
+            for part, name in self._parts(moved):
+                if name:
+                    self._inside[name] = External(path.name, file.tell(), len(part))
+                file.write(part)
+            file.write(self._tail(card))
 
     @contextmanager
     def opened_lightly(self, path: Path, card: Card) -> Iterator[Path]:

@@ -22,7 +22,7 @@ from layertap.files import replacing
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
-from .assembly import assemble
+from .assembly import assemble, name_batch
 from .conversion import to_onnx
 from .errors import ExportError
 from .loading import checked_model, load_model
@@ -122,8 +122,8 @@ def export(
     _check_fit(card, recipe)
 
     progress("converting")
-    names = [row.layer.name for row in traced.rows]
-    raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset, names)
+    names = [info.name for info in traced.inputs]
+    raw = to_onnx(traced.function, names, opset, traced.scopes)
     graph = assemble(raw, traced, exposed)
     _check_graph(graph)
 
@@ -131,10 +131,18 @@ def export(
         progress("writing")
         _write(graph, card, temporary)
         progress("verifying against Keras")
-        report = verify_file(temporary, model, card, tolerance=tolerance, samples=samples)
+        report = verify_file(
+            temporary,
+            model,
+            card,
+            tolerance=tolerance,
+            samples=samples,
+            traced=traced if all(x.exposed for x in card.layers if x.why_not is None) else None,
+        )
         report = replace(report, file=str(path))
         report.check()
-        card = replace(card, verification=report.for_card(), golden=report.golden)
+        name_batch(graph, report.per_sample)
+        card = _verified(card, report)
         _write(graph, card, temporary)
         size = temporary.stat().st_size
     seconds = time.perf_counter() - started
@@ -180,6 +188,17 @@ def _card(
         preprocessing=recipe.to_dict() if recipe else None,
         labels=labels,
     )
+
+
+def _verified(card: Card, report: VerificationReport) -> Card:
+    """The card with what verification found out."""
+    layers = tuple(
+        replace(layer, per_sample=False)
+        if layer.exposed and layer.type != "InputLayer" and layer.tensor not in report.per_sample
+        else layer
+        for layer in card.layers
+    )
+    return replace(card, layers=layers, verification=report.for_card(), golden=report.golden)
 
 
 def _weights_hash(model: Any) -> str:

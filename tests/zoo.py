@@ -7,7 +7,7 @@ have names; the rest are called as Keras calls them after `clear_session`.
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,21 +34,31 @@ def randomised(model: Any) -> Any:
     return model
 
 
-def batch(keras: Any, model: Any, size: int = 3, seed: int = 1) -> dict[str, np.ndarray]:
-    """Seeded arrays for the inputs of a model, by name; free sizes are 5."""
-    from layertap_export.inputs import model_inputs
-    from layertap_export.tracing import trace
-
-    assert model_inputs(model)
+def batch(inputs: Sequence[Any], size: int = 3, seed: int = 1) -> dict[str, np.ndarray]:
+    """Seeded arrays for a model's inputs, by name; free sizes are 5, whole numbers below 9."""
     generator = np.random.default_rng(seed)
     arrays = {}
-    for info in trace(model).inputs:
+    for info in inputs:
         first = size if info.shape[0] is None else info.shape[0]
         shape = (first, *(5 if axis is None else axis for axis in info.shape[1:]))
         whole = np.dtype(info.dtype).kind in "iu"
         values = generator.integers(0, 9, shape) if whole else generator.normal(size=shape)
         arrays[info.name] = values.astype(info.dtype)
     return arrays
+
+
+def numbered(keras: Any, structure: Any) -> list[int]:
+    """Keras's flat places of the values in a structure, in the order of the structure itself."""
+    places = keras.tree.pack_sequence_as(structure, range(len(keras.tree.flatten(structure))))
+
+    def walk(value: Any) -> Iterator[int]:
+        if isinstance(value, (dict, list, tuple)):
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from walk(item)
+        else:
+            yield value
+
+    return list(walk(places))
 
 
 # --- Models in models ----------------------------------------------------------------------------
@@ -674,7 +684,17 @@ def tied(keras: Any) -> Any:
 
 # --- Names ---------------------------------------------------------------------------------------
 
-ODD_NAMES = ["a.b-c d@1", "größe 大", "_x", "-y", "dense#1", "dense:1", "dense~2", "re:.*", "n" * 900]
+ODD_NAMES = [
+    "a.b-c d@1",
+    "größe 大",
+    "_x",
+    "-y",
+    "dense#1",
+    "dense:1",
+    "dense~2",
+    "re:.*",
+    "n" * 900,
+]
 
 
 def odd_names(keras: Any) -> Any:
@@ -700,8 +720,7 @@ def paths_that_clash(keras: Any) -> Any:
     for name in ("a#1", "output", "layer", "b"):
         x = layers.Dense(3, name=name)(x)
     x, y = Two(name="two")(x)
-    model = keras.Model({"two:1": entry}, {"b": x, "two:1": y, "c": layers.Dense(2, name="c")(x)})
-    return model
+    return keras.Model({"two:1": entry}, {"b": x, "two:1": y, "c": layers.Dense(2, name="c")(x)})
 
 
 def twins(keras: Any) -> Any:

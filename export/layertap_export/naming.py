@@ -116,6 +116,9 @@ def _apply(node: onnx.NodeProto, new: dict[str, str]) -> None:
 def _rename_body(body: onnx.GraphProto, prefix: str, outer: dict[str, str]) -> None:
     taken = UniqueNames((), "_", 1)
     new = dict(outer)
+    for value in (*body.input, *body.output):
+        for size in value.type.tensor_type.shape.dim:
+            size.ClearField("dim_param")  # a number that runs on from export to export
     for value in body.input:
         new[value.name] = taken.free(f"{prefix}/input")
         value.name = new[value.name]

@@ -8,6 +8,7 @@ the path of names that leads to it.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -242,6 +243,7 @@ def _inner_calls(layer: Any) -> Iterator[None]:
     inner, thread = layer.layer, threading.get_ident()
     original = inner.call
 
+    @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return original(*args, **kwargs)

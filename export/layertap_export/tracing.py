@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +19,8 @@ from .errors import ExportError
 from .inputs import Inputs, model_inputs
 from .recording import SCOPE, Leaf, Recorder, leaves
 from .structure import Row, input_layer_name, layer_table
+from .traceable import traceable
 from .unique_names import UniqueNames
-from .wrapping import wrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +35,17 @@ class Trace:
     function: Any
     """Concrete function; takes the inputs in order, returns the model's outputs, and then the
     symbols of all rows that have one."""
+    runs: bool
+    """Whether TensorFlow can run `function`, which may be for conversion only."""
 
 
-def trace(model: Any, only: Container[str] | None = None) -> Trace:
+def trace(model: Any, only: Container[str] | None = None, *, to_run: bool = False) -> Trace:
     """Trace a built Keras model in inference mode.
 
     Args:
         model: the Keras model.
         only: names of the rows whose symbols are wanted; by default all.
+        to_run: make a function that surely runs; it may not be fit for conversion.
 
     Raises:
         ExportError: the model does not know its inputs, returns what is no tensor, or Keras cannot
@@ -52,9 +54,9 @@ def trace(model: Any, only: Container[str] | None = None) -> Trace:
     inputs = model_inputs(model)
     if not all(layer.built for layer in model._flatten_layers()):
         # While layers are built they call others, which is not to be recorded.
-        _concrete(model, inputs, lambda *flat: inputs.call(model, flat))
-    traced, better = _traced(model, inputs, only)
-    return traced if better == inputs else _traced(model, better, only)[0]
+        _concrete(model, inputs, lambda *flat: inputs.call(model, flat), to_run)
+    traced, better = _traced(model, inputs, only, to_run)
+    return traced if better == inputs else _traced(model, better, only, to_run)[0]
 
 
 def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[Leaf]:
@@ -89,7 +91,9 @@ def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[Leaf]:
     return found
 
 
-def _traced(model: Any, inputs: Inputs, only: Container[str] | None) -> tuple[Trace, Inputs]:
+def _traced(
+    model: Any, inputs: Inputs, only: Container[str] | None, to_run: bool
+) -> tuple[Trace, Inputs]:
     """The trace; and the inputs, with dtypes that are known better after it."""
     # A Sequential model hides its input layer from its table.
     own = model.inputs if isinstance(model, Functional) else []
@@ -115,13 +119,15 @@ def _traced(model: Any, inputs: Inputs, only: Container[str] | None) -> tuple[Tr
         # A tensor that is there twice must come back twice.
         return [tf.identity(tensor) for tensor in [*(x.value for x in results), *symbols]]
 
-    concrete = _concrete(model, inputs, call)
+    function, runs = _concrete(model, inputs, call, to_run)
     outputs, rows, scopes, better = seen[-1]
-    return Trace(inputs.infos, outputs, tuple(rows), scopes, concrete), better
+    return Trace(inputs.infos, outputs, tuple(rows), scopes, function, runs), better
 
 
-def _concrete(model: Any, inputs: Inputs, call: Callable[..., Any]) -> Any:
-    """`call` traced on symbols for the inputs."""
+def _concrete(
+    model: Any, inputs: Inputs, call: Callable[..., Any], to_run: bool
+) -> tuple[Any, bool]:
+    """`call` traced on symbols for the inputs, and whether it can be run."""
     specs = [
         # Keras names may hold what TensorFlow scopes may not; the file gets the real ones.
         tf.TensorSpec(info.shape, info.dtype, name=f"input_{index}")
@@ -129,8 +135,8 @@ def _concrete(model: Any, inputs: Inputs, call: Callable[..., Any]) -> Any:
     ]
     function = tf.function(call, input_signature=specs, autograph=False)
     try:
-        with _inlined_functions(), _valid_scopes(), _free_steps(), _nothing_recomputed():
-            return function.get_concrete_function()
+        with traceable(to_run) as taken_apart:
+            return function.get_concrete_function(), not taken_apart
     except LayertapError:
         raise
     except Exception as exc:
@@ -148,82 +154,6 @@ def _concrete(model: Any, inputs: Inputs, call: Callable[..., Any]) -> Any:
 def _words(error: Exception) -> str:
     """Keras's message in one line, without what colours it on a terminal."""
     return " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
-
-
-@contextmanager
-def _inlined_functions() -> Iterator[None]:
-    """Run nested `tf.function`s as plain Python, so that their operations land in our graph.
-
-    Otherwise what layers in them put out could not be reached; and of functions with jit
-    compilation, such as Keras's grouped convolutions, tf2onnx knows nothing.
-    """
-
-    def call(original: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        return _python_function(function)(*args, **kwargs)
-
-    with wrapped(type(tf.function(lambda: None)), "__call__", call):
-        yield
-
-
-def _python_function(function: Any) -> Callable[..., Any]:
-    """What a `tf.function` was made of, with its `if`s and loops on tensors as TensorFlow's own."""
-    body: Callable[..., Any] = function.python_function
-    module = getattr(body, "__module__", None) or ""
-    if not getattr(function, "_autograph", True) or module.split(".")[0] in ("keras", "tensorflow"):
-        return body
-    try:
-        converted: Callable[..., Any] = tf.autograph.to_graph(body)
-    except Exception:  # noqa: BLE001 - its source is not to be had: TensorFlow runs it as it is too
-        return body
-    return converted
-
-
-@contextmanager
-def _valid_scopes() -> Iterator[None]:
-    """Let layers have any name: TensorFlow refuses to make a scope of some."""
-
-    def name_scope(original: Any, graph: Any, name: str | None) -> Any:
-        if name:
-            name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
-            name = name if re.match(r"[A-Za-z0-9.]", name) else f"x{name}"
-        return original(graph, name)
-
-    with wrapped(tf.Graph, "name_scope", name_scope):
-        yield
-
-
-@contextmanager
-def _free_steps() -> Iterator[None]:
-    """Where the number of steps is free, Keras's TimeDistributed makes as many as there are samples
-    (in 3.15), in a loop. Here all steps of all samples are one batch for the inner layer."""
-
-    def call(original: Any, layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        if inputs.shape[1] is not None:
-            return original(layer, inputs, training=training, mask=mask)
-        arguments = {"training": training} if layer.layer._call_has_training_arg else {}
-        if mask is not None and layer.layer._call_has_mask_arg:
-            arguments["mask"] = _reshaped(mask, (-1,), 2)
-        result = layer.layer.call(_reshaped(inputs, (-1,), 2), **arguments)
-        return _reshaped(result, tf.unstack(tf.shape(inputs)[:2]), 1)
-
-    with wrapped(keras.layers.TimeDistributed, "call", call):
-        yield
-
-
-def _reshaped(tensor: Any, first: Sequence[Any], instead_of: int) -> Any:
-    """`tensor` with other sizes in place of its first ones."""
-    sizes = tf.unstack(tf.shape(tensor))[instead_of:]
-    static = tensor.shape[instead_of:]
-    rest = [y if x is None else x for x, y in zip(static, sizes, strict=True)]
-    return tf.reshape(tensor, [*first, *rest])
-
-
-@contextmanager
-def _nothing_recomputed() -> Iterator[None]:
-    """Layers under `keras.RematScope` run as others do: there is no gradient to save memory for,
-    and TensorFlow's wrapper takes no named arguments in a graph."""
-    with wrapped(tf, "recompute_grad", lambda original, function, *args, **kwargs: function):
-        yield
 
 
 def _sources(

@@ -281,7 +281,8 @@ def reference(
     from a plain call of the model.
     """
     tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in wanted}
-    traced = traced or trace(model, tensors)
+    if traced is None or not traced.runs:
+        traced = trace(model, tensors, to_run=True)
     inputs = model_inputs(model)
 
     def run(arrays: Sequence[NDArray[Any]]) -> Activations:

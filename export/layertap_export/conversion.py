@@ -50,8 +50,9 @@ def to_onnx(
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
             layer that uses it.
     """
-    graph_def, inputs, outputs = _frozen(function)
     layers = layers or {}
+    _check_variables(function, layers)
+    graph_def, inputs, outputs = _frozen(function)
     _refuse(graph_def, layers)
     with _quiet(), _linear_cleanup(), tf.device("/cpu:0"), tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
@@ -81,6 +82,20 @@ def to_onnx(
             if shape is not None
         },
     )
+
+
+def _check_variables(function: Any, layers: Mapping[str, str]) -> None:
+    """Refuse what changes a `tf.Variable`; changes of Keras's own are left out of the trace."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    for node in nodes:
+        if node.op.startswith("Assign"):
+            layer = _layer_of(node.name, layers)
+            raise UnsupportedLayerError(
+                f"layer {layer!r} changes a tf.Variable while it runs, which an ONNX file cannot. "
+                "Make it a weight of the layer (add_weight), whose changes are left out, or change "
+                "it in training only."
+            )
 
 
 def _frozen(function: Any) -> tuple[Any, list[str], list[str]]:

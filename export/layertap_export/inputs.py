@@ -17,7 +17,7 @@ import keras
 from layertap.card import TensorInfo
 
 from .errors import ExportError
-from .recording import Call, functional_of, leaves
+from .recording import Call, functional_of, leaves, name_of
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def model_inputs(model: Any) -> Inputs:
     if functional is not None:
         return _of_graph(functional)
     if model._inbound_nodes:
-        arguments = model._inbound_nodes[0].arguments
+        arguments = model._inbound_nodes[-1].arguments
         return _of_call(model, arguments.args, arguments.kwargs)
     return _of_shapes(model, dict(getattr(model, "_build_shapes_dict", None) or {}))
 
 
 def _of_graph(functional: Any) -> Inputs:
     structure = functional.input
-    names = [x._keras_history.operation.name for x in functional.inputs]
+    names = [name_of(x._keras_history.operation) for x in functional.inputs]
     if isinstance(structure, dict):
         for leaf in leaves(structure):
             names[leaf.place] = leaf.suffix.removeprefix(":")

@@ -16,7 +16,7 @@ from keras.src.models.functional import Functional
 
 from layertap._layer import Layer, Shape
 
-from .recording import Call, Recorder, functional_of
+from .recording import Call, Recorder, functional_of, name_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +84,8 @@ def layer_table(
                 parameters = 0 if id(call.layer) in counted else _parameters(call.layer)
                 counted.add(id(call.layer))
                 rows += _rows(call, edges.get(call), parameters, reasons)
-        elif item.name in input_names:
-            rows.append(_input_row(item, input_names[item.name]))
+        elif name_of(item) in input_names:
+            rows.append(_input_row(item, input_names[name_of(item)]))
     rows = [replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)]
     return rows, outputs
 
@@ -106,8 +106,7 @@ def _fed(
 
 def input_layer_name(tensor: Any) -> str:
     """The name of the input layer behind a model's symbolic input."""
-    name: str = tensor._keras_history.operation.name
-    return name
+    return name_of(tensor._keras_history.operation)
 
 
 def _in_order(model: Any, calls: list[Call]) -> list[Any]:
@@ -169,7 +168,7 @@ def _input_row(layer: Any, input_name: str) -> Row:
     tensor = layer.output
     return Row(
         Layer(
-            name=layer.name,
+            name=name_of(layer),
             type="InputLayer",
             index=0,
             shape=tuple(tensor.shape),

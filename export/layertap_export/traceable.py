@@ -79,7 +79,7 @@ def _valid_scopes() -> Iterator[None]:
 
     def name_scope(original: Any, graph: Any, name: str | None) -> Any:
         if name:
-            name = re.sub(r"[^A-Za-z0-9_.\\/>-]", "_", name)
+            name = re.sub(r"[^A-Za-z0-9_./-]", "_", name)
             name = name if re.match(r"[A-Za-z0-9.]", name) else f"x{name}"
         return original(graph, name)
 

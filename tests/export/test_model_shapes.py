@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import layertap
 import layertap_export
 import zoo
 from layertap.card import Card
+from spying import spied_on
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -155,36 +155,6 @@ def test_inputs_and_outputs_have_the_models_names_and_order(name: str, exported:
 
 
 # --- Against Keras, without the recorder --------------------------------------------------------
-
-
-@contextmanager
-def spied_on(model: Any) -> Iterator[dict[str, list[Any]]]:
-    """What the layers and operations inside `model` return, by their names, call after call."""
-    found: dict[str, list[Any]] = {}
-    everything = {id(x): x for layer in model._flatten_layers() for x in members(layer)}
-
-    def spy(one: Any) -> None:
-        original = one.call
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            found.setdefault(one.name, []).append(result)
-            return result
-
-        object.__setattr__(one, "call", call)
-
-    for one in everything.values():
-        spy(one)
-    try:
-        yield found
-    finally:
-        for one in everything.values():
-            object.__delattr__(one, "call")
-
-
-def members(layer: Any) -> list[Any]:
-    functional = getattr(layer, "_functional", None) or layer
-    return [layer, *getattr(functional, "operations", [])]
 
 
 def caller(model: Any, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
@@ -482,37 +452,50 @@ def test_other_threads_and_a_tape_are_left_alone(keras: Any, tmp_path: Path) -> 
         np.testing.assert_array_equal(one, two)
 
 
-# --- Inputs that are not known ------------------------------------------------------------------
+def test_the_first_layer_to_diverge_is_the_innermost(keras: Any, tmp_path: Path) -> None:
+    model = zoo.make(keras, "nested")
+    layertap_export.export(model, tmp_path / "nested.onnx")
+    bn = model.get_layer("backbone").get_layer("stage").get_layer("block1").get_layer("bn")
+    bn.gamma.assign(2 * bn.gamma)
+    report = layertap_export.verify(tmp_path / "nested.onnx", model)
+    assert [layer.name for layer in report.failed][:2] == [
+        "backbone/stage/block1/bn",
+        "backbone/stage/block1/add",
+    ]
+    assert [layer.name for layer in report.layers][-3:] == ["backbone", "gap", "head"]
 
 
-def two_arguments(keras: Any) -> Any:
-    class Two(keras.Model):
-        def __init__(self) -> None:
-            super().__init__(name="two")
-            self.dense = keras.layers.Dense(3, name="dense")
+def test_a_variable_that_changes_without_keras(keras: Any, tmp_path: Path) -> None:
+    import tensorflow as tf
 
-        def call(self, left: Any, right: Any, training: Any = None, mask: Any = None) -> Any:
-            return self.dense(left) + right
+    class Counts(keras.layers.Layer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.calls = tf.Variable(0.0)
 
-    return Two()
+        def call(self, x: Any) -> Any:
+            self.calls.assign_add(1.0)
+            return x + self.calls
 
-
-def test_a_model_of_two_arguments_that_was_called_on_data(keras: Any, tmp_path: Path) -> None:
-    """Keras keeps only the first one's shape. What the message says helps."""
-    model = two_arguments(keras)
-    x, y = np.ones((2, 4), np.float32), np.ones((2, 3), np.float32)
-    model(x, y)
-    with pytest.raises(layertap_export.ExportError) as caught:
-        layertap_export.export(model, tmp_path / "two.onnx")
+    entry = keras.Input((3,))
+    model = keras.Model(entry, Counts(name="counts")(entry))
+    with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
+        layertap_export.export(model, tmp_path / "counts.onnx")
     assert str(caught.value) == (
-        "the model 'two' was only called on data, or built by shapes, and then Keras does not keep "
-        "the shapes of all arguments of call(left, right). Call it once on symbolic inputs, "
-        "model(keras.Input(...), keras.Input(...)), and export it then."
+        "layer 'counts' changes a tf.Variable while it runs, which an ONNX file cannot. Make it a "
+        "weight of the layer (add_weight), whose changes are left out, or change it in training "
+        "only."
     )
-    model(keras.Input((4,)), keras.Input((3,)))
-    layertap_export.export(model, tmp_path / "two.onnx")
-    found = layertap.open(tmp_path / "two.onnx").predict({"left": x, "right": y})
-    np.testing.assert_allclose(found, model(x, y), rtol=1e-5)
+
+
+def test_a_layer_without_a_name_is_called_by_its_class(keras: Any, tmp_path: Path) -> None:
+    entry = keras.Input((3,), name="entry")
+    model = keras.Model(entry, keras.layers.Dense(2, name="")(entry))
+    report = layertap_export.export(model, tmp_path / "unnamed.onnx")
+    assert report.exposed == ("entry", "Dense")
+
+
+# --- Inputs that Keras does not remember ---------------------------------------------------------
 
 
 def test_a_dtype_that_was_guessed_wrong(keras: Any, tmp_path: Path) -> None:

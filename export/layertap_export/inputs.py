@@ -17,7 +17,8 @@ import keras
 from layertap.card import TensorInfo
 
 from .errors import ExportError
-from .recording import Call, functional_of, leaves, name_of
+from .recording import Call, functional_of, layer_name, leaves
+from .unique_names import UniqueNames
 
 
 @dataclass(frozen=True)
@@ -87,15 +88,20 @@ def model_inputs(model: Any) -> Inputs:
     return _of_shapes(model, dict(getattr(model, "_build_shapes_dict", None) or {}))
 
 
+def input_layer_name(tensor: Any) -> str:
+    """The name of the input layer behind a model's symbolic input."""
+    return layer_name(tensor._keras_history.operation)
+
+
 def _of_graph(functional: Any) -> Inputs:
     structure = functional.input
-    names = [name_of(x._keras_history.operation) for x in functional.inputs]
+    names = [input_layer_name(x) for x in functional.inputs]
     if isinstance(structure, dict):
         for leaf in leaves(structure):
             names[leaf.place] = leaf.suffix.removeprefix(":")
     infos = [_info(name, x) for name, x in zip(names, functional.inputs, strict=True)]
     places = [_Place(index) for index in range(len(infos))]
-    return Inputs(tuple(infos), [keras.tree.pack_sequence_as(structure, places)], {})
+    return Inputs(_apart(infos), [keras.tree.pack_sequence_as(structure, places)], {})
 
 
 def _of_call(model: Any, args: Any, kwargs: Mapping[str, Any], guessed: bool = False) -> Inputs:
@@ -120,7 +126,7 @@ def _of_call(model: Any, args: Any, kwargs: Mapping[str, Any], guessed: bool = F
     names = _positional_names(model, len(args))
     filled = [placed(name, value, alone) for name, value in zip(names, args, strict=True)]
     named = {name: placed(name, value, alone) for name, value in named.items()}
-    return Inputs(tuple(infos), filled, named, guessed)
+    return Inputs(_apart(infos), filled, named, guessed)
 
 
 def _positional_names(model: Any, count: int) -> list[str]:
@@ -138,6 +144,12 @@ def _positional_names(model: Any, count: int) -> list[str]:
 def _info(name: str, symbol: Any) -> TensorInfo:
     dtype = keras.backend.standardize_dtype(symbol.dtype)
     return TensorInfo(name=name, shape=tuple(symbol.shape), dtype=dtype)
+
+
+def _apart(infos: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """Inputs with names of their own, where keys in keys make up one name twice, or none."""
+    names = UniqueNames((), "~", 2)
+    return tuple(replace(info, name=names.free(info.name or "input")) for info in infos)
 
 
 def _of_shapes(model: Any, shapes: Mapping[str, Any]) -> Inputs:

@@ -136,7 +136,7 @@ class Recorder:
         inside = f"{parent.path}/" if parent else ""
         known = (inside, id(layer))
         if known not in self._paths:
-            self._paths[known] = self._names.free(inside + name_of(layer))
+            self._paths[known] = self._names.free(inside + layer_name(layer))
         path = self._paths[known]
         repeat = self._repeats.get(path, 0)
         self._repeats[path] = repeat + 1
@@ -160,7 +160,7 @@ class Recorder:
                 self._writers[id(value)] = name
 
 
-def name_of(layer: Any) -> str:
+def layer_name(layer: Any) -> str:
     """The layer's name; its class where that is empty, as no tensor may be called."""
     return str(layer.name or type(layer).__name__)
 

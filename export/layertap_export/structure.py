@@ -16,7 +16,8 @@ from keras.src.models.functional import Functional
 
 from layertap._layer import Layer, Shape
 
-from .recording import Call, Recorder, functional_of, name_of
+from .inputs import input_layer_name
+from .recording import Call, Recorder, functional_of, layer_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +85,8 @@ def layer_table(
                 parameters = 0 if id(call.layer) in counted else _parameters(call.layer)
                 counted.add(id(call.layer))
                 rows += _rows(call, edges.get(call), parameters, reasons)
-        elif name_of(item) in input_names:
-            rows.append(_input_row(item, input_names[name_of(item)]))
+        elif layer_name(item) in input_names:
+            rows.append(_input_row(item, input_names[layer_name(item)]))
     rows = [replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)]
     return rows, outputs
 
@@ -102,11 +103,6 @@ def _fed(
         return [name if name in input_names else None for name in names]
     given: list[str | None] = edges[parent].inbound if parent in edges else [*parent.inbound]
     return given if len(given) == len(functional.inputs) else [None] * len(functional.inputs)
-
-
-def input_layer_name(tensor: Any) -> str:
-    """The name of the input layer behind a model's symbolic input."""
-    return name_of(tensor._keras_history.operation)
 
 
 def _in_order(model: Any, calls: list[Call]) -> list[Any]:
@@ -168,7 +164,7 @@ def _input_row(layer: Any, input_name: str) -> Row:
     tensor = layer.output
     return Row(
         Layer(
-            name=name_of(layer),
+            name=layer_name(layer),
             type="InputLayer",
             index=0,
             shape=tuple(tensor.shape),
@@ -241,6 +237,8 @@ class _Reasons:
             return "it returns nothing"
         if not tf.is_tensor(value) or isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
             return f"it returns no dense tensor, but a value of the class {type(value).__name__!r}"
+        if tf.TensorShape(value.shape).rank is None:
+            return "TensorFlow does not know how many axes it has"
         graph = getattr(value, "graph", None)  # a constant or a variable has none
         if graph is not None and graph is not self._graph:
             return _inside(graph)

@@ -16,9 +16,9 @@ from layertap.card import TensorInfo
 from layertap.errors import LayertapError
 
 from .errors import ExportError
-from .inputs import Inputs, model_inputs
+from .inputs import Inputs, input_layer_name, model_inputs
 from .recording import SCOPE, Leaf, Recorder, leaves
-from .structure import Row, input_layer_name, layer_table
+from .structure import Row, layer_table
 from .traceable import traceable
 from .unique_names import UniqueNames
 

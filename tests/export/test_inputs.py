@@ -76,6 +76,16 @@ def test_any_way_to_pass_arguments(keras: Any) -> None:
     assert found(model) == {name: ((None, n), FLOAT) for name, n in shapes.items()}
 
 
+def test_keys_that_make_up_one_name_twice_or_none(keras: Any) -> None:
+    model = subclass(keras, lambda self, x: x["a"]["b"] + 1)
+    model({"a:b": keras.Input((1,)), "a": {"b": keras.Input((2,))}, "": keras.Input((3,))})
+    assert found(model) == {
+        "input": ((None, 3), FLOAT),
+        "a:b": ((None, 2), FLOAT),
+        "a:b~2": ((None, 1), FLOAT),
+    }
+
+
 def test_the_last_symbolic_call_counts(keras: Any) -> None:
     model = subclass(keras, lambda self, x: x + 1)
     model(keras.Input((3,)))

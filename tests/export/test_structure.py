@@ -277,6 +277,27 @@ def test_the_cell_of_a_recurrent_layer_is_listed_with_the_reason(keras: Any) -> 
     assert rows["gru/gru_cell"].parent == "gru"
 
 
+def test_a_tensor_of_any_number_of_axes_is_listed_with_the_reason(keras: Any) -> None:
+    import tensorflow as tf
+
+    class Anything(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return tf.numpy_function(lambda x: x, [x], tf.float32)
+
+        def compute_output_spec(self, x: Any) -> Any:
+            return keras.KerasTensor(x.shape)
+
+    class Known(Anything):
+        def call(self, x: Any) -> Any:
+            return tf.ensure_shape(x, (None, 3))
+
+    keras.utils.clear_session()
+    entry = keras.Input((3,), name="entry")
+    rows = by_name(keras.Model(entry, Known(name="known")(Anything(name="anything")(entry))))
+    assert rows["anything"].why_not == "TensorFlow does not know how many axes it has"
+    assert rows["known"].exposed
+
+
 def test_parents_stand_before_their_children(keras: Any) -> None:
     keras.utils.clear_session()
     rows = table(zoo.nested(keras))

@@ -52,8 +52,10 @@ class Call:
     """What the layer was called with: positional arguments and named ones."""
     inbound: list[str]
     """Full names of the recorded outputs that went in."""
-    in_loop: bool
+    in_loop: bool = False
     """Whether this is one of many calls, for one step each, of which only this one is recorded."""
+    happened: bool = True
+    """False for a layer that is in a model, but is not called."""
     outputs: list[tuple[str, Any]] = field(default_factory=list)
     """What came out but for `None`, each with the full name it is exposed under."""
     places: dict[int, str] = field(default_factory=dict)
@@ -91,6 +93,13 @@ class Recorder:
         A layer that returns its input unchanged is the writer for those that read it next.
         """
         return self._writers.get(id(tensor))
+
+    def never_called(self, layer: Any, parent: Call | None) -> Call:
+        """What stands for a layer inside `parent` that was not called, under a name of its own."""
+        path = self._names.free(
+            f"{parent.path}/{layer_name(layer)}" if parent else layer_name(layer)
+        )
+        return Call(path, layer, parent, -1, ((), {}), [], happened=False)
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten([args, kwargs])):

@@ -62,7 +62,7 @@ def layer_table(
         the row that it is, `None` where it is none.
     """
     inside: dict[Call | None, list[Call]] = {}
-    for call in recorder.calls:
+    for call in [*recorder.calls, *_never_called(model, recorder)]:
         inside.setdefault(call.parent, []).append(call)
 
     edges: dict[Call, _Edges] = {}
@@ -91,6 +91,20 @@ def layer_table(
     return rows, outputs
 
 
+def _never_called(model: Any, recorder: Recorder) -> Iterator[Call]:
+    """The layers of subclassed models that nobody calls: Keras counts them among `model.layers`."""
+    called = {id(call.layer) for call in recorder.calls}
+    models: dict[int, tuple[Any, Call | None]] = {id(model): (model, None)}
+    for call in recorder.calls:
+        models.setdefault(id(call.layer), (call.layer, call))
+    for one, parent in models.values():
+        if isinstance(one, keras.Model) and functional_of(one) is None:
+            for layer in one.layers:
+                if id(layer) not in called:
+                    called.add(id(layer))
+                    yield recorder.never_called(layer, parent)
+
+
 def _fed(
     functional: Any,
     parent: Call | None,
@@ -109,10 +123,10 @@ def _in_order(model: Any, calls: list[Call]) -> list[Any]:
     """The calls directly inside `model`, and its input layers, in the order of `model.layers`."""
     if isinstance(model, Functional):
         members = model.operations
-    elif isinstance(model, keras.Sequential):
+    elif isinstance(model, keras.Model):
         members = model.layers
     else:
-        return calls  # a subclassed model: the order in which it calls
+        return calls  # a layer: the order in which it calls
     place = {id(member): index for index, member in enumerate(members)}
     inputs = [member for member in members if isinstance(member, keras.layers.InputLayer)]
     last = len(place)
@@ -181,15 +195,11 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, reasons: _Reasons) 
     names = edges.inbound if edges else call.inbound
     inbound = tuple(dict.fromkeys(name for name in names if name is not None))
     outputs = call.outputs or [(call.path, None)]
-    looping = _looping(call)
-    if looping:  # what else came out is there no more than the first
+    whole = _why_none(call)
+    if whole:  # what else came out is there no more than the first
         outputs = outputs[:1]
     for name, value in outputs:
-        why_not = (
-            f"it runs in the loop of {looping!r}, once for every step"
-            if looping
-            else reasons.against(value)
-        )
+        why_not = whole or reasons.against(value)
         shape, dtype = _type(value)
         if edges and name in edges.shapes:
             shape = _merged(shape, edges.shapes[name])
@@ -212,11 +222,16 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, reasons: _Reasons) 
         parameters = 0
 
 
-def _looping(call: Call) -> str:
-    """The layer in whose loop over steps this call is; empty where there is none."""
-    if call.in_loop:
-        return call.parent.path if call.parent else ""
-    return _looping(call.parent) if call.parent else ""
+def _why_none(call: Call) -> str:
+    """Why nothing of a call can be exposed; empty where that depends on what came out."""
+    if not call.happened:
+        return "the model does not call it in inference"
+    around: Call | None = call
+    while around is not None:
+        if around.in_loop and around.parent:
+            return f"it runs in the loop of {around.parent.path!r}, once for every step"
+        around = around.parent
+    return ""
 
 
 def _row_name(call: Call) -> str:

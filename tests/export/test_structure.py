@@ -311,6 +311,45 @@ def test_parents_stand_before_their_children(keras: Any) -> None:
     }
 
 
+def test_a_subclassed_model_has_the_order_of_keras(keras: Any) -> None:
+    """And all layers that Keras counts, each where Keras has it: also those that are not called,
+    and those that are called in another order."""
+
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="net")
+            self.last, self.first, self.idle = (
+                keras.layers.Dense(3, name=name) for name in ("last", "first", "idle")
+            )
+            self.inside = [keras.layers.Dense(3, name="inside")]
+            self.chain = keras.Sequential(self.inside, name="chain")
+            self.twin = keras.layers.Dense(3, name="idle")
+
+        def call(self, x: Any) -> Any:
+            return self.last(self.chain(self.first(x)))
+
+    net = Net()
+    with pytest.warns(UserWarning, match="looks like it has unbuilt state"):
+        net(keras.Input((3,)))
+    rows = table(net)
+    assert [row.name for row in rows] == [
+        "last",
+        "first",
+        "idle",
+        "chain",
+        "chain/inside",
+        "idle~2",
+    ]
+    assert [layer.name for layer in net.layers] == [
+        *("last", "first", "idle"),
+        "inside",  # which the model has in a list too, and calls only in the chain
+        *("chain", "idle"),
+    ]
+    reasons = {row.name: row.why_not for row in rows if row.why_not}
+    assert reasons == dict.fromkeys(["idle", "idle~2"], "the model does not call it in inference")
+    assert by_name(net)["last"].inbound == ("chain",)
+
+
 def test_a_layer_that_is_in_two_models_counts_its_parameters_once(keras: Any) -> None:
     keras.utils.clear_session()
     rows = by_name(zoo.one_layer_in_two_models(keras))

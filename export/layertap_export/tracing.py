@@ -52,9 +52,6 @@ def trace(model: Any, only: Container[str] | None = None, *, to_run: bool = Fals
             call it.
     """
     inputs = model_inputs(model)
-    if not all(layer.built for layer in model._flatten_layers()):
-        # While layers are built they call others, which is not to be recorded.
-        _concrete(model, inputs, lambda *flat: inputs.call(model, flat), to_run)
     traced, better = _traced(model, inputs, only, to_run)
     return traced if better == inputs else _traced(model, better, only, to_run)[0]
 
@@ -120,6 +117,8 @@ def _traced(
         return [tf.identity(tensor) for tensor in [*(x.value for x in results), *symbols]]
 
     function, runs = _concrete(model, inputs, call, to_run)
+    # TensorFlow traces again where weights were made on the way: while layers are built Keras calls
+    # those inside once more.
     outputs, rows, scopes, better = seen[-1]
     return Trace(inputs.infos, outputs, tuple(rows), scopes, function, runs), better
 

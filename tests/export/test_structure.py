@@ -311,6 +311,44 @@ def test_parents_stand_before_their_children(keras: Any) -> None:
     }
 
 
+def test_what_reads_one_of_several_outputs_says_which(keras: Any) -> None:
+    """Keras sorts the keys of dicts when it flattens them; the rows have the order of the dict."""
+    keras.utils.clear_session()
+    rows = by_name(zoo.tuples_and_dicts(keras))
+    assert rows["both"].inbound == ("parts:left:1:y", "named:high", "lists:0:1")
+    assert [name for name in rows if name.startswith("parts")] == [
+        *("parts:right", "parts:left", "parts:left:1:z", "parts:left:1:y")
+    ]
+    assert rows["parts:right"].shape == (None, 2)
+    assert rows["parts:left:1:y"].shape == (None, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*looks like it has unbuilt state:UserWarning")
+def test_layers_that_are_still_to_be_built(keras: Any) -> None:
+    """Keras builds them by calling those inside, which are not to be counted twice."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="block")
+            self.dense = keras.layers.Dense(3, name="dense")
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="net")
+            self.block = Block()
+
+        def call(self, x: Any) -> Any:
+            return self.block(x)
+
+    net = Net()
+    net.build((None, 4))
+    assert not net.block.built
+    assert [row.name for row in table(net)] == ["block", "block/dense"]
+
+
 def test_a_subclassed_model_has_the_order_of_keras(keras: Any) -> None:
     """And all layers that Keras counts, each where Keras has it: also those that are not called,
     and those that are called in another order."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from .errors import ExportError, UnsupportedLayerError
 from .freezing import freeze
 from .initializers import Initializers, weights_to_initializers
 from .operators import HANDLERS, REFUSED
+from .recording import SCOPE
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class RawGraph:
 
 
 def to_onnx(
-    function: Any, input_names: Sequence[str], opset: int, layers: Collection[str] = ()
+    function: Any, input_names: Sequence[str], opset: int, layers: Mapping[str, str] | None = None
 ) -> RawGraph:
     """Convert a concrete function.
 
@@ -45,12 +46,14 @@ def to_onnx(
         function: the concrete function; it returns a list of tensors.
         input_names: names for its inputs, in order.
         opset: ONNX opset, 13 to 18.
-        layers: names of the model's layers, for messages.
+        layers: names of the model's layers by the scopes of their operations, for messages.
 
     Raises:
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
             layer that uses it.
     """
+    layers = layers or {}
+    _check_variables(function, layers)
     frozen = freeze(function)
     _refuse(frozen.graph_def, layers)
     weights = {name: f"weight/{i}" for i, name in enumerate(frozen.weights)}
@@ -88,7 +91,21 @@ def to_onnx(
     )
 
 
-def _refuse(graph_def: Any, layers: Collection[str]) -> None:
+def _check_variables(function: Any, layers: Mapping[str, str]) -> None:
+    """Refuse what changes a `tf.Variable`; changes of Keras's own are left out of the trace."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    for node in nodes:
+        if node.op.startswith("Assign"):
+            layer = _layer_of(node.name, layers)
+            raise UnsupportedLayerError(
+                f"layer {layer!r} changes a tf.Variable while it runs, which an ONNX file cannot. "
+                "Make it a weight of the layer (add_weight), whose changes are left out, or change "
+                "it in training only."
+            )
+
+
+def _refuse(graph_def: Any, layers: Mapping[str, str]) -> None:
     nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
     for node in nodes:
         if node.op in REFUSED:
@@ -98,7 +115,7 @@ def _refuse(graph_def: Any, layers: Collection[str]) -> None:
             )
 
 
-def _check_operators(graph: Any, layers: Collection[str]) -> None:
+def _check_operators(graph: Any, layers: Mapping[str, str]) -> None:
     """What tf2onnx did not know it leaves in the graph under its TensorFlow name."""
     unknown = {
         node.type: _layer_of(node.name, layers)
@@ -115,18 +132,10 @@ def _check_operators(graph: Any, layers: Collection[str]) -> None:
         )
 
 
-def _layer_of(node_name: str, layers: Collection[str]) -> str:
-    """The layer that made an operation: TensorFlow's scopes are model, layers, operation.
-
-    TensorFlow numbers scopes that it sees again: `functional_1/conv1_1/convolution` -> `conv1`.
-    """
-    scopes = node_name.split("__")[0].split("/")[1:-1]
-    found = ""
-    for scope in scopes:
-        inside = f"{found}/" if found else ""
-        known = [inside + name for name in (scope, re.sub(r"_\d+$", "", scope))]
-        found = next((name for name in known if name in layers), found)
-    return found or "/".join(scopes) or node_name
+def _layer_of(node_name: str, layers: Mapping[str, str]) -> str:
+    """The innermost layer that made an operation."""
+    scopes = [scope for scope in re.findall(rf"{SCOPE}\d+", node_name) if scope in layers]
+    return layers[scopes[-1]] if scopes else node_name
 
 
 @contextmanager
@@ -147,7 +156,8 @@ def _linear_cleanup() -> Iterator[None]:
         for node in used:
             for body in (node.get_body_graphs() or {}).values():
                 body.delete_unused_nodes(body.outputs)
-        graph.reset_nodes([node for node in graph.get_nodes() if node in used])
+        # tf2onnx lists some nodes of loops twice, where it makes a Gemm.
+        graph.reset_nodes([*dict.fromkeys(node for node in graph.get_nodes() if node in used)])
 
     Graph.delete_unused_nodes = delete_unused_nodes
     try:

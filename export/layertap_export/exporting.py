@@ -18,7 +18,7 @@ from layertap.errors import UsageError
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
-from .assembly import assemble
+from .assembly import assemble, name_batch
 from .conversion import to_onnx
 from .families import checked_model, family_of
 from .freezing import shared
@@ -139,8 +139,8 @@ def export(
     _check_fit(card, recipe)
 
     progress("converting")
-    names = [row.layer.name for row in traced.rows]
-    raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset, names)
+    names = [info.name for info in traced.inputs]
+    raw = to_onnx(traced.function, names, opset, traced.scopes)
     graph = assemble(raw, traced, exposed)
     check(graph)
 
@@ -150,10 +150,18 @@ def export(
         writer.write(temporary, card)
         progress(f"verifying against {reference_of(model)}")
         with writer.opened_lightly(temporary, card) as light:
-            report = verify_file(light, model, card, tolerance=tolerance, samples=samples)
+            report = verify_file(
+                light,
+                model,
+                card,
+                tolerance=tolerance,
+                samples=samples,
+                traced=traced if all(x.exposed for x in card.layers if x.why_not is None) else None,
+            )
         report = replace(report, file=str(path))
         report.check()
-        card = replace(card, verification=report.for_card(), golden=report.golden)
+        name_batch(graph, report.per_sample)
+        card = _verified(card, report)
         data.settle()
         writer.write(temporary, card)
         size = temporary.stat().st_size + data.size
@@ -214,6 +222,17 @@ def _source(model: Any) -> Source:
         type=type(model).__name__,
         weights_sha256=_weights_hash(model),
     )
+
+
+def _verified(card: Card, report: VerificationReport) -> Card:
+    """The card with what verification found out."""
+    layers = tuple(
+        replace(layer, per_sample=False)
+        if layer.exposed and layer.type != "InputLayer" and layer.tensor not in report.per_sample
+        else layer
+        for layer in card.layers
+    )
+    return replace(card, layers=layers, verification=report.for_card(), golden=report.golden)
 
 
 def _weights_hash(model: Any) -> str:

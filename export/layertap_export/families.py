@@ -124,6 +124,17 @@ def maker_of(symbol: Any) -> Any:
     return history.operation if hasattr(history, "operation") else history.layer
 
 
+def is_symbolic(value: Any) -> bool:
+    """Whether a value stands for a tensor in a model that is being put together, or says what
+    tensor a model was called with."""
+    import keras
+    import tensorflow as tf
+
+    # That of Keras 2 is no class of its package's surface.
+    of_keras_2 = type(value).__name__ == "KerasTensor"
+    return of_keras_2 or isinstance(value, (keras.KerasTensor, tf.TypeSpec))
+
+
 def called_with(model: Any) -> tuple[Any, Any] | None:
     """The positional and the named arguments, with symbols for tensors, that a subclassed model
     was called with; `None` if it does not know. Of Keras 3 it only knows symbolic calls."""
@@ -131,13 +142,3 @@ def called_with(model: Any) -> tuple[Any, Any] | None:
         return model.save_spec() or None
     nodes = model._inbound_nodes
     return (nodes[-1].arguments.args, nodes[-1].arguments.kwargs) if nodes else None
-
-
-def inputs_of(model: Any) -> Any:
-    """What a model is called with, one symbolic tensor or a structure of them; `None` if it does
-    not know."""
-    functional = functional_of(model)
-    if functional is not None:
-        return functional.input
-    called = called_with(model)
-    return called[0][0] if called and len(called[0]) == 1 else None

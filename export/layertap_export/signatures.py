@@ -98,7 +98,8 @@ class Signature:
             )
             for index, info in enumerate(self.outputs)
         )
-        return Trace(self.inputs, self.outputs, rows, function.get_concrete_function())
+        concrete = function.get_concrete_function()
+        return Trace(self.inputs, self.outputs, rows, {}, concrete, runs=True)
 
 
 def _info(name: str, spec: Any) -> TensorInfo:

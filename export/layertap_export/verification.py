@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 import layertap
@@ -24,10 +26,10 @@ from layertap.preprocessing import Preprocessing
 from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
 from .errors import ExportError, VerificationError
 from .freezing import in_place
+from .inputs import model_inputs
 from .loading import load_model
-from .recording import Recorder, named_leaves
 from .signatures import Signature
-from .tracing import model_inputs, packed
+from .tracing import Trace, returned, trace
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes unless the caller says otherwise."""
@@ -64,6 +66,8 @@ class VerificationReport:
     """Keras's values on the first batch."""
     reference: str = "Keras"
     """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
+    per_sample: frozenset[str] = frozenset()
+    """The outputs whose first axis had the size of every batch."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -179,7 +183,7 @@ def verify(
 
 
 def _check_same_inputs(model: Any, card: Card, path: str) -> None:
-    inputs = model.inputs if isinstance(model, Signature) else model_inputs(model)
+    inputs = model.inputs if isinstance(model, Signature) else model_inputs(model).infos
     given = [(info.name, info.shape) for info in inputs]
     expected = [(info.name, info.shape) for info in card.inputs]
     if given != expected:
@@ -200,6 +204,7 @@ def verify_file(
     *,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
+    traced: Trace | None = None,
 ) -> VerificationReport:
     """Compare every output of the file with Keras's.
 
@@ -209,6 +214,7 @@ def verify_file(
         card: its card.
         tolerance: largest scaled error that passes.
         samples: the user's own images, compared too, with the card's preprocessing.
+        traced: a trace of the model, if there is one whose symbols are all in the file.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
@@ -221,21 +227,29 @@ def verify_file(
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
-    for batch, expected in _references(model, card, wanted, samples):
+    per_sample = set(wanted)
+    for batch, expected in _references(model, card, wanted, samples, traced):
         golden = golden or _golden(batch, expected)
+        sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
+        per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
         actual = _run(session, card, batch, path)
         for name in wanted:
             found = _difference(name, actual.pop(name), expected.pop(name, None))
             totals[name] = _larger(totals.get(name), found)
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
+    ends = _places(card)
     return VerificationReport(
         file=str(path),
         tolerance=tolerance,
         batches=tuple(batches),
-        layers=tuple(sorted(totals.values(), key=lambda x: _place(card, x.name))),
+        # Outputs that are no layer come last.
+        layers=tuple(
+            sorted(totals.values(), key=lambda x: ends.get(x.name, (len(card.layers), 0)))
+        ),
         golden=golden,
         reference=reference_of(model),
+        per_sample=frozenset(per_sample),
     )
 
 
@@ -267,15 +281,20 @@ def _run(session: Any, card: Card, batch: Batch, path: Path) -> dict[str, NDArra
 
 
 def _references(
-    model: Any, card: Card, wanted: Sequence[str], samples: Sequence[ImageSource]
+    model: Any,
+    card: Card,
+    wanted: Sequence[str],
+    samples: Sequence[ImageSource],
+    traced: Trace | None,
 ) -> Iterator[tuple[Batch, Activations]]:
     """The batches, each with what Keras makes of it."""
     recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
+    run = reference(model, card, wanted, traced)
     doublings = range(DOUBLINGS + 1) if has_free_sizes(card.inputs) else range(1)
     for doubling in doublings:
         try:
             for batch in seeded_batches(model, card.inputs, recipe, doubling):
-                yield batch, reference(model, card, batch.arrays, wanted)
+                yield batch, run(batch.arrays)
             break
         except Exception as exc:
             # A deep network may shrink small sizes to nothing.
@@ -284,27 +303,47 @@ def _references(
     if samples:
         pixels = (recipe or Preprocessing()).batch(samples)
         label = f"{' x '.join(map(str, pixels.shape))}, your images"
-        yield Batch(label, (pixels,)), reference(model, card, (pixels,), wanted)
+        yield Batch(label, (pixels,)), run((pixels,))
 
 
 def reference(
-    model: Any, card: Card, arrays: Sequence[NDArray[Any]], wanted: Sequence[str]
-) -> Activations:
-    """What Keras itself gives, run eagerly, by the names of the file's outputs."""
+    model: Any, card: Card, wanted: Collection[str], traced: Trace | None = None
+) -> Callable[[Sequence[NDArray[Any]]], Activations]:
+    """What Keras itself gives for a batch, by the names of the file's outputs.
+
+    The layers run as a TensorFlow function, as in `model.predict`: there the calls that are to be
+    compared are those of the export, also where some are in loops. The model's own outputs come
+    from a plain call of the model.
+    """
     if isinstance(model, Signature):
-        return model.run(arrays)
+        return model.run
     tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in wanted}
-    recorder = Recorder(keep=tensors.__contains__)
-    with recorder.recording():
-        result = model(packed(model, arrays), training=False)
-    values = {
-        str(tensors[name]): in_place(tensor)
-        for call in recorder.calls
-        for name, tensor in call.outputs
-    }
-    for info, (_, tensor) in zip(card.outputs, named_leaves(result), strict=True):
-        values[info.name] = in_place(tensor)
-    return values
+    if traced is None or not traced.runs:
+        traced = trace(model, tensors, to_run=True)
+    inputs = model_inputs(model)
+
+    def run(arrays: Sequence[NDArray[Any]]) -> Activations:
+        own = returned(model, inputs, arrays)  # what Keras refuses it refuses here, in its words
+        with _unoptimised():
+            flat = traced.function(*map(tf.convert_to_tensor, arrays))[len(traced.outputs) :]
+        names = [tensors[row.layer.name] for row in traced.rows if row.symbol is not None]
+        values = {str(name): in_place(x) for name, x in zip(names, flat, strict=True)}
+        for info, leaf in zip(card.outputs, own, strict=True):
+            values[info.name] = in_place(leaf.value)
+        return values
+
+    return run
+
+
+@contextmanager
+def _unoptimised() -> Iterator[None]:
+    """Run functions as they were traced. To optimise a graph takes longer than to run it twice."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({**before, "disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
 def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) -> LayerDifference:
@@ -364,7 +403,13 @@ def _digits(value: float, digits: int) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def _place(card: Card, name: str) -> int:
-    """Where a layer runs; outputs that are no layer come last."""
-    places_of = {layer.name: layer.index for layer in card.layers}
-    return places_of.get(name, len(card.layers))
+def _places(card: Card) -> dict[str, tuple[int, int]]:
+    """Keys that sort outputs as their layers end: those inside a layer before it."""
+    last: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for layer in reversed(card.layers):
+        end = max(layer.index, last.get(layer.name, 0))
+        places[str(layer.tensor)] = (end, -layer.index)
+        if layer.parent is not None:
+            last[layer.parent] = max(end, last.get(layer.parent, 0))
+    return places

@@ -190,6 +190,7 @@ def _rows(layers: Sequence[Layer], graph: Graph, plan: _cut.CutPlan) -> Iterator
         else:
             continue
         inbound = tuple(name for name in row.inbound if name in names)
+        parent = row.parent if row.parent in names else None
         names.add(layer.name)
-        yield replace(row, index=index, inbound=inbound)
+        yield replace(row, index=index, inbound=inbound, parent=parent)
         index += 1

@@ -305,6 +305,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a string", _is_text),
     "str | None": ("a string or null", lambda value: value is None or _is_text(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "bool | None": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
     "int": ("a whole number", _is_count),
     "float": ("a number", _is_number),
     "Shape": ("a list of sizes", _all(_is_size)),

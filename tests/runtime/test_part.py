@@ -153,6 +153,15 @@ def with_evidence() -> layertap.Model:
     return layertap.open(made.SerializeToString())
 
 
+def test_a_layer_whose_parent_is_elsewhere_has_none(tiny_file: TinyFile, tmp_path: Path) -> None:
+    whole = layertap.open(tiny_file("frames"))
+    for end, expected in (("td/relu", None), ("td", "td")):
+        whole.cut(tmp_path / "part.onnx", end=[end])
+        rows = {layer.name: layer for layer in layertap.open(tmp_path / "part.onnx").layers}
+        assert ("td" in rows) == (expected is not None)
+        assert rows["td/relu"].parent == expected
+
+
 def test_evidence_is_kept_for_what_is_still_there(tmp_path: Path) -> None:
     whole = with_evidence()
     whole.cut(tmp_path / "head.onnx", end=["a", "b"])

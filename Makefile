@@ -27,6 +27,7 @@ $(READY): pyproject.toml tests/download_wheels.py
 	@echo "setting up $(VENV), once ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e ".[cpu,$(TENSORFLOW_EXTRA),test,lint]"
+	@$(INSTALL) --no-deps "tf_keras>=2.18" # it asks for `tensorflow`, which tensorflow-cpu is too
 	@$(BIN)/python tests/download_wheels.py .cache
 	@touch $@
 

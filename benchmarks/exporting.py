@@ -1,8 +1,11 @@
-"""The export with all layers, beside tf2onnx's own conversion of the model with its one output."""
+"""The export with all layers: its time beside tf2onnx's own conversion of the model with its one
+output, and its memory beside the model's weights."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -41,8 +44,30 @@ def measure() -> list[Row]:
             ours=seconds["ours"],
             theirs=seconds["tf2onnx"],
             most=1.3,
-        )
+        ),
+        _memory(),
     ]
+
+
+def _memory() -> Row:
+    """Of VGG16, most of whose memory is weights; the verification included."""
+    command = [sys.executable, "-m", "benchmarks.programs.with_export"]
+    peaks, weights = [], []
+    for _ in range(ROUNDS):
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        )
+        peak, size = map(float, done.stdout.split())
+        peaks.append(peak)
+        weights.append(size)
+    return Row(
+        what="peak memory of an export of VGG16, above that of the imports",
+        peer="its weights",
+        unit="MB",
+        ours=tuple(peaks),
+        theirs=tuple(weights),
+        most=4,
+    )
 
 
 class _Written(Exception):  # noqa: N818 - no error

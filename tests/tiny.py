@@ -328,6 +328,30 @@ def differentiable(
     )
 
 
+def frames() -> onnx.ModelProto:
+    """Three frames (n, 3, 4), all of which `td/relu` takes for one batch (3 n, 4), and a bias."""
+    rows = [
+        layer(0, "frames", "InputLayer", (None, 3, 4)),
+        layer(1, "bias", "InputLayer", (None, 4)),
+        layer(2, "td", "TimeDistributed", (None, 3, 4), "frames"),
+        replace(layer(3, "td/relu", "ReLU", (None, 4)), parent="td", per_sample=False),
+        layer(4, "sum", "Add", (None, 4), "td bias"),
+    ]
+    return model(
+        [
+            node("Reshape", "frames all", "flat"),
+            node("Relu", "flat", "td/relu"),
+            node("Reshape", "td/relu each", "td"),
+            node("ReduceSum", "td steps", "total", keepdims=0),
+            node("Add", "total bias", "sum"),
+        ],
+        [value("frames", ["batch", 3, 4]), value("bias", ["batch", 4])],
+        [value("sum", ["batch", 4]), value("td", ["batch", 3, 4]), value("td/relu", [None, 4])],
+        [constant("all", [-1, 4]), constant("each", [-1, 3, 4]), constant("steps", [1])],
+        card=card(rows, {"frames": (None, 3, 4), "bias": (None, 4)}, {"sum": (None, 4)}),
+    )
+
+
 # --- Models without one -------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 layertap.LayertapError
 `-- ExportError
     +-- ModelLoadError          MODEL cannot be loaded as a Keras model
-    +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
+    |   +-- UnsafeModelError    it holds code (a Lambda layer) and --unsafe was not given
+    |   `-- WeightsError        a weights file that cannot be read, or is another model's
     +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
     `-- VerificationError       the file's activations are not Keras's; carries the report
 """
@@ -29,6 +30,10 @@ class ModelLoadError(ExportError):
 
 class UnsafeModelError(ModelLoadError):
     """The model file holds code of its own, which only `unsafe=True` would run."""
+
+
+class WeightsError(ModelLoadError):
+    """A weights file that cannot be read, or holds the weights of another model."""
 
 
 class UnsupportedLayerError(ExportError):

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .initializers import Initializers
 from .pruning import bodies, captured, prune, reads
 
 Perm = tuple[int, ...]
@@ -65,9 +66,16 @@ class View(NamedTuple):
 class ChannelsFirst:
     """The pass over one graph. `run` rewrites the model in place."""
 
-    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
-        """Take a model with nodes in topological order and what is known of its tensors' shapes."""
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        shapes: Mapping[str, Shape],
+        initializers: Initializers | None = None,
+    ) -> None:
+        """Take a model with nodes in topological order and what is known of its tensors' shapes;
+        `initializers` has the values of its large weights."""
         self.model = model
+        self.initializers = initializers or Initializers()
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self.shapes: dict[str, Shape] = dict(shapes)
         self.constants: dict[str, NDArray[np.generic]] = {}
@@ -91,7 +99,7 @@ class ChannelsFirst:
                 d.dim_value if d.HasField("dim_value") else None for d in dims
             )
         for item in graph.initializer:
-            self._add_constant(item.name, numpy_helper.to_array(item))
+            self._add_constant(item.name, self.initializers.value(item))
         for node in graph.node:
             self._visit(node)
 
@@ -101,7 +109,7 @@ class ChannelsFirst:
         sources = {view.source for view in outputs.values()}
         read = {name for node in self.nodes for name in reads(node)} | sources
         graph.initializer.extend(
-            numpy_helper.from_array(value, name)
+            self.initializers.make(value, name)
             for name, value in self.constants.items()
             if name in read
         )

@@ -54,16 +54,17 @@ def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
 
 def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
     nbytes = layer.nbytes(batch)
-    if nbytes is not None or size is None or card is None or card.golden is None:
+    if nbytes is not None or card is None or card.golden is None:
         return Cost(nbytes)
     known = _measured(layer, card.golden)
     item = ITEM_BYTES.get(layer.dtype)
     if known is None or item is None or not card.inputs or not card.golden.inputs:
         return Cost(None)
     first, measured = card.inputs[0].shape, card.golden.inputs[0].shape
-    if len(first) != len(measured) or 0 in measured:
+    if not measured or len(first) != len(measured) or 0 in measured:
         return Cost(None)
     free = [measured[axis] for axis, stated in enumerate(first) if axis and stated is None]
+    size = size or ()
     if len(free) != len(size):
         return Cost(None)
     growth = math.prod(size) / math.prod(free) if free else 1.0

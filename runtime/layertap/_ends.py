@@ -103,7 +103,7 @@ def check_batch(
     for layer in layers:
         perms = plan.given[str(layer.tensor)].perms
         shape = view(feeds[plan.given[str(layer.tensor)].source], perms).shape
-        if layer.shape[:1] == (None,):
+        if layer.shape[:1] == (None,) and layer.per_sample is not False:
             sizes[layer.name] = shape[0]
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())

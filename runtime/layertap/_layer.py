@@ -39,6 +39,13 @@ class Layer:
     """Names of the layers whose outputs go in."""
     tensor: str | None
     """The ONNX tensor that carries the activations; `None` when the export left this layer out."""
+    parent: str | None = None
+    """Name of the layer inside which this one runs; `None` directly below the model."""
+    why_not: str | None = None
+    """Why no export can give the activations, if so: `it runs inside a loop, ...`."""
+    per_sample: bool | None = None
+    """`False` if the first axis does not count samples: where a layer takes all windows of all
+    images for one batch, or gives something that does not depend on the input."""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
     """What a newer layertap's card says of the layer beside that."""
 
@@ -50,6 +57,8 @@ class Layer:
     def nbytes(self, batch: int = 1) -> int | None:
         """Bytes of one activation for a batch of `batch`, if the other axes and the dtype tell."""
         item = ITEM_BYTES.get(self.dtype)
+        if self.per_sample is False and None in self.shape:
+            return None
         first = [batch if size is None else size for size in self.shape[:1]]
         if item is None or None in self.shape[1:]:
             return None

@@ -22,7 +22,6 @@ from ._table import as_text, shape_text
 from ._wire import WireError
 from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
-from .files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -691,14 +690,15 @@ class Model:
             UsageError: a layer is both start and end, or nothing is computed from it.
             OutputError: the file cannot be written.
         """
+        from ._data import replacing_model
         from ._part import write_part
 
         gradients = self.card.gradients if self.card else None
         infos = {info.name: info for info in self.inputs}
         slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
-        part = write_part(self, self._named(start, infos), self._named(end, slopes))
-        with replacing(path) as temporary:
-            temporary.write_bytes(part)
+        starts, ends = self._named(start, infos), self._named(end, slopes)
+        with replacing_model(path) as (temporary, data):
+            temporary.write_bytes(write_part(self, starts, ends, data))
 
     def _named(
         self, what: Selector | Iterable[Selector] | None, others: Mapping[str, Any]

@@ -58,10 +58,10 @@ def only(layers: Sequence[Layer], what: str | int | Layer) -> Layer:
     if isinstance(what, Layer):
         what = what.name
     if isinstance(what, Integral):  # numpy's too
-        return _exposed(_at(layers, int(what)))
+        return _exposed(layers, _at(layers, int(what)))
     if not isinstance(what, str):
         raise _no_selector(what)
-    return _exposed(_named(layers, what))
+    return _exposed(layers, _named(layers, what))
 
 
 def is_single(layers: Sequence[Layer], what: object) -> bool:
@@ -112,7 +112,7 @@ def _matching(layers: Sequence[Layer], exposed: list[Layer], what: Selector) -> 
     if isinstance(what, slice):
         return _sliced(layers, what)
     if isinstance(what, str) and _is_pattern(layers, what):
-        return _by_pattern(exposed, what)
+        return _by_pattern(layers, what)
     return [only(layers, what)]
 
 
@@ -137,20 +137,26 @@ def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
     return looks_like_one and not any(layer.name == text for layer in layers)
 
 
-def _by_pattern(exposed: list[Layer], pattern: str) -> list[Layer]:
+def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     if pattern.startswith("re:"):
         try:
-            matches = re.compile(pattern[3:]).fullmatch
+            regex = re.compile(pattern[3:])
         except re.error as exc:
             raise LayerNotFoundError(
                 f"the pattern {pattern!r} is not a regular expression: {exc}."
             ) from exc
-        found = [layer for layer in exposed if matches(layer.name)]
+        matching = [layer for layer in layers if regex.fullmatch(layer.name)]
     else:
-        found = [layer for layer in exposed if fnmatch.fnmatchcase(layer.name, pattern)]
+        matching = [layer for layer in layers if fnmatch.fnmatchcase(layer.name, pattern)]
+    found = [layer for layer in matching if layer.exposed]
+    if matching and not found:
+        raise LayerNotFoundError(
+            f"the pattern {pattern!r} matches nothing that this file exposes. "
+            f"The layer {_withheld(layers, matching[0])}"
+        )
     if not found:
-        plain = pattern.removeprefix("re:").strip("*?[]^$.")
-        near = suggest(plain, [layer.name for layer in exposed])
+        exposed = [layer.name for layer in layers if layer.exposed]
+        near = suggest(pattern.removeprefix("re:").strip("*?[]^$."), exposed)
         raise LayerNotFoundError(
             f"the pattern {pattern!r} matches none of the {len(exposed)} exposed layers.{near}"
         )
@@ -193,13 +199,29 @@ def _named(layers: Sequence[Layer], name: str) -> Layer:
     )
 
 
-def _exposed(layer: Layer) -> Layer:
+def _exposed(layers: Sequence[Layer], layer: Layer) -> Layer:
     if not layer.exposed:
-        raise LayerNotFoundError(
-            f"the layer {layer.name!r} is in the model, but this file does not expose it. "
-            "Export the model again with this layer among --layers, or with all."
-        )
+        raise LayerNotFoundError(f"the layer {_withheld(layers, layer)}")
     return layer
+
+
+def _withheld(layers: Sequence[Layer], layer: Layer) -> str:
+    """Why a layer is not exposed, and what to do."""
+    if layer.why_not:
+        return f"{layer.name!r} cannot be had: {layer.why_not}.{_instead(layers, layer)}"
+    return (
+        f"{layer.name!r} is in the model, but this file does not expose it. "
+        "Export the model again with this layer among --layers, or with all."
+    )
+
+
+def _instead(layers: Sequence[Layer], layer: Layer) -> str:
+    """The nearest layer around this one that can be had, as a hint."""
+    rows = {row.name: row for row in layers}
+    around = rows.get(layer.parent or "")
+    while around is not None and around.why_not:
+        around = rows.get(around.parent or "")
+    return f" Ask for {around.name!r}, the layer around it." if around else ""
 
 
 def _slice_text(what: slice) -> str:

@@ -201,6 +201,12 @@ class Weights:
                     "them with copy_weights=True."
                 )
 
+    def size(self, external: External) -> int:
+        """Bytes of the weights."""
+        if external.length is not None:
+            return external.length
+        return max(0, self._identity(self._files[external.location]).size - external.offset)
+
     def load(self, external: External) -> bytes:
         """The weights themselves."""
         file = self._files[external.location]

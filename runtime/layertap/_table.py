@@ -19,6 +19,8 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     """One JSON object per layer: index, name, type, shape, dtype, parameters, inbound, exposed.
 
     `shape` has `null` for a free axis; `exposed` says whether the file gives the activations.
+    Where there is one, `parent` names the layer around this one, and `why_not` says why no file
+    gives the activations.
     """
     return [
         {
@@ -30,6 +32,8 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
             "parameters": layer.parameters,
             "inbound": list(layer.inbound),
             "exposed": layer.exposed,
+            **({"parent": layer.parent} if layer.parent is not None else {}),
+            **({"why_not": layer.why_not} if layer.why_not is not None else {}),
         }
         for layer in layers
     ]

@@ -34,19 +34,25 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The Keras model that the file was made from."""
+    """The model that the file was made from."""
 
     framework: str
-    """`keras` or `tf_keras`; `onnx` for a file from elsewhere."""
+    """`keras` or `tf_keras`; `tensorflow` for a signature of a SavedModel; `onnx` for a file from
+    elsewhere."""
     version: str
     """Version of that framework."""
     model: str
-    """The model's name."""
+    """The model's name; of a SavedModel the folder's."""
     type: str
-    """The model's class, for example `Functional`."""
+    """The model's class, for example `Functional`; the name of the signature."""
     weights_sha256: str
     """Over the bytes of all weights, in Keras's order."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> str | None:
+        """The signature that the file was made from, which has no layers; `None` for a model."""
+        return self.type if self.framework == "tensorflow" else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +311,7 @@ _KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a string", _is_text),
     "str | None": ("a string or null", lambda value: value is None or _is_text(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "bool | None": ("true, false or null", lambda value: value is None or isinstance(value, bool)),
     "int": ("a whole number", _is_count),
     "float": ("a number", _is_number),
     "Shape": ("a list of sizes", _all(_is_size)),

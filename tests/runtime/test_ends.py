@@ -320,6 +320,12 @@ def test_what_cannot_be_resumed(
     assert str(caught.value) == message
 
 
+def test_a_first_axis_that_is_no_batch_need_not_agree_with_it(tiny_file: TinyFile) -> None:
+    model = layertap.open(tiny_file("frames"))
+    given_ = {"td/relu": np.ones((6, 4), np.float32), "bias": np.full((2, 4), 5, np.float32)}
+    np.testing.assert_array_equal(model.resume(given_), np.full((2, 4), 8))
+
+
 # --- Edits --------------------------------------------------------------------------------------
 
 

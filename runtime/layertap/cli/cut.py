@@ -43,8 +43,10 @@ def _run(args: argparse.Namespace) -> int:
     )
     model.cut(args.output, start, end)
     part = _model.open(args.output)
+    data = (os.path.join(os.path.dirname(args.output), name) for name in part._graph.locations)
+    size = sum(map(os.path.getsize, (args.output, *data)))
     print(
-        f"wrote {args.output} ({os.path.getsize(args.output) / 1e6:.1f} MB): "
+        f"wrote {args.output} ({size / 1e6:.1f} MB): "
         f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}",
         file=sys.stderr,
     )

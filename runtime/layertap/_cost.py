@@ -61,7 +61,7 @@ def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: in
     if known is None or item is None or not card.inputs or not card.golden.inputs:
         return Cost(None)
     first, measured = card.inputs[0].shape, card.golden.inputs[0].shape
-    if len(first) != len(measured) or 0 in measured:
+    if not measured or len(first) != len(measured) or 0 in measured:
         return Cost(None)
     free = [measured[axis] for axis, stated in enumerate(first) if axis and stated is None]
     if len(free) != len(size):

@@ -16,7 +16,7 @@ TENSORFLOW_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),ex
 # Any uv on the path is faster than pip; without one pip does.
 INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-SOURCES := $(wildcard export/layertap_export/*.py models/layertap_models/*.py)
+SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py models/layertap_models/*.py)
 
 .PHONY: demo test test-all lint format bench conformance clean setup
 

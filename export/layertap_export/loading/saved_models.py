@@ -48,7 +48,7 @@ def find(path: Path, signature: str | None, unsafe: bool) -> Callable[[Mapping[s
         metadata = list(_metadata(path / KERAS))
         if not unsafe:
             configs.check_code(metadata, path)
-        return lambda custom_objects: _with_layers(path, custom_objects)
+        return lambda custom_objects: _with_layers(path, custom_objects, unsafe)
     why = (
         "There are no layers, because this SavedModel was not written by Keras 2's `save`: all "
         "that TensorFlow keeps of other models is what their signatures compute. For layers, "
@@ -68,13 +68,15 @@ def _metadata(path: Path) -> Iterator[Any]:
         raise ModelLoadError(f"{str(path)!r} is damaged: {exc}. Copy or save it again.") from exc
 
 
-def _with_layers(path: Path, custom_objects: Mapping[str, Any]) -> Any:
+def _with_layers(path: Path, custom_objects: Mapping[str, Any], unsafe: bool) -> Any:
     tf_keras = import_tf_keras(
         f"{str(path)!r} was saved by Keras 2, whose layers Keras 3 cannot load from a SavedModel; "
         f"--signature {SERVING} (signature= in Python) exports the outputs alone"
     )
+    from tf_keras.src.saving.serialization_lib import SafeModeScope
+
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), SafeModeScope(not unsafe):
             warnings.simplefilter("ignore")
             model = tf_keras.models.load_model(
                 str(path), custom_objects=dict(custom_objects), compile=False

@@ -599,7 +599,8 @@ def loops_and_branches(keras: Any) -> Any:
 
 
 def functions(keras: Any) -> Any:
-    """`call` as a tf.function: compiled, and with a loop and a branch that AutoGraph sees."""
+    """Layers with tf.functions: `call` is one, compiled, or with a loop and a branch that AutoGraph
+    sees; and inner layers are made one."""
     import tensorflow as tf
 
     layers = keras.layers
@@ -632,8 +633,21 @@ def functions(keras: Any) -> Any:
                 x = x + 1
             return x
 
+    class Made(keras.layers.Layer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.dense = layers.Dense(3, name="dense")
+            self.compiled = tf.function(self.dense, jit_compile=True)
+
+        def build(self, shape: Any) -> None:
+            self.dense.build(shape)
+
+        def call(self, x: Any) -> Any:
+            return self.compiled(x)
+
     entry = keras.Input((3,), name="entry")
-    return keras.Model(entry, Converted(name="converted")(Compiled(name="compiled")(entry)))
+    x = Converted(name="converted")(Compiled(name="compiled")(entry))
+    return keras.Model(entry, Made(name="made")(x))
 
 
 def recomputed(keras: Any) -> Any:

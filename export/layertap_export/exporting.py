@@ -230,9 +230,10 @@ def _source(model: Any) -> Source:
 
 def _verified(card: Card, report: VerificationReport) -> Card:
     """The card with what verification found out."""
+    per_sample = report.per_sample | {info.name for info in card.inputs}
     layers = tuple(
         replace(layer, per_sample=False)
-        if layer.exposed and layer.type != "InputLayer" and layer.tensor not in report.per_sample
+        if layer.exposed and layer.tensor not in per_sample
         else layer
         for layer in card.layers
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -49,28 +51,37 @@ def _inlined_functions(of_libraries: list[Any] | None) -> Iterator[None]:
     """
 
     def call(original: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        body = function.python_function
-        if (getattr(body, "__module__", None) or "").split(".")[0] not in LIBRARIES:
+        if not _is_of_library(function.python_function):
             return _with_control_flow(function)(*args, **kwargs)
         if of_libraries is None:
             return original(function, *args, **kwargs)
         of_libraries.append(function)
-        return body(*args, **kwargs)
+        return function.python_function(*args, **kwargs)
 
     with wrapped(type(tf.function(lambda: None)), "__call__", call):
         yield
 
 
+def _is_of_library(body: Any) -> bool:
+    """Whether this is code of Keras or TensorFlow, but no layer, which a user may have made one."""
+    owner = getattr(body, "__self__", body)
+    return _module(body) in LIBRARIES and not isinstance(owner, keras.layers.Layer)
+
+
+def _module(body: Any) -> str:
+    return (getattr(body, "__module__", None) or "").split(".")[0]
+
+
 def _with_control_flow(function: Any) -> Callable[..., Any]:
     """What a `tf.function` was made of, with its `if`s and loops on tensors as TensorFlow's own."""
     body: Callable[..., Any] = function.python_function
-    if not getattr(function, "_autograph", True):
+    if not getattr(function, "_autograph", True) or _module(body) in LIBRARIES:
         return body
     try:
         converted: Callable[..., Any] = tf.autograph.to_graph(body)
     except Exception:  # noqa: BLE001 - its source is not to be had: TensorFlow runs it as it is too
         return body
-    return converted
+    return partial(converted, body.__self__) if inspect.ismethod(body) else converted
 
 
 @contextmanager

@@ -39,11 +39,11 @@ class Layer:
     """Names of the layers whose outputs go in."""
     tensor: str | None
     """The ONNX tensor that carries the activations; `None` when the export left this layer out."""
-    parent: str | None = None
+    parent: str | None = field(default=None, repr=False)
     """Name of the layer inside which this one runs; `None` directly below the model."""
-    why_not: str | None = None
+    why_not: str | None = field(default=None, repr=False)
     """Why no export can give the activations, if so: `it runs inside a loop, ...`."""
-    per_sample: bool | None = None
+    per_sample: bool | None = field(default=None, repr=False)
     """`False` if the first axis does not count samples: where a layer takes all windows of all
     images for one batch, or gives something that does not depend on the input."""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)

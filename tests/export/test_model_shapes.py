@@ -73,7 +73,7 @@ LAYERS = {
     "frames/inner#2/conv frames/inner#2/flat",
     "each_step_of_many": "entry td td/inner td/inner/dense",
     "loops_and_branches": "entry flow flow/step (flow/step#1) (flow/yes) flow/step#2",
-    "functions": "entry compiled compiled/dense converted (converted/dense)",
+    "functions": "entry compiled compiled/dense converted (converted/dense) made made/dense",
     "recomputed": "entry dense head",
     "with_state": "entry rnn (rnn/simple_rnn_cell) counts",
     "tied": "entry embed tied",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from ._graph import (
@@ -28,6 +27,7 @@ from ._graph import (
     read_type,
     read_values,
 )
+from ._record import Record
 from ._wire import Buffer, Span, encode, fields, find, header, text
 
 Perm: TypeAlias = "tuple[int, ...] | None"
@@ -59,8 +59,7 @@ class Appended(NamedTuple):
     """Whole fields of the graph."""
 
 
-@dataclass(frozen=True, slots=True)
-class CutPlan:
+class CutPlan(Record):
     """What a request takes of a graph."""
 
     leaves: Mapping[str, Leaf]

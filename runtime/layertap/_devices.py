@@ -14,12 +14,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from . import _wire
+from ._record import Record
 from .errors import DeviceError, suggest
 
 Providers: TypeAlias = "list[tuple[str, dict[str, Any]]]"
@@ -29,8 +28,7 @@ SILENT = 4
 """Only fatal messages: what onnxruntime logs as an error it also raises, and that is enough."""
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Record):
     """A kind of device."""
 
     name: str
@@ -43,13 +41,13 @@ class Device:
     """What it computes on."""
     install: str = ""
     """What brings an onnxruntime that has it; empty where one has to build it."""
-    systems: Mapping[str, str] = field(default_factory=dict)
+    systems: Mapping[str, str] = {}
     """Where it is to be found, by `sys.platform`; empty for everywhere."""
     units: tuple[str, ...] = ()
     """What stands behind the colon: names, or `0` for any number; the first is the default."""
     option: str = ""
     """The provider's option that takes it."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     """The provider's other options, for float32 to be computed as float32."""
     needs: str = "See onnxruntime's documentation for what this execution provider needs"
     """What to look after if it does not start."""
@@ -290,6 +288,8 @@ def trouble(ort: Any, device: Device, unit: str) -> Trouble | None:
 
 def wheels() -> list[str]:
     """The installed distributions that bring a package called onnxruntime."""
+    from importlib import metadata  # which takes as long as all the rest here
+
     found = []
     for ending in _WHEELS:
         with contextlib.suppress(metadata.PackageNotFoundError):

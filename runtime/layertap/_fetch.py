@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ._cut import Appended, CutPlan, Perm, peel
 from ._graph import Graph, TensorType
 from ._layer import Layer
+from ._record import Record
 from ._reductions import TopChannels, append
 from ._session import Session
 from .errors import ModelFileError
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record):
     """What is asked for of a graph."""
 
     results: Mapping[str, tuple[str, ...]]

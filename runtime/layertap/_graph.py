@@ -7,9 +7,9 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, which never change.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from ._record import Record
 from ._wire import (
     LEN,
     VARINT,
@@ -83,8 +83,7 @@ class Initializer(NamedTuple):
     external: External | None
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(Record):
     """What is where in an ONNX file."""
 
     ir_version: int

@@ -15,12 +15,12 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from . import _devices
 from ._graph import TensorType
+from ._record import Record
 from .errors import DependencyError, DeviceError, InputError, ModelFileError, UsageError, suggest
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
@@ -67,8 +67,7 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Record):
     """How sessions are made.
 
     Raises:

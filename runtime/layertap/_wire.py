@@ -9,9 +9,12 @@ The format: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
-from typing import TypeAlias
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    import mmap
+    from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | mmap.mmap"
 

@@ -24,7 +24,7 @@ from layertap.pictures import contact_sheet
 from layertap.preprocessing import Preprocessing
 from layertap.statistics import find_images
 
-from . import OK, PARTLY_FAILED, STOPPED, Command
+from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .options import add_layer_choice, chosen_layers
 
 FILES = "layertap.files"
@@ -335,4 +335,4 @@ def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     return ", ".join(f"{printable(labels[i])} {scores[i]:.3f}" for i in order)
 
 
-COMMAND = Command("fetch activations or predictions for images", _configure, _run)
+COMMAND = Command(OWN["run"], _configure, _run)

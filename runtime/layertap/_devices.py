@@ -14,12 +14,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from . import _wire
 from ._record import Record
 from .errors import DeviceError, suggest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Providers: TypeAlias = "list[tuple[str, dict[str, Any]]]"
 """onnxruntime's execution providers with their options, the first choice first."""
@@ -325,6 +327,8 @@ def _not_built(ort: Any, device: Device) -> Trouble:
 
 def _try(ort: Any, device: Device, unit: str) -> str:
     """Run a model of one node on the device; why it failed, or nothing."""
+    from pathlib import Path
+
     import numpy as np
 
     said = io.StringIO()

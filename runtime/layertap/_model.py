@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from . import _cut, _ends
@@ -22,9 +21,10 @@ from ._table import as_text, shape_text
 from ._wire import WireError
 from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
-from .files import replacing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from .preprocessing import Preprocessing
@@ -129,8 +129,6 @@ class Model:
     It may be used from any number of threads.
     """
 
-    path: Path | None
-    """The file; `None` for a model that was opened from bytes."""
     card: Card | None
     """What the file says about itself; `None` in a file that layertap did not export."""
     layers: tuple[Layer, ...]
@@ -144,7 +142,6 @@ class Model:
     """The file's metadata beside the card."""
 
     def __init__(self, source: FileSource | BytesSource, settings: Settings) -> None:
-        self.path = source.path
         self._source = source
         self._name = source.name
         index = read_index(source)
@@ -156,6 +153,11 @@ class Model:
         self._engine = Engine(settings)
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; `None` for a model that was opened from bytes."""
+        return self._source.path
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the file's path, or as the bytes; the copy opens it anew."""
@@ -483,6 +485,7 @@ class Model:
             OutputError: the file cannot be written.
         """
         from ._part import write_part
+        from .files import replacing
 
         starts: list[Layer | TensorInfo] = []
         if start is not None:
@@ -610,9 +613,12 @@ class Model:
 
     def _start(self, plan: _cut.CutPlan, types: Mapping[str, TensorType]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        weights = self._source.place(self._graph.locations)
-        place = weights.refer if self._engine.maps_weights else weights.load
-        stay = weights.stay if self._engine.leaves_weights(self._source.size) else None
+        leaves = self._engine.leaves_weights(self._source.size)
+        place = stay = weights = None
+        if leaves or self._graph.locations:
+            weights = self._source.place(self._graph.locations)
+            place = weights.refer if self._engine.maps_weights else weights.load
+            stay = weights.stay if leaves else None
         with self._source.read(sparsely=stay is not None) as buffer:
             try:
                 model = _cut.write(buffer, self._graph, plan, place, types, stay)
@@ -625,7 +631,7 @@ class Model:
                 f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
                 f"weights, more than fits into one piece. {self._engine.large_remedy}"
             )
-        if not (weights.mapped or self._graph.locations):
+        if weights is None or not (weights.mapped or self._graph.locations):
             return self._engine.start(model, self._name, None)
         session = self._engine.start(model, self._name, weights.folder, weights.check)
         with self._source.read():  # what onnxruntime has mapped is still the file that was cut

@@ -15,13 +15,15 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from . import _devices
 from ._graph import TensorType
 from ._record import Record
 from .errors import DependencyError, DeviceError, InputError, ModelFileError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """An execution provider's name, alone or with its options, as onnxruntime takes it."""

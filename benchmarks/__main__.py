@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from . import chest, machine
+from . import machine, models
 from .timing import Row, table
 
 SUBJECTS = (
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(options.json, import_module(f"benchmarks.{name}").measure())
         return 0
 
-    chest.files()
+    models.files()
     rows: list[Row] = []
     disturbed, failed = [], []
     print(f"{_now()}, load {_load()}: starting", file=sys.stderr)
@@ -89,7 +89,7 @@ def _apart(name: str) -> tuple[list[Row] | None, float]:
         command = [sys.executable, "-m", "benchmarks", "--here", name, "--json", str(file)]
         others = machine.Others()
         done = subprocess.run(
-            command, cwd=chest.REPOSITORY, stderr=subprocess.PIPE, text=True, check=False
+            command, cwd=models.REPOSITORY, stderr=subprocess.PIPE, text=True, check=False
         )
         share = others.share()
         if done.returncode:

@@ -7,7 +7,7 @@ from typing import Any
 
 import layertap
 
-from . import chest
+from . import models
 from .timing import PAUSE, Row, alternate, timed
 
 ROUNDS = 30
@@ -18,18 +18,18 @@ def measure() -> list[Row]:
     import keras
     import tensorflow as tf
 
-    files, batch = chest.files(), chest.batch()
+    files, batch = models.files(), models.batch()
     opened = layertap.open(files.onnx)
     # What is fed is no activation that anybody computes.
     names = [layer.name for layer in opened.layers if layer.type != "InputLayer"]
     tap = opened.tap(names)
 
-    model = chest.keras_model()
+    model = models.keras_model()
     many = keras.Model(model.input, [model.get_layer(name).output for name in names])
-    function = chest.compiled(many)
+    function = models.compiled(many)
     tensor = tf.constant(batch)
 
-    session = chest.plain_session()
+    session = models.plain_session()
     feed = {session.get_inputs()[0].name: batch}
 
     cases: dict[str, Callable[[], Any]] = {
@@ -42,7 +42,7 @@ def measure() -> list[Row]:
     values = {name: call() for name, call in cases.items()}
     for peer in ("predict", "function", "plain"):
         for name, ours, theirs in zip(names, values["ours"], values[peer], strict=True):
-            chest.check_equal(f"{name}, {peer}", ours, theirs)
+            models.check_equal(f"{name}, {peer}", ours, theirs)
 
     def row(peer: str, name: str, most: float | None) -> Row:
         return Row(

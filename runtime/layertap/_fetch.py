@@ -89,6 +89,10 @@ class Fetch:
         self._name = name
         self._start = start
         self._session = start() if plan.outputs else None
+        # What each call needs, made once.
+        self._read = (*plan.inputs, *plan.starts)
+        self._outputs = list(plan.outputs.values())
+        self._leaves = [(tensor, leaf.source, leaf.perms) for tensor, leaf in plan.leaves.items()]
 
     def output_type(self) -> TensorType:
         """The type of the one output, as onnxruntime knows it."""
@@ -105,14 +109,10 @@ class Fetch:
         if self._session is not None:
             if self._session.lost:
                 self._session = self._start()
-            read = {name: feeds[name] for name in (*plan.inputs, *plan.starts)}
-            results = self._session.run(list(plan.outputs.values()), read)
+            results = self._session.run(self._outputs, {name: feeds[name] for name in self._read})
             values.update(zip(plan.outputs, results, strict=True))
         try:
-            return {
-                tensor: view(values[leaf.source], leaf.perms)
-                for tensor, leaf in plan.leaves.items()
-            }
+            return {tensor: view(values[source], perms) for tensor, source, perms in self._leaves}
         except (ValueError, AttributeError) as exc:
             raise ModelFileError(
                 f"{self._name} has a Transpose that does not fit its tensor: {exc}."

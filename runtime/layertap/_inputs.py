@@ -130,7 +130,7 @@ def _by_name(
 
 
 def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None) -> Any:
-    if spec.dtype in ("sequence", "map", "optional"):
+    if _is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
         return value
     rank = None if spec.dims is None else len(spec.dims)
     if rank == 4 and spec.dtype != "string":
@@ -143,6 +143,19 @@ def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None
     array = _as_array(what, value)
     _check_shape(what, array, spec)
     return _cast(what, array, spec.dtype)
+
+
+def _is_ready(value: Any, spec: TensorType) -> bool:
+    """Whether it is an array that needs no change: most are, and what follows takes its time."""
+    return (
+        type(value) is np.ndarray
+        and spec.dtype in _NUMPY
+        and value.dtype == _NUMPY[spec.dtype]
+        and value.flags.c_contiguous
+        and spec.dims is not None
+        and len(value.shape) == len(spec.dims)
+        and _fits(value.shape, spec.dims)
+    )
 
 
 def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
@@ -169,13 +182,13 @@ def _check_shape(what: str, array: Array, spec: TensorType) -> None:
     if spec.dims is None:
         return
     given, wanted = array.shape, spec.dims
+    if len(given) == len(wanted) and _fits(given, wanted):
+        return
     problem = f"{what} has shape {given}, but {_dims(spec)} is expected"
     if len(given) != len(wanted):
         if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
             raise InputError(f"{problem}. Add the batch axis: x[None].")
         raise InputError(f"{problem}: {len(wanted)} axes, not {len(given)}.")
-    if _fits(given, wanted):
-        return
     if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
         raise InputError(
             f"{problem}. It has its channels first; turn it with x.transpose(0, 2, 3, 1)."
@@ -208,7 +221,7 @@ def _cast(what: str, array: Array, wanted: str) -> Array:
                 f"{what} is of type {wanted}, which numpy has not; {given} does not do."
             )
         return np.asarray(array, order="C")
-    dtype = np.dtype(wanted)
+    dtype = _NUMPY[wanted]
     if given != dtype and given.kind not in "biuf":
         raise InputError(
             f"{what} is of dtype {given}, but {dtype} is expected."
@@ -220,10 +233,11 @@ def _cast(what: str, array: Array, wanted: str) -> Array:
         return np.asarray(array, dtype=dtype, order="C")
 
 
-_NUMPY = frozenset(
-    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
-    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-)
+_NUMPY = {
+    name: np.dtype(name)
+    for name in "bool float16 float32 float64 complex64 complex128 "
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+}
 """Types that numpy has of itself."""
 
 

@@ -652,6 +652,7 @@ class Tap:
         self.layers = tuple(chosen)
         self._model = model
         self._fetch = model._fetch(self._request.tensors, appended=self._request.appended)
+        self._needs = self._fetch.plan.needs
         self._contiguous = contiguous
         self._made_of = model, asked, dtype, contiguous
 
@@ -666,7 +667,7 @@ class Tap:
 
     def __call__(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
         """Run the model as far as needed; see `Model.activations`."""
-        feeds = self._model._prepare(self._fetch.plan.needs, inputs, preprocess)
+        feeds = self._model._prepare(self._needs, inputs, preprocess)
         values = self._fetch(feeds)
         if self._contiguous:
             import numpy as np

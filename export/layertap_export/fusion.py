@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from .hard_swish import join_hard_swish
 from .pruning import prune, reads
 
 Shape = tuple["int | None", ...]
@@ -34,6 +35,7 @@ def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str
         keep: tensors that are asked for by name and must stay.
     """
     keep = set(keep)
+    join_hard_swish(model, keep)
     _Fusion(model, shapes, keep).run()
     prune(model, keep)
 

@@ -6,6 +6,7 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, which never change.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -389,11 +390,11 @@ def _may_nest(buffer: Buffer, start: int, end: int) -> bool:
     """Whether an attribute can hold a graph or a tensor; most are short, and a look tells."""
     if end - start > 256:
         return True
-    data = buffer[start:end]
-    return any(tag in data for tag in _NESTING)
+    return _NESTING.search(buffer[start:end]) is not None
 
 
-_NESTING = (*(bytes([number << 3 | LEN]) for number in (5, 6, 10, 11)), b"\xb2\x01", b"\xba\x01")
+# The tags of fields 5, 6, 10 and 11, and of 22 and 23, whose values have a length.
+_NESTING = re.compile(rb"[\x2a\x32\x52\x5a]|[\xb2\xba]\x01")
 
 
 def _external(entries: Mapping[str, str]) -> External:

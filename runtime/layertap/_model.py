@@ -15,7 +15,7 @@ from ._index import read_index
 from ._layer import Layer
 from ._reductions import check_dtype, check_name
 from ._select import Selector, is_single, only, select
-from ._session import Cache, Engine, Provider, Session, Settings
+from ._session import Cache, Engine, Provider, Session, Settings, give_back_memory
 from ._source import BytesSource, FileSource
 from ._table import as_text, shape_text
 from ._wire import WireError
@@ -41,6 +41,9 @@ keeps its own for as long as it lives."""
 
 PLANS = 64
 """How many plans of cuts a model keeps, which are small."""
+
+MUCH = 100_000_000
+"""Bytes of activations before which it is worth some milliseconds to make room for them."""
 
 LARGEST = 2**31 - 1
 """Bytes of the largest model that protobuf reads; larger ones keep weights in other files."""
@@ -652,6 +655,8 @@ class Tap:
         self.layers = tuple(chosen)
         self._model = model
         self._fetch = model._fetch(self._request.tensors, appended=self._request.appended)
+        if sum(layer.nbytes() or 0 for layer in chosen) > MUCH:
+            give_back_memory()
         self._needs = self._fetch.plan.needs
         self._contiguous = contiguous
         self._made_of = model, asked, dtype, contiguous

@@ -97,6 +97,7 @@ def plan(
     tensors: Iterable[str],
     given: Iterable[str] = (),
     appended: Sequence[Appended] = (),
+    peeled: bool = True,
 ) -> CutPlan:
     """Decide what stays of `graph` for `tensors`.
 
@@ -105,6 +106,7 @@ def plan(
     Args:
         given: tensors that need not be computed; the walk back from `tensors` ends at them.
         appended: what is to be computed on top. Its outputs count among the leaves.
+        peeled: whether Transposes at the end are left to numpy.
 
     Raises:
         KeyError: the graph has no such tensor.
@@ -112,6 +114,8 @@ def plan(
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
     leaves = {name: _peel(graph, makers, known, name) for name in tensors}
+    if not peeled:
+        leaves = {name: Leaf(name, ()) for name in leaves}
     starts = {name: _peel(graph, makers, known, name) for name in given}
     fed = graph.inputs.keys() | {leaf.source for leaf in starts.values()}
     sources = sorted({leaf.source for leaf in leaves.values()})

@@ -57,6 +57,8 @@ class Device(Record):
     """What is not as elsewhere."""
     maps: bool = False
     """Whether it takes weights that are mapped from files."""
+    memory: str = "cpu"
+    """Where its results are, as onnxruntime calls it."""
 
     def label(self, unit: str) -> str:
         """`cuda:0`."""
@@ -78,6 +80,7 @@ CUDA = Device(
     needs="Install the libraries of the CUDA version that it was built for, for example with "
     '`pip install "onnxruntime-gpu[cuda,cudnn]"`',
     maps=True,
+    memory="cuda",
 )
 TENSORRT = Device(
     "tensorrt",
@@ -89,6 +92,7 @@ TENSORRT = Device(
     option="device_id",
     needs="Install the libraries of the TensorRT and CUDA versions that it was built for",
     note="rounds to TF32 on newer cards, unless the environment sets NVIDIA_TF32_OVERRIDE=0",
+    memory="cuda",
 )
 OPENVINO = Device(
     "openvino",
@@ -210,7 +214,9 @@ def offers(offered: Sequence[str]) -> Iterator[Device]:
             yield Device(title.lower(), provider, title)
 
 
-def providers(device: Device, unit: str, threads: int, tf32: bool = False) -> Providers:
+def providers(
+    device: Device, unit: str, threads: int, tf32: bool = False, prefer_nhwc: bool = False
+) -> Providers:
     """What onnxruntime is to be asked for, the CPU for what the device cannot do last."""
     options = dict(device.options)
     if device.option:
@@ -222,6 +228,8 @@ def providers(device: Device, unit: str, threads: int, tf32: bool = False) -> Pr
     if device is CUDA:
         # TF32 has a mantissa of 10 bits: activations are off by 1e-3 of their scale.
         options["use_tf32"] = int(tf32)
+        if prefer_nhwc:
+            options["prefer_nhwc"] = 1
     if device.name == "xnnpack":
         options["intra_op_num_threads"] = str(threads)
     chosen = [(device.provider, options)]
@@ -234,6 +242,27 @@ def maps(chosen: Providers) -> bool:
     """Whether all of these take weights that are mapped from files."""
     known = {device.provider for device in DEVICES.values() if device.maps}
     return all(name in known for name, _ in chosen)
+
+
+class Place(NamedTuple):
+    """A memory, as onnxruntime's bindings name it."""
+
+    kind: str
+    unit: int
+
+    def __str__(self) -> str:
+        return self.kind if self == HOST else f"{self.kind}:{self.unit}"
+
+
+HOST = Place("cpu", 0)
+
+
+def memory(chosen: Providers) -> Place:
+    """Where these providers leave results."""
+    provider, options = chosen[0]
+    kinds = {device.provider: device.memory for device in DEVICES.values()}
+    kind = kinds.get(provider, HOST.kind)
+    return HOST if kind == HOST.kind else Place(kind, int(options.get("device_id", 0)))
 
 
 # --- Why one is not to be had -------------------------------------------------------------------

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ._cut import Leaf
+from ._devices import HOST, Place
 from ._graph import TensorType
+from ._on_device import dtype_of, is_ortvalue, place_of, take
 from .errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def prepare(
     needed: Sequence[str],
     recipe: Preprocessing | None = None,
     batch: str | None = None,
+    here: Place = HOST,
 ) -> dict[str, Any]:
     """Arrays by input name, for the inputs that are `needed`.
 
@@ -42,6 +45,7 @@ def prepare(
         needed: those that the request reads; others may be given, and are left alone.
         recipe: makes images into arrays `(n, h, w, c)`.
         batch: the free size that stands for the batch: inputs that have it must agree on it.
+        here: the memory of the model's device. What is there already is not copied.
 
     Raises:
         InputError: something is missing, unknown, or of the wrong rank, size or dtype.
@@ -59,7 +63,7 @@ def prepare(
             f"input {missing[0]!r} is missing; what was asked for needs {_listing(needed)}, and "
             f"{_listing(values) if values else 'nothing'} was given."
         )
-    arrays = {name: _array(name, values[name], inputs[name], recipe) for name in needed}
+    arrays = {name: _array(name, values[name], inputs[name], recipe, here) for name in needed}
     if batch is not None and len(arrays) > 1:
         _check_batch(arrays, inputs, batch)
     return arrays
@@ -81,7 +85,7 @@ def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     if spec.dtype in ("sequence", "map", "optional"):
         return value
     array = _as_array(what, value)
-    _check_shape(what, array, spec)
+    _check_shape(what, array.shape, spec)
     for perm in reversed(leaf.perms):
         array = array.transpose(None if perm is None else np.argsort(perm))
     return _cast(what, array, spec.dtype)
@@ -129,9 +133,17 @@ def _by_name(
     )
 
 
-def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None) -> Any:
+def _array(
+    name: str, value: Any, spec: TensorType, recipe: Preprocessing | None, here: Place = HOST
+) -> Any:
     if _is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
         return value
+    what = f"input {name!r}"
+    there = place_of(value)
+    if there is not None:
+        value = take(what, value, there, here)
+        if is_ortvalue(value):
+            return _checked(what, value, spec)
     rank = None if spec.dims is None else len(spec.dims)
     if rank == 4 and spec.dtype != "string":
         images = [value] if is_image(value) else value
@@ -139,10 +151,21 @@ def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None
             if recipe is None:
                 raise InputError(_no_recipe(name, spec, images[0]))
             value = recipe.batch(images)
-    what = f"input {name!r}"
     array = _as_array(what, value)
-    _check_shape(what, array, spec)
+    _check_shape(what, array.shape, spec)
     return _cast(what, array, spec.dtype)
+
+
+def _checked(what: str, value: Any, spec: TensorType) -> Any:
+    """An `OrtValue`, which stays where it is: nothing is converted there."""
+    _check_shape(what, tuple(value.shape()), spec)
+    given = dtype_of(value)
+    if spec.dtype and given != spec.dtype:
+        raise InputError(
+            f"{what} is of dtype {given}, but {spec.dtype} is expected. What is on a device is "
+            "taken as it is; convert it there."
+        )
+    return value
 
 
 def _is_ready(value: Any, spec: TensorType) -> bool:
@@ -172,16 +195,18 @@ def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
 def _as_array(what: str, value: Any) -> Array:
     if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
         raise InputError(f"{what}: {_kind(value)} is not an array.")
+    if is_ortvalue(value):
+        return np.asarray(take(what, value, HOST, HOST))
     try:
         return np.asarray(value)
     except Exception as exc:  # array-likes raise what they like
         raise InputError(f"{what}: {_kind(value)} cannot be made an array ({exc}).") from exc
 
 
-def _check_shape(what: str, array: Array, spec: TensorType) -> None:
+def _check_shape(what: str, given: tuple[int, ...], spec: TensorType) -> None:
     if spec.dims is None:
         return
-    given, wanted = array.shape, spec.dims
+    wanted = spec.dims
     if len(given) == len(wanted) and _fits(given, wanted):
         return
     problem = f"{what} has shape {given}, but {_dims(spec)} is expected"
@@ -260,9 +285,9 @@ def _check_integers(what: str, array: Array, dtype: np.dtype[Any]) -> None:
 
 def _check_batch(arrays: Mapping[str, Any], inputs: Mapping[str, TensorType], batch: str) -> None:
     sizes = {
-        name: array.shape[0]
+        name: array.shape()[0] if is_ortvalue(array) else array.shape[0]
         for name, array in arrays.items()
-        if isinstance(array, np.ndarray) and (inputs[name].dims or (None,))[0] == batch
+        if hasattr(array, "shape") and (inputs[name].dims or (None,))[0] == batch
     }
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())

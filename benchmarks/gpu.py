@@ -8,6 +8,7 @@ there is no such card, that is said, and nothing is done.
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -71,13 +72,15 @@ def _file() -> Any:
 
 
 def _card() -> str:
+    if not shutil.which("nvidia-smi"):
+        return "an NVIDIA card"
     done = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return done.stdout.strip() or "an NVIDIA card"
+    return done.stdout.strip()
 
 
 def _agrees(title: str, model: layertap.Model, file: Any, names: Sequence[str]) -> bool:

@@ -347,7 +347,7 @@ def test_room_is_made_before_much_is_asked_for(
     classifier.tap()
     assert calls == [True]
     monkeypatch.undo()
-    _session.give_back_memory()  # for real: nothing happens that one could see, and nothing is raised
+    _session.give_back_memory()  # for real: nothing is raised
 
 
 def test_many_threads_get_what_one_thread_gets(

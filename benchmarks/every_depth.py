@@ -8,11 +8,10 @@ from typing import Any
 import layertap
 
 from . import models
-from .timing import Row, Samples, alternate, timed
+from .timing import PAUSE, Row, Samples, alternate, timed
 
 ROUNDS = 15
 DEPTHS = 10
-PAUSE = 0.03
 
 
 def measure() -> list[Row]:

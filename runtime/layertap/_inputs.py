@@ -91,6 +91,15 @@ def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     return _cast(what, array, spec.dtype)
 
 
+def is_ready(value: Any, spec: TensorType) -> bool:
+    """Whether it is an array that needs no change: most are, and all else here takes its time."""
+    if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:
+        return False
+    if value.dtype != _NUMPY[spec.dtype] or not value.flags.c_contiguous:
+        return False
+    return len(value.shape) == len(spec.dims) and _fits(value.shape, spec.dims)
+
+
 def is_image(value: Any) -> bool:
     """Whether `value` is one image, for an input of four axes.
 
@@ -136,7 +145,7 @@ def _by_name(
 def _array(
     name: str, value: Any, spec: TensorType, recipe: Preprocessing | None, here: Place = HOST
 ) -> Any:
-    if _is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
+    if is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
         return value
     what = f"input {name!r}"
     there = place_of(value)
@@ -166,19 +175,6 @@ def _checked(what: str, value: Any, spec: TensorType) -> Any:
             "taken as it is; convert it there."
         )
     return value
-
-
-def _is_ready(value: Any, spec: TensorType) -> bool:
-    """Whether it is an array that needs no change: most are, and what follows takes its time."""
-    return (
-        type(value) is np.ndarray
-        and spec.dtype in _NUMPY
-        and value.dtype == _NUMPY[spec.dtype]
-        and value.flags.c_contiguous
-        and spec.dims is not None
-        and len(value.shape) == len(spec.dims)
-        and _fits(value.shape, spec.dims)
-    )
 
 
 def _no_recipe(name: str, spec: TensorType, image: Any) -> str:

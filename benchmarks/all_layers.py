@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import layertap
 
 from . import models
-from .fresh_process import environment
+from .peaks import peak
 from .timing import PAUSE, Row, alternate, timed
 
 ROUNDS = 30
@@ -66,30 +64,15 @@ def measure() -> list[Row]:
 
 
 def _memory(opened: layertap.Model, count: int) -> Row:
-    """The peak of a fresh process that fetches all, beside what there is to be held; without what
-    Python takes with numpy and onnxruntime."""
-    files = models.files()
-    program = [sys.executable, "-m", "benchmarks.programs.memory"]
-    command = [*program, str(files.onnx), str(files.batch), "-", "all"]
-    peaks = []
-    for _ in range(3):
-        done = subprocess.run(
-            command,
-            cwd=models.REPOSITORY,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peak, imports = map(float, done.stdout.split())
-        peaks.append(peak - imports)
+    """The peak of a fresh process that fetches all, beside what there is to be held."""
+    peaks = tuple(peak(models.files(), "all") for _ in range(3))
     activations = sum(layer.nbytes(count) or 0 for layer in opened.layers)
     weights = 4 * sum(layer.parameters for layer in opened.layers)
     return Row(
         what="all of them in a fresh process: peak memory beyond the imports",
         peer="the activations and the weights together",
         unit="MB",
-        ours=tuple(peaks),
+        ours=peaks,
         theirs=((activations + weights) / 1e6,) * len(peaks),
         most=1.3,
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import layertap
 
 from . import models
-from .fresh_process import environment
+from .peaks import peak
 from .timing import Row, alternate, timed
 
 ROUNDS = 3
@@ -19,8 +17,7 @@ EARLY, LATE = "block1_conv2", "predictions"
 
 
 def measure() -> list[Row]:
-    """Peak memory is that of a fresh process, what it maps of the file included, beyond the 50 MB
-    that Python takes with numpy and onnxruntime."""
+    """Opening in this process; memory in fresh ones."""
     import numpy as np
 
     files = models.files("vgg16")
@@ -39,23 +36,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
 
         def case(name: str, layer: str, *options: str) -> Callable[[], float]:
-            program = [sys.executable, "-m", "benchmarks.programs.memory"]
-            output = str(Path(folder, f"{name}.npy"))
-            command = [*program, str(files.onnx), str(files.batch), output, layer, *options]
-
-            def run() -> float:
-                done = subprocess.run(
-                    command,
-                    cwd=models.REPOSITORY,
-                    env=environment(),
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                peak, imports = map(float, done.stdout.split())
-                return peak - imports
-
-            return run
+            return lambda: peak(files, layer, Path(folder, f"{name}.npy"), *options)
 
         cases = {
             "early": case("early", EARLY),

@@ -302,8 +302,8 @@ def _version(ort: Any) -> tuple[int, ...]:
 
 
 def give_back_memory() -> None:
-    """Return to the system what making a session has left behind: with glibc, twice the size of the
-    model's weights, which it would keep for later."""
+    """Return to the system what glibc keeps for later: after a session was made, about twice the
+    size of the model's weights."""
     with contextlib.suppress(AttributeError, OSError, TypeError):  # others do so by themselves
         ctypes.CDLL(None).malloc_trim(0)
 

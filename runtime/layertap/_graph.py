@@ -294,8 +294,9 @@ class _Reader:
         name, op_type, domain = names
         perm = None
         for at, stop in attributes:
-            if op_type == "Transpose" and find_text(buffer, at, stop, 1) == "perm":
-                perm = tuple(_integers(buffer, at, stop, 8))
+            order = _perm(buffer, at, stop) if op_type == "Transpose" else None
+            if order is not None:
+                perm = order
             elif _may_nest(buffer, at, stop):
                 reads.update(self.attribute(at, stop, depth))
         return Node(
@@ -354,7 +355,9 @@ class _Reader:
         entries: dict[str, str] = {}
         outside = False
         for number, kind, _, at, stop in fields(buffer, start, end):
-            if number == 1:
+            if number == 1 and kind == VARINT:
+                dims.append(integer(buffer, at, stop))
+            elif number == 1:
                 dims.extend(integers(buffer, kind, at, stop))
             elif number == 2 and kind == VARINT:
                 dtype = element_type(varint(buffer, at, stop)[0])
@@ -378,6 +381,18 @@ class _Reader:
             self.tensor(tag, *indices)
         dims = tuple(_integers(self.buffer, start, end, 3))
         return Initializer(tensor.name, TensorType(tensor.type.dtype, dims), (tag, end), None)
+
+
+def _perm(buffer: Buffer, start: int, end: int) -> tuple[int, ...] | None:
+    """The integers of an attribute that is called so."""
+    name = ""
+    axes: list[int] = []
+    for number, kind, _, at, stop in fields(buffer, start, end):
+        if number == 1 and kind == LEN:
+            name = text(buffer, at, stop)
+        elif number == 8:
+            axes.extend(integers(buffer, kind, at, stop))
+    return tuple(axes) if name == "perm" else None
 
 
 def _integers(buffer: Buffer, start: int, end: int, wanted: int) -> Iterator[int]:

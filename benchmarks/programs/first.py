@@ -18,7 +18,8 @@ else:
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     activation = session.run(None, {session.get_inputs()[0].name: images})[0]
 np.save(output, activation)

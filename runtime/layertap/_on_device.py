@@ -28,28 +28,30 @@ def is_ortvalue(value: object) -> bool:
 
 
 def place_of(value: Any) -> Place | None:
-    """Where an object with DLPack, or an `OrtValue`, is; `None` for anything else.
-
-    Raises:
-        ValueError: a memory that DLPack does not know.
-    """
+    """Where an object with DLPack, or an `OrtValue`, is; `None` for anything else."""
     if isinstance(value, np.ndarray):
         return None
     if is_ortvalue(value):
-        # 1.21 and older tell no number; what is there is on the one card then.
         kind = value.device_name().lower()
-        unit = value.__dlpack_device__()[1] if hasattr(value, "__dlpack_device__") else 0
-        return Place(kind, unit if kind != "cpu" else 0)
+        if kind == HOST.kind:
+            return HOST
+        # Before 1.21 no number is told: it is taken for the first card.
+        inner = value._ortvalue
+        return Place(kind, inner.__dlpack_device__()[1] if hasattr(inner, "__dlpack__") else 0)
     if not (hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")):
         return None
-    kind, unit = value.__dlpack_device__()
+    try:
+        kind, unit = value.__dlpack_device__()
+    except Exception:  # noqa: BLE001 - libraries raise what they like; it is an array-like then
+        return None
     name = _KINDS.get(int(kind), f"DLPack device {int(kind)}")
     return Place(name, 0 if name == "cpu" else int(unit))
 
 
 def take(what: str, value: Any, there: Place, here: Place) -> Any:
-    """The same values for a session whose memory is `here`: an `OrtValue` on a device, else an
-    array. Nothing is copied, but for an `OrtValue` from a device into the computer's own memory.
+    """The same values for a session whose memory is `here`: an `OrtValue` on a device, else what
+    numpy makes an array of. Nothing is copied, but for an `OrtValue` that comes from a device into
+    the computer's own memory.
 
     Args:
         what: what messages call it.
@@ -78,7 +80,7 @@ def take(what: str, value: Any, there: Place, here: Place) -> Any:
 
 def _as_array(what: str, value: Any) -> Any:
     if not is_ortvalue(value):
-        return np.asarray(value) if hasattr(value, "__array__") else np.from_dlpack(value)
+        return value if hasattr(value, "__array__") else np.from_dlpack(value)
     if not value.is_tensor():
         raise InputError(f"{what}: an OrtValue that is no tensor ({value.data_type()}).")
     inner = value._ortvalue

@@ -245,6 +245,36 @@ def test_an_object_that_has_dlpack_alone(model: layertap.Model, batch: Array) ->
     )
 
 
+class Sulking:
+    """As torch's tensors that need a gradient: in this computer's memory, and not to be had."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise BufferError
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0
+
+
+class Lost(Sulking):
+    """As torch's tensors on `meta`."""
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        raise ValueError("meta")
+
+
+@pytest.mark.parametrize("kind", [Sulking, Lost])
+def test_what_cannot_be_made_an_array(model: layertap.Model, kind: type[Sulking]) -> None:
+    with pytest.raises(InputError) as caught:
+        model.activations(kind(), "relu")
+    assert str(caught.value) == (
+        f"input 'image': a {kind.__name__} cannot be made an array (Can't call numpy() on Tensor "
+        "that requires grad.)."
+    )
+
+
 class Elsewhere:
     """A tensor on a card, as far as one can tell."""
 

@@ -62,6 +62,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
+	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "going on without the peers of the bench extra"
 	$(BIN)/python -m benchmarks
 
 conformance: $(READY)

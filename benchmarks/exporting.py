@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from . import chest
+from . import models
 from .timing import Row, alternate
 
 ROUNDS = 3
@@ -24,7 +24,7 @@ def measure() -> list[Row]:
 
     from layertap_models import chest_xray
 
-    model, batch = chest_xray.build(), chest.batch()
+    model, batch = chest_xray.build(), models.batch()
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "plain.onnx")
         cases = {
@@ -35,7 +35,7 @@ def measure() -> list[Row]:
         session = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
         theirs = session.run(None, {session.get_inputs()[0].name: batch})[0]
     ours = np.asarray(model(batch, training=False))
-    chest.check_equal("tf2onnx's conversion", ours, theirs)
+    models.check_equal("tf2onnx's conversion", ours, theirs)
     return [
         Row(
             what="export of all layers, without verification",

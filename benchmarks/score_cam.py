@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import layertap
 
-from . import chest
+from . import models
 from .timing import PAUSE, Row, alternate, timed
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ TARGET = 0
 
 def measure() -> list[Row]:
     """Steady calls; all sessions are ready before."""
-    files, image = chest.files(), chest.batch()
+    files, image = models.files(), models.batch()
     model = layertap.open(files.onnx)
 
     def heat(mask: str) -> npt.NDArray[np.float32]:
         return model.cam(
             image,
-            chest.LATE,
+            models.LATE,
             TARGET,
             method="scorecam",
             normalize=False,
@@ -49,12 +49,12 @@ def measure() -> list[Row]:
         "whole": lambda: whole_network(model, image),
         "paper": lambda: heat("input"),
     }
-    chest.check_equal("Score-CAM", cases["ours"](), cases["whole"]())
+    models.check_equal("Score-CAM", cases["ours"](), cases["whole"]())
     seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 1)
 
     def row(peer: str, name: str, most: float | None) -> Row:
         return Row(
-            what=f"Score-CAM at {chest.LATE}, {CHANNELS} channels",
+            what=f"Score-CAM at {models.LATE}, {CHANNELS} channels",
             peer=peer,
             unit="s",
             ours=seconds["ours"],
@@ -74,7 +74,7 @@ def whole_network(model: layertap.Model, image: npt.NDArray[np.float32]) -> npt.
 
     from layertap.cam.methods import scorecam
 
-    maps = model.activations(image, chest.LATE)[0]
+    maps = model.activations(image, models.LATE)[0]
     chosen = np.argsort(-np.abs(maps.astype(np.float64)).mean(axis=(0, 1)), kind="stable")
     scores = np.full(maps.shape[-1], np.nan)
     for start in range(0, CHANNELS, BATCH):
@@ -89,6 +89,6 @@ def whole_network(model: layertap.Model, image: npt.NDArray[np.float32]) -> npt.
             return activation * masks[..., None]
 
         images = np.repeat(image, len(channels), axis=0)
-        probabilities = model.edit(images, {chest.LATE: masked})[:, TARGET].astype(np.float64)
+        probabilities = model.edit(images, {models.LATE: masked})[:, TARGET].astype(np.float64)
         scores[channels] = np.log(probabilities / (1 - probabilities))
     return scorecam(maps.astype(np.float64), scores).sum(axis=-1).astype(np.float32)

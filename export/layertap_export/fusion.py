@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from .hard_swish import join_hard_swish
 from .initializers import is_stub
 from .pruning import prune, reads
 
@@ -35,6 +36,7 @@ def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str
         keep: tensors that are asked for by name and must stay.
     """
     keep = set(keep)
+    join_hard_swish(model, keep)
     _Fusion(model, shapes, keep).run()
     prune(model, keep)
 

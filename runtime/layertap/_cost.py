@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ._layer import ITEM_BYTES, Layer
-from .card import Card, Golden
+from ._record import Record
 from .errors import UsageError
 
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from .card import Card, Golden
 
-class Cost(NamedTuple):
+
+class Cost(Record):
     """Bytes of one layer's activations."""
 
     nbytes: int | None
@@ -55,7 +57,9 @@ def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
 def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
     nbytes = layer.nbytes(batch)
     if nbytes is not None or card is None or card.golden is None:
-        return Cost(nbytes)
+        return Cost.trusted({"nbytes": nbytes, "exact": True})
+    import math
+
     known = _measured(layer, card.golden)
     item = ITEM_BYTES.get(layer.dtype)
     if known is None or item is None or not card.inputs or not card.golden.inputs:

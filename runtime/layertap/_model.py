@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from . import _cut, _ends
@@ -16,7 +15,7 @@ from ._index import read_index
 from ._layer import Layer
 from ._reductions import check_dtype, check_name
 from ._select import Selector, is_single, only, select
-from ._session import Cache, Engine, Provider, Session, Settings
+from ._session import Cache, Engine, Provider, Session, Settings, give_back_memory
 from ._source import BytesSource, FileSource
 from ._table import as_text, shape_text
 from ._wire import WireError
@@ -24,6 +23,8 @@ from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import numpy.typing as npt
 
@@ -43,6 +44,9 @@ keeps its own for as long as it lives."""
 PLANS = 64
 """How many plans of cuts a model keeps, which are small."""
 
+MUCH = 100_000_000
+"""Bytes of activations before which it is worth some milliseconds to make room for them."""
+
 LARGEST = 2**31 - 1
 """Bytes of the largest model that protobuf reads; larger ones keep weights in other files."""
 
@@ -58,6 +62,7 @@ def open(  # noqa: A001 - the word that users know from every library that opens
     share_weights: bool = False,
     reproducible: bool = False,
     tf32: bool = False,
+    prefer_nhwc: bool = False,
 ) -> Model:
     """Open an ONNX file, exported by layertap or from elsewhere.
 
@@ -97,6 +102,9 @@ def open(  # noqa: A001 - the word that users know from every library that opens
         tf32: let an NVIDIA card round float32 to TF32, which has 10 bits of mantissa: faster on
             Ampere cards and newer, and off by about 1e-3 of an activation's scale. For
             `device="cuda"` and `auto`.
+        prefer_nhwc: let an NVIDIA card convolve channels last, which its tensor cores do best:
+            onnxruntime turns the graph around for it. Whether that is faster hangs on the card and
+            the network; `python -m benchmarks.gpu` tells. For `device="cuda"` and `auto`.
 
     Raises:
         ModelFileError: the file is missing, cannot be read, or is not an ONNX model.
@@ -114,6 +122,7 @@ def open(  # noqa: A001 - the word that users know from every library that opens
         share_weights=share_weights,
         reproducible=reproducible,
         tf32=tf32,
+        prefer_nhwc=prefer_nhwc,
     )
     if isinstance(source, (bytes, bytearray, memoryview)):
         if share_weights:
@@ -130,8 +139,6 @@ class Model:
     It may be used from any number of threads.
     """
 
-    path: Path | None
-    """The file; `None` for a model that was opened from bytes."""
     card: Card | None
     """What the file says about itself; `None` in a file that layertap did not export."""
     layers: tuple[Layer, ...]
@@ -145,7 +152,6 @@ class Model:
     """The file's metadata beside the card."""
 
     def __init__(self, source: FileSource | BytesSource, settings: Settings) -> None:
-        self.path = source.path
         self._source = source
         self._name = source.name
         index = read_index(source)
@@ -158,6 +164,11 @@ class Model:
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
         self._halfway: Cache[list[str]] = Cache(PLANS)  # where gradients can start, by tensors
+
+    @property
+    def path(self) -> Path | None:
+        """The file; `None` for a model that was opened from bytes."""
+        return self._source.path
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the file's path, or as the bytes; the copy opens it anew."""
@@ -236,7 +247,14 @@ class Model:
         """
         return as_text(self.layers, activation_costs(self.layers, self.card, size, batch))
 
-    def tap(self, layers: Asked = None, *, dtype: Any = None, contiguous: bool = False) -> Tap:
+    def tap(
+        self,
+        layers: Asked = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
+        on_device: bool = False,
+    ) -> Tap:
         """Prepare to fetch the activations of `layers`, or of reductions of them.
 
         Args:
@@ -255,7 +273,13 @@ class Model:
                 they are, the axis after the batch, as in ONNX's operators.
             dtype: `float16`, `float32` or `float64`, to which floating-point results are cast in
                 the graph: many times faster than in numpy, and with the same result.
-            contiguous: return C-contiguous arrays; what is not is copied.
+            contiguous: return C-contiguous arrays: the axes are put into Keras's order in the
+                graph, which costs less than a copy.
+            on_device: leave results in the memory of the model's device, and return them as
+                `onnxruntime.OrtValue`s, in Keras's order of axes. Other libraries take these over
+                by DLPack without a copy (`torch.from_dlpack(value)`, `cupy.from_dlpack(value)`,
+                on the CPU `numpy.from_dlpack(value)`; onnxruntime 1.21 and newer); `value.numpy()`
+                copies them into an array.
 
         Raises:
             LayerNotFoundError: something matches nothing.
@@ -265,7 +289,7 @@ class Model:
         """
         if layers is not None and not isinstance(layers, (str, int, slice, Layer, Mapping)):
             layers = list(layers)
-        return Tap(self, layers, dtype, contiguous)
+        return Tap(self, layers, dtype, contiguous, on_device)
 
     @overload
     def activations(
@@ -276,6 +300,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> Array: ...
     @overload
     def activations(
@@ -286,6 +311,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> Any: ...
     @overload
     def activations(
@@ -296,6 +322,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> dict[str, Array]: ...
     @overload
     def activations(
@@ -306,6 +333,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> dict[str, Any]: ...
     def activations(
         self,
@@ -315,6 +343,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
 
@@ -328,11 +357,15 @@ class Model:
                 dict by input name, or a list in the order of `Model.inputs`; those that the layers
                 do not depend on may be left out. A dict may also name inputs that the file has a
                 value for (initialisers that it lists as inputs), which are not in `Model.inputs`.
+                An `onnxruntime.OrtValue`, or an object with DLPack (a CUDA tensor of torch, an
+                array of cupy), that is on the model's device goes in without a copy; it must have
+                the input's dtype.
             layers: see `select`; or a dict of reductions, see `tap`.
             preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
                 the path of a JSON file.
             dtype: what to cast floating-point results to, see `tap`.
-            contiguous: return C-contiguous arrays; what is not is copied.
+            contiguous: return C-contiguous arrays, see `tap`.
+            on_device: return `onnxruntime.OrtValue`s, see `tap`.
 
         Returns:
             For one exact name, index or `Layer`: the array, in the layer's Keras shape, channels
@@ -347,16 +380,22 @@ class Model:
             InputError: an input is missing, or of the wrong rank, size or dtype.
             ImageError: an image cannot be read.
         """
-        return self.tap(layers, dtype=dtype, contiguous=contiguous)(inputs, preprocess)
+        tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
+        return tap(inputs, preprocess)
 
-    def predict(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
+    def predict(
+        self, inputs: Any, preprocess: Recipe | None = None, *, on_device: bool = False
+    ) -> Any:
         """The model's own output for `inputs`; see `activations` for what these may be.
+
+        Args:
+            on_device: return `onnxruntime.OrtValue`s, see `tap`.
 
         Returns:
             An array; where the model has several outputs, a dict from their names to arrays.
         """
         request = self._own_outputs()
-        fetch = self._fetch(request.tensors)
+        fetch = self._fetch(request.tensors, peeled=not on_device, on_device=on_device)
         return request.collect(fetch(self._prepare(fetch.plan.needs, inputs, preprocess)))
 
     def gradients(
@@ -594,7 +633,7 @@ class Model:
         plan = self._plan(request.tensors, tuple(names), request.appended)
         _ends.check_apart(plan, names, ends.inputs)
         _ends.check_separates(self._graph, self.layers, plan, names, ends.inputs)
-        feeds = self._prepare(plan.needs, ends.inputs, preprocess)
+        feeds = self._prepared(plan.needs, ends.inputs, preprocess)
         values = {}
         for tensor, (layer, value) in ends.layers.items():
             values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
@@ -645,7 +684,7 @@ class Model:
         edits = _ends.edits(graph, ends)
         _ends.check_edits(graph, edits, self._plan(request.tensors, (), request.appended))
         sources = [*dict.fromkeys([*request.tensors, *edits])]
-        feeds = self._prepare(self._plan(sources, (), request.appended).needs, inputs, preprocess)
+        feeds = self._prepared(self._plan(sources, (), request.appended).needs, inputs, preprocess)
         while edits:
             plan = self._plan(
                 [*dict.fromkeys([*request.tensors, *edits])], tuple(feeds), request.appended
@@ -749,7 +788,9 @@ class Model:
     def _own_outputs(self) -> Request:
         return request_outputs([info.name for info in self.outputs])
 
-    def _asked(self, layers: Asked, dtype: Any = None) -> tuple[list[Layer], Request]:
+    def _asked(
+        self, layers: Asked, dtype: Any = None, peeled: bool = True
+    ) -> tuple[list[Layer], Request]:
         """The layers asked for, and what that means for the graph."""
         reductions: dict[Layer, str | None] = {}
         if isinstance(layers, Mapping):
@@ -767,7 +808,7 @@ class Model:
         target = None if dtype is None else check_dtype(dtype)
         try:
             request = request_layers(
-                self._graph, reductions, single, target, channels_last=self.card is not None
+                self._graph, reductions, single, target, self.card is not None, peeled
             )
         except KeyError as exc:
             raise self._gone(exc) from exc
@@ -779,8 +820,17 @@ class Model:
         from ._inputs import prepare  # it needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
-        graph = self._graph
-        return prepare(inputs, graph.inputs, needed, recipe, self._batch, graph.optional)
+        graph, place = self._graph, self._engine.place
+        return prepare(inputs, graph.inputs, needed, recipe, self._batch, graph.optional, place)
+
+    def _prepared(
+        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
+    ) -> dict[str, Any]:
+        """The same as arrays, wherever they come from."""
+        from ._on_device import on_host
+
+        feeds = self._prepare(needed, inputs, preprocess)
+        return {name: on_host(value) for name, value in feeds.items()}
 
     @cached_property
     def _batch(self) -> str | None:
@@ -794,10 +844,14 @@ class Model:
         tensors: Sequence[str],
         given: Sequence[str] = (),
         appended: Sequence[_cut.Appended] = (),
+        peeled: bool = True,
     ) -> _cut.CutPlan:
-        key = tuple(tensors), tuple(given), tuple(name for one in appended for name in one.writes)
+        new = tuple(name for one in appended for name in one.writes)
+        key = tuple(tensors), tuple(given), new, peeled
         try:
-            return self._plans.get(key, lambda: _cut.plan(self._graph, tensors, given, appended))
+            return self._plans.get(
+                key, lambda: _cut.plan(self._graph, tensors, given, appended, peeled)
+            )
         except KeyError as exc:
             raise self._gone(exc) from exc
 
@@ -813,24 +867,35 @@ class Model:
         feeds: Mapping[str, Any] | None = None,
         given: Sequence[str] = (),
         appended: Sequence[_cut.Appended] = (),
+        *,
+        peeled: bool = True,
+        on_device: bool = False,
     ) -> Fetch:
         """Prepare to compute `tensors` and what is appended, from `given` on.
 
         Args:
             feeds: values by source; only their dtypes count here.
+            peeled: whether Transposes at the end are left to numpy.
+            on_device: whether the values stay on the device; they are not peeled then.
         """
-        plan = self._plan(tensors, given, appended)
+        plan = self._plan(tensors, given, appended, peeled)
         types = {name: TensorType(_dtype((feeds or {})[name])) for name in plan.starts}
         key = (*plan.key, *(kind.dtype for kind in types.values()))
         return Fetch(
-            self._name, plan, lambda: self._sessions.get(key, lambda: self._start(plan, types))
+            self._name,
+            plan,
+            lambda: self._sessions.get(key, lambda: self._start(plan, types)),
+            self._engine.place if on_device else None,
         )
 
     def _start(self, plan: _cut.CutPlan, types: Mapping[str, TensorType]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        weights = self._source.place(self._graph.locations)
-        place = weights.refer if self._engine.maps_weights else weights.load
-        stay = weights.stay if self._engine.leaves_weights(self._source.size) else None
+        leaves = self._engine.leaves_weights(self._source.size)
+        place = stay = weights = None
+        if leaves or self._graph.locations:
+            weights = self._source.place(self._graph.locations)
+            place = weights.refer if self._engine.maps_weights else weights.load
+            stay = weights.stay if leaves else None
         with self._source.read(sparsely=stay is not None) as buffer:
             try:
                 model = _cut.write(buffer, self._graph, plan, place, types, stay)
@@ -843,7 +908,7 @@ class Model:
                 f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
                 f"weights, more than fits into one piece. {self._engine.large_remedy}"
             )
-        if not (weights.mapped or self._graph.locations):
+        if weights is None or not (weights.mapped or self._graph.locations):
             return self._engine.start(model, self._name, None)
         session = self._engine.start(model, self._name, weights.folder, weights.check)
         with self._source.read():  # what onnxruntime has mapped is still the file that was cut
@@ -859,13 +924,26 @@ class Tap:
     layers: tuple[Layer, ...]
     """The layers, in the order asked."""
 
-    def __init__(self, model: Model, asked: Asked, dtype: Any, contiguous: bool) -> None:
-        chosen, self._request = model._asked(asked, dtype)
+    def __init__(
+        self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
+    ) -> None:
+        from ._inputs import is_ready
+
+        peeled = not (contiguous or on_device)
+        chosen, self._request = model._asked(asked, dtype, peeled)
         self.layers = tuple(chosen)
         self._model = model
-        self._fetch = model._fetch(self._request.tensors, appended=self._request.appended)
-        self._contiguous = contiguous
-        self._made_of = model, asked, dtype, contiguous
+        self._fetch = model._fetch(
+            self._request.tensors,
+            appended=self._request.appended,
+            peeled=peeled,
+            on_device=on_device,
+        )
+        if sum(layer.nbytes() or 0 for layer in chosen) > MUCH:
+            give_back_memory()
+        self._needs = self._fetch.plan.needs
+        self._is_ready = is_ready
+        self._made_of = model, asked, dtype, contiguous, on_device
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it was made of."""
@@ -878,16 +956,12 @@ class Tap:
 
     def __call__(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
         """Run the model as far as needed; see `Model.activations`."""
-        feeds = self._model._prepare(self._fetch.plan.needs, inputs, preprocess)
-        values = self._fetch(feeds)
-        if self._contiguous:
-            import numpy as np
-
-            values = {
-                name: np.ascontiguousarray(value) if hasattr(value, "dtype") else value
-                for name, value in values.items()
-            }
-        return self._request.collect(values)
+        known = self._model._graph.inputs
+        if len(known) == len(self._needs) == 1 and self._is_ready(inputs, known[self._needs[0]]):
+            feeds = {self._needs[0]: inputs}
+        else:
+            feeds = self._model._prepare(self._needs, inputs, preprocess)
+        return self._request.collect(self._fetch(feeds))
 
 
 Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"

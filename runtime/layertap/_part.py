@@ -10,7 +10,7 @@ from . import _cut, _ends
 from ._data import LARGEST, DataFile
 from ._graph import External, Graph, TensorType, read_type, read_values
 from ._layer import Layer
-from ._source import Weights
+from ._weights import Weights
 from ._wire import Buffer, WireError
 from .card import KEY, Card, Gradients, TensorInfo
 from .errors import ModelFileError, UsageError

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from numbers import Integral
-from typing import Any, TypeAlias
 
 from ._layer import Layer
 from .errors import LayerNotFoundError, UsageError, suggest
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
 
 Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative counts
@@ -57,7 +58,7 @@ def only(layers: Sequence[Layer], what: str | int | Layer) -> Layer:
     """
     if isinstance(what, Layer):
         what = what.name
-    if isinstance(what, Integral):  # numpy's too
+    if _is_whole(what):
         return _exposed(layers, _at(layers, int(what)))
     if not isinstance(what, str):
         raise _no_selector(what)
@@ -68,7 +69,7 @@ def is_single(layers: Sequence[Layer], what: object) -> bool:
     """Whether `what` asks for exactly one layer by its name or index, and not for a list."""
     if isinstance(what, str):
         return not _is_pattern(layers, what)
-    return isinstance(what, (Integral, Layer))
+    return isinstance(what, Layer) or _is_whole(what)
 
 
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
@@ -92,6 +93,15 @@ def _several(what: Any) -> list[Any]:
     """What a list lists; what is none, alone."""
     alone = isinstance(what, (str, bytes)) or not isinstance(what, Iterable)
     return [what] if alone else list(what)
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is a whole number: an `int`, or one of numpy's."""
+    if isinstance(value, int):
+        return True
+    from numbers import Integral
+
+    return isinstance(value, Integral)
 
 
 def _no_selector(what: object) -> UsageError:
@@ -147,6 +157,8 @@ def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
             ) from exc
         matching = [layer for layer in layers if regex.fullmatch(layer.name)]
     else:
+        import fnmatch
+
         matching = [layer for layer in layers if fnmatch.fnmatchcase(layer.name, pattern)]
     found = [layer for layer in matching if layer.exposed]
     if matching and not found:

@@ -158,9 +158,9 @@ def test_a_view_goes_back_in_without_a_copy(
     fed: list[Any] = []
     run = _session.Session.run
 
-    def spy(self: Any, outputs: Any, feeds: Any) -> Any:
+    def spy(self: Any, outputs: Any, feeds: Any, *more: Any) -> Any:
         fed.append(feeds)
-        return run(self, outputs, feeds)
+        return run(self, outputs, feeds, *more)
 
     relu = classifier.activations(images(), "relu")
     assert not relu.flags.c_contiguous

@@ -400,6 +400,23 @@ def test_old_sessions_are_let_go_but_a_tap_keeps_its_own(
     assert len(started) == 2 + _model.SESSIONS
 
 
+def test_room_is_made_before_much_is_asked_for(
+    classifier: layertap.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before little: it takes some milliseconds."""
+    calls: list[bool] = []
+    monkeypatch.setattr(_model, "give_back_memory", lambda: calls.append(True))
+    classifier.tap()
+    assert calls == []
+    monkeypatch.setattr(_model, "MUCH", 1000)
+    classifier.tap("probs")
+    assert calls == []
+    classifier.tap()
+    assert calls == [True]
+    monkeypatch.undo()
+    _session.give_back_memory()  # for real: nothing is raised
+
+
 def test_many_threads_get_what_one_thread_gets(
     classifier: layertap.Model, started: list[str]
 ) -> None:

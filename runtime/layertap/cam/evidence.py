@@ -62,7 +62,7 @@ class Gatherer:
             record = records.require(self.model)
             tensor = record.tensors[self.layer.name]
             return gradients.prepare(self.model, record, [tensor], wanted, inputs, preprocess)
-        return self.model._prepare(self.model._plan(wanted).needs, inputs, preprocess)
+        return self.model._prepared(self.model._plan(wanted).needs, inputs, preprocess)
 
     def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
         """The evidence for a batch, by as few runs as the file allows."""

@@ -94,7 +94,7 @@ def prepare(
     if record.weights not in model._graph.optional:
         raise model._gone(KeyError(record.weights))
     plan = model._plan([*wanted, *beside, record.output])
-    return model._prepare(plan.needs, inputs, preprocess)
+    return model._prepared(plan.needs, inputs, preprocess)
 
 
 def differentiate(

@@ -212,7 +212,7 @@ class _Trial:
         self._model, self._batch_size = model, batch_size
         self._output = choose_output(model, output)
         self._fetch = model._fetch([self._output])
-        self._feeds = model._prepare(self._fetch.plan.needs, inputs, preprocess)
+        self._feeds = model._prepared(self._fetch.plan.needs, inputs, preprocess)
         given = np.asarray(maps, np.float32)
         self._name = self._image(given)
         self.images: Array = channels_last(model, self._feeds[self._name])

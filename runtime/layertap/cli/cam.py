@@ -19,7 +19,7 @@ from layertap.errors import OutputError, UsageError
 from layertap.files import make_folder, replacing
 from layertap.preprocessing import Preprocessing
 
-from . import OK, PARTLY_FAILED, STOPPED, Command
+from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import batches, free_name, naming, picture, prepared, recipe_for
 from .options import add_device
 
@@ -194,4 +194,4 @@ def _number(score: float | None) -> str:
     return "nan" if score is None else f"{score:.3f}"
 
 
-COMMAND = Command("draw heat maps: where the evidence for a class is", _configure, _run)
+COMMAND = Command(OWN["cam"], _configure, _run)

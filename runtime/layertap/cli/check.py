@@ -7,7 +7,7 @@ import argparse
 from layertap import _model
 from layertap._check import TOLERANCE, check
 
-from . import OK, PARTLY_FAILED, Command
+from . import OK, OWN, PARTLY_FAILED, Command
 from .options import add_device
 
 
@@ -28,4 +28,4 @@ def _run(args: argparse.Namespace) -> int:
     return OK if report else PARTLY_FAILED
 
 
-COMMAND = Command("compare this machine with the sample in the file", _configure, _run)
+COMMAND = Command(OWN["check"], _configure, _run)

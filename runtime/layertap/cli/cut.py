@@ -11,7 +11,7 @@ from layertap._select import parse_selector
 from layertap._table import shape_text
 from layertap.card import TensorInfo
 
-from . import OK, Command
+from . import OK, OWN, Command
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -57,4 +57,4 @@ def _tensors(infos: tuple[TensorInfo, ...]) -> str:
     return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "nothing"
 
 
-COMMAND = Command("write a part of a model as a file of its own", _configure, _run)
+COMMAND = Command(OWN["cut"], _configure, _run)

@@ -10,7 +10,7 @@ from layertap._source import FileSource
 from layertap._table import printable, type_text
 from layertap.card import Card, TensorInfo
 
-from . import OK, Command
+from . import OK, OWN, Command
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -77,4 +77,4 @@ def _tail(card: Card) -> list[tuple[str, str]]:
     return lines
 
 
-COMMAND = Command("print what a file says about itself", _configure, _run)
+COMMAND = Command(OWN["info"], _configure, _run)

@@ -19,7 +19,7 @@ from layertap.files import check_target, make_folder, replacing
 from layertap.pictures import contact_sheet
 from layertap.preprocessing import Preprocessing
 
-from . import OK, PARTLY_FAILED, STOPPED, Command
+from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import batches, free_name, naming, picture, prepared, recipe_for
 from .options import add_device, add_layer_choice, chosen_layers
 
@@ -242,4 +242,4 @@ def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     return ", ".join(f"{printable(labels[i])} {scores[i]:.3f}" for i in order)
 
 
-COMMAND = Command("fetch activations or predictions for images", _configure, _run)
+COMMAND = Command(OWN["run"], _configure, _run)

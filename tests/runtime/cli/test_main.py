@@ -308,7 +308,8 @@ COMPUTING = HEAVY | {"numpy", "PIL"}
         (["layers", "--help"], COMPUTING),
         (["info", "FILE"], COMPUTING),
         (["--version"], COMPUTING),
-        (["--help"], HEAVY),
+        (["--help"], COMPUTING),
+        ([], COMPUTING),
         (["nonsense"], HEAVY),
         (["run", "FILE", "--help"], HEAVY),
     ],
@@ -332,6 +333,27 @@ def test_looking_loads_no_more_than_it_needs(
     loaded = set(done.stderr.rpartition("loaded: ")[2].split())
     assert "layertap" in loaded
     assert loaded & unwanted == set()
+
+
+SLOW = COMPUTING | {"argparse", "contextlib", "dataclasses", "difflib", "inspect", "math"}
+SLOW |= {"pathlib", "shutil", "typing"}
+
+
+def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) -> None:
+    """As the installed command runs it; what Python itself loads at its start does not count."""
+    run = "import sys\nfrom layertap.cli import main\nmain()\n"
+    say = "print(*sys.modules, file=sys.stderr)"
+    bare = [sys.executable, "-S", "-c", f"import sys\n{say}"]
+    started = subprocess.run(bare, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", run + say, "layers", str(tiny_file("image_classifier"))],
+        env={"PYTHONPATH": str(RUNTIME)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == layertap("layers", tiny_file("image_classifier")).out
+    assert set(done.stderr.split()) & SLOW - set(started.stderr.split()) == set()
 
 
 @pytest.mark.parametrize("command", ["layers", "info"])

@@ -16,11 +16,14 @@ from .errors import (
     UnsafeModelError,
     UnsupportedLayerError,
     VerificationError,
+    WeightsError,
 )
 
 if TYPE_CHECKING:
     from .exporting import ExportReport, export
     from .loading import load_model
+    from .loading.weights import load_weights
+    from .signatures import Signature
     from .verification import LayerDifference, VerificationReport, verify
 
 __all__ = [
@@ -28,12 +31,15 @@ __all__ = [
     "ExportReport",
     "LayerDifference",
     "ModelLoadError",
+    "Signature",
     "UnsafeModelError",
     "UnsupportedLayerError",
     "VerificationError",
     "VerificationReport",
+    "WeightsError",
     "export",
     "load_model",
+    "load_weights",
     "verify",
 ]
 
@@ -41,6 +47,8 @@ _HOME = {
     "ExportReport": "exporting",
     "export": "exporting",
     "load_model": "loading",
+    "load_weights": "loading.weights",
+    "Signature": "signatures",
     "LayerDifference": "verification",
     "VerificationReport": "verification",
     "verify": "verification",

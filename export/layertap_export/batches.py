@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,8 @@ from layertap._layer import Shape
 from layertap.card import GoldenInput, TensorInfo
 from layertap.golden import seeded
 from layertap.preprocessing import Preprocessing
+
+from .families import is_a
 
 SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
 """Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
@@ -66,7 +67,7 @@ def seeded_batches(
             seeded(spec.shape, info.dtype, spec.low, spec.high, seed, spec.choices)
             for spec, info in zip(specs, inputs, strict=True)
         )
-        label = " and ".join(" x ".join(map(str, spec.shape)) for spec in specs)
+        label = " and ".join(" x ".join(map(str, spec.shape)) or "1" for spec in specs)
         yield Batch(f"{label}, seeded", arrays, specs)
 
 
@@ -78,6 +79,8 @@ def doublings(inputs: Sequence[TensorInfo]) -> range:
 
 def _filled(info: TensorInfo, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
     shape: Shape = info.shape
+    if not shape:  # a signature may take a number
+        return ()
     sizes = SIZES.get(len(shape), ((12,) * len(shape), (7,) * len(shape)))[choice]
     if len(shape) == 2 and "float" in info.dtype:
         sizes = WAVES[choice]
@@ -102,9 +105,9 @@ def _draw(
 
 def _keys(model: Any, info: TensorInfo) -> tuple[Any, ...]:
     """Keys of the lookup tables that an input of this type may go into, and one that is in none."""
-    kind: Any = keras.layers.StringLookup if info.dtype == "string" else keras.layers.IntegerLookup
-    tables = [layer for layer in _layers(model) if isinstance(layer, kind)]
     whole = info.dtype != "string"
+    kind = "layers.IntegerLookup" if whole else "layers.StringLookup"
+    tables = [layer for layer in _layers(model) if is_a(layer, kind)]
     if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(model)):
         return ()
     if tables and all(table.invert for table in tables):
@@ -119,9 +122,9 @@ def _keys(model: Any, info: TensorInfo) -> tuple[Any, ...]:
 def _bounds(model: Any) -> list[int]:
     """Sizes that whole numbers must stay below."""
     return [
-        layer.input_dim if isinstance(layer, keras.layers.Embedding) else layer.num_tokens
+        layer.input_dim if is_a(layer, "layers.Embedding") else layer.num_tokens
         for layer in _layers(model)
-        if isinstance(layer, (keras.layers.Embedding, keras.layers.CategoryEncoding))
+        if is_a(layer, "layers.Embedding", "layers.CategoryEncoding")
     ]
 
 
@@ -147,7 +150,7 @@ def _range(model: Any, info: TensorInfo, recipe: Preprocessing | None) -> tuple[
         values = getattr(layer, "value_range", None)
         if values is not None and np.size(values) == 2:
             return float(values[0]), float(values[1])
-        if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
+        if is_a(layer, "layers.Rescaling", "layers.Normalization"):
             return 0.0, 255.0
     return -1.0, 1.0
 

@@ -7,7 +7,7 @@ the square of the network, and `layout.py` does in one pass what we need of them
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,19 @@ from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
 from .errors import ExportError
-from .freezing import frozen, lookup_tables
+from .freezing import freeze, lookup_tables
+from .initializers import Initializers, weights_to_initializers
 from .operators import handlers
 from .operators.lookup import DOMAIN, VERSION
 from .pruning import bodies
-from .unsupported import check_operators, failures, refuse_random, refuse_types
+from .recording import SCOPE
+from .unsupported import (
+    check_operators,
+    failures,
+    refuse_changes,
+    refuse_random,
+    refuse_types,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +42,12 @@ class RawGraph:
     """Inputs are called as asked; outputs stand in the function's order."""
     shapes: dict[str, tuple[int | None, ...]]
     """Shapes of tensors, as far as TensorFlow knew them."""
+    initializers: Initializers
+    """The values of the model's initializers; the large ones are not in it."""
 
 
 def to_onnx(
-    function: Any, input_names: Sequence[str], opset: int, layers: Collection[str] = ()
+    function: Any, input_names: Sequence[str], opset: int, layers: Mapping[str, str] | None = None
 ) -> RawGraph:
     """Convert a concrete function.
 
@@ -45,7 +55,7 @@ def to_onnx(
         function: the concrete function; it returns a list of tensors.
         input_names: names for its inputs, in order.
         opset: ONNX opset, 13 to 18.
-        layers: names of the model's layers, for messages.
+        layers: names of the model's layers by the scopes of their operations, for messages.
 
     Raises:
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
@@ -53,27 +63,29 @@ def to_onnx(
     """
 
     def layer_of(node_name: str) -> str:
-        return _layer_of(node_name, layers)
+        return _layer_of(node_name, layers or {})
 
+    refuse_changes(function, layer_of)
     refuse_random(function, layer_of)
-    graph_def, inputs, outputs = frozen(function)
-    refuse_types(graph_def, layer_of)
-    tables = lookup_tables(function, graph_def)
+    frozen = freeze(function)
+    refuse_types(frozen.graph_def, layer_of)
+    tables = lookup_tables(function, frozen.graph_def)
+    weights = {name: f"weight/{i}" for i, name in enumerate(frozen.weights)}
     with (
         failures() as failed,
         _linear_cleanup(),
         tf.device("/cpu:0"),
         tf.Graph().as_default() as graph,
     ):
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(frozen.graph_def, name="")
         try:
             converted = process_tf_graph(
                 graph,
                 continue_on_error=True,  # so that all that is missing can be named at once
                 opset=opset,
-                input_names=inputs,
-                output_names=outputs,
-                tensors_to_rename=dict(zip(inputs, input_names, strict=True)),
+                input_names=[*frozen.inputs, *weights],
+                output_names=frozen.outputs,
+                tensors_to_rename=dict(zip(frozen.inputs, input_names, strict=True)) | weights,
                 custom_op_handlers=handlers(tables),
                 extra_opset=[helper.make_opsetid(DOMAIN, VERSION)],
             )
@@ -90,6 +102,9 @@ def to_onnx(
         _state_counters(model.graph)
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}
+    initializers = Initializers()
+    values = {weights[name]: value for name, value in frozen.weights.items()}
+    weights_to_initializers(model, values, initializers)
     return RawGraph(
         model,
         {
@@ -97,6 +112,7 @@ def to_onnx(
             for name, shape in shapes.items()
             if shape is not None
         },
+        initializers,
     )
 
 
@@ -108,18 +124,10 @@ def _all_nodes(graph: Any) -> Iterator[Any]:
             yield from _all_nodes(body)
 
 
-def _layer_of(node_name: str, layers: Collection[str]) -> str:
-    """The layer that made an operation: TensorFlow's scopes are model, layers, operation.
-
-    TensorFlow numbers scopes that it sees again: `functional_1/conv1_1/convolution` -> `conv1`.
-    """
-    scopes = node_name.split("__")[0].split("/")[1:-1]
-    found = ""
-    for scope in scopes:
-        inside = f"{found}/" if found else ""
-        known = [inside + name for name in (scope, re.sub(r"_\d+$", "", scope))]
-        found = next((name for name in known if name in layers), found)
-    return found or "/".join(scopes) or node_name
+def _layer_of(node_name: str, layers: Mapping[str, str]) -> str:
+    """The innermost layer that made an operation."""
+    scopes = [scope for scope in re.findall(rf"{SCOPE}\d+", node_name) if scope in layers]
+    return layers[scopes[-1]] if scopes else node_name
 
 
 def _state_counters(graph: onnx.GraphProto) -> None:
@@ -149,8 +157,8 @@ def _linear_cleanup() -> Iterator[None]:
         for node in used:
             for body in (node.get_body_graphs() or {}).values():
                 body.delete_unused_nodes(body.outputs)
-        # tf2onnx enters some nodes twice (Gemm in the body of a loop).
-        graph.reset_nodes([node for node in dict.fromkeys(graph.get_nodes()) if node in used])
+        # tf2onnx lists some nodes of loops twice, where it makes a Gemm.
+        graph.reset_nodes([*dict.fromkeys(node for node in graph.get_nodes() if node in used)])
 
     Graph.delete_unused_nodes = delete_unused_nodes
     try:

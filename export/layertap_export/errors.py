@@ -3,13 +3,15 @@
 layertap.LayertapError
 `-- ExportError
     +-- ModelLoadError          MODEL cannot be loaded as a Keras model
-    +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
+    |   +-- UnsafeModelError    it holds code (a Lambda layer) and --unsafe was not given
+    |   `-- WeightsError        a weights file that cannot be read, or is another model's
     +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
     `-- VerificationError       the file's activations are not Keras's; carries the report
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from layertap.errors import LayertapError
@@ -30,6 +32,10 @@ class UnsafeModelError(ModelLoadError):
     """The model file holds code of its own, which only `unsafe=True` would run."""
 
 
+class WeightsError(ModelLoadError):
+    """A weights file that cannot be read, or holds the weights of another model."""
+
+
 class UnsupportedLayerError(ExportError):
     """A layer uses an operation that has no way into ONNX."""
 
@@ -40,3 +46,9 @@ class VerificationError(ExportError):
     def __init__(self, message: str, report: VerificationReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+def keras_words(error: Exception) -> str:
+    """Keras's message in one line, without terminal colours and the values of all arguments."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by ")[0]
+    return " ".join(text.split())

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from .initializers import Initializers
 from .pruning import bodies
 
 SMALL = "int8 int16 uint8 uint16"
@@ -100,21 +101,26 @@ def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
 
 
-def cast_around(model: onnx.ModelProto) -> frozenset[str]:
+def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset[str]:
     """Put casts around every node that would find no kernel, in place.
+
+    Args:
+        model: the finished graph.
+        initializers: has the values of its large weights, and takes those that are cast.
 
     Returns:
         The operators that compute in float32 for want of a float64 kernel.
     """
     opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return _Casts(opset, _element_types(model)).run(model.graph)
+    return _Casts(opset, _element_types(model), initializers).run(model.graph)
 
 
 class _Casts:
     """One pass over one model."""
 
-    def __init__(self, opset: int, types: Mapping[str, int]) -> None:
+    def __init__(self, opset: int, types: Mapping[str, int], initializers: Initializers) -> None:
         self.opset = opset
+        self.initializers = initializers
         self.types = dict(types)
         self.narrowed: set[str] = set()
         self.made: dict[tuple[str, str], str] = {}
@@ -159,8 +165,8 @@ class _Casts:
             if key not in self.made:
                 self.made[key] = f"{name}/as_{other}"
                 if name in weights:
-                    value = numpy_helper.to_array(weights[name]).astype(other)
-                    graph.initializer.append(numpy_helper.from_array(value, self.made[key]))
+                    value = self.initializers.value(weights[name]).astype(other)
+                    graph.initializer.append(self.initializers.make(value, self.made[key]))
                 else:
                     nodes.append(self.cast(name, self.made[key], target))
             node.input[index] = self.made[key]

@@ -83,7 +83,7 @@ def tolerance_for(dtypes: Iterable[str], otherwise: float) -> float:
 def widen(graph_def: Any) -> None:
     """Let a GraphDef compute in float32 what it computed in bfloat16, in place."""
     narrow, wide = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
-    for node in _nodes(graph_def):
+    for node in nodes_of(graph_def):
         for attribute in node.attr.values():
             if attribute.type == narrow:
                 attribute.type = wide
@@ -99,7 +99,8 @@ def widen(graph_def: Any) -> None:
                 argument.type = wide
 
 
-def _nodes(graph_def: Any) -> Iterator[Any]:
+def nodes_of(graph_def: Any) -> Iterator[Any]:
+    """The nodes of a GraphDef and of the functions in it."""
     yield from graph_def.node
     for function in graph_def.library.function:
         yield from function.node_def

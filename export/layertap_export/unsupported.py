@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from .errors import UnsupportedLayerError
+from .number_types import nodes_of
 from .operators.expressions import NoWayError
 from .operators.fourier import COMPLEX_OPERATIONS
 from .operators.reasons import RANDOM, way_out, why
@@ -35,6 +36,17 @@ UNKNOWN_TYPES: Mapping[int, str] = {
 """What to say of TensorFlow's types that cannot be exported, by their number."""
 
 
+def refuse_changes(function: Any, layer_of: Callable[[str], str]) -> None:
+    """What changes a `tf.Variable`; changes of Keras's own are left out of the trace."""
+    for node in nodes_of(function.graph.as_graph_def()):
+        if node.op.startswith("Assign"):
+            raise UnsupportedLayerError(
+                f"layer {layer_of(node.name)!r} changes a tf.Variable while it runs, which an ONNX "
+                "file cannot. Make it a weight of the layer (add_weight), whose changes are left "
+                "out, or change it in training only."
+            )
+
+
 def refuse_random(function: Any, layer_of: Callable[[str], str]) -> None:
     """Random numbers that the outputs depend on; most of what layers draw, inference ignores."""
     seen: set[str] = set()
@@ -55,8 +67,7 @@ def refuse_random(function: Any, layer_of: Callable[[str], str]) -> None:
 
 def refuse_types(graph_def: Any, layer_of: Callable[[str], str]) -> None:
     """Operations on numbers of a kind that ONNX, or onnxruntime, does not know."""
-    nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
-    for node in nodes:
+    for node in nodes_of(graph_def):
         types = {attribute.type for attribute in node.attr.values()}
         types.update(*(attribute.list.type for attribute in node.attr.values()))
         if node.op in COMPLEX_OPERATIONS:

@@ -70,9 +70,10 @@ def both(
 
     traced = tf.function(call, autograph=False).get_concrete_function(*specs)
     names = [f"x{i}" for i in range(len(arrays))]
-    model = to_onnx(traced, names, opset).model
+    raw = to_onnx(traced, names, opset)
+    model = raw.model
     model.ir_version = 8
-    cast_around(model)
+    cast_around(model, raw.initializers)
     onnx.checker.check_model(model)
     session = reference.session(model.SerializeToString())
     known = {x.name for x in session.get_inputs()}

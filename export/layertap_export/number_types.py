@@ -45,8 +45,12 @@ def as_in_file(value: Any) -> NDArray[Any]:
 
 def in_file(traced: Trace) -> tuple[Trace, tuple[str, ...]]:
     """The trace with the types that the file will have, and notes on those that differ."""
+    seen = {row.layer.dtype for row in traced.rows}
+    seen.update(info.dtype for info in [*traced.inputs, *traced.outputs])
+    widened = seen & WIDENED.keys()
+    if not widened:
+        return traced, ()
     rows = [replace(row.layer, dtype=file_dtype(row.layer.dtype)) for row in traced.rows]
-    widened = {row.layer.dtype for row in traced.rows} & WIDENED.keys()
     notes = tuple(
         f"the model computes in {dtype}, which onnxruntime does not on the CPU; the file computes "
         f"in {WIDENED[dtype]}."

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import layertap
+import pages
 from layertap import card as schema
 from layertap import golden, images, preprocessing
 from layertap._layer import Layer
 from layertap.card import MAJOR, MINOR, Card
+from pages import quoted, rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "file-format.md").read_text(encoding="utf-8")
 
@@ -40,22 +42,7 @@ NODE = shutil.which("node")
 
 
 def section(heading: str) -> str:
-    """What stands under a heading, up to the next one."""
-    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE)
-    assert found, heading
-    return found[1]
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of all tables in `text`, without their heads."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    rules = [i for i, row in enumerate(cells) if set("".join(row)) == {"-"}]
-    return [row for i, row in enumerate(cells) if i not in rules and i + 1 not in rules]
-
-
-def quoted(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
+    return pages.section(PAGE, heading)
 
 
 def blocks(language: str) -> list[str]:

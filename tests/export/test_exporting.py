@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import layertap_export
 import zoo
 from layertap.card import KEY, Card
 from layertap.cli import main
+from shell import files_of_two_processes
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -110,21 +109,8 @@ def test_same_model_same_options_same_bytes(tmp_path: Path) -> None:
         "models = {'digits': digits.build(seed=3), **{n: zoo.make(keras, n) for n in names}}; "
         "[export.export(m, Path(sys.argv[1]) / f'{n}.onnx') for n, m in models.items()]"
     )
-    for seed in ("1", "2"):
-        (tmp_path / seed).mkdir()
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / seed)],
-            check=True,
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": seed,
-                "PYTHONPATH": str(Path(zoo.__file__).parent),
-            },
-        )
-    files = sorted((tmp_path / "1").iterdir())
+    files = files_of_two_processes(program, tmp_path, Path(zoo.__file__).parent)
     assert len(files) == 6
-    for file in files:
-        assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes(), file.name
 
 
 def test_free_sizes_stay_free(keras: Any, tmp_path: Path) -> None:

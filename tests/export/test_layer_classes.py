@@ -18,6 +18,7 @@ import pytest
 import layertap_export
 import reference
 from layer_table import ACTIVATIONS, IMAGES, KINDS, REFUSALS, Make
+from shell import files_of_two_processes
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -67,11 +68,16 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
 # --- Side by side -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_layers_side_by_side(kind: str, keras: Any, tmp_path: Path) -> None:
+def side_by_side(keras: Any, kind: str) -> Any:
+    """The quick rows of a kind in one model."""
     table = KINDS[kind]
     makes = {name: make for name, make in table.rows.items() if name not in table.slow}
-    model = built(keras, makes, table.shape, table.dtype, table.batch)
+    return built(keras, makes, table.shape, table.dtype, table.batch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_side_by_side(kind: str, keras: Any, tmp_path: Path) -> None:
+    model = side_by_side(keras, kind)
     report = exported(model, tmp_path)
     assert set(report.exposed) >= {layer.name for layer in model.layers}
     assert report.verification.worst.scaled < 1e-5
@@ -97,6 +103,20 @@ def test_layers_of_any_size(kind: str, keras: Any, tmp_path: Path) -> None:
     report = exported(model, tmp_path)
     assert len(report.verification.batches) == 2
     assert report.verification.worst.scaled < 2e-5
+
+
+@pytest.mark.slow
+def test_the_same_bytes_from_every_process(tmp_path: Path) -> None:
+    """Loops, lookup tables and all: where Python hashes strings otherwise, too."""
+    program = (
+        "import sys; from pathlib import Path; import layertap_export; layertap_export.export; "
+        "import keras; from layer_table import KINDS; from test_layer_classes import side_by_side; "
+        "[layertap_export.export(side_by_side(keras, kind), Path(sys.argv[1]) / f'{kind}.onnx', "
+        "unsafe=True) for kind in KINDS]"
+    )
+    here = Path(__file__).parent
+    files = files_of_two_processes(program, tmp_path, here.parent, here)
+    assert {file.stem for file in files} == KINDS.keys()
 
 
 # --- One by one ---------------------------------------------------------------------------------

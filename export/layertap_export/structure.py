@@ -194,10 +194,11 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, reasons: _Reasons) 
     if whole:  # what else came out is there no more than the first
         outputs = outputs[:1]
     for name, value in outputs:
-        why_not = whole or reasons.against(value)
+        declared = edges.shapes.get(name) if edges else None
+        why_not = whole or reasons.against(value, declared)
         shape, dtype = _type(value)
-        if edges and name in edges.shapes:
-            shape = _merged(shape, edges.shapes[name])
+        if declared is not None:
+            shape = _merged(shape, declared)
         yield Row(
             Layer(
                 name=name,
@@ -241,13 +242,18 @@ class _Reasons:
         self._graph = graph
         self._vectorised = _inside_vectorised_loops(graph)
 
-    def against(self, value: Any) -> str:
-        """Why a value that came out of a call cannot be exposed; empty if it can."""
+    def against(self, value: Any, declared: Shape | None) -> str:
+        """Why a value that came out of a call cannot be exposed; empty if it can.
+
+        Args:
+            value: a tensor, or something else.
+            declared: its shape according to Keras's graph, which may know more than TensorFlow.
+        """
         if value is None:
             return "it returns nothing"
         if not tf.is_tensor(value) or isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
             return f"it returns no dense tensor, but a value of the class {type(value).__name__!r}"
-        if tf.TensorShape(value.shape).rank is None:
+        if tf.TensorShape(value.shape).rank is None and declared is None:
             return "TensorFlow does not know how many axes it has"
         if tf.as_dtype(value.dtype).is_complex:
             return "it holds complex numbers, which onnxruntime does not know"

@@ -193,6 +193,11 @@ def _outputs(
     for index, (leaf, source) in enumerate(zip(results, sources, strict=True)):
         wanted = leaf.suffix or (source.name if source else f"output_{index}")
         name = names.free(f"output/{wanted}" if wanted in taken else wanted)
+        if source is None and leaf.value.shape.rank is None:
+            raise ExportError(
+                f"TensorFlow does not know how many axes the model's output {name!r} has. Let a "
+                "layer say it, with keras.ops.reshape, say."
+            )
         shape = source.shape if source else tuple(leaf.value.shape)
         infos.append(TensorInfo(name=name, shape=shape, dtype=leaf.value.dtype.name))
     return tuple(infos)

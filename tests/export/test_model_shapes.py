@@ -559,9 +559,14 @@ def test_a_subclassed_model_from_a_file(keras: Any, tmp_path: Path) -> None:
             "returns a dense tensor.",
         ),
         (lambda tf, x: None, "the model 'odd' returns no tensor."),
+        (
+            lambda tf, x: tf.squeeze(x),
+            "TensorFlow does not know how many axes the model's output 'output_0' has. Let a layer "
+            "say it, with keras.ops.reshape, say.",
+        ),
     ],
 )
-def test_models_that_return_no_tensor(
+def test_models_that_return_no_tensor_that_is_known(
     result: Callable[[Any, Any], Any], message: str, keras: Any, tmp_path: Path
 ) -> None:
     import tensorflow as tf

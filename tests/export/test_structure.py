@@ -278,6 +278,7 @@ def test_the_cell_of_a_recurrent_layer_is_listed_with_the_reason(keras: Any) -> 
 
 
 def test_a_tensor_of_any_number_of_axes_is_listed_with_the_reason(keras: Any) -> None:
+    """Where Keras's graph does not know more than TensorFlow."""
     import tensorflow as tf
 
     class Anything(keras.layers.Layer):
@@ -288,13 +289,19 @@ def test_a_tensor_of_any_number_of_axes_is_listed_with_the_reason(keras: Any) ->
             return keras.KerasTensor(x.shape)
 
     class Known(Anything):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.inner = Anything(name="anything")
+
         def call(self, x: Any) -> Any:
-            return tf.ensure_shape(x, (None, 3))
+            return tf.ensure_shape(self.inner(x), (None, 3))
 
     keras.utils.clear_session()
     entry = keras.Input((3,), name="entry")
-    rows = by_name(keras.Model(entry, Known(name="known")(Anything(name="anything")(entry))))
-    assert rows["anything"].why_not == "TensorFlow does not know how many axes it has"
+    rows = by_name(keras.Model(entry, Known(name="known")(Anything(name="declared")(entry))))
+    assert rows["declared"].exposed
+    assert rows["declared"].shape == (None, 3)
+    assert rows["known/anything"].why_not == "TensorFlow does not know how many axes it has"
     assert rows["known"].exposed
 
 

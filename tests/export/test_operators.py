@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ def both(
     *arrays: Any,
     opset: int = 18,
     free: bool = True,
+    runs_as: Callable[..., Any] | None = None,
 ) -> list[tuple[Array, Array]]:
     """What onnxruntime and TensorFlow make of `arrays`, per output.
 
@@ -49,6 +50,7 @@ def both(
         arrays: one per argument.
         opset: of the ONNX graph.
         free: whether the sizes of the arguments are left free.
+        runs_as: the same, of one output, where TensorFlow cannot run `function` on a CPU.
     """
     from layertap_export.conversion import to_onnx
     from layertap_export.kernels import cast_around
@@ -79,8 +81,34 @@ def both(
     known = {x.name for x in session.get_inputs()}
     feeds = {name: array for name, array in zip(names, arrays, strict=True) if name in known}
     actual = session.run([x.name for x in model.graph.output], feeds)
-    expected = [as_in_file(x.numpy()) for x in traced(*map(tf.constant, arrays))]
+    tensors = [tf.constant(array) for array in arrays]
+    results = [runs_as(*tensors)] if runs_as else traced(*tensors)
+    expected = [as_in_file(x.numpy()) for x in results]
     return list(zip(actual, expected, strict=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_handler_is_called(request: pytest.FixtureRequest, keras: Any) -> Iterator[None]:
+    """By some test here, if all of them run."""
+    from layertap_export import operators
+
+    called: set[str] = set()
+
+    def noted(operation: str, handler: Any) -> Any:
+        def handle(*args: Any) -> None:
+            called.add(operation)
+            handler(*args)
+
+        return handle
+
+    with pytest.MonkeyPatch.context() as patch:
+        noting = {name: noted(name, handler) for name, handler in operators.HANDLERS.items()}
+        patch.setattr(operators, "HANDLERS", noting)
+        yield
+    here = [item for item in request.session.items if item.path == request.path]
+    tests = [name for name in vars(request.module) if name.startswith("test_")]
+    if {item.originalname for item in here} >= set(tests):
+        assert sorted(noting.keys() - called) == []
 
 
 def agree(pairs: Sequence[tuple[Array, Array]], rtol: float = 1e-6, atol: float = 1e-6) -> None:
@@ -119,6 +147,12 @@ def test_functions_of_one_number(name: str, dtype: Any, tf: Any) -> None:
     # onnxruntime computes Erf in float32; the series for i0 is good for seven digits.
     rtol = 1e-6 if name in ("erfc", "bessel_i0") or dtype == np.float32 else 1e-12
     agree(both(tf, make(tf), points), rtol=rtol, atol=2e-7 if name == "erfc" else 1e-35)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_logarithms(dtype: Any, tf: Any) -> None:
+    x = np.array([0.0, 1e-4, 0.5, 1.0, 3.0, 1e4, INF, NAN, -1.0], dtype)
+    agree(both(tf, tf.math.log, x), rtol=1e-3 if dtype == np.float16 else 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -194,7 +228,8 @@ def test_large_whole_numbers_keep_their_digits(dtype: str, keras: Any, tf: Any) 
 
     def both_ways(x: Any, y: Any) -> list[Any]:
         return [
-            *(compare(x, y) for compare in (tf.less, tf.less_equal, tf.greater, tf.equal)),
+            *(compare(x, y) for compare in (tf.less, tf.less_equal, tf.greater, tf.greater_equal)),
+            tf.equal(x, y),
             *(tf.maximum(x, y), tf.minimum(x, y), x + y, x - y, x // 3, x % 5, abs(x), -x),
             *(tf.reduce_max(x), tf.reduce_min(x), tf.reduce_sum(x), tf.cumsum(x), tf.sign(x)),
             *(tf.argmax(x), tf.sort(x), tf.argsort(x), *tf.math.top_k(x, 2)),
@@ -273,6 +308,14 @@ def test_bincount(shape: tuple[int, ...], case: str, tf: Any) -> None:
 def test_broadcast_args(one: list[int], other: list[int], tf: Any) -> None:
     shapes = [np.array(x, np.int32) for x in (one, other)]
     agree(both(tf, lambda a, b: tf.raw_ops.BroadcastArgs(s0=a, s1=b), *shapes))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+def test_empty_tensors_are_zeros(dtype: str, tf: Any) -> None:
+    def call(shape: Any) -> Any:
+        return tf.raw_ops.Empty(shape=shape, dtype=dtype, init=True)
+
+    agree(both(tf, call, np.array([2, 3], np.int32), free=False))
 
 
 @pytest.mark.parametrize("start", [(0, 0), (1, 2), (2, 3), (9, 9), (-5, 1)])
@@ -367,8 +410,9 @@ def test_transforms_over_several_axes(tf: Any) -> None:
         agree(both(tf, function, x, y), atol=2e-5)
     agree(both(tf, lambda a: parts(tf, tf.signal.rfft2d(a, [4, 6])), x), atol=1e-5)
     agree(both(tf, lambda a: parts(tf, tf.signal.rfft3d(a)), x), atol=1e-5)
-    inverse = lambda a, b: tf.signal.irfft2d(tf.complex(a, b))  # noqa: E731
-    agree(both(tf, inverse, x, y, free=False), atol=1e-5)
+    for transform in (tf.signal.irfft2d, tf.signal.irfft3d):
+        inverse = lambda a, b, t=transform: t(tf.complex(a, b))  # noqa: E731
+        agree(both(tf, inverse, x, y, free=False), atol=1e-5)
 
 
 def test_parts_of_complex_numbers(tf: Any) -> None:
@@ -436,6 +480,17 @@ def test_transposed_convolutions_of_volumes(padding: str, tf: Any) -> None:
         return tf.nn.conv3d_transpose(x, weights, [1, *size, 4], 2, padding)
 
     agree(both(tf, call, x, free=False), atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_convolutions_of_volumes(groups: int, keras: Any, tf: Any) -> None:
+    x, weights = noise(2, 4, 5, 6, 4), noise(2, 3, 2, 4 // groups, 8)
+
+    def call(x: Any) -> Any:
+        return tf.nn.convolution(x, weights, padding="SAME")
+
+    compiled = tf.function(call, jit_compile=True)
+    agree(both(tf, call, x, free=False, runs_as=compiled), atol=1e-5)
 
 
 # --- Images -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ layertap.LayertapError
     +-- ModelLoadError          MODEL cannot be loaded as a Keras model
     +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
     +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
+    +-- GradientError           what was asked for has no gradient
     `-- VerificationError       the file's activations are not Keras's; carries the report
 """
 
@@ -32,6 +33,10 @@ class UnsafeModelError(ModelLoadError):
 
 class UnsupportedLayerError(ExportError):
     """A layer uses an operation that has no way into ONNX."""
+
+
+class GradientError(ExportError):
+    """What was asked for has no gradient; the message names the layer and the operator."""
 
 
 class VerificationError(ExportError):

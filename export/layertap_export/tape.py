@@ -1,0 +1,139 @@
+"""Gradients as TensorFlow gives them: the reference for those in a file.
+
+The model runs eagerly under a `tf.GradientTape` while its layers are recorded. The logits are what
+went into the sigmoid or softmax whose result the model returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from layertap.card import Card, Gradients
+
+from .recording import Recorder, named_leaves
+from .tracing import packed
+
+ROWS = 3
+"""How many sets of weights each batch is verified with."""
+
+
+class Tape:
+    """One run of a model, of which gradients can be asked."""
+
+    def __init__(self, model: Any, card: Card, arrays: Sequence[NDArray[Any]]) -> None:
+        """
+        Args:
+            model: the Keras model.
+            card: tells the layers and the output.
+            arrays: a batch for each of the model's inputs.
+        """
+        assert card.gradients is not None
+        self._gradients: Gradients = card.gradients
+        self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        tensors = [tf.convert_to_tensor(array) for array in arrays]
+        self._sources = {
+            info.name: tensor
+            for info, tensor in zip(card.inputs, tensors, strict=True)
+            if tensor.dtype.is_floating
+        }
+        recorder = Recorder(keep=self._gradients.tensors.__contains__)
+        with self._tape, recorder.recording(), _inputs_kept() as kept:
+            self._tape.watch(list(self._sources.values()))
+            if len(self._sources) < len(tensors):  # whole numbers, which weights are picked by
+                self._tape.watch([x.value for x in model.weights if _is_float(x)])
+            result = model(packed(model, tensors), training=False)
+        names = {layer.name: layer.tensor for layer in card.layers}
+        inputs = dict(self._sources)
+        self._sources = {
+            name: inputs[str(names.get(name, name))]
+            for name in self._gradients.tensors
+            if names.get(name, name) in inputs
+        }
+        self._sources |= {name: tensor for call in recorder.calls for name, tensor in call.outputs}
+        outputs = dict(
+            zip((info.name for info in card.outputs), named_leaves(result), strict=True)
+        )
+        output = outputs[self._gradients.output][1]
+        logits = self._gradients.score == "logits"
+        self._scores = kept.get(id(output)) if logits else output
+
+    @property
+    def knows_scores(self) -> bool:
+        """Whether the logits were found: the model may do more with its probabilities."""
+        return self._scores is not None
+
+    def weights(self) -> Iterator[NDArray[Any] | None]:
+        """Sets of weights to verify with: the default, one class per sample, and a mix of all."""
+        shape, dtype = self._scores.shape, self._scores.dtype.as_numpy_dtype
+        yield None
+        generator = np.random.default_rng(0)
+        if shape.rank and shape[-1] > 1:
+            classes = generator.integers(shape[-1], size=shape[:-1])
+            yield np.eye(shape[-1], dtype=dtype)[classes]
+        yield generator.uniform(-1, 1, shape).astype(dtype)
+
+    def gradients(self, weights: NDArray[Any] | None) -> Mapping[str, NDArray[Any]]:
+        """By name of the graph's output the gradient of `sum(weights * scores)`.
+
+        Args:
+            weights: in the shape of the scores; ones if left out.
+        """
+        scores = self._scores
+        given = tf.ones_like(scores) if weights is None else tf.constant(weights, scores.dtype)
+        found = self._tape.gradient(
+            scores,
+            dict(self._sources),
+            output_gradients=given,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return {
+            output: tf.convert_to_tensor(found[name]).numpy()
+            for name, output in self._gradients.tensors.items()
+        }
+
+
+def _is_float(weight: Any) -> bool:
+    return keras.backend.is_float_dtype(weight.dtype)
+
+
+ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
+"""What is looked through at the end of a model; Keras calls them in `tf.nn`."""
+
+
+@contextmanager
+def _inputs_kept() -> Iterator[Mapping[int, Any]]:
+    """Remember what goes into the activations that are looked through, by the result's id."""
+    kept: dict[int, Any] = {}
+    results = []  # else an id might be given again
+    places = [
+        (module, name)
+        for module in (tf, tf.nn, tf.math)
+        for name in ACTIVATIONS
+        if hasattr(module, name)
+    ]
+    saved = [(module, name, getattr(module, name)) for module, name in places]
+
+    def wrapper(original: Any) -> Any:
+        def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
+            x = tf.convert_to_tensor(x)
+            result = original(x, *args, **kwargs)
+            kept[id(result)] = x
+            results.append(result)
+            return result
+
+        return wrapped
+
+    try:
+        for module, name, original in saved:
+            setattr(module, name, wrapper(original))
+        yield kept
+    finally:
+        for module, name, original in saved:
+            setattr(module, name, original)

@@ -28,6 +28,15 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         help="expose only layers of this Keras class (repeatable)",
     )
     parser.add_argument(
+        "--gradients",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="give the gradient of the score at this layer, too: as for --layers, or last-conv, "
+        "all, input (repeatable)",
+    )
+    _add_score(parser)
+    parser.add_argument(
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
     parser.add_argument(
@@ -51,6 +60,15 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument(
         "--weights", metavar="FILE", help="handed to the function as its argument `weights`"
+    )
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--score",
+        metavar="OUTPUT",
+        help="the output whose scores are differentiated; a final sigmoid or softmax is looked "
+        "through, unless this is `probability` or OUTPUT:probability",
     )
 
 
@@ -82,6 +100,8 @@ def _run_export(args: argparse.Namespace) -> int:
             args.output,
             layers=args.layers or "all",
             type=args.type,
+            gradients=args.gradients,
+            score=args.score,
             preprocess=args.preprocess,
             labels=args.labels,
             opset=args.opset,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tf2onnx import tf_loader
+from tf2onnx import tf_loader, tfonnx
 from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
@@ -35,7 +35,12 @@ class RawGraph:
 
 
 def to_onnx(
-    function: Any, input_names: Sequence[str], opset: int, layers: Collection[str] = ()
+    function: Any,
+    input_names: Sequence[str],
+    opset: int,
+    layers: Collection[str] = (),
+    *,
+    keep_pads: bool = False,
 ) -> RawGraph:
     """Convert a concrete function.
 
@@ -44,6 +49,8 @@ def to_onnx(
         input_names: names for its inputs, in order.
         opset: ONNX opset, 13 to 18.
         layers: names of the model's layers, for messages.
+        keep_pads: let each convolution read the padding before it as a layer of its own, which
+            its gradient needs, instead of padding by itself.
 
     Raises:
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
@@ -51,7 +58,13 @@ def to_onnx(
     """
     graph_def, inputs, outputs = _frozen(function)
     _refuse(graph_def, layers)
-    with _quiet(), _linear_cleanup(), tf.device("/cpu:0"), tf.Graph().as_default() as graph:
+    with (
+        _quiet(),
+        _linear_cleanup(),
+        _kept_pads() if keep_pads else nullcontext(),
+        tf.device("/cpu:0"),
+        tf.Graph().as_default() as graph,
+    ):
         tf.import_graph_def(graph_def, name="")
         try:
             converted = process_tf_graph(
@@ -181,6 +194,17 @@ def _linear_cleanup() -> Iterator[None]:
         yield
     finally:
         Graph.delete_unused_nodes = original
+
+
+@contextmanager
+def _kept_pads() -> Iterator[None]:
+    """Keep tf2onnx from taking a padding into the convolution that follows it."""
+    original = tfonnx.rewrite_conv2d_with_pad
+    tfonnx.rewrite_conv2d_with_pad = lambda graph, ops: ops
+    try:
+        yield
+    finally:
+        tfonnx.rewrite_conv2d_with_pad = original
 
 
 @contextmanager

@@ -24,7 +24,10 @@ from layertap.preprocessing import Preprocessing
 
 from .assembly import assemble
 from .conversion import to_onnx
+from .differentiating import add_gradients, narrowed, pads_needed
 from .errors import ExportError
+from .gradient_check import GradientCheck
+from .gradients.choice import listed
 from .loading import checked_model, load_model
 from .tracing import Trace, trace
 from .verification import TOLERANCE, VerificationReport, verify_file
@@ -64,6 +67,8 @@ def export(
     *,
     layers: str | Selector | Iterable[Selector] = "all",
     type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
+    gradients: Selector | Iterable[Selector] = (),
+    score: str | None = None,
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     opset: int = 18,
@@ -84,6 +89,12 @@ def export(
         path: the file to write.
         layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
         type: Keras class names; narrows `layers`.
+        gradients: the layers for which the file shall also give the gradient of the score: as for
+            `layers`, and the words `"last-conv"` (what Grad-CAM looks at), `"all"` (all layers that
+            are exposed and that the score depends on) and `"input"`. They are exposed, too.
+        score: the output whose scores are differentiated, where the model has several. If it ends
+            in a sigmoid or softmax, the scores are what goes into that, the logits; with
+            `"probability"` or `"OUTPUT:probability"` they are the output itself.
         preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
             JSON file with it.
         labels: names of the classes, in the order of the output's last axis, or a text file with
@@ -101,7 +112,8 @@ def export(
     Raises:
         VerificationError: a layer is not what Keras computes; carries the report.
         ExportError: the model cannot be loaded or converted.
-        LayerNotFoundError: `layers` or `type` match nothing.
+        GradientError: an operator between a layer in `gradients` and the score has no gradient.
+        LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
@@ -118,23 +130,41 @@ def export(
     progress("tracing")
     traced = trace(model)
     exposed = _chosen(traced, layers, type)
-    card = _card(model, traced, exposed, recipe, _labels(labels))
+    table, asked = [row.layer for row in traced.rows], listed(gradients)
+    # Gradients are verified layer by layer, and therefore added to a graph that shows all of them.
+    shown = _chosen(traced, "all", None) if asked else exposed
+    card = _card(model, traced, shown, recipe, _labels(labels))
     _check_fit(card, recipe)
 
     progress("converting")
     names = [row.layer.name for row in traced.rows]
-    raw = to_onnx(traced.function, [info.name for info in traced.inputs], opset, names)
-    graph = assemble(raw, traced, exposed)
+    inputs, pads = [info.name for info in traced.inputs], pads_needed(asked, table)
+    raw = to_onnx(traced.function, inputs, opset, names, keep_pads=pads)
+    graph = assemble(raw, traced, shown)
     _check_graph(graph)
+    whole = graph, card
+    if asked:
+        progress("adding gradients")
+        whole = graph, add_gradients(graph, card, asked, score)
+        graph, card = narrowed(*whole, exposed)
+        _check_graph(graph)
 
     with replacing(path) as temporary:
         progress("writing")
         _write(graph, card, temporary)
         progress("verifying against Keras")
-        report = verify_file(temporary, model, card, tolerance=tolerance, samples=samples)
+        check = GradientCheck(*whole, model) if asked else None
+        report = verify_file(
+            temporary, model, card, tolerance=tolerance, samples=samples, check=check
+        )
         report = replace(report, file=str(path))
         report.check()
-        card = replace(card, verification=report.for_card(), golden=report.golden)
+        card = replace(
+            card,
+            verification=report.for_card(),
+            golden=report.golden,
+            gradients=report.gradients,
+        )
         _write(graph, card, temporary)
         size = temporary.stat().st_size
     seconds = time.perf_counter() - started

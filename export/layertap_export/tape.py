@@ -20,9 +20,6 @@ from layertap.card import Card, Gradients
 from .recording import Recorder, named_leaves
 from .tracing import packed
 
-ROWS = 3
-"""How many sets of weights each batch is verified with."""
-
 
 class Tape:
     """One run of a model, of which gradients can be asked."""
@@ -43,7 +40,8 @@ class Tape:
             for info, tensor in zip(card.inputs, tensors, strict=True)
             if tensor.dtype.is_floating
         }
-        recorder = Recorder(keep=self._gradients.tensors.__contains__)
+        shown = {layer.name for layer in card.layers if layer.exposed}
+        recorder = Recorder(keep=shown.__contains__)
         with self._tape, recorder.recording(), _inputs_kept() as kept:
             self._tape.watch(list(self._sources.values()))
             if len(self._sources) < len(tensors):  # whole numbers, which weights are picked by
@@ -56,37 +54,39 @@ class Tape:
             for name in self._gradients.tensors
             if names.get(name, name) in inputs
         }
-        self._sources |= {name: tensor for call in recorder.calls for name, tensor in call.outputs}
-        outputs = dict(
-            zip((info.name for info in card.outputs), named_leaves(result), strict=True)
-        )
+        recorded = {name: tensor for call in recorder.calls for name, tensor in call.outputs}
+        wanted = self._gradients.tensors.keys() & recorded.keys()
+        self._sources |= {name: recorded[name] for name in wanted}
+        self.activations = {name: tensor.numpy() for name, tensor in recorded.items()}
+        """Of all layers that the card shows, by name."""
+        outputs = dict(zip((info.name for info in card.outputs), named_leaves(result), strict=True))
         output = outputs[self._gradients.output][1]
         logits = self._gradients.score == "logits"
-        self._scores = kept.get(id(output)) if logits else output
+        self._scores: Any = kept.get(id(output)) if logits else output
 
     @property
     def knows_scores(self) -> bool:
         """Whether the logits were found: the model may do more with its probabilities."""
         return self._scores is not None
 
-    def weights(self) -> Iterator[NDArray[Any] | None]:
+    def weights(self) -> Iterator[NDArray[Any]]:
         """Sets of weights to verify with: the default, one class per sample, and a mix of all."""
-        shape, dtype = self._scores.shape, self._scores.dtype.as_numpy_dtype
-        yield None
+        shape, dtype = tuple(self._scores.shape), self._scores.dtype.as_numpy_dtype
+        yield np.ones((1,) * (len(shape) - 1) + shape[-1:], dtype)
         generator = np.random.default_rng(0)
-        if shape.rank and shape[-1] > 1:
+        if shape and shape[-1] > 1:
             classes = generator.integers(shape[-1], size=shape[:-1])
             yield np.eye(shape[-1], dtype=dtype)[classes]
         yield generator.uniform(-1, 1, shape).astype(dtype)
 
-    def gradients(self, weights: NDArray[Any] | None) -> Mapping[str, NDArray[Any]]:
+    def gradients(self, weights: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         """By name of the graph's output the gradient of `sum(weights * scores)`.
 
         Args:
-            weights: in the shape of the scores; ones if left out.
+            weights: they broadcast to the scores.
         """
         scores = self._scores
-        given = tf.ones_like(scores) if weights is None else tf.constant(weights, scores.dtype)
+        given = tf.broadcast_to(tf.constant(weights, scores.dtype), tf.shape(scores))
         found = self._tape.gradient(
             scores,
             dict(self._sources),
@@ -100,7 +100,7 @@ class Tape:
 
 
 def _is_float(weight: Any) -> bool:
-    return keras.backend.is_float_dtype(weight.dtype)
+    return bool(keras.backend.is_float_dtype(weight.dtype))
 
 
 ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 import layertap
 from layertap._layer import Shape
 from layertap._session import import_onnxruntime
 from layertap._table import shape_text
-from layertap.card import Card, Golden, GoldenLayer, LayerCheck, Verification
+from layertap.card import Card, Golden, GoldenLayer, Gradients, LayerCheck, Verification
 from layertap.errors import ModelFileError, UsageError
 from layertap.golden import places
 from layertap.images import ImageSource
@@ -23,6 +24,7 @@ from layertap.preprocessing import Preprocessing
 
 from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
 from .errors import ExportError, VerificationError
+from .gradient_check import GradientCheck
 from .loading import load_model
 from .recording import Recorder, named_leaves
 from .tracing import model_inputs, packed
@@ -60,6 +62,8 @@ class VerificationReport:
     """In the order in which the layers run."""
     golden: Golden
     """Keras's values on the first batch."""
+    gradients: Gradients | None = None
+    """What the file has of gradients; whether rows of weights broadcast was found out by a run."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -82,11 +86,20 @@ class VerificationReport:
         if not self.failed:
             worst = self.worst
             return (
-                f"verified {len(self.layers)} layers against Keras on {len(self.batches)} batches "
+                f"verified {self._counted} against Keras on {len(self.batches)} batches "
                 f"({'; '.join(self.batches)}): largest scaled error {worst.scaled:.1e} "
                 f"in {worst.name!r}, allowed {self.tolerance:.0e}"
             )
         return "\n".join(self._failure())
+
+    @property
+    def _counted(self) -> str:
+        shown = self.gradients.tensors.values() if self.gradients else ()
+        gradients = sum(x.name in shown for x in self.layers)
+        layers = f"{len(self.layers) - gradients} layers"
+        if not gradients:
+            return layers
+        return f"{layers} and {gradients} gradient{'s' if gradients > 1 else ''}"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
         first, *others = self.failed
@@ -173,6 +186,7 @@ def verify_file(
     *,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
+    check: GradientCheck | None = None,
 ) -> VerificationReport:
     """Compare every output of the file with Keras's.
 
@@ -182,6 +196,7 @@ def verify_file(
         card: its card.
         tolerance: largest scaled error that passes.
         samples: the user's own images, compared too, with the card's preprocessing.
+        check: compares the file's gradients; by default on the layers that the file exposes.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
@@ -190,7 +205,10 @@ def verify_file(
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
     session = _opened(path)
-    wanted = [output.name for output in session.get_outputs()]
+    gradients = set(card.gradients.tensors.values()) if card.gradients else set()
+    wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
+    if card.gradients and check is None:
+        check = GradientCheck(onnx.load(path), card, model)
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
@@ -200,14 +218,20 @@ def verify_file(
         for name in wanted:
             found = _difference(name, actual.pop(name), expected.get(name))
             totals[name] = _larger(totals.get(name), found)
+        for name, value, other in check.pairs(batch.arrays) if check else ():
+            totals[name] = _larger(totals.get(name), _difference(name, value, other))
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
+    if check:
+        more = _golden_layers(check.golden(GOLDEN_VALUES))
+        golden = replace(golden, layers={**golden.layers, **more})
     return VerificationReport(
         file=str(path),
         tolerance=tolerance,
         batches=tuple(batches),
         layers=tuple(sorted(totals.values(), key=lambda x: _place(card, x.name))),
         golden=golden,
+        gradients=check.measured() if check else None,
     )
 
 
@@ -310,6 +334,10 @@ def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDiffere
 
 
 def _golden(batch: Batch, expected: Activations) -> Golden:
+    return Golden(seed=0, inputs=batch.golden, layers=_golden_layers(expected))
+
+
+def _golden_layers(expected: Activations) -> dict[str, GoldenLayer]:
     layers = {}
     for name, value in sorted(expected.items()):
         if value.dtype.kind in "fiub" and np.isfinite(value).all():
@@ -320,7 +348,7 @@ def _golden(batch: Batch, expected: Activations) -> Golden:
                 scale=_digits(float(np.abs(flat).max(initial=0)), 6),
                 values=tuple(_digits(float(flat[i]), 6) for i in places(flat.size, GOLDEN_VALUES)),
             )
-    return Golden(seed=0, inputs=batch.golden, layers=layers)
+    return layers
 
 
 def _digits(value: float, digits: int) -> float:

@@ -9,6 +9,7 @@ Equal expressions become one node.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -17,9 +18,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ..errors import GradientError
+from layertap_export.errors import GradientError
+
 from .shapes import Shapes
-from .sizes import Dims, Free, Size
+from .sizes import Dims, Free, Size, fixed
 
 PREFIX = "grad/"
 """What all names of the backward half begin with."""
@@ -54,9 +56,7 @@ class Value:
     def _operand(self, other: Operand | None) -> Value | None:
         if other is None or isinstance(other, Value):
             return other
-        return self._builder.constant(
-            np.array(other, helper.tensor_dtype_to_np_dtype(self.dtype))
-        )
+        return self._builder.constant(np.array(other, helper.tensor_dtype_to_np_dtype(self.dtype)))
 
     def _reversed(self, op_type: str, other: float) -> Value:
         first = self._operand(other)
@@ -240,9 +240,9 @@ class Builder:
 
     def sizes(self, value: Value, axes: Iterable[int]) -> Value:
         """Some sizes of a tensor of the forward half, an int64 vector."""
-        chosen = [self.dims(value)[axis] for axis in axes]
-        if all(isinstance(size, int) for size in chosen):
-            return self.whole(size for size in chosen if isinstance(size, int))
+        chosen = fixed(tuple(self.dims(value)[axis] for axis in axes))
+        if chosen is not None:
+            return self.whole(chosen)
         return value.shape().op("Gather", self.whole(axes), axis=0)
 
     def size(self, value: Value, axis: int) -> Value | int:
@@ -267,9 +267,9 @@ class Builder:
 
     def count(self, value: Value, axes: Sequence[int]) -> Value | int:
         """How many elements there are along some axes, as a number or an int64 scalar."""
-        chosen = [self.dims(value)[axis] for axis in axes]
-        if all(isinstance(size, int) for size in chosen):
-            return int(np.prod(chosen))
+        chosen = fixed(tuple(self.dims(value)[axis] for axis in axes))
+        if chosen is not None:
+            return math.prod(chosen)
         return self.sizes(value, axes).op("ReduceProd", keepdims=0)
 
     def shaped(self, gradient: Value, like: Value) -> Value:

@@ -1,7 +1,8 @@
 """Which layers get a gradient: names, globs, `re:` patterns, indices, and three words of their own.
 
-`all` are all layers that the file exposes, `input` the model's inputs, and `last-conv` is what
-Grad-CAM usually looks at: the last feature maps that have the spatial size of the last convolution.
+`all` are all layers that the file exposes and that the score depends on, `input` the model's
+inputs, and `last-conv` is what Grad-CAM usually looks at: the last feature maps that have the
+spatial size of the last convolution.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import onnx
 from layertap._layer import Layer
 from layertap._select import Selector, parse_selector, select
 from layertap.errors import UsageError
+from layertap_export.pruning import reads
 
-from ..pruning import reads
 from .shapes import Shapes
 from .sizes import Free, Size
 
@@ -28,17 +29,16 @@ def listed(asked: Selector | Iterable[Selector]) -> list[Selector]:
 
 
 def named_layers(asked: Sequence[Selector], layers: Sequence[Layer]) -> list[Layer]:
-    """The layers among what was asked for, but for those that `input` and `last-conv` mean.
+    """The layers that were asked for by name, pattern, index or slice.
 
     Raises:
         LayerNotFoundError: something matches nothing.
-        UsageError: a layer that was named holds no floating-point numbers.
+        UsageError: of what it matches, nothing holds floating-point numbers.
     """
     found: dict[str, Layer] = {}
+    words = _words(layers)
     for one in asked:
-        if one in _words(layers):
-            if one == ALL:
-                found |= {layer.name: layer for layer in select(layers) if is_float(layer.dtype)}
+        if isinstance(one, str) and one in words:
             continue
         selector = parse_selector(one, layers) if isinstance(one, str) else one
         chosen = select(layers, [selector])
@@ -52,13 +52,19 @@ def named_layers(asked: Sequence[Selector], layers: Sequence[Layer]) -> list[Lay
     return list(found.values())
 
 
+def all_layers(layers: Sequence[Layer]) -> list[Layer]:
+    """What `all` stands for."""
+    return [layer for layer in layers if layer.exposed and is_float(layer.dtype)]
+
+
 def _words(layers: Sequence[Layer]) -> set[str]:
     """The words that have a meaning here: those that are no layer's name."""
     return {ALL, INPUT, LAST} - {layer.name for layer in layers}
 
 
 def asks_for(word: str, asked: Sequence[Selector], layers: Sequence[Layer]) -> bool:
-    return word in _words(layers) and word in asked
+    """Whether one of the three words is among what was asked for."""
+    return word in _words(layers) and any(one == word for one in asked if isinstance(one, str))
 
 
 def is_float(dtype: str) -> bool:
@@ -142,5 +148,3 @@ def _peeled(tensor: str, makers: dict[str, onnx.NodeProto]) -> str:
     while (node := makers.get(tensor)) is not None and node.op_type in ("Transpose", "Identity"):
         tensor = node.input[0]
     return tensor
-
-

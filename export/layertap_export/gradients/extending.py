@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, helper
 
-from layertap._layer import Layer, Shape
+from layertap._layer import Layer
 from layertap._select import Selector
 from layertap.card import Gradients, TensorInfo
 from layertap.errors import UsageError
 
-from ..pruning import reads
 from .builder import FLOATS, PREFIX, Builder, Value
-from .choice import INPUT, LAST, asks_for, is_float, last_feature_maps, named_layers
+from .choice import (
+    ALL,
+    INPUT,
+    LAST,
+    all_layers,
+    asks_for,
+    is_float,
+    last_feature_maps,
+    named_layers,
+)
 from .score import Score, asked_output, find_score
 from .shapes import Shapes
 from .walk import gradients
+from .ways import Target, Ways
 
 WEIGHTS = "score_weights"
 """The name of the input that weighs the scores, if nothing else in the graph has it."""
-
-LEAVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
-"""What may stand between a tensor that leads to the score and a graph output that shows it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the score is differentiated by."""
-
-    name: str
-    """Of the layer, or the input."""
-    tensor: str
-    shape: Shape
-    source: str
-    """The tensor whose gradient it is: its own, or that which it is a copy of."""
-    leaves: tuple[onnx.NodeProto, ...]
-    """What makes the one out of the other."""
 
 
 def extend(
@@ -85,13 +76,17 @@ def extend(
     chosen = named_layers(asked, layers)
     if asks_for(LAST, asked, layers):
         maps = last_feature_maps(forward, layers, build.shapes, found.tensor, channels_last)
-        chosen = list({layer.name: layer for layer in [*chosen, maps]}.values())
+        chosen.append(maps)
+    named = {layer.name for layer in chosen}
+    if asks_for(ALL, asked, layers):
+        chosen += all_layers(layers)
     entries = [info for info in inputs if is_float(info.dtype)]
     if not asks_for(INPUT, asked, layers):
         entries = []
     elif not entries:
         raise UsageError("the model has no input of floating-point numbers.")
-    wanted = _targets(chosen, entries, _Ways(forward, found.tensor))
+    named.update(info.name for info in entries)
+    wanted = _targets(chosen, entries, Ways(forward, found.tensor))
     if not wanted:
         raise UsageError("no layer was named for the gradients.")
 
@@ -109,11 +104,14 @@ def extend(
     independent = []
     for target in wanted:
         gradient = results.get(target.source)
-        if gradient is None:
+        if gradient is not None:
+            gradient = _shown(build, gradient, target.leaves)
+        elif target.name in named:
             independent.append(target.name)
             gradient = _nothing(build, build.tensor(target.tensor), seed)
         else:
-            gradient = _shown(build, gradient, target.leaves)
+            del shown[target.name]
+            continue
         _add_output(build, model.graph, gradient, shown[target.name], target)
     build.finish()
     kept = Gradients(
@@ -135,38 +133,7 @@ def _check_score(build: Builder, score: Score) -> None:
         )
 
 
-class _Ways:
-    """Where the score's dependence on a tensor shows: the tensor itself, or what it is a copy of.
-
-    A layer is often shown by a leaf, a Transpose for one, that nothing else reads: the score does
-    not depend on the leaf, but on what it is made from.
-    """
-
-    def __init__(self, nodes: Sequence[onnx.NodeProto], score: str) -> None:
-        self._makers = {name: node for node in nodes for name in node.output}
-        self._read: set[str] = set()
-        self._needed = {score}
-        for node in reversed(nodes):
-            read = reads(node)
-            self._read.update(read)
-            if self._needed.intersection(node.output):
-                self._needed.update(read)
-
-    def to(self, name: str, tensor: str, shape: Shape) -> Target:
-        leaves: list[onnx.NodeProto] = []
-        source = tensor
-        while source not in self._needed:
-            node = self._makers.get(source)
-            if node is None or node.op_type not in LEAVES or source in self._read:
-                return Target(name, tensor, shape, tensor, ())
-            leaves.insert(0, node)
-            source = node.input[0]
-        return Target(name, tensor, shape, source, tuple(leaves))
-
-
-def _targets(
-    layers: Iterable[Layer], inputs: Iterable[TensorInfo], ways: _Ways
-) -> list[Target]:
+def _targets(layers: Iterable[Layer], inputs: Iterable[TensorInfo], ways: Ways) -> list[Target]:
     """Each once, by name."""
     found = {x.name: ways.to(x.name, str(x.tensor), x.shape) for x in layers}
     for info in inputs:

@@ -48,7 +48,7 @@ def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
     Raises:
         UsageError: there is no such output; or there are several, and none is named.
     """
-    if asked in outputs:
+    if asked is not None and asked in outputs:
         return asked, False
     name, separator, kind = (asked or "").rpartition(":")
     probability = kind == PROBABILITY

@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from .sizes import Dims, Free, Size, product, quotient
+from .sizes import Dims, Free, Size, fixed, product, quotient
 from .windows import Window
 
 Values: TypeAlias = "NDArray[np.object_]"
@@ -271,10 +271,10 @@ Refined: TypeAlias = "Sequence[Size | None] | None"
 
 def _convolved(node: _Node) -> Refined:
     dims, kernel = node.dims(0), node.dims(1)
-    if dims is None or kernel is None or any(isinstance(size, Free) for size in kernel):
+    cells = fixed(kernel)
+    if dims is None or cells is None:
         return None
-    window = node.window([int(size) for size in kernel[2:]])
-    return (dims[0], kernel[0], *window.outputs(dims[2:]))
+    return (dims[0], cells[0], *node.window(cells[2:]).outputs(dims[2:]))
 
 
 def _pooled(node: _Node) -> Refined:
@@ -286,11 +286,11 @@ def _pooled(node: _Node) -> Refined:
 
 def _spread(node: _Node) -> Refined:
     dims, kernel = node.dims(0), node.dims(1)
-    if dims is None or kernel is None or any(isinstance(size, Free) for size in kernel):
+    cells = fixed(kernel)
+    if dims is None or cells is None:
         return None
-    window = node.window([int(size) for size in kernel[2:]])
-    channels = kernel[1] * node.attribute("group", 1)
-    return (dims[0], channels, *window.spread(dims[2:], node.attribute("output_padding")))
+    sizes = node.window(cells[2:]).spread(dims[2:], node.attribute("output_padding"))
+    return (dims[0], cells[1] * node.attribute("group", 1), *sizes)
 
 
 def _reshaped(node: _Node) -> Refined:
@@ -470,8 +470,8 @@ _REFINED: Mapping[str, Callable[[_Node], Refined]] = {
     "SpaceToDepth": _to_depth,
     "DepthToSpace": _to_space,
 }
-"""Sizes of the outputs where ONNX's inference leaves them out. Of several outputs (those of a Split,
-and the indices of a MaxPool) all have the same."""
+"""Sizes of the outputs where ONNX's inference leaves them out. Of several outputs (those of a
+Split, and the indices of a MaxPool) all have the same."""
 
 
 # --- Whole numbers that follow from shapes ------------------------------------------------------

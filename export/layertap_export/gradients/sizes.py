@@ -74,6 +74,12 @@ Size: TypeAlias = "int | Free"
 Dims: TypeAlias = "tuple[Size, ...]"
 
 
+def fixed(dims: Dims | None) -> list[int] | None:
+    """Sizes as numbers; `None` if any is free."""
+    sizes = [size for size in dims or () if isinstance(size, int)]
+    return sizes if dims is not None and len(sizes) == len(dims) else None
+
+
 def product(sizes: Iterable[Size]) -> Size:
     total: Size = 1
     for size in sizes:

@@ -12,7 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from ..errors import GradientError
+from layertap_export.errors import GradientError
+
 from .builder import Builder, Value
 from .sizes import Dims, Size
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import onnx
 
-from ..errors import GradientError
-from ..pruning import reads
+from layertap_export.errors import GradientError
+from layertap_export.pruning import reads
+
 from .builder import FLOATS, Builder, Value
 from .registry import NO_GRADIENT, RULES
 from .step import Step

@@ -5,8 +5,8 @@ The gradient of an operand that was broadcast is summed back to the operand's sh
 
 from __future__ import annotations
 
-from ..builder import Value
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
 
 
 def _parts(step: Step, *gradients: Value | None) -> Gradients:
@@ -38,9 +38,7 @@ def multiplication(step: Step) -> Gradients:
     """g times the other operand."""
     a, b = step.input(0), step.input(1)
     first, second = step.wanted
-    return _parts(
-        step, step.gradient * b if first else None, step.gradient * a if second else None
-    )
+    return _parts(step, step.gradient * b if first else None, step.gradient * a if second else None)
 
 
 def division(step: Step) -> Gradients:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..builder import Value
-from ..sizes import Free
-from ..step import Gradients, Step
-from ..windows import Window
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.sizes import fixed
+from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.windows import Window
 
 
 def conv(step: Step) -> Gradients:
@@ -18,36 +18,45 @@ def conv(step: Step) -> Gradients:
     It turns the kernel when it loads the file.
     """
     step.only(0)
-    kernel = step.build.dims(step.input(1))
-    if any(isinstance(size, Free) for size in kernel):
-        raise step.refused("with a kernel of free size")
-    sizes = [int(size) for size in kernel if isinstance(size, int)]
+    sizes = _kernel(step)
     window = Window.of(step.attributes, sizes[2:])
     group = step.attribute("group", 1)
-    fixed = window.fixed(step.dims[2:])
-    if fixed is not None and fixed.dense:
-        around = margins(fixed)
-        if min(around) >= 0:
-            return [
-                step.gradient.op(
-                    "Conv",
-                    _turned_round(step, sizes, group),
-                    kernel_shape=list(window.kernel),
-                    dilations=list(window.dilations),
-                    group=group,
-                    pads=around,
-                )
-            ]
+    around = margins(window.fixed(step.dims[2:]))
+    if around is not None:
+        return [
+            step.gradient.op(
+                "Conv",
+                _turned_round(step, sizes, group),
+                kernel_shape=list(window.kernel),
+                dilations=list(window.dilations),
+                group=group,
+                pads=around,
+            )
+        ]
     return [spread(step, step.gradient, step.input(1), window, group)]
 
 
-def margins(window: Window) -> list[int]:
-    """The padding with which a convolution of stride 1 gives back the sizes of its input."""
-    return [
+def _kernel(step: Step) -> list[int]:
+    """The sizes of the weights."""
+    sizes = fixed(step.build.dims(step.input(1)))
+    if sizes is None:
+        raise step.refused("with a kernel of free size")
+    return sizes
+
+
+def margins(window: Window | None) -> list[int] | None:
+    """The padding with which a window that moves cell by cell gives back the sizes of its input.
+
+    `None` where it moves otherwise, or its padding is not known or larger than itself.
+    """
+    if window is None or not window.dense:
+        return None
+    pads = [
         extent - 1 - pad
-        for pads in (window.begins, window.ends)
-        for extent, pad in zip(window.extents, pads, strict=True)
+        for side in (window.begins, window.ends)
+        for extent, pad in zip(window.extents, side, strict=True)
     ]
+    return pads if min(pads) >= 0 else None
 
 
 def _turned_round(step: Step, sizes: Sequence[int], group: int) -> Value:
@@ -78,13 +87,13 @@ def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> V
         "dilations": list(window.dilations),
         "group": group,
     }
-    fixed = window.fixed(step.dims[2:])
-    behind = None if fixed is None else _behind(step, fixed)
-    if fixed is not None and behind is not None:
+    padded = window.fixed(step.dims[2:])
+    behind = None if padded is None else _behind(step, padded)
+    if padded is not None and behind is not None:
         return g.op(
             "ConvTranspose",
             kernel,
-            pads=[*fixed.begins, *(max(cells, 0) for cells in behind)],
+            pads=[*padded.begins, *(max(cells, 0) for cells in behind)],
             output_padding=[max(-cells, 0) for cells in behind],
             **attributes,
         )
@@ -92,12 +101,12 @@ def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> V
     full = g.op(
         "ConvTranspose",
         kernel,
-        pads=[*(fixed.begins if fixed else [0] * len(axes)), *[0] * len(axes)],
+        pads=[*(padded.begins if padded else [0] * len(axes)), *[0] * len(axes)],
         output_padding=[stride - 1 for stride in window.strides],
         **attributes,
     )
     sizes = build.sizes(step.x, axes)
-    start = build.whole([0] * len(axes)) if fixed else _begins(step, window, sizes)
+    start = build.whole([0] * len(axes)) if padded else _begins(step, window, sizes)
     return full.op("Slice", start, start + sizes, build.whole(axes))
 
 
@@ -127,27 +136,24 @@ def _begins(step: Step, window: Window, sizes: Value) -> Value:
 def conv_transpose(step: Step) -> Gradients:
     """The convolution of g with the same weights."""
     step.only(0)
-    kernel = step.build.dims(step.input(1))
-    if any(isinstance(size, Free) for size in kernel):
-        raise step.refused("with a kernel of free size")
-    cells = [int(size) for size in kernel[2:] if isinstance(size, int)]
+    cells = _kernel(step)[2:]
     window = Window.of(step.attributes, cells)
     extra = step.attribute("output_padding") or [0] * len(cells)
-    fixed = window.fixed_spread(step.dims[2:], extra)
-    if fixed is None:
+    padded = window.fixed_spread(step.dims[2:], extra)
+    if padded is None:
         raise step.refused("whose padding depends on a free size")
     g = step.gradient
-    if any(cells >= stride for cells, stride in zip(extra, fixed.strides, strict=True)):
+    if any(cells >= stride for cells, stride in zip(extra, padded.strides, strict=True)):
         ends = step.build.whole([-cells if cells else 2**63 - 1 for cells in extra])
-        g = g.op("Slice", step.build.whole([0] * len(extra)), ends, step.build.whole(fixed.axes))
+        g = g.op("Slice", step.build.whole([0] * len(extra)), ends, step.build.whole(padded.axes))
     return [
         g.op(
             "Conv",
             step.input(1),
-            kernel_shape=list(fixed.kernel),
-            strides=list(fixed.strides),
-            dilations=list(fixed.dilations),
+            kernel_shape=list(padded.kernel),
+            strides=list(padded.strides),
+            dilations=list(padded.dilations),
             group=step.attribute("group", 1),
-            pads=[*fixed.begins, *fixed.ends],
+            pads=[*padded.begins, *padded.ends],
         )
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from ..builder import Value
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
 
 
 def identity(step: Step) -> Gradients:
@@ -39,7 +39,7 @@ def thresholded_relu(step: Step) -> Gradients:
 
 
 def clip(step: Step) -> Gradients:
-    """g where y = x, the limits included, as `tf.clip_by_value` has it.
+    """g between the limits, themselves included, as `tf.clip_by_value` has it.
 
     From 0 up, and from 0 to 6, it is a relu or relu6, and the limits are left out.
     """
@@ -48,7 +48,12 @@ def clip(step: Step) -> Gradients:
     if low is not None and low == 0 and (not step.has(2) or high == 6):
         inside = step.y > 0
         return [((inside & (step.y < 6)) if high is not None else inside).masks(step.gradient)]
-    return [step.x.equals(step.y).masks(step.gradient)]
+    g = step.gradient
+    if step.has(1):
+        g = (~(step.x < step.input(1))).masks(g)
+    if step.has(2):
+        g = (~(step.x > step.input(2))).masks(g)
+    return [g]
 
 
 def absolute(step: Step) -> Gradients:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from ..builder import Value
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
+
 from .scattering import added, scatter
 
 
@@ -57,9 +58,7 @@ def gather_elements(step: Step) -> Gradients:
     build, axis = step.build, step.axis(0)
     zeros = _zeros(step, axis)
     indices = step.input(1).op("Expand", step.gradient.shape())
-    return [
-        zeros.op("ScatterElements", indices, step.gradient, axis=axis, reduction=added(build))
-    ]
+    return [zeros.op("ScatterElements", indices, step.gradient, axis=axis, reduction=added(build))]
 
 
 def _zeros(step: Step, axis: int) -> Value:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..builder import Value
-from ..shapes import taken
-from ..sizes import Free, Size
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.shapes import taken
+from layertap_export.gradients.sizes import Free, Size, fixed
+from layertap_export.gradients.step import Gradients, Step
+
 from .scattering import scatter
 
 
@@ -53,11 +54,10 @@ def tile(step: Step) -> Gradients:
 def concat(step: Step) -> Gradients:
     """Of g what stands where the operand stood."""
     axis = step.axis(0, step.build.rank(step.y))
-    parts = [
-        step.build.dims(value)[axis] if value is not None else 0 for value in step.inputs
-    ]
-    if all(step.wanted) and all(isinstance(size, int) for size in parts):
-        sizes = step.build.whole(size for size in parts if isinstance(size, int))
+    operands = [step.input(index) for index in range(len(step.inputs))]
+    parts = fixed(tuple(step.build.dims(value)[axis] for value in operands))
+    if all(step.wanted) and parts is not None:
+        sizes = step.build.whole(parts)
         return step.build.nodes("Split", len(parts), step.gradient, sizes, axis=axis)
     return [
         _between(step, axis, index) if wanted else None for index, wanted in enumerate(step.wanted)
@@ -292,5 +292,3 @@ def reverse_sequence(step: Step) -> Gradients:
     options = {name: step.attribute(name) for name in ("batch_axis", "time_axis")}
     given = {name: value for name, value in options.items() if value is not None}
     return [step.gradient.op("ReverseSequence", step.input(1), **given)]
-
-

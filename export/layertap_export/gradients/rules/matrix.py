@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..builder import Value
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
 
 
 def matmul(step: Step) -> Gradients:

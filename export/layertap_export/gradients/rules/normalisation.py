@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..builder import Value
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
 
 
 def _total(step: Step, value: Value, axes: Sequence[int]) -> Value:

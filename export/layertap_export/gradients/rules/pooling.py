@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..builder import Value
-from ..sizes import Free
-from ..step import Gradients, Step
-from ..windows import Window
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.sizes import Free
+from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.windows import Window
+
 from .convolution import margins, spread
 from .scattering import ADDING, scatter
 
@@ -51,8 +52,7 @@ def _in_phases(step: Step, g: Value, places: Value) -> Value:
     """The same without adding up: windows that are far enough apart do not overlap."""
     window, whole = _window(step), step.build.whole
     apart = [
-        -(-extent // stride)
-        for extent, stride in zip(window.extents, window.strides, strict=True)
+        -(-extent // stride) for extent, stride in zip(window.extents, window.strides, strict=True)
     ]
     total: Value | None = None
     for phase in product(*map(range, apart)):
@@ -76,8 +76,8 @@ def average(step: Step) -> Gradients:
     if window.ceil or (window.padded and not counted):
         g = g * (_shares(step, window, counted) * cells)
     # Where windows move cell by cell, the way back is an average too.
-    fixed = window.fixed(step.dims[2:])
-    if fixed is not None and fixed.dense and min(around := margins(fixed)) >= 0:
+    around = margins(window.fixed(step.dims[2:]))
+    if around is not None:
         attributes = {"kernel_shape": list(window.kernel), "pads": around, "count_include_pad": 1}
         return [g.op("AveragePool", **attributes, **_dilated(window))]
     return [_repeated(step, g * (1 / cells), window)]
@@ -163,7 +163,7 @@ def _tiles(step: Step, window: Window) -> bool:
 
 
 def norm(step: Step) -> Gradients:
-    """Of LpPool: y = (sum of |x|^p)^(1/p): sign(x) |x|^(p - 1) times (g y^(1 - p)) of its windows."""
+    """Of LpPool: y = (sum of |x|^p)^(1/p): sign(x) |x|^(p - 1) times g y^(1 - p) of its windows."""
     p, window = step.attribute("p", 2), _window(step)
     x, y = step.x, step.y
     g = step.gradient / (y if p == 2 else y.op("Pow", p - 1.0)) if p != 1 else step.gradient

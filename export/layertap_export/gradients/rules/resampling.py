@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..builder import Value
-from ..step import Gradients, Step
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
 
 KEPT = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")
 """Attributes of a Resize that hold for each axis by itself."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...errors import GradientError
-from ..builder import Builder, Value
+from layertap_export.errors import GradientError
+from layertap_export.gradients.builder import Builder, Value
 
 ADDING = 16
 """The opset from which on ONNX can add what is scattered to one place."""
@@ -40,7 +40,7 @@ def added(build: Builder) -> str:
     """
     if build.opset < ADDING:
         raise GradientError(
-            f"it adds up what goes to one place, for which ONNX needs opset {ADDING} or newer; this "
-            f"file has opset {build.opset}"
+            f"to add up what goes to one place, ONNX needs opset {ADDING} or newer, and this file "
+            f"has opset {build.opset}"
         )
     return "add"

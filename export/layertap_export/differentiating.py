@@ -1,0 +1,90 @@
+"""Gradients in an export: which layers they need, and putting them into graph and card."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import onnx
+
+from layertap._layer import Layer
+from layertap._select import Selector
+from layertap.card import Card
+from layertap.errors import LayertapWarning
+
+from .gradients.choice import ALL, asks_for, named_layers
+from .gradients.extending import extend
+from .pruning import prune
+
+
+def pads_needed(asked: Sequence[Selector], table: Sequence[Layer]) -> bool:
+    """Whether a layer that pads is among those whose gradients are asked for."""
+    named = table if asks_for(ALL, asked, table) else named_layers(asked, table)
+    return any("pad" in layer.type.lower() for layer in named)
+
+
+def add_gradients(
+    graph: onnx.ModelProto, card: Card, asked: Sequence[Selector], score: str | None
+) -> Card:
+    """Add gradients to a finished graph, in place.
+
+    Args:
+        graph: the graph, with all layers as outputs.
+        card: its card.
+        asked: the layers, see `gradients.choice`.
+        score: the output whose scores are differentiated, see `gradients.score`.
+
+    Returns:
+        The card with what there is now.
+
+    Raises:
+        GradientError: an operator on the way has no gradient.
+        LayertapError: something asked for is not there.
+    """
+    gradients, independent = extend(
+        graph, card.layers, card.inputs, card.outputs, asked, score, channels_last=True
+    )
+    if independent:
+        warn_independent(independent, gradients.output)
+    return replace(card, gradients=gradients)
+
+
+def narrowed(
+    graph: onnx.ModelProto, card: Card, exposed: Collection[str]
+) -> tuple[onnx.ModelProto, Card]:
+    """Graph and card without the layers that nobody asked for.
+
+    Whoever reads a gradient reads the activation beside it: those that have one are exposed.
+
+    Args:
+        graph: with all layers as outputs; it stays as it is.
+        card: its card.
+        exposed: names of the layers that were asked for by themselves.
+    """
+    assert card.gradients is not None
+    kept = {*exposed, *card.gradients.tensors}
+    entries = {info.name for info in card.inputs}
+    layers = tuple(
+        layer if layer.name in kept or layer.tensor in entries else replace(layer, tensor=None)
+        for layer in card.layers
+    )
+    shown = {layer.tensor for layer in layers} | {info.name for info in card.outputs}
+    shown.update(card.gradients.tensors.values())
+    part = onnx.ModelProto()
+    part.CopyFrom(graph)
+    outputs = [value for value in graph.graph.output if value.name in shown]
+    del part.graph.output[:]
+    part.graph.output.extend(outputs)
+    prune(part, [value.name for value in outputs])
+    return part, replace(card, layers=layers)
+
+
+def warn_independent(names: Sequence[str], output: str) -> None:
+    """Say that some gradients are 0."""
+    shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
+    warnings.warn(
+        f"the scores of {output!r} do not depend on {shown}: the gradient there is 0.",
+        LayertapWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,112 @@
+"""Running a model that gives gradients, with plain onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from layertap._session import import_onnxruntime
+from layertap.card import Gradients
+from layertap_export.errors import ExportError
+from layertap_export.pruning import reads
+
+ROWS = 3
+"""How many rows of weights are tried on one sample."""
+
+EQUAL = 1e-4
+"""Difference, as a share of the largest value, up to which two runs count as equal: their sums may
+be in another order."""
+
+
+def session(model: Any) -> Any:
+    """A session over a whole model, a path or bytes, that prints nothing.
+
+    Raises:
+        ExportError: onnxruntime does not take it.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:
+        raise ExportError(f"onnxruntime cannot open the file with gradients: {exc}") from exc
+
+
+def part_of(
+    model: onnx.ModelProto, outputs: Sequence[str], given: Mapping[str, NDArray[Any]]
+) -> onnx.ModelProto:
+    """What computes some tensors from others, of which only dtypes and ranks count here."""
+    needed = set(outputs)
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output) - given.keys():
+            needed.update(reads(node))
+            nodes.insert(0, node)
+    fed = [name for name in given if name in needed]
+    graph = helper.make_graph(
+        nodes,
+        "part",
+        [
+            helper.make_tensor_value_info(
+                name,
+                helper.np_dtype_to_tensor_dtype(given[name].dtype),
+                [None] * given[name].ndim,
+            )
+            for name in fed
+        ],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [x for x in model.graph.initializer if x.name in needed and x.name not in given],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def scores_shape(opened: Any, gradients: Gradients) -> list[int | None]:
+    """The shape of the weights as the model states it."""
+    stated = next(x for x in opened.get_overridable_initializers() if x.name == gradients.weights)
+    return [size if isinstance(size, int) else None for size in stated.shape]
+
+
+def broadcasts(opened: Any, gradients: Gradients, feeds: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether one sample goes with many rows of weights, and gives what as many runs give.
+
+    Args:
+        opened: a session over the model.
+        gradients: what its card says.
+        feeds: a value for each input; the first sample of it is taken.
+    """
+    one = {name: value[:1] for name, value in feeds.items()}
+    names = list(gradients.tensors.values())
+    shape = [size or 1 for size in scores_shape(opened, gradients)]
+    if not shape or any(value.ndim == 0 for value in feeds.values()):
+        return False
+    shape[0] = ROWS
+    dtype = next(
+        x.type for x in opened.get_overridable_initializers() if x.name == gradients.weights
+    )
+    weights = np.random.default_rng(0).uniform(-1, 1, shape).astype(_DTYPES[dtype])
+    try:
+        together = opened.run(names, {**one, gradients.weights: weights})
+        alone = [
+            opened.run(names, {**one, gradients.weights: weights[row : row + 1]})
+            for row in range(ROWS)
+        ]
+    except Exception:  # noqa: BLE001 - the shapes do not fit together: that is the answer
+        return False
+    return all(_alike(rows, [run[i] for run in alone]) for i, rows in enumerate(together))
+
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+
+
+def _alike(rows: NDArray[Any], parts: Sequence[NDArray[Any]]) -> bool:
+    expected = np.concatenate(parts) if parts[0].ndim else np.stack(parts)
+    if rows.shape != expected.shape:
+        return False
+    scale = float(np.abs(expected).max(initial=0))
+    return bool(np.abs(rows - expected).max(initial=0) <= EQUAL * scale)

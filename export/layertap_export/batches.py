@@ -10,14 +10,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._layer import Shape
 from layertap.card import GoldenInput, TensorInfo
 from layertap.golden import seeded
 from layertap.preprocessing import Preprocessing
 
-SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
-"""Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
-confused. Other ranks take 12 and 7."""
+from .sample_sizes import filled
 
 DOUBLINGS = 3
 """How often the sizes are doubled for a model that is too deep for them."""
@@ -51,7 +48,7 @@ def seeded_batches(
         specs = tuple(
             GoldenInput(
                 name=info.name,
-                shape=_filled(info.shape, batch, seed, doublings),
+                shape=filled(info.shape, batch, seed, doublings),
                 low=low,
                 high=high,
             )
@@ -63,17 +60,6 @@ def seeded_batches(
         )
         label = " and ".join(" x ".join(map(str, spec.shape)) for spec in specs)
         yield Batch(f"{label}, seeded", arrays, specs)
-
-
-def has_free_sizes(inputs: Sequence[TensorInfo]) -> bool:
-    return any(None in info.shape[1:] for info in inputs)
-
-
-def _filled(shape: Shape, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
-    sizes = SIZES.get(len(shape), ((12,) * len(shape), (7,) * len(shape)))[choice]
-    free = iter([size << doublings for size in sizes] + [3] * len(shape))
-    rest = [next(free) if size is None else size for size in shape[1:]]
-    return (batch if shape[0] is None else shape[0], *rest)
 
 
 def _range(model: Any, info: TensorInfo, recipe: Preprocessing | None) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`layertap export` and `layertap verify`."""
+"""`layertap export`, `layertap gradients` and `layertap verify`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,35 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
     _add_verification(parser)
+
+
+def _configure_gradients(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="from layertap or from elsewhere")
+    parser.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="LAYER",
+        help="name, glob, re:PATTERN, index or slice; or last-conv, all, input",
+    )
+    _add_score(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="largest difference from central differences, as a share of the largest slope "
+        "(default 1e-4)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="how long gradients are compared with central differences (default 60)",
+    )
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +147,25 @@ def _run_export(args: argparse.Namespace) -> int:
     return OK
 
 
+def _run_gradients(args: argparse.Namespace) -> int:
+    from . import VerificationError, add_gradients
+
+    try:
+        report = add_gradients(
+            args.file,
+            args.output,
+            args.layers,
+            score=args.score,
+            tolerance=args.tolerance,
+            seconds=args.seconds,
+        )
+    except VerificationError as exc:
+        print(f"layertap: {exc}", file=sys.stderr)
+        return PARTLY_FAILED
+    print(report)
+    return OK
+
+
 def _run_verify(args: argparse.Namespace) -> int:
     from . import verify
 
@@ -143,6 +191,11 @@ def _progress(stage: str) -> None:
 
 EXPORT = Command(
     "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
+)
+GRADIENTS = Command(
+    "write an ONNX file once more, with the gradients of its scores at some layers",
+    _configure_gradients,
+    _run_gradients,
 )
 VERIFY = Command(
     "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
@@ -11,10 +10,9 @@ import onnx
 from layertap._layer import Layer
 from layertap._select import Selector
 from layertap.card import Card
-from layertap.errors import LayertapWarning
 
 from .gradients.choice import ALL, asks_for, named_layers
-from .gradients.extending import extend
+from .gradients.extending import extend, warn_independent
 from .pruning import prune
 
 
@@ -78,13 +76,3 @@ def narrowed(
     part.graph.output.extend(outputs)
     prune(part, [value.name for value in outputs])
     return part, replace(card, layers=layers)
-
-
-def warn_independent(names: Sequence[str], output: str) -> None:
-    """Say that some gradients are 0."""
-    shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
-    warnings.warn(
-        f"the scores of {output!r} do not depend on {shown}: the gradient there is 0.",
-        LayertapWarning,
-        stacklevel=3,
-    )

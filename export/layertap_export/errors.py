@@ -6,7 +6,7 @@ layertap.LayertapError
     +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
     +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
     +-- GradientError           what was asked for has no gradient
-    `-- VerificationError       the file's activations are not Keras's; carries the report
+    `-- VerificationError       what is in the file is not what it should be; carries the report
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
+    from .gradients.adding import GradientReport
     from .verification import VerificationReport
 
 
@@ -40,8 +41,9 @@ class GradientError(ExportError):
 
 
 class VerificationError(ExportError):
-    """The file's activations are not Keras's; `report` holds every layer's difference."""
+    """The file's activations are not Keras's, or its gradients are wrong; `report` holds every
+    difference."""
 
-    def __init__(self, message: str, report: VerificationReport) -> None:
+    def __init__(self, message: str, report: VerificationReport | GradientReport) -> None:
         super().__init__(message)
         self.report = report

@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 
 from layertap.card import Card, Gradients
-from layertap.golden import places
 
 from .errors import ExportError
+from .golden_values import steady
 from .gradients.differences import compare
 from .gradients.kinks import neighbours
 from .gradients.running import broadcasts, part_of, session
@@ -27,9 +27,6 @@ Measured: up to 0.01, in the middle of DenseNet121."""
 COMPARED = ("Max", "Min", "ReduceMax", "ReduceMin", "GlobalMaxPool")
 """Operators whose rules look for the operand that equals the result. It would not, to the last
 digit, if the result came from Keras, and the operand from onnxruntime."""
-
-STABLE = 5e-5
-"""How much of their scale golden values may change with an input that is rounded otherwise."""
 
 SECONDS = 60.0
 """How long gradients are compared with central differences, where TensorFlow cannot tell them."""
@@ -121,14 +118,11 @@ class GradientCheck:
             tensor = node.input[0]
         return tensor, perms
 
-    def golden(self, count: int) -> dict[str, NDArray[Any]]:
+    def golden(self) -> dict[str, NDArray[Any]]:
         """TensorFlow's gradients on the first batch, for the default weights.
 
         Those are left out that a machine which rounds otherwise would find to differ, because a
         kink is near.
-
-        Args:
-            count: how many values the golden sample keeps of each.
         """
         assert self._first is not None  # there was a batch
         tape, feeds = self._first
@@ -139,7 +133,7 @@ class GradientCheck:
         for near in neighbours(feeds, 4):
             found = self._run(self._opened, near)
             for name, value in zip(self._names, found, strict=True):
-                if name in stable and not _alike(value, stable[name], count):
+                if name in stable and not steady(value, stable[name]):
                     del stable[name]
         return stable
 
@@ -166,14 +160,3 @@ def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:
         return False
     distance = np.linalg.norm((value.astype(np.float64) - expected).ravel())
     return bool(distance <= KINKS * np.linalg.norm(expected.astype(np.float64).ravel()))
-
-
-def _alike(value: NDArray[Any], expected: NDArray[Any], count: int) -> bool:
-    """Whether a golden sample could not tell them apart."""
-    one, other = (x.astype(np.float64).ravel() for x in (value, expected))
-    scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
-    at = places(other.size, count)
-    return bool(
-        np.abs(one[at] - other[at]).max(initial=0) <= STABLE * scale
-        and abs(np.linalg.norm(one) - norm) <= STABLE * norm
-    )

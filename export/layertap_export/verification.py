@@ -18,22 +18,20 @@ from layertap._session import import_onnxruntime
 from layertap._table import shape_text
 from layertap.card import Card, Golden, GoldenLayer, Gradients, LayerCheck, Verification
 from layertap.errors import ModelFileError, UsageError
-from layertap.golden import places
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
-from .batches import DOUBLINGS, Batch, has_free_sizes, seeded_batches
+from .batches import DOUBLINGS, Batch, seeded_batches
 from .errors import ExportError, VerificationError
+from .golden_values import digits, golden_layer
 from .gradient_check import GradientCheck
 from .loading import load_model
 from .recording import Recorder, named_leaves
+from .sample_sizes import has_free_sizes
 from .tracing import model_inputs, packed
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes unless the caller says otherwise."""
-
-GOLDEN_VALUES = 5
-"""Values per layer in the golden sample."""
 
 Activations = Mapping[str, NDArray[Any]]
 
@@ -121,7 +119,7 @@ class VerificationReport:
             batches=self.batches,
             onnxruntime=import_onnxruntime().__version__,
             layers={
-                x.name: LayerCheck(max_abs=_digits(x.max_abs, 2), scaled=_digits(x.scaled, 2))
+                x.name: LayerCheck(max_abs=digits(x.max_abs, 2), scaled=digits(x.scaled, 2))
                 for x in self.layers
             },
         )
@@ -223,7 +221,7 @@ def verify_file(
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
     if check:
-        more = _golden_layers(check.golden(GOLDEN_VALUES))
+        more = _golden_layers(check.golden())
         golden = replace(golden, layers={**golden.layers, **more})
     return VerificationReport(
         file=str(path),
@@ -341,18 +339,8 @@ def _golden_layers(expected: Activations) -> dict[str, GoldenLayer]:
     layers = {}
     for name, value in sorted(expected.items()):
         if value.dtype.kind in "fiub" and np.isfinite(value).all():
-            flat = value.astype(np.float64).ravel()
-            layers[name] = GoldenLayer(
-                shape=value.shape,
-                norm=_digits(float(np.linalg.norm(flat)), 6),
-                scale=_digits(float(np.abs(flat).max(initial=0)), 6),
-                values=tuple(_digits(float(flat[i]), 6) for i in places(flat.size, GOLDEN_VALUES)),
-            )
+            layers[name] = golden_layer(value)
     return layers
-
-
-def _digits(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}")
 
 
 def _place(card: Card, name: str) -> int:

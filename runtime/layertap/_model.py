@@ -548,10 +548,9 @@ class Model:
             single = is_single(self.layers, layers)
             reductions = dict.fromkeys(self.select(layers))
         target = None if dtype is None else check_dtype(dtype)
+        last = self.card is not None and self.card.channels_last
         try:
-            request = request_layers(
-                self._graph, reductions, single, target, channels_last=self.card is not None
-            )
+            request = request_layers(self._graph, reductions, single, target, channels_last=last)
         except KeyError as exc:
             raise self._gone(exc) from exc
         return list(reductions), request

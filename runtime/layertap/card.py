@@ -37,7 +37,7 @@ class Source:
     """The Keras model that the file was made from."""
 
     framework: str
-    """`keras` or `tf_keras`."""
+    """`keras` or `tf_keras`; `onnx` for a file from elsewhere."""
     version: str
     """Version of that framework."""
     model: str
@@ -150,6 +150,11 @@ class Card:
     gradients: Gradients | None = None
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the layers' shapes are Keras's; in a file from elsewhere they are ONNX's."""
+        return self.source.framework != "onnx"
 
     def to_json(self) -> str:
         """The card as compact JSON with sorted keys, so that equal cards are equal bytes."""

@@ -7,7 +7,7 @@ spatial size of the last convolution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import onnx
 
@@ -28,8 +28,17 @@ def listed(asked: Selector | Iterable[Selector]) -> list[Selector]:
     return [asked] if alone else list(asked)  # type: ignore[list-item, arg-type]
 
 
-def named_layers(asked: Sequence[Selector], layers: Sequence[Layer]) -> list[Layer]:
+def named_layers(
+    asked: Sequence[Selector],
+    layers: Sequence[Layer],
+    suits: Callable[[Layer], bool] = lambda layer: True,
+) -> list[Layer]:
     """The layers that were asked for by name, pattern, index or slice.
+
+    Args:
+        asked: what was asked for; the three words are passed over.
+        layers: the model's.
+        suits: whether a layer holds floating-point numbers. Patterns pass over others.
 
     Raises:
         LayerNotFoundError: something matches nothing.
@@ -42,19 +51,14 @@ def named_layers(asked: Sequence[Selector], layers: Sequence[Layer]) -> list[Lay
             continue
         selector = parse_selector(one, layers) if isinstance(one, str) else one
         chosen = select(layers, [selector])
-        suited = [layer for layer in chosen if is_float(layer.dtype)]
+        suited = [layer for layer in chosen if suits(layer)]
         if not suited:
             raise UsageError(
-                f"the layer {chosen[0].name!r} holds {chosen[0].dtype or 'no tensor'}; only "
+                f"the layer {chosen[0].name!r} holds {chosen[0].dtype or 'no numbers'}; only "
                 "floating-point numbers have gradients."
             )
         found |= {layer.name: layer for layer in suited}
     return list(found.values())
-
-
-def all_layers(layers: Sequence[Layer]) -> list[Layer]:
-    """What `all` stands for."""
-    return [layer for layer in layers if layer.exposed and is_float(layer.dtype)]
 
 
 def _words(layers: Sequence[Layer]) -> set[str]:
@@ -65,10 +69,6 @@ def _words(layers: Sequence[Layer]) -> set[str]:
 def asks_for(word: str, asked: Sequence[Selector], layers: Sequence[Layer]) -> bool:
     """Whether one of the three words is among what was asked for."""
     return word in _words(layers) and any(one == word for one in asked if isinstance(one, str))
-
-
-def is_float(dtype: str) -> bool:
-    return dtype.startswith(("float", "bfloat"))
 
 
 def last_feature_maps(

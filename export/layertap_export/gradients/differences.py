@@ -9,7 +9,7 @@ activation's size leaves about eight correct digits.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ DIRECTIONS = 2
 STEP = 1e-7
 """The step, as a share of the activation's root mean square."""
 
+
+SHOWS, GROWTHS = 1e-10, 7
+"""The share of the largest score that its change must be, and how many steps are tried for that,
+each a hundred times the one before."""
 
 ASIDE = 1e-2
 """How far from a real activation the gradient is compared, as a share of the same."""
@@ -154,20 +158,21 @@ class _Check:
         mixes = [np.ones(shape), *(generator.uniform(-1, 1, shape) for _ in range(2))]
         rows = [self._gradient(x, mix) for mix in mixes]
         nearby = [x + NEARBY * size * generator.normal(size=x.shape) for _ in range(NEIGHBOURS)]
+        # One for all weights: a softmax's probabilities have a sum that never changes.
+        length = float(max(map(np.linalg.norm, rows))) or 1.0
         tail = self._evaluator()
         border = {name: _double(self._values[name]) for name in self._border}
-        step = STEP * size
         ours, expected = [], []
         for _ in range(DIRECTIONS):
             direction = generator.normal(size=x.shape)
-            ahead, behind = (
-                tail.run(None, {**border, self._source: x + sign * step * direction})[0]
-                for sign in (1, -1)
+            change = _change(
+                lambda moved: tail.run(None, {**border, self._source: moved})[0],
+                x,
+                direction,
+                STEP * size,
             )
-            change = (ahead - behind) / (2 * step)
             shown = self._laid_out(direction)
             for mix, row in zip(mixes, rows, strict=True):
-                length = float(np.linalg.norm(row)) or 1.0
                 slope, want = float(np.sum(row * shown)), float(np.sum(mix * change))
                 if abs(slope - want) > CLOSE * length:
                     others = [float(np.sum(self._gradient(y, mix) * shown)) for y in nearby]
@@ -237,6 +242,25 @@ class _Check:
         model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
         (shown,) = ReferenceEvaluator(model).run(None, {self._source: direction})
         return np.asarray(shown, np.float64)
+
+
+def _change(
+    scores: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    x: NDArray[np.float64],
+    direction: NDArray[np.float64],
+    step: float,
+) -> NDArray[np.float64]:
+    """How fast the scores change along a direction.
+
+    The step grows until it shows in the scores' digits: activations may be tiny beside what is
+    added to them later.
+    """
+    for _ in range(GROWTHS):
+        ahead, behind = scores(x + step * direction), scores(x - step * direction)
+        if np.abs(ahead - behind).max() >= SHOWS * np.abs(ahead).max():
+            break
+        step *= 100
+    return (ahead - behind) / (2 * step)
 
 
 class _Constant:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import onnx
@@ -10,16 +11,14 @@ from onnx import TensorProto, helper
 from layertap._layer import Layer
 from layertap._select import Selector
 from layertap.card import Gradients, TensorInfo
-from layertap.errors import UsageError
+from layertap.errors import LayertapWarning, UsageError
 
 from .builder import FLOATS, PREFIX, Builder, Value
 from .choice import (
     ALL,
     INPUT,
     LAST,
-    all_layers,
     asks_for,
-    is_float,
     last_feature_maps,
     named_layers,
 )
@@ -73,14 +72,17 @@ def extend(
     forward = list(model.graph.node)
     _check_score(build, found)
 
-    chosen = named_layers(asked, layers)
+    def is_float(tensor: str | None) -> bool:
+        return tensor is not None and build.shapes.dtype(tensor) in FLOATS
+
+    chosen = named_layers(asked, layers, lambda layer: is_float(layer.tensor))
     if asks_for(LAST, asked, layers):
         maps = last_feature_maps(forward, layers, build.shapes, found.tensor, channels_last)
         chosen.append(maps)
     named = {layer.name for layer in chosen}
     if asks_for(ALL, asked, layers):
-        chosen += all_layers(layers)
-    entries = [info for info in inputs if is_float(info.dtype)]
+        chosen += [layer for layer in layers if is_float(layer.tensor)]
+    entries = [info for info in inputs if is_float(info.name)]
     if not asks_for(INPUT, asked, layers):
         entries = []
     elif not entries:
@@ -122,6 +124,16 @@ def extend(
         broadcasts=False,
     )
     return kept, tuple(independent)
+
+
+def warn_independent(names: Sequence[str], output: str) -> None:
+    """Say that some gradients are 0."""
+    shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
+    warnings.warn(
+        f"the scores of {output!r} do not depend on {shown}: the gradient there is 0.",
+        LayertapWarning,
+        stacklevel=3,
+    )
 
 
 def _check_score(build: Builder, score: Score) -> None:

@@ -69,8 +69,9 @@ def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
     return outputs[0], probability
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if names[most:] else shown
 
 
 def find_score(

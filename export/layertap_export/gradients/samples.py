@@ -1,0 +1,56 @@
+"""A seeded input for a model that nothing but its file is known of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.card import Card, Golden, GoldenInput, TensorInfo
+from layertap.golden import seeded
+from layertap_export.errors import ExportError
+from layertap_export.sample_sizes import filled, has_free_sizes
+
+DOUBLINGS = 3
+"""How often free sizes are doubled for a model that is too deep for them."""
+
+
+def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:
+    """A seeded input that the model can run: the golden one, if there is one."""
+    if card.golden is not None:
+        return card.golden, _feeds(card.golden, card.inputs)
+    doublings = range(DOUBLINGS + 1) if has_free_sizes(card.inputs) else range(1)
+    for doubling in doublings:
+        golden = Golden(seed=0, inputs=tuple(_golden_inputs(card.inputs, doubling)), layers={})
+        feeds = _feeds(golden, card.inputs)
+        try:
+            ready.run(None, feeds)
+            break
+        except Exception as exc:  # a deep network may shrink small sizes to nothing
+            if doubling == doublings[-1]:
+                raise ExportError(
+                    f"onnxruntime cannot run the model on a test batch: {exc}"
+                ) from exc
+    return golden, feeds
+
+
+def _golden_inputs(inputs: Sequence[TensorInfo], doublings: int) -> Iterator[GoldenInput]:
+    """One sample of each input: from -1 to 1, or of whole numbers 0 and 1, which any table has."""
+    for info in inputs:
+        whole = info.dtype == "bool" or np.dtype(info.dtype).kind in "iu"
+        yield GoldenInput(
+            name=info.name,
+            shape=filled(info.shape, 1, 0, doublings),
+            low=0.0 if whole else -1.0,
+            high=2.0 if whole and info.dtype != "bool" else 1.0,
+        )
+
+
+def _feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any]]:
+    dtypes = {info.name: info.dtype for info in inputs}
+    return {
+        item.name: seeded(item.shape, dtypes[item.name], item.low, item.high, golden.seed)
+        for item in golden.inputs
+    }

@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from layertap.card import Gradients
 from layertap_export.errors import ExportError
 from layertap_export.pruning import reads
 
+from .exact import evaluator
 from .running import part_of, session
 from .ways import Target, Ways, forward_half
 
@@ -223,7 +223,7 @@ class _Check:
             [onnx.ValueInfoProto(name=self._scores)],
             [_tensor(item) for item in self._model.graph.initializer if item.name in read],
         )
-        return ReferenceEvaluator(
+        return evaluator(
             helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
         )
 
@@ -240,7 +240,7 @@ class _Check:
             [item for item in self._model.graph.initializer if item.name in read],
         )
         model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
-        (shown,) = ReferenceEvaluator(model).run(None, {self._source: direction})
+        (shown,) = evaluator(model).run(None, {self._source: direction})
         return np.asarray(shown, np.float64)
 
 

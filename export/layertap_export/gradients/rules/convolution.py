@@ -142,12 +142,8 @@ def conv_transpose(step: Step) -> Gradients:
     padded = window.fixed_spread(step.dims[2:], extra)
     if padded is None:
         raise step.refused("whose padding depends on a free size")
-    g = step.gradient
-    if any(cells >= stride for cells, stride in zip(extra, padded.strides, strict=True)):
-        ends = step.build.whole([-cells if cells else 2**63 - 1 for cells in extra])
-        g = g.op("Slice", step.build.whole([0] * len(extra)), ends, step.build.whole(padded.axes))
     return [
-        g.op(
+        step.gradient.op(
             "Conv",
             step.input(1),
             kernel_shape=list(padded.kernel),

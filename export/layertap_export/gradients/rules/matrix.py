@@ -14,10 +14,10 @@ def matmul(step: Step) -> Gradients:
         first = g.op("Gemm", b, transB=1) if step.wanted[0] else None
         return [first, a.op("Gemm", g, transA=1) if step.wanted[1] else None]
     # A vector is a matrix of one row, or of one column.
-    if ranks[0] == 1:
-        a, g = (value.op("Unsqueeze", build.whole([-2])) for value in (a, g))
     if ranks[1] == 1:
         b, g = (value.op("Unsqueeze", build.whole([-1])) for value in (b, g))
+    if ranks[0] == 1:
+        a, g = (value.op("Unsqueeze", build.whole([-2])) for value in (a, g))
     first = g.op("MatMul", _turned(b, max(ranks[1], 2))) if step.wanted[0] else None
     second = _turned(a, max(ranks[0], 2)).op("MatMul", g) if step.wanted[1] else None
     return [

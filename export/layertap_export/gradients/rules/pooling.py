@@ -77,7 +77,8 @@ def average(step: Step) -> Gradients:
         g = g * (_shares(step, window, counted) * cells)
     # Where windows move cell by cell, the way back is an average too.
     around = margins(window.fixed(step.dims[2:]))
-    if around is not None:
+    # onnxruntime wants the padding smaller than the kernel, not than what a dilated one covers.
+    if around is not None and all(m < k for m, k in zip(around, window.kernel * 2, strict=True)):
         attributes = {"kernel_shape": list(window.kernel), "pads": around, "count_include_pad": 1}
         return [g.op("AveragePool", **attributes, **_dilated(window))]
     return [_repeated(step, g * (1 / cells), window)]

@@ -48,11 +48,15 @@ class Case:
         }
 
 
+CHANNELS = ("AveragePool", "LpPool", "GroupNormalization", "DepthToSpace")
+"""Operators that need to know how many channels there are; models do."""
+
+
 def model(case: Case, opset: int, free: bool = False, batch: bool = False) -> onnx.ModelProto:
     """The operator as a model: inputs `x...`, output `y`.
 
     Args:
-        free: leave all sizes open.
+        free: leave all sizes open, each under a name of its own.
         batch: leave the first one open.
     """
     entries = case.entries
@@ -61,6 +65,8 @@ def model(case: Case, opset: int, free: bool = False, batch: bool = False) -> on
         dims: list[int | str] = list(value.shape)
         if free:
             dims = [f"{name}_{axis}_{size}" for axis, size in enumerate(value.shape)]
+            if case.op_type in CHANNELS:
+                dims[1] = value.shape[1]
         if batch and dims:
             dims[0] = "batch"
         values.append(_info(name, value, dims))

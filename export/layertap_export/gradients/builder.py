@@ -294,9 +294,9 @@ class Builder:
             return batch[0]
         return 0 if dims and not free and 0 not in dims else None
 
-    def summed(self, gradient: Value, operand: Value, result: Value) -> Value:
-        """The gradient of an operand that was broadcast to `result`, summed back to its shape."""
-        small, large = self.dims(operand), self.dims(result)
+    def summed(self, gradient: Value, operand: Value, large: Dims) -> Value:
+        """The gradient of an operand that was broadcast to some sizes, summed back to its shape."""
+        small = self.dims(operand)
         lead = len(large) - len(small)
         certain, open_axes = list(range(lead)), []
         for axis, (own, size) in enumerate(zip(small, large[lead:], strict=True), start=lead):

@@ -7,7 +7,7 @@ standard and onnxruntime: these are put in their places here, and Conv, which is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -35,14 +35,16 @@ def _window(kernel: Sequence[int], **attributes: Any) -> Window:
     return Window.of(given, kernel)
 
 
-def _cells(window: Window, place: Sequence[int], counts: Sequence[int]) -> tuple[slice, ...]:
-    """Which cells of the padded input stand at one place of all windows."""
-    return tuple(
-        slice(at * dilation, at * dilation + (count - 1) * stride + 1, stride)
-        for at, dilation, count, stride in zip(
-            place, window.dilations, counts, window.strides, strict=True
+def _cells(window: Window, counts: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Of a padded tensor what stands at one cell of all windows, for each cell of the kernel."""
+    for place in product(*map(range, window.kernel)):
+        cells = (
+            slice(at * dilation, at * dilation + (count - 1) * stride + 1, stride)
+            for at, dilation, count, stride in zip(
+                place, window.dilations, counts, window.strides, strict=True
+            )
         )
-    )
+        yield (slice(None), slice(None), *cells)
 
 
 class Conv(OpRun):
@@ -75,10 +77,10 @@ class Conv(OpRun):
             np.split(padded, groups, 1), np.split(w, groups, 0), np.split(y, groups, 1), strict=True
         )
         for image, kernel, result in parts:
-            for place in product(*map(range, w.shape[2:])):
-                cells = image[(slice(None), slice(None), *_cells(window, place, counts))]
-                weights = kernel[(slice(None), slice(None), *place)]
-                result += np.moveaxis(np.tensordot(weights, cells, (1, 1)), 0, 1)
+            weights = kernel.reshape(*kernel.shape[:2], -1)
+            for index, cells in enumerate(_cells(window, counts)):
+                taken = np.tensordot(weights[:, :, index], image[cells], (1, 1))
+                result += np.moveaxis(taken, 0, 1)
         return (y if b is None else y + b.reshape(-1, *[1] * (x.ndim - 2)),)
 
 
@@ -124,12 +126,12 @@ class ConvTranspose(OpRun):
             np.split(x, groups, 1), np.split(w, groups, 0), np.split(y, groups, 1), strict=True
         )
         for image, kernel, result in parts:
-            for place in product(*map(range, w.shape[2:])):
-                weights = kernel[(slice(None), slice(None), *place)]
-                given = np.moveaxis(np.tensordot(weights, image, (0, 1)), 0, 1)
-                result[(slice(None), slice(None), *_cells(window, place, counts))] += given
-        kept = (slice(b, b + size) for b, size in zip(padded.begins, sizes, strict=True))
-        y = y[(slice(None), slice(None), *kept)]
+            weights = kernel.reshape(*kernel.shape[:2], -1)
+            for index, cells in enumerate(_cells(window, counts)):
+                given = np.tensordot(weights[:, :, index], image, (0, 1))
+                result[cells] += np.moveaxis(given, 0, 1)
+        for axis, (begin, size) in enumerate(zip(padded.begins, sizes, strict=True), start=2):
+            y = np.take(y, range(begin, begin + size), axis)
         return (y if b is None else y + b.reshape(-1, *[1] * (x.ndim - 2)),)
 
 

@@ -166,7 +166,9 @@ def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
     """The input that weighs the scores, with ones to fall back on."""
     dims = build.dims(build.tensor(score.tensor))
     dtype = build.shapes.dtype(score.tensor)
-    last = [size if isinstance(size, int) else None for size in dims[-1:]]
+    # The last axis of several is that of the classes; a lone one is that of the samples.
+    classes = dims[-1:] if len(dims) > 1 else (None,) * len(dims)
+    last = [size if isinstance(size, int) else None for size in classes]
     name = build.free_name(WEIGHTS)
     free = [None] * (len(dims) - 1)
     graph.input.append(helper.make_tensor_value_info(name, dtype, [*free, *last]))

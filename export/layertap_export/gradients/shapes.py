@@ -164,6 +164,8 @@ class Shapes:
         names = [name for name in node.input if name]
         if any(not self._dtypes.get(name) for name in names):
             return {}
+        if node.op_type == "GroupNormalization":  # of opset 18, which the package does not infer
+            return {node.output[0]: self._type(names[0])}
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
             return dict(

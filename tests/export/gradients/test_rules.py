@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from gradient_rules import CASES, operators
 from gradient_rules.operators import Backward, Case
+from layertap_export import GradientError
 
 RUNS = [(name, opset) for name, case in CASES.items() for opset in case.opsets]
 
@@ -47,3 +50,56 @@ def test_against_tensorflow(name: str) -> None:
         found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
         for entry, gradient in expected.items():
             assert_close(found[entry], gradient)
+
+
+# --- Sizes that are known only when the graph runs -----------------------------------------------
+
+FIXED_ONLY = {
+    "Pad reflect": "Pad of mode 'reflect' along an axis of free size",
+    "Pad edge": "Pad of mode 'edge' along an axis of free size",
+    "Pad edge that crops": "Pad of mode 'edge' along an axis of free size",
+    "Pad of some axes": "Pad of mode 'reflect' along an axis of free size",
+    "Pad wrap": "Pad of mode 'wrap' along an axis of free size",
+    "Slice of all axes": "Slice of the first axis with computed bounds, or a step",
+    "Slice of samples": "Slice of the first axis with computed bounds, or a step",
+    "ConvTranspose to a shape": "ConvTranspose whose padding depends on a free size",
+}
+"""What is said of forms that need to know sizes."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_free_sizes(name: str) -> None:
+    """The gradients are the same where no size is known when the file is made."""
+    case, opset = CASES[name], CASES[name].opsets[0]
+    weights = weights_for(case, opset).astype(_dtype(case))
+    free = operators.model(case, opset, free=True)
+    if name in FIXED_ONLY:
+        with pytest.raises(GradientError) as caught:
+            Backward.of(free)
+        assert str(caught.value) == f"layer 'node' has no gradient: {FIXED_ONLY[name]}."
+        return
+    expected = Backward.of(operators.model(case, opset)).run(case.entries, weights)
+    for entry, gradient in Backward.of(free).run(case.entries, weights).items():
+        assert_close(gradient, expected[entry])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.rows])
+@pytest.mark.parametrize("free", [False, True], ids=["one", "batch"])
+def test_many_rows_of_weights_for_one_sample(name: str, free: bool) -> None:
+    """The forward half runs once, on one sample, and the gradients are those of as many runs."""
+    case, opset = CASES[name], CASES[name].opsets[0]
+    if "x" not in case.entries or not case.entries["x"].ndim:
+        pytest.skip("a number has no samples")
+    inputs = {
+        key: value[:1] if key in case.entries else value for key, value in case.inputs.items()
+    }
+    if len(sizes := inputs.get("sizes", [])) == case.entries["x"].ndim:
+        inputs["sizes"] = np.array([1, *sizes[1:]])
+    one = replace(case, inputs=inputs)
+    backward = Backward.of(operators.model(one, opset, batch=free))
+    row = weights_for(one, opset).astype(_dtype(case))
+    rows = np.concatenate([row, row * 2 + 1, -row]).astype(row.dtype)
+    together = backward.run(one.entries, rows)
+    for entry, gradients in together.items():
+        alone = [backward.run(one.entries, rows[i : i + 1])[entry] for i in range(3)]
+        assert_close(gradients, np.concatenate(alone))

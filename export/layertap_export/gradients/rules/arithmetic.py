@@ -12,7 +12,7 @@ from layertap_export.gradients.step import Gradients, Step
 def _parts(step: Step, *gradients: Value | None) -> Gradients:
     """The operands' gradients in the operands' shapes."""
     return [
-        None if g is None else step.build.summed(g, step.input(index), step.y)
+        None if g is None else step.build.summed(g, step.input(index), step.build.dims(step.y))
         for index, g in enumerate(gradients)
     ]
 

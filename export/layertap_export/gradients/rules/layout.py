@@ -28,7 +28,7 @@ def transpose(step: Step) -> Gradients:
 def expand(step: Step) -> Gradients:
     """g summed over what was repeated."""
     step.only(0)
-    return [step.build.summed(step.gradient, step.x, step.y)]
+    return [step.build.summed(step.gradient, step.x, step.build.dims(step.y))]
 
 
 def tile(step: Step) -> Gradients:

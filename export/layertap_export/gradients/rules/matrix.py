@@ -21,8 +21,8 @@ def matmul(step: Step) -> Gradients:
     first = g.op("MatMul", _turned(b, max(ranks[1], 2))) if step.wanted[0] else None
     second = _turned(a, max(ranks[0], 2)).op("MatMul", g) if step.wanted[1] else None
     return [
-        first and _summed(step, first, step.input(0), step.input(1)),
-        second and _summed(step, second, step.input(1), step.input(0)),
+        first and _summed(step, first, step.input(0)),
+        second and _summed(step, second, step.input(1)),
     ]
 
 
@@ -32,23 +32,16 @@ def _turned(value: Value, rank: int) -> Value:
     return value.op("Transpose", perm=perm)
 
 
-def _summed(step: Step, gradient: Value, operand: Value, other: Value) -> Value:
+def _summed(step: Step, gradient: Value, operand: Value) -> Value:
     """The gradient of an operand in the operand's shape."""
-    build = step.build
-    own, others = build.dims(operand)[:-2], build.dims(other)[:-2]
-    lead = max(len(others) - len(own), 0)
-    facing = ((1,) * (len(own) - len(others)) + others)[lead:]
-    axes = list(range(lead))
-    axes += [
-        lead + axis
-        for axis, (size, against) in enumerate(zip(own, facing, strict=True))
-        if size == 1 and against != 1
-    ]
-    if axes:
-        gradient = gradient.op("ReduceSum", build.whole(axes), keepdims=1)
-    if build.rank(operand) == 1:
-        return gradient.op("Reshape", build.whole([-1]))
-    return gradient.op("Squeeze", build.whole(range(lead))) if lead else gradient
+    build, own = step.build, step.build.dims(operand)
+    matrices = min(build.rank(step.input(0)), 2) + min(build.rank(step.input(1)), 2) - 2
+    stack = build.dims(step.y)[: build.rank(step.y) - matrices]
+    if len(own) > 1:
+        return build.summed(gradient, operand, (*stack, *own[-2:]))
+    if stack:
+        gradient = gradient.op("ReduceSum", build.whole(range(len(stack))), keepdims=0)
+    return gradient.op("Reshape", build.whole([-1]))
 
 
 def gemm(step: Step) -> Gradients:
@@ -70,7 +63,9 @@ def gemm(step: Step) -> Gradients:
             else a.op("Gemm", g, alpha=alpha, transA=1 - turn_a)
         )
     if step.has(2) and step.wanted[2]:
-        third = step.build.summed(g * beta if beta != 1 else g, step.input(2), step.y)
+        third = step.build.summed(
+            g * beta if beta != 1 else g, step.input(2), step.build.dims(step.y)
+        )
     return [first, second, third]
 
 

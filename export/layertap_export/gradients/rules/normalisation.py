@@ -66,8 +66,8 @@ def layer(step: Step) -> Gradients:
     summed = step.build.summed
     return [
         back if step.wanted[0] else None,
-        summed(g * n, step.input(1), step.y) if step.wanted[1] else None,
-        summed(g, step.input(2), step.y) if step.has(2) and step.wanted[2] else None,
+        summed(g * n, step.input(1), step.dims) if step.wanted[1] else None,
+        summed(g, step.input(2), step.dims) if step.has(2) and step.wanted[2] else None,
     ]
 
 
@@ -162,5 +162,5 @@ def root_mean_square(step: Step) -> Gradients:
     r = (_mean(step, x * x, axes) + step.attribute("epsilon", 1e-5)).op("Sqrt")
     n, inner = x / r, g * step.input(1)
     back = (inner - n * _mean(step, inner * n, axes)) / r if step.wanted[0] else None
-    scale = step.build.summed(g * n, step.input(1), step.y) if step.wanted[1] else None
+    scale = step.build.summed(g * n, step.input(1), step.dims) if step.wanted[1] else None
     return [back, scale]

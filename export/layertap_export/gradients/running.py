@@ -66,12 +66,6 @@ def part_of(
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def scores_shape(opened: Any, gradients: Gradients) -> list[int | None]:
-    """The shape of the weights as the model states it."""
-    stated = next(x for x in opened.get_overridable_initializers() if x.name == gradients.weights)
-    return [size if isinstance(size, int) else None for size in stated.shape]
-
-
 def broadcasts(opened: Any, gradients: Gradients, feeds: Mapping[str, NDArray[Any]]) -> bool:
     """Whether one sample goes with many rows of weights, and gives what as many runs give.
 
@@ -82,15 +76,14 @@ def broadcasts(opened: Any, gradients: Gradients, feeds: Mapping[str, NDArray[An
     """
     one = {name: value[:1] for name, value in feeds.items()}
     names = list(gradients.tensors.values())
-    shape = [size or 1 for size in scores_shape(opened, gradients)]
-    if not shape or any(value.ndim == 0 for value in feeds.values()):
+    if any(value.ndim == 0 for value in feeds.values()):
         return False
-    shape[0] = ROWS
-    dtype = next(
-        x.type for x in opened.get_overridable_initializers() if x.name == gradients.weights
-    )
-    weights = np.random.default_rng(0).uniform(-1, 1, shape).astype(_DTYPES[dtype])
     try:
+        (scores,) = opened.run([gradients.output], one)
+        if not scores.ndim:
+            return False
+        weights = np.random.default_rng(0).uniform(-1, 1, (ROWS, *scores.shape[1:]))
+        weights = weights.astype(scores.dtype)
         together = opened.run(names, {**one, gradients.weights: weights})
         alone = [
             opened.run(names, {**one, gradients.weights: weights[row : row + 1]})
@@ -99,9 +92,6 @@ def broadcasts(opened: Any, gradients: Gradients, feeds: Mapping[str, NDArray[An
     except Exception:  # noqa: BLE001 - the shapes do not fit together: that is the answer
         return False
     return all(_alike(rows, [run[i] for run in alone]) for i, rows in enumerate(together))
-
-
-_DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
 
 def _alike(rows: NDArray[Any], parts: Sequence[NDArray[Any]]) -> bool:

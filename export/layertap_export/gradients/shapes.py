@@ -8,22 +8,18 @@ numbers that a graph computes from shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from .sizes import Dims, Free, Size, fixed, product, quotient
-from .windows import Window
-
-Values: TypeAlias = "NDArray[np.object_]"
-"""Whole numbers, some of them free sizes."""
-
-SMALL = 1024
-"""Elements up to which a constant is looked into while shapes are inferred."""
+from .counting import COMPUTED, SMALL
+from .growing import REFINED
+from .known import Known, Values
+from .sizes import Dims, Free, Size, fixed
 
 
 class Shapes:
@@ -75,7 +71,7 @@ class Shapes:
         if name in self._weights:
             return numpy_helper.to_array(self._weights[name])
         values = self._values.get(name)
-        if values is None or any(isinstance(size, Free) for size in values.ravel()):
+        if values is None or not all(isinstance(size, int) for size in values.ravel()):
             return None
         return values.astype(np.int64)
 
@@ -86,8 +82,8 @@ class Shapes:
             return
         for name, kind in self._inferred(node).items():
             self._set_type(name, kind)
-        refine = _REFINED.get(node.op_type)
-        refined = refine(_Node(self, node)) if refine else None
+        refine = REFINED.get(node.op_type)
+        refined = refine(Known(self, node)) if refine else None
         for name in filter(None, node.output):
             if name in stated:
                 self._note_stated(name, stated[name])
@@ -210,7 +206,7 @@ class Shapes:
     # -- whole numbers
 
     def whole(self, name: str) -> Values | None:
-        """The value of a small tensor of whole numbers, free sizes among them."""
+        """The value of a small tensor of whole numbers, as far as it is known."""
         if name in self._values:
             return self._values[name]
         if self._dtypes.get(name) not in _WHOLE:
@@ -221,395 +217,18 @@ class Shapes:
         return np.array(numpy_helper.to_array(item).tolist(), object)
 
     def _compute(self, node: onnx.NodeProto) -> None:
-        compute = _COMPUTED.get(node.op_type)
-        if compute is None or self._dtypes.get(node.output[0]) not in _WHOLE:
+        name = node.output[0]
+        if self._dtypes.get(name) not in _WHOLE:
             return
-        values = compute(_Node(self, node))
-        if values is not None and values.size <= SMALL:
-            self._values[node.output[0]] = values
+        compute = COMPUTED.get(node.op_type)
+        values = compute(Known(self, node)) if compute else None
+        if values is None:  # of some it may matter that there are others beside them
+            dims = fixed(self._dims.get(name))
+            if dims is None or math.prod(dims) > SMALL:
+                return
+            values = np.full(dims, None, object)
+        if values.size <= SMALL:
+            self._values[name] = values
 
 
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
-
-
-class _Node:
-    """A node, and what is known of what goes into it."""
-
-    def __init__(self, shapes: Shapes, node: onnx.NodeProto) -> None:
-        self._shapes = shapes
-        self._node = node
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-
-    def dims(self, index: int = 0) -> Dims | None:
-        names = self._node.input
-        return self._shapes.dims(names[index]) if index < len(names) else None
-
-    def whole(self, index: int = 0) -> Values | None:
-        names = self._node.input
-        return self._shapes.whole(names[index]) if index < len(names) else None
-
-    def value(self, index: int) -> NDArray[Any] | None:
-        names = self._node.input
-        return self._shapes.value(names[index]) if index < len(names) else None
-
-    def attribute(self, name: str, default: Any = None) -> Any:
-        return self._attributes.get(name, default)
-
-    @property
-    def count(self) -> int:
-        return len(self._node.input)
-
-    @property
-    def outputs(self) -> int:
-        return len(self._node.output)
-
-    def window(self, kernel: Sequence[int]) -> Window:
-        return Window.of(self._attributes, kernel)
-
-
-Refined: TypeAlias = "Sequence[Size | None] | None"
-"""Sizes of the outputs; `None` for one that is not known, or for all of them."""
-
-
-def _convolved(node: _Node) -> Refined:
-    dims, kernel = node.dims(0), node.dims(1)
-    cells = fixed(kernel)
-    if dims is None or cells is None:
-        return None
-    return (dims[0], cells[0], *node.window(cells[2:]).outputs(dims[2:]))
-
-
-def _pooled(node: _Node) -> Refined:
-    dims = node.dims(0)
-    if dims is None:
-        return None
-    return (*dims[:2], *node.window(node.attribute("kernel_shape")).outputs(dims[2:]))
-
-
-def _spread(node: _Node) -> Refined:
-    dims, kernel = node.dims(0), node.dims(1)
-    cells = fixed(kernel)
-    if dims is None or cells is None:
-        return None
-    sizes = node.window(cells[2:]).spread(dims[2:], node.attribute("output_padding"))
-    return (dims[0], cells[1] * node.attribute("group", 1), *sizes)
-
-
-def _reshaped(node: _Node) -> Refined:
-    dims, target = node.dims(0), node.whole(1)
-    if target is None:
-        return None
-    sizes: list[Size | None] = list(target)
-    if not node.attribute("allowzero", 0):
-        for axis, size in enumerate(sizes):
-            if isinstance(size, int) and size == 0:
-                sizes[axis] = dims[axis] if dims is not None and axis < len(dims) else None
-    if -1 in sizes:
-        at = sizes.index(-1)
-        others = [size for axis, size in enumerate(sizes) if axis != at]
-        sizes[at] = None
-        if dims is not None and None not in others:
-            rest = product(size for size in others if size is not None)
-            sizes[at] = quotient(product(dims), rest)
-    return sizes
-
-
-def _flattened(node: _Node) -> Refined:
-    dims = node.dims()
-    if dims is None:
-        return None
-    axis = node.attribute("axis", 1)
-    axis = axis + len(dims) if axis < 0 else axis
-    return (product(dims[:axis]), product(dims[axis:]))
-
-
-def _joined(node: _Node) -> Refined:
-    parts = [node.dims(index) for index in range(node.count)]
-    known = [dims for dims in parts if dims is not None]
-    if not known or len(known) < len(parts):
-        return None
-    axis = node.attribute("axis") % len(known[0])
-    sizes: list[Size | None] = list(known[0])
-    total: Size = 0
-    for dims in known:
-        total = total + dims[axis]
-    sizes[axis] = total
-    return sizes
-
-
-def _sliced(node: _Node) -> Refined:
-    dims, starts, ends = node.dims(0), node.whole(1), node.whole(2)
-    if dims is None or starts is None or ends is None:
-        return None
-    axes = node.value(3) if node.count > 3 else np.arange(len(starts))
-    steps = node.value(4) if node.count > 4 else np.ones(len(starts), np.int64)
-    if axes is None or steps is None:
-        return None
-    sizes: list[Size | None] = list(dims)
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        sizes[int(axis)] = taken(dims[int(axis)], start, end, int(step))
-    return sizes
-
-
-def taken(size: Size, start: Size, end: Size, step: int) -> Size | None:
-    """How many a Slice takes of an axis; `None` where that depends on a free size."""
-    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
-        stop = None if step < 0 and end < -size else end
-        return len(range(*slice(start, stop, step).indices(size)))
-    if step != 1:
-        return None
-    if isinstance(start, int) and start < 0:
-        start = size + start
-    if isinstance(end, int) and end < 0:
-        end = size + end
-    elif isinstance(end, int) and end >= 2**31 - 1:
-        end = size
-    if isinstance(end, int) and isinstance(size, Free):
-        return None  # the axis may be shorter
-    return end - start
-
-
-def _parted(node: _Node) -> Refined:
-    dims = node.dims()
-    if dims is None or node.count > 1:
-        return None
-    axis = node.attribute("axis", 0)
-    sizes: list[Size | None] = list(dims)
-    sizes[axis] = dims[axis] // node.outputs
-    return sizes
-
-
-def _padded(node: _Node) -> Refined:
-    dims, pads = node.dims(0), node.whole(1)
-    if dims is None or pads is None or node.count > 3:
-        return None
-    rank = len(dims)
-    return [size + pads[axis] + pads[axis + rank] for axis, size in enumerate(dims)]
-
-
-def _expanded(node: _Node) -> Refined:
-    dims, target = node.dims(0), node.whole(1)
-    if dims is None or target is None:
-        return None
-    rank = max(len(dims), len(target))
-    left = (1,) * (rank - len(dims)) + dims
-    right = (1,) * (rank - len(target)) + tuple(target)
-    return [_broadcast(*pair) for pair in zip(left, right, strict=True)]
-
-
-def _broadcast(left: Size, right: Size) -> Size | None:
-    if left == right or right == 1:
-        return left
-    if left == 1:
-        return right
-    return next((size for size in (left, right) if isinstance(size, int)), None)
-
-
-def _tiled(node: _Node) -> Refined:
-    dims, repeats = node.dims(0), node.whole(1)
-    if dims is None or repeats is None:
-        return None
-    return [size * count for size, count in zip(dims, repeats, strict=True)]
-
-
-def _filled(node: _Node) -> Refined:
-    target = node.whole()
-    return None if target is None else list(target)
-
-
-def _resized(node: _Node) -> Refined:
-    dims = node.dims()
-    if dims is None:
-        return None
-    sizes = node.whole(3) if node.count > 3 else None
-    axes = node.attribute("axes") or range(len(dims))
-    found: list[Size | None] = list(dims)
-    if sizes is not None:
-        for axis, size in zip(axes, sizes, strict=True):
-            found[axis] = size
-        return found
-    scales = node.value(2) if node.count > 2 else None
-    if scales is None:
-        return None
-    for axis, scale in zip(axes, scales.tolist(), strict=True):
-        size = dims[axis]
-        found[axis] = math.floor(size * scale) if isinstance(size, int) else None
-        if isinstance(size, Free) and float(scale).is_integer():
-            found[axis] = size * int(scale)
-    return found
-
-
-def _to_depth(node: _Node) -> Refined:
-    dims, block = node.dims(), node.attribute("blocksize")
-    if dims is None:
-        return None
-    return (dims[0], dims[1] * block**2, dims[2] // block, dims[3] // block)
-
-
-def _to_space(node: _Node) -> Refined:
-    dims, block = node.dims(), node.attribute("blocksize")
-    if dims is None:
-        return None
-    return (dims[0], dims[1] // block**2, dims[2] * block, dims[3] * block)
-
-
-_REFINED: Mapping[str, Callable[[_Node], Refined]] = {
-    "Conv": _convolved,
-    "ConvTranspose": _spread,
-    "MaxPool": _pooled,
-    "AveragePool": _pooled,
-    "LpPool": _pooled,
-    "Reshape": _reshaped,
-    "Flatten": _flattened,
-    "Concat": _joined,
-    "Slice": _sliced,
-    "Split": _parted,
-    "Pad": _padded,
-    "Expand": _expanded,
-    "Tile": _tiled,
-    "ConstantOfShape": _filled,
-    "Resize": _resized,
-    "SpaceToDepth": _to_depth,
-    "DepthToSpace": _to_space,
-}
-"""Sizes of the outputs where ONNX's inference leaves them out. Of several outputs (those of a
-Split, and the indices of a MaxPool) all have the same."""
-
-
-# --- Whole numbers that follow from shapes ------------------------------------------------------
-
-
-def _shape(node: _Node) -> Values | None:
-    dims = node.dims()
-    if dims is None:
-        return None
-    return _array(dims[node.attribute("start", 0) : node.attribute("end")])
-
-
-def _array(sizes: Sequence[Any]) -> Values:
-    values = np.empty(len(sizes), object)
-    values[:] = sizes
-    return values
-
-
-def _same(node: _Node) -> Values | None:
-    return node.whole()
-
-
-def _gathered(node: _Node) -> Values | None:
-    values, indices = node.whole(0), node.value(1)
-    if values is None or indices is None or node.attribute("axis", 0) not in (0, -values.ndim):
-        return None
-    return np.asarray(values[indices], object)
-
-
-def _cut(node: _Node) -> Values | None:
-    values = node.whole(0)
-    rest = [node.value(index) for index in range(1, node.count)]
-    if values is None or values.ndim != 1 or any(part is None for part in rest):
-        return None
-    start, end, *others = (part for part in rest if part is not None)
-    step = int(others[1][0]) if len(others) > 1 else 1
-    stop = None if step < 0 and end[0] < -len(values) else int(end[0])
-    return values[slice(int(start[0]), stop, step)]
-
-
-def _concatenated(node: _Node) -> Values | None:
-    parts = [node.whole(index) for index in range(node.count)]
-    known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
-
-
-def _unsqueezed(node: _Node) -> Values | None:
-    values, axes = node.whole(0), node.value(1)
-    if values is None or axes is None:
-        return None
-    return np.expand_dims(values, tuple(int(axis) for axis in axes))
-
-
-def _squeezed(node: _Node) -> Values | None:
-    values = node.whole(0)
-    axes = node.value(1) if node.count > 1 else None
-    if values is None or (node.count > 1 and axes is None):
-        return None
-    found = np.squeeze(values, None if axes is None else tuple(int(axis) for axis in axes))
-    return np.asarray(found, object)
-
-
-def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[_Node], Values | None]:
-    def compute(node: _Node) -> Values | None:
-        left, right = node.whole(0), node.whole(1)
-        if left is None or right is None:
-            return None
-        pairs = np.broadcast(left, right)
-        found = [function(*pair) for pair in pairs]
-        if any(item is None for item in found):
-            return None
-        return _array(found).reshape(pairs.shape)
-
-    return compute
-
-
-def _quotient(left: Size, right: Size) -> Size | None:
-    """ONNX rounds towards zero, but sizes are not negative."""
-    return quotient(left, right) if isinstance(right, Free) else left // right if right else None
-
-
-def _larger(left: Size, right: Size) -> Size | None:
-    both = isinstance(left, int) and isinstance(right, int)
-    return max(left, right) if both else left if left == right else None  # type: ignore[type-var]
-
-
-def _equal(left: Size, right: Size) -> bool | None:
-    if isinstance(left, int) and isinstance(right, int):
-        return left == right
-    if left == right:
-        return True
-    known = left if isinstance(left, int) else right
-    return False if isinstance(known, int) and known < 0 else None
-
-
-def _chosen(node: _Node) -> Values | None:
-    condition, left, right = (node.whole(index) for index in range(3))
-    if condition is None or left is None or right is None:
-        return None
-    return np.where(condition.astype(bool), left, right).astype(object)
-
-
-def _multiplied(node: _Node) -> Values | None:
-    values = node.whole(0)
-    if values is None or values.ndim != 1:
-        return None
-    total = _array([product(values)])
-    return total if node.attribute("keepdims", 1) else total.reshape(())
-
-
-def _repeated(node: _Node) -> Values | None:
-    target = node.value(0)
-    if target is None or math.prod(target) > SMALL:
-        return None
-    tensor = node.attribute("value")
-    value = 0 if tensor is None else numpy_helper.to_array(tensor).ravel()[0].item()
-    return np.full(tuple(target), value, object)
-
-
-_COMPUTED: Mapping[str, Callable[[_Node], Values | None]] = {
-    "Shape": _shape,
-    "Identity": _same,
-    "Cast": _same,
-    "Gather": _gathered,
-    "Slice": _cut,
-    "Concat": _concatenated,
-    "Unsqueeze": _unsqueezed,
-    "Squeeze": _squeezed,
-    "Add": _elementwise(lambda left, right: left + right),
-    "Sub": _elementwise(lambda left, right: left - right),
-    "Mul": _elementwise(lambda left, right: left * right),
-    "Div": _elementwise(_quotient),
-    "Max": _elementwise(_larger),
-    "Equal": _elementwise(_equal),
-    "Where": _chosen,
-    "ReduceProd": _multiplied,
-    "ConstantOfShape": _repeated,
-}
-"""Values of tensors of whole numbers, free sizes among them."""

@@ -68,8 +68,8 @@ class Step:
         """The value of an input that is known when the file is made."""
         return self.build.shapes.value(self.input(index).name) if self.has(index) else None
 
-    def whole(self, index: int) -> list[Size] | None:
-        """The value of an input that holds whole numbers, free sizes among them."""
+    def whole(self, index: int) -> list[Size | None] | None:
+        """The value of an input that holds whole numbers, as far as it is known."""
         values = self.build.shapes.whole(self.input(index).name) if self.has(index) else None
         return None if values is None else list(values.ravel())
 

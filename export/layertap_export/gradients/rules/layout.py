@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.shapes import taken
+from layertap_export.gradients.growing import taken
 from layertap_export.gradients.sizes import Free, Size, fixed
 from layertap_export.gradients.step import Gradients, Step
 
@@ -34,7 +34,7 @@ def expand(step: Step) -> Gradients:
 def tile(step: Step) -> Gradients:
     """g summed over the repetitions: of an axis of n the elements i, i + n, i + 2 n, ..."""
     build, rank = step.build, len(step.dims)
-    repeats = step.whole(1) or [Free.named("?")] * rank
+    repeats = step.whole(1) or [None] * rank
     parts: list[Value | int] = []
     for axis, count in enumerate(repeats):
         if isinstance(count, int):
@@ -145,9 +145,7 @@ def _scattered(step: Step) -> Value:
     Numbers count from the axis after the first, which must not be sliced: that of the batch.
     """
     build, x = step.build, step.x
-    starts = step.whole(1)
-    axes = step.whole(3) if step.has(3) else list(range(len(starts or ())))
-    if axes is None or 0 in [axis % len(step.dims) for axis in axes if isinstance(axis, int)]:
+    if not _keeps_samples(step):
         raise step.refused("of the first axis with computed bounds, or a step")
     rest = list(range(1, len(step.dims)))
     count = build.count(x, rest)
@@ -159,6 +157,22 @@ def _scattered(step: Step) -> Value:
     return scatter(build, step.gradient, places, x, unique=True)
 
 
+def _keeps_samples(step: Step) -> bool:
+    """Whether a Slice takes the first axis whole, as far as one can tell."""
+    starts, ends = step.whole(1) or [], step.whole(2) or []
+    axes = step.whole(3) if step.has(3) else list(range(len(starts)))
+    steps = step.whole(4) if step.has(4) else [1] * len(starts)
+    if axes is None or steps is None or None in axes:
+        return False
+    first = [place for place, axis in enumerate(axes) if axis in (0, -len(step.dims))]
+    return all(
+        starts[place] == 0
+        and steps[place] == 1
+        and not (isinstance(end := ends[place], int) and end < 2**31 - 1)
+        for place in first
+    )
+
+
 # --- Padding -------------------------------------------------------------------------------------
 
 
@@ -166,35 +180,32 @@ def pad(step: Step) -> Gradients:
     """Of g what is not padding; and what the padding repeats, added to what it repeats."""
     step.only(0)
     mode = step.text("mode", "constant")
-    rank = len(step.dims)
-    axes = step.axes(3) if step.has(3) else list(range(rank))
-    pads = step.whole(1)
-    if axes is None or (pads is None and mode != "constant"):
-        raise step.refused(f"of mode {mode!r} whose pads are computed")
-    if pads is None:
-        return [_cropped(step, axes)]
+    axes = step.axes(3) if step.has(3) else list(range(len(step.dims)))
+    if axes is None:
+        raise step.refused("whose axes are computed")
+    pads = step.whole(1) or [None] * (2 * len(axes))
     g = step.gradient
     for index, axis in enumerate(axes):
         before, after = pads[index], pads[index + len(axes)]
-        if before == after == 0:
-            continue
-        if not isinstance(before, int) or not isinstance(after, int):
+        if isinstance(before, int) and isinstance(after, int):
+            if before == after == 0:
+                continue
             if mode != "constant":
-                raise step.refused(f"of mode {mode!r} whose pads are computed")
-            return [_cropped(step, axes)]
-        if mode == "constant":
-            g = _unpadded(step, g, axis, before, after)
+                g = _folded(step, g, axis, _sources(step, mode, axis, before, after))
+            else:
+                g = _unpadded(step, g, axis, before, after)
+        elif mode == "constant":
+            g = _cropped(step, g, axis, index)
         else:
-            g = _folded(step, g, axis, _sources(step, mode, axis, before, after))
+            raise step.refused(f"of mode {mode!r} whose pads are computed")
     return [g]
 
 
-def _cropped(step: Step, axes: Sequence[int]) -> Value:
-    """Of g what is not padding, where the pads are computed."""
+def _cropped(step: Step, g: Value, axis: int, index: int) -> Value:
+    """g without the padding of an axis that the graph computes."""
     build = step.build
-    start = step.input(1).op("Slice", build.whole([0]), build.whole([len(axes)]))
-    end = start.op("Add", build.sizes(step.x, axes))
-    return step.gradient.op("Slice", start, end, build.whole(axes))
+    start = step.input(1).op("Slice", build.whole([index]), build.whole([index + 1]))
+    return g.op("Slice", start, start + build.sizes(step.x, [axis]), build.whole([axis]))
 
 
 def _unpadded(step: Step, g: Value, axis: int, before: int, after: int) -> Value:

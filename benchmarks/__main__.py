@@ -23,6 +23,7 @@ SUBJECTS = (
     "fresh_process",
     "import_time",
     "exporting",
+    "gradients",
 )
 """The modules that measure, each in a process of its own; in the order of the table."""
 

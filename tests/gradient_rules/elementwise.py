@@ -169,6 +169,9 @@ CASES: Mapping[str, Case] = {
         opsets=ALL,
     ),
     "Cast": Case("Cast", {"x": numbers(*SHAPE)}, {"to": 11}, _named("identity"), opsets=ALL),
+    "CastLike": Case(
+        "CastLike", {"x": numbers(*SHAPE), "like_": np.zeros(1, np.float32)}, opsets=(15, 18, 22)
+    ),
     "Tan of a vector": Case("Tan", {"x": numbers(3, low=-1, high=1)}, {}, _named("tan")),
     "Exp of a number": Case("Exp", {"x": np.array(math.e, np.float32)}, {}, _named("exp")),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from gradient_rules.operators import Case
 from gradient_rules.values import apart, numbers, steps
 
@@ -37,6 +39,8 @@ def _average(x: Any, known: Any = None, opsets: tuple[int, ...] = (18,), **attri
 
 
 IMAGES = apart(2, 2, 6, 7)
+_PLACES = np.array([[[[0, 3], [12, 10]], [[21, 18], [24, 31]]]], np.int64)
+"""Of the largest of 2 x 2 windows in two channels of 4 x 4."""
 
 
 def _windows(ksize: int, strides: int, padding: str) -> dict[str, Any]:
@@ -83,6 +87,12 @@ CASES: Mapping[str, Case] = {
     "MaxPool of a volume": _max(apart(1, 2, 4, 4, 3), kernel_shape=[2, 2, 2], strides=[2, 1, 1]),
     "MaxPool with indices": Case(
         "MaxPool", {"x": IMAGES}, {"kernel_shape": [3, 3], "strides": [2, 2]}, outputs=2
+    ),
+    "MaxUnpool": Case(
+        "MaxUnpool",
+        {"x": numbers(1, 2, 2, 2), "i": _PLACES},
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        rows=False,
     ),
     "AveragePool": _average(
         numbers(2, 3, 4, 6), _windows(2, 2, "VALID"), ALL, kernel_shape=[2, 2], strides=[2, 2]

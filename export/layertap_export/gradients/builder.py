@@ -285,11 +285,15 @@ class Builder:
         ]
         return gradient.op("Reshape", self.vector(target))
 
+    def is_batch(self, size: Size) -> bool:
+        """Whether a size hangs on that of the batch."""
+        return isinstance(size, Free) and bool(size.names & self.shapes.batch)
+
     def _open_axis(self, dims: Dims) -> int | None:
         free = [axis for axis, size in enumerate(dims) if isinstance(size, Free)]
         if len(free) == 1:
             return free[0]
-        batch = [axis for axis in free if self.shapes.batch & _names_in(dims[axis])]
+        batch = [axis for axis in free if self.is_batch(dims[axis])]
         if batch:
             return batch[0]
         return 0 if dims and not free and 0 not in dims else None
@@ -345,7 +349,3 @@ def _names(graph: onnx.GraphProto) -> set[str]:
     for node in graph.node:
         names.update((node.name, *node.output))
     return names
-
-
-def _names_in(size: Size) -> frozenset[str]:
-    return size.names if isinstance(size, Free) else frozenset()

@@ -24,7 +24,7 @@ from .choice import (
 )
 from .score import Score, asked_output, find_score
 from .shapes import Shapes
-from .walk import gradients
+from .walk import Way
 from .ways import Target, Ways
 
 WEIGHTS = "score_weights"
@@ -92,17 +92,17 @@ def extend(
     if not wanted:
         raise UsageError("no layer was named for the gradients.")
 
+    way = Way.between(
+        build,
+        forward,
+        dict.fromkeys(target.source for target in wanted),
+        found.tensor,
+        lambda node, tensor: _layer_of(node, tensor, layers),
+    )
     weights = _add_weights(build, model.graph, found)
     shown = {target.name: build.free_name(PREFIX + target.name) for target in wanted}
     seed = weights.op("Expand", build.tensor(found.tensor).shape())
-    results = gradients(
-        build,
-        forward,
-        found.tensor,
-        seed,
-        dict.fromkeys(target.source for target in wanted),
-        lambda node: _layer_of(node, layers),
-    )
+    results = way.gradients(seed)
     independent = []
     for target in wanted:
         gradient = results.get(target.source)
@@ -153,13 +153,13 @@ def _targets(layers: Iterable[Layer], inputs: Iterable[TensorInfo], ways: Ways) 
     return list(found.values())
 
 
-def _layer_of(node: onnx.NodeProto, layers: Sequence[Layer]) -> str:
-    """The layer that a node belongs to: nodes are named after layers, or make the tensor."""
+def _layer_of(node: onnx.NodeProto, tensor: str, layers: Sequence[Layer]) -> str:
+    """The layer that a node belongs to: nodes are named after layers, or make their tensors."""
     names = {layer.name for layer in layers}
     place = node.name
     while place and place not in names:
         place = place.rpartition("/")[0]
-    return place or next((name for name in node.output if name in names), node.name)
+    return place or (tensor if tensor in names else node.name or tensor)
 
 
 def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
@@ -201,10 +201,10 @@ def _shown(build: Builder, gradient: Value, leaves: Iterable[onnx.NodeProto]) ->
 def _nothing(build: Builder, x: Value, seed: Value) -> Value:
     """Zeros in the shape of x, with as many rows as the seed has."""
     zeros = build.zeros(x.shape(), x.dtype)
-    rank = build.rank(x)
-    if not rank:
+    dims = build.dims(x)
+    if not dims or not (dims[0] == 1 or build.is_batch(dims[0])):
         return zeros
-    return zeros.op("Expand", build.vector([build.rows(seed), *[1] * (rank - 1)]))
+    return zeros.op("Expand", build.vector([build.rows(seed), *[1] * (len(dims) - 1)]))
 
 
 def _add_output(

@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import inliner, numpy_helper
 
@@ -27,6 +28,9 @@ def read(source: Path, opened: layertap.Model) -> onnx.ModelProto:
             f"{os.fspath(source)!r} has opset {version}; gradients are added to files of opset "
             f"{OLDEST_OPSET} and newer. `onnx.version_converter` makes one of it."
         )
+    for item in model.graph.sparse_initializer:
+        model.graph.initializer.append(_dense(item))
+    del model.graph.sparse_initializer[:]
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
@@ -35,6 +39,16 @@ def read(source: Path, opened: layertap.Model) -> onnx.ModelProto:
         model.graph.input.extend(entries)
         model.ir_version = 4
     return model
+
+
+def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values, places = numpy_helper.to_array(item.values), numpy_helper.to_array(item.indices)
+    full = np.zeros(tuple(item.dims), values.dtype)
+    if places.ndim == 1:
+        full.ravel()[places] = values
+    else:
+        full[tuple(places.T)] = values
+    return numpy_helper.from_array(full, item.values.name)
 
 
 def card_of(opened: layertap.Model, model: onnx.ModelProto) -> Card:

@@ -29,13 +29,15 @@ class Shapes:
         """Walk over a model whose nodes are in topological order."""
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self._imports = list(model.opset_import)
-        self._weights = {item.name: item for item in model.graph.initializer}
+        # Initialisers that a file lists among its inputs may be fed, and are no constants.
+        listed = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
+        self._weights = {x.name: x for x in model.graph.initializer if x.name not in listed}
         self._dtypes: dict[str, int] = {}
         self._dims: dict[str, Dims] = {}
         self._values: dict[str, Values] = {}
         self._free: dict[str, Free] = {}
         graph = model.graph
-        for item in graph.initializer:
+        for item in self._weights.values():
             self._dtypes[item.name], self._dims[item.name] = item.data_type, tuple(item.dims)
         for value in graph.input:
             if value.name not in self._weights:
@@ -64,10 +66,7 @@ class Shapes:
             self._dims[name] = self._dims[other]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, or of whole numbers that follow from the shapes that are known.
-
-        Not of an initialiser that may be fed, for which the graph has a default only.
-        """
+        """The value of a constant, or of whole numbers that follow from known shapes."""
         if name in self._weights:
             return numpy_helper.to_array(self._weights[name])
         values = self._values.get(name)
@@ -173,7 +172,7 @@ class Shapes:
                     opset_imports=self._imports,
                 )
             )
-        except (onnx.defs.SchemaError, onnx.shape_inference.InferenceError, RuntimeError):
+        except _REFUSALS:
             return {}
 
     def _data(self, name: str) -> TensorProto | None:
@@ -232,3 +231,11 @@ class Shapes:
 
 
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+
+_REFUSALS = (
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+)
+"""What ONNX's inference raises where it knows an operator or its inputs not."""

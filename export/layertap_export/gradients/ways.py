@@ -32,8 +32,8 @@ class Target:
 class Ways:
     """Where the score's dependence on a tensor shows: the tensor itself, or what it is a copy of.
 
-    A layer is often shown by a leaf, a Transpose for one, that nothing else reads: the score does
-    not depend on the leaf, but on what it is made from.
+    A layer is often shown by a leaf, a Transpose for one, that nothing but other leaves reads: the
+    score does not depend on the leaf, but on what it is made from.
     """
 
     def __init__(self, nodes: Sequence[onnx.NodeProto], score: str) -> None:
@@ -42,7 +42,8 @@ class Ways:
         self._needed = {score}
         for node in reversed(nodes):
             read = reads(node)
-            self._read.update(read)
+            if node.op_type not in LEAVES or self._read.intersection(node.output):
+                self._read.update(read)
             if self._needed.intersection(node.output):
                 self._needed.update(read)
 

@@ -71,7 +71,8 @@ class GradientReport:
     def __str__(self) -> str:
         gradients = self.card.gradients
         assert gradients is not None
-        count, largest = len(gradients.tensors), self.compared[self.worst].scaled
+        count = len(gradients.tensors)
+        largest = self.compared[self.worst].scaled if self.compared else 0.0
         if self.failed:
             return (
                 f"{self.path}: {len(self.failed)} of {len(self.compared)} gradients differ from "
@@ -79,13 +80,20 @@ class GradientReport:
                 f"{self.worst!r}, by {largest:.1e}."
             )
         score = "the logits of " if gradients.score == "logits" else ""
-        some = "" if len(self.compared) == count else "; there was no time for the others"
-        return (
+        written = (
             f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, gradients of {score}"
             f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
             f"{self.seconds:.0f} s\n"
-            f"compared {len(self.compared)} of {count} gradients with central differences in "
-            f"float64 ({self.batch}): largest scaled error {largest:.1e} in {self.worst!r}, "
+        )
+        if not self.compared:
+            return (
+                f"{written}none of the gradients could be compared with central differences: the "
+                "scores hang on the layers too little, or the onnx package computes them otherwise"
+            )
+        some = "" if len(self.compared) == count else "; the others were not compared"
+        return (
+            f"{written}compared {len(self.compared)} of {count} gradients with central differences "
+            f"in float64 ({self.batch}): largest scaled error {largest:.1e} in {self.worst!r}, "
             f"allowed {self.tolerance:.0e}{some}"
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -26,6 +26,8 @@ from .exact import evaluator
 from .running import part_of, session
 from .ways import Target, Ways, forward_half
 
+Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
 DIRECTIONS = 2
 """Random directions per layer."""
 
@@ -36,6 +38,12 @@ STEP = 1e-7
 SHOWS, GROWTHS = 1e-10, 7
 """The share of the largest score that its change must be, and how many steps are tried for that,
 each a hundred times the one before."""
+
+ALIKE = 1e-3
+"""Difference, as a share of the largest score, up to which two programs compute the same."""
+
+LARGE = 1e-3
+"""The step that is no small one any more, as a share of the activation."""
 
 ASIDE = 1e-2
 """How far from a real activation the gradient is compared, as a share of the same."""
@@ -93,7 +101,7 @@ def compare(
             between.
 
     Returns:
-        By name, those for which the time sufficed.
+        By name, those for which the time sufficed, and float64's digits.
     """
     started = time.monotonic()
     forward, scores = forward_half(model.graph, gradients)
@@ -103,7 +111,9 @@ def compare(
     for target in _in_turn(list(targets.values()), forward):
         if found and time.monotonic() - started > seconds:
             break
-        found[target.name] = _Check(model, gradients, target, forward, scores, feeds).result()
+        slopes = _Check(model, gradients, target, forward, scores, feeds).result()
+        if slopes is not None:
+            found[target.name] = slopes
     return found
 
 
@@ -147,30 +157,29 @@ class _Check:
         self._border = [name for name in read if name not in known]
         self._values = self._run([self._source, *self._border, scores], feeds)
 
-    def result(self) -> Slopes:
+    def result(self) -> Slopes | None:
+        """`None` where float64 or the reference evaluator cannot tell."""
         generator = np.random.default_rng(0)
         activation = self._values[self._source]
         size = float(np.sqrt(np.mean(np.square(activation.astype(np.float64))))) or 1.0
         # A little aside: where something is 0 to the last digit, a relu has two slopes.
         x = activation + (ASIDE * size * generator.normal(size=activation.shape))
         x = x.astype(activation.dtype).astype(np.float64)
+        scores = self._scores_of()
+        if not self._computes(scores, x):
+            return None
         shape = self._values[self._scores].shape
         mixes = [np.ones(shape), *(generator.uniform(-1, 1, shape) for _ in range(2))]
         rows = [self._gradient(x, mix) for mix in mixes]
         nearby = [x + NEARBY * size * generator.normal(size=x.shape) for _ in range(NEIGHBOURS)]
         # One for all weights: a softmax's probabilities have a sum that never changes.
         length = float(max(map(np.linalg.norm, rows))) or 1.0
-        tail = self._evaluator()
-        border = {name: _double(self._values[name]) for name in self._border}
         ours, expected = [], []
         for _ in range(DIRECTIONS):
             direction = generator.normal(size=x.shape)
-            change = _change(
-                lambda moved: tail.run(None, {**border, self._source: moved})[0],
-                x,
-                direction,
-                STEP * size,
-            )
+            change = _change(scores, x, direction, size)
+            if change is None:
+                return None
             shown = self._laid_out(direction)
             for mix, row in zip(mixes, rows, strict=True):
                 slope, want = float(np.sum(row * shown)), float(np.sum(mix * change))
@@ -181,6 +190,32 @@ class _Check:
                 ours.append(slope / length)
                 expected.append(want / length)
         return Slopes(ours=np.array(ours), expected=np.array(expected))
+
+    def _scores_of(self) -> Scores:
+        """The scores as a function of the layer, in float64."""
+        if self._source == self._scores:
+            return lambda x: x
+        if not self._tail:
+            return lambda x: np.zeros(self._values[self._scores].shape)
+        tail = self._evaluator()
+        border = {name: _double(self._values[name]) for name in self._border}
+        return lambda x: np.asarray(tail.run(None, {**border, self._source: x})[0])
+
+    def _computes(self, scores: Scores, x: NDArray[np.float64]) -> bool:
+        """Whether the evaluator computes what onnxruntime does; it has gaps and other readings."""
+        if not self._tail:
+            return True
+        given = {name: self._values[name] for name in self._border}
+        given[self._source] = x.astype(self._values[self._source].dtype)
+        expected = self._run([self._scores], given)[self._scores]
+        try:
+            found = scores(x)
+        except Exception:  # noqa: BLE001 - it raises whatever comes
+            return False
+        scale = float(np.abs(expected).max(initial=0))
+        return found.shape == expected.shape and bool(
+            np.abs(found - expected).max(initial=0) <= ALIKE * scale
+        )
 
     def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the file gives for a value of the layer, and of what else its remainder reads."""
@@ -213,8 +248,6 @@ class _Check:
 
     def _evaluator(self) -> Any:
         """What comes after the layer, in float64."""
-        if not self._tail:  # the layer is the score, or the score does not depend on it
-            return _Constant(self._source if self._source == self._scores else None)
         read = {name for node in self._tail for name in reads(node)}
         graph = helper.make_graph(
             [_in_double(node) for node in self._tail],
@@ -245,32 +278,35 @@ class _Check:
 
 
 def _change(
-    scores: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    scores: Scores,
     x: NDArray[np.float64],
     direction: NDArray[np.float64],
-    step: float,
-) -> NDArray[np.float64]:
-    """How fast the scores change along a direction.
+    size: float,
+) -> NDArray[np.float64] | None:
+    """How fast the scores change along a direction; `None` where float64 cannot tell.
 
     The step grows until it shows in the scores' digits: activations may be tiny beside what is
-    added to them later.
+    added to them later. Where it has come to be of their size, a smaller one must agree.
+
+    Args:
+        size: of the activation.
     """
-    for _ in range(GROWTHS):
+
+    def slope(step: float) -> tuple[NDArray[np.float64], bool]:
         ahead, behind = scores(x + step * direction), scores(x - step * direction)
-        if np.abs(ahead - behind).max() >= SHOWS * np.abs(ahead).max():
+        shows = np.abs(ahead - behind).max() >= SHOWS * np.abs(ahead).max()
+        return (ahead - behind) / (2 * step), bool(shows)
+
+    step = STEP * size
+    for _ in range(GROWTHS):
+        found, shows = slope(step)
+        if shows:
             break
         step *= 100
-    return (ahead - behind) / (2 * step)
-
-
-class _Constant:
-    """Scores that are the layer itself, or nothing that hangs on it."""
-
-    def __init__(self, name: str | None) -> None:
-        self._name = name
-
-    def run(self, _: None, feeds: Mapping[str, NDArray[Any]]) -> list[Any]:
-        return [feeds[self._name] if self._name else np.float64(0)]
+    if step < LARGE * size or not np.any(found):
+        return found
+    other, _ = slope(step / 3)
+    return found if np.abs(found - other).max() < 1e-5 * np.abs(found).max() else None
 
 
 def _between(nodes: Sequence[onnx.NodeProto], source: str, scores: str) -> list[onnx.NodeProto]:

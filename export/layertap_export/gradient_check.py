@@ -38,15 +38,19 @@ Pair = tuple[str, NDArray[Any], NDArray[Any]]
 class GradientCheck:
     """The gradients of a file beside TensorFlow's, batch after batch."""
 
-    def __init__(self, file: onnx.ModelProto, card: Card, model: Any) -> None:
+    def __init__(
+        self, file: onnx.ModelProto, card: Card, model: Any, *, complete: bool = True
+    ) -> None:
         """
         Args:
-            file: the file's contents, with as many layers exposed as there can be.
+            file: the file's contents.
             card: its card.
             model: the Keras model that it was made from.
+            complete: whether it exposes all layers that can be.
         """
         assert card.gradients is not None
         self._file, self._card, self._model = file, card, model
+        self._complete = complete
         self._gradients = card.gradients
         self._names = list(card.gradients.tensors.values())
         self._opened = session(file.SerializeToString())
@@ -62,14 +66,15 @@ class GradientCheck:
         backward half is fed with the activations of Keras: where it goes by the same, it must give
         the same. Beside that the file as a whole is run, and must agree but for kinks.
 
-        Where TensorFlow cannot tell the logits, because the model does more with its probabilities,
-        slopes are compared with central differences, on the first batch.
+        Where layers are missing for that, or TensorFlow cannot tell the logits, because the model
+        does more with its probabilities, slopes are compared with central differences, on the first
+        batch.
         """
         feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
         tape = Tape(self._model, self._card, arrays)
         first = self._first is None
         self._first = self._first or (tape, dict(feeds))
-        if tape.knows_scores:
+        if tape.knows_scores and self._complete:
             yield from self._beside(tape, feeds)
         elif first:
             tensors = {layer.name: str(layer.tensor) for layer in self._card.layers}

@@ -312,8 +312,15 @@ def words(keras: Any) -> Any:
 def test_models_of_all_kinds(
     make: Callable[[Any], Any], layers: str, score: str, keras: Any, tmp_path: Path
 ) -> None:
-    report = layertap_export.export(make(keras), tmp_path / "model.onnx", gradients=layers)
+    model = make(keras)
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients=layers)
     assert report.card.gradients.score == score
+    shape = report.card.inputs[0].shape[1:]
+    batch = np.ones((2, *shape), report.card.inputs[0].dtype)
+    # Where it does not know the scores, central differences tell the gradient.
+    from layertap_export.tape import Tape
+
+    assert Tape(model, report.card, [batch]).knows_scores == (make is not reshaped)
     checked = report.card.verification.layers[f"grad/{layers}"]
     assert checked.scaled < 1e-5
 

@@ -15,7 +15,7 @@ TENSORFLOW_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),ex
 # Any uv on the path is faster than pip; without one pip does.
 INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-SOURCES := $(wildcard export/layertap_export/*.py models/layertap_models/*.py)
+SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
 .PHONY: demo test test-all lint format bench clean setup
 
@@ -42,7 +42,7 @@ PICTURES = $(if $(IMAGES),$(IMAGES),demo/images)
 
 demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
-	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json
+	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
 
 test: $(READY)
 	$(BIN)/python -m pytest

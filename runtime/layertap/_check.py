@@ -37,7 +37,9 @@ class CheckReport:
     device: str
     tolerance: float
     layers: tuple[LayerDeviation, ...]
-    """In the order in which the layers run."""
+    """In the order in which the layers run; gradients come last."""
+    gradients: int = 0
+    """How many of them are gradients."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -56,9 +58,17 @@ class CheckReport:
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
         return (
-            f"{len(self.layers)} layers agree with the golden sample on {self.device}: largest "
+            f"{self._counted} agree with the golden sample on {self.device}: largest "
             f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
         )
+
+    @property
+    def _counted(self) -> str:
+        layers = len(self.layers) - self.gradients
+        parts = [f"{layers} layers"] if layers or not self.gradients else []
+        if self.gradients:
+            parts.append(f"{self.gradients} gradient{'s' if self.gradients > 1 else ''}")
+        return " and ".join(parts)
 
 
 def check(model: Model, tolerance: float = TOLERANCE) -> CheckReport:
@@ -82,9 +92,11 @@ def check(model: Model, tolerance: float = TOLERANCE) -> CheckReport:
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     values = model._fetch(names)(feeds)
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
+    gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(
         device=model.device,
         tolerance=tolerance,
+        gradients=len(golden.layers.keys() & set(gradients)),
         layers=tuple(LayerDeviation(name=name, scaled=scaled) for name, scaled in deviations),
     )
 

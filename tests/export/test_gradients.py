@@ -82,6 +82,7 @@ def test_check_and_verify_cover_them(
     report: Any, small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(report.path)]) == 0
+    assert capsys.readouterr().out.startswith("8 layers and 3 gradients agree with the golden ")
     assert layertap_export.verify(report.path, small)
     # A file whose backward half alone is wrong: the classes are weighed double.
     broken = onnx.load(report.path)

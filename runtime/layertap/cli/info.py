@@ -57,10 +57,11 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
     if card.verification and card.verification.layers:
         checked, worst = card.verification, card.verification.worst
+        reference = "Keras" if card.channels_last else "central differences"
         lines.append(
             (
                 "verification",
-                f"{len(checked.layers)} layers against Keras ({'; '.join(checked.batches)}): "
+                f"{len(checked.layers)} layers against {reference} ({'; '.join(checked.batches)}): "
                 f"largest scaled error {checked.layers[worst].scaled:.1e} in {worst!r}, "
                 f"allowed {checked.tolerance:.0e}",
             )

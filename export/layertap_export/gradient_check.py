@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
+from layertap._layer import ITEM_BYTES
 from layertap.card import Card, Gradients
 
 from .errors import ExportError
 from .golden_values import steady
 from .gradients.differences import compare
 from .gradients.kinks import neighbours
-from .gradients.running import broadcasts, part_of, session
+from .gradients.running import broadcasts, kinds, part_of, session
 from .pruning import reads
 from .tape import Tape
 
@@ -53,10 +56,11 @@ class GradientCheck:
         self._complete = complete
         self._gradients = card.gradients
         self._names = list(card.gradients.tensors.values())
-        self._opened = session(file.SerializeToString())
-        nodes = file.graph.node
-        self._makers = {name: node for node in nodes for name in node.output}
-        self._read = {name for node in nodes for name in reads(node)}
+        self._layers = _tensors(file, card)
+        known = {str(layer.tensor): (layer.dtype, len(layer.shape)) for layer in card.layers}
+        self._kinds = {
+            source: _kind(*known[layer.tensor]) for source, layer in self._layers.items()
+        }
         self._first: tuple[Tape, dict[str, NDArray[Any]]] | None = None
 
     def pairs(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Pair]:
@@ -83,26 +87,20 @@ class GradientCheck:
             for name, slopes in found.items():
                 yield self._gradients.tensors[name], slopes.ours, slopes.expected
 
-    def _beside(self, tape: Tape, feeds: dict[str, NDArray[Any]]) -> Iterator[Pair]:
+    def _beside(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
         """All sets of weights at once: for some the gradient may be nothing but roundings, as that
         of the sum of all probabilities."""
-        given = self._given(tape.activations) | feeds
-        backward: Any = None
+        backward = self._from_activations(tape, feeds)
         found: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {x: [] for x in self._names}
         for weights in tape.weights():
-            given[self._gradients.weights] = feeds[self._gradients.weights] = weights
-            if backward is None:
-                part = part_of(self._file, self._names, given)
-                backward = session(part.SerializeToString())
             expected = tape.gradients(weights)
-            for values in zip(
+            for name, actual, whole, want in zip(
                 self._names,
-                self._run(backward, given),
-                self._run(self._opened, feeds),
+                self._run(self._backward, backward, weights),
+                self._run(self._whole, feeds, weights),
                 expected.values(),
                 strict=True,
             ):
-                name, actual, whole, want = values
                 found[name].append((actual if _is_near(whole, want) else whole, want))
         for name, pairs in found.items():
             wrong = [pair for pair in pairs if pair[0].shape != pair[1].shape]
@@ -110,33 +108,6 @@ class GradientCheck:
                 yield name, *wrong[0]
             else:
                 yield name, np.stack([x for x, _ in pairs]), np.stack([x for _, x in pairs])
-
-    def _given(self, activations: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Keras's activations as the tensors that the graph computes with."""
-        given: dict[str, NDArray[Any]] = {}
-        for layer in self._card.layers:
-            value = activations.get(layer.name)
-            if layer.tensor is None or value is None:
-                continue
-            source, perms = self._peeled(layer.tensor)
-            maker = self._makers.get(source)
-            if maker is None or maker.op_type in COMPARED:
-                continue
-            for perm in reversed(perms):
-                value = np.transpose(value, np.argsort(perm))
-            given.setdefault(source, np.ascontiguousarray(value))
-        return given
-
-    def _peeled(self, tensor: str) -> tuple[str, list[list[int]]]:
-        """The tensor that a graph output is made from by nothing but Transposes, and these."""
-        perms: list[list[int]] = []
-        while (node := self._makers.get(tensor)) is not None:
-            if node.op_type not in ("Identity", "Transpose") or tensor in self._read:
-                break
-            if node.op_type == "Transpose":
-                perms.insert(0, list(node.attribute[0].ints))
-            tensor = node.input[0]
-        return tensor, perms
 
     def golden(self) -> dict[str, NDArray[Any]]:
         """TensorFlow's gradients on the first batch, for the default weights.
@@ -146,13 +117,15 @@ class GradientCheck:
         """
         assert self._first is not None  # there was a batch
         tape, feeds = self._first
-        if not tape.knows_scores:
-            found = self._run(self._opened, feeds)
-            return dict(zip(self._names, found, strict=True))
-        stable = dict(tape.gradients(next(tape.weights())))
+        if tape.knows_scores:
+            weights = next(tape.weights())
+            stable = dict(tape.gradients(weights))
+        else:
+            weights = self._default()
+            found = self._run(self._whole, feeds, weights)
+            stable = dict(zip(self._names, found, strict=True))
         for near in neighbours(feeds, 4):
-            found = self._run(self._opened, near)
-            for name, value in zip(self._names, found, strict=True):
+            for name, value in zip(self._names, self._run(self._whole, near, weights), strict=True):
                 if name in stable and not steady(value, stable[name]):
                     del stable[name]
         return stable
@@ -160,18 +133,104 @@ class GradientCheck:
     def measured(self) -> Gradients:
         """What the card says of the gradients, with what a run tells."""
         assert self._first is not None  # there was a batch
-        _, feeds = self._first
-        return replace(self._gradients, broadcasts=broadcasts(self._opened, self._gradients, feeds))
+        tape, feeds = self._first
+        shape = tape.shape if tape.knows_scores else self._shape(feeds)
+        dtype = self._default().dtype
+        rows = broadcasts(self._whole, self._gradients, feeds, shape, dtype)
+        return replace(self._gradients, broadcasts=rows)
 
-    def _run(self, opened: Any, values: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """All gradients; what is no input of the session is left alone."""
-        inputs = [*opened.get_inputs(), *opened.get_overridable_initializers()]
-        feeds = {x.name: values[x.name] for x in inputs if x.name in values}
+    def _default(self) -> NDArray[Any]:
+        items = self._file.graph.initializer
+        return numpy_helper.to_array(next(x for x in items if x.name == self._gradients.weights))
+
+    def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
+        part = part_of(self._file, [self._gradients.output], kinds(feeds))
+        (scores,) = session(part.SerializeToString()).run(None, dict(feeds))
+        return tuple(scores.shape)
+
+    @cached_property
+    def _whole(self) -> Any:
+        """A session that gives all gradients from the model's inputs."""
+        return self._session({})
+
+    @cached_property
+    def _backward(self) -> Any:
+        """One that gives them from the activations of the layers, as far as it needs these."""
+        return self._session(self._kinds)
+
+    def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
+        entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
+        entries |= kinds({self._gradients.weights: self._default()})
+        part = part_of(self._file, self._names, {**given, **entries})
+        return session(part.SerializeToString())
+
+    def _from_activations(
+        self, tape: Tape, feeds: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """What the backward half reads of Keras's activations."""
+        wanted = {value.name for value in self._backward.get_inputs()}
+        return {
+            **feeds,
+            **{
+                source: layer.of(tape.activations[layer.name])
+                for source, layer in self._layers.items()
+                if source in wanted
+            },
+        }
+
+    def _run(
+        self, opened: Any, values: Mapping[str, NDArray[Any]], weights: NDArray[Any]
+    ) -> list[NDArray[Any]]:
+        """All gradients."""
+        given = {**values, self._gradients.weights: weights}
+        feeds = {x.name: np.ascontiguousarray(given[x.name]) for x in opened.get_inputs()}
         try:
             found: list[NDArray[Any]] = opened.run(self._names, feeds)
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
         return found
+
+
+def _kind(dtype: str, rank: int) -> tuple[int, int]:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), rank
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How a layer is shown by a tensor that the graph computes with."""
+
+    name: str
+    tensor: str
+    """The graph output."""
+    perms: tuple[Sequence[int], ...]
+    """The Transposes from that tensor to the layer."""
+
+    def of(self, activation: Any) -> NDArray[Any]:
+        """The tensor's value, from Keras's activation."""
+        value: NDArray[Any] = activation.numpy()
+        for perm in reversed(self.perms):
+            value = np.transpose(value, np.argsort(perm))
+        return value
+
+
+def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
+    """The layers by the tensors that the graph computes with."""
+    nodes = file.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    read = {name for node in nodes for name in reads(node)}
+    found: dict[str, _Shown] = {}
+    for layer in card.layers:
+        perms: list[Sequence[int]] = []
+        tensor = str(layer.tensor)
+        while (node := makers.get(tensor)) is not None and tensor not in read:
+            if node.op_type not in ("Identity", "Transpose"):
+                break
+            if node.op_type == "Transpose":
+                perms.insert(0, list(node.attribute[0].ints))
+            tensor = node.input[0]
+        if node is not None and node.op_type not in COMPARED and layer.dtype in ITEM_BYTES:
+            found.setdefault(tensor, _Shown(layer.name, str(layer.tensor), tuple(perms)))
+    return found
 
 
 def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:

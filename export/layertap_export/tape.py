@@ -6,11 +6,10 @@ went into the sigmoid or softmax whose result the model returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -33,36 +32,39 @@ class Tape:
         """
         assert card.gradients is not None
         self._gradients: Gradients = card.gradients
-        self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        tensors = [tf.convert_to_tensor(array) for array in arrays]
-        self._sources = {
-            info.name: tensor
-            for info, tensor in zip(card.inputs, tensors, strict=True)
-            if tensor.dtype.is_floating
+        tensors = {
+            info.name: tf.convert_to_tensor(array)
+            for info, array in zip(card.inputs, arrays, strict=True)
         }
-        shown = {layer.name for layer in card.layers if layer.exposed}
-        recorder = Recorder(keep=shown.__contains__)
+        # Only what comes after the layers is recorded: all that is, is computed backwards.
+        self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        recorder = _WatchingRecorder(self._tape, card)
+        entries = {layer.name: layer.tensor for layer in card.layers}
+        self._sources = {
+            name: tensors[str(entries.get(name, name))]
+            for name in self._gradients.tensors
+            if entries.get(name, name) in tensors
+        }
         with self._tape, recorder.recording(), _inputs_kept() as kept:
             self._tape.watch(list(self._sources.values()))
-            if len(self._sources) < len(tensors):  # whole numbers, which weights are picked by
-                self._tape.watch([x.value for x in model.weights if _is_float(x)])
-            result = model(packed(model, tensors), training=False)
-        names = {layer.name: layer.tensor for layer in card.layers}
-        inputs = dict(self._sources)
-        self._sources = {
-            name: inputs[str(names.get(name, name))]
-            for name in self._gradients.tensors
-            if names.get(name, name) in inputs
-        }
-        recorded = {name: tensor for call in recorder.calls for name, tensor in call.outputs}
-        wanted = self._gradients.tensors.keys() & recorded.keys()
-        self._sources |= {name: recorded[name] for name in wanted}
-        self.activations = {name: tensor.numpy() for name, tensor in recorded.items()}
-        """Of all layers that the card shows, by name."""
+            result = model(packed(model, list(tensors.values())), training=False)
+        self._recorded = {name: tensor for call in recorder.calls for name, tensor in call.outputs}
+        wanted = self._gradients.tensors.keys() & self._recorded.keys()
+        self._sources |= {name: self._recorded[name] for name in wanted}
         outputs = dict(zip((info.name for info in card.outputs), named_leaves(result), strict=True))
         output = outputs[self._gradients.output][1]
         logits = self._gradients.score == "logits"
         self._scores: Any = kept.get(id(output)) if logits else output
+
+    @property
+    def activations(self) -> Mapping[str, Any]:
+        """TensorFlow's tensors of all layers that the card shows, by name."""
+        return self._recorded
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the scores."""
+        return tuple(self._scores.shape)
 
     @property
     def knows_scores(self) -> bool:
@@ -71,7 +73,7 @@ class Tape:
 
     def weights(self) -> Iterator[NDArray[Any]]:
         """Sets of weights to verify with: the default, one class per sample, and a mix of all."""
-        shape, dtype = tuple(self._scores.shape), self._scores.dtype.as_numpy_dtype
+        shape, dtype = self.shape, self._scores.dtype.as_numpy_dtype
         yield np.ones((1,) * (len(shape) - 1) + shape[-1:], dtype)
         generator = np.random.default_rng(0)
         if shape and shape[-1] > 1:
@@ -99,8 +101,21 @@ class Tape:
         }
 
 
-def _is_float(weight: Any) -> bool:
-    return bool(keras.backend.is_float_dtype(weight.dtype))
+class _WatchingRecorder(Recorder):
+    """Records the layers that a card shows, and lets a tape watch those that have a gradient."""
+
+    def __init__(self, tape: tf.GradientTape, card: Card) -> None:
+        assert card.gradients is not None
+        super().__init__(keep={x.name for x in card.layers if x.exposed}.__contains__)
+        self._tape = tape
+        self._watched = card.gradients.tensors.keys()
+
+    def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        begun = len(self.calls)
+        result = super().run(original, layer, args, kwargs)
+        for call in self.calls[begun : begun + 1]:
+            self._tape.watch([x for name, x in call.outputs if name in self._watched])
+        return result
 
 
 ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")

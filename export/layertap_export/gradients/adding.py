@@ -156,7 +156,9 @@ def add_gradients(
         )
     ready = session(model.SerializeToString())
     golden, feeds = sample(ready, card)
-    gradients = replace(gradients, broadcasts=broadcasts(ready, gradients, feeds))
+    (scores,) = ready.run([gradients.output], feeds)
+    rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
+    gradients = replace(gradients, broadcasts=rows)
     card = replace(card, gradients=gradients)
 
     tensors = {info.name: info.name for info in card.inputs}

@@ -23,7 +23,7 @@ from layertap_export.errors import ExportError
 from layertap_export.pruning import reads
 
 from .exact import evaluator
-from .running import part_of, session
+from .running import kinds, part_of, session
 from .ways import Target, Ways, forward_half
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -233,7 +233,7 @@ class _Check:
         asked = [name for name in dict.fromkeys(names) if name not in given]
         key = tuple(asked), tuple(given)
         if key not in self._sessions:
-            part = part_of(self._model, asked, given)
+            part = part_of(self._model, asked, kinds(given))
             self._sessions[key] = session(part.SerializeToString())
         opened = self._sessions[key]
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}

@@ -39,26 +39,28 @@ def session(model: Any) -> Any:
 
 
 def part_of(
-    model: onnx.ModelProto, outputs: Sequence[str], given: Mapping[str, NDArray[Any]]
+    model: onnx.ModelProto, outputs: Sequence[str], given: Mapping[str, tuple[int, int]]
 ) -> onnx.ModelProto:
-    """What computes some tensors from others, of which only dtypes and ranks count here."""
+    """What computes some tensors from others, as a model of its own.
+
+    Args:
+        outputs: the tensors that it computes.
+        given: element types and ranks of those that it may start from, by name. It has as inputs
+            those that it needs.
+    """
     needed = set(outputs)
     nodes: list[onnx.NodeProto] = []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output) - given.keys():
             needed.update(reads(node))
-            nodes.insert(0, node)
-    fed = [name for name in given if name in needed]
+            nodes.append(node)
     graph = helper.make_graph(
-        nodes,
+        nodes[::-1],
         "part",
         [
-            helper.make_tensor_value_info(
-                name,
-                helper.np_dtype_to_tensor_dtype(given[name].dtype),
-                [None] * given[name].ndim,
-            )
-            for name in fed
+            helper.make_tensor_value_info(name, dtype, [None] * rank)
+            for name, (dtype, rank) in given.items()
+            if name in needed
         ],
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [x for x in model.graph.initializer if x.name in needed and x.name not in given],
@@ -66,24 +68,36 @@ def part_of(
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def broadcasts(opened: Any, gradients: Gradients, feeds: Mapping[str, NDArray[Any]]) -> bool:
+def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
+    """Element types and ranks."""
+    return {
+        name: (helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
+        for name, value in values.items()
+    }
+
+
+def broadcasts(
+    opened: Any,
+    gradients: Gradients,
+    feeds: Mapping[str, NDArray[Any]],
+    shape: Sequence[int],
+    dtype: Any,
+) -> bool:
     """Whether one sample goes with many rows of weights, and gives what as many runs give.
 
     Args:
         opened: a session over the model.
         gradients: what its card says.
         feeds: a value for each input; the first sample of it is taken.
+        shape: of the scores.
+        dtype: of the scores.
     """
-    one = {name: value[:1] for name, value in feeds.items()}
+    one = {name: value[:1] if value.ndim else value for name, value in feeds.items()}
     names = list(gradients.tensors.values())
-    if any(value.ndim == 0 for value in feeds.values()):
+    if not shape:
         return False
+    weights = np.random.default_rng(0).uniform(-1, 1, (ROWS, *shape[1:])).astype(dtype)
     try:
-        (scores,) = opened.run([gradients.output], one)
-        if not scores.ndim:
-            return False
-        weights = np.random.default_rng(0).uniform(-1, 1, (ROWS, *scores.shape[1:]))
-        weights = weights.astype(scores.dtype)
         together = opened.run(names, {**one, gradients.weights: weights})
         alone = [
             opened.run(names, {**one, gradients.weights: weights[row : row + 1]})

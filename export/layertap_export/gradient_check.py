@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from layertap._layer import ITEM_BYTES
-from layertap.card import Card, Gradients
+from layertap.card import Card, GoldenLayer
 
 from .errors import ExportError
-from .golden_values import steady
+from .golden_values import golden_layer, steady
 from .gradients.differences import compare
 from .gradients.kinks import neighbours
 from .gradients.running import broadcasts, kinds, part_of, session
@@ -61,7 +61,12 @@ class GradientCheck:
         self._kinds = {
             source: _kind(*known[layer.tensor]) for source, layer in self._layers.items()
         }
-        self._first: tuple[Tape, dict[str, NDArray[Any]]] | None = None
+        self.measured = card.gradients
+        """What the card says of the gradients; after the first batch with what that told."""
+        self.golden: dict[str, GoldenLayer] = {}
+        """Of the first batch, for the default weights, but for those that a machine which rounds
+        otherwise would find to differ, because a kink is near."""
+        self._started = False
 
     def pairs(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Pair]:
         """The file's gradients on one batch, and TensorFlow's, for several sets of weights.
@@ -76,8 +81,9 @@ class GradientCheck:
         """
         feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
         tape = Tape(self._model, self._card, arrays)
-        first = self._first is None
-        self._first = self._first or (tape, dict(feeds))
+        first, self._started = not self._started, True
+        if first:
+            self._take_note(tape, feeds)
         if tape.knows_scores and self._complete:
             yield from self._beside(tape, feeds)
         elif first:
@@ -88,10 +94,11 @@ class GradientCheck:
                 yield self._gradients.tensors[name], slopes.ours, slopes.expected
 
     def _beside(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
-        """All sets of weights at once: for some the gradient may be nothing but roundings, as that
-        of the sum of all probabilities."""
+        """The largest difference over all sets of weights, beside the largest value over all: for
+        some the gradient is nothing but roundings, as that of the sum of all probabilities."""
         backward = self._from_activations(tape, feeds)
-        found: dict[str, list[tuple[NDArray[Any], NDArray[Any]]]] = {x: [] for x in self._names}
+        worst: dict[str, NDArray[Any]] = {}
+        largest: dict[str, NDArray[Any]] = {}
         for weights in tape.weights():
             expected = tape.gradients(weights)
             for name, actual, whole, want in zip(
@@ -101,43 +108,37 @@ class GradientCheck:
                 expected.values(),
                 strict=True,
             ):
-                found[name].append((actual if _is_near(whole, want) else whole, want))
-        for name, pairs in found.items():
-            wrong = [pair for pair in pairs if pair[0].shape != pair[1].shape]
-            if wrong:
-                yield name, *wrong[0]
-            else:
-                yield name, np.stack([x for x, _ in pairs]), np.stack([x for _, x in pairs])
+                value = actual if _is_near(whole, want) else whole
+                if value.shape != want.shape:
+                    yield name, value, want
+                    return
+                delta, scale = np.abs(value - want).max(initial=0), np.abs(want).max(initial=0)
+                worst[name] = np.maximum(worst.get(name, delta), delta)
+                largest[name] = np.maximum(largest.get(name, scale), scale)
+        for name in self._names:
+            dtype = largest[name].dtype
+            yield (
+                name,
+                np.array([largest[name], worst[name]], dtype),
+                np.array([largest[name], 0], dtype),
+            )
 
-    def golden(self) -> dict[str, NDArray[Any]]:
-        """TensorFlow's gradients on the first batch, for the default weights.
-
-        Those are left out that a machine which rounds otherwise would find to differ, because a
-        kink is near.
-        """
-        assert self._first is not None  # there was a batch
-        tape, feeds = self._first
+    def _take_note(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Of what the first batch tells: golden values, and whether rows of weights broadcast."""
+        weights = self._default()
         if tape.knows_scores:
-            weights = next(tape.weights())
-            stable = dict(tape.gradients(weights))
+            expected = dict(tape.gradients(weights))
         else:
-            weights = self._default()
             found = self._run(self._whole, feeds, weights)
-            stable = dict(zip(self._names, found, strict=True))
+            expected = dict(zip(self._names, found, strict=True))
         for near in neighbours(feeds, 4):
             for name, value in zip(self._names, self._run(self._whole, near, weights), strict=True):
-                if name in stable and not steady(value, stable[name]):
-                    del stable[name]
-        return stable
-
-    def measured(self) -> Gradients:
-        """What the card says of the gradients, with what a run tells."""
-        assert self._first is not None  # there was a batch
-        tape, feeds = self._first
+                if name in expected and not steady(value, expected[name]):
+                    del expected[name]
+        self.golden = {name: golden_layer(value) for name, value in sorted(expected.items())}
         shape = tape.shape if tape.knows_scores else self._shape(feeds)
-        dtype = self._default().dtype
-        rows = broadcasts(self._whole, self._gradients, feeds, shape, dtype)
-        return replace(self._gradients, broadcasts=rows)
+        rows = broadcasts(self._whole, self._gradients, feeds, shape, weights.dtype)
+        self.measured = replace(self._gradients, broadcasts=rows)
 
     def _default(self) -> NDArray[Any]:
         items = self._file.graph.initializer

@@ -16,7 +16,7 @@ import layertap
 from layertap._layer import Shape
 from layertap._session import import_onnxruntime
 from layertap._table import shape_text
-from layertap.card import Card, Golden, GoldenLayer, Gradients, LayerCheck, Verification
+from layertap.card import Card, Golden, Gradients, LayerCheck, Verification
 from layertap.errors import ModelFileError, UsageError
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
@@ -222,15 +222,14 @@ def verify_file(
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
     if check:
-        more = _golden_layers(check.golden())
-        golden = replace(golden, layers={**golden.layers, **more})
+        golden = replace(golden, layers={**golden.layers, **check.golden})
     return VerificationReport(
         file=str(path),
         tolerance=tolerance,
         batches=tuple(batches),
         layers=tuple(sorted(totals.values(), key=lambda x: _place(card, x.name))),
         golden=golden,
-        gradients=check.measured() if check else None,
+        gradients=check.measured if check else None,
     )
 
 
@@ -333,15 +332,11 @@ def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDiffere
 
 
 def _golden(batch: Batch, expected: Activations) -> Golden:
-    return Golden(seed=0, inputs=batch.golden, layers=_golden_layers(expected))
-
-
-def _golden_layers(expected: Activations) -> dict[str, GoldenLayer]:
     layers = {}
     for name, value in sorted(expected.items()):
         if value.dtype.kind in "fiub" and np.isfinite(value).all():
             layers[name] = golden_layer(value)
-    return layers
+    return Golden(seed=0, inputs=batch.golden, layers=layers)
 
 
 def _place(card: Card, name: str) -> int:

@@ -2,6 +2,7 @@
 # make test        set up, and pass all quick tests; make test-all adds the slow sweeps
 # make lint        formatting, style and types
 # make bench       the benchmarks, as ratios against peers
+# make conformance export every family of keras.applications and Keras Hub; write docs/conformance.md
 # make PYTHON=python3.12 ...   another Python
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 
 SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
-.PHONY: demo test test-all lint format bench clean setup
+.PHONY: demo test test-all lint format bench conformance clean setup
 
 setup: $(READY)
 
@@ -26,6 +27,7 @@ $(READY): pyproject.toml tests/download_wheels.py
 	@echo "setting up $(VENV), once ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e ".[cpu,$(TENSORFLOW_EXTRA),test,lint]"
+	@$(INSTALL) --no-deps "tf_keras>=2.18" # it asks for `tensorflow`, which tensorflow-cpu is too
 	@$(BIN)/python tests/download_wheels.py .cache
 	@touch $@
 
@@ -48,7 +50,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=default
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -60,7 +62,12 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
+	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "going on without the peers of the bench extra"
 	$(BIN)/python -m benchmarks
+
+conformance: $(READY)
+	@$(INSTALL) -e ".[hub]"
+	cd tests && ../$(BIN)/python -m conformance
 
 clean:
 	rm -rf $(VENV) .cache demo build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -11,23 +11,42 @@ import tempfile
 import time
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
-from . import chest, machine
+from . import machine, models, peers
 from .timing import Row, table
 
 SUBJECTS = (
     "late_layer",
     "early_layer",
+    "every_depth",
+    "floor",
     "all_layers",
+    "peers",
+    "overhead",
+    "cutting",
+    "big_files",
+    "score_cam",
     "fresh_process",
+    "cold_start",
     "import_time",
     "exporting",
     "gradients",
 )
 """The modules that measure, each in a process of its own; in the order of the table."""
 
-PACKAGES = ("numpy", "onnxruntime", "keras", "tensorflow", "tensorflow-cpu", "tf2onnx", "layertap")
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "tf2onnx",
+    "onnx",
+    *peers.PACKAGES,
+    "layertap",
+)
 
 BUSY = 0.1
 """Share of the processors' time that others may take before the figures are called disturbed."""
@@ -52,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(options.json, import_module(f"benchmarks.{name}").measure())
         return 0
 
-    chest.files()
+    for name in models.NAMES:
+        models.files(name)
     rows: list[Row] = []
     disturbed, failed = [], []
     print(f"{_now()}, load {_load()}: starting", file=sys.stderr)
@@ -69,8 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if others > BUSY:
             disturbed.append(f"{name} ({others:.0%})")
-    print(table(rows))
+    print(table([row for row in rows if not row.detail]))
+    if any(row.detail for row in rows):
+        print("\nOne by one:\n\n" + table([row for row in rows if row.detail]))
     print(f"\nMachine: {machine.description()}.\nVersions: {machine.versions(PACKAGES)}.")
+    absent = [name for name in peers.PACKAGES if find_spec(name) is None]
+    if absent:
+        print(f"Left out, because not installed: {', '.join(absent)}. The `bench` extra has them.")
     if disturbed:
         print(f"Disturbed by other processes: {', '.join(disturbed)}. Measure these again.")
     if failed:
@@ -90,7 +115,7 @@ def _apart(name: str) -> tuple[list[Row] | None, float]:
         command = [sys.executable, "-m", "benchmarks", "--here", name, "--json", str(file)]
         others = machine.Others()
         done = subprocess.run(
-            command, cwd=chest.REPOSITORY, stderr=subprocess.PIPE, text=True, check=False
+            command, cwd=models.REPOSITORY, stderr=subprocess.PIPE, text=True, check=False
         )
         share = others.share()
         if done.returncode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import layertap
 
-from . import chest
+from . import models
 from .timing import PAUSE, Row, alternate, timed
 
 ROUNDS = 60
@@ -12,20 +12,20 @@ ROUNDS = 60
 
 def measure() -> list[Row]:
     """Steady calls; both sessions are ready before."""
-    files, batch = chest.files(), chest.batch()
-    tap = layertap.open(files.onnx).tap(chest.EARLY)
-    session = chest.plain_session()
+    files, batch = models.files(), models.batch()
+    tap = layertap.open(files.onnx).tap(models.EARLY)
+    session = models.plain_session()
     feed = {session.get_inputs()[0].name: batch}
 
     cases = {
         "ours": lambda: tap(batch),
-        "plain": lambda: session.run([chest.EARLY], feed)[0],
+        "plain": lambda: session.run([models.EARLY], feed)[0],
     }
     seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 3)
-    chest.check_equal(chest.EARLY, cases["ours"](), cases["plain"]())
+    models.check_equal(models.EARLY, cases["ours"](), cases["plain"]())
     return [
         Row(
-            what=f"one early layer, {chest.EARLY}",
+            what=f"one early layer, {models.EARLY}",
             peer="onnxruntime, by name from the all-layers file",
             unit="s",
             ours=seconds["ours"],

@@ -1,14 +1,17 @@
-"""The export with all layers, beside tf2onnx's own conversion of the model with its one output."""
+"""The export with all layers: its time beside tf2onnx's own conversion of the model with its one
+output, and its memory beside the model's weights."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from . import chest
+from . import models
 from .timing import Row, alternate
 
 ROUNDS = 3
@@ -21,7 +24,7 @@ def measure() -> list[Row]:
 
     from layertap_models import chest_xray
 
-    model, batch = chest_xray.build(), chest.batch()
+    model, batch = chest_xray.build(), models.batch()
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "plain.onnx")
         cases = {
@@ -32,7 +35,7 @@ def measure() -> list[Row]:
         session = onnxruntime.InferenceSession(plain, providers=["CPUExecutionProvider"])
         theirs = session.run(None, {session.get_inputs()[0].name: batch})[0]
     ours = np.asarray(model(batch, training=False))
-    chest.check_equal("tf2onnx's conversion", ours, theirs)
+    models.check_equal("tf2onnx's conversion", ours, theirs)
     return [
         Row(
             what="export of all layers, without verification",
@@ -41,8 +44,30 @@ def measure() -> list[Row]:
             ours=seconds["ours"],
             theirs=seconds["tf2onnx"],
             most=1.3,
-        )
+        ),
+        _memory(),
     ]
+
+
+def _memory() -> Row:
+    """Of VGG16, most of whose memory is weights; the verification included."""
+    command = [sys.executable, "-m", "benchmarks.programs.with_export"]
+    peaks, weights = [], []
+    for _ in range(ROUNDS):
+        done = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        )
+        peak, size = map(float, done.stdout.split())
+        peaks.append(peak)
+        weights.append(size)
+    return Row(
+        what="peak memory of an export of VGG16, above that of the imports",
+        peer="its weights",
+        unit="MB",
+        ours=tuple(peaks),
+        theirs=tuple(weights),
+        most=4,
+    )
 
 
 class _Written(Exception):  # noqa: N818 - no error

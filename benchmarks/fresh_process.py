@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import chest
+from . import models
 from .timing import Row, alternate
 
 ROUNDS = 9
@@ -25,7 +25,7 @@ def measure() -> list[Row]:
     """From the start of the process to the first activation in hand; its end is not counted."""
     import numpy as np
 
-    files = chest.files()
+    files = models.files()
     memory: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
 
@@ -52,7 +52,7 @@ def measure() -> list[Row]:
 
     ours, *peers = cases
     for name in peers:
-        chest.check_equal(f"{chest.LATE}, {name}", values[ours], values[name])
+        models.check_equal(f"{models.LATE}, {name}", values[ours], values[name])
     peaks = {name: tuple(taken[-ROUNDS:]) for name, taken in memory.items()}
     rows = []
     for unit, taken, most in (("s", seconds, 0.08), ("MB", peaks, 0.22)):
@@ -74,7 +74,7 @@ def measure() -> list[Row]:
 def environment() -> dict[str, str]:
     """That of fresh processes: Python keeps its bytecode in our cache, and finds it there."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPYCACHEPREFIX": str(chest.CACHE / "bytecode")}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(models.CACHE / "bytecode")}
 
 
 def _run(command: list[str]) -> tuple[float, float]:
@@ -82,7 +82,7 @@ def _run(command: list[str]) -> tuple[float, float]:
     started = time.perf_counter()
     with subprocess.Popen(
         command,
-        cwd=chest.REPOSITORY,
+        cwd=models.REPOSITORY,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

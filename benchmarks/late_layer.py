@@ -7,7 +7,7 @@ from typing import Any
 
 import layertap
 
-from . import chest
+from . import models
 from .timing import PAUSE, Row, alternate, timed
 
 ROUNDS = 60
@@ -18,31 +18,31 @@ def measure() -> list[Row]:
     import keras
     import tensorflow as tf
 
-    files, batch = chest.files(), chest.batch()
-    tap = layertap.open(files.onnx).tap(chest.LATE)
+    files, batch = models.files(), models.batch()
+    tap = layertap.open(files.onnx).tap(models.LATE)
 
-    model = chest.keras_model()
-    part = keras.Model(model.input, model.get_layer(chest.LATE).output)
-    function = chest.compiled(part)
+    model = models.keras_model()
+    part = keras.Model(model.input, model.get_layer(models.LATE).output)
+    function = models.compiled(part)
     tensor = tf.constant(batch)
 
-    session = chest.plain_session()
+    session = models.plain_session()
     feed = {session.get_inputs()[0].name: batch}
 
     cases: dict[str, Callable[[], Any]] = {
         "ours": lambda: tap(batch),
         "function": lambda: function(tensor).numpy(),
         "predict": lambda: part.predict(batch, verbose=0),
-        "plain": lambda: session.run([chest.LATE], feed)[0],
+        "plain": lambda: session.run([models.LATE], feed)[0],
     }
     seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 3)
     values = {name: call() for name, call in cases.items()}
     for name in ("function", "predict", "plain"):
-        chest.check_equal(f"{chest.LATE}, {name}", values["ours"], values[name])
+        models.check_equal(f"{models.LATE}, {name}", values["ours"], values[name])
 
     def row(peer: str, name: str, most: float | None) -> Row:
         return Row(
-            what=f"one layer, {chest.LATE}",
+            what=f"one layer, {models.LATE}",
             peer=peer,
             unit="s",
             ours=seconds["ours"],

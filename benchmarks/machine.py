@@ -18,6 +18,11 @@ def settle() -> None:
     """Give this process and its children two cores, no GPU, and libraries that keep quiet."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    quiet()
+
+
+def quiet() -> None:
+    """Give this process's children no GPU, and libraries that keep quiet."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # also for onnxruntime as a peer

@@ -69,13 +69,15 @@ class Row:
     what: str
     peer: str
     unit: str
-    """Of the measurements: `s` or `MB`."""
+    """Of the measurements: `s`, `MB`, or `x` for ratios."""
     ours: Samples
     theirs: Samples
     most: float | None = None
     """The target: the largest ratio that will do. `None` where there is none."""
     most_ours: float | None = None
     """A target for our median instead of the ratio, in `unit`."""
+    detail: bool = False
+    """Whether the row is one of many that others sum up."""
 
     @property
     def ratio(self) -> float:
@@ -97,6 +99,10 @@ class Row:
         if self.most_ours is not None:
             return statistics.median(self.ours) <= self.most_ours
         return None if self.most is None else self.ratio <= self.most
+
+    def changed(self, **changes: Any) -> Row:
+        """The same with other fields."""
+        return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON data."""
@@ -144,7 +150,9 @@ def _target(row: Row) -> str:
 
 
 def _quantity(value: float, unit: str) -> str:
+    if unit == "x":
+        return f"{value:.3f}"
     if unit == "s" and value < 1:
-        value, unit = value * 1000, "ms"
+        value, unit = (value * 1e6, "µs") if value < 1e-3 else (value * 1e3, "ms")
     digits = 0 if value >= 99.5 else 1 if value >= 9.95 else 2
     return f"{value:.{digits}f} {unit}"

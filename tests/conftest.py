@@ -11,6 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# `make test` draws the same examples on every machine; `make test-all` looks for new ones.
+settings.register_profile("steady", derandomize=True)
 
 # Tests that use onnxruntime themselves, as a reference, leave nothing in the home folder either.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from layertap._layer import Layer
-from layertap.card import KEY, Card, Source, TensorInfo
+from layertap.card import KEY, Card, Gradients, Source, TensorInfo
 
 FLOAT = TensorProto.FLOAT
 Shape = Sequence[int | str | None]
@@ -24,10 +25,11 @@ def value(name: str, shape: Shape | None, dtype: int = FLOAT) -> onnx.ValueInfoP
     return helper.make_tensor_value_info(name, dtype, shape)
 
 
-def weights(name: str, *shape: int, seed: int = 0) -> onnx.TensorProto:
+def weights(name: str, *shape: int, seed: int = 0, fan_in: int = 1) -> onnx.TensorProto:
     """Normal numbers that depend on the name, so that no two weights are alike."""
     generator = np.random.default_rng([seed, *name.encode()])
-    return numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name)
+    numbers = generator.normal(size=shape) / fan_in**0.5
+    return numpy_helper.from_array(numbers.astype(np.float32), name)
 
 
 def constant(name: str, data: Any, dtype: Any = np.int64) -> onnx.TensorProto:
@@ -211,6 +213,145 @@ def two_inputs() -> onnx.ModelProto:
     )
 
 
+DIFFERENTIABLE = (
+    weights("kernel", 4, 3, 3, 3, fan_in=27),
+    weights("bias", 4),
+    weights("kernel2", 5, 4, 3, 3, fan_in=36),
+    weights("bias2", 5),
+    weights("dense", 5, 3, fan_in=5, seed=131),  # the best class is not the same for all images
+    weights("dense_bias", 3, seed=131),
+)
+"""The weights of `differentiable`."""
+
+
+def _forwards(final: str) -> list[onnx.NodeProto]:
+    return [
+        node("Conv", "first kernel bias", "conv_nchw", pads=[1, 1, 1, 1]),
+        node("Relu", "conv_nchw", "relu_nchw"),
+        node("Add", "relu_nchw conv_nchw", "joined"),  # a way past relu
+        node("Conv", "joined kernel2 bias2", "mixed_nchw", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", "mixed_nchw", "last_nchw"),
+        node("GlobalAveragePool", "last_nchw", "pooled"),
+        node("Flatten", "pooled", "pool"),
+        node("Gemm", "pool dense dense_bias", "logits"),
+        node(final, "logits", "probs"),
+    ]
+
+
+def differentiable(
+    *, broadcasts: bool = True, score: str = "logits", final: str = "Sigmoid"
+) -> onnx.ModelProto:
+    """Images (n, 8, 6, 3) -> conv -> relu, + conv -> mixed (n, 4, 3, 5) -> last -> pool -> probs,
+    three classes; and its gradients, put in by hand.
+
+    Args:
+        broadcasts: whether one image may go with many rows of weights.
+        score: what is differentiated: `logits`, or `output` (for a sigmoid).
+        final: the last operator, `Sigmoid` or `Softmax`.
+    """
+    nodes = [
+        node("Transpose", "image", "first", perm=[0, 3, 1, 2]),
+        *_forwards(final),
+        node("Sub", "one probs", "left"),
+        node("Mul", "probs left", "slope"),
+        node("Mul", "score_weights slope", "seed_output"),
+        node("Identity", "score_weights", "seed_logits"),
+        node("Transpose", "dense", "dense_t", perm=[1, 0]),
+        node("MatMul", f"seed_{score} dense_t", "g_pool"),
+        node("Unsqueeze", "g_pool places", "g_place"),
+        node("Div", "g_place count", "g_mean"),
+        node("Shape", "last_nchw", "last_shape"),
+        node("Expand", "one last_shape", "ones"),
+        node("Mul", "g_mean ones", "g_last"),
+        node("Sign", "last_nchw", "last_mask"),
+        node("Mul", "g_last last_mask", "g_mixed"),
+        node(
+            "ConvTranspose", "g_mixed kernel2", "g_joined",
+            pads=[1, 1, 1, 1], strides=[2, 2], output_padding=[1, 1],
+        ),
+        node("Sign", "relu_nchw", "relu_mask"),
+        node("Add", "relu_mask one", "both_ways"),
+        node("Mul", "g_joined both_ways", "g_conv"),
+        node("ConvTranspose", "g_conv kernel", "g_image", pads=[1, 1, 1, 1]),
+    ]  # fmt: skip
+    shapes = {"conv": (8, 6, 4), "relu": (8, 6, 4), "mixed": (4, 3, 5), "last": (4, 3, 5)}
+    nodes += [node("Transpose", f"{n}_nchw", n, perm=[0, 2, 3, 1]) for n in shapes]
+    sources = {"conv": "conv", "relu": "joined", "mixed": "mixed", "last": "last", "image": "image"}
+    for name, source in sources.items():
+        turned = f"grad/{name}" if broadcasts else f"turned/{name}"
+        nodes.append(node("Transpose", f"g_{source}", turned, perm=[0, 2, 3, 1]))
+        if not broadcasts:  # a shape that must be that of the layer
+            nodes.append(node("Shape", name, f"shape/{name}"))
+            nodes.append(node("Reshape", f"turned/{name} shape/{name}", f"grad/{name}"))
+    rows = [
+        layer(0, "image", "InputLayer", (None, 8, 6, 3)),
+        layer(1, "conv", "Conv2D", (None, 8, 6, 4), "image", 112),
+        layer(2, "relu", "ReLU", (None, 8, 6, 4), "conv"),
+        layer(3, "mixed", "Conv2D", (None, 4, 3, 5), "relu conv", 185),
+        layer(4, "last", "ReLU", (None, 4, 3, 5), "mixed"),
+        layer(5, "pool", "GlobalAveragePooling2D", (None, 5), "last"),
+        layer(6, "probs", "Dense", (None, 3), "pool", 18),
+    ]
+    return model(
+        nodes,
+        [value("image", ["batch", 8, 6, 3]), value("score_weights", ["rows", 3])],
+        [
+            value("probs", ["batch", 3]),
+            *(value(name, ["batch", *shape]) for name, shape in shapes.items()),
+            value("pool", ["batch", 5]),
+            *(
+                value(f"grad/{name}", [None, *shape])
+                for name, shape in {**shapes, "image": (8, 6, 3)}.items()
+            ),
+        ],
+        [
+            *DIFFERENTIABLE,
+            constant("score_weights", np.ones((1, 3)), np.float32),
+            constant("one", 1, np.float32),
+            constant("count", 12, np.float32),
+            constant("places", [2, 3]),
+        ],
+        card=card(
+            rows,
+            {"image": (None, 8, 6, 3)},
+            {"probs": (None, 3)},
+            labels=("cat", "dog", "bird"),
+            preprocessing={"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}},
+            gradients=Gradients(
+                output="probs",
+                score=score,
+                weights="score_weights",
+                tensors={name: f"grad/{name}" for name in sources},
+                broadcasts=broadcasts,
+            ),
+        ),
+    )
+
+
+def frames() -> onnx.ModelProto:
+    """Three frames (n, 3, 4), all of which `td/relu` takes for one batch (3 n, 4), and a bias."""
+    rows = [
+        layer(0, "frames", "InputLayer", (None, 3, 4)),
+        layer(1, "bias", "InputLayer", (None, 4)),
+        layer(2, "td", "TimeDistributed", (None, 3, 4), "frames"),
+        replace(layer(3, "td/relu", "ReLU", (None, 4)), parent="td", per_sample=False),
+        layer(4, "sum", "Add", (None, 4), "td bias"),
+    ]
+    return model(
+        [
+            node("Reshape", "frames all", "flat"),
+            node("Relu", "flat", "td/relu"),
+            node("Reshape", "td/relu each", "td"),
+            node("ReduceSum", "td steps", "total", keepdims=0),
+            node("Add", "total bias", "sum"),
+        ],
+        [value("frames", ["batch", 3, 4]), value("bias", ["batch", 4])],
+        [value("sum", ["batch", 4]), value("td", ["batch", 3, 4]), value("td/relu", [None, 4])],
+        [constant("all", [-1, 4]), constant("each", [-1, 3, 4]), constant("steps", [1])],
+        card=card(rows, {"frames": (None, 3, 4), "bias": (None, 4)}, {"sum": (None, 4)}),
+    )
+
+
 # --- Models without one -------------------------------------------------------------------------
 
 
@@ -228,6 +369,46 @@ def residual() -> onnx.ModelProto:
         [value("y", ["n", 3])],
         [weights("w", 3, 3)],
     )
+
+
+def channels_first() -> onnx.ModelProto:
+    """The network of `differentiable` as PyTorch would have it: images (n, 3, 8, 6), no card."""
+    return model(
+        _forwards("Sigmoid"),
+        [value("first", ["n", 3, 8, 6])],
+        [value("probs", ["n", 3])],
+        DIFFERENTIABLE,
+    )
+
+
+def channels_first_gradients() -> onnx.ModelProto:
+    """`channels_first` with the gradients of `differentiable`, and the card of a file from
+    elsewhere, of which nothing is Keras's.
+    """
+    made = differentiable()
+    graph = made.graph
+    kept = [one for one in graph.node if "image" not in one.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.input[0].CopyFrom(value("first", ["n", 3, 8, 6]))
+    shapes = {"last_nchw": (5, 4, 3), "relu_nchw": (4, 8, 6)}
+    gradients = {"last_nchw": "g_last", "relu_nchw": "g_joined", "first": "g_image"}
+    graph.output.extend(value(name, ["n", *shape]) for name, shape in shapes.items())
+    graph.output.extend(value(name, None) for name in gradients.values())
+    (prop,) = (item for item in made.metadata_props if item.key == KEY)
+    known = Card.from_json(prop.value)
+    assert known.gradients is not None
+    rows = [layer(0, "relu_nchw", "Relu", (None, 4, 8, 6))]
+    rows.append(layer(1, "last_nchw", "Relu", (None, 5, 4, 3)))
+    prop.value = replace(
+        known,
+        source=replace(known.source, framework="onnx"),
+        inputs=(TensorInfo(name="first", shape=(None, 3, 8, 6), dtype="float32"),),
+        layers=tuple(rows),
+        preprocessing=None,
+        gradients=replace(known.gradients, tensors=gradients),
+    ).to_json()
+    return made
 
 
 def unused_parts() -> onnx.ModelProto:
@@ -390,6 +571,23 @@ def listed_weights() -> onnx.ModelProto:
     )
 
 
+def optional_input() -> onnx.ModelProto:
+    """`gain` has a value of its own, and may be fed: it is an initialiser, and listed as an input.
+
+    `a` does not read it, `b` and `y` do.
+    """
+    return model(
+        [
+            node("MatMul", "x w", "a"),
+            node("Mul", "a gain", "b"),
+            node("Neg", "b", "y"),
+        ],
+        [value("x", ["n", 3]), value("gain", ["rows", 2])],
+        [value("y", ["n", 2])],
+        [weights("w", 3, 2), constant("gain", [[1, 1]], np.float32)],
+    )
+
+
 def quantised() -> onnx.ModelProto:
     """Quantise, dequantise, multiply: int8 weights and tensors."""
     return model(
@@ -447,6 +645,7 @@ PLAIN = (
     with_function,
     sparse,
     listed_weights,
+    optional_input,
     quantised,
     odd_types,
     constant_outputs,

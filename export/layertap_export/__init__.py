@@ -19,12 +19,15 @@ from .errors import (
     UnsafeModelError,
     UnsupportedLayerError,
     VerificationError,
+    WeightsError,
 )
 
 if TYPE_CHECKING:
     from .exporting import ExportReport, export
     from .gradients.adding import GradientReport, add_gradients
     from .loading import load_model
+    from .loading.weights import load_weights
+    from .signatures import Signature
     from .verification import LayerDifference, VerificationReport, verify
 
 __all__ = [
@@ -34,13 +37,16 @@ __all__ = [
     "GradientReport",
     "LayerDifference",
     "ModelLoadError",
+    "Signature",
     "UnsafeModelError",
     "UnsupportedLayerError",
     "VerificationError",
     "VerificationReport",
+    "WeightsError",
     "add_gradients",
     "export",
     "load_model",
+    "load_weights",
     "verify",
 ]
 
@@ -48,6 +54,8 @@ _HOME = {
     "ExportReport": "exporting",
     "export": "exporting",
     "load_model": "loading",
+    "load_weights": "loading.weights",
+    "Signature": "signatures",
     "LayerDifference": "verification",
     "VerificationReport": "verification",
     "verify": "verification",

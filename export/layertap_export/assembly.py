@@ -1,11 +1,12 @@
 """From the raw conversion to the graph of the file format.
 
-raw graph -> channels first -> fused -> named after the layers -> outputs in order
+raw graph -> products restored -> channels first -> fused -> named after the layers -> outputs in
+order
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 
 import numpy as np
 import onnx
@@ -19,10 +20,11 @@ from .conversion import RawGraph
 from .fusion import fuse
 from .layout import ChannelsFirst, View
 from .naming import rename
+from .tensordot import restore_products
 from .tracing import Trace
 
 BATCH = "batch"
-"""The symbol of the batch size, in every input and output."""
+"""The symbol of the batch size."""
 
 IR_VERSION = 8
 """The newest that onnxruntime 1.14 opens."""
@@ -41,7 +43,8 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
     """
     model, own = raw.model, len(trace.outputs)
     raw_outputs = [value.name for value in model.graph.output]
-    layout = ChannelsFirst(model, raw.shapes)
+    restore_products(model, raw.shapes)
+    layout = ChannelsFirst(model, raw.shapes, raw.initializers)
     views = layout.run()
 
     wanted: dict[str, tuple[TensorInfo, View]] = {}
@@ -75,11 +78,20 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
         source = renamed[view.source]
         if source != name:
             graph.node.append(_leaf(source, view, name))
-        graph.output.append(_value_info(info, (None,) * (len(info.shape) - 1)))
+        graph.output.append(_value_info(info, ()))
     del graph.input[:]
-    graph.input.extend(_value_info(x, _axis_names(x, len(trace.inputs))) for x in trace.inputs)
+    several = len(trace.inputs) > 1
+    graph.input.extend(_value_info(x, (BATCH, *_axis_names(x, several))) for x in trace.inputs)
     _write_head(model)
     return model
+
+
+def name_batch(model: onnx.ModelProto, outputs: Container[str]) -> None:
+    """Give the free first axis of these outputs the symbol of the batch, in place."""
+    for value in model.graph.output:
+        dims = value.type.tensor_type.shape.dim
+        if value.name in outputs and dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_param = BATCH
 
 
 def _leaf(source: str, view: View, name: str) -> onnx.NodeProto:
@@ -90,16 +102,17 @@ def _leaf(source: str, view: View, name: str) -> onnx.NodeProto:
     return helper.make_node("Transpose", [source], [name], name=name, perm=view.perm)
 
 
-def _axis_names(info: TensorInfo, inputs: int) -> tuple[str, ...]:
+def _axis_names(info: TensorInfo, several: bool) -> tuple[str, ...]:
+    """Symbols for the free axes of an input behind the first."""
     names = FREE_AXES.get(len(info.shape), ())
     names += tuple(f"axis_{axis}" for axis in range(len(names) + 1, len(info.shape)))
-    return names if inputs == 1 else tuple(f"{info.name}_{name}" for name in names)
+    return tuple(f"{info.name}_{name}" for name in names) if several else names
 
 
-def _value_info(info: TensorInfo, names: Sequence[str | None]) -> onnx.ValueInfoProto:
-    """The type of an input or output; `names` are symbols for free axes behind the first."""
-    symbols = (BATCH, *names)
+def _value_info(info: TensorInfo, names: Sequence[str]) -> onnx.ValueInfoProto:
+    """The type of an input or output; `names` are symbols for its axes, if they are free."""
     shape: Shape = info.shape
+    symbols = [*names, *[None] * len(shape)]
     dims = [symbol if size is None else size for size, symbol in zip(shape, symbols, strict=False)]
     return helper.make_tensor_value_info(info.name, _element_type(info.dtype), dims)
 

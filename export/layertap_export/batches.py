@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from layertap.card import GoldenInput, TensorInfo
 from layertap.golden import seeded
 from layertap.preprocessing import Preprocessing
 
+from .families import is_a
 from .sample_sizes import filled
 
 DOUBLINGS = 3
@@ -58,7 +58,7 @@ def seeded_batches(
             seeded(spec.shape, info.dtype, spec.low, spec.high, seed)
             for spec, info in zip(specs, inputs, strict=True)
         )
-        label = " and ".join(" x ".join(map(str, spec.shape)) for spec in specs)
+        label = " and ".join(" x ".join(map(str, spec.shape)) or "1" for spec in specs)
         yield Batch(f"{label}, seeded", arrays, specs)
 
 
@@ -66,15 +66,15 @@ def _range(model: Any, info: TensorInfo, recipe: Preprocessing | None) -> tuple[
     """Where an input's values lie: pixels after preprocessing, raw pixels, indices, or [-1, 1)."""
     if np.dtype(info.dtype).kind in "iu":
         layers = model._flatten_layers() if hasattr(model, "_flatten_layers") else model.layers
-        sizes = [x.input_dim for x in layers if isinstance(x, keras.layers.Embedding)]
+        sizes = [x.input_dim for x in layers if is_a(x, "layers.Embedding")]
         return 0.0, float(min(sizes, default=10))
     if info.dtype == "bool":
         return 0.0, 1.0
     if recipe is not None and len(info.shape) == 4:
         ends = _pixel_ends(recipe, info.shape[-1])
         return float(np.floor(ends.min())), float(np.ceil(ends.max()))
-    pixels = (keras.layers.Rescaling, keras.layers.Normalization)
-    return (0.0, 255.0) if any(isinstance(x, pixels) for x in model.layers) else (-1.0, 1.0)
+    pixels = any(is_a(x, "layers.Rescaling", "layers.Normalization") for x in model.layers)
+    return (0.0, 255.0) if pixels else (-1.0, 1.0)
 
 
 def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float32]:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
+from layertap._index import read_index
+from layertap._source import FileSource
 from layertap.cli import OK, PARTLY_FAILED, Command
+from layertap.files import check_target
+
+from .loading import find
+from .loading.custom_objects import split_place
+from .progress import ProgressLine
 
 TOLERANCE = 1e-4
 
@@ -85,10 +93,27 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         name,
         metavar="MODEL",
-        help="a .keras file, a whole-model .h5 file, or package.module:function",
+        help="a .keras file, a whole-model .h5 file, a SavedModel folder, or "
+        "package.module:function",
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="handed to the function as its argument `weights`"
+        "--weights",
+        metavar="FILE",
+        help="for a function: handed to it as its argument `weights`, or loaded into the model "
+        "that it returns",
+    )
+    parser.add_argument(
+        "--custom-objects",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="a class or function of the model's own, or a dict of them (repeatable)",
+    )
+    parser.add_argument(
+        "--signature",
+        metavar="NAME",
+        help="of a SavedModel, take the outputs of this signature, and no layers; for one without "
+        "Keras layers the default is serving_default",
     )
 
 
@@ -116,32 +141,43 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         help="compare on this image too (repeatable)",
     )
     parser.add_argument(
+        "--reference",
+        choices=("keras", "float64"),
+        default="keras",
+        help="float64: say also how far the file and Keras itself are from Keras in float64",
+    )
+    parser.add_argument(
         "--unsafe", action="store_true", help="load models with Lambda layers: runs code in them"
     )
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    from . import VerificationError, export
+    check_target(args.output)
+    _check_source(args)
+    with ProgressLine() as progress:
+        progress("importing TensorFlow")
+        from . import VerificationError, export
 
-    try:
-        report = export(
-            args.model,
-            args.output,
-            layers=args.layers or "all",
-            type=args.type,
-            gradients=args.gradients,
-            score=args.score,
-            preprocess=args.preprocess,
-            labels=args.labels,
-            opset=args.opset,
-            tolerance=args.tolerance,
-            samples=args.sample,
-            weights=args.weights,
-            unsafe=args.unsafe,
-            progress=_progress,
-        )
-    except VerificationError as exc:
-        print(f"layertap: {exc}", file=sys.stderr)
+        try:
+            report = export(
+                args.model,
+                args.output,
+                layers=args.layers or "all",
+                type=args.type,
+                gradients=args.gradients,
+                score=args.score,
+                preprocess=args.preprocess,
+                labels=args.labels,
+                opset=args.opset,
+                progress=progress,
+                **_loading_and_verification(args),
+            )
+        except VerificationError as exc:
+            failure = str(exc)
+        else:
+            failure = ""
+    if failure:
+        print(f"layertap: {failure}", file=sys.stderr)
         return PARTLY_FAILED
     print(report)
     return OK
@@ -150,6 +186,7 @@ def _run_export(args: argparse.Namespace) -> int:
 def _run_gradients(args: argparse.Namespace) -> int:
     from . import VerificationError, add_gradients
 
+    check_target(args.output)
     try:
         report = add_gradients(
             args.file,
@@ -167,16 +204,14 @@ def _run_gradients(args: argparse.Namespace) -> int:
 
 
 def _run_verify(args: argparse.Namespace) -> int:
-    from . import verify
+    card = read_index(FileSource(args.file)).card
+    args.signature = args.signature or (card.source.signature if card else None)
+    _check_source(args)
+    with ProgressLine() as progress:
+        progress("importing TensorFlow")
+        from . import verify
 
-    report = verify(
-        args.file,
-        args.model,
-        tolerance=args.tolerance,
-        samples=args.sample,
-        weights=args.weights,
-        unsafe=args.unsafe,
-    )
+        report = verify(args.file, args.model, progress=progress, **_loading_and_verification(args))
     if report:
         print(report)
         return OK
@@ -184,9 +219,23 @@ def _run_verify(args: argparse.Namespace) -> int:
     return PARTLY_FAILED
 
 
-def _progress(stage: str) -> None:
-    if sys.stderr.isatty():
-        print(f"{stage} ...", file=sys.stderr)
+def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "tolerance": args.tolerance,
+        "samples": args.sample,
+        "weights": args.weights,
+        "custom_objects": args.custom_objects,
+        "signature": args.signature,
+        "unsafe": args.unsafe,
+        "reference": args.reference,
+    }
+
+
+def _check_source(args: argparse.Namespace) -> None:
+    """Raise what can be known to be wrong before TensorFlow is imported, which takes seconds."""
+    for place in args.custom_objects:
+        split_place(place)
+    find(args.model, weights=args.weights, signature=args.signature, unsafe=args.unsafe)
 
 
 EXPORT = Command(

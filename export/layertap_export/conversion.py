@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-from tf2onnx import tf_loader, tfonnx
+from tf2onnx import tfonnx
 from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
 from .errors import ExportError, UnsupportedLayerError
+from .freezing import freeze
+from .initializers import Initializers, weights_to_initializers
 from .operators import HANDLERS, REFUSED
+from .recording import SCOPE
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +34,15 @@ class RawGraph:
     """Inputs are called as asked; outputs stand in the function's order."""
     shapes: dict[str, tuple[int | None, ...]]
     """Shapes of tensors, as far as TensorFlow knew them."""
+    initializers: Initializers
+    """The values of the model's initializers; the large ones are not in it."""
 
 
 def to_onnx(
     function: Any,
     input_names: Sequence[str],
     opset: int,
-    layers: Collection[str] = (),
+    layers: Mapping[str, str] | None = None,
     *,
     keep_pads: bool = False,
 ) -> RawGraph:
@@ -48,7 +52,7 @@ def to_onnx(
         function: the concrete function; it returns a list of tensors.
         input_names: names for its inputs, in order.
         opset: ONNX opset, 13 to 18.
-        layers: names of the model's layers, for messages.
+        layers: names of the model's layers by the scopes of their operations, for messages.
         keep_pads: let each convolution read the padding before it as a layer of its own, which
             its gradient needs, instead of padding by itself.
 
@@ -56,8 +60,11 @@ def to_onnx(
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
             layer that uses it.
     """
-    graph_def, inputs, outputs = _frozen(function)
-    _refuse(graph_def, layers)
+    layers = layers or {}
+    _check_variables(function, layers)
+    frozen = freeze(function)
+    _refuse(frozen.graph_def, layers)
+    weights = {name: f"weight/{i}" for i, name in enumerate(frozen.weights)}
     with (
         _quiet(),
         _linear_cleanup(),
@@ -65,15 +72,15 @@ def to_onnx(
         tf.device("/cpu:0"),
         tf.Graph().as_default() as graph,
     ):
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(frozen.graph_def, name="")
         try:
             converted = process_tf_graph(
                 graph,
                 continue_on_error=True,  # so that all that is missing can be named at once
                 opset=opset,
-                input_names=inputs,
-                output_names=outputs,
-                tensors_to_rename=dict(zip(inputs, input_names, strict=True)),
+                input_names=[*frozen.inputs, *weights],
+                output_names=frozen.outputs,
+                tensors_to_rename=dict(zip(frozen.inputs, input_names, strict=True)) | weights,
                 custom_op_handlers=dict(HANDLERS),
             )
             converted.delete_unused_nodes(converted.outputs)
@@ -84,6 +91,9 @@ def to_onnx(
         model = converted.make_model("layertap")
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}
+    initializers = Initializers()
+    values = {weights[name]: value for name, value in frozen.weights.items()}
+    weights_to_initializers(model, values, initializers)
     return RawGraph(
         model,
         {
@@ -91,44 +101,25 @@ def to_onnx(
             for name, shape in shapes.items()
             if shape is not None
         },
+        initializers,
     )
 
 
-def _frozen(function: Any) -> tuple[Any, list[str], list[str]]:
-    """The function as a GraphDef without variables, and the names of its inputs and outputs.
-
-    Keras's `Normalization` and others capture eager constants, which TensorFlow's freezing leaves
-    as placeholders that nobody feeds: they become constants here.
-    """
-    captures = {
-        inner.name.split(":")[0]: outer
-        for outer, inner in function.graph.captures
-        if inner.dtype not in (tf.resource, tf.variant)
-    }
-    inputs = [
-        tensor.name
-        for tensor in function.inputs
-        if tensor.dtype != tf.resource and tensor.name.split(":")[0] not in captures
-    ]
-    outputs = [tensor.name for tensor in function.outputs]
-    frozen = convert_variables_to_constants_v2(
-        function, lower_control_flow=False, aggressive_inlining=True
-    )
-    graph_def = frozen.graph.as_graph_def(add_shapes=True)
-    for node in graph_def.node:
-        if node.op == "Placeholder" and node.name in captures:
-            value = captures[node.name].numpy()
-            dtype = node.attr["dtype"].type
-            node.op = "Const"
-            node.ClearField("attr")
-            node.attr["dtype"].type = dtype
-            node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value, dtype, value.shape))
-    graph_def = tf_loader.fix_freezing_errors_part2(graph_def)
-    with tf.Graph().as_default():  # grappler wants no eager execution around it
-        return tf_loader.tf_optimize(inputs, outputs, graph_def), inputs, outputs
+def _check_variables(function: Any, layers: Mapping[str, str]) -> None:
+    """Refuse what changes a `tf.Variable`; changes of Keras's own are left out of the trace."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    for node in nodes:
+        if node.op.startswith("Assign"):
+            layer = _layer_of(node.name, layers)
+            raise UnsupportedLayerError(
+                f"layer {layer!r} changes a tf.Variable while it runs, which an ONNX file cannot. "
+                "Make it a weight of the layer (add_weight), whose changes are left out, or change "
+                "it in training only."
+            )
 
 
-def _refuse(graph_def: Any, layers: Collection[str]) -> None:
+def _refuse(graph_def: Any, layers: Mapping[str, str]) -> None:
     nodes = [*graph_def.node, *(n for f in graph_def.library.function for n in f.node_def)]
     for node in nodes:
         if node.op in REFUSED:
@@ -138,7 +129,7 @@ def _refuse(graph_def: Any, layers: Collection[str]) -> None:
             )
 
 
-def _check_operators(graph: Any, layers: Collection[str]) -> None:
+def _check_operators(graph: Any, layers: Mapping[str, str]) -> None:
     """What tf2onnx did not know it leaves in the graph under its TensorFlow name."""
     unknown = {
         node.type: _layer_of(node.name, layers)
@@ -155,18 +146,10 @@ def _check_operators(graph: Any, layers: Collection[str]) -> None:
         )
 
 
-def _layer_of(node_name: str, layers: Collection[str]) -> str:
-    """The layer that made an operation: TensorFlow's scopes are model, layers, operation.
-
-    TensorFlow numbers scopes that it sees again: `functional_1/conv1_1/convolution` -> `conv1`.
-    """
-    scopes = node_name.split("__")[0].split("/")[1:-1]
-    found = ""
-    for scope in scopes:
-        inside = f"{found}/" if found else ""
-        known = [inside + name for name in (scope, re.sub(r"_\d+$", "", scope))]
-        found = next((name for name in known if name in layers), found)
-    return found or "/".join(scopes) or node_name
+def _layer_of(node_name: str, layers: Mapping[str, str]) -> str:
+    """The innermost layer that made an operation."""
+    scopes = [scope for scope in re.findall(rf"{SCOPE}\d+", node_name) if scope in layers]
+    return layers[scopes[-1]] if scopes else node_name
 
 
 @contextmanager
@@ -187,7 +170,8 @@ def _linear_cleanup() -> Iterator[None]:
         for node in used:
             for body in (node.get_body_graphs() or {}).values():
                 body.delete_unused_nodes(body.outputs)
-        graph.reset_nodes([node for node in graph.get_nodes() if node in used])
+        # tf2onnx lists some nodes of loops twice, where it makes a Gemm.
+        graph.reset_nodes([*dict.fromkeys(node for node in graph.get_nodes() if node in used)])
 
     Graph.delete_unused_nodes = delete_unused_nodes
     try:

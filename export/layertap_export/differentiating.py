@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 import onnx
+from onnx import helper, numpy_helper
 
 from layertap._layer import Layer
 from layertap._select import Selector
@@ -13,6 +14,7 @@ from layertap.card import Card
 
 from .gradients.choice import ALL, asks_for, named_layers
 from .gradients.extending import extend, warn_independent
+from .initializers import Initializers
 from .pruning import prune
 
 
@@ -28,7 +30,7 @@ def add_gradients(
     """Add gradients to a finished graph, in place.
 
     Args:
-        graph: the graph, with all layers as outputs.
+        graph: the graph, with all layers as outputs and all weights in it.
         card: its card.
         asked: the layers, see `gradients.choice`.
         score: the output whose scores are differentiated, see `gradients.score`.
@@ -49,16 +51,22 @@ def add_gradients(
 
 
 def narrowed(
-    graph: onnx.ModelProto, card: Card, exposed: Collection[str]
+    model: onnx.ModelProto,
+    card: Card,
+    exposed: Collection[str],
+    stubs: Iterable[onnx.TensorProto],
+    initializers: Initializers,
 ) -> tuple[onnx.ModelProto, Card]:
-    """Graph and card without the layers that nobody asked for.
+    """Graph and card without the layers that nobody asked for, large weights beside the graph.
 
     Whoever reads a gradient reads the activation beside it: those that have one are exposed.
 
     Args:
-        graph: with all layers as outputs; it stays as it is.
+        model: with all layers as outputs, and all weights in it; it stays as it is.
         card: its card.
         exposed: names of the layers that were asked for by themselves.
+        stubs: what stands for the weights in a graph beside which they are.
+        initializers: their values.
     """
     assert card.gradients is not None
     kept = {*exposed, *card.gradients.tensors}
@@ -69,10 +77,21 @@ def narrowed(
     )
     shown = {layer.tensor for layer in layers} | {info.name for info in card.outputs}
     shown.update(card.gradients.tensors.values())
-    part = onnx.ModelProto()
-    part.CopyFrom(graph)
-    outputs = [value for value in graph.graph.output if value.name in shown]
-    del part.graph.output[:]
-    part.graph.output.extend(outputs)
+    known = {item.name: item for item in stubs}
+    weights = [
+        known.get(item.name) or initializers.make(numpy_helper.to_array(item), item.name)
+        for item in model.graph.initializer
+    ]
+    outputs = [value for value in model.graph.output if value.name in shown]
+    graph = helper.make_graph(
+        model.graph.node, model.graph.name, model.graph.input, outputs, weights
+    )
+    part = helper.make_model(
+        graph,
+        opset_imports=model.opset_import,
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+    )
     prune(part, [value.name for value in outputs])
     return part, replace(card, layers=layers)

@@ -3,7 +3,8 @@
 layertap.LayertapError
 `-- ExportError
     +-- ModelLoadError          MODEL cannot be loaded as a Keras model
-    +-- UnsafeModelError        it holds code (a Lambda layer) and --unsafe was not given
+    |   +-- UnsafeModelError    it holds code (a Lambda layer) and --unsafe was not given
+    |   `-- WeightsError        a weights file that cannot be read, or is another model's
     +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
     +-- GradientError           what was asked for has no gradient
     `-- VerificationError       what is in the file is not what it should be; carries the report
@@ -11,6 +12,7 @@ layertap.LayertapError
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from layertap.errors import LayertapError
@@ -32,6 +34,10 @@ class UnsafeModelError(ModelLoadError):
     """The model file holds code of its own, which only `unsafe=True` would run."""
 
 
+class WeightsError(ModelLoadError):
+    """A weights file that cannot be read, or holds the weights of another model."""
+
+
 class UnsupportedLayerError(ExportError):
     """A layer uses an operation that has no way into ONNX."""
 
@@ -47,3 +53,9 @@ class VerificationError(ExportError):
     def __init__(self, message: str, report: VerificationReport | GradientReport) -> None:
         super().__init__(message)
         self.report = report
+
+
+def keras_words(error: Exception) -> str:
+    """Keras's message in one line, without terminal colours and the values of all arguments."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by ")[0]
+    return " ".join(text.split())

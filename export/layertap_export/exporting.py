@@ -10,33 +10,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-import onnx
-
+from layertap._data import replacing_model
 from layertap._layer import Layer
 from layertap._select import Selector, parse_selector, select
-from layertap.card import KEY, Card, Source
+from layertap.card import Card, Source
 from layertap.errors import UsageError
-from layertap.files import replacing
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
-from .assembly import assemble
+from .assembly import assemble, name_batch
 from .conversion import to_onnx
 from .differentiating import add_gradients, narrowed, pads_needed
-from .errors import ExportError
+from .families import checked_model, family_of
+from .freezing import shared
 from .gradient_check import GradientCheck
 from .gradients.choice import listed
-from .loading import checked_model, load_model
+from .loading import load_model
+from .signatures import Signature
 from .tracing import Trace, trace
-from .verification import TOLERANCE, VerificationReport, verify_file
+from .verification import TOLERANCE, VerificationReport, reference_of, verify_file
+from .writing import Writer, check, raw_bytes
 
 OPSETS = range(13, 19)
 """What tf2onnx 1.17 writes and the layout pass understands; 18 is the default."""
-
-LARGEST_FILE = 2**31 - 1
-"""Bytes of the largest protobuf message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +44,8 @@ class ExportReport:
     verification: VerificationReport
     size_bytes: int
     seconds: float
+    note: str = ""
+    """Why there are no layers, where a signature was exported."""
 
     @property
     def exposed(self) -> tuple[str, ...]:
@@ -55,10 +53,18 @@ class ExportReport:
         return tuple(layer.name for layer in self.card.layers if layer.exposed)
 
     def __str__(self) -> str:
-        return (
-            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {len(self.exposed)} of "
-            f"{len(self.card.layers)} layers exposed) in {self.seconds:.0f} s\n{self.verification}"
+        count = len(self.card.layers)
+        what = f"{len(self.exposed)} of {count} layers exposed"
+        signature = self.card.source.signature
+        if signature:
+            outputs = "output" if count == 1 else "outputs"
+            what = f"{count} {outputs} of the signature {signature!r}"
+        lines = (
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {what}) in {self.seconds:.0f} s",
+            self.note,
+            str(self.verification),
         )
+        return "\n".join(filter(None, lines))
 
 
 def export(
@@ -75,7 +81,10 @@ def export(
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
+    custom_objects: Mapping[str, Any] | Iterable[Any] = (),
+    signature: str | None = None,
     unsafe: bool = False,
+    reference: str = "keras",
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a Keras model to a plain ONNX file in which every chosen layer is a named output.
@@ -84,8 +93,8 @@ def export(
     place; if anything fails, nothing is left behind and what stood there before is unharmed.
 
     Args:
-        model: a built `keras.Model`, or what `layertap export` takes: a `.keras` or `.h5` file,
-            or `"package.module:function"`.
+        model: a built `keras.Model` or `tf_keras.Model`, or what `layertap export` takes: a
+            `.keras` or `.h5` file, a SavedModel folder, or `"package.module:function"`.
         path: the file to write.
         layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
         type: Keras class names; narrows `layers`.
@@ -102,8 +111,13 @@ def export(
         opset: ONNX opset, 13 to 18.
         tolerance: largest scaled error that passes verification.
         samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
-        weights: for a `"package.module:function"`, a file handed to it as `weights`.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+            into the model that it returns.
+        custom_objects: the model's own classes and functions, as `load_model` takes them.
+        signature: of a SavedModel, take the outputs of this signature and no layers.
         unsafe: load files that hold Python code (Lambda layers).
+        reference: with `float64` the report also says how far the file and Keras itself are from
+            the same model in float64.
         progress: called with the name of each stage.
 
     Returns:
@@ -122,13 +136,19 @@ def export(
         raise UsageError(f"opset {opset} cannot be written: give one from 13 to 18.")
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
-        model = load_model(model, weights=weights, unsafe=unsafe)
-    else:
+        model = load_model(
+            model,
+            weights=weights,
+            custom_objects=custom_objects,
+            signature=signature,
+            unsafe=unsafe,
+        )
+    elif not isinstance(model, Signature):
         checked_model(model, "the caller")
     recipe = _recipe(preprocess)
 
     progress("tracing")
-    traced = trace(model)
+    traced = model.trace() if isinstance(model, Signature) else trace(model)
     exposed = _chosen(traced, layers, type)
     table, asked = [row.layer for row in traced.rows], listed(gradients)
     # Gradients are verified layer by layer, and therefore added to a graph that shows all of them.
@@ -137,38 +157,52 @@ def export(
     _check_fit(card, recipe)
 
     progress("converting")
-    names = [row.layer.name for row in traced.rows]
-    inputs, pads = [info.name for info in traced.inputs], pads_needed(asked, table)
-    raw = to_onnx(traced.function, inputs, opset, names, keep_pads=pads)
+    names = [info.name for info in traced.inputs]
+    pads = pads_needed(asked, table)
+    raw = to_onnx(traced.function, names, opset, traced.scopes, keep_pads=pads)
     graph = assemble(raw, traced, shown)
-    _check_graph(graph)
-    whole = graph, card
+    check(graph)
+    gradient_check = None
     if asked:
         progress("adding gradients")
-        whole = graph, add_gradients(graph, card, asked, score)
-        graph, card = narrowed(*whole, exposed)
-        _check_graph(graph)
+        whole = raw.initializers.filled(graph)
+        card = add_gradients(whole, card, asked, score)
+        gradient_check = GradientCheck(whole, card, model)
+        graph, card = narrowed(whole, card, exposed, graph.graph.initializer, raw.initializers)
+        check(graph)
 
-    with replacing(path) as temporary:
+    with replacing_model(path) as (temporary, data):
         progress("writing")
-        _write(graph, card, temporary)
-        progress("verifying against Keras")
-        check = GradientCheck(*whole, model) if asked else None
-        report = verify_file(
-            temporary, model, card, tolerance=tolerance, samples=samples, check=check
-        )
+        writer = Writer(graph, raw.initializers, data)
+        writer.write(temporary, card)
+        progress(f"verifying against {reference_of(model)}")
+        with writer.opened_lightly(temporary, card) as light:
+            report = verify_file(
+                light,
+                model,
+                card,
+                tolerance=tolerance,
+                samples=samples,
+                reference=reference,
+                traced=traced if all(x.exposed for x in card.layers if x.why_not is None) else None,
+                check=gradient_check,
+            )
         report = replace(report, file=str(path))
         report.check()
-        card = replace(
-            card,
-            verification=report.for_card(),
-            golden=report.golden,
-            gradients=report.gradients,
-        )
-        _write(graph, card, temporary)
-        size = temporary.stat().st_size
+        name_batch(graph, report.per_sample)
+        card = _verified(card, report)
+        data.settle()
+        writer.write(temporary, card)
+        size = temporary.stat().st_size + data.size
     seconds = time.perf_counter() - started
-    return ExportReport(path=path, card=card, verification=report, size_bytes=size, seconds=seconds)
+    return ExportReport(
+        path=path,
+        card=card,
+        verification=report,
+        size_bytes=size,
+        seconds=seconds,
+        note=model.why if isinstance(model, Signature) else "",
+    )
 
 
 def _chosen(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
@@ -194,13 +228,7 @@ def _card(
     labels: tuple[str, ...] | None,
 ) -> Card:
     return Card(
-        source=Source(
-            framework="keras",
-            version=keras.__version__,
-            model=model.name,
-            type=type(model).__name__,
-            weights_sha256=_weights_hash(model),
-        ),
+        source=_source(model),
         inputs=traced.inputs,
         outputs=traced.outputs,
         layers=tuple(
@@ -212,10 +240,41 @@ def _card(
     )
 
 
+def _source(model: Any) -> Source:
+    if isinstance(model, Signature):
+        return model.source
+    family = family_of(model)
+    return Source(
+        framework=family.__name__,
+        version=family.__version__,
+        model=model.name,
+        type=type(model).__name__,
+        weights_sha256=_weights_hash(model),
+    )
+
+
+def _verified(card: Card, report: VerificationReport) -> Card:
+    """The card with what verification found out."""
+    per_sample = report.per_sample | {info.name for info in card.inputs}
+    layers = tuple(
+        replace(layer, per_sample=False)
+        if layer.exposed and layer.tensor not in per_sample
+        else layer
+        for layer in card.layers
+    )
+    return replace(
+        card,
+        layers=layers,
+        verification=report.for_card(),
+        golden=report.golden,
+        gradients=report.gradients,
+    )
+
+
 def _weights_hash(model: Any) -> str:
     digest = hashlib.sha256()
     for weight in model.weights:
-        digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+        digest.update(raw_bytes(shared(weight)))
     return digest.hexdigest()
 
 
@@ -263,21 +322,3 @@ def _check_fit(card: Card, recipe: Preprocessing | None) -> None:
             f"the preprocessing makes images of {size[0]} x {size[1]} x {recipe.channels}, but the "
             f"model's input {images[0].name!r} takes {height} x {width} x {channels}."
         )
-
-
-def _check_graph(graph: onnx.ModelProto) -> None:
-    size = graph.ByteSize()
-    if size > LARGEST_FILE:
-        raise ExportError(
-            f"the model takes {size / 1e9:.1f} GB, more than the 2 GB that one ONNX file can hold."
-        )
-    try:
-        onnx.checker.check_model(graph, full_check=True)
-    except Exception as exc:
-        raise ExportError(f"the converted model is not valid ONNX: {exc}") from exc
-
-
-def _write(graph: onnx.ModelProto, card: Card, path: Path) -> None:
-    del graph.metadata_props[:]
-    graph.metadata_props.add(key=KEY, value=card.to_json())
-    path.write_bytes(graph.SerializeToString(deterministic=True))

@@ -20,6 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from .hard_swish import join_hard_swish
+from .initializers import is_stub
 from .pruning import prune, reads
 
 Shape = tuple["int | None", ...]
@@ -34,6 +36,7 @@ def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str
         keep: tensors that are asked for by name and must stay.
     """
     keep = set(keep)
+    join_hard_swish(model, keep)
     _Fusion(model, shapes, keep).run()
     prune(model, keep)
 
@@ -46,7 +49,10 @@ class _Fusion:
     ) -> None:
         self.graph = model.graph
         self.shapes = shapes
-        self.constants = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
+        self.weights = {item.name for item in self.graph.initializer}
+        # What is kept beside the graph is too large to be one value per channel.
+        small = [item for item in self.graph.initializer if not is_stub(item)]
+        self.constants = {item.name: numpy_helper.to_array(item) for item in small}
         self.producer = {name: node for node in self.graph.node for name in node.output}
         self.uses = Counter(name for node in self.graph.node for name in reads(node))
         self.uses.update(keep)
@@ -84,7 +90,7 @@ class _Fusion:
         first, second = node.input
         for data, other in ((first, second), (second, first)):
             shape, value = self.shapes.get(data), self.constants.get(other)
-            if value is None or shape is None or len(shape) < 3 or data in self.constants:
+            if value is None or shape is None or len(shape) < 3 or data in self.weights:
                 continue
             if value.dtype.kind != "f":  # there is no normalisation of integers
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from .gradients.differences import compare
 from .gradients.kinks import neighbours
 from .gradients.running import broadcasts, kinds, part_of, session
 from .pruning import reads
+from .signatures import Signature
 from .tape import Tape
 
 KINKS = 0.05
@@ -75,23 +76,35 @@ class GradientCheck:
         backward half is fed with the activations of Keras: where it goes by the same, it must give
         the same. Beside that the file as a whole is run, and must agree but for kinks.
 
-        Where layers are missing for that, or TensorFlow cannot tell the logits, because the model
-        does more with its probabilities, slopes are compared with central differences, on the first
-        batch.
+        Where layers are missing for that, or TensorFlow cannot tell (the logits, because the model
+        does more with its probabilities; a layer that runs once for every step), slopes are
+        compared with central differences, on the first batch.
         """
         feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
-        tape = Tape(self._model, self._card, arrays)
+        tape = self._tape(arrays)
         first, self._started = not self._started, True
         if first:
             self._take_note(tape, feeds)
-        if tape.knows_scores and self._complete:
+        known: Collection[str] = ()
+        if tape is not None and self._complete:
+            known = tape.knows
             yield from self._beside(tape, feeds)
-        elif first:
+        others = {k: v for k, v in self._gradients.tensors.items() if k not in known}
+        if first and others:
             tensors = {layer.name: str(layer.tensor) for layer in self._card.layers}
             tensors = {info.name: info.name for info in self._card.inputs} | tensors
-            found = compare(self._file, self._gradients, tensors, feeds, SECONDS)
+            rest = replace(self._gradients, tensors=others)
+            found = compare(self._file, rest, tensors, feeds, SECONDS)
             for name, slopes in found.items():
-                yield self._gradients.tensors[name], slopes.ours, slopes.expected
+                yield others[name], slopes.ours, slopes.expected
+
+    def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
+        """A run of the model, if TensorFlow can tell the scores of it."""
+        if isinstance(self._model, Signature):
+            return None
+        tape = Tape(self._model, self._card, arrays)
+        self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
+        return tape if tape.knows_scores else None
 
     def _beside(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
         """The largest difference over all sets of weights, beside the largest value over all: for
@@ -100,43 +113,35 @@ class GradientCheck:
         worst: dict[str, NDArray[Any]] = {}
         largest: dict[str, NDArray[Any]] = {}
         for weights in tape.weights():
-            expected = tape.gradients(weights)
-            for name, actual, whole, want in zip(
-                self._names,
-                self._run(self._backward, backward, weights),
-                self._run(self._whole, feeds, weights),
-                expected.values(),
-                strict=True,
-            ):
-                value = actual if _is_near(whole, want) else whole
+            actual = self._run(self._backward, backward, weights)
+            whole = self._run(self._whole, feeds, weights)
+            for name, want in tape.gradients(weights).items():
+                value = actual[name] if _is_near(whole[name], want) else whole[name]
                 if value.shape != want.shape:
                     yield name, value, want
                     return
                 delta, scale = np.abs(value - want).max(initial=0), np.abs(want).max(initial=0)
                 worst[name] = np.maximum(worst.get(name, delta), delta)
                 largest[name] = np.maximum(largest.get(name, scale), scale)
-        for name in self._names:
-            dtype = largest[name].dtype
+        for name, scale in largest.items():
             yield (
                 name,
-                np.array([largest[name], worst[name]], dtype),
-                np.array([largest[name], 0], dtype),
+                np.array([scale, worst[name]], scale.dtype),
+                np.array([scale, 0], scale.dtype),
             )
 
-    def _take_note(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> None:
+    def _take_note(self, tape: Tape | None, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Of what the first batch tells: golden values, and whether rows of weights broadcast."""
         weights = self._default()
-        if tape.knows_scores:
-            expected = dict(tape.gradients(weights))
-        else:
-            found = self._run(self._whole, feeds, weights)
-            expected = dict(zip(self._names, found, strict=True))
+        expected = self._run(self._whole, feeds, weights)
+        if tape is not None:
+            expected |= tape.gradients(weights)
         for near in neighbours(feeds, 4):
-            for name, value in zip(self._names, self._run(self._whole, near, weights), strict=True):
+            for name, value in self._run(self._whole, near, weights).items():
                 if name in expected and not steady(value, expected[name]):
                     del expected[name]
         self.golden = {name: golden_layer(value) for name, value in sorted(expected.items())}
-        shape = tape.shape if tape.knows_scores else self._shape(feeds)
+        shape = tape.shape if tape is not None else self._shape(feeds)
         rows = broadcasts(self._whole, self._gradients, feeds, shape, weights.dtype)
         self.measured = replace(self._gradients, broadcasts=rows)
 
@@ -157,7 +162,7 @@ class GradientCheck:
     @cached_property
     def _backward(self) -> Any:
         """One that gives them from the activations of the layers, as far as it needs these."""
-        return self._session(self._kinds)
+        return self._session({source: self._kinds[source] for source in self._layers})
 
     def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
         entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
@@ -181,15 +186,14 @@ class GradientCheck:
 
     def _run(
         self, opened: Any, values: Mapping[str, NDArray[Any]], weights: NDArray[Any]
-    ) -> list[NDArray[Any]]:
-        """All gradients."""
+    ) -> dict[str, NDArray[Any]]:
+        """All gradients, by name of the graph's output."""
         given = {**values, self._gradients.weights: weights}
         feeds = {x.name: np.ascontiguousarray(given[x.name]) for x in opened.get_inputs()}
         try:
-            found: list[NDArray[Any]] = opened.run(self._names, feeds)
+            return dict(zip(self._names, opened.run(self._names, feeds), strict=True))
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
-        return found
 
 
 def _kind(dtype: str, rank: int) -> tuple[int, int]:

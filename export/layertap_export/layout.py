@@ -16,6 +16,7 @@ so that weights end up as initialisers in the shape in which they are used.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .initializers import Initializers
 from .pruning import bodies, captured, prune, reads
 
 Perm = tuple[int, ...]
@@ -64,9 +66,16 @@ class View(NamedTuple):
 class ChannelsFirst:
     """The pass over one graph. `run` rewrites the model in place."""
 
-    def __init__(self, model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
-        """Take a model with nodes in topological order and what is known of its tensors' shapes."""
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        shapes: Mapping[str, Shape],
+        initializers: Initializers | None = None,
+    ) -> None:
+        """Take a model with nodes in topological order and what is known of its tensors' shapes;
+        `initializers` has the values of its large weights."""
         self.model = model
+        self.initializers = initializers or Initializers()
         self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self.shapes: dict[str, Shape] = dict(shapes)
         self.constants: dict[str, NDArray[np.generic]] = {}
@@ -75,6 +84,8 @@ class ChannelsFirst:
         self._made: dict[tuple[object, ...], str] = {}
         self._reshaped: dict[str, tuple[str, list[int]]] = {}
         """Output of a Reshape with a known target -> what it reads, and the target."""
+        self._flattened: dict[str, View] = {}
+        """Output of a Reshape that joins all axes but the first -> what it reads, as a view."""
 
     def run(self) -> dict[str, View]:
         """Rewrite the graph; return each graph output as a view on a tensor of the new graph.
@@ -88,7 +99,7 @@ class ChannelsFirst:
                 d.dim_value if d.HasField("dim_value") else None for d in dims
             )
         for item in graph.initializer:
-            self._add_constant(item.name, numpy_helper.to_array(item))
+            self._add_constant(item.name, self.initializers.value(item))
         for node in graph.node:
             self._visit(node)
 
@@ -98,7 +109,7 @@ class ChannelsFirst:
         sources = {view.source for view in outputs.values()}
         read = {name for node in self.nodes for name in reads(node)} | sources
         graph.initializer.extend(
-            numpy_helper.from_array(value, name)
+            self.initializers.make(value, name)
             for name, value in self.constants.items()
             if name in read
         )
@@ -209,6 +220,10 @@ class ChannelsFirst:
 
     def _handlers(self, node: onnx.NodeProto) -> Iterable[Callable[[onnx.NodeProto], bool]]:
         op_type = node.op_type
+        if op_type == "MatMul":
+            yield self._visit_product_of_channels
+            yield self._visit_product_of_flattened
+            return
         if not any(not self._view(name).plain for name in node.input if name):
             return  # nothing to push through
         if op_type in ELEMENTWISE:
@@ -240,10 +255,20 @@ class ChannelsFirst:
         for body in bodies(made):
             self._settle_captures(body)
         self._emit(made, inputs, node.output)
-        if node.op_type == "Reshape" and node.input[1]:
+        if node.op_type == "Reshape":
+            view = self._view(node.input[0])
+            if self._flattens(view, self.shapes.get(node.output[0], ())):
+                self._flattened[node.output[0]] = view
             target = self._constant(node.input[1])
             if target is not None and 0 not in target:
                 self._reshaped[node.output[0]] = (inputs[0], [int(size) for size in target])
+
+    def _flattens(self, view: View, result: Shape) -> bool:
+        """Whether a view of sizes known but for the first loses all axes but that."""
+        sizes = self.shapes.get(view.source, ())
+        if view.plain or not sizes or view.perm[0] != 0 or None in sizes[1:]:
+            return False
+        return len(result) == 2 and result[1] == math.prod(int(size or 0) for size in sizes[1:])
 
     def _settle_captures(self, body: onnx.GraphProto) -> None:
         """Rename what a body captures from outside to where that tensor now is."""
@@ -422,8 +447,8 @@ class ChannelsFirst:
         if axes is None:
             if starts is None or (len(node.input) > 3 and node.input[3]):
                 return False
-            axes = np.arange(len(starts))
-        moved = np.array([view.perm[int(axis) % len(view.perm)] for axis in axes], np.int64)
+            axes = np.arange(len(starts), dtype=starts.dtype)
+        moved = np.array([view.perm[int(axis) % len(view.perm)] for axis in axes], axes.dtype)
         inputs = [view.source, *(self._materialise(name) for name in node.input[1:3])]
         inputs.append(self._new_constant(moved, node.input[0]))
         inputs += [self._materialise(name) for name in node.input[4:]]
@@ -451,6 +476,48 @@ class ChannelsFirst:
             return False
         self._emit(node, [view.source, self._materialise(node.input[1])], node.output)
         return True
+
+    def _visit_product_of_channels(self, node: onnx.NodeProto) -> bool:
+        """A product of each position's channels with a matrix is a convolution of size 1."""
+        view, matrix = self._view(node.input[0]), self._constant(node.input[1])
+        rank = len(view.perm)
+        if view.plain or matrix is None or matrix.ndim != 2 or rank not in (3, 4, 5):
+            return False
+        if view.perm != (0, *range(2, rank), 1) or matrix.dtype not in (np.float32, np.float16):
+            return False
+        kernel = matrix.T.reshape(*matrix.shape[::-1], *(1,) * (rank - 2))
+        weights = self._changed_weights(node.input[1], view.perm, kernel)
+        product = helper.make_node("Conv", node.input, node.output)
+        self._emit_view(product, [view.source, weights], view.perm)
+        return True
+
+    def _visit_product_of_flattened(self, node: onnx.NodeProto) -> bool:
+        """What is flattened and multiplied with a matrix may lie in another order, if the rows of
+        the matrix do so too."""
+        flat, matrix = self._view(node.input[0]), self._constant(node.input[1])
+        view = self._flattened.get(flat.source) if flat.plain else None
+        if view is None or matrix is None or matrix.ndim != 2:
+            return False
+        sizes = [int(size or 0) for size in self.shapes[view.source][1:]]
+        order = [axis - 1 for axis in view.perm[1:]]
+        rows = matrix.reshape(*(sizes[axis] for axis in order), -1)
+        rows = rows.transpose(*_inverse(tuple(order)), len(order)).reshape(matrix.shape)
+        weights = self._changed_weights(node.input[1], view.perm, rows)
+        key = ("flattened", view.source)
+        if key not in self._made:
+            self._made[key] = self._fresh(view.source)
+            target = self._new_constant(np.array([0, matrix.shape[0]], np.int64), view.source)
+            reshape = helper.make_node("Reshape", [view.source, target], [self._made[key]])
+            self.nodes.append(reshape)
+        self._emit(node, [self._made[key], weights], node.output)
+        return True
+
+    def _changed_weights(self, name: str, perm: Perm, value: NDArray[np.generic]) -> str:
+        """A weight in the form that a permutation asks for, made once."""
+        key = ("weights", self._view(name).source, perm)
+        if key not in self._made:
+            self._made[key] = self._add_constant(self._fresh(name), np.ascontiguousarray(value))
+        return self._made[key]
 
     def _visit_reduction(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])

@@ -8,12 +8,12 @@ nodes are put in the order in which the layers need them, and all is named after
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
 from .pruning import bodies, reads
+from .unique_names import UniqueNames
 
 
 def rename(
@@ -32,7 +32,7 @@ def rename(
     """
     graph = model.graph
     new = {**{value.name: value.name for value in graph.input}, **fixed}
-    taken = _Names({*new.values(), *(owner for owner, _ in owners)})
+    taken = UniqueNames({*new.values(), *(owner for owner, _ in owners)}, "_", 1)
     weights = {item.name: item for item in graph.initializer}
     producer = {name: node for node in graph.node for name in node.output if name}
     placed: set[int] = set()
@@ -69,22 +69,6 @@ def rename(
     graph.node.extend(ordered)
     graph.initializer.extend(initializers)
     return new
-
-
-class _Names:
-    """Hands out names, each once: `a`, `a_1`, `a_2`."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-        self._count: Counter[str] = Counter()
-
-    def free(self, wanted: str) -> str:
-        name = wanted
-        while name in self._taken:
-            self._count[wanted] += 1
-            name = f"{wanted}_{self._count[wanted]}"
-        self._taken.add(name)
-        return name
 
 
 def _copy(message: onnx.NodeProto | onnx.TensorProto) -> onnx.NodeProto | onnx.TensorProto:
@@ -130,8 +114,11 @@ def _apply(node: onnx.NodeProto, new: dict[str, str]) -> None:
 
 
 def _rename_body(body: onnx.GraphProto, prefix: str, outer: dict[str, str]) -> None:
-    taken = _Names(set())
+    taken = UniqueNames((), "_", 1)
     new = dict(outer)
+    for value in (*body.input, *body.output):
+        for size in value.type.tensor_type.shape.dim:
+            size.ClearField("dim_param")  # a number that runs on from export to export
     for value in body.input:
         new[value.name] = taken.free(f"{prefix}/input")
         value.name = new[value.name]

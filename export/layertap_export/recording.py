@@ -3,21 +3,37 @@
 Keras 3 has no hook for that, and rebuilding the model around inner layers fails for nested and
 subclassed models. So, for the time of one call, `Layer.__call__` (and `Operation.__call__`, for
 `keras.ops` in Functional graphs) is wrapped: each call leaves its inputs and outputs behind, under
-the path of names that leads to it. The same recorder serves the trace, where the tensors are
-symbolic, and the reference run, where they hold values.
+the path of names that leads to it.
 """
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import keras
-from keras.src.models.functional import Functional
-from keras.src.ops.operation import Operation
+import tensorflow as tf
+
+from .families import callables, functional_of, is_a, is_symbolic, operations_of
+from .unique_names import UniqueNames
+from .wrapping import wrapped
+
+SCOPE = "layertap_call_"
+"""Each call makes its TensorFlow operations in a scope of this name and its number."""
+
+
+class Leaf(NamedTuple):
+    """One of the values in a structure of tuples, lists and dicts."""
+
+    suffix: str
+    """What leads to it: nothing for a lone value or the first one, `:2`, `:left`, `:1:left`."""
+    place: int
+    """Its place in the order in which Keras flattens the structure; dicts by their sorted keys."""
+    value: Any
 
 
 @dataclass(eq=False)
@@ -29,12 +45,20 @@ class Call:
     layer: Any
     parent: Call | None
     """The call inside which this one happened; `None` directly below the model."""
-    repeat: int
-    """0 for the layer's first call inside its parent, 1 for the second, ..."""
+    number: int
+    """How many calls began before this one."""
+    arguments: tuple[Any, Any]
+    """What the layer was called with: positional arguments and named ones."""
     inbound: list[str]
     """Full names of the recorded outputs that went in."""
-    outputs: list[tuple[str, Any]]
-    """The tensors that came out, each with the full name it is exposed under."""
+    in_loop: bool = False
+    """Whether this is one of many calls, for one step each, of which only this one is recorded."""
+    happened: bool = True
+    """False for a layer that is in a model, but is not called."""
+    outputs: list[tuple[str, Any]] = field(default_factory=list)
+    """What came out but for `None`, each with the full name it is exposed under."""
+    places: dict[int, str] = field(default_factory=dict)
+    """The name of each output by its place in the order in which Keras flattens them."""
     finished: int = -1
     """How many calls had ended before this one: inner layers end before those around them."""
 
@@ -42,129 +66,205 @@ class Call:
 class Recorder:
     """Collects the calls of one run of a model: `with recorder.recording(): model(x)`."""
 
-    def __init__(self, keep: Callable[[str], bool] = lambda name: True) -> None:
-        """Record the outputs whose name `keep` accepts (in a reference run memory matters)."""
+    def __init__(self, reserved: Iterable[str] = ()) -> None:
+        """Record without giving to a layer one of the names that are `reserved`."""
         self.calls: list[Call] = []
         """In the order in which the calls began."""
-        self._keep = keep
         self._stack: list[Call] = []
         self._root: Any = None
         self._finished = 0
-        self._repeats: dict[tuple[str, int], int] = {}
-        self._owners: dict[str, list[Any]] = {}
+        self._names = UniqueNames(reserved, "~", 2)
+        self._paths: dict[tuple[str, int], str] = {}
+        self._repeats: dict[str, int] = {}
         self._writers: dict[int, str] = {}
+        self._members: dict[int, set[int]] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record the next call of a model made in this thread."""
-        previous, _active.recorder = getattr(_active, "recorder", None), self
-        try:
-            with nullcontext() if previous else _wrapped_calls():
-                yield
-        finally:
-            _active.recorder = previous
+        previous = _active.recorder
+        with nullcontext() if previous else _wrapped_calls(), _recording_by(self):
+            yield
+
+    def writer(self, tensor: Any) -> str | None:
+        """The name of the output that `tensor` is, of the outermost layer where there are several.
+
+        A layer that returns its input unchanged is the writer for those that read it next.
+        """
+        return self._writers.get(id(tensor))
+
+    def never_called(self, layer: Any, parent: Call | None) -> Call:
+        """What stands for a layer inside `parent` that was not called, under a name of its own."""
+        path = self._names.free(
+            f"{parent.path}/{layer_name(layer)}" if parent else layer_name(layer)
+        )
+        return Call(path, layer, parent, -1, ((), {}), [], happened=False)
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        if any(map(is_symbolic, keras.tree.flatten([args, kwargs]))):
+            with _recording_by(None):  # a layer that builds another, or works out a shape
+                return original(layer, *args, **kwargs)
         if self._root is None:
             self._root = layer
             return original(layer, *args, **kwargs)
         owner = self._stack[-1].layer if self._stack else self._root
-        if not isinstance(layer, keras.layers.Layer) and layer not in graph_members(owner):
+        if not is_a(layer, "layers.Layer") and id(layer) not in self._graph(owner):
             return original(layer, *args, **kwargs)  # `keras.ops` in some layer's own code
-        if isinstance(owner, keras.layers.RNN):
-            return original(layer, *args, **kwargs)  # a cell: it runs once per step
-        call = self._begin(layer, self._names_of(named_leaves([args, kwargs])))
+        in_loop = False
+        if is_a(owner, "layers.RNN"):
+            in_loop = not owner.unroll
+            if layer is not owner.cell or (in_loop and self._has_inner_calls()):
+                # Keras runs cells once more for the shapes of their dropouts and outputs.
+                with _recording_by(None):
+                    return original(layer, *args, **kwargs)
+        call = self._begin(layer, args, kwargs, in_loop)
         self._stack.append(call)
         try:
-            result = original(layer, *args, **kwargs)
+            with _inner_calls(layer), tf.name_scope(f"{SCOPE}{call.number}/"):
+                result = original(layer, *args, **kwargs)
         finally:
             self._stack.pop()
-        call.finished, self._finished = self._finished, self._finished + 1
-        call.outputs = [
-            (call.path + suffix, tensor)
-            for suffix, tensor in named_leaves(result)
-            if self._keep(call.path + suffix)
-        ]
-        # A layer that returns its input unchanged becomes the writer for those that read it next.
-        self._writers.update((id(tensor), name) for name, tensor in call.outputs)
+        self._end(call, result)
         return result
 
-    def _names_of(self, leaves: list[tuple[str, Any]]) -> list[str]:
-        names = (self._writers.get(id(leaf)) for _, leaf in leaves)
-        return list(dict.fromkeys(name for name in names if name is not None))
+    def _has_inner_calls(self) -> bool:
+        """Whether a layer was called inside the layer that runs now."""
+        return bool(self._stack) and self.calls[-1] is not self._stack[-1]
 
-    def _begin(self, layer: Any, inbound: list[str]) -> Call:
+    def _graph(self, owner: Any) -> set[int]:
+        """The ids of the layers and operations in the graph of `owner`."""
+        if id(owner) not in self._members:
+            functional = functional_of(owner)
+            members = operations_of(functional) if functional is not None else ()
+            self._members[id(owner)] = {id(member) for member in members}
+        return self._members[id(owner)]
+
+    def _begin(self, layer: Any, args: Any, kwargs: Any, in_loop: bool) -> Call:
         parent = self._stack[-1] if self._stack else None
-        path = f"{parent.path}/{layer.name}" if parent else layer.name
-        # Two layers of one name below one parent are told apart by `~2`.
-        owners = self._owners.setdefault(path, [])
-        if not any(owner is layer for owner in owners):
-            owners.append(layer)
-        twin = next(i for i, owner in enumerate(owners) if owner is layer)
-        if twin:
-            path = f"{path}~{twin + 1}"
-        repeat = self._repeats.get((path, id(layer)), 0)
-        self._repeats[path, id(layer)] = repeat + 1
-        call = Call(f"{path}#{repeat}" if repeat else path, layer, parent, repeat, inbound, [])
+        inside = f"{parent.path}/" if parent else ""
+        known = (inside, id(layer))
+        if known not in self._paths:
+            self._paths[known] = self._names.free(inside + layer_name(layer))
+        path = self._paths[known]
+        repeat = self._repeats.get(path, 0)
+        self._repeats[path] = repeat + 1
+        if repeat:
+            path = self._names.free(f"{path}#{repeat}")
+        names = (self.writer(x) for x in keras.tree.flatten([args, kwargs]))
+        inbound = list(dict.fromkeys(name for name in names if name is not None))
+        call = Call(path, layer, parent, len(self.calls), (args, kwargs), inbound, in_loop)
         self.calls.append(call)
         return call
 
-
-def functional_of(model: Any) -> Any:
-    """The Functional graph of a Functional or Sequential model, else `None`."""
-    if isinstance(model, keras.Sequential):
-        return getattr(model, "_functional", None)
-    return model if isinstance(model, Functional) else None
-
-
-def graph_members(model: Any) -> list[Any]:
-    """Layers and `keras.ops` operations of a model's Functional graph, if it has one."""
-    functional = functional_of(model)
-    return [] if functional is None else list(functional.operations)
+    def _end(self, call: Call, result: Any) -> None:
+        call.finished, self._finished = self._finished, self._finished + 1
+        for suffix, place, value in leaves(result):
+            if value is None:
+                continue
+            name = self._names.free(call.path + suffix) if suffix else call.path
+            call.outputs.append((name, value))
+            call.places[place] = name
+            if tf.is_tensor(value):
+                self._writers[id(value)] = name
 
 
-def named_leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """The tensors in what a layer returned, each with the suffix of its name.
+def layer_name(layer: Any) -> str:
+    """The layer's name; its class where that is empty, as no tensor may be called."""
+    return str(layer.name or type(layer).__name__)
 
-    A lone tensor has none; of a tuple or list the first has none and the next are `:1`, `:2`;
-    those of a dict are called by their keys, `:key`, in sorted order, as `keras.tree` has them.
+
+def leaves(value: Any) -> list[Leaf]:
+    """The values in a structure, such as what a layer returned.
+
+    They are numbered in tuples and lists, from 0, and called by their keys in dicts and by their
+    fields in named tuples; zeros at the end are left out. They come in the order of the structure
+    itself, dicts as they were made.
     """
-    if value is None:
-        return []
+    flat = keras.tree.flatten(value)
+    numbered = keras.tree.pack_sequence_as(value, range(len(flat)))
+    found = []
+    for keys, place in _walk(numbered, ()):
+        while keys and keys[-1] == 0:
+            keys = keys[:-1]
+        found.append(Leaf("".join(f":{key}" for key in keys), place, flat[place]))
+    return found
+
+
+def _walk(value: Any, keys: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], int]]:
+    items: Iterable[tuple[int | str, Any]]
     if isinstance(value, dict):
-        items = [(f"{prefix}:{key}", item) for key, item in sorted(value.items())]
+        items = ((str(key), item) for key, item in value.items())
+    elif hasattr(value, "_fields"):
+        items = zip(value._fields, value, strict=True)
     elif isinstance(value, (list, tuple)):
-        items = [(f"{prefix}:{i}" if i else prefix, item) for i, item in enumerate(value)]
+        items = enumerate(value)
     else:
-        return [(prefix, value)]
-    return [leaf for name, item in items for leaf in named_leaves(item, name)]
+        yield keys, value
+        return
+    for key, item in items:
+        yield from _walk(item, (*keys, key))
 
 
-_active = threading.local()
-_patch_lock = threading.RLock()
+class _Active(threading.local):
+    recorder: Recorder | None = None
+
+
+_active = _Active()
+
+
+@contextmanager
+def _recording_by(recorder: Recorder | None) -> Iterator[None]:
+    previous, _active.recorder = _active.recorder, recorder
+    try:
+        yield
+    finally:
+        _active.recorder = previous
 
 
 @contextmanager
 def _wrapped_calls() -> Iterator[None]:
-    """Wrap the two `__call__` methods; calls of other threads pass through untouched."""
-    with _patch_lock:
-        saved = {cls: cls.__dict__["__call__"] for cls in (keras.layers.Layer, Operation)}
-        try:
-            for cls, original in saved.items():
-                cls.__call__ = _wrapper(cls, original)
-            yield
-        finally:
-            for cls, original in saved.items():
-                cls.__call__ = original
+    def of_layer(original: Callable[..., Any], layer: Any, *args: Any, **kwargs: Any) -> Any:
+        return _run(original, layer, args, kwargs)
 
-
-def _wrapper(cls: type, original: Callable[..., Any]) -> Callable[..., Any]:
-    def wrapped(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder: Recorder | None = getattr(_active, "recorder", None)
-        # A Layer is an Operation too, but its calls come through Layer.__call__.
-        through_layer = cls is Operation and isinstance(layer, keras.layers.Layer)
-        if recorder is None or through_layer:
+    def of_operation(original: Callable[..., Any], layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_a(layer, "layers.Layer"):  # its call has come through `Layer.__call__`
             return original(layer, *args, **kwargs)
-        return recorder.run(original, layer, args, kwargs)
+        return _run(original, layer, args, kwargs)
 
-    return wrapped
+    with ExitStack() as wrappings:
+        for kind in callables():
+            wrapper = of_layer if kind.__name__ == "Layer" else of_operation
+            wrappings.enter_context(wrapped(kind, "__call__", wrapper))
+        yield
+
+
+@contextmanager
+def _inner_calls(layer: Any) -> Iterator[None]:
+    """Record the layer inside a TimeDistributed too, which it runs by `call`, not `__call__`."""
+    if not is_a(layer, "layers.TimeDistributed"):
+        yield
+        return
+    inner, thread = layer.layer, threading.get_ident()
+    original = inner.call
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return original(*args, **kwargs)
+        return _run(lambda _, *args, **kwargs: original(*args, **kwargs), inner, args, kwargs)
+
+    before = dict(vars(inner))
+    object.__setattr__(inner, "call", call)  # Keras would track it
+    try:
+        yield
+    finally:
+        object.__delattr__(inner, "call")
+        if "call" in before:
+            object.__setattr__(inner, "call", before["call"])
+
+
+def _run(original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+    recorder = _active.recorder
+    if recorder is None:
+        return original(layer, *args, **kwargs)
+    return recorder.run(original, layer, args, kwargs)

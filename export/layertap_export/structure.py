@@ -10,14 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
 
 from layertap._layer import Layer, Shape
 
-from .errors import ExportError
-from .recording import Call, Recorder, functional_of
+from .families import functional_of, is_a, members_of, nodes_of
+from .inputs import input_layer_name
+from .recording import Call, Recorder, layer_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +28,6 @@ class Row:
     cannot be exposed."""
     symbol: Any = None
     """The tensor in the traced graph; `None` for an input layer or if it cannot be exposed."""
-    why_not: str = ""
-    """Why it cannot be exposed."""
     finished: int = -1
     """Place in the order in which the layers end."""
 
@@ -39,8 +36,10 @@ class Row:
 class _Edges:
     """What Keras's graph knows of one call that the tensors do not tell."""
 
-    inbound: list[str]
-    shapes: list[Shape]
+    inbound: list[str | None]
+    """Per tensor that went in the name of the row that it comes from."""
+    shapes: dict[str, Shape]
+    """By the name of an output."""
 
 
 def layer_table(
@@ -56,9 +55,13 @@ def layer_table(
         recorder: holds the calls of one trace.
         graph: the graph that was traced into; a tensor of an inner graph cannot be exposed.
         input_names: ONNX input name by the name of the input layer.
+
+    Returns:
+        The rows; and, where the model has a graph, per output (in Keras's flat order) the name of
+        the row that it is, `None` where it is none.
     """
     inside: dict[Call | None, list[Call]] = {}
-    for call in recorder.calls:
+    for call in [*recorder.calls, *_never_called(model, recorder)]:
         inside.setdefault(call.parent, []).append(call)
 
     edges: dict[Call, _Edges] = {}
@@ -73,15 +76,32 @@ def layer_table(
                 outputs = returned
 
     rows: list[Row] = []
+    counted: set[int] = set()
+    reasons = _Reasons(graph)
     for item in _in_order(model, inside.get(None, [])):
         if isinstance(item, Call):
             for call in _with_inner(item, inside):
-                rows += _rows(call, edges.get(call), graph)
-        elif item.name in input_names:
-            rows.append(_input_row(item, input_names[item.name]))
-    _check_unique(rows)
+                parameters = 0 if id(call.layer) in counted else _parameters(call.layer)
+                counted.add(id(call.layer))
+                rows += _rows(call, edges.get(call), parameters, reasons)
+        elif layer_name(item) in input_names:
+            rows.append(_input_row(item, input_names[layer_name(item)]))
     rows = [replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)]
     return rows, outputs
+
+
+def _never_called(model: Any, recorder: Recorder) -> Iterator[Call]:
+    """The layers of subclassed models that nobody calls: Keras counts them among `model.layers`."""
+    called = {id(call.layer) for call in recorder.calls}
+    models: dict[int, tuple[Any, Call | None]] = {id(model): (model, None)}
+    for call in recorder.calls:
+        models.setdefault(id(call.layer), (call.layer, call))
+    for one, parent in models.values():
+        if is_a(one, "Model") and functional_of(one) is None:
+            for layer in one.layers:
+                if id(layer) not in called:
+                    called.add(id(layer))
+                    yield recorder.never_called(layer, parent)
 
 
 def _fed(
@@ -94,26 +114,17 @@ def _fed(
     if parent is None:
         names = (input_layer_name(x) for x in functional.inputs)
         return [name if name in input_names else None for name in names]
-    given = (edges.get(parent) or parent).inbound
-    return [*given] if len(given) == len(functional.inputs) else [None] * len(functional.inputs)
-
-
-def input_layer_name(tensor: Any) -> str:
-    """The name of the input layer behind a model's symbolic input."""
-    name: str = tensor._keras_history.operation.name
-    return name
+    given: list[str | None] = edges[parent].inbound if parent in edges else [*parent.inbound]
+    return given if len(given) == len(functional.inputs) else [None] * len(functional.inputs)
 
 
 def _in_order(model: Any, calls: list[Call]) -> list[Any]:
     """The calls directly inside `model`, and its input layers, in the order of `model.layers`."""
-    if isinstance(model, Functional):
-        members = model.operations
-    elif isinstance(model, keras.Sequential):
-        members = model.layers
-    else:
-        return calls  # a subclassed model: the order in which it calls
+    members = members_of(model)
+    if members is None:
+        return calls  # a layer: the order in which it calls
     place = {id(member): index for index, member in enumerate(members)}
-    inputs = [member for member in members if isinstance(member, keras.layers.InputLayer)]
+    inputs = [member for member in members if is_a(member, "layers.InputLayer")]
     last = len(place)
     return sorted(
         [*calls, *inputs],
@@ -131,8 +142,7 @@ def _with_inner(call: Call, inside: Mapping[Call | None, list[Call]]) -> Iterato
 def _edges(
     functional: Any, calls: list[Call], fed: Sequence[str | None]
 ) -> tuple[dict[Call, _Edges], list[str | None]]:
-    """Inbound names and static shapes of the calls that a Functional graph makes, and the names
-    of what it returns.
+    """What a Functional graph knows of the calls that it makes, and the names of what it returns.
 
     Args:
         functional: the graph; its nodes run in the same order as the calls were made.
@@ -145,19 +155,17 @@ def _edges(
         pending.setdefault(id(call.layer), []).append(call)
 
     edges: dict[Call, _Edges] = {}
-    by_depth = functional._nodes_by_depth
-    for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]):
-        waiting = pending.get(id(node.operation))
-        if node.is_input or not waiting:
+    for node in nodes_of(functional):
+        waiting = pending.get(id(node.layer))
+        if not waiting:
             continue
         call = waiting.pop(0)
-        known = (name_of.get(id(tensor)) for tensor in node.input_tensors)
+        outputs = [(x, call.places.get(place)) for place, x in enumerate(node.outputs)]
         edges[call] = _Edges(
-            inbound=list(dict.fromkeys(name for name in known if name is not None)),
-            shapes=[tuple(getattr(tensor, "shape", None) or ()) for tensor in node.outputs],
+            inbound=[name_of.get(id(tensor)) for tensor in node.inputs],
+            shapes={name: tuple(x.shape) for x, name in outputs if name is not None},
         )
-        for tensor, (name, _) in zip(node.outputs, call.outputs, strict=False):
-            name_of[id(tensor)] = name
+        name_of.update((id(x), name) for x, name in outputs)
     return edges, [name_of.get(id(tensor)) for tensor in functional.outputs]
 
 
@@ -165,11 +173,11 @@ def _input_row(layer: Any, input_name: str) -> Row:
     tensor = layer.output
     return Row(
         Layer(
-            name=layer.name,
+            name=layer_name(layer),
             type="InputLayer",
             index=0,
             shape=tuple(tensor.shape),
-            dtype=str(tensor.dtype),
+            dtype=tf.as_dtype(tensor.dtype).name,
             parameters=0,
             inbound=(),
             tensor=input_name,
@@ -177,41 +185,116 @@ def _input_row(layer: Any, input_name: str) -> Row:
     )
 
 
-def _rows(call: Call, edges: _Edges | None, graph: Any) -> Iterator[Row]:
-    for leaf, (name, tensor) in enumerate(call.outputs):
-        why_not = _why_not(tensor, graph)
-        shape: Shape = _static_shape(tensor)
-        if edges and leaf < len(edges.shapes):
-            shape = _merged(shape, edges.shapes[leaf])
-        first = leaf == 0 and call.repeat == 0
+def _rows(call: Call, edges: _Edges | None, parameters: int, reasons: _Reasons) -> Iterator[Row]:
+    """One row per tensor that came out, or one that says why there is none."""
+    names = edges.inbound if edges else call.inbound
+    inbound = tuple(dict.fromkeys(name for name in names if name is not None))
+    outputs = call.outputs or [(call.path, None)]
+    whole = _why_none(call)
+    if whole:  # what else came out is there no more than the first
+        outputs = outputs[:1]
+    for name, value in outputs:
+        why_not = whole or reasons.against(value)
+        shape, dtype = _type(value)
+        if edges and name in edges.shapes:
+            shape = _merged(shape, edges.shapes[name])
         yield Row(
             Layer(
                 name=name,
                 type=type(call.layer).__name__,
                 index=0,
                 shape=shape,
-                dtype=tensor.dtype.name if isinstance(tensor, tf.Tensor) else "",
-                parameters=_parameters(call.layer) if first else 0,
-                inbound=tuple(edges.inbound if edges else call.inbound),
+                dtype=dtype,
+                parameters=parameters,
+                inbound=inbound,
                 tensor=None if why_not else name,
+                parent=_row_name(call.parent) if call.parent else None,
+                why_not=why_not or None,
             ),
-            None if why_not else tensor,
-            why_not,
+            None if why_not else value,
             call.finished,
         )
+        parameters = 0
 
 
-def _why_not(tensor: Any, graph: Any) -> str:
-    if not isinstance(tensor, tf.Tensor):
-        return f"it is a {type(tensor).__name__}, not a dense tensor"
-    if tensor.graph is not graph:
-        return "it lives inside a loop, once per step"
+def _why_none(call: Call) -> str:
+    """Why nothing of a call can be exposed; empty where that depends on what came out."""
+    if not call.happened:
+        return "the model does not call it in inference"
+    around: Call | None = call
+    while around is not None:
+        if around.in_loop and around.parent:
+            return f"it runs in the loop of {around.parent.path!r}, once for every step"
+        around = around.parent
     return ""
 
 
-def _static_shape(tensor: Any) -> Shape:
-    shape = getattr(tensor, "shape", None)
-    return () if shape is None or shape.rank is None else tuple(shape)
+def _row_name(call: Call) -> str:
+    """The name of a call's first row."""
+    return call.outputs[0][0] if call.outputs else call.path
+
+
+class _Reasons:
+    """Why some values cannot be exposed."""
+
+    def __init__(self, graph: Any) -> None:
+        self._graph = graph
+        self._vectorised = _inside_vectorised_loops(graph)
+
+    def against(self, value: Any) -> str:
+        """Why a value that came out of a call cannot be exposed; empty if it can."""
+        if value is None:
+            return "it returns nothing"
+        if not tf.is_tensor(value) or isinstance(value, (tf.RaggedTensor, tf.SparseTensor)):
+            return f"it returns no dense tensor, but a value of the class {type(value).__name__!r}"
+        if tf.TensorShape(value.shape).rank is None:
+            return "TensorFlow does not know how many axes it has"
+        graph = getattr(value, "graph", None)  # a constant or a variable has none
+        if graph is not None and graph is not self._graph:
+            return _inside(graph)
+        if graph is not None and value.op.name in self._vectorised:
+            return LOOP
+        return ""
+
+
+LOOP = "it runs inside a loop, once for every turn"
+BRANCH = "it runs inside one branch of a condition, which may not be taken"
+FUNCTION = "it runs inside a TensorFlow function of its own"
+
+
+def _inside(graph: Any) -> str:
+    """What an inner graph of TensorFlow is."""
+    while graph is not None:
+        kind = type(graph).__name__
+        if kind.startswith("While"):
+            return LOOP
+        if kind.startswith("Cond"):
+            return BRANCH
+        graph = getattr(graph, "outer_graph", None)
+    return FUNCTION
+
+
+def _inside_vectorised_loops(graph: Any) -> set[str]:
+    """Names of the operations in the bodies of `tf.vectorized_map`.
+
+    TensorFlow builds these for one step first, in the same graph; they hang on the step's number.
+    """
+    found: set[str] = set()
+    waiting = [op for op in graph.get_operations() if op.type == "PlaceholderWithDefault"]
+    while waiting:
+        op = waiting.pop()
+        if op.name not in found:
+            found.add(op.name)
+            waiting += [consumer for output in op.outputs for consumer in output.consumers()]
+    return found
+
+
+def _type(value: Any) -> tuple[Shape, str]:
+    """Static shape and dtype of a tensor; of anything else, none."""
+    if not tf.is_tensor(value):
+        return (), ""
+    shape = tf.TensorShape(value.shape)
+    return () if shape.rank is None else tuple(shape), tf.as_dtype(value.dtype).name
 
 
 def _merged(traced: Shape, declared: Shape) -> Shape:
@@ -224,17 +307,6 @@ def _merged(traced: Shape, declared: Shape) -> Shape:
 
 
 def _parameters(layer: Any) -> int:
-    if not isinstance(layer, keras.layers.Layer) or not layer.weights:
+    if not is_a(layer, "layers.Layer") or not layer.weights:
         return 0
     return int(layer.count_params())
-
-
-def _check_unique(rows: list[Row]) -> None:
-    names: set[str] = set()
-    for row in rows:
-        if row.layer.name in names:
-            raise ExportError(
-                f"two outputs in this model are called {row.layer.name!r}; rename one of the "
-                "layers, so that each can be asked for by name."
-            )
-        names.add(row.layer.name)

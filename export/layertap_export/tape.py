@@ -6,7 +6,7 @@ went into the sigmoid or softmax whose result the model returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from layertap.card import Card, Gradients
 
-from .recording import Recorder, named_leaves
-from .tracing import packed
+from .families import is_a
+from .inputs import model_inputs
+from .recording import Call, Recorder
+from .traceable import traceable
+from .tracing import returned
 
 
 class Tape:
@@ -45,14 +48,15 @@ class Tape:
             for name in self._gradients.tensors
             if entries.get(name, name) in tensors
         }
-        with self._tape, recorder.recording(), _inputs_kept() as kept:
+        inputs = model_inputs(model)
+        with self._tape, recorder.recording(), traceable(to_run=True), _inputs_kept() as kept:
             self._tape.watch(list(self._sources.values()))
-            result = model(packed(model, list(tensors.values())), training=False)
-        self._recorded = {name: tensor for call in recorder.calls for name, tensor in call.outputs}
+            result = returned(model, inputs, list(tensors.values()))
+        self._recorded = recorder.recorded
         wanted = self._gradients.tensors.keys() & self._recorded.keys()
         self._sources |= {name: self._recorded[name] for name in wanted}
-        outputs = dict(zip((info.name for info in card.outputs), named_leaves(result), strict=True))
-        output = outputs[self._gradients.output][1]
+        outputs = dict(zip((info.name for info in card.outputs), result, strict=True))
+        output = outputs[self._gradients.output].value
         logits = self._gradients.score == "logits"
         self._scores: Any = kept.get(id(output)) if logits else output
 
@@ -65,6 +69,11 @@ class Tape:
     def shape(self) -> tuple[int, ...]:
         """Of the scores."""
         return tuple(self._scores.shape)
+
+    @property
+    def knows(self) -> Collection[str]:
+        """Names of the layers and inputs whose gradients it can tell."""
+        return self._sources.keys()
 
     @property
     def knows_scores(self) -> bool:
@@ -98,24 +107,40 @@ class Tape:
         return {
             output: tf.convert_to_tensor(found[name]).numpy()
             for name, output in self._gradients.tensors.items()
+            if name in found
         }
 
 
 class _WatchingRecorder(Recorder):
-    """Records the layers that a card shows, and lets a tape watch those that have a gradient."""
+    """Lets a tape watch those layers that have a gradient."""
 
     def __init__(self, tape: tf.GradientTape, card: Card) -> None:
         assert card.gradients is not None
-        super().__init__(keep={x.name for x in card.layers if x.exposed}.__contains__)
+        super().__init__(reserved=[x.name for x in card.layers if x.type == "InputLayer"])
         self._tape = tape
         self._watched = card.gradients.tensors.keys()
+        self.recorded: dict[str, Any] = {}
+        """The tensors of the layers that the card shows, but for those in loops, by name."""
+        self._shown = {x.name for x in card.layers if x.exposed}
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         begun = len(self.calls)
         result = super().run(original, layer, args, kwargs)
         for call in self.calls[begun : begun + 1]:
-            self._tape.watch([x for name, x in call.outputs if name in self._watched])
+            if _runs_once(call):
+                found = {name: x for name, x in call.outputs if name in self._shown}
+                self.recorded |= found
+                self._tape.watch([x for name, x in found.items() if name in self._watched])
         return result
+
+
+def _runs_once(call: Call | None) -> bool:
+    """Whether a layer runs for all samples and steps at once, as in the file."""
+    while call is not None:
+        if call.in_loop or (call.parent and is_a(call.parent.layer, "layers.TimeDistributed")):
+            return False
+        call = call.parent
+    return True
 
 
 ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")

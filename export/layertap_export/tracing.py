@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from layertap._layer import Layer
 from layertap.card import TensorInfo
 from layertap.errors import LayertapError
 
-from .errors import ExportError
-from .recording import Recorder, functional_of, named_leaves
-from .structure import Row, input_layer_name, layer_table
+from .errors import ExportError, keras_words
+from .families import functional_of, is_a
+from .inputs import Inputs, input_layer_name, model_inputs
+from .recording import SCOPE, Leaf, Recorder, leaves
+from .structure import Row, layer_table
+from .traceable import traceable
+from .unique_names import UniqueNames
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,138 +29,193 @@ class Trace:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     rows: tuple[Row, ...]
+    scopes: Mapping[str, str]
+    """Names of layers, by the TensorFlow scopes in which their operations are."""
     function: Any
     """Concrete function; takes the inputs in order, returns the model's outputs, and then the
     symbols of all rows that have one."""
+    runs: bool
+    """Whether TensorFlow can run `function`, which may be for conversion only."""
 
 
-def trace(model: Any) -> Trace:
+def trace(model: Any, only: Container[str] | None = None, *, to_run: bool = False) -> Trace:
     """Trace a built Keras model in inference mode.
 
+    Args:
+        model: the Keras model.
+        only: names of the rows whose symbols are wanted; by default all.
+        to_run: make a function that surely runs; it may not be fit for conversion.
+
     Raises:
-        ExportError: the model has no inputs yet (it was never built), or Keras cannot call it.
+        ExportError: the model does not know its inputs, returns what is no tensor, or Keras cannot
+            call it.
     """
     inputs = model_inputs(model)
+    traced, better = _traced(model, inputs, only, to_run)
+    return traced if better == inputs else _traced(model, better, only, to_run)[0]
+
+
+def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[Leaf]:
+    """What the model itself gives: the suffix of each leaf names an output of a dict.
+
+    What layers would keep for the next call is dropped.
+
+    Args:
+        model: the Keras model.
+        inputs: its inputs.
+        flat: tensors or arrays for them.
+
+    Raises:
+        ExportError: something that is no tensor.
+    """
+    with keras.StatelessScope():
+        result = inputs.call(model, flat)
+    named = isinstance(result, dict) or hasattr(result, "_fields")
+    found = []
+    for leaf in leaves(result):
+        if leaf.value is None:
+            continue
+        if isinstance(leaf.value, (tf.RaggedTensor, tf.SparseTensor)):
+            raise ExportError(
+                f"the model {model.name!r} returns a {type(leaf.value).__name__}, which ONNX does "
+                "not know. Export a model that returns a dense tensor."
+            )
+        name = leaf.suffix.removeprefix(":") if named else ""
+        found.append(Leaf(name, leaf.place, tf.convert_to_tensor(leaf.value)))
+    if not found:
+        raise ExportError(f"the model {model.name!r} returns no tensor.")
+    return found
+
+
+def _traced(
+    model: Any, inputs: Inputs, only: Container[str] | None, to_run: bool
+) -> tuple[Trace, Inputs]:
+    """The trace; and the inputs, with dtypes that are known better after it."""
+    # A Sequential model hides its input layer from its table.
+    own = model.inputs if functional_of(model) is model and not is_a(model, "Sequential") else []
+    input_names = {
+        input_layer_name(x): info.name for x, info in zip(own, inputs.infos, strict=False)
+    }
+    seen: list[tuple[Any, ...]] = []
+
+    def call(*flat: Any) -> list[Any]:
+        recorder = Recorder(reserved=input_names)
+        with recorder.recording():
+            results = returned(model, inputs, flat)
+        graph = tf.compat.v1.get_default_graph()
+        rows, row_names = layer_table(model, recorder, graph, input_names)
+        sources = _sources(rows, row_names, results, recorder)
+        outputs = _outputs(inputs.infos, results, sources)
+        rows = _named_apart(inputs.infos, rows, outputs, sources)
+        if only is not None:
+            rows = [x if x.layer.name in only else replace(x, symbol=None) for x in rows]
+        scopes = {f"{SCOPE}{call.number}": call.path for call in recorder.calls}
+        seen.append((outputs, rows, scopes, inputs.with_indices(recorder.calls, flat)))
+        symbols = [row.symbol for row in rows if row.symbol is not None]
+        # A tensor that is there twice must come back twice.
+        return [tf.identity(tensor) for tensor in [*(x.value for x in results), *symbols]]
+
+    function, runs = _concrete(model, inputs, call, to_run)
+    # TensorFlow traces again where weights were made on the way: while layers are built Keras calls
+    # those inside once more.
+    outputs, rows, scopes, better = seen[-1]
+    return Trace(inputs.infos, outputs, tuple(rows), scopes, function, runs), better
+
+
+def _concrete(
+    model: Any, inputs: Inputs, call: Callable[..., Any], to_run: bool
+) -> tuple[Any, bool]:
+    """`call` traced on symbols for the inputs, and whether it can be run."""
     specs = [
         # Keras names may hold what TensorFlow scopes may not; the file gets the real ones.
         tf.TensorSpec(info.shape, info.dtype, name=f"input_{index}")
-        for index, info in enumerate(inputs)
+        for index, info in enumerate(inputs.infos)
     ]
-    # A Sequential model hides its input layer from its table.
-    own = [] if isinstance(model, keras.Sequential) else model.inputs
-    input_names = {input_layer_name(x): info.name for x, info in zip(own, inputs, strict=False)}
-    seen: list[tuple[tuple[TensorInfo, ...], tuple[Row, ...]]] = []
-
-    def call(*flat: Any) -> list[Any]:
-        recorder = Recorder()
-        with recorder.recording():
-            result = model(packed(model, flat), training=False)
-        returned = named_leaves(result)
-        graph = tf.compat.v1.get_default_graph()
-        rows, output_names = layer_table(model, recorder, graph, input_names)
-        _check_names(inputs, rows)
-        outputs = _outputs(rows, returned, output_names)
-        rows = [_renamed(row, outputs, output_names) for row in rows]
-        seen.append((outputs, tuple(rows)))
-        symbols = [row.symbol for row in rows if row.symbol is not None]
-        # A tensor that is there twice must come back twice.
-        return [tf.identity(tensor) for tensor in [*(t for _, t in returned), *symbols]]
-
     function = tf.function(call, input_signature=specs, autograph=False)
     try:
-        with _inlined_functions():
-            concrete = function.get_concrete_function()
+        with traceable(to_run) as taken_apart:
+            return function.get_concrete_function(), not taken_apart
     except LayertapError:
         raise
     except Exception as exc:
-        raise ExportError(f"Keras cannot trace the model {model.name!r}: {_words(exc)}") from exc
-    return Trace(inputs, *seen[-1], concrete)
-
-
-def _words(error: Exception) -> str:
-    """Keras's message in one line, without what colours it on a terminal."""
-    return " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
-
-
-def model_inputs(model: Any) -> tuple[TensorInfo, ...]:
-    """The model's inputs, flat, in Keras's order: names, shapes and dtypes.
-
-    An input is called as in the model's dict of inputs where it has one, else by its input layer.
-    """
-    if not getattr(model, "inputs", None):
-        raise ExportError(
-            f"the model {model.name!r} has no inputs yet. Build it first: call it once on a batch, "
-            "or give its first layer an input shape."
+        hint = (
+            " Its inputs were taken for floating point, because it was only called on data: if "
+            "they are not, call it once on keras.Input(..., dtype=...)."
+            if inputs.guessed
+            else ""
         )
-    structure = _structure(model)
-    names = (
-        sorted(structure)
-        if isinstance(structure, dict)
-        else [input_layer_name(x) for x in model.inputs]
-    )
-    return tuple(
-        TensorInfo(name=name, shape=tuple(x.shape), dtype=keras.backend.standardize_dtype(x.dtype))
-        for name, x in zip(names, model.inputs, strict=True)
-    )
+        raise ExportError(
+            f"Keras cannot trace the model {model.name!r}: {keras_words(exc)}{hint}"
+        ) from exc
 
 
-def packed(model: Any, flat: Sequence[Any]) -> Any:
-    """Flat inputs in the structure (one tensor, list, dict) that the model is called with."""
-    structure = _structure(model)
-    if len(flat) == 1 and not isinstance(structure, dict):
-        return flat[0]
-    return keras.tree.pack_sequence_as(structure, list(flat))
+def _sources(
+    rows: Sequence[Row],
+    row_names: Sequence[str | None],
+    results: Sequence[Leaf],
+    recorder: Recorder,
+) -> list[Layer | None]:
+    """Per output of the model the layer whose tensor it is, if there is one.
 
-
-def _structure(model: Any) -> Any:
-    """One symbolic input, or a list or dict of them; a Sequential model's is its graph's."""
-    return (functional_of(model) or model).input
-
-
-@contextmanager
-def _inlined_functions() -> Iterator[None]:
-    """Run nested `tf.function`s as plain Python, so that their operations land in our graph.
-
-    Keras wraps grouped convolutions in one with jit compilation, which tf2onnx leaves standing as
-    a `StatefulPartitionedCall`.
+    Args:
+        rows: the table.
+        row_names: what Keras's graph says, by place.
+        results: the outputs.
+        recorder: knows which layer last put out a tensor.
     """
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(before)
+    by_name = {row.layer.name: row for row in rows}
+    found: list[Layer | None] = []
+    for leaf in results:
+        said = row_names[leaf.place] if leaf.place < len(row_names) else None
+        candidates = [by_name.get(name or "") for name in (said, recorder.writer(leaf.value))]
+        found.append(
+            next(
+                (
+                    row.layer
+                    for row in candidates
+                    if row
+                    and row.layer.exposed
+                    and (row.symbol is leaf.value or row.symbol is None)
+                ),
+                None,
+            )
+        )
+    return found
 
 
 def _outputs(
-    rows: Sequence[Row], returned: Sequence[tuple[str, Any]], names: Sequence[str | None]
+    inputs: Sequence[TensorInfo], results: Sequence[Leaf], sources: Sequence[Layer | None]
 ) -> tuple[TensorInfo, ...]:
     """The model's own outputs: by the keys of its dict, else by the layers that they come from."""
-    layers = {row.layer.name: row.layer for row in rows}
+    names = UniqueNames([info.name for info in inputs], "~", 2)
+    taken = {info.name for info in inputs}
     infos = []
-    for index, (suffix, tensor) in enumerate(returned):
-        layer = layers.get(names[index] or "") if index < len(names) else None
-        key = suffix.lstrip(":")
-        name = key if key and not key.isdigit() else layer.name if layer else f"output_{index}"
-        shape = layer.shape if layer else tuple(tensor.shape)
-        infos.append(TensorInfo(name=name, shape=shape, dtype=tensor.dtype.name))
+    for index, (leaf, source) in enumerate(zip(results, sources, strict=True)):
+        wanted = leaf.suffix or (source.name if source else f"output_{index}")
+        name = names.free(f"output/{wanted}" if wanted in taken else wanted)
+        shape = source.shape if source else tuple(leaf.value.shape)
+        infos.append(TensorInfo(name=name, shape=shape, dtype=leaf.value.dtype.name))
     return tuple(infos)
 
 
-def _renamed(row: Row, outputs: Sequence[TensorInfo], output_names: Sequence[str | None]) -> Row:
-    """Let a layer give way to an output of another layer that bears its name."""
-    name = row.layer.name
-    clash = any(
-        info.name == name != source for info, source in zip(outputs, output_names, strict=False)
-    )
-    return replace(row, layer=replace(row.layer, tensor=f"layer/{name}")) if clash else row
-
-
-def _check_names(inputs: Sequence[TensorInfo], rows: Sequence[Row]) -> None:
-    taken = {info.name for info in inputs}
+def _named_apart(
+    inputs: Sequence[TensorInfo],
+    rows: Sequence[Row],
+    outputs: Sequence[TensorInfo],
+    sources: Sequence[Layer | None],
+) -> list[Row]:
+    """Let a layer give way to an input, and to an output of another layer, that bears its name."""
+    taken = {info.name for info in [*inputs, *outputs]}
+    own = {
+        info.name
+        for info, source in zip(outputs, sources, strict=True)
+        if source and source.name == info.name
+    }
+    names = UniqueNames(taken | {row.layer.name for row in rows}, "~", 2)
+    renamed = []
     for row in rows:
-        if row.symbol is not None and row.layer.name in taken:
-            raise ExportError(
-                f"a layer and an input of this model are both called {row.layer.name!r}; "
-                "rename one of them."
-            )
+        name = row.layer.name
+        if row.symbol is not None and name in taken - own:
+            row = replace(row, layer=replace(row.layer, tensor=names.free(f"layer/{name}")))
+        renamed.append(row)
+    return renamed

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import tensorflow as tf
 from numpy.typing import NDArray
 
 import layertap
@@ -17,23 +19,29 @@ from layertap._layer import Shape
 from layertap._session import import_onnxruntime
 from layertap._table import shape_text
 from layertap.card import Card, Golden, Gradients, LayerCheck, Verification
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import ModelFileError, UsageError, suggest
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
 from .batches import DOUBLINGS, Batch, seeded_batches
-from .errors import ExportError, VerificationError
+from .errors import ExportError, VerificationError, keras_words
+from .freezing import in_place
 from .golden_values import digits, golden_layer
 from .gradient_check import GradientCheck
+from .inputs import model_inputs
 from .loading import load_model
-from .recording import Recorder, named_leaves
+from .precision import in_float64
 from .sample_sizes import has_free_sizes
-from .tracing import model_inputs, packed
+from .signatures import Signature
+from .tracing import Trace, returned, trace
+
+REFERENCES = ("keras", "float64")
+"""What a file is compared with: Keras as it is; `float64` adds Keras in float64."""
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes unless the caller says otherwise."""
 
-Activations = Mapping[str, NDArray[Any]]
+Activations = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +55,10 @@ class LayerDifference:
     """Largest, over the batches, of `max_abs` divided by Keras's largest absolute value."""
     problem: str = ""
     """A wrong shape or dtype, or a NaN, which fails whatever the tolerance."""
+    from_float64: float | None = None
+    """The file's largest scaled error against Keras in float64, if that was asked for."""
+    keras_from_float64: float | None = None
+    """That of Keras itself: which of the two is closer to the truth?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +74,10 @@ class VerificationReport:
     """Keras's values on the first batch."""
     gradients: Gradients | None = None
     """What the file has of gradients; whether rows of weights broadcast was found out by a run."""
+    reference: str = "Keras"
+    """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
+    per_sample: frozenset[str] = frozenset()
+    """The outputs whose first axis had the size of every batch."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -82,30 +98,50 @@ class VerificationReport:
 
     def __str__(self) -> str:
         if not self.failed:
-            worst = self.worst
+            worst, truth = self.worst, self._against_float64()
             return (
-                f"verified {self._counted} against Keras on {len(self.batches)} batches "
-                f"({'; '.join(self.batches)}): largest scaled error {worst.scaled:.1e} "
-                f"in {worst.name!r}, allowed {self.tolerance:.0e}"
+                f"verified {self._counted} against {self.reference} on {len(self.batches)} "
+                f"batches ({'; '.join(self.batches)}): largest scaled error "
+                f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}{truth}"
             )
         return "\n".join(self._failure())
+
+    def _against_float64(self) -> str:
+        known = [x for x in self.layers if x.from_float64 is not None]
+        if not known:
+            return ""
+        ours = max(known, key=lambda x: x.from_float64 or 0.0)
+        theirs = max(known, key=lambda x: x.keras_from_float64 or 0.0)
+        closer = sum((x.from_float64 or 0) <= (x.keras_from_float64 or 0) for x in known)
+        return (
+            f"\nagainst Keras in float64 the file's largest scaled error is "
+            f"{ours.from_float64:.1e} in {ours.name!r}, Keras's own "
+            f"{theirs.keras_from_float64:.1e} in {theirs.name!r}; the file is as close or closer "
+            f"in {closer} of {len(known)} layers"
+        )
 
     @property
     def _counted(self) -> str:
         shown = self.gradients.tensors.values() if self.gradients else ()
         gradients = sum(x.name in shown for x in self.layers)
-        layers = f"{len(self.layers) - gradients} layers"
+        things = f"{len(self.layers) - gradients} {self._things}"
         if not gradients:
-            return layers
-        return f"{layers} and {gradients} gradient{'s' if gradients > 1 else ''}"
+            return things
+        return f"{things} and {gradients} gradient{'s' if gradients > 1 else ''}"
+
+    @property
+    def _things(self) -> str:
+        if self.reference != "TensorFlow":
+            return "layers"
+        return "output" if len(self.layers) == 1 else "outputs"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
         first, *others = self.failed
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
-            f"{self.file} is not what Keras computes: {len(self.failed)} of {len(self.layers)} "
-            f"layers differ by more than {self.tolerance:.0e} of their scale. "
-            f"The first to diverge is {first.name!r}."
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
+            f"{len(self.layers)} {self._things} differ by more than {self.tolerance:.0e} of their "
+            f"scale. The first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"
@@ -132,17 +168,28 @@ def verify(
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
+    custom_objects: Mapping[str, Any] | Iterable[Any] = (),
+    signature: str | None = None,
     unsafe: bool = False,
+    reference: str = "keras",
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> VerificationReport:
     """Compare a file that layertap exported with the Keras model it was made from.
 
     Args:
         path: the `.onnx` file.
-        model: a `keras.Model`, or what `layertap export` takes.
+        model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
         tolerance: largest scaled error that passes.
         samples: images to verify on beside the seeded batches.
-        weights: for a `"package.module:function"`, a file handed to it as `weights`.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+            into the model that it returns.
+        custom_objects: the model's own classes and functions, as `load_model` takes them.
+        signature: of a SavedModel, the signature to compare with; by default the one that the file
+            was made from.
         unsafe: load files that hold Python code (Lambda layers).
+        reference: with `float64` the report also says how far the file and Keras itself are from
+            the same model in float64. Whether a layer passes does not hang on it.
+        progress: called with the name of each stage.
 
     Returns:
         The report; false if a layer differs (nothing is raised for that).
@@ -158,13 +205,24 @@ def verify(
             "`layertap export` writes files that have one."
         )
     if isinstance(model, (str, os.PathLike)):
-        model = load_model(model, weights=weights, unsafe=unsafe)
+        progress("loading the model")
+        model = load_model(
+            model,
+            weights=weights,
+            custom_objects=custom_objects,
+            signature=signature or card.source.signature,
+            unsafe=unsafe,
+        )
     _check_same_inputs(model, card, os.fspath(path))
-    return verify_file(Path(path), model, card, tolerance=tolerance, samples=samples)
+    progress(f"comparing with {reference_of(model)}")
+    return verify_file(
+        Path(path), model, card, tolerance=tolerance, samples=samples, reference=reference
+    )
 
 
 def _check_same_inputs(model: Any, card: Card, path: str) -> None:
-    given = [(info.name, info.shape) for info in model_inputs(model)]
+    inputs = model.inputs if isinstance(model, Signature) else model_inputs(model).infos
+    given = [(info.name, info.shape) for info in inputs]
     expected = [(info.name, info.shape) for info in card.inputs]
     if given != expected:
         raise ExportError(
@@ -184,6 +242,8 @@ def verify_file(
     *,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
+    reference: str = "keras",
+    traced: Trace | None = None,
     check: GradientCheck | None = None,
 ) -> VerificationReport:
     """Compare every output of the file with Keras's.
@@ -194,28 +254,48 @@ def verify_file(
         card: its card.
         tolerance: largest scaled error that passes.
         samples: the user's own images, compared too, with the card's preprocessing.
+        reference: one of `REFERENCES`.
+        traced: a trace of the model, if there is one whose symbols are all in the file.
         check: compares the file's gradients; by default on the layers that the file exposes.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
-        UsageError: the tolerance is no finite number from 0 up.
+        UsageError: the tolerance is no finite number from 0 up, or there is no such reference.
     """
+    if reference not in REFERENCES:
+        raise UsageError(
+            f"there is no reference {reference!r}; give 'keras' or 'float64'."
+            + suggest(reference, REFERENCES)
+        )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
     session = _opened(path)
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
     if card.gradients and check is None:
-        complete = all(layer.exposed for layer in card.layers)
+        complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
         check = GradientCheck(onnx.load(path), card, model, complete=complete)
+    precisely = _precise_runner(model, card, wanted) if reference == "float64" else None
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
-    for batch, expected in _references(model, card, wanted, samples):
+    per_sample = set(wanted)
+    for batch, expected in _references(model, card, wanted, samples, traced):
         golden = golden or _golden(batch, expected)
+        sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
+        per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
         actual = _run(session, card, batch, path)
+        truth = precisely(batch.arrays) if precisely else {}
         for name in wanted:
-            found = _difference(name, actual.pop(name), expected.get(name))
+            ours, theirs = actual.pop(name), expected.pop(name, None)
+            found = _difference(name, ours, theirs)
+            if theirs is not None and name in truth:
+                exact = truth.pop(name)
+                found = replace(
+                    found,
+                    from_float64=_scaled(ours, exact),
+                    keras_from_float64=_scaled(theirs, exact),
+                )
             totals[name] = _larger(totals.get(name), found)
         for name, value, other in check.pairs(batch.arrays) if check else ():
             totals[name] = _larger(totals.get(name), _difference(name, value, other))
@@ -223,14 +303,25 @@ def verify_file(
     assert golden is not None  # there are always seeded batches
     if check:
         golden = replace(golden, layers={**golden.layers, **check.golden})
+    ends = _places(card)
     return VerificationReport(
         file=str(path),
         tolerance=tolerance,
         batches=tuple(batches),
-        layers=tuple(sorted(totals.values(), key=lambda x: _place(card, x.name))),
+        # Outputs that are no layer come last.
+        layers=tuple(
+            sorted(totals.values(), key=lambda x: ends.get(x.name, (len(card.layers), 0)))
+        ),
         golden=golden,
         gradients=check.measured if check else None,
+        reference=reference_of(model),
+        per_sample=frozenset(per_sample),
     )
+
+
+def reference_of(model: Any) -> str:
+    """What computes the values that a file is compared with."""
+    return "TensorFlow" if isinstance(model, Signature) else "Keras"
 
 
 def _opened(path: Path) -> Any:
@@ -238,6 +329,8 @@ def _opened(path: Path) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
+    # Rearranged for speed, the weights of a large model would be in memory once more.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as exc:
@@ -254,42 +347,79 @@ def _run(session: Any, card: Card, batch: Batch, path: Path) -> dict[str, NDArra
 
 
 def _references(
-    model: Any, card: Card, wanted: Sequence[str], samples: Sequence[ImageSource]
+    model: Any,
+    card: Card,
+    wanted: Sequence[str],
+    samples: Sequence[ImageSource],
+    traced: Trace | None,
 ) -> Iterator[tuple[Batch, Activations]]:
     """The batches, each with what Keras makes of it."""
     recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
+    run = runner(model, card, wanted, traced)
     doublings = range(DOUBLINGS + 1) if has_free_sizes(card.inputs) else range(1)
     for doubling in doublings:
         try:
             for batch in seeded_batches(model, card.inputs, recipe, doubling):
-                yield batch, reference(model, card, batch.arrays, wanted)
+                yield batch, run(batch.arrays)
             break
         except Exception as exc:
             # A deep network may shrink small sizes to nothing.
             if doubling == doublings[-1]:
-                raise ExportError(f"Keras cannot run the model on a test batch: {exc}") from exc
+                raise ExportError(
+                    f"Keras cannot run the model on a test batch: {keras_words(exc)}"
+                ) from exc
     if samples:
         pixels = (recipe or Preprocessing()).batch(samples)
         label = f"{' x '.join(map(str, pixels.shape))}, your images"
-        yield Batch(label, (pixels,)), reference(model, card, (pixels,), wanted)
+        yield Batch(label, (pixels,)), run((pixels,))
 
 
-def reference(
-    model: Any, card: Card, arrays: Sequence[NDArray[Any]], wanted: Sequence[str]
-) -> Activations:
-    """What Keras itself gives, run eagerly, by the names of the file's outputs."""
+def runner(
+    model: Any, card: Card, wanted: Collection[str], traced: Trace | None = None
+) -> Callable[[Sequence[NDArray[Any]]], Activations]:
+    """What Keras itself gives for a batch, by the names of the file's outputs.
+
+    The layers run as a TensorFlow function, as in `model.predict`: there the calls that are to be
+    compared are those of the export, also where some are in loops. The model's own outputs come
+    from a plain call of the model.
+    """
+    if isinstance(model, Signature):
+        return model.run
     tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in wanted}
-    recorder = Recorder(keep=tensors.__contains__)
-    with recorder.recording():
-        result = model(packed(model, arrays), training=False)
-    values = {
-        str(tensors[name]): tensor.numpy()
-        for call in recorder.calls
-        for name, tensor in call.outputs
-    }
-    for info, (_, tensor) in zip(card.outputs, named_leaves(result), strict=True):
-        values[info.name] = tensor.numpy()
-    return values
+    if traced is None or not traced.runs:
+        traced = trace(model, tensors, to_run=True)
+    inputs = model_inputs(model)
+
+    def run(arrays: Sequence[NDArray[Any]]) -> Activations:
+        own = returned(model, inputs, arrays)  # what Keras refuses it refuses here, in its words
+        with _unoptimised():
+            flat = traced.function(*map(tf.convert_to_tensor, arrays))[len(traced.outputs) :]
+        names = [tensors[row.layer.name] for row in traced.rows if row.symbol is not None]
+        values = {str(name): in_place(x) for name, x in zip(names, flat, strict=True)}
+        for info, leaf in zip(card.outputs, own, strict=True):
+            values[info.name] = in_place(leaf.value)
+        return values
+
+    return run
+
+
+def _precise_runner(
+    model: Any, card: Card, wanted: Collection[str]
+) -> Callable[[Sequence[NDArray[Any]]], Activations]:
+    """The same in float64."""
+    run = runner(in_float64(model), card, wanted)
+    return lambda arrays: run([x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays])
+
+
+@contextmanager
+def _unoptimised() -> Iterator[None]:
+    """Run functions as they were traced. To optimise a graph takes longer than to run it twice."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({**before, "disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
 def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) -> LayerDifference:
@@ -320,6 +450,16 @@ def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) 
     return LayerDifference(name=name, max_abs=max_abs, scaled=max_abs / scale if scale else max_abs)
 
 
+def _scaled(actual: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Largest difference, over the largest absolute value; of what is a finite number."""
+    if actual.shape != truth.shape or truth.dtype.kind not in "fiub":
+        return np.inf
+    finite = np.isfinite(truth)
+    delta = np.abs(actual[finite].astype(np.float64) - truth[finite])
+    scale = float(np.abs(truth[finite]).max(initial=0))
+    return float(delta.max(initial=0)) / (scale or 1.0)
+
+
 def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDifference:
     if one is None:
         return other
@@ -328,7 +468,13 @@ def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDiffere
         max_abs=max(one.max_abs, other.max_abs),
         scaled=max(one.scaled, other.scaled),
         problem=one.problem or other.problem,
+        from_float64=_most(one.from_float64, other.from_float64),
+        keras_from_float64=_most(one.keras_from_float64, other.keras_from_float64),
     )
+
+
+def _most(one: float | None, other: float | None) -> float | None:
+    return max((x for x in (one, other) if x is not None), default=None)
 
 
 def _golden(batch: Batch, expected: Activations) -> Golden:
@@ -339,7 +485,13 @@ def _golden(batch: Batch, expected: Activations) -> Golden:
     return Golden(seed=0, inputs=batch.golden, layers=layers)
 
 
-def _place(card: Card, name: str) -> int:
-    """Where a layer runs; outputs that are no layer come last."""
-    places_of = {layer.name: layer.index for layer in card.layers}
-    return places_of.get(name, len(card.layers))
+def _places(card: Card) -> dict[str, tuple[int, int]]:
+    """Keys that sort outputs as their layers end: those inside a layer before it."""
+    last: dict[str, int] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for layer in reversed(card.layers):
+        end = max(layer.index, last.get(layer.name, 0))
+        places[str(layer.tensor)] = (end, -layer.index)
+        if layer.parent is not None:
+            last[layer.parent] = max(end, last.get(layer.parent, 0))
+    return places

@@ -9,11 +9,11 @@ import os
 from typing import Any
 
 from layertap.errors import UsageError
+from layertap_export.loading.weights import load_weights
 
 from ._require import require_keras
 from ._seeding import seed_weights
 from .registry import MODELS
-from .weights import load_weights
 
 LABELS = MODELS["chest_xray"].labels
 

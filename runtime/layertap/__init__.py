@@ -18,6 +18,7 @@ from ._version import __version__
 
 TYPE_CHECKING = False  # `typing` alone would triple the time; type checkers know the name
 if TYPE_CHECKING:
+    from . import cam
     from ._layer import Layer
     from ._model import Model, Tap, open
     from ._reductions import TopChannels
@@ -57,6 +58,7 @@ __all__ = [
     "TopChannels",
     "UsageError",
     "__version__",
+    "cam",
     "load_image",
     "open",
 ]
@@ -76,6 +78,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "cam":  # a package; importing it makes it an attribute
+        return import_module(".cam", __name__)
     value: object = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
     globals()[name] = value
     return value

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from ._layer import ITEM_BYTES, Layer
-from .card import Card, Golden
+from ._record import Record
 from .errors import UsageError
 
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from .card import Card, Golden
 
-class Cost(NamedTuple):
+
+class Cost(Record):
     """Bytes of one layer's activations."""
 
     nbytes: int | None
@@ -54,16 +56,19 @@ def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
 
 def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
     nbytes = layer.nbytes(batch)
-    if nbytes is not None or size is None or card is None or card.golden is None:
-        return Cost(nbytes)
+    if nbytes is not None or card is None or card.golden is None:
+        return Cost.trusted({"nbytes": nbytes, "exact": True})
+    import math
+
     known = _measured(layer, card.golden)
     item = ITEM_BYTES.get(layer.dtype)
     if known is None or item is None or not card.inputs or not card.golden.inputs:
         return Cost(None)
     first, measured = card.inputs[0].shape, card.golden.inputs[0].shape
-    if len(first) != len(measured) or 0 in measured:
+    if not measured or len(first) != len(measured) or 0 in measured:
         return Cost(None)
     free = [measured[axis] for axis, stated in enumerate(first) if axis and stated is None]
+    size = size or ()
     if len(free) != len(size):
         return Cost(None)
     growth = math.prod(size) / math.prod(free) if free else 1.0

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from ._graph import (
@@ -28,6 +27,7 @@ from ._graph import (
     read_type,
     read_values,
 )
+from ._record import Record
 from ._wire import Buffer, Span, encode, fields, find, header, text
 
 Perm: TypeAlias = "tuple[int, ...] | None"
@@ -59,8 +59,7 @@ class Appended(NamedTuple):
     """Whole fields of the graph."""
 
 
-@dataclass(frozen=True, slots=True)
-class CutPlan:
+class CutPlan(Record):
     """What a request takes of a graph."""
 
     leaves: Mapping[str, Leaf]
@@ -72,6 +71,8 @@ class CutPlan:
     initializers: tuple[str, ...]
     inputs: tuple[str, ...]
     """The model's inputs that the cut reads."""
+    optional: tuple[str, ...]
+    """Those of the initialisers that may be fed."""
     fed: tuple[str, ...]
     """What is itself asked for, of that which is fed: fetching it gives what was fed."""
     given: Mapping[str, Leaf]
@@ -98,6 +99,7 @@ def plan(
     tensors: Iterable[str],
     given: Iterable[str] = (),
     appended: Sequence[Appended] = (),
+    peeled: bool = True,
 ) -> CutPlan:
     """Decide what stays of `graph` for `tensors`.
 
@@ -106,6 +108,7 @@ def plan(
     Args:
         given: tensors that need not be computed; the walk back from `tensors` ends at them.
         appended: what is to be computed on top. Its outputs count among the leaves.
+        peeled: whether Transposes at the end are left to numpy.
 
     Raises:
         KeyError: the graph has no such tensor.
@@ -113,6 +116,8 @@ def plan(
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
     leaves = {name: _peel(graph, makers, known, name) for name in tensors}
+    if not peeled:
+        leaves = {name: Leaf(name, ()) for name in leaves}
     starts = {name: _peel(graph, makers, known, name) for name in given}
     fed = graph.inputs.keys() | {leaf.source for leaf in starts.values()}
     sources = sorted({leaf.source for leaf in leaves.values()})
@@ -147,6 +152,7 @@ def plan(
         nodes=tuple(sorted(nodes)),
         initializers=tuple(name for name in graph.initializers if name in weights),
         inputs=tuple(name for name in graph.inputs if name in reads),
+        optional=tuple(name for name in graph.optional if name in weights),
         fed=tuple(name for name in sources if name in fed),
         given=starts,
         starts=tuple(sorted(reads - graph.inputs.keys())),

@@ -14,13 +14,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from . import _wire
+from ._record import Record
 from .errors import DeviceError, suggest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Providers: TypeAlias = "list[tuple[str, dict[str, Any]]]"
 """onnxruntime's execution providers with their options, the first choice first."""
@@ -29,8 +30,7 @@ SILENT = 4
 """Only fatal messages: what onnxruntime logs as an error it also raises, and that is enough."""
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(Record):
     """A kind of device."""
 
     name: str
@@ -43,13 +43,13 @@ class Device:
     """What it computes on."""
     install: str = ""
     """What brings an onnxruntime that has it; empty where one has to build it."""
-    systems: Mapping[str, str] = field(default_factory=dict)
+    systems: Mapping[str, str] = {}
     """Where it is to be found, by `sys.platform`; empty for everywhere."""
     units: tuple[str, ...] = ()
     """What stands behind the colon: names, or `0` for any number; the first is the default."""
     option: str = ""
     """The provider's option that takes it."""
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     """The provider's other options, for float32 to be computed as float32."""
     needs: str = "See onnxruntime's documentation for what this execution provider needs"
     """What to look after if it does not start."""
@@ -57,6 +57,8 @@ class Device:
     """What is not as elsewhere."""
     maps: bool = False
     """Whether it takes weights that are mapped from files."""
+    memory: str = "cpu"
+    """Where its results are, as onnxruntime calls it."""
 
     def label(self, unit: str) -> str:
         """`cuda:0`."""
@@ -78,6 +80,7 @@ CUDA = Device(
     needs="Install the libraries of the CUDA version that it was built for, for example with "
     '`pip install "onnxruntime-gpu[cuda,cudnn]"`',
     maps=True,
+    memory="cuda",
 )
 TENSORRT = Device(
     "tensorrt",
@@ -89,6 +92,7 @@ TENSORRT = Device(
     option="device_id",
     needs="Install the libraries of the TensorRT and CUDA versions that it was built for",
     note="rounds to TF32 on newer cards, unless the environment sets NVIDIA_TF32_OVERRIDE=0",
+    memory="cuda",
 )
 OPENVINO = Device(
     "openvino",
@@ -210,7 +214,9 @@ def offers(offered: Sequence[str]) -> Iterator[Device]:
             yield Device(title.lower(), provider, title)
 
 
-def providers(device: Device, unit: str, threads: int, tf32: bool = False) -> Providers:
+def providers(
+    device: Device, unit: str, threads: int, tf32: bool = False, prefer_nhwc: bool = False
+) -> Providers:
     """What onnxruntime is to be asked for, the CPU for what the device cannot do last."""
     options = dict(device.options)
     if device.option:
@@ -222,6 +228,8 @@ def providers(device: Device, unit: str, threads: int, tf32: bool = False) -> Pr
     if device is CUDA:
         # TF32 has a mantissa of 10 bits: activations are off by 1e-3 of their scale.
         options["use_tf32"] = int(tf32)
+        if prefer_nhwc:
+            options["prefer_nhwc"] = 1
     if device.name == "xnnpack":
         options["intra_op_num_threads"] = str(threads)
     chosen = [(device.provider, options)]
@@ -234,6 +242,27 @@ def maps(chosen: Providers) -> bool:
     """Whether all of these take weights that are mapped from files."""
     known = {device.provider for device in DEVICES.values() if device.maps}
     return all(name in known for name, _ in chosen)
+
+
+class Place(NamedTuple):
+    """A memory, as onnxruntime's bindings name it."""
+
+    kind: str
+    unit: int
+
+    def __str__(self) -> str:
+        return self.kind if self == HOST else f"{self.kind}:{self.unit}"
+
+
+HOST = Place("cpu", 0)
+
+
+def memory(chosen: Providers) -> Place:
+    """Where these providers leave results."""
+    provider, options = chosen[0]
+    kinds = {device.provider: device.memory for device in DEVICES.values()}
+    kind = kinds.get(provider, HOST.kind)
+    return HOST if kind == HOST.kind else Place(kind, int(options.get("device_id", 0)))
 
 
 # --- Why one is not to be had -------------------------------------------------------------------
@@ -290,6 +319,8 @@ def trouble(ort: Any, device: Device, unit: str) -> Trouble | None:
 
 def wheels() -> list[str]:
     """The installed distributions that bring a package called onnxruntime."""
+    from importlib import metadata  # which takes as long as all the rest here
+
     found = []
     for ending in _WHEELS:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -325,6 +356,8 @@ def _not_built(ort: Any, device: Device) -> Trouble:
 
 def _try(ort: Any, device: Device, unit: str) -> str:
     """Run a model of one node on the device; why it failed, or nothing."""
+    from pathlib import Path
+
     import numpy as np
 
     said = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 from . import _cut
@@ -36,7 +37,7 @@ def sort_out(
         raise UsageError(f'{what} was given to run on from. Give a dict: {{"layer": activations}}.')
     sorted_out = Given({}, {})
     for key, value in given.items():
-        if isinstance(key, str) and key in graph.inputs:
+        if isinstance(key, str) and (key in graph.inputs or key in graph.optional):
             sorted_out.inputs[key] = value
             continue
         try:
@@ -102,7 +103,7 @@ def check_batch(
     for layer in layers:
         perms = plan.given[str(layer.tensor)].perms
         shape = view(feeds[plan.given[str(layer.tensor)].source], perms).shape
-        if layer.shape[:1] == (None,):
+        if layer.shape[:1] == (None,) and layer.per_sample is not False:
             sizes[layer.name] = shape[0]
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
@@ -242,6 +243,17 @@ def first(graph: Graph, sources: Iterable[str]) -> set[str]:
     later = _cut.dependents(graph, sources)
     made = {name for at in later for name in graph.nodes[at].writes}
     return {name for name in sources if name not in made} or set(sources)
+
+
+def beside(graph: Graph, plan: _cut.CutPlan, tensors: AbstractSet[str]) -> set[str]:
+    """What goes past `tensors`, and is needed with them for the rest of a plan.
+
+    Constants are not among it: to compute them again costs less than to hand them on.
+    """
+    moving = {
+        name for at in _cut.dependents(graph, graph.inputs) for name in graph.nodes[at].writes
+    }
+    return sources(graph, _cut.border(graph, plan, tensors) & (moving | graph.inputs.keys()))
 
 
 def sources(graph: Graph, tensors: Iterable[str]) -> set[str]:

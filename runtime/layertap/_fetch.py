@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from ._cut import Appended, CutPlan, Perm, peel
+from ._cut import Appended, CutPlan, Leaf, Perm, peel
+from ._devices import Place
 from ._graph import Graph, TensorType
 from ._layer import Layer
+from ._record import Record
 from ._reductions import TopChannels, append
-from ._session import Session
+from ._session import Session, import_onnxruntime
 from .errors import ModelFileError
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Record):
     """What is asked for of a graph."""
 
     results: Mapping[str, tuple[str, ...]]
@@ -52,8 +52,12 @@ def request_layers(
     single: bool,
     dtype: str | None,
     channels_last: bool,
+    peeled: bool = True,
 ) -> Request:
     """A request for layers, each with its reduction.
+
+    Args:
+        peeled: whether Transposes at the end are left to numpy.
 
     Raises:
         KeyError: the graph has no such tensor.
@@ -68,7 +72,8 @@ def request_layers(
         extra = None
         if tensor in leaves:
             opset = graph.opsets.get("", 0)
-            extra = append(layer, leaves[tensor], how, dtype, opset, channels_last)
+            leaf = leaves[tensor] if peeled or how is not None else Leaf(tensor, ())
+            extra = append(layer, leaf, how, dtype, opset, channels_last)
         if extra is None:
             results[layer.name] = (tensor,)
         else:
@@ -80,16 +85,29 @@ def request_layers(
 class Fetch:
     """A plan and the session that carries it out; no session where nothing is computed."""
 
-    def __init__(self, name: str, plan: CutPlan, start: Callable[[], Session]) -> None:
+    def __init__(
+        self,
+        name: str,
+        plan: CutPlan,
+        start: Callable[[], Session],
+        place: Place | None = None,
+    ) -> None:
         """
         Args:
             name: what messages call the model.
             start: makes the session, or finds it.
+            place: the device's memory, if the values are to stay there. The plan is not peeled
+                then.
         """
         self.plan = plan
         self._name = name
         self._start = start
+        self._place = place
         self._session = start() if plan.outputs else None
+        # What each call needs, made once.
+        self._read = (*plan.inputs, *plan.starts)
+        self._outputs = list(plan.outputs.values())
+        self._leaves = [(tensor, leaf.source, leaf.perms) for tensor, leaf in plan.leaves.items()]
 
     def output_type(self) -> TensorType:
         """The type of the one output, as onnxruntime knows it."""
@@ -99,25 +117,31 @@ class Fetch:
         """The values of the requested tensors, in the order asked.
 
         Args:
-            feeds: values of the sources that the plan needs.
+            feeds: values of the sources that the plan needs, and of optional inputs.
         """
         plan = self.plan
-        values = {name: feeds[name] for name in plan.fed}
+        values = {name: self._handed_on(feeds[name]) for name in plan.fed}
         if self._session is not None:
             if self._session.lost:
                 self._session = self._start()
-            read = {name: feeds[name] for name in (*plan.inputs, *plan.starts)}
-            results = self._session.run(list(plan.outputs.values()), read)
+            read = {name: feeds[name] for name in self._read}
+            read |= {name: feeds[name] for name in plan.optional if name in feeds}
+            results = self._session.run(self._outputs, read, self._place is not None)
             values.update(zip(plan.outputs, results, strict=True))
         try:
-            return {
-                tensor: view(values[leaf.source], leaf.perms)
-                for tensor, leaf in plan.leaves.items()
-            }
+            return {tensor: view(values[source], perms) for tensor, source, perms in self._leaves}
         except (ValueError, AttributeError) as exc:
             raise ModelFileError(
                 f"{self._name} has a Transpose that does not fit its tensor: {exc}."
             ) from exc
+
+    def _handed_on(self, value: Any) -> Any:
+        """What was fed, where the other values are."""
+        from ._on_device import keep, on_host
+
+        if self._place is None:
+            return on_host(value)
+        return keep(import_onnxruntime(), value, self._place)
 
 
 def view(value: Any, perms: Iterable[Perm]) -> Any:

@@ -6,10 +6,11 @@ https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, which never change.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from ._record import Record
 from ._wire import (
     LEN,
     VARINT,
@@ -83,8 +84,7 @@ class Initializer(NamedTuple):
     external: External | None
 
 
-@dataclass(frozen=True, slots=True)
-class Graph:
+class Graph(Record):
     """What is where in an ONNX file."""
 
     ir_version: int
@@ -98,6 +98,8 @@ class Graph:
     initializers: Mapping[str, Initializer]
     inputs: Mapping[str, TensorType]
     """What must be fed: initialisers that the file also lists as inputs are not among them."""
+    optional: Mapping[str, TensorType]
+    """Those, which may be fed; what the file states is then only what is taken if they are not."""
     outputs: Mapping[str, Span]
     """The graph's outputs; the span is their `ValueInfoProto`."""
     listed: Mapping[str, Span]
@@ -158,6 +160,12 @@ def read_graph(buffer: Buffer) -> Graph:
             name: read_type(buffer, span)
             for name, span in reader.listed.items()
             if name not in reader.initializers
+        },
+        optional={
+            name: read_type(buffer, span)
+            for name, span in reader.listed.items()
+            # Before version 4 every initialiser had to be listed, and is a constant all the same.
+            if name in reader.initializers and ir_version >= 4
         },
         outputs=reader.outputs,
         listed=reader.listed,
@@ -294,8 +302,9 @@ class _Reader:
         name, op_type, domain = names
         perm = None
         for at, stop in attributes:
-            if op_type == "Transpose" and find_text(buffer, at, stop, 1) == "perm":
-                perm = tuple(_integers(buffer, at, stop, 8))
+            order = _perm(buffer, at, stop) if op_type == "Transpose" else None
+            if order is not None:
+                perm = order
             elif _may_nest(buffer, at, stop):
                 reads.update(self.attribute(at, stop, depth))
         return Node(
@@ -354,7 +363,9 @@ class _Reader:
         entries: dict[str, str] = {}
         outside = False
         for number, kind, _, at, stop in fields(buffer, start, end):
-            if number == 1:
+            if number == 1 and kind == VARINT:
+                dims.append(integer(buffer, at, stop))
+            elif number == 1:
                 dims.extend(integers(buffer, kind, at, stop))
             elif number == 2 and kind == VARINT:
                 dtype = element_type(varint(buffer, at, stop)[0])
@@ -380,6 +391,18 @@ class _Reader:
         return Initializer(tensor.name, TensorType(tensor.type.dtype, dims), (tag, end), None)
 
 
+def _perm(buffer: Buffer, start: int, end: int) -> tuple[int, ...] | None:
+    """The integers of an attribute that is called so."""
+    name = ""
+    axes: list[int] = []
+    for number, kind, _, at, stop in fields(buffer, start, end):
+        if number == 1 and kind == LEN:
+            name = text(buffer, at, stop)
+        elif number == 8:
+            axes.extend(integers(buffer, kind, at, stop))
+    return tuple(axes) if name == "perm" else None
+
+
 def _integers(buffer: Buffer, start: int, end: int, wanted: int) -> Iterator[int]:
     for number, kind, _, at, stop in fields(buffer, start, end):
         if number == wanted:
@@ -390,11 +413,11 @@ def _may_nest(buffer: Buffer, start: int, end: int) -> bool:
     """Whether an attribute can hold a graph or a tensor; most are short, and a look tells."""
     if end - start > 256:
         return True
-    data = buffer[start:end]
-    return any(tag in data for tag in _NESTING)
+    return _NESTING.search(buffer[start:end]) is not None
 
 
-_NESTING = (*(bytes([number << 3 | LEN]) for number in (5, 6, 10, 11)), b"\xb2\x01", b"\xba\x01")
+# The tags of fields 5, 6, 10 and 11, and of 22 and 23, whose values have a length.
+_NESTING = re.compile(rb"[\x2a\x32\x52\x5a]|[\xb2\xba]\x01")
 
 
 def _external(entries: Mapping[str, str]) -> External:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from ._graph import Graph, TensorType, read_graph, read_types
 from ._layer import Layer, Shape
-from ._source import BytesSource, FileSource, describe
-from ._wire import Buffer, WireError
+from ._outline import refusal
+from ._record import Record
+from ._source import BytesSource, FileSource
+from ._wire import WireError
 from .card import KEY, Card, TensorInfo
-from .errors import ModelFileError
 
 
-@dataclass(frozen=True, slots=True)
-class Index:
+class Index(Record):
     """All that is known of a file without running it."""
 
     graph: Graph
@@ -40,7 +39,7 @@ def read_index(source: FileSource | BytesSource) -> Index:
             graph = read_graph(buffer)
             types = {} if KEY in graph.metadata else read_types(buffer, graph)
         except WireError as exc:
-            raise ModelFileError(_trouble(source.name, buffer, exc)) from exc
+            raise refusal(source.name, buffer, exc) from exc
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
     if KEY in graph.metadata:
         card = Card.from_json(graph.metadata[KEY], source.name)
@@ -48,13 +47,6 @@ def read_index(source: FileSource | BytesSource) -> Index:
     inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(_info(name, types[name]) for name in graph.outputs)
     return Index(graph, None, tuple(_layers(graph, types)), inputs, outputs, metadata)
-
-
-def _trouble(name: str, buffer: Buffer, exc: WireError) -> str:
-    looks = describe(bytes(buffer[:512]))
-    if looks:
-        return f"{name} is not an ONNX model. It looks like {looks}."
-    return f"{name} is not an ONNX model, or is cut off ({exc}). Copy or export it again."
 
 
 def _layers(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ._cut import Leaf
+from ._devices import HOST, Place
 from ._graph import TensorType
+from ._on_device import dtype_of, is_ortvalue, place_of, take
 from .errors import InputError, suggest
 
 if TYPE_CHECKING:
@@ -31,8 +33,10 @@ def prepare(
     needed: Sequence[str],
     recipe: Preprocessing | None = None,
     batch: str | None = None,
+    optional: Mapping[str, TensorType] | None = None,
+    here: Place = HOST,
 ) -> dict[str, Any]:
-    """Arrays by input name, for the inputs that are `needed`.
+    """Arrays by input name, for the inputs that are `needed`, and the optional ones given.
 
     Args:
         given: a value for the one input; a dict by input name; or a list in the inputs' order.
@@ -42,16 +46,19 @@ def prepare(
         needed: those that the request reads; others may be given, and are left alone.
         recipe: makes images into arrays `(n, h, w, c)`.
         batch: the free size that stands for the batch: inputs that have it must agree on it.
+        optional: inputs that have a value of their own, which a dict may replace.
+        here: the memory of the model's device. What is there already is not copied.
 
     Raises:
         InputError: something is missing, unknown, or of the wrong rank, size or dtype.
     """
     values = _by_name(given, inputs, needed)
+    known = {**inputs, **(optional or {})}
     for name in values:
-        if name not in inputs:
+        if name not in known:
             raise InputError(
                 f"the model has no input {name!r}; it has {_listing(inputs)}."
-                + suggest(str(name), list(inputs))
+                + suggest(str(name), list(known))
             )
     missing = [name for name in needed if name not in values]
     if missing:
@@ -59,10 +66,11 @@ def prepare(
             f"input {missing[0]!r} is missing; what was asked for needs {_listing(needed)}, and "
             f"{_listing(values) if values else 'nothing'} was given."
         )
-    arrays = {name: _array(name, values[name], inputs[name], recipe) for name in needed}
+    arrays = {name: _array(name, values[name], inputs[name], recipe, here) for name in needed}
     if batch is not None and len(arrays) > 1:
         _check_batch(arrays, inputs, batch)
-    return arrays
+    chosen = [name for name in values if name not in inputs]
+    return arrays | {name: _array(name, values[name], known[name], recipe) for name in chosen}
 
 
 def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
@@ -81,10 +89,19 @@ def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     if spec.dtype in ("sequence", "map", "optional"):
         return value
     array = _as_array(what, value)
-    _check_shape(what, array, spec)
+    _check_shape(what, array.shape, spec)
     for perm in reversed(leaf.perms):
         array = array.transpose(None if perm is None else np.argsort(perm))
     return _cast(what, array, spec.dtype)
+
+
+def is_ready(value: Any, spec: TensorType) -> bool:
+    """Whether it is an array that needs no change: most are, and all else here takes its time."""
+    if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:
+        return False
+    if value.dtype != _NUMPY[spec.dtype] or not value.flags.c_contiguous:
+        return False
+    return len(value.shape) == len(spec.dims) and _fits(value.shape, spec.dims)
 
 
 def is_image(value: Any) -> bool:
@@ -129,9 +146,17 @@ def _by_name(
     )
 
 
-def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None) -> Any:
-    if spec.dtype in ("sequence", "map", "optional"):
+def _array(
+    name: str, value: Any, spec: TensorType, recipe: Preprocessing | None, here: Place = HOST
+) -> Any:
+    if is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
         return value
+    what = f"input {name!r}"
+    there = place_of(value)
+    if there is not None:
+        value = take(what, value, there, here)
+        if is_ortvalue(value):
+            return _checked(what, value, spec)
     rank = None if spec.dims is None else len(spec.dims)
     if rank == 4 and spec.dtype != "string":
         images = [value] if is_image(value) else value
@@ -139,10 +164,21 @@ def _array(name: str, value: Any, spec: TensorType, recipe: Preprocessing | None
             if recipe is None:
                 raise InputError(_no_recipe(name, spec, images[0]))
             value = recipe.batch(images)
-    what = f"input {name!r}"
     array = _as_array(what, value)
-    _check_shape(what, array, spec)
+    _check_shape(what, array.shape, spec)
     return _cast(what, array, spec.dtype)
+
+
+def _checked(what: str, value: Any, spec: TensorType) -> Any:
+    """An `OrtValue`, which stays where it is: nothing is converted there."""
+    _check_shape(what, tuple(value.shape()), spec)
+    given = dtype_of(value)
+    if spec.dtype and given != spec.dtype:
+        raise InputError(
+            f"{what} is of dtype {given}, but {spec.dtype} is expected. What is on a device is "
+            "taken as it is; convert it there."
+        )
+    return value
 
 
 def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
@@ -159,23 +195,25 @@ def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
 def _as_array(what: str, value: Any) -> Array:
     if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
         raise InputError(f"{what}: {_kind(value)} is not an array.")
+    if is_ortvalue(value):
+        return np.asarray(take(what, value, HOST, HOST))
     try:
         return np.asarray(value)
     except Exception as exc:  # array-likes raise what they like
         raise InputError(f"{what}: {_kind(value)} cannot be made an array ({exc}).") from exc
 
 
-def _check_shape(what: str, array: Array, spec: TensorType) -> None:
+def _check_shape(what: str, given: tuple[int, ...], spec: TensorType) -> None:
     if spec.dims is None:
         return
-    given, wanted = array.shape, spec.dims
+    wanted = spec.dims
+    if len(given) == len(wanted) and _fits(given, wanted):
+        return
     problem = f"{what} has shape {given}, but {_dims(spec)} is expected"
     if len(given) != len(wanted):
         if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
             raise InputError(f"{problem}. Add the batch axis: x[None].")
         raise InputError(f"{problem}: {len(wanted)} axes, not {len(given)}.")
-    if _fits(given, wanted):
-        return
     if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
         raise InputError(
             f"{problem}. It has its channels first; turn it with x.transpose(0, 2, 3, 1)."
@@ -208,7 +246,7 @@ def _cast(what: str, array: Array, wanted: str) -> Array:
                 f"{what} is of type {wanted}, which numpy has not; {given} does not do."
             )
         return np.asarray(array, order="C")
-    dtype = np.dtype(wanted)
+    dtype = _NUMPY[wanted]
     if given != dtype and given.kind not in "biuf":
         raise InputError(
             f"{what} is of dtype {given}, but {dtype} is expected."
@@ -220,10 +258,11 @@ def _cast(what: str, array: Array, wanted: str) -> Array:
         return np.asarray(array, dtype=dtype, order="C")
 
 
-_NUMPY = frozenset(
-    ["bool", "float16", "float32", "float64", "complex64", "complex128"]
-    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
-)
+_NUMPY = {
+    name: np.dtype(name)
+    for name in "bool float16 float32 float64 complex64 complex128 "
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+}
 """Types that numpy has of itself."""
 
 
@@ -246,9 +285,9 @@ def _check_integers(what: str, array: Array, dtype: np.dtype[Any]) -> None:
 
 def _check_batch(arrays: Mapping[str, Any], inputs: Mapping[str, TensorType], batch: str) -> None:
     sizes = {
-        name: array.shape[0]
+        name: array.shape()[0] if is_ortvalue(array) else array.shape[0]
         for name, array in arrays.items()
-        if isinstance(array, np.ndarray) and (inputs[name].dims or (None,))[0] == batch
+        if hasattr(array, "shape") and (inputs[name].dims or (None,))[0] == batch
     }
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())

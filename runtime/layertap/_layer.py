@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from ._record import Record
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 Shape = tuple["int | None", ...]
 """A tensor's shape in Keras axis order, batch first; `None` is a free dimension."""
@@ -19,8 +21,7 @@ ITEM_BYTES = {
 """Bytes of one element; strings have none that could be stated."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layer:
+class Layer(Record):
     """One layer of the model, and where its activations are."""
 
     name: str
@@ -39,7 +40,14 @@ class Layer:
     """Names of the layers whose outputs go in."""
     tensor: str | None
     """The ONNX tensor that carries the activations; `None` when the export left this layer out."""
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
+    parent: str | None = None
+    """Name of the layer inside which this one runs; `None` directly below the model."""
+    why_not: str | None = None
+    """Why no export can give the activations, if so: `it runs inside a loop, ...`."""
+    per_sample: bool | None = None
+    """`False` if the first axis does not count samples: where a layer takes all windows of all
+    images for one batch, or gives something that does not depend on the input."""
+    extra: Mapping[str, Any] = {}
     """What a newer layertap's card says of the layer beside that."""
 
     @property
@@ -49,8 +57,11 @@ class Layer:
 
     def nbytes(self, batch: int = 1) -> int | None:
         """Bytes of one activation for a batch of `batch`, if the other axes and the dtype tell."""
-        item = ITEM_BYTES.get(self.dtype)
-        first = [batch if size is None else size for size in self.shape[:1]]
-        if item is None or None in self.shape[1:]:
+        total = ITEM_BYTES.get(self.dtype)
+        if self.per_sample is False and None in self.shape:
             return None
-        return item * math.prod(size for size in (*first, *self.shape[1:]) if size is not None)
+        if total is None or None in self.shape[1:]:
+            return None
+        for size in self.shape:
+            total *= batch if size is None else size
+        return total

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from . import _cut, _ends
@@ -16,17 +15,20 @@ from ._index import read_index
 from ._layer import Layer
 from ._reductions import check_dtype, check_name
 from ._select import Selector, is_single, only, select
-from ._session import Cache, Engine, Provider, Session, Settings
+from ._session import Cache, Engine, Provider, Session, Settings, give_back_memory
 from ._source import BytesSource, FileSource
 from ._table import as_text, shape_text
 from ._wire import WireError
 from .card import Card, TensorInfo
 from .errors import ModelFileError, UsageError
-from .files import replacing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
     import numpy.typing as npt
 
+    from .cam.targets import Target
     from .preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -41,6 +43,9 @@ keeps its own for as long as it lives."""
 
 PLANS = 64
 """How many plans of cuts a model keeps, which are small."""
+
+MUCH = 100_000_000
+"""Bytes of activations before which it is worth some milliseconds to make room for them."""
 
 LARGEST = 2**31 - 1
 """Bytes of the largest model that protobuf reads; larger ones keep weights in other files."""
@@ -57,6 +62,7 @@ def open(  # noqa: A001 - the word that users know from every library that opens
     share_weights: bool = False,
     reproducible: bool = False,
     tf32: bool = False,
+    prefer_nhwc: bool = False,
 ) -> Model:
     """Open an ONNX file, exported by layertap or from elsewhere.
 
@@ -96,6 +102,9 @@ def open(  # noqa: A001 - the word that users know from every library that opens
         tf32: let an NVIDIA card round float32 to TF32, which has 10 bits of mantissa: faster on
             Ampere cards and newer, and off by about 1e-3 of an activation's scale. For
             `device="cuda"` and `auto`.
+        prefer_nhwc: let an NVIDIA card convolve channels last, which its tensor cores do best:
+            onnxruntime turns the graph around for it. Whether that is faster hangs on the card and
+            the network; `python -m benchmarks.gpu` tells. For `device="cuda"` and `auto`.
 
     Raises:
         ModelFileError: the file is missing, cannot be read, or is not an ONNX model.
@@ -113,6 +122,7 @@ def open(  # noqa: A001 - the word that users know from every library that opens
         share_weights=share_weights,
         reproducible=reproducible,
         tf32=tf32,
+        prefer_nhwc=prefer_nhwc,
     )
     if isinstance(source, (bytes, bytearray, memoryview)):
         if share_weights:
@@ -129,8 +139,6 @@ class Model:
     It may be used from any number of threads.
     """
 
-    path: Path | None
-    """The file; `None` for a model that was opened from bytes."""
     card: Card | None
     """What the file says about itself; `None` in a file that layertap did not export."""
     layers: tuple[Layer, ...]
@@ -144,7 +152,6 @@ class Model:
     """The file's metadata beside the card."""
 
     def __init__(self, source: FileSource | BytesSource, settings: Settings) -> None:
-        self.path = source.path
         self._source = source
         self._name = source.name
         index = read_index(source)
@@ -156,6 +163,12 @@ class Model:
         self._engine = Engine(settings)
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
+        self._halfway: Cache[list[str]] = Cache(PLANS)  # where gradients can start, by tensors
+
+    @property
+    def path(self) -> Path | None:
+        """The file; `None` for a model that was opened from bytes."""
+        return self._source.path
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as the file's path, or as the bytes; the copy opens it anew."""
@@ -234,7 +247,14 @@ class Model:
         """
         return as_text(self.layers, activation_costs(self.layers, self.card, size, batch))
 
-    def tap(self, layers: Asked = None, *, dtype: Any = None, contiguous: bool = False) -> Tap:
+    def tap(
+        self,
+        layers: Asked = None,
+        *,
+        dtype: Any = None,
+        contiguous: bool = False,
+        on_device: bool = False,
+    ) -> Tap:
         """Prepare to fetch the activations of `layers`, or of reductions of them.
 
         Args:
@@ -253,7 +273,13 @@ class Model:
                 they are, the axis after the batch, as in ONNX's operators.
             dtype: `float16`, `float32` or `float64`, to which floating-point results are cast in
                 the graph: many times faster than in numpy, and with the same result.
-            contiguous: return C-contiguous arrays; what is not is copied.
+            contiguous: return C-contiguous arrays: the axes are put into Keras's order in the
+                graph, which costs less than a copy.
+            on_device: leave results in the memory of the model's device, and return them as
+                `onnxruntime.OrtValue`s, in Keras's order of axes. Other libraries take these over
+                by DLPack without a copy (`torch.from_dlpack(value)`, `cupy.from_dlpack(value)`,
+                on the CPU `numpy.from_dlpack(value)`; onnxruntime 1.21 and newer); `value.numpy()`
+                copies them into an array.
 
         Raises:
             LayerNotFoundError: something matches nothing.
@@ -263,7 +289,7 @@ class Model:
         """
         if layers is not None and not isinstance(layers, (str, int, slice, Layer, Mapping)):
             layers = list(layers)
-        return Tap(self, layers, dtype, contiguous)
+        return Tap(self, layers, dtype, contiguous, on_device)
 
     @overload
     def activations(
@@ -274,6 +300,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> Array: ...
     @overload
     def activations(
@@ -284,6 +311,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> Any: ...
     @overload
     def activations(
@@ -294,6 +322,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> dict[str, Array]: ...
     @overload
     def activations(
@@ -304,6 +333,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> dict[str, Any]: ...
     def activations(
         self,
@@ -313,6 +343,7 @@ class Model:
         *,
         dtype: Any = None,
         contiguous: bool = False,
+        on_device: bool = False,
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
 
@@ -324,12 +355,17 @@ class Model:
                 list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`),
                 to which the card's preprocessing is applied. Where the model has several inputs, a
                 dict by input name, or a list in the order of `Model.inputs`; those that the layers
-                do not depend on may be left out.
+                do not depend on may be left out. A dict may also name inputs that the file has a
+                value for (initialisers that it lists as inputs), which are not in `Model.inputs`.
+                An `onnxruntime.OrtValue`, or an object with DLPack (a CUDA tensor of torch, an
+                array of cupy), that is on the model's device goes in without a copy; it must have
+                the input's dtype.
             layers: see `select`; or a dict of reductions, see `tap`.
             preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
                 the path of a JSON file.
             dtype: what to cast floating-point results to, see `tap`.
-            contiguous: return C-contiguous arrays; what is not is copied.
+            contiguous: return C-contiguous arrays, see `tap`.
+            on_device: return `onnxruntime.OrtValue`s, see `tap`.
 
         Returns:
             For one exact name, index or `Layer`: the array, in the layer's Keras shape, channels
@@ -344,17 +380,226 @@ class Model:
             InputError: an input is missing, or of the wrong rank, size or dtype.
             ImageError: an image cannot be read.
         """
-        return self.tap(layers, dtype=dtype, contiguous=contiguous)(inputs, preprocess)
+        tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
+        return tap(inputs, preprocess)
 
-    def predict(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
+    def predict(
+        self, inputs: Any, preprocess: Recipe | None = None, *, on_device: bool = False
+    ) -> Any:
         """The model's own output for `inputs`; see `activations` for what these may be.
+
+        Args:
+            on_device: return `onnxruntime.OrtValue`s, see `tap`.
 
         Returns:
             An array; where the model has several outputs, a dict from their names to arrays.
         """
         request = self._own_outputs()
-        fetch = self._fetch(request.tensors)
+        fetch = self._fetch(request.tensors, peeled=not on_device, on_device=on_device)
         return request.collect(fetch(self._prepare(fetch.plan.needs, inputs, preprocess)))
+
+    def gradients(
+        self,
+        inputs: Any,
+        layers: Selector | Iterable[Selector] | None = None,
+        target: Target = "top",
+        preprocess: Recipe | None = None,
+    ) -> Any:
+        """The gradient of a class's score with respect to layers, which the file computes itself.
+
+        Only files that were given gradients can do so, and only for the layers that were named
+        then: `layertap export --gradients LAYER`, or `layertap gradients FILE --layers LAYER`. The
+        score is what goes into the final sigmoid or softmax, unless the file was made otherwise
+        (`model.card.gradients` says).
+
+        Args:
+            inputs: see `activations`.
+            layers: see `select`; also the name of an input. `None`, patterns and slices take those
+                that have a gradient.
+            target: whose score. One target: a label, the index of a class, or `"top"`, the class
+                with the highest score, of every image its own. Several: a list of these. Others
+                for each image: a list of lists, one per image, all of one length. Any mix of the
+                scores: an array of floats, `(classes,)`, `(n, classes)`, or for several mixes
+                `(n, targets, classes)`. Where the scores have many places, as in a segmentation,
+                the sum over them.
+            preprocess: a recipe for images instead of the card's.
+
+        Returns:
+            For one exact name, index or `Layer`: an array of the layer's shape, channels last,
+            `(n, h, w, c)`; for several targets (a list, be it of one) `(n, targets, h, w, c)`.
+            Else a dict of such arrays, in the order asked.
+
+        Raises:
+            ModelFileError: the file gives no gradients.
+            LayerNotFoundError: something matches nothing, or nothing that has a gradient.
+            UsageError: no such class, or targets that do not fit the batch.
+            InputError, ImageError: see `activations`.
+        """
+        from .cam.gradients import gradients
+
+        return gradients(self, inputs, layers, target, preprocess)
+
+    def cam(
+        self,
+        inputs: Any,
+        layer: str | int | Layer | None = None,
+        target: Target = "top",
+        *,
+        method: str = "gradcam",
+        normalize: bool = True,
+        resize: bool | Sequence[int] = True,
+        aug_smooth: bool = False,
+        eigen_smooth: bool = False,
+        mask: str = "layer",
+        channels: int | None = None,
+        batch_size: int = 32,
+        output: str | None = None,
+        reshape: Callable[[Any], Any] | None = None,
+        preprocess: Recipe | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Heat maps: where in an image the evidence for a class is.
+
+        `layertap.cam.methods` has the formulas and the papers. Of the methods,
+
+        - `gradcam`, `gradcam++`, `xgradcam`, `layercam`, `hirescam`, `gradcamelementwise` and
+          `eigengradcam` need a file with gradients, see `gradients`; activations, gradients and
+          prediction come from one run where the graph allows;
+        - `eigencam` and `kpcacam` look at the activations alone, and give one map for all targets;
+        - `scorecam` and `ablationcam` run the network again for each channel of the layer, many at
+          a time, and look at the score before a final sigmoid or softmax. Only what follows the
+          layer is run again: the masks are laid on its activations. The paper of Score-CAM masks
+          the image, which takes all of the network for each channel: that is `mask="input"`.
+
+        Args:
+            inputs: see `activations`.
+            layer: a name, index or `Layer`, one with feature maps; by default the last one that the
+                file gives gradients of.
+            target: which class, or classes, see `gradients`.
+            method: its name; capitals, hyphens and underscores do not count.
+            normalize: set what is below 0 to 0, resize, and divide by the maximum, so that the
+                hottest place is 1; a map without heat stays 0. Else the map is what the formula
+                gives, and means something only beside others of the same method.
+            resize: whether to enlarge the map to the size of the model's input, by bilinear
+                interpolation as OpenCV's; or a size, `(height, width)`.
+            aug_smooth: average the maps of the image as it is, darker and brighter (0.9, 1.1 times
+                the model's input), and of all three flipped from left to right: six times the work.
+            eigen_smooth: take the first principal component of the weighted activations, not their
+                sum.
+            mask: what `scorecam` masks: `layer` or `input`.
+            channels: how many channels `scorecam` and `ablationcam` try, those with the largest
+                mean absolute activation; by default all.
+            batch_size: how many channels they try at a time.
+            output: the output whose classes are meant, for methods without gradients, where the
+                model has several.
+            reshape: makes feature maps `(n, h, w, c)` of the layer's values, and of the gradient's,
+                for layers that have none: the tokens of a transformer, for one.
+            preprocess: a recipe for images instead of the card's.
+
+        Returns:
+            float32. `(h, w)` if one image was given (and not a list, or an array with a batch axis)
+            and one target (and not a list); else always `(n, targets, h, w)`. Layers with other
+            than two axes between the batch and the channels give maps with as many.
+
+        Raises:
+            ModelFileError: the method needs gradients, and the file gives none.
+            LayerNotFoundError: no such layer, or the method needs its gradient, and the file does
+                not give it.
+            UsageError: no such class or method; a layer without feature maps; a score that does not
+                depend on the layer.
+            InputError, ImageError: see `activations`.
+        """
+        from .cam.heat_maps import cam
+
+        return cam(
+            self,
+            inputs,
+            layer,
+            target,
+            method=method,
+            normalize=normalize,
+            resize=resize,
+            aug_smooth=aug_smooth,
+            eigen_smooth=eigen_smooth,
+            mask=mask,
+            channels=channels,
+            batch_size=batch_size,
+            output=output,
+            reshape=reshape,
+            preprocess=preprocess,
+        )
+
+    def attribute(
+        self,
+        inputs: Any,
+        method: str = "saliency",
+        target: Target = "top",
+        *,
+        steps: int = 50,
+        baseline: Any = 0.0,
+        samples: int = 25,
+        noise: float = 0.15,
+        seed: int = 0,
+        batch_size: int = 16,
+        preprocess: Recipe | None = None,
+    ) -> Any:
+        """How much each element of the input counts for a class's score.
+
+        It needs a file that gives the gradient with respect to its input: `layertap export
+        --gradients input`. In what follows `x` is the model's input (what comes of an image by
+        preprocessing) and `G(x)` that gradient.
+
+        - `saliency`: `|G(x)|`. Simonyan, Vedaldi and Zisserman 2013: Deep Inside Convolutional
+          Networks. https://arxiv.org/abs/1312.6034
+        - `input_x_gradient`: `x G(x)`. Shrikumar et al. 2016: Not Just a Black Box.
+          https://arxiv.org/abs/1605.01713
+        - `smoothgrad`: the mean of `G(x + e)` over `samples` draws of Gaussian noise `e`, with a
+          deviation of `noise` times the range of each sample's `x`. Smilkov et al. 2017:
+          SmoothGrad. https://arxiv.org/abs/1706.03825
+        - `integrated_gradients`: `(x - b) * integral of G(b + a (x - b)) da`, `a` from 0 to 1, for
+          a baseline `b`; by Gauss and Legendre's rule with `steps` places. The attributions add up
+          to `score(x) - score(b)`, as far as the steps suffice. Sundararajan, Taly and Yan 2017:
+          Axiomatic Attribution for Deep Networks. https://arxiv.org/abs/1703.01365
+
+        Args:
+            inputs: see `activations`.
+            method: one of these.
+            target: whose score, see `gradients`.
+            steps: of `integrated_gradients`.
+            baseline: of `integrated_gradients`, in the units of the model's input (where 0 is the
+                mean picture, if images are standardised): a number, or an array for one sample or
+                for all; a dict of these by input name.
+            samples: of `smoothgrad`.
+            noise: of `smoothgrad`.
+            seed: of `smoothgrad`: the same seed and numpy give the same noise, in whatever batches.
+            batch_size: how many places to compute gradients at at a time.
+            preprocess: a recipe for images instead of the card's.
+
+        Returns:
+            float32, of the input's shape `(n, h, w, c)`; for several targets (a list, be it of one)
+            `(n, targets, h, w, c)`. Where the model has several inputs, a dict by input name of
+            those that the file gives gradients of; integrated gradients go along all of them.
+
+        Raises:
+            ModelFileError: the file gives no gradients.
+            LayerNotFoundError: it gives none with respect to its input.
+            UsageError: no such class or method.
+            InputError, ImageError: see `activations`; or a baseline that does not fit.
+        """
+        from .cam.attributions import attribute
+
+        return attribute(
+            self,
+            inputs,
+            method,
+            target,
+            steps=steps,
+            baseline=baseline,
+            samples=samples,
+            noise=noise,
+            seed=seed,
+            batch_size=batch_size,
+            preprocess=preprocess,
+        )
 
     def resume(
         self,
@@ -388,7 +633,7 @@ class Model:
         plan = self._plan(request.tensors, tuple(names), request.appended)
         _ends.check_apart(plan, names, ends.inputs)
         _ends.check_separates(self._graph, self.layers, plan, names, ends.inputs)
-        feeds = self._prepare(plan.needs, ends.inputs, preprocess) if plan.needs else {}
+        feeds = self._prepared(plan.needs, ends.inputs, preprocess)
         values = {}
         for tensor, (layer, value) in ends.layers.items():
             values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
@@ -439,13 +684,13 @@ class Model:
         edits = _ends.edits(graph, ends)
         _ends.check_edits(graph, edits, self._plan(request.tensors, (), request.appended))
         sources = [*dict.fromkeys([*request.tensors, *edits])]
-        feeds = self._prepare(self._plan(sources, (), request.appended).needs, inputs, preprocess)
+        feeds = self._prepared(self._plan(sources, (), request.appended).needs, inputs, preprocess)
         while edits:
             plan = self._plan(
                 [*dict.fromkeys([*request.tensors, *edits])], tuple(feeds), request.appended
             )
             ready = _ends.first(graph, edits)
-            beside = _ends.sources(graph, _cut.border(graph, plan, set(edits))) - feeds.keys()
+            beside = _ends.beside(graph, plan, edits.keys()) - feeds.keys()
             wanted = [*ready, *sorted(beside - ready)]
             found = self._fetch(wanted, feeds, tuple(feeds))(feeds)
             # What is no array (a sequence) cannot well be fed, and is computed again.
@@ -474,7 +719,9 @@ class Model:
         Args:
             path: the file to write; it is replaced once the new one is complete.
             start: layers, see `select`, and names of inputs; by default the model's inputs.
-            end: layers, see `select`; by default the model's own outputs.
+            end: layers, see `select`, and names of outputs that are gradients (`grad/conv1`); by
+                default the model's own outputs. The part's card tells of gradients if the output
+                that they are of is there, too.
 
         Raises:
             LayerNotFoundError: something matches nothing.
@@ -482,21 +729,30 @@ class Model:
             UsageError: a layer is both start and end, or nothing is computed from it.
             OutputError: the file cannot be written.
         """
+        from ._data import replacing_model
         from ._part import write_part
 
-        starts: list[Layer | TensorInfo] = []
-        if start is not None:
-            named = [start] if isinstance(start, (str, int, slice, Layer)) else start
-            layers = {layer.name for layer in self.layers}
-            infos = {info.name: info for info in self.inputs if info.name not in layers}
-            for one in named:
-                if isinstance(one, str) and one in infos:
-                    starts.append(infos[one])
-                else:
-                    starts += self.select(one)
-        part = write_part(self, starts, [] if end is None else self.select(end))
-        with replacing(path) as temporary:
-            temporary.write_bytes(part)
+        gradients = self.card.gradients if self.card else None
+        infos = {info.name: info for info in self.inputs}
+        slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
+        starts, ends = self._named(start, infos), self._named(end, slopes)
+        with replacing_model(path) as (temporary, data):
+            temporary.write_bytes(write_part(self, starts, ends, data))
+
+    def _named(
+        self, what: Selector | Iterable[Selector] | None, others: Mapping[str, Any]
+    ) -> list[Any]:
+        """What `what` names: layers, and where no layer has the name, of `others`."""
+        if what is None:
+            return []
+        layers = {layer.name for layer in self.layers}
+        found: list[Any] = []
+        for one in [what] if isinstance(what, (str, int, slice, Layer)) else what:
+            if isinstance(one, str) and one in others and one not in layers:
+                found.append(others[one])
+            else:
+                found += self.select(one)
+        return found
 
     def _inferred(self, tensor: str) -> TensorType:
         """The type of a tensor of which the file states none, as onnxruntime infers it."""
@@ -512,7 +768,7 @@ class Model:
     def _changed(self, edit: _ends.Edit, value: Any) -> Any:
         from ._inputs import prepare_layer
 
-        if edit.source in self._graph.inputs:
+        if edit.source in self._graph.listed:
             value = value.copy()  # it may be the caller's own
         seen = view(value, edit.leaf.perms)
         changed = edit.function(seen)
@@ -532,7 +788,9 @@ class Model:
     def _own_outputs(self) -> Request:
         return request_outputs([info.name for info in self.outputs])
 
-    def _asked(self, layers: Asked, dtype: Any = None) -> tuple[list[Layer], Request]:
+    def _asked(
+        self, layers: Asked, dtype: Any = None, peeled: bool = True
+    ) -> tuple[list[Layer], Request]:
         """The layers asked for, and what that means for the graph."""
         reductions: dict[Layer, str | None] = {}
         if isinstance(layers, Mapping):
@@ -550,7 +808,7 @@ class Model:
         target = None if dtype is None else check_dtype(dtype)
         last = self.card is not None and self.card.channels_last
         try:
-            request = request_layers(self._graph, reductions, single, target, channels_last=last)
+            request = request_layers(self._graph, reductions, single, target, last, peeled)
         except KeyError as exc:
             raise self._gone(exc) from exc
         return list(reductions), request
@@ -561,7 +819,17 @@ class Model:
         from ._inputs import prepare  # it needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
-        return prepare(inputs, self._graph.inputs, needed, recipe, self._batch)
+        graph, place = self._graph, self._engine.place
+        return prepare(inputs, graph.inputs, needed, recipe, self._batch, graph.optional, place)
+
+    def _prepared(
+        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
+    ) -> dict[str, Any]:
+        """The same as arrays, wherever they come from."""
+        from ._on_device import on_host
+
+        feeds = self._prepare(needed, inputs, preprocess)
+        return {name: on_host(value) for name, value in feeds.items()}
 
     @cached_property
     def _batch(self) -> str | None:
@@ -575,10 +843,14 @@ class Model:
         tensors: Sequence[str],
         given: Sequence[str] = (),
         appended: Sequence[_cut.Appended] = (),
+        peeled: bool = True,
     ) -> _cut.CutPlan:
-        key = tuple(tensors), tuple(given), tuple(name for one in appended for name in one.writes)
+        new = tuple(name for one in appended for name in one.writes)
+        key = tuple(tensors), tuple(given), new, peeled
         try:
-            return self._plans.get(key, lambda: _cut.plan(self._graph, tensors, given, appended))
+            return self._plans.get(
+                key, lambda: _cut.plan(self._graph, tensors, given, appended, peeled)
+            )
         except KeyError as exc:
             raise self._gone(exc) from exc
 
@@ -594,24 +866,35 @@ class Model:
         feeds: Mapping[str, Any] | None = None,
         given: Sequence[str] = (),
         appended: Sequence[_cut.Appended] = (),
+        *,
+        peeled: bool = True,
+        on_device: bool = False,
     ) -> Fetch:
         """Prepare to compute `tensors` and what is appended, from `given` on.
 
         Args:
             feeds: values by source; only their dtypes count here.
+            peeled: whether Transposes at the end are left to numpy.
+            on_device: whether the values stay on the device; they are not peeled then.
         """
-        plan = self._plan(tensors, given, appended)
+        plan = self._plan(tensors, given, appended, peeled)
         types = {name: TensorType(_dtype((feeds or {})[name])) for name in plan.starts}
         key = (*plan.key, *(kind.dtype for kind in types.values()))
         return Fetch(
-            self._name, plan, lambda: self._sessions.get(key, lambda: self._start(plan, types))
+            self._name,
+            plan,
+            lambda: self._sessions.get(key, lambda: self._start(plan, types)),
+            self._engine.place if on_device else None,
         )
 
     def _start(self, plan: _cut.CutPlan, types: Mapping[str, TensorType]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        weights = self._source.place(self._graph.locations)
-        place = weights.refer if self._engine.maps_weights else weights.load
-        stay = weights.stay if self._engine.leaves_weights(self._source.size) else None
+        leaves = self._engine.leaves_weights(self._source.size)
+        place = stay = weights = None
+        if leaves or self._graph.locations:
+            weights = self._source.place(self._graph.locations)
+            place = weights.refer if self._engine.maps_weights else weights.load
+            stay = weights.stay if leaves else None
         with self._source.read(sparsely=stay is not None) as buffer:
             try:
                 model = _cut.write(buffer, self._graph, plan, place, types, stay)
@@ -624,7 +907,7 @@ class Model:
                 f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
                 f"weights, more than fits into one piece. {self._engine.large_remedy}"
             )
-        if not (weights.mapped or self._graph.locations):
+        if weights is None or not (weights.mapped or self._graph.locations):
             return self._engine.start(model, self._name, None)
         session = self._engine.start(model, self._name, weights.folder, weights.check)
         with self._source.read():  # what onnxruntime has mapped is still the file that was cut
@@ -640,13 +923,26 @@ class Tap:
     layers: tuple[Layer, ...]
     """The layers, in the order asked."""
 
-    def __init__(self, model: Model, asked: Asked, dtype: Any, contiguous: bool) -> None:
-        chosen, self._request = model._asked(asked, dtype)
+    def __init__(
+        self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
+    ) -> None:
+        from ._inputs import is_ready
+
+        peeled = not (contiguous or on_device)
+        chosen, self._request = model._asked(asked, dtype, peeled)
         self.layers = tuple(chosen)
         self._model = model
-        self._fetch = model._fetch(self._request.tensors, appended=self._request.appended)
-        self._contiguous = contiguous
-        self._made_of = model, asked, dtype, contiguous
+        self._fetch = model._fetch(
+            self._request.tensors,
+            appended=self._request.appended,
+            peeled=peeled,
+            on_device=on_device,
+        )
+        if sum(layer.nbytes() or 0 for layer in chosen) > MUCH:
+            give_back_memory()
+        self._needs = self._fetch.plan.needs
+        self._is_ready = is_ready
+        self._made_of = model, asked, dtype, contiguous, on_device
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as what it was made of."""
@@ -659,16 +955,12 @@ class Tap:
 
     def __call__(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
         """Run the model as far as needed; see `Model.activations`."""
-        feeds = self._model._prepare(self._fetch.plan.needs, inputs, preprocess)
-        values = self._fetch(feeds)
-        if self._contiguous:
-            import numpy as np
-
-            values = {
-                name: np.ascontiguousarray(value) if hasattr(value, "dtype") else value
-                for name, value in values.items()
-            }
-        return self._request.collect(values)
+        known = self._model._graph.inputs
+        if len(known) == len(self._needs) == 1 and self._is_ready(inputs, known[self._needs[0]]):
+            feeds = {self._needs[0]: inputs}
+        else:
+            feeds = self._model._prepare(self._needs, inputs, preprocess)
+        return self._request.collect(self._fetch(feeds))
 
 
 Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import _cut, _ends
-from ._graph import Graph, TensorType, read_type, read_values
+from ._data import LARGEST, DataFile
+from ._graph import External, Graph, TensorType, read_type, read_values
 from ._layer import Layer
+from ._weights import Weights
 from ._wire import Buffer, WireError
-from .card import KEY, Card, TensorInfo
+from .card import KEY, Card, Gradients, TensorInfo
 from .errors import ModelFileError, UsageError
 
 if TYPE_CHECKING:
     from ._model import Model
 
 
-def write_part(model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequence[Layer]) -> bytes:
+def write_part(
+    model: Model,
+    starts: Sequence[Layer | TensorInfo],
+    ends: Sequence[Layer | str],
+    data: DataFile,
+) -> bytes:
     """The file that computes `ends` from `starts`.
 
     Args:
         starts: layers and inputs; none for the model's inputs.
-        ends: none for the model's outputs.
+        ends: layers, and names of outputs that are gradients; none for the model's outputs.
+        data: takes the weights of a part that is too large for one file, and is settled then.
 
     Raises:
         InputError: the starts do not separate the inputs from the ends.
         UsageError: something is both start and end.
-        ModelFileError: the file was changed, or the part is too large for one file.
+        ModelFileError: the file was changed.
     """
     graph = model._graph
-    asked = {str(layer.tensor): layer.name for layer in ends}
+    asked = {end if isinstance(end, str) else str(end.tensor): _name(end) for end in ends}
     asked = asked or {info.name: info.name for info in model.outputs}
     given = {
         start.name if isinstance(start, TensorInfo) else str(start.tensor): start
@@ -53,25 +61,42 @@ def write_part(model: Model, starts: Sequence[Layer | TensorInfo], ends: Sequenc
     metadata = dict(model.metadata)
     if model.card:
         metadata[KEY] = _card(model.card, graph, plan, known).to_json()
-    weights = model._source.place(graph.locations)
+    place = _placing(model._source.place(graph.locations), graph, plan, data)
     with model._source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            part = _cut.write_part(buffer, graph, plan, weights.load, types, metadata)
+            return _cut.write_part(buffer, graph, plan, place, types, metadata)
         except WireError as exc:
             raise ModelFileError(
                 f"{model._name} is damaged ({exc}). Copy or export it again."
             ) from exc
-    if len(part) >= LARGEST:
-        raise ModelFileError(
-            f"the part would be {len(part) / 1e9:.1f} GB, and protobuf reads files up to 2 GB. "
-            "Cut a smaller one."
-        )
-    return part
 
 
-LARGEST = 2**31
-"""Bytes that protobuf does not read any more."""
+def _name(end: Layer | str) -> str:
+    return end if isinstance(end, str) else end.name
+
+
+def _placing(
+    weights: Weights, graph: Graph, plan: _cut.CutPlan, data: DataFile
+) -> Callable[[External], External | bytes]:
+    """Where the part keeps weights that the model keeps in other files: inside, or, where they are
+    too many, in a data file of its own."""
+    kept = (graph.initializers[name].external for name in plan.initializers)
+    sizes = {external: weights.size(external) for external in kept if external}
+    if sum(sizes.values()) <= LARGEST:
+        return weights.load
+    places = {
+        external: data.add(weights.load(external))
+        for external, size in sizes.items()
+        if size >= _cut.SMALL
+    }
+    data.settle()
+
+    def place(external: External) -> External | bytes:
+        moved = places.get(external)
+        return weights.load(external) if moved is None else data.refer(moved)
+
+    return place
 
 
 def _read(plan: _cut.CutPlan) -> set[str]:
@@ -114,8 +139,11 @@ def _card(card: Card, graph: Graph, plan: _cut.CutPlan, known: Mapping[str, Tens
     exposed = {row.tensor for row in rows}
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
     inputs += tuple(_info(name, known[name]) for name in plan.given)
-    outputs = tuple(_info(name, known[name]) for name in plan.leaves)
-    whole = [info.name for info in card.outputs] == [info.name for info in outputs]
+    gradients = _gradients(card.gradients, plan)
+    slopes = set(card.gradients.tensors.values()) if card.gradients else set()
+    outputs = tuple(_info(name, known[name]) for name in plan.leaves if name not in slopes)
+    first = [info.name for info in outputs[: len(card.outputs)]]
+    whole = first == [info.name for info in card.outputs]
     images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
     verification, golden = card.verification, card.golden
     if verification:
@@ -136,7 +164,16 @@ def _card(card: Card, graph: Graph, plan: _cut.CutPlan, known: Mapping[str, Tens
         labels=card.labels if whole else None,
         verification=verification,
         golden=golden,
+        gradients=gradients,
     )
+
+
+def _gradients(record: Gradients | None, plan: _cut.CutPlan) -> Gradients | None:
+    """Those that the part gives, if it also gives the output that they are of."""
+    if record is None or record.output not in plan.leaves:
+        return None
+    kept = {name: tensor for name, tensor in record.tensors.items() if tensor in plan.leaves}
+    return replace(record, tensors=kept) if kept else None
 
 
 def _info(name: str, kind: TensorType) -> TensorInfo:
@@ -169,6 +206,7 @@ def _rows(layers: Sequence[Layer], graph: Graph, plan: _cut.CutPlan) -> Iterator
         else:
             continue
         inbound = tuple(name for name in row.inbound if name in names)
+        parent = row.parent if row.parent in names else None
         names.add(layer.name)
-        yield replace(row, index=index, inbound=inbound)
+        yield replace(row, index=index, inbound=inbound, parent=parent)
         index += 1

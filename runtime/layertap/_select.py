@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from numbers import Integral
-from typing import Any, TypeAlias
 
 from ._layer import Layer
 from .errors import LayerNotFoundError, UsageError, suggest
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
 
 Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative counts
@@ -57,18 +58,18 @@ def only(layers: Sequence[Layer], what: str | int | Layer) -> Layer:
     """
     if isinstance(what, Layer):
         what = what.name
-    if isinstance(what, Integral):  # numpy's too
-        return _exposed(_at(layers, int(what)))
+    if _is_whole(what):
+        return _exposed(layers, _at(layers, int(what)))
     if not isinstance(what, str):
         raise _no_selector(what)
-    return _exposed(_named(layers, what))
+    return _exposed(layers, _named(layers, what))
 
 
 def is_single(layers: Sequence[Layer], what: object) -> bool:
     """Whether `what` asks for exactly one layer by its name or index, and not for a list."""
     if isinstance(what, str):
         return not _is_pattern(layers, what)
-    return isinstance(what, (Integral, Layer))
+    return isinstance(what, Layer) or _is_whole(what)
 
 
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
@@ -94,6 +95,15 @@ def _several(what: Any) -> list[Any]:
     return [what] if alone else list(what)
 
 
+def _is_whole(value: object) -> bool:
+    """Whether it is a whole number: an `int`, or one of numpy's."""
+    if isinstance(value, int):
+        return True
+    from numbers import Integral
+
+    return isinstance(value, Integral)
+
+
 def _no_selector(what: object) -> UsageError:
     return UsageError(
         f"a layer is chosen by its name, a pattern, an index or a slice, not by {what!r}."
@@ -112,7 +122,7 @@ def _matching(layers: Sequence[Layer], exposed: list[Layer], what: Selector) -> 
     if isinstance(what, slice):
         return _sliced(layers, what)
     if isinstance(what, str) and _is_pattern(layers, what):
-        return _by_pattern(exposed, what)
+        return _by_pattern(layers, what)
     return [only(layers, what)]
 
 
@@ -137,20 +147,28 @@ def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
     return looks_like_one and not any(layer.name == text for layer in layers)
 
 
-def _by_pattern(exposed: list[Layer], pattern: str) -> list[Layer]:
+def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     if pattern.startswith("re:"):
         try:
-            matches = re.compile(pattern[3:]).fullmatch
+            regex = re.compile(pattern[3:])
         except re.error as exc:
             raise LayerNotFoundError(
                 f"the pattern {pattern!r} is not a regular expression: {exc}."
             ) from exc
-        found = [layer for layer in exposed if matches(layer.name)]
+        matching = [layer for layer in layers if regex.fullmatch(layer.name)]
     else:
-        found = [layer for layer in exposed if fnmatch.fnmatchcase(layer.name, pattern)]
+        import fnmatch
+
+        matching = [layer for layer in layers if fnmatch.fnmatchcase(layer.name, pattern)]
+    found = [layer for layer in matching if layer.exposed]
+    if matching and not found:
+        raise LayerNotFoundError(
+            f"the pattern {pattern!r} matches nothing that this file exposes. "
+            f"The layer {_withheld(layers, matching[0])}"
+        )
     if not found:
-        plain = pattern.removeprefix("re:").strip("*?[]^$.")
-        near = suggest(plain, [layer.name for layer in exposed])
+        exposed = [layer.name for layer in layers if layer.exposed]
+        near = suggest(pattern.removeprefix("re:").strip("*?[]^$."), exposed)
         raise LayerNotFoundError(
             f"the pattern {pattern!r} matches none of the {len(exposed)} exposed layers.{near}"
         )
@@ -193,13 +211,29 @@ def _named(layers: Sequence[Layer], name: str) -> Layer:
     )
 
 
-def _exposed(layer: Layer) -> Layer:
+def _exposed(layers: Sequence[Layer], layer: Layer) -> Layer:
     if not layer.exposed:
-        raise LayerNotFoundError(
-            f"the layer {layer.name!r} is in the model, but this file does not expose it. "
-            "Export the model again with this layer among --layers, or with all."
-        )
+        raise LayerNotFoundError(f"the layer {_withheld(layers, layer)}")
     return layer
+
+
+def _withheld(layers: Sequence[Layer], layer: Layer) -> str:
+    """Why a layer is not exposed, and what to do."""
+    if layer.why_not:
+        return f"{layer.name!r} cannot be had: {layer.why_not}.{_instead(layers, layer)}"
+    return (
+        f"{layer.name!r} is in the model, but this file does not expose it. "
+        "Export the model again with this layer among --layers, or with all."
+    )
+
+
+def _instead(layers: Sequence[Layer], layer: Layer) -> str:
+    """The nearest layer around this one that can be had, as a hint."""
+    rows = {row.name: row for row in layers}
+    around = rows.get(layer.parent or "")
+    while around is not None and around.why_not:
+        around = rows.get(around.parent or "")
+    return f" Ask for {around.name!r}, the layer around it." if around else ""
 
 
 def _slice_text(what: slice) -> str:

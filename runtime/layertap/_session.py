@@ -15,13 +15,15 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from . import _devices
 from ._graph import TensorType
+from ._record import Record
 from .errors import DependencyError, DeviceError, InputError, ModelFileError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """An execution provider's name, alone or with its options, as onnxruntime takes it."""
@@ -67,8 +69,7 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(Record):
     """How sessions are made.
 
     Raises:
@@ -94,6 +95,8 @@ class Settings:
     """Run the graph as it stands, on one thread."""
     tf32: bool = False
     """Let CUDA round float32 to TF32."""
+    prefer_nhwc: bool = False
+    """Let CUDA convolve channels last."""
 
     def __post_init__(self) -> None:
         if self.share_weights and self.copy_weights:
@@ -118,13 +121,14 @@ class Settings:
             raise UsageError(
                 f"device={device!r} and providers={list(self.providers)!r} cannot both be given."
             )
-        if self.tf32 and device.partition(":")[0] not in ("cuda", "auto"):
-            raise UsageError(
-                f"tf32=True is for device='cuda', and this is {device!r}."
-                if self.providers is None
-                else "tf32=True and providers cannot both be given. Put use_tf32 into the options "
-                "of CUDAExecutionProvider."
-            )
+        for name, option in (("tf32", "use_tf32"), ("prefer_nhwc", "prefer_nhwc")):
+            if getattr(self, name) and device.partition(":")[0] not in ("cuda", "auto"):
+                raise UsageError(
+                    f"{name}=True is for device='cuda', and this is {device!r}."
+                    if self.providers is None
+                    else f"{name}=True and providers cannot both be given. Put {option} into the "
+                    "options of CUDAExecutionProvider."
+                )
         threads = self.threads
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise UsageError(f"threads={threads!r}: give a whole number from 1 up, or None.")
@@ -153,14 +157,19 @@ class Engine:
                 self.device = "cpu"
         elif settings.device != "cpu":
             self._use(settings.device)
+        self.place = _devices.memory(self._providers)
+        """The memory in which the device leaves results."""
 
     def _use(self, name: str) -> None:
         ort = import_onnxruntime()
         device, unit = _devices.find(name, ort.get_available_providers())
         _devices.check(ort, device, unit)
-        threads = self._settings.threads or available_threads()
+        settings = self._settings
+        threads = settings.threads or available_threads()
         self.device = device.label(unit)
-        self._providers = _devices.providers(device, unit, threads, self._settings.tf32)
+        self._providers = _devices.providers(
+            device, unit, threads, settings.tf32, settings.prefer_nhwc
+        )
 
     @property
     def maps_weights(self) -> bool:
@@ -236,7 +245,7 @@ class Engine:
         # It keeps the bytes for ever, in case somebody changes the providers.
         with contextlib.suppress(AttributeError):
             session._model_bytes = None
-        return Session(session, name, check)
+        return Session(session, name, check, self.place)
 
     def _options(self, ort: Any) -> Any:
         given = self._settings.session_options
@@ -292,13 +301,27 @@ def _version(ort: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
 
 
+def give_back_memory() -> None:
+    """Return to the system what glibc keeps for later: after a session was made, about twice the
+    size of the model's weights."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # others do so by themselves
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Session:
     """A model that is ready to run, from any number of threads."""
 
-    def __init__(self, session: Any, name: str, check: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        session: Any,
+        name: str,
+        check: Callable[[], None] | None = None,
+        place: _devices.Place = _devices.HOST,
+    ) -> None:
         self._session = session
         self._name = name
         self._check = check
+        self._place = place
         _sessions.add(self)
 
     @property
@@ -320,8 +343,10 @@ class Session:
         dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
         return TensorType(dtype, tuple(info.shape))
 
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """The values of `outputs`, in that order.
+    def run(
+        self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool = False
+    ) -> list[Any]:
+        """The values of `outputs`, in that order: arrays, or `OrtValue`s that stay on the device.
 
         Raises:
             InputError: the model cannot be run with these inputs.
@@ -331,6 +356,8 @@ class Session:
         if self._check is not None:
             self._check()
         try:
+            if on_device or any(hasattr(value, "data_ptr") for value in feeds.values()):
+                return self._run_bound(outputs, feeds, on_device)
             values: list[Any] = self._session.run(outputs, feeds)
         except Exception as exc:  # onnxruntime's errors have no common class but this
             message = _devices.reason_of(exc)
@@ -344,6 +371,25 @@ class Session:
                 f"onnxruntime could not run {self._name} on {given}. It says: {message}"
             ) from exc
         return values
+
+    def _run_bound(
+        self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool
+    ) -> list[Any]:
+        """The same with inputs or outputs that are in the device's memory."""
+        from ._on_device import is_ortvalue, shareable
+
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            bind = binding.bind_ortvalue_input if is_ortvalue(value) else binding.bind_cpu_input
+            bind(name, value)
+        for name in outputs:
+            binding.bind_output(name, *(self._place if on_device else _devices.HOST))
+        # Other libraries compute in queues of their own, and may not have finished what they gave.
+        binding.synchronize_inputs()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        values = binding.get_outputs()
+        return [shareable(value) if on_device else value.numpy() for value in values]
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

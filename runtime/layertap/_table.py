@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from ._cost import Cost
 from ._layer import Layer, Shape
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._cost import Cost
 
 HEAD = ("index", "name", "class", "output shape", "parameters", "MB", "connected to")
 RIGHT = {0, 4, 5}
@@ -19,6 +23,8 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     """One JSON object per layer: index, name, type, shape, dtype, parameters, inbound, exposed.
 
     `shape` has `null` for a free axis; `exposed` says whether the file gives the activations.
+    Where there is one, `parent` names the layer around this one, and `why_not` says why no file
+    gives the activations.
     """
     return [
         {
@@ -30,6 +36,8 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
             "parameters": layer.parameters,
             "inbound": list(layer.inbound),
             "exposed": layer.exposed,
+            **({"parent": layer.parent} if layer.parent is not None else {}),
+            **({"why_not": layer.why_not} if layer.why_not is not None else {}),
         }
         for layer in layers
     ]
@@ -56,6 +64,9 @@ def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
 
 def _wrapped(names: Sequence[str]) -> list[str]:
     """Names in lines of about `LONGEST` characters; no name is broken."""
+    whole = ", ".join(names)
+    if len(whole) <= LONGEST:
+        return [whole]
     lines = [""]
     for position, name in enumerate(names):
         part = name if position == len(names) - 1 else f"{name}, "
@@ -67,15 +78,15 @@ def _wrapped(names: Sequence[str]) -> list[str]:
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows in columns, with a rule below the first; `right` names columns of numbers."""
-    rows = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    if not "".join(map("".join, columns)).isprintable():
+        columns = [[printable(cell) for cell in column] for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    padded = [
+        [cell.rjust(width) if at in right else cell.ljust(width) for cell in column]
+        for at, (column, width) in enumerate(zip(columns, widths, strict=True))
     ]
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
 
@@ -88,7 +99,7 @@ def printable(text: str) -> str:
 
 def shape_text(shape: Shape) -> str:
     """`(None, 10, 10, 1024)`, as Keras prints it."""
-    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    return str(tuple(shape))
 
 
 def type_text(shape: Shape, dtype: str) -> str:

@@ -9,9 +9,12 @@ The format: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
-from typing import TypeAlias
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    import mmap
+    from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | mmap.mmap"
 
@@ -45,8 +48,8 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int
             key, at = varint(buffer, tag, end)
         kind = key & 7
         if kind == LEN:
-            if at < end and buffer[at] < 128:
-                size = buffer[at]
+            size = buffer[at] if at < end else 128
+            if size < 128:  # as most are
                 at += 1
             else:
                 size, at = varint(buffer, at, end)
@@ -100,7 +103,7 @@ def integers(buffer: Buffer, kind: int, at: int, end: int) -> Iterator[int]:
 def text(buffer: Buffer, start: int, end: int) -> str:
     """The string in `buffer[start:end]`."""
     try:
-        return str(buffer[start:end], "utf-8")
+        return buffer[start:end].decode()
     except UnicodeDecodeError as exc:
         raise WireError(f"the name at byte {start} is not UTF-8") from exc
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, TypeAlias, TypeVar
+from functools import cache
 
 from ._layer import Layer, Shape
+from ._record import Record
 from .errors import CardVersionError, ModelFileError
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias, TypeVar
+
+    T = TypeVar("T", bound=Record)
+    U = TypeVar("U")
+    Reader: TypeAlias = Callable[[Any], Any]
+    Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 
 KEY = "layertap"
 """The key of `metadata_props` under which the card stands."""
@@ -22,46 +31,48 @@ MAJOR, MINOR = 1, 1
 """The format that this layertap writes; it reads every minor of the same major."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorInfo:
+class TensorInfo(Record):
     """A model input or output."""
 
     name: str
     shape: Shape
     dtype: str
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The Keras model that the file was made from."""
+class Source(Record):
+    """The model that the file was made from."""
 
     framework: str
-    """`keras` or `tf_keras`; `onnx` for a file from elsewhere."""
+    """`keras` or `tf_keras`; `tensorflow` for a signature of a SavedModel; `onnx` for a file from
+    elsewhere."""
     version: str
     """Version of that framework."""
     model: str
-    """The model's name."""
+    """The model's name; of a SavedModel the folder's."""
     type: str
-    """The model's class, for example `Functional`."""
+    """The model's class, for example `Functional`; the name of the signature."""
     weights_sha256: str
     """Over the bytes of all weights, in Keras's order."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
+
+    @property
+    def signature(self) -> str | None:
+        """The signature that the file was made from, which has no layers; `None` for a model."""
+        return self.type if self.framework == "tensorflow" else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerCheck:
+class LayerCheck(Record):
     """How far one layer's activations are from Keras's."""
 
     max_abs: float
     """Largest absolute difference over all batches."""
     scaled: float
     """Largest, over the batches, of `max_abs` divided by the layer's largest absolute value."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verification:
+class Verification(Record):
     """What was measured against Keras when the file was made."""
 
     tolerance: float
@@ -71,7 +82,7 @@ class Verification:
     onnxruntime: str
     """The version that ran the file."""
     layers: Mapping[str, LayerCheck]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
     @property
     def worst(self) -> str:
@@ -79,19 +90,17 @@ class Verification:
         return max(self.layers, key=lambda name: self.layers[name].scaled)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoldenInput:
+class GoldenInput(Record):
     """One input of the golden sample: uniform numbers in [low, high), see `layertap.golden`."""
 
     name: str
     shape: tuple[int, ...]
     low: float
     high: float
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GoldenLayer:
+class GoldenLayer(Record):
     """What Keras gave for one layer on the golden sample."""
 
     shape: tuple[int, ...]
@@ -101,21 +110,19 @@ class GoldenLayer:
     """Largest absolute value."""
     values: tuple[float, ...]
     """Values at evenly spaced places of the flattened (C order) activations."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Golden:
+class Golden(Record):
     """A seeded input and what Keras made of it, by which any machine can check itself."""
 
     seed: int
     inputs: tuple[GoldenInput, ...]
     layers: Mapping[str, GoldenLayer]
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gradients:
+class Gradients(Record):
     """The gradients that the file gives beside the activations: of a weighted sum of scores."""
 
     output: str
@@ -128,11 +135,10 @@ class Gradients:
     """By name of a layer or input, the graph output that is the gradient with respect to it."""
     broadcasts: bool
     """Whether one sample goes with many rows of weights, and then gives as many gradients."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Card(Record):
     """Everything a layertap file knows about itself beside the graph."""
 
     source: Source
@@ -149,7 +155,7 @@ class Card:
     golden: Golden | None = None
     gradients: Gradients | None = None
     format: str = f"{MAJOR}.{MINOR}"
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = {}
 
     @property
     def channels_last(self) -> bool:
@@ -172,34 +178,48 @@ class Card:
             CardVersionError: a newer major format.
             ModelFileError: not a card.
         """
-        try:
-            data = json.loads(text)
-            major, version = _major(data)
-            if major <= MAJOR:
-                return _read_card(data)
-        except (ValueError, RecursionError) as exc:
-            reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
-            raise ModelFileError(
-                f"{where} has a damaged layertap card ({reason}). Export the model again."
-            ) from exc
-        raise CardVersionError(
-            f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
-            "Upgrade with `pip install -U layertap`."
-        )
+        return _reading(text, where, _read_card)
+
+
+def read_layers(text: str, where: str = "the file") -> tuple[Layer, ...]:
+    """The layers of a card; the rest of it is not looked at.
+
+    Raises:
+        CardVersionError: a newer major format.
+        ModelFileError: not a card.
+    """
+    return _reading(text, where, _read_layers)
+
+
+def _reading(text: str, where: str, read: Callable[[Any], U]) -> U:
+    try:
+        data = json.loads(text)
+        major, version = _major(data)
+        if major <= MAJOR:
+            return read(data)
+    except (ValueError, RecursionError) as exc:
+        reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        raise ModelFileError(
+            f"{where} has a damaged layertap card ({reason}). Export the model again."
+        ) from exc
+    raise CardVersionError(
+        f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
+        "Upgrade with `pip install -U layertap`."
+    )
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses to dicts, with `extra` spread out again; tuples to lists."""
-    if hasattr(value, "__dataclass_fields__"):
+    """Records to dicts, with `extra` spread out again; tuples to lists."""
+    if isinstance(value, Record):
         known = {
-            item.name: _plain(getattr(value, item.name))
-            for item in fields(value)
-            if item.name != "extra" and getattr(value, item.name) is not None
+            name: _plain(getattr(value, name))
+            for name in value._names
+            if name != "extra" and getattr(value, name) is not None
         }
         # A layer that is not exposed says so; other empty fields are left out.
         if isinstance(value, Layer) and value.tensor is None:
             known["tensor"] = None
-        return {**_plain(value.extra), **known}
+        return {**_plain(vars(value)["extra"]), **known}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -216,29 +236,38 @@ def _major(data: object) -> tuple[int, str]:
     return int(major), version
 
 
-T = TypeVar("T")
-Reader: TypeAlias = Callable[[Any], Any]
-
-
 def _read(cls: type[T], data: object, **nested: Reader) -> T:
     """Make `cls` from a JSON object; `nested` reads the fields that hold further objects."""
-    what = cls.__name__
     if not isinstance(data, dict):
-        raise ValueError(f"{what} is {_short(data)}, not an object")
-    known = {item.name: item for item in fields(cls) if item.name != "extra"}  # type: ignore[arg-type]
-    values: dict[str, Any] = {"extra": {k: v for k, v in data.items() if k not in known}}
-    for name, item in known.items():
+        raise ValueError(f"{cls.__name__} is {_short(data)}, not an object")
+    values: dict[str, Any] = {}
+    absent = 0
+    for name, (kind, types, fits) in _kinds(cls).items():  # type: ignore[arg-type]
         if name not in data:
-            if item.default is MISSING:
-                raise ValueError(f"{what} has no {name!r}")
+            if not hasattr(cls, name):
+                raise ValueError(f"{cls.__name__} has no {name!r}")
+            values[name] = getattr(cls, name)
+            absent += 1
         elif name in nested:
             values[name] = nested[name](data[name])
         else:
-            values[name] = _frozen(data[name])
-            kind, fits = _KINDS[str(item.type)]
-            if not fits(values[name]):
-                raise ValueError(f"{what} has {_short(data[name])} as {name!r}, not {kind}")
-    return cls(**values)
+            value = data[name]
+            if value.__class__ is list:
+                value = tuple(value)
+            if value.__class__ not in types or not (fits is None or fits(value)):
+                raise ValueError(f"{cls.__name__} has {_short(data[name])} as {name!r}, not {kind}")
+            values[name] = value
+    known = len(values) - absent
+    extra = {k: v for k, v in data.items() if k not in values} if len(data) > known else {}
+    values["extra"] = extra
+    return cls.trusted(values)
+
+
+@cache
+def _kinds(cls: type[Record]) -> dict[str, Kind]:
+    """What goes into each field but `extra`."""
+    kinds = {name: kind for name, kind in cls.__annotations__.items() if name != "extra"}
+    return {name: _KINDS.get(kind, _NESTED) for name, kind in kinds.items()}
 
 
 def _many(cls: type[T], **nested: Reader) -> Reader:
@@ -259,6 +288,13 @@ def _by_name(cls: type[T]) -> Reader:
     return read
 
 
+def _read_layers(data: Mapping[str, Any]) -> tuple[Layer, ...]:
+    if "layers" not in data:
+        raise ValueError("Card has no 'layers'")
+    layers: tuple[Layer, ...] = _many(Layer)(data["layers"])
+    return layers
+
+
 def _optional(cls: type[T], **nested: Reader) -> Reader:
     return lambda data: None if data is None else _read(cls, data, **nested)
 
@@ -277,54 +313,42 @@ def _read_card(data: object) -> Card:
     )
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+def _all(*types: type) -> Callable[[Any], bool]:
+    """A test for a tuple whose values are of these types; for `None`, too."""
+    allowed = frozenset(types)
+    return lambda value: value is None or allowed.issuperset(map(type, value))
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+_are_whole = _all(int, type(None))
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _are_sizes(value: Any) -> bool:
+    return _are_whole(value) and min(filter(None, value), default=0) >= 0
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _are_texts(value: Any) -> bool:
+    return all(item.__class__ is str for item in value.values())
 
 
-def _is_size(value: Any) -> bool:
-    return value is None or (_is_count(value) and value >= 0)
-
-
-def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, tuple) and all(map(fits, value))
-
-
-_KINDS: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
-    "str": ("a string", _is_text),
-    "str | None": ("a string or null", lambda value: value is None or _is_text(value)),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
-    "int": ("a whole number", _is_count),
-    "float": ("a number", _is_number),
-    "Shape": ("a list of sizes", _all(_is_size)),
-    "tuple[int, ...]": ("a list of whole numbers", _all(_is_count)),
-    "tuple[float, ...]": ("a list of numbers", _all(_is_number)),
-    "tuple[str, ...]": ("a list of strings", _all(_is_text)),
-    "tuple[str, ...] | None": (
-        "a list of strings or null",
-        lambda value: value is None or _all(_is_text)(value),
-    ),
-    "Mapping[str, str]": (
-        "an object of strings",
-        lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
-    ),
-    "Mapping[str, Any] | None": (
-        "an object or null",
-        lambda value: value is None or isinstance(value, dict),
-    ),
+_KINDS: Mapping[str, Kind] = {
+    "str": ("a string", (str,), None),
+    "str | None": ("a string or null", (str, type(None)), None),
+    "bool": ("true or false", (bool,), None),
+    "bool | None": ("true, false or null", (bool, type(None)), None),
+    "int": ("a whole number", (int,), None),
+    "float": ("a number", (int, float), None),
+    "Shape": ("a list of sizes", (tuple,), _are_sizes),
+    "tuple[int, ...]": ("a list of whole numbers", (tuple,), _all(int)),
+    "tuple[float, ...]": ("a list of numbers", (tuple,), _all(int, float)),
+    "tuple[str, ...]": ("a list of strings", (tuple,), _all(str)),
+    "tuple[str, ...] | None": ("a list of strings or null", (tuple, type(None)), _all(str)),
+    "Mapping[str, str]": ("an object of strings", (dict,), _are_texts),
+    "Mapping[str, Any] | None": ("an object or null", (dict, type(None)), None),
 }
-"""What a field of this annotation takes, in words and as a test."""
+"""What a field of this annotation takes: in words, as types, and as a test of what is inside."""
+
+_NESTED: Kind = ("an object", (), None)
+"""Of fields that hold further objects, which have readers of their own."""
 
 
 def _short(value: object) -> str:

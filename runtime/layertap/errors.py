@@ -18,7 +18,6 @@ Warnings that layertap gives are `LayertapWarning`s.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 
@@ -76,5 +75,7 @@ class LayertapWarning(UserWarning):
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """` Did you mean 'a', 'b'?` with up to three near names, or an empty string."""
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f" Did you mean {', '.join(map(repr, near))}?" if near else ""

@@ -33,6 +33,20 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Make a folder, and those above it, if it is not there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as exc:
+        raise OutputError(
+            f"cannot make the folder {os.fsdecode(folder)!r}: {exc.strerror}."
+        ) from exc
+
+
 def check_target(target: str | os.PathLike[str]) -> None:
     """Raise what `replacing` would raise at its start: before long work, not after it.
 

@@ -125,7 +125,7 @@ def test_the_recipe_has_every_key_and_every_choice() -> None:
 
 
 def test_the_example_is_a_card_and_has_every_key() -> None:
-    (text,) = blocks("json")
+    text, layers = blocks("json")
     card = Card.from_json(text)
     assert json.loads(card.to_json()) == json.loads(text)
     assert card.layers[1].name == "conv5_block16_concat"
@@ -134,7 +134,9 @@ def test_the_example_is_a_card_and_has_every_key() -> None:
     assert recipe.to_dict() == card.preprocessing
     for heading in TABLES:
         for row in rows(section(heading)):
-            assert f'"{quoted(row[0])[0]}"' in text
+            assert f'"{quoted(row[0])[0]}"' in text + layers
+    inner = Card.from_json(json.dumps({**json.loads(text), "layers": json.loads(layers)})).layers
+    assert [(layer.exposed, layer.per_sample) for layer in inner] == [(False, None), (True, False)]
 
 
 @pytest.mark.tensorflow

@@ -31,6 +31,7 @@ PUBLIC = [
     "TopChannels",
     "UsageError",
     "__version__",
+    "cam",
     "load_image",
     "open",
 ]

@@ -18,6 +18,7 @@ import pytest
 
 import layertap
 import layertap_export
+import zoo
 from layertap.card import KEY, Card
 from layertap.cli import main
 
@@ -103,17 +104,27 @@ def test_plain_onnxruntime_gives_what_keras_gives(keras: Any, small: Any, small_
 def test_same_model_same_options_same_bytes(tmp_path: Path) -> None:
     """Even from another process, where Python hashes strings otherwise."""
     program = (
-        "import sys, layertap_export; "
-        "from layertap_models import digits; "
-        "layertap_export.export(digits.build(seed=3), sys.argv[1])"
+        "import sys; from pathlib import Path; import layertap_export as export; export.export; "
+        "import keras, zoo; from layertap_models import digits; "
+        "names = ['mixed', 'recurrent', 'operations', 'tuples_and_dicts', 'subclassed']; "
+        "models = {'digits': digits.build(seed=3), **{n: zoo.make(keras, n) for n in names}}; "
+        "[export.export(m, Path(sys.argv[1]) / f'{n}.onnx') for n, m in models.items()]"
     )
     for seed in ("1", "2"):
+        (tmp_path / seed).mkdir()
         subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / f"{seed}.onnx")],
+            [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / seed)],
             check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": seed,
+                "PYTHONPATH": str(Path(zoo.__file__).parent),
+            },
         )
-    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+    files = sorted((tmp_path / "1").iterdir())
+    assert len(files) == 6
+    for file in files:
+        assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes(), file.name
 
 
 def test_free_sizes_stay_free(keras: Any, tmp_path: Path) -> None:
@@ -263,10 +274,6 @@ def interrupt(stage: str) -> None:
         raise KeyboardInterrupt
 
 
-def full_disk(path: Path, data: bytes) -> int:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
 @pytest.mark.parametrize(
     ("options", "error"),
     [
@@ -286,7 +293,10 @@ def test_nothing_is_left_behind(
 
 
 def test_a_full_disk(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    def full_disk(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("layertap_export.writing.Writer.write", full_disk)
     target = tmp_path / "small.onnx"
     with pytest.raises(layertap.OutputError) as caught:
         layertap_export.export(small, target)

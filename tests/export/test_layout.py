@@ -135,6 +135,7 @@ def test_a_convolution_between_transposes_passes_its_order_on() -> None:
         [node("Clip", "v _ number", "y")],
         [node("Softmax", "v", "y", axis=1)],
         [node("LogSoftmax", "v", "y")],
+        [node("Hardmax", "v", "y", axis=1)],
         [node("LpNormalization", "v", "y", axis=2)],
         [node("Split", "v two", "y z", axis=1)],
         [node("Concat", "v v", "y", axis=3)],
@@ -145,6 +146,8 @@ def test_a_convolution_between_transposes_passes_its_order_on() -> None:
         [node("Slice", "v one_two three_four", "y")],
         [node("Slice", "v one_two three_four axes", "y")],
         [node("Slice", "v known_late three_four axes", "y")],
+        [node("Slice", "v starts32 ends32", "y")],
+        [node("Slice", "v starts32 ends32 axes32", "y")],
         [node("ReduceMean", "v axes", "y")],
         [node("ReduceMean", "v first", "y", keepdims=0)],
         [node("ReduceMean", "v", "y", keepdims=0)],
@@ -186,12 +189,99 @@ def test_one_node_behind_a_transpose(nodes: list[onnx.NodeProto]) -> None:
             constant("zero_one", [0, 1]),
             constant("one_two", [1, 2]),
             constant("three_four", [3, 4]),
+            constant("starts32", [1, 2], np.int32),
+            constant("ends32", [3, 4], np.int32),
+            constant("axes32", [-3, 2], np.int32),
             constant("pads", [0, 1, 2, 0, 0, 0, 0, 3]),
             constant("pad_two", [1, 0, 0, 2]),
             constant("flat", [-1]),
         ],
     )
     assert_same(model, {"x": X})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "op_type"),
+    [
+        ((4,), np.float32, "Conv"),
+        ((4, 5), np.float32, "Conv"),
+        ((2, 4, 5), np.float32, "Conv"),
+        ((4, 5), np.float16, "Conv"),
+        ((4, 5), np.float64, "MatMul"),  # onnxruntime convolves no float64
+        ((4, 5), np.int32, "MatMul"),
+        ((2, 4, 2, 3), np.float32, "MatMul"),  # nor in four dimensions
+    ],
+)
+def test_a_product_of_the_channels_is_a_convolution(
+    sizes: tuple[int, ...], dtype: type, op_type: str
+) -> None:
+    rank = len(sizes) + 2
+    numbers = np.random.default_rng(0).integers(-3, 4, (2, 3, *sizes))
+    x = numbers.astype(dtype)
+    matrix = np.arange(15).reshape(3, 5).astype(dtype) - 7
+    model = tiny.model(
+        [
+            node("Transpose", "x", "v", perm=(0, *range(2, rank), 1)),
+            node("MatMul", "v w", "y"),
+            node("MatMul", "v w", "again"),
+        ],
+        [value("x", x.shape, helper.np_dtype_to_tensor_dtype(x.dtype))],
+        [value(name, None, helper.np_dtype_to_tensor_dtype(x.dtype)) for name in ("y", "again")],
+        [numpy_helper.from_array(matrix, "w")],
+    )
+    made = assert_same(model, {"x": x})
+    assert [op for op in ops(made) if op != "Transpose"] == [op_type] * 2
+    assert ("Transpose" in ops(made)) == (op_type == "MatMul")
+    assert len(made.graph.initializer) == 1
+
+
+@pytest.mark.parametrize("rank", [3, 4, 5])
+def test_a_flattened_view_is_multiplied_in_its_own_order(rank: int) -> None:
+    shape = (2, 3, 4, 5, 6)[:rank]
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    model = tiny.model(
+        [
+            node("Transpose", "x", "v", perm=(0, *range(2, rank), 1)),
+            node("Reshape", "v rows", "flat"),
+            node("Identity", "flat", "dropped"),
+            node("MatMul", "dropped w", "y"),
+            node("MatMul", "flat u", "z"),
+        ],
+        [value("x", (None, *shape[1:]))],
+        [value("y", None), value("z", None)],
+        [
+            constant("rows", [-1, x[0].size]),
+            tiny.weights("w", x[0].size, 2),
+            tiny.weights("u", x[0].size, 7),
+        ],
+    )
+    shapes = {"v": (None, *shape[2:], 3), "flat": (None, x[0].size)}
+    assert ops(assert_same(model, {"x": x}, shapes=shapes)) == ["Reshape", "MatMul", "MatMul"]
+    model.graph.output.add().CopyFrom(value("flat", None))  # which has Keras's order
+    made = assert_same(model, {"x": x}, shapes=shapes)
+    assert sorted(ops(made)) == ["MatMul", "MatMul", "Reshape", "Reshape", "Transpose"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shapes"),
+    [
+        ([-1, 30], {"v": (2, 4, 5, 3), "flat": (4, 30)}),
+        ([2, -1], {"v": (None, None, 5, 3), "flat": (None, 60)}),
+    ],
+    ids=["two samples in a row", "unknown sizes"],
+)
+def test_what_is_not_flattened_alike_stays(rows: list[int], shapes: dict[str, Any]) -> None:
+    model = tiny.model(
+        [
+            node("Transpose", "x", "v", perm=CHANNELS_LAST),
+            node("Reshape", "v rows", "flat"),
+            node("MatMul", "flat w", "y"),
+        ],
+        [value("x", (2, 3, 4, None))],
+        [value("y", None)],
+        [constant("rows", rows), tiny.weights("w", 30 if rows[1] == 30 else 60, 2)],
+    )
+    assert ops(assert_same(model, {"x": X}, shapes=shapes)) == ["Transpose", "Reshape", "MatMul"]
 
 
 def test_constants_are_computed() -> None:
@@ -519,7 +609,7 @@ class RandomGraph:
         name = self.pick()
         rank = len(self.shape(name))
         axis = self.one_of([{}, {"axis": self.draw(st.integers(-rank, rank - 1))}])
-        op = self.one_of(["Softmax", "LogSoftmax", "Hardmax"])
+        op = self.one_of(["Softmax", "LogSoftmax"])
         self.emit(op, [name], "float32", self.shape(name), **axis)
 
     def pad(self) -> None:

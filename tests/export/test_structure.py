@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import zoo
 from layertap._layer import Layer
 
 pytestmark = [
@@ -129,7 +130,7 @@ def test_keys_of_dicts_name_inputs_and_outputs(keras: Any) -> None:
     keras.utils.clear_session()
     traced = trace(dicts(keras))
     assert [x.name for x in traced.inputs] == ["left", "right"]
-    assert [x.name for x in traced.outputs] == ["a", "z"]
+    assert [x.name for x in traced.outputs] == ["z", "a"]
 
 
 def test_a_sequential_model_has_no_input_row(keras: Any) -> None:
@@ -179,6 +180,7 @@ def test_a_layer_with_several_outputs(keras: Any) -> None:
         "lstm": (None, 5, 4),
         "lstm:1": (None, 4),
         "lstm:2": (None, 4),
+        "lstm/lstm_cell": (None, 4),
         "head": (None, 2),
     }
     assert rows["head"].inbound == ("lstm:1",)
@@ -203,60 +205,211 @@ def test_a_model_inside_a_model_is_followed_by_its_layers(keras: Any) -> None:
     ]
 
 
-def test_what_runs_inside_a_loop_is_listed_but_not_exposed(keras: Any) -> None:
-    """Its values exist once per step."""
-    keras.utils.clear_session()
+LOOP = "it runs inside a loop, once for every turn"
+BRANCH = "it runs inside one branch of a condition, which may not be taken"
+STEPS = "it runs in the loop of 'gru', once for every step"
 
-    class Loop(keras.layers.Layer):
+
+def flow(keras: Any, run: Callable[[Any, Any], Any]) -> Any:
+    """A layer that runs its inner layer `step` in some way."""
+
+    class Flow(keras.layers.Layer):
         def __init__(self) -> None:
-            super().__init__(name="loop")
+            super().__init__(name="flow")
             self.step = keras.layers.Dense(3, name="step")
 
-        def call(self, x: Any) -> Any:
-            return keras.ops.while_loop(
-                lambda i, x: i < 3, lambda i, x: (i + 1, self.step(x)), (0, x)
-            )[1]
+        def build(self, shape: Any) -> None:
+            self.step.build((None, 3))
 
+        def call(self, x: Any) -> Any:
+            return run(self.step, x)
+
+    return Flow()
+
+
+FLOWS: dict[str, tuple[Callable[[Any], Callable[[Any, Any], Any]], str]] = {
+    "while_loop": (
+        lambda ops: (
+            lambda f, x: ops.while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, f(x)), (0, x))[1]
+        ),
+        LOOP,
+    ),
+    "fori_loop": (lambda ops: lambda f, x: ops.fori_loop(0, 3, lambda i, x: f(x), x), LOOP),
+    "vectorized_map": (
+        lambda ops: lambda f, x: ops.vectorized_map(lambda y: f(y[None]), x),
+        LOOP,
+    ),
+    "cond": (lambda ops: lambda f, x: ops.cond(ops.sum(x) > 0, lambda: f(x), lambda: x), BRANCH),
+    "switch": (
+        lambda ops: lambda f, x: ops.switch(ops.cast(ops.sum(x), "int32"), [f, lambda x: x], x),
+        BRANCH,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_what_runs_inside_a_loop_or_a_branch_is_listed_with_the_reason(
+    name: str, keras: Any
+) -> None:
+    """Its values exist once per step, or perhaps not at all."""
+    keras.utils.clear_session()
+    run, why_not = FLOWS[name]
     entry = keras.Input((3,), name="entry")
-    loop = Loop()
-    loop.step.build((None, 3))
-    rows = by_name(keras.Model(entry, loop(entry)))
-    assert {name: row.exposed for name, row in rows.items()} == {
-        "entry": True,
-        "loop": True,
-        "loop/step": False,
+    rows = by_name(keras.Model(entry, flow(keras, run(keras.ops))(entry)))
+    assert {name: (row.exposed, row.parent, row.why_not) for name, row in rows.items()} == {
+        "entry": (True, None, None),
+        "flow": (True, None, None),
+        "flow/step": (False, "flow", why_not),
     }
 
 
-def test_two_outputs_of_one_name(keras: Any) -> None:
-    from layertap_export import ExportError
+def test_the_cell_of_a_recurrent_layer_is_listed_with_the_reason(keras: Any) -> None:
+    keras.utils.clear_session()
+    entry = keras.Input((5, 3), name="entry")
+    gru = keras.layers.GRU(4, return_state=True, name="gru")
+    rows = by_name(keras.Model(entry, gru(entry)))
+    assert {name: (row.exposed, row.why_not) for name, row in rows.items()} == {
+        "entry": (True, None),
+        "gru": (True, None),
+        "gru:1": (True, None),
+        "gru/gru_cell": (False, STEPS),
+    }
+    assert rows["gru/gru_cell"].parent == "gru"
 
-    class Odd(keras.layers.Layer):
+
+def test_a_tensor_of_any_number_of_axes_is_listed_with_the_reason(keras: Any) -> None:
+    import tensorflow as tf
+
+    class Anything(keras.layers.Layer):
         def call(self, x: Any) -> Any:
-            return [[x, x + 1], [x + 2]]
+            return tf.numpy_function(lambda x: x, [x], tf.float32)
 
+        def compute_output_spec(self, x: Any) -> Any:
+            return keras.KerasTensor(x.shape)
+
+    class Known(Anything):
+        def call(self, x: Any) -> Any:
+            return tf.ensure_shape(x, (None, 3))
+
+    keras.utils.clear_session()
     entry = keras.Input((3,), name="entry")
-    model = keras.Model(entry, Odd(name="odd")(entry))
-    with pytest.raises(ExportError) as caught:
-        table(model)
-    assert str(caught.value) == (
-        "two outputs in this model are called 'odd:1'; rename one of the layers, so that each can "
-        "be asked for by name."
-    )
+    rows = by_name(keras.Model(entry, Known(name="known")(Anything(name="anything")(entry))))
+    assert rows["anything"].why_not == "TensorFlow does not know how many axes it has"
+    assert rows["known"].exposed
 
 
-def test_an_input_and_a_layer_of_one_name(keras: Any) -> None:
-    from layertap_export import ExportError
+def test_parents_stand_before_their_children(keras: Any) -> None:
+    keras.utils.clear_session()
+    rows = table(zoo.nested(keras))
+    seen: set[str | None] = {None}
+    for row in rows:
+        assert row.parent in seen
+        seen.add(row.name)
+        assert row.parent is None or row.name.startswith(f"{row.parent}/")
+    assert {row.name for row in rows if row.parent == "backbone/stage/block1"} == {
+        f"backbone/stage/block1/{name}" for name in ("conv", "bn", "add")
+    }
 
-    entry = keras.Input((3,), name="entry")
-    hidden = keras.layers.Dense(2, name="dense")(entry)
-    with pytest.warns(UserWarning, match="all keys in the dict must match"):
-        model = keras.Model({"dense": entry}, hidden)
-    with pytest.raises(ExportError) as caught:
-        table(model)
-    assert str(caught.value) == (
-        "a layer and an input of this model are both called 'dense'; rename one of them."
-    )
+
+def test_what_reads_one_of_several_outputs_says_which(keras: Any) -> None:
+    """Keras sorts the keys of dicts when it flattens them; the rows have the order of the dict."""
+    keras.utils.clear_session()
+    rows = by_name(zoo.tuples_and_dicts(keras))
+    assert rows["both"].inbound == ("parts:left:1:y", "named:high", "lists:0:1")
+    assert [name for name in rows if name.startswith("parts")] == [
+        *("parts:right", "parts:left", "parts:left:1:z", "parts:left:1:y")
+    ]
+    assert rows["parts:right"].shape == (None, 2)
+    assert rows["parts:left:1:y"].shape == (None, 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*looks like it has unbuilt state:UserWarning")
+def test_layers_that_are_still_to_be_built(keras: Any) -> None:
+    """Keras builds them by calling those inside, which are not to be counted twice."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="block")
+            self.dense = keras.layers.Dense(3, name="dense")
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="net")
+            self.block = Block()
+
+        def call(self, x: Any) -> Any:
+            return self.block(x)
+
+    net = Net()
+    net.build((None, 4))
+    assert not net.block.built
+    assert [row.name for row in table(net)] == ["block", "block/dense"]
+
+
+def test_a_subclassed_model_has_the_order_of_keras(keras: Any) -> None:
+    """And all layers that Keras counts, each where Keras has it: also those that are not called,
+    and those that are called in another order."""
+
+    class Net(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="net")
+            self.last, self.first, self.idle = (
+                keras.layers.Dense(3, name=name) for name in ("last", "first", "idle")
+            )
+            self.inside = [keras.layers.Dense(3, name="inside")]
+            self.chain = keras.Sequential(self.inside, name="chain")
+            self.twin = keras.layers.Dense(3, name="idle")
+
+        def call(self, x: Any) -> Any:
+            return self.last(self.chain(self.first(x)))
+
+    net = Net()
+    with pytest.warns(UserWarning, match="looks like it has unbuilt state"):
+        net(keras.Input((3,)))
+    rows = table(net)
+    assert [row.name for row in rows] == [
+        "last",
+        "first",
+        "idle",
+        "chain",
+        "chain/inside",
+        "idle~2",
+    ]
+    assert [layer.name for layer in net.layers] == [
+        *("last", "first", "idle"),
+        "inside",  # which the model has in a list too, and calls only in the chain
+        *("chain", "idle"),
+    ]
+    reasons = {row.name: row.why_not for row in rows if row.why_not}
+    assert reasons == dict.fromkeys(["idle", "idle~2"], "the model does not call it in inference")
+    assert by_name(net)["last"].inbound == ("chain",)
+
+
+def test_a_layer_that_is_in_two_models_counts_its_parameters_once(keras: Any) -> None:
+    keras.utils.clear_session()
+    rows = by_name(zoo.one_layer_in_two_models(keras))
+    assert rows["left"].parameters == rows["right"].parameters == 20  # as in model.summary()
+    assert rows["left/shared"].parameters == 20
+    assert rows["right/shared"].parameters == 0
+
+
+def test_the_edges_of_an_inner_graph_are_those_of_keras(keras: Any) -> None:
+    """Where layers do nothing the tensors do not tell who read what."""
+    keras.utils.clear_session()
+    layers = keras.layers
+    inside = keras.Input((4,), name="inside")
+    dropped = layers.Dropout(0.5, name="drop")(inside)
+    inner = keras.Model(inside, layers.Concatenate(name="cat")([inside, dropped]), name="inner")
+    entry = keras.Input((4,), name="entry")
+    x = layers.Activation("linear", name="same")(entry)
+    rows = by_name(keras.Model(entry, [inner(x), layers.ReLU(name="relu")(entry)]))
+    assert rows["inner"].inbound == ("same",)
+    assert rows["inner/drop"].inbound == ("same",)
+    assert rows["inner/cat"].inbound == ("same", "inner/drop")
+    assert rows["relu"].inbound == ("entry",)
 
 
 def test_the_model_is_as_it_was(small: Any) -> None:

@@ -62,6 +62,9 @@ FULL: dict[str, Any] = {
             "parameters": 7,
             "inbound": ["x"],
             "tensor": None,
+            "parent": "x",
+            "why_not": "it runs inside a loop",
+            "per_sample": False,
         },
     ],
     "preprocessing": {"size": None, "scaling": {"mode": "tf"}},
@@ -92,7 +95,7 @@ PATHS: list[tuple[str | int, ...]] = [
     ("source",),
     ("inputs", 0),
     ("outputs", 0),
-    ("layers", 0),
+    ("layers", 1),
     ("verification",),
     ("verification", "layers", "x"),
     ("golden",),
@@ -402,6 +405,7 @@ def test_values_that_make_no_sense(
 @pytest.mark.parametrize("path", PATHS)
 def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
+    optional |= {"parent", "why_not", "per_sample"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

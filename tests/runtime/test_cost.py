@@ -87,6 +87,18 @@ def test_free_sizes_grow_with_the_input(
     assert found["free"] == Cost(None)  # it was not measured
 
 
+def test_a_first_axis_that_is_no_batch_grows_with_it() -> None:
+    """Nine windows of each image, whose size is fixed: only a sample tells how many."""
+    windows = replace(layer(0, "windows", "Conv2D", (None, 7, 7, 8)), per_sample=False)
+    measured = golden((1, 21, 21, 3), windows=(9, 7, 7, 8))
+    for card_, expected in (
+        (a_card(measured, (None, 21, 21, 3)), Cost(2 * 9 * 4 * 7 * 7 * 8, exact=False)),
+        (a_card(None, (None, 21, 21, 3)), Cost(None)),
+        (None, Cost(None)),
+    ):
+        assert activation_costs([windows], card_, batch=2) == [expected]
+
+
 def test_inputs_of_which_the_sample_has_two() -> None:
     """Its values are per sample, whatever number of them was measured."""
     two = golden((2, 32, 32, 3), conv=(2, 32, 32, 8))

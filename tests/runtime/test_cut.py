@@ -138,6 +138,26 @@ def test_an_initialiser_stays_listed_as_an_input() -> None:
     assert plan.needs == ("x",)
 
 
+def test_an_optional_input_stays_one_where_it_is_read() -> None:
+    plan, part = cut(tiny.optional_input(), "y")
+    assert [item.name for item in part.graph.input] == ["x", "gain"]
+    assert [item.name for item in part.graph.initializer] == ["w", "gain"]
+    assert (plan.needs, plan.optional) == (("x",), ("gain",))
+    plan, part = cut(tiny.optional_input(), "a")
+    assert [item.name for item in part.graph.input] == ["x"]
+    assert plan.optional == ()
+
+
+def test_weights_of_a_file_of_ir_version_3_are_no_optional_inputs() -> None:
+    """onnxruntime takes them as constants, and refuses to be fed others."""
+    plan, _ = cut(tiny.listed_weights(), "y")
+    assert plan.optional == ()
+    made = tiny.listed_weights()
+    made.ir_version = 4
+    plan, _ = cut(made, "y")
+    assert plan.optional == ("w", "b")
+
+
 def test_branches_bring_what_they_capture() -> None:
     _, part = cut(tiny.branching(), "y")
     assert [node.name for node in part.graph.node] == ["a", "b", "flag", "flag2", "y"]
@@ -309,13 +329,14 @@ BINARY = ("Add", "Mul", "Sub")
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> tuple[onnx.ModelProto, list[str]]:
-    """A graph of square matrices, with branches, dead ends, weights and If nodes; and a request."""
+def graphs(draw: st.DrawFn, branching: bool = True) -> tuple[onnx.ModelProto, list[str]]:
+    """A graph of square matrices, with dead ends, weights and If nodes; and a request."""
     tensors = ["x0", "x1", "w0", "w1"]
     nodes = []
     for index in range(draw(st.integers(1, 12))):
         name = f"t{index}"
-        kind = draw(st.sampled_from(["unary", "unary", "binary", "split", "if"]))
+        kinds = ["unary", "unary", "binary", "split", *(["if"] if branching else [])]
+        kind = draw(st.sampled_from(kinds))
         a, b = draw(st.sampled_from(tensors)), draw(st.sampled_from(tensors))
         if kind == "unary":
             nodes.append(tiny.node(draw(st.sampled_from(UNARY)), a, name))
@@ -378,3 +399,60 @@ def test_a_cut_has_no_node_too_many(case: tuple[onnx.ModelProto, list[str]]) -> 
         for attribute in node.attribute:
             useful.update(name for inner in attribute.g.node for name in inner.input)
     assert cut(model, *request[::-1])[1] == part
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(branching=False))
+def test_the_nodes_are_those_that_the_onnx_package_extracts(
+    case: tuple[onnx.ModelProto, list[str]],
+) -> None:
+    """Where nothing is peeled off, and no branch captures what the package does not follow."""
+    model, request = case
+    made = [name for name in request if name.startswith("t")]
+    if not made:
+        return
+    data = model.SerializeToString()
+    graph = read_graph(data)
+    plan = _cut.plan(graph, made, peeled=False)
+    part = onnx.ModelProto.FromString(_cut.write(data, graph, plan))
+    whole = onnx.shape_inference.infer_shapes(model)
+    theirs = onnx.utils.Extractor(whole).extract_model(["x0", "x1"], made)
+    assert [item.output for item in part.graph.node] == [item.output for item in theirs.graph.node]
+    ours = {item.name for item in part.graph.initializer}
+    assert ours == {item.name for item in theirs.graph.initializer}
+    feeds = tiny.feeds(model)
+    for name, value in zip(made, reference.run(theirs, made, feeds), strict=True):
+        reference.same(reference.run(part, [name], feeds)[0], value)
+
+
+NEWEST = onnx.defs.onnx_opset_version()
+
+
+@pytest.mark.parametrize("opset", range(7, NEWEST + 1))
+def test_every_opset_from_7_on(opset: int) -> None:
+    model = tiny.model(
+        [
+            tiny.node("Conv", "x w", "conv", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+            tiny.node("Relu", "conv", "relu"),
+            tiny.node("MaxPool", "relu", "pool", kernel_shape=[2, 2], strides=[2, 2]),
+            tiny.node("Transpose", "pool", "last", perm=[0, 2, 3, 1]),
+            tiny.node("GlobalAveragePool", "pool", "mean"),
+            tiny.node("Flatten", "mean", "flat"),
+            tiny.node("MatMul", "flat dense", "logits"),
+            tiny.node("Softmax", "logits", "y", axis=1),
+        ],
+        [tiny.value("x", ["n", 3, 4, 4])],
+        [tiny.value("y", ["n", 2])],
+        [tiny.weights("w", 5, 3, 3, 3), tiny.weights("dense", 5, 2)],
+        opset=opset,
+        ir_version=helper.find_min_ir_version_for([helper.make_opsetid("", opset)]),
+    )
+    feeds = tiny.feeds(model)
+    tensors = [item.output[0] for item in model.graph.node]
+    try:
+        expected = reference.run(model, tensors, feeds)
+    except Exception:  # noqa: BLE001 - onnxruntime's errors have no common class but this
+        assert opset > 23  # which onnxruntime 1.23 takes
+        pytest.skip(f"the installed onnxruntime does not take opset {opset}")
+    for name, value in zip(tensors, expected, strict=True):
+        reference.same(run(model, [name], feeds)[0], value)

@@ -176,6 +176,14 @@ def test_tf32_is_an_option_of_open(wheel: Any, tmp_path: Path) -> None:
         layertap.open(path, device="tensorrt", tf32=True)
 
 
+def test_channels_last_is_an_option_of_open(wheel: Any, tmp_path: Path) -> None:
+    made = wheel(GPU, True)
+    path = tiny.save(tiny.residual(), tmp_path / "m.onnx")
+    for given in (False, True):
+        layertap.open(path, device="cuda", prefer_nhwc=given).tap("y")
+        assert made.asked[-1][0][1].get("prefer_nhwc", 0) == int(given)
+
+
 def test_weights_are_not_shared_on_a_device_that_copies_them(wheel: Any, tmp_path: Path) -> None:
     wheel(["DmlExecutionProvider", "CPUExecutionProvider"], True)
     path = tiny.save(tiny.residual(), tmp_path / "m.onnx")

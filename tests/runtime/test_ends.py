@@ -158,9 +158,9 @@ def test_a_view_goes_back_in_without_a_copy(
     fed: list[Any] = []
     run = _session.Session.run
 
-    def spy(self: Any, outputs: Any, feeds: Any) -> Any:
+    def spy(self: Any, outputs: Any, feeds: Any, *more: Any) -> Any:
         fed.append(feeds)
-        return run(self, outputs, feeds)
+        return run(self, outputs, feeds, *more)
 
     relu = classifier.activations(images(), "relu")
     assert not relu.flags.c_contiguous
@@ -318,6 +318,12 @@ def test_what_cannot_be_resumed(
     with pytest.raises(layertap.LayertapError) as caught:
         layertap.open(tiny_file(name)).resume(given_, asked)
     assert str(caught.value) == message
+
+
+def test_a_first_axis_that_is_no_batch_need_not_agree_with_it(tiny_file: TinyFile) -> None:
+    model = layertap.open(tiny_file("frames"))
+    given_ = {"td/relu": np.ones((6, 4), np.float32), "bias": np.full((2, 4), 5, np.float32)}
+    np.testing.assert_array_equal(model.resume(given_), np.full((2, 4), 8))
 
 
 # --- Edits --------------------------------------------------------------------------------------

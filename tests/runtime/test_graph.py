@@ -196,3 +196,11 @@ def test_graphs_in_graphs_end_somewhere(depth: int) -> None:
     else:
         with pytest.raises(WireError, match=r"^graphs within graphs, more than 32 deep$"):
             read_graph(encode(7, graph))
+
+
+def test_a_transpose_keeps_its_order_beside_other_attributes() -> None:
+    node = tiny.node("Transpose", "x", "y", perm=[1, 0], doc="what is next")
+    node.attribute.append(onnx.helper.make_attribute("last", 3))
+    made = tiny.model([node], [tiny.value("x", [1, 2])], [tiny.value("y", [2, 1])])
+    graph = _graph.read_graph(made.SerializeToString())
+    assert [item.perm for item in graph.nodes] == [(1, 0)]

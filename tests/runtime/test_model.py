@@ -241,6 +241,73 @@ def test_free_sizes(height: int, width: int) -> None:
     assert model.activations(x, "relu").shape == (2, height, width, 4)
 
 
+# --- Optional inputs ----------------------------------------------------------------------------
+
+X = np.array([[1, 2, 3], [-1, 0, 2]], np.float32)
+GAIN = np.array([[2, -3]], np.float32)
+
+
+def test_an_input_that_has_a_value_may_be_fed(tiny_file: TinyFile) -> None:
+    model = layertap.open(tiny_file("optional_input"))
+    assert [info.name for info in model.inputs] == ["x"]
+    product = X.astype(np.float64) @ onnx.numpy_helper.to_array(tiny.weights("w", 3, 2))
+    tap = model.tap(["a", "b"])
+    for gain in (None, GAIN, [[2, -3]], np.array([[2, -3], [5, 0]], np.float64)):
+        given_ = {"x": X} if gain is None else {"x": X, "gain": gain}
+        found, scale = tap(given_), 1.0 if gain is None else np.array(gain)
+        np.testing.assert_allclose(found["a"], product, rtol=1e-6)
+        np.testing.assert_allclose(found["b"], product * scale, rtol=1e-6)
+        np.testing.assert_array_equal(model.activations(given_, "b"), found["b"])
+        np.testing.assert_allclose(model.predict(given_), -product * scale, rtol=1e-6)
+    assert model.activations({"x": X, "gain": GAIN}, "a").shape == (2, 2)  # which does not read it
+
+
+def test_running_on_with_an_optional_input(tiny_file: TinyFile) -> None:
+    model = layertap.open(tiny_file("optional_input"))
+    a = np.array([[1, 10]], np.float32)
+    assert model.resume({"a": a}).tolist() == [[-1, -10]]
+    assert model.resume({"a": a, "gain": GAIN}).tolist() == [[-2, 30]]
+    many = np.array([[1, 1], [2, 2], [3, 3]], np.float32)  # it is no part of the batch
+    assert model.resume({"a": a, "gain": many}).tolist() == [[-1, -10], [-2, -20], [-3, -30]]
+
+    gain = GAIN.copy()
+    x, w = X[:1], onnx.numpy_helper.to_array(tiny.weights("w", 3, 2))
+    edited = model.edit({"x": x, "gain": gain}, {"gain": lambda value: value.__imul__(10)})
+    np.testing.assert_allclose(edited, -(x.astype(np.float64) @ w) * gain * 10, rtol=1e-6)
+    assert gain.tolist() == GAIN.tolist()
+    default = model.edit(x, {"gain": lambda value: value * 10})
+    np.testing.assert_allclose(default, -(x.astype(np.float64) @ w) * 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        (
+            {"x": X, "gain": [[1, 2, 3]]},
+            "input 'gain' has shape (1, 3), but (n, 2) is expected: axis 1 must be 2, not 3.",
+        ),
+        ({"x": X, "gian": GAIN}, "the model has no input 'gian'; it has 'x'. Did you mean 'gain'?"),
+        (
+            {"gain": GAIN},
+            "input 'x' is missing; what was asked for needs 'x', and 'gain' was given.",
+        ),
+    ],
+)
+def test_an_optional_input_that_does_not_fit(
+    tiny_file: TinyFile, given_: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(layertap.InputError) as caught:
+        layertap.open(tiny_file("optional_input")).predict(given_)
+    assert str(caught.value) == message
+
+
+def test_a_weight_that_onnxruntime_takes_for_a_constant(tiny_file: TinyFile) -> None:
+    model = layertap.open(tiny_file("listed_weights"))
+    with pytest.raises(layertap.InputError) as caught:
+        model.predict({"x": X, "b": [0, 0]})
+    assert str(caught.value) == "the model has no input 'b'; it has 'x'."
+
+
 # --- Images -------------------------------------------------------------------------------------
 
 
@@ -331,6 +398,23 @@ def test_old_sessions_are_let_go_but_a_tap_keeps_its_own(
     assert len(started) == 1 + _model.SESSIONS
     classifier.activations(x, "conv")
     assert len(started) == 2 + _model.SESSIONS
+
+
+def test_room_is_made_before_much_is_asked_for(
+    classifier: layertap.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before little: it takes some milliseconds."""
+    calls: list[bool] = []
+    monkeypatch.setattr(_model, "give_back_memory", lambda: calls.append(True))
+    classifier.tap()
+    assert calls == []
+    monkeypatch.setattr(_model, "MUCH", 1000)
+    classifier.tap("probs")
+    assert calls == []
+    classifier.tap()
+    assert calls == [True]
+    monkeypatch.undo()
+    _session.give_back_memory()  # for real: nothing is raised
 
 
 def test_many_threads_get_what_one_thread_gets(

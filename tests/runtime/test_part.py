@@ -153,6 +153,15 @@ def with_evidence() -> layertap.Model:
     return layertap.open(made.SerializeToString())
 
 
+def test_a_layer_whose_parent_is_elsewhere_has_none(tiny_file: TinyFile, tmp_path: Path) -> None:
+    whole = layertap.open(tiny_file("frames"))
+    for end, expected in (("td/relu", None), ("td", "td")):
+        whole.cut(tmp_path / "part.onnx", end=[end])
+        rows = {layer.name: layer for layer in layertap.open(tmp_path / "part.onnx").layers}
+        assert ("td" in rows) == (expected is not None)
+        assert rows["td/relu"].parent == expected
+
+
 def test_evidence_is_kept_for_what_is_still_there(tmp_path: Path) -> None:
     whole = with_evidence()
     whole.cut(tmp_path / "head.onnx", end=["a", "b"])
@@ -280,6 +289,7 @@ def test_any_part_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> None:
     sources = {leaf.source for leaf in model._plan(starts).leaves.values()}
     if not names or len(sources) < len(starts) or "x" in sources:
         return
+    from layertap._data import DataFile
     from layertap._part import write_part
 
     x = tiny.feeds(made)["x"]
@@ -290,13 +300,80 @@ def test_any_part_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> None:
     infos = [model.inputs[0]] if "x" in plan.needs else []
     if not read:
         return
-    part = write_part(model, [*map(model.layer, read), *infos], model.select(names))
+    unused = DataFile(Path("part.onnx"))
+    part = write_part(model, [*map(model.layer, read), *infos], model.select(names), unused)
     feeds = {**{name: given_[name] for name in read}, **({"x": x} if infos else {})}
     loaded = onnx.ModelProto.FromString(part)
     assert [item.name for item in loaded.graph.output] == names
     session = reference.session(part)
     for name, value in zip(names, session.run(names, feeds), strict=True):
         reference.same(value, wanted[name])
+
+
+# --- Gradients ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> layertap.Model:
+    return layertap.open(tiny.save(tiny.differentiable(), tmp_path / "whole.onnx"))
+
+
+def test_a_part_has_the_gradients_that_it_ends_with(whole: layertap.Model, tmp_path: Path) -> None:
+    whole.cut(tmp_path / "part.onnx", end=["probs", "last", "grad/last"])
+    made = valid(tmp_path / "part.onnx")
+    assert [item.name for item in made.graph.output] == ["probs", "last", "grad/last"]
+    assert [item.name for item in made.graph.input] == ["image", "score_weights"]
+    model = layertap.open(tmp_path / "part.onnx")
+    assert model.card is not None
+    assert whole.card is not None
+    assert whole.card.gradients is not None
+    assert model.card.gradients == replace(whole.card.gradients, tensors={"last": "grad/last"})
+    assert [info.name for info in model.inputs] == ["image"]
+    assert [info.name for info in model.outputs] == ["probs", "last"]
+    assert model.labels == whole.labels
+    for target in ("dog", "top", ["cat", "top"]):
+        np.testing.assert_allclose(
+            model.cam(images(), target=target), whole.cam(images(), target=target), atol=1e-5
+        )
+
+
+def test_the_gradients_of_a_tail(whole: layertap.Model, tmp_path: Path) -> None:
+    """Also with respect to the layer that it starts from."""
+    ends = ["probs", "last", "grad/last", "grad/conv"]
+    whole.cut(tmp_path / "tail.onnx", start="conv", end=ends)
+    valid(tmp_path / "tail.onnx")
+    tail = layertap.open(tmp_path / "tail.onnx")
+    conv = whole.activations(images(), "conv")
+    for layer in ("last", "conv"):
+        for target in ("dog", ["cat", "top"]):
+            np.testing.assert_allclose(
+                tail.gradients(conv, layer, target),
+                whole.gradients(images(), layer, target),
+                atol=1e-6,
+            )
+    np.testing.assert_allclose(tail.cam(conv), whole.cam(images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("end", [None, ["probs", "last"], ["last", "grad/last"]])
+def test_a_part_that_gives_none(
+    whole: layertap.Model, tmp_path: Path, end: list[str] | None
+) -> None:
+    """Nor one that lacks the output that they are of."""
+    whole.cut(tmp_path / "part.onnx", end=end)
+    made = valid(tmp_path / "part.onnx")
+    gradients = [item.name for item in made.graph.output if item.name.startswith("grad/")]
+    assert gradients == [name for name in end or [] if name.startswith("grad/")]
+    assert ("score_weights" in [item.name for item in made.graph.input]) == bool(gradients)
+    model = layertap.open(tmp_path / "part.onnx")
+    assert model.card is not None
+    assert model.card.gradients is None
+
+
+def test_gradients_in_the_shell(whole: layertap.Model, tmp_path: Path) -> None:
+    part = tmp_path / "part.onnx"
+    ends = ["probs", "relu", "grad/relu"]
+    assert main(["cut", str(whole.path), "--to", *ends, "-o", str(part)]) == 0
+    assert list(layertap.open(part).gradients(images(), target=0)) == ["relu"]
 
 
 def test_what_run_writes_goes_into_the_next_part(
@@ -315,3 +392,31 @@ def test_what_run_writes_goes_into_the_next_part(
     assert main(["run", source, str(tmp_path / "a.png")]) == 0
     assert parts == capsys.readouterr().out.partition(": ")[2]
     assert parts.startswith(("cat ", "dog "))
+
+
+def test_a_part_too_large_for_one_file_keeps_its_weights_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of less than a kilobyte stay inside."""
+    made = tiny.model(
+        [tiny.node("MatMul", "x w", "a"), tiny.node("Add", "a b", "c"), tiny.node("Neg", "c", "y")],
+        [tiny.value("x", ["n", 32])],
+        [tiny.value("y", ["n", 32])],
+        [tiny.weights("w", 32, 32), tiny.weights("b", 32)],
+    )
+    source, part = tmp_path / "whole.onnx", tmp_path / "part.onnx"
+    onnx.save(made, source, save_as_external_data=True, location="whole.data", size_threshold=0)
+    x = np.random.default_rng(0).normal(size=(3, 32)).astype(np.float32)
+    expected = layertap.open(source).activations(x, "c")
+    monkeypatch.setattr("layertap._part.LARGEST", 4096 + 128)
+    layertap.open(source).cut(part, end="c")
+    assert [path.name for path in tmp_path.glob("*.data")] == ["whole.data"]
+    monkeypatch.setattr("layertap._part.LARGEST", 4096 + 127)
+    assert main(["cut", str(source), "--to", "c", "-o", str(part)]) == 0
+    (data,) = tmp_path.glob("part-*.data")
+    assert data.read_bytes() == tiny.weights("w", 32, 32).raw_data
+    size = data.stat().st_size + part.stat().st_size
+    assert capsys.readouterr().err.startswith(f"wrote {part} ({size / 1e6:.1f} MB): ")
+    graph = onnx.load(part, load_external_data=False).graph
+    assert {item.name: len(item.raw_data) for item in graph.initializer} == {"w": 0, "b": 128}
+    np.testing.assert_array_equal(layertap.open(part).predict(x), expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,8 @@ KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
         ),
         ("Conv1/*", "the pattern 'Conv1/*' matches none of the 8 exposed layers. Did you mean "
          "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
-        ("secre*", "the pattern 'secre*' matches none of the 8 exposed layers."),
+        ("secre*",
+         f"the pattern 'secre*' matches nothing that this file exposes. T{UNEXPOSED[1:]}"),
         ("re:conv1", "the pattern 're:conv1' matches none of the 8 exposed layers. Did you mean "
          "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
         ("re:imag", "the pattern 're:imag' matches none of the 8 exposed layers. Did you mean "
@@ -195,6 +197,42 @@ def test_what_cannot_choose(what: Any, type_: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         select(LAYERS, what, type_)
     assert str(caught.value) == message
+
+
+LOOP = "it runs in the loop of 'gru', once for every step"
+TREE = [
+    layer(0, "gru", "GRU", (None, 4)),
+    replace(layer(1, "gru/cell", "GRUCell", (None, 4), exposed=False), parent="gru", why_not=LOOP),
+    replace(
+        layer(2, "gru/cell/dense", "Dense", (None, 4), exposed=False),
+        parent="gru/cell",
+        why_not=LOOP,
+    ),
+    replace(layer(3, "nothing", "Log", (), exposed=False), why_not="it returns nothing"),
+]
+NO_CELL = f"he layer 'gru/cell' cannot be had: {LOOP}. Ask for 'gru', the layer around it."
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("gru/cell", "t" + NO_CELL),
+        (1, "t" + NO_CELL),
+        (["gru", TREE[1]], "t" + NO_CELL),
+        ("gru/*", "the pattern 'gru/*' matches nothing that this file exposes. T" + NO_CELL),
+        (
+            "re:gru/.*",
+            "the pattern 're:gru/.*' matches nothing that this file exposes. T" + NO_CELL,
+        ),
+        ("gru/cell/dense", "t" + NO_CELL.replace("'gru/cell'", "'gru/cell/dense'")),
+        ("nothing", "the layer 'nothing' cannot be had: it returns nothing."),
+    ],
+)
+def test_what_no_file_can_give(what: Any, message: str) -> None:
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(TREE, what)
+    assert str(caught.value) == message
+    assert names(select(TREE, "*")) == names(select(TREE)) == ["gru"]
 
 
 def test_a_model_without_layers() -> None:

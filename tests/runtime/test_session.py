@@ -65,6 +65,17 @@ def options(session: _session.Session) -> Any:
             "tf32=True and providers cannot both be given. Put use_tf32 into the options of "
             "CUDAExecutionProvider.",
         ),
+        (
+            {"prefer_nhwc": True},
+            UsageError,
+            "prefer_nhwc=True is for device='cuda', and this is 'cpu'.",
+        ),
+        (
+            {"prefer_nhwc": True, "providers": ["CUDAExecutionProvider"]},
+            UsageError,
+            "prefer_nhwc=True and providers cannot both be given. Put prefer_nhwc into the options "
+            "of CUDAExecutionProvider.",
+        ),
     ],
 )
 def test_settings_that_make_no_sense(

@@ -101,7 +101,8 @@ def test_printable(text: str, expected: str) -> None:
 
 
 def test_rows_for_machines() -> None:
-    rows = as_rows([replace(LAYERS[1], inbound=("input", "other")), LAYERS[2]])
+    inner = replace(LAYERS[2], parent="around", why_not="it runs inside a loop")
+    rows = as_rows([replace(LAYERS[1], inbound=("input", "other")), inner])
     assert rows == [
         {
             "index": 1,
@@ -122,6 +123,8 @@ def test_rows_for_machines() -> None:
             "parameters": 0,
             "inbound": ["backbone/conv"],
             "exposed": False,
+            "parent": "around",
+            "why_not": "it runs inside a loop",
         },
     ]
     assert json.loads(json.dumps(rows)) == rows

@@ -7,19 +7,23 @@ come from the entry-point group `layertap.commands`, so that this package import
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import atexit
+import gc
 import io
 import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 
+from layertap._record import Record
 from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    import argparse
 
 GROUP = "layertap.commands"
 
@@ -27,8 +31,7 @@ OK, PARTLY_FAILED, STOPPED = 0, 1, 2
 """Exit codes."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(Record):
     """One command of the command line."""
 
     help: str
@@ -37,11 +40,16 @@ class Command:
     """Adds its arguments to its parser."""
     run: Callable[[argparse.Namespace], int]
     """Does it, and returns the exit code."""
+    plain: Callable[[str], int] | None = None
+    """Does it for one file without options: argparse is not needed then, and takes its time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        # What is in memory when a program ends, Python need not look through for cycles.
+        atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # names may come from anywhere
     try:
@@ -68,11 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    if len(arguments) == 2 and arguments[0] in OWN and arguments[1][:1] not in ("", "-"):
+        plain = _own(arguments[0]).plain
+        if plain is not None:
+            return _uncollected(plain, arguments[1])
     try:
         args = _parse(arguments)
     except SystemExit as exc:  # argparse has printed its help, or what is wrong
         return int(exc.code or 0)
     return int(args.run(args))
+
+
+def _uncollected(plain: Callable[[str], int], file: str) -> int:
+    """Do without the garbage collector what is soon done, and makes no garbage."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return plain(file)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _complain(message: str) -> None:
@@ -81,6 +104,8 @@ def _complain(message: str) -> None:
 
 def _give_up_stdout() -> None:
     """Where stdout takes no more, keep Python from trying once again when it ends."""
+    import contextlib
+
     try:
         if sys.stdout:
             sys.stdout.flush()
@@ -92,6 +117,8 @@ def _give_up_stdout() -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="layertap", description="Read any layer's activations out of an ONNX file."
     )
@@ -125,8 +152,17 @@ def _negative_slices_joined(arguments: list[str]) -> list[str]:
     return joined
 
 
-OWN = ("check", "cut", "devices", "info", "layers", "run", "stats")
-"""The runtime's own commands, each a module here."""
+OWN = {
+    "cam": "draw heat maps: where the evidence for a class is",
+    "check": "compare this machine with the sample in the file",
+    "cut": "write a part of a model as a file of its own",
+    "devices": "list the devices that models can run on",
+    "info": "print what a file says about itself",
+    "layers": "print the table of a file's layers",
+    "run": "fetch activations or predictions for images",
+    "stats": "mean and deviation of an image collection, as a recipe",
+}
+"""The runtime's own commands, each a module here, and what they do."""
 
 
 def _commands(wanted: str) -> dict[str, Command]:
@@ -142,7 +178,11 @@ def _commands(wanted: str) -> dict[str, Command]:
         except Exception as exc:  # noqa: BLE001 - other people's packages; the rest works
             message = f"the command {entry.name!r} ({entry.value}) cannot be loaded: {exc}"
             warnings.warn(message, LayertapWarning, stacklevel=2)
-    return {**others, **{name: _own(name) for name in OWN}}
+    if wanted in ("", "-h", "--help"):  # to be listed alone: none of them needs to be loaded
+        own = {name: Command(text, lambda _: None, lambda _: STOPPED) for name, text in OWN.items()}
+    else:
+        own = {name: _own(name) for name in OWN}
+    return {**others, **own}
 
 
 def _own(name: str) -> Command:

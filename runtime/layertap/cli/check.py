@@ -7,16 +7,13 @@ import argparse
 from layertap import _model
 from layertap._check import TOLERANCE, check
 
-from . import OK, PARTLY_FAILED, Command
+from . import OK, OWN, PARTLY_FAILED, Command
+from .options import add_device
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
-    )
+    add_device(parser)
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -31,4 +28,4 @@ def _run(args: argparse.Namespace) -> int:
     return OK if report else PARTLY_FAILED
 
 
-COMMAND = Command("compare this machine with the sample in the file", _configure, _run)
+COMMAND = Command(OWN["check"], _configure, _run)

@@ -11,7 +11,7 @@ from layertap._select import parse_selector
 from layertap._table import shape_text
 from layertap.card import TensorInfo
 
-from . import OK, Command
+from . import OK, OWN, Command
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +43,10 @@ def _run(args: argparse.Namespace) -> int:
     )
     model.cut(args.output, start, end)
     part = _model.open(args.output)
+    data = (os.path.join(os.path.dirname(args.output), name) for name in part._graph.locations)
+    size = sum(map(os.path.getsize, (args.output, *data)))
     print(
-        f"wrote {args.output} ({os.path.getsize(args.output) / 1e6:.1f} MB): "
+        f"wrote {args.output} ({size / 1e6:.1f} MB): "
         f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}",
         file=sys.stderr,
     )
@@ -55,4 +57,4 @@ def _tensors(infos: tuple[TensorInfo, ...]) -> str:
     return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "nothing"
 
 
-COMMAND = Command("write a part of a model as a file of its own", _configure, _run)
+COMMAND = Command(OWN["cut"], _configure, _run)

@@ -10,7 +10,7 @@ from typing import Any
 from layertap._devices import CPU, Device, is_built, offers, trouble, wheels
 from layertap._session import available_threads, import_onnxruntime
 
-from . import OK, Command
+from . import OK, OWN, Command
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -64,4 +64,4 @@ def _text(row: dict[str, Any], width: int) -> str:
     )
 
 
-COMMAND = Command("list the devices that models can run on", _configure, _run)
+COMMAND = Command(OWN["devices"], _configure, _run)

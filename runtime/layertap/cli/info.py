@@ -10,7 +10,7 @@ from layertap._source import FileSource
 from layertap._table import printable, type_text
 from layertap.card import Card, TensorInfo
 
-from . import OK, Command
+from . import OK, OWN, Command
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,8 @@ def _run(args: argparse.Namespace) -> int:
     lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
     exposed = sum(layer.exposed for layer in model.layers)
     lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))
+    if model.card and model.card.source.signature:
+        lines[-1] = ("layers", "none: made from a signature, which has outputs alone")
     if model.card is None:
         lines.append(("card", "none: not exported by layertap; the layers are ONNX tensors"))
     else:
@@ -57,17 +59,25 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
     if card.verification and card.verification.layers:
         checked, worst = card.verification, card.verification.worst
-        reference = "Keras" if card.channels_last else "central differences"
+        signature, what = card.source.signature, "layers against Keras"
+        if signature:
+            what = "outputs against TensorFlow"
+        elif not card.channels_last:
+            what = "gradients against central differences"
         lines.append(
             (
                 "verification",
-                f"{len(checked.layers)} layers against {reference} ({'; '.join(checked.batches)}): "
+                f"{len(checked.layers)} {what} ({'; '.join(checked.batches)}): "
                 f"largest scaled error {checked.layers[worst].scaled:.1e} in {worst!r}, "
                 f"allowed {checked.tolerance:.0e}",
             )
         )
+    if card.gradients:
+        found = card.gradients
+        scores = f"the {found.score if found.score == 'logits' else 'value'} of {found.output}"
+        lines.append(("gradients", f"of {scores}, with respect to {', '.join(found.tensors)}"))
     lines.append(("format", card.format))
     return lines
 
 
-COMMAND = Command("print what a file says about itself", _configure, _run)
+COMMAND = Command(OWN["info"], _configure, _run)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import warnings
+from collections.abc import Sequence
 
 from layertap._cost import activation_costs
-from layertap._index import read_index
-from layertap._select import select
+from layertap._outline import read_outline
 from layertap._source import FileSource
 from layertap._table import as_rows, as_text
 from layertap.errors import LayertapWarning
 
-from . import OK, Command
-from .options import add_layer_choice, chosen_layers, image_size
+from . import OK, OWN, Command
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from layertap._layer import Layer
+    from layertap.card import Card
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
+    from .options import add_layer_choice, image_size
+
     parser.add_argument("file", metavar="FILE.onnx")
     add_layer_choice(parser)
     parser.add_argument("--json", action="store_true", help="a list of objects, for machines")
@@ -33,11 +40,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    index = read_index(FileSource(args.file))  # not `open`, which needs numpy
-    chosen = chosen_layers(args, index.layers)
+    from layertap._select import select
+
+    from .options import chosen_layers
+
+    known, card = _read(FileSource(args.file), args.size is not None)
+    chosen = chosen_layers(args, known)
     everything = chosen is None and not args.type
-    layers = list(index.layers) if everything else select(index.layers, chosen, args.type)
-    costs = activation_costs(layers, index.card, args.size, args.batch)
+    layers = known if everything else select(known, chosen, args.type)
+    costs = activation_costs(layers, card, args.size, args.batch)
     if (
         args.size
         and all(cost.exact for cost in costs)
@@ -59,4 +70,22 @@ def _run(args: argparse.Namespace) -> int:
     return OK
 
 
-COMMAND = Command("print the table of a file's layers", _configure, _run)
+def _read(source: FileSource, with_card: bool) -> tuple[Sequence[Layer], Card | None]:
+    """The layers; and the card, if that is wanted too and there is one."""
+    if not with_card:
+        layers = read_outline(source)
+        if layers is not None:
+            return layers, None
+    from layertap._index import read_index  # not `open`, which needs numpy
+
+    index = read_index(source)
+    return index.layers, index.card
+
+
+def _print(file: str) -> int:
+    layers, _ = _read(FileSource(file), False)
+    print(as_text(layers, activation_costs(layers, None)))
+    return OK
+
+
+COMMAND = Command(OWN["layers"], _configure, _run, _print)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from layertap._layer import Layer
 from layertap._select import Selector, parse_selector
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
 
 
 def add_layer_choice(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +22,15 @@ def add_layer_choice(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--type", action="append", metavar="CLASS", help="a Keras class name (repeatable)"
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """`--device`, as `layertap.open` takes it."""
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
     )
 
 
@@ -37,5 +49,7 @@ def image_size(text: str) -> tuple[int, int]:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size: give HEIGHTxWIDTH, as in 320x320")
+        from argparse import ArgumentTypeError
+
+        raise ArgumentTypeError(f"{text!r} is no size: give HEIGHTxWIDTH, as in 320x320")
     return sizes[0], sizes[-1]

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from layertap import _model
 from layertap._table import aligned, printable, shape_text
-from layertap.errors import ImageError, InputError, LayerNotFoundError, OutputError, UsageError
-from layertap.files import check_target, replacing
-from layertap.images import load_image
+from layertap.errors import InputError, LayerNotFoundError, OutputError, UsageError
+from layertap.files import check_target, make_folder, replacing
 from layertap.pictures import contact_sheet
 from layertap.preprocessing import Preprocessing
-from layertap.statistics import find_images
 
-from . import OK, PARTLY_FAILED, STOPPED, Command
-from .options import add_layer_choice, chosen_layers
+from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
+from .image_input import batches, free_name, naming, picture, prepared, recipe_for
+from .options import add_device, add_layer_choice, chosen_layers
 
 FILES = "layertap.files"
 """The array in the `.npz` that names the row's images."""
@@ -62,11 +58,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=int, default=5, metavar="N", help="classes to print per image (default 5)"
     )
-    parser.add_argument(
-        "--device",
-        default="cpu",
-        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
-    )
+    add_device(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="default: the cores there are")
 
 
@@ -80,7 +72,7 @@ def _run(args: argparse.Namespace) -> int:
         results = fetch(_ready(args.inputs[0]))
         names = _row_names(args.inputs[0], results)
     else:
-        names, results = _over_images(args, _recipe(model, args), fetch, failures)
+        names, results = _over_images(args, recipe_for(model, args), fetch, failures)
     if not names:
         return STOPPED
     if args.output:
@@ -107,26 +99,6 @@ def _check(args: argparse.Namespace) -> None:
         raise OutputError(f"--sheet takes a folder, and {args.sheet!r} is a file.")
 
 
-def _recipe(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
-    if args.preprocess:
-        return Preprocessing.load(args.preprocess)
-    if model.preprocessing:
-        return model.preprocessing
-    shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]
-    if not shapes:
-        inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in model.inputs)
-        raise UsageError(
-            f"{args.file!r} takes no images; its input is {inputs}. Give a ready batch: .npy, or "
-            ".npz with an array for each input."
-        )
-    _, *sides, channels = shapes[0] or (None,) * 4
-    size = [side or 320 for side in sides] if channels in (1, 3, 4) else [320, 320]
-    raise UsageError(
-        f"{args.file!r} does not say how an image becomes its input. Say it in a file for "
-        f'--preprocess, as in {{"size": {size}}}, or give a ready batch (.npy).'
-    )
-
-
 def _fetcher(model: _model.Model, args: argparse.Namespace) -> Callable[[Any], Arrays]:
     """A function from a ready batch to arrays by name: layers, or the model's outputs."""
     chosen = chosen_layers(args, model.layers)
@@ -150,17 +122,13 @@ def _over_images(
     fetch: Callable[[Any], Arrays],
     failures: list[str],
 ) -> tuple[list[str], Arrays]:
-    """Run batch by batch; an image that cannot be read is reported and left out."""
+    """Run batch by batch."""
     names: list[str] = []
     parts: dict[str, list[NDArray[Any]]] = {}
-    images = _read(_found(args.inputs, failures), recipe, failures)
-    for batch in _batches(images, args.batch_size):
+    for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
-        try:
+        with naming(paths):
             values = fetch(np.stack(arrays))
-        except InputError as exc:
-            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            raise InputError(f"{paths[0]}{more}: {exc}") from exc
         for name, value in values.items():
             parts.setdefault(name, []).append(value)
         names += paths
@@ -182,43 +150,6 @@ def _joined(name: str, parts: list[Any]) -> Any:
         f"the activations of {name!r} fit in no one array: {shapes[0]} for some images, {other} "
         'for others. Give a recipe with a "size" (--preprocess), or run them one by one.'
     )
-
-
-def _found(inputs: Sequence[str], failures: list[str]) -> Iterator[str]:
-    for given in inputs:
-        try:
-            yield from find_images(given) if Path(given).is_dir() else [given]
-        except ImageError as exc:
-            _report(exc, failures)
-
-
-def _read(
-    paths: Iterable[str], recipe: Preprocessing, failures: list[str]
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    for path in paths:
-        try:
-            yield path, recipe(path)
-        except ImageError as exc:
-            _report(exc, failures)
-
-
-def _report(exc: Exception, failures: list[str]) -> None:
-    failures.append(str(exc))
-    print(f"layertap: {exc}", file=sys.stderr)
-
-
-def _batches(
-    images: Iterable[tuple[str, NDArray[np.float32]]], most: int
-) -> Iterator[list[tuple[str, NDArray[np.float32]]]]:
-    """Up to `most` images of one size at a time."""
-    batch: list[tuple[str, NDArray[np.float32]]] = []
-    for image in images:
-        if batch and (len(batch) == most or batch[0][1].shape != image[1].shape):
-            yield batch
-            batch = []
-        batch.append(image)
-    if batch:
-        yield batch
 
 
 def _ready(path: str) -> Any:
@@ -272,39 +203,15 @@ def _draw(folder: Path, names: list[str], results: Arrays, *, images: bool) -> N
             "--sheet draws layers with four axes, (batch, height, width, channels), and none of "
             f"these has them: {', '.join(results)}."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot make the folder {str(folder)!r}: {exc.strerror}.") from exc
+    make_folder(folder)
     taken: set[str] = set()
     for layer, value in maps.items():
         for name, activation in zip(names, value, strict=False):
-            target = folder / f"{_free_name(Path(name).stem, layer, taken)}.png"
+            target = folder / f"{free_name(Path(name).stem, layer, taken)}.png"
             with replacing(target) as temporary:
-                image = _thumbnail(name) if images else None
+                image = picture(name) if images else None
                 contact_sheet(activation, image=image).save(temporary, format="PNG")
             print(f"wrote {target}", file=sys.stderr)
-
-
-def _free_name(image: str, layer: str, taken: set[str]) -> str:
-    """`chest.bn`; with a number where two images or layers would have the same file."""
-    plain = re.sub(r'[\\/:*?"<>|]', "_", f"{image}.{layer}")
-    name, number = plain, 1
-    while name.lower() in taken:
-        number += 1
-        name = f"{plain}_{number}"
-    taken.add(name.lower())
-    return name
-
-
-def _thumbnail(name: str) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they were given when it was read for the model
-        try:
-            pixels = load_image(name, color_mode="rgb", depth="scale")
-        except ImageError:  # values that are in no known range
-            pixels = load_image(name, color_mode="rgb")
-    return Image.fromarray(np.round(pixels).astype(np.uint8))
 
 
 def _described(
@@ -335,4 +242,4 @@ def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     return ", ".join(f"{printable(labels[i])} {scores[i]:.3f}" for i in order)
 
 
-COMMAND = Command("fetch activations or predictions for images", _configure, _run)
+COMMAND = Command(OWN["run"], _configure, _run)

@@ -14,7 +14,7 @@ from layertap.files import check_target, replacing
 from layertap.images import ColorMode, Depth, Interpolation
 from layertap.statistics import collection_statistics
 
-from . import OK, PARTLY_FAILED, Command
+from . import OK, OWN, PARTLY_FAILED, Command
 from .options import image_size
 
 
@@ -74,4 +74,4 @@ def _run(args: argparse.Namespace) -> int:
     return PARTLY_FAILED if found.failures else OK
 
 
-COMMAND = Command("mean and deviation of an image collection, as a recipe", _configure, _run)
+COMMAND = Command(OWN["stats"], _configure, _run)

@@ -27,10 +27,19 @@ outputs        probs (None, 2) float32
 layers         7, 6 of them with activations
 labels         cat, dog
 preprocessing  {"scaling": {"mode": "rescale", "scale": 0.00392156862745098}, "size": [8, 6]}
-format         1.0
+format         1.1
 """,
         "",
     )
+
+
+@pytest.mark.parametrize(
+    ("score", "what"), [("logits", "the logits of probs"), ("output", "the value of probs")]
+)
+def test_a_file_with_gradients(tmp_path: Path, score: str, what: str) -> None:
+    path = tiny.save(tiny.differentiable(score=score), tmp_path / "m.onnx")
+    lines = layertap("info", path).out.splitlines()
+    assert f"gradients      of {what}, with respect to conv, image, last, mixed, relu" in lines
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,9 @@ def test_help_lists_every_command(option: str) -> None:
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("    ")]
     assert {"export", "verify", "models", "info", "layers", "run", "stats"} <= set(listed)
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
-    assert set(listed) >= own - {"__init__", "options"}, "a module of a command is not listed"
+    assert set(listed) >= own - {"__init__", "image_input", "options"}, (
+        "a module of a command is not listed"
+    )
     assert len(listed) == len(set(listed))
 
 
@@ -306,7 +308,8 @@ COMPUTING = HEAVY | {"numpy", "PIL"}
         (["layers", "--help"], COMPUTING),
         (["info", "FILE"], COMPUTING),
         (["--version"], COMPUTING),
-        (["--help"], HEAVY),
+        (["--help"], COMPUTING),
+        ([], COMPUTING),
         (["nonsense"], HEAVY),
         (["run", "FILE", "--help"], HEAVY),
     ],
@@ -330,6 +333,27 @@ def test_looking_loads_no_more_than_it_needs(
     loaded = set(done.stderr.rpartition("loaded: ")[2].split())
     assert "layertap" in loaded
     assert loaded & unwanted == set()
+
+
+SLOW = COMPUTING | {"argparse", "contextlib", "dataclasses", "difflib", "inspect", "math"}
+SLOW |= {"pathlib", "shutil", "typing"}
+
+
+def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) -> None:
+    """As the installed command runs it; what Python itself loads at its start does not count."""
+    run = "import sys\nfrom layertap.cli import main\nmain()\n"
+    say = "print(*sys.modules, file=sys.stderr)"
+    bare = [sys.executable, "-S", "-c", f"import sys\n{say}"]
+    started = subprocess.run(bare, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", run + say, "layers", str(tiny_file("image_classifier"))],
+        env={"PYTHONPATH": str(RUNTIME)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == layertap("layers", tiny_file("image_classifier")).out
+    assert set(done.stderr.split()) & SLOW - set(started.stderr.split()) == set()
 
 
 @pytest.mark.parametrize("command", ["layers", "info"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from layertap.errors import LayertapError
-from layertap_models.errors import WeightsError
-from layertap_models.weights import load_weights
+from layertap_export import WeightsError
+from layertap_export.loading.weight_files import read_weights
+from layertap_export.loading.weights import load_weights
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -278,13 +279,208 @@ def test_a_head_of_another_name(tmp_path: Path) -> None:
     assert np.array_equal(other.get_weights()[-1], model.get_weights()[-1])
 
 
-def test_names_that_say_nothing_and_shapes_that_do_neither(tmp_path: Path) -> None:
+def equal(model: Any, other: Any) -> None:
+    for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(expected, found)
+
+
+def test_names_that_say_nothing_go_by_order(tmp_path: Path) -> None:
+    model = small(units=3, inputs=3)
+    layers = arrays(model)
+    renamed = {"a": layers["first"], "bn": layers["bn"], "b": layers["head"]}
+    other = blank(units=3, inputs=3)
+    load_weights(other, write(tmp_path / "w.h5", renamed))
+    equal(model, other)
+
+
+def test_an_order_whose_shapes_do_not_agree_says_nothing(tmp_path: Path) -> None:
     """Two layers that could be exchanged are not guessed."""
     layers = arrays(small(units=3, inputs=3))
-    renamed = {"a": layers["first"], "bn": layers["bn"], "b": layers["head"]}
-    path = write(tmp_path / "w.h5", renamed)
+    renamed = {"a": layers["first"], "bn": layers["bn"], "b": layers["head"], "c": layers["head"]}
     with pytest.raises(WeightsError, match="it has nothing for 'first'"):
-        load_weights(small(units=3, inputs=3), path)
+        load_weights(small(units=3, inputs=3), write(tmp_path / "w.h5", renamed))
+
+
+def test_numbers_that_keras_gives_are_an_order(tmp_path: Path) -> None:
+    """What Keras 2 called `dense_1`, `dense_2`, `dense_3` is `dense`, `dense_1`, `dense_2`."""
+    model = small(units=3, inputs=3, first="dense", head="dense_1")
+    layers = arrays(model)
+    renamed = {"dense_1": layers["dense"], "bn": layers["bn"], "dense_2": layers["dense_1"]}
+    other = blank(units=3, inputs=3, first="dense", head="dense_1")
+    load_weights(other, write(tmp_path / "w.h5", renamed))
+    equal(model, other)
+
+
+def test_equal_names_are_an_order_too(tmp_path: Path) -> None:
+    """Whatever order the file has them in."""
+    model = small(units=3, inputs=3, first="dense_1", head="dense")
+    layers = arrays(model)
+    other = blank(units=3, inputs=3, first="dense_1", head="dense")
+    load_weights(
+        other, write(tmp_path / "w.h5", {x: layers[x] for x in ("dense", "bn", "dense_1")})
+    )
+    equal(model, other)
+
+
+# --- Models in models ---------------------------------------------------------------------------
+
+
+def backbone(k: Any, family: Any, frozen: Sequence[str] = ()) -> Any:
+    x = start = family.Input((8, 8, 3))
+    for number in "12":
+        x = k.Conv2D(3, 3, padding="same", name=f"conv{number}")(x)
+        x = k.BatchNormalization(name=f"bn{number}")(x)
+    model = family.Model(start, x, name="backbone")
+    for name in frozen:
+        model.get_layer(name).trainable = False
+    return model
+
+
+def with_backbone(family: Any, frozen: Sequence[str] = ()) -> Any:
+    k = family.layers
+    x = family.Input((8, 8, 3))
+    y = k.Flatten()(backbone(k, family, frozen)(x))
+    return family.Model(x, k.Dense(2)(k.Dense(2)(y)))
+
+
+def sequences(family: Any, frozen: Sequence[str] = ()) -> Any:
+    k = family.layers
+    return family.Sequential(
+        [
+            family.Input((5, 4)),
+            k.LSTM(4, return_sequences=True),
+            k.LSTM(4, return_sequences=True),
+            k.Bidirectional(k.LSTM(2, return_sequences=True)),
+            k.Bidirectional(k.GRU(2, return_sequences=True)),
+            k.TimeDistributed(k.Dense(3)),
+            k.Conv1D(3, 2),
+        ]
+    )
+
+
+def attention(family: Any, frozen: Sequence[str] = ()) -> Any:
+    k = family.layers
+    x = family.Input((5, 4))
+    y = k.MultiHeadAttention(2, 4)(x, x)
+    return family.Model(x, k.LayerNormalization()(k.MultiHeadAttention(2, 4)(y, x)))
+
+
+def depthwise(family: Any, frozen: Sequence[str] = ()) -> Any:
+    """Keras 3 calls `kernel` what Keras 2 called `depthwise_kernel`."""
+    k = family.layers
+    layers = [k.DepthwiseConv2D(3), k.SeparableConv2D(4, 3), k.Conv2DTranspose(3, 3)]
+    return family.Sequential([family.Input((8, 8, 3)), *layers])
+
+
+def fill(model: Any) -> np.ndarray:
+    """Give a model weights that are all different; returns what it computes."""
+    randomise(model)
+    return computed(model)
+
+
+def randomise(model: Any) -> None:
+    random = np.random.default_rng(0)
+    for variable in model.weights:
+        variable.assign(random.uniform(0.1, 0.5, tuple(variable.shape)))
+
+
+def computed(model: Any) -> np.ndarray:
+    shape = (2, *model.input_shape[1:])
+    x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    return np.asarray(model(x, training=False))
+
+
+@pytest.mark.parametrize("make", [with_backbone, sequences, attention, depthwise])
+@pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_from_keras_3_to_keras_3(make: Any, name: str, tmp_path: Path) -> None:
+    make(keras)  # so that the numbers in names differ
+    model, other = make(keras), make(keras)
+    expected = fill(model)
+    (model.save if name == "w.h5" else model.save_weights)(tmp_path / name)
+    load_weights(other, tmp_path / name)
+    np.testing.assert_array_equal(computed(other), expected)
+
+
+@pytest.mark.parametrize("make", [with_backbone, sequences, attention, depthwise])
+@pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
+@pytest.mark.parametrize("to", ["keras", "tf_keras"])
+def test_from_keras_2(make: Any, name: str, to: str, tf_keras: Any, tmp_path: Path) -> None:
+    """Frozen layers come last in its `.h5` files; those of the other model are not frozen."""
+    make(tf_keras)
+    model, other = make(tf_keras, ["bn1", "conv1"]), make(keras if to == "keras" else tf_keras)
+    randomise(model)
+    model.save_weights(tmp_path / name)
+    load_weights(other, tmp_path / name)
+    if to == "keras":
+        np.testing.assert_allclose(computed(other), computed(model), rtol=1e-5, atol=1e-6)
+    else:
+        equal(model, other)
+
+
+@pytest.mark.parametrize("version", ["2.0.8", "2.2.4", "2.3.1"])
+def test_from_the_keras_of_2017_to_2019(version: str, old: Any) -> None:
+    k = keras.layers
+    file = old(version, "nested")
+    x = keras.Input((8, 8, 3))
+    start = keras.Input((8, 8, 3))
+    y = start
+    for number in "12":
+        y = k.Conv2D(4, 3, name=f"conv{number}")(y)
+        y = k.BatchNormalization(name=f"bn{number}")(y)
+    inner = keras.Model(start, y, name="backbone")
+    model = keras.Model(x, k.Dense(2)(k.Flatten()(inner(x))))
+    load_weights(model, file.weights)
+    np.testing.assert_allclose(np.asarray(model(file.x)), file.y, rtol=1e-5, atol=1e-5)
+
+
+def test_two_models_with_layers_of_the_same_names(tmp_path: Path) -> None:
+    def inner(name: str) -> Any:
+        layers = [keras.Input((3,)), keras.layers.Dense(3, name="one")]
+        return keras.Sequential(layers, name=name)
+
+    def model() -> Any:
+        return keras.Sequential([keras.Input((3,)), inner("left"), inner("right")])
+
+    first, other = model(), model()
+    expected = fill(first)
+    first.save_weights(tmp_path / "w.weights.h5")
+    load_weights(other, tmp_path / "w.weights.h5")
+    np.testing.assert_array_equal(computed(other), expected)
+
+
+def test_a_subclassed_model(tmp_path: Path) -> None:
+    class Net(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = [keras.layers.Dense(3), keras.layers.Dense(3)]
+
+        def call(self, x: Any) -> Any:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    x = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
+    first, other = Net(), Net()
+    expected = np.asarray(first(x))
+    other(x)
+    first.save_weights(tmp_path / "w.weights.h5")
+    load_weights(other, tmp_path / "w.weights.h5")
+    np.testing.assert_array_equal(np.asarray(other(x)), expected)
+
+
+def test_what_keras_cannot_fill_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    attention(keras).save_weights(tmp_path / "w.weights.h5")
+    x = keras.Input((5, 4))
+    y = keras.layers.MultiHeadAttention(2, 4)(x, x)
+    model = keras.Model(x, keras.layers.MultiHeadAttention(3, 4)(y, x))
+    before = fill(model)
+    with pytest.raises(WeightsError, match="does not hold the weights of"):
+        load_weights(model, tmp_path / "w.weights.h5")
+    np.testing.assert_array_equal(computed(model), before)
+
+
+# --- Groups -------------------------------------------------------------------------------------
 
 
 def test_groups_with_names(tmp_path: Path) -> None:
@@ -301,6 +497,15 @@ def test_groups_with_names(tmp_path: Path) -> None:
     load_weights(other, path)
     for expected, found in zip(model.get_weights(), other.get_weights(), strict=True):
         assert np.array_equal(expected, found)
+
+
+def test_what_is_kept_for_training_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "w.weights.h5"
+    small().save_weights(path)
+    with h5py.File(path, "a") as file:
+        file["layers/dropout/seed_generator/vars/0"] = np.array([0, 3], np.uint32)
+        file["optimizer/vars/0"] = np.array(7)
+    assert [layer.path for layer in read_weights(path)] == [("bn",), ("first",), ("head",)]
 
 
 def test_groups_without_names_count_by_class(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The model that is measured: the chest X-ray DenseNet121, as a Keras file and exported.
+"""The models that are measured, each as a Keras file and exported with all its layers.
 
-Both files are made once, in a process of their own, and kept under `.cache/` until something that
-makes them changes.
+The files are made once, each model in a process of its own, and kept under `.cache/` until
+something that makes them changes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+CHEST = "chest"
+"""The chest X-ray DenseNet121, 320 x 320: what is measured where nothing else is said."""
+APPLICATIONS = {"resnet50": "ResNet50", "mobilenetv3": "MobileNetV3Large", "vgg16": "VGG16"}
+"""Of `keras.applications`, 224 x 224, by the names that they have here."""
+NAMES = (CHEST, *APPLICATIONS)
+
 LATE = "conv5_block16_concat"
-"""The layer that the first user reads, the last but four."""
+"""The layer that the first user reads, the last but four of the chest model."""
 EARLY = "conv1_relu"
-"""The layer after the first convolution."""
+"""The layer after its first convolution."""
 TOLERANCE = 1e-4
 """Largest difference that is taken for equal, over the largest value."""
 
@@ -32,35 +38,36 @@ CACHE = REPOSITORY / ".cache" / "benchmarks"
 
 
 class Files(NamedTuple):
-    """The model, twice, and a batch for it."""
+    """A model, twice, and a batch for it."""
 
     onnx: Path
     """With all layers."""
     keras: Path
     batch: Path
-    """One image, seeded, `(1, 320, 320, 3)` float32, as `.npy`."""
+    """One image, seeded, `(1, h, w, 3)` float32, as `.npy`."""
 
 
-def files() -> Files:
-    """The files; made now if there are none, or if they were made by other code.
+def files(name: str = CHEST) -> Files:
+    """The files of a model; made now if there are none, or if they were made by other code.
 
     Once they are found, this process and its children stay with them.
     """
-    folder = Path(os.environ.setdefault(_FOLDER, str(CACHE / f"model-{_state()}")))
-    made = Files(folder / "chest.onnx", folder / "chest.keras", folder / "batch.npy")
+    folder = Path(os.environ.setdefault(_FOLDER, str(CACHE / f"models-{_state()}")))
+    made = Files(folder / f"{name}.onnx", folder / f"{name}.keras", folder / f"{name}.npy")
     if not all(file.is_file() for file in made):
-        print("making the chest model, once ...", file=sys.stderr)
-        for stale in CACHE.glob("model-*"):
-            shutil.rmtree(stale)
-        folder.mkdir(parents=True)
-        command = [sys.executable, "-m", "benchmarks.chest", *map(str, made)]
+        print(f"making the {name} model, once ...", file=sys.stderr)
+        for stale in CACHE.glob("model*-*"):
+            if stale != folder:
+                shutil.rmtree(stale)
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "benchmarks.models", name, *map(str, made)]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         if done.returncode:
-            sys.exit(f"the chest model could not be made:\n{done.stderr}")
+            sys.exit(f"the {name} model could not be made:\n{done.stderr}")
     return made
 
 
-_FOLDER = "LAYERTAP_BENCHMARK_MODEL"
+_FOLDER = "LAYERTAP_BENCHMARK_MODELS"
 
 
 def _state() -> str:
@@ -77,34 +84,39 @@ def _state() -> str:
     return digest.hexdigest()[:16]
 
 
-def _make(made: Files) -> None:
+def _make(name: str, made: Files) -> None:
+    import keras
     import numpy as np
 
     import layertap_export
     from layertap_models import chest_xray
 
-    model = chest_xray.build()
-    batch = np.random.default_rng(0).normal(size=(1, 320, 320, 3)).astype(np.float32)
+    if name == CHEST:
+        model, size = chest_xray.build(), 320
+    else:
+        keras.utils.set_random_seed(0)
+        model, size = getattr(keras.applications, APPLICATIONS[name])(weights=None), 224
+    batch = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
     np.save(made.batch, batch)
-    partial = made.keras.with_name("partial.keras")
+    partial = made.keras.with_name(f"partial-{name}.keras")
     model.save(partial)
     layertap_export.export(model, made.onnx)
     os.replace(partial, made.keras)
 
 
-def batch() -> npt.NDArray[np.float32]:
-    """One image for the model, `(1, 320, 320, 3)`."""
+def batch(name: str = CHEST) -> npt.NDArray[np.float32]:
+    """One image for the model, `(1, h, w, 3)`."""
     import numpy as np
 
-    loaded: npt.NDArray[np.float32] = np.load(files().batch)
+    loaded: npt.NDArray[np.float32] = np.load(files(name).batch)
     return loaded
 
 
-def keras_model() -> Any:
+def keras_model(name: str = CHEST) -> Any:
     """The Keras model."""
     import keras
 
-    return keras.saving.load_model(files().keras, compile=False)
+    return keras.saving.load_model(files(name).keras, compile=False)
 
 
 def compiled(model: Any) -> Any:
@@ -117,15 +129,17 @@ def compiled(model: Any) -> Any:
     return tf.function(call)
 
 
-def plain_session() -> Any:
-    """The exported file in onnxruntime as anybody would use it, on the same cores."""
+def plain_session(model: Path | bytes | None = None) -> Any:
+    """A model in onnxruntime as anybody would use it, on the same cores; by default the exported
+    chest model."""
     import onnxruntime  # type: ignore[import-untyped]
 
     from .machine import cores
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
-    return onnxruntime.InferenceSession(files().onnx, options, providers=["CPUExecutionProvider"])
+    model = files().onnx if model is None else model
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def check_equal(what: str, ours: Any, theirs: Any) -> None:
@@ -150,4 +164,4 @@ def check_equal(what: str, ours: Any, theirs: Any) -> None:
 
 
 if __name__ == "__main__":
-    _make(Files(*map(Path, sys.argv[1:])))
+    _make(sys.argv[1], Files(*map(Path, sys.argv[2:])))

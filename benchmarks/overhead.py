@@ -1,0 +1,47 @@
+"""What layertap adds to a run of onnxruntime: checking the input, and handing out views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import layertap
+from layertap._fetch import view
+
+from . import models
+from .timing import Row, alternate, timed
+
+FIRST = "zero_padding2d"
+"""The first layer that is computed: next to nothing, so that the rest can be seen."""
+
+
+def measure() -> list[Row]:
+    """The difference of each two calls that follow one another, on one and the same session."""
+    opened = layertap.open(models.files().onnx)
+    names = [layer.name for layer in opened.layers if layer.type != "InputLayer"]
+    return [_row(opened, [FIRST], 500, 60e-6), _row(opened, names, 60, 1e-3)]
+
+
+def _row(opened: layertap.Model, layers: Sequence[str], rounds: int, most: float) -> Row:
+    batch = models.batch()
+    feed = {opened.inputs[0].name: batch}
+    tap = opened.tap(layers)
+    fetch = tap._fetch
+    assert fetch._session is not None
+    session, outputs = fetch._session._session, list(fetch.plan.outputs.values())
+    cases = {
+        "tap": lambda: list(tap(batch).values()),
+        "run": lambda: session.run(outputs, feed),
+    }
+    seconds = alternate({name: timed(call) for name, call in cases.items()}, rounds, 5)
+    computed = dict(zip(fetch.plan.outputs, cases["run"](), strict=True))
+    for ours, (layer, leaf) in zip(cases["tap"](), fetch.plan.leaves.items(), strict=True):
+        models.check_equal(layer, ours, view(computed[leaf.source], leaf.perms))
+    count = f"{len(layers)} layer{'s' if len(layers) > 1 else ''}"
+    return Row(
+        what=f"tap(x) on top of InferenceSession.run, {count}",
+        peer="InferenceSession.run itself, same session",
+        unit="s",
+        ours=tuple(a - b for a, b in zip(seconds["tap"], seconds["run"], strict=True)),
+        theirs=seconds["run"],
+        most_ours=most,
+    )

@@ -1,0 +1,25 @@
+"""One early activation in a fresh process: layertap|onnxruntime FILE.onnx BATCH.npy OUTPUT.npy."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import numpy as np
+
+way, file, batch, output = sys.argv[1:]
+images = np.load(batch)
+if way == "layertap":
+    import layertap
+
+    activation = layertap.open(file).activations(images, "conv1_relu")
+else:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    if hasattr(os, "sched_getaffinity"):
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    activation = session.run(None, {session.get_inputs()[0].name: images})[0]
+np.save(output, activation)

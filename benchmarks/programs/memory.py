@@ -1,0 +1,26 @@
+"""The peak memory of one request, in MB, and what the imports alone take.
+
+FILE.onnx BATCH.npy OUTPUT.npy LAYER|all [share_weights]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+import layertap
+from layertap._session import import_onnxruntime
+
+from .peak import peak_megabytes
+
+import_onnxruntime()
+imports = peak_megabytes()
+file, batch, output, layer, *options = sys.argv[1:]
+model = layertap.open(file, share_weights="share_weights" in options)
+images = np.load(batch)
+names = [one.name for one in model.layers if one.type != "InputLayer"]
+activations = model.activations(images, names if layer == "all" else layer)
+print(peak_megabytes(), imports, flush=True)
+if layer != "all":
+    np.save(output, activations)

@@ -1,0 +1,90 @@
+"""One line on the terminal that says what is going on, and for how long."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+from typing import Any, TextIO
+
+CLEAR = "\r\x1b[K"
+"""Back to the line's start, and away with what is on it."""
+
+
+class ProgressLine:
+    """A line that is rewritten once a second: the stage, and its seconds. Nothing is left of it.
+
+    It is a callback for `export(progress=...)`. Where the stream is no terminal it does nothing.
+    """
+
+    def __init__(self, stream: TextIO | None = None, interval: float = 1.0) -> None:
+        """Write to `stream`, by default stderr, every `interval` seconds."""
+        stream = sys.stderr if stream is None else stream
+        self._shown = bool(stream) and stream.isatty()
+        self._stream = self._given = stream
+        self._interval = interval
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._stage = ""
+        self._since = 0.0
+        self._thread: threading.Thread | None = None
+        self._show_warning = warnings.showwarning
+
+    def __call__(self, stage: str) -> None:
+        """Tell that a stage begins."""
+        if not self._shown:
+            return
+        with self._lock:
+            self._stage, self._since = stage, time.monotonic()
+        self._draw()
+
+    def _draw(self) -> None:
+        with self._lock:
+            if self._stage and not self._over.is_set():
+                seconds = time.monotonic() - self._since
+                self._stream.write(f"{CLEAR}{self._stage} ... {seconds:.0f} s")
+                self._stream.flush()
+
+    def _clear(self) -> None:
+        with self._lock:
+            self._stream.write(CLEAR)
+            self._stream.flush()
+
+    def _tick(self) -> None:
+        while not self._over.wait(self._interval):
+            self._draw()
+
+    def _warn(self, *args: Any, **kwargs: Any) -> None:
+        """Show a warning on a line of its own."""
+        self._clear()
+        self._show_warning(*args, **kwargs)
+
+    def __enter__(self) -> ProgressLine:
+        if self._shown:
+            self._stream = _of_its_own(self._given)
+            self._show_warning = warnings.showwarning
+            warnings.showwarning = self._warn
+            self._thread = threading.Thread(target=self._tick, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is None:
+            return
+        self._over.set()
+        self._thread.join()
+        warnings.showwarning = self._show_warning
+        self._clear()
+        if self._stream is not self._given:
+            self._stream.close()
+
+
+def _of_its_own(stream: TextIO) -> TextIO:
+    """The same terminal by another file descriptor: stderr is led elsewhere while TensorFlow is
+    imported."""
+    try:
+        return os.fdopen(os.dup(stream.fileno()), "w")
+    except OSError:  # it has none
+        return stream

@@ -1,0 +1,91 @@
+"""Putting `tf.tensordot` back together: a product with a matrix is one MatMul, whatever the rank.
+
+Keras's Dense on more than two axes is a tensordot, which TensorFlow takes apart:
+
+    x (n, h, w, k) -> Reshape (n h w, k) -> MatMul (k, m) -> Reshape (n, h, w, m)
+
+with arithmetic on shapes where sizes are free. ONNX's MatMul takes `x` as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import helper, numpy_helper
+
+Shape = tuple["int | None", ...]
+
+
+def restore_products(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
+    """Rewrite `model` in place; what nobody needs any more stays, for the next pass to drop.
+
+    Args:
+        model: as tf2onnx made it.
+        shapes: what is known of its tensors' shapes.
+    """
+    products = _Products(model.graph, shapes)
+    for node in model.graph.node:
+        if node.op_type == "Reshape":
+            factors = products.factors(node)
+            if factors is not None:
+                node.CopyFrom(helper.make_node("MatMul", factors, node.output))
+
+
+class _Products:
+    """Finds products in one graph."""
+
+    def __init__(self, graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
+        self._producer = {name: node for node in graph.node for name in node.output}
+        self._weights = {item.name: item for item in graph.initializer}
+        self._shapes = shapes
+
+    def factors(self, last: onnx.NodeProto) -> tuple[str, str] | None:
+        """The tensor and the matrix whose product the Reshape `last` ends."""
+        product = self._producer.get(last.input[0])
+        first = self._producer.get(product.input[0]) if product is not None else None
+        if product is None or product.op_type != "MatMul":
+            return None
+        if first is None or first.op_type != "Reshape":
+            return None
+        data, matrix = first.input[0], self._weights.get(product.input[1])
+        shape, result = self._shapes.get(data), self._shapes.get(last.output[0])
+        if matrix is None or len(matrix.dims) != 2 or shape is None or result is None:
+            return None
+        # As many columns before the product as there are rows in the matrix: each row of the
+        # two-dimensional tensor is what `data` has along its last axis.
+        if len(self._shapes.get(first.output[0], ())) != 2:
+            return None
+        if len(shape) < 3 or shape[-1] != matrix.dims[0] or len(result) != len(shape):
+            return None
+        if self._same(shape[:-1], result[:-1]) or self._takes_shape(last.input[1], data, shape):
+            return data, product.input[1]
+        return None
+
+    def _same(self, one: Shape, other: Shape) -> bool:
+        """Whether two shapes of as many elements must be equal: at most one size is unknown."""
+        return one == other and one.count(None) <= 1
+
+    def _takes_shape(self, target: str, data: str, shape: Shape) -> bool:
+        """Whether a Reshape's target begins with the sizes of `data`, the last one left out."""
+        joined = self._behind_casts(target)
+        if joined is None or joined.op_type != "Concat" or len(joined.input) != 2:
+            return False
+        taken = self._behind_casts(joined.input[0])
+        if taken is None or taken.op_type != "Gather":
+            return False
+        axes = self._weights.get(taken.input[1])
+        source = self._behind_casts(taken.input[0])
+        return (
+            axes is not None
+            and numpy_helper.to_array(axes).tolist() == list(range(len(shape) - 1))
+            and source is not None
+            and source.op_type == "Shape"
+            and source.input[0] == data
+        )
+
+    def _behind_casts(self, name: str) -> onnx.NodeProto | None:
+        node = self._producer.get(name)
+        while node is not None and node.op_type in ("Cast", "Identity"):
+            node = self._producer.get(node.input[0])
+        return node

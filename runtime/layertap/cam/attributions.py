@@ -1,0 +1,191 @@
+"""Attributions: how much each element of the input counts for a class.
+
+They need a file that gives gradients with respect to its inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap.errors import InputError, UsageError, suggest
+
+from . import gradients, records, targets
+from .batches import has_rows
+from .gradients import Seed
+from .scores import by_class
+from .targets import Array, Target
+
+if TYPE_CHECKING:
+    from layertap._model import Model, Recipe
+    from layertap.card import Gradients
+
+METHODS = ("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients")
+
+
+class Point(NamedTuple):
+    """A place at which the gradient is taken."""
+
+    share: float
+    """How much the gradient there counts."""
+    move: Callable[[Array, str, int], Array]
+    """From one sample's input, the input's name and the sample's number, to the place."""
+
+
+def attribute(
+    model: Model,
+    inputs: Any,
+    method: str = "saliency",
+    target: Target = targets.TOP,
+    *,
+    steps: int = 50,
+    baseline: Any = 0.0,
+    samples: int = 25,
+    noise: float = 0.15,
+    seed: int = 0,
+    batch_size: int = 16,
+    preprocess: Recipe | None = None,
+) -> Any:
+    """See `Model.attribute`."""
+    if method not in METHODS:
+        raise UsageError(
+            f"there is no method {method!r}; there are {', '.join(METHODS)}."
+            + suggest(str(method), METHODS)
+        )
+    for name, value in (("steps", steps), ("samples", samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
+    if noise < 0:
+        raise UsageError(f"noise {noise} makes no sense: give 0 or more.")
+    record = records.require(model)
+    wanted = _of_inputs(model, record)
+    feeds = gradients.prepare(model, record, wanted.values(), (), inputs, preprocess)
+    baselines = _baselines(baseline, {name: feeds[name] for name in wanted})
+    if method == "smoothgrad":
+        points = list(_noisy(samples, noise, seed))
+    elif method == "integrated_gradients":
+        points = list(_on_the_way(steps, baselines))
+    else:
+        points = [Point(1.0, lambda value, *_: value)]
+    weights = _weights(model, record, feeds, target)
+    means = _mean_gradients(model, record, wanted, feeds, weights, points, batch_size)
+
+    results = {}
+    for name, mean in means.items():
+        value = feeds[name][:, None].astype(np.float64)
+        if method == "saliency":
+            mean = np.abs(mean)
+        elif method == "input_x_gradient":
+            mean = mean * value
+        elif method == "integrated_gradients":
+            mean = mean * (value - baselines[name][:, None])
+        mean = mean if targets.several(target) else mean[:, 0]
+        results[name] = mean.astype(np.float32)
+    return results if len(model.inputs) > 1 else next(iter(results.values()))
+
+
+def _of_inputs(model: Model, record: Gradients) -> dict[str, str]:
+    """The gradients' tensors by name of the input.
+
+    Raises:
+        LayerNotFoundError: the file gives none.
+    """
+    layers = {row.tensor: row.name for row in model.layers}
+    found = {}
+    for info in model.inputs:
+        for name in (info.name, layers.get(info.name, info.name)):
+            if name in record.tensors:
+                found[info.name] = record.tensors[name]
+    if not found:
+        raise records.missing(model, record.tensors, model.inputs[0].name)
+    return found
+
+
+def _weights(
+    model: Model, record: Gradients, feeds: Mapping[str, Any], target: Target
+) -> npt.NDArray[np.float32]:
+    """`(n, targets, classes)`."""
+    scores = None
+    if targets.needs_scores(target, model.labels):
+        scores = by_class(model._fetch([record.output])(feeds)[record.output])
+    count = len(next(iter(feeds.values())))
+    return Seed(model, record).resolve(target, count, scores).weights
+
+
+def _mean_gradients(
+    model: Model,
+    record: Gradients,
+    wanted: Mapping[str, str],
+    feeds: Mapping[str, Any],
+    weights: npt.NDArray[np.float32],
+    points: Sequence[Point],
+    batch_size: int,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The gradients at all points, weighted and summed; `(n, targets, ...)` by input."""
+    fetch, seed = model._fetch(list(wanted.values())), Seed(model, record)
+    samples, count, _ = weights.shape
+    sums = {name: np.zeros((samples, count, *feeds[name].shape[1:])) for name in wanted}
+    rows = [
+        (sample, at, point) for sample in range(samples) for at in range(count) for point in points
+    ]
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        which = [sample for sample, _, _ in part]
+        batch = {
+            name: value[which] if has_rows(value, samples) else value
+            for name, value in feeds.items()
+        }
+        for name in wanted:
+            moved = [point.move(feeds[name][sample], name, sample) for sample, _, point in part]
+            batch[name] = np.stack(moved).astype(feeds[name].dtype)
+        batch[seed.name] = seed(np.stack([weights[sample, at] for sample, at, _ in part]))
+        found = fetch(batch)
+        for name, tensor in wanted.items():
+            for (sample, at, point), slope in zip(part, found[tensor], strict=True):
+                sums[name][sample, at] += point.share * slope.astype(np.float64)
+    return sums
+
+
+def _noisy(samples: int, noise: float, seed: int) -> Iterator[Point]:
+    """Points around the input. Which they are hangs on the seed, the image and its input alone."""
+
+    def shaken(number: int, value: Array, name: str, sample: int) -> Array:
+        generator = np.random.default_rng([seed, number, sample, *name.encode()])
+        spread = noise * (float(value.max()) - float(value.min()))
+        moved: Array = value + spread * generator.standard_normal(value.shape)
+        return moved
+
+    for number in range(samples):
+        yield Point(1 / samples, functools.partial(shaken, number))
+
+
+def _on_the_way(steps: int, baselines: Mapping[str, Array]) -> Iterator[Point]:
+    """Points on the straight line from the baseline to the input, by Gauss and Legendre's rule."""
+
+    def between(part: float, value: Array, name: str, sample: int) -> Array:
+        start = baselines[name][sample]
+        moved: Array = start + part * (value.astype(np.float64) - start)
+        return moved
+
+    for place, share in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        yield Point(share / 2, functools.partial(between, (place + 1) / 2))
+
+
+def _baselines(baseline: Any, feeds: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
+    """For each input, one per sample."""
+    named = baseline if isinstance(baseline, Mapping) else dict.fromkeys(feeds, baseline)
+    found = {}
+    for name, value in feeds.items():
+        given = np.asarray(named.get(name, 0.0), np.float64)
+        try:
+            found[name] = np.broadcast_to(given, value.shape)
+        except ValueError:
+            raise InputError(
+                f"the baseline has shape {given.shape}, which does not fit input {name!r} with "
+                f"{value.shape}. Give a number, or one sample, or one for each."
+            ) from None
+    return found

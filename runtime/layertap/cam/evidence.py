@@ -1,0 +1,184 @@
+"""What the methods compute heat maps from: activations, and gradients or scores beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap._layer import Layer
+from layertap.errors import UsageError
+
+from . import gradients, records, targets, upsampling
+from .batches import channels_last
+from .methods import Method
+from .perturbing import Change, Perturbation
+from .scores import by_class, find_scores
+from .targets import Array, Target, Targets
+
+if TYPE_CHECKING:
+    from layertap._model import Model, Recipe
+
+Reshape = Callable[[Array], Array]
+"""From a layer's values `(n, ...)` to feature maps `(n, h, w, c)`."""
+
+
+class Evidence(NamedTuple):
+    """What is known of a batch of images."""
+
+    activations: npt.NDArray[np.float64]
+    """`(n, h, w, c)`."""
+    outputs: Array
+    """What the model's output says of each class, `(n, classes)`."""
+    targets: Targets
+    beside: Callable[[int], Sequence[tuple[Any, ...]]]
+    """For each target of an image, what the method takes beside the activations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gatherer:
+    """Gathers the evidence for one method at one layer."""
+
+    model: Model
+    layer: Layer
+    method: Method
+    output: str
+    """Whose classes the targets are."""
+    masks_input: bool = False
+    """Whether Score-CAM masks the input, and not the layer."""
+    channels: int | None = None
+    """How many channels to try, the strongest; `None` for all."""
+    batch_size: int = 32
+    """How many channels to try at a time."""
+    reshape: Reshape | None = None
+
+    def prepare(self, inputs: Any, preprocess: Recipe | None) -> dict[str, Any]:
+        """Arrays by input name."""
+        wanted = [self._tensor, self.output]
+        if self.method.takes == "gradients":
+            record = records.require(self.model)
+            tensor = record.tensors[self.layer.name]
+            return gradients.prepare(self.model, record, [tensor], wanted, inputs, preprocess)
+        return self.model._prepared(self.model._plan(wanted).needs, inputs, preprocess)
+
+    def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+        """The evidence for a batch, by as few runs as the file allows."""
+        if self.method.takes == "gradients":
+            return self._differentiated(feeds, target)
+        if self.method.takes:
+            return self._perturbed(feeds, target)
+        return self._activated(feeds, target)
+
+    def image(self, feeds: Mapping[str, Any], rank: int) -> str:
+        """The input that has an axis for each of the `rank` axes of the maps.
+
+        Raises:
+            UsageError: there is none.
+        """
+        for name, value in feeds.items():
+            if np.ndim(value) == rank + 2:
+                return name
+        shapes = ", ".join(f"{name!r} {np.shape(value)}" for name, value in feeds.items())
+        raise UsageError(
+            f"{self.layer.name!r} gives maps with {rank} axes, and no input has as many between "
+            f"the batch and the channels: {shapes}. Say with reshape= how its values become maps "
+            "(n, h, w, c), or say resize=False."
+        )
+
+    @property
+    def _tensor(self) -> str:
+        return str(self.layer.tensor)
+
+    def _differentiated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+        record = records.require(self.model)
+        wanted = {self.layer.name: record.tensors[self.layer.name]}
+        beside = [self._tensor, self.output]
+        found = gradients.differentiate(self.model, record, feeds, wanted, beside, target)
+        slopes = found.gradients[self.layer.name]
+        maps = [self._maps(slopes[:, at]) for at in range(slopes.shape[1])]
+        return Evidence(
+            self._maps(found.values[self._tensor]),
+            by_class(found.values[self.output]),
+            found.targets,
+            lambda sample: [(one[sample],) for one in maps],
+        )
+
+    def _activated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+        values = self.model._fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
+        outputs = by_class(values[self.output])
+        found = self._resolved(target, outputs)
+        maps = self._maps(values[self._tensor])
+        return Evidence(maps, outputs, found, lambda _: [()] * found.weights.shape[1])
+
+    def _perturbed(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+        tensor, name = self._tensor, self.layer.name
+        if self.masks_input:
+            known = self.layer.shape and not self.reshape
+            tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
+        scores = find_scores(self.model, self.output)
+        beside = [self._tensor, self.output]
+        tries = Perturbation(self.model, tensor, name, scores, feeds, beside)
+        outputs = by_class(tries.values[self.output])
+        found = self._resolved(target, outputs)
+        maps = self._maps(tries.values[self._tensor])
+
+        def attempts(sample: int) -> list[tuple[Any, ...]]:
+            change = self._change(maps[sample])
+            strength = np.abs(maps[sample]).mean(axis=tuple(range(maps.ndim - 2)))
+            channels = np.argsort(-strength, kind="stable")[: self.channels]
+            by_channel = np.full((len(strength), outputs.shape[1]), np.nan)
+            by_channel[channels] = tries.scores(sample, list(channels), change, self.batch_size)
+            weights = found.weights[sample].astype(np.float64)
+            mixed = [by_channel @ one for one in weights]
+            if self.method.takes == "masked":
+                return [(one,) for one in mixed]
+            return list(zip(mixed, weights @ tries.whole[sample], strict=True))
+
+        return Evidence(maps, outputs, found, attempts)
+
+    def _change(self, maps: Array) -> Change:
+        """What to do to the tensor for each channel of an image's maps, `(h, w, c)`."""
+        if self.method.takes == "ablated":
+            return _without
+        if not self.masks_input:
+            return lambda whole, channel: _masked(whole, whole[..., channel])
+        return lambda whole, channel: _masked(
+            whole, upsampling.resize(maps[..., channel], whole.shape[:-1])
+        )
+
+    def _resolved(self, target: Target, outputs: Array) -> Targets:
+        samples, classes = outputs.shape
+        return targets.resolve(
+            target, samples=samples, classes=classes, labels=self.model.labels, scores=outputs
+        )
+
+    def _maps(self, values: Array) -> npt.NDArray[np.float64]:
+        """A layer's values as feature maps `(n, h, w, c)`."""
+        maps = self.reshape(values) if self.reshape else channels_last(self.model, values)
+        if np.ndim(maps) < 3:
+            raise UsageError(
+                "a heat map needs a layer with feature maps, (n, h, w, c), but "
+                f"{self.layer.name!r} gives {np.shape(maps)}."
+            )
+        return np.asarray(maps, np.float64)
+
+
+def _masked(whole: Array, mask: Array) -> Array | None:
+    """`whole`, `(h, w, c)`, times the mask `(h, w)`, stretched to 0..1; nothing for a flat mask."""
+    low, high = mask.min(), mask.max()
+    if not high > low:
+        return None
+    masked: Array = whole * ((mask - low) / (high - low))[..., None]
+    return masked
+
+
+def _without(whole: Array, channel: int) -> Array | None:
+    """`whole`, `(h, w, c)`, with a channel set to 0; nothing where it is 0 anyway."""
+    if not whole[..., channel].any():
+        return None
+    left: Array = whole.copy()
+    left[..., channel] = 0
+    return left

@@ -1,0 +1,204 @@
+"""Gradients of a class's score with respect to layers, computed by the file itself.
+
+A file with gradients differentiates `sum(weights * scores)`, sample by sample, where the weights
+are one more input. Where one sample may go with many rows of weights, many targets take one run.
+Else, and where the targets hang on the scores, the network runs up to the first of the layers once,
+and on from there with the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from layertap import _ends
+from layertap._layer import Layer
+from layertap._select import Selector, is_single
+
+from . import records, targets
+from .batches import copies
+from .scores import by_class
+from .targets import Array, Target, Targets
+
+if TYPE_CHECKING:
+    from layertap._model import Model, Recipe
+    from layertap.card import Gradients
+
+
+def gradients(
+    model: Model,
+    inputs: Any,
+    layers: Selector | Iterable[Selector] | None = None,
+    target: Target = targets.TOP,
+    preprocess: Recipe | None = None,
+) -> Any:
+    """See `Model.gradients`."""
+    record = records.require(model)
+    if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
+        layers = list(layers)
+    wanted = choose(model, record, layers)
+    feeds = prepare(model, record, wanted.values(), (), inputs, preprocess)
+    found = differentiate(model, record, feeds, wanted, (), target)
+    many = targets.several(target)
+    values = {name: g if many else g[:, 0] for name, g in found.gradients.items()}
+    return next(iter(values.values())) if is_single(model.layers, layers) else values
+
+
+def choose(
+    model: Model, record: Gradients, layers: Selector | Sequence[Selector] | None
+) -> dict[str, str]:
+    """The gradients' tensors by name of the layer or input, in the order asked.
+
+    Raises:
+        LayerNotFoundError: something matches nothing, or nothing that has a gradient.
+    """
+    if layers is None:
+        return dict(record.tensors)
+    wanted: dict[str, str] = {}
+    for one in layers if isinstance(layers, (list, tuple)) else [layers]:
+        if isinstance(one, str) and one in record.tensors:
+            names = [one]
+        elif isinstance(one, (str, int, Layer)) and is_single(model.layers, one):
+            names = [model.layer(one).name]
+        else:
+            found = [layer.name for layer in model.select(one)]
+            names = [name for name in found if name in record.tensors] or found
+        for name in names:
+            if name not in record.tensors:
+                raise records.missing(model, record.tensors, name)
+            wanted[name] = record.tensors[name]
+    return wanted
+
+
+class Differentiated(NamedTuple):
+    """What came of a batch."""
+
+    gradients: dict[str, Array]
+    """By name of a layer or input, `(n, targets, ...)` with the axes of the layer's shape."""
+    values: dict[str, Any]
+    """The other tensors that were asked for."""
+    targets: Targets
+
+
+def prepare(
+    model: Model,
+    record: Gradients,
+    wanted: Iterable[str],
+    beside: Iterable[str],
+    inputs: Any,
+    preprocess: Recipe | None,
+) -> dict[str, Any]:
+    """Arrays by input name, for `differentiate`."""
+    if record.weights not in model._graph.optional:
+        raise model._gone(KeyError(record.weights))
+    plan = model._plan([*wanted, *beside, record.output])
+    return model._prepared(plan.needs, inputs, preprocess)
+
+
+def differentiate(
+    model: Model,
+    record: Gradients,
+    feeds: Mapping[str, Any],
+    wanted: Mapping[str, str],
+    beside: Sequence[str],
+    target: Target,
+) -> Differentiated:
+    """Gradients of the targets' scores, and what else is asked for of the same batch.
+
+    Args:
+        feeds: by input name, as `prepare` gives them.
+        wanted: tensors of gradients by name of the layer or input.
+        beside: further tensors.
+    """
+    samples = len(next(iter(feeds.values())))
+    seed = Seed(model, record)
+    tensors = list(wanted.values())
+    if not targets.needs_scores(target, model.labels):
+        found = seed.resolve(target, samples)
+        if found.weights.shape[1] == 1 or record.broadcasts:
+            values = _in_one_go(model, seed, feeds, tensors, beside, found.weights)
+            return _sorted_out(values, wanted, beside, found)
+    starts = model._halfway.get(tuple(wanted.items()), lambda: _starts(model, record, wanted))
+    values = model._fetch([*dict.fromkeys([*beside, record.output, *starts])])(feeds)
+    found = seed.resolve(target, samples, by_class(values[record.output]))
+    # What is no array (a sequence) cannot well be fed, and is computed again.
+    given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
+    fetch = model._fetch(tensors, {**feeds, **given}, tuple(given))
+    if samples == 1 and record.broadcasts:
+        late = fetch({**feeds, **given, seed.name: seed(found.weights[0])})
+        late = {name: value[None] for name, value in late.items()}
+    else:
+        runs = [
+            fetch({**feeds, **given, seed.name: seed(found.weights[:, at])})
+            for at in range(found.weights.shape[1])
+        ]
+        late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
+    return _sorted_out({**values, **late}, wanted, beside, found)
+
+
+class Seed:
+    """The input that weighs the scores."""
+
+    def __init__(self, model: Model, record: Gradients) -> None:
+        default = model._graph.initializers[record.weights].type
+        self.name = record.weights
+        self._shape = (1,) * (len(default.dims or ()) - 2)
+        self._dtype = default.dtype
+        self._classes = int((default.dims or (0,))[-1] or 0)
+        self._labels = model.labels
+
+    def resolve(self, target: Target, samples: int, scores: Array | None = None) -> Targets:
+        """See `targets.resolve`."""
+        return targets.resolve(
+            target, samples=samples, classes=self._classes, labels=self._labels, scores=scores
+        )
+
+    def __call__(self, weights: Array) -> Array:
+        """Weights `(rows, classes)` as they are fed: the same for all places of the scores."""
+        rows, classes = weights.shape
+        return weights.reshape(rows, *self._shape, classes).astype(self._dtype)
+
+
+def _in_one_go(
+    model: Model,
+    seed: Seed,
+    feeds: Mapping[str, Any],
+    tensors: Sequence[str],
+    beside: Sequence[str],
+    weights: Array,
+) -> dict[str, Any]:
+    """One run for a target each, or one per sample, with all of its targets."""
+    samples, count, _ = weights.shape
+    fetch = model._fetch([*dict.fromkeys([*tensors, *beside])])
+    if count == 1:
+        values = fetch({**feeds, seed.name: seed(weights[:, 0])})
+        return values | {name: values[name][:, None] for name in tensors}
+    runs = [
+        fetch({**copies(feeds, at, samples, 1), seed.name: seed(weights[at])})
+        for at in range(samples)
+    ]
+    together = {name: np.concatenate([run[name] for run in runs]) for name in beside}
+    return together | {name: np.stack([run[name] for run in runs]) for name in tensors}
+
+
+def _sorted_out(
+    values: Mapping[str, Any], wanted: Mapping[str, str], beside: Sequence[str], found: Targets
+) -> Differentiated:
+    gradients = {name: values[tensor] for name, tensor in wanted.items()}
+    return Differentiated(gradients, {name: values[name] for name in beside}, found)
+
+
+def _starts(model: Model, record: Gradients, wanted: Mapping[str, str]) -> list[str]:
+    """Tensors from which the gradients can be computed without the network's first half: the
+    first of the layers, and what goes past them. None if a layer's activations are not in reach.
+    """
+    graph = model._graph
+    tensors = {layer.name: layer.tensor for layer in model.layers}
+    ends = [tensor for tensor in (tensors.get(name, name) for name in wanted) if tensor]
+    if len(ends) < len(wanted):
+        return []
+    first = _ends.first(graph, _ends.sources(graph, ends))
+    plan = model._plan(list(wanted.values()))
+    return sorted(first | _ends.beside(graph, plan, first | {record.weights}))

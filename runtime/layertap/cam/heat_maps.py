@@ -1,0 +1,208 @@
+"""Heat maps: where in an image the evidence for a class is, by one of the CAM methods."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap._inputs import is_image
+from layertap._layer import Layer
+from layertap.errors import UsageError
+
+from . import records, targets, upsampling
+from .batches import as_fed, channels_last
+from .evidence import Evidence, Gatherer, Reshape
+from .methods import Method, find_method
+from .projections import principal
+from .scores import choose_output
+from .targets import Array, Target
+
+if TYPE_CHECKING:
+    from layertap._model import Model, Recipe
+
+MASKS = ("layer", "input")
+"""What Score-CAM may mask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeatMaps:
+    """What came of a batch of images."""
+
+    maps: npt.NDArray[np.float32]
+    """`(n, targets, h, w)`."""
+    method: str
+    layer: str
+    classes: npt.NDArray[np.int64] | None
+    """`(n, targets)`: the class of each map; `None` where weights of the classes were given."""
+    scores: npt.NDArray[np.float32]
+    """`(n, targets)`: what the model's output says of each; where the output has many places, their
+    mean."""
+
+
+def cam(model: Model, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
+    """See `Model.cam`."""
+    maps = heat_maps(model, inputs, layer, target, **options).maps
+    return maps[0, 0] if _is_one_image(model, inputs) and not targets.several(target) else maps
+
+
+def heat_maps(
+    model: Model,
+    inputs: Any,
+    layer: str | int | Layer | None = None,
+    target: Target = targets.TOP,
+    *,
+    method: str = "gradcam",
+    normalize: bool = True,
+    resize: bool | Sequence[int] = True,
+    aug_smooth: bool = False,
+    eigen_smooth: bool = False,
+    mask: str = "layer",
+    channels: int | None = None,
+    batch_size: int = 32,
+    output: str | None = None,
+    reshape: Reshape | None = None,
+    preprocess: Recipe | None = None,
+) -> HeatMaps:
+    """Heat maps as `Model.cam` gives them, always with four axes, and what they are of.
+
+    See `Model.cam` for the arguments and the errors.
+    """
+    if mask not in MASKS:
+        raise UsageError(f"mask is {mask!r}, but it must be 'layer' or 'input'.")
+    for name, value in (("batch_size", batch_size), ("channels", channels)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
+    chosen = find_method(method)
+    gather = Gatherer(
+        model=model,
+        layer=choose_layer(model, layer, chosen),
+        method=chosen,
+        output=choose_output(model, output, with_gradients=chosen.takes == "gradients"),
+        masks_input=mask == "input" and chosen.takes == "masked",
+        channels=channels,
+        batch_size=batch_size,
+        reshape=reshape,
+    )
+    feeds = gather.prepare(inputs, preprocess)
+    evidence = gather(feeds, target)
+    rank = evidence.activations.ndim - 2
+    size = _size(gather, feeds, rank, resize)
+
+    def finished(evidence: Evidence) -> npt.NDArray[np.float32]:
+        return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
+
+    maps = finished(evidence)
+    if aug_smooth:
+        weights = evidence.targets.weights  # those of the image as it is, for all of them
+        image = gather.image(feeds, rank)
+        parts = [maps]
+        for changed, back in _augmented(model, feeds[image]):
+            parts.append(back(finished(gather({**feeds, image: changed}, weights))))
+        maps = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return HeatMaps(
+        maps=maps,
+        method=chosen.name,
+        layer=gather.layer.name,
+        classes=evidence.targets.classes,
+        scores=evidence.targets.scores(evidence.outputs),
+    )
+
+
+def choose_layer(model: Model, layer: str | int | Layer | None, method: Method) -> Layer:
+    """The layer given, or the last one with gradients.
+
+    Raises:
+        LayerNotFoundError: there is none, or it has no gradient and the method needs one.
+        UsageError: none is given, and the file has no gradients to go by.
+    """
+    record = records.require(model) if method.takes == "gradients" else records.find(model)
+    known = record.tensors if record else {}
+    if layer is not None:
+        row = model.layer(layer)
+        if method.takes == "gradients" and row.name not in known:
+            raise records.missing(model, known, row.name)
+        return row
+    inputs = model._graph.inputs
+    rows = [row for row in model.layers if row.exposed and row.tensor not in inputs]
+    rows_with = [row for row in rows if row.name in known]
+    if not rows_with:
+        maps = [repr(row.name) for row in rows if len(row.shape) == 4]
+        last = f" The last one with feature maps is {maps[-1]}." if maps else ""
+        raise UsageError(f"{model._name} does not tell which layer to take. Give one.{last}")
+    return rows_with[-1]
+
+
+def _size(
+    gather: Gatherer, feeds: Mapping[str, Any], rank: int, asked: bool | Sequence[int]
+) -> Sequence[int] | None:
+    """The size that the maps are to have; `None` for the layer's own."""
+    if asked is False:
+        return None
+    if asked is True:
+        image = channels_last(gather.model, feeds[gather.image(feeds, rank)])
+        return tuple(image.shape[1:-1])
+    size = tuple(asked)
+    if len(size) != rank or any(side < 1 for side in size):
+        raise UsageError(
+            f"resize is {asked!r}, but it must be true, false, or "
+            f"{'(height, width)' if rank == 2 else f'{rank} sizes'}."
+        )
+    return size
+
+
+def _raw(method: Method, evidence: Evidence, eigen_smooth: bool) -> npt.NDArray[np.float64]:
+    """Maps of the layer's size, `(n, targets, h, w)`."""
+    combine = principal if eigen_smooth else _summed
+    maps = []
+    for sample, activations in enumerate(evidence.activations):
+        heats = [method.compute(activations, *more) for more in evidence.beside(sample)]
+        maps.append([heat if heat.ndim < activations.ndim else combine(heat) for heat in heats])
+    return np.array(maps)
+
+
+def _summed(weighted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    total: npt.NDArray[np.float64] = weighted.sum(axis=-1)
+    return total
+
+
+def _finished(
+    maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
+) -> npt.NDArray[np.float32]:
+    """Rectified, resized and divided by the maximum, in this order."""
+    if normalize:
+        maps = np.maximum(maps, 0)
+    done = np.stack([upsampling.resize(one, size or one.shape[1:]) for one in maps])
+    if normalize:
+        peaks = done.max(axis=tuple(range(2, done.ndim)), keepdims=True)
+        np.divide(done, peaks, out=done, where=peaks > 0)
+    return done
+
+
+def _augmented(model: Model, batch: Array) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
+    """The batch made darker and brighter, and flipped; and what flips the maps back."""
+    for flip, factor in itertools.product((False, True), (0.9, 1.0, 1.1)):
+        if flip or factor != 1.0:
+            images = channels_last(model, (batch * factor).astype(batch.dtype))
+            images = _flipped(images, -2) if flip else images
+            back = functools.partial(_flipped, axis=-1) if flip else np.asarray
+            yield as_fed(model, images), back
+
+
+def _flipped(values: Array, axis: int) -> Array:
+    return np.flip(values, axis)
+
+
+def _is_one_image(model: Model, inputs: Any) -> bool:
+    """Whether one image was given, and not a list of images or a batch."""
+    several = len(model._graph.inputs) > 1
+    if isinstance(inputs, Mapping):
+        return any(map(is_image, inputs.values()))
+    if several and isinstance(inputs, (list, tuple)) and len(inputs) == len(model._graph.inputs):
+        return any(map(is_image, inputs))
+    return is_image(inputs)

@@ -1,0 +1,318 @@
+"""How good a heat map is, measured by what the model says of changed images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap.errors import InputError, UsageError
+
+from . import targets
+from .batches import as_fed, channels_last, copies
+from .scores import by_class, choose_output
+from .targets import Array, Target
+
+if TYPE_CHECKING:
+    from layertap._model import Model, Recipe
+
+Baseline = "float | str | npt.ArrayLike"
+"""What stands where an image is taken away: a number or an array that fits the image, in the units
+of the model's input; or `"blur"`, the image itself without its details."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """The target's score while an image is taken away, or comes in."""
+
+    fractions: npt.NDArray[np.float64]
+    """`(steps + 1,)`: how much of the image is changed, 0 to 1."""
+    scores: npt.NDArray[np.float32]
+    """`(n, targets, steps + 1)`: what the model's output says of the target."""
+
+    @property
+    def auc(self) -> npt.NDArray[np.float64]:
+        """`(n, targets)`: the area under the curve, by the trapezoidal rule."""
+        heights = (self.scores[..., 1:] + self.scores[..., :-1]).astype(np.float64) / 2
+        area: npt.NDArray[np.float64] = (heights * np.diff(self.fractions)).sum(axis=-1)
+        return area
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confidence:
+    """The target's score for the image, and for what its map leaves of it."""
+
+    before: npt.NDArray[np.float32]
+    """`(n, targets)`: of the image."""
+    after: npt.NDArray[np.float32]
+    """`(n, targets)`: of the image times the map."""
+
+    @property
+    def average_drop(self) -> float:
+        """Percent of its score that an image loses, on average: `max(0, before - after) / before`.
+
+        An image whose score is not above 0 has nothing to lose.
+        """
+        lost = np.maximum(0, self.before.astype(np.float64) - self.after)
+        share = np.divide(lost, self.before, out=np.zeros_like(lost), where=self.before > 0)
+        return float(100 * share.mean())
+
+    @property
+    def increase(self) -> float:
+        """Percent of the images whose score is greater without what the map leaves out."""
+        return float(100 * (self.after > self.before).mean())
+
+
+def deletion(
+    model: Model,
+    inputs: Any,
+    maps: npt.ArrayLike,
+    target: Target = targets.TOP,
+    *,
+    steps: int = 50,
+    baseline: Any = 0.0,
+    batch_size: int = 32,
+    output: str | None = None,
+    preprocess: Recipe | None = None,
+) -> Curve:
+    """Take the image away, the hottest places first: a good map makes the score fall soon.
+
+    Petsiuk, Das and Saenko 2018: RISE: Randomized Input Sampling for Explanation of Black-box
+    Models. https://arxiv.org/abs/1806.07421. There a place becomes 0 (as here, in the units of the
+    model's input), as many places per step as an image has columns.
+
+    Args:
+        inputs: as for `Model.activations`.
+        maps: `(h, w)` or `(n, targets, h, w)`, as `Model.cam` gives them, of the image's size.
+        target: what the maps are of, see `Model.cam`.
+        steps: how many steps it takes.
+        baseline: what a place becomes: a number, an array that fits the image, or `"blur"`.
+        batch_size: how many changed images to run at a time.
+        output: the model's output that the scores are taken from, where there are several.
+        preprocess: a recipe for images instead of the card's.
+
+    Raises:
+        InputError: maps or a baseline that do not fit the images.
+        UsageError: no such target.
+    """
+    return _curve(
+        model, inputs, maps, target, steps, baseline, batch_size, output, preprocess, deleting=True
+    )
+
+
+def insertion(
+    model: Model,
+    inputs: Any,
+    maps: npt.ArrayLike,
+    target: Target = targets.TOP,
+    *,
+    steps: int = 50,
+    baseline: Any = "blur",
+    batch_size: int = 32,
+    output: str | None = None,
+    preprocess: Recipe | None = None,
+) -> Curve:
+    """Bring the image in, the hottest places first: a good map makes the score rise soon.
+
+    The counterpart of `deletion`, in the same paper and with the same arguments. It starts with
+    `baseline`, for which the paper takes the blurred image.
+    """
+    return _curve(
+        model, inputs, maps, target, steps, baseline, batch_size, output, preprocess, deleting=False
+    )
+
+
+def confidence(
+    model: Model,
+    inputs: Any,
+    maps: npt.ArrayLike,
+    target: Target = targets.TOP,
+    *,
+    baseline: Any = 0.0,
+    batch_size: int = 32,
+    output: str | None = None,
+    preprocess: Recipe | None = None,
+) -> Confidence:
+    """The target's score for the image, and for the image times the map.
+
+    Chattopadhay et al. 2018: Grad-CAM++: Improved Visual Explanations for Deep Convolutional
+    Networks. https://arxiv.org/abs/1710.11063, with its *average drop* and *increase in
+    confidence*.
+
+    Args:
+        maps: see `deletion`; of 0 to 1.
+        baseline: what takes the place of what the map leaves out: `map * image + (1 - map) *
+            baseline`; 0 in the paper.
+
+    Raises:
+        InputError: maps or a baseline that do not fit the images.
+        UsageError: no such target.
+    """
+    trial = _Trial(model, inputs, maps, target, baseline, batch_size, output, preprocess)
+
+    def kept(sample: int, at: int) -> Iterator[Array]:
+        share = trial.maps[sample, at][..., None].astype(np.float64)
+        yield share * trial.images[sample] + (1 - share) * trial.baseline[sample]
+
+    return Confidence(before=trial.before, after=trial.scores(kept, 1)[..., 0])
+
+
+def _curve(
+    model: Model,
+    inputs: Any,
+    maps: npt.ArrayLike,
+    target: Target,
+    steps: int,
+    baseline: Any,
+    batch_size: int,
+    output: str | None,
+    preprocess: Recipe | None,
+    *,
+    deleting: bool,
+) -> Curve:
+    if steps < 1:
+        raise UsageError(f"steps {steps} makes no sense: give 1 or more.")
+    trial = _Trial(model, inputs, maps, target, baseline, batch_size, output, preprocess)
+    places = trial.maps[0, 0].size
+    counts = np.round(np.linspace(0, places, steps + 1)).astype(int)
+
+    def changed(sample: int, at: int) -> Iterator[Array]:
+        order = np.argsort(-trial.maps[sample, at].ravel(), kind="stable")
+        image, blank = trial.images[sample], trial.baseline[sample]
+        before, after = (image, blank) if deleting else (blank, image)
+        flat = before.reshape(places, -1).copy()
+        done = 0
+        for count in counts:
+            flat[order[done:count]] = after.reshape(places, -1)[order[done:count]]
+            done = count
+            yield flat.reshape(image.shape).copy()
+
+    return Curve(fractions=counts / places, scores=trial.scores(changed, steps + 1))
+
+
+class _Trial:
+    """A batch of images, what is said of them, and what is said of changed ones."""
+
+    def __init__(
+        self,
+        model: Model,
+        inputs: Any,
+        maps: npt.ArrayLike,
+        target: Target,
+        baseline: Any,
+        batch_size: int,
+        output: str | None,
+        preprocess: Recipe | None,
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch_size {batch_size} makes no sense: give 1 or more.")
+        self._model, self._batch_size = model, batch_size
+        self._output = choose_output(model, output)
+        self._fetch = model._fetch([self._output])
+        self._feeds = model._prepared(self._fetch.plan.needs, inputs, preprocess)
+        given = np.asarray(maps, np.float32)
+        self._name = self._image(given)
+        self.images: Array = channels_last(model, self._feeds[self._name])
+        """`(n, h, w, c)`."""
+        outputs = by_class(self._fetch(self._feeds)[self._output])
+        found = targets.resolve(
+            target,
+            samples=len(outputs),
+            classes=outputs.shape[1],
+            labels=model.labels,
+            scores=outputs,
+        )
+        self._weights = found.weights.astype(np.float64)
+        self.before = found.scores(outputs)
+        """`(n, targets)`."""
+        self.maps = self._fitted(given)
+        """`(n, targets, h, w)`."""
+        self.baseline = self._blank(baseline)
+        """`(n, h, w, c)`."""
+
+    def scores(
+        self, changed: Callable[[int, int], Iterator[Array]], count: int
+    ) -> npt.NDArray[np.float32]:
+        """What is said of `count` changed images for each image and target.
+
+        Args:
+            changed: gives them, `(h, w, c)`, one after another, for an image and a target.
+
+        Returns:
+            `(n, targets, count)`.
+        """
+        found = np.empty((*self.before.shape, count), np.float32)
+        for sample, at in np.ndindex(*self.before.shape):
+            images, start = changed(sample, at), 0
+            while start < count:
+                batch = np.stack(
+                    [next(images) for _ in range(min(self._batch_size, count - start))]
+                )
+                said = by_class(self._fetch(self._batch(batch, sample))[self._output])
+                found[sample, at, start : start + len(batch)] = said @ self._weights[sample, at]
+                start += len(batch)
+        return found
+
+    def _batch(self, images: Array, sample: int) -> dict[str, Any]:
+        """Changed images with whatever other inputs belong to the one that they are made from."""
+        others = {name: value for name, value in self._feeds.items() if name != self._name}
+        feeds = copies(others, sample, len(self.images), len(images))
+        return {**feeds, self._name: as_fed(self._model, images.astype(self.images.dtype))}
+
+    def _image(self, maps: Array) -> str:
+        rank = maps.ndim if maps.ndim <= 3 else maps.ndim - 2
+        names = [name for name, value in self._feeds.items() if np.ndim(value) == rank + 2]
+        if not names:
+            raise InputError(
+                f"maps of shape {maps.shape} fit none of the inputs: "
+                + ", ".join(f"{name!r} {np.shape(value)}" for name, value in self._feeds.items())
+            )
+        return names[0]
+
+    def _fitted(self, maps: Array) -> npt.NDArray[np.float32]:
+        shape = (*self.before.shape, *self.images.shape[1:-1])
+        if maps.shape == shape[2:] and shape[:2] == (1, 1):
+            return maps[None, None]
+        if maps.shape != shape:
+            raise InputError(
+                f"the maps have shape {maps.shape}, but {shape} is expected: one of the image's "
+                "size for each image and target, as Model.cam gives them."
+            )
+        return maps
+
+    def _blank(self, baseline: Any) -> Array:
+        if isinstance(baseline, str):
+            if baseline != "blur":
+                raise UsageError(
+                    f"baseline is {baseline!r}; give a number, an array that fits the image, or "
+                    "'blur'."
+                )
+            return _blurred(self.images)
+        given = np.asarray(baseline, self.images.dtype)
+        try:
+            return np.broadcast_to(given, self.images.shape)
+        except ValueError:
+            raise InputError(
+                f"the baseline has shape {given.shape}, which does not fit images of "
+                f"{self.images.shape}."
+            ) from None
+
+
+def _blurred(images: Array) -> Array:
+    """Images `(n, h, w, c)` without their details: a Gaussian of 11 x 11 pixels and deviation 5, as
+    the paper has it; beyond the edge an image goes on as it is there.
+    """
+    kernel = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 5.0**2))
+    kernel /= kernel.sum()
+    values = images.astype(np.float64)
+    for axis in range(1, images.ndim - 1):
+        length = values.shape[axis]
+        places = np.clip(np.arange(-5, length + 5), 0, length - 1)
+        wide = values.take(places, axis)
+        values = sum(
+            share * wide.take(np.arange(at, at + length), axis) for at, share in enumerate(kernel)
+        )
+    return values.astype(images.dtype)

@@ -1,0 +1,126 @@
+"""Running a network again and again with one of its tensors changed.
+
+What comes before that tensor is computed once for the whole batch of images; what follows is
+computed for many changed copies of one image's tensor at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap import _cut, _ends
+from layertap._fetch import view
+from layertap.errors import UsageError
+
+from .batches import channels_last, copies
+from .scores import Scores
+
+if TYPE_CHECKING:
+    from layertap._model import Model
+
+Array = npt.NDArray[Any]
+
+Change = Callable[[Array, int], "Array | None"]
+"""Makes the new value of a copy, `(h, w, c)`, out of the old one and a channel; `None` where there
+is nothing to try."""
+
+
+class Perturbation:
+    """Scores of one batch of images with a tensor changed."""
+
+    def __init__(
+        self,
+        model: Model,
+        tensor: str,
+        name: str,
+        scores: Scores,
+        feeds: Mapping[str, Any],
+        beside: Sequence[str] = (),
+    ) -> None:
+        """Runs the network once, as far as `beside` and the tensor are.
+
+        Args:
+            tensor: a layer's, or an input.
+            name: what messages call it.
+            feeds: by input name, `(n, ...)`.
+            beside: further tensors to fetch in the same run, into `values`.
+
+        Raises:
+            UsageError: the scores do not depend on the tensor.
+        """
+        graph = model._graph
+        self._model = model
+        self._scores = scores
+        self._feeds = feeds
+        self._leaf = _cut.peel(graph, [tensor])[tensor]
+        self._source = self._leaf.source
+        plan = model._plan([scores.tensor], (tensor,))
+        if self._source not in (*plan.starts, *plan.inputs):
+            raise UsageError(f"no score depends on {name!r}: to change it would change nothing.")
+        self._beside = sorted(_ends.beside(graph, plan, {self._source}))
+        wanted = [*beside, scores.tensor, self._source, *self._beside]
+        self._before = model._fetch([*dict.fromkeys(wanted)])
+        self.values = self._before(feeds)
+        """Of the tensors asked for, `(n, ...)`."""
+        self.whole = scores.read(self.values)
+        """The scores with nothing changed, `(n, classes)`."""
+        if self.values[self._source].dtype.kind != "f":
+            raise UsageError(
+                f"{name!r} is of dtype {self.values[self._source].dtype}; only floats can be "
+                "changed bit by bit."
+            )
+        given = (self._source, *self._beside)
+        self._after = model._fetch([scores.tensor], {**feeds, **self.values}, given)
+
+    def scores(
+        self, sample: int, channels: Sequence[int], change: Change, batch_size: int
+    ) -> npt.NDArray[np.float64]:
+        """The scores of all classes with each channel's change, `(channels, classes)`.
+
+        NaN where there is nothing to change.
+
+        Args:
+            sample: which image of the batch.
+            batch_size: how many copies are computed at a time, and so held in memory.
+        """
+        whole = self._seen(self.values[self._source])[sample]
+        size = max(1, min(batch_size, len(channels)))
+        feeds = self._copies(sample, size)
+        changed = self._seen(feeds[self._source])
+        found: dict[int, Array] = {}
+        waiting: list[int] = []
+        for at, channel in enumerate(channels):
+            value = change(whole, channel)
+            if value is not None:
+                changed[len(waiting)] = value
+                waiting.append(at)
+            if waiting and (len(waiting) == size or at == len(channels) - 1):
+                # The last copies may be left over from before: they cost less than another shape.
+                scores = self._scores.read(self._after(feeds))
+                found |= dict(zip(waiting, scores, strict=False))
+                waiting = []
+        nothing = np.full(self.whole.shape[1], np.nan)
+        return np.array([found.get(at, nothing) for at in range(len(channels))], np.float64)
+
+    def _seen(self, source: Array) -> Array:
+        """The tensor, `(n, h, w, c)`, as a view of what it is made from."""
+        return channels_last(self._model, view(source, self._leaf.perms))
+
+    def _copies(self, sample: int, size: int) -> dict[str, Any]:
+        """All that the second half reads, for as many copies of one image."""
+        samples = len(self.values[self._source])
+        values = {name: self.values[name] for name in (self._source, *self._beside)}
+        if all(_is_batch(value, samples) for value in values.values()):
+            return copies(values, sample, samples, size)
+        # Something, a shape perhaps, that hangs on the batch but does not lie along it.
+        values = self._before(copies(self._feeds, sample, samples, size))
+        return {name: np.array(values[name]) for name in (self._source, *self._beside)}
+
+
+def _is_batch(value: Any, samples: int) -> bool:
+    """Whether a tensor has one row per image, or one row for all of them."""
+    return np.ndim(value) > 0 and value.dtype.kind == "f" and len(value) in (1, samples)

@@ -1,0 +1,42 @@
+"""Bilinear resizing, as `cv2.resize` with `INTER_LINEAR` does it on float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def resize(maps: npt.ArrayLike, size: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Resize the last axes of `maps` to `size`, by linear interpolation along each.
+
+    The middle of pixel `i` of `new` lies at `(i + 0.5) * old / new - 0.5` in the pixels of `old`;
+    what lies beyond the middle of the first or last pixel takes its value. Nothing is averaged
+    where a map shrinks. OpenCV's result differs by rounding alone (it computes in float32).
+
+    Args:
+        maps: `(..., h, w)` for a size of two; as many axes as `size` has at the end.
+        size: `(new h, new w)`.
+
+    Returns:
+        `(..., new h, new w)`.
+    """
+    values = np.asarray(maps, np.float64)
+    for axis, new in enumerate(size, start=values.ndim - len(size)):
+        values = _along(values, axis, new)
+    return values.astype(np.float32)
+
+
+def _along(values: npt.NDArray[np.float64], axis: int, new: int) -> npt.NDArray[np.float64]:
+    old = values.shape[axis]
+    if new == old:
+        return values
+    place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    low = np.minimum(place.astype(np.intp), max(old - 2, 0))
+    share = (place - low).reshape(-1, *(1,) * (values.ndim - axis - 1))
+    high = np.minimum(low + 1, old - 1)
+    resized: npt.NDArray[np.float64] = (
+        values.take(low, axis) * (1 - share) + values.take(high, axis) * share
+    )
+    return resized

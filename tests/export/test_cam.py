@@ -1,0 +1,201 @@
+"""Heat maps of a trained network: beside TensorFlow's gradients, and on objects of known place.
+
+The network, conv -> relu -> pool -> conv -> relu -> mean -> dense, learns in seconds to tell
+stripes that lie from stripes that stand.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import layertap
+from layertap.cam import METHODS, metrics
+
+pytestmark = pytest.mark.tensorflow
+
+SIZE, PATCH = 32, 12
+LABELS = ("lying", "standing")
+
+
+class Scene(NamedTuple):
+    """Images with one object of each class, or without."""
+
+    images: np.ndarray
+    """`(n, 32, 32, 3)`."""
+    present: np.ndarray
+    """`(n, 2)`: whether the class is there."""
+    masks: np.ndarray
+    """`(n, 2, 32, 32)`: where it is."""
+
+
+def scenes(count: int, seed: int, *, both: bool = False) -> Scene:
+    """Noise, and in the left and the right half a patch of either kind of stripes, or none."""
+    generator = np.random.default_rng(seed)
+    images = generator.normal(0, 0.3, (count, SIZE, SIZE, 3))
+    masks = np.zeros((count, 2, SIZE, SIZE), bool)
+    present = np.ones((count, 2), bool) if both else generator.random((count, 2)) < 0.5
+    ramp = np.where(np.arange(PATCH) % 4 < 2, 1.0, -1.0)
+    for image, mask, here in zip(images, masks, present, strict=True):
+        for k, side in enumerate(generator.permutation(2)):
+            if here[k]:
+                top = generator.integers(0, SIZE - PATCH + 1)
+                left = side * SIZE // 2 + generator.integers(0, SIZE // 2 - PATCH + 1)
+                stripes = ramp[:, None] if k == 0 else ramp[None]
+                image[top : top + PATCH, left : left + PATCH] += stripes[..., None]
+                mask[k, top : top + PATCH, left : left + PATCH] = True
+    return Scene(images.astype(np.float32), present, masks)
+
+
+@pytest.fixture(scope="module")
+def trained(keras: Any) -> Any:
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    x = layers.Conv2D(8, 5, padding="same", activation="relu", name="early")(image)
+    x = layers.MaxPooling2D(name="pool")(x)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu", name="late")(x)
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    # Few features for each class, so that what speaks against it plays no great part.
+    few = keras.regularizers.L1(0.03)
+    x = layers.Dense(2, "sigmoid", kernel_regularizer=few, name="probs")(x)
+    model = keras.Model(image, x, name="stripes")
+    model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
+    known = scenes(600, seed=1)
+    model.fit(known.images, known.present.astype(np.float32), epochs=20, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> layertap.Model:
+    """The exported file with its gradients."""
+    import layertap_export
+
+    path = tmp_path_factory.mktemp("stripes") / "stripes.onnx"
+    # Of noise it is sure: its sigmoid is 1e-5, of which float32 gives few digits.
+    layertap_export.export(
+        trained, path, labels=LABELS, tolerance=0.1, gradients=["last-conv", "pool", "input"]
+    )
+    return layertap.open(path)
+
+
+# --- Beside TensorFlow --------------------------------------------------------------------------
+
+
+def by_tape(
+    trained: Any, images: np.ndarray, layer: str, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's activations, and the gradient of the weighted logits: the layers behind it are
+    called one by one, under a tape.
+    """
+    import keras
+    import tensorflow as tf
+
+    part = keras.Model(trained.input, trained.get_layer(layer).output)
+    activations = part(images, training=False)
+    names = ["early", "pool", "late", "mean"]
+    kernel, bias = trained.get_layer("probs").get_weights()
+    with tf.GradientTape() as tape:
+        tape.watch(activations)
+        x = activations
+        for name in names[names.index(layer) + 1 :]:
+            x = trained.get_layer(name)(x)
+        score = tf.reduce_sum(weights * (x @ kernel + bias))
+    return activations.numpy(), tape.gradient(score, activations).numpy()
+
+
+@pytest.mark.parametrize("layer", ["late", "pool"])
+def test_gradients_are_tensorflows(trained: Any, model: layertap.Model, layer: str) -> None:
+    images = scenes(4, seed=2).images
+    weights = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    activations, slopes = by_tape(trained, images, layer, weights)
+    found = model.gradients(images, layer, weights)
+    np.testing.assert_allclose(found, slopes, atol=1e-5 * np.abs(slopes).max())
+    found = model.activations(images, layer)
+    np.testing.assert_allclose(found, activations, atol=1e-5 * np.abs(activations).max())
+
+
+@pytest.mark.parametrize("layer", ["late", "pool"])
+def test_the_heat_map_of_the_notebook(trained: Any, model: layertap.Model, layer: str) -> None:
+    """`relu(sum of w_k A_k)`, resized and divided by its maximum, with TensorFlow alone."""
+    import tensorflow as tf
+
+    images = scenes(3, seed=3).images
+    found = model.cam(images, layer, list(LABELS))
+    for k in (0, 1):
+        activations, slopes = by_tape(trained, images, layer, np.eye(2)[[k] * 3])
+        heat = np.maximum((activations * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
+        large = tf.image.resize(heat[..., None], (SIZE, SIZE), "bilinear")[..., 0].numpy()
+        peaks = large.max(axis=(1, 2), keepdims=True)
+        wanted = large / np.where(peaks > 0, peaks, 1)
+        np.testing.assert_allclose(found[:, k], wanted, atol=1e-5)
+
+
+def test_integrated_gradients_are_complete(trained: Any, model: layertap.Model) -> None:
+    """They add up to what the logits, as TensorFlow gives them, differ by from the baseline's."""
+    import keras
+
+    images = scenes(3, seed=7).images
+    kernel, bias = trained.get_layer("probs").get_weights()
+    features = keras.Model(trained.input, trained.get_layer("mean").output)
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        return features.predict(x, verbose=0) @ kernel + bias
+
+    wanted = logits(images) - logits(np.zeros_like(images[:1]))
+    found = model.attribute(images, "integrated_gradients", list(LABELS), steps=300)
+    assert found.shape == (3, 2, SIZE, SIZE, 3)
+    np.testing.assert_allclose(
+        found.sum(axis=(2, 3, 4)), wanted, atol=0.01 * np.abs(wanted).max(), rtol=0
+    )
+
+
+# --- The pointing game --------------------------------------------------------------------------
+
+BY_GRADIENT = [name for name, method in METHODS.items() if method.takes == "gradients"]
+ONLY_FOR = ["gradcam++", "layercam", "gradcamelementwise"]
+"""Methods that count what speaks for a class, and not what speaks against it."""
+
+
+def test_the_network_has_learned(model: layertap.Model) -> None:
+    known = scenes(100, seed=4)
+    right = (model.predict(known.images) > 0.5) == known.present
+    assert right.mean() > 0.95
+
+
+@pytest.mark.parametrize("method", [*BY_GRADIENT, "ablationcam"])
+def test_the_heat_is_on_the_object(model: layertap.Model, method: str) -> None:
+    """Of two objects in one image, on the one whose class was asked for: its hottest place, and
+    its mass, but for the few pixels that a map is coarse.
+    """
+    both = scenes(12, seed=5, both=True)
+    maps = model.cam(both.images, "late", list(LABELS), method=method)
+    near = grown(both.masks, 3)
+    share = (maps * near).sum(axis=(2, 3)) / maps.sum(axis=(2, 3))
+    hottest = maps.reshape(12, 2, -1).argmax(axis=-1)
+    hits = np.take_along_axis(both.masks.reshape(12, 2, -1), hottest[..., None], axis=-1)
+    assert hits.all()
+    assert share.min() > (0.65 if method in ONLY_FOR else 0.9)
+    # What the maps of the two classes have in common.
+    common = np.minimum(maps[:, 0], maps[:, 1]).sum(axis=(1, 2)) / maps.sum(axis=(2, 3)).min(axis=1)
+    assert common.max() < (0.6 if method in ONLY_FOR else 0.2)
+
+
+def grown(masks: np.ndarray, pixels: int) -> np.ndarray:
+    """Masks with so many pixels around them."""
+    wide = np.pad(masks, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (2 * pixels + 1,) * 2, axis=(2, 3))
+    return windows.any(axis=(-1, -2))
+
+
+def test_a_good_map_takes_the_class_away_first(model: layertap.Model) -> None:
+    both = scenes(6, seed=6, both=True)
+    maps = model.cam(both.images, "late", list(LABELS))
+    good = metrics.deletion(model, both.images, maps, list(LABELS), steps=16)
+    bad = metrics.deletion(model, both.images, maps[:, ::-1], list(LABELS), steps=16)
+    assert (good.auc < bad.auc - 0.2).all()
+    good = metrics.insertion(model, both.images, maps, list(LABELS), steps=16, baseline=0.0)
+    bad = metrics.insertion(model, both.images, maps[:, ::-1], list(LABELS), steps=16, baseline=0.0)
+    assert (good.auc > bad.auc + 0.2).all()

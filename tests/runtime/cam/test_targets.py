@@ -1,0 +1,173 @@
+"""What a caller may say a heat map is for, and what it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from layertap.cam import targets
+from layertap.errors import UsageError
+
+LABELS = ("cat", "dog", "bird", "Edema")
+SCORES = np.array([[0.1, 0.7, 0.2, 0.3], [0.9, 0.2, 0.3, 0.4]])
+
+
+def resolve(target: Any, **options: Any) -> targets.Targets:
+    given = {"samples": 2, "classes": 4, "labels": LABELS, "scores": SCORES}
+    return targets.resolve(target, **{**given, **options})
+
+
+@pytest.mark.parametrize(
+    ("target", "classes", "several"),
+    [
+        ("dog", [[1], [1]], False),
+        (2, [[2], [2]], False),
+        (-1, [[3], [3]], False),
+        (np.int64(2), [[2], [2]], False),
+        (np.str_("cat"), [[0], [0]], False),
+        ("top", [[1], [0]], False),
+        (["dog"], [[1], [1]], True),
+        (["dog", -4, "top"], [[1, 0, 1], [1, 0, 0]], True),
+        (("bird", "bird"), [[2, 2], [2, 2]], True),
+        (np.array([3, 1]), [[3, 1], [3, 1]], True),
+        ([["dog"], ["Edema"]], [[1], [3]], True),
+        ([["dog", "top"], ["top", 3]], [[1, 1], [0, 3]], True),
+        ([np.array([1, 2]), (0, 3)], [[1, 2], [0, 3]], True),
+    ],
+)
+def test_classes(target: Any, classes: list[list[int]], several: bool) -> None:
+    found = resolve(target)
+    assert found.classes is not None
+    assert found.classes.tolist() == classes
+    assert found.weights.dtype == np.float32
+    assert found.weights.tolist() == np.eye(4)[classes].tolist()
+    assert targets.several(target) is several
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "several"),
+    [((4,), (2, 1, 4), False), ((2, 4), (2, 1, 4), False), ((2, 3, 4), (2, 3, 4), True)],
+)
+def test_mixes_of_classes(shape: tuple[int, ...], wanted: tuple[int, ...], several: bool) -> None:
+    target = np.random.default_rng(0).normal(size=shape)
+    found = resolve(target)
+    assert found.classes is None
+    assert found.weights.shape == wanted
+    expected = np.broadcast_to(target.reshape(-1, *wanted[1:]), wanted)
+    np.testing.assert_array_equal(found.weights, expected.astype(np.float32))
+    assert targets.several(target) is several
+
+
+def test_the_scores_of_targets() -> None:
+    assert resolve(["dog", "top"]).scores(SCORES).tolist() == [
+        [np.float32(0.7), np.float32(0.7)],
+        [np.float32(0.2), np.float32(0.9)],
+    ]
+    mixed = resolve(np.array([1.0, -1.0, 0, 0])).scores(SCORES)
+    np.testing.assert_allclose(mixed, [[-0.6], [0.7]], rtol=1e-6)
+
+
+def test_when_the_scores_must_be_known() -> None:
+    for target in ("top", ["dog", "top"], [["dog"], ["top"]]):
+        assert targets.needs_scores(target, LABELS)
+    for target in ("dog", 3, ["dog", 1], [["dog"], [1]], np.ones(4)):
+        assert not targets.needs_scores(target, LABELS)
+
+
+def test_a_class_that_is_called_top() -> None:
+    labels = ("left", "top")
+    assert not targets.needs_scores(["top"], labels)
+    found = resolve("top", classes=2, labels=labels, scores=None)
+    assert found.classes is not None
+    assert found.classes.tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "edema",
+            "no class is called 'edema'; there are 4, 'cat', 'dog', 'bird', ... Did you mean "
+            "'Edema'?",
+        ),
+        (["dog", "xyz"], "no class is called 'xyz'; there are 4, 'cat', 'dog', 'bird', ..."),
+        (4, "there is no class 4: the output has 4, 0 to 3."),
+        ([0, -5], "there is no class -5: the output has 4, 0 to 3."),
+        (
+            1.0,
+            "1.0 is no target. Give a class by its label or index, or 'top'; weights of the "
+            "classes go in as an array.",
+        ),
+        (
+            True,
+            "True is no target. Give a class by its label or index, or 'top'; weights of the "
+            "classes go in as an array.",
+        ),
+        (
+            [[0.5, 0.5, 0, 0], [1, 0, 0, 0]],
+            "0.5 is no target. Give a class by its label or index, or 'top'; weights of the "
+            "classes go in as an array.",
+        ),
+        ([], "the list of targets is empty. Give labels or indices of classes, or 'top'."),
+        (
+            ["dog", ["cat"]],
+            "the list of targets holds both targets and lists of them. Give targets, which hold "
+            "for every image, or one list for each image.",
+        ),
+        (
+            [["dog"], ["cat"], ["bird"]],
+            "lists of targets for 3 images were given, but there are 2 images.",
+        ),
+        (
+            [["dog"], ["cat", "bird"]],
+            "every image must have the same number of targets, at least one; the lists have 1, 2.",
+        ),
+        (
+            [[], []],
+            "every image must have the same number of targets, at least one; the lists have 0, 0.",
+        ),
+        (
+            np.eye(4, dtype=int),
+            "an array of dtype int64 and shape (4, 4) is no target. Weights of the classes are "
+            "floats; the indices of several classes go in as a list.",
+        ),
+        (
+            np.ones((3, 4)),
+            "weights of the classes have the shape (4,), (2, 4) or (2, targets, 4), but these have "
+            "(3, 4).",
+        ),
+        (
+            np.ones(3),
+            "weights of the classes have the shape (4,), (2, 4) or (2, targets, 4), but these have "
+            "(3,).",
+        ),
+    ],
+)
+def test_what_is_no_target(target: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(target)
+    assert str(caught.value) == message
+
+
+def test_one_image_is_one() -> None:
+    with pytest.raises(UsageError, match=r"but there is 1 image\.$"):
+        resolve([["dog"], ["cat"]], samples=1)
+
+
+@pytest.mark.parametrize("labels", [None, ("a", "b")])
+def test_a_file_whose_labels_do_not_help(labels: tuple[str, ...] | None) -> None:
+    """It has none, or not as many as the output has classes."""
+    with pytest.raises(UsageError) as caught:
+        resolve("a", labels=labels)
+    assert str(caught.value) == (
+        "the file has no labels for its classes, and 'a' cannot be found. Give an index, 0 to 3, "
+        "or 'top'."
+    )
+
+
+def test_few_labels_are_all_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve("c", classes=2, labels=("a", "b"))
+    assert str(caught.value) == "no class is called 'c'; there are 'a', 'b'."

@@ -1,0 +1,241 @@
+"""`layertap cam`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import layertap as api
+import tiny
+from layertap.cam import METHODS
+from layertap.overlays import overlay, panel
+from shell import layertap
+
+TinyFile = Callable[[str], Path]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tiny.save(tiny.differentiable(), tmp_path / "model.onnx")
+
+
+def test_one_image_and_one_target(file: Path, pictures: Path) -> None:
+    """A picture, the map that `Model.cam` gives, and what they are of."""
+    done = layertap(
+        "cam", file, "pictures/a.png", "--layer", "relu", "--target", "dog", "-o", "out"
+    )
+    model = api.open(file)
+    score = model.predict("pictures/a.png")[0, 1]
+    assert (done.code, done.out) == (0, "")
+    assert done.err == f"wrote out/a.cam.png: dog {score:.3f}\nwrote out/cam.json\n"
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "a.cam.npy", "a.cam.png", "cam.json",
+    ]  # fmt: skip
+
+    heat = np.load("out/a.cam.npy")
+    assert (heat.shape, heat.dtype) == ((8, 6), np.float32)
+    np.testing.assert_array_equal(heat, model.cam("pictures/a.png", "relu", "dog"))
+
+    assert json.loads(Path("out/cam.json").read_text(encoding="utf-8")) == {
+        "model": str(file),
+        "method": "gradcam",
+        "layer": "relu",
+        "colormap": "jet",
+        "alpha": 0.5,
+        "images": [
+            {
+                "image": "pictures/a.png",
+                "overlay": "a.cam.png",
+                "maps": "a.cam.npy",
+                "targets": [{"label": "dog", "index": 1, "score": pytest.approx(float(score))}],
+            }
+        ],
+        "failures": [],
+    }
+
+    # The picture as the model sees it, and the map over it.
+    seen = Image.fromarray(api.load_image("pictures/a.png", size=(8, 6)).astype(np.uint8))
+    wanted = panel([("Original", seen), (f"dog {score:.3f}", overlay(seen, heat))])
+    assert Image.open("out/a.cam.png").tobytes() == wanted.tobytes()
+
+
+def test_many_images_and_targets(file: Path, pictures: Path) -> None:
+    """By label, by index and by rank, in batches; the default layer is the last one."""
+    options = ["--target", "bird", "0", "--target", "top", "--batch-size", "2"]
+    done = layertap("cam", file, pictures, "-o", "new/folder", *options, "--method", "Grad-CAM++")
+    assert done.code == 0
+    model = api.open(file)
+    report = json.loads(Path("new/folder/cam.json").read_text(encoding="utf-8"))
+    assert (report["layer"], report["method"]) == ("last", "gradcam++")
+    assert [Path(item["image"]).name for item in report["images"]] == [f"{n}.png" for n in "abcde"]
+    for item in report["images"]:
+        maps = np.load(Path("new/folder", item["maps"]))
+        wanted = model.cam([item["image"]], "last", ["bird", 0, "top"], method="gradcam++")[0]
+        np.testing.assert_allclose(maps, wanted, atol=1e-5)
+        probs = model.predict(item["image"])[0]
+        best = int(probs.argmax())
+        assert [target["index"] for target in item["targets"]] == [2, 0, best]
+        labels = [target["label"] for target in item["targets"]]
+        assert labels == ["bird", "cat", model.labels[best]]
+        scores = [target["score"] for target in item["targets"]]
+        np.testing.assert_allclose(scores, probs[[2, 0, best]], rtol=1e-5)
+
+
+def test_what_goes_through_to_the_method(file: Path, pictures: Path) -> None:
+    options = ["--method", "scorecam", "--mask", "input", "--channels", "2", "--eigen-smooth"]
+    done = layertap("cam", file, "pictures/a.png", "--layer", "2", "-o", "out", *options)
+    assert done.code == 0
+    wanted = api.open(file).cam(
+        "pictures/a.png", 2, method="scorecam", mask="input", channels=2, eigen_smooth=True
+    )
+    np.testing.assert_allclose(np.load("out/a.cam.npy"), wanted, atol=1e-5)
+    done = layertap("cam", file, "pictures/a.png", "-o", "out", "--aug-smooth")
+    wanted = api.open(file).cam("pictures/a.png", aug_smooth=True)
+    np.testing.assert_allclose(np.load("out/a.cam.npy"), wanted, atol=1e-5)
+
+
+def test_colours(file: Path, pictures: Path) -> None:
+    options = ["--colormap", "magma", "--alpha", "0.9", "--target", "cat"]
+    assert layertap("cam", file, "pictures/a.png", "-o", "out", *options).code == 0
+    score = api.open(file).predict("pictures/a.png")[0, 0]
+    seen = Image.fromarray(api.load_image("pictures/a.png", size=(8, 6)).astype(np.uint8))
+    over = overlay(seen, np.load("out/a.cam.npy"), colormap="magma", alpha=0.9)
+    wanted = panel([("Original", seen), (f"cat {score:.3f}", over)])
+    assert Image.open("out/a.cam.png").tobytes() == wanted.tobytes()
+
+
+def test_the_picture_is_cut_as_for_the_model(pictures: Path, tmp_path: Path) -> None:
+    """`keep_aspect_ratio` leaves out the sides; the map lies over what is left."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 40, 3), dtype=np.uint8)).save(
+        "wide.png"
+    )
+    recipe = {"size": [8, 6], "keep_aspect_ratio": True, "interpolation": "bilinear",
+              "scaling": {"mode": "rescale", "scale": 1 / 255}}  # fmt: skip
+    Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    file = tiny.save(tiny.differentiable(), tmp_path / "model.onnx")
+    done = layertap("cam", file, "wide.png", "-o", "out", "--preprocess", "recipe.json")
+    assert done.code == 0
+    seen = api.load_image("wide.png", size=(8, 6), keep_aspect_ratio=True, interpolation="bilinear")
+    picture = Image.fromarray(np.round(seen).astype(np.uint8))
+    score = api.open(file).predict("wide.png", preprocess=recipe)[0]
+    title = f"{api.open(file).labels[score.argmax()]} {score.max():.3f}"
+    wanted = panel([("Original", picture), (title, overlay(picture, np.load("out/wide.cam.npy")))])
+    assert Image.open("out/wide.cam.png").tobytes() == wanted.tobytes()
+
+
+def test_images_of_the_same_name(file: Path, pictures: Path) -> None:
+    Path("other").mkdir()
+    Path("other/a.png").write_bytes(Path("pictures/b.png").read_bytes())
+    done = layertap("cam", file, "pictures/a.png", "other/a.png", "-o", "out")
+    assert done.code == 0
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    assert [item["maps"] for item in report["images"]] == ["a.cam.npy", "a.cam_2.npy"]
+    for item in report["images"]:
+        wanted = api.open(file).cam(item["image"])
+        np.testing.assert_allclose(np.load(Path("out", item["maps"])), wanted, atol=1e-5)
+
+
+def test_a_file_without_labels(pictures: Path, tmp_path: Path) -> None:
+    made = tiny.differentiable()
+    for prop in made.metadata_props:
+        prop.value = prop.value.replace('"labels":["cat","dog","bird"],', "")
+    file = tiny.save(made, tmp_path / "model.onnx")
+    done = layertap("cam", file, "pictures/a.png", "-o", "out", "--target", "-1")
+    assert re.match(r"wrote out/a.cam.png: class 2 \d\.\d{3}\n", done.err)
+    assert done.code == 0
+
+
+def test_the_help_names_all_methods() -> None:
+    text = " ".join(layertap("cam", "--help").out.split())
+    for name in METHODS:
+        assert re.search(rf"\b{re.escape(name)}(?=[ ,;])", text), name
+
+
+# --- Trouble ------------------------------------------------------------------------------------
+
+
+def test_images_that_cannot_be_read_are_left_out(file: Path, pictures: Path) -> None:
+    (pictures / "b.png").write_text("no picture")
+    done = layertap("cam", file, pictures, "gone.png", "-o", "out")
+    assert done.code == 1
+    messages = [
+        "pictures/b.png: this is not an image of a kind that Pillow reads.".replace(
+            "pictures", str(pictures)
+        ),
+        "gone.png: there is no such file.",
+    ]
+    for message in messages:
+        assert f"layertap: {message}\n" in done.err
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    assert [Path(item["image"]).stem for item in report["images"]] == list("acde")
+    assert report["failures"] == messages
+
+
+def test_no_image_at_all(file: Path, pictures: Path) -> None:
+    done = layertap("cam", file, "gone.png", "-o", "out")
+    assert done == (2, "", "layertap: gone.png: there is no such file.\n")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--layer", "rellu"],
+            "no layer is called 'rellu'; the file exposes 7 layers. Did you mean 'relu'? `layertap "
+            "layers FILE` lists them.",
+        ),
+        (
+            ["--layer", "pool"],
+            "'model.onnx' gives no gradient of 'pool', but of 'conv', 'image', 'last', 'mixed', "
+            "'relu'. `layertap gradients model.onnx --layers pool -o NEW.onnx` writes a file that "
+            "does.",
+        ),
+        (["--layer", "1:3"], "--layer takes a name or an index, and not '1:3'."),
+        (
+            ["--target", "dgo"],
+            "no class is called 'dgo'; there are 'cat', 'dog', 'bird'. Did you mean 'dog'?",
+        ),
+        (["--target", "3"], "there is no class 3: the output has 3, 0 to 2."),
+        (
+            ["--method", "gradkam"],
+            "there is no method 'gradkam'; there are gradcam, gradcam++, xgradcam, layercam, "
+            "hirescam, gradcamelementwise, eigengradcam, eigencam, kpcacam, scorecam, "
+            "ablationcam. Did you mean 'gradcam', 'xgradcam', 'gradcam++'?",
+        ),
+        (
+            ["--colormap", "virdis"],
+            "there is no colour map 'virdis'; there are jet, viridis, magma. Did you mean "
+            "'viridis'?",
+        ),
+        (["--alpha", "2"], "--alpha 2 makes no sense: give 0 to 1."),
+        (["--batch-size", "0"], "--batch-size 0 makes no sense: give 1 or more."),
+        (["--channels", "0"], "channels 0 makes no sense: give 1 or more."),
+        (["-o", "model.onnx"], "-o takes a folder, and 'model.onnx' is a file."),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense(file: Path, pictures: Path, options: list[str], message: str) -> None:
+    """Nothing is written."""
+    before = sorted(Path().rglob("*"))
+    done = layertap("cam", "model.onnx", "pictures/a.png", "-o", "out", *options)
+    assert done == (2, "", f"layertap: {message}\n")
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_file_without_gradients(tiny_file: TinyFile, pictures: Path) -> None:
+    file = tiny_file("image_classifier")
+    done = layertap("cam", file, "pictures/a.png", "--layer", "relu", "-o", "out")
+    assert done == (
+        2,
+        "",
+        f"layertap: '{file}' gives no gradients. `layertap gradients {file} --layers LAYER -o "
+        "NEW.onnx` writes a file that does.\n",
+    )
+    options = ["--layer", "relu", "--method", "eigencam", "-o", "out"]
+    assert layertap("cam", file, "pictures/a.png", *options).code == 0

@@ -1,0 +1,122 @@
+"""Records: what they have in common with dataclasses, and what they do not take."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layertap
+from layertap._record import Record
+
+
+class Point(Record):
+    x: int
+    y: int = 7
+    extra: Mapping[str, Any] = {}
+
+
+class Checked(Record):
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError("negative")
+
+
+def test_fields_by_place_and_by_name() -> None:
+    point = Point(1)
+    assert (point.x, point.y, point.extra) == (1, 7, {})
+    assert Point(1, 7) == Point(y=7, x=1) == point
+    assert Point(1, 8) != point
+    assert point != (1, 7, {})
+
+
+@pytest.mark.parametrize(
+    ("positional", "named", "words"),
+    [
+        ((), {}, "Point is made without 'x'"),
+        ((1,), {"z": 2}, "Point has x, y, extra; given were 1 values and z"),
+        ((1,), {"x": 2}, "Point has x, y, extra; given were 1 values and x"),
+        ((1, 2, {}, 4), {}, "Point has x, y, extra; given were 4 values and no names"),
+    ],
+)
+def test_fields_that_do_not_fit(
+    positional: tuple[Any, ...], named: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        Point(*positional, **named)
+    assert str(caught.value) == words
+
+
+def test_a_default_dict_belongs_to_one_record() -> None:
+    one, other = Point(1), Point(1)
+    assert one.extra is not other.extra
+    assert Point.extra == {}
+
+
+def test_a_record_is_frozen() -> None:
+    point: Any = Point(1)
+    with pytest.raises(AttributeError, match=r"^Point is frozen: 'x' cannot be set$"):
+        point.x = 2
+    with pytest.raises(AttributeError, match=r"^Point is frozen: 'x' cannot be deleted$"):
+        del point.x
+    assert point == Point(1)
+
+
+def test_fields_are_checked_by_the_class() -> None:
+    with pytest.raises(ValueError, match="negative"):
+        Checked(-1)
+
+
+def test_hash_and_text() -> None:
+    assert {Point(1, extra={"a": 1}), Point(1, extra={"a": 1}), Point(2)} == {
+        Point(1, extra={"a": 1}),
+        Point(2),
+    }
+    assert repr(Point(1)) == "Point(x=1, y=7)"
+    assert repr(Point(1, extra={"a": 1})) == "Point(x=1, y=7, extra={'a': 1})"
+
+
+def test_trusted_records_are_the_same() -> None:
+    assert Point.trusted({"x": 1, "y": 7, "extra": {}}) == Point(1)
+
+
+@pytest.mark.parametrize(
+    "there_and_back",
+    [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
+)
+def test_copies(there_and_back: Any) -> None:
+    point = Point(1, extra={"a": [1]})
+    assert there_and_back(point) == point
+
+
+def test_to_dataclasses_a_record_is_one() -> None:
+    point: Any = Point(1, extra={"a": 1})
+    assert dataclasses.is_dataclass(point)
+    assert not dataclasses.is_dataclass(Record)
+    assert [item.name for item in dataclasses.fields(point)] == ["x", "y", "extra"]
+    assert dataclasses.replace(point, x=2) == Point(2, extra={"a": 1})
+    assert dataclasses.asdict(point) == {"x": 1, "y": 7, "extra": {"a": 1}}
+
+
+def test_defining_records_does_not_bring_dataclasses() -> None:
+    code = (
+        "import sys\nfrom layertap import Layer\n"
+        "print({'dataclasses', 'inspect', 'typing'} & sys.modules.keys() or 'none')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        env={"PYTHONPATH": str(Path(layertap.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "none\n"

@@ -17,13 +17,17 @@ STABLE = 5e-5
 """How much of their scale values may change with an input that is rounded otherwise."""
 
 
-def golden_layer(value: NDArray[Any]) -> GoldenLayer:
-    """What the card keeps of a tensor; six digits, so that equal exports are equal bytes."""
+def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
+    """What the card keeps of a tensor; six digits, so that equal exports are equal bytes.
+
+    Args:
+        least: its scale is no less than this, see `scales`.
+    """
     flat = value.astype(np.float64).ravel()
     return GoldenLayer(
         shape=value.shape,
         norm=digits(float(np.linalg.norm(flat)), 6),
-        scale=digits(float(np.abs(flat).max(initial=0)), 6),
+        scale=digits(float(np.abs(flat).max(initial=least)), 6),
         values=tuple(digits(float(flat[i]), 6) for i in places(flat.size, VALUES)),
     )
 

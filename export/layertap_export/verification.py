@@ -32,6 +32,7 @@ from .inputs import model_inputs
 from .loading import load_model
 from .precision import in_float64
 from .sample_sizes import has_free_sizes
+from .scales import least_scales
 from .signatures import Signature
 from .tracing import Trace, returned, trace
 
@@ -52,7 +53,7 @@ class LayerDifference:
     max_abs: float
     """Largest absolute difference."""
     scaled: float
-    """Largest, over the batches, of `max_abs` divided by Keras's largest absolute value."""
+    """Largest, over the batches, of `max_abs` divided by the scale of Keras's values."""
     problem: str = ""
     """A wrong shape or dtype, or a NaN, which fails whatever the tolerance."""
     from_float64: float | None = None
@@ -276,29 +277,30 @@ def verify_file(
         complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
         check = GradientCheck(onnx.load(path), card, model, complete=complete)
     precisely = _precise_runner(model, card, wanted) if reference == "float64" else None
+    least = least_scales(path)
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
     per_sample = set(wanted)
     for batch, expected in _references(model, card, wanted, samples, traced):
-        golden = golden or _golden(batch, expected)
+        golden = golden or _golden(batch, expected, least)
         sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
         per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
         actual = _run(session, card, batch, path)
         truth = precisely(batch.arrays) if precisely else {}
         for name in wanted:
             ours, theirs = actual.pop(name), expected.pop(name, None)
-            found = _difference(name, ours, theirs)
+            found = _difference(name, ours, theirs, least.get(name, 0.0))
             if theirs is not None and name in truth:
                 exact = truth.pop(name)
                 found = replace(
                     found,
-                    from_float64=_scaled(ours, exact),
-                    keras_from_float64=_scaled(theirs, exact),
+                    from_float64=_scaled(ours, exact, least.get(name, 0.0)),
+                    keras_from_float64=_scaled(theirs, exact, least.get(name, 0.0)),
                 )
             totals[name] = _larger(totals.get(name), found)
         for name, value, other in check.pairs(batch.arrays) if check else ():
-            totals[name] = _larger(totals.get(name), _difference(name, value, other))
+            totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
     if check:
@@ -422,7 +424,9 @@ def _unoptimised() -> Iterator[None]:
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
 
 
-def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) -> LayerDifference:
+def _difference(
+    name: str, actual: NDArray[Any], expected: NDArray[Any] | None, least: float
+) -> LayerDifference:
     """Shape and dtype first, then values; a NaN equals only a NaN."""
     problem = ""
     if expected is None:
@@ -446,17 +450,17 @@ def _difference(name: str, actual: NDArray[Any], expected: NDArray[Any] | None) 
     # float32 values subtract without a further rounding that matters here, in half the memory.
     delta = np.abs(np.subtract(actual, expected, dtype=kind))
     max_abs = float(delta.max(initial=0))
-    scale = float(np.abs(expected.astype(kind, copy=False)).max(initial=0))
+    scale = float(np.abs(expected.astype(kind, copy=False)).max(initial=least))
     return LayerDifference(name=name, max_abs=max_abs, scaled=max_abs / scale if scale else max_abs)
 
 
-def _scaled(actual: NDArray[Any], truth: NDArray[Any]) -> float:
+def _scaled(actual: NDArray[Any], truth: NDArray[Any], least: float) -> float:
     """Largest difference, over the largest absolute value; of what is a finite number."""
     if actual.shape != truth.shape or truth.dtype.kind not in "fiub":
         return np.inf
     finite = np.isfinite(truth)
     delta = np.abs(actual[finite].astype(np.float64) - truth[finite])
-    scale = float(np.abs(truth[finite]).max(initial=0))
+    scale = float(np.abs(truth[finite]).max(initial=least))
     return float(delta.max(initial=0)) / (scale or 1.0)
 
 
@@ -477,11 +481,11 @@ def _most(one: float | None, other: float | None) -> float | None:
     return max((x for x in (one, other) if x is not None), default=None)
 
 
-def _golden(batch: Batch, expected: Activations) -> Golden:
+def _golden(batch: Batch, expected: Activations, least: Mapping[str, float]) -> Golden:
     layers = {}
     for name, value in sorted(expected.items()):
         if value.dtype.kind in "fiub" and np.isfinite(value).all():
-            layers[name] = golden_layer(value)
+            layers[name] = golden_layer(value, least.get(name, 0.0))
     return Golden(seed=0, inputs=batch.golden, layers=layers)
 
 

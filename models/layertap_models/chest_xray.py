@@ -1,6 +1,8 @@
 """The chest-X-ray classifier of the first lecture that layertap follows.
 
 `DenseNet121(include_top=False)`, global average pooling, and one sigmoid per finding: 429 layers.
+Before Keras 2.3 that network ended in `bn`, with no `relu` after it: 428 layers, and from the same
+weights other scores.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import os
 from typing import Any
 
 from layertap.errors import UsageError
+from layertap_export.loading.weight_files import listed_layers
 from layertap_export.loading.weights import load_weights
 
 from ._require import require_keras
@@ -25,6 +28,7 @@ def build(
     weights: str | os.PathLike[str] | None = None,
     input_shape: tuple[int | None, int | None, int] = (320, 320, 3),
     seed: int = 0,
+    last_relu: bool | None = None,
 ) -> Any:
     """The Keras model, inputs `(n, height, width, channels)`, outputs `(n, 14)` in `LABELS` order.
 
@@ -37,6 +41,8 @@ def build(
         input_shape: `(height, width, channels)`; None leaves a side free.
         seed: a whole number from 0 up; the same one gives the same weights in any process. Unused
             with `weights`.
+        last_relu: whether `relu` follows the last `bn`. By default as in the network that
+            `weights` was saved from, if the file lists its layers, and else yes.
 
     Raises:
         UsageError: an `input_shape` or `seed` that makes no sense.
@@ -51,7 +57,10 @@ def build(
     paddings = [layer for layer in backbone.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
     for name, layer in zip(("zero_padding2d", "zero_padding2d_1"), paddings, strict=True):
         layer.name = name
-    pooled = keras.layers.GlobalAveragePooling2D(name="global_average_pooling2d")(backbone.output)
+    if last_relu is None:
+        last_relu = weights is None or not _ends_in_bn(weights)
+    features = backbone.output if last_relu else backbone.get_layer("bn").output
+    pooled = keras.layers.GlobalAveragePooling2D(name="global_average_pooling2d")(features)
     scores = keras.layers.Dense(len(LABELS), activation="sigmoid", name="dense")(pooled)
     model = keras.Model(image, scores, name="chest_xray")
     if weights is None:
@@ -59,6 +68,12 @@ def build(
     else:
         load_weights(model, weights)
     return model
+
+
+def _ends_in_bn(weights: str | os.PathLike[str]) -> bool:
+    """Whether a weights file lists all layers of a DenseNet121 that has no last `relu`."""
+    layers = listed_layers(weights)
+    return "bn" in layers and "relu" not in layers
 
 
 def _check_shape(input_shape: tuple[int | None, int | None, int]) -> None:

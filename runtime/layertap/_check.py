@@ -26,8 +26,8 @@ class LayerDeviation:
 
     name: str
     scaled: float
-    """Largest difference of the golden values divided by the layer's largest absolute value, or
-    the relative difference of the norms, whichever is larger; infinite for a NaN."""
+    """Largest difference of the golden values divided by the layer's scale, or the relative
+    difference of the norms, whichever is larger; infinite for a NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,5 +113,7 @@ def _scaled_errors(flat: NDArray[np.float64], expected: GoldenLayer) -> Iterator
     difference = float(np.abs(sample - expected.values).max(initial=0))
     yield difference / expected.scale if expected.scale else difference
     norm = float(np.linalg.norm(flat))
-    yield abs(norm - expected.norm) / expected.norm if expected.norm else norm
+    # A scale may be larger than all values: that of a sigmoid far from 1.
+    least = max(expected.norm, expected.scale)
+    yield abs(norm - expected.norm) / least if least else norm
     yield 0.0 if np.isfinite(norm) else float("inf")

@@ -68,7 +68,8 @@ class LayerCheck(Record):
     max_abs: float
     """Largest absolute difference over all batches."""
     scaled: float
-    """Largest, over the batches, of `max_abs` divided by the layer's largest absolute value."""
+    """Largest, over the batches, of `max_abs` divided by the layer's scale: its largest absolute
+    value, or 0.01 for a sigmoid whose values are all less."""
     extra: Mapping[str, Any] = {}
 
 
@@ -107,7 +108,7 @@ class GoldenLayer(Record):
     norm: float
     """Euclidean norm of the activations."""
     scale: float
-    """Largest absolute value."""
+    """Largest absolute value; at least 0.01 for a sigmoid."""
     values: tuple[float, ...]
     """Values at evenly spaced places of the flattened (C order) activations."""
     extra: Mapping[str, Any] = {}

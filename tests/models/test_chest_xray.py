@@ -195,12 +195,27 @@ def write_as_keras2(model: Any, path: Path, *, group: str = "/") -> int:
 
 @pytest.mark.parametrize("group", ["/", "model_weights"])
 def test_keras2_file(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
-    """`pretrained_model.h5` as the first user has it: the very same predictions."""
+    """`pretrained_model.h5` as the first user has it: the network of that time, of 428 layers."""
     path = tmp_path / "pretrained_model.h5"
     assert write_as_keras2(model, path, group=group) == 428
     loaded = build(weights=path, input_shape=SHAPE, seed=1)
     assert weights_of(loaded) == weights_of(model)
+    assert [layer.name for layer in loaded.layers] == [
+        layer.name for layer in model.layers if layer.name != "relu"
+    ]
+    bn = keras.Model(model.input, model.get_layer("bn").output)(batch)
+    scores = model.get_layer("dense")(keras.ops.mean(bn, axis=(1, 2)))
+    np.testing.assert_allclose(loaded(batch), scores, rtol=1e-5)
+    assert not np.allclose(loaded(batch), model(batch), rtol=1e-2)
+
+
+def test_last_relu_as_asked(model: Any, batch: Any, tmp_path: Path) -> None:
+    """The weights of the time in the network of today."""
+    path = tmp_path / "pretrained_model.h5"
+    write_as_keras2(model, path)
+    loaded = build(weights=path, input_shape=SHAPE, last_relu=True)
     assert np.array_equal(loaded(batch), model(batch))
+    assert len(build(input_shape=SHAPE, last_relu=False).layers) == 428
 
 
 @pytest.mark.parametrize("name", ["chest.weights.h5", "chest.keras", "chest.h5"])

@@ -62,6 +62,30 @@ def read_weights(path: str | os.PathLike[str]) -> list[SavedLayer]:
         WeightsError: the file is missing, or is not a Keras weights file.
         DependencyError: h5py, which comes with Keras, is not installed.
     """
+    with _opened(path) as root:
+        names = _listed(root, "layer_names")
+        saved = [*(_of_attributes(root, names) if names else _of_groups(root))]
+    if not saved:
+        raise WeightsError(
+            f"{os.fspath(path)!r} is an HDF5 file, but holds no weights of Keras layers."
+        )
+    return saved
+
+
+def listed_layers(path: str | os.PathLike[str]) -> list[str]:
+    """The model's layers, those without weights too, as Keras 2 lists them; else none.
+
+    Raises:
+        WeightsError: the file is missing, or is not a Keras weights file.
+        DependencyError: h5py, which comes with Keras, is not installed.
+    """
+    with _opened(path) as root:
+        return _listed(root, "layer_names")
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The HDF5 group that holds the layers."""
     path = Path(path)
     _check_exists(path)
     h5py = h5py_for("read a weights file")
@@ -73,8 +97,7 @@ def read_weights(path: str | os.PathLike[str]) -> list[SavedLayer]:
                     f"{str(path)!r} was written with Theano, whose convolution kernels are turned "
                     "around. Load it in Keras 2 on TensorFlow and save it again."
                 )
-            names = _listed(root, "layer_names")
-            saved = [*(_of_attributes(root, names) if names else _of_groups(root))]
+            yield root
     except WeightsError:
         raise
     except Exception as exc:  # a damaged file makes h5py and zipfile raise all sorts of things
@@ -82,9 +105,6 @@ def read_weights(path: str | os.PathLike[str]) -> list[SavedLayer]:
         raise WeightsError(
             f"{str(path)!r} cannot be read as {_KINDS}; it may be damaged ({reason})."
         ) from exc
-    if not saved:
-        raise WeightsError(f"{str(path)!r} is an HDF5 file, but holds no weights of Keras layers.")
-    return saved
 
 
 def structural_suffix(path: Path) -> str | None:

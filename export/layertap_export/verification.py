@@ -125,24 +125,23 @@ class VerificationReport:
     def _counted(self) -> str:
         shown = self.gradients.tensors.values() if self.gradients else ()
         gradients = sum(x.name in shown for x in self.layers)
-        things = f"{len(self.layers) - gradients} {self._things}"
+        count = len(self.layers) - gradients
+        things = f"{count} {self._things(count)}"
         if not gradients:
             return things
         return f"{things} and {gradients} gradient{'s' if gradients > 1 else ''}"
 
-    @property
-    def _things(self) -> str:
+    def _things(self, count: int) -> str:
         if self.reference != "TensorFlow":
             return "layers"
-        return "output" if len(self.layers) == 1 else "outputs"
+        return "output" if count == 1 else "outputs"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
-        first, *others = self.failed
+        count, (first, *others) = len(self.layers), self.failed
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
-            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
-            f"{len(self.layers)} {self._things} differ by more than {self.tolerance:.0e} of their "
-            f"scale. The first to diverge is {first.name!r}."
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of {count} "
+            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"

@@ -356,6 +356,81 @@ def test_recurrent_layers_on_the_way(keras: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "other.onnx").exists()
 
 
+def test_a_layer_that_runs_once_for_every_step(keras: Any, tmp_path: Path) -> None:
+    """Keras does so, where the file takes all steps for one batch: differences are compared."""
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((None, 4), name="x")
+    inner = keras.layers.Dense(5, activation="tanh", name="inner")
+    x = keras.layers.TimeDistributed(inner, name="steps")(entry)
+    x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    model = keras.Model(entry, keras.layers.Dense(2, "softmax", name="last")(x))
+    report = layertap_export.export(
+        model, tmp_path / "model.onnx", gradients=["steps", "steps/inner"]
+    )
+    from layertap_export.tape import Tape
+
+    tape = Tape(model, report.card, [np.ones((2, 3, 4), np.float32)])
+    assert set(tape.knows) == {"steps"}
+    checked = report.card.verification.layers
+    assert checked["grad/steps"].scaled < 1e-5
+    assert checked["grad/steps/inner"].scaled < 1e-5
+
+
+def test_a_signature(keras: Any, tmp_path: Path) -> None:
+    """It has no layers, but an input."""
+    import tensorflow as tf
+
+    weights = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+    class Module(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec((None, 5), name="x")])  # type: ignore[untyped-decorator]
+        def __call__(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(tf.tanh(x) @ weights)}
+
+    tf.saved_model.save(Module(), tmp_path / "saved")
+    report = layertap_export.export(tmp_path / "saved", tmp_path / "saved.onnx", gradients="input")
+    assert "verified 1 output and 1 gradient against TensorFlow" in str(report)
+    x = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
+    mix = np.array([[1, 0, -2]], np.float32)
+    (found,) = session(report.path).run(["grad/x"], {"x": x, "score_weights": mix})
+    expected = (mix @ weights.T) * (1 - np.tanh(x) ** 2)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+# --- Large weights, which stand beside the graph until the file is written ------------------------
+
+
+def wide(keras: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((300,), name="x")
+    x = keras.layers.Dense(400, activation="relu", name="first")(entry)
+    x = keras.layers.Dense(300, activation="relu", name="second")(x)
+    return keras.Model(entry, keras.layers.Dense(4, "softmax", name="last")(x))
+
+
+def test_both_halves_share_the_weights(keras: Any, tmp_path: Path) -> None:
+    model = wide(keras)
+    plain = layertap_export.export(model, tmp_path / "plain.onnx")
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients=["all", "input"])
+    assert set(report.card.gradients.tensors) == {"x", "first", "second"}
+    assert plain.size_bytes < report.size_bytes < 1.02 * plain.size_bytes
+
+
+def test_a_model_that_is_too_large(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layertap_export.initializers.LARGEST", 400_000)
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(wide(keras), tmp_path / "model.onnx", gradients="first")
+    assert str(caught.value) == (
+        "gradients can be given to models of at most 2 GB, and this one is larger."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+
 def test_the_command(small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, file = tmp_path / "small.keras", tmp_path / "small.onnx"
     small.save(model)

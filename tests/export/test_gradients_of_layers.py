@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+import layertap
 import layertap_export
 from export.test_layer_classes import KINDS, built
+from layertap_export.gradients.reading import strip
 from layertap_export.gradients.running import session
 
 pytestmark = [
@@ -67,6 +70,15 @@ FAMILIES = {
 """Sizes of images, by one member of each family."""
 
 
+def growth(path: Path) -> float:
+    """By what share of its size a file grew by gradients."""
+    model, card = onnx.load(path), layertap.open(path).card
+    assert card is not None
+    size = model.ByteSize()
+    strip(model, card)
+    return size / model.ByteSize() - 1
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_family(name: str, keras: Any, tmp_path: Path) -> None:
     """At the last, a middle and the first convolution; a class per sample; a free batch."""
@@ -85,6 +97,7 @@ def test_each_family(name: str, keras: Any, tmp_path: Path) -> None:
     assert checked is not None
     errors = [checked.layers[output].scaled for output in gradients.tensors.values()]
     assert max(errors) < 1e-5
+    assert growth(report.path) < 0.02
 
     opened = session(report.path)
     names = list(gradients.tensors.values())

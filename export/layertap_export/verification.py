@@ -141,7 +141,8 @@ class VerificationReport:
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
             f"{self.file} is not what {self.reference} computes: {len(self.failed)} of {count} "
-            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The first to diverge is {first.name!r}."
+            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The "
+            f"first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"

@@ -9,7 +9,7 @@ import layertap
 
 from . import models
 from .peaks import peak
-from .timing import PAUSE, Row, alternate, timed
+from .timing import PAUSE, Row, alternate, beside, timed
 
 ROUNDS = 30
 
@@ -45,21 +45,14 @@ def measure() -> list[Row]:
         for name, ours, theirs in zip(names, values["ours"], values[peer], strict=True):
             models.check_equal(f"{name}, {peer}", ours, theirs)
 
-    def row(peer: str, name: str, most: float | None) -> Row:
-        return Row(
-            what=f"all {len(names)} layers at once",
-            peer=peer,
-            unit="s",
-            ours=seconds["ours"],
-            theirs=seconds[name],
-            most=most,
-        )
-
+    peers = {
+        "predict": ("Keras predict on the multi-output model", 0.25),
+        "function": ("tf.function over the multi-output model", None),
+        "plain": ("onnxruntime, all outputs of the file", None),
+    }
     return [
         _memory(opened, batch.shape[0]),
-        row("Keras predict on the multi-output model", "predict", 0.25),
-        row("tf.function over the multi-output model", "function", None),
-        row("onnxruntime, all outputs of the file", "plain", None),
+        *beside(f"all {len(names)} layers at once", seconds, peers),
     ]
 
 

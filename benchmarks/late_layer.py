@@ -8,7 +8,7 @@ from typing import Any
 import layertap
 
 from . import models
-from .timing import PAUSE, Row, alternate, timed
+from .timing import PAUSE, Row, alternate, beside, timed
 
 ROUNDS = 60
 
@@ -40,18 +40,9 @@ def measure() -> list[Row]:
     for name in ("function", "predict", "plain"):
         models.check_equal(f"{models.LATE}, {name}", values["ours"], values[name])
 
-    def row(peer: str, name: str, most: float | None) -> Row:
-        return Row(
-            what=f"one layer, {models.LATE}",
-            peer=peer,
-            unit="s",
-            ours=seconds["ours"],
-            theirs=seconds[name],
-            most=most,
-        )
-
-    return [
-        row("tf.function over the Keras sub-model", "function", 0.75),
-        row("the Keras sub-model's predict", "predict", None),
-        row("onnxruntime, by name from the all-layers file", "plain", 0.55),
-    ]
+    peers = {
+        "function": ("tf.function over the Keras sub-model", 0.75),
+        "predict": ("the Keras sub-model's predict", None),
+        "plain": ("onnxruntime, by name from the all-layers file", 0.55),
+    }
+    return beside(f"one layer, {models.LATE}", seconds, peers)

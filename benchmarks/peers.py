@@ -11,7 +11,7 @@ from typing import Any
 import layertap
 
 from . import models
-from .cutting import cut
+from .cutting import cut, index
 from .machine import cores
 from .timing import PAUSE, Row, alternate, timed
 
@@ -76,7 +76,7 @@ def _openvino(layer: str, folder: Path) -> Peer:
     import openvino  # type: ignore[import-not-found]
 
     file = folder / f"{layer}.onnx"
-    file.write_bytes(cut(models.files().onnx, layer))
+    file.write_bytes(cut(models.files().onnx, index(models.files().onnx), layer))
     compiled = openvino.Core().compile_model(
         file, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cores()}
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import layertap
 
 from . import models
-from .timing import PAUSE, Row, alternate, timed
+from .timing import PAUSE, Row, alternate, beside, timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,20 +52,11 @@ def measure() -> list[Row]:
     models.check_equal("Score-CAM", cases["ours"](), cases["whole"]())
     seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 1)
 
-    def row(peer: str, name: str, most: float | None) -> Row:
-        return Row(
-            what=f"Score-CAM at {models.LATE}, {CHANNELS} channels",
-            peer=peer,
-            unit="s",
-            ours=seconds["ours"],
-            theirs=seconds[name],
-            most=most,
-        )
-
-    return [
-        row("the whole network per channel, the same masks", "whole", 0.33),
-        row("the whole network per channel, masking the image", "paper", None),
-    ]
+    peers = {
+        "whole": ("the whole network per channel, the same masks", 0.33),
+        "paper": ("the whole network per channel, masking the image", None),
+    }
+    return beside(f"Score-CAM at {models.LATE}, {CHANNELS} channels", seconds, peers)
 
 
 def whole_network(model: layertap.Model, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -115,6 +115,22 @@ class Row:
         return cls(**{**data, **samples})
 
 
+def beside(
+    what: str, seconds: Mapping[str, Samples], peers: Mapping[str, tuple[str, float | None]]
+) -> list[Row]:
+    """`ours` among the measurements, beside each peer.
+
+    Args:
+        what: what was measured.
+        seconds: what `alternate` gave for `ours` and the peers.
+        peers: by the name of the case: the peer in words, and the target if there is one.
+    """
+    return [
+        Row(what=what, peer=words, unit="s", ours=seconds["ours"], theirs=seconds[name], most=most)
+        for name, (words, most) in peers.items()
+    ]
+
+
 def table(rows: Sequence[Row]) -> str:
     """The comparisons as a Markdown table, one line each."""
     head = ("measured", "ours", "peer", "peer's", "ratio", "middle half", "target", "")

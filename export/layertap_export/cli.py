@@ -11,8 +11,6 @@ from layertap._source import FileSource
 from layertap.cli import OK, PARTLY_FAILED, Command
 from layertap.files import check_target
 
-from .loading import find
-from .loading.custom_objects import split_place
 from .progress import ProgressLine
 
 TOLERANCE = 1e-4
@@ -233,6 +231,9 @@ def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_source(args: argparse.Namespace) -> None:
     """Raise what can be known to be wrong before TensorFlow is imported, which takes seconds."""
+    from .loading import find  # not above: numpy and all, for the sake of `--help`
+    from .loading.custom_objects import split_place
+
     for place in args.custom_objects:
         split_place(place)
     find(args.model, weights=args.weights, signature=args.signature, unsafe=args.unsafe)

@@ -49,9 +49,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     seen: list[Run] = []
     plain = _session.Session.run
 
-    def run(self: Any, outputs: Any, feeds: Any) -> Any:
+    def run(self: Any, outputs: Any, feeds: Any, on_device: bool = False) -> Any:
         seen.append(Run(list(outputs), {name: len(value) for name, value in feeds.items()}))
-        return plain(self, outputs, feeds)
+        return plain(self, outputs, feeds, on_device)
 
     monkeypatch.setattr(_session.Session, "run", run)
     return seen

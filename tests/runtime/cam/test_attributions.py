@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def polynomial() -> onnx.ModelProto:
             tiny.constant("score_weights", np.ones((1, 2)), np.float32),
         ],
         card=tiny.card(
-            [rows[0], tiny.Layer(**{**as_dict(rows[1]), "tensor": "z"}), rows[2]],
+            [rows[0], replace(rows[1], tensor="z"), rows[2]],
             {"x": (None, 4), "z": (None, 3)},
             {"scores": (None, 2)},
             gradients=Gradients(
@@ -80,10 +81,6 @@ def polynomial() -> onnx.ModelProto:
             ),
         ),
     )
-
-
-def as_dict(layer: Any) -> dict[str, Any]:
-    return {name: getattr(layer, name) for name in layer.__slots__}
 
 
 @pytest.fixture

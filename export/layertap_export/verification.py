@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import layertap
 from layertap._layer import Shape
 from layertap._session import import_onnxruntime
-from layertap._table import shape_text
+from layertap._table import counted, shape_text
 from layertap.card import Card, Golden, Gradients, LayerCheck, Verification
 from layertap.errors import ModelFileError, UsageError, suggest
 from layertap.images import ImageSource
@@ -126,10 +126,7 @@ class VerificationReport:
         shown = self.gradients.tensors.values() if self.gradients else ()
         gradients = sum(x.name in shown for x in self.layers)
         count = len(self.layers) - gradients
-        things = f"{count} {self._things(count)}"
-        if not gradients:
-            return things
-        return f"{things} and {gradients} gradient{'s' if gradients > 1 else ''}"
+        return counted(count, gradients, self._things(count))
 
     def _things(self, count: int) -> str:
         if self.reference != "TensorFlow":

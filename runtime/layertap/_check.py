@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._table import counted
 from .card import GoldenLayer
 from .errors import ModelFileError
 from .golden import places, seeded
@@ -57,18 +58,11 @@ class CheckReport:
                 f"of its scale; allowed are {self.tolerance:.0e}."
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
+        count = counted(len(self.layers) - self.gradients, self.gradients)
         return (
-            f"{self._counted} agree with the golden sample on {self.device}: largest "
+            f"{count} agree with the golden sample on {self.device}: largest "
             f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
         )
-
-    @property
-    def _counted(self) -> str:
-        layers = len(self.layers) - self.gradients
-        parts = [f"{layers} layers"] if layers or not self.gradients else []
-        if self.gradients:
-            parts.append(f"{self.gradients} gradient{'s' if self.gradients > 1 else ''}")
-        return " and ".join(parts)
 
 
 def check(model: Model, tolerance: float = TOLERANCE) -> CheckReport:

@@ -103,7 +103,7 @@ def test_check_covers_it(file: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["check", str(out)]) == 0
     assert capsys.readouterr().out.startswith("2 gradients agree with the golden sample on cpu: ")
     assert main(["info", str(out)]) == 0
-    assert "2 layers against central differences (" in capsys.readouterr().out
+    assert "2 gradients against central differences (" in capsys.readouterr().out
     broken = onnx.load(out)
     scale = next(x for x in broken.graph.initializer if x.name == "d")
     scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 1.01, "d"))

@@ -37,7 +37,8 @@ demo: demo/chest.onnx
 	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --layers conv5_block16_concat -o demo/activations.npz --sheet demo/sheets
 	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --top 3
 	$(BIN)/python examples/fetch.py demo/chest.onnx conv5_block16_concat $(PICTURES)
-	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/"
+	$(BIN)/layertap cam demo/chest.onnx $(PICTURES) -o demo/heat_maps
+	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/ demo/heat_maps/"
 
 # The user's own pictures, or X-ray-like ones that the model package draws.
 PICTURES = $(if $(IMAGES),$(IMAGES),demo/images)

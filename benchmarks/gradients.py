@@ -10,7 +10,7 @@ from typing import Any
 import layertap
 
 from . import models
-from .timing import PAUSE, Row, alternate, timed
+from .timing import PAUSE, Row, alternate, beside, timed
 
 ROUNDS = 40
 MIDDLE = "conv3_block12_concat"
@@ -54,26 +54,21 @@ def measure() -> list[Row]:
             models.check_equal(name, cases["late"]()[name], cases["back to the image"]()[name])
         seconds = alternate({name: timed(call, PAUSE) for name, call in cases.items()}, ROUNDS, 3)
 
-    def row(what: str, name: str, peer: str, other: str, most: float | None) -> Row:
-        return Row(
-            what=what,
-            peer=peer,
-            unit="s",
-            ours=seconds[name],
-            theirs=seconds[other],
-            most=most,
-        )
-
     forward = "the same without the gradient"
-    both = "activations, gradient and prediction"
-    whole = "pytorch-grad-cam's way: a pass forward, and one back to the image"
-    heat_map = f"Grad-CAM at {models.LATE}"
-    return [
-        row(f"{both}, {models.LATE}", "late", forward, "late, forward", 1.10),
-        row(f"{both}, {MIDDLE}", "middle", forward, "middle, forward", 2.2),
-        row(heat_map, "grad-cam", "tf.function, GradientTape", "tape", 0.75),
-        row(heat_map, "grad-cam", whole, "back to the image", None),
-    ]
+    rows = []
+    for name, layer, most in (("late", models.LATE, 1.10), ("middle", MIDDLE, 2.2)):
+        taken = {"ours": seconds[name], "forward": seconds[f"{name}, forward"]}
+        what = f"activations, gradient and prediction, {layer}"
+        rows += beside(what, taken, {"forward": (forward, most)})
+    peers = {
+        "tape": ("tf.function, GradientTape", 0.75),
+        "back to the image": (
+            "pytorch-grad-cam's way: a pass forward, and one back to the image",
+            None,
+        ),
+    }
+    taken = {**seconds, "ours": seconds["grad-cam"]}
+    return rows + beside(f"Grad-CAM at {models.LATE}", taken, peers)
 
 
 def _tensorflow() -> Callable[[], Any]:

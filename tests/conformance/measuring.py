@@ -29,10 +29,12 @@ class Measured:
     keras_from_float64: float | None
     """That of Keras in float32."""
     transposes: int
-    """Transposes on the way to the model's outputs, but for those of an input."""
+    """Transposes on the way to the model's outputs, but for one of every input."""
     alone: float
     """Largest scaled difference of the outputs between a run that gives all layers as well, and
     one that does not."""
+    checked: float
+    """The largest scaled error that `layertap check` finds on this machine."""
     seconds: float
     """Of the export, verification included."""
 
@@ -81,6 +83,7 @@ def measure(build: Build, reference: str = "keras") -> Measured:
             keras_from_float64=_most([check.keras_from_float64 for check in checks]),
             transposes=inner_transposes(file),
             alone=_difference_alone(file),
+            checked=_checked(file),
             seconds=report.seconds,
         )
 
@@ -97,7 +100,10 @@ def operators(file: Path) -> set[str]:
 
 
 def inner_transposes(file: Path) -> int:
-    """How many Transposes the model's own outputs need, but for those of an input."""
+    """How many Transposes the model's own outputs need, but for one that every input may have.
+
+    That one need not be the first thing that happens to the input: a Rescaling may come before.
+    """
     import onnx
 
     import layertap
@@ -105,17 +111,28 @@ def inner_transposes(file: Path) -> int:
     card = layertap.open(file).card
     assert card is not None
     graph = onnx.load(file, load_external_data=False).graph
-    inputs = {value.name for value in graph.input}
-    needed = {info.name for info in card.outputs}
-    count = 0
+    outputs = {info.name for info in card.outputs}
+    needed = set(outputs)
     for node in reversed(graph.node):
-        if needed.isdisjoint(node.output):
-            continue
-        needed.update(node.input)
-        leaf = any(info.name in node.output for info in card.outputs)
-        if node.op_type == "Transpose" and not leaf and node.input[0] not in inputs:
-            count += 1
-    return count
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+    turned: set[str] = set()
+    entering, inner = 0, 0
+    for node in graph.node:
+        behind = not turned.isdisjoint(node.input)
+        if node.op_type == "Transpose" and needed.intersection(node.output) - outputs:
+            inner += behind
+            entering += not behind
+        if behind or node.op_type == "Transpose":
+            turned.update(node.output)
+    return inner + max(0, entering - len(card.inputs))
+
+
+def _checked(file: Path) -> float:
+    import layertap
+    from layertap._check import check
+
+    return max(layer.scaled for layer in check(layertap.open(file)).layers)
 
 
 def _difference_alone(file: Path) -> float:

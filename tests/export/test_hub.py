@@ -24,3 +24,4 @@ def test_every_layer_is_what_keras_computes(family: Family) -> None:
     found = measure(build)
     assert found.scaled < 1e-5
     assert found.alone < 1e-5
+    assert found.checked < 1e-4

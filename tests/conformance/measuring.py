@@ -10,9 +10,6 @@ from typing import Any
 
 from .families import Build
 
-WITHOUT_RULE = {"If"}
-"""Operators on no way from a layer to a score: branches that look at sizes when the model runs."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
@@ -70,7 +67,7 @@ def measure(build: Build, reference: str = "keras") -> Measured:
         hidden = [layer.name for layer in report.card.layers if not layer.exposed]
         if hidden:
             raise layertap_export.ExportError(f"{hidden[0]!r} is not exposed.")
-        missing = operators(file) - set(RULES) - NO_GRADIENT - WITHOUT_RULE
+        missing = operators(file) - set(RULES) - NO_GRADIENT
         if missing:
             raise layertap_export.ExportError(f"there is no gradient rule for {sorted(missing)}.")
         checks = report.verification.layers

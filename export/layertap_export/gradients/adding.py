@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import layertap
+from layertap._data import LARGEST
 from layertap._select import Selector
 from layertap._session import import_onnxruntime
 from layertap.card import KEY, Card, Golden, GoldenLayer, LayerCheck, Verification
@@ -28,9 +29,6 @@ from .kinks import neighbours
 from .reading import card_of, read, strip
 from .running import broadcasts, session
 from .samples import sample
-
-LARGEST_FILE = 2**31 - 1
-"""Bytes of the largest protobuf message."""
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes unless the caller says otherwise."""
@@ -150,7 +148,7 @@ def add_gradients(
     if independent:
         warn_independent(independent, gradients.output)
     size = model.ByteSize()
-    if size > LARGEST_FILE:
+    if size > LARGEST:
         raise ExportError(
             f"the model takes {size / 1e9:.1f} GB, more than the 2 GB that one ONNX file can hold."
         )

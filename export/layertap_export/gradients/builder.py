@@ -167,8 +167,10 @@ class Builder:
             names.pop()
         key = (op_type, outputs, tuple(names), repr(sorted(attributes.items())))
         if key not in self._made:
+            # Names make up most of what is added: only the node's says where it belongs.
+            first = f"{PREFIX}{len(self._nodes)}"
+            written = [self.free_name(f"{first}:{i}" if i else first) for i in range(outputs)]
             name = self.free_name(f"{self._place}{op_type}")
-            written = [name if i == 0 else self.free_name(f"{name}:{i}") for i in range(outputs)]
             node = helper.make_node(op_type, names, written, name=name, **attributes)
             self._nodes.append(node)
             dtype = self._dtype_of(op_type, inputs, attributes)

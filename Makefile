@@ -16,7 +16,7 @@ TENSORFLOW_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),ex
 # Any uv on the path is faster than pip; without one pip does.
 INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py models/layertap_models/*.py)
+SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
 .PHONY: demo test test-all lint format bench conformance clean setup
 
@@ -37,14 +37,15 @@ demo: demo/chest.onnx
 	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --layers conv5_block16_concat -o demo/activations.npz --sheet demo/sheets
 	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --top 3
 	$(BIN)/python examples/fetch.py demo/chest.onnx conv5_block16_concat $(PICTURES)
-	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/"
+	$(BIN)/layertap cam demo/chest.onnx $(PICTURES) -o demo/heat_maps
+	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/ demo/heat_maps/"
 
 # The user's own pictures, or X-ray-like ones that the model package draws.
 PICTURES = $(if $(IMAGES),$(IMAGES),demo/images)
 
 demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
-	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json
+	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -32,6 +32,7 @@ SUBJECTS = (
     "cold_start",
     "import_time",
     "exporting",
+    "gradients",
 )
 """The modules that measure, each in a process of its own; in the order of the table."""
 

@@ -1,7 +1,7 @@
-"""Run examples/activations.ipynb from start to end, and keep its outputs in it.
+"""Run a notebook of the examples from start to end, and keep its outputs in it.
 
-python examples/execute.py                                   # refresh the notebook
-python examples/execute.py --output FILE --folder FOLDER     # leave it alone; work in FOLDER
+python examples/execute.py examples/activations.ipynb          # refresh the notebook
+python examples/execute.py NOTEBOOK --output FILE --folder F   # leave it alone; work in folder F
 
 The cells run in a folder of their own, by the Python that runs this script, and write nothing to
 the home folder. What differs from run to run (timings, versions of Python) is not kept.
@@ -24,7 +24,6 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat.v4 import new_output
 
-NOTEBOOK = Path(__file__).with_name("activations.ipynb")
 SECONDS = 600
 """How long one cell may take; the export takes half a minute."""
 
@@ -89,19 +88,20 @@ def _settled(text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("notebook", type=Path)
     parser.add_argument(
-        "--output", type=Path, default=NOTEBOOK, help="where the executed notebook goes"
+        "--output", type=Path, help="where the executed notebook goes, if not in its own place"
     )
     parser.add_argument(
-        "--folder", type=Path, help="where the cells run; a chest.onnx that is there is used"
+        "--folder", type=Path, help="where the cells run; exported models that are there are used"
     )
     args = parser.parse_args()
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(args.notebook, as_version=4)
     with tempfile.TemporaryDirectory() as scratch:
         execute(notebook, (args.folder or Path(scratch)).resolve())
     tidy(notebook)
     nbformat.validate(notebook)
-    nbformat.write(notebook, args.output)
+    nbformat.write(notebook, args.output or args.notebook)
 
 
 if __name__ == "__main__":

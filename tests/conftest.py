@@ -59,6 +59,7 @@ def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make = [*layertap, "models", "chest_xray", "--write", ".", "--samples", "3"]
     export = [*layertap, "export", "layertap_models.chest_xray:build", "-o", "chest.onnx"]
     options = ["--labels", "labels.txt", "--preprocess", "preprocess.json"]
+    options += ["--gradients", "conv5_block16_concat"]
     for command in (make, [*export, *options]):
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -68,5 +69,5 @@ def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chest_file(chest_folder: Path) -> Path:
-    """The chest X-ray DenseNet121 with all its layers."""
+    """The chest X-ray DenseNet121 with all its layers, and the gradient at one of them."""
     return chest_folder / "chest.onnx"

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from layertap.errors import DependencyError
+
 from .errors import (
     ExportError,
+    GradientError,
     ModelLoadError,
     UnsafeModelError,
     UnsupportedLayerError,
@@ -21,6 +24,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .exporting import ExportReport, export
+    from .gradients.adding import GradientReport, add_gradients
     from .loading import load_model
     from .loading.weights import load_weights
     from .signatures import Signature
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ExportError",
     "ExportReport",
+    "GradientError",
+    "GradientReport",
     "LayerDifference",
     "ModelLoadError",
     "Signature",
@@ -37,6 +43,7 @@ __all__ = [
     "VerificationError",
     "VerificationReport",
     "WeightsError",
+    "add_gradients",
     "export",
     "load_model",
     "load_weights",
@@ -55,16 +62,28 @@ _HOME = {
 }
 """Modules that import TensorFlow, by the name they give."""
 
+_LIGHT = {"GradientReport": "gradients.adding", "add_gradients": "gradients.adding"}
+"""Those that need the `onnx` package alone."""
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    from importlib import import_module
+
+    if name in _LIGHT:
+        try:
+            value = getattr(import_module(f".{_LIGHT[name]}", __name__), name)
+        except ModuleNotFoundError as exc:
+            raise DependencyError(
+                f"gradients need the package {exc.name}, which is not installed. "
+                'Install it with `pip install "layertap[gradients,cpu]"`.'
+            ) from exc
+    elif name in _HOME:
+        from ._tensorflow import prepared
+
+        with prepared():
+            value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._tensorflow import prepared
-
-    with prepared():
-        from importlib import import_module
-
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -9,23 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._layer import Shape
 from layertap.card import GoldenInput, TensorInfo
 from layertap.golden import seeded
 from layertap.preprocessing import Preprocessing
 
 from .families import is_a
-
-SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
-"""Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
-confused. Other ranks take 12 and 7."""
-
-WAVES = ((4096,), (2560,))
-"""The same for inputs of real numbers with one free axis, which are waves as a rule: sound."""
-
-DOUBLINGS = {2: 8, 3: 8, 4: 3, 5: 3}
-"""How often the sizes are doubled for a model that is too deep for them, by rank of its largest
-input: sound has more samples than an image has rows."""
+from .sample_sizes import filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +45,7 @@ def seeded_batches(
         specs = tuple(
             GoldenInput(
                 name=info.name,
-                shape=_filled(info, batch, seed, doublings),
+                shape=filled(info, batch, seed, doublings),
                 low=low,
                 high=high,
                 choices=choices,
@@ -69,24 +58,6 @@ def seeded_batches(
         )
         label = " and ".join(" x ".join(map(str, spec.shape)) or "1" for spec in specs)
         yield Batch(f"{label}, seeded", arrays, specs)
-
-
-def doublings(inputs: Sequence[TensorInfo]) -> range:
-    """How often the free sizes may be doubled, from 0 up."""
-    ranks = [len(info.shape) for info in inputs if None in info.shape[1:]]
-    return range(1 + DOUBLINGS.get(max(ranks), 3)) if ranks else range(1)
-
-
-def _filled(info: TensorInfo, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
-    shape: Shape = info.shape
-    if not shape:  # a signature may take a number
-        return ()
-    sizes = SIZES.get(len(shape), ((12,) * len(shape), (7,) * len(shape)))[choice]
-    if len(shape) == 2 and "float" in info.dtype:
-        sizes = WAVES[choice]
-    free = iter([size << doublings for size in sizes] + [3] * len(shape))
-    rest = [next(free) if size is None else size for size in shape[1:]]
-    return (batch if shape[0] is None else shape[0], *rest)
 
 
 LARGEST_CHOICE = 20

@@ -1,4 +1,4 @@
-"""`layertap export` and `layertap verify`."""
+"""`layertap export`, `layertap gradients` and `layertap verify`."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         help="expose only layers of this Keras class (repeatable)",
     )
     parser.add_argument(
+        "--gradients",
+        action="append",
+        default=[],
+        metavar="LAYER",
+        help="give the gradient of the score at this layer, too: as for --layers, or last-conv, "
+        "all, input (repeatable)",
+    )
+    _add_score(parser)
+    parser.add_argument(
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
     parser.add_argument(
@@ -39,6 +48,35 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
     _add_verification(parser)
+
+
+def _configure_gradients(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="from layertap or from elsewhere")
+    parser.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        required=True,
+        metavar="LAYER",
+        help="name, glob, re:PATTERN, index or slice; or last-conv, all, input",
+    )
+    _add_score(parser)
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        help="largest difference from central differences, as a share of the largest slope "
+        "(default 1e-4)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        help="how long gradients are compared with central differences (default 60)",
+    )
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +110,15 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
         metavar="NAME",
         help="of a SavedModel, take the outputs of this signature, and no layers; for one without "
         "Keras layers the default is serving_default",
+    )
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--score",
+        metavar="OUTPUT",
+        help="the output whose scores are differentiated; a final sigmoid or softmax is looked "
+        "through, unless this is `probability` or OUTPUT:probability",
     )
 
 
@@ -113,6 +160,8 @@ def _run_export(args: argparse.Namespace) -> int:
                 args.output,
                 layers=args.layers or "all",
                 type=args.type,
+                gradients=args.gradients,
+                score=args.score,
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
@@ -125,6 +174,26 @@ def _run_export(args: argparse.Namespace) -> int:
             failure = ""
     if failure:
         print(f"layertap: {failure}", file=sys.stderr)
+        return PARTLY_FAILED
+    print(report)
+    return OK
+
+
+def _run_gradients(args: argparse.Namespace) -> int:
+    from . import VerificationError, add_gradients
+
+    check_target(args.output)
+    try:
+        report = add_gradients(
+            args.file,
+            args.output,
+            args.layers,
+            score=args.score,
+            tolerance=args.tolerance,
+            seconds=args.seconds,
+        )
+    except VerificationError as exc:
+        print(f"layertap: {exc}", file=sys.stderr)
         return PARTLY_FAILED
     print(report)
     return OK
@@ -170,6 +239,11 @@ def _check_source(args: argparse.Namespace) -> None:
 
 EXPORT = Command(
     "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
+)
+GRADIENTS = Command(
+    "write an ONNX file once more, with the gradients of its scores at some layers",
+    _configure_gradients,
+    _run_gradients,
 )
 VERIFY = Command(
     "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import tensorflow as tf
 from onnx import helper
+from tf2onnx import tfonnx
 from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
@@ -47,7 +48,12 @@ class RawGraph:
 
 
 def to_onnx(
-    function: Any, input_names: Sequence[str], opset: int, layers: Mapping[str, str] | None = None
+    function: Any,
+    input_names: Sequence[str],
+    opset: int,
+    layers: Mapping[str, str] | None = None,
+    *,
+    keep_pads: bool = False,
 ) -> RawGraph:
     """Convert a concrete function.
 
@@ -56,6 +62,8 @@ def to_onnx(
         input_names: names for its inputs, in order.
         opset: ONNX opset, 13 to 18.
         layers: names of the model's layers by the scopes of their operations, for messages.
+        keep_pads: let each convolution read the padding before it as a layer of its own, which
+            its gradient needs, instead of padding by itself.
 
     Raises:
         UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
@@ -74,6 +82,7 @@ def to_onnx(
     with (
         failures() as failed,
         _linear_cleanup(),
+        _kept_pads() if keep_pads else nullcontext(),
         tf.device("/cpu:0"),
         tf.Graph().as_default() as graph,
     ):
@@ -165,3 +174,14 @@ def _linear_cleanup() -> Iterator[None]:
         yield
     finally:
         Graph.delete_unused_nodes = original
+
+
+@contextmanager
+def _kept_pads() -> Iterator[None]:
+    """Keep tf2onnx from taking a padding into the convolution that follows it."""
+    original = tfonnx.rewrite_conv2d_with_pad
+    tfonnx.rewrite_conv2d_with_pad = lambda graph, ops: ops
+    try:
+        yield
+    finally:
+        tfonnx.rewrite_conv2d_with_pad = original

@@ -6,7 +6,8 @@ layertap.LayertapError
     |   +-- UnsafeModelError    it holds code (a Lambda layer) and --unsafe was not given
     |   `-- WeightsError        a weights file that cannot be read, or is another model's
     +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
-    `-- VerificationError       the file's activations are not Keras's; carries the report
+    +-- GradientError           what was asked for has no gradient
+    `-- VerificationError       what is in the file is not what it should be; carries the report
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
+    from .gradients.adding import GradientReport
     from .verification import VerificationReport
 
 
@@ -40,10 +42,15 @@ class UnsupportedLayerError(ExportError):
     """A layer uses an operation that has no way into ONNX."""
 
 
-class VerificationError(ExportError):
-    """The file's activations are not Keras's; `report` holds every layer's difference."""
+class GradientError(ExportError):
+    """What was asked for has no gradient; the message names the layer and the operator."""
 
-    def __init__(self, message: str, report: VerificationReport) -> None:
+
+class VerificationError(ExportError):
+    """The file's activations are not Keras's, or its gradients are wrong; `report` holds every
+    difference."""
+
+    def __init__(self, message: str, report: VerificationReport | GradientReport) -> None:
         super().__init__(message)
         self.report = report
 

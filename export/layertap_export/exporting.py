@@ -20,8 +20,11 @@ from layertap.preprocessing import Preprocessing
 
 from .assembly import assemble, name_batch
 from .conversion import to_onnx
+from .differentiating import add_gradients, narrowed, pads_needed
 from .families import checked_model, family_of
 from .freezing import shared
+from .gradient_check import GradientCheck
+from .gradients.choice import listed
 from .kernels import cast_around
 from .loading import load_model
 from .number_types import in_file, narrowing_notes, tolerance_for
@@ -73,6 +76,8 @@ def export(
     *,
     layers: str | Selector | Iterable[Selector] = "all",
     type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
+    gradients: Selector | Iterable[Selector] = (),
+    score: str | None = None,
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Sequence[str] | str | os.PathLike[str] | None = None,
     opset: int = 18,
@@ -96,6 +101,12 @@ def export(
         path: the file to write.
         layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
         type: Keras class names; narrows `layers`.
+        gradients: the layers for which the file shall also give the gradient of the score: as for
+            `layers`, and the words `"last-conv"` (what Grad-CAM looks at), `"all"` (all layers that
+            are exposed and that the score depends on) and `"input"`. They are exposed, too.
+        score: the output whose scores are differentiated, where the model has several. If it ends
+            in a sigmoid or softmax, the scores are what goes into that, the logits; with
+            `"probability"` or `"OUTPUT:probability"` they are the output itself.
         preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
             JSON file with it.
         labels: names of the classes, in the order of the output's last axis, or a text file with
@@ -119,7 +130,8 @@ def export(
     Raises:
         VerificationError: a layer is not what Keras computes; carries the report.
         ExportError: the model cannot be loaded or converted.
-        LayerNotFoundError: `layers` or `type` match nothing.
+        GradientError: an operator between a layer in `gradients` and the score has no gradient.
+        LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
@@ -145,16 +157,28 @@ def export(
         tolerance = tolerance_for((row.layer.dtype for row in traced.rows), TOLERANCE)
     traced, notes = in_file(traced)
     exposed = _chosen(traced, layers, type)
-    card = _card(model, traced, exposed, recipe, _labels(labels))
+    table, asked = [row.layer for row in traced.rows], listed(gradients)
+    # Gradients are verified layer by layer, and therefore added to a graph that shows all of them.
+    shown = _chosen(traced, "all", None) if asked else exposed
+    card = _card(model, traced, shown, recipe, _labels(labels))
     _check_fit(card, recipe)
 
     progress("converting")
     names = [info.name for info in traced.inputs]
-    raw = to_onnx(traced.function, names, opset, traced.scopes)
-    graph = assemble(raw, traced, exposed)
+    pads = pads_needed(asked, table)
+    raw = to_onnx(traced.function, names, opset, traced.scopes, keep_pads=pads)
+    graph = assemble(raw, traced, shown)
     notes += narrowing_notes(cast_around(graph, raw.initializers))
     card = replace(card, notes=notes or None)
     check(graph)
+    gradient_check = None
+    if asked:
+        progress("adding gradients")
+        whole = raw.initializers.filled(graph)
+        card = add_gradients(whole, card, asked, score)
+        gradient_check = GradientCheck(whole, card, model)
+        graph, card = narrowed(whole, card, exposed, graph.graph.initializer, raw.initializers)
+        check(graph)
 
     with replacing_model(path) as (temporary, data):
         progress("writing")
@@ -170,6 +194,7 @@ def export(
                 samples=samples,
                 reference=reference,
                 traced=traced if all(x.exposed for x in card.layers if x.why_not is None) else None,
+                check=gradient_check,
             )
         report = replace(report, file=str(path))
         report.check()
@@ -246,7 +271,13 @@ def _verified(card: Card, report: VerificationReport) -> Card:
         else layer
         for layer in card.layers
     )
-    return replace(card, layers=layers, verification=report.for_card(), golden=report.golden)
+    return replace(
+        card,
+        layers=layers,
+        verification=report.for_card(),
+        golden=report.golden,
+        gradients=report.gradients,
+    )
 
 
 def _weights_hash(model: Any) -> str:

@@ -10,26 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 
 import layertap
 from layertap._layer import Shape
 from layertap._session import import_onnxruntime
-from layertap._table import shape_text
-from layertap.card import Card, Golden, GoldenLayer, LayerCheck, Verification
+from layertap._table import counted, shape_text
+from layertap.card import Card, Golden, Gradients, LayerCheck, Verification
 from layertap.errors import ModelFileError, UsageError, suggest
-from layertap.golden import places
 from layertap.images import ImageSource
 from layertap.preprocessing import Preprocessing
 
-from .batches import Batch, doublings, seeded_batches
+from .batches import Batch, seeded_batches
 from .errors import ExportError, VerificationError, keras_words
 from .freezing import in_place
+from .golden_values import digits, golden_layer
+from .gradient_check import GradientCheck
 from .inputs import model_inputs
 from .loading import load_model
 from .number_types import as_in_file
 from .precision import in_float64
+from .sample_sizes import doublings
 from .scales import least_scales
 from .signatures import Signature
 from .tracing import Trace, returned, trace
@@ -39,9 +42,6 @@ REFERENCES = ("keras", "float64")
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes in float32 and float64 unless the caller says otherwise."""
-
-GOLDEN_VALUES = 5
-"""Values per layer in the golden sample."""
 
 Activations = dict[str, NDArray[Any]]
 
@@ -74,6 +74,8 @@ class VerificationReport:
     """In the order in which the layers run."""
     golden: Golden
     """Keras's values on the first batch."""
+    gradients: Gradients | None = None
+    """What the file has of gradients; whether rows of weights broadcast was found out by a run."""
     reference: str = "Keras"
     """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
     per_sample: frozenset[str] = frozenset()
@@ -100,8 +102,8 @@ class VerificationReport:
         if not self.failed:
             worst, truth = self.worst, self._against_float64()
             return (
-                f"verified {len(self.layers)} {self._things} against {self.reference} on "
-                f"{len(self.batches)} batches ({'; '.join(self.batches)}): largest scaled error "
+                f"verified {self._counted} against {self.reference} on {len(self.batches)} "
+                f"batches ({'; '.join(self.batches)}): largest scaled error "
                 f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}{truth}"
             )
         return "\n".join(self._failure())
@@ -121,18 +123,24 @@ class VerificationReport:
         )
 
     @property
-    def _things(self) -> str:
+    def _counted(self) -> str:
+        shown = self.gradients.tensors.values() if self.gradients else ()
+        gradients = sum(x.name in shown for x in self.layers)
+        count = len(self.layers) - gradients
+        return counted(count, gradients, self._things(count))
+
+    def _things(self, count: int) -> str:
         if self.reference != "TensorFlow":
             return "layers"
-        return "output" if len(self.layers) == 1 else "outputs"
+        return "output" if count == 1 else "outputs"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
-        first, *others = self.failed
+        count, (first, *others) = len(self.layers), self.failed
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
-            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
-            f"{len(self.layers)} {self._things} differ by more than {self.tolerance:.0e} of their "
-            f"scale. The first to diverge is {first.name!r}."
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of {count} "
+            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The "
+            f"first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"
@@ -146,7 +154,7 @@ class VerificationReport:
             batches=self.batches,
             onnxruntime=import_onnxruntime().__version__,
             layers={
-                x.name: LayerCheck(max_abs=_digits(x.max_abs, 2), scaled=_digits(x.scaled, 2))
+                x.name: LayerCheck(max_abs=digits(x.max_abs, 2), scaled=digits(x.scaled, 2))
                 for x in self.layers
             },
         )
@@ -237,6 +245,7 @@ def verify_file(
     samples: Sequence[ImageSource] = (),
     reference: str = "keras",
     traced: Trace | None = None,
+    check: GradientCheck | None = None,
 ) -> VerificationReport:
     """Compare every output of the file with Keras's.
 
@@ -248,6 +257,7 @@ def verify_file(
         samples: the user's own images, compared too, with the card's preprocessing.
         reference: one of `REFERENCES`.
         traced: a trace of the model, if there is one whose symbols are all in the file.
+        check: compares the file's gradients; by default on the layers that the file exposes.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
@@ -261,7 +271,11 @@ def verify_file(
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
     session = _opened(path)
-    wanted = [output.name for output in session.get_outputs()]
+    gradients = set(card.gradients.tensors.values()) if card.gradients else set()
+    wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
+    if card.gradients and check is None:
+        complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
+        check = GradientCheck(onnx.load(path), card, model, complete=complete)
     precisely = _precise_runner(model, card, wanted) if reference == "float64" else None
     least = least_scales(path)
     totals: dict[str, LayerDifference] = {}
@@ -285,8 +299,12 @@ def verify_file(
                     keras_from_float64=_scaled(theirs, exact, least.get(name, 0.0)),
                 )
             totals[name] = _larger(totals.get(name), found)
+        for name, value, other in check.pairs(batch.arrays) if check else ():
+            totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         batches.append(batch.label)
     assert golden is not None  # there are always seeded batches
+    if check:
+        golden = replace(golden, layers={**golden.layers, **check.golden})
     ends = _places(card)
     return VerificationReport(
         file=str(path),
@@ -297,6 +315,7 @@ def verify_file(
             sorted(totals.values(), key=lambda x: ends.get(x.name, (len(card.layers), 0)))
         ),
         golden=golden,
+        gradients=check.measured if check else None,
         reference=reference_of(model),
         per_sample=frozenset(per_sample),
     )
@@ -470,18 +489,8 @@ def _golden(batch: Batch, expected: Activations, least: Mapping[str, float]) -> 
     layers = {}
     for name, value in sorted(expected.items()):
         if value.dtype.kind in "fiub" and np.isfinite(value).all():
-            flat = value.astype(np.float64).ravel()
-            layers[name] = GoldenLayer(
-                shape=value.shape,
-                norm=_digits(float(np.linalg.norm(flat)), 6),
-                scale=_digits(float(np.abs(flat).max(initial=least.get(name, 0.0))), 6),
-                values=tuple(_digits(float(flat[i]), 6) for i in places(flat.size, GOLDEN_VALUES)),
-            )
+            layers[name] = golden_layer(value, least.get(name, 0.0))
     return Golden(seed=0, inputs=batch.golden, layers=layers)
-
-
-def _digits(value: float, digits: int) -> float:
-    return float(f"{value:.{digits}g}")
 
 
 def _places(card: Card) -> dict[str, tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._table import counted
 from .card import GoldenLayer
 from .errors import ModelFileError
 from .golden import places, seeded
@@ -37,7 +38,9 @@ class CheckReport:
     device: str
     tolerance: float
     layers: tuple[LayerDeviation, ...]
-    """In the order in which the layers run."""
+    """In the order in which the layers run; gradients come last."""
+    gradients: int = 0
+    """How many of them are gradients."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -55,8 +58,9 @@ class CheckReport:
                 f"of its scale; allowed are {self.tolerance:.0e}."
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
+        count = counted(len(self.layers) - self.gradients, self.gradients)
         return (
-            f"{len(self.layers)} layers agree with the golden sample on {self.device}: largest "
+            f"{count} agree with the golden sample on {self.device}: largest "
             f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
         )
 
@@ -92,9 +96,11 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     values = model._fetch(names)(feeds)
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
+    gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(
         device=model.device,
         tolerance=tolerance,
+        gradients=len(golden.layers.keys() & set(gradients)),
         layers=tuple(LayerDeviation(name=name, scaled=scaled) for name, scaled in deviations),
     )
 

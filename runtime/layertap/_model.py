@@ -806,10 +806,9 @@ class Model:
             single = is_single(self.layers, layers)
             reductions = dict.fromkeys(self.select(layers))
         target = None if dtype is None else check_dtype(dtype)
+        last = self.card is not None and self.card.channels_last
         try:
-            request = request_layers(
-                self._graph, reductions, single, target, self.card is not None, peeled
-            )
+            request = request_layers(self._graph, reductions, single, target, last, peeled)
         except KeyError as exc:
             raise self._gone(exc) from exc
         return list(reductions), request

@@ -43,6 +43,14 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     ]
 
 
+def counted(layers: int, gradients: int, what: str = "layers") -> str:
+    """`428 layers and 1 gradient`; one of the two where there is none of the other."""
+    parts = [f"{layers} {what}"] if layers or not gradients else []
+    if gradients:
+        parts.append(f"{gradients} gradient{'s' if gradients > 1 else ''}")
+    return " and ".join(parts)
+
+
 def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
     """The table that `model.summary()` would print, and the MB that each activation costs."""
     rows = [HEAD]

@@ -49,9 +49,11 @@ def measure(build: Build, reference: str = "keras") -> Measured:
     """Export the model with all its layers, seeded, and compare it with Keras.
 
     Raises:
-        LayertapError: it cannot be exported, a layer differs, or a layer is not there.
+        LayertapError: it cannot be exported, a layer differs, or a layer is not there; or an
+            operator is not among those that docs/gradients.md lists.
     """
     import layertap_export
+    from layertap_export.gradients.registry import NO_GRADIENT, RULES
 
     assert layertap_export.export  # imports TensorFlow as the exporter wants it
     import keras
@@ -65,6 +67,9 @@ def measure(build: Build, reference: str = "keras") -> Measured:
         hidden = [layer.name for layer in report.card.layers if not layer.exposed]
         if hidden:
             raise layertap_export.ExportError(f"{hidden[0]!r} is not exposed.")
+        missing = operators(file) - set(RULES) - NO_GRADIENT
+        if missing:
+            raise layertap_export.ExportError(f"there is no gradient rule for {sorted(missing)}.")
         checks = report.verification.layers
         worst = report.verification.worst
         return Measured(
@@ -82,6 +87,13 @@ def measure(build: Build, reference: str = "keras") -> Measured:
 
 def _most(errors: list[float | None]) -> float | None:
     return max((error for error in errors if error is not None), default=None)
+
+
+def operators(file: Path) -> set[str]:
+    """The types of all nodes."""
+    import onnx
+
+    return {node.op_type for node in onnx.load(file, load_external_data=False).graph.node}
 
 
 def inner_transposes(file: Path) -> int:

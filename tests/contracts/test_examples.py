@@ -1,17 +1,20 @@
-"""The notebook of the lecture runs from start to end, and finds what Keras finds.
+"""The notebooks of the lecture run from start to end, and find what Keras finds.
 
-Keras's values are computed here from the lines that the notebook's text shows beside its own.
+Keras's values are computed here from the lines that the notebooks' text shows beside its own.
 """
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from base64 import b64decode
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NOTEBOOK = EXAMPLES / "activations.ipynb"
+NOTEBOOKS = ("activations", "gradients")
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 
@@ -50,10 +53,11 @@ def pictures(cell: Any) -> list[tuple[int, int]]:
     return [Image.open(io.BytesIO(b64decode(png))).size for png in found]
 
 
-def run(folder: Path, home: Path) -> Any:
-    """Execute the notebook as its script does, and read the result."""
-    output = folder / "executed.ipynb"
-    command = [sys.executable, EXAMPLES / "execute.py", "--output", output, "--folder", folder]
+def run(name: str, folder: Path, home: Path) -> Any:
+    """Execute a notebook as the script does, and read the result."""
+    output = folder / f"executed-{name}.ipynb"
+    script, notebook = EXAMPLES / "execute.py", EXAMPLES / f"{name}.ipynb"
+    command = [sys.executable, script, notebook, "--output", output, "--folder", folder]
     environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
     environment.pop("LAYERTAP_IMAGES", None)
     done = subprocess.run(
@@ -74,14 +78,19 @@ def same_text(actual: str, expected: str) -> None:
 # --- As it is stored ----------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=NOTEBOOKS)
+def name(request: pytest.FixtureRequest) -> str:
+    """Each notebook in turn."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def stored() -> Any:
-    return read(NOTEBOOK)
+def stored(name: str) -> Any:
+    return read(EXAMPLES / f"{name}.ipynb")
 
 
-def test_every_step_of_the_lecture_has_the_keras_lines_that_it_replaces(stored: Any) -> None:
-    steps = [cell.source for cell in stored.cells if "# Keras\n" in cell.source]
-    lines = (
+LINES = {
+    "activations": (
         "load_C3M3_model()",
         "model.summary()",
         "for index, layer in enumerate(model.layers",
@@ -102,27 +111,54 @@ def test_every_step_of_the_lecture_has_the_keras_lines_that_it_replaces(stored: 
         "spatial_maps_x = spatial_maps_x[0]",
         "print(spatial_maps_x[0])",
         "model.predict(x)",
-    )
-    for line in lines:
+    ),
+    "gradients": (
+        "load_C3M3_model()",
+        "y_category = model.output[0][category]",
+        "K.gradients(y_category, spatial_maps)[0]",
+        "K.function([model.input], [spatial_maps, gradients])",
+        "get_spatial_maps_and_gradients([x])",
+        "spatial_maps_x = spatial_maps_x[0]",
+        "gradients_x = gradients_x[0]",
+        "np.mean(gradients_x, axis=(0, 1))",
+        "np.dot(spatial_maps_x, weights)",
+        "np.maximum(cam, 0)",
+        "cv2.resize(cam, (320, 320)",
+        "cam / cam.max()",
+        "grad_cam(model, x, category",
+        'plt.imshow(cam, cmap="jet", alpha=min(0.5, prediction[category]))',
+        "compute_gradcam(model, path",
+    ),
+}
+"""What the lecture's steps are in Keras."""
+
+
+def test_every_step_of_the_lecture_has_the_keras_lines_that_it_replaces(
+    name: str, stored: Any
+) -> None:
+    steps = [cell.source for cell in stored.cells if "# Keras\n" in cell.source]
+    for line in LINES[name]:
         assert [step for step in steps if line in step], line
 
 
 def test_tensorflow_is_named_by_no_cell_but_to_deny_it(stored: Any) -> None:
-    for name, cell in code(stored).items():
+    for cell_id, cell in code(stored).items():
         for line in cell.source.splitlines():
             if re.search(r"tensorflow|keras", line, re.IGNORECASE):
-                assert line.startswith("assert "), (name, line)
+                assert line.startswith("assert "), (cell_id, line)
                 assert "sys.modules" in line
 
 
-def test_the_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine(stored: Any) -> None:
+def test_the_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine(
+    name: str, stored: Any
+) -> None:
     assert stored.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     cells = code(stored)
     assert [cell.execution_count for cell in cells.values()] == list(range(1, len(cells) + 1))
-    assert [name for name, cell in cells.items() if not cell.outputs] == ["keep"]
+    assert [cell_id for cell_id, cell in cells.items() if not cell.outputs] == ["keep"]
     for cell in stored.cells:
         assert re.fullmatch(r"[a-z-]+", cell.id), cell.id
         assert cell.metadata == {}
@@ -131,7 +167,7 @@ def test_the_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine(stor
     text = "".join(printed(cell) for cell in cells.values())
     assert not re.search(r"(?<![\w.])(/\w|[A-Z]:\\)", text)
     assert not re.search(r"in \d+ s\b", text)
-    assert NOTEBOOK.stat().st_size < 100_000
+    assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 100_000
 
 
 # --- As it runs ---------------------------------------------------------------------------------
@@ -144,21 +180,36 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(chest_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the notebook runs. An exported model is there, as it is when a student goes on."""
+    """Where the notebooks run. Exported models are there, as they are when a student goes on."""
     folder = tmp_path_factory.mktemp("notebook")
-    shutil.copy(chest_file, folder)
+    for name in "chest.onnx", "chest-gradients.onnx":
+        shutil.copy(chest_file, folder / name)
     return folder
 
 
 @pytest.fixture(scope="module")
-def executed(folder: Path, home: Path) -> dict[str, Any]:
-    return code(run(folder, home))
+def execute(folder: Path, home: Path) -> Callable[[str], dict[str, Any]]:
+    """Executes a notebook, once, and gives its code cells."""
+    return functools.cache(lambda name: code(run(name, folder, home)))
+
+
+@pytest.fixture(scope="module")
+def executed(execute: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return execute("activations")
 
 
 @pytest.fixture(scope="module")
 def found(executed: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The arrays that the notebook keeps at its end."""
+    """The arrays that the first notebook keeps at its end."""
     with np.load(folder / "activations.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="module")
+def explained(execute: Callable[[str], dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """The arrays that the second notebook keeps at its end."""
+    execute("gradients")
+    with np.load(folder / "gradients.npz") as file:
         return dict(file)
 
 
@@ -193,18 +244,17 @@ def keras_x(keras_statistics: tuple[float, float], folder: Path) -> Any:
 
 
 @pytest.mark.tensorflow
-def test_running_it_gives_what_is_stored(stored: Any, executed: dict[str, Any]) -> None:
+def test_running_it_gives_what_is_stored(
+    name: str, stored: Any, execute: Callable[[str], dict[str, Any]], home: Path
+) -> None:
     """`python examples/execute.py` makes the stored outputs anew."""
     cells = code(stored)
+    executed = execute(name)
     assert list(executed) == list(cells)
-    for name, cell in executed.items():
-        if name != "export":  # the model was there
-            same_text(printed(cell), printed(cells[name]))
-            assert pictures(cell) == pictures(cells[name])
-
-
-@pytest.mark.tensorflow
-def test_running_it_leaves_nothing_in_the_home_folder(executed: dict[str, Any], home: Path) -> None:
+    for cell_id, cell in executed.items():
+        if cell_id != "export":  # the model was there
+            same_text(printed(cell), printed(cells[cell_id]))
+            assert pictures(cell) == pictures(cells[cell_id])
     assert list(home.iterdir()) == []
 
 
@@ -257,21 +307,73 @@ def test_the_activations_are_those_of_keras(
     np.testing.assert_allclose(found["prediction"], prediction, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def keras_gradients(
+    explained: dict[str, Any], keras_model: Any, folder: Path
+) -> tuple[Any, Any, Any]:
+    """Spatial maps and gradients of the 14 logits, `(14, 10, 10, 1024)`, and the prediction."""
+    import keras
+    import tensorflow as tf
+
+    scaling = json.loads((folder / "preprocess.json").read_text())["scaling"]
+    x = keras.utils.load_img(folder / "images" / "phantom_000.png", target_size=(320, 320))
+    x = ((np.array(x) - scaling["mean"]) / scaling["std"])[np.newaxis].astype(np.float32)
+    names = ("conv5_block16_concat", "global_average_pooling2d")
+    inside = keras.Model(keras_model.input, [keras_model.get_layer(x).output for x in names])
+    # What follows the layer, so that the tape can watch the layer itself.
+    rest = [keras_model.get_layer(x) for x in ("bn", "relu", "global_average_pooling2d")]
+    kernel, bias = keras_model.get_layer("dense").weights
+    maps, _ = inside(x)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(maps)
+        features = functools.reduce(lambda value, layer: layer(value, training=False), rest, maps)
+        logits = (features @ kernel + bias)[0]
+        scores = [logits[k] for k in range(14)]
+    gradients = np.stack([tape.gradient(score, maps)[0] for score in scores])
+    return maps[0].numpy(), gradients, keras_model.predict(x, verbose=0)[0]
+
+
+@pytest.mark.tensorflow
+def test_the_gradients_are_those_of_keras(
+    explained: dict[str, Any], keras_gradients: tuple[Any, Any, Any]
+) -> None:
+    _, gradients, prediction = keras_gradients
+    scale = np.abs(gradients[0]).max()
+    assert explained["gradients"].shape == (10, 10, 1024)
+    np.testing.assert_allclose(explained["gradients"] / scale, gradients[0] / scale, atol=1e-5)
+    np.testing.assert_allclose(explained["prediction"], prediction, atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_the_heat_maps_are_those_of_the_lecture(
+    explained: dict[str, Any], keras_gradients: tuple[Any, Any, Any]
+) -> None:
+    import tensorflow as tf
+
+    maps, gradients, _ = keras_gradients
+    assert explained["maps"].shape == (14, 320, 320)
+    for heat, gradient in zip(explained["maps"], gradients, strict=True):
+        cam = np.maximum(np.dot(maps, np.mean(gradient, axis=(0, 1))), 0)
+        cam = tf.image.resize(cam[..., np.newaxis], (320, 320)).numpy()[..., 0]
+        np.testing.assert_allclose(heat, cam / cam.max(), atol=1e-4)
+    np.testing.assert_allclose(explained["maps"][0], explained["cam"], atol=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_it_runs_in_an_empty_folder_and_comes_out_as_it_is_stored(
-    stored: Any, tmp_path: Path
+    name: str, stored: Any, tmp_path: Path
 ) -> None:
     """The export too; what it prints differs with the machine in the last digits alone."""
     pytest.importorskip("tf2onnx", reason="needs the export extra")
     folder, home = tmp_path / "notebook", tmp_path / "home"
     folder.mkdir()
     home.mkdir()
-    cells = code(run(folder, home))
+    cells = code(run(name, folder, home))
     said = printed(cells["export"])
-    assert "wrote chest.onnx (28.3 MB, 429 of 429 layers exposed) in ... s" in said
+    assert re.search(r"wrote \S+ \(28\.\d MB, 429 of 429 layers exposed\) in ... s", said)
     assert "verified 428 layers against Keras" in said
-    for name, cell in code(stored).items():
-        if name != "export":
-            same_text(printed(cells[name]), printed(cell))
+    for cell_id, cell in code(stored).items():
+        if cell_id != "export":
+            same_text(printed(cells[cell_id]), printed(cell))
     assert list(home.iterdir()) == []

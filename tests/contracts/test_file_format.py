@@ -136,9 +136,9 @@ def test_the_example_is_an_excerpt_of_the_real_card(chest_file: Path) -> None:
     """But for what differs with versions and machines, in its last digits."""
     real = json.loads(str(layertap.open(chest_file).card.to_json()))  # type: ignore[union-attr]
     shown = json.loads(blocks("json")[0])
-    for key in ("format", "inputs", "outputs", "preprocessing", "labels"):
+    for key in ("format", "inputs", "outputs", "preprocessing", "labels", "gradients"):
         assert shown[key] == real[key]
-    assert shown.keys() - {"gradients"} == real.keys()  # which this file was exported without
+    assert shown.keys() == real.keys()
     for layer in shown["layers"]:
         assert layer in real["layers"]
     for key in ("source", "verification", "golden"):
@@ -226,15 +226,21 @@ def test_the_graph_is_as_described(chest_file: Path) -> None:
     model = onnx.load(chest_file)
     assert (model.producer_name, model.ir_version) == ("layertap", 8)
     assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
-    for value in [*model.graph.input, *model.graph.output]:
-        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
     card = layertap.open(chest_file).card
     assert card is not None
+    assert card.gradients is not None
+    rows = {card.gradients.weights, *card.gradients.tensors.values()}
+    for value in [*model.graph.input, *model.graph.output]:
+        first = value.type.tensor_type.shape.dim[0]
+        assert first.dim_param == ("" if value.name in rows else "batch")
+        assert not first.HasField("dim_value")
     names = [value.name for value in model.graph.output]
     own = [info.name for info in card.outputs]
     inputs = {info.name for info in card.inputs}
     rest = [x.tensor for x in card.layers if x.tensor and x.tensor not in {*own, *inputs}]
-    assert names == own + rest
+    assert names == own + rest + list(card.gradients.tensors.values())
+    assert [x.name for x in model.graph.input] == [*inputs, card.gradients.weights]
+    assert card.gradients.weights in {x.name for x in model.graph.initializer}
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,18 @@
 """Heat maps of a trained network: beside TensorFlow's gradients, and on objects of known place.
 
 The network, conv -> relu -> pool -> conv -> relu -> mean -> dense, learns in seconds to tell
-stripes that lie from stripes that stand. Its gradients are put into the exported file by hand.
+stripes that lie from stripes that stand.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper
 
 import layertap
-import tiny
 from layertap.cam import METHODS, metrics
-from layertap.card import KEY, Card, Gradients
 
 pytestmark = pytest.mark.tensorflow
 
@@ -79,57 +74,9 @@ def model(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> layertap.Mo
     import layertap_export
 
     path = tmp_path_factory.mktemp("stripes") / "stripes.onnx"
-    # Of noise it is sure: its sigmoid is 1e-5, of which float32 gives few digits.
-    layertap_export.export(trained, path, labels=LABELS, tolerance=0.1)
-    return layertap.open(with_gradients(onnx.load(path), trained).SerializeToString())
-
-
-def with_gradients(made: onnx.ModelProto, trained: Any) -> onnx.ModelProto:
-    """Gradients of the logits with respect to `late`, and to `pool` before it, in closed form.
-
-    The file's tensors are channels last, ONNX's convolutions channels first.
-    """
-    kernel, _ = trained.get_layer("late").get_weights()
-    dense, _ = trained.get_layer("probs").get_weights()
-    to_last, to_first = [0, 2, 3, 1], [0, 3, 1, 2]
-    made.graph.node.extend(
-        [
-            tiny.node("MatMul", "score_weights dense_t", "g_mean"),
-            tiny.node("Unsqueeze", "g_mean axes", "g_place"),
-            tiny.node("Sign", "late", "late_on"),
-            tiny.node("Mul", "late_on zero", "zeros"),
-            tiny.node("Add", "g_place zeros", "grad/late"),
-            tiny.node("Mul", "grad/late late_on", "g_conv"),
-            tiny.node("Transpose", "g_conv", "g_conv_first", perm=to_first),
-            tiny.node("ConvTranspose", "g_conv_first kernel_late", "g_pool", pads=[1, 1, 1, 1]),
-            tiny.node("Transpose", "g_pool", "grad/pool", perm=to_last),
-        ]
-    )
-    places = (SIZE // 2) ** 2
-    made.graph.initializer.extend(
-        [
-            tiny.constant("dense_t", dense.T / places, np.float32),
-            tiny.constant("kernel_late", kernel.transpose(3, 2, 0, 1), np.float32),
-            tiny.constant("axes", [1, 2]),
-            tiny.constant("zero", 0, np.float32),
-            tiny.constant("score_weights", np.ones((1, 2)), np.float32),
-        ]
-    )
-    made.graph.input.append(tiny.value("score_weights", ["rows", 2]))
-    for name, channels in (("late", 16), ("pool", 8)):
-        shape = [None, SIZE // 2, SIZE // 2, channels]
-        made.graph.output.append(tiny.value(f"grad/{name}", shape))
-    props = {item.key: item.value for item in made.metadata_props}
-    record = Gradients(
-        output="probs",
-        score="logits",
-        weights="score_weights",
-        tensors={"pool": "grad/pool", "late": "grad/late"},
-        broadcasts=True,
-    )
-    card = replace(Card.from_json(props[KEY]), gradients=record)
-    helper.set_model_props(made, {**props, KEY: card.to_json()})
-    return made
+    asked = ["last-conv", "pool", "input"]
+    layertap_export.export(trained, path, labels=LABELS, gradients=asked)
+    return layertap.open(path)
 
 
 # --- Beside TensorFlow --------------------------------------------------------------------------
@@ -182,6 +129,25 @@ def test_the_heat_map_of_the_notebook(trained: Any, model: layertap.Model, layer
         peaks = large.max(axis=(1, 2), keepdims=True)
         wanted = large / np.where(peaks > 0, peaks, 1)
         np.testing.assert_allclose(found[:, k], wanted, atol=1e-5)
+
+
+def test_integrated_gradients_are_complete(trained: Any, model: layertap.Model) -> None:
+    """They add up to what the logits, as TensorFlow gives them, differ by from the baseline's."""
+    import keras
+
+    images = scenes(3, seed=7).images
+    kernel, bias = trained.get_layer("probs").get_weights()
+    features = keras.Model(trained.input, trained.get_layer("mean").output)
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        return features.predict(x, verbose=0) @ kernel + bias
+
+    wanted = logits(images) - logits(np.zeros_like(images[:1]))
+    found = model.attribute(images, "integrated_gradients", list(LABELS), steps=300)
+    assert found.shape == (3, 2, SIZE, SIZE, 3)
+    np.testing.assert_allclose(
+        found.sum(axis=(2, 3, 4)), wanted, atol=0.01 * np.abs(wanted).max(), rtol=0
+    )
 
 
 # --- The pointing game --------------------------------------------------------------------------

@@ -86,3 +86,43 @@ def test_all_layers_at_once_and_the_prediction(
     errors = {name: scaled_error(actual[name], expected[name]) for name in names}
     assert max(errors.values()) < 1e-5, max(errors, key=lambda name: errors[name])
     assert scaled_error(tapped.predict(images), keras_model.predict(x, verbose=0)) < 1e-5
+
+
+def test_the_gradient_of_a_class_per_image(
+    tapped: layertap.Model, keras_model: Any, chest_folder: Path
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    name = "conv5_block16_concat"
+    images = sorted((chest_folder / "images").glob("*.png"))[:2]
+    x = np.concatenate([keras_input(image) for image in images])
+    classes = np.eye(14, dtype=np.float32)[[1, 13]]
+    last = keras_model.layers[-1]
+    function = keras.Model(keras_model.input, [keras_model.get_layer(name).output, last.input])
+    kernel, bias = last.get_weights()
+    with tf.GradientTape() as tape:
+        activation, features = function(x, training=False)
+        score = tf.reduce_sum(classes * (features @ kernel + bias))
+    expected = tape.gradient(score, activation).numpy()
+    assert scaled_error(tapped.gradients(images, name, classes), expected) < 1e-4
+
+    heat = np.maximum((activation.numpy() * expected.mean((1, 2), keepdims=True)).sum(-1), 0)
+    found = tapped.cam(images, name, [1, 13], resize=False)
+    for sample in (0, 1):
+        peak = heat[sample].max()
+        assert peak > 0
+        np.testing.assert_allclose(found[sample, sample], heat[sample] / peak, atol=1e-4)
+
+
+def test_the_file_grew_by_a_thousandth(chest_file: Path) -> None:
+    """Both halves of the network share the weights."""
+    import onnx
+
+    from layertap_export.gradients.reading import strip
+
+    model, card = onnx.load(chest_file), layertap.open(chest_file).card
+    assert card is not None
+    size = model.ByteSize()
+    strip(model, card)
+    assert 1 < size / model.ByteSize() < 1.001

@@ -7,7 +7,7 @@ import json
 
 from layertap._index import read_index
 from layertap._source import FileSource
-from layertap._table import printable, type_text
+from layertap._table import counted, printable, type_text
 from layertap.card import Card, TensorInfo
 
 from . import OK, OWN, Command
@@ -59,12 +59,18 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
     if card.verification and card.verification.layers:
         checked, worst = card.verification, card.verification.worst
-        signature = card.source.signature
-        what = "outputs against TensorFlow" if signature else "layers against Keras"
+        shown = card.gradients.tensors.values() if card.gradients else ()
+        gradients = sum(name in shown for name in checked.layers)
+        what, reference = "layers", "Keras"
+        if card.source.signature:
+            what, reference = "outputs", "TensorFlow"
+        elif not card.channels_last:
+            reference = "central differences"
+        count = counted(len(checked.layers) - gradients, gradients, what)
         lines.append(
             (
                 "verification",
-                f"{len(checked.layers)} {what} ({'; '.join(checked.batches)}): "
+                f"{count} against {reference} ({'; '.join(checked.batches)}): "
                 f"largest scaled error {checked.layers[worst].scaled:.1e} in {worst!r}, "
                 f"allowed {checked.tolerance:.0e}",
             )

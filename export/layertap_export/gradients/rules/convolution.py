@@ -1,0 +1,155 @@
+"""Convolutions. The backward half reads the very weights of the forward half."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.sizes import fixed
+from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.windows import Window
+
+
+def conv(step: Step) -> Gradients:
+    """The transposed convolution of g with the same weights.
+
+    Where the stride is 1, that is a convolution with the kernel turned round, which onnxruntime
+    computes in the layout of the forward half: faster, and for depthwise ones by several times.
+    It turns the kernel when it loads the file.
+    """
+    step.only(0)
+    sizes = _kernel(step)
+    window = Window.of(step.attributes, sizes[2:])
+    group = step.attribute("group", 1)
+    around = margins(window.fixed(step.dims[2:]))
+    if around is not None:
+        return [
+            step.gradient.op(
+                "Conv",
+                _turned_round(step, sizes, group),
+                kernel_shape=list(window.kernel),
+                dilations=list(window.dilations),
+                group=group,
+                pads=around,
+            )
+        ]
+    return [spread(step, step.gradient, step.input(1), window, group)]
+
+
+def _kernel(step: Step) -> list[int]:
+    """The sizes of the weights."""
+    sizes = fixed(step.build.dims(step.input(1)))
+    if sizes is None:
+        raise step.refused("with a kernel of free size")
+    return sizes
+
+
+def margins(window: Window | None) -> list[int] | None:
+    """The padding with which a window that moves cell by cell gives back the sizes of its input.
+
+    `None` where it moves otherwise, or its padding is not known or larger than itself.
+    """
+    if window is None or not window.dense:
+        return None
+    pads = [
+        extent - 1 - pad
+        for side in (window.begins, window.ends)
+        for extent, pad in zip(window.extents, side, strict=True)
+    ]
+    return pads if min(pads) >= 0 else None
+
+
+def _turned_round(step: Step, sizes: Sequence[int], group: int) -> Value:
+    """The kernel (out, in / group, ...) as (in, out / group, ...), its cells in reverse order."""
+    build, kernel = step.build, step.input(1)
+    outer, inner, *cells = sizes
+    if group == 1:
+        kernel = kernel.op("Transpose", perm=[1, 0, *range(2, len(sizes))])
+    elif (inner, outer) != (1, group):  # not depthwise, where each group is a channel
+        parts = [group, outer // group, inner, *cells]
+        kernel = kernel.op("Reshape", build.whole(parts))
+        kernel = kernel.op("Transpose", perm=[0, 2, 1, *range(3, len(parts))])
+        kernel = kernel.op("Reshape", build.whole([group * inner, outer // group, *cells]))
+    axes = [axis for axis, size in enumerate(cells, start=2) if size > 1]
+    if not axes:
+        return kernel
+    count = len(axes)
+    bounds = ([-1] * count, [-(2**63)] * count, axes, [-1] * count)
+    return kernel.op("Slice", *map(build.whole, bounds))
+
+
+def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> Value:
+    """The transposed convolution of g, in the sizes of x: what a window of x gave, goes back."""
+    build, axes = step.build, window.axes
+    attributes = {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.strides),
+        "dilations": list(window.dilations),
+        "group": group,
+    }
+    padded = window.fixed(step.dims[2:])
+    behind = None if padded is None else _behind(step, padded)
+    if padded is not None and behind is not None:
+        return g.op(
+            "ConvTranspose",
+            kernel,
+            pads=[*padded.begins, *(max(cells, 0) for cells in behind)],
+            output_padding=[max(-cells, 0) for cells in behind],
+            **attributes,
+        )
+    # Long enough, and then cut to the sizes of x, which are known when the graph runs.
+    full = g.op(
+        "ConvTranspose",
+        kernel,
+        pads=[*(padded.begins if padded else [0] * len(axes)), *[0] * len(axes)],
+        output_padding=[stride - 1 for stride in window.strides],
+        **attributes,
+    )
+    sizes = build.sizes(step.x, axes)
+    start = build.whole([0] * len(axes)) if padded else _begins(step, window, sizes)
+    return full.op("Slice", start, start + sizes, build.whole(axes))
+
+
+def _behind(step: Step, window: Window) -> list[int] | None:
+    """Per axis the cells that the windows reach over the end of x, or fall short of it."""
+    cells = []
+    outputs = step.build.dims(step.y)[2:]
+    for axis, (size, count) in enumerate(zip(step.dims[2:], outputs, strict=True)):
+        reach = (count - 1) * window.strides[axis] + window.extents[axis]
+        beyond = reach - window.begins[axis] - size
+        if not isinstance(beyond, int):
+            return None
+        cells.append(beyond)
+    return cells
+
+
+def _begins(step: Step, window: Window, sizes: Value) -> Value:
+    """The padding in front that `auto_pad` comes to, when the graph runs."""
+    build = step.build
+    counts = build.sizes(step.y, window.axes)
+    strides, extents = build.whole(window.strides), build.whole(window.extents)
+    total = ((counts - build.whole([1])) * strides + extents - sizes).op("Max", build.whole([0]))
+    half = total / build.whole([2])
+    return half if window.same == "SAME_UPPER" else total - half
+
+
+def conv_transpose(step: Step) -> Gradients:
+    """The convolution of g with the same weights."""
+    step.only(0)
+    cells = _kernel(step)[2:]
+    window = Window.of(step.attributes, cells)
+    extra = step.attribute("output_padding") or [0] * len(cells)
+    padded = window.fixed_spread(step.dims[2:], extra)
+    if padded is None:
+        raise step.refused("whose padding depends on a free size")
+    return [
+        step.gradient.op(
+            "Conv",
+            step.input(1),
+            kernel_shape=list(padded.kernel),
+            strides=list(padded.strides),
+            dilations=list(padded.dilations),
+            group=step.attribute("group", 1),
+            pads=[*padded.begins, *padded.ends],
+        )
+    ]

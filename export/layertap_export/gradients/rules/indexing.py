@@ -1,0 +1,151 @@
+"""Picking elements by number: their gradients are added up where they were picked."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
+
+from .scattering import added, scatter
+
+
+def gather(step: Step) -> Gradients:
+    """g added up at the indices along the axis."""
+    step.only(0)
+    build, axis, rank = step.build, step.axis(0), len(step.dims)
+    indices = step.input(1)
+    count = build.rank(indices)
+    places = step.constant(1)
+    if places is not None and places.size == 1:
+        return [_put_back(step, axis, int(places.reshape(())), count)]
+    # One row of g per index, added to the rows of zeros: the axis comes first for that.
+    total = rank - 1 + count
+    picked = list(range(axis, axis + count))
+    others = [i for i in range(total) if i not in picked]
+    updates = step.gradient.op("Transpose", perm=[*picked, *others])
+    shape = updates.shape().op("Slice", build.whole([count]), build.whole([total]))
+    zeros = build.zeros(build.vector([build.size(step.x, axis), shape]), step.gradient.dtype)
+    rows = indices.cast(TensorProto.INT64).op("Unsqueeze", build.whole([-1]))
+    filled = zeros.op("ScatterND", rows, updates, reduction=added(build))
+    back = np.argsort([axis, *(i for i in range(rank) if i != axis)]).tolist()
+    return [filled.op("Transpose", perm=back)]
+
+
+def _put_back(step: Step, axis: int, place: int, count: int) -> Value:
+    """A single index is a slice: zeros go around it."""
+    build, g = step.build, step.gradient
+    if count == 0:
+        g = g.op("Unsqueeze", build.whole([axis]))
+    elif count > 1:
+        g = g.op("Squeeze", build.whole(range(axis, axis + count - 1)))
+    size = build.size(step.x, axis)
+    pads: list[Value | int] = [0] * (2 * len(step.dims))
+    if isinstance(size, int):
+        place %= size
+        pads[axis], pads[axis + len(step.dims)] = place, size - 1 - place
+    elif place >= 0:
+        pads[axis], pads[axis + len(step.dims)] = place, size - build.whole([place + 1])
+    else:
+        pads[axis], pads[axis + len(step.dims)] = size + build.whole([place]), -1 - place
+    return g.op("Pad", build.vector(pads))
+
+
+def gather_elements(step: Step) -> Gradients:
+    """g added up at the indices along the axis, element by element."""
+    step.only(0)
+    build, axis = step.build, step.axis(0)
+    zeros = _zeros(step, axis)
+    indices = step.input(1).op("Expand", step.gradient.shape())
+    return [zeros.op("ScatterElements", indices, step.gradient, axis=axis, reduction=added(build))]
+
+
+def _zeros(step: Step, axis: int) -> Value:
+    """Zeros in the shape of x, with as many rows as g has."""
+    build = step.build
+    target = [build.size(step.x, other) for other in range(len(step.dims))]
+    if axis != 0:
+        target[0] = build.rows(step.gradient)
+    return build.zeros(build.vector(target), step.gradient.dtype)
+
+
+def gather_nd(step: Step) -> Gradients:
+    """g added up at the indices."""
+    step.only(0)
+    build, batch = step.build, step.attribute("batch_dims", 0)
+    if batch == 0:
+        zeros = build.zeros(step.x.shape(), step.gradient.dtype)
+        return [zeros.op("ScatterND", step.input(1), step.gradient, reduction=added(build))]
+    if batch == 1:
+        return [scatter(build, step.gradient, _places(step), step.x)]
+    raise step.refused(f"with {batch} batch axes")
+
+
+def _places(step: Step) -> Value:
+    """Indices that count within a sample, as numbers of the sample's elements."""
+    build, indices = step.build, step.input(1)
+    last = build.rank(indices) - 1
+    depth = build.dims(indices)[last]
+    if not isinstance(depth, int):
+        raise step.refused("whose indices have a free length")
+    number: Value | None = None
+    for place in range(depth):
+        size = build.sizes(step.x, [place + 1])
+        bounds = (build.whole([value]) for value in (place, place + 1, last))
+        index = indices.op("Slice", *bounds)
+        index = index + (index < build.whole(0)).cast(size.dtype) * size  # from the end
+        number = index if number is None else number * size + index
+    assert number is not None
+    # Behind the axes that are indexed, whole blocks are picked.
+    block = build.count(step.x, range(depth + 1, len(step.dims)))
+    width = build.whole(block) if isinstance(block, int) else block
+    within = build.node("Range", build.whole(0), width, build.whole(1))
+    samples = build.size(step.x, 0)
+    starts = number.op("Reshape", build.vector([samples, -1, 1])) * width
+    return (starts + within).op("Reshape", build.vector([samples, -1]))
+
+
+def top(step: Step) -> Gradients:
+    """Of TopK: g at the places of the values."""
+    axis = step.axis(-1)
+    places = step.outputs[1]
+    if places is None:
+        raise step.refused("without indices")
+    indices = places.op("Expand", step.gradient.shape())
+    # No place is among the largest twice.
+    return [_zeros(step, axis).op("ScatterElements", indices, step.gradient, axis=axis)]
+
+
+def scatter_elements(step: Step) -> Gradients:
+    """g where nothing was put, and at the places of what was put."""
+    _check_reduction(step)
+    axis, g, indices = step.axis(0), step.gradient, step.input(1)
+    data = updates = None
+    if step.wanted[0]:
+        nothing = step.build.zeros(indices.shape(), g.dtype)
+        kept = step.text("reduction", "none") == "add"
+        data = g if kept else g.op("ScatterElements", indices, nothing, axis=axis)
+    if step.wanted[2]:
+        updates = g.op("GatherElements", indices, axis=axis)
+    return [data, None, updates]
+
+
+def scatter_nd(step: Step) -> Gradients:
+    """g where nothing was put, and at the places of what was put."""
+    _check_reduction(step)
+    g, indices = step.gradient, step.input(1)
+    data = updates = None
+    if step.wanted[0]:
+        nothing = step.build.zeros(step.input(2).shape(), g.dtype)
+        kept = step.text("reduction", "none") == "add"
+        data = g if kept else g.op("ScatterND", indices, nothing)
+    if step.wanted[2]:
+        updates = g.op("GatherND", indices)
+    return [data, None, updates]
+
+
+def _check_reduction(step: Step) -> None:
+    reduction = step.text("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise step.refused(f"of reduction {reduction!r}")

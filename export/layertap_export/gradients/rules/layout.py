@@ -1,0 +1,305 @@
+"""Moving elements without changing them: the gradient takes the same way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.growing import taken
+from layertap_export.gradients.sizes import Free, Size, fixed
+from layertap_export.gradients.step import Gradients, Step
+
+from .scattering import scatter
+
+
+def reshape(step: Step) -> Gradients:
+    """g in the shape of x: of Reshape, Flatten, Squeeze and Unsqueeze."""
+    return [step.build.shaped(step.gradient, step.x)]
+
+
+def transpose(step: Step) -> Gradients:
+    """g with the axes turned back."""
+    perm = step.attribute("perm") or list(range(len(step.dims)))[::-1]
+    return [step.gradient.op("Transpose", perm=np.argsort(perm).tolist())]
+
+
+def expand(step: Step) -> Gradients:
+    """g summed over what was repeated."""
+    step.only(0)
+    return [step.build.summed(step.gradient, step.x, step.build.dims(step.y))]
+
+
+def tile(step: Step) -> Gradients:
+    """g summed over the repetitions: of an axis of n the elements i, i + n, i + 2 n, ..."""
+    build, rank = step.build, len(step.dims)
+    repeats = step.whole(1) or [None] * rank
+    parts: list[Value | int] = []
+    for axis, count in enumerate(repeats):
+        if isinstance(count, int):
+            parts.append(count)
+        else:
+            parts.append(step.input(1).op("Slice", build.whole([axis]), build.whole([axis + 1])))
+        parts.append(build.size(step.x, axis))
+    if repeats[0] == 1:
+        parts[1] = -1  # there may be more rows than in x
+    apart = step.gradient.op("Reshape", build.vector(parts))
+    return [apart.op("ReduceSum", build.whole(range(0, 2 * rank, 2)), keepdims=0)]
+
+
+# --- Joining and parting -------------------------------------------------------------------------
+
+
+def concat(step: Step) -> Gradients:
+    """Of g what stands where the operand stood."""
+    axis = step.axis(0, step.build.rank(step.y))
+    operands = [step.input(index) for index in range(len(step.inputs))]
+    parts = fixed(tuple(step.build.dims(value)[axis] for value in operands))
+    if all(step.wanted) and parts is not None:
+        sizes = step.build.whole(parts)
+        return step.build.nodes("Split", len(parts), step.gradient, sizes, axis=axis)
+    return [
+        _between(step, axis, index) if wanted else None for index, wanted in enumerate(step.wanted)
+    ]
+
+
+def _between(step: Step, axis: int, index: int) -> Value:
+    """The part of g that belongs to one operand of a Concat."""
+    build = step.build
+    start = build.whole([0])
+    fixed = 0
+    for value in step.inputs[:index]:
+        assert value is not None
+        size = build.dims(value)[axis]
+        if isinstance(size, int):
+            fixed += size
+        else:
+            start = start.op("Add", build.sizes(value, [axis]))
+    size = build.dims(step.input(index))[axis]
+    if start.name == build.whole([0]).name and isinstance(size, int):
+        start, end = build.whole([fixed]), build.whole([fixed + size])
+    else:
+        start = start.op("Add", build.whole([fixed]))
+        end = start.op("Add", build.sizes(step.input(index), [axis]))
+    return step.gradient.op("Slice", start, end, build.whole([axis]))
+
+
+def split(step: Step) -> Gradients:
+    """The outputs' gradients side by side."""
+    axis = step.axis(0)
+    given = next(g for g in step.gradients if g is not None)
+    parts = [
+        g if g is not None else _nothing(step, given, value, axis)
+        for g, value in zip(step.gradients, step.outputs, strict=True)
+    ]
+    return [step.build.node("Concat", *parts, axis=axis)]
+
+
+def _nothing(step: Step, given: Value, like: Value | None, axis: int) -> Value:
+    """Zeros for an output that the score does not depend on, with the other outputs' rows."""
+    assert like is not None
+    others = given.op("Slice", *map(step.build.whole, ([0], [1], [axis]))) * 0.0
+    return step.build.spread(others, like, [axis])
+
+
+def slice_(step: Step) -> Gradients:
+    """g with zeros around it, or between its elements."""
+    step.only(0)
+    bounds = _bounds(step)
+    if bounds is None:
+        return [_scattered(step)]
+    pads = [before for before, _ in bounds] + [after for _, after in bounds]
+    return [step.gradient.op("Pad", step.build.vector(pads))]
+
+
+def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
+    """Per axis how much a Slice left out before and behind; `None` for other forms of it."""
+    starts, ends, steps = step.whole(1), step.whole(2), step.whole(4)
+    axes = step.whole(3) if step.has(3) else list(range(len(starts or ())))
+    if starts is None or ends is None or axes is None or (step.has(4) and steps is None):
+        return None
+    bounds: list[tuple[int, Value | int]] = [(0, 0)] * len(step.dims)
+    for axis, start, end, stride in zip(
+        axes, starts, ends, steps or [1] * len(starts), strict=True
+    ):
+        assert isinstance(axis, int)
+        axis %= len(step.dims)
+        size = step.dims[axis]
+        count = taken(size, start, end, 1)
+        if stride != 1 or count is None or not isinstance(start, int):
+            return None
+        first: Size = start + size if start < 0 else start
+        if isinstance(first, int) and isinstance(size, int):
+            first = min(max(first, 0), size)
+        behind = size - first - count
+        if isinstance(first, Free) or isinstance(behind, Free):
+            return None
+        bounds[axis] = first, behind
+    return bounds
+
+
+def _scattered(step: Step) -> Value:
+    """Any Slice: slice the elements' numbers in the same way, and put g where they tell.
+
+    Numbers count from the axis after the first, which must not be sliced: that of the batch.
+    """
+    build, x = step.build, step.x
+    if not _keeps_samples(step):
+        raise step.refused("of the first axis with computed bounds, or a step")
+    rest = list(range(1, len(step.dims)))
+    count = build.count(x, rest)
+    end = build.whole(count) if isinstance(count, int) else count
+    numbers = build.node("Range", build.whole(0), end, build.whole(1))
+    shape = build.vector([1, *(build.size(x, axis) for axis in rest)])
+    picked = numbers.op("Reshape", shape).op("Slice", *step.inputs[1:])
+    places = picked.op("Reshape", build.whole([1, -1]))
+    return scatter(build, step.gradient, places, x, unique=True)
+
+
+def _keeps_samples(step: Step) -> bool:
+    """Whether a Slice takes the first axis whole, as far as one can tell."""
+    starts, ends = step.whole(1) or [], step.whole(2) or []
+    axes = step.whole(3) if step.has(3) else list(range(len(starts)))
+    steps = step.whole(4) if step.has(4) else [1] * len(starts)
+    if axes is None or steps is None or None in axes:
+        return False
+    first = [place for place, axis in enumerate(axes) if axis in (0, -len(step.dims))]
+    return all(
+        starts[place] == 0
+        and steps[place] == 1
+        and not (isinstance(end := ends[place], int) and end < 2**31 - 1)
+        for place in first
+    )
+
+
+# --- Padding -------------------------------------------------------------------------------------
+
+
+def pad(step: Step) -> Gradients:
+    """Of g what is not padding; and what the padding repeats, added to what it repeats."""
+    step.only(0)
+    mode = step.text("mode", "constant")
+    axes = step.axes(3) if step.has(3) else list(range(len(step.dims)))
+    if axes is None:
+        raise step.refused("whose axes are computed")
+    pads = step.whole(1) or [None] * (2 * len(axes))
+    g = step.gradient
+    for index, axis in enumerate(axes):
+        before, after = pads[index], pads[index + len(axes)]
+        if isinstance(before, int) and isinstance(after, int):
+            if before == after == 0:
+                continue
+            if mode != "constant":
+                g = _folded(step, g, axis, _sources(step, mode, axis, before, after))
+            else:
+                g = _unpadded(step, g, axis, before, after)
+        elif mode == "constant":
+            g = _cropped(step, g, axis, index)
+        else:
+            raise step.refused(f"of mode {mode!r} whose pads are computed")
+    return [g]
+
+
+def _cropped(step: Step, g: Value, axis: int, index: int) -> Value:
+    """g without the padding of an axis that the graph computes."""
+    build = step.build
+    start = step.input(1).op("Slice", build.whole([index]), build.whole([index + 1]))
+    return g.op("Slice", start, start + build.sizes(step.x, [axis]), build.whole([axis]))
+
+
+def _unpadded(step: Step, g: Value, axis: int, before: int, after: int) -> Value:
+    whole = step.build.whole
+    if before < 0 or after < 0:  # a crop: zeros go back in
+        pads = [0] * (2 * len(step.dims))
+        pads[axis], pads[axis + len(step.dims)] = max(-before, 0), max(-after, 0)
+        g = g.op("Pad", whole(pads))
+    if before > 0 or after > 0:
+        end = -after if after > 0 else 2**63 - 1
+        g = g.op("Slice", whole([max(before, 0)]), whole([end]), whole([axis]))
+    return g
+
+
+def _sources(step: Step, mode: str, axis: int, before: int, after: int) -> list[int]:
+    """Which element of x each element of y along an axis is."""
+    size = step.dims[axis]
+    if isinstance(size, Free):
+        raise step.refused(f"of mode {mode!r} along an axis of free size")
+    if mode not in _MODES:
+        raise step.refused(f"of mode {mode!r}")
+    numbers = np.pad(np.arange(size), (max(before, 0), max(after, 0)), _MODES[mode])  # type: ignore[call-overload]
+    end = len(numbers) + min(after, 0)
+    return [int(number) for number in numbers[max(-before, 0) : end]]
+
+
+_MODES = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+"""numpy's names for ONNX's modes of padding."""
+
+
+def _folded(step: Step, g: Value, axis: int, sources: Sequence[int]) -> Value:
+    """g with the elements along an axis added up by where they come from: runs are sliced."""
+    whole, size = step.build.whole, step.dims[axis]
+    assert isinstance(size, int)
+    pads = len(step.dims)
+    total: Value | None = None
+    for start, end, first, backwards in _runs(sources):
+        bounds = (end - 1, start - 1 if start else -(2**63), -1) if backwards else (start, end, 1)
+        part = g.op("Slice", *(whole([number]) for number in (*bounds[:2], axis, bounds[2])))
+        around = [0] * (2 * pads)
+        around[axis], around[axis + pads] = first, size - first - (end - start)
+        part = part.op("Pad", whole(around)) if any(around) else part
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _runs(sources: Sequence[int]) -> list[tuple[int, int, int, bool]]:
+    """Consecutive numbers: from where to where, the least of them, and whether they run down."""
+    runs = []
+    start = 0
+    while start < len(sources):
+        end = start + 1
+        step = sources[end] - sources[start] if end < len(sources) else 0
+        if step in (1, -1):
+            while end < len(sources) and sources[end] - sources[end - 1] == step:
+                end += 1
+        runs.append((start, end, min(sources[start:end]), step == -1 and end - start > 1))
+        start = end
+    return runs
+
+
+# --- Between channels and space ------------------------------------------------------------------
+
+
+def depth_to_space(step: Step) -> Gradients:
+    """g taken apart again; of the mode CRD the channels are the outer axis."""
+    block = step.attribute("blocksize")
+    back = step.gradient.op("SpaceToDepth", blocksize=block)
+    if step.text("mode", "DCR") == "DCR":
+        return [back]
+    channels = step.build.dims(step.y)[1]
+    if isinstance(channels, Free):
+        raise step.refused("of a free number of channels")
+    sizes = [step.build.size(step.x, axis) for axis in (2, 3)]
+    apart = back.op("Reshape", step.build.vector([-1, block * block, channels, *sizes]))
+    turned = apart.op("Transpose", perm=[0, 2, 1, 3, 4])
+    return [step.build.shaped(turned, step.x)]
+
+
+def space_to_depth(step: Step) -> Gradients:
+    """g put together again."""
+    return [step.gradient.op("DepthToSpace", blocksize=step.attribute("blocksize"), mode="DCR")]
+
+
+def trilu(step: Step) -> Gradients:
+    """Of g the same triangle."""
+    step.only(0)
+    upper = step.attribute("upper", 1)
+    return [step.gradient.op("Trilu", *step.inputs[1:], upper=upper)]
+
+
+def reverse_sequence(step: Step) -> Gradients:
+    """g reversed in the same way."""
+    options = {name: step.attribute(name) for name in ("batch_axis", "time_axis")}
+    given = {name: value for name, value in options.items() if value is not None}
+    return [step.gradient.op("ReverseSequence", step.input(1), **given)]

@@ -1,0 +1,181 @@
+"""Pooling over windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.sizes import Free
+from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.windows import Window
+
+from .convolution import margins, spread
+from .scattering import ADDING, scatter
+
+
+def _window(step: Step) -> Window:
+    return Window.of(step.attributes, step.attribute("kernel_shape"))
+
+
+# --- The largest of a window ---------------------------------------------------------------------
+
+
+def maximum(step: Step) -> Gradients:
+    """g goes to the first of a window's elements that is the largest, in the order of rows.
+
+    Windows overlap, so what goes to one element is added up.
+    """
+    build, x, g = step.build, step.x, step.gradient
+    if step.attribute("storage_order", 0):
+        raise step.refused("with storage_order 1")
+    places = step.outputs[1] if len(step.outputs) > 1 else None
+    if places is None:
+        places = build.nodes("MaxPool", 2, x, **step.attributes)[1]
+    # ONNX counts through the whole batch.
+    count = build.count(x, range(1, len(step.dims)))
+    sample = build.whole(count) if isinstance(count, int) else count
+    within = places.op("Mod", sample)
+    if build.opset >= ADDING:
+        return [scatter(build, g, _rows(step, within), x)]
+    return [_in_phases(step, g, within)]
+
+
+def _rows(step: Step, places: Value) -> Value:
+    return places.op("Reshape", step.build.vector([step.build.rows(places), -1]))
+
+
+def _in_phases(step: Step, g: Value, places: Value) -> Value:
+    """The same without adding up: windows that are far enough apart do not overlap."""
+    window, whole = _window(step), step.build.whole
+    apart = [
+        -(-extent // stride) for extent, stride in zip(window.extents, window.strides, strict=True)
+    ]
+    total: Value | None = None
+    for phase in product(*map(range, apart)):
+        ends = [2**63 - 1] * len(phase)
+        bounds = [whole(numbers) for numbers in (phase, ends, window.axes, apart)]
+        some = _rows(step, places.op("Slice", *bounds))
+        part = scatter(step.build, g.op("Slice", *bounds), some, step.x, unique=True)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+# --- The mean of a window ------------------------------------------------------------------------
+
+
+def average(step: Step) -> Gradients:
+    """Each element gets g over the number of elements in the window, from each of its windows."""
+    window = _window(step)
+    counted = bool(step.attribute("count_include_pad", 0))
+    g, cells = step.gradient, float(np.prod(window.kernel))
+    if window.ceil or (window.padded and not counted):
+        g = g * (_shares(step, window, counted) * cells)
+    # Where windows move cell by cell, the way back is an average too.
+    around = margins(window.fixed(step.dims[2:]))
+    # onnxruntime wants the padding smaller than the kernel, not than what a dilated one covers.
+    if around is not None and all(m < k for m, k in zip(around, window.kernel * 2, strict=True)):
+        attributes = {"kernel_shape": list(window.kernel), "pads": around, "count_include_pad": 1}
+        return [g.op("AveragePool", **attributes, **_dilated(window))]
+    return [_repeated(step, g * (1 / cells), window)]
+
+
+def _dilated(window: Window) -> Mapping[str, Any]:
+    """Before opset 19 an AveragePool has no such attribute."""
+    dilated = any(dilation > 1 for dilation in window.dilations)
+    return {"dilations": list(window.dilations)} if dilated else {}
+
+
+def _shares(step: Step, window: Window, counted: bool) -> Value:
+    """What an element is of the mean of its window, per window.
+
+    That is 1 over the number of elements; where padding is counted and windows reach beyond it,
+    runtimes differ, so that the pooling itself is asked: of a window of ones it gives what part
+    of its divisor they are.
+    """
+    build = step.build
+    sizes = [build.size(step.x, axis) for axis in window.axes]
+    value = build.ones([1] * len(step.dims), step.x.dtype)
+    ones = value.op("Expand", build.vector([1, 1, *sizes]))
+    kernel = build.ones([1, 1, *window.kernel], step.x.dtype)
+    fixed = window.fixed(step.dims[2:])
+    if fixed is None:
+        number = ones.op("Conv", kernel, auto_pad=window.same, strides=list(window.strides))
+    else:
+        # Windows that reach over the end need room there; what is computed beyond is cut off.
+        room = [extent - 1 if window.ceil else 0 for extent in window.extents]
+        ends = [end + more for end, more in zip(fixed.ends, room, strict=True)]
+        number = ones.op(
+            "Conv",
+            kernel,
+            strides=list(window.strides),
+            dilations=list(window.dilations),
+            pads=[*fixed.begins, *ends],
+        )
+        if window.ceil:
+            start = build.whole([0] * len(sizes))
+            counts = build.sizes(step.y, window.axes)
+            number = number.op("Slice", start, counts, build.whole(window.axes))
+    if not (window.ceil and counted):
+        return 1 / number
+    return ones.op("AveragePool", **step.attributes) / number
+
+
+def _repeated(step: Step, g: Value, window: Window) -> Value:
+    """g for each element of the window that it belongs to."""
+    build = step.build
+    if _tiles(step, window):
+        scales = build.constant(np.array([1, 1, *window.kernel], np.float32))
+        return g.op(
+            "Resize",
+            None,
+            scales,
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        )
+    channels = step.dims[1]
+    if isinstance(channels, Free):
+        raise step.refused("with a free number of channels")
+    kernel = build.ones([channels, 1, *window.kernel], g.dtype)
+    return spread(step, g, kernel, window, channels)
+
+
+def _tiles(step: Step, window: Window) -> bool:
+    """Whether the windows lie side by side, and cover x."""
+    return (
+        window.kernel == window.strides
+        and not window.padded
+        and all(dilation == 1 for dilation in window.dilations)
+        and all(
+            count * size == whole
+            for count, size, whole in zip(
+                step.build.dims(step.y)[2:], window.kernel, step.dims[2:], strict=True
+            )
+        )
+    )
+
+
+# --- The norm of a window ------------------------------------------------------------------------
+
+
+def norm(step: Step) -> Gradients:
+    """Of LpPool: y = (sum of |x|^p)^(1/p): sign(x) |x|^(p - 1) times g y^(1 - p) of its windows."""
+    p, window = step.attribute("p", 2), _window(step)
+    x, y = step.x, step.y
+    g = step.gradient / (y if p == 2 else y.op("Pow", p - 1.0)) if p != 1 else step.gradient
+    slope = x if p == 2 else x.op("Sign") * x.op("Abs").op("Pow", p - 1.0)
+    return [slope * _repeated(step, g, window)]
+
+
+def unpool(step: Step) -> Gradients:
+    """Of MaxUnpool: g at the places where the values were put."""
+    step.only(0)
+    build, places = step.build, step.input(1)
+    flat = build.whole([-1])
+    picked = step.gradient.op("Reshape", flat).op("Gather", places.op("Reshape", flat), axis=0)
+    return [picked.op("Reshape", step.x.shape())]

@@ -1,0 +1,100 @@
+"""The score: what the gradients are gradients of.
+
+It is an output of the model, or, where that ends in a sigmoid or softmax, what goes into it: the
+logits, as in the paper on Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
+Networks via Gradient-based Localization", ICCV 2017: "the score for class c, before the softmax").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from layertap.errors import UsageError, suggest
+
+from .builder import Builder
+
+PROBABILITY = "probability"
+"""Asks for the output itself."""
+
+ACTIVATIONS = ("Sigmoid", "Softmax", "LogSoftmax")
+"""What is looked through at the end of a model."""
+
+MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
+"""What may come behind: the same numbers, laid out otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What is differentiated."""
+
+    output: str
+    """The model's output."""
+    logits: bool
+    """Whether the scores are what goes into its last sigmoid or softmax."""
+    tensor: str
+    """The tensor that holds them, laid out as the output is."""
+
+
+def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
+    """The output that `--score` names, and whether its probabilities are meant.
+
+    Args:
+        asked: `None`, an output's name, `probability`, or `NAME:probability`.
+        outputs: names of the model's outputs.
+
+    Raises:
+        UsageError: there is no such output; or there are several, and none is named.
+    """
+    if asked is not None and asked in outputs:
+        return asked, False
+    name, separator, kind = (asked or "").rpartition(":")
+    probability = kind == PROBABILITY
+    if asked is not None and (not probability or (separator and name not in outputs)):
+        wanted = name if probability else asked
+        raise UsageError(
+            f"no output is called {wanted!r}; the model has {_listed(outputs)}."
+            f"{suggest(wanted, outputs)}"
+        )
+    if separator:
+        return name, True
+    if len(outputs) != 1:
+        raise UsageError(
+            f"the model has {len(outputs)} outputs, {_listed(outputs)}. Name the one whose scores "
+            "are to be differentiated, as in score="
+            f"{(outputs[0] + ':' + PROBABILITY if probability else outputs[0])!r}."
+        )
+    return outputs[0], probability
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if names[most:] else shown
+
+
+def find_score(
+    build: Builder, nodes: Sequence[onnx.NodeProto], output: str, probability: bool
+) -> Score:
+    """The scores behind an output.
+
+    What lays out the output behind its sigmoid or softmax is put behind the logits once more.
+
+    Args:
+        probability: whether the output itself is meant, whatever it ends in.
+    """
+    if probability:
+        return Score(output, False, output)
+    makers = {name: node for node in nodes for name in node.output}
+    moves: list[onnx.NodeProto] = []
+    node = makers.get(output)
+    while node is not None and node.domain in ("", "ai.onnx") and node.op_type in MOVES:
+        moves.append(node)
+        node = makers.get(node.input[0])
+    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in ACTIVATIONS:
+        return Score(output, False, output)
+    tensor = node.input[0]
+    for move in reversed(moves):
+        tensor = build.again(move, tensor)
+    return Score(output, True, tensor)

@@ -1,0 +1,127 @@
+"""One step of the walk back: a node of the forward half, and the gradients of what it puts out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from layertap_export.errors import GradientError
+
+from .builder import Builder, Value
+from .sizes import Dims, Size
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a rule has to work with."""
+
+    build: Builder
+    node: onnx.NodeProto
+    inputs: tuple[Value | None, ...]
+    """`None` for one that is left out."""
+    outputs: tuple[Value | None, ...]
+    gradients: tuple[Value | None, ...]
+    """Of the outputs; `None` for one that the score does not depend on."""
+    wanted: tuple[bool, ...]
+    """Which inputs' gradients are needed."""
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        return self.input(0)
+
+    @property
+    def y(self) -> Value:
+        """The first output."""
+        assert self.outputs[0] is not None
+        return self.outputs[0]
+
+    @property
+    def gradient(self) -> Value:
+        """The gradient of the first output."""
+        if self.gradients[0] is None:
+            raise self.refused("of which the score reads another output than the first")
+        return self.gradients[0]
+
+    @property
+    def dims(self) -> Dims:
+        """Sizes of the first input."""
+        return self.build.dims(self.x)
+
+    def input(self, index: int) -> Value:
+        value = self.inputs[index]
+        assert value is not None
+        return value
+
+    def has(self, index: int) -> bool:
+        """Whether there is such an input."""
+        return index < len(self.inputs) and self.inputs[index] is not None
+
+    def constant(self, index: int) -> NDArray[Any] | None:
+        """The value of an input that is known when the file is made."""
+        return self.build.shapes.value(self.input(index).name) if self.has(index) else None
+
+    def whole(self, index: int) -> list[Size | None] | None:
+        """The value of an input that holds whole numbers, as far as it is known."""
+        values = self.build.shapes.whole(self.input(index).name) if self.has(index) else None
+        return None if values is None else list(values.ravel())
+
+    @cached_property
+    def attributes(self) -> Mapping[str, Any]:
+        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        return self.attributes.get(name, default)
+
+    def text(self, name: str, default: str = "") -> str:
+        found: bytes = self.attributes.get(name, default.encode())
+        return found.decode()
+
+    def axis(self, default: int, rank: int | None = None) -> int:
+        """The attribute `axis`, counted from the front."""
+        rank = len(self.dims) if rank is None else rank
+        return int(self.attribute("axis", default)) % rank
+
+    def axes(self, index: int = 1) -> list[int] | None:
+        """Axes, from the front and sorted, by attribute or by input; `None` if none are given."""
+        given = self.attribute("axes")
+        if given is None:
+            if not self.has(index):
+                return None
+            given = self.constant(index)
+            if given is None:
+                raise self.refused("whose axes are computed")
+        return sorted({int(axis) % len(self.dims) for axis in np.ravel(given)})
+
+    def only(self, *indices: int) -> None:
+        """Refuse to give gradients of other inputs than these."""
+        for index, wanted in enumerate(self.wanted):
+            if wanted and index not in indices:
+                formal = _formal(self, index)
+                raise self.refused(f"whose {formal} depends on the layer")
+
+    def refused(self, what: str) -> GradientError:
+        """What to raise where there is no rule for this form of an operator."""
+        return GradientError(f"{self.node.op_type} {what}")
+
+
+def _formal(step: Step, index: int) -> str:
+    try:
+        schema = onnx.defs.get_schema(step.node.op_type, step.build.opset, step.node.domain)
+    except onnx.defs.SchemaError:
+        return f"input {index}"
+    return f"input {schema.inputs[index].name!r}"
+
+
+Gradients: TypeAlias = "Sequence[Value | None]"
+"""Of the inputs, in their order; those at the end may be left out."""
+
+Rule: TypeAlias = Callable[[Step], Gradients]
+"""From a step to the gradients of its inputs."""

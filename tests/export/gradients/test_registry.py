@@ -1,0 +1,67 @@
+"""The registry is complete, has every operator once, and is what the documentation says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradient_rules import CASES
+from layertap_export.gradients.registry import NO_GRADIENT, RULES, table
+from layertap_export.gradients.rules import elementwise
+
+PAGE = Path(__file__).parents[3] / "docs" / "gradients.md"
+
+
+def test_no_operator_has_two_rules() -> None:
+    with pytest.raises(ValueError, match=r"^Relu has two rules\.$"):
+        table([("Relu Abs", elementwise.relu), ("Relu", elementwise.identity)])
+
+
+def test_no_operator_both_has_a_gradient_and_has_none() -> None:
+    assert RULES.keys() & NO_GRADIENT == set()
+
+
+def test_every_rule_is_tested() -> None:
+    assert {case.op_type for case in CASES.values()} == set(RULES)
+
+
+def test_every_rule_has_a_formula_or_a_sentence() -> None:
+    assert [name for name, rule in RULES.items() if not rule.__doc__] == []
+
+
+def operators_in(heading: str) -> set[str]:
+    """The operators that a table of the page lists."""
+    section = PAGE.read_text(encoding="utf-8").partition(heading)[2]
+    rows = re.findall(r"^\| [^|`]+ \| (`.*) \|$", section.partition("\n\n|")[2], re.MULTILINE)
+    found = re.findall(r"`(\w+)`", " ".join(rows[: 8 if "rule" in heading else 1]))
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def test_the_page_lists_them_all() -> None:
+    assert operators_in("Operators that have a rule.") == set(RULES)
+    assert operators_in("Operators through which no gradient flows") == set(NO_GRADIENT)
+
+
+BRANCHES = {"If"}
+"""What a Resizing that pads leaves in the graph, to be decided when it runs."""
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", ["images", "sequences", "volumes", "vectors", "words"])
+def test_every_operator_of_every_layer_is_known(kind: str, keras: Any) -> None:
+    """Of all that the layers of the layer tests are exported to."""
+    from export.test_layer_classes import KINDS, built
+    from layertap_export.assembly import assemble
+    from layertap_export.conversion import to_onnx
+    from layertap_export.tracing import trace
+
+    makes, shape, dtype = KINDS[kind]
+    traced = trace(built(keras, makes, shape, dtype))
+    raw = to_onnx(traced.function, [info.name for info in traced.inputs], 18)
+    graph = assemble(raw, traced, {row.layer.name for row in traced.rows})
+    found = {node.op_type for node in graph.graph.node}
+    assert found - set(RULES) - NO_GRADIENT - BRANCHES == set()

@@ -1,0 +1,106 @@
+"""Every operator's rule: against finite differences in float64, and against TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gradient_rules import CASES, operators
+from gradient_rules.operators import Backward, Case
+from layertap_export import GradientError
+
+RUNS = [(name, opset) for name, case in CASES.items() for opset in case.opsets]
+
+
+def weights_for(case: Case, opset: int) -> operators.Array:
+    shape = operators.forward(operators.model(case, opset), case.entries).shape
+    return np.random.default_rng(7).uniform(-1, 1, shape).astype(np.float32)
+
+
+def assert_close(actual: operators.Array, expected: operators.Array) -> None:
+    assert actual.shape == expected.shape
+    scale = max(float(np.abs(expected).max(initial=0)), 1e-3)
+    assert np.abs(actual - expected).max(initial=0) <= 2e-5 * scale
+
+
+@pytest.mark.parametrize(("name", "opset"), [r for r in RUNS if CASES[r[0]].smooth])
+def test_against_central_differences(name: str, opset: int) -> None:
+    case = CASES[name]
+    weights = weights_for(case, opset)
+    weights = weights.astype(np.float64).astype(_dtype(case))
+    found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
+    for entry, expected in operators.differences(case, opset, weights).items():
+        assert_close(found[entry], expected)
+
+
+def _dtype(case: Case) -> type:
+    return np.float64 if case.attributes.get("to") == 11 else np.float32
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.tensorflow])
+def test_against_tensorflow(name: str) -> None:
+    pytest.importorskip("tensorflow")
+    case = CASES[name]
+    weights = weights_for(case, case.opsets[0]).astype(_dtype(case))
+    expected = operators.by_tensorflow(case, weights)
+    for opset in case.opsets:
+        found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
+        for entry, gradient in expected.items():
+            assert_close(found[entry], gradient)
+
+
+# --- Sizes that are known only when the graph runs -----------------------------------------------
+
+FIXED_ONLY = {
+    "Pad reflect": "Pad of mode 'reflect' along an axis of free size",
+    "Pad edge": "Pad of mode 'edge' along an axis of free size",
+    "Pad edge that crops": "Pad of mode 'edge' along an axis of free size",
+    "Pad of some axes": "Pad of mode 'reflect' along an axis of free size",
+    "Pad wrap": "Pad of mode 'wrap' along an axis of free size",
+    "Slice of all axes": "Slice of the first axis with computed bounds, or a step",
+    "Slice of samples": "Slice of the first axis with computed bounds, or a step",
+    "ConvTranspose to a shape": "ConvTranspose whose padding depends on a free size",
+}
+"""What is said of forms that need to know sizes."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_free_sizes(name: str) -> None:
+    """The gradients are the same where no size is known when the file is made."""
+    case, opset = CASES[name], CASES[name].opsets[0]
+    weights = weights_for(case, opset).astype(_dtype(case))
+    free = operators.model(case, opset, free=True)
+    if name in FIXED_ONLY:
+        with pytest.raises(GradientError) as caught:
+            Backward.of(free)
+        assert str(caught.value) == f"layer 'node' has no gradient: {FIXED_ONLY[name]}."
+        return
+    expected = Backward.of(operators.model(case, opset)).run(case.entries, weights)
+    for entry, gradient in Backward.of(free).run(case.entries, weights).items():
+        assert_close(gradient, expected[entry])
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.rows])
+@pytest.mark.parametrize("free", [False, True], ids=["one", "batch"])
+def test_many_rows_of_weights_for_one_sample(name: str, free: bool) -> None:
+    """The forward half runs once, on one sample, and the gradients are those of as many runs."""
+    case, opset = CASES[name], CASES[name].opsets[0]
+    if "x" not in case.entries or not case.entries["x"].ndim:
+        pytest.skip("a number has no samples")
+    inputs = {**case.inputs, **{key: value[:1] for key, value in case.entries.items()}}
+    sizes = inputs.get("sizes")
+    if sizes is not None and len(sizes) == case.entries["x"].ndim:
+        if free:
+            pytest.skip("the size of its batch is stated")
+        inputs["sizes"] = np.array([1, *sizes[1:]])
+    one = replace(case, inputs=inputs)
+    backward = Backward.of(operators.model(one, opset, batch=free))
+    row = weights_for(one, opset).astype(_dtype(case))
+    rows = np.concatenate([row, row * 2 + 1, -row]).astype(row.dtype)
+    together = backward.run(one.entries, rows)
+    for entry, gradients in together.items():
+        alone = [backward.run(one.entries, rows[i : i + 1])[entry] for i in range(3)]
+        assert_close(gradients, np.concatenate(alone))

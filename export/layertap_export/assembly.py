@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from layertap._layer import Shape
 from layertap._version import __version__
@@ -20,6 +19,7 @@ from .conversion import RawGraph
 from .fusion import fuse
 from .layout import ChannelsFirst, View
 from .naming import rename
+from .number_types import element_type
 from .tensordot import restore_products
 from .tracing import Trace
 
@@ -114,12 +114,7 @@ def _value_info(info: TensorInfo, names: Sequence[str]) -> onnx.ValueInfoProto:
     shape: Shape = info.shape
     symbols = [*names, *[None] * len(shape)]
     dims = [symbol if size is None else size for size, symbol in zip(shape, symbols, strict=False)]
-    return helper.make_tensor_value_info(info.name, _element_type(info.dtype), dims)
-
-
-def _element_type(dtype: str) -> int:
-    special = {"string": TensorProto.STRING, "bfloat16": TensorProto.BFLOAT16}
-    return special.get(dtype) or helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return helper.make_tensor_value_info(info.name, element_type(info.dtype), dims)
 
 
 def _write_head(model: onnx.ModelProto) -> None:

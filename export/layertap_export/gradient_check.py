@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from layertap._layer import ITEM_BYTES
 from layertap.card import Card, GoldenLayer
@@ -20,6 +20,7 @@ from .golden_values import golden_layer, steady
 from .gradients.differences import compare
 from .gradients.kinks import neighbours
 from .gradients.running import broadcasts, kinds, part_of, session
+from .number_types import as_in_file, element_type
 from .pruning import reads
 from .signatures import Signature
 from .tape import Tape
@@ -197,7 +198,7 @@ class GradientCheck:
 
 
 def _kind(dtype: str, rank: int) -> tuple[int, int]:
-    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), rank
+    return element_type(dtype), rank
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class _Shown:
 
     def of(self, activation: Any) -> NDArray[Any]:
         """The tensor's value, from Keras's activation."""
-        value: NDArray[Any] = activation.numpy()
+        value = as_in_file(activation.numpy())
         for perm in reversed(self.perms):
             value = np.transpose(value, np.argsort(perm))
         return value

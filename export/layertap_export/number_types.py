@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from .tracing import Trace
 
@@ -32,6 +33,13 @@ DenseNet121, ResNet50 and EfficientNetB0 was off by 2.8e-3 under `mixed_float16`
 def file_dtype(dtype: str) -> str:
     """The dtype in the file of what has this dtype in Keras."""
     return WIDENED.get(dtype, dtype)
+
+
+def element_type(dtype: str) -> int:
+    """ONNX's number for a dtype of the file."""
+    if dtype == "string":
+        return TensorProto.STRING
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
 
 
 def as_in_file(value: Any) -> NDArray[Any]:

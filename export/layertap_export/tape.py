@@ -18,6 +18,7 @@ from layertap.card import Card, Gradients
 
 from .families import is_a
 from .inputs import model_inputs
+from .number_types import as_in_file, file_dtype
 from .recording import Call, Recorder
 from .traceable import traceable
 from .tracing import returned
@@ -82,7 +83,7 @@ class Tape:
 
     def weights(self) -> Iterator[NDArray[Any]]:
         """Sets of weights to verify with: the default, one class per sample, and a mix of all."""
-        shape, dtype = self.shape, self._scores.dtype.as_numpy_dtype
+        shape, dtype = self.shape, np.dtype(file_dtype(self._scores.dtype.name))
         yield np.ones((1,) * (len(shape) - 1) + shape[-1:], dtype)
         generator = np.random.default_rng(0)
         if shape and shape[-1] > 1:
@@ -97,7 +98,7 @@ class Tape:
             weights: they broadcast to the scores.
         """
         scores = self._scores
-        given = tf.broadcast_to(tf.constant(weights, scores.dtype), tf.shape(scores))
+        given = tf.broadcast_to(tf.cast(weights, scores.dtype), tf.shape(scores))
         found = self._tape.gradient(
             scores,
             dict(self._sources),
@@ -105,7 +106,7 @@ class Tape:
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return {
-            output: tf.convert_to_tensor(found[name]).numpy()
+            output: as_in_file(tf.convert_to_tensor(found[name]).numpy())
             for name, output in self._gradients.tensors.items()
             if name in found
         }

@@ -142,6 +142,26 @@ def test_a_tolerance_of_ones_own(policy: str, keras: Any, tmp_path: Path) -> Non
     assert check(layertap.open(report.path)).tolerance == 0.5
 
 
+@pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16"], indirect=True)
+def test_gradients(policy: str, keras: Any, tmp_path: Path) -> None:
+    """They are of the type that the layer has in the file, and verified like the layers."""
+    layers = keras.layers
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, activation="gelu", name="conv")(image)
+    x = layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D(name="gap")(x))
+    model = keras.Model(image, layers.Activation("softmax", dtype="float32", name="scores")(x))
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients="last-conv")
+    assert report.card.gradients.tensors.keys() == {"conv"}
+    dtypes = {layer.name: layer.dtype for layer in report.card.layers}
+    kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
+    given = {
+        x.name: kinds[x.type] for x in reference.session(report.path.read_bytes()).get_outputs()
+    }
+    assert given[report.card.gradients.tensors["conv"]] == dtypes["conv"]
+    assert check(layertap.open(report.path))
+
+
 # --- Inputs -------------------------------------------------------------------------------------
 
 WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
@@ -206,6 +226,17 @@ def test_strings(keras: Any, tmp_path: Path) -> None:
     # The runtime's cutter carries the table: it is a part of its own.
     cut = layertap.open(tmp_path / "model.onnx").tap("embedding")
     assert cut(np.array([["dog", "cat", "cat"]])).shape == (1, 3, 2)
+
+
+def test_gradients_behind_strings(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    words = keras.Input((3,), dtype="string", name="words")
+    x = layers.StringLookup(vocabulary=["cat", "dog"], name="places")(words)
+    x = layers.Flatten()(layers.Embedding(3, 2, name="embedding")(x))
+    model = keras.Model(words, layers.Dense(2, name="scores")(x))
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients="embedding")
+    assert report.card.gradients.tensors.keys() == {"embedding"}
+    assert check(layertap.open(report.path))
 
 
 def test_the_keys_of_a_table_are_tried(keras: Any, tmp_path: Path) -> None:

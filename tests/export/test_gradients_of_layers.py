@@ -38,6 +38,7 @@ REFUSED = (
         (kind, name)
         for kind in ("images", "resizing", "sequences", "volumes", "vectors", "words")
         for name in KINDS[kind].rows
+        if not name.startswith(("bins", "lookup"))  # which put out places and counts
     ],
 )
 def test_each_layer(kind: str, name: str, keras: Any, tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ class GradientCheck:
         """Of the first batch, for the default weights, but for those that a machine which rounds
         otherwise would find to differ, because a kink is near."""
         self._started = False
+        self._told: bool | None = None
+        """Whether TensorFlow can tell the gradients, once that is known."""
 
     def pairs(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Pair]:
         """The file's gradients on one batch, and TensorFlow's, for several sets of weights.
@@ -78,8 +80,8 @@ class GradientCheck:
         the same. Beside that the file as a whole is run, and must agree but for kinks.
 
         Where layers are missing for that, or TensorFlow cannot tell (the logits, because the model
-        does more with its probabilities; a layer that runs once for every step), slopes are
-        compared with central differences, on the first batch.
+        does more with its probabilities; a layer that runs once for every step; an operation that
+        it has no gradient of), slopes are compared with central differences, on the first batch.
         """
         feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
         tape = self._tape(arrays)
@@ -100,12 +102,14 @@ class GradientCheck:
                 yield others[name], slopes.ours, slopes.expected
 
     def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
-        """A run of the model, if TensorFlow can tell the scores of it."""
+        """A run of the model, if TensorFlow can tell its scores, and their gradients."""
         if isinstance(self._model, Signature):
             return None
         tape = Tape(self._model, self._card, arrays)
         self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
-        return tape if tape.knows_scores else None
+        if self._told is None:
+            self._told = tape.knows_scores and tape.can_go_back()
+        return tape if self._told else None
 
     def _beside(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
         """The largest difference over all sets of weights, beside the largest value over all: for

@@ -81,6 +81,15 @@ class Tape:
         """Whether the logits were found: the model may do more with its probabilities."""
         return self._scores is not None
 
+    def can_go_back(self) -> bool:
+        """Whether TensorFlow has a gradient of every operation on the way. Of some it has none:
+        resizing by area, for one."""
+        try:
+            self.gradients(next(self.weights()))
+        except LookupError:
+            return False
+        return True
+
     def weights(self) -> Iterator[NDArray[Any]]:
         """Sets of weights to verify with: the default, one class per sample, and a mix of all."""
         shape, dtype = self.shape, np.dtype(file_dtype(self._scores.dtype.name))

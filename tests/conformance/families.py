@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Build = Callable[[], Any]
@@ -17,10 +17,6 @@ class Family:
     name: str
     members: Mapping[str, Build]
     """By name; the first stands for the family where one must do."""
-    convolutional: bool = False
-    """Whether it can run channels first throughout, with no Transpose between its layers."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """For `layertap_export.export`."""
 
 
 # --- keras.applications -------------------------------------------------------------------------
@@ -38,7 +34,7 @@ def _application(name: str, size: int) -> Build:
 
 def _applications(name: str, size: int, members: str) -> Family:
     """A family of `keras.applications`: its members in one string, the smallest first."""
-    return Family(name, {one: _application(one, size) for one in members.split()}, True)
+    return Family(name, {one: _application(one, size) for one in members.split()})
 
 
 APPLICATIONS = (

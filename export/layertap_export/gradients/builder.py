@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from layertap_export.arithmetic import Arithmetic
 from layertap_export.errors import GradientError
 
 from .shapes import Shapes
@@ -32,8 +33,8 @@ FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProt
 Operand: TypeAlias = "Value | float"
 
 
-class Value:
-    """A tensor of the graph, with arithmetic."""
+class Value(Arithmetic):
+    """A tensor of the graph."""
 
     __slots__ = ("_builder", "dtype", "name")
 
@@ -43,8 +44,8 @@ class Value:
         self.dtype = dtype
 
     def op(self, op_type: str, *others: Operand | None, **attributes: Any) -> Value:
-        """A node whose first input this is; numbers become constants of this dtype."""
-        return self._builder.node(op_type, self, *map(self._operand, others), **attributes)
+        inputs = (None if other is None else self.like(other) for other in others)
+        return self._builder.node(op_type, self, *inputs, **attributes)
 
     def cast(self, dtype: int) -> Value:
         return self if dtype == self.dtype else self.op("Cast", to=dtype)
@@ -53,61 +54,14 @@ class Value:
         """The sizes of the axes as the graph computes them, int64."""
         return self.op("Shape")
 
-    def _operand(self, other: Operand | None) -> Value | None:
-        if other is None or isinstance(other, Value):
+    def like(self, other: Operand) -> Value:
+        if isinstance(other, Value):
             return other
         return self._builder.constant(np.array(other, helper.tensor_dtype_to_np_dtype(self.dtype)))
 
-    def _reversed(self, op_type: str, other: float) -> Value:
-        first = self._operand(other)
-        assert first is not None
-        return first.op(op_type, self)
-
-    def __add__(self, other: Operand) -> Value:
-        return self.op("Add", other)
-
-    def __radd__(self, other: float) -> Value:
-        return self.op("Add", other)
-
-    def __sub__(self, other: Operand) -> Value:
-        return self.op("Sub", other)
-
-    def __rsub__(self, other: float) -> Value:
-        return self._reversed("Sub", other)
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.op("Mul", other)
-
-    def __rmul__(self, other: float) -> Value:
-        return self.op("Mul", other)
-
-    def __truediv__(self, other: Operand) -> Value:
-        return self.op("Div", other)
-
-    def __rtruediv__(self, other: float) -> Value:
-        return self._reversed("Div", other)
-
-    def __neg__(self) -> Value:
-        return self.op("Neg")
-
-    def __gt__(self, other: Operand) -> Value:
-        return self.op("Greater", other)
-
-    def __lt__(self, other: Operand) -> Value:
-        return self.op("Less", other)
-
-    def __and__(self, other: Value) -> Value:
-        return self.op("And", other)
-
-    def __invert__(self) -> Value:
-        return self.op("Not")
-
-    def equals(self, other: Operand) -> Value:
-        return self.op("Equal", other)
-
     def where(self, yes: Value, no: Operand) -> Value:
         """`yes` where this is true, else `no`; what is not chosen may be infinite or NaN."""
-        return self._builder.node("Where", self, yes, yes._operand(no))
+        return self._builder.node("Where", self, yes, yes.like(no))
 
     def masks(self, other: Value) -> Value:
         """`other` where this is true, else 0.

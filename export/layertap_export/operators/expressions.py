@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, DTypeLike
 from onnx import TensorProto, helper
 from tf2onnx import utils
 
+from layertap_export.arithmetic import Arithmetic
+
 Handler: TypeAlias = Callable[[Any, Any, str, Any], None]
 """What tf2onnx calls for an operation: `handler(graph, node, name, args)`."""
 
@@ -27,11 +29,8 @@ class NoWayError(Exception):
     """Why an operation cannot be converted as it is used, for the export's message."""
 
 
-class Value:
-    """A tensor in a graph. Arithmetic and comparisons with tensors and numbers make nodes.
-
-    A number takes the dtype of the tensor that it meets. Both sides broadcast as in numpy.
-    """
+class Value(Arithmetic):
+    """A tensor in a graph."""
 
     def __init__(self, graph: Any, name: str) -> None:
         self.graph = graph
@@ -72,13 +71,6 @@ class Value:
     # -- making nodes
 
     def op(self, op_type: str, *others: Operand, **attributes: Any) -> Value:
-        """The first output of a new node; this tensor is its first input.
-
-        Args:
-            op_type: an ONNX operator.
-            others: further inputs; numbers take this tensor's dtype.
-            attributes: the node's attributes.
-        """
         return self.ops(op_type, *others, outputs=1, **attributes)[0]
 
     def ops(
@@ -92,7 +84,6 @@ class Value:
         return [Value(self.graph, name) for name in node.output]
 
     def like(self, other: Operand) -> Value:
-        """`other` itself, or a number as a constant of this tensor's dtype."""
         return other if isinstance(other, Value) else self.new(other, self.dtype)
 
     def new(self, value: ArrayLike, dtype: DTypeLike) -> Value:
@@ -107,61 +98,6 @@ class Value:
         return [self.new(value, np.int64) for value in values]
 
     # -- arithmetic
-
-    def __add__(self, other: Operand) -> Value:
-        return self.op("Add", other)
-
-    def __radd__(self, other: ArrayLike) -> Value:
-        return self.like(other) + self
-
-    def __sub__(self, other: Operand) -> Value:
-        return self.op("Sub", other)
-
-    def __rsub__(self, other: ArrayLike) -> Value:
-        return self.like(other) - self
-
-    def __mul__(self, other: Operand) -> Value:
-        return self.op("Mul", other)
-
-    def __rmul__(self, other: ArrayLike) -> Value:
-        return self.like(other) * self
-
-    def __truediv__(self, other: Operand) -> Value:
-        """For integers, the quotient rounded towards zero."""
-        return self.op("Div", other)
-
-    def __rtruediv__(self, other: ArrayLike) -> Value:
-        return self.like(other) / self
-
-    def __neg__(self) -> Value:
-        return self.op("Neg")
-
-    def __abs__(self) -> Value:
-        return self.op("Abs")
-
-    def __lt__(self, other: Operand) -> Value:
-        return self.op("Less", other)
-
-    def __gt__(self, other: Operand) -> Value:
-        return self.op("Greater", other)
-
-    def __le__(self, other: Operand) -> Value:
-        return self.op("LessOrEqual", other)
-
-    def __ge__(self, other: Operand) -> Value:
-        return self.op("GreaterOrEqual", other)
-
-    def __and__(self, other: Value) -> Value:
-        return self.op("And", other)
-
-    def __or__(self, other: Value) -> Value:
-        return self.op("Or", other)
-
-    def __invert__(self) -> Value:
-        return self.op("Not")
-
-    def equals(self, other: Operand) -> Value:
-        return self.op("Equal", other)
 
     def polynomial(self, coefficients: Sequence[float]) -> Value:
         """c0 + c1 x + c2 x**2 + ..., by Horner's rule."""

@@ -66,8 +66,11 @@ bench: $(READY)
 	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "going on without the peers of the bench extra"
 	$(BIN)/python -m benchmarks
 
+# Keras Hub as it does without tensorflow-text, which asks for `tensorflow`, beside tensorflow-cpu.
+HUB := "keras-hub>=0.24" kagglehub kagglesdk regex tokenizers sentencepiece tqdm PyYAML
+
 conformance: $(READY)
-	@$(INSTALL) -e ".[hub]"
+	@$(BIN)/python -c 'import keras_hub' 2>/dev/null || $(INSTALL) --no-deps $(HUB)
 	cd tests && ../$(BIN)/python -m conformance
 
 clean:

@@ -17,14 +17,30 @@ from .timing import Row, alternate
 ROUNDS = 3
 
 
+LARGEST = ("NASNetMobile", "InceptionResNetV2")
+"""Those of `keras.applications` with the most layers for their size: 770 and 781."""
+
+
 def measure() -> list[Row]:
     """From the Keras model in memory to the file on disk; ours without the verification."""
+    import keras
     import numpy as np
-    import onnxruntime  # type: ignore[import-untyped]
 
     from layertap_models import chest_xray
 
-    model, batch = chest_xray.build(), models.batch()
+    rows = [_row("the chest model", chest_xray.build(), models.batch())]
+    for name in LARGEST:
+        keras.utils.set_random_seed(0)
+        model = getattr(keras.applications, name)(weights=None, input_shape=(224, 224, 3))
+        batch = np.random.default_rng(0).random((1, 224, 224, 3), np.float32)
+        rows.append(_row(name, model, batch))
+    return [*rows, _memory()]
+
+
+def _row(name: str, model: Any, batch: Any) -> Row:
+    import numpy as np
+    import onnxruntime  # type: ignore[import-untyped]
+
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "plain.onnx")
         cases = {
@@ -36,17 +52,14 @@ def measure() -> list[Row]:
         theirs = session.run(None, {session.get_inputs()[0].name: batch})[0]
     ours = np.asarray(model(batch, training=False))
     models.check_equal("tf2onnx's conversion", ours, theirs)
-    return [
-        Row(
-            what="export of all layers, without verification",
-            peer="tf2onnx, the output alone",
-            unit="s",
-            ours=seconds["ours"],
-            theirs=seconds["tf2onnx"],
-            most=1.3,
-        ),
-        _memory(),
-    ]
+    return Row(
+        what=f"export of all {len(model.layers)} layers of {name}, without verification",
+        peer="tf2onnx, the output alone",
+        unit="s",
+        ours=seconds["ours"],
+        theirs=seconds["tf2onnx"],
+        most=1.3,
+    )
 
 
 def _memory() -> Row:

@@ -41,8 +41,12 @@ def in_float64(model: Any) -> Any:
 
 
 def _classes(model: Any) -> dict[str, type]:
-    """The classes of all layers: those of the user are not registered with Keras."""
-    return {type(layer).__name__: type(layer) for layer in [model, *model._flatten_layers()]}
+    """The classes of the user's layers, which are not registered with Keras.
+
+    Keras's own go by their modules: `Add` is a layer, and an operation.
+    """
+    kinds = [type(layer) for layer in [model, *model._flatten_layers()]]
+    return {kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"}
 
 
 def _widened(value: Any) -> Any:

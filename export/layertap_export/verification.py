@@ -413,8 +413,13 @@ def _precise_runner(
     model: Any, card: Card, wanted: Collection[str]
 ) -> Callable[[Sequence[NDArray[Any]]], Activations]:
     """The same in float64."""
-    run = runner(in_float64(model), card, wanted)
-    return lambda arrays: run([x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays])
+    copy = in_float64(model)
+    run = runner(copy, card, wanted)
+    # A model may say of an input that it is float32, whatever the layers compute in.
+    dtypes = [np.dtype(info.dtype) for info in model_inputs(copy).infos]
+    return lambda arrays: run(
+        [x.astype(to) if x.dtype.kind == "f" else x for x, to in zip(arrays, dtypes, strict=True)]
+    )
 
 
 @contextmanager

@@ -25,10 +25,10 @@ INTRODUCTION = """\
 # Conformance
 
 `make conformance` wrote this page. It exports every model below with all its layers, with seeded
-random weights and a free batch size, and compares each layer with Keras on two batches. The scaled
-error is a layer's largest difference divided by its largest absolute value; the export itself
-refuses anything over 1e-4. `layertap check` passes for every file: the largest scaled error that it
-finds is {checked:.1e}.
+random weights (batch normalisations multiply by a half) and a free batch size, and compares each
+layer with Keras on two batches. The scaled error is a layer's largest difference divided by its
+largest absolute value; the export itself refuses anything over 1e-4. `layertap check` passes for
+every file: the largest scaled error that it finds is {checked:.1e}.
 
 - *layers*: how many the file gives, inner ones and the operations of Functional graphs among them;
   of several models the fewest and the most. Every layer of every model is exposed.

@@ -64,7 +64,13 @@ def custom_layer(keras: Any) -> Any:
     return keras.Model(entry, keras.layers.Dense(2)(Shift(name="shift")(entry)))
 
 
-@pytest.mark.parametrize("make", [nested, mixed, custom_layer])
+def two_kinds_of_add(keras: Any) -> Any:
+    """An operation and a layer of one name, as in MobileNetV3."""
+    entry = keras.Input((4,))
+    return keras.Model(entry, keras.layers.Add()([keras.layers.Dense(4)(entry + 3.0), entry]))
+
+
+@pytest.mark.parametrize("make", [nested, mixed, custom_layer, two_kinds_of_add])
 def test_the_copy_is_the_same_model(make: Callable[[Any], Any], keras: Any) -> None:
     from layertap_export.precision import in_float64
 
@@ -99,6 +105,25 @@ def test_a_model_that_cannot_be_made_again(keras: Any) -> None:
     assert str(caught.value).startswith(
         "the model 'bare' cannot be built a second time, in float64: "
     )
+
+
+def test_an_input_that_says_that_it_is_float32(keras: Any, tmp_path: Path) -> None:
+    """As Whisper's does, whatever its layers compute in."""
+
+    @keras.saving.register_keras_serializable("layertap-tests")
+    class Stubborn(keras.Model):  # type: ignore[misc,name-defined]
+        def __init__(self, **options: Any) -> None:
+            entry = keras.Input((4,), dtype="float32", name="entry")
+            super().__init__(entry, keras.layers.Dense(3, name="dense")(entry), **options)
+
+        def get_config(self) -> dict[str, Any]:
+            return {"name": self.name}
+
+    keras.utils.set_random_seed(0)
+    report = layertap_export.export(Stubborn(), tmp_path / "x.onnx", reference="float64")
+    (dense,) = report.verification.layers
+    assert dense.from_float64 is not None
+    assert dense.from_float64 < 1e-6
 
 
 def test_the_report_says_who_is_closer(small: Any, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def model(case: Case, opset: int, free: bool = False, batch: bool = False) -> on
             dims = [f"{name}_{axis}_{size}" for axis, size in enumerate(value.shape)]
             if case.op_type in CHANNELS:
                 dims[1] = value.shape[1]
+            if case.op_type == "DFT":  # 1 and 2 are numbers of different kinds
+                dims[-1] = value.shape[-1]
         if batch and dims:
             dims[0] = "batch"
         values.append(_info(name, value, dims))

@@ -295,7 +295,10 @@ class Builder:
 
 _DTYPES = {
     **dict.fromkeys(("Shape", "NonZero", "Size"), TensorProto.INT64),
-    **dict.fromkeys(("Greater", "Less", "Equal", "And", "Not"), TensorProto.BOOL),
+    **dict.fromkeys(
+        ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not"),
+        TensorProto.BOOL,
+    ),
 }
 """Dtypes of what is not of the dtype of its first input."""
 

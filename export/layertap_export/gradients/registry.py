@@ -8,6 +8,7 @@ from .rules import (
     arithmetic,
     convolution,
     elementwise,
+    fourier,
     indexing,
     layout,
     matrix,
@@ -122,6 +123,8 @@ RULES = table(
         ("MatMul", matrix.matmul),
         ("Gemm", matrix.gemm),
         ("Einsum", matrix.einsum),
+        # spectra
+        ("DFT", fourier.transform),
         # windows
         ("Conv", convolution.conv),
         ("ConvTranspose", convolution.conv_transpose),

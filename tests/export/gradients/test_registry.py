@@ -35,8 +35,9 @@ def test_every_rule_has_a_formula_or_a_sentence() -> None:
 def operators_in(heading: str) -> set[str]:
     """The operators that a table of the page lists."""
     section = PAGE.read_text(encoding="utf-8").partition(heading)[2]
-    rows = re.findall(r"^\| [^|`]+ \| (`.*) \|$", section.partition("\n\n|")[2], re.MULTILINE)
-    found = re.findall(r"`(\w+)`", " ".join(rows[: 8 if "rule" in heading else 1]))
+    table = section.partition("\n\n|")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| [^|`]+ \| (`.*) \|$", table, re.MULTILINE)
+    found = re.findall(r"`(\w+)`", " ".join(rows))
     assert len(found) == len(set(found))
     return set(found)
 

@@ -1,0 +1,52 @@
+"""The discrete Fourier transform, of pairs of real numbers that stand for complex ones."""
+
+from __future__ import annotations
+
+from layertap_export.gradients.builder import Value
+from layertap_export.gradients.step import Gradients, Step
+
+AXIS_BY_INPUT = 20
+"""The opset from which on DFT takes its axis as an input."""
+
+
+def transform(step: Step) -> Gradients:
+    """F^H g, where F is the matrix of the transform: n times its inverse.
+
+    Of the inverse, which is F^H / n, it is F g / n. A real input has the real part of that, and the
+    half of a spectrum that a one-sided transform leaves out counts as 0.
+    """
+    step.only(0)
+    axis, inverse = _axis(step), bool(step.attribute("inverse", 0))
+    parts, onesided = step.dims[-1], bool(step.attribute("onesided", 0))
+    if parts not in (1, 2):
+        raise step.refused("of numbers that may be real or complex")
+    if onesided and inverse:
+        raise step.refused("that takes half a spectrum")
+    if step.has(1):
+        (given,) = step.whole(1) or [None]
+        if given is None or given != step.dims[axis]:
+            raise step.refused("that cuts its input, or fills it up")
+    count = step.build.count(step.x, [axis])
+    length = step.build.whole(count) if isinstance(count, int) else count
+    factor = count if isinstance(count, int) else count.cast(step.gradient.dtype)
+    found = _dft(step, length if onesided else None, axis, inverse=not inverse)
+    found = found / factor if inverse else found * factor
+    return [found if parts == 2 else found.op("Slice", *map(step.build.whole, ([0], [1], [-1])))]
+
+
+def _axis(step: Step) -> int:
+    if step.build.opset < AXIS_BY_INPUT:
+        return step.axis(1)
+    if not step.has(2):
+        return len(step.dims) - 2
+    (axis,) = step.whole(2) or [None]
+    if not isinstance(axis, int):
+        raise step.refused("whose axis is computed")
+    return axis % len(step.dims)
+
+
+def _dft(step: Step, length: Value | None, axis: int, *, inverse: bool) -> Value:
+    """The transform of the gradient, filled up with zeros to a length."""
+    if step.build.opset < AXIS_BY_INPUT:
+        return step.gradient.op("DFT", length, axis=axis, inverse=int(inverse))
+    return step.gradient.op("DFT", length, step.build.whole(axis), inverse=int(inverse))

@@ -24,7 +24,7 @@ def in_float64(model: Any) -> Any:
     Raises:
         ExportError: the model has no configuration that it can be made again from.
     """
-    with _floatx_64(), tempfile.TemporaryDirectory() as folder:
+    with _everything_64(), tempfile.TemporaryDirectory() as folder:
         try:
             config = _widened(keras.saving.serialize_keras_object(model))
             # Not safe: the code that it may hold, of Lambda layers, is that of the model at hand.
@@ -64,11 +64,13 @@ def _widened(value: Any) -> Any:
 
 
 @contextmanager
-def _floatx_64() -> Iterator[None]:
-    """Keras's default for what states no dtype."""
-    before = keras.config.floatx()
+def _everything_64() -> Iterator[None]:
+    """Keras's defaults for what states no dtype."""
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     try:
         yield
     finally:
-        keras.config.set_floatx(before)
+        keras.config.set_dtype_policy(policy)
+        keras.config.set_floatx(floatx)

@@ -107,8 +107,8 @@ def test_a_model_that_cannot_be_made_again(keras: Any) -> None:
     )
 
 
-def test_an_input_that_says_that_it_is_float32(keras: Any, tmp_path: Path) -> None:
-    """As Whisper's does, whatever its layers compute in."""
+def test_a_model_that_states_no_dtype(keras: Any, tmp_path: Path) -> None:
+    """But of its input: that stays float32, as Whisper's does, whatever its layers compute in."""
 
     @keras.saving.register_keras_serializable("layertap-tests")
     class Stubborn(keras.Model):  # type: ignore[misc,name-defined]
@@ -123,7 +123,10 @@ def test_an_input_that_says_that_it_is_float32(keras: Any, tmp_path: Path) -> No
     report = layertap_export.export(Stubborn(), tmp_path / "x.onnx", reference="float64")
     (dense,) = report.verification.layers
     assert dense.from_float64 is not None
-    assert dense.from_float64 < 1e-6
+    assert dense.keras_from_float64 is not None
+    assert 0 < dense.from_float64 < 1e-6
+    assert 0 < dense.keras_from_float64 < 1e-6
+    assert keras.config.dtype_policy().name == "float32"
 
 
 def test_the_report_says_who_is_closer(small: Any, tmp_path: Path) -> None:

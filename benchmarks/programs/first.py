@@ -12,7 +12,8 @@ images = np.load(batch)
 if way == "layertap":
     import layertap
 
-    activation = layertap.open(file).activations(images, "conv1_relu")
+    # Written in the order in which both ways have it in memory: turned, writing takes 20 ms more.
+    activation = layertap.open(file).activations(images, "conv1_relu").transpose(0, 3, 1, 2)
 else:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime  # type: ignore[import-untyped]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,14 +82,14 @@ class Tape:
         """Whether the logits were found: the model may do more with its probabilities."""
         return self._scores is not None
 
-    def can_go_back(self) -> bool:
-        """Whether TensorFlow has a gradient of every operation on the way. Of some it has none:
-        resizing by area, for one."""
+    @cached_property
+    def default_gradients(self) -> Mapping[str, NDArray[Any]] | None:
+        """Those for the default weights; `None` where an operation on the way has no gradient in
+        TensorFlow, as resizing by area has none."""
         try:
-            self.gradients(next(self.weights()))
+            return self.gradients(next(self.weights()))
         except LookupError:
-            return False
-        return True
+            return None
 
     def weights(self) -> Iterator[NDArray[Any]]:
         """Sets of weights to verify with: the default, one class per sample, and a mix of all."""

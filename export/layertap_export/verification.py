@@ -290,13 +290,14 @@ def verify_file(
         truth = precisely(batch.arrays) if precisely else {}
         for name in wanted:
             ours, theirs = actual.pop(name), expected.pop(name, None)
-            found = _difference(name, ours, theirs, least.get(name, 0.0))
+            smallest = least.get(name, 0.0)
+            found = _difference(name, ours, theirs, smallest)
             if theirs is not None and name in truth:
                 exact = truth.pop(name)
                 found = replace(
                     found,
-                    from_float64=_scaled(ours, exact, least.get(name, 0.0)),
-                    keras_from_float64=_scaled(theirs, exact, least.get(name, 0.0)),
+                    from_float64=_scaled(ours, exact, smallest),
+                    keras_from_float64=_scaled(theirs, exact, smallest),
                 )
             totals[name] = _larger(totals.get(name), found)
         for name, value, other in check.pairs(batch.arrays) if check else ():

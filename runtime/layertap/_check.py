@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ._table import counted
 from .card import GoldenLayer
 from .errors import ModelFileError
-from .golden import places, seeded
+from .golden import feeds, places
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -85,16 +85,9 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     if tolerance is None:
         checked = model.card.verification
         tolerance = checked.tolerance if checked else TOLERANCE
-    dtypes = {info.name: info.dtype for info in model.card.inputs}
-    feeds = {
-        item.name: seeded(
-            item.shape, dtypes[item.name], item.low, item.high, golden.seed, item.choices
-        )
-        for item in golden.inputs
-    }
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
-    values = model._fetch(names)(feeds)
+    values = model._fetch(names)(feeds(golden, model.card.inputs))
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .card import Golden, TensorInfo
 
 
 def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray[np.float64]:
@@ -51,6 +54,22 @@ def seeded(
     if np.dtype(dtype).kind in "iu":
         numbers = np.floor(numbers)
     return numbers.astype(dtype)
+
+
+def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any]]:
+    """What to feed for a golden sample, by the name of the input.
+
+    Args:
+        golden: the sample.
+        inputs: the model's inputs, which have the dtypes.
+    """
+    dtypes = {info.name: info.dtype for info in inputs}
+    return {
+        item.name: seeded(
+            item.shape, dtypes[item.name], item.low, item.high, golden.seed, item.choices
+        )
+        for item in golden.inputs
+    }
 
 
 def places(size: int, count: int) -> NDArray[np.int64]:

@@ -137,20 +137,16 @@ def _difference_alone(file: Path) -> float:
     import numpy as np
 
     import layertap
-    from layertap.golden import seeded
+    from layertap.golden import feeds
 
     model = layertap.open(file)
     assert model.card is not None
     assert model.card.golden is not None
-    dtypes = {info.name: info.dtype for info in model.inputs}
-    feeds = {
-        item.name: seeded(item.shape, dtypes[item.name], item.low, item.high, 0)
-        for item in model.card.golden.inputs
-    }
+    arrays = feeds(model.card.golden, model.inputs)
     outputs = [info.name for info in model.outputs]
-    alone = model._fetch(outputs)(feeds)
+    alone = model._fetch(outputs)(arrays)
     layers = [str(layer.tensor) for layer in model.layers]
-    beside = model._fetch([*dict.fromkeys([*outputs, *layers])])(feeds)
+    beside = model._fetch([*dict.fromkeys([*outputs, *layers])])(arrays)
     return max(
         float(np.abs(alone[name] - beside[name]).max() / (np.abs(beside[name]).max() or 1))
         for name in outputs

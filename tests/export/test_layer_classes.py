@@ -17,6 +17,7 @@ import pytest
 
 import layertap_export
 import reference
+import zoo
 from layer_table import ACTIVATIONS, IMAGES, KINDS, REFUSALS, Make
 from shell import files_of_two_processes
 
@@ -51,14 +52,9 @@ def built(
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
     entry = keras.Input(shape, dtype=dtype, batch_size=batch)
-    model = keras.Model(entry, [make(keras.layers)(entry) for make in makes.values()])
-    generator = np.random.default_rng(0)
-    for weight in model.weights:
-        if "float" in weight.dtype and not weight.path.endswith("_scale"):
-            value = weight.numpy()
-            noise = generator.uniform(0.1, 0.5, value.shape)
-            weight.assign(value + (noise if "variance" in weight.path else noise - 0.3))
-    return model
+    return zoo.randomised(
+        keras.Model(entry, [make(keras.layers)(entry) for make in makes.values()])
+    )
 
 
 def exported(model: Any, folder: Path, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 import layertap
 import layertap_export
 from layertap._check import check
+from layertap.golden import feeds
 from layertap_export.scales import SATURATED, least_scales
 
 pytestmark = pytest.mark.tensorflow
@@ -61,7 +62,8 @@ def test_the_golden_scale_is_that_of_the_sigmoid(sure: Any, sure_file: Path) -> 
     assert golden["probs"].scale == SATURATED
     assert max(golden["probs"].values) < 1e-4
     assert golden["conv"].scale == pytest.approx(
-        np.abs(layertap.open(sure_file).tap("conv")(_golden_batch(card))).max(), rel=1e-4
+        np.abs(layertap.open(sure_file).tap("conv")(feeds(card.golden, card.inputs))).max(),
+        rel=1e-4,
     )
 
 
@@ -79,11 +81,3 @@ def test_what_only_moves_a_sigmoids_values(tmp_path: Path) -> None:
     path = tmp_path / "moved.onnx"
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], outputs)), path)
     assert least_scales(path) == {"s": SATURATED, "t": SATURATED}
-
-
-def _golden_batch(card: layertap.card.Card) -> np.ndarray:
-    from layertap.golden import seeded
-
-    assert card.golden is not None
-    (item,) = card.golden.inputs
-    return seeded(item.shape, "float32", item.low, item.high, card.golden.seed)

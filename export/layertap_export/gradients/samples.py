@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.card import Card, Golden, GoldenInput, TensorInfo
-from layertap.golden import seeded
+from layertap.golden import feeds
 from layertap_export.errors import ExportError
 from layertap_export.sample_sizes import doublings, filled
 
@@ -17,18 +17,18 @@ from layertap_export.sample_sizes import doublings, filled
 def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:
     """A seeded input that the model can run: the golden one, if there is one."""
     if card.golden is not None:
-        return card.golden, _feeds(card.golden, card.inputs)
+        return card.golden, feeds(card.golden, card.inputs)
     trouble: Exception | None = None
     for doubling in doublings(card.inputs):
         golden = Golden(seed=0, inputs=tuple(_golden_inputs(card.inputs, doubling)), layers={})
-        feeds = _feeds(golden, card.inputs)
+        arrays = feeds(golden, card.inputs)
         try:
-            results = ready.run(None, feeds)
+            results = ready.run(None, arrays)
         except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no common class but this
             trouble = exc
             continue
         if all(np.size(result) for result in results):
-            return golden, feeds
+            return golden, arrays
     # A deep network may shrink small sizes to nothing.
     why = "nothing is left of it at the end" if trouble is None else str(trouble)
     raise ExportError(f"onnxruntime cannot run the model on a test batch: {why}") from trouble
@@ -44,13 +44,3 @@ def _golden_inputs(inputs: Sequence[TensorInfo], doubling: int) -> Iterator[Gold
             low=0.0 if whole else -1.0,
             high=2.0 if whole and info.dtype != "bool" else 1.0,
         )
-
-
-def _feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any]]:
-    dtypes = {info.name: info.dtype for info in inputs}
-    return {
-        item.name: seeded(
-            item.shape, dtypes[item.name], item.low, item.high, golden.seed, item.choices
-        )
-        for item in golden.inputs
-    }

@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from layertap import _cut
-from layertap._graph import read_graph
-from layertap._source import FileSource
+from layertap._cut.plan import plan_cut
+from layertap._cut.write import write_cut
+from layertap.format.graph import read_graph
+from layertap.format.source import FileSource
 
 from . import models
 from .fresh_process import environment
@@ -32,7 +33,7 @@ def measure() -> list[Row]:
         source = FileSource(files.onnx)
         with source.read() as buffer:
             graph = read_graph(buffer)
-            cut.write_bytes(_cut.write(buffer, graph, _cut.plan(graph, [models.EARLY])))
+            cut.write_bytes(write_cut(buffer, graph, plan_cut(graph, [models.EARLY])))
         program = [sys.executable, "-m", "benchmarks.programs.first"]
         command = Path(sys.executable).with_name("layertap")
         commands = {

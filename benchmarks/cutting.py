@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layertap import _cut
-from layertap._graph import Graph, read_graph
-from layertap._session import Engine, Settings
-from layertap._source import FileSource
+from layertap._cut.plan import plan_cut
+from layertap._cut.write import write_cut
+from layertap._engine.session import Engine
+from layertap._engine.settings import Settings
+from layertap.format.graph import Graph, read_graph
+from layertap.format.source import FileSource
 
 from . import models
 from .timing import Row, alternate, timed
@@ -69,7 +71,7 @@ def measure() -> list[Row]:
                 most=1.1,
             )
         )
-        leaf = _cut.plan(graph, [layer]).leaves[layer]
+        leaf = plan_cut(graph, [layer]).leaves[layer]
         ours = starting["ours"]().run([leaf.source], {name: batch})[0].transpose(leaf.perms[0])
         models.check_equal(layer, ours, starting["onnx"]().run(None, {name: batch})[0])
     return rows
@@ -77,9 +79,9 @@ def measure() -> list[Row]:
 
 def cut(file: Any, graph: Graph, layer: str) -> bytes:
     """The bytes of the smaller model, as `Model.tap` makes them."""
-    plan = _cut.plan(graph, [layer])
+    plan = plan_cut(graph, [layer])
     with FileSource(file).read() as buffer:
-        return _cut.write(buffer, graph, plan)
+        return write_cut(buffer, graph, plan)
 
 
 def _extract(model: Any, name: str, layer: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import layertap
-from layertap._fetch import view
+from layertap._cut.plan import view
 
 from . import models
 from .timing import Row, alternate, timed

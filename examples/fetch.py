@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import layertap
-from layertap.statistics import find_images
+from layertap.extract.images import find_images
 
 file, layer, *sources = sys.argv[1:]
 model = layertap.open(file)

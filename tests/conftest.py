@@ -35,7 +35,7 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
     Tests must not write to it.
     """
-    import tiny
+    from generators import tiny
 
     folder = tmp_path_factory.mktemp("tiny")
 

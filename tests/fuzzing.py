@@ -18,8 +18,9 @@ from pathlib import Path
 import onnx
 
 import layertap
-import tiny
-from layertap import _cut, _session
+from generators import tiny
+from layertap._cut import write
+from layertap._engine import session
 
 MODELS = (tiny.image_classifier, tiny.linear_chain, tiny.two_inputs, *tiny.PLAIN)
 PATIENCE = 60
@@ -112,13 +113,13 @@ def main(seed: int, count: int) -> None:
     generator = random.Random(seed)
     whole = [(made, tiny.feeds(made)) for made in (make() for make in MODELS)]
     at_hand, written = Path("damaged.onnx"), Path("written.onnx")
-    plain, _cut.SMALL = _session.LARGE, 4
+    plain, write.REFERENCE_BYTES = session.MAPPED_BYTES, 4
     refused = failed = ran = 0
     for _ in range(count):
         made, feeds = generator.choice(whole)
         written.write_bytes(damaged(made, generator))
         os.replace(written, at_hand)
-        _session.LARGE = generator.choice([1, plain])  # weights stay in the file, or are copied
+        session.MAPPED_BYTES = generator.choice([1, plain])  # in the file, or copied
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             model = layertap.open(at_hand, threads=1)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 import layertap
-from layertap._session import import_onnxruntime
+from layertap._engine.library import import_onnxruntime
 
 from .peak import peak_megabytes
 

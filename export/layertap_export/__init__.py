@@ -23,12 +23,12 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .exporting import ExportReport, export
-    from .gradients.adding import GradientReport, add_gradients
-    from .loading import load_model
-    from .loading.weights import load_weights
-    from .signatures import Signature
-    from .verification import LayerDifference, VerificationReport, verify
+    from .api.add_gradients import GradientReport, add_gradients
+    from .api.export import ExportReport, export
+    from .keras_model.loading import load_model
+    from .keras_model.loading.weights import load_weights
+    from .keras_model.signatures import Signature
+    from .verification.layers import LayerDifference, VerificationReport, verify
 
 __all__ = [
     "ExportError",
@@ -51,18 +51,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "ExportReport": "exporting",
-    "export": "exporting",
-    "load_model": "loading",
-    "load_weights": "loading.weights",
-    "Signature": "signatures",
-    "LayerDifference": "verification",
-    "VerificationReport": "verification",
-    "verify": "verification",
+    "ExportReport": "api.export",
+    "export": "api.export",
+    "load_model": "keras_model.loading",
+    "load_weights": "keras_model.loading.weights",
+    "Signature": "keras_model.signatures",
+    "LayerDifference": "verification.layers",
+    "VerificationReport": "verification.layers",
+    "verify": "verification.layers",
 }
 """Modules that import TensorFlow, by the name they give."""
 
-_LIGHT = {"GradientReport": "gradients.adding", "add_gradients": "gradients.adding"}
+_LIGHT = {"GradientReport": "api.add_gradients", "add_gradients": "api.add_gradients"}
 """Those that need the `onnx` package alone."""
 
 
@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
                 'Install it with `pip install "layertap[gradients,cpu]"`.'
             ) from exc
     elif name in _HOME:
-        from ._tensorflow import prepared
+        from .keras_model.tensorflow import prepared
 
         with prepared():
             value = getattr(import_module(f".{_HOME[name]}", __name__), name)

@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import Any
 
-from layertap._index import read_index
-from layertap._source import FileSource
 from layertap.cli import OK, PARTLY_FAILED, Command
-from layertap.files import check_target
+from layertap.format.atomic import check_target
+from layertap.format.index import read_index
+from layertap.format.source import FileSource
 
 from .progress import ProgressLine
 
@@ -229,8 +229,8 @@ def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_source(args: argparse.Namespace) -> None:
     """Raise what can be known to be wrong before TensorFlow is imported, which takes seconds."""
-    from .loading import find  # not above: numpy and all, for the sake of `--help`
-    from .loading.custom_objects import split_place
+    from .keras_model.loading import find  # not above: numpy and all, for the sake of `--help`
+    from .keras_model.loading.custom_objects import split_place
 
     for place in args.custom_objects:
         split_place(place)

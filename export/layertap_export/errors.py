@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from layertap.errors import LayertapError
 
 if TYPE_CHECKING:
-    from .gradients.adding import GradientReport
-    from .verification import VerificationReport
+    from .api.add_gradients import GradientReport
+    from .verification.layers import VerificationReport
 
 
 class ExportError(LayertapError):

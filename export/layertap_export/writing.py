@@ -15,15 +15,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from layertap._cut import SMALL
-from layertap._data import LARGEST, DataFile
-from layertap._graph import External
-from layertap._session import LARGE
-from layertap._wire import header
-from layertap.card import KEY, Card
+from layertap.format.card import KEY, Card
+from layertap.format.data_file import DataFile
+from layertap.format.graph import External
+from layertap.format.limits import INLINE_BYTES, MAPPED_BYTES, REFERENCE_BYTES
+from layertap.format.wire import header
 
 from .errors import ExportError
-from .initializers import Initializers, is_stub
+from .graph.weights import Initializers, is_stub
 
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 """Field numbers in ModelProto, GraphProto and TensorProto."""
@@ -40,8 +39,8 @@ class Writer:
         self._moved: dict[str, tuple[int, int]] = {}
         self._inside: dict[str, External] = {}
         weights = sum(self._value(x).nbytes for x in model.graph.initializer if is_stub(x))
-        self._mapped = weights > LARGE
-        if model.ByteSize() + weights > LARGEST:
+        self._mapped = weights > MAPPED_BYTES
+        if model.ByteSize() + weights > INLINE_BYTES:
             self._move_weights()
 
     def _value(self, item: onnx.TensorProto) -> NDArray[Any]:
@@ -50,7 +49,7 @@ class Writer:
     def _move_weights(self) -> None:
         for item in self._model.graph.initializer:
             value = self._value(item)
-            if item.data_type != onnx.TensorProto.STRING and value.nbytes >= SMALL:
+            if item.data_type != onnx.TensorProto.STRING and value.nbytes >= REFERENCE_BYTES:
                 self._moved[item.name] = self._data.add(raw_bytes(value))
         self._data.flush()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap.errors import OutputError
-from layertap.files import replacing
+from layertap.format.atomic import replacing
 
 
 def write_pngs(

@@ -11,8 +11,8 @@ import os
 from typing import Any
 
 from layertap.errors import UsageError
-from layertap_export.loading.weight_files import listed_layers
-from layertap_export.loading.weights import load_weights
+from layertap_export.keras_model.loading.weight_files import listed_layers
+from layertap_export.keras_model.loading.weights import load_weights
 
 from ._require import require_keras
 from ._seeding import seed_weights

@@ -13,7 +13,7 @@ from typing import Any
 
 from layertap.cli import Command
 from layertap.errors import OutputError, UsageError
-from layertap.files import replacing
+from layertap.format.atomic import replacing
 
 from .registry import MODELS as SPECS
 from .registry import ModelSpec, find

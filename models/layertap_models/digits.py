@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.errors import UsageError
-from layertap.preprocessing import Preprocessing
+from layertap.images.preprocessing import Preprocessing
 
 from ._require import require, require_keras
 from ._samples import write_pngs

@@ -28,7 +28,7 @@ class ModelSpec:
     labels: tuple[str, ...]
     """What each number of the output stands for, in order."""
     preprocessing: Mapping[str, object]
-    """The recipe from image to input, as `layertap.preprocessing.Preprocessing.from_dict` reads."""
+    """The recipe from image to input, as `layertap.Preprocessing.from_dict` reads it."""
     samples: str
     """`module:function` that writes sample images: `(folder, count, seed) -> list of paths`."""
     source: str

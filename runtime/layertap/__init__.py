@@ -19,9 +19,8 @@ from ._version import __version__
 TYPE_CHECKING = False  # `typing` alone would triple the time; type checkers know the name
 if TYPE_CHECKING:
     from . import cam
-    from ._layer import Layer
+    from ._engine.request import TopChannels
     from ._model import Model, Tap, open
-    from ._reductions import TopChannels
     from .errors import (
         CardVersionError,
         DependencyError,
@@ -36,8 +35,9 @@ if TYPE_CHECKING:
         PreprocessingError,
         UsageError,
     )
-    from .images import load_image
-    from .preprocessing import Preprocessing
+    from .format.layer import Layer
+    from .images.load import load_image
+    from .images.preprocessing import Preprocessing
 
 __all__ = [
     "CardVersionError",
@@ -64,13 +64,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Layer": "_layer",
+    "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",
-    "TopChannels": "_reductions",
+    "TopChannels": "_engine.request",
     "open": "_model",
-    "load_image": "images",
-    "Preprocessing": "preprocessing",
+    "load_image": "images.load",
+    "Preprocessing": "images.preprocessing",
 }
 """The module of each name that is not an error."""
 

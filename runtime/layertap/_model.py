@@ -7,20 +7,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from . import _cut, _ends
-from ._cost import activation_costs
-from ._fetch import Fetch, Request, request_layers, request_outputs, view
-from ._graph import TensorType
-from ._index import read_index
-from ._layer import Layer
-from ._reductions import check_dtype, check_name
-from ._select import Selector, is_single, only, select
-from ._session import Cache, Engine, Provider, Session, Settings, give_back_memory
-from ._source import BytesSource, FileSource
-from ._table import as_text, shape_text
-from ._wire import WireError
-from .card import Card, TensorInfo
+from ._cut import boundary
+from ._cut.plan import Appended, CutPlan, Leaf, plan_cut, view
+from ._cut.reductions import check_dtype, check_name
+from ._cut.write import write_cut
+from ._engine.cache import Cache
+from ._engine.library import give_back_memory
+from ._engine.request import Fetch, Request, request_layers, request_outputs
+from ._engine.session import Engine, Session
+from ._engine.settings import Provider, Settings
 from .errors import ModelFileError, UsageError
+from .format.card import Card, TensorInfo
+from .format.cost import activation_costs
+from .format.graph import TensorType
+from .format.index import read_index
+from .format.layer import Layer
+from .format.limits import PROTOBUF_BYTES
+from .format.select import Selector, is_single, only, select
+from .format.source import BytesSource, FileSource
+from .format.table import as_text
+from .format.text import shape_text
+from .format.wire import WireError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from .cam.targets import Target
-    from .preprocessing import Preprocessing
+    from .images.preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -46,9 +53,6 @@ PLANS = 64
 
 MUCH = 100_000_000
 """Bytes of activations before which it is worth some milliseconds to make room for them."""
-
-LARGEST = 2**31 - 1
-"""Bytes of the largest model that protobuf reads; larger ones keep weights in other files."""
 
 
 def open(  # noqa: A001 - the word that users know from every library that opens files
@@ -162,7 +166,7 @@ class Model:
         self._settings = settings
         self._engine = Engine(settings)
         self._sessions: Cache[Session] = Cache(SESSIONS)
-        self._plans: Cache[_cut.CutPlan] = Cache(PLANS)
+        self._plans: Cache[CutPlan] = Cache(PLANS)
         self._halfway: Cache[list[str]] = Cache(PLANS)  # where gradients can start, by tensors
 
     @property
@@ -628,18 +632,18 @@ class Model:
             UsageError: two of the given layers are one tensor.
         """
         request = self._own_outputs() if layers is None else self._asked(layers)[1]
-        ends = _ends.sort_out(self._graph, self.layers, given)
+        ends = boundary.sort_out(self._graph, self.layers, given)
         names = {tensor: layer.name for tensor, (layer, _) in ends.layers.items()}
         plan = self._plan(request.tensors, tuple(names), request.appended)
-        _ends.check_apart(plan, names, ends.inputs)
-        _ends.check_separates(self._graph, self.layers, plan, names, ends.inputs)
+        boundary.check_apart(plan, names, ends.inputs)
+        boundary.check_separates(self._graph, self.layers, plan, names, ends.inputs)
         feeds = self._prepared(plan.needs, ends.inputs, preprocess)
         values = {}
         for tensor, (layer, value) in ends.layers.items():
             values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
             feeds[plan.given[tensor].source] = values[layer.name]
         if self.card:
-            _ends.check_batch(
+            boundary.check_batch(
                 [layer for layer, _ in ends.layers.values()], feeds, plan, self._graph, self._batch
             )
         fetch = self._fetch(request.tensors, feeds, tuple(names), request.appended)
@@ -680,17 +684,17 @@ class Model:
         """
         request = self._own_outputs() if layers is None else self._asked(layers)[1]
         graph = self._graph
-        ends = _ends.sort_out(graph, self.layers, changes)
-        edits = _ends.edits(graph, ends)
-        _ends.check_edits(graph, edits, self._plan(request.tensors, (), request.appended))
+        ends = boundary.sort_out(graph, self.layers, changes)
+        edits = boundary.edits(graph, ends)
+        boundary.check_edits(graph, edits, self._plan(request.tensors, (), request.appended))
         sources = [*dict.fromkeys([*request.tensors, *edits])]
         feeds = self._prepared(self._plan(sources, (), request.appended).needs, inputs, preprocess)
         while edits:
             plan = self._plan(
                 [*dict.fromkeys([*request.tensors, *edits])], tuple(feeds), request.appended
             )
-            ready = _ends.first(graph, edits)
-            beside = _ends.beside(graph, plan, edits.keys()) - feeds.keys()
+            ready = boundary.first(graph, edits)
+            beside = boundary.beside(graph, plan, edits.keys()) - feeds.keys()
             wanted = [*ready, *sorted(beside - ready)]
             found = self._fetch(wanted, feeds, tuple(feeds))(feeds)
             # What is no array (a sequence) cannot well be fed, and is computed again.
@@ -729,8 +733,8 @@ class Model:
             UsageError: a layer is both start and end, or nothing is computed from it.
             OutputError: the file cannot be written.
         """
-        from ._data import replacing_model
-        from ._part import write_part
+        from ._engine.part_file import write_part
+        from .format.data_file import replacing_model
 
         gradients = self.card.gradients if self.card else None
         infos = {info.name: info for info in self.inputs}
@@ -765,8 +769,8 @@ class Model:
                 dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
         return TensorType(kind.dtype, dims)
 
-    def _changed(self, edit: _ends.Edit, value: Any) -> Any:
-        from ._inputs import prepare_layer
+    def _changed(self, edit: boundary.Edit, value: Any) -> Any:
+        from ._engine.feeds import prepare_layer
 
         if edit.source in self._graph.listed:
             value = value.copy()  # it may be the caller's own
@@ -779,8 +783,8 @@ class Model:
         what = f"what the function for {edit.name!r} returned"
         return prepare_layer(what, changed, TensorType(_dtype(value), seen.shape), edit.leaf)
 
-    def _layer_value(self, layer: Layer, leaf: _cut.Leaf, value: Any) -> Any:
-        from ._inputs import prepare_layer
+    def _layer_value(self, layer: Layer, leaf: Leaf, value: Any) -> Any:
+        from ._engine.feeds import prepare_layer
 
         spec = TensorType(layer.dtype, layer.shape if layer.dtype else None)
         return prepare_layer(f"layer {layer.name!r}", value, spec, leaf)
@@ -816,7 +820,7 @@ class Model:
     def _prepare(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
     ) -> dict[str, Any]:
-        from ._inputs import prepare  # it needs numpy, which the table of layers does not
+        from ._engine.feeds import prepare  # it needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
         graph, place = self._graph, self._engine.place
@@ -826,7 +830,7 @@ class Model:
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
     ) -> dict[str, Any]:
         """The same as arrays, wherever they come from."""
-        from ._on_device import on_host
+        from ._engine.on_device import on_host
 
         feeds = self._prepare(needed, inputs, preprocess)
         return {name: on_host(value) for name, value in feeds.items()}
@@ -842,14 +846,14 @@ class Model:
         self,
         tensors: Sequence[str],
         given: Sequence[str] = (),
-        appended: Sequence[_cut.Appended] = (),
+        appended: Sequence[Appended] = (),
         peeled: bool = True,
-    ) -> _cut.CutPlan:
+    ) -> CutPlan:
         new = tuple(name for one in appended for name in one.writes)
         key = tuple(tensors), tuple(given), new, peeled
         try:
             return self._plans.get(
-                key, lambda: _cut.plan(self._graph, tensors, given, appended, peeled)
+                key, lambda: plan_cut(self._graph, tensors, given, appended, peeled)
             )
         except KeyError as exc:
             raise self._gone(exc) from exc
@@ -865,7 +869,7 @@ class Model:
         tensors: Sequence[str],
         feeds: Mapping[str, Any] | None = None,
         given: Sequence[str] = (),
-        appended: Sequence[_cut.Appended] = (),
+        appended: Sequence[Appended] = (),
         *,
         peeled: bool = True,
         on_device: bool = False,
@@ -887,7 +891,7 @@ class Model:
             self._engine.place if on_device else None,
         )
 
-    def _start(self, plan: _cut.CutPlan, types: Mapping[str, TensorType]) -> Session:
+    def _start(self, plan: CutPlan, types: Mapping[str, TensorType]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
         leaves = self._engine.leaves_weights(self._source.size)
         place = stay = weights = None
@@ -897,12 +901,12 @@ class Model:
             stay = weights.stay if leaves else None
         with self._source.read(sparsely=stay is not None) as buffer:
             try:
-                model = _cut.write(buffer, self._graph, plan, place, types, stay)
+                model = write_cut(buffer, self._graph, plan, place, types, stay)
             except WireError as exc:  # in a part that the index passes over
                 raise ModelFileError(
                     f"{self._name} is damaged ({exc}). Copy or export it again."
                 ) from exc
-        if len(model) > LARGEST:
+        if len(model) > PROTOBUF_BYTES:
             raise ModelFileError(
                 f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
                 f"weights, more than fits into one piece. {self._engine.large_remedy}"
@@ -926,7 +930,7 @@ class Tap:
     def __init__(
         self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
     ) -> None:
-        from ._inputs import is_ready
+        from ._engine.feeds import is_ready
 
         peeled = not (contiguous or on_device)
         chosen, self._request = model._asked(asked, dtype, peeled)
@@ -973,7 +977,7 @@ def _dtype(value: Any) -> str:
 
 
 def _recipe(given: Recipe) -> Preprocessing:
-    from .preprocessing import Preprocessing  # it needs Pillow, which arrays do not
+    from .images.preprocessing import Preprocessing  # it needs Pillow, which arrays do not
 
     if isinstance(given, Preprocessing):
         return given

@@ -127,7 +127,7 @@ def inner_transposes(file: Path) -> int:
 
 def _checked(file: Path) -> float:
     import layertap
-    from layertap._check import check
+    from layertap.compare.check import check
 
     return max(layer.scaled for layer in check(layertap.open(file)).layers)
 
@@ -137,7 +137,7 @@ def _difference_alone(file: Path) -> float:
     import numpy as np
 
     import layertap
-    from layertap.golden import feeds
+    from layertap.compare.golden import feeds
 
     model = layertap.open(file)
     assert model.card is not None

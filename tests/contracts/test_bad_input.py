@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import layertap
-import tiny
-from layertap.card import KEY
+from generators import tiny
+from layertap.format.card import KEY
 from shell import layertap as shell
 
 Change = Callable[[dict[str, Any]], object]

@@ -17,10 +17,11 @@ import pytest
 
 import layertap
 import pages
-from layertap import card as schema
-from layertap import golden, images, preprocessing
-from layertap._layer import Layer
-from layertap.card import MAJOR, MINOR, Card
+from layertap.compare import golden
+from layertap.format import card as schema
+from layertap.format.card import MAJOR, MINOR, Card
+from layertap.format.layer import Layer
+from layertap.images import load, preprocessing
 from pages import quoted, rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "file-format.md").read_text(encoding="utf-8")
@@ -96,7 +97,7 @@ def test_the_recipe_has_every_key_and_every_choice() -> None:
     meanings = {quoted(row[0])[0]: quoted(row[2]) for row in table}
     for key in ("ColorMode", "Interpolation", "Depth"):
         name = re.sub(r"(?<!^)([A-Z])", r"_\1", key).lower()
-        assert meanings[name] == list(get_args(getattr(images, key)))
+        assert meanings[name] == list(get_args(getattr(load, key)))
 
     modes = {quoted(row[0])[0]: row for row in rows(scalings)}
     assert set(modes) == set(preprocessing._SCALINGS)
@@ -193,10 +194,10 @@ def test_the_python_generator_is_the_real_one(programs: list[str]) -> None:
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 7, 100, 102400])
 def test_the_formula_of_the_places(size: int) -> None:
     assert "`floor(k * (size - 1) / (n - 1))`" in PAGE
-    places = golden.places(size, 5).tolist()
-    n = len(places)
+    found = golden.indices(size, 5).tolist()
+    n = len(found)
     assert n == min(size, 5)
-    assert places == [math.floor(k * (size - 1) / (n - 1)) if n > 1 else 0 for k in range(n)]
+    assert found == [math.floor(k * (size - 1) / (n - 1)) if n > 1 else 0 for k in range(n)]
 
 
 @pytest.mark.tensorflow
@@ -249,7 +250,7 @@ def test_the_graph_is_as_described(chest_file: Path) -> None:
 )
 def test_the_rule_for_nearest(from_size: int, to_size: int) -> None:
     ramp = (np.arange(from_size) % 251).astype(np.uint8)
-    read = images.load_image(ramp[np.newaxis], size=(1, to_size), color_mode="grayscale")
+    read = load.load_image(ramp[np.newaxis], size=(1, to_size), color_mode="grayscale")
     step = from_size / to_size
     p, expected = step / 2, []
     for _ in range(to_size):
@@ -263,7 +264,7 @@ def test_the_rule_for_grey() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
     expected = (19595 * red + 38470 * green + 7471 * blue + 32768) >> 16
-    read = images.load_image(colours, color_mode="grayscale")
+    read = load.load_image(colours, color_mode="grayscale")
     np.testing.assert_array_equal(read[:, :, 0], expected)
 
 

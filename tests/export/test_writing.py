@@ -12,11 +12,11 @@ import pytest
 
 import layertap
 import layertap_export
-import tiny
-from layertap._data import DataFile
-from layertap.card import KEY
+from generators import tiny
 from layertap.cli import main
-from layertap_export.initializers import Initializers
+from layertap.format.card import KEY
+from layertap.format.data_file import DataFile
+from layertap_export.graph.weights import Initializers
 from layertap_export.writing import Writer, check
 
 pytestmark = [
@@ -80,7 +80,7 @@ def test_a_session_need_not_read_many_weights(
     writer = written(path)
     with writer.opened_lightly(path, card("")) as light:
         assert light == path
-    monkeypatch.setattr("layertap_export.writing.LARGE", W.nbytes - 1)
+    monkeypatch.setattr("layertap_export.writing.MAPPED_BYTES", W.nbytes - 1)
     writer = written(path)
     with writer.opened_lightly(path, card("")) as light:
         assert light.stat().st_size < 5000
@@ -94,7 +94,7 @@ def test_weights_that_are_too_many_go_beside_the_file(
     path = tmp_path / "m.onnx"
     written(path)
     expected = run(path)
-    monkeypatch.setattr("layertap_export.writing.LARGEST", W.nbytes)
+    monkeypatch.setattr("layertap_export.writing.INLINE_BYTES", W.nbytes)
     data = DataFile(path)
     writer = written(path, data)
     np.testing.assert_array_equal(run(path), expected)  # under the first name
@@ -143,8 +143,8 @@ def model(keras: Any) -> Any:
 @pytest.fixture
 def low(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if no file could hold more than 8 kB."""
-    monkeypatch.setattr("layertap_export.writing.LARGEST", 8192)
-    monkeypatch.setattr("layertap._part.LARGEST", 5000)
+    monkeypatch.setattr("layertap_export.writing.INLINE_BYTES", 8192)
+    monkeypatch.setattr("layertap._engine.part_file.INLINE_BYTES", 5000)
 
 
 @pytest.mark.usefixtures("low")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from layertap.errors import UsageError
-from layertap.preprocessing import Preprocessing
+from layertap.images.preprocessing import Preprocessing
 from layertap_models import MODELS, phantom
 from layertap_models.chest_xray import LABELS, build
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from layertap.errors import OutputError, UsageError
-from layertap.preprocessing import Preprocessing
+from layertap.images.preprocessing import Preprocessing
 from layertap_models import MODELS
 from layertap_models.cli import MODELS as COMMAND
 

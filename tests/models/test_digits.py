@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from layertap.errors import DependencyError, UsageError
-from layertap.preprocessing import Preprocessing
+from layertap.images.preprocessing import Preprocessing
 from layertap_models import MODELS, digits
 
 RECIPE = Preprocessing.from_dict(MODELS["digits"].preprocessing)

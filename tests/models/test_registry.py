@@ -11,8 +11,8 @@ import pytest
 
 import layertap_models
 from layertap.errors import UsageError
-from layertap.preprocessing import Preprocessing, Standardize
-from layertap.statistics import collection_statistics
+from layertap.extract.moments import collection_statistics
+from layertap.images.preprocessing import Preprocessing, Standardize
 from layertap_models.registry import MODELS, find
 
 

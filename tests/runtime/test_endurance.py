@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import layertap
-import tiny
+from generators import tiny
 
 TESTS = Path(__file__).parents[1]
 

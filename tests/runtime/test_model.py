@@ -22,9 +22,11 @@ from PIL import Image
 
 import layertap
 import reference
-import tiny
-from layertap import _model, _session
-from layertap.card import KEY, Card
+from generators import tiny
+from layertap import _model
+from layertap._engine import session
+from layertap._engine.library import give_back_memory
+from layertap.format.card import KEY, Card
 
 TinyFile = Callable[[str], Path]
 RUNTIME = Path(layertap.__file__).parents[1]
@@ -104,7 +106,7 @@ def test_what_cannot_be_opened() -> None:
 def test_opening_reads_no_weights_and_needs_no_onnxruntime(
     tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_session, "import_onnxruntime", lambda: pytest.fail("imported"))
+    monkeypatch.setattr(session, "import_onnxruntime", lambda: pytest.fail("imported"))
     model = layertap.open(tiny_file("image_classifier"))
     assert model.summary().splitlines()[0].startswith("index  name")
     assert len(model.summary().splitlines()) == 2 + 7
@@ -351,13 +353,13 @@ def test_images_without_a_recipe() -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each model that a session was made for, as it happens."""
     names: list[str] = []
-    plain = _session.Engine.start
+    plain = session.Engine.start
 
     def start(self: Any, model: bytes, name: str, folder: Path | None) -> Any:
         names.append(name)
         return plain(self, model, name, folder)
 
-    monkeypatch.setattr(_session.Engine, "start", start)
+    monkeypatch.setattr(session.Engine, "start", start)
     return names
 
 
@@ -414,7 +416,7 @@ def test_room_is_made_before_much_is_asked_for(
     classifier.tap()
     assert calls == [True]
     monkeypatch.undo()
-    _session.give_back_memory()  # for real: nothing is raised
+    give_back_memory()  # for real: nothing is raised
 
 
 def test_many_threads_get_what_one_thread_gets(
@@ -572,7 +574,7 @@ def beside(tmp_path: Path) -> Path:
 def any_onnxruntime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 1.21, onnxruntime does not take such models from bytes."""
     if request.param == "brought in":
-        monkeypatch.setattr(_session, "supports_external_weights", lambda: False)
+        monkeypatch.setattr(session, "supports_external_weights", lambda: False)
 
 
 @pytest.mark.usefixtures("any_onnxruntime")
@@ -600,8 +602,8 @@ def test_weights_and_model_linked_into_a_cache(
 
 
 def test_weights_too_large_to_be_brought_in(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "supports_external_weights", lambda: False)
-    monkeypatch.setattr(_model, "LARGEST", 100)
+    monkeypatch.setattr(session, "supports_external_weights", lambda: False)
+    monkeypatch.setattr(_model, "PROTOBUF_BYTES", 100)
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(beside).tap("a")
     assert str(caught.value) == (

@@ -18,11 +18,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from layertap_export.arithmetic import Arithmetic
 from layertap_export.errors import GradientError
-
-from .shapes import Shapes
-from .sizes import Dims, Free, Size, fixed
+from layertap_export.graph.arithmetic import Arithmetic
+from layertap_export.graph.shapes.shapes import Shapes
+from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
 
 PREFIX = "grad/"
 """What all names of the backward half begin with."""

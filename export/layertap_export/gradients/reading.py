@@ -11,9 +11,9 @@ import onnx
 from onnx import inliner, numpy_helper
 
 import layertap
-from layertap.card import Card, Source
 from layertap.errors import ModelFileError
-from layertap_export.pruning import prune
+from layertap.format.card import Card, Source
+from layertap_export.graph.graph import prune
 
 OLDEST_OPSET = 13
 """The oldest that the rules read and write."""

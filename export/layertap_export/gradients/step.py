@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from layertap_export.errors import GradientError
+from layertap_export.graph.shapes.sizes import Dims, Size
 
 from .builder import Builder, Value
-from .sizes import Dims, Size
 
 
 @dataclass(frozen=True)

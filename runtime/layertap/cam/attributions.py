@@ -14,15 +14,15 @@ import numpy.typing as npt
 
 from layertap.errors import InputError, UsageError, suggest
 
-from . import gradients, records, targets
-from .batches import has_rows
+from . import available, gradients, targets
+from .axes import has_rows
 from .gradients import Seed
 from .scores import by_class
 from .targets import Array, Target
 
 if TYPE_CHECKING:
     from layertap._model import Model, Recipe
-    from layertap.card import Gradients
+    from layertap.format.card import Gradients
 
 METHODS = ("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients")
 
@@ -61,7 +61,7 @@ def attribute(
             raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
     if noise < 0:
         raise UsageError(f"noise {noise} makes no sense: give 0 or more.")
-    record = records.require(model)
+    record = available.require(model)
     wanted = _of_inputs(model, record)
     feeds = gradients.prepare(model, record, wanted.values(), (), inputs, preprocess)
     baselines = _baselines(baseline, {name: feeds[name] for name in wanted})
@@ -101,7 +101,7 @@ def _of_inputs(model: Model, record: Gradients) -> dict[str, str]:
             if name in record.tensors:
                 found[info.name] = record.tensors[name]
     if not found:
-        raise records.missing(model, record.tensors, model.inputs[0].name)
+        raise available.missing(model, record.tensors, model.inputs[0].name)
     return found
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from layertap._layer import Layer
 from layertap.errors import UsageError
+from layertap.format.layer import Layer
 
-from . import gradients, records, targets, upsampling
-from .batches import channels_last
+from . import available, gradients, targets, upsampling
+from .axes import channels_last
 from .methods import Method
 from .perturbing import Change, Perturbation
 from .scores import by_class, find_scores
@@ -59,7 +59,7 @@ class Gatherer:
         """Arrays by input name."""
         wanted = [self._tensor, self.output]
         if self.method.takes == "gradients":
-            record = records.require(self.model)
+            record = available.require(self.model)
             tensor = record.tensors[self.layer.name]
             return gradients.prepare(self.model, record, [tensor], wanted, inputs, preprocess)
         return self.model._prepared(self.model._plan(wanted).needs, inputs, preprocess)
@@ -93,7 +93,7 @@ class Gatherer:
         return str(self.layer.tensor)
 
     def _differentiated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
-        record = records.require(self.model)
+        record = available.require(self.model)
         wanted = {self.layer.name: record.tensors[self.layer.name]}
         beside = [self._tensor, self.output]
         found = gradients.differentiate(self.model, record, feeds, wanted, beside, target)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from layertap import _ends
-from layertap._layer import Layer
-from layertap._select import Selector, is_single
+from layertap._cut import boundary
+from layertap.format.layer import Layer
+from layertap.format.select import Selector, is_single
 
-from . import records, targets
-from .batches import copies
+from . import available, targets
+from .axes import copies
 from .scores import by_class
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
     from layertap._model import Model, Recipe
-    from layertap.card import Gradients
+    from layertap.format.card import Gradients
 
 
 def gradients(
@@ -35,7 +35,7 @@ def gradients(
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.gradients`."""
-    record = records.require(model)
+    record = available.require(model)
     if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
         layers = list(layers)
     wanted = choose(model, record, layers)
@@ -67,7 +67,7 @@ def choose(
             names = [name for name in found if name in record.tensors] or found
         for name in names:
             if name not in record.tensors:
-                raise records.missing(model, record.tensors, name)
+                raise available.missing(model, record.tensors, name)
             wanted[name] = record.tensors[name]
     return wanted
 
@@ -199,6 +199,6 @@ def _starts(model: Model, record: Gradients, wanted: Mapping[str, str]) -> list[
     ends = [tensor for tensor in (tensors.get(name, name) for name in wanted) if tensor]
     if len(ends) < len(wanted):
         return []
-    first = _ends.first(graph, _ends.sources(graph, ends))
+    first = boundary.first(graph, boundary.sources(graph, ends))
     plan = model._plan(list(wanted.values()))
-    return sorted(first | _ends.beside(graph, plan, first | {record.weights}))
+    return sorted(first | boundary.beside(graph, plan, first | {record.weights}))

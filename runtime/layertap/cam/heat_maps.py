@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from layertap._inputs import is_image
-from layertap._layer import Layer
+from layertap._engine.feeds import is_image
 from layertap.errors import UsageError
+from layertap.format.layer import Layer
 
-from . import records, targets, upsampling
-from .batches import as_fed, channels_last
+from . import available, targets, upsampling
+from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -121,12 +121,12 @@ def choose_layer(model: Model, layer: str | int | Layer | None, method: Method) 
         LayerNotFoundError: there is none, or it has no gradient and the method needs one.
         UsageError: none is given, and the file has no gradients to go by.
     """
-    record = records.require(model) if method.takes == "gradients" else records.find(model)
+    record = available.require(model) if method.takes == "gradients" else available.find(model)
     known = record.tensors if record else {}
     if layer is not None:
         row = model.layer(layer)
         if method.takes == "gradients" and row.name not in known:
-            raise records.missing(model, known, row.name)
+            raise available.missing(model, known, row.name)
         return row
     inputs = model._graph.inputs
     rows = [row for row in model.layers if row.exposed and row.tensor not in inputs]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from layertap.errors import InputError, UsageError
 
 from . import targets
-from .batches import as_fed, channels_last, copies
+from .axes import as_fed, channels_last, copies
 from .scores import by_class, choose_output
 from .targets import Array, Target
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from layertap import _cut, _ends
-from layertap._fetch import view
+from layertap._cut import boundary
+from layertap._cut.plan import peel, view
 from layertap.errors import UsageError
 
-from .batches import channels_last, copies
+from .axes import channels_last, copies
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class Perturbation:
         self._model = model
         self._scores = scores
         self._feeds = feeds
-        self._leaf = _cut.peel(graph, [tensor])[tensor]
+        self._leaf = peel(graph, [tensor])[tensor]
         self._source = self._leaf.source
         plan = model._plan([scores.tensor], (tensor,))
         if self._source not in (*plan.starts, *plan.inputs):
             raise UsageError(f"no score depends on {name!r}: to change it would change nothing.")
-        self._beside = sorted(_ends.beside(graph, plan, {self._source}))
+        self._beside = sorted(boundary.beside(graph, plan, {self._source}))
         wanted = [*beside, scores.tensor, self._source, *self._beside]
         self._before = model._fetch([*dict.fromkeys(wanted)])
         self.values = self._before(feeds)

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
 
-from layertap import _cut
-from layertap._fetch import view
+from layertap._cut.plan import Perm, view
 from layertap.errors import UsageError, suggest
 
-from . import records
+from . import available
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +21,7 @@ class Scores(NamedTuple):
     """Where scores are in a graph."""
 
     tensor: str
-    perms: tuple[_cut.Perm, ...]
+    perms: tuple[Perm, ...]
     """The Transposes that bring its classes to the last axis."""
 
     def read(self, values: Mapping[str, Any]) -> npt.NDArray[Any]:
@@ -56,7 +55,7 @@ def choose_output(model: Model, output: str | None, *, with_gradients: bool = Fa
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}."
             + suggest(output, names)
         )
-    record = records.find(model)
+    record = available.find(model)
     if with_gradients and record and output not in (None, record.output):
         raise UsageError(
             f"{model._name} gives gradients of the scores of {record.output!r}, and not of "
@@ -75,12 +74,12 @@ def find_scores(model: Model, output: str) -> Scores:
     """The tensor that the scores of an output are: those that the file's gradients are of; in a
     file without gradients, what goes into the output's final sigmoid or softmax if it has one.
     """
-    record = records.find(model)
+    record = available.find(model)
     if record is not None and record.output == output and record.score != "logits":
         return Scores(output, ())
     graph = model._graph
     makers = {name: node for node in graph.nodes for name in node.writes}
-    perms: list[_cut.Perm] = []
+    perms: list[Perm] = []
     node = makers.pop(output, None)
     while node and (node.domain, node.op_type) in _MOVES - graph.functions:
         if node.op_type == "Transpose":

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap import _model
-from layertap._select import parse_selector
 from layertap.errors import OutputError, UsageError
-from layertap.files import make_folder, replacing
-from layertap.preprocessing import Preprocessing
+from layertap.format.atomic import make_folder, replacing
+from layertap.format.select import parse_selector
+from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import batches, free_name, naming, picture, prepared, recipe_for
@@ -109,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot come to a good end, before the work is done."""
-    from layertap.colormaps import shades
+    from layertap.view.colormaps import shades
 
     if args.batch_size < 1:
         raise UsageError(f"--batch-size {args.batch_size} makes no sense: give 1 or more.")
@@ -158,7 +158,7 @@ def _written(
     row: int,
 ) -> dict[str, Any]:
     """Write the maps of an image, and them over it; returns what the report says of them."""
-    from layertap.overlays import overlay, panel
+    from layertap.view.overlays import overlay, panel
 
     maps = found.maps[row]
     targets = [_described(model, found, row, at) for at in range(len(maps))]

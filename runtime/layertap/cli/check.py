@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from layertap import _model
-from layertap._check import check
+from layertap.compare.check import check
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .options import add_device

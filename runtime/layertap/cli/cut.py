@@ -7,9 +7,9 @@ import os
 import sys
 
 from layertap import _model
-from layertap._select import parse_selector
-from layertap._table import shape_text
-from layertap.card import TensorInfo
+from layertap.format.card import TensorInfo
+from layertap.format.select import parse_selector
+from layertap.format.text import shape_text
 
 from . import OK, OWN, Command
 

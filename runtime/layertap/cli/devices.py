@@ -7,8 +7,8 @@ import json
 import textwrap
 from typing import Any
 
-from layertap._devices import CPU, Device, is_built, offers, trouble, wheels
-from layertap._session import available_threads, import_onnxruntime
+from layertap._engine.devices import CPU, Device, is_built, offers, trouble, wheels
+from layertap._engine.library import available_threads, import_onnxruntime
 
 from . import OK, OWN, Command
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap import _model
-from layertap._table import shape_text
 from layertap.errors import ImageError, InputError, UsageError
-from layertap.images import load_image
-from layertap.preprocessing import Preprocessing
-from layertap.statistics import find_images
+from layertap.extract.images import find_images
+from layertap.format.text import shape_text
+from layertap.images.load import load_image
+from layertap.images.preprocessing import Preprocessing
 
 Prepared: TypeAlias = "tuple[str, NDArray[np.float32]]"
 """An image's path, and what the model takes of it, `(h, w, c)`."""

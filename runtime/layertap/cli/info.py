@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 
-from layertap._index import read_index
-from layertap._source import FileSource
-from layertap._table import counted, printable, type_text
-from layertap.card import Card, TensorInfo
+from layertap.format.card import Card, TensorInfo
+from layertap.format.index import read_index
+from layertap.format.source import FileSource
+from layertap.format.text import counted, printable, type_text
 
 from . import OK, OWN, Command
 

@@ -6,11 +6,11 @@ import json
 import warnings
 from collections.abc import Sequence
 
-from layertap._cost import activation_costs
-from layertap._outline import read_outline
-from layertap._source import FileSource
-from layertap._table import as_rows, as_text
 from layertap.errors import LayertapWarning
+from layertap.format.cost import activation_costs
+from layertap.format.index import read_outline
+from layertap.format.source import FileSource
+from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
 
@@ -18,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 
-    from layertap._layer import Layer
-    from layertap.card import Card
+    from layertap.format.card import Card
+    from layertap.format.layer import Layer
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from layertap._select import select
+    from layertap.format.select import select
 
     from .options import chosen_layers
 
@@ -76,7 +76,7 @@ def _read(source: FileSource, with_card: bool) -> tuple[Sequence[Layer], Card | 
         layers = read_outline(source)
         if layers is not None:
             return layers, None
-    from layertap._index import read_index  # not `open`, which needs numpy
+    from layertap.format.index import read_index  # not `open`, which needs numpy
 
     index = read_index(source)
     return index.layers, index.card

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layertap._layer import Layer
-from layertap._select import Selector, parse_selector
+from layertap.format.layer import Layer
+from layertap.format.select import Selector, parse_selector
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

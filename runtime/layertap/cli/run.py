@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
-from layertap._table import aligned, printable, shape_text
 from layertap.errors import InputError, LayerNotFoundError, OutputError, UsageError
-from layertap.files import check_target, make_folder, replacing
-from layertap.pictures import contact_sheet
-from layertap.preprocessing import Preprocessing
+from layertap.format.atomic import check_target, make_folder, replacing
+from layertap.format.text import aligned, printable, shape_text
+from layertap.images.preprocessing import Preprocessing
+from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import batches, free_name, naming, picture, prepared, recipe_for

@@ -10,9 +10,9 @@ from typing import get_args
 import numpy as np
 
 from layertap.errors import ImageError
-from layertap.files import check_target, replacing
-from layertap.images import ColorMode, Depth, Interpolation
-from layertap.statistics import collection_statistics
+from layertap.extract.moments import collection_statistics
+from layertap.format.atomic import check_target, replacing
+from layertap.images.load import ColorMode, Depth, Interpolation
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .options import image_size

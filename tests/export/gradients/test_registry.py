@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradient_rules import CASES
+from generators.gradient_rules import CASES
 from layertap_export.gradients.registry import NO_GRADIENT, RULES, table
 from layertap_export.gradients.rules import elementwise
 
@@ -56,10 +56,10 @@ keys have no gradient; recurrent layers that ONNX has no operator for; and produ
 @pytest.mark.parametrize("kind", ["images", "sequences", "volumes", "vectors", "words"])
 def test_every_operator_of_every_layer_is_known(kind: str, keras: Any) -> None:
     """Of all that the layers of the layer tests are exported to."""
-    from export.test_layer_classes import side_by_side
-    from layertap_export.assembly import assemble
-    from layertap_export.conversion import to_onnx
-    from layertap_export.tracing import trace
+    from export.whole_models.test_layer_classes import side_by_side
+    from layertap_export.convert.assemble import assemble
+    from layertap_export.convert.to_onnx import to_onnx
+    from layertap_export.keras_model.tracing import trace
 
     traced = trace(side_by_side(keras, kind))
     raw = to_onnx(traced.function, [info.name for info in traced.inputs], 18)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradient_rules import CASES, operators
-from gradient_rules.operators import Backward, Case
+from generators.gradient_rules import CASES, operators
+from generators.gradient_rules.operators import Backward, Case
 from layertap_export import GradientError
 
 RUNS = [(name, opset) for name, case in CASES.items() for opset in case.opsets]

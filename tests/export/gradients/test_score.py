@@ -7,11 +7,11 @@ from typing import Any
 import onnx
 import pytest
 
+from generators.tiny import constant, model, node, value, weights
 from layertap import UsageError
 from layertap_export.gradients.builder import Builder
 from layertap_export.gradients.score import Score, asked_output, find_score
-from layertap_export.gradients.shapes import Shapes
-from tiny import constant, model, node, value, weights
+from layertap_export.graph.shapes.shapes import Shapes
 
 TWO = ("age", "sex")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import layertap
-import tiny
-from layertap import _session
+from generators import tiny
+from layertap._engine import session
 
 Made = Callable[..., layertap.Model]
 
@@ -47,11 +47,11 @@ class Run(NamedTuple):
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """All runs of sessions, as they happen."""
     seen: list[Run] = []
-    plain = _session.Session.run
+    plain = session.Session.run
 
     def run(self: Any, outputs: Any, feeds: Any, on_device: bool = False) -> Any:
         seen.append(Run(list(outputs), {name: len(value) for name, value in feeds.items()}))
         return plain(self, outputs, feeds, on_device)
 
-    monkeypatch.setattr(_session.Session, "run", run)
+    monkeypatch.setattr(session.Session, "run", run)
     return seen

@@ -12,10 +12,9 @@ import onnx
 import pytest
 from PIL import Image
 
-import float64_network
 import layertap
-import tiny
-from layertap.card import Gradients
+from generators import float64_network, tiny
+from layertap.format.card import Gradients
 
 TinyFile = Callable[[str], Path]
 CLASSES = np.eye(3)

@@ -13,13 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-import float64_network
 import layertap
-import tiny
+from generators import float64_network, tiny
 from layertap.cam import METHODS, heat_maps, resize
 from layertap.cam.methods import ablationcam, scorecam
 from layertap.cam.projections import principal
-from layertap.card import KEY, Card, Gradients, TensorInfo
+from layertap.format.card import KEY, Card, Gradients, TensorInfo
 
 TinyFile = Callable[[str], Path]
 Maps = NDArray[np.float64]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import layertap
-import tiny
+from generators import tiny
 from layertap.cam import metrics
 
 HEIGHT, WIDTH = 4, 3

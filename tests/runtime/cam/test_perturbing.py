@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-import float64_network
 import layertap
-import tiny
+from generators import float64_network, tiny
 from layertap.cam.perturbing import Perturbation
 from layertap.cam.scores import Scores
 

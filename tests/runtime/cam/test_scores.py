@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import layertap
-import tiny
+from generators import tiny
 from layertap.cam.scores import by_class, choose_output, find_scores
 
 TinyFile = Callable[[str], Path]

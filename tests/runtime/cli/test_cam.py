@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 import layertap as api
-import tiny
+from generators import tiny
 from layertap.cam import METHODS
-from layertap.overlays import overlay, panel
+from layertap.view.overlays import overlay, panel
 from shell import layertap
 
 TinyFile = Callable[[str], Path]

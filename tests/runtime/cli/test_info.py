@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import tiny
-from layertap.card import KEY, Card, LayerCheck, Verification
+from generators import tiny
+from layertap.format.card import KEY, Card, LayerCheck, Verification
 from shell import Done, layertap
 
 TinyFile = Callable[[str], Path]

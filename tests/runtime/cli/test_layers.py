@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-import tiny
-from layertap.card import KEY, Card, Golden, GoldenInput, GoldenLayer
+from generators import tiny
+from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
 from shell import Done, layertap
 
 TinyFile = Callable[[str], Path]

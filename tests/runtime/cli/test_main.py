@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 import layertap as package
-import tiny
-from layertap import _session
+from generators import tiny
 from layertap import cli as shell_package
+from layertap._engine import session
 from layertap.cli import Command
 from layertap.errors import LayertapWarning, ModelFileError
 from shell import Done, fresh, layertap
@@ -335,8 +335,7 @@ def test_looking_loads_no_more_than_it_needs(
     assert loaded & unwanted == set()
 
 
-SLOW = COMPUTING | {"argparse", "contextlib", "dataclasses", "difflib", "inspect", "math"}
-SLOW |= {"pathlib", "shutil", "typing"}
+SLOW = COMPUTING | {"argparse", "dataclasses", "difflib", "inspect", "pathlib", "shutil"}
 
 
 def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) -> None:
@@ -360,6 +359,6 @@ def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) 
 def test_looking_creates_no_session(
     tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(_session.Engine, "start", lambda *_: pytest.fail("a session was made"))
-    monkeypatch.setattr(_session, "import_onnxruntime", lambda: pytest.fail("it was imported"))
+    monkeypatch.setattr(session.Engine, "start", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(session, "import_onnxruntime", lambda: pytest.fail("it was imported"))
     assert layertap(command, tiny_file("image_classifier")).code == 0

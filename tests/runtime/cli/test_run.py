@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tiny
+from generators import tiny
 from layertap import open as open_model
 from layertap.cli import run as command
-from layertap.pictures import CAPTION, MARGIN
+from layertap.view.pictures import CAPTION, MARGIN
 from shell import Done, layertap
 
 TinyFile = Callable[[str], Path]

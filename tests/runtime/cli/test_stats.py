@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layertap.preprocessing import Preprocessing
-from layertap.statistics import collection_statistics
+from layertap.extract.moments import collection_statistics
+from layertap.images.preprocessing import Preprocessing
 from shell import Done, layertap
 
 pytestmark = pytest.mark.usefixtures("pictures")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.sizes import fixed
 from layertap_export.gradients.step import Gradients, Step
-from layertap_export.gradients.windows import Window
+from layertap_export.graph.shapes.sizes import fixed
+from layertap_export.graph.shapes.windows import Window
 
 
 def conv(step: Step) -> Gradients:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.growing import taken
-from layertap_export.gradients.sizes import Free, Size, fixed
 from layertap_export.gradients.step import Gradients, Step
+from layertap_export.graph.shapes.output_sizes import taken
+from layertap_export.graph.shapes.sizes import Free, Size, fixed
 
 from .scattering import scatter
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.sizes import Free
 from layertap_export.gradients.step import Gradients, Step
-from layertap_export.gradients.windows import Window
+from layertap_export.graph.shapes.sizes import Free
+from layertap_export.graph.shapes.windows import Window
 
 from .convolution import margins, spread
 from .scattering import ADDING, scatter

@@ -1,0 +1,1 @@
+"""What `layertap_export` offers: `export`, `verify`, `add_gradients`."""

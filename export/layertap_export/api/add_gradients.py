@@ -1,0 +1,230 @@
+"""Gradients for a file that is there already, from layertap or from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import layertap
+from layertap._engine.library import import_onnxruntime
+from layertap.errors import UsageError
+from layertap.format.atomic import replacing
+from layertap.format.card import KEY, Card, Golden, GoldenLayer, LayerCheck, Verification
+from layertap.format.limits import INLINE_BYTES
+from layertap.format.select import Selector
+from layertap_export.errors import ExportError, VerificationError
+from layertap_export.gradients.extend import extend, warn_independent
+from layertap_export.gradients.reading import card_of, read, strip
+from layertap_export.gradients.select import listed
+from layertap_export.verification.finite_differences import Slopes, compare
+from layertap_export.verification.golden_values import digits, golden_layer, steady
+from layertap_export.verification.kinks import neighbours
+from layertap_export.verification.running import broadcasts, session
+from layertap_export.verification.samples import sample
+
+TOLERANCE = 1e-4
+"""Largest scaled error that passes unless the caller says otherwise."""
+
+SECONDS = 60.0
+"""How long gradients are compared unless the caller says otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientReport:
+    """What gradients were added to a file, and how far they are from central differences."""
+
+    path: Path
+    card: Card
+    compared: Mapping[str, Slopes] = field(repr=False)
+    """By layer, along random directions; those that there was no time for are missing."""
+    batch: str
+    """What was fed, in words."""
+    tolerance: float
+    size_bytes: int
+    seconds: float
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The layers whose gradients differ by more than the tolerance, or are no numbers."""
+        return tuple(
+            name for name, slopes in self.compared.items() if not slopes.scaled <= self.tolerance
+        )
+
+    @property
+    def worst(self) -> str:
+        """The layer with the largest scaled error."""
+        return max(self.compared, key=lambda name: self.compared[name].scaled)
+
+    def __str__(self) -> str:
+        gradients = self.card.gradients
+        assert gradients is not None
+        count = len(gradients.tensors)
+        largest = self.compared[self.worst].scaled if self.compared else 0.0
+        if self.failed:
+            return (
+                f"{self.path}: {len(self.failed)} of {len(self.compared)} gradients differ from "
+                f"central differences by more than {self.tolerance:.0e}, most of all that of "
+                f"{self.worst!r}, by {largest:.1e}."
+            )
+        score = "the logits of " if gradients.score == "logits" else ""
+        written = (
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, gradients of {score}"
+            f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
+            f"{self.seconds:.0f} s\n"
+        )
+        if not self.compared:
+            return (
+                f"{written}none of the gradients could be compared with central differences: the "
+                "scores hang on the layers too little, or the onnx package computes them otherwise"
+            )
+        some = "" if len(self.compared) == count else "; the others were not compared"
+        return (
+            f"{written}compared {len(self.compared)} of {count} gradients with central differences "
+            f"in float64 ({self.batch}): largest scaled error {largest:.1e} in {self.worst!r}, "
+            f"allowed {self.tolerance:.0e}{some}"
+        )
+
+
+def add_gradients(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    layers: Selector | Sequence[Selector],
+    *,
+    score: str | None = None,
+    tolerance: float = TOLERANCE,
+    seconds: float = SECONDS,
+) -> GradientReport:
+    """Write an ONNX file once more, with the gradients of its scores at some layers.
+
+    The gradients are compared with central differences in float64 before the file is renamed into
+    place; if anything fails, nothing is left behind. TensorFlow is not needed.
+
+    Args:
+        source: an `.onnx` file of opset 13 or newer, exported by layertap or from elsewhere. Its
+            layers are those that `layertap layers` lists. Gradients that it has are replaced.
+        path: the file to write; it may be `source`.
+        layers: names, globs, `re:` patterns, indices, slices, or the words `"last-conv"` (what
+            Grad-CAM looks at), `"all"` and `"input"`.
+        score: the output whose scores are differentiated, where the model has several. If it ends
+            in a sigmoid or softmax, the scores are what goes into that, the logits; with
+            `"probability"` or `"OUTPUT:probability"` they are the output itself.
+        tolerance: largest scaled error that passes.
+        seconds: how long gradients are compared; one is compared in any case.
+
+    Raises:
+        VerificationError: a gradient is not what the differences say; carries the report.
+        GradientError: an operator between a layer and the score has no gradient.
+        LayerNotFoundError: `layers` match nothing.
+        ModelFileError: `source` is no ONNX model, or too old.
+        OutputError: `path` cannot be written.
+    """
+    started = time.perf_counter()
+    if not 0 <= tolerance < np.inf:
+        raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
+    opened = layertap.open(source)
+    model = read(Path(source), opened)
+    card = card_of(opened, model)
+    strip(model, card)
+    gradients, independent = extend(
+        model,
+        card.layers,
+        card.inputs,
+        card.outputs,
+        listed(layers),
+        score,
+        channels_last=card.channels_last,
+    )
+    if independent:
+        warn_independent(independent, gradients.output)
+    size = model.ByteSize()
+    if size > INLINE_BYTES:
+        raise ExportError(
+            f"the model takes {size / 1e9:.1f} GB, more than the 2 GB that one ONNX file can hold."
+        )
+    ready = session(model.SerializeToString())
+    golden, feeds = sample(ready, card)
+    (scores,) = ready.run([gradients.output], feeds)
+    rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
+    gradients = replace(gradients, broadcasts=rows)
+    card = replace(card, gradients=gradients)
+
+    tensors = {info.name: info.name for info in card.inputs}
+    tensors |= {layer.name: str(layer.tensor) for layer in card.layers}
+    compared = compare(model, gradients, tensors, feeds, seconds)
+    label = " and ".join(" x ".join(map(str, value.shape)) for value in feeds.values())
+    with replacing(path) as temporary:
+        card = _noted(card, compared, golden, label, tolerance, ready, feeds)
+        del model.metadata_props[:]
+        model.metadata_props.add(key=KEY, value=card.to_json())
+        for key, value in opened.metadata.items():
+            model.metadata_props.add(key=key, value=value)
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        report = GradientReport(
+            path=Path(path),
+            card=card,
+            compared=compared,
+            batch=f"{label}, seeded",
+            tolerance=tolerance,
+            size_bytes=temporary.stat().st_size,
+            seconds=time.perf_counter() - started,
+        )
+        if not report:
+            raise VerificationError(str(report), report)
+    return report
+
+
+def _noted(
+    card: Card,
+    compared: Mapping[str, Slopes],
+    golden: Golden,
+    label: str,
+    tolerance: float,
+    ready: Any,
+    feeds: Mapping[str, NDArray[Any]],
+) -> Card:
+    """The card with what was measured, and the golden sample with the gradients."""
+    assert card.gradients is not None
+    tensors = card.gradients.tensors
+    known = card.verification
+    old = {k: v for k, v in known.layers.items() if not _is_old(k, card)} if known else {}
+    checks = {
+        tensors[name]: LayerCheck(max_abs=digits(x.max_abs, 2), scaled=digits(x.scaled, 2))
+        for name, x in compared.items()
+    }
+    verification = Verification(
+        tolerance=known.tolerance if known else tolerance,
+        batches=known.batches if known else (f"{label}, seeded, central differences",),
+        onnxruntime=known.onnxruntime if known else import_onnxruntime().__version__,
+        layers={**old, **checks},
+    )
+    layers = {k: v for k, v in golden.layers.items() if not _is_old(k, card)}
+    layers |= _golden_layers(ready, list(tensors.values()), feeds)
+    return replace(card, verification=verification, golden=replace(golden, layers=layers))
+
+
+def _is_old(output: str, card: Card) -> bool:
+    """Whether a note is of no layer and no output: of a gradient that was there before."""
+    shown = {layer.tensor for layer in card.layers} | {info.name for info in card.outputs}
+    return output not in shown
+
+
+def _golden_layers(
+    ready: Any, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+) -> dict[str, GoldenLayer]:
+    """Gradients for the golden sample, but for those that jump nearby, see `kinks`."""
+    found = dict(zip(names, ready.run(names, dict(feeds)), strict=True))
+    for near in neighbours(feeds, 4):
+        for name, value in zip(names, ready.run(names, near), strict=True):
+            if name in found and not steady(value, found[name]):
+                del found[name]
+    return {name: golden_layer(value) for name, value in sorted(found.items())}

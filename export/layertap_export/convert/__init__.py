@@ -1,0 +1,1 @@
+"""From a traced TensorFlow function to an ONNX graph."""

@@ -1,0 +1,118 @@
+"""Number types that the file has not, and what stands in for them.
+
+numpy and onnxruntime on the CPU have no bfloat16. What Keras computes in it the file computes in
+float32, with the weights as they are stored (under `mixed_bfloat16` in float32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from layertap_export.keras_model.tracing import Trace
+
+WIDENED = {"bfloat16": "float32"}
+"""The type in the file, for Keras's."""
+
+TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
+"""Largest scaled error that passes where Keras computes in this type, unless the caller says
+otherwise; other types take `verification.TOLERANCE`.
+
+These are three times what was measured: with seeded weights the worst layer of MobileNetV2,
+DenseNet121, ResNet50 and EfficientNetB0 was off by 2.8e-3 under `mixed_float16` and by 1.6e-2 under
+`mixed_bfloat16`. It is Keras that is further from the truth then: it rounds after every operation.
+"""
+
+
+def file_dtype(dtype: str) -> str:
+    """The dtype in the file of what has this dtype in Keras."""
+    return WIDENED.get(dtype, dtype)
+
+
+def element_type(dtype: str) -> int:
+    """ONNX's number for a dtype of the file."""
+    if dtype == "string":
+        return TensorProto.STRING
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def as_in_file(value: Any) -> NDArray[Any]:
+    """What Keras gave, as an array of the type that the file gives it in."""
+    array = np.asarray(value)
+    if array.dtype.kind in "SO":  # TensorFlow's strings are bytes
+        words = [x.decode() if isinstance(x, bytes) else x for x in array.ravel()]
+        return np.array(words, object).reshape(array.shape)
+    return array.astype(file_dtype(array.dtype.name), copy=False)
+
+
+def in_file(traced: Trace) -> tuple[Trace, tuple[str, ...]]:
+    """The trace with the types that the file will have, and notes on those that differ."""
+    seen = {row.layer.dtype for row in traced.rows}
+    seen.update(info.dtype for info in [*traced.inputs, *traced.outputs])
+    widened = seen & WIDENED.keys()
+    if not widened:
+        return traced, ()
+    rows = [replace(row.layer, dtype=file_dtype(row.layer.dtype)) for row in traced.rows]
+    notes = tuple(
+        f"the model computes in {dtype}, which onnxruntime does not on the CPU; the file computes "
+        f"in {WIDENED[dtype]}."
+        for dtype in sorted(widened)
+    )
+    return (
+        replace(
+            traced,
+            inputs=tuple(replace(x, dtype=file_dtype(x.dtype)) for x in traced.inputs),
+            outputs=tuple(replace(x, dtype=file_dtype(x.dtype)) for x in traced.outputs),
+            rows=tuple(
+                replace(row, layer=layer) for row, layer in zip(traced.rows, rows, strict=True)
+            ),
+        ),
+        notes,
+    )
+
+
+def narrowing_notes(operators: Collection[str]) -> tuple[str, ...]:
+    """What to say of the operators that compute in float32 where the model computes in float64."""
+    if not operators:
+        return ()
+    return (
+        f"onnxruntime has no float64 kernels on the CPU for {', '.join(sorted(operators))}; these "
+        "compute in float32.",
+    )
+
+
+def tolerance_for(dtypes: Iterable[str], otherwise: float) -> float:
+    """The tolerance for a model whose layers compute in these types."""
+    return max([otherwise, *(TOLERANCES.get(dtype, otherwise) for dtype in dtypes)])
+
+
+def widen(graph_def: Any) -> None:
+    """Let a GraphDef compute in float32 what it computed in bfloat16, in place."""
+    narrow, wide = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
+    for node in nodes_of(graph_def):
+        for attribute in node.attr.values():
+            if attribute.type == narrow:
+                attribute.type = wide
+            for index, number in enumerate(attribute.list.type):
+                if number == narrow:
+                    attribute.list.type[index] = wide
+            if attribute.tensor.dtype == narrow:
+                value = tf.make_ndarray(attribute.tensor).astype(np.float32)
+                attribute.tensor.CopyFrom(tf.make_tensor_proto(value, wide, value.shape))
+    for function in graph_def.library.function:
+        for argument in [*function.signature.input_arg, *function.signature.output_arg]:
+            if argument.type == narrow:
+                argument.type = wide
+
+
+def nodes_of(graph_def: Any) -> Iterator[Any]:
+    """The nodes of a GraphDef and of the functions in it."""
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def

@@ -1,0 +1,148 @@
+"""What has no way into ONNX, said with the layer that wants it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from layertap_export.errors import UnsupportedLayerError
+
+from .dtypes import nodes_of
+from .tf_ops.expressions import NoWayError
+from .tf_ops.fourier import COMPLEX_OPERATIONS
+from .tf_ops.reasons import RANDOM, way_out, why
+
+UNKNOWN_TYPES: Mapping[int, str] = {
+    **{
+        dtype.as_datatype_enum: (
+            "which onnxruntime does not compute. Work with real and imaginary parts in tensors of "
+            "their own, or export a model that ends before it."
+        )
+        for dtype in (tf.complex64, tf.complex128)
+    },
+    **{
+        dtype.as_datatype_enum: (
+            "which ONNX does not have before opset 19. Export a model of another dtype policy, or "
+            "one that ends before it."
+        )
+        for dtype in (tf.dtypes.experimental.float8_e4m3fn, tf.dtypes.experimental.float8_e5m2)
+    },
+}
+"""What to say of TensorFlow's types that cannot be exported, by their number."""
+
+
+def refuse_changes(function: Any, layer_of: Callable[[str], str]) -> None:
+    """What changes a `tf.Variable`; changes of Keras's own are left out of the trace."""
+    for node in nodes_of(function.graph.as_graph_def()):
+        if node.op.startswith("Assign"):
+            raise UnsupportedLayerError(
+                f"layer {layer_of(node.name)!r} changes a tf.Variable while it runs, which an ONNX "
+                "file cannot. Make it a weight of the layer (add_weight), whose changes are left "
+                "out, or change it in training only."
+            )
+
+
+def refuse_random(function: Any, layer_of: Callable[[str], str]) -> None:
+    """Random numbers that the outputs depend on; most of what layers draw, inference ignores."""
+    seen: set[str] = set()
+    waiting = [tensor.op for tensor in function.outputs]
+    while waiting:
+        operation = waiting.pop()
+        if operation.name in seen:
+            continue
+        seen.add(operation.name)
+        waiting += [tensor.op for tensor in operation.inputs]
+        if operation.type in RANDOM:
+            raise UnsupportedLayerError(
+                f"layer {layer_of(operation.name)!r} draws random numbers "
+                f"({operation.type}) in inference too, so that nothing could be compared with "
+                "Keras. Export a model that ends before it, or that takes them as an input."
+            )
+
+
+def refuse_types(graph_def: Any, layer_of: Callable[[str], str]) -> None:
+    """Operations on numbers of a kind that ONNX, or onnxruntime, does not know."""
+    for node in nodes_of(graph_def):
+        types = {attribute.type for attribute in node.attr.values()}
+        types.update(*(attribute.list.type for attribute in node.attr.values()))
+        if node.op in COMPLEX_OPERATIONS:
+            types -= {tf.complex64.as_datatype_enum, tf.complex128.as_datatype_enum}
+        for number in types & UNKNOWN_TYPES.keys():
+            raise UnsupportedLayerError(
+                f"layer {layer_of(node.name)!r} uses the TensorFlow operation {node.op} "
+                f"on numbers of type {tf.as_dtype(number).name}, {UNKNOWN_TYPES[number]}"
+            )
+
+
+def check_operators(failed: Mapping[str, Failure], layer_of: Callable[[str], str]) -> None:
+    """What tf2onnx did not know or could not convert it leaves in the graph as it was."""
+    if not failed:
+        return
+    found = {
+        (failure.operation, layer_of(name), failure.reason) for name, failure in failed.items()
+    }
+    listed = ", ".join(
+        f"{operation} (layer {layer!r}{f': {reason}' if reason else ''})"
+        for operation, layer, reason in sorted(found)
+    )
+    operations = [operation for operation, _, _ in found]
+    sentences = [
+        f"ONNX has no way for these TensorFlow operations: {listed}.",
+        why(operations),
+        way_out(operations),
+    ]
+    raise UnsupportedLayerError(" ".join(sentence for sentence in sentences if sentence))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A TensorFlow operation that stays in the graph."""
+
+    operation: str
+    reason: str
+    """Why, if it is one that can be converted elsewhere."""
+
+
+class _Listener(logging.Handler):
+    """Hears from tf2onnx's log what it could not convert."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.failed: dict[str, Failure] = {}
+        """By the name of the node."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not isinstance(record.args, tuple):
+            return
+        if record.msg.startswith("Tensorflow op ["):
+            name, operation = record.args
+            self.failed.setdefault(str(name), Failure(str(operation), ""))
+        elif record.msg.startswith("Failed to convert node") and record.exc_info:
+            name, _, summary = record.args
+            kind = re.match(r"OP=(\w+)", str(summary))
+            exc = record.exc_info[1]
+            reason = str(exc) if isinstance(exc, NoWayError) else "not as it is used here"
+            self.failed[str(name)] = Failure(kind[1] if kind else "While", reason)
+
+
+@contextmanager
+def failures() -> Iterator[dict[str, Failure]]:
+    """Collect what tf2onnx logs of its failures; `check_operators` raises it. Print nothing."""
+    logger = logging.getLogger("tf2onnx")
+    listener = _Listener()
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.ERROR)
+    logger.propagate = False
+    logger.addHandler(listener)
+    try:
+        yield listener.failed
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = propagate

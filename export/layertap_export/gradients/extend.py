@@ -1,0 +1,218 @@
+"""Putting gradients into a model: one more input, and one more output per layer."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from layertap.errors import LayertapWarning, UsageError
+from layertap.format.card import Gradients, TensorInfo
+from layertap.format.layer import Layer
+from layertap.format.select import Selector
+from layertap_export.graph.shapes.shapes import Shapes
+
+from .backprop import Way
+from .builder import FLOATS, PREFIX, Builder, Value
+from .score import Score, asked_output, find_score
+from .select import ALL, INPUT, LAST, asks_for, last_feature_maps, named_layers
+from .targets import Target, Ways
+
+WEIGHTS = "score_weights"
+"""The name of the input that weighs the scores, if nothing else in the graph has it."""
+
+
+def extend(
+    model: onnx.ModelProto,
+    layers: Sequence[Layer],
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    asked: Sequence[Selector],
+    score: str | None,
+    *,
+    channels_last: bool,
+) -> tuple[Gradients, tuple[str, ...]]:
+    """Add to a model the gradients of its scores with respect to some layers, in place.
+
+    The differentiated quantity is `sum(weights * scores)` per sample, where the weights are an
+    optional input: an initialiser of ones that the graph lists among its inputs. Their last axis
+    is that of the scores; the others broadcast.
+
+    Args:
+        model: nodes in topological order.
+        layers: the layers that it shows.
+        inputs: the model's inputs.
+        outputs: its own outputs.
+        asked: the layers to differentiate by, see `choice`.
+        score: which output the scores are, see `score.asked_output`.
+        channels_last: whether the layers' channels are their last axis, or the second.
+
+    Returns:
+        What the card says of it (that rows of weights do not broadcast, which only a run can
+        tell), and names of the layers that the scores do not depend on: their gradient is 0.
+
+    Raises:
+        GradientError: an operator on the way has no gradient.
+        LayerNotFoundError: something asked for matches nothing.
+        UsageError: there is no such output, or it has no gradient.
+    """
+    name, probability = asked_output(score, [info.name for info in outputs])
+    build = Builder(model, Shapes(model))
+    forward = list(model.graph.node)
+    found = find_score(build, forward, name, probability)
+    forward = list(model.graph.node)
+    _check_score(build, found)
+
+    def is_float(tensor: str | None) -> bool:
+        return tensor is not None and build.shapes.dtype(tensor) in FLOATS
+
+    chosen = named_layers(asked, layers, lambda layer: is_float(layer.tensor))
+    if asks_for(LAST, asked, layers):
+        maps = last_feature_maps(forward, layers, build.shapes, found.tensor, channels_last)
+        chosen.append(maps)
+    named = {layer.name for layer in chosen}
+    if asks_for(ALL, asked, layers):
+        chosen += [layer for layer in layers if is_float(layer.tensor)]
+    entries = [info for info in inputs if is_float(info.name)]
+    if not asks_for(INPUT, asked, layers):
+        entries = []
+    elif not entries:
+        raise UsageError("the model has no input of floating-point numbers.")
+    named.update(info.name for info in entries)
+    wanted = _targets(chosen, entries, Ways(forward, found.tensor))
+    if not wanted:
+        raise UsageError("no layer was named for the gradients.")
+
+    way = Way.between(
+        build,
+        forward,
+        dict.fromkeys(target.source for target in wanted),
+        found.tensor,
+        lambda node, tensor: _layer_of(node, tensor, layers),
+    )
+    weights = _add_weights(build, model.graph, found)
+    shown = {target.name: build.free_name(PREFIX + target.name) for target in wanted}
+    seed = weights.op("Expand", build.tensor(found.tensor).shape())
+    results = way.gradients(seed)
+    independent = []
+    for target in wanted:
+        gradient = results.get(target.source)
+        if gradient is not None:
+            gradient = _shown(build, gradient, target.leaves)
+        elif target.name in named:
+            independent.append(target.name)
+            gradient = _nothing(build, build.tensor(target.tensor), seed)
+        else:
+            del shown[target.name]
+            continue
+        _add_output(build, model.graph, gradient, shown[target.name], target)
+    build.finish()
+    kept = Gradients(
+        output=name,
+        score="logits" if found.logits else "output",
+        weights=weights.name,
+        tensors=shown,
+        broadcasts=False,
+    )
+    return kept, tuple(independent)
+
+
+def warn_independent(names: Sequence[str], output: str) -> None:
+    """Say that some gradients are 0."""
+    shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
+    warnings.warn(
+        f"the scores of {output!r} do not depend on {shown}: the gradient there is 0.",
+        LayertapWarning,
+        stacklevel=3,
+    )
+
+
+def _check_score(build: Builder, score: Score) -> None:
+    dtype = build.shapes.dtype(score.tensor)
+    if dtype not in FLOATS:
+        kind = helper.tensor_dtype_to_np_dtype(dtype).name if dtype else "numbers of unknown kind"
+        raise UsageError(
+            f"the output {score.output!r} holds {kind}; only floating-point numbers have gradients."
+        )
+
+
+def _targets(layers: Iterable[Layer], inputs: Iterable[TensorInfo], ways: Ways) -> list[Target]:
+    """Each once, by name."""
+    found = {x.name: ways.to(x.name, str(x.tensor), x.shape) for x in layers}
+    for info in inputs:
+        found.setdefault(info.name, ways.to(info.name, info.name, info.shape))
+    return list(found.values())
+
+
+def _layer_of(node: onnx.NodeProto, tensor: str, layers: Sequence[Layer]) -> str:
+    """The layer that a node belongs to: nodes are named after layers, or make their tensors."""
+    names = {layer.name for layer in layers}
+    place = node.name
+    while place and place not in names:
+        place = place.rpartition("/")[0]
+    return place or (tensor if tensor in names else node.name or tensor)
+
+
+def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
+    """The input that weighs the scores, with ones to fall back on."""
+    dims = build.dims(build.tensor(score.tensor))
+    dtype = build.shapes.dtype(score.tensor)
+    # The last axis of several is that of the classes; a lone one is that of the samples.
+    classes = dims[-1:] if len(dims) > 1 else (None,) * len(dims)
+    last = [size if isinstance(size, int) else None for size in classes]
+    name = build.free_name(WEIGHTS)
+    free = [None] * (len(dims) - 1)
+    graph.input.append(helper.make_tensor_value_info(name, dtype, [*free, *last]))
+    sizes = [1] * len(free) + [size or 1 for size in last]
+    ones = helper.make_tensor(name, dtype, sizes, [1.0] * _count(sizes))
+    graph.initializer.append(ones)
+    return Value(build, name, dtype)
+
+
+def _count(sizes: Iterable[int]) -> int:
+    count = 1
+    for size in sizes:
+        count *= size
+    return count
+
+
+def _shown(build: Builder, gradient: Value, leaves: Iterable[onnx.NodeProto]) -> Value:
+    """The gradient laid out as the leaves lay out the layer."""
+    for leaf in leaves:
+        if leaf.op_type == "Transpose":
+            perm = next((list(a.ints) for a in leaf.attribute), None)
+            gradient = gradient.op("Transpose", **({"perm": perm} if perm else {}))
+        elif leaf.op_type == "Cast":
+            gradient = gradient.cast(build.shapes.dtype(leaf.output[0]))
+        elif leaf.op_type != "Identity":
+            gradient = build.shaped(gradient, build.tensor(leaf.output[0]))
+    return gradient
+
+
+def _nothing(build: Builder, x: Value, seed: Value) -> Value:
+    """Zeros in the shape of x, with as many rows as the seed has."""
+    zeros = build.zeros(x.shape(), x.dtype)
+    dims = build.dims(x)
+    if not dims or not (dims[0] == 1 or build.is_batch(dims[0])):
+        return zeros
+    return zeros.op("Expand", build.vector([build.rows(seed), *[1] * (len(dims) - 1)]))
+
+
+def _add_output(
+    build: Builder, graph: onnx.GraphProto, gradient: Value, name: str, target: Target
+) -> None:
+    """Let a gradient be a graph output, in the layer's shape but for the number of rows."""
+    dims = build.shapes.dims(target.tensor)
+    sizes: list[int | None] | None = None
+    if dims is not None:
+        stated = target.shape if len(target.shape) == len(dims) else (None,) * len(dims)
+        sizes = [
+            size if isinstance(size, int) else known
+            for size, known in zip(dims, stated, strict=True)
+        ]
+        sizes[:1] = [None] * len(sizes[:1])
+    build.output(gradient, name)
+    dtype = build.shapes.dtype(target.tensor) or TensorProto.FLOAT
+    graph.output.append(helper.make_tensor_value_info(name, dtype, sizes))

@@ -1,0 +1,149 @@
+"""Which layers get a gradient: names, globs, `re:` patterns, indices, and three words of their own.
+
+`all` are all layers that the file exposes and that the score depends on, `input` the model's
+inputs, and `last-conv` is what Grad-CAM usually looks at: the last feature maps that have the
+spatial size of the last convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import onnx
+
+from layertap.errors import UsageError
+from layertap.format.layer import Layer
+from layertap.format.select import Selector, parse_selector, select
+from layertap_export.graph.graph import reads
+from layertap_export.graph.shapes.shapes import Shapes
+from layertap_export.graph.shapes.sizes import Free, Size
+
+ALL, INPUT, LAST = "all", "input", "last-conv"
+
+
+def listed(asked: Selector | Iterable[Selector]) -> list[Selector]:
+    """What was asked for, one by one."""
+    alone = isinstance(asked, (str, int, slice, Layer))
+    return [asked] if alone else list(asked)  # type: ignore[list-item, arg-type]
+
+
+def named_layers(
+    asked: Sequence[Selector],
+    layers: Sequence[Layer],
+    suits: Callable[[Layer], bool] = lambda layer: True,
+) -> list[Layer]:
+    """The layers that were asked for by name, pattern, index or slice.
+
+    Args:
+        asked: what was asked for; the three words are passed over.
+        layers: the model's.
+        suits: whether a layer holds floating-point numbers. Patterns pass over others.
+
+    Raises:
+        LayerNotFoundError: something matches nothing.
+        UsageError: of what it matches, nothing holds floating-point numbers.
+    """
+    found: dict[str, Layer] = {}
+    words = _words(layers)
+    for one in asked:
+        if isinstance(one, str) and one in words:
+            continue
+        selector = parse_selector(one, layers) if isinstance(one, str) else one
+        chosen = select(layers, [selector])
+        suited = [layer for layer in chosen if suits(layer)]
+        if not suited:
+            raise UsageError(
+                f"the layer {chosen[0].name!r} holds {chosen[0].dtype or 'no numbers'}; only "
+                "floating-point numbers have gradients."
+            )
+        found |= {layer.name: layer for layer in suited}
+    return list(found.values())
+
+
+def _words(layers: Sequence[Layer]) -> set[str]:
+    """The words that have a meaning here: those that are no layer's name."""
+    return {ALL, INPUT, LAST} - {layer.name for layer in layers}
+
+
+def asks_for(word: str, asked: Sequence[Selector], layers: Sequence[Layer]) -> bool:
+    """Whether one of the three words is among what was asked for."""
+    return word in _words(layers) and any(one == word for one in asked if isinstance(one, str))
+
+
+def last_feature_maps(
+    nodes: Sequence[onnx.NodeProto],
+    layers: Sequence[Layer],
+    shapes: Shapes,
+    score: str,
+    channels_last: bool,
+) -> Layer:
+    """The layer that Grad-CAM looks at.
+
+    The paper takes the last convolution, with the activation that follows (`relu5_3` of VGG), and
+    in a residual network the sum of its last block. That is the last layer, in the order in which
+    they run, whose output has the spatial size of the last convolution's, and that is no pooling.
+    Convolutions of images of one pixel, as in some heads, do not count.
+
+    Args:
+        nodes: the graph, in topological order.
+        layers: the model's.
+        score: the tensor that is differentiated.
+        channels_last: whether the layers' channels are their last axis, or the second.
+
+    Raises:
+        UsageError: no convolution leads to the score, or no layer shows what it gives.
+    """
+    makers = {name: node for node in nodes for name in node.output}
+    origin = _peeled(score, makers)
+    needed, order = {origin}, dict[str, int]()
+    for place, node in reversed(list(enumerate(nodes))):
+        if needed.intersection(node.output):
+            needed.update(reads(node))
+            order.update(dict.fromkeys(node.output, place))
+    last = next(
+        (
+            sizes
+            for node in reversed(nodes)
+            if node.op_type in ("Conv", "ConvTranspose")
+            and node.output[0] in needed - {origin}
+            and (sizes := (shapes.dims(node.output[0]) or ())[2:])
+            and any(size != 1 for size in sizes)
+        ),
+        None,
+    )
+    if last is None:
+        raise UsageError("last-conv: no convolution leads to the score. Name the layers instead.")
+    found: tuple[int, Layer] | None = None
+    for layer in layers:
+        if layer.tensor is None:
+            continue
+        source = _peeled(layer.tensor, makers)
+        if source in makers and "Pool" in makers[source].op_type:
+            continue
+        dims = shapes.dims(layer.tensor) or ()
+        spatial = dims[1:-1] if channels_last else dims[2:]
+        if source in order and source != origin and _same(spatial, last):
+            place = order[source]
+            if found is None or place >= found[0]:
+                found = place, layer
+    if found is None:
+        raise UsageError(
+            "last-conv: no layer that the file exposes shows what the last convolution gives. "
+            "Name the layers instead."
+        )
+    return found[1]
+
+
+def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
+    """Free sizes that are computed in two ways are taken for equal."""
+    return len(sizes) == len(others) and all(
+        size == other or (isinstance(size, Free) and isinstance(other, Free))
+        for size, other in zip(sizes, others, strict=True)
+    )
+
+
+def _peeled(tensor: str, makers: dict[str, onnx.NodeProto]) -> str:
+    """The tensor that one is made from by nothing but turning axes."""
+    while (node := makers.get(tensor)) is not None and node.op_type in ("Transpose", "Identity"):
+        tensor = node.input[0]
+    return tensor

@@ -1,0 +1,77 @@
+"""Where in a graph the score's dependence on a layer shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from layertap.format.card import Gradients
+from layertap.format.layer import Shape
+from layertap_export.graph.graph import reads
+
+LEAVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
+"""What may stand between a tensor that leads to the score and a graph output that shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the score is differentiated by."""
+
+    name: str
+    """Of the layer, or the input."""
+    tensor: str
+    shape: Shape
+    source: str
+    """The tensor whose gradient it is: its own, or that which it is a copy of."""
+    leaves: tuple[onnx.NodeProto, ...]
+    """What makes the one out of the other."""
+
+
+class Ways:
+    """Where the score's dependence on a tensor shows: the tensor itself, or what it is a copy of.
+
+    A layer is often shown by a leaf, a Transpose for one, that nothing but other leaves reads: the
+    score does not depend on the leaf, but on what it is made from.
+    """
+
+    def __init__(self, nodes: Sequence[onnx.NodeProto], score: str) -> None:
+        self._makers = {name: node for node in nodes for name in node.output}
+        self._read: set[str] = set()
+        self._needed = {score}
+        for node in reversed(nodes):
+            read = reads(node)
+            if node.op_type not in LEAVES or self._read.intersection(node.output):
+                self._read.update(read)
+            if self._needed.intersection(node.output):
+                self._needed.update(read)
+
+    def to(self, name: str, tensor: str, shape: Shape) -> Target:
+        leaves: list[onnx.NodeProto] = []
+        source = tensor
+        while source not in self._needed:
+            node = self._makers.get(source)
+            if node is None or node.op_type not in LEAVES or source in self._read:
+                return Target(name, tensor, shape, tensor, ())
+            leaves.insert(0, node)
+            source = node.input[0]
+        return Target(name, tensor, shape, source, tuple(leaves))
+
+
+def forward_half(graph: onnx.GraphProto, gradients: Gradients) -> tuple[list[onnx.NodeProto], str]:
+    """The nodes of a file with gradients that are no part of the backward half, and the tensor that
+    is differentiated."""
+    behind, forward = {gradients.weights}, []
+    shapes: dict[str, str] = {}
+    scores = ""
+    for node in graph.node:
+        if behind.isdisjoint(reads(node)):
+            forward.append(node)
+            if node.op_type == "Shape":
+                shapes[node.output[0]] = node.input[0]
+            continue
+        if gradients.weights in node.input:  # it is spread to the shape of the scores
+            scores = shapes[node.input[1]]
+        behind.update(node.output)
+    return forward, scores

@@ -1,0 +1,1 @@
+"""Any ONNX graph: onnx and numpy, never TensorFlow."""

@@ -1,0 +1,1 @@
+"""Passes: each changes a graph in one way."""

@@ -1,0 +1,620 @@
+"""One pass that makes the graph run channels first, with no Transpose between layers.
+
+TensorFlow's convolutions are channels last and ONNX's channels first, so tf2onnx puts a Transpose
+before and behind each of them. This pass walks the nodes once, in order, and remembers every
+Transpose as a *view* (a source tensor and a permutation) instead of computing it:
+
+    Conv -> Transpose -> Relu -> Transpose -> Conv      becomes      Conv -> Relu -> Conv
+
+A node that can work on the source takes the source, with its axes renumbered, and what it puts out
+is a view again. Only a node that cannot gets a real Transpose, and two permutations that cancel
+never appear. A graph output is a view too; it becomes one leaf Transpose.
+
+Identities vanish on the way and nodes whose inputs are all known are computed (`onnx.reference`),
+so that weights end up as initialisers in the shape in which they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from layertap_export.graph.graph import bodies, captured, prune, reads
+from layertap_export.graph.weights import Initializers
+
+Perm = tuple[int, ...]
+Shape = tuple["int | None", ...]
+
+ELEMENTWISE = frozenset(
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Ceil Celu Cos Cosh Div Elu Equal Erf "
+    "Exp Floor Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual "
+    "Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign "
+    "Sin Sinh Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where Xor".split()
+)
+"""Operators that treat every element alike, with numpy's broadcasting between inputs."""
+
+ELEMENTWISE_FIRST = frozenset({"Cast", "Clip"})
+"""The same for the first input; the others are scalars."""
+
+REDUCTIONS = frozenset(
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
+    "ReduceSum ReduceSumSquare".split()
+)
+
+LARGEST_FOLD = 1 << 24
+"""Bytes above which a computed constant is left to the runtime, unless it shrinks what it reads."""
+
+
+class View(NamedTuple):
+    """A tensor known as `transpose(source, perm)`: its axis `i` is axis `perm[i]` of the source."""
+
+    source: str
+    perm: Perm
+
+    @property
+    def plain(self) -> bool:
+        return self.perm == tuple(range(len(self.perm)))
+
+
+class ChannelsFirst:
+    """The pass over one graph. `run` rewrites the model in place."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        shapes: Mapping[str, Shape],
+        initializers: Initializers | None = None,
+    ) -> None:
+        """Take a model with nodes in topological order and what is known of its tensors' shapes;
+        `initializers` has the values of its large weights."""
+        self.model = model
+        self.initializers = initializers or Initializers()
+        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self.shapes: dict[str, Shape] = dict(shapes)
+        self.constants: dict[str, NDArray[np.generic]] = {}
+        self.views: dict[str, View] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self._made: dict[tuple[object, ...], str] = {}
+        self._reshaped: dict[str, tuple[str, list[int]]] = {}
+        """Output of a Reshape with a known target -> what it reads, and the target."""
+        self._flattened: dict[str, View] = {}
+        """Output of a Reshape that joins all axes but the first -> what it reads, as a view."""
+
+    def run(self) -> dict[str, View]:
+        """Rewrite the graph; return each graph output as a view on a tensor of the new graph.
+
+        The graph is left without outputs: the caller names and orders them.
+        """
+        graph = self.model.graph
+        for value in graph.input:
+            dims = value.type.tensor_type.shape.dim
+            self.shapes[value.name] = tuple(
+                d.dim_value if d.HasField("dim_value") else None for d in dims
+            )
+        for item in graph.initializer:
+            self._add_constant(item.name, self.initializers.value(item))
+        for node in graph.node:
+            self._visit(node)
+
+        outputs = {value.name: self._view(value.name) for value in graph.output}
+        del graph.node[:], graph.initializer[:], graph.output[:], graph.value_info[:]
+        graph.node.extend(self.nodes)
+        sources = {view.source for view in outputs.values()}
+        read = {name for node in self.nodes for name in reads(node)} | sources
+        graph.initializer.extend(
+            self.initializers.make(value, name)
+            for name, value in self.constants.items()
+            if name in read
+        )
+        prune(self.model, sources)
+        return outputs
+
+    # -- what is known of a tensor
+
+    def _view(self, name: str) -> View:
+        known = self.views.get(name)
+        if known is not None:
+            return known
+        return View(name, tuple(range(len(self.shapes.get(name, ())))))
+
+    def _rank(self, name: str) -> int | None:
+        shape = self.shapes.get(name)
+        return None if shape is None else len(shape)
+
+    def _constant(self, name: str) -> NDArray[np.generic] | None:
+        """The value of a tensor that is known, through any view."""
+        view = self.views.get(name)
+        if view is None:
+            return self.constants.get(name)
+        value = self.constants.get(view.source)
+        return None if value is None else np.transpose(value, view.perm or None)
+
+    def _add_constant(self, name: str, value: NDArray[np.generic]) -> str:
+        self.constants[name] = value
+        self.shapes[name] = value.shape
+        return name
+
+    def _new_constant(self, value: NDArray[np.generic], near: str) -> str:
+        key = ("constant", value.dtype.str, value.shape, value.tobytes())
+        if key not in self._made:
+            self._made[key] = self._add_constant(self._fresh(f"{near}/constant"), value)
+        return self._made[key]
+
+    def _fresh(self, base: str) -> str:
+        return f"{base}/{len(self._made)}/{len(self.nodes)}"
+
+    # -- emitting nodes
+
+    def _emit(self, node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        del made.input[:], made.output[:]
+        made.input.extend(inputs)
+        made.output.extend(outputs)
+        self.nodes.append(made)
+
+    def _materialise(self, name: str) -> str:
+        """A tensor in its own axis order: the source itself, or one Transpose of it."""
+        if not name:
+            return name
+        view = self._view(name)
+        return self._transposed(view.source, view.perm)
+
+    def _transposed(self, source: str, perm: Perm) -> str:
+        """`transpose(source, perm)` as a tensor of the graph, made once."""
+        if perm == tuple(range(len(perm))):
+            return source
+        key = ("transpose", source, perm)
+        if key in self._made:
+            return self._made[key]
+        shape = self.shapes.get(source)
+        new_shape = None if shape is None else tuple(shape[axis] for axis in perm)
+        if source in self.constants:
+            value = np.transpose(self.constants[source], perm)
+            self._made[key] = self._add_constant(self._fresh(source), value)
+            return self._made[key]
+        name = self._fresh(source)
+        self._made[key] = name
+        reshape = self._as_reshape(source, perm)
+        if reshape is not None:
+            origin, target = reshape
+            sizes = self._new_constant(np.array(target, np.int64), source)
+            self.nodes.append(helper.make_node("Reshape", [origin, sizes], [name]))
+        else:
+            self.nodes.append(helper.make_node("Transpose", [source], [name], perm=perm))
+        if new_shape is not None:
+            self.shapes[name] = new_shape
+        return name
+
+    def _as_reshape(self, source: str, perm: Perm) -> tuple[str, list[int]] | None:
+        """A Transpose that only moves axes of size 1 is a Reshape: no value moves in memory."""
+        shape = self.shapes.get(source)
+        if shape is None or not _keeps_order(shape, perm):
+            return None
+        origin, known = self._reshaped.get(source, (source, None))
+        sizes = known or [-1 if size is None else size for size in shape]
+        target = [sizes[axis] for axis in perm]
+        return (origin, target) if target.count(-1) <= 1 and 0 not in target else None
+
+    # -- visiting
+
+    def _visit(self, node: onnx.NodeProto) -> None:
+        if self._fold(node):
+            return
+        if node.op_type == "Identity":
+            self.views[node.output[0]] = self._view(node.input[0])
+            return
+        if node.op_type == "Transpose" and self._visit_transpose(node):
+            return
+        for handle in self._handlers(node):
+            if handle(node):
+                return
+        self._visit_other(node)
+
+    def _handlers(self, node: onnx.NodeProto) -> Iterable[Callable[[onnx.NodeProto], bool]]:
+        op_type = node.op_type
+        if op_type == "MatMul":
+            yield self._visit_product_of_channels
+            yield self._visit_product_of_flattened
+            yield self._visit_product_of_last_axis
+            return
+        if not any(not self._view(name).plain for name in node.input if name):
+            return  # nothing to push through
+        if op_type in ELEMENTWISE:
+            yield self._visit_elementwise
+        elif op_type in ELEMENTWISE_FIRST:
+            yield self._visit_elementwise_first
+        elif op_type in REDUCTIONS or op_type in ("ArgMax", "ArgMin", "Squeeze"):
+            yield self._visit_reduction
+        elif op_type == "Unsqueeze":
+            yield self._visit_unsqueeze
+        elif op_type == "Concat":
+            yield self._visit_concat
+        elif op_type in ("Softmax", "LogSoftmax", "Hardmax", "Split", "LpNormalization"):
+            yield self._visit_along_axis
+        elif op_type == "Pad":
+            yield self._visit_pad
+        elif op_type == "Slice":
+            yield self._visit_slice
+        elif op_type == "Shape":
+            yield self._visit_shape
+        elif op_type == "Reshape":
+            yield self._visit_reshape
+
+    def _visit_other(self, node: onnx.NodeProto) -> None:
+        """Any other node gets its inputs in their own order."""
+        inputs = [self._materialise(name) for name in node.input]
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        for body in bodies(made):
+            self._settle_captures(body)
+        self._emit(made, inputs, node.output)
+        if node.op_type == "Reshape":
+            view = self._view(node.input[0])
+            if self._flattens(view, self.shapes.get(node.output[0], ())):
+                self._flattened[node.output[0]] = view
+            target = self._constant(node.input[1])
+            if target is not None and 0 not in target:
+                self._reshaped[node.output[0]] = (inputs[0], [int(size) for size in target])
+
+    def _flattens(self, view: View, result: Shape) -> bool:
+        """Whether a view of sizes known but for the first loses all axes but that."""
+        sizes = self.shapes.get(view.source, ())
+        if view.plain or not sizes or view.perm[0] != 0 or None in sizes[1:]:
+            return False
+        return len(result) == 2 and result[1] == math.prod(int(size or 0) for size in sizes[1:])
+
+    def _settle_captures(self, body: onnx.GraphProto) -> None:
+        """Rename what a body captures from outside to where that tensor now is."""
+        moved = {name: self._materialise(name) for name in captured(body) if name in self.views}
+        _substitute(body, moved)
+
+    def _fold(self, node: onnx.NodeProto) -> bool:
+        """Compute a node whose inputs are all known."""
+        if node.op_type == "Constant":
+            value = next((a for a in node.attribute if a.name == "value"), None)
+            if value is not None:
+                self._add_constant(node.output[0], numpy_helper.to_array(value.t))
+                return True
+        if bodies(node):
+            return False
+        found = {name: self._constant(name) for name in node.input if name}
+        known = {name: value for name, value in found.items() if value is not None}
+        if not node.input or len(known) < len(found):
+            return False
+        if node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli"):
+            return False
+        model = helper.make_model(
+            helper.make_graph(
+                [node],
+                "fold",
+                [_value_info(name, value) for name, value in known.items()],
+                [helper.make_empty_tensor_value_info(name) for name in node.output if name],
+            ),
+            opset_imports=self.model.opset_import,
+        )
+        try:
+            results = ReferenceEvaluator(model).run(None, known)
+        except Exception:  # noqa: BLE001 - the evaluator has gaps; onnxruntime computes it then
+            return False
+        size = sum(np.asarray(item).nbytes for item in results)
+        if size > max(LARGEST_FOLD, sum(value.nbytes for value in known.values())):
+            return False
+        for name, result in zip([n for n in node.output if n], results, strict=True):
+            self._add_constant(name, np.asarray(result))
+        return True
+
+    def _visit_transpose(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        perm = tuple(_attribute(node, "perm", range(len(view.perm))[::-1]))
+        if not perm:  # a tensor of unknown rank is turned around
+            return False
+        known = view.perm or tuple(range(len(perm)))
+        self.shapes.setdefault(view.source, (None,) * len(perm))
+        self._put_view(node.output[0], view.source, tuple(known[axis] for axis in perm))
+        return True
+
+    def _put_view(self, name: str, source: str, perm: Perm) -> None:
+        self.views[name] = View(source, perm)
+
+    def _common_perm(self, names: Iterable[str]) -> Perm | None:
+        """The permutation to work under: that of the first view that is not plain."""
+        for name in names:
+            view = self._view(name)
+            if not view.plain:
+                return view.perm
+        return None
+
+    def _under(self, name: str, perm: Perm) -> str | None:
+        """A tensor whose transpose by `perm` is, or broadcasts like, `name`; `None` if unknown."""
+        value = self._constant(name)
+        inverse = _inverse(perm)
+        if value is not None:
+            if value.ndim > len(perm):
+                return None
+            if value.size == 1 and value.ndim == 0:
+                return self._materialise(name)
+            full = value.reshape((1,) * (len(perm) - value.ndim) + value.shape)
+            return self._new_constant(np.ascontiguousarray(full.transpose(inverse)), name)
+        view = self._view(name)
+        if view.perm == perm:
+            return view.source
+        rank = self._rank(view.source)
+        if rank == 0:
+            return view.source
+        if rank != len(perm):
+            return None
+        return self._transposed(view.source, tuple(view.perm[axis] for axis in inverse))
+
+    def _visit_elementwise(self, node: onnx.NodeProto) -> bool:
+        perm = self._common_perm(node.input)
+        assert perm is not None  # _handlers saw a view
+        ranks = [self._rank(self._view(name).source) for name in node.input if name]
+        if any(rank is None or rank > len(perm) for rank in ranks):
+            return False
+        inputs = [self._under(name, perm) for name in node.input]
+        if any(name is None for name in inputs):
+            return False
+        self._emit_view(node, [name or "" for name in inputs], perm)
+        return True
+
+    def _visit_elementwise_first(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        if view.plain:
+            return False
+        rest = [self._materialise(name) for name in node.input[1:]]
+        self._emit_view(node, [view.source, *rest], view.perm)
+        return True
+
+    def _emit_view(
+        self,
+        node: onnx.NodeProto,
+        inputs: Sequence[str],
+        perm: Perm,
+        changes: Mapping[str, object] | None = None,
+    ) -> None:
+        """Emit `node` on sources; its outputs become views by `perm` on the new tensors."""
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        for name, value in (changes or {}).items():
+            kept = [a for a in made.attribute if a.name != name]
+            del made.attribute[:]
+            made.attribute.extend([*kept, helper.make_attribute(name, value)])
+        plain = perm == tuple(range(len(perm)))
+        outputs = [name if plain or not name else f"{name}/channels_first" for name in node.output]
+        for name, output in zip(node.output, outputs, strict=True):
+            shape = self.shapes.get(name)
+            if shape is not None and len(shape) == len(perm):
+                self.shapes[output] = tuple(shape[axis] for axis in _inverse(perm))
+            elif output and perm:
+                self.shapes.setdefault(output, (None,) * len(perm))
+            if not plain and name:
+                self._put_view(name, output, perm)
+        self._emit(made, inputs, outputs)
+
+    def _visit_concat(self, node: onnx.NodeProto) -> bool:
+        perm = self._common_perm(node.input)
+        if perm is None or any(self._rank(self._view(n).source) != len(perm) for n in node.input):
+            return False
+        inputs = [self._under(name, perm) for name in node.input]
+        if any(name is None for name in inputs):
+            return False
+        axis = perm[_attribute(node, "axis", 0) % len(perm)]
+        self._emit_view(node, [name or "" for name in inputs], perm, {"axis": axis})
+        return True
+
+    def _visit_along_axis(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        default = 0 if node.op_type == "Split" else -1
+        axis = view.perm[_attribute(node, "axis", default) % len(view.perm)]
+        rest = [self._materialise(name) for name in node.input[1:]]
+        self._emit_view(node, [view.source, *rest], view.perm, {"axis": axis})
+        return True
+
+    def _visit_pad(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        if len(node.input) > 3 and node.input[3]:  # of some axes only
+            return False
+        rank, inverse = len(view.perm), _inverse(view.perm)
+        pads = self._reordered(node.input[1], [*inverse, *(rank + axis for axis in inverse)])
+        rest = [self._materialise(name) for name in node.input[2:]]
+        self._emit_view(node, [view.source, pads, *rest], view.perm)
+        return True
+
+    def _reordered(self, name: str, order: Sequence[int]) -> str:
+        """The elements of a vector, such as a shape, in another order."""
+        value = self._constant(name)
+        if value is not None:
+            return self._new_constant(value[list(order)], name)
+        places = self._new_constant(np.array(order, np.int64), name)
+        key = ("reordered", name, tuple(order))
+        if key not in self._made:
+            self._made[key] = self._fresh(name)
+            inputs = [self._materialise(name), places]
+            self.nodes.append(helper.make_node("Gather", inputs, [self._made[key]], axis=0))
+        return self._made[key]
+
+    def _visit_slice(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        starts = self._constant(node.input[1])
+        axes = self._constant(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+        if axes is None:
+            if starts is None or (len(node.input) > 3 and node.input[3]):
+                return False
+            axes = np.arange(len(starts), dtype=starts.dtype)
+        moved = np.array([view.perm[int(axis) % len(view.perm)] for axis in axes], axes.dtype)
+        inputs = [view.source, *(self._materialise(name) for name in node.input[1:3])]
+        inputs.append(self._new_constant(moved, node.input[0]))
+        inputs += [self._materialise(name) for name in node.input[4:]]
+        self._emit_view(node, inputs, view.perm)
+        return True
+
+    def _visit_shape(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        if node.attribute:  # a part of the shape only
+            return False
+        key = ("shape", view.source)
+        if key not in self._made:
+            name = self._made[key] = self._fresh(view.source)
+            self._emit(node, [view.source], [name])
+        order = self._new_constant(np.array(view.perm, np.int64), node.input[0])
+        self.nodes.append(helper.make_node("Gather", [self._made[key], order], node.output, axis=0))
+        return True
+
+    def _visit_reshape(self, node: onnx.NodeProto) -> bool:
+        """Where the view only moves axes of size 1 the values already lie in the right order."""
+        view = self._view(node.input[0])
+        target = self._constant(node.input[1])
+        shape = self.shapes.get(view.source)
+        if target is None or 0 in target or shape is None or not _keeps_order(shape, view.perm):
+            return False
+        self._emit(node, [view.source, self._materialise(node.input[1])], node.output)
+        return True
+
+    def _visit_product_of_last_axis(self, node: onnx.NodeProto) -> bool:
+        """A matrix of weights acts on the last axis; where that stays last, the others may wait.
+
+        (onnxruntime 1.32 crashes on a float16 Transpose of the first axes before a MatMul.)
+        """
+        view = self._view(node.input[0])
+        weights = self._constant(node.input[1])
+        rank = len(view.perm)
+        if view.plain or view.perm[-1] != rank - 1 or weights is None or weights.ndim != 2:
+            return False
+        self._emit_view(node, [view.source, self._materialise(node.input[1])], view.perm)
+        return True
+
+    def _visit_product_of_channels(self, node: onnx.NodeProto) -> bool:
+        """A product of each position's channels with a matrix is a convolution of size 1."""
+        view, matrix = self._view(node.input[0]), self._constant(node.input[1])
+        rank = len(view.perm)
+        if view.plain or matrix is None or matrix.ndim != 2 or rank not in (3, 4, 5):
+            return False
+        if view.perm != (0, *range(2, rank), 1) or matrix.dtype not in (np.float32, np.float16):
+            return False
+        kernel = matrix.T.reshape(*matrix.shape[::-1], *(1,) * (rank - 2))
+        weights = self._changed_weights(node.input[1], view.perm, kernel)
+        product = helper.make_node("Conv", node.input, node.output)
+        self._emit_view(product, [view.source, weights], view.perm)
+        return True
+
+    def _visit_product_of_flattened(self, node: onnx.NodeProto) -> bool:
+        """What is flattened and multiplied with a matrix may lie in another order, if the rows of
+        the matrix do so too."""
+        flat, matrix = self._view(node.input[0]), self._constant(node.input[1])
+        view = self._flattened.get(flat.source) if flat.plain else None
+        if view is None or matrix is None or matrix.ndim != 2:
+            return False
+        sizes = [int(size or 0) for size in self.shapes[view.source][1:]]
+        order = [axis - 1 for axis in view.perm[1:]]
+        rows = matrix.reshape(*(sizes[axis] for axis in order), -1)
+        rows = rows.transpose(*_inverse(tuple(order)), len(order)).reshape(matrix.shape)
+        weights = self._changed_weights(node.input[1], view.perm, rows)
+        key = ("flattened", view.source)
+        if key not in self._made:
+            self._made[key] = self._fresh(view.source)
+            target = self._new_constant(np.array([0, matrix.shape[0]], np.int64), view.source)
+            reshape = helper.make_node("Reshape", [view.source, target], [self._made[key]])
+            self.nodes.append(reshape)
+        self._emit(node, [self._made[key], weights], node.output)
+        return True
+
+    def _changed_weights(self, name: str, perm: Perm, value: NDArray[np.generic]) -> str:
+        """A weight in the form that a permutation asks for, made once."""
+        key = ("weights", self._view(name).source, perm)
+        if key not in self._made:
+            self._made[key] = self._add_constant(self._fresh(name), np.ascontiguousarray(value))
+        return self._made[key]
+
+    def _visit_reduction(self, node: onnx.NodeProto) -> bool:
+        view = self._view(node.input[0])
+        rank = len(view.perm)
+        squeeze = node.op_type == "Squeeze"
+        keep = not squeeze and _attribute(node, "keepdims", 1) == 1
+        by_attribute = node.op_type in ("ArgMax", "ArgMin")
+        as_input = len(node.input) > 1 and bool(node.input[1])
+        if by_attribute:
+            axes = [_attribute(node, "axis", 0)]
+        elif as_input:
+            value = self._constant(node.input[1])
+            if value is None:
+                return False
+            axes = [int(axis) for axis in value]
+        else:
+            axes = list(_attribute(node, "axes", ()))
+        if not axes:  # all of them
+            return False
+        axes = [axis % rank for axis in axes]
+        moved = [view.perm[axis] for axis in axes]
+        if by_attribute:
+            inputs, changes = [view.source], {"axis": moved[0]}
+        elif as_input:
+            inputs = [view.source, self._new_constant(np.array(moved, np.int64), node.input[1])]
+            changes = {}
+        else:
+            inputs, changes = [view.source], {"axes": moved}
+        if keep:
+            perm = view.perm
+        else:
+            left = [view.perm[axis] for axis in range(rank) if axis not in axes]
+            perm = tuple(sorted(left).index(axis) for axis in left)
+        self._emit_view(node, inputs, perm, changes)
+        return True
+
+    def _visit_unsqueeze(self, node: onnx.NodeProto) -> bool:
+        """Each new axis goes, in the source too, in front of the axis that follows it."""
+        view, axes = self._view(node.input[0]), self._constant(node.input[1])
+        if axes is None:
+            return False
+        rank = len(view.perm) + len(axes)
+        new = {int(axis) % rank for axis in axes}
+        old, following = list(view.perm), rank
+        places: list[tuple[int, bool]] = []  # by axis, the last one first
+        for axis in reversed(range(rank)):
+            following = following if axis in new else old.pop()
+            places.append((following, axis not in new))
+        places.reverse()
+        perm = _inverse(tuple(sorted(range(rank), key=places.__getitem__)))
+        moved = np.array(sorted(perm[axis] for axis in new), np.int64)
+        inputs = [view.source, self._new_constant(moved, node.input[1])]
+        self._emit_view(node, inputs, perm)
+        return True
+
+
+def _substitute(body: onnx.GraphProto, moved: Mapping[str, str]) -> None:
+    for node in body.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = moved.get(name, name)
+        for inner in bodies(node):
+            _substitute(inner, moved)
+    for value in body.output:
+        if value.name in moved:  # a body returns what it makes: put an Identity in between
+            inner_name = moved[value.name]
+            body.node.append(helper.make_node("Identity", [inner_name], [value.name]))
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    found = next((a for a in node.attribute if a.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)
+
+
+def _inverse(perm: Perm) -> Perm:
+    return tuple(perm.index(axis) for axis in range(len(perm)))
+
+
+def _keeps_order(shape: Shape, perm: Perm) -> bool:
+    """Whether a transpose moves only axes of size 1 past the others."""
+    others = [axis for axis in perm if shape[axis] != 1]
+    return others == sorted(others)
+
+
+def _value_info(name: str, value: NDArray[np.generic]) -> onnx.ValueInfoProto:
+    dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
+    return helper.make_tensor_value_info(name, dtype, value.shape)

@@ -1,0 +1,137 @@
+"""Names and order inside the file: readable in Netron, and the same at every export.
+
+tf2onnx numbers what it makes with counters that run on from export to export, and the order of its
+nodes depends on Python's string hashes. Here every node is given to the first layer that needs it,
+nodes are put in the order in which the layers need them, and all is named after the layer:
+`conv1_conv/Conv` with the weights `conv1_conv/Conv/W`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+
+from layertap_export.graph.graph import bodies, reads
+from layertap_export.graph.unique_names import UniqueNames
+
+
+def rename(
+    model: onnx.ModelProto, owners: Sequence[tuple[str, str]], fixed: Mapping[str, str]
+) -> dict[str, str]:
+    """Order and name everything in `model`, in place, except its inputs.
+
+    Args:
+        model: the model; nodes that lead to no owner are dropped.
+        owners: per layer, in the order in which they finish, its name and the tensor it puts out.
+        fixed: new names, by old name, of tensors that shall have just that name. No other tensor
+            gets one of these or the name of an owner.
+
+    Returns:
+        New name by old name, of tensors and weights.
+    """
+    graph = model.graph
+    new = {**{value.name: value.name for value in graph.input}, **fixed}
+    taken = UniqueNames({*new.values(), *(owner for owner, _ in owners)}, "_", 1)
+    weights = {item.name: item for item in graph.initializer}
+    producer = {name: node for node in graph.node for name in node.output if name}
+    placed: set[int] = set()
+    nodes: list[onnx.NodeProto] = []
+    used: list[onnx.TensorProto] = []
+
+    def use(name: str, wanted: str) -> None:
+        """Name a weight after its first reader."""
+        if name in weights and name not in new:
+            new[name] = taken.free(wanted)
+            used.append(weights[name])
+
+    for owner, tensor in owners:
+        use(tensor, f"{owner}/value")
+        for node in _needed(producer.get(tensor), producer, placed):
+            name = taken.free(f"{owner}/{node.op_type}")
+            for index, read in enumerate(node.input):
+                use(read, f"{name}/{_formal(node, index, model)}")
+            for read in reads(node):
+                use(read, f"{name}/captured")
+            lone = len(node.output) == 1
+            for index, output in enumerate(node.output):
+                if output and output not in fixed:
+                    new[output] = name if lone else taken.free(f"{name}:{index}")
+            node.name = name
+            nodes.append(node)
+
+    for node in nodes:
+        _apply(node, new)
+    for item in used:
+        item.name = new[item.name]
+    ordered, initializers = [_copy(node) for node in nodes], [_copy(item) for item in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(ordered)
+    graph.initializer.extend(initializers)
+    return new
+
+
+def _copy(message: onnx.NodeProto | onnx.TensorProto) -> onnx.NodeProto | onnx.TensorProto:
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
+
+
+def _needed(
+    last: onnx.NodeProto | None, producer: dict[str, onnx.NodeProto], placed: set[int]
+) -> Iterator[onnx.NodeProto]:
+    """The nodes that `last` needs and that are not placed yet, each behind what it reads."""
+    stack = [(last, False)] if last is not None else []
+    while stack:
+        node, ready = stack.pop()
+        if ready:
+            yield node
+            continue
+        if id(node) in placed:
+            continue
+        placed.add(id(node))
+        stack.append((node, True))
+        stack += [(producer[name], False) for name in reversed(reads(node)) if name in producer]
+
+
+def _formal(node: onnx.NodeProto, index: int, model: onnx.ModelProto) -> str:
+    """The operator's own name for its input: `W` and `B` of a Conv."""
+    opset = next(o.version for o in model.opset_import if o.domain == node.domain)
+    try:
+        inputs = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
+    except onnx.defs.SchemaError:
+        return f"input_{index}"
+    return inputs[index].name if index < len(inputs) else f"input_{index}"
+
+
+def _apply(node: onnx.NodeProto, new: dict[str, str]) -> None:
+    """Rename what `node` reads and writes, and all inside its bodies."""
+    for names in (node.input, node.output):
+        for index, name in enumerate(names):
+            names[index] = new.get(name, name)
+    for index, body in enumerate(bodies(node)):
+        _rename_body(body, f"{node.name}/body_{index}", new)
+
+
+def _rename_body(body: onnx.GraphProto, prefix: str, outer: dict[str, str]) -> None:
+    taken = UniqueNames((), "_", 1)
+    new = dict(outer)
+    for value in (*body.input, *body.output):
+        for size in value.type.tensor_type.shape.dim:
+            size.ClearField("dim_param")  # a number that runs on from export to export
+    for value in body.input:
+        new[value.name] = taken.free(f"{prefix}/input")
+        value.name = new[value.name]
+    for item in body.initializer:
+        new[item.name] = taken.free(f"{prefix}/constant")
+        item.name = new[item.name]
+    for node in body.node:
+        node.name = taken.free(f"{prefix}/{node.op_type}")
+        for index, name in enumerate(node.output):
+            if name:
+                new[name] = taken.free(f"{node.name}:{index}")
+    for node in body.node:
+        _apply(node, new)
+    for value in body.output:
+        value.name = new.get(value.name, value.name)
+    body.name = prefix

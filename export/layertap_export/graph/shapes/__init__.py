@@ -1,0 +1,1 @@
+"""Shapes and dtypes of the tensors of a graph."""

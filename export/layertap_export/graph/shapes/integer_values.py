@@ -1,0 +1,165 @@
+"""The whole numbers that a graph computes from shapes, and from constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+from .node_facts import Known, Values
+from .sizes import Free, Size, product, quotient
+
+SMALL = 1024
+"""Elements up to which values are looked into."""
+
+
+def _shape(node: Known) -> Values | None:
+    dims = node.dims()
+    if dims is None:
+        return None
+    return _array(dims[node.attribute("start", 0) : node.attribute("end")])
+
+
+def _array(sizes: Sequence[Any]) -> Values:
+    values = np.empty(len(sizes), object)
+    values[:] = sizes
+    return values
+
+
+def _same(node: Known) -> Values | None:
+    return node.whole()
+
+
+def _gathered(node: Known) -> Values | None:
+    values, indices = node.whole(0), node.value(1)
+    if values is None or indices is None or node.attribute("axis", 0) not in (0, -values.ndim):
+        return None
+    return np.asarray(values[indices], object)
+
+
+def _cut(node: Known) -> Values | None:
+    values = node.whole(0)
+    rest = [node.value(index) for index in range(1, node.count)]
+    if values is None or values.ndim != 1 or any(part is None for part in rest):
+        return None
+    start, end, *others = (part for part in rest if part is not None)
+    step = int(others[1][0]) if len(others) > 1 else 1
+    stop = None if step < 0 and end[0] < -len(values) else int(end[0])
+    return values[slice(int(start[0]), stop, step)]
+
+
+def _concatenated(node: Known) -> Values | None:
+    parts = [node.whole(index) for index in range(node.count)]
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
+
+
+def _unsqueezed(node: Known) -> Values | None:
+    values, axes = node.whole(0), node.value(1)
+    if values is None or axes is None:
+        return None
+    return np.expand_dims(values, tuple(int(axis) for axis in axes))
+
+
+def _squeezed(node: Known) -> Values | None:
+    values = node.whole(0)
+    axes = node.value(1) if node.count > 1 else None
+    if values is None or (node.count > 1 and axes is None):
+        return None
+    found = np.squeeze(values, None if axes is None else tuple(int(axis) for axis in axes))
+    return np.asarray(found, object)
+
+
+def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Known], Values | None]:
+    def compute(node: Known) -> Values | None:
+        left, right = node.whole(0), node.whole(1)
+        if left is None or right is None:
+            return None
+        pairs = np.broadcast(left, right)
+        found = [None if None in pair else function(*pair) for pair in pairs]
+        return _array(found).reshape(pairs.shape)
+
+    return compute
+
+
+def _quotient(left: Size, right: Size) -> Size | None:
+    """ONNX rounds towards zero, but sizes are not negative."""
+    return quotient(left, right) if isinstance(right, Free) else left // right if right else None
+
+
+def _larger(left: Size, right: Size) -> Size | None:
+    both = isinstance(left, int) and isinstance(right, int)
+    return max(left, right) if both else left if left == right else None  # type: ignore[type-var]
+
+
+def _smaller(left: Size, right: Size) -> Size | None:
+    both = isinstance(left, int) and isinstance(right, int)
+    return min(left, right) if both else left if left == right else None  # type: ignore[type-var]
+
+
+def _negated(node: Known) -> Values | None:
+    values = node.whole()
+    if values is None:
+        return None
+    found = [None if item is None else item * -1 for item in values.ravel()]
+    return _array(found).reshape(values.shape)
+
+
+def _equal(left: Size, right: Size) -> bool | None:
+    if isinstance(left, int) and isinstance(right, int):
+        return left == right
+    if left == right:
+        return True
+    known = left if isinstance(left, int) else right
+    return False if isinstance(known, int) and known < 0 else None
+
+
+def _chosen(node: Known) -> Values | None:
+    condition, left, right = (node.whole(index) for index in range(3))
+    if condition is None or left is None or right is None or None in condition.ravel():
+        return None
+    return np.where(condition.astype(bool), left, right).astype(object)
+
+
+def _multiplied(node: Known) -> Values | None:
+    values = node.whole(0)
+    if values is None or values.ndim != 1 or None in values:
+        return None
+    total = _array([product(values)])
+    return total if node.attribute("keepdims", 1) else total.reshape(())
+
+
+def _repeated(node: Known) -> Values | None:
+    target = node.value(0)
+    if target is None or math.prod(target) > SMALL:
+        return None
+    tensor = node.attribute("value")
+    value = 0 if tensor is None else numpy_helper.to_array(tensor).ravel()[0].item()
+    return np.full(tuple(target), value, object)
+
+
+COMPUTED: Mapping[str, Callable[[Known], Values | None]] = {
+    "Shape": _shape,
+    "Identity": _same,
+    "Cast": _same,
+    "Gather": _gathered,
+    "Slice": _cut,
+    "Concat": _concatenated,
+    "Unsqueeze": _unsqueezed,
+    "Squeeze": _squeezed,
+    "Add": _elementwise(lambda left, right: left + right),
+    "Sub": _elementwise(lambda left, right: left - right),
+    "Mul": _elementwise(lambda left, right: left * right),
+    "Div": _elementwise(_quotient),
+    "Max": _elementwise(_larger),
+    "Min": _elementwise(_smaller),
+    "Neg": _negated,
+    "Equal": _elementwise(_equal),
+    "Where": _chosen,
+    "ReduceProd": _multiplied,
+    "ConstantOfShape": _repeated,
+}
+"""Values of tensors of whole numbers, free sizes among them."""

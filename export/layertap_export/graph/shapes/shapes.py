@@ -1,0 +1,241 @@
+"""What is known of a graph's tensors before it runs: dtypes, sizes of axes, values.
+
+ONNX's own shape inference does the most of it, node by node. It gives up on sizes that are computed
+from free ones; those are worked out here, as expressions (see `sizes`), along with the whole
+numbers that a graph computes from shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from .integer_values import COMPUTED, SMALL
+from .node_facts import Known, Values
+from .output_sizes import REFINED
+from .sizes import Dims, Free, Size, fixed
+
+
+class Shapes:
+    """What is known of the tensors of one graph."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Walk over a model whose nodes are in topological order."""
+        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self._imports = list(model.opset_import)
+        # Initialisers that a file lists among its inputs may be fed, and are no constants.
+        listed = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
+        self._weights = {x.name: x for x in model.graph.initializer if x.name not in listed}
+        self._dtypes: dict[str, int] = {}
+        self._dims: dict[str, Dims] = {}
+        self._values: dict[str, Values] = {}
+        self._free: dict[str, Free] = {}
+        graph = model.graph
+        for item in self._weights.values():
+            self._dtypes[item.name], self._dims[item.name] = item.data_type, tuple(item.dims)
+        for value in graph.input:
+            if value.name not in self._weights:
+                self._set_type(value.name, value.type)
+        firsts = [dims[0] for dims in self._dims.values() if dims]
+        self.batch = frozenset(
+            name for size in firsts if isinstance(size, Free) for name in size.names
+        )
+        """Names of the free sizes of the inputs' first axes."""
+        stated = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+        for node in graph.node:
+            self._visit(node, stated)
+
+    def dtype(self, name: str) -> int:
+        """The `TensorProto.DataType`; 0 where it is unknown."""
+        return self._dtypes.get(name, 0)
+
+    def dims(self, name: str) -> Dims | None:
+        """Sizes of the axes, `None` where not even their number is known."""
+        return self._dims.get(name)
+
+    def liken(self, name: str, other: str) -> None:
+        """Take note of a new tensor that has another's dtype and sizes."""
+        self._dtypes[name] = self.dtype(other)
+        if other in self._dims:
+            self._dims[name] = self._dims[other]
+
+    def value(self, name: str) -> NDArray[Any] | None:
+        """The value of a constant, or of whole numbers that follow from known shapes."""
+        if name in self._weights:
+            return numpy_helper.to_array(self._weights[name])
+        values = self._values.get(name)
+        if values is None or not all(isinstance(size, int) for size in values.ravel()):
+            return None
+        return values.astype(np.int64)
+
+    # -- one node
+
+    def _visit(self, node: onnx.NodeProto, stated: Mapping[str, onnx.TypeProto]) -> None:
+        if node.op_type == "Constant" and self._constant(node):
+            return
+        for name, kind in self._inferred(node).items():
+            self._set_type(name, kind)
+        refine = REFINED.get(node.op_type)
+        refined = refine(Known(self, node)) if refine else None
+        for name in filter(None, node.output):
+            if name in stated:
+                self._note_stated(name, stated[name])
+            self._settle(name, self._dims.get(name), refined)
+        self._compute(node)
+
+    def _settle(self, name: str, dims: Dims | None, refined: Sequence[Size | None] | None) -> None:
+        """Sizes that nothing is known of get names of their own."""
+        if dims is None and refined is None:
+            return
+        known: Sequence[Size | None] = refined if dims is None else dims  # type: ignore[assignment]
+        if dims is not None and refined is not None and len(dims) == len(refined):
+            known = [
+                better if self._is_own(name, axis, size) and better is not None else size
+                for axis, (size, better) in enumerate(zip(dims, refined, strict=True))
+            ]
+        self._dims[name] = tuple(
+            self._own(name, axis) if size is None else size for axis, size in enumerate(known)
+        )
+
+    def _own(self, name: str, axis: int) -> Free:
+        return Free.named(f"{name}[{axis}]")
+
+    def _is_own(self, name: str, axis: int, size: Size) -> bool:
+        return isinstance(size, Free) and size == self._own(name, axis)
+
+    def _set_type(self, name: str, kind: onnx.TypeProto) -> None:
+        tensor = kind.tensor_type
+        self._dtypes[name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            self._dims[name] = tuple(
+                self._decoded(dim, name, axis) for axis, dim in enumerate(tensor.shape.dim)
+            )
+
+    def _decoded(self, dim: Any, name: str, axis: int) -> Size:
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
+            return int(dim.dim_value)
+        if not dim.dim_param:
+            return self._own(name, axis)
+        return self._free.get(dim.dim_param) or Free.named(dim.dim_param)
+
+    def _note_stated(self, name: str, kind: onnx.TypeProto) -> None:
+        """Numbers that the file states where inference knows none."""
+        tensor = kind.tensor_type
+        if not self._dtypes.get(name):
+            self._dtypes[name] = tensor.elem_type
+        if not tensor.HasField("shape"):
+            return
+        dims = self._dims.get(name) or tuple(
+            self._own(name, axis) for axis in range(len(tensor.shape.dim))
+        )
+        if len(dims) == len(tensor.shape.dim):
+            self._dims[name] = tuple(
+                int(dim.dim_value)
+                if self._is_own(name, axis, size) and dim.HasField("dim_value")
+                else size
+                for axis, (size, dim) in enumerate(zip(dims, tensor.shape.dim, strict=True))
+            )
+
+    def _type(self, name: str) -> onnx.TypeProto:
+        dims = self._dims.get(name)
+        shape = None
+        if dims is not None:
+            shape = [size if isinstance(size, int) else self._encoded(size) for size in dims]
+        return helper.make_tensor_type_proto(self._dtypes[name], shape)
+
+    def _encoded(self, size: Free) -> str:
+        text = str(size)
+        self._free[text] = size
+        return text
+
+    def _inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
+        """What ONNX's inference says of a node's outputs, if it can."""
+        names = [name for name in node.input if name]
+        if any(not self._dtypes.get(name) for name in names):
+            return {}
+        if node.op_type == "GroupNormalization":  # of opset 18, which the package does not infer
+            return {node.output[0]: self._type(names[0])}
+        try:
+            schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+            return dict(
+                onnx.shape_inference.infer_node_outputs(
+                    schema,
+                    node,
+                    {name: self._type(name) for name in names},
+                    {name: data for name in names if (data := self._data(name)) is not None},
+                    opset_imports=self._imports,
+                )
+            )
+        except _REFUSALS:
+            return {}
+
+    def _data(self, name: str) -> TensorProto | None:
+        """The value of a small constant, by which the shapes of others may be found."""
+        if name in self._weights:
+            item = self._weights[name]
+            return item if math.prod(item.dims) <= SMALL else None
+        value = self.value(name)
+        if value is None:
+            return None
+        dtype = helper.tensor_dtype_to_np_dtype(self._dtypes[name])
+        return numpy_helper.from_array(value.astype(dtype), name)
+
+    def _constant(self, node: onnx.NodeProto) -> bool:
+        attribute = node.attribute[0]
+        value = helper.get_attribute_value(attribute)
+        if attribute.name == "value":
+            tensor = value
+        elif attribute.name in ("value_float", "value_floats"):
+            tensor = numpy_helper.from_array(np.array(value, np.float32))
+        elif attribute.name in ("value_int", "value_ints"):
+            tensor = numpy_helper.from_array(np.array(value, np.int64))
+        else:
+            return False
+        name = node.output[0]
+        self._weights[name] = tensor
+        self._dtypes[name], self._dims[name] = tensor.data_type, tuple(tensor.dims)
+        return True
+
+    # -- whole numbers
+
+    def whole(self, name: str) -> Values | None:
+        """The value of a small tensor of whole numbers, as far as it is known."""
+        if name in self._values:
+            return self._values[name]
+        if self._dtypes.get(name) not in _WHOLE:
+            return None
+        item = self._weights.get(name)
+        if item is None or math.prod(item.dims) > SMALL:
+            return None
+        return np.array(numpy_helper.to_array(item).tolist(), object)
+
+    def _compute(self, node: onnx.NodeProto) -> None:
+        name = node.output[0]
+        if self._dtypes.get(name) not in _WHOLE:
+            return
+        compute = COMPUTED.get(node.op_type)
+        values = compute(Known(self, node)) if compute else None
+        if values is None:  # of some it may matter that there are others beside them
+            dims = fixed(self._dims.get(name))
+            if dims is None or math.prod(dims) > SMALL:
+                return
+            values = np.full(dims, None, object)
+        if values.size <= SMALL:
+            self._values[name] = values
+
+
+_WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+
+_REFUSALS = (
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+)
+"""What ONNX's inference raises where it knows an operator or its inputs not."""

@@ -1,0 +1,1 @@
+"""Reading a model: TensorFlow and Keras, never onnx."""

@@ -1,0 +1,112 @@
+"""A signature of a TensorFlow SavedModel: a function, and all that TensorFlow keeps of a model.
+
+It can be exported as a Keras model can, but has no layers: only its outputs have names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from layertap.format.card import Source, TensorInfo
+from layertap.format.layer import Layer, Shape
+from layertap_export.convert.freezing import shared
+from layertap_export.errors import ExportError
+from layertap_export.writing import raw_bytes
+
+from .structure import Row
+from .tracing import Trace
+
+
+class Signature:
+    """One signature of a loaded SavedModel."""
+
+    layers: tuple[Any, ...] = ()
+
+    def __init__(self, root: Any, key: str, name: str, why: str) -> None:
+        """Take a signature.
+
+        Args:
+            root: what `tf.saved_model.load` gave, which keeps the variables alive.
+            key: the signature's name.
+            name: the SavedModel's.
+            why: a sentence on why there are no layers.
+
+        Raises:
+            ExportError: an input or output has no known rank.
+        """
+        self._root = root
+        self._function = root.signatures[key]
+        self.key, self.name, self.why = key, name, why
+        keywords = self._function.structured_input_signature[1]
+        outputs = self._function.structured_outputs
+        # A SavedModel keeps them without an order, in one that changes from load to load.
+        self.inputs = tuple(_info(name, spec) for name, spec in sorted(keywords.items()))
+        self.outputs = tuple(_info(name, spec) for name, spec in sorted(outputs.items()))
+
+    @property
+    def source(self) -> Source:
+        """What the card says of it."""
+        digest = hashlib.sha256()
+        for variable in self._function.variables:
+            digest.update(raw_bytes(shared(variable)))
+        return Source(
+            framework="tensorflow",
+            version=tf.__version__,
+            model=self.name,
+            type=self.key,
+            weights_sha256=digest.hexdigest(),
+        )
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What TensorFlow itself gives, by name of the output; inputs in order."""
+        tensors = {
+            info.name: tf.constant(array, info.dtype)
+            for info, array in zip(self.inputs, arrays, strict=True)
+        }
+        return {name: value.numpy() for name, value in self._function(**tensors).items()}
+
+    def trace(self) -> Trace:
+        """The signature as a traced function; each output is a row of the table."""
+        names = [info.name for info in self.inputs]
+
+        def call(*flat: Any) -> list[Any]:
+            found = self._function(**dict(zip(names, flat, strict=True)))
+            return [tf.identity(found[info.name]) for info in self.outputs]
+
+        specs = [
+            tf.TensorSpec(info.shape, info.dtype, name=f"input_{index}")
+            for index, info in enumerate(self.inputs)
+        ]
+        function = tf.function(call, input_signature=specs, autograph=False)
+        rows = tuple(
+            Row(
+                Layer(
+                    name=info.name,
+                    type="Output",
+                    index=index,
+                    shape=info.shape,
+                    dtype=info.dtype,
+                    parameters=0,
+                    inbound=(),
+                    tensor=info.name,
+                )
+            )
+            for index, info in enumerate(self.outputs)
+        )
+        concrete = function.get_concrete_function()
+        return Trace(self.inputs, self.outputs, rows, {}, concrete, runs=True)
+
+
+def _info(name: str, spec: Any) -> TensorInfo:
+    if spec.shape.rank is None:
+        raise ExportError(
+            f"the signature does not say how many axes {name!r} has. Save the model with an "
+            "input_signature that does."
+        )
+    shape: Shape = tuple(spec.shape)
+    return TensorInfo(name=name, shape=shape, dtype=spec.dtype.name)

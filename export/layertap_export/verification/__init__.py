@@ -1,0 +1,1 @@
+"""Comparing a file with what it should compute."""

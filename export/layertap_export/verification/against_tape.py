@@ -1,0 +1,189 @@
+"""Gradients as TensorFlow gives them: the reference for those in a file.
+
+The model runs eagerly under a `tf.GradientTape` while its layers are recorded. The logits are what
+went into the sigmoid or softmax whose result the model returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from layertap.format.card import Card, Gradients
+from layertap_export.convert.dtypes import as_in_file, file_dtype
+from layertap_export.keras_model.families import is_a
+from layertap_export.keras_model.inputs import model_inputs
+from layertap_export.keras_model.recording import Call, Recorder
+from layertap_export.keras_model.traceable import traceable
+from layertap_export.keras_model.tracing import returned
+
+
+class Tape:
+    """One run of a model, of which gradients can be asked."""
+
+    def __init__(self, model: Any, card: Card, arrays: Sequence[NDArray[Any]]) -> None:
+        """
+        Args:
+            model: the Keras model.
+            card: tells the layers and the output.
+            arrays: a batch for each of the model's inputs.
+        """
+        assert card.gradients is not None
+        self._gradients: Gradients = card.gradients
+        tensors = {
+            info.name: tf.convert_to_tensor(array)
+            for info, array in zip(card.inputs, arrays, strict=True)
+        }
+        # Only what comes after the layers is recorded: all that is, is computed backwards.
+        self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        recorder = _WatchingRecorder(self._tape, card)
+        entries = {layer.name: layer.tensor for layer in card.layers}
+        self._sources = {
+            name: tensors[str(entries.get(name, name))]
+            for name in self._gradients.tensors
+            if entries.get(name, name) in tensors
+        }
+        inputs = model_inputs(model)
+        with self._tape, recorder.recording(), traceable(to_run=True), _inputs_kept() as kept:
+            self._tape.watch(list(self._sources.values()))
+            result = returned(model, inputs, list(tensors.values()))
+        self._recorded = recorder.recorded
+        wanted = self._gradients.tensors.keys() & self._recorded.keys()
+        self._sources |= {name: self._recorded[name] for name in wanted}
+        outputs = dict(zip((info.name for info in card.outputs), result, strict=True))
+        output = outputs[self._gradients.output].value
+        logits = self._gradients.score == "logits"
+        self._scores: Any = kept.get(id(output)) if logits else output
+
+    @property
+    def activations(self) -> Mapping[str, Any]:
+        """TensorFlow's tensors of all layers that the card shows, by name."""
+        return self._recorded
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the scores."""
+        return tuple(self._scores.shape)
+
+    @property
+    def knows(self) -> Collection[str]:
+        """Names of the layers and inputs whose gradients it can tell."""
+        return self._sources.keys()
+
+    @property
+    def knows_scores(self) -> bool:
+        """Whether the logits were found: the model may do more with its probabilities."""
+        return self._scores is not None
+
+    @cached_property
+    def default_gradients(self) -> Mapping[str, NDArray[Any]] | None:
+        """Those for the default weights; `None` where an operation on the way has no gradient in
+        TensorFlow, as resizing by area has none."""
+        try:
+            return self.gradients(next(self.weights()))
+        except LookupError:
+            return None
+
+    def weights(self) -> Iterator[NDArray[Any]]:
+        """Sets of weights to verify with: the default, one class per sample, and a mix of all."""
+        shape, dtype = self.shape, np.dtype(file_dtype(self._scores.dtype.name))
+        yield np.ones((1,) * (len(shape) - 1) + shape[-1:], dtype)
+        generator = np.random.default_rng(0)
+        if shape and shape[-1] > 1:
+            classes = generator.integers(shape[-1], size=shape[:-1])
+            yield np.eye(shape[-1], dtype=dtype)[classes]
+        yield generator.uniform(-1, 1, shape).astype(dtype)
+
+    def gradients(self, weights: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
+        """By name of the graph's output the gradient of `sum(weights * scores)`.
+
+        Args:
+            weights: they broadcast to the scores.
+        """
+        scores = self._scores
+        given = tf.broadcast_to(tf.cast(weights, scores.dtype), tf.shape(scores))
+        found = self._tape.gradient(
+            scores,
+            dict(self._sources),
+            output_gradients=given,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return {
+            output: as_in_file(tf.convert_to_tensor(found[name]).numpy())
+            for name, output in self._gradients.tensors.items()
+            if name in found
+        }
+
+
+class _WatchingRecorder(Recorder):
+    """Lets a tape watch those layers that have a gradient."""
+
+    def __init__(self, tape: tf.GradientTape, card: Card) -> None:
+        assert card.gradients is not None
+        super().__init__(reserved=[x.name for x in card.layers if x.type == "InputLayer"])
+        self._tape = tape
+        self._watched = card.gradients.tensors.keys()
+        self.recorded: dict[str, Any] = {}
+        """The tensors of the layers that the card shows, but for those in loops, by name."""
+        self._shown = {x.name for x in card.layers if x.exposed}
+
+    def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        begun = len(self.calls)
+        result = super().run(original, layer, args, kwargs)
+        for call in self.calls[begun : begun + 1]:
+            if _runs_once(call):
+                found = {name: x for name, x in call.outputs if name in self._shown}
+                self.recorded |= found
+                self._tape.watch([x for name, x in found.items() if name in self._watched])
+        return result
+
+
+def _runs_once(call: Call | None) -> bool:
+    """Whether a layer runs for all samples and steps at once, as in the file."""
+    while call is not None:
+        if call.in_loop or (call.parent and is_a(call.parent.layer, "layers.TimeDistributed")):
+            return False
+        call = call.parent
+    return True
+
+
+ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
+"""What is looked through at the end of a model; Keras calls them in `tf.nn`."""
+
+
+@contextmanager
+def _inputs_kept() -> Iterator[Mapping[int, Any]]:
+    """Remember what goes into the activations that are looked through, by the result's id."""
+    kept: dict[int, Any] = {}
+    results = []  # else an id might be given again
+    places = [
+        (module, name)
+        for module in (tf, tf.nn, tf.math)
+        for name in ACTIVATIONS
+        if hasattr(module, name)
+    ]
+    saved = [(module, name, getattr(module, name)) for module, name in places]
+
+    def wrapper(original: Any) -> Any:
+        def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
+            x = tf.convert_to_tensor(x)
+            result = original(x, *args, **kwargs)
+            kept[id(result)] = x
+            results.append(result)
+            return result
+
+        return wrapped
+
+    try:
+        for module, name, original in saved:
+            setattr(module, name, wrapper(original))
+        yield kept
+    finally:
+        for module, name, original in saved:
+            setattr(module, name, original)

@@ -1,0 +1,133 @@
+"""The batches on which a file is compared with Keras: seeded ones, and the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.compare.golden import seeded
+from layertap.format.card import GoldenInput, TensorInfo
+from layertap.images.preprocessing import Preprocessing
+from layertap_export.keras_model.families import is_a
+
+from .sample_sizes import filled
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch for all inputs of a model."""
+
+    label: str
+    """What it is, in words: `2 x 320 x 320 x 3, seeded`."""
+    arrays: tuple[NDArray[Any], ...]
+    """In the order of the model's inputs."""
+    golden: tuple[GoldenInput, ...] = ()
+    """How to make it again, for a seeded one."""
+
+
+def seeded_batches(
+    model: Any, inputs: Sequence[TensorInfo], recipe: Preprocessing | None, doublings: int
+) -> Iterator[Batch]:
+    """Two seeded batches, of one sample and of two; where sizes are free, of two sizes.
+
+    Args:
+        model: the Keras model, for hints on what its inputs hold.
+        inputs: its inputs.
+        recipe: the preprocessing, which tells the range of an image's values.
+        doublings: how often to double the sizes that are free.
+    """
+    draws = [_draw(model, info, recipe) for info in inputs]
+    for seed, batch in enumerate((1, 2)):
+        specs = tuple(
+            GoldenInput(
+                name=info.name,
+                shape=filled(info, batch, seed, doublings),
+                low=low,
+                high=high,
+                choices=choices,
+            )
+            for info, (low, high, choices) in zip(inputs, draws, strict=True)
+        )
+        arrays = tuple(
+            seeded(spec.shape, info.dtype, spec.low, spec.high, seed, spec.choices)
+            for spec, info in zip(specs, inputs, strict=True)
+        )
+        label = " and ".join(" x ".join(map(str, spec.shape)) or "1" for spec in specs)
+        yield Batch(f"{label}, seeded", arrays, specs)
+
+
+LARGEST_CHOICE = 20
+"""How many keys of a lookup table are tried."""
+
+
+def _draw(
+    model: Any, info: TensorInfo, recipe: Preprocessing | None
+) -> tuple[float, float, tuple[Any, ...] | None]:
+    """Where an input's values lie, and what they are places in, if that."""
+    choices = _keys(model, info)
+    if choices:
+        return 0.0, float(len(choices)), choices
+    return (*_range(model, info, recipe), None)
+
+
+def _keys(model: Any, info: TensorInfo) -> tuple[Any, ...]:
+    """Keys of the lookup tables that an input of this type may go into, and one that is in none."""
+    whole = info.dtype != "string"
+    kind = "layers.IntegerLookup" if whole else "layers.StringLookup"
+    tables = [layer for layer in _layers(model) if is_a(layer, kind)]
+    if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(model)):
+        return ()
+    if tables and all(table.invert for table in tables):
+        return tuple(range(min(table.vocabulary_size() for table in tables)))
+    keys = [key for table in tables if not table.invert for key in table.get_vocabulary()]
+    keys = list(dict.fromkeys(int(key) if whole else key for key in keys))[:LARGEST_CHOICE]
+    if any(table.num_oov_indices == 0 for table in tables):  # which takes keys alone
+        return tuple(keys)
+    return (*keys, max(keys) + 1 if whole else "neither of these")
+
+
+def _bounds(model: Any) -> list[int]:
+    """Sizes that whole numbers must stay below."""
+    return [
+        layer.input_dim if is_a(layer, "layers.Embedding") else layer.num_tokens
+        for layer in _layers(model)
+        if is_a(layer, "layers.Embedding", "layers.CategoryEncoding")
+    ]
+
+
+def _layers(model: Any) -> list[Any]:
+    """All layers of a model, those inside others too."""
+    layers: list[Any] = (
+        list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else model.layers
+    )
+    return layers
+
+
+def _range(model: Any, info: TensorInfo, recipe: Preprocessing | None) -> tuple[float, float]:
+    """Where an input's values lie: pixels after preprocessing, raw pixels, indices, or [-1, 1)."""
+    if np.dtype(info.dtype).kind in "iu":
+        pixels = info.dtype == "uint8" and len(info.shape) > 2
+        return 0.0, float(min(_bounds(model), default=256 if pixels else 10))
+    if info.dtype == "bool":
+        return 0.0, 1.0
+    if recipe is not None and len(info.shape) == 4:
+        ends = _pixel_ends(recipe, info.shape[-1])
+        return float(np.floor(ends.min())), float(np.ceil(ends.max()))
+    for layer in _layers(model):
+        values = getattr(layer, "value_range", None)
+        if values is not None and np.size(values) == 2:
+            return float(values[0]), float(values[1])
+        if is_a(layer, "layers.Rescaling", "layers.Normalization"):
+            return 0.0, 255.0
+    return -1.0, 1.0
+
+
+def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float32]:
+    """What the recipe makes of black and of white, shape `(2, 1, c)`."""
+    ends = np.zeros((2, 1, channels or recipe.channels), np.float32)
+    ends[1] = 255.0
+    return ends if recipe.scaling is None else recipe.scaling(ends)

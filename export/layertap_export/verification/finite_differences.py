@@ -1,0 +1,349 @@
+"""Checking gradients without TensorFlow: by central differences in float64.
+
+A layer's activation is moved by a small step to and fro along a random direction; what comes after
+it is computed in float64 by the `onnx` package's reference evaluator. The difference of the scores,
+divided by the step, is the gradient along that direction. In float64 a step of 1e-7 of the
+activation's size leaves about eight correct digits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from layertap.format.card import Gradients
+from layertap_export.errors import ExportError
+from layertap_export.gradients.targets import Target, Ways, forward_half
+from layertap_export.graph.graph import reads
+
+from .float64_operators import evaluator
+from .running import kinds, part_of, session
+
+Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+DIRECTIONS = 2
+"""Random directions per layer."""
+
+STEP = 1e-7
+"""The step, as a share of the activation's root mean square."""
+
+
+SHOWS, GROWTHS = 1e-10, 7
+"""The share of the largest score that its change must be, and how many steps are tried for that,
+each a hundred times the one before."""
+
+ALIKE = 1e-3
+"""Difference, as a share of the largest score, up to which two programs compute the same."""
+
+LARGE = 1e-3
+"""The step that is no small one any more, as a share of the activation."""
+
+ASIDE = 1e-2
+"""How far from a real activation the gradient is compared, as a share of the same."""
+
+
+CLOSE = 1e-5
+"""Difference, as a share of the gradient's length, from which on kinks are looked for.
+
+The file computes in float32. Where a value lies within rounding of a kink, of 0 before a relu for
+one, it may see the other side of it than float64 does, and give the other slope. How much this
+matters shows in how the gradient changes a very little aside."""
+
+NEARBY, NEIGHBOURS = 1e-5, 8
+"""How far aside that is, as a share of the activation, and how many such places are looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Slopes:
+    """How the score changes along some directions of a layer, for some weights: twice the same.
+
+    In units of the gradient's length, so that a direction of normal numbers gives about 1.
+    """
+
+    ours: NDArray[np.float64]
+    """By the gradient in the file."""
+    expected: NDArray[np.float64]
+    """By central differences."""
+
+    @property
+    def max_abs(self) -> float:
+        return float(np.abs(self.ours - self.expected).max())
+
+    @property
+    def scaled(self) -> float:
+        """Largest difference, divided by the largest slope."""
+        return self.max_abs / (float(np.abs(self.expected).max()) or 1.0)
+
+
+def compare(
+    model: onnx.ModelProto,
+    gradients: Gradients,
+    tensors: Mapping[str, str],
+    feeds: Mapping[str, NDArray[Any]],
+    seconds: float,
+) -> dict[str, Slopes]:
+    """Compare gradients with central differences, until the time is up.
+
+    Args:
+        model: with gradients.
+        gradients: what the card says of them.
+        tensors: by name of a layer or input, the tensor that it is.
+        feeds: a value for each of the model's inputs.
+        seconds: how long this may take; one gradient is compared in any case. The last layers come
+            first, whose remainder of the network is short, then the first one, and then those in
+            between.
+
+    Returns:
+        By name, those for which the time sufficed, and float64's digits.
+    """
+    started = time.monotonic()
+    forward, scores = forward_half(model.graph, gradients)
+    ways = Ways(forward, scores)
+    targets = {name: ways.to(name, tensors[name], ()) for name in gradients.tensors}
+    found: dict[str, Slopes] = {}
+    for target in _in_turn(list(targets.values()), forward):
+        if found and time.monotonic() - started > seconds:
+            break
+        slopes = _Check(model, gradients, target, forward, scores, feeds).result()
+        if slopes is not None:
+            found[target.name] = slopes
+    return found
+
+
+def _in_turn(targets: Sequence[Target], nodes: Sequence[onnx.NodeProto]) -> Iterator[Target]:
+    """The last, the first, and then evenly those in between."""
+    made = {name: place for place, node in enumerate(nodes) for name in node.output}
+    ordered = sorted(targets, key=lambda target: made.get(target.source, -1))
+    last = len(ordered) - 1
+    yield ordered[last]
+    if last:
+        yield ordered[0]
+    gaps = [(0, last)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            yield ordered[middle]
+            gaps += [(low, middle), (middle, high)]
+
+
+class _Check:
+    """One gradient against differences."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        gradients: Gradients,
+        target: Target,
+        forward: Sequence[onnx.NodeProto],
+        scores: str,
+        feeds: Mapping[str, NDArray[Any]],
+    ) -> None:
+        self._model, self._weights = model, gradients.weights
+        self._sessions: dict[Any, Any] = {}
+        self._output = gradients.tensors[target.name]
+        self._source, self._leaves, self._scores = target.source, target.leaves, scores
+        self._tail = _between(forward, self._source, scores)
+        made = {output for node in self._tail for output in node.output}
+        known = {*made, self._source, *(item.name for item in model.graph.initializer)}
+        read = dict.fromkeys(name for node in self._tail for name in reads(node))
+        self._border = [name for name in read if name not in known]
+        self._values = self._run([self._source, *self._border, scores], feeds)
+
+    def result(self) -> Slopes | None:
+        """`None` where float64 or the reference evaluator cannot tell."""
+        generator = np.random.default_rng(0)
+        activation = self._values[self._source]
+        size = float(np.sqrt(np.mean(np.square(activation.astype(np.float64))))) or 1.0
+        # A little aside: where something is 0 to the last digit, a relu has two slopes.
+        x = activation + (ASIDE * size * generator.normal(size=activation.shape))
+        x = x.astype(activation.dtype).astype(np.float64)
+        scores = self._scores_of()
+        if not self._computes(scores, x):
+            return None
+        shape = self._values[self._scores].shape
+        mixes = [np.ones(shape), *(generator.uniform(-1, 1, shape) for _ in range(2))]
+        rows = [self._gradient(x, mix) for mix in mixes]
+        nearby = [x + NEARBY * size * generator.normal(size=x.shape) for _ in range(NEIGHBOURS)]
+        # One for all weights: a softmax's probabilities have a sum that never changes.
+        length = float(max(map(np.linalg.norm, rows))) or 1.0
+        ours, expected = [], []
+        for _ in range(DIRECTIONS):
+            direction = generator.normal(size=x.shape)
+            change = _change(scores, x, direction, size)
+            if change is None:
+                return None
+            shown = self._laid_out(direction)
+            for mix, row in zip(mixes, rows, strict=True):
+                slope, want = float(np.sum(row * shown)), float(np.sum(mix * change))
+                if abs(slope - want) > CLOSE * length:
+                    others = [float(np.sum(self._gradient(y, mix) * shown)) for y in nearby]
+                    jump = max(others) - min(others)
+                    slope = want + np.sign(slope - want) * max(abs(slope - want) - jump, 0.0)
+                ours.append(slope / length)
+                expected.append(want / length)
+        return Slopes(ours=np.array(ours), expected=np.array(expected))
+
+    def _scores_of(self) -> Scores:
+        """The scores as a function of the layer, in float64."""
+        if self._source == self._scores:
+            return lambda x: x
+        if not self._tail:
+            return lambda x: np.zeros(self._values[self._scores].shape)
+        tail = self._evaluator()
+        border = {name: _double(self._values[name]) for name in self._border}
+        return lambda x: np.asarray(tail.run(None, {**border, self._source: x})[0])
+
+    def _computes(self, scores: Scores, x: NDArray[np.float64]) -> bool:
+        """Whether the evaluator computes what onnxruntime does; it has gaps and other readings."""
+        if not self._tail:
+            return True
+        given = {name: self._values[name] for name in self._border}
+        given[self._source] = x.astype(self._values[self._source].dtype)
+        expected = self._run([self._scores], given)[self._scores]
+        try:
+            found = scores(x)
+        except Exception:  # noqa: BLE001 - it raises whatever comes
+            return False
+        scale = float(np.abs(expected).max(initial=0))
+        return found.shape == expected.shape and bool(
+            np.abs(found - expected).max(initial=0) <= ALIKE * scale
+        )
+
+    def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the file gives for a value of the layer, and of what else its remainder reads."""
+        given = {name: self._values[name] for name in self._border}
+        given[self._source] = x.astype(self._values[self._source].dtype)
+        if not self._tail:
+            given.setdefault(self._scores, self._values[self._scores])
+        given[self._weights] = mix.astype(self._values[self._scores].dtype)
+        return self._run([self._output], given)[self._output].astype(np.float64)
+
+    def _run(
+        self, names: Sequence[str], given: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """Values of tensors, computed by onnxruntime from the values of others."""
+        asked = [name for name in dict.fromkeys(names) if name not in given]
+        key = tuple(asked), tuple(given)
+        if key not in self._sessions:
+            part = part_of(self._model, asked, kinds(given))
+            self._sessions[key] = session(part.SerializeToString())
+        opened = self._sessions[key]
+        feeds = {value.name: given[value.name] for value in opened.get_inputs()}
+        try:
+            found = opened.run(asked, feeds)
+        except Exception as exc:
+            raise ExportError(f"onnxruntime cannot run the file with gradients: {exc}") from exc
+        return {
+            **{k: given[k] for k in names if k in given},
+            **dict(zip(asked, found, strict=True)),
+        }
+
+    def _evaluator(self) -> Any:
+        """What comes after the layer, in float64."""
+        read = {name for node in self._tail for name in reads(node)}
+        graph = helper.make_graph(
+            [_in_double(node) for node in self._tail],
+            "tail",
+            [onnx.ValueInfoProto(name=name) for name in (self._source, *self._border)],
+            [onnx.ValueInfoProto(name=self._scores)],
+            [_tensor(item) for item in self._model.graph.initializer if item.name in read],
+        )
+        return evaluator(
+            helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
+        )
+
+    def _laid_out(self, direction: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A direction in the layer's layout."""
+        if not self._leaves:
+            return direction
+        read = {name for node in self._leaves for name in reads(node)}
+        graph = helper.make_graph(
+            [_in_double(node) for node in self._leaves],
+            "leaves",
+            [onnx.ValueInfoProto(name=self._source)],
+            [onnx.ValueInfoProto(name=self._leaves[-1].output[0])],
+            [item for item in self._model.graph.initializer if item.name in read],
+        )
+        model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
+        (shown,) = evaluator(model).run(None, {self._source: direction})
+        return np.asarray(shown, np.float64)
+
+
+def _change(
+    scores: Scores,
+    x: NDArray[np.float64],
+    direction: NDArray[np.float64],
+    size: float,
+) -> NDArray[np.float64] | None:
+    """How fast the scores change along a direction; `None` where float64 cannot tell.
+
+    The step grows until it shows in the scores' digits: activations may be tiny beside what is
+    added to them later. Where it has come to be of their size, a smaller one must agree.
+
+    Args:
+        size: of the activation.
+    """
+
+    def slope(step: float) -> tuple[NDArray[np.float64], bool]:
+        ahead, behind = scores(x + step * direction), scores(x - step * direction)
+        shows = np.abs(ahead - behind).max() >= SHOWS * np.abs(ahead).max()
+        return (ahead - behind) / (2 * step), bool(shows)
+
+    step = STEP * size
+    for _ in range(GROWTHS):
+        found, shows = slope(step)
+        if shows:
+            break
+        step *= 100
+    if step < LARGE * size or not np.any(found):
+        return found
+    other, _ = slope(step / 3)
+    return found if np.abs(found - other).max() < 1e-5 * np.abs(found).max() else None
+
+
+def _between(nodes: Sequence[onnx.NodeProto], source: str, scores: str) -> list[onnx.NodeProto]:
+    """The nodes that depend on `source` and lead to `scores`, in order."""
+    behind, needed = set[int](), {scores}
+    for place, node in reversed(list(enumerate(nodes))):
+        if needed.intersection(node.output):
+            needed.update(reads(node))
+            behind.add(place)
+    reached, tail = {source}, []
+    for place, node in enumerate(nodes):
+        if place in behind and reached.intersection(reads(node)):
+            reached.update(node.output)
+            tail.append(node)
+    return tail
+
+
+_SINGLE = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def _tensor(item: onnx.TensorProto) -> onnx.TensorProto:
+    if item.data_type not in _SINGLE:
+        return item
+    return numpy_helper.from_array(numpy_helper.to_array(item).astype(np.float64), item.name)
+
+
+def _double(value: NDArray[Any]) -> NDArray[Any]:
+    return value.astype(np.float64) if value.dtype.kind == "f" else value
+
+
+def _in_double(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node that makes float64 of what was to be narrower."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for attribute in copy.attribute:
+        if attribute.name in ("to", "dtype") and attribute.i in _SINGLE:
+            attribute.i = TensorProto.DOUBLE
+        elif attribute.name == "value" and attribute.t.data_type in _SINGLE:
+            attribute.t.CopyFrom(_tensor(attribute.t))
+    return copy

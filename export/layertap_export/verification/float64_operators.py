@@ -1,0 +1,271 @@
+"""Computing a graph in float64, with the `onnx` package's reference evaluator.
+
+Some of its operators compute in float32 whatever they are given, or have another formula than the
+standard and onnxruntime: these are put in their places here, and Conv, which is faster so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from layertap_export.graph.shapes.windows import Window
+
+Array = NDArray[Any]
+
+
+def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
+    """An evaluator that computes in the precision of what it is given."""
+    return ReferenceEvaluator(model, new_ops=list(OPERATORS))
+
+
+def _window(kernel: Sequence[int], **attributes: Any) -> Window:
+    """A window from the arguments that the evaluator hands over, many of them `None`."""
+    given = {name: value for name, value in attributes.items() if value is not None}
+    if isinstance(given.get("auto_pad"), str):
+        given["auto_pad"] = given["auto_pad"].encode()
+    return Window.of(given, kernel)
+
+
+def _cells(window: Window, counts: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Of a padded tensor what stands at one cell of all windows, for each cell of the kernel."""
+    for place in product(*map(range, window.kernel)):
+        cells = (
+            slice(at * dilation, at * dilation + (count - 1) * stride + 1, stride)
+            for at, dilation, count, stride in zip(
+                place, window.dilations, counts, window.strides, strict=True
+            )
+        )
+        yield (slice(None), slice(None), *cells)
+
+
+class Conv(OpRun):
+    """The sum over the kernel's cells of a product of matrices each."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: Any = None,
+        dilations: Any = None,
+        group: Any = None,
+        kernel_shape: Any = None,
+        pads: Any = None,
+        strides: Any = None,
+    ) -> tuple[Array]:
+        window = _window(
+            w.shape[2:], auto_pad=auto_pad, dilations=dilations, pads=pads, strides=strides
+        ).fixed(x.shape[2:])
+        assert window is not None  # sizes are numbers here
+        around = [(0, 0), (0, 0), *zip(window.begins, window.ends, strict=True)]
+        padded = np.pad(x, around)
+        counts = [int(size) for size in window.outputs(x.shape[2:]) if isinstance(size, int)]
+        groups = group or 1
+        y = np.zeros((len(x), len(w), *counts), x.dtype)
+        parts = zip(
+            np.split(padded, groups, 1), np.split(w, groups, 0), np.split(y, groups, 1), strict=True
+        )
+        for image, kernel, result in parts:
+            weights = kernel.reshape(*kernel.shape[:2], -1)
+            for index, cells in enumerate(_cells(window, counts)):
+                taken = np.tensordot(weights[:, :, index], image[cells], (1, 1))
+                result += np.moveaxis(taken, 0, 1)
+        return (y if b is None else y + b.reshape(-1, *[1] * (x.ndim - 2)),)
+
+
+class ConvTranspose(OpRun):
+    """What Conv takes from a cell, given to it."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        w: Array,
+        b: Array | None = None,
+        auto_pad: Any = None,
+        dilations: Any = None,
+        group: Any = None,
+        kernel_shape: Any = None,
+        output_padding: Any = None,
+        output_shape: Any = None,
+        pads: Any = None,
+        strides: Any = None,
+    ) -> tuple[Array]:
+        window = _window(
+            w.shape[2:],
+            auto_pad=auto_pad,
+            dilations=dilations,
+            pads=pads,
+            strides=strides,
+            output_shape=output_shape,
+        )
+        sizes = [int(size) for size in window.spread(x.shape[2:], output_padding)]  # type: ignore[arg-type]
+        padded = window.fixed_spread(x.shape[2:], output_padding)
+        assert padded is not None  # sizes are numbers here
+        counts, groups = x.shape[2:], group or 1
+        full = [
+            max((count - 1) * stride + extent, begin + size)
+            for count, stride, extent, begin, size in zip(
+                counts, window.strides, window.extents, padded.begins, sizes, strict=True
+            )
+        ]
+        y = np.zeros((len(x), w.shape[1] * groups, *full), x.dtype)
+        parts = zip(
+            np.split(x, groups, 1), np.split(w, groups, 0), np.split(y, groups, 1), strict=True
+        )
+        for image, kernel, result in parts:
+            weights = kernel.reshape(*kernel.shape[:2], -1)
+            for index, cells in enumerate(_cells(window, counts)):
+                given = np.tensordot(weights[:, :, index], image, (0, 1))
+                result[cells] += np.moveaxis(given, 0, 1)
+        for axis, (begin, size) in enumerate(zip(padded.begins, sizes, strict=True), start=2):
+            y = np.take(y, range(begin, begin + size), axis)
+        return (y if b is None else y + b.reshape(-1, *[1] * (x.ndim - 2)),)
+
+
+class Erf(OpRun):
+    """The error function."""
+
+    op_domain = ""
+
+    def _run(self, x: Array) -> tuple[Array]:
+        return (np.asarray(np.vectorize(math.erf, otypes=[np.float64])(x)).astype(x.dtype),)
+
+
+class Gelu(OpRun):
+    """x times the normal distribution, or its approximation by tanh."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, approximate: Any = None) -> tuple[Array]:
+        if approximate == "tanh":
+            return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+        erf = np.vectorize(math.erf, otypes=[np.float64])
+        return ((0.5 * x * (1 + erf(x / math.sqrt(2)))).astype(x.dtype),)
+
+
+class Pad(OpRun):
+    """Padding, and cropping by negative pads."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, pads: Array, value: Any = None, axes: Any = None, mode: Any = None
+    ) -> tuple[Array]:
+        chosen = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
+        around = [(0, 0)] * x.ndim
+        kept = [slice(None)] * x.ndim
+        for index, axis in enumerate(chosen):
+            before, after = int(pads[index]), int(pads[index + len(chosen)])
+            around[axis] = max(before, 0), max(after, 0)
+            kept[axis] = slice(max(-before, 0), min(after, 0) or None)
+        if mode in (None, "constant"):
+            fill = 0 if value is None else np.ravel(value)[0]
+            return (np.pad(x, around, constant_values=fill)[tuple(kept)],)
+        return (np.pad(x, around, mode=mode)[tuple(kept)],)
+
+
+def _normalised(x: Array, axes: Sequence[int], epsilon: float) -> Array:
+    centred = x - x.mean(tuple(axes), keepdims=True)
+    variance = np.square(centred).mean(tuple(axes), keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + epsilon))
+
+
+class GroupNormalization(OpRun):
+    """Scale and bias have one number per channel, or per group before opset 21."""
+
+    op_domain = ""
+
+    def _run(
+        self,
+        x: Array,
+        scale: Array,
+        bias: Array,
+        epsilon: Any = None,
+        num_groups: Any = None,
+        stash_type: Any = None,
+    ) -> tuple[Array]:
+        apart = x.reshape(len(x), num_groups, -1)
+        n = _normalised(apart, [2], 1e-5 if epsilon is None else epsilon).reshape(x.shape)
+        repeats = x.shape[1] // len(scale)
+        shape = (-1, *[1] * (x.ndim - 2))
+        return (
+            n * np.repeat(scale, repeats).reshape(shape) + np.repeat(bias, repeats).reshape(shape),
+        )
+
+
+class MeanVarianceNormalization(OpRun):
+    """x less its mean, divided by its standard deviation and 1e-9."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axes: Any = None) -> tuple[Array]:
+        over = tuple(axes or (0, 2, 3))
+        centred = x - x.mean(over, keepdims=True)
+        return (centred / (np.sqrt(np.square(centred).mean(over, keepdims=True)) + 1e-9),)
+
+
+class LpNormalization(OpRun):
+    """x divided by the sum of its absolute values, or by its length."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, axis: Any = None, p: Any = None) -> tuple[Array]:
+        power = p or 2
+        total = (np.abs(x) ** power).sum(-1 if axis is None else axis, keepdims=True)
+        return (x / total ** (1 / power),)
+
+
+class LRN(OpRun):
+    """Channels divided by what the channels around them hold."""
+
+    op_domain = ""
+
+    def _run(
+        self, x: Array, alpha: Any = None, beta: Any = None, bias: Any = None, size: Any = None
+    ) -> tuple[Array]:
+        lower, upper = (size - 1) // 2, size - 1 - (size - 1) // 2
+        square = np.square(x)
+        near = np.stack(
+            [square[:, max(c - lower, 0) : c + upper + 1].sum(1) for c in range(x.shape[1])],
+            axis=1,
+        )
+        below = (1.0 if bias is None else bias) + (1e-4 if alpha is None else alpha) / size * near
+        return (x * below ** -(0.75 if beta is None else beta),)
+
+
+class GlobalLpPool(OpRun):
+    """(sum of |x|^p)^(1/p) over all spatial axes."""
+
+    op_domain = ""
+
+    def _run(self, x: Array, p: Any = None) -> tuple[Array]:
+        axes = tuple(range(2, x.ndim))
+        return ((np.abs(x) ** (p or 2)).sum(axes, keepdims=True) ** (1 / (p or 2)),)
+
+
+OPERATORS = (
+    Conv,
+    ConvTranspose,
+    Erf,
+    Gelu,
+    Pad,
+    GroupNormalization,
+    MeanVarianceNormalization,
+    LpNormalization,
+    LRN,
+    GlobalLpPool,
+)
+"""What is put in the place of the reference evaluator's own."""

@@ -1,0 +1,48 @@
+"""What a golden sample keeps of a tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.compare.golden import indices
+from layertap.format.card import GoldenLayer
+
+VALUES = 5
+"""Values per layer."""
+
+STABLE = 5e-5
+"""How much of their scale values may change with an input that is rounded otherwise."""
+
+
+def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
+    """What the card keeps of a tensor; six digits, so that equal exports are equal bytes.
+
+    Args:
+        least: its scale is no less than this, see `scales`.
+    """
+    flat = value.astype(np.float64).ravel()
+    return GoldenLayer(
+        shape=value.shape,
+        norm=digits(float(np.linalg.norm(flat)), 6),
+        scale=digits(float(np.abs(flat).max(initial=least)), 6),
+        values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES)),
+    )
+
+
+def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether a golden sample could not tell two tensors apart."""
+    one, other = (x.astype(np.float64).ravel() for x in (value, expected))
+    scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
+    at = indices(other.size, VALUES)
+    return bool(
+        np.abs(one[at] - other[at]).max(initial=0) <= STABLE * scale
+        and abs(np.linalg.norm(one) - norm) <= STABLE * norm
+    )
+
+
+def digits(value: float, count: int) -> float:
+    """A number rounded to some significant digits."""
+    return float(f"{value:.{count}g}")

@@ -1,0 +1,252 @@
+"""Comparing the gradients in a file with TensorFlow's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from layertap.format.card import Card, GoldenLayer
+from layertap.format.layer import ITEM_BYTES
+from layertap_export.convert.dtypes import as_in_file, element_type
+from layertap_export.errors import ExportError
+from layertap_export.graph.graph import reads
+from layertap_export.keras_model.signatures import Signature
+
+from .against_tape import Tape
+from .finite_differences import compare
+from .golden_values import golden_layer, steady
+from .kinks import neighbours
+from .running import broadcasts, kinds, part_of, session
+
+KINKS = 0.05
+"""How much of a gradient's length two forward passes may make, by kinks that they decide otherwise.
+Measured: up to 0.01, in the middle of DenseNet121."""
+
+COMPARED = ("Max", "Min", "ReduceMax", "ReduceMin", "GlobalMaxPool")
+"""Operators whose rules look for the operand that equals the result. It would not, to the last
+digit, if the result came from Keras, and the operand from onnxruntime."""
+
+SECONDS = 60.0
+"""How long gradients are compared with central differences, where TensorFlow cannot tell them."""
+
+Pair = tuple[str, NDArray[Any], NDArray[Any]]
+"""The name of a graph output, what it gives, and what is expected of it."""
+
+
+class GradientCheck:
+    """The gradients of a file beside TensorFlow's, batch after batch."""
+
+    def __init__(
+        self, file: onnx.ModelProto, card: Card, model: Any, *, complete: bool = True
+    ) -> None:
+        """
+        Args:
+            file: the file's contents.
+            card: its card.
+            model: the Keras model that it was made from.
+            complete: whether it exposes all layers that can be.
+        """
+        assert card.gradients is not None
+        self._file, self._card, self._model = file, card, model
+        self._complete = complete
+        self._gradients = card.gradients
+        self._names = list(card.gradients.tensors.values())
+        self._layers = _tensors(file, card)
+        known = {str(layer.tensor): (layer.dtype, len(layer.shape)) for layer in card.layers}
+        self._kinds = {
+            source: _kind(*known[layer.tensor]) for source, layer in self._layers.items()
+        }
+        self.measured = card.gradients
+        """What the card says of the gradients; after the first batch with what that told."""
+        self.golden: dict[str, GoldenLayer] = {}
+        """Of the first batch, for the default weights, but for those that a machine which rounds
+        otherwise would find to differ, because a kink is near."""
+        self._started = False
+        self._told: bool | None = None
+        """Whether TensorFlow can tell the gradients, once that is known."""
+
+    def pairs(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Pair]:
+        """The file's gradients on one batch, and TensorFlow's, for several sets of weights.
+
+        Two forward passes in float32 do not decide all kinks alike (see `gradients.kinks`), so the
+        backward half is fed with the activations of Keras: where it goes by the same, it must give
+        the same. Beside that the file as a whole is run, and must agree but for kinks.
+
+        Where layers are missing for that, or TensorFlow cannot tell (the logits, because the model
+        does more with its probabilities; a layer that runs once for every step; an operation that
+        it has no gradient of), slopes are compared with central differences, on the first batch.
+        """
+        feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
+        tape = self._tape(arrays)
+        first, self._started = not self._started, True
+        if first:
+            self._take_note(tape, feeds)
+        known: Collection[str] = ()
+        if tape is not None and self._complete:
+            known = tape.knows
+            yield from self._beside(tape, feeds)
+        others = {k: v for k, v in self._gradients.tensors.items() if k not in known}
+        if first and others:
+            tensors = {layer.name: str(layer.tensor) for layer in self._card.layers}
+            tensors = {info.name: info.name for info in self._card.inputs} | tensors
+            rest = replace(self._gradients, tensors=others)
+            found = compare(self._file, rest, tensors, feeds, SECONDS)
+            for name, slopes in found.items():
+                yield others[name], slopes.ours, slopes.expected
+
+    def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
+        """A run of the model, if TensorFlow can tell its scores, and their gradients."""
+        if isinstance(self._model, Signature):
+            return None
+        tape = Tape(self._model, self._card, arrays)
+        self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
+        if self._told is None:
+            self._told = tape.knows_scores and tape.default_gradients is not None
+        return tape if self._told else None
+
+    def _beside(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
+        """The largest difference over all sets of weights, beside the largest value over all: for
+        some the gradient is nothing but roundings, as that of the sum of all probabilities."""
+        backward = self._from_activations(tape, feeds)
+        worst: dict[str, NDArray[Any]] = {}
+        largest: dict[str, NDArray[Any]] = {}
+        for weights in tape.weights():
+            actual = self._run(self._backward, backward, weights)
+            whole = self._run(self._whole, feeds, weights)
+            for name, want in tape.gradients(weights).items():
+                value = actual[name] if _is_near(whole[name], want) else whole[name]
+                if value.shape != want.shape:
+                    yield name, value, want
+                    return
+                delta, scale = np.abs(value - want).max(initial=0), np.abs(want).max(initial=0)
+                worst[name] = np.maximum(worst.get(name, delta), delta)
+                largest[name] = np.maximum(largest.get(name, scale), scale)
+        for name, scale in largest.items():
+            yield (
+                name,
+                np.array([scale, worst[name]], scale.dtype),
+                np.array([scale, 0], scale.dtype),
+            )
+
+    def _take_note(self, tape: Tape | None, feeds: Mapping[str, NDArray[Any]]) -> None:
+        """Of what the first batch tells: golden values, and whether rows of weights broadcast."""
+        weights = self._default()
+        expected = self._run(self._whole, feeds, weights)
+        if tape is not None:
+            expected |= tape.default_gradients or {}
+        for near in neighbours(feeds, 4):
+            for name, value in self._run(self._whole, near, weights).items():
+                if name in expected and not steady(value, expected[name]):
+                    del expected[name]
+        self.golden = {name: golden_layer(value) for name, value in sorted(expected.items())}
+        shape = tape.shape if tape is not None else self._shape(feeds)
+        rows = broadcasts(self._whole, self._gradients, feeds, shape, weights.dtype)
+        self.measured = replace(self._gradients, broadcasts=rows)
+
+    def _default(self) -> NDArray[Any]:
+        items = self._file.graph.initializer
+        return numpy_helper.to_array(next(x for x in items if x.name == self._gradients.weights))
+
+    def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
+        part = part_of(self._file, [self._gradients.output], kinds(feeds))
+        (scores,) = session(part.SerializeToString()).run(None, dict(feeds))
+        return tuple(scores.shape)
+
+    @cached_property
+    def _whole(self) -> Any:
+        """A session that gives all gradients from the model's inputs."""
+        return self._session({})
+
+    @cached_property
+    def _backward(self) -> Any:
+        """One that gives them from the activations of the layers, as far as it needs these."""
+        return self._session({source: self._kinds[source] for source in self._layers})
+
+    def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
+        entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
+        entries |= kinds({self._gradients.weights: self._default()})
+        part = part_of(self._file, self._names, {**given, **entries})
+        return session(part.SerializeToString())
+
+    def _from_activations(
+        self, tape: Tape, feeds: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """What the backward half reads of Keras's activations."""
+        wanted = {value.name for value in self._backward.get_inputs()}
+        return {
+            **feeds,
+            **{
+                source: layer.of(tape.activations[layer.name])
+                for source, layer in self._layers.items()
+                if source in wanted
+            },
+        }
+
+    def _run(
+        self, opened: Any, values: Mapping[str, NDArray[Any]], weights: NDArray[Any]
+    ) -> dict[str, NDArray[Any]]:
+        """All gradients, by name of the graph's output."""
+        given = {**values, self._gradients.weights: weights}
+        feeds = {x.name: np.ascontiguousarray(given[x.name]) for x in opened.get_inputs()}
+        try:
+            return dict(zip(self._names, opened.run(self._names, feeds), strict=True))
+        except Exception as exc:
+            raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
+
+
+def _kind(dtype: str, rank: int) -> tuple[int, int]:
+    return element_type(dtype), rank
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How a layer is shown by a tensor that the graph computes with."""
+
+    name: str
+    tensor: str
+    """The graph output."""
+    perms: tuple[Sequence[int], ...]
+    """The Transposes from that tensor to the layer."""
+
+    def of(self, activation: Any) -> NDArray[Any]:
+        """The tensor's value, from Keras's activation."""
+        value = as_in_file(activation.numpy())
+        for perm in reversed(self.perms):
+            value = np.transpose(value, np.argsort(perm))
+        return value
+
+
+def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
+    """The layers by the tensors that the graph computes with."""
+    nodes = file.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    read = {name for node in nodes for name in reads(node)}
+    found: dict[str, _Shown] = {}
+    for layer in card.layers:
+        perms: list[Sequence[int]] = []
+        tensor = str(layer.tensor)
+        while (node := makers.get(tensor)) is not None and tensor not in read:
+            if node.op_type not in ("Identity", "Transpose"):
+                break
+            if node.op_type == "Transpose":
+                perms.insert(0, list(node.attribute[0].ints))
+            tensor = node.input[0]
+        if node is not None and node.op_type not in COMPARED and layer.dtype in ITEM_BYTES:
+            found.setdefault(tensor, _Shown(layer.name, str(layer.tensor), tuple(perms)))
+    return found
+
+
+def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether a gradient is another one but for kinks; what has another shape is not."""
+    if value.shape != expected.shape:
+        return False
+    distance = np.linalg.norm((value.astype(np.float64) - expected).ravel())
+    length = np.linalg.norm(expected.astype(np.float64).ravel())
+    return bool(distance <= KINKS * length)

@@ -1,0 +1,47 @@
+"""A seeded input for a model that nothing but its file is known of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.compare.golden import feeds
+from layertap.format.card import Card, Golden, GoldenInput, TensorInfo
+from layertap_export.errors import ExportError
+
+from .sample_sizes import doublings, filled
+
+
+def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:
+    """A seeded input that the model can run: the golden one, if there is one."""
+    if card.golden is not None:
+        return card.golden, feeds(card.golden, card.inputs)
+    trouble: Exception | None = None
+    for doubling in doublings(card.inputs):
+        golden = Golden(seed=0, inputs=tuple(_golden_inputs(card.inputs, doubling)), layers={})
+        arrays = feeds(golden, card.inputs)
+        try:
+            results = ready.run(None, arrays)
+        except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no common class but this
+            trouble = exc
+            continue
+        if all(np.size(result) for result in results):
+            return golden, arrays
+    # A deep network may shrink small sizes to nothing.
+    why = "nothing is left of it at the end" if trouble is None else str(trouble)
+    raise ExportError(f"onnxruntime cannot run the model on a test batch: {why}") from trouble
+
+
+def _golden_inputs(inputs: Sequence[TensorInfo], doubling: int) -> Iterator[GoldenInput]:
+    """One sample of each input: from -1 to 1, or of whole numbers 0 and 1, which any table has."""
+    for info in inputs:
+        whole = info.dtype == "bool" or np.dtype(info.dtype).kind in "iu"
+        yield GoldenInput(
+            name=info.name,
+            shape=filled(info, 1, 0, doubling),
+            low=0.0 if whole else -1.0,
+            high=2.0 if whole and info.dtype != "bool" else 1.0,
+        )

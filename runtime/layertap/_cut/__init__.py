@@ -1,0 +1,1 @@
+"""A smaller graph: what computes some tensors of a file. The standard library alone."""

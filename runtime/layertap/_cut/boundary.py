@@ -1,0 +1,259 @@
+"""Running on from given layers: which tensors they are, and what is still missing beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Any, NamedTuple
+
+from layertap.errors import InputError, LayerNotFoundError, UsageError, suggest
+from layertap.format.graph import Graph
+from layertap.format.layer import Layer
+from layertap.format.select import only
+
+from .plan import CutPlan, Leaf, border, dependents, peel, view
+
+
+class Given(NamedTuple):
+    """What was given to run on from, sorted out."""
+
+    inputs: dict[str, Any]
+    """Values by name of a model input."""
+    layers: dict[str, tuple[Layer, Any]]
+    """Layers and their values, by tensor."""
+
+
+def sort_out(
+    graph: Graph, layers: Sequence[Layer], given: Mapping[str | int | Layer, Any]
+) -> Given:
+    """Tell layers from inputs.
+
+    Raises:
+        LayerNotFoundError: a name that is neither.
+        UsageError: nothing is given, or no dict.
+    """
+    if not isinstance(given, Mapping) or not given:
+        what = "nothing" if isinstance(given, Mapping) else f"a {type(given).__name__}"
+        raise UsageError(f'{what} was given to run on from. Give a dict: {{"layer": activations}}.')
+    sorted_out = Given({}, {})
+    for key, value in given.items():
+        if isinstance(key, str) and (key in graph.inputs or key in graph.optional):
+            sorted_out.inputs[key] = value
+            continue
+        try:
+            layer = only(layers, key)
+        except LayerNotFoundError as exc:
+            only_inputs = list(graph.inputs.keys() - {layer.name for layer in layers})
+            near = suggest(key, only_inputs) if isinstance(key, str) else ""
+            if not near:
+                raise
+            raise LayerNotFoundError(f"no layer or input is called {key!r}.{near}") from exc
+        tensor = str(layer.tensor)
+        if tensor in graph.inputs:
+            sorted_out.inputs[tensor] = value
+        else:
+            sorted_out.layers[tensor] = layer, value
+    return sorted_out
+
+
+def check_apart(plan: CutPlan, names: Mapping[str, str], inputs: Iterable[str]) -> None:
+    """Refuse two layers that are one tensor in the file, as a Dropout and what it hands on.
+
+    Args:
+        names: what to call the given tensors.
+        inputs: the model's inputs that were given beside them.
+
+    Raises:
+        UsageError: there are two.
+    """
+    seen = {name: name for name in inputs}
+    for tensor, leaf in plan.given.items():
+        other = seen.setdefault(leaf.source, names[tensor])
+        if other != names[tensor]:
+            raise _one_tensor(other, names[tensor])
+
+
+def _one_tensor(one: str, other: str) -> UsageError:
+    return UsageError(
+        f"{one!r} and {other!r} are one and the same tensor in this file: one hands on what the "
+        "other gives. Give one of them."
+    )
+
+
+def check_batch(
+    layers: Iterable[Layer],
+    feeds: Mapping[str, Any],
+    plan: CutPlan,
+    graph: Graph,
+    batch: str | None,
+) -> None:
+    """Refuse values that do not belong together: of different numbers of samples.
+
+    Args:
+        batch: the free size that stands for the batch among the model's inputs.
+
+    Raises:
+        InputError: they do not agree.
+    """
+    sizes = {
+        name: len(feeds[name])
+        for name in plan.needs
+        if batch is not None and (graph.inputs[name].dims or (None,))[0] == batch
+    }
+    for layer in layers:
+        perms = plan.given[str(layer.tensor)].perms
+        shape = view(feeds[plan.given[str(layer.tensor)].source], perms).shape
+        if layer.shape[:1] == (None,) and layer.per_sample is not False:
+            sizes[layer.name] = shape[0]
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        raise InputError(f"what is given does not agree on the size of the batch: {listing}.")
+
+
+def check_separates(
+    graph: Graph,
+    layers: Sequence[Layer],
+    plan: CutPlan,
+    names: Mapping[str, str],
+    inputs: Iterable[str],
+) -> None:
+    """Refuse a plan that goes back to inputs that were not given.
+
+    Args:
+        layers: those of the model, of which the message names the ones to add.
+        names: what to call the given tensors.
+        inputs: the model's inputs that were given.
+
+    Raises:
+        InputError: naming what is missing.
+    """
+    given_inputs = set(inputs)
+    missing = [name for name in plan.needs if name not in given_inputs]
+    if not missing:
+        return
+    given = ", ".join(repr(name) for name in (*names.values(), *given_inputs))
+    if not plan.starts:
+        raise InputError(
+            f"what was asked for does not depend on {given}, but on input "
+            f"{' and '.join(map(repr, missing))}. Give that, or layers that lead to what was asked."
+        )
+    wanted = _nearest(graph, layers, plan, missing)
+    what = ", ".join(wanted[:3]) + (f" and {len(wanted) - 3} more" if len(wanted) > 3 else "")
+    several = len(wanted) > 1
+    raise InputError(
+        f"what was asked for cannot be computed from {given} alone: {what} "
+        f"{'are' if several else 'is'} missing. Give {'them' if several else 'it'} as well."
+    )
+
+
+def _nearest(
+    graph: Graph, layers: Sequence[Layer], plan: CutPlan, missing: Sequence[str]
+) -> list[str]:
+    """The last layers on the ways from the missing inputs to where the given tensors come in."""
+    starts = {leaf.source for leaf in plan.given.values()}
+    reached = dependents(graph, missing)
+    makers = {name: at for at in plan.nodes for name in graph.nodes[at].writes}
+    layer_of = _by_source(graph, layers)
+    found: dict[str, None] = {}
+    seen: set[str] = set()
+    open_ends = sorted(border(graph, plan, starts), reverse=True)
+    while open_ends:
+        name = open_ends.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name in missing:
+            found[f"input {name!r}"] = None
+        elif makers.get(name) in reached:
+            if name in layer_of:
+                found[repr(layer_of[name])] = None
+            else:
+                open_ends.extend(graph.nodes[makers[name]].reads)
+    return list(found) or [f"input {name!r}" for name in missing]
+
+
+def _by_source(graph: Graph, layers: Sequence[Layer]) -> dict[str, str]:
+    """Names of layers by the tensor that they are made from; of several, the first."""
+    known = {name for node in graph.nodes for name in node.writes}
+    names = {str(layer.tensor): layer.name for layer in reversed(layers) if layer.tensor in known}
+    leaves = peel(graph, names)
+    return {leaf.source: names[tensor] for tensor, leaf in leaves.items()}
+
+
+# --- Edits --------------------------------------------------------------------------------------
+
+
+class Edit(NamedTuple):
+    """A change to make to a layer or an input."""
+
+    name: str
+    source: str
+    """The tensor that is computed, of which the layer is a view."""
+    leaf: Leaf
+    function: Callable[[Any], Any]
+
+
+def edits(graph: Graph, changes: Given) -> dict[str, Edit]:
+    """The changes, by the source that each replaces.
+
+    Raises:
+        KeyError: a tensor that the graph has not.
+        UsageError: two of them are one tensor, or something is no function.
+    """
+    functions = {
+        **{name: (name, function) for name, function in changes.inputs.items()},
+        **{t: (layer.name, function) for t, (layer, function) in changes.layers.items()},
+    }
+    leaves = peel(graph, functions)
+    found: dict[str, Edit] = {}
+    for tensor, (name, function) in functions.items():
+        if not callable(function):
+            raise UsageError(
+                f"the change of {name!r} is a {type(function).__name__}, not a function. To give "
+                "an activation, use `resume`."
+            )
+        edit = Edit(name, leaves[tensor].source, leaves[tensor], function)
+        if edit.source in found:
+            raise _one_tensor(found[edit.source].name, name)
+        found[edit.source] = edit
+    return found
+
+
+def check_edits(graph: Graph, edits: Mapping[str, Edit], plan: CutPlan) -> None:
+    """Refuse changes on which nothing that is asked for depends.
+
+    Args:
+        plan: of all that is asked for.
+
+    Raises:
+        UsageError: there is such a change.
+    """
+    read = {name for at in plan.nodes for name in graph.nodes[at].reads}
+    read |= plan.outputs.keys() | {*plan.fed} | {extra.reads for extra in plan.appended}
+    for source, edit in edits.items():
+        if source not in read:
+            raise UsageError(
+                f"nothing that was asked for depends on {edit.name!r}: the change would change "
+                "nothing."
+            )
+
+
+def first(graph: Graph, sources: Iterable[str]) -> set[str]:
+    """Those of `sources` that depend on none of the others."""
+    later = dependents(graph, sources)
+    made = {name for at in later for name in graph.nodes[at].writes}
+    return {name for name in sources if name not in made} or set(sources)
+
+
+def beside(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
+    """What goes past `tensors`, and is needed with them for the rest of a plan.
+
+    Constants are not among it: to compute them again costs less than to hand them on.
+    """
+    moving = {name for at in dependents(graph, graph.inputs) for name in graph.nodes[at].writes}
+    return sources(graph, border(graph, plan, tensors) & (moving | graph.inputs.keys()))
+
+
+def sources(graph: Graph, tensors: Iterable[str]) -> set[str]:
+    """What `tensors` are made from by nothing but Transposes and Identities."""
+    return {leaf.source for leaf in peel(graph, tensors).values()}

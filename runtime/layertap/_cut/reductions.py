@@ -1,0 +1,226 @@
+"""Reductions that are computed in the graph, so that only the small result leaves the session.
+
+Each is a few nodes at the end of the cut. Operators are written as the file's own operator set has
+them: axes are an attribute of ReduceMean and ReduceMax before opset 18, and an input from there on;
+the number of channels is an attribute of TopK before opset 10.
+See https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from layertap.errors import UsageError, suggest
+from layertap.format.graph import ELEMENT_TYPES, TensorType
+from layertap.format.layer import Layer
+from layertap.format.text import shape_text
+from layertap.format.wire import encode
+
+from .plan import Appended, Leaf, Perm
+
+if TYPE_CHECKING:
+    pass
+
+
+NAMES = ("mean", "max", "mean_l2", "flatten", "top5")
+"""The reductions; `top5` stands for any number of channels."""
+
+DTYPES = ("float16", "float32", "float64")
+"""What values may be cast to."""
+
+
+def check_name(how: object) -> str:
+    """The name of a reduction, if there is such a one.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if isinstance(how, str) and (how in NAMES or re.fullmatch(r"top[1-9]\d*", how)):
+        return how
+    raise UsageError(
+        f"there is no reduction {how!r}.{suggest(how, NAMES) if isinstance(how, str) else ''} "
+        f"Give one of {', '.join(map(repr, NAMES))} (or another number), or None for the whole "
+        "activation."
+    )
+
+
+def check_dtype(dtype: object) -> str:
+    """The name of a dtype to cast to: of a string, a numpy dtype or a numpy scalar class.
+
+    Raises:
+        UsageError: nothing can be cast to it here.
+    """
+    name = str(getattr(dtype, "__name__", dtype))
+    if name not in DTYPES:
+        raise UsageError(
+            f"dtype={name!r}: values can be had as {', '.join(DTYPES)}.{suggest(name, DTYPES)}"
+        )
+    return name
+
+
+def append(
+    layer: Layer,
+    leaf: Leaf,
+    how: str | None,
+    dtype: str | None,
+    opset: int,
+    channels_last: bool,
+) -> Appended | None:
+    """The nodes that reduce a layer's activation and cast the result.
+
+    Args:
+        leaf: how the layer's tensor is made from the source that the cut computes.
+        how: the reduction, or `None` for the whole activation.
+        dtype: what floating-point results are cast to; `None` leaves them as they are.
+        opset: of the file's standard operators.
+        channels_last: whether a layer's channels are its last axis, or the one after the batch.
+
+    Returns:
+        `None` where there is nothing to do. The result is the first output; `top5` has a second,
+        the indices.
+
+    Raises:
+        UsageError: the layer has not the axes that the reduction needs.
+    """
+    kind = layer.dtype
+    if how is None:
+        if not _differs(kind, dtype):
+            return None
+        nodes = _Nodes(f"{dtype}:{leaf.source}", leaf.source, opset)
+        return nodes.cast(str(dtype)).finish(str(dtype), leaf.perms)
+
+    source, axes = leaf.source, _axes(layer, leaf, how, channels_last)
+    if how == "flatten" or axes is None:  # values are wanted in the order of the layer's own axes
+        source, axes = str(layer.tensor), list(range(1, len(layer.shape)))
+        if how != "flatten":
+            axes.pop(-1 if channels_last else 0)
+    nodes = _Nodes(f"{how}:{dtype or ''}:{source}", source, opset)
+    if how == "flatten":
+        nodes.add("Flatten", axis=1)
+    elif how == "max":
+        nodes.reduce("ReduceMax", axes)
+    else:
+        if "float" not in kind:
+            kind = "float32"
+            nodes.cast(kind)
+        nodes.reduce("ReduceMean", axes)
+        if how == "mean_l2":
+            nodes.add("LpNormalization", axis=-1, p=2)
+        elif how.startswith("top"):
+            nodes.top(int(how[3:]))
+    if _differs(kind, dtype):
+        kind = str(dtype)
+        nodes.cast(kind)
+    return nodes.finish(kind)
+
+
+def _differs(kind: str, dtype: str | None) -> bool:
+    """Whether values of `kind` are to be cast; whole numbers stay what they are."""
+    return dtype is not None and kind != dtype and (not kind or "float" in kind)
+
+
+def _axes(layer: Layer, leaf: Leaf, how: str, channels_last: bool) -> list[int] | None:
+    """The source's axes but batch and channels; `None` where these two come in another order."""
+    rank = len(layer.shape)
+    if not layer.dtype:
+        raise UsageError(
+            f"the file does not state the shape of {layer.name!r}, which {how!r} needs to know."
+        )
+    if rank < 2 and how != "flatten":
+        raise UsageError(
+            f"{layer.name!r} has the shape {shape_text(layer.shape)}, without an axis of "
+            f"channels, which {how!r} needs."
+        )
+    if rank < 1:
+        raise UsageError(f"{layer.name!r} is one number, and cannot be flattened.")
+    order = list(range(rank))
+    for perm in leaf.perms:
+        turned = tuple(reversed(range(rank))) if perm is None else perm
+        if sorted(turned) != list(range(rank)):
+            return None
+        order = [order[axis] for axis in turned]
+    batch = order.pop(0)
+    channel = order.pop(-1 if channels_last else 0) if order else batch
+    if how.startswith("top"):
+        known = layer.shape[-1 if channels_last else 1]
+        if known is not None and int(how[3:]) > known:
+            raise UsageError(f"{layer.name!r} has {known} channels, too few for {how!r}.")
+    return sorted(order) if batch <= channel else None
+
+
+class _Nodes:
+    """A chain of nodes, each of which reads what the one before it writes."""
+
+    def __init__(self, label: str, source: str, opset: int) -> None:
+        if opset < 1:
+            raise UsageError("the file uses no standard operators, so none can be added to it.")
+        self.label = f"layertap:{label}"
+        self._source = self._now = source
+        self._opset = opset
+        self._count = 0
+        self._fields: list[bytes] = []
+        self._indices: str | None = None
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"{self.label}/{self._count}"
+
+    def add(self, op_type: str, *reads: str, also: Sequence[str] = (), **values: Any) -> None:
+        """Append a node; `values` are its attributes."""
+        made = self._name()
+        node = b"".join(encode(1, name) for name in (self._now, *reads))
+        node += b"".join(encode(2, name) for name in (made, *also)) + encode(4, op_type)
+        node += b"".join(encode(5, _attribute(name, value)) for name, value in values.items())
+        self._fields.append(encode(1, node))
+        self._now = made
+
+    def cast(self, dtype: str) -> _Nodes:
+        """Append a cast."""
+        self.add("Cast", to=ELEMENT_TYPES.index(dtype))
+        return self
+
+    def reduce(self, op_type: str, axes: Sequence[int]) -> None:
+        """Append a reduction of `axes`."""
+        if not axes:
+            return  # given none, these operators reduce all axes
+        if self._opset < 18:
+            self.add(op_type, axes=axes, keepdims=0)
+        else:
+            self.add(op_type, self._constant(axes), keepdims=0)
+
+    def top(self, count: int) -> None:
+        """Append the choice of the largest values along the last axis, and of their indices."""
+        self._indices = f"{self.label}/channels"
+        if self._opset < 10:
+            self.add("TopK", also=[self._indices], axis=-1, k=count)
+        else:
+            self.add("TopK", self._constant([count]), also=[self._indices], axis=-1)
+
+    def _constant(self, values: Sequence[int]) -> str:
+        # A node and not an initialiser, which up to IR version 3 would have to be an input too.
+        name = self._name()
+        data = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
+        tensor = encode(1, len(values)) + encode(2, ELEMENT_TYPES.index("int64")) + encode(9, data)
+        value = encode(1, "value") + encode(5, tensor) + encode(20, _TENSOR)
+        self._fields.append(encode(1, encode(2, name) + encode(4, "Constant") + encode(5, value)))
+        return name
+
+    def finish(self, dtype: str, perms: tuple[Perm, ...] = ()) -> Appended:
+        """The chain, its end named by the label."""
+        end = encode(1, self._now) + encode(2, self.label) + encode(4, "Identity")
+        writes = {self.label: (TensorType(dtype), perms)}
+        if self._indices:
+            writes[self._indices] = TensorType("int64"), ()
+        return Appended(self._source, writes, b"".join([*self._fields, encode(1, end)]))
+
+
+_INT, _TENSOR, _INTS = 2, 4, 7
+"""`AttributeProto.AttributeType`."""
+
+
+def _attribute(name: str, value: int | Sequence[int]) -> bytes:
+    if isinstance(value, int):
+        return encode(1, name) + encode(3, value) + encode(20, _INT)
+    return encode(1, name) + b"".join(encode(8, one) for one in value) + encode(20, _INTS)

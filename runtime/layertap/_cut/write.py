@@ -1,0 +1,237 @@
+"""The bytes of a smaller model: what is kept is copied, and what is new is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TypeAlias
+
+from layertap.format.graph import (
+    External,
+    Graph,
+    Initializer,
+    Node,
+    TensorType,
+    read_type,
+    read_values,
+)
+from layertap.format.limits import REFERENCE_BYTES
+from layertap.format.wire import Buffer, Span, encode, fields, find, header, text
+
+from .nodes import entry_nodes, exit_nodes, identity_node, type_field
+from .plan import CutPlan, Leaf
+
+Placed: TypeAlias = "External | bytes"
+"""Where weights of another file are to be found: in a file, or here they are."""
+
+
+def write_cut(
+    buffer: Buffer,
+    graph: Graph,
+    plan: CutPlan,
+    place: Callable[[External], Placed] | None = None,
+    types: Mapping[str, TensorType] | None = None,
+    stay: Callable[[int, int], External | None] | None = None,
+) -> bytes:
+    """The bytes of the model that `plan` describes.
+
+    Args:
+        buffer: the file that `graph` is the index of.
+        place: says, for weights that are kept in another file, where they are from now on; without
+            it they stay where the file says.
+        types: of given tensors, by source, for where the file does not state them.
+        stay: gives a reference to weights that stand in `buffer` from one byte to another, if
+            there is one; without it they are copied.
+    """
+    # Memory views, so that weights are copied once: when the chunks are joined.
+    with memoryview(buffer) as view:
+        body = _computing(view, buffer, graph, plan, place, stay)
+        body += [identity_node(name, copy) for name, copy in plan.outputs.items() if name != copy]
+        body += _listed(buffer, graph, plan, plan.inputs)
+        body += _inputs(buffer, graph, plan, types or {})
+        body += _outputs(buffer, graph, plan)
+        return _joined(view, graph, body)
+
+
+def write_cut_file(
+    buffer: Buffer,
+    graph: Graph,
+    plan: CutPlan,
+    place: Callable[[External], Placed],
+    types: Mapping[str, bytes],
+    metadata: Mapping[str, str],
+) -> bytes:
+    """A model file of its own, whose inputs and outputs are the tensors themselves, unpeeled.
+
+    Args:
+        types: the `ValueInfoProto` of each given and each requested tensor.
+        metadata: what to write beside the graph.
+    """
+    entries = b"".join(entry_nodes(name, leaf) for name, leaf in plan.given.items())
+    sources = {leaf.source for leaf in plan.given.values()}
+    left_out = plan.given.keys() - sources
+    made = {name for at in plan.nodes for name in graph.nodes[at].writes}
+    made |= plan.given.keys() | sources | graph.inputs.keys()
+    exits = b"".join(
+        exit_nodes(name, leaf) for name, leaf in plan.leaves.items() if name not in made
+    )
+    with memoryview(buffer) as view:
+        body = _computing(view, buffer, graph, plan, place, None, entries, left_out)
+        body.append(exits)
+        body += _listed(buffer, graph, plan, plan.needs)
+        body += [encode(11, types[name]) for name in plan.given if name not in graph.inputs]
+        body += [encode(12, types[name]) for name in plan.leaves]
+        tail = [encode(14, encode(1, key) + encode(2, text)) for key, text in metadata.items()]
+        return _joined(view, graph, body, tail)
+
+
+def _computing(
+    view: memoryview,
+    buffer: Buffer,
+    graph: Graph,
+    plan: CutPlan,
+    place: Callable[[External], Placed] | None,
+    stay: Callable[[int, int], External | None] | None,
+    entries: bytes = b"",
+    left_out: AbstractSet[str] = frozenset(),
+) -> list[bytes | memoryview]:
+    """The fields of the graph that compute something.
+
+    Args:
+        entries: nodes that come first.
+        left_out: names of tensors whose nodes are left out.
+    """
+    taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
+    body: list[bytes | memoryview] = [view[slice(*span)] for span in graph.title]
+    body.append(entries)
+    for at in plan.nodes:
+        node = graph.nodes[at]
+        if not left_out.isdisjoint(node.writes):
+            continue
+        if taken.isdisjoint(node.writes):
+            body.append(view[slice(*node.span)])
+        else:
+            body.append(_renamed(buffer, node, taken))
+    body += [extra.nodes for extra in plan.appended]
+    for name in plan.initializers:
+        weights = graph.initializers[name]
+        raw = _raw_data(buffer, weights) if stay else None
+        if weights.external and place:
+            body += _placed(buffer, weights.span, place(weights.external))
+        elif raw and stay and (reference := stay(*raw)):
+            body += _placed(buffer, weights.span, reference)
+        else:
+            body.append(view[slice(*weights.span)])
+    return body
+
+
+def _listed(buffer: Buffer, graph: Graph, plan: CutPlan, inputs: Iterable[str]) -> list[bytes]:
+    """Inputs, and initialisers that the file lists among them, as it has them."""
+    kept = {*inputs, *plan.initializers}
+    return [_named(buffer, 11, span) for name, span in graph.listed.items() if name in kept]
+
+
+def _joined(
+    view: memoryview,
+    graph: Graph,
+    body: Sequence[bytes | memoryview],
+    tail: Sequence[bytes] = (),
+) -> bytes:
+    model: list[bytes | memoryview] = [view[slice(*span)] for span in graph.head]
+    model.append(header(7, sum(map(len, body))))
+    joined = b"".join([*model, *body, *tail])
+    for chunk in (*model, *body):
+        if isinstance(chunk, memoryview):
+            chunk.release()
+    return joined
+
+
+def _named(buffer: Buffer, number: int, span: Span) -> bytes:
+    return encode(number, bytes(buffer[slice(*span)]))
+
+
+def _renamed(buffer: Buffer, node: Node, taken: AbstractSet[str]) -> bytes:
+    """A node that stays for the sake of its other outputs: those that are given get new names."""
+    ((_, _, _, start, end),) = fields(buffer, *node.span)
+    parts = []
+    for number, _, tag, at, stop in fields(buffer, start, end):
+        name = text(buffer, at, stop) if number == 2 else ""
+        parts.append(encode(2, f"layertap:{name}") if name in taken else bytes(buffer[tag:stop]))
+    return encode(1, b"".join(parts))
+
+
+def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
+    """Where the data of a constant are, if they stand there as they are and are worth referring to.
+
+    Whole numbers of 64 bits may be a shape, which onnxruntime wants to see when it infers others.
+    """
+    ((number, _, _, start, end),) = fields(buffer, *weights.span)
+    sparse = number != 5
+    if sparse or weights.external or weights.type.dtype in ("int64", "string"):
+        return None
+    raw = find(buffer, start, end, 9)
+    return raw if raw and raw[1] - raw[0] >= REFERENCE_BYTES else None
+
+
+def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
+    """A `TensorProto` field with its data inside, or with another reference to it."""
+    ((_, _, _, start, end),) = fields(buffer, *span)
+    kept = [
+        bytes(buffer[tag:stop])
+        for number, _, tag, _, stop in fields(buffer, start, end)
+        if number not in (9, 13, 14)
+    ]
+    if isinstance(placed, External):
+        entries = {"location": placed.location, "offset": str(placed.offset)}
+        if placed.length is not None:
+            entries["length"] = str(placed.length)
+        kept += [encode(13, encode(1, key) + encode(2, text)) for key, text in entries.items()]
+        kept.append(encode(14, 1))
+    else:
+        kept += [header(9, len(placed)), placed]
+    return [header(5, sum(map(len, kept))), *kept]
+
+
+def _inputs(
+    buffer: Buffer, graph: Graph, plan: CutPlan, types: Mapping[str, TensorType]
+) -> Iterator[bytes]:
+    """The given tensors as inputs of the cut."""
+    if not plan.starts:
+        return
+    stated = read_values(buffer, graph)
+    telling = _telling(plan.given, stated)
+    for source in plan.starts:
+        if source in stated:
+            yield _named(buffer, 11, stated[source])
+        elif source in telling:
+            tensor = telling[source]
+            kind = read_type(buffer, stated[tensor])
+            yield encode(11, encode(1, source) + type_field(kind, plan.given[tensor].perms))
+        else:
+            yield encode(11, encode(1, source) + type_field(types.get(source, TensorType()), ()))
+
+
+def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:
+    """The cut's outputs, with their types where the file states them."""
+    stated = read_values(buffer, graph)
+    telling = _telling(plan.leaves, stated)
+    new = {name: kind for extra in plan.appended for name, (kind, _) in extra.writes.items()}
+    for source, name in plan.outputs.items():
+        if source in new:
+            yield encode(12, encode(1, name) + type_field(new[source], ()))
+        elif name != source:
+            yield encode(12, encode(1, name) + type_field(graph.initializers[source].type, ()))
+        elif source in stated:
+            yield _named(buffer, 12, stated[source])
+        elif source in telling:
+            tensor = telling[source]
+            kind = read_type(buffer, stated[tensor])
+            yield encode(12, encode(1, name) + type_field(kind, plan.leaves[tensor].perms))
+        else:
+            yield encode(12, encode(1, name))  # onnxruntime infers it
+
+
+def _telling(leaves: Mapping[str, Leaf], stated: Mapping[str, Span]) -> dict[str, str]:
+    """Of the tensors made from one source one whose type is stated, by source."""
+    # Any of them tells; which one must not hang on the order.
+    return {leaves[tensor].source: tensor for tensor in sorted(leaves) if tensor in stated}

@@ -1,0 +1,1 @@
+"""Numbers: the one package that imports onnxruntime."""

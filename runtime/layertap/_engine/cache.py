@@ -1,0 +1,57 @@
+"""A cache of the last few things made, shared by threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Cache(Generic[T]):
+    """Keeps the last few things made; what many threads ask for at once is made once."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._forget()
+        _caches.add(self)
+
+    def _forget(self) -> None:
+        self._slots: OrderedDict[Hashable, _Slot[T]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What was made for `key`; made now if it is not here."""
+        with self._lock:
+            slot = self._slots.setdefault(key, _Slot())
+            self._slots.move_to_end(key)
+            while len(self._slots) > self._size:
+                self._slots.popitem(last=False)
+        with slot.lock:
+            if not slot.made:
+                slot.made.append(make())
+            return slot.made[0]
+
+
+class _Slot(Generic[T]):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made: list[T] = []
+
+
+_caches: weakref.WeakSet[Cache[Any]] = weakref.WeakSet()
+"""All caches that there are in this process."""
+
+
+def _after_fork() -> None:
+    """In a forked process: let go of what was made, and of locks that other threads held."""
+    for cache in list(_caches):
+        cache._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,319 @@
+"""What a caller gives, as arrays that onnxruntime takes.
+
+Types are converted as Keras converts them: real numbers of any kind go into a float input, whole
+numbers into another width when all of them fit. An array that has the right type and lies in one
+piece is not copied.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap._cut.plan import Leaf
+from layertap.errors import InputError, suggest
+from layertap.format.graph import TensorType
+
+from .devices import HOST, DeviceMemory
+from .on_device import dtype_of, is_ortvalue, place_of, take
+
+if TYPE_CHECKING:
+    from layertap.images.preprocessing import Preprocessing
+
+Array = npt.NDArray[Any]
+
+
+def prepare(
+    given: Any,
+    inputs: Mapping[str, TensorType],
+    needed: Sequence[str],
+    recipe: Preprocessing | None = None,
+    batch: str | None = None,
+    optional: Mapping[str, TensorType] | None = None,
+    here: DeviceMemory = HOST,
+) -> dict[str, Any]:
+    """Arrays by input name, for the inputs that are `needed`, and the optional ones given.
+
+    Args:
+        given: a value for the one input; a dict by input name; or a list in the inputs' order.
+            A value is a batch (any array-like of the input's rank), or where the input takes
+            images, an image or a list of images (see `is_image`).
+        inputs: all inputs of the model, in its order.
+        needed: those that the request reads; others may be given, and are left alone.
+        recipe: makes images into arrays `(n, h, w, c)`.
+        batch: the free size that stands for the batch: inputs that have it must agree on it.
+        optional: inputs that have a value of their own, which a dict may replace.
+        here: the memory of the model's device. What is there already is not copied.
+
+    Raises:
+        InputError: something is missing, unknown, or of the wrong rank, size or dtype.
+    """
+    values = _by_name(given, inputs, needed)
+    known = {**inputs, **(optional or {})}
+    for name in values:
+        if name not in known:
+            raise InputError(
+                f"the model has no input {name!r}; it has {_listing(inputs)}."
+                + suggest(str(name), list(known))
+            )
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise InputError(
+            f"input {missing[0]!r} is missing; what was asked for needs {_listing(needed)}, and "
+            f"{_listing(values) if values else 'nothing'} was given."
+        )
+    arrays = {name: _array(name, values[name], inputs[name], recipe, here) for name in needed}
+    if batch is not None and len(arrays) > 1:
+        _check_batch(arrays, inputs, batch)
+    chosen = [name for name in values if name not in inputs]
+    return arrays | {name: _array(name, values[name], known[name], recipe) for name in chosen}
+
+
+def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
+    """An activation that is given, as the source tensor of its layer.
+
+    A view that came out of that tensor goes back without a copy.
+
+    Args:
+        what: what messages call it.
+        spec: the layer's dtype and shape, as Keras has them.
+        leaf: how the layer is made from the source.
+
+    Raises:
+        InputError: the wrong rank, size or dtype.
+    """
+    if spec.dtype in ("sequence", "map", "optional"):
+        return value
+    array = _as_array(what, value)
+    _check_shape(what, array.shape, spec)
+    for perm in reversed(leaf.perms):
+        array = array.transpose(None if perm is None else np.argsort(perm))
+    return _cast(what, array, spec.dtype)
+
+
+def is_ready(value: Any, spec: TensorType) -> bool:
+    """Whether it is an array that needs no change: most are, and all else here takes its time."""
+    if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:
+        return False
+    if value.dtype != _NUMPY[spec.dtype] or not value.flags.c_contiguous:
+        return False
+    return len(value.shape) == len(spec.dims) and _fits(value.shape, spec.dims)
+
+
+def is_image(value: Any) -> bool:
+    """Whether `value` is one image, for an input of four axes.
+
+    A path, the bytes of an image file, a binary file object, a PIL image, or an array of uint8 or
+    uint16 of shape `(h, w)` or `(h, w, c)`; an array of four axes is a batch that is ready.
+    """
+    if isinstance(value, np.ndarray):
+        return value.dtype in (np.uint8, np.uint16) and value.ndim in (2, 3)
+    if isinstance(value, (str, bytes, bytearray, memoryview, os.PathLike)):
+        return True
+    if hasattr(value, "read"):
+        return True
+    pillow = sys.modules.get("PIL.Image")  # whoever holds an image has imported it
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+def _by_name(
+    given: Any, inputs: Mapping[str, TensorType], needed: Sequence[str]
+) -> Mapping[str, Any]:
+    if isinstance(given, Mapping):
+        return given
+    if isinstance(given, (list, tuple)) and len(inputs) > 1 and len(given) == len(inputs):
+        return dict(zip(inputs, given, strict=True))
+    if len(inputs) == 1 or len(needed) == 1:
+        name = needed[0] if needed else next(iter(inputs))
+        if isinstance(given, (list, tuple)) and len(given) == 1 and len(inputs) == 1:
+            (only,) = given
+            rank = len(inputs[name].dims or ())
+            if isinstance(only, np.ndarray) and only.ndim == rank:
+                return {name: only}  # a list of inputs, of which there is one
+        return {name: given}
+    if not needed and given is None:
+        return {}
+    what = f"{_kind(given)} was"
+    if isinstance(given, (list, tuple)):
+        what = f"a list of {len(given)} was"
+    raise InputError(
+        f"the model has {len(inputs)} inputs ({_listing(inputs)}), but {what} given. Give a "
+        "dict by input name."
+    )
+
+
+def _array(
+    name: str, value: Any, spec: TensorType, recipe: Preprocessing | None, here: DeviceMemory = HOST
+) -> Any:
+    if is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
+        return value
+    what = f"input {name!r}"
+    there = place_of(value)
+    if there is not None:
+        value = take(what, value, there, here)
+        if is_ortvalue(value):
+            return _checked(what, value, spec)
+    rank = None if spec.dims is None else len(spec.dims)
+    if rank == 4 and spec.dtype != "string":
+        images = [value] if is_image(value) else value
+        if isinstance(images, (list, tuple)) and images and all(map(is_image, images)):
+            if recipe is None:
+                raise InputError(_no_recipe(name, spec, images[0]))
+            value = recipe.batch(images)
+    array = _as_array(what, value)
+    _check_shape(what, array.shape, spec)
+    return _cast(what, array, spec.dtype)
+
+
+def _checked(what: str, value: Any, spec: TensorType) -> Any:
+    """An `OrtValue`, which stays where it is: nothing is converted there."""
+    _check_shape(what, tuple(value.shape()), spec)
+    given = dtype_of(value)
+    if spec.dtype and given != spec.dtype:
+        raise InputError(
+            f"{what} is of dtype {given}, but {spec.dtype} is expected. What is on a device is "
+            "taken as it is; convert it there."
+        )
+    return value
+
+
+def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
+    _, height, width, _ = spec.dims or (None,) * 4
+    size = [height, width] if isinstance(height, int) and isinstance(width, int) else [320, 320]
+    batch = " (an array that is a batch already needs its first axis: x[None])"
+    return (
+        f"input {name!r}: {_kind(image)} was given as an image, but the model's file has no "
+        f'preprocessing. Say how images are prepared, as in preprocess={{"size": {size}}}, or give '
+        f"a batch of shape {_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
+    )
+
+
+def _as_array(what: str, value: Any) -> Array:
+    if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
+        raise InputError(f"{what}: {_kind(value)} is not an array.")
+    if is_ortvalue(value):
+        return np.asarray(take(what, value, HOST, HOST))
+    try:
+        return np.asarray(value)
+    except Exception as exc:  # array-likes raise what they like
+        raise InputError(f"{what}: {_kind(value)} cannot be made an array ({exc}).") from exc
+
+
+def _check_shape(what: str, given: tuple[int, ...], spec: TensorType) -> None:
+    if spec.dims is None:
+        return
+    wanted = spec.dims
+    if len(given) == len(wanted) and _fits(given, wanted):
+        return
+    problem = f"{what} has shape {given}, but {_dims(spec)} is expected"
+    if len(given) != len(wanted):
+        if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
+            raise InputError(f"{problem}. Add the batch axis: x[None].")
+        raise InputError(f"{problem}: {len(wanted)} axes, not {len(given)}.")
+    if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
+        raise InputError(
+            f"{problem}. It has its channels first; turn it with x.transpose(0, 2, 3, 1)."
+        )
+    if len(given) == 4 and _fits((given[0], given[2], given[1], given[3]), wanted):
+        raise InputError(f"{problem}. Height and width are swapped.")
+    axis = next(i for i in range(len(given)) if not _fits(given[i : i + 1], wanted[i : i + 1]))
+    kind = " (channels)" if len(given) == 4 and axis == 3 else ""
+    raise InputError(f"{problem}: axis {axis}{kind} must be {wanted[axis]}, not {given[axis]}.")
+
+
+def _fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
+    return all(
+        not isinstance(want, int) or have == want for have, want in zip(given, wanted, strict=True)
+    )
+
+
+def _cast(what: str, array: Array, wanted: str) -> Array:
+    """`array` in the dtype that the input takes, in one piece."""
+    given = array.dtype
+    if wanted == "string":
+        if given.kind not in "UO" or not all(isinstance(item, str) for item in array.flat):
+            raise InputError(f"{what} takes strings, but its dtype is {given}.")
+        return np.asarray(array, dtype=object, order="C")
+    if not wanted:
+        return np.asarray(array, order="C")
+    if wanted not in _NUMPY:  # bfloat16 and the like: an array of ml_dtypes as it is
+        if given.name != wanted:
+            raise InputError(
+                f"{what} is of type {wanted}, which numpy has not; {given} does not do."
+            )
+        return np.asarray(array, order="C")
+    dtype = _NUMPY[wanted]
+    if given != dtype and given.kind not in "biuf":
+        raise InputError(
+            f"{what} is of dtype {given}, but {dtype} is expected."
+            + (" Give its real part, or its absolute value." if given.kind == "c" else "")
+        )
+    if dtype.kind in "biu" and given != dtype:
+        _check_integers(what, array, dtype)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, as in Keras
+        return np.asarray(array, dtype=dtype, order="C")
+
+
+_NUMPY = {
+    name: np.dtype(name)
+    for name in "bool float16 float32 float64 complex64 complex128 "
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+}
+"""Types that numpy has of itself."""
+
+
+def _check_integers(what: str, array: Array, dtype: np.dtype[Any]) -> None:
+    if array.dtype.kind == "f":
+        raise InputError(
+            f"{what} takes whole numbers ({dtype}), but its dtype is {array.dtype}. Round "
+            f"it and convert it: np.rint(x).astype({dtype.name!r})."
+        )
+    if not array.size or array.dtype == np.bool_:
+        return
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    least, most = int(array.min()), int(array.max())
+    if least < low or most > high:
+        raise InputError(
+            f"{what} is of dtype {dtype}, which holds {low} to {high}, but the values "
+            f"given go from {least} to {most}."
+        )
+
+
+def _check_batch(arrays: Mapping[str, Any], inputs: Mapping[str, TensorType], batch: str) -> None:
+    sizes = {
+        name: array.shape()[0] if is_ortvalue(array) else array.shape[0]
+        for name, array in arrays.items()
+        if hasattr(array, "shape") and (inputs[name].dims or (None,))[0] == batch
+    }
+    if len(set(sizes.values())) > 1:
+        listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        raise InputError(f"the inputs do not agree on the size of the batch: {listing}.")
+
+
+def _dims(spec: TensorType) -> str:
+    sizes = ["n" if i == 0 and not isinstance(size, int) else size for i, size in _axes(spec)]
+    shown = ["any" if size is None else str(size) for size in sizes]
+    return f"({', '.join(shown)}{',' if len(shown) == 1 else ''})"
+
+
+def _axes(spec: TensorType) -> list[tuple[int, int | str | None]]:
+    return list(enumerate(spec.dims or ()))
+
+
+def _listing(names: Sequence[str] | Mapping[str, Any]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}, {value.dtype},"
+    if isinstance(value, (str, os.PathLike)):
+        return repr(os.fsdecode(value))
+    if value is None or isinstance(value, bytes):
+        return "nothing" if value is None else "a byte string"
+    return f"a {type(value).__name__}"

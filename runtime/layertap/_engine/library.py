@@ -1,0 +1,71 @@
+"""onnxruntime itself: the one module that imports it.
+
+onnxruntime's wheels carry telemetry from 1.29 on. It is switched off before the import
+(`ORT_DISABLE_TELEMETRY=1`, unless the user has set the variable); after it, it would be too late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import sys
+from typing import Any
+
+from layertap.errors import (
+    DependencyError,
+)
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime package, with its telemetry off.
+
+    Raises:
+        DependencyError: it is not installed, or its installation does not work.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ModuleNotFoundError as exc:
+        if exc.name != "onnxruntime":
+            raise _broken(exc) from exc
+        raise DependencyError(
+            'onnxruntime is not installed. Install it with `pip install "layertap[cpu]"`, or with '
+            '`pip install "layertap[gpu]"` on a machine with an NVIDIA card.'
+        ) from exc
+    except Exception as exc:  # whatever a library that does not fit makes of its import
+        raise _broken(exc) from exc
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise _broken(ImportError("the package is empty"))
+    return onnxruntime
+
+
+def _broken(exc: Exception) -> DependencyError:
+    hint = "Reinstall it: `pip install --force-reinstall --no-deps onnxruntime`"
+    if sys.platform == "win32":
+        hint += ", and install the Microsoft Visual C++ Redistributable"
+    return DependencyError(f"onnxruntime is installed but cannot be imported: {exc}. {hint}.")
+
+
+def available_threads() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def supports_external_weights() -> bool:
+    """Whether models given as bytes may keep weights in files (onnxruntime 1.21)."""
+    return _version(import_onnxruntime()) >= (1, 21)
+
+
+def _version(ort: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
+
+
+def give_back_memory() -> None:
+    """Return to the system what glibc keeps for later: after a session was made, about twice the
+    size of the model's weights."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # others do so by themselves
+        ctypes.CDLL(None).malloc_trim(0)

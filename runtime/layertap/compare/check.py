@@ -1,0 +1,117 @@
+"""Checking a file on this machine against the golden sample that it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap.errors import ModelFileError
+from layertap.format.card import GoldenLayer
+from layertap.format.text import counted
+
+from .golden import feeds, indices
+
+if TYPE_CHECKING:
+    from layertap._model import Model
+
+TOLERANCE = 1e-4
+"""Largest scaled error that passes unless the caller, or the export, said otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDeviation:
+    """How far one layer on this machine is from what Keras gave at the export."""
+
+    name: str
+    scaled: float
+    """Largest difference of the golden values divided by the layer's scale, or the relative
+    difference of the norms, whichever is larger; infinite for a NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What came of a check. True if every layer passed."""
+
+    device: str
+    tolerance: float
+    layers: tuple[LayerDeviation, ...]
+    """In the order in which the layers run; gradients come last."""
+    gradients: int = 0
+    """How many of them are gradients."""
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[LayerDeviation, ...]:
+        return tuple(layer for layer in self.layers if not layer.scaled <= self.tolerance)
+
+    def __str__(self) -> str:
+        if self.failed:
+            first = self.failed[0]
+            return (
+                f"{len(self.failed)} of {len(self.layers)} layers differ from the golden sample "
+                f"on {self.device}. The first to diverge is {first.name!r}, by {first.scaled:.1e} "
+                f"of its scale; allowed are {self.tolerance:.0e}."
+            )
+        worst = max(self.layers, key=lambda layer: layer.scaled)
+        count = counted(len(self.layers) - self.gradients, self.gradients)
+        return (
+            f"{count} agree with the golden sample on {self.device}: largest "
+            f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
+        )
+
+
+def check(model: Model, tolerance: float | None = None) -> CheckReport:
+    """Run the golden sample through all layers, and compare with what Keras gave.
+
+    Args:
+        model: the opened file.
+        tolerance: largest scaled error that passes; by default what the export allowed, which
+            depends on the number types that Keras computed in.
+
+    Raises:
+        ModelFileError: the file carries no golden sample.
+    """
+    golden = model.card.golden if model.card else None
+    if model.card is None or golden is None:
+        raise ModelFileError(
+            f"{model._name} carries no golden sample to check against; files that layertap exports "
+            "do."
+        )
+    if tolerance is None:
+        checked = model.card.verification
+        tolerance = checked.tolerance if checked else TOLERANCE
+    order = {layer.tensor: layer.index for layer in model.layers}
+    names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
+    values = model._fetch(names)(feeds(golden, model.card.inputs))
+    deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
+    gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
+    return CheckReport(
+        device=model.device,
+        tolerance=tolerance,
+        gradients=len(golden.layers.keys() & set(gradients)),
+        layers=tuple(LayerDeviation(name=name, scaled=scaled) for name, scaled in deviations),
+    )
+
+
+def _deviation(value: NDArray[Any], expected: GoldenLayer) -> float:
+    if value.shape != expected.shape:
+        return float("inf")
+    flat = value.astype(np.float64).ravel()
+    return max(_scaled_errors(flat, expected))
+
+
+def _scaled_errors(flat: NDArray[np.float64], expected: GoldenLayer) -> Iterator[float]:
+    sample = flat[indices(flat.size, len(expected.values))]
+    difference = float(np.abs(sample - expected.values).max(initial=0))
+    yield difference / expected.scale if expected.scale else difference
+    norm = float(np.linalg.norm(flat))
+    # A scale may be larger than all values: that of a sigmoid far from 1.
+    least = max(expected.norm, expected.scale)
+    yield abs(norm - expected.norm) / least if least else norm
+    yield 0.0 if np.isfinite(norm) else float("inf")

@@ -1,0 +1,79 @@
+"""Seeded inputs that any machine and any numpy makes alike.
+
+numpy does not promise that its generators give the same numbers in every version, so this one is
+written down: element `i` of an input is number `seed * 2**32 + i` of the SplitMix64 sequence that
+starts from 0; its upper 24 bits, as a fraction of 2**24, are stretched over [low, high).
+Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from layertap.format.card import Golden, TensorInfo
+
+
+def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray[np.float64]:
+    """Uniform numbers in [low, high), float64, in C order."""
+    count = math.prod(shape)
+    with np.errstate(over="ignore"):
+        state = np.uint64(seed) * np.uint64(2**32) + np.arange(count, dtype=np.uint64)
+        state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    fraction = (state >> np.uint64(40)).astype(np.float64) / 2**24
+    numbers: NDArray[np.float64] = low + (high - low) * fraction
+    return numbers.reshape(tuple(shape))
+
+
+def seeded(
+    shape: Sequence[int],
+    dtype: str,
+    low: float,
+    high: float,
+    seed: int,
+    choices: Sequence[Any] | None = None,
+) -> NDArray[Any]:
+    """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool.
+
+    With `choices` each number, rounded down, is the place of the one to take.
+    """
+    numbers = uniform(shape, low, high, seed)
+    if choices is not None:
+        values = np.array(choices, object if dtype == "string" else dtype)
+        return values[np.floor(numbers).astype(np.int64)]
+    if dtype == "bool":
+        return numbers >= (low + high) / 2
+    if np.dtype(dtype).kind in "iu":
+        numbers = np.floor(numbers)
+    return numbers.astype(dtype)
+
+
+def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any]]:
+    """What to feed for a golden sample, by the name of the input.
+
+    Args:
+        golden: the sample.
+        inputs: the model's inputs, which have the dtypes.
+    """
+    dtypes = {info.name: info.dtype for info in inputs}
+    return {
+        item.name: seeded(
+            item.shape, dtypes[item.name], item.low, item.high, golden.seed, item.choices
+        )
+        for item in golden.inputs
+    }
+
+
+def indices(size: int, count: int) -> NDArray[np.int64]:
+    """Evenly spaced places in a flat array of `size`, first and last among them."""
+    if size <= count:
+        return np.arange(size)
+    return (np.arange(count) * (size - 1)) // (count - 1)

@@ -1,0 +1,1 @@
+"""Collections of images: finding them, reading them, measuring them."""

@@ -1,0 +1,148 @@
+"""The files that hold a model's weights: the model's own, and others beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from layertap.errors import ModelFileError
+
+from .graph import External
+from .source import FileStamp
+
+
+def find(name: str, path: Path, locations: tuple[str, ...]) -> Weights:
+    """The files in which a model keeps its weights.
+
+    Args:
+        name: what messages call the model.
+        path: the model's file.
+        locations: the other files, as the model names them.
+
+    Raises:
+        ModelFileError: one is missing, or is not in the model's folder.
+    """
+    folder = Path(os.path.realpath(path.parent))
+    # A model that is itself a link (as in download caches) may have its weights linked too.
+    own = Path(os.path.realpath(path))
+    files = {}
+    for location in locations:
+        files[location] = _inside(name, location, folder, own.parent)
+    needed = list(files.values()) or [own]
+    whole = all(file.is_relative_to(folder) for file in needed)
+    return Weights(folder if whole else own.parent, files, own)
+
+
+class Weights:
+    """The files that hold a model's weights: those beside it, and itself.
+
+    A file that is referred to is mapped by onnxruntime for as long as a session lives.
+    """
+
+    def __init__(self, folder: Path, files: dict[str, Path], own: Path | None = None) -> None:
+        self.folder = folder
+        """The folder in which onnxruntime is to look for them."""
+        self._files = files
+        self._own = own
+        self._mapped: dict[Path, FileStamp] = {}
+
+    @property
+    def mapped(self) -> bool:
+        """Whether any file has been referred to."""
+        return bool(self._mapped)
+
+    def refer(self, external: External) -> External | bytes:
+        """The weights as a reference from `folder`; their bytes where they are not in it."""
+        file = self._files[external.location]
+        location = self._location(file)
+        return self.load(external) if location is None else external._replace(location=location)
+
+    def stay(self, start: int, end: int) -> External | None:
+        """A reference from `folder` to bytes of the model file; `None` if it is not in it."""
+        location = self._location(self._own) if self._own else None
+        return None if location is None else External(location, start, end - start)
+
+    def _location(self, file: Path) -> str | None:
+        if not file.is_relative_to(self.folder):
+            return None
+        location = file.relative_to(self.folder).as_posix()
+        try:
+            f"{self.folder}/{location}".encode()
+        except UnicodeEncodeError:  # onnxruntime takes names in UTF-8 alone
+            return None
+        if file not in self._mapped:
+            self._mapped[file] = self._identity(file)
+        return location
+
+    def _identity(self, file: Path) -> FileStamp:
+        try:
+            return FileStamp.of(os.stat(file))
+        except OSError as exc:
+            raise ModelFileError(f"the weights in {str(file)!r} cannot be read: {exc}.") from exc
+
+    def check(self) -> None:
+        """Return if what was referred to is as it was, or is mapped under no name any more.
+
+        Raises:
+            ModelFileError: a file was written to in place: what is mapped has changed.
+        """
+        for file, was in self._mapped.items():
+            try:
+                now = FileStamp.of(os.stat(file))
+            except OSError:  # removed: what is mapped lives on
+                continue
+            if (now.inode, now.device) == (was.inode, was.device) and now != was:
+                raise ModelFileError(
+                    f"{str(file)!r} was overwritten while weights in it were in use. Open the "
+                    "model again with layertap.open, and replace such files by renaming, or open "
+                    "them with copy_weights=True."
+                )
+
+    def size(self, external: External) -> int:
+        """Bytes of the weights."""
+        if external.length is not None:
+            return external.length
+        return max(0, self._identity(self._files[external.location]).size - external.offset)
+
+    def load(self, external: External) -> bytes:
+        """The weights themselves."""
+        file = self._files[external.location]
+        try:
+            with open(file, "rb") as stream:
+                stream.seek(external.offset)
+                length = -1 if external.length is None else external.length
+                data = stream.read(length)
+        except (OSError, ValueError) as exc:
+            raise ModelFileError(f"the weights in {str(file)!r} cannot be read: {exc}.") from exc
+        if external.length is not None and len(data) != external.length:
+            raise ModelFileError(
+                f"{str(file)!r} is cut off: it ends at byte {external.offset + len(data)}, within "
+                "the model's weights. Copy it again."
+            )
+        return data
+
+
+def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
+    """The real path of a file of weights, if the model may read it."""
+    windows = PureWindowsPath(location)
+    parts = PurePosixPath(location).parts + windows.parts
+    if not location or location.startswith("/") or windows.anchor or ".." in parts:
+        raise ModelFileError(
+            f"{name} keeps weights in {location!r}, outside its own folder. That is refused; put "
+            "them beside the model."
+        )
+    missing = ModelFileError(
+        f"{name} keeps weights in {location!r}, which is not there. Copy it into the model's "
+        "folder."
+    )
+    if "\0" in location:  # which no name of a file has, and some functions do not take
+        raise missing
+    file = Path(os.path.realpath(folder / location))
+    if not file.is_relative_to(folder) and not file.is_relative_to(home):
+        raise ModelFileError(
+            f"{name} keeps weights in {location!r}, a link to {str(file)!r} outside its own "
+            "folder. That is refused; put them beside the model."
+        )
+    if not os.path.isfile(file):
+        raise missing
+    return file

@@ -1,0 +1,132 @@
+"""What a model file says about itself: its card, or where it has none, its tensors as layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from layertap._record import Record
+from layertap.errors import ModelFileError
+
+from .card import KEY, Card, TensorInfo, read_layers
+from .graph import Graph, TensorType, read_graph, read_types
+from .layer import Layer, Shape
+from .source import BytesSource, FileSource, describe
+from .wire import LEN, Buffer, WireError, fields, find_text
+
+
+class Index(Record):
+    """All that is known of a file without running it."""
+
+    graph: Graph
+    card: Card | None
+    layers: tuple[Layer, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    """The model's own outputs; in a file without a card, the graph's."""
+    metadata: Mapping[str, str]
+    """The file's metadata beside the card."""
+
+
+def read_index(source: FileSource | BytesSource) -> Index:
+    """Read it; weights are passed over.
+
+    Raises:
+        ModelFileError: no ONNX model, or a damaged card.
+        CardVersionError: the card was written by a newer layertap.
+    """
+    with source.read(sparsely=True) as buffer:
+        try:
+            graph = read_graph(buffer)
+            types = {} if KEY in graph.metadata else read_types(buffer, graph)
+        except WireError as exc:
+            raise refusal(source.name, buffer, exc) from exc
+    metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
+    if KEY in graph.metadata:
+        card = Card.from_json(graph.metadata[KEY], source.name)
+        return Index(graph, card, card.layers, card.inputs, card.outputs, metadata)
+    inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
+    outputs = tuple(_info(name, types[name]) for name in graph.outputs)
+    return Index(graph, None, tuple(_layers(graph, types)), inputs, outputs, metadata)
+
+
+def _layers(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:
+    """One layer per tensor that a node writes; tensors within subgraphs are not offered."""
+    index = 0
+    for node in graph.nodes:
+        weights = [name for name in node.reads if name in graph.initializers]
+        inbound = tuple(name for name in node.reads if name not in graph.initializers)
+        parameters = sum(_count(graph.initializers[name].type) for name in weights)
+        for tensor in node.writes:
+            kind = types.get(tensor, TensorType())
+            yield Layer(
+                name=tensor,
+                type=node.op_type,
+                index=index,
+                shape=_shape(kind),
+                dtype=_dtype(kind),
+                parameters=parameters,
+                inbound=inbound,
+                tensor=tensor,
+            )
+            index += 1
+            parameters = 0  # counted once, with the node's first tensor
+
+
+def _count(weights: TensorType) -> int:
+    """How many weights; shapes, axes and the like (whole numbers of 64 bits) are none."""
+    counted = weights.dtype not in ("int64", "bool", "string")
+    return math.prod(size for size in weights.dims or () if isinstance(size, int)) * counted
+
+
+def _info(name: str, kind: TensorType) -> TensorInfo:
+    return TensorInfo(name=name, shape=_shape(kind), dtype=_dtype(kind))
+
+
+def _shape(kind: TensorType) -> Shape:
+    return tuple(size if isinstance(size, int) else None for size in kind.dims or ())
+
+
+def _dtype(kind: TensorType) -> str:
+    """The dtype; empty, with an empty shape, where the file does not state the number of axes."""
+    return "" if kind.dims is None and kind.dtype not in _CONTAINERS else kind.dtype
+
+
+_CONTAINERS = ("sequence", "map", "optional")
+
+
+def read_outline(source: FileSource | BytesSource) -> tuple[Layer, ...] | None:
+    """The layers of the file's card; `None` where it has no card.
+
+    Raises:
+        ModelFileError: no ONNX model, or a damaged card.
+        CardVersionError: the card was written by a newer layertap.
+    """
+    with source.read(sparsely=True) as buffer:
+        try:
+            card = _card(buffer)
+        except WireError as exc:
+            raise refusal(source.name, buffer, exc) from exc
+    return None if card is None else read_layers(card, source.name)
+
+
+def _card(buffer: Buffer) -> str | None:
+    card, graphs = None, 0
+    for number, kind, _, start, end in fields(buffer, 0, len(buffer)):
+        if kind == LEN and number == 7:
+            graphs += 1
+        elif kind == LEN and number == 14 and find_text(buffer, start, end, 1) == KEY:
+            card = find_text(buffer, start, end, 2)
+    if not graphs:
+        raise WireError("there is no graph in it")
+    return card
+
+
+def refusal(name: str, buffer: Buffer, exc: WireError) -> ModelFileError:
+    """The error for a file that is no ONNX model."""
+    looks = describe(bytes(buffer[:512]))
+    if looks:
+        return ModelFileError(f"{name} is not an ONNX model. It looks like {looks}.")
+    return ModelFileError(
+        f"{name} is not an ONNX model, or is cut off ({exc}). Copy or export it again."
+    )

@@ -1,0 +1,187 @@
+"""Where a model comes from: a file, or bytes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+from layertap._record import Record
+from layertap.errors import ModelFileError, suggest
+
+from .wire import Buffer
+
+TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .external import Weights
+
+
+class FileStamp(Record):
+    """What changes when a file is written anew."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> FileStamp:
+        """The identity of the file that was asked for its `stat`."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
+
+
+class Reading:
+    """Gives the bytes of a model, and lets go of them in the end."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+
+    def __enter__(self) -> Buffer:
+        return self._buffer
+
+    def __exit__(self, *_: object) -> None:
+        if isinstance(self._buffer, mmap.mmap):
+            try:
+                self._buffer.close()
+            except BufferError:  # an error on its way out still holds a view
+                return
+
+
+class BytesSource:
+    """A model in memory."""
+
+    path: Path | None = None
+    name = "the model"
+    size = 0
+    """Bytes of the file, of which there is none."""
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise ModelFileError("the model's bytes are empty.")
+        self._data = data
+
+    def read(self, sparsely: bool = False) -> Reading:
+        """The bytes, as what a `with` gives."""
+        return Reading(self._data)
+
+    def place(self, locations: tuple[str, ...]) -> Weights:
+        """Refuses other files: bytes have no folder."""
+        if locations:
+            raise ModelFileError(
+                f"the model's weights are in another file, {locations[0]!r}, which cannot be found "
+                "from bytes. Open the model by its path."
+            )
+        from pathlib import Path
+
+        from .external import Weights
+
+        return Weights(Path(), {})
+
+
+class FileSource:
+    """A model file. It is open only while it is being read, and must stay what it was."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self.name = repr(str(path))
+        self._identity: FileStamp | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        from pathlib import Path
+
+        return Path(self._path)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file; 0 before it was first read."""
+        return self._identity.size if self._identity else 0
+
+    def read(self, sparsely: bool = False) -> Reading:
+        """The file's bytes, mapped and not read, as what a `with` gives.
+
+        Args:
+            sparsely: what is looked at are specks here and there. Around each the system would
+                read some megabytes ahead: half of a large file that is not in memory yet.
+
+        Raises:
+            ModelFileError: it cannot be opened, or is not the file any more that it was.
+        """
+        try:
+            with open(self._path, "rb") as file:
+                identity = FileStamp.of(os.fstat(file.fileno()))
+                if self._identity is None:
+                    if not identity.size:
+                        raise ModelFileError(f"{self.name} is empty. Copy or export it again.")
+                    self._identity = identity
+                elif identity != self._identity:
+                    raise ModelFileError(
+                        f"{self.name} was changed since it was opened. Open it again with "
+                        "layertap.open."
+                    )
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as exc:
+            raise ModelFileError(self._trouble(exc)) from exc
+        if sparsely and hasattr(mmap, "MADV_RANDOM"):  # not on Windows
+            mapped.madvise(mmap.MADV_RANDOM)
+        return Reading(mapped)
+
+    def _trouble(self, exc: OSError | ValueError) -> str:
+        if isinstance(exc, FileNotFoundError):
+            return f"there is no file {self.name}.{suggest(self.path.name, self._neighbours())}"
+        if self.path.is_dir():
+            inside = sorted(item.name for item in self.path.glob("*.onnx"))
+            hint = f": {', '.join(map(repr, inside[:3]))}" if inside else ""
+            return f"{self.name} is a folder. Give the .onnx file in it{hint}."
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        return f"{self.name} cannot be read: {reason}."
+
+    def _neighbours(self) -> list[str]:
+        try:
+            return sorted(item.name for item in self.path.parent.glob("*.onnx"))
+        except OSError:
+            return []
+
+    def place(self, locations: tuple[str, ...]) -> Weights:
+        """Find the files in which the model keeps its weights.
+
+        Raises:
+            ModelFileError: one is missing, or is not in the model's folder.
+        """
+        from .external import find
+
+        return find(self.name, self.path, locations)
+
+
+def describe(start: bytes) -> str:
+    """What a file that is no ONNX model looks like, from its first bytes; empty if like nothing."""
+    text = start.lstrip().lower()
+    for mark, what in _LOOKS:
+        if text.startswith(mark) or start.startswith(mark):
+            return what
+    if start[4:8] == b"ORTM":
+        return "a model in onnxruntime's own format; give the .onnx file that it was made from"
+    if start[4:8] == b"TFL3":
+        return "a TensorFlow Lite model; export the Keras model with `layertap export`"
+    if text and all(byte in _PRINTABLE for byte in start):
+        return "a text file"
+    return ""
+
+
+_PRINTABLE = frozenset({9, 10, 12, 13, *range(32, 127)})
+_HTML = "an HTML page: perhaps an error or login page came instead of the file"
+_KERAS = "export it with `layertap export`"
+_LOOKS = (
+    (b"version https://git-lfs", "a Git LFS pointer; fetch the model itself with `git lfs pull`"),
+    (b"<!doctype html", _HTML),
+    (b"<html", _HTML),
+    (b"<", "an XML file"),
+    (b"{", "a JSON file"),
+    (b"\x89HDF", f"an HDF5 file, perhaps a Keras model; {_KERAS}"),
+    (b"PK\x03\x04", f"a zip archive, perhaps a Keras model; {_KERAS}"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+)

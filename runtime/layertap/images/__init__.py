@@ -1,0 +1,1 @@
+"""From an image to the array that a model reads."""

@@ -1,0 +1,353 @@
+"""How an image becomes an input of the model: a recipe that is plain data, and its application.
+
+The recipe travels in the model file's card and as a JSON file (`layertap stats -o`, `layertap
+export --preprocess`). All keys, with their defaults:
+
+    {"size": null,                   [height, width], or null for the image's own
+     "color_mode": "rgb",            or "rgba", "grayscale"
+     "interpolation": "nearest",     or "bilinear", "bicubic", "lanczos", "box", "hamming"
+     "keep_aspect_ratio": false,     true cuts a centred part instead of distorting
+     "depth": "clip",                or "scale": grey of more than 8 bits (see layertap.images)
+     "scaling": null}                pixels as they are, 0..255; or one of
+
+    {"mode": "standardize", "mean": 127.5, "std": 58.0}         numbers, or one per channel
+    {"mode": "samplewise", "epsilon": 1e-06}                    each image by its own mean and std
+    {"mode": "rescale", "scale": 0.00392156862745098, "offset": 0.0}       as keras.layers.Rescaling
+    {"mode": "caffe"}, {"mode": "tf"}, {"mode": "torch"}        as keras.applications
+
+Every scaling rounds exactly as its model in Keras does, so that the same pixels come out bit for
+bit: the order of the operations and the precision below are part of the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from layertap.errors import InputError, PreprocessingError, suggest
+
+from .load import (
+    CHANNELS,
+    ColorMode,
+    Depth,
+    ImageSource,
+    Interpolation,
+    check_choice,
+    checked_size,
+    image_name,
+    load_image,
+)
+
+_NUMBER = (int, float, np.integer, np.floating)
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+Pixels: TypeAlias = npt.NDArray[np.float32]
+PerChannel: TypeAlias = float | tuple[float, ...]
+"""One number for all channels, or one for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardize:
+    """`(x - mean) / std`, in float64 and rounded once, as `(image - mean) / std` on a PIL image."""
+
+    mode: ClassVar[Literal["standardize"]] = "standardize"
+    mean: PerChannel
+    """A number, or one per channel, on the pixels' scale of 0..255."""
+    std: PerChannel
+    """A number, or one per channel, greater than 0."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", _numbers("mean", self.mean))
+        object.__setattr__(self, "std", _numbers("std", self.std, positive=True))
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """Pixels `(..., c)`, scaled."""
+        centred = pixels.astype(np.float64) - np.asarray(self.mean, dtype=np.float64)
+        return (centred / np.asarray(self.std, dtype=np.float64)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samplewise:
+    """Every image to mean 0 and standard deviation 1 over its pixels and channels, in float32.
+
+    As `ImageDataGenerator(samplewise_center=True, samplewise_std_normalization=True)`.
+    """
+
+    mode: ClassVar[Literal["samplewise"]] = "samplewise"
+    epsilon: float = 1e-6
+    """Added to the standard deviation; greater than 0."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", _number("epsilon", self.epsilon, positive=True))
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """Pixels `(h, w, c)` of one image, scaled."""
+        centred = pixels - np.mean(pixels)
+        scaled: Pixels = centred / (np.std(centred) + np.float32(self.epsilon))
+        return scaled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescale:
+    """`x * scale + offset`, in float32, as `keras.layers.Rescaling`."""
+
+    mode: ClassVar[Literal["rescale"]] = "rescale"
+    scale: PerChannel
+    """A number, or one per channel."""
+    offset: PerChannel = 0.0
+    """A number, or one per channel."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", _numbers("scale", self.scale))
+        object.__setattr__(self, "offset", _numbers("offset", self.offset))
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """Pixels `(..., c)`, scaled."""
+        scaled = pixels * np.asarray(self.scale, dtype=np.float32)
+        return scaled + np.asarray(self.offset, dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet:
+    """`keras.applications.imagenet_utils.preprocess_input`, in float32; for RGB pixels.
+
+    `tf` is -1..1 (ResNetV2, Inception, Xception, MobileNet), `torch` 0..1 and then standardized
+    (DenseNet), `caffe` BGR less the mean (VGG, ResNet).
+    """
+
+    mode: Literal["caffe", "tf", "torch"]
+
+    def __post_init__(self) -> None:
+        check_choice("mode", self.mode, _IMAGENET_MODES)
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """RGB pixels `(..., 3)`, scaled; for `caffe` in the order BGR."""
+        if pixels.shape[-1:] != (3,):
+            raise InputError(
+                f'scaling "{self.mode}" takes pixels of shape (..., 3), RGB, '
+                f"but their shape is {pixels.shape}."
+            )
+        # The order of the operations is Keras's: with constants folded, results differ by 1e-7.
+        scaled: Pixels
+        if self.mode == "tf":
+            scaled = pixels / np.float32(127.5) - np.float32(1.0)
+        elif self.mode == "torch":
+            scaled = (pixels / np.float32(255.0) - _TORCH_MEAN) / _TORCH_STD
+        else:
+            scaled = pixels[..., ::-1] - _CAFFE_MEAN
+        return scaled
+
+
+_IMAGENET_MODES = ("caffe", "tf", "torch")
+_TORCH_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
+_TORCH_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+_CAFFE_MEAN = np.array([103.939, 116.779, 123.68], dtype=np.float32)  # BGR
+
+Scaling: TypeAlias = Standardize | Samplewise | Rescale | ImageNet
+
+_SCALINGS: Mapping[str, type[Scaling]] = {
+    "standardize": Standardize,
+    "samplewise": Samplewise,
+    "rescale": Rescale,
+    **dict.fromkeys(_IMAGENET_MODES, ImageNet),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From an image to an input of the model; the module's text describes the fields.
+
+    Raises:
+        PreprocessingError: a field has a value that makes no sense, or that does not go with the
+            others.
+    """
+
+    size: tuple[int, int] | None = None
+    """(height, width); `None` keeps each image's own."""
+    color_mode: ColorMode = "rgb"
+    interpolation: Interpolation = "nearest"
+    keep_aspect_ratio: bool = False
+    depth: Depth = "clip"
+    scaling: Scaling | None = None
+    """What is done to the pixels, 0..255, after the size is right; `None` leaves them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", checked_size(self.size))
+        check_choice("color_mode", self.color_mode, get_args(ColorMode))
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        check_choice("depth", self.depth, get_args(Depth))
+        if not isinstance(self.keep_aspect_ratio, bool):
+            raise PreprocessingError(
+                f'"keep_aspect_ratio" is {self.keep_aspect_ratio!r}, but it must be true or false.'
+            )
+        if self.scaling is not None:
+            self._check_scaling(self.scaling)
+
+    def _check_scaling(self, scaling: Scaling) -> None:
+        if not isinstance(scaling, Scaling):
+            raise PreprocessingError(
+                f'"scaling" is {scaling!r}, but it must be a Standardize, Samplewise, Rescale or '
+                "ImageNet; Preprocessing.from_dict takes it as JSON."
+            )
+        if isinstance(scaling, ImageNet) and self.color_mode != "rgb":
+            raise PreprocessingError(
+                f'scaling "{scaling.mode}" is for images read as "rgb", not as "{self.color_mode}".'
+            )
+        for key, value in asdict(scaling).items():
+            if isinstance(value, tuple) and len(value) != self.channels:
+                raise PreprocessingError(
+                    f'"{key}" is a list of length {len(value)}, but for "{self.color_mode}" '
+                    f"images it must have length {self.channels}: one number per channel."
+                )
+
+    @property
+    def channels(self) -> int:
+        """How many channels the images have after it."""
+        return CHANNELS[self.color_mode]
+
+    def __call__(self, image: ImageSource) -> Pixels:
+        """Read one image and scale it.
+
+        Args:
+            image: What `load_image` takes: a path, bytes, a binary file, a `PIL.Image.Image`, or
+                an array of dtype uint8, uint16 or bool.
+
+        Returns:
+            An array of shape `(h, w, c)`.
+
+        Raises:
+            ImageError: it cannot be read as an image.
+        """
+        pixels = load_image(
+            image,
+            size=self.size,
+            color_mode=self.color_mode,
+            interpolation=self.interpolation,
+            keep_aspect_ratio=self.keep_aspect_ratio,
+            depth=self.depth,
+        )
+        return pixels if self.scaling is None else self.scaling(pixels)
+
+    def batch(self, images: Iterable[ImageSource]) -> Pixels:
+        """Read several images, scale them, and stack them to shape `(n, h, w, c)`.
+
+        Raises:
+            ImageError: one cannot be read as an image.
+            InputError: there is none, or they have different sizes (with `size=None`).
+        """
+        if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+            raise InputError(f"{image_name(images)}: batch takes a list of images, not one image.")
+        images = list(images)
+        if not images:
+            raise InputError("no images were given, so there is no batch to make.")
+        arrays = [self(image) for image in images]
+        for index, array in enumerate(arrays):
+            if array.shape != arrays[0].shape:
+                (height, width, _), (first_height, first_width, _) = array.shape, arrays[0].shape
+                raise InputError(
+                    "images of different sizes do not go into one batch: "
+                    f"{image_name(images[0])} (image 0) has {first_height} x {first_width} pixels, "
+                    f"{image_name(images[index])} (image {index}) has {height} x {width}. "
+                    'A "size" in the preprocessing makes them alike.'
+                )
+        return np.stack(arrays)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """The recipe that plain JSON data describes; missing keys take their defaults.
+
+        Raises:
+            PreprocessingError: an unknown key, or a value that makes no sense.
+        """
+        if not isinstance(data, Mapping):
+            raise PreprocessingError(
+                f"a preprocessing recipe is a JSON object, not {json.dumps(data, default=repr)}."
+            )
+        _check_keys(data, [field.name for field in fields(cls)], "a preprocessing recipe")
+        return cls(**{**data, "scaling": _scaling_from(data.get("scaling"))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data with all keys, always in the same order; `from_dict` reads it."""
+        data = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        if self.scaling is not None:
+            options = {key: _plain(value) for key, value in asdict(self.scaling).items()}
+            data["scaling"] = {"mode": self.scaling.mode, **options}
+        return data
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Preprocessing:
+        """The recipe in a JSON file.
+
+        Raises:
+            PreprocessingError: the file cannot be read, is not JSON, or holds no valid recipe; the
+                message starts with its name.
+        """
+        name = os.fsdecode(path)
+        try:
+            with open(path, encoding="utf-8") as file:
+                data = json.load(file)
+            return cls.from_dict(data)
+        except FileNotFoundError as exc:
+            raise PreprocessingError(f"{name}: there is no such file.") from exc
+        except OSError as exc:
+            raise PreprocessingError(f"{name}: it cannot be read ({exc.strerror}).") from exc
+        except PreprocessingError as exc:
+            raise PreprocessingError(f"{name}: {exc}") from exc
+        except (ValueError, RecursionError) as exc:
+            raise PreprocessingError(f"{name}: this is not a JSON file ({exc}).") from exc
+
+
+def _scaling_from(data: object) -> Scaling | None:
+    if data is None:
+        return None
+    if not isinstance(data, Mapping):
+        raise PreprocessingError(
+            f'"scaling" is {data!r}, but it must be null or an object with a "mode".'
+            + suggest(str(data), list(_SCALINGS))
+        )
+    mode = data.get("mode")
+    check_choice("mode", mode, list(_SCALINGS))
+    kind = _SCALINGS[str(mode)]
+    options = {field.name: field.default is MISSING for field in fields(kind)}
+    _check_keys(data, ["mode", *(key for key in options if key != "mode")], f'scaling "{mode}"')
+    for key, needed in options.items():
+        if needed and key not in data:
+            raise PreprocessingError(f'scaling "{mode}" needs "{key}".')
+    return kind(**{key: value for key, value in data.items() if key in options})
+
+
+def _check_keys(data: Mapping[str, Any], known: list[str], what: str) -> None:
+    for key in data:
+        if key not in known:
+            raise PreprocessingError(
+                f'"{key}" is not a key of {what}, which has {", ".join(known)}.'
+                + suggest(str(key), known)
+            )
+
+
+def _numbers(key: str, value: object, *, positive: bool = False) -> PerChannel:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return tuple(_number(key, number, positive=positive) for number in value)
+    return _number(key, value, positive=positive)
+
+
+def _number(key: str, value: object, *, positive: bool = False) -> float:
+    # Within float32, in which most scalings are computed; the comparison is false for NaN.
+    lowest = _SMALLEST if positive else -_LARGEST
+    if isinstance(value, _NUMBER) and not isinstance(value, bool) and lowest <= value <= _LARGEST:
+        return float(value)
+    what = "a number greater than 0" if positive else "a finite number"
+    raise PreprocessingError(f'"{key}" is {value!r}, but it must be {what}.')
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,98 @@
+"""Pictures of activations, drawn with Pillow."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from layertap.errors import InputError
+
+MARGIN = 4
+"""Pixels between the tiles."""
+CAPTION = 14
+"""Pixels for the line of text above a tile."""
+PAPER, INK = 255, 0
+"""Grey values of background and text."""
+
+
+def strongest_channels(activation: NDArray[Any], count: int) -> list[int]:
+    """The channels whose mean absolute activation is largest, strongest first; NaN comes last.
+
+    Args:
+        activation: one sample's feature maps, `(h, w, c)`.
+        count: how many.
+    """
+    # In float64: int8 has no 128, and float16 no sum beyond 65504.
+    strength = np.abs(_checked(activation).astype(np.float64)).mean(axis=(0, 1))
+    return [int(channel) for channel in np.argsort(-strength, kind="stable")[:count]]
+
+
+def contact_sheet(
+    activation: NDArray[Any],
+    *,
+    image: Image.Image | None = None,
+    count: int = 17,
+    tile: int = 160,
+    columns: int = 6,
+) -> Image.Image:
+    """The strongest feature maps of one sample side by side, and the image they come from.
+
+    Every map is stretched from its own smallest value (black) to its largest (white), and
+    enlarged without smoothing, so that one square is one value.
+
+    Args:
+        activation: one sample's feature maps, `(h, w, c)`.
+        image: what the sample was; drawn first.
+        count: how many maps; fewer if there are fewer channels. With the image, 17 fill three
+            rows of six.
+        tile: pixels of a tile's longer side.
+        columns: tiles in a row.
+
+    Returns:
+        A grey picture; above each map stands its channel.
+
+    Raises:
+        InputError: the activation is not `(h, w, c)`.
+    """
+    maps = _checked(activation)
+    tiles = [("input", image.convert("L"))] if image is not None else []
+    tiles += [(str(c), _as_grey(maps[:, :, c])) for c in strongest_channels(maps, count)]
+    rows = math.ceil(len(tiles) / columns)
+    step_x, step_y = tile + MARGIN, tile + CAPTION + MARGIN
+    size = (min(len(tiles), columns) * step_x + MARGIN, rows * step_y + MARGIN)
+    sheet = Image.new("L", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, (caption, picture) in enumerate(tiles):
+        left = MARGIN + index % columns * step_x
+        top = MARGIN + index // columns * step_y
+        draw.text((left, top), caption, fill=INK)
+        scale = tile / max(picture.size)
+        fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        smooth = caption == "input"
+        filter_ = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+        sheet.paste(picture.resize(fitted, filter_), (left, top + CAPTION))
+    return sheet
+
+
+def _checked(activation: NDArray[Any]) -> NDArray[Any]:
+    maps = np.asarray(activation)
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise InputError(
+            f"feature maps have the shape (h, w, c), but this activation has {maps.shape}. Take "
+            "one sample (activation[0]) of a layer with four axes."
+        )
+    return maps
+
+
+def _as_grey(values: NDArray[Any]) -> Image.Image:
+    """Stretched from the smallest finite value to the largest; NaN is black."""
+    numbers = values.astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    numbers = np.nan_to_num(numbers, nan=low, posinf=high, neginf=low)
+    grey = (numbers - low) / (high - low) if high > low else np.zeros_like(numbers)
+    return Image.fromarray(np.round(grey * 255).astype(np.uint8))

@@ -1,0 +1,327 @@
+"""Gradients for files that are there already, without TensorFlow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import layertap
+import layertap_export
+from generators import tiny
+from generators.tiny import model, node, value, weights
+from layertap.cli import main
+from layertap_export import GradientReport, add_gradients
+from layertap_export.gradients import backprop, registry
+from layertap_export.verification.golden_values import digits
+
+
+def classifier(**more: Any) -> onnx.ModelProto:
+    """As PyTorch writes one: images (n, 3, h, w) to two logits, without a card."""
+    return model(
+        [
+            node("Conv", "x w", "conv", pads=[1, 1, 1, 1]),
+            node("Relu", "conv", "relu"),
+            node("GlobalAveragePool", "relu", "pool"),
+            node("Flatten", "pool", "flat"),
+            node("Gemm", "flat d", "y"),
+        ],
+        [value("x", ["n", 3, "h", "w"])],
+        [value("y", ["n", 2])],
+        [weights("w", 4, 3, 3, 3), weights("d", 4, 2)],
+        **more,
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tiny.save(classifier(), tmp_path / "plain.onnx")
+
+
+# --- A file from elsewhere ------------------------------------------------------------------------
+
+
+def test_a_file_from_elsewhere(file: Path, tmp_path: Path) -> None:
+    report = add_gradients(file, tmp_path / "out.onnx", ["last-conv", "input"])
+    assert report
+    assert report.compared.keys() == {"relu", "x"}
+    assert max(slopes.scaled for slopes in report.compared.values()) < 1e-5
+    assert report.batch == "1 x 3 x 64 x 64, seeded"
+    opened = layertap.open(report.path)
+    card = opened.card
+    assert card is not None
+    assert card == report.card
+    assert (card.source.framework, card.source.type) == ("onnx", "tiny")
+    assert not card.channels_last
+    assert opened.layers == layertap.open(file).layers
+    assert [x.name for x in opened.outputs] == ["y"]
+    assert card.gradients is not None
+    assert card.gradients.tensors == {"relu": "grad/relu", "x": "grad/x"}
+    assert card.gradients.score == "output"
+    assert card.gradients.broadcasts
+
+
+def test_its_layers_are_what_they_were(file: Path, tmp_path: Path) -> None:
+    """Channels stay where ONNX has them."""
+    made = classifier()
+    made.graph.value_info.append(value("relu", ["n", 4, "h", "w"]))
+    add_gradients(tiny.save(made, file), tmp_path / "out.onnx", "relu")
+    images = np.random.default_rng(0).normal(size=(2, 3, 6, 5)).astype(np.float32)
+    before, after = layertap.open(file), layertap.open(tmp_path / "out.onnx")
+    for asked in ("relu", {"relu": "mean"}):
+        one, other = (x.activations(images, asked) for x in (before, after))
+        np.testing.assert_equal(one, other)
+
+
+def test_the_gradient_is_what_the_formula_says(file: Path, tmp_path: Path) -> None:
+    add_gradients(file, tmp_path / "out.onnx", "relu")
+    dense = onnx.numpy_helper.to_array(classifier().graph.initializer[1])
+    session = layertap_export.gradients.running.session(tmp_path / "out.onnx")
+    images = np.zeros((2, 3, 6, 5), np.float32)
+    mix = np.array([[1, 0], [0, -2]], np.float32)
+    (found,) = session.run(["grad/relu"], {"x": images, "score_weights": mix})
+    expected = (mix @ dense.T)[:, :, None, None] / 30 * np.ones((1, 1, 6, 5))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_check_covers_it(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.onnx"
+    report = add_gradients(file, out, ["relu", "conv"])
+    verification = report.card.verification
+    assert verification is not None
+    assert verification.layers.keys() == {"grad/relu", "grad/conv"}
+    for name in ("relu", "conv"):
+        checked = verification.layers[f"grad/{name}"]
+        assert checked.scaled == digits(report.compared[name].scaled, 2)
+    assert report.card.golden is not None
+    assert "grad/relu" in report.card.golden.layers
+    assert main(["check", str(out)]) == 0
+    assert capsys.readouterr().out.startswith("2 gradients agree with the golden sample on cpu: ")
+    assert main(["info", str(out)]) == 0
+    assert "2 gradients against central differences (" in capsys.readouterr().out
+    broken = onnx.load(out)
+    scale = next(x for x in broken.graph.initializer if x.name == "d")
+    scale.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(scale) * 1.01, "d"))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    assert main(["check", str(tmp_path / "broken.onnx")]) == 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        tiny.with_function(),
+        tiny.sparse(),
+        tiny.residual(),
+        classifier(opset=13),
+        classifier(opset=22, ir_version=10),
+    ],
+    ids=["function", "sparse", "residual", "old", "new"],
+)
+def test_files_of_all_kinds(made: onnx.ModelProto, tmp_path: Path) -> None:
+    path = tiny.save(made, tmp_path / "in.onnx")
+    report = add_gradients(path, tmp_path / "out.onnx", "input")
+    assert report.compared["x"].scaled < 1e-5
+
+
+def test_weights_that_are_listed_as_inputs(tmp_path: Path) -> None:
+    """As IR version 3 has them all; they stay constants."""
+    made = tiny.listed_weights()
+    made.opset_import[0].version = 13
+    report = add_gradients(tiny.save(made, tmp_path / "in.onnx"), tmp_path / "out.onnx", "input")
+    assert report.compared["x"].scaled < 1e-5
+    written = onnx.load(report.path)
+    assert [x.name for x in written.graph.input] == ["x", "score_weights"]
+    assert written.ir_version == 4
+
+
+def test_whole_numbers_go_in(tmp_path: Path) -> None:
+    """Tokens are fed as 0 and 1, which any table has."""
+    made = model(
+        [node("Gather", "table x", "embedded"), node("ReduceMean", "embedded", "y", axes=[1])],
+        [value("x", ["n", "t"], onnx.TensorProto.INT64)],
+        [value("y", ["n", 1, 4])],
+        [weights("table", 2, 4)],
+        opset=17,
+    )
+    path = tiny.save(made, tmp_path / "in.onnx")
+    report = add_gradients(path, tmp_path / "out.onnx", "embedded")
+    assert report.compared["embedded"].scaled < 1e-5
+
+
+def test_a_network_that_small_images_are_too_small_for(tmp_path: Path) -> None:
+    made = model(
+        [node("Conv", "x w", "c"), node("GlobalMaxPool", "c", "p"), node("Flatten", "p", "y")],
+        [value("x", ["n", 1, "h", "w"])],
+        [value("y", None)],
+        [weights("w", 1, 1, 90, 90)],
+    )
+    report = add_gradients(tiny.save(made, tmp_path / "in.onnx"), tmp_path / "out.onnx", "c")
+    assert report.batch == "1 x 1 x 128 x 128, seeded"
+
+
+# --- A file of layertap's -------------------------------------------------------------------------
+
+
+def carded(name: str, folder: Path) -> Path:
+    return tiny.save(getattr(tiny, name)(), folder / f"{name}.onnx")
+
+
+def test_a_card_stays(tmp_path: Path) -> None:
+    source = carded("image_classifier", tmp_path)
+    report = add_gradients(source, tmp_path / "out.onnx", ["relu", "last-conv"], score="probs")
+    before, after = layertap.open(source), layertap.open(report.path)
+    assert before.card is not None
+    assert after.card is not None
+    assert after.layers == before.layers
+    assert after.card.source == before.card.source
+    assert after.card.labels == ("cat", "dog")
+    assert after.metadata == before.metadata == {"author": "tests"}
+    assert after.card.gradients is not None
+    assert after.card.gradients.tensors == {"relu": "grad/relu", "drop": "grad/drop"}
+
+
+def test_gradients_that_are_there_are_replaced(tmp_path: Path) -> None:
+    source = carded("image_classifier", tmp_path)
+    once = add_gradients(source, tmp_path / "out.onnx", ["conv", "relu"])
+    twice = add_gradients(once.path, once.path, "relu", score="probability")
+    fresh = add_gradients(source, tmp_path / "fresh.onnx", "relu", score="probability")
+    assert twice.path.read_bytes() == fresh.path.read_bytes()
+    assert twice.card.verification is not None
+    assert twice.card.verification.layers.keys() == {"grad/relu"}
+
+
+# --- What goes wrong ------------------------------------------------------------------------------
+
+
+def test_a_wrong_rule_leaves_nothing_behind(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = {**registry.RULES, "Relu": lambda step: [step.gradient]}
+    monkeypatch.setattr(backprop, "RULES", wrong)
+    out = tmp_path / "out.onnx"
+    with pytest.raises(layertap_export.VerificationError) as caught:
+        add_gradients(file, out, ["conv", "flat"])
+    report = caught.value.report
+    assert isinstance(report, GradientReport)
+    assert report.failed == ("conv",)
+    assert str(caught.value) == (
+        f"{out}: 1 of 2 gradients differ from central differences by more than 1e-04, most of all "
+        f"that of 'conv', by {report.compared['conv'].scaled:.1e}."
+    )
+    assert list(tmp_path.iterdir()) == [file]
+    assert main(["gradients", str(file), "--layers", "conv", "-o", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"layertap: {out}: 1 of 1 gradients differ")
+
+
+@pytest.mark.parametrize(
+    ("made", "layers", "message"),
+    [
+        (
+            classifier(opset=12),
+            "relu",
+            "{path!r} has opset 12; gradients are added to files of opset 13 and newer. "
+            "`onnx.version_converter` makes one of it.",
+        ),
+        (
+            classifier(),
+            "rely",
+            "no layer is called 'rely'; the file exposes 5 layers. Did you mean 'relu'? `layertap "
+            "layers FILE` lists them.",
+        ),
+        (
+            tiny.two_inputs(),
+            "seen",
+            "the model has 2 outputs, 'sum', 'product'. Name the one whose scores are to be "
+            "differentiated, as in score='sum'.",
+        ),
+        (
+            tiny.branching(),
+            "a",
+            "layer 'y' has no gradient: layertap has no rule for the operator If.",
+        ),
+    ],
+    ids=["opset", "layer", "outputs", "operator"],
+)
+def test_one_sentence(
+    made: onnx.ModelProto,
+    layers: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tiny.save(made, tmp_path / "in.onnx")
+    out = tmp_path / "out.onnx"
+    with pytest.raises(layertap.LayertapError) as caught:
+        add_gradients(path, out, layers)
+    assert str(caught.value) == message.format(path=str(path))
+    assert main(["gradients", str(path), "--layers", layers, "-o", str(out)]) == 2
+    assert capsys.readouterr().err == f"layertap: {message.format(path=str(path))}\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_tolerance_that_makes_no_sense(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(layertap.UsageError) as caught:
+        add_gradients(file, tmp_path / "out.onnx", "relu", tolerance=-1)
+    assert str(caught.value) == "the tolerance -1 makes no sense: give a number from 0 up."
+
+
+# --- The shell -----------------------------------------------------------------------------------
+
+
+def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.onnx"
+    command = ["gradients", str(file), "--layers", "re:re.u", "last-conv", "--layers", "input"]
+    assert main([*command, "-o", str(out), "--score", "y", "--seconds", "0"]) == 0
+    printed = capsys.readouterr()
+    first, second = printed.out.splitlines()
+    assert first.startswith(f"wrote {out} (0.0 MB, gradients of 'y' at 2 layers) in ")
+    assert second.startswith(
+        "compared 1 of 2 gradients with central differences in float64 (1 x 3 x 64 x 64, seeded): "
+    )
+    assert second.endswith("allowed 1e-04; the others were not compared")
+    assert printed.err == ""
+
+
+def test_a_layer_that_does_not_count_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = classifier()
+    made.graph.node.append(node("Exp", "relu", "aside"))
+    path = tiny.save(made, tmp_path / "in.onnx")
+    out = str(tmp_path / "out.onnx")
+    assert main(["gradients", str(path), "--layers", "aside", "-o", out]) == 0
+    assert capsys.readouterr().err == (
+        "layertap: warning: the scores of 'y' do not depend on 'aside': the gradient there is 0.\n"
+    )
+
+
+def test_it_needs_no_tensorflow(file: Path, tmp_path: Path) -> None:
+    """Neither is it imported, nor Keras, nor tf2onnx."""
+    code = (
+        "import sys, layertap_export\n"
+        f"layertap_export.add_gradients({str(file)!r}, {str(tmp_path / 'out.onnx')!r}, 'relu')\n"
+        "print({'tensorflow', 'keras', 'tf2onnx'} & sys.modules.keys() or 'none')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "none\n"
+
+
+def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys; sys.modules['onnx'] = None\n"
+        "import layertap_export\n"
+        "try: layertap_export.add_gradients\n"
+        "except layertap_export.errors.LayertapError as exc: print(exc)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        "gradients need the package onnx, which is not installed. Install it with "
+        '`pip install "layertap[gradients,cpu]"`.\n'
+    )

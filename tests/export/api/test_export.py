@@ -1,0 +1,351 @@
+"""The export as a whole: what the file is, and what is left behind when it fails."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import layertap
+import layertap_export
+from generators import zoo
+from layertap.cli import main
+from layertap.format.card import KEY, Card
+from shell import files_of_two_processes
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+def dims(value: onnx.ValueInfoProto) -> list[int | str]:
+    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+
+def card_of(path: Path) -> Card:
+    (text,) = [p.value for p in onnx.load(path).metadata_props if p.key == KEY]
+    return Card.from_json(text)
+
+
+# --- The file -----------------------------------------------------------------------------------
+
+
+def test_the_file_is_plain_onnx(small_file: Path) -> None:
+    model = onnx.load(small_file)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version == 8
+    assert [(item.domain, item.version) for item in model.opset_import] == [("", 18)]
+    assert [value.name for value in model.graph.input] == ["image"]
+    assert dims(model.graph.input[0]) == ["batch", 7, 9, 3]
+
+
+def test_outputs_bear_the_layers_names_the_models_own_first(small_file: Path) -> None:
+    outputs = onnx.load(small_file).graph.output
+    names = ["dense", "conv", "bn", "relu", "add", "drop", "pool", "gap"]
+    assert [value.name for value in outputs] == names
+    assert {value.name: dims(value) for value in outputs}["pool"] == ["batch", 3, 4, 8]
+
+
+def test_no_transpose_stands_between_layers(small_file: Path) -> None:
+    graph = onnx.load(small_file).graph
+    outputs = {value.name for value in graph.output}
+    inner = [n for n in graph.node if n.op_type == "Transpose" and n.output[0] not in outputs]
+    assert [list(node.input) for node in inner] == [["image"]]  # the way in
+    assert [n.op_type for n in graph.node].count("BatchNormalization") == 1
+
+
+def test_nodes_and_weights_are_named_after_layers(small_file: Path) -> None:
+    graph = onnx.load(small_file).graph
+    layers = {layer.name for layer in card_of(small_file).layers}
+    names = [node.name for node in graph.node] + [item.name for item in graph.initializer]
+    assert len(set(names)) == len(names)
+    assert {name.split("/")[0] for name in names} <= layers
+    assert {"conv/Conv", "conv/Conv/W", "conv/Conv/B", "dense/MatMul"} <= set(names)
+
+
+def test_the_card_tells_the_truth(small: Any, small_file: Path) -> None:
+    card = card_of(small_file)
+    assert card.source.model == "small"
+    assert card.source.type == "Functional"
+    assert [layer.name for layer in card.layers] == [layer.name for layer in small.layers]
+    assert [layer.index for layer in card.layers] == list(range(len(small.layers)))
+    assert card.layers[4].inbound == ("conv", "relu")
+    assert [layer.parameters for layer in card.layers] == [x.count_params() for x in small.layers]
+    assert [info.name for info in card.outputs] == ["dense"]
+    assert card.verification is not None
+    assert set(card.verification.layers) == {x.name for x in small.layers} - {"image"}
+    assert card.verification.tolerance == 1e-4
+    assert card.golden is not None
+    assert card.golden.inputs[0].shape == (1, 7, 9, 3)
+
+
+def test_plain_onnxruntime_gives_what_keras_gives(keras: Any, small: Any, small_file: Path) -> None:
+    session = onnxruntime.InferenceSession(small_file, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).normal(size=(3, 7, 9, 3)).astype(np.float32)
+    names = [output.name for output in session.get_outputs()]
+    function = keras.Model(small.input, [small.get_layer(name).output for name in names])
+    for name, ours, theirs in zip(
+        names, session.run(names, {"image": x}), function.predict(x, verbose=0), strict=True
+    ):
+        assert ours.shape == theirs.shape, name
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max(), err_msg=name)
+
+
+def test_same_model_same_options_same_bytes(tmp_path: Path) -> None:
+    """Even from another process, where Python hashes strings otherwise."""
+    program = (
+        "import sys; from pathlib import Path; import layertap_export as export; export.export; "
+        "import keras; from generators import zoo; from layertap_models import digits; "
+        "names = ['mixed', 'recurrent', 'operations', 'tuples_and_dicts', 'subclassed']; "
+        "models = {'digits': digits.build(seed=3), **{n: zoo.make(keras, n) for n in names}}; "
+        "[export.export(m, Path(sys.argv[1]) / f'{n}.onnx') for n, m in models.items()]"
+    )
+    files = files_of_two_processes(program, tmp_path, Path(zoo.__file__).parents[1])
+    assert len(files) == 6
+
+
+def test_free_sizes_stay_free(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(4, 3, padding="same", name="conv")(image)
+    x = layers.MaxPooling2D(name="pool")(x)
+    model = keras.Model(image, layers.Conv2D(2, 1, name="head")(x))
+    report = layertap_export.export(model, tmp_path / "free.onnx")
+    assert report.verification.batches == (
+        "1 x 64 x 64 x 3, seeded",
+        "2 x 96 x 80 x 3, seeded",
+    )
+    graph = onnx.load(report.path).graph
+    assert dims(graph.input[0]) == ["batch", "height", "width", 3]
+    tapped = layertap.open(report.path)
+    assert tapped.layer("pool").shape == (None, None, None, 4)
+    for height, width in ((8, 8), (30, 17), (5, 64)):
+        x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+        expected = model.predict(x, verbose=0)
+        np.testing.assert_allclose(tapped.predict(x), expected, atol=1e-5)
+
+
+def two_by_two(keras: Any) -> Any:
+    layers = keras.layers
+    numbers = keras.Input((4,), name="numbers")
+    words = keras.Input((6,), dtype="int32", name="words")
+    x = layers.Concatenate(name="both")(
+        [numbers, layers.Flatten(name="flat")(layers.Embedding(20, 3, name="embed")(words))]
+    )
+    score = layers.Dense(2, name="score")(x)
+    return keras.Model([numbers, words], [score, layers.Dense(1, "sigmoid", name="extra")(x)])
+
+
+def test_several_inputs_and_outputs(keras: Any, tmp_path: Path) -> None:
+    model = two_by_two(keras)
+    layertap_export.export(model, tmp_path / "two.onnx")
+    tapped = layertap.open(tmp_path / "two.onnx")
+    assert [(info.name, info.dtype) for info in tapped.inputs] == [
+        ("numbers", "float32"),
+        ("words", "int32"),
+    ]
+    assert [info.name for info in tapped.outputs] == ["score", "extra"]
+    feeds = {"numbers": np.ones((3, 4), np.float32), "words": np.arange(18).reshape(3, 6)}
+    expected = model.predict([feeds["numbers"], feeds["words"]], verbose=0)
+    for ours, theirs in zip(tapped.predict(feeds).values(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_dict_inputs_and_outputs_keep_their_keys(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
+    x = layers.Dense(2, name="x")(layers.Concatenate(name="both")([a, b]))
+    y = layers.Dense(2, name="y")(x)
+    # The key "x" is the output of the layer "y": the layer "x" must still be there.
+    model = keras.Model({"a": a, "b": b}, {"x": y, "z": x})
+    layertap_export.export(model, tmp_path / "dicts.onnx")
+    tapped = layertap.open(tmp_path / "dicts.onnx")
+    feeds = {"a": np.ones((1, 2), np.float32), "b": np.full((1, 3), 2, np.float32)}
+    expected = model.predict(feeds, verbose=0)
+    predicted = tapped.predict(feeds)
+    assert set(predicted) == {"x", "z"}
+    for key in predicted:
+        np.testing.assert_allclose(predicted[key], expected[key], rtol=1e-5)
+    np.testing.assert_allclose(tapped.activations(feeds, "x"), expected["z"], rtol=1e-5)
+    np.testing.assert_allclose(tapped.activations(feeds, "y"), expected["x"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "types", "exposed"),
+    [
+        ("all", None, ["image", "conv", "bn", "relu", "add", "drop", "pool", "gap", "dense"]),
+        (["conv", "-2"], None, ["conv", "gap", "dense"]),
+        ("re:.*o.*", None, ["conv", "drop", "pool", "dense"]),
+        (slice(1, 3), None, ["conv", "bn", "dense"]),
+        ("all", ["Conv2D", "Add"], ["conv", "add", "dense"]),
+    ],
+)
+def test_narrowed(layers: Any, types: Any, exposed: list[str], small: Any, tmp_path: Path) -> None:
+    """The model's own outputs are always there."""
+    report = layertap_export.export(small, tmp_path / "some.onnx", layers=layers, type=types)
+    assert list(report.exposed) == exposed
+    tapped = layertap.open(report.path)
+    assert [layer.name for layer in tapped.layers] == [layer.name for layer in small.layers]
+    assert [layer.name for layer in tapped.select()] == exposed
+
+
+def test_labels_and_preprocessing_go_into_the_file(small: Any, tmp_path: Path) -> None:
+    recipe = {"size": [7, 9], "scaling": {"mode": "tf"}}
+    (tmp_path / "labels.txt").write_text("cat\n\ndog\n bird \n")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    path = tmp_path / "small.onnx"
+    layertap_export.export(
+        small, path, labels=tmp_path / "labels.txt", preprocess=tmp_path / "recipe.json"
+    )
+    tapped = layertap.open(path)
+    assert tapped.labels == ("cat", "dog", "bird")
+    assert tapped.preprocessing == layertap.Preprocessing.from_dict(recipe)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"labels": ["cat", "dog"]},
+            "there are 2 labels, but the model's output 'dense' has 3 classes.",
+        ),
+        (
+            {"preprocess": {"size": [9, 7]}},
+            "the preprocessing makes images of 9 x 7 x 3, but the model's input 'image' takes "
+            "7 x 9 x 3.",
+        ),
+        (
+            {"preprocess": {"size": [7, 9], "color_mode": "grayscale"}},
+            "the preprocessing makes images of 7 x 9 x 1, but the model's input 'image' takes "
+            "7 x 9 x 3.",
+        ),
+        ({"opset": 19}, "opset 19 cannot be written: give one from 13 to 18."),
+        (
+            {"layers": "cnv"},
+            "no layer is called 'cnv'; the file exposes 9 layers. Did you mean 'conv'? "
+            "`layertap layers FILE` lists them.",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(
+    options: dict[str, Any], message: str, small: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(layertap.LayertapError) as caught:
+        layertap_export.export(small, tmp_path / "small.onnx", **options)
+    assert str(caught.value) == message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opset", [13, 15, 17])
+def test_older_opsets(opset: int, small: Any, tmp_path: Path) -> None:
+    report = layertap_export.export(small, tmp_path / "old.onnx", opset=opset)
+    assert onnx.load(report.path).opset_import[0].version == opset
+    assert report.verification
+
+
+# --- Failing well -------------------------------------------------------------------------------
+
+
+def interrupt(stage: str) -> None:
+    if stage == "verifying against Keras":
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"progress": interrupt}, KeyboardInterrupt),
+        ({"tolerance": 1e-12}, layertap_export.VerificationError),
+    ],
+)
+def test_nothing_is_left_behind(
+    options: dict[str, Any], error: type[BaseException], small: Any, tmp_path: Path
+) -> None:
+    target = tmp_path / "small.onnx"
+    target.write_bytes(b"older")
+    with pytest.raises(error):
+        layertap_export.export(small, target, **options)
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == b"older"
+
+
+def test_a_full_disk(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("layertap_export.writing.Writer.write", full_disk)
+    target = tmp_path / "small.onnx"
+    with pytest.raises(layertap.OutputError) as caught:
+        layertap_export.export(small, target)
+    assert str(caught.value) == (
+        f"cannot write {str(target)!r}: No space left on device. Nothing was written."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: folder / "missing" / "small.onnx",
+            "cannot write {target!r}: there is no folder {parent!r}. Nothing was written.",
+        ),
+        (lambda folder: folder, "cannot write {target!r}: it is a folder. Give a file name."),
+    ],
+)
+def test_targets_that_cannot_be_written(
+    make: Callable[[Path], Path], message: str, small: Any, tmp_path: Path
+) -> None:
+    target = make(tmp_path)
+    with pytest.raises(layertap.OutputError) as caught:
+        layertap_export.export(small, target)
+    assert str(caught.value) == message.format(target=str(target), parent=str(target.parent))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_was_never_built(keras: Any, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.Dense(2)], name="bare")
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(model, tmp_path / "bare.onnx")
+    assert str(caught.value) == (
+        "the model 'bare' has no inputs yet. Build it first: call it once on a batch, or give its "
+        "first layer an input shape."
+    )
+
+
+def test_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(layertap_export.ModelLoadError) as caught:
+        layertap_export.export(3, tmp_path / "three.onnx")
+    assert str(caught.value) == "the caller gave a builtins.int, not a keras.Model."
+
+
+def test_command_line(small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, file = tmp_path / "small.keras", tmp_path / "small.onnx"
+    small.save(model)
+    assert (
+        main(["export", str(model), "-o", str(file), "--layers", "conv", "--type", "Conv2D"]) == 0
+    )
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"wrote {file} (")
+    assert "2 of 9 layers exposed" in printed.out
+    assert printed.err == ""
+    assert main(["verify", str(file), str(model)]) == 0
+    assert capsys.readouterr().out.startswith("verified 2 layers against Keras on 2 batches (")
+    assert main(["export", str(model), "-o", str(file), "--tolerance", "1e-12"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "The first to diverge is 'conv'." in printed.err
+    assert main(["export", str(tmp_path / "smal.keras"), "-o", str(file)]) == 2
+    assert capsys.readouterr().err == (
+        f"layertap: there is no file {str(tmp_path / 'smal.keras')!r}. "
+        "Did you mean 'small.keras'?\n"
+    )

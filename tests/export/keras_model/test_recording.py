@@ -1,0 +1,305 @@
+"""Recording what every layer puts out, by the names under which the file will give it."""
+
+from __future__ import annotations
+
+import threading
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def layers(keras: Any) -> Any:
+    keras.utils.clear_session()
+    return keras.layers
+
+
+def recorded(model: Any, x: Any) -> Any:
+    """The recorder after one call of the model."""
+    from layertap_export.keras_model.recording import Recorder
+
+    recorder = Recorder()
+    with recorder.recording():
+        model(x, training=False)
+    return recorder
+
+
+def outputs(model: Any, x: Any) -> dict[str, Any]:
+    """Name -> array, in the order in which the calls began."""
+    return {
+        name: np.asarray(tensor)
+        for call in recorded(model, x).calls
+        for name, tensor in call.outputs
+    }
+
+
+def inbound(model: Any, x: Any) -> dict[str, list[str]]:
+    return {call.path: call.inbound for call in recorded(model, x).calls}
+
+
+def ones(*shape: int) -> Any:
+    return np.ones(shape, np.float32)
+
+
+def test_functional(keras: Any, small: Any) -> None:
+    found = outputs(small, ones(2, 7, 9, 3))
+    assert list(found) == ["conv", "bn", "relu", "add", "drop", "pool", "gap", "dense"]
+    function = keras.Model(small.input, [small.get_layer(name).output for name in found])
+    for value, expected in zip(found.values(), function(ones(2, 7, 9, 3)), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert inbound(small, ones(2, 7, 9, 3))["add"] == ["conv", "relu"]
+
+
+def test_a_layer_that_returns_its_input_hands_on_its_own_name(small: Any) -> None:
+    """In inference a Dropout is nothing, but the layer behind it reads it all the same."""
+    assert inbound(small, ones(1, 7, 9, 3))["pool"] == ["drop"]
+
+
+def test_sequential(keras: Any, layers: Any) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.ReLU(name="b")])
+    assert inbound(model, ones(1, 4)) == {"a": [], "b": ["a"]}
+
+
+def test_a_model_inside_a_model(keras: Any, layers: Any) -> None:
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name="inner")
+    outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="dense")])
+    found = outputs(outer, ones(1, 4))
+    assert list(found) == ["inner", "inner/dense", "dense"]
+    np.testing.assert_array_equal(found["inner"], found["inner/dense"])
+
+
+def test_a_shared_layer_counts_its_calls(keras: Any, layers: Any) -> None:
+    shared, entry = layers.Dense(4, name="shared"), keras.Input((4,))
+    model = keras.Model(entry, layers.Add(name="add")([shared(entry), shared(shared(entry))]))
+    x = ones(1, 4)
+    found = outputs(model, x)
+    assert list(found) == ["shared", "shared#1", "shared#2", "add"]
+    np.testing.assert_allclose(found["shared#2"], shared(shared(x)), rtol=1e-6)
+    assert inbound(model, x)["add"] == ["shared", "shared#2"]
+
+
+def test_a_shared_model_counts_its_calls(keras: Any, layers: Any) -> None:
+    tower = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="dense")], name="tower")
+    left, right = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([left, right], layers.Add(name="add")([tower(left), tower(right)]))
+    found = outputs(model, [ones(1, 4), 2 * ones(1, 4)])
+    assert list(found) == ["tower", "tower/dense", "tower#1", "tower#1/dense", "add"]
+    np.testing.assert_allclose(found["tower#1/dense"], 2 * found["tower/dense"], rtol=1e-6)
+
+
+def test_two_layers_of_one_name_are_told_apart(keras: Any, layers: Any) -> None:
+    class Twins(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__(name="twins")
+            self.parts = [layers.Dense(2, name="part"), layers.Dense(2, name="part")]
+
+        def call(self, x: Any) -> Any:
+            return self.parts[1](self.parts[0](x))
+
+    model = keras.Sequential([keras.Input((2,)), Twins()])
+    assert list(outputs(model, ones(1, 2))) == ["twins", "twins/part", "twins/part~2"]
+
+
+def test_subclassed(keras: Any, layers: Any) -> None:
+    class Model(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = layers.Dense(3, name="first"), layers.Dense(2, name="second")
+
+        def call(self, x: Any, training: bool = False) -> Any:
+            return self.second(keras.ops.relu(self.first(x)))
+
+    model = Model()
+    model(ones(1, 4))
+    assert list(outputs(model, ones(1, 4))) == ["first", "second"]
+
+
+def test_several_outputs_of_one_layer(keras: Any, layers: Any) -> None:
+    entry = keras.Input((5, 3))
+    lstm = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")
+    model = keras.Model(entry, lstm(entry))
+    found = outputs(model, ones(2, 5, 3))
+    found = {name: value for name, value in found.items() if "/" not in name}
+    assert {name: value.shape for name, value in found.items()} == {
+        "lstm": (2, 5, 4),
+        "lstm:1": (2, 4),
+        "lstm:2": (2, 4),
+    }
+
+
+def test_operations_of_a_functional_graph_are_layers_too(keras: Any, layers: Any) -> None:
+    """`keras.ops` called on symbolic tensors; the same inside a layer's own code is not."""
+    entry = keras.Input((4,))
+    hidden = layers.Dense(4, activation="relu", name="dense")(entry)
+    model = keras.Model(entry, keras.ops.tanh(hidden + entry))
+    assert list(outputs(model, ones(1, 4))) == ["dense", "add", "tanh"]
+
+
+Point = namedtuple("Point", ["y", "x"])
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (1, [""]),
+        ((1, 2, 3), ["", ":1", ":2"]),
+        ([1], [""]),
+        ({"b": 2, "a": 1}, [":b", ":a"]),
+        ((1, (2, 3)), ["", ":1", ":1:1"]),
+        ((1, {"a": 2}), ["", ":1:a"]),
+        ([[1, 2], [3]], ["", ":0:1", ":1"]),
+        ({"b": [2, 3], "a": {"c": 1}}, [":b", ":b:1", ":a:c"]),
+        ({"0": 1, 1: 2}, [":0", ":1"]),
+        (Point(1, 2), [":y", ":x"]),
+        ([], []),
+        ({}, []),
+    ],
+)
+def test_names_of_leaves(value: Any, names: list[str], keras: Any) -> None:
+    """In the order in which the structure was made; places are those of Keras's flat order."""
+    from layertap_export.keras_model.recording import leaves
+
+    found = leaves(value)
+    assert [leaf.suffix for leaf in found] == names
+    flat = keras.tree.flatten(value)
+    assert [leaf.value for leaf in found] == [flat[leaf.place] for leaf in found]
+    assert sorted(leaf.place for leaf in found) == list(range(len(flat)))
+
+
+def test_names_are_given_once(keras: Any, layers: Any) -> None:
+    """Also where a layer is called like another's second call, or its second output."""
+
+    class Two(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x + 1, x + 2
+
+    entry, shared = keras.Input((4,)), layers.Dense(4, name="a")
+    x = layers.Dense(4, name="a#1")(shared(shared(entry)))
+    x, y = Two(name="two")(layers.Dense(4, name="two:1")(x))
+    model = keras.Model(entry, layers.Add(name="sum")([x, y]))
+    assert list(outputs(model, ones(1, 4))) == [
+        "a",
+        "a#1",
+        "a#1~2",
+        "two:1",
+        "two",
+        "two:1~2",
+        "sum",
+    ]
+
+
+def test_reserved_names_are_not_given(keras: Any, layers: Any) -> None:
+    from layertap_export.keras_model.recording import Recorder
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="x")])
+    recorder = Recorder(reserved=["x"])
+    with recorder.recording():
+        model(ones(1, 4))
+    assert [call.path for call in recorder.calls] == ["x~2"]
+
+
+def test_the_cells_of_a_loop_are_one_call(keras: Any, layers: Any) -> None:
+    """Keras runs them once more to learn the shape of the output, and stacked ones for dropout."""
+    cells = [layers.LSTMCell(3, name="one", dropout=0.1), layers.GRUCell(2, name="two")]
+    for unroll, times in ((False, 1), (True, 4)):
+        rnn = layers.RNN(cells, name="rnn", unroll=unroll)
+        model = keras.Sequential([keras.Input((4, 2)), rnn])
+        calls = recorded(model, ones(1, 4, 2)).calls
+        stacked = [call for call in calls if call.layer is rnn.cell]
+        assert [call.in_loop for call in stacked] == [not unroll] * times
+        inner = [call.layer.name for call in calls if call.parent in stacked]
+        assert inner == ["one", "two"] * times
+        assert len(calls) == 1 + 3 * times
+
+
+def test_the_layer_of_a_time_distributed_is_recorded_at_each_step(keras: Any, layers: Any) -> None:
+    inner = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="dense")], name="inner")
+    model = keras.Sequential([keras.Input((2, 2)), layers.TimeDistributed(inner, name="td")])
+    x = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
+    found = outputs(model, x)
+    assert list(found) == ["td", "td/inner", "td/inner/dense", "td/inner#1", "td/inner#1/dense"]
+    np.testing.assert_array_equal(found["td/inner#1/dense"], inner(x[:, 1]))
+    assert "call" not in vars(inner)
+
+
+def test_what_a_layer_builds_meanwhile_is_not_recorded(keras: Any, layers: Any) -> None:
+    class Builder(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            entry = keras.Input((4,))
+            model = keras.Model(entry, layers.Activation("relu", name="inner")(entry), name="model")
+            return model(x)
+
+    model = keras.Sequential([keras.Input((4,)), Builder(name="builder")])
+    assert list(outputs(model, ones(1, 4))) == ["builder", "builder/model", "builder/model/inner"]
+
+
+def test_gradients_flow_through_a_recorded_model(keras: Any, layers: Any) -> None:
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, "tanh", name="a")])
+    x = tf.constant(ones(2, 4))
+    gradients = []
+    for record in (False, True):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            calls = recorded(model, x).calls if record else []
+            y = calls[0].outputs[0][1] if record else model(x, training=False)
+        gradients.append(tape.gradient(y, x))
+    np.testing.assert_array_equal(*gradients)
+    assert np.abs(gradients[0]).max() > 0
+
+
+def test_inner_calls_end_before_outer_ones(keras: Any, layers: Any) -> None:
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name="inner")
+    model = keras.Sequential([keras.Input((4,)), inner, layers.ReLU(name="relu")])
+    recorder = recorded(model, ones(1, 4))
+    ended = sorted(recorder.calls, key=lambda call: call.finished)
+    assert [call.path for call in ended] == ["inner/dense", "inner", "relu"]
+
+
+def test_nothing_stays_patched(keras: Any, small: Any) -> None:
+    from keras.src.ops.operation import Operation
+
+    from layertap_export.keras_model.recording import Recorder
+
+    before = keras.layers.Layer.__call__, Operation.__call__
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="expected shape"), recorder.recording():
+        small(ones(1, 7, 9, 4))
+    assert (keras.layers.Layer.__call__, Operation.__call__) == before
+    small(ones(1, 7, 9, 3))
+    assert recorder.calls == []
+
+
+def test_another_thread_is_left_alone(small: Any) -> None:
+    from layertap_export.keras_model.recording import Recorder
+
+    recorder, results = Recorder(), []
+    other = threading.Thread(target=lambda: results.append(small(ones(1, 7, 9, 3))))
+    with recorder.recording():
+        other.start()
+        other.join()
+        assert recorder.calls == []
+        small(ones(1, 7, 9, 3))
+    assert len(results) == 1
+    assert len(recorder.calls) == 8
+
+
+def test_a_recording_inside_a_recording(small: Any) -> None:
+    """Each has its own."""
+    from layertap_export.keras_model.recording import Recorder
+
+    outer, inner = Recorder(), Recorder()
+    with outer.recording():
+        with inner.recording():
+            small(ones(1, 7, 9, 3))
+        assert outer.calls == []
+        small(ones(1, 7, 9, 3))
+    assert len(inner.calls) == len(outer.calls) == 8

@@ -1,0 +1,214 @@
+"""What is otherwise in TensorFlow and Keras while a model is traced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+def traced(function: Callable[..., Any], *shape: int | None, to_run: bool = False) -> Any:
+    """A concrete function of one input, and what of the libraries was taken apart."""
+    import tensorflow as tf
+
+    from layertap_export.keras_model.traceable import traceable
+
+    spec = [tf.TensorSpec(shape)]
+    with traceable(to_run) as taken_apart:
+        made = tf.function(function, input_signature=spec, autograph=False)
+        return made.get_concrete_function(), taken_apart
+
+
+def operations(concrete: Any) -> set[str]:
+    return {op.type for op in concrete.graph.get_operations()}
+
+
+def x(*shape: int) -> Any:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_functions_become_part_of_the_graph(keras: Any) -> None:
+    """With their loops and branches on tensors, as TensorFlow would have made them."""
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def compiled(x: Any) -> Any:
+        return tf.nn.relu(x)
+
+    @tf.function
+    def with_a_loop(x: Any) -> Any:
+        for i in tf.range(3):
+            if tf.reduce_sum(x) > 0:
+                x = x - tf.cast(i, tf.float32)
+        return compiled(x)
+
+    concrete, taken_apart = traced(with_a_loop, None, 2)
+    assert taken_apart == []
+    assert "Relu" in operations(concrete)
+    assert any("While" in kind for kind in operations(concrete))
+    assert not any("PartitionedCall" in kind for kind in operations(concrete))
+    for value in (x(3, 2), -x(3, 2)):
+        np.testing.assert_allclose(concrete(tf.constant(value)), with_a_loop(value))
+
+
+def test_functions_without_source_run_as_they_are(keras: Any) -> None:
+    import tensorflow as tf
+
+    function = tf.function(eval("lambda x: x + 1"))
+    concrete, _ = traced(function, None, 2)
+    np.testing.assert_allclose(concrete(tf.constant(x(1, 2))), x(1, 2) + 1)
+
+
+def test_a_method(keras: Any) -> None:
+    import tensorflow as tf
+
+    class Adds:
+        amount = 2.0
+
+        @tf.function
+        def __call__(self, x: Any) -> Any:
+            return x + self.amount
+
+        def positive(self, x: Any) -> Any:
+            if tf.reduce_sum(x) < 0:
+                return -x
+            return x
+
+    for function in (Adds(), tf.function(Adds().positive)):
+        concrete, _ = traced(function, None, 2)
+        for value in (x(1, 2), -x(1, 2)):
+            np.testing.assert_allclose(concrete(tf.constant(value)), function(value))
+
+
+@pytest.mark.parametrize("to_run", [False, True])
+def test_keras_own_functions_are_left_alone_where_the_trace_shall_run(
+    to_run: bool, keras: Any
+) -> None:
+    """A grouped convolution in three dimensions runs on a CPU only if it is compiled."""
+    import tensorflow as tf
+
+    conv = keras.layers.Conv3D(4, 2, groups=2)
+    conv.build((None, 3, 3, 3, 4))
+    concrete, taken_apart = traced(conv, None, 3, 3, 3, 4, to_run=to_run)
+    assert bool(taken_apart) != to_run
+    value = x(2, 3, 3, 3, 4)
+    if to_run:
+        np.testing.assert_allclose(concrete(tf.constant(value)), conv(value), rtol=1e-5, atol=1e-6)
+    else:
+        assert "Conv3D" in operations(concrete)
+
+
+def test_layers_may_have_any_name(keras: Any) -> None:
+    import tensorflow as tf
+
+    names = ["a.b-c d@1", "größe", "_x", ">", "#"]
+    chain = [keras.layers.Activation("relu", name=name) for name in names]
+
+    def call(x: Any) -> Any:
+        for layer in chain:
+            x = layer(x)
+        return x
+
+    concrete, _ = traced(call, None, 2)
+    np.testing.assert_array_equal(concrete(tf.constant(x(3, 2))), np.maximum(x(3, 2), 0))
+
+
+def test_a_free_number_of_steps(keras: Any) -> None:
+    """As the layer does it eagerly, step by step; also with a mask that an inner layer reads."""
+    import tensorflow as tf
+
+    class Masked(keras.layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = keras.layers.Dense(3)
+
+        def build(self, shape: Any) -> None:
+            self.dense.build(shape)
+
+        def call(self, x: Any, mask: Any = None, training: bool = False) -> Any:
+            return self.dense(x) * keras.ops.cast(mask, "float32")[:, None]
+
+    layer = keras.layers.TimeDistributed(Masked())
+    value = x(3, 5, 4)
+    mask = np.arange(15).reshape(3, 5) % 4 > 0
+    expected = layer(value, mask=mask)
+
+    def call(x: Any) -> Any:
+        return layer(x, mask=keras.ops.reshape(keras.ops.arange(15), (3, 5)) % 4 > 0)
+
+    concrete, _ = traced(call, None, None, 4)
+    np.testing.assert_allclose(concrete(tf.constant(value)), expected, rtol=1e-5, atol=1e-6)
+    assert concrete.output_shapes.as_list()[1:] == [None, 3]
+
+
+def test_nothing_is_recomputed(keras: Any) -> None:
+    import tensorflow as tf
+
+    with keras.RematScope(mode="full"):
+        dense = keras.layers.Dense(3)
+    dense.build((None, 2))
+    concrete, _ = traced(lambda x: dense(x, training=False), None, 2)
+    np.testing.assert_allclose(concrete(tf.constant(x(4, 2))), dense(x(4, 2)), rtol=1e-6)
+
+
+def test_a_size_that_is_computed(keras: Any) -> None:
+    """Keras asks whether the sizes are positive, which a tensor of a graph does not say."""
+    import tensorflow as tf
+
+    layer = keras.layers.UpSampling2D((2, 3), interpolation="bilinear")
+    concrete, _ = traced(layer.call, None, None, None, 2)
+    value = x(1, 4, 5, 2)
+    np.testing.assert_allclose(concrete(tf.constant(value)), layer(value), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU"])
+def test_no_cudnn_on_a_machine_with_a_gpu(
+    name: str, keras: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    def all_operations(concrete: Any) -> set[str]:
+        functions = concrete.graph.as_graph_def().library.function
+        return operations(concrete) | {node.op for f in functions for node in f.node_def}
+
+    layer = getattr(keras.layers, name)(3)
+    layer.build((None, 5, 2))
+    # The package has a function of the module's name.
+    recurrence = import_module("keras.src.backend.tensorflow.rnn")
+    monkeypatch.setattr(recurrence, "_is_gpu_available", lambda: True)
+    concrete, _ = traced(layer.call, None, 5, 2)
+    assert not [kind for kind in all_operations(concrete) if "Cudnn" in kind]
+    plain = tf.function(layer.call, autograph=False)
+    otherwise = plain.get_concrete_function(tf.TensorSpec([None, 5, 2]))
+    assert "CudnnRNNV3" in all_operations(otherwise)
+
+
+@pytest.mark.parametrize("default", [False, True])
+@pytest.mark.parametrize("form", ["list", "pairs", "dict"])
+def test_switch_case(form: str, default: bool, keras: Any) -> None:
+    """The same branch as TensorFlow takes, for indices outside too, and no `Case` in the graph."""
+    import tensorflow as tf
+
+    branches = [lambda value=value: tf.constant(value) for value in (10.0, 20.0, 30.0)]
+    given = {
+        "list": branches,
+        "pairs": [(2, branches[2]), (0, branches[0]), (1, branches[1])],
+        "dict": dict(enumerate(branches)),
+    }[form]
+    options = {"default": lambda: tf.constant(-1.0)} if default else {}
+
+    def call(index: Any) -> Any:
+        return tf.switch_case(tf.cast(index, tf.int32), given, **options)
+
+    concrete, _ = traced(call)
+    for index in (-1.0, 0.0, 1.0, 2.0, 3.0):
+        assert float(concrete(tf.constant(index))) == float(call(tf.constant(index)))
+    assert operations(concrete).isdisjoint({"Case", "StatelessCase"})

@@ -1,0 +1,25 @@
+"""The operators that are put in the place of the reference evaluator's own.
+
+That they compute what onnxruntime computes is asserted with every rule, in `test_rules`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from generators.tiny import model, node, value
+from layertap_export.verification.float64_operators import OPERATORS, evaluator
+
+
+def test_float64_stays_float64() -> None:
+    made = model([node("Erf", "x", "y")], [value("x", [3], 11)], [value("y", [3], 11)])
+    (y,) = evaluator(made).run(None, {"x": np.array([0.1, 1e-9, 2.0])})
+    assert y.dtype == np.float64
+    np.testing.assert_allclose(y, [0.1124629160182849, 1.1283791670955126e-9, 0.9953222650189527])
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.__name__)
+def test_each_says_what_it_computes(operator: type) -> None:
+    assert operator.__doc__
+    assert operator.op_domain == ""  # type: ignore[attr-defined]

@@ -1,0 +1,76 @@
+"""docs/coverage.md says what the tables of the tests and the code say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pages
+from generators.layer_table import REFUSALS
+from generators.ops_table import DIFFERENT, KERAS_REFUSES, REFUSED
+from pages import quoted, rows
+
+pytestmark = pytest.mark.tensorflow
+
+PAGE = (Path(__file__).parents[3] / "docs" / "coverage.md").read_text(encoding="utf-8")
+
+
+def section(heading: str) -> list[list[str]]:
+    return rows(pages.section(PAGE, heading))
+
+
+def in_code(cells: list[str]) -> list[str]:
+    return [word for cell in cells for word in quoted(cell)]
+
+
+def test_the_layers_that_cannot_be_exported(keras: Any) -> None:
+    table = section("Layers that cannot be exported")
+    named = [quoted(row[0])[0] for row in table]
+    makes = [row.make for name, row in REFUSALS.items() if name != "float8"]
+    codes = [make.__code__ for make in makes]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
+    made = {name for code in codes for name in code.co_names if hasattr(keras.layers, name)}
+    assert sorted(named) == sorted(made)
+    operations = {x for row in REFUSALS.values() for x in re.findall(r"(\w+) \(layer", row.message)}
+    assert sorted(set(in_code([row[1] for row in table]))) == sorted(operations)
+
+
+def test_the_functions_that_cannot_be_exported() -> None:
+    functions = [quoted(row[0]) for row in section("Functions that cannot be exported")]
+    named = {name for names in functions for name in names} - {"nuc"}
+    table = {name.partition(" ")[0] for name in [*REFUSED, *DIFFERENT, *KERAS_REFUSES]}
+    assert sorted(named - table) == ["irfft"]  # of free sizes only
+    assert sorted(table - named) == []
+    assert sorted(functions[-1]) == sorted(KERAS_REFUSES)
+
+
+def test_the_number_types(keras: Any) -> None:
+    from layertap_export.convert.dtypes import TOLERANCES, file_dtype
+    from layertap_export.graph.passes.cast_around import MISSING
+    from layertap_export.verification.layers import TOLERANCE
+
+    table = section("Number types")
+    for policies, computed, allowed in table:
+        for policy in quoted(policies):
+            dtype = keras.DTypePolicy(policy).compute_dtype
+            assert quoted(computed) == [file_dtype(dtype)]
+            assert float(allowed) == TOLERANCES.get(dtype, TOLERANCE)
+    assert {keras.DTypePolicy(x).compute_dtype for x in in_code([row[0] for row in table])} == {
+        "float32",
+        "float64",
+        *TOLERANCES,
+    }
+    (paragraph,) = re.findall(r"names them: (.*?)\. Where", PAGE, re.DOTALL)
+    lacking = [name for name, dtypes in MISSING.items() if "float64" in dtypes.split()]
+    assert quoted(paragraph) == lacking
+
+
+def test_the_operations_that_layertap_converts_itself(keras: Any) -> None:
+    from layertap_export.convert.tf_ops import handlers
+
+    table = section("Operations that layertap converts itself")
+    assert sorted(in_code([row[1] for row in table])) == sorted(handlers({}))

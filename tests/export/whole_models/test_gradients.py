@@ -1,0 +1,451 @@
+"""Gradients in an export: put in, verified against TensorFlow, and noted in the card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import layertap
+import layertap_export
+from layertap.cli import main
+from layertap_export.gradients import backprop, registry
+from layertap_export.verification.running import session
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def report(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("gradients") / "small.onnx"
+    return layertap_export.export(small, path, gradients=["relu", "last-conv", "input"])
+
+
+def by_tensorflow(keras: Any, model: Any, layer: str, x: np.ndarray, weights: np.ndarray) -> Any:
+    """The gradient at a layer of a model whose last layer is a Dense: of its pre-activation."""
+    import tensorflow as tf
+
+    last = model.layers[-1]
+    part = keras.Model(model.input, [model.get_layer(layer).output, last.input])
+    kernel, bias = last.get_weights()
+    with tf.GradientTape() as tape:
+        activation, features = part(x, training=False)
+        score = tf.reduce_sum((features @ kernel + bias) * weights)
+    return tape.gradient(score, activation).numpy()
+
+
+def test_one_gradient_per_layer(report: Any, small: Any, keras: Any) -> None:
+    gradients = report.card.gradients
+    # The last feature maps of the size of the last convolution; the Dropout hands them on.
+    assert gradients.tensors == {
+        "relu": "grad/relu",
+        "drop": "grad/drop",
+        "image": "grad/image",
+    }
+    assert (gradients.output, gradients.score, gradients.broadcasts) == ("dense", "logits", True)
+    x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
+    mix = np.array([[1, 0, 0], [0, -1, 2]], np.float32)
+    (found,) = session(report.path).run(["grad/relu"], {"image": x, "score_weights": mix})
+    expected = by_tensorflow(keras, small, "relu", x, mix)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_they_are_verified_like_layers(report: Any) -> None:
+    checked = report.card.verification.layers
+    names = {"grad/relu", "grad/drop", "grad/image"}
+    assert {name for name in checked if name.startswith("grad/")} == names
+    assert all(0 < checked[name].scaled < 1e-5 for name in names)
+    assert "verified 8 layers and 3 gradients against Keras on 2 batches" in str(report)
+
+
+def test_the_golden_sample_has_them(report: Any, small: Any, keras: Any) -> None:
+    golden = report.card.golden
+    assert {"grad/relu", "grad/drop", "grad/image"} <= golden.layers.keys()
+    from layertap.compare.golden import indices, seeded
+
+    item = golden.inputs[0]
+    x = seeded(item.shape, "float32", item.low, item.high, golden.seed)
+    expected = by_tensorflow(keras, small, "relu", x, np.ones((1, 3), np.float32)).ravel()
+    kept = golden.layers["grad/relu"]
+    np.testing.assert_allclose(kept.values, expected[indices(expected.size, 5)], rtol=1e-4)
+    np.testing.assert_allclose(kept.norm, np.linalg.norm(expected), rtol=1e-5)
+
+
+def test_check_and_verify_cover_them(
+    report: Any, small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(report.path)]) == 0
+    assert capsys.readouterr().out.startswith("8 layers and 3 gradients agree with the golden ")
+    assert layertap_export.verify(report.path, small)
+    # A file whose backward half alone is wrong: the classes are weighed double.
+    broken = onnx.load(report.path)
+    seed = next(x for x in broken.graph.node if "score_weights" in x.input)
+    broken.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2, np.float32), "two"))
+    double = onnx.helper.make_node("Mul", ["score_weights", "two"], ["double"])
+    broken.graph.node.insert(list(broken.graph.node).index(seed), double)
+    seed.input[0] = "double"
+    path = tmp_path / "broken.onnx"
+    onnx.save(broken, path)
+    assert main(["check", str(path)]) == 1
+    assert "The first to diverge is 'grad/" in capsys.readouterr().out + capsys.readouterr().err
+
+
+def test_a_wrong_rule_fails_the_export(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = {**registry.RULES, "MaxPool": lambda step: [step.x * 0.01]}
+    monkeypatch.setattr(backprop, "RULES", wrong)
+    with pytest.raises(layertap_export.VerificationError) as caught:
+        layertap_export.export(small, tmp_path / "small.onnx", gradients=["relu", "gap"])
+    assert [x.name for x in caught.value.report.failed] == ["grad/relu"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_of_it_without_the_option(small_file: Path) -> None:
+    model = onnx.load(small_file)
+    assert [x.name for x in model.graph.input] == ["image"]
+    assert not any("grad/" in x.name for x in [*model.graph.node, *model.graph.output])
+    card = layertap.open(small_file).card
+    assert card is not None
+    assert card.gradients is None
+
+
+def test_the_layers_are_what_they_were(report: Any, small_file: Path) -> None:
+    """Activations, names and order are those of an export without gradients."""
+    plain, with_it = layertap.open(small_file), layertap.open(report.path)
+    assert with_it.layers == plain.layers
+    assert with_it.outputs == plain.outputs
+    names = [x.name for x in onnx.load(report.path).graph.output]
+    plain_names = [x.name for x in onnx.load(small_file).graph.output]
+    assert names == [*plain_names, "grad/relu", "grad/drop", "grad/image"]
+    x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
+    np.testing.assert_equal(with_it.activations(x), plain.activations(x))
+
+
+def test_the_same_bytes_every_time(small: Any, report: Any, tmp_path: Path) -> None:
+    asked = ["relu", "last-conv", "input"]
+    again = layertap_export.export(small, tmp_path / "small.onnx", gradients=asked)
+    assert again.path.read_bytes() == report.path.read_bytes()
+
+
+# --- Which layers, which score --------------------------------------------------------------------
+
+
+def test_layers_that_nobody_else_asked_for(small: Any, tmp_path: Path) -> None:
+    """A layer with a gradient is exposed; the others that the verification needed are not."""
+    report = layertap_export.export(
+        small, tmp_path / "small.onnx", layers="gap", gradients=["conv", "last-conv"]
+    )
+    assert report.exposed == ("image", "conv", "drop", "gap", "dense")
+    outputs = [x.name for x in onnx.load(report.path).graph.output]
+    assert outputs == ["dense", "conv", "drop", "gap", "grad/conv", "grad/drop"]
+    assert report.verification.layers[-1].name == "grad/drop"
+    assert layertap_export.verify(report.path, small)
+
+
+def test_all_layers(small: Any, tmp_path: Path) -> None:
+    """All that the logits depend on: not the Dense itself, which ends in a softmax."""
+    report = layertap_export.export(small, tmp_path / "small.onnx", gradients="all")
+    names = ["image", "conv", "bn", "relu", "add", "drop", "pool", "gap"]
+    assert list(report.card.gradients.tensors) == names
+
+
+def test_a_layer_that_the_score_does_not_depend_on(small: Any, tmp_path: Path) -> None:
+    with pytest.warns(layertap.LayertapWarning) as caught:
+        report = layertap_export.export(small, tmp_path / "small.onnx", gradients="dense")
+    assert [str(x.message) for x in caught] == [
+        "the scores of 'dense' do not depend on 'dense': the gradient there is 0."
+    ]
+    x = np.zeros((2, 7, 9, 3), np.float32)
+    (found,) = session(report.path).run(["grad/dense"], {"image": x})
+    np.testing.assert_array_equal(found, np.zeros((2, 3)))
+
+
+def test_probabilities(small: Any, keras: Any, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    report = layertap_export.export(
+        small, tmp_path / "small.onnx", gradients="gap", score="probability"
+    )
+    assert report.card.gradients.score == "output"
+    x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
+    mix = np.array([[1, 0, 0]], np.float32)
+    (found,) = session(report.path).run(["grad/gap"], {"image": x, "score_weights": mix})
+    part = keras.Model(small.input, [small.get_layer("gap").output, small.output])
+    with tf.GradientTape() as tape:
+        activation, output = part(x, training=False)
+        score = tf.reduce_sum(output * mix)
+    expected = tape.gradient(score, activation).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def two_heads(keras: Any) -> Any:
+    layers = keras.layers
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, activation="relu", name="stem")(image)
+    age = layers.Dense(1, name="age")(layers.Flatten(name="flat")(x))
+    kind = layers.Conv2D(5, 1, name="kinds")(x)
+    kind = layers.Activation("softmax", name="kind")(kind)
+    return keras.Model(image, [age, kind], name="heads")
+
+
+def test_several_outputs(keras: Any, tmp_path: Path) -> None:
+    """One must be named: a number, or the classes of every pixel."""
+    keras.utils.set_random_seed(0)
+    model = two_heads(keras)
+    target = tmp_path / "heads.onnx"
+    with pytest.raises(layertap.UsageError) as caught:
+        layertap_export.export(model, target, gradients="stem")
+    assert str(caught.value) == (
+        "the model has 2 outputs, 'age', 'kind'. Name the one whose scores are to be "
+        "differentiated, as in score='age'."
+    )
+    report = layertap_export.export(model, target, gradients=["stem", "last-conv"], score="kind")
+    gradients = report.card.gradients
+    assert (gradients.output, gradients.score) == ("kind", "logits")
+    assert list(gradients.tensors) == ["stem"]
+    # Scores are channels last, as the output is.
+    entry = next(x for x in onnx.load(target).graph.input if x.name == "score_weights")
+    assert [d.dim_value for d in entry.type.tensor_type.shape.dim] == [0, 0, 0, 5]
+    report = layertap_export.export(model, target, gradients="flat", score="age")
+    assert report.card.gradients.score == "output"
+
+
+def test_padding_is_a_layer_of_its_own(keras: Any, tmp_path: Path) -> None:
+    """tf2onnx lets the convolution pad by itself, and the layer's output leads nowhere."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.ZeroPadding2D(name="pad"),
+            layers.Conv2D(4, 3, strides=2, name="conv"),
+            layers.GlobalAveragePooling2D(name="gap"),
+            layers.Dense(2, name="scores"),
+        ]
+    )
+    report = layertap_export.export(model, tmp_path / "pad.onnx", gradients="pad")
+    assert report.verification
+    x = np.ones((1, 8, 8, 3), np.float32)
+    (found,) = session(report.path).run(["grad/pad"], {report.card.inputs[0].name: x})
+    assert found.shape == (1, 10, 10, 3)
+    assert np.abs(found[:, 0]).max() > 0
+
+
+def test_sizes_that_are_free(keras: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    image = keras.Input((None, None, 3), name="image")
+    x = layers.Conv2D(4, 3, strides=2, padding="same", activation="relu", name="one")(image)
+    y = layers.AveragePooling2D(3, strides=1, padding="same", name="mean")(x)
+    x = layers.Concatenate(name="join")([x, y])
+    x = layers.MaxPooling2D(3, strides=2, padding="same", name="max")(x)
+    x = layers.UpSampling2D(2, name="up")(x)
+    x = layers.GlobalAveragePooling2D(name="gap")(x)
+    model = keras.Model(image, layers.Dense(2, "sigmoid", name="dense")(x))
+    report = layertap_export.export(model, tmp_path / "free.onnx", gradients=["all", "input"])
+    assert report.card.gradients.broadcasts
+    assert report.verification.worst.scaled < 1e-5
+
+
+def own_softmax(keras: Any) -> Any:
+    """A layer of one's own that calls TensorFlow's softmax."""
+    import tensorflow as tf
+
+    class Head(keras.layers.Layer):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(name="head")
+            self.dense = keras.layers.Dense(3, name="dense")
+
+        def call(self, x: Any) -> Any:
+            return tf.nn.softmax(self.dense(x))
+
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((5,), name="x")
+    return keras.Model(entry, Head()(keras.layers.Dense(4, activation="tanh", name="first")(entry)))
+
+
+def nested(keras: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    inner = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(4, "relu", name="dense")], name="backbone"
+    )
+    outer = keras.Input((5,), name="x")
+    return keras.Model(outer, keras.layers.Dense(3, "softmax", name="head")(inner(outer)))
+
+
+def reshaped(keras: Any) -> Any:
+    """The probabilities are laid out anew: what went into the softmax is not what came of it."""
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((5,), name="x")
+    x = keras.layers.Dense(4, activation="tanh", name="first")(entry)
+    x = keras.layers.Dense(6, activation="softmax", name="second")(x)
+    return keras.Model(entry, keras.layers.Reshape((3, 2), name="last")(x))
+
+
+def words(keras: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    x = keras.layers.Embedding(20, 5, trainable=False, name="first")(tokens)
+    x = keras.layers.MultiHeadAttention(2, 4, name="heads")(x, x)
+    x = keras.layers.LayerNormalization(name="norm")(x)
+    x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    return keras.Model(tokens, keras.layers.Dense(3, "softmax", name="last")(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "layers", "score"),
+    [
+        (own_softmax, "first", "logits"),
+        (nested, "backbone/dense", "logits"),
+        (words, "first", "logits"),
+        (reshaped, "first", "logits"),
+    ],
+    ids=["own softmax", "nested", "words", "reshaped"],
+)
+def test_models_of_all_kinds(
+    make: Callable[[Any], Any], layers: str, score: str, keras: Any, tmp_path: Path
+) -> None:
+    model = make(keras)
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients=layers)
+    assert report.card.gradients.score == score
+    shape = report.card.inputs[0].shape[1:]
+    batch = np.ones((2, *shape), report.card.inputs[0].dtype)
+    # Where it does not know the scores, central differences tell the gradient.
+    from layertap_export.verification.against_tape import Tape
+
+    assert Tape(model, report.card, [batch]).knows_scores == (make is not reshaped)
+    checked = report.card.verification.layers[f"grad/{layers}"]
+    assert checked.scaled < 1e-5
+
+
+def test_where_tensorflow_cannot_tell_the_logits(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then central differences do: a wrong rule is found all the same."""
+    wrong = {**registry.RULES, "Tanh": lambda step: [step.gradient]}
+    monkeypatch.setattr(backprop, "RULES", wrong)
+    with pytest.raises(layertap_export.VerificationError) as caught:
+        layertap_export.export(
+            reshaped(keras), tmp_path / "model.onnx", gradients=["input", "first"]
+        )
+    assert [x.name for x in caught.value.report.failed] == ["grad/x"]
+
+
+def test_recurrent_layers_on_the_way(keras: Any, tmp_path: Path) -> None:
+    """The gradient behind them is there, and that before them is refused."""
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((6, 4), name="x")
+    x = keras.layers.Dense(5, name="before")(entry)
+    x = keras.layers.LSTM(3, name="lstm")(x)
+    model = keras.Model(entry, keras.layers.Dense(2, name="after")(x))
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients="lstm")
+    assert report.verification
+    with pytest.raises(layertap_export.GradientError) as caught:
+        layertap_export.export(model, tmp_path / "other.onnx", gradients="before")
+    assert str(caught.value) == (
+        "layer 'lstm' has no gradient: layertap has no rule for the operator LSTM."
+    )
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_a_layer_that_runs_once_for_every_step(keras: Any, tmp_path: Path) -> None:
+    """Keras does so, where the file takes all steps for one batch: differences are compared."""
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((None, 4), name="x")
+    inner = keras.layers.Dense(5, activation="tanh", name="inner")
+    x = keras.layers.TimeDistributed(inner, name="steps")(entry)
+    x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    model = keras.Model(entry, keras.layers.Dense(2, "softmax", name="last")(x))
+    report = layertap_export.export(
+        model, tmp_path / "model.onnx", gradients=["steps", "steps/inner"]
+    )
+    from layertap_export.verification.against_tape import Tape
+
+    tape = Tape(model, report.card, [np.ones((2, 3, 4), np.float32)])
+    assert set(tape.knows) == {"steps"}
+    checked = report.card.verification.layers
+    assert checked["grad/steps"].scaled < 1e-5
+    assert checked["grad/steps/inner"].scaled < 1e-5
+
+
+def test_a_signature(keras: Any, tmp_path: Path) -> None:
+    """It has no layers, but an input."""
+    import tensorflow as tf
+
+    weights = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+    class Module(tf.Module):  # type: ignore[misc]
+        @tf.function(input_signature=[tf.TensorSpec((None, 5), name="x")])  # type: ignore[untyped-decorator]
+        def __call__(self, x: Any) -> Any:
+            return {"y": tf.nn.softmax(tf.tanh(x) @ weights)}
+
+    tf.saved_model.save(Module(), tmp_path / "saved")
+    report = layertap_export.export(tmp_path / "saved", tmp_path / "saved.onnx", gradients="input")
+    assert "verified 1 output and 1 gradient against TensorFlow" in str(report)
+    x = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
+    mix = np.array([[1, 0, -2]], np.float32)
+    (found,) = session(report.path).run(["grad/x"], {"x": x, "score_weights": mix})
+    expected = (mix @ weights.T) * (1 - np.tanh(x) ** 2)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+
+
+# --- Large weights, which stand beside the graph until the file is written ------------------------
+
+
+def wide(keras: Any) -> Any:
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((300,), name="x")
+    x = keras.layers.Dense(400, activation="relu", name="first")(entry)
+    x = keras.layers.Dense(300, activation="relu", name="second")(x)
+    return keras.Model(entry, keras.layers.Dense(4, "softmax", name="last")(x))
+
+
+def test_both_halves_share_the_weights(keras: Any, tmp_path: Path) -> None:
+    model = wide(keras)
+    plain = layertap_export.export(model, tmp_path / "plain.onnx")
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients=["all", "input"])
+    assert set(report.card.gradients.tensors) == {"x", "first", "second"}
+    assert plain.size_bytes < report.size_bytes < 1.02 * plain.size_bytes
+
+
+def test_a_model_that_is_too_large(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layertap_export.graph.weights.INLINE_BYTES", 400_000)
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(wide(keras), tmp_path / "model.onnx", gradients="first")
+    assert str(caught.value) == (
+        "gradients can be given to models of at most 2 GB, and this one is larger."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- The command line ---------------------------------------------------------------------------
+
+
+def test_the_command(small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, file = tmp_path / "small.keras", tmp_path / "small.onnx"
+    small.save(model)
+    command = ["export", str(model), "-o", str(file)]
+    options = ["--gradients", "last-conv", "--gradients", "re:re.u", "--score", "dense"]
+    assert main([*command, *options]) == 0
+    printed = capsys.readouterr()
+    assert "verified 8 layers and 2 gradients against Keras" in printed.out
+    assert printed.err == ""
+    assert main([*command, "--gradients", "relo"]) == 2
+    assert capsys.readouterr().err == (
+        "layertap: no layer is called 'relo'; the file exposes 9 layers. Did you mean 'relu', "
+        "'drop'? `layertap layers FILE` lists them.\n"
+    )
+    assert main([*command, "--gradients", "relu", "--score", "dens"]) == 2
+    assert capsys.readouterr().err == (
+        "layertap: no output is called 'dens'; the model has 'dense'. Did you mean 'dense'?\n"
+    )

@@ -1,0 +1,125 @@
+"""Gradients through every Keras layer, and through every family of `keras.applications`.
+
+The export compares them with `tf.GradientTape`, so that it succeeds is the test.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import layertap
+import layertap_export
+from export.whole_models.test_layer_classes import built
+from generators.layer_table import KINDS
+from layertap_export.gradients.reading import strip
+from layertap_export.verification.running import session
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+REFUSED = (
+    r"layer '.+' has no gradient: layertap has no rule for the operator (If|Loop|MatMulInteger)."
+)
+"""What decides when it runs, loops, and products in 8 bits."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind in ("images", "resizing", "sequences", "volumes", "vectors", "words")
+        for name in KINDS[kind].rows
+        if not name.startswith(("bins", "lookup", "weighted count"))  # places and counts
+        and (kind, name) != ("words", "repeat")  # whole numbers
+    ],
+)
+def test_each_layer(kind: str, name: str, keras: Any, tmp_path: Path) -> None:
+    table = KINDS[kind]
+    model = built(keras, {name: table.rows[name]}, table.shape, table.dtype)
+    if len(outputs := keras.tree.flatten(model.output)) > 1:
+        model = keras.Model(model.input, outputs[0])
+    asked = "input" if table.dtype == "float32" else "all"
+    try:
+        report = layertap_export.export(model, tmp_path / "one.onnx", gradients=asked, unsafe=True)
+    except layertap_export.GradientError as exc:
+        assert re.fullmatch(REFUSED, str(exc))  # noqa: PT017 - most have one
+        return
+    gradients = report.card.gradients
+    assert gradients is not None
+    by_sample = "sparsemax" in name  # it takes values from places that are counted by sample
+    assert gradients.broadcasts or not gradients.tensors or by_sample
+    found = [x for x in report.verification.layers if x.name in gradients.tensors.values()]
+    assert len(found) == len(gradients.tensors)
+    assert max((x.scaled for x in found), default=0) < 1e-4
+
+
+FAMILIES = {
+    "ConvNeXtTiny": 64,
+    "DenseNet121": 64,
+    "EfficientNetB0": 64,
+    "EfficientNetV2B0": 64,
+    "InceptionResNetV2": 96,
+    "InceptionV3": 96,
+    "MobileNet": 96,
+    "MobileNetV2": 96,
+    "MobileNetV3Small": 96,
+    "NASNetMobile": 96,
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "VGG16": 64,
+    "Xception": 96,
+}
+"""Sizes of images, by one member of each family."""
+
+
+def growth(path: Path) -> float:
+    """By what share of its size a file grew by gradients."""
+    model, card = onnx.load(path), layertap.open(path).card
+    assert card is not None
+    size = model.ByteSize()
+    strip(model, card)
+    return size / model.ByteSize() - 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family(name: str, keras: Any, tmp_path: Path) -> None:
+    """At the last, a middle and the first convolution; a class per sample; a free batch."""
+    size = FAMILIES[name]
+    keras.utils.set_random_seed(0)
+    build = getattr(keras.applications, name)
+    model = build(weights=None, input_shape=(size, size, 3), classes=10)
+    convolutions = [x.name for x in model.layers if "Conv" in type(x).__name__]
+    asked = ["last-conv", convolutions[-1], convolutions[len(convolutions) // 2], convolutions[0]]
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients=[*asked, "input"])
+    gradients = report.card.gradients
+    assert gradients is not None
+    assert gradients.broadcasts
+    assert {*asked[1:]} <= gradients.tensors.keys()
+    checked = report.card.verification
+    assert checked is not None
+    errors = [checked.layers[output].scaled for output in gradients.tensors.values()]
+    assert max(errors) < 1e-5
+    assert growth(report.path) < 0.02
+
+    opened = session(report.path)
+    names = list(gradients.tensors.values())
+    entry = report.card.inputs[0].name
+    images = np.random.default_rng(0).uniform(-1, 1, (3, size, size, 3)).astype(np.float32)
+    classes = np.eye(10, dtype=np.float32)[[7, 0, 3]]
+    together = opened.run(names, {entry: images, gradients.weights: classes})
+    for sample in range(3):
+        one = slice(sample, sample + 1)
+        alone = opened.run(names, {entry: images[one], gradients.weights: classes[one]})
+        for output, many, single in zip(names, together, alone, strict=True):
+            # But for kinks: the sums of a batch are in another order.
+            distance = np.linalg.norm((many[one] - single).ravel())
+            assert distance < 0.02 * np.linalg.norm(single.ravel()), output

@@ -1,0 +1,294 @@
+"""Every class of `keras.layers` can be exported, or says why not.
+
+The export compares the file with Keras itself, so that it succeeds is the test. The layers stand in
+`layer_table.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import layertap_export
+import reference
+from generators import zoo
+from generators.layer_table import ACTIVATIONS, IMAGES, KINDS, REFUSALS, Make
+from shell import files_of_two_processes
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    # Keras converts arrays for TensorFlow in a way that numpy 2 deprecates.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+NO_LAYERS = frozenset({"InputSpec", "Layer", "Wrapper"})
+"""Public classes that are none: of inputs, and what other classes are made from."""
+
+NOT_INSTALLED: Mapping[str, tuple[str, str]] = {
+    "JaxLayer": ("jax", "This requires the jax module. You can install it via `pip install jax`"),
+    "FlaxLayer": ("flax", "No module named 'flax'"),
+    "TorchModuleWrapper": ("torch", "No module named 'torch'"),
+}
+"""Layers around those of other libraries: the library, and what Keras says without it."""
+
+OPSET_17 = frozenset({"mel", "mel linear"})
+"""Rows that need ONNX's Fourier transform."""
+
+
+def built(
+    keras: Any,
+    makes: Mapping[str, Make],
+    shape: tuple[int | None, ...],
+    dtype: str,
+    batch: int | None = None,
+) -> Any:
+    """One model with all of these layers side by side, none of them the identity by its weights."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    entry = keras.Input(shape, dtype=dtype, batch_size=batch)
+    return zoo.randomised(
+        keras.Model(entry, [make(keras.layers)(entry) for make in makes.values()])
+    )
+
+
+def exported(model: Any, folder: Path, **options: Any) -> Any:
+    return layertap_export.export(model, folder / "layers.onnx", unsafe=True, **options)
+
+
+# --- Side by side -------------------------------------------------------------------------------
+
+
+def side_by_side(keras: Any, kind: str) -> Any:
+    """The quick rows of a kind in one model."""
+    table = KINDS[kind]
+    makes = {name: make for name, make in table.rows.items() if name not in table.slow}
+    return built(keras, makes, table.shape, table.dtype, table.batch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_side_by_side(kind: str, keras: Any, tmp_path: Path) -> None:
+    model = side_by_side(keras, kind)
+    report = exported(model, tmp_path)
+    assert set(report.exposed) >= {layer.name for layer in model.layers}
+    assert report.verification.worst.scaled < 1e-5
+
+
+QUICK_FREE = ("resizing", "images")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in QUICK_FREE else pytest.param(kind, marks=pytest.mark.slow)
+        for kind, table in KINDS.items()
+        if table.free
+    ],
+)
+def test_layers_of_any_size(kind: str, keras: Any, tmp_path: Path) -> None:
+    table = KINDS[kind]
+    assert table.free is not None
+    skipped = table.slow | table.fixed_only
+    makes = {name: make for name, make in table.rows.items() if name not in skipped}
+    model = built(keras, makes, table.free, table.dtype)
+    report = exported(model, tmp_path)
+    assert len(report.verification.batches) == 2
+    assert report.verification.worst.scaled < 2e-5
+
+
+@pytest.mark.slow
+def test_the_same_bytes_from_every_process(tmp_path: Path) -> None:
+    """Loops, lookup tables and all: where Python hashes strings otherwise, too."""
+    program = (
+        "import sys; from pathlib import Path; import layertap_export; layertap_export.export; "
+        "import keras; from generators.layer_table import KINDS; "
+        "from test_layer_classes import side_by_side; "
+        "[layertap_export.export(side_by_side(keras, kind), Path(sys.argv[1]) / f'{kind}.onnx', "
+        "unsafe=True) for kind in KINDS]"
+    )
+    here = Path(__file__).parent
+    files = files_of_two_processes(program, tmp_path, here.parents[1], here)
+    assert {file.stem for file in files} == KINDS.keys()
+
+
+# --- One by one ---------------------------------------------------------------------------------
+
+ROWS = [(kind, name) for kind, table in KINDS.items() for name in table.rows]
+FREE = [(kind, name) for kind, name in ROWS if KINDS[kind].free]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize(("kind", "name"), ROWS)
+def test_each_alone(kind: str, name: str, opset: int, keras: Any, tmp_path: Path) -> None:
+    table = KINDS[kind]
+    if opset < 17 and name in OPSET_17:
+        pytest.skip("ONNX has the Fourier transform from opset 17 on")
+    model = built(keras, {name: table.rows[name]}, table.shape, table.dtype, table.batch)
+    assert exported(model, tmp_path, opset=opset).verification
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), FREE)
+def test_each_alone_of_any_size(kind: str, name: str, keras: Any, tmp_path: Path) -> None:
+    """Where Keras itself refuses a free size, that is what is said."""
+    table = KINDS[kind]
+    assert table.free is not None
+    if name not in table.fixed_only:
+        model = built(keras, {name: table.rows[name]}, table.free, table.dtype)
+        assert exported(model, tmp_path).verification
+        return
+    try:
+        model = built(keras, {name: table.rows[name]}, table.free, table.dtype)
+    except (ValueError, TypeError):
+        return  # there is no such model
+    with pytest.raises(layertap_export.ExportError, match=r"^Keras cannot (trace|run) the model"):
+        exported(model, tmp_path)
+
+
+# --- What has no way into ONNX ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_layers_that_cannot_be_exported(name: str, keras: Any, tmp_path: Path) -> None:
+    row = REFUSALS[name]
+    model = built(keras, {name: row.make}, row.shape, row.dtype)
+    with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
+        exported(model, tmp_path)
+    assert str(caught.value) == row.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NOT_INSTALLED)
+def test_layers_around_other_libraries(name: str, keras: Any) -> None:
+    library, message = NOT_INSTALLED[name]
+    if find_spec(library) is not None:
+        pytest.skip(f"{library} is installed")
+    with pytest.raises(ImportError) as caught:
+        getattr(keras.layers, name)(object())
+    assert str(caught.value) == message
+
+
+@pytest.mark.slow
+def test_a_saved_model_as_a_layer(keras: Any, tmp_path: Path) -> None:
+    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), keras.layers.ReLU()])
+    inner.export(tmp_path / "saved", verbose=False)
+    entry = keras.Input((6,))
+    layer = keras.layers.TFSMLayer(str(tmp_path / "saved"), call_endpoint="serve", name="saved")
+    report = exported(keras.Model(entry, layer(entry)), tmp_path)
+    assert "saved" in report.exposed
+    assert report.verification.worst.scaled < 1e-6
+
+
+def test_a_layer_inside_another_is_named_by_its_path(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    inner = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Hashing(3, name="hash")])
+    inner.name = "inner"
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), inner])
+    with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
+        exported(model, tmp_path)
+    assert "StringToHashBucketFast (layer 'inner/hash')" in str(caught.value)
+
+
+def test_what_keras_refuses_is_said_in_its_words(keras: Any, tmp_path: Path) -> None:
+    entry = keras.Input((4,))
+    model = keras.Model(entry, keras.layers.Activation("threshold", name="step")(entry), name="bad")
+    with pytest.raises(layertap_export.ExportError) as caught:
+        exported(model, tmp_path)
+    assert str(caught.value).startswith(
+        "Keras cannot trace the model 'bad': Exception encountered when calling Activation.call(). "
+        "threshold() missing 2 required positional arguments"
+    )
+
+
+def test_random_numbers_in_inference_are_refused(keras: Any, tmp_path: Path) -> None:
+    class Sampling(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return x + keras.random.normal((1, 4), seed=1)
+
+    entry = keras.Input((4,))
+    model = keras.Model(entry, Sampling(name="draw")(entry))
+    with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
+        exported(model, tmp_path)
+    assert str(caught.value) == (
+        "layer 'draw' draws random numbers (StatelessRandomNormalV2) in inference too, so that "
+        "nothing could be compared with Keras. Export a model that ends before it, or that takes "
+        "them as an input."
+    )
+
+
+# --- The table is complete ----------------------------------------------------------------------
+
+
+def test_every_public_class_is_in_the_table(keras: Any) -> None:
+    public = {
+        cls: name
+        for name, cls in vars(keras.layers).items()
+        if isinstance(cls, type) and name not in NO_LAYERS
+    }
+    makes = [make for table in KINDS.values() for make in table.rows.values()]
+    makes += [row.make for row in REFUSALS.values()]
+    used = {name for make in makes for name in words(make)} | NOT_INSTALLED.keys() | {"TFSMLayer"}
+    shown = {getattr(keras.layers, name, None) for name in used} | {keras.layers.InputLayer}
+    assert sorted(public[cls] for cls in public.keys() - shown) == []
+
+
+def test_every_activation_is_in_the_table(keras: Any) -> None:
+    """But for `threshold`, which wants arguments that a layer cannot give."""
+    helpers = {"deserialize", "get", "serialize", "threshold"}
+    public = {name: f for name, f in vars(keras.activations).items() if callable(f)}
+    shown = {public[name] for name in ACTIVATIONS}
+    missing = {name for name, function in public.items() if function not in shown} - helpers
+    assert sorted(name for name in missing if not name.startswith("_")) == []
+
+
+def words(function: Any) -> set[str]:
+    """What a function may look up by name: attributes, and strings that it was made with."""
+    found: set[str] = set()
+    codes = [function.__code__]
+    for code in codes:
+        found.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return found | {x for x in [*cells, *(function.__defaults__ or ())] if isinstance(x, str)}
+
+
+def test_the_table_notices_a_missing_class(keras: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Novel(keras.layers.Layer):
+        pass
+
+    monkeypatch.setattr(keras.layers, "Novel", Novel, raising=False)
+    with pytest.raises(AssertionError, match="Novel"):
+        test_every_public_class_is_in_the_table(keras)
+
+
+def test_nothing_is_random_in_the_file(keras: Any, tmp_path: Path) -> None:
+    """Augmentation and dropout are what they are in inference: nothing."""
+    pixels = KINDS["pixels"].rows
+    names = [name for name in pixels if name.startswith("Random") and "Crop" not in name]
+    makes = {name: pixels[name] for name in [*names, "AugMix", "CutMix", "MixUp", "RandAugment"]}
+    dropouts = ("dropout", "gaussian dropout", "gaussian noise", "alpha dropout", "spatial dropout")
+    makes |= {name: IMAGES[name] for name in dropouts}
+    exported(built(keras, makes, (12, 10, 3), "float32"), tmp_path)
+    nodes = onnx.load(tmp_path / "layers.onnx").graph.node
+    assert {node.op_type for node in nodes} == {"Identity"}
+
+
+def test_the_state_of_a_stateful_layer_is_what_it_was(keras: Any, tmp_path: Path) -> None:
+    """Every run of the file starts from the state that the layer had, which the export keeps."""
+    model = built(keras, {"one": lambda k: k.LSTM(3, stateful=True)}, (5, 2), "float32", 2)
+    batch = np.random.default_rng(0).uniform(-1, 1, (2, 5, 2)).astype(np.float32)
+    model(batch)  # now the state is not zero
+    before = [np.array(state) for state in model.layers[-1].states]
+    exported(model, tmp_path)
+    for state, value in zip(model.layers[-1].states, before, strict=True):
+        np.testing.assert_array_equal(state, value)
+    session = reference.session((tmp_path / "layers.onnx").read_bytes())
+    first, again = (session.run(None, {session.get_inputs()[0].name: batch})[0] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(first, model(batch), atol=1e-6)

@@ -1,0 +1,1 @@
+"""Small models, graphs and tables of cases that tests are run on."""

@@ -1,0 +1,392 @@
+"""What callers may give as inputs, and what is said when it does not fit."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from layertap._engine.feeds import is_image, prepare
+from layertap.errors import ImageError, InputError
+from layertap.format.graph import TensorType
+from layertap.images.preprocessing import Preprocessing
+
+IMAGE = TensorType("float32", ("batch", 8, 6, 3))
+VECTOR = TensorType("float32", ("batch", 4))
+RECIPE = Preprocessing(size=(8, 6))
+
+
+def array(value: Any, spec: TensorType = VECTOR, recipe: Preprocessing | None = None) -> Any:
+    return prepare(value, {"x": spec}, ["x"], recipe)["x"]
+
+
+def message(*args: Any, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        prepare(*args, **options)
+    return str(caught.value)
+
+
+# --- dtypes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        (np.float64, "float32"),
+        (np.float16, "float32"),
+        (np.int64, "float32"),
+        (np.uint8, "float32"),
+        (np.bool_, "float32"),
+        (">f4", "float32"),
+        (np.float32, "float64"),
+        (np.float32, "float16"),
+        (np.bool_, "int32"),
+        (np.int64, "int32"),
+        (np.int64, "uint8"),
+        (np.uint8, "int64"),
+        (np.int64, "bool"),
+        (np.float32, ""),
+    ],
+)
+def test_numbers_are_converted(given: Any, dtype: str) -> None:
+    values = np.array([[0, 1, 1, 0]], dtype=given)
+    converted = array(values, TensorType(dtype, ("n", 4)))
+    assert converted.dtype == (np.dtype(dtype) if dtype else values.dtype)
+    assert converted.dtype.isnative
+    assert converted.tolist() == [[0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "words"),
+    [
+        (
+            np.zeros((1, 4)),
+            "int32",
+            "input 'x' takes whole numbers (int32), but its dtype is float64. Round it and convert "
+            "it: np.rint(x).astype('int32').",
+        ),
+        (
+            np.array([[0, 1, 2, 300]]),
+            "uint8",
+            "input 'x' is of dtype uint8, which holds 0 to 255, but the values given go from 0 to "
+            "300.",
+        ),
+        (
+            np.array([[0, 1, 2, 3]]),
+            "bool",
+            "input 'x' is of dtype bool, which holds 0 to 1, but the values given go from 0 to 3.",
+        ),
+        (
+            np.zeros((1, 4), np.complex64),
+            "float32",
+            "input 'x' is of dtype complex64, but float32 is expected. Give its real part, or its "
+            "absolute value.",
+        ),
+        (
+            np.array([[1, None, "a", 2]], object),
+            "float32",
+            "input 'x' is of dtype object, but float32 is expected.",
+        ),
+        (
+            np.array([["a", "b", "c", "d"]]),
+            "float32",
+            "input 'x' is of dtype <U1, but float32 is expected.",
+        ),
+        (np.zeros((1, 4)), "string", "input 'x' takes strings, but its dtype is float64."),
+        (
+            np.array([["a", 1, "b", "c"]], object),
+            "string",
+            "input 'x' takes strings, but its dtype is object.",
+        ),
+        (
+            np.zeros((1, 4), np.float32),
+            "bfloat16",
+            "input 'x' is of type bfloat16, which numpy has not; float32 does not do.",
+        ),
+    ],
+)
+def test_types_that_do_not_fit(values: Any, dtype: str, words: str) -> None:
+    assert message(values, {"x": TensorType(dtype, ("n", 4))}, ["x"]) == words
+
+
+def test_strings() -> None:
+    spec = TensorType("string", ("n",))
+    for given in (["a", "bc"], np.array(["a", "bc"]), np.array(["a", "bc"], object)):
+        assert array(given, spec).tolist() == ["a", "bc"]
+        assert array(given, spec).dtype == object
+    assert array("a", TensorType("string", ())).shape == ()
+
+
+def test_nan_and_overflow_pass_through() -> None:
+    values = array(np.array([[np.nan, np.inf, 1e300, 1]]))
+    assert np.isnan(values[0, 0])
+    assert values[0, 1:].tolist() == [np.inf, np.inf, 1]
+
+
+def test_an_array_that_fits_is_not_copied() -> None:
+    given = np.zeros((2, 4), np.float32)
+    given.flags.writeable = False
+    assert array(given) is given
+    turned = np.zeros((4, 2), np.float32).T
+    assert array(turned).flags.c_contiguous
+
+
+def test_a_scalar_stays_one() -> None:
+    assert array(3.0, TensorType("float32", ())).shape == ()
+
+
+def test_empty_batches_pass() -> None:
+    assert array(np.zeros((0, 4), int), TensorType("uint8", ("n", 4))).shape == (0, 4)
+
+
+def test_what_is_no_tensor_is_passed_on() -> None:
+    given = [np.zeros(1), np.zeros(2)]
+    assert array(given, TensorType("sequence")) is given
+
+
+# --- shapes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        (
+            (8, 6, 3),
+            "input 'x' has shape (8, 6, 3), but (n, 8, 6, 3) is expected. Add the batch axis: "
+            "x[None].",
+        ),
+        (
+            (2, 3, 8, 6),
+            "input 'x' has shape (2, 3, 8, 6), but (n, 8, 6, 3) is expected. It has its channels "
+            "first; turn it with x.transpose(0, 2, 3, 1).",
+        ),
+        (
+            (2, 6, 8, 3),
+            "input 'x' has shape (2, 6, 8, 3), but (n, 8, 6, 3) is expected. Height and width are "
+            "swapped.",
+        ),
+        (
+            (2, 8, 6, 1),
+            "input 'x' has shape (2, 8, 6, 1), but (n, 8, 6, 3) is expected: axis 3 (channels) "
+            "must be 3, not 1.",
+        ),
+        (
+            (2, 9, 6, 3),
+            "input 'x' has shape (2, 9, 6, 3), but (n, 8, 6, 3) is expected: axis 1 must be 8, not "
+            "9.",
+        ),
+        (
+            (5,),
+            "input 'x' has shape (5,), but (n, 8, 6, 3) is expected: 4 axes, not 1.",
+        ),
+        (
+            (1, 2, 8, 6, 3),
+            "input 'x' has shape (1, 2, 8, 6, 3), but (n, 8, 6, 3) is expected: 4 axes, not 5.",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit(shape: tuple[int, ...], words: str) -> None:
+    assert message(np.zeros(shape), {"x": IMAGE}, ["x"]) == words
+
+
+@pytest.mark.parametrize(
+    ("dims", "words"),
+    [
+        ((None, "h", "w", 3), "(n, h, w, 3)"),
+        ((2, None), "(2, any)"),
+        (("batch",), "(n,)"),
+        ((), "()"),
+    ],
+)
+def test_how_expected_shapes_are_written(dims: Any, words: str) -> None:
+    spec = TensorType("float32", dims)
+    assert f"but {words} is expected" in message(np.zeros((1,) * 7), {"x": spec}, ["x"])
+
+
+def test_free_sizes_take_anything() -> None:
+    spec = TensorType("float32", (None, "h", "w", 3))
+    assert array(np.zeros((1, 5, 7, 3)), spec).shape == (1, 5, 7, 3)
+    assert array(np.zeros((5, 7)), TensorType("float32", None)).shape == (5, 7)
+
+
+def test_lists_of_numbers_are_arrays() -> None:
+    assert array([[1, 2, 3, 4]]).shape == (1, 4)
+    assert array([np.zeros(4), np.ones(4)]).shape == (2, 4)
+    assert array([np.zeros((2, 4))]).shape == (2, 4)  # a list of inputs, of which there is one
+    assert message([[1], [2, 3]], {"x": VECTOR}, ["x"]).startswith(
+        "input 'x': a list cannot be made an array ("
+    )
+
+
+def test_what_is_no_array() -> None:
+    assert message(None, {"x": VECTOR}, ["x"]) == "input 'x': nothing is not an array."
+    assert message(b"abc", {"x": VECTOR}, ["x"]) == "input 'x': a byte string is not an array."
+
+
+# --- several inputs -----------------------------------------------------------------------------
+
+TWO = {"image": IMAGE, "vector": VECTOR}
+IMAGES, VECTORS = np.zeros((2, 8, 6, 3), np.float32), np.zeros((2, 4), np.float32)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"image": IMAGES, "vector": VECTORS}, {"vector": VECTORS, "image": IMAGES}, [IMAGES, VECTORS],
+     (IMAGES, VECTORS)],
+)  # fmt: skip
+def test_inputs_by_name_and_in_order(given: Any) -> None:
+    prepared = prepare(given, TWO, ["image", "vector"])
+    assert prepared["image"] is IMAGES
+    assert prepared["vector"] is VECTORS
+
+
+def test_only_what_is_needed_must_be_given() -> None:
+    assert prepare({"vector": VECTORS}, TWO, ["vector"]) == {"vector": VECTORS}
+    assert prepare(VECTORS, TWO, ["vector"]) == {"vector": VECTORS}
+    assert prepare({"vector": VECTORS, "image": "unread"}, TWO, ["vector"]) == {"vector": VECTORS}
+    assert prepare(None, TWO, []) == {}
+    assert prepare(None, {}, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"vector": VECTORS, "imgae": IMAGES},
+            "the model has no input 'imgae'; it has 'image', 'vector'. Did you mean 'image'?",
+        ),
+        (
+            {"vector": VECTORS},
+            "input 'image' is missing; what was asked for needs 'image', 'vector', and 'vector' "
+            "was given.",
+        ),
+        (
+            {},
+            "input 'image' is missing; what was asked for needs 'image', 'vector', and nothing was "
+            "given.",
+        ),
+        (
+            VECTORS,
+            "the model has 2 inputs ('image', 'vector'), but an array of shape (2, 4), float32, "
+            "was given. Give a dict by input name.",
+        ),
+        (
+            [VECTORS] * 3,
+            "the model has 2 inputs ('image', 'vector'), but a list of 3 was given. Give a dict "
+            "by input name.",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit(given: Any, words: str) -> None:
+    assert message(given, TWO, ["image", "vector"]) == words
+
+
+def test_inputs_must_agree_on_the_batch() -> None:
+    given = {"image": IMAGES, "vector": VECTORS[:1]}
+    assert message(given, TWO, ["image", "vector"], batch="batch") == (
+        "the inputs do not agree on the size of the batch: 'image' has 2, 'vector' has 1."
+    )
+    assert set(prepare(given, TWO, ["image", "vector"])) == {"image", "vector"}
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+def pixels(seed: int = 0, height: int = 8, width: int = 6) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def png(data: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(data).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_one_image_in_every_form(tmp_path: Path) -> None:
+    data = pixels()
+    path = tmp_path / "a.png"
+    path.write_bytes(png(data))
+    forms = [path, str(path), png(data), io.BytesIO(png(data)), Image.fromarray(data), data]
+    for form in forms:
+        prepared = array(form, IMAGE, RECIPE)
+        np.testing.assert_array_equal(prepared, data[None].astype(np.float32))
+        assert prepared.dtype == np.float32
+
+
+def test_a_list_of_images_is_a_batch() -> None:
+    data = [pixels(0), pixels(1, 16, 12)]
+    prepared = array([data[0], png(data[1])], IMAGE, RECIPE)
+    np.testing.assert_array_equal(prepared, RECIPE.batch(data))
+    assert prepared.shape == (2, 8, 6, 3)
+
+
+def test_a_batch_of_pixels_is_ready() -> None:
+    """Full rank is never preprocessed, whatever its dtype."""
+    batch = np.stack([pixels(0), pixels(1)])
+    recipe = Preprocessing.from_dict({"size": [8, 6], "scaling": {"mode": "tf"}})
+    np.testing.assert_array_equal(array(batch, IMAGE, recipe), batch.astype(np.float32))
+
+
+def test_images_by_input_name() -> None:
+    prepared = prepare({"image": pixels(), "vector": VECTORS[:1]}, TWO, ["image", "vector"], RECIPE)
+    assert prepared["image"].shape == (1, 8, 6, 3)
+
+
+def test_a_recipe_that_does_not_fit_the_input() -> None:
+    grey = Preprocessing(size=(8, 6), color_mode="grayscale")
+    assert message(pixels(), {"x": IMAGE}, ["x"], grey) == (
+        "input 'x' has shape (1, 8, 6, 1), but (n, 8, 6, 3) is expected: axis 3 (channels) must be "
+        "3, not 1."
+    )
+
+
+def test_an_image_that_is_none() -> None:
+    with pytest.raises(ImageError, match=r"^image bytes: this is not an image"):
+        array(b"not an image", IMAGE, RECIPE)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            "a.png",
+            "input 'x': 'a.png' was given as an image, but the model's file has no preprocessing. "
+            'Say how images are prepared, as in preprocess={"size": [8, 6]}, or give a batch of '
+            "shape (n, 8, 6, 3).",
+        ),
+        (
+            np.zeros((8, 6, 3), np.uint8),
+            "input 'x': an array of shape (8, 6, 3), uint8, was given as an image, but the model's "
+            "file has no preprocessing. Say how images are prepared, as in "
+            'preprocess={"size": [8, 6]}, or give a batch of shape (n, 8, 6, 3) (an array that is '
+            "a batch already needs its first axis: x[None]).",
+        ),
+    ],
+)
+def test_images_without_a_recipe(given: Any, words: str) -> None:
+    assert message(given, {"x": IMAGE}, ["x"]) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("a.png", True),
+        (Path("a.png"), True),
+        (b"", True),
+        (io.BytesIO(), True),
+        (Image.new("L", (1, 1)), True),
+        (np.zeros((2, 2), np.uint8), True),
+        (np.zeros((2, 2, 3), np.uint16), True),
+        (np.zeros((1, 2, 2, 3), np.uint8), False),
+        (np.zeros((2, 2, 3), np.float32), False),
+        (np.zeros(2, np.uint8), False),
+        ([1, 2], False),
+        (None, False),
+    ],
+)
+def test_what_is_an_image(value: Any, expected: bool) -> None:
+    assert is_image(value) is expected

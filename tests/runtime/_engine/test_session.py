@@ -1,0 +1,377 @@
+"""onnxruntime: devices, options, errors in words, and the cache of sessions."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import re
+import sys
+import threading
+import time
+import types
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from generators import tiny
+from layertap._engine import session as session_module
+from layertap._engine.cache import Cache
+from layertap._engine.library import available_threads
+from layertap._engine.session import Engine
+from layertap._engine.settings import Settings
+from layertap.errors import (
+    DependencyError,
+    DeviceError,
+    InputError,
+    LayertapError,
+    ModelFileError,
+    UsageError,
+)
+
+HERE = onnxruntime.__version__
+UPGRADE = re.escape(f"Upgrade onnxruntime (this is {HERE}), or export with an older opset.")
+
+
+def start(model: onnx.ModelProto, **settings: Any) -> session_module.Session:
+    return Engine(Settings(**settings)).start(model.SerializeToString(), "'m.onnx'", None)
+
+
+def options(session: session_module.Session) -> Any:
+    return session._session.get_session_options()
+
+
+# --- Settings and options -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "words"),
+    [
+        ({"device": 1}, DeviceError, "there is no device 1. Give a name, as in 'cuda:0'."),
+        (
+            {"device": "cuda", "providers": ["CPUExecutionProvider"]},
+            UsageError,
+            "device='cuda' and providers=['CPUExecutionProvider'] cannot both be given.",
+        ),
+        ({"threads": 0}, UsageError, "threads=0: give a whole number from 1 up, or None."),
+        (
+            {"threads": "two"},
+            UsageError,
+            "threads='two': give a whole number from 1 up, or None.",
+        ),
+        ({"tf32": True}, UsageError, "tf32=True is for device='cuda', and this is 'cpu'."),
+        (
+            {"tf32": True, "providers": ["CUDAExecutionProvider"]},
+            UsageError,
+            "tf32=True and providers cannot both be given. Put use_tf32 into the options of "
+            "CUDAExecutionProvider.",
+        ),
+        (
+            {"prefer_nhwc": True},
+            UsageError,
+            "prefer_nhwc=True is for device='cuda', and this is 'cpu'.",
+        ),
+        (
+            {"prefer_nhwc": True, "providers": ["CUDAExecutionProvider"]},
+            UsageError,
+            "prefer_nhwc=True and providers cannot both be given. Put prefer_nhwc into the options "
+            "of CUDAExecutionProvider.",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense(
+    settings: dict[str, Any], kind: type[LayertapError], words: str
+) -> None:
+    with pytest.raises(kind) as caught:
+        Settings(**settings)
+    assert str(caught.value) == words
+
+
+def test_threads_are_those_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert available_threads() == 3
+    assert options(start(tiny.residual())).intra_op_num_threads == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert available_threads() == os.cpu_count()
+    assert options(start(tiny.residual(), threads=2)).intra_op_num_threads == 2
+
+
+def test_session_options_as_a_mapping() -> None:
+    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    made = options(
+        start(
+            tiny.residual(),
+            session_options={
+                "graph_optimization_level": level,
+                "session.disable_prepacking": 1,
+            },
+        )
+    )
+    assert made.graph_optimization_level == level
+    assert made.get_session_config_entry("session.disable_prepacking") == "1"
+    assert made.get_session_config_entry("session.force_spinning_stop") == "1"
+    assert made.log_severity_level == 4
+
+
+def test_session_options_win_over_layertaps_own(capfd: pytest.CaptureFixture[str]) -> None:
+    given = {"session.force_spinning_stop": "0", "intra_op_num_threads": 1}
+    made = options(start(tiny.residual(), session_options=given, threads=2))
+    assert made.get_session_config_entry("session.force_spinning_stop") == "0"
+    assert made.intra_op_num_threads == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_session_options_as_they_are() -> None:
+    own = onnxruntime.SessionOptions()
+    own.log_severity_level = 3
+    own.intra_op_num_threads = 1
+    made = options(start(tiny.residual(), session_options=own, threads=2))
+    assert (made.log_severity_level, made.intra_op_num_threads) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"intra_op_threads": 1},
+            r"session_options: onnxruntime\.SessionOptions has no attribute 'intra_op_threads'\. "
+            r"Did you mean 'intra_op_num_threads'.*\?",
+        ),
+        ({"intra_op_num_threads": "x"}, r"session_options: intra_op_num_threads cannot be 'x': .*"),
+        (
+            7,
+            r"session_options is a int\. Give an onnxruntime\.SessionOptions, or a dict of its "
+            r"attributes and configuration entries\.",
+        ),
+    ],
+)
+def test_session_options_that_make_no_sense(given: Any, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        start(tiny.residual(), session_options=given)
+    assert re.fullmatch(words, str(caught.value), re.DOTALL)
+
+
+def test_the_models_bytes_are_let_go() -> None:
+    assert start(tiny.residual())._session._model_bytes is None
+
+
+# --- Devices ------------------------------------------------------------------------------------
+
+
+def test_cpu_needs_no_onnxruntime_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "import_onnxruntime", lambda: pytest.fail("imported"))
+    assert Engine(Settings()).device == "cpu"
+
+
+def test_providers() -> None:
+    engine = Engine(Settings(providers=[("CPUExecutionProvider", {})]))
+    assert engine.device == "cpu"
+    with pytest.raises(DeviceError) as caught:
+        Engine(Settings(providers=["OpenVinoExecutionProvider", "CPUExecutionProvider"]))
+    available = onnxruntime.get_available_providers()
+    assert str(caught.value).startswith(
+        f"the installed onnxruntime {HERE} has no 'OpenVinoExecutionProvider'; it has "
+        f"{', '.join(available)}."
+    )
+    with pytest.raises(UsageError, match=r"^providers is empty; leave it out for the CPU\.$"):
+        Engine(Settings(providers=[]))
+
+
+# --- The import ---------------------------------------------------------------------------------
+
+
+def failing_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> DependencyError:
+    plain = builtins.__import__
+
+    def fail(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "onnxruntime":
+            raise error
+        return plain(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", fail)
+    with pytest.raises(DependencyError) as caught:
+        session_module.import_onnxruntime()
+    assert caught.value.__cause__ is error
+    return caught.value
+
+
+def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+    assert str(failing_import(monkeypatch, error)) == (
+        'onnxruntime is not installed. Install it with `pip install "layertap[cpu]"`, or with `pip '
+        'install "layertap[gpu]"` on a machine with an NVIDIA card.'
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("DLL load failed while importing onnxruntime_pybind11_state"),
+        ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers"),
+    ],
+)
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_a_broken_onnxruntime(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, platform: str
+) -> None:
+    """It is not taken for one that is not installed."""
+    monkeypatch.setattr(sys, "platform", platform)
+    hint = ", and install the Microsoft Visual C++ Redistributable" if platform == "win32" else ""
+    assert str(failing_import(monkeypatch, error)) == (
+        f"onnxruntime is installed but cannot be imported: {error}. Reinstall it: `pip install "
+        f"--force-reinstall --no-deps onnxruntime`{hint}."
+    )
+
+
+def test_an_onnxruntime_of_which_only_the_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    with pytest.raises(DependencyError, match="cannot be imported: the package is empty"):
+        session_module.import_onnxruntime()
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_telemetry_is_off_unless_the_user_decided(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    session_module.import_onnxruntime()
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
+
+
+# --- Errors -------------------------------------------------------------------------------------
+
+
+def rejected(model: onnx.ModelProto) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        start(model)
+    assert caught.value.__cause__ is not None
+    return str(caught.value)
+
+
+def test_a_newer_ir_version() -> None:
+    words = rejected(tiny.model([], [], [], ir_version=99))
+    assert re.fullmatch(
+        r"'m\.onnx' is written in ONNX IR version 99, and the installed onnxruntime reads up to "
+        rf"\d+\. {UPGRADE}",
+        words,
+    )
+
+
+def test_a_newer_opset() -> None:
+    words = rejected(
+        tiny.model(
+            [tiny.node("Neg", "x", "y")], [tiny.value("x", [1])], [tiny.value("y", [1])], opset=99
+        )
+    )
+    assert re.fullmatch(
+        r"'m\.onnx' uses opset 99 of ai\.onnx, and the installed onnxruntime knows up to \d+\. "
+        rf"{UPGRADE}",
+        words,
+    )
+
+
+def test_an_operator_that_onnxruntime_has_not() -> None:
+    made = tiny.model([tiny.node("Nope", "x", "y")], [tiny.value("x", [1])], [tiny.value("y", [1])])
+    assert rejected(made).startswith(
+        f"onnxruntime {HERE} does not take 'm.onnx'. It says: This is an invalid model."
+    )
+
+
+def test_inputs_that_do_not_go_together() -> None:
+    model = tiny.residual()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "m"
+    with pytest.raises(InputError) as caught:
+        start(model).run(["y"], {"x": np.zeros((2, 5), np.float32)})
+    assert str(caught.value) == (
+        "onnxruntime could not run 'm.onnx' on x (2, 5) float32. It says: Non-zero status code "
+        "returned while running MatMul node. Name:'a' Status Message: matmul_helper.h:59 Compute "
+        "MatMul dimension mismatch"
+    )
+
+
+def test_source_lines_of_onnxruntime_are_left_out() -> None:
+    made = tiny.model(
+        [tiny.node("Reshape", "x s", "y")],
+        [tiny.value("x", ["n"])],
+        [tiny.value("y", [3])],
+        [tiny.constant("s", [3])],
+    )
+    with pytest.raises(InputError) as caught:
+        start(made).run(["y"], {"x": np.zeros(2, np.float32)})
+    assert "onnxruntime_src" not in str(caught.value)
+    assert "The input tensor cannot be reshaped to the requested shape" in str(caught.value)
+
+
+def test_too_little_memory() -> None:
+    made = tiny.model(
+        [tiny.node("ConstantOfShape", "s", "y")],
+        [tiny.value("s", [3], onnx.TensorProto.INT64)],
+        [tiny.value("y", None)],
+    )
+    with pytest.raises(DeviceError) as caught:
+        start(made).run(["y"], {"s": np.array([100_000, 100_000, 1000])})
+    assert str(caught.value).startswith(
+        "there is not enough memory to run 'm.onnx' on s (3,) int64. Give smaller batches. "
+        "onnxruntime says: Non-zero status code returned while running ConstantOfShape node."
+    )
+
+
+def test_onnxruntime_prints_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    session = start(tiny.residual())
+    with pytest.raises(InputError):
+        session.run(["y"], {"x": np.zeros((2, 5), np.float32)})
+    assert capfd.readouterr() == ("", "")
+
+
+# --- The cache ----------------------------------------------------------------------------------
+
+
+def test_the_cache_keeps_what_was_used_last() -> None:
+    cache: Cache[object] = Cache(2)
+    made = {key: cache.get(key, object) for key in "ab"}
+    assert cache.get("a", object) is made["a"]
+    cache.get("c", object)  # pushes out b, which was used longest ago
+    assert cache.get("a", object) is made["a"]
+    assert cache.get("b", object) is not made["b"]
+
+
+def test_what_many_threads_want_is_made_once() -> None:
+    cache: Cache[object] = Cache(4)
+    made: list[object] = []
+    found: list[object] = []
+
+    def make() -> object:
+        time.sleep(0.02)
+        made.append(object())
+        return made[-1]
+
+    threads = [
+        threading.Thread(target=lambda: found.append(cache.get("k", make))) for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == made * 16
+
+
+def test_different_things_are_made_side_by_side() -> None:
+    cache: Cache[int] = Cache(4)
+    barrier = threading.Barrier(2, timeout=10)
+    threads = [threading.Thread(target=cache.get, args=(key, barrier.wait)) for key in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not barrier.broken
+
+
+def test_what_failed_is_tried_again() -> None:
+    cache: Cache[int] = Cache(2)
+    with pytest.raises(ZeroDivisionError):
+        cache.get("k", lambda: 1 // 0)
+    assert cache.get("k", lambda: 7) == 7

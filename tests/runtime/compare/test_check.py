@@ -1,0 +1,90 @@
+"""The golden sample: what `layertap check` says of a healthy file, and of a damaged one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+import layertap
+from generators import tiny
+from layertap.cli import main
+from layertap.compare.check import check
+from layertap.compare.golden import indices, uniform
+from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
+
+
+def golden_chain() -> onnx.ModelProto:
+    """`tiny.linear_chain` with a golden sample, computed in float64."""
+    made = tiny.linear_chain()
+    weights: Mapping[str, NDArray[np.float64]] = {
+        item.name: numpy_helper.to_array(item).astype(np.float64) for item in made.graph.initializer
+    }
+    x = uniform((3, 4), -1.0, 1.0, seed=0).astype(np.float32).astype(np.float64)
+    layers = {}
+    for name in "abc":
+        x = x @ weights[f"{name}/w"] + weights[f"{name}/b"]
+        layers[name] = GoldenLayer(
+            shape=x.shape,
+            norm=float(np.linalg.norm(x)),
+            scale=float(np.abs(x).max()),
+            values=tuple(x.ravel()[indices(x.size, 5)].tolist()),
+        )
+    inputs = (GoldenInput(name="x", shape=(3, 4), low=-1.0, high=1.0),)
+    card = Card.from_json(next(p.value for p in made.metadata_props if p.key == KEY))
+    card = replace(card, golden=Golden(seed=0, inputs=inputs, layers=layers))
+    onnx.helper.set_model_props(made, {KEY: card.to_json()})
+    return made
+
+
+def damaged(name: str, factor: float) -> onnx.ModelProto:
+    """The same file with one weight scaled after the export."""
+    made = golden_chain()
+    for item in made.graph.initializer:
+        if item.name == name:
+            item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item) * factor, name))
+    return made
+
+
+def test_a_healthy_file_passes(tmp_path: Path) -> None:
+    model = layertap.open(tiny.save(golden_chain(), tmp_path / "chain.onnx"))
+    report = check(model)
+    assert report
+    assert [layer.name for layer in report.layers] == ["a", "b", "c"]
+    assert max(layer.scaled for layer in report.layers) < 1e-6
+
+
+@pytest.mark.parametrize("factor", [np.float32(1.001), np.float32(np.nan)])
+def test_the_first_layer_that_diverges_is_named(factor: float, tmp_path: Path) -> None:
+    model = layertap.open(tiny.save(damaged("b/w", factor), tmp_path / "chain.onnx"))
+    report = check(model)
+    assert not report
+    assert [layer.name for layer in report.failed] == ["b", "c"]
+    assert str(report).startswith(
+        "2 of 3 layers differ from the golden sample on cpu. The first to diverge is 'b', by "
+    )
+
+
+def test_a_file_without_a_golden_sample_says_so(tmp_path: Path) -> None:
+    path = tiny.save(tiny.linear_chain(), tmp_path / "plain.onnx")
+    with pytest.raises(layertap.ModelFileError) as caught:
+        check(layertap.open(path))
+    assert str(caught.value) == (
+        f"{str(path)!r} carries no golden sample to check against; files that layertap exports do."
+    )
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = tiny.save(golden_chain(), tmp_path / "good.onnx")
+    bad = tiny.save(damaged("c/b", 2.0), tmp_path / "bad.onnx")
+    assert main(["check", str(good)]) == 0
+    assert capsys.readouterr().out.startswith("3 layers agree with the golden sample on cpu: ")
+    assert main(["check", str(bad)]) == 1
+    assert "The first to diverge is 'c'" in capsys.readouterr().out
+    assert main(["check", str(bad), "--tolerance", "1000"]) == 0

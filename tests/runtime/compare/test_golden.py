@@ -1,0 +1,143 @@
+"""Seeded inputs: the same numbers on every machine, with every numpy, for ever."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from layertap.compare.golden import indices, seeded, uniform
+
+GAMMA = 0x9E3779B97F4A7C15
+
+
+def splitmix64(state: int = 0) -> Iterator[int]:
+    """The published algorithm, with Python's integers.
+
+    Source: Sebastiano Vigna, https://prng.di.unimi.it/splitmix64.c (public domain)
+    """
+    while True:
+        state = (state + GAMMA) % 2**64
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        yield z ^ (z >> 31)
+
+
+def expected(seed: int, index: int) -> Fraction:
+    """The upper 24 bits of one number of the sequence, as a fraction; each step adds GAMMA."""
+    return Fraction(next(splitmix64((seed * 2**32 + index) * GAMMA)) >> 40, 2**24)
+
+
+def test_the_reference_is_the_published_generator() -> None:
+    """Its first numbers for seed 0, as many libraries print them."""
+    generator = splitmix64()
+    assert [next(generator) for _ in range(3)] == [
+        0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F,
+    ]  # fmt: skip
+
+
+@given(st.integers(0, 2**31), st.integers(1, 50))
+def test_every_number_is_the_references(seed: int, count: int) -> None:
+    numbers = uniform((count,), 0.0, 1.0, seed)
+    assert [Fraction(float(x)) for x in numbers] == [expected(seed, i) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("seed", "numbers"),
+    [
+        (0, [0xE220A8, 0x6E789E, 0x06C45D, 0xF88BB8]),
+        (1, [0x46093C, 0xE7FF81, 0x99EDB3, 0x1DF1DE]),
+        (2**31, [0x481EC0, 0xC46FA6, 0x61A685, 0x592E26]),
+    ],
+)
+def test_numbers_that_must_never_change(seed: int, numbers: list[int]) -> None:
+    """Files that are out in the world carry what Keras made of these."""
+    found = uniform((4,), 0.0, 1.0, seed)
+    assert [int(x * 2**24) for x in found] == numbers
+
+
+def test_they_fill_the_shape_in_c_order() -> None:
+    found = uniform((2, 3, 4), -1.0, 3.0, seed=7)
+    assert found.shape == (2, 3, 4)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found.ravel(), -1 + 4 * uniform((24,), 0.0, 1.0, seed=7))
+    np.testing.assert_array_equal(found[0, 0], uniform((4,), -1.0, 3.0, seed=7))
+    assert uniform((0, 3), 0, 1, 0).shape == (0, 3)
+    assert uniform((), 0.0, 1.0, 0) == expected(0, 0)
+
+
+def test_they_look_uniform() -> None:
+    """Within [low, high), with the mean and deviation of a uniform distribution."""
+    found = uniform((100, 100), -2.0, 6.0, seed=3)
+    assert found.min() >= -2.0
+    assert found.max() < 6.0
+    assert found.min() < -1.99
+    assert found.max() > 5.99
+    assert found.mean() == pytest.approx(2.0, abs=0.05)
+    assert found.std() == pytest.approx(8 / math.sqrt(12), abs=0.05)
+    assert len(np.unique(found)) > 9990
+    assert abs(np.corrcoef(found.ravel()[1:], found.ravel()[:-1])[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_real_inputs_are_rounded_once(dtype: str) -> None:
+    found = seeded((5, 5), dtype, 0.0, 255.0, seed=0)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, uniform((5, 5), 0.0, 255.0, 0).astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [("int32", 0, 10), ("int64", -3, 3), ("uint8", 0, 256), ("int8", -128, 128), ("int16", 5, 6)],
+)
+def test_whole_inputs_take_every_value_of_the_range(dtype: str, low: int, high: int) -> None:
+    found = seeded((5000,), dtype, low, high, seed=0)
+    assert found.dtype == dtype
+    assert np.unique(found).tolist() == list(range(low, high))
+
+
+def test_truth_values_are_about_half() -> None:
+    found = seeded((1000,), "bool", 0.0, 1.0, seed=0)
+    assert found.dtype == np.bool_
+    assert 450 < int(found.sum()) < 550
+
+
+def test_seeding_twice_gives_the_same_and_another_seed_others() -> None:
+    one, again, other = (seeded((9,), "float32", 0, 1, seed) for seed in (4, 4, 5))
+    np.testing.assert_array_equal(one, again)
+    assert not np.isin(one, other).any()
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "expected"),
+    [
+        (0, 4, []),
+        (1, 4, [0]),
+        (3, 4, [0, 1, 2]),
+        (4, 4, [0, 1, 2, 3]),
+        (10, 4, [0, 3, 6, 9]),
+        (11, 4, [0, 3, 6, 10]),
+        (102_400, 8, [0, 14628, 29256, 43885, 58513, 73142, 87770, 102399]),
+    ],
+)  # fmt: skip
+def test_places(size: int, count: int, expected: list[int]) -> None:
+    assert indices(size, count).tolist() == expected
+
+
+@given(st.integers(1, 10**12), st.integers(2, 40))
+def test_places_are_spread_and_have_both_ends(size: int, count: int) -> None:
+    found: list[Any] = indices(size, count).tolist()
+    assert (found[0], found[-1]) == (0, size - 1)
+    assert found == sorted(set(found))
+    assert len(found) == min(size, count)
+    if size > count:
+        gaps = {b - a for a, b in itertools.pairwise(found)}
+        assert max(gaps) - min(gaps) <= 1

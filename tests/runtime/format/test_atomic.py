@@ -1,0 +1,251 @@
+"""Writing files: whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import layertap
+from layertap.errors import LayertapError, OutputError
+from layertap.format.atomic import check_target, replacing
+
+RUNTIME = Path(layertap.__file__).parents[1]
+posix = pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below `folder`, hidden ones too, and what is in it."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.mark.parametrize("before", [None, b"the old"])
+def test_a_file_is_there_when_it_is_whole(tmp_path: Path, before: bytes | None) -> None:
+    target = tmp_path / "out.npz"
+    if before is not None:
+        target.write_bytes(before)
+    with replacing(target) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".npz"  # for writers that go by it
+        temporary.write_bytes(b"the ")
+        with temporary.open("ab") as file:
+            file.write(b"new")
+        assert (target.read_bytes() if target.exists() else None) == before
+    assert contents(tmp_path) == {"out.npz": b"the new"}
+
+
+def test_targets_are_given_as_text_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for target in ("a.txt", Path("b"), "größe.txt", "." + "x" * 200, "ü" * 100 + ".txt"):
+        with replacing(target) as temporary:
+            temporary.write_text("x")
+    assert len(contents(tmp_path)) == 5
+
+
+def test_the_writer_may_replace_the_temporary_file(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a") as temporary:
+        other = tmp_path / "other"
+        other.write_bytes(b"x")
+        os.replace(other, temporary)
+    assert contents(tmp_path) == {"a": b"x"}
+
+
+def write_half(target: Path, error: BaseException) -> None:
+    with replacing(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, LayertapError])
+@pytest.mark.parametrize("before", [None, b"the old"])
+def test_after_a_failure_all_is_as_before(
+    tmp_path: Path, error: type[BaseException], before: bytes | None
+) -> None:
+    """And the error is the writer's own."""
+    target = tmp_path / "out.npz"
+    if before is not None:
+        target.write_bytes(before)
+    listing = contents(tmp_path)
+    raised = error("of the writer")
+    with pytest.raises(error) as caught:
+        write_half(target, raised)
+    assert caught.value is raised
+    assert contents(tmp_path) == listing
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError(errno.EIO, "Input/output error", "some/file"), "Input/output error"),
+        (OSError("a message alone"), "a message alone"),
+    ],
+)
+def test_what_the_system_refuses_while_writing(tmp_path: Path, error: OSError, reason: str) -> None:
+    target = tmp_path / "out.npz"
+    target.write_bytes(b"the old")
+    with pytest.raises(OutputError) as caught:
+        write_half(target, error)
+    assert str(caught.value) == f"cannot write '{target}': {reason}. Nothing was written."
+    assert caught.value.__cause__ is error
+    assert contents(tmp_path) == {"out.npz": b"the old"}
+
+
+def test_what_the_system_refuses_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    target = tmp_path / "out.npz"
+    with pytest.raises(OutputError) as caught, replacing(target) as temporary:
+        temporary.write_bytes(b"x")
+    assert str(caught.value) == f"cannot write '{target}': Permission denied. Nothing was written."
+    assert contents(tmp_path) == {}
+
+
+def refusal(target: Path) -> str:
+    """What `replacing` says before anything is written, and `check_target` says too."""
+    with pytest.raises(OutputError) as checked:
+        check_target(target)
+    with pytest.raises(OutputError) as caught, replacing(target):
+        pytest.fail("the block was entered")
+    assert str(checked.value) == str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    target = tmp_path / "no" / "such" / "out.npz"
+    assert refusal(target) == (
+        f"cannot write '{target}': there is no folder '{target.parent}'. Nothing was written."
+    )
+    (tmp_path / "file").write_bytes(b"x")
+    target = tmp_path / "file" / "out.npz"
+    assert refusal(target) == (
+        f"cannot write '{target}': there is no folder '{target.parent}'. Nothing was written."
+    )
+    assert contents(tmp_path) == {"file": b"x"}
+
+
+def test_a_folder_as_the_target(tmp_path: Path) -> None:
+    for folder in (tmp_path, Path(), Path(tmp_path.anchor)):
+        assert refusal(folder) == f"cannot write '{folder}': it is a folder. Give a file name."
+    assert contents(tmp_path) == {}
+
+
+def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+    if os.name != "posix" or os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o555)
+    try:
+        target = tmp_path / "out.npz"
+        message = f"cannot write '{target}': Permission denied. Nothing was written."
+        assert refusal(target) == message
+    finally:
+        tmp_path.chmod(0o755)
+
+
+@pytest.mark.parametrize("reason", ["Permission denied", "Read-only file system"])
+def test_a_file_system_that_takes_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EROFS, reason)
+
+    monkeypatch.setattr(os, "open", refuse)
+    target = tmp_path / "out.npz"
+    assert refusal(target) == f"cannot write '{target}': {reason}. Nothing was written."
+
+
+@posix
+def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+    target = tmp_path / ("x" * 300)
+    assert refusal(target) == f"cannot write '{target}': File name too long. Nothing was written."
+
+
+@posix
+def test_devices_are_left_alone(tmp_path: Path) -> None:
+    """A file in the place of /dev/null would break the machine."""
+    assert refusal(Path(os.devnull)) == "cannot write '/dev/null': it is not a regular file."
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert refusal(pipe) == f"cannot write '{pipe}': it is not a regular file."
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+@posix
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_the_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_bytes(b"")
+        with replacing(tmp_path / "ours") as temporary:
+            temporary.write_bytes(b"x")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "ours")]
+    assert modes == [0o666 & ~umask] * 2
+
+
+@posix
+def test_a_link_stays_and_leads_to_the_new_file(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "real.npz").write_bytes(b"the old")
+    for name, target in {"link.npz": "there/real.npz", "new.npz": "there/new.npz"}.items():
+        link = tmp_path / name
+        link.symlink_to(target)
+        with replacing(link) as temporary:
+            assert temporary.parent == tmp_path / "there"
+            temporary.write_bytes(b"the new")
+        assert link.is_symlink()
+    assert contents(tmp_path / "there") == {"real.npz": b"the new", "new.npz": b"the new"}
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to("nowhere/out")
+    assert refusal(dangling) == (
+        f"cannot write '{dangling}': there is no folder '{tmp_path / 'nowhere'}'. Nothing was "
+        "written."
+    )
+
+
+@posix
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The real thing: the system lets this process write 64 kB to a file."""
+    (tmp_path / "out.bin").write_bytes(b"the old")
+    code = (
+        "import resource, sys\n"
+        "from layertap.errors import OutputError\n"
+        "from layertap.format.atomic import replacing\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
+        "try:\n"
+        "    with replacing('out.bin') as temporary:\n"
+        "        temporary.write_bytes(bytes(100_000))\n"
+        "except OutputError as exc:\n"
+        "    print(exc)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(RUNTIME)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "cannot write 'out.bin': File too large. Nothing was written.\n"
+    assert contents(tmp_path) == {"out.bin": b"the old"}
+
+
+def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b"the old")
+    check_target(tmp_path / "old")
+    check_target(str(tmp_path / "new"))
+    assert contents(tmp_path) == {"old": b"the old"}

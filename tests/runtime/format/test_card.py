@@ -1,0 +1,449 @@
+"""The card: what a file knows about itself, to JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from layertap.errors import CardVersionError, ModelFileError
+from layertap.format import card as schema
+from layertap.format.card import (
+    Card,
+    Golden,
+    GoldenInput,
+    GoldenLayer,
+    Gradients,
+    LayerCheck,
+    Source,
+    TensorInfo,
+    Verification,
+)
+from layertap.format.layer import Layer
+
+CLASSES = (
+    Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
+    Gradients,
+)  # fmt: skip
+
+FULL: dict[str, Any] = {
+    "format": "1.0",
+    "source": {
+        "framework": "keras",
+        "version": "3.15.1",
+        "model": "tiny",
+        "type": "Functional",
+        "weights_sha256": "ab12",
+    },
+    "inputs": [{"name": "x", "shape": [None, 4], "dtype": "float32"}],
+    "outputs": [{"name": "größe/y#1", "shape": [None], "dtype": "int64"}],
+    "layers": [
+        {
+            "name": "x",
+            "type": "InputLayer",
+            "index": 0,
+            "shape": [None, 4],
+            "dtype": "float32",
+            "parameters": 0,
+            "inbound": [],
+            "tensor": "x",
+        },
+        {
+            "name": "hidden",
+            "type": "Dense",
+            "index": 1,
+            "shape": [],
+            "dtype": "",
+            "parameters": 7,
+            "inbound": ["x"],
+            "tensor": None,
+            "parent": "x",
+            "why_not": "it runs inside a loop",
+            "per_sample": False,
+        },
+    ],
+    "preprocessing": {"size": None, "scaling": {"mode": "tf"}},
+    "labels": ["cat", "dog"],
+    "verification": {
+        "tolerance": 0.0001,
+        "batches": ["1 x 4, seeded"],
+        "onnxruntime": "1.32.0",
+        "layers": {"x": {"max_abs": 0, "scaled": 1e-07}},
+    },
+    "golden": {
+        "seed": 0,
+        "inputs": [
+            {"name": "x", "shape": [1, 4], "low": -1, "high": 1.5, "choices": ["cat", 7, -0.5]}
+        ],
+        "layers": {"x": {"shape": [1, 4], "norm": 2.5, "scale": 1.5, "values": [0.5, -1]}},
+    },
+    "gradients": {
+        "output": "größe/y#1",
+        "score": "logits",
+        "weights": "score_weights",
+        "tensors": {"x": "grad/x"},
+        "broadcasts": True,
+    },
+    "notes": ["computed in float32"],
+}
+"""A card with everything that there is."""
+
+PATHS: list[tuple[str | int, ...]] = [
+    (),
+    ("source",),
+    ("inputs", 0),
+    ("outputs", 0),
+    ("layers", 1),
+    ("verification",),
+    ("verification", "layers", "x"),
+    ("golden",),
+    ("golden", "inputs", 0),
+    ("golden", "layers", "x"),
+    ("gradients",),
+]
+"""Every level of it, by way of an example."""
+
+
+def full(change: Callable[[Any], object] = id) -> str:
+    """The JSON of `FULL`, changed."""
+    data = json.loads(json.dumps(FULL))
+    change(data)
+    return json.dumps(data)
+
+
+def at(data: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        data = data[step]
+    return data
+
+
+# --- There and back -----------------------------------------------------------------------------
+
+
+def test_a_full_card_is_read() -> None:
+    card = Card.from_json(full())
+    assert card.source.model == "tiny"
+    assert card.inputs == (TensorInfo(name="x", shape=(None, 4), dtype="float32"),)
+    assert [layer.tensor for layer in card.layers] == ["x", None]
+    assert card.labels == ("cat", "dog")
+    assert card.preprocessing == {"size": None, "scaling": {"mode": "tf"}}
+    assert card.verification is not None
+    assert card.verification.layers["x"].scaled == 1e-07
+    assert card.golden is not None
+    assert card.golden.layers["x"].values == (0.5, -1)
+    assert card.golden.inputs[0].choices == ("cat", 7, -0.5)
+    assert card.notes == ("computed in float32",)
+    assert card.gradients is not None
+    assert card.gradients.tensors == {"x": "grad/x"}
+    assert card.extra == {}
+    assert json.loads(card.to_json()) == FULL
+
+
+def test_what_may_be_left_out() -> None:
+    parts = ("preprocessing", "labels", "verification", "golden", "gradients", "notes")
+
+    def strip(data: dict[str, Any]) -> None:
+        for part in parts:
+            del data[part]
+
+    def empty(data: dict[str, Any]) -> None:
+        data.update(dict.fromkeys(parts))
+
+    card = Card.from_json(full(strip))
+    assert card == Card.from_json(full(empty))
+    assert [getattr(card, part) for part in parts] == [None] * len(parts)
+    assert set(json.loads(card.to_json())) == {"format", "source", "inputs", "outputs", "layers"}
+
+
+def test_the_format_that_is_written() -> None:
+    card = Card(
+        source=Source(framework="", version="", model="", type="", weights_sha256=""),
+        inputs=(),
+        outputs=(),
+        layers=(),
+    )
+    assert card.to_json() == (
+        '{"format":"1.2","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
+        '"model":"","type":"","version":"","weights_sha256":""}}'
+    )
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+count = st.integers(0, 2**40)
+sizes = st.lists(count, max_size=5).map(tuple)
+shape = st.lists(st.none() | count, max_size=5).map(tuple)
+texts = st.lists(text, max_size=3).map(tuple)
+json_data = st.recursive(
+    st.none() | st.booleans() | number | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def made(cls: Any, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Objects of `cls`, with keys in `extra` that it does not have."""
+    known = {item.name for item in fields(cls)} - {"extra"}
+    extra = st.dictionaries(text.filter(lambda key: key not in known), json_data, max_size=2)
+    return st.builds(cls, **parts, extra=extra)
+
+
+tensors = st.lists(made(TensorInfo, name=text, shape=shape, dtype=text), max_size=2).map(tuple)
+cards = made(
+    Card,
+    source=made(
+        Source, framework=text, version=text, model=text, type=text, weights_sha256=text
+    ),
+    inputs=tensors,
+    outputs=tensors,
+    layers=st.lists(
+        made(
+            Layer,
+            name=text,
+            type=text,
+            index=count,
+            shape=shape,
+            dtype=text,
+            parameters=count,
+            inbound=texts,
+            tensor=st.none() | text,
+        ),
+        max_size=2,
+    ).map(tuple),
+    preprocessing=st.none() | st.dictionaries(text, json_data, max_size=2),
+    labels=st.none() | texts,
+    verification=st.none()
+    | made(
+        Verification,
+        tolerance=number,
+        batches=texts,
+        onnxruntime=text,
+        layers=st.dictionaries(
+            text, made(LayerCheck, max_abs=number, scaled=number), max_size=2
+        ),
+    ),
+    golden=st.none()
+    | made(
+        Golden,
+        seed=count,
+        inputs=st.lists(
+            made(GoldenInput, name=text, shape=sizes, low=number, high=number), max_size=2
+        ).map(tuple),
+        layers=st.dictionaries(
+            text,
+            made(
+                GoldenLayer,
+                shape=sizes,
+                norm=number,
+                scale=number,
+                values=st.lists(number, max_size=3).map(tuple),
+            ),
+            max_size=2,
+        ),
+    ),
+    gradients=st.none()
+    | made(
+        Gradients,
+        output=text,
+        score=text,
+        weights=text,
+        tensors=st.dictionaries(text, text, max_size=2),
+        broadcasts=st.booleans(),
+    ),
+    format=st.sampled_from(["1.0", "1.7", "1", "0.9"]),
+)  # fmt: skip
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(cards)
+def test_there_and_back(card: Card) -> None:
+    """With keys of tomorrow on every level."""
+    written = card.to_json()
+    again = Card.from_json(written)
+    assert again == card
+    assert again.to_json() == written  # equal cards, equal bytes
+
+
+def test_equal_cards_are_equal_bytes() -> None:
+    """Whatever order the keys came in."""
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: turned(value[key]) for key in reversed(value)}
+        return [turned(item) for item in value] if isinstance(value, list) else value
+
+    one, other = Card.from_json(full()), Card.from_json(json.dumps(turned(FULL)))
+    assert json.dumps(turned(FULL)) != json.dumps(FULL)
+    assert one == other
+    assert one.to_json() == other.to_json()
+
+
+# --- Tomorrow's cards ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_unknown_keys_are_kept_on_every_level(path: tuple[str | int, ...]) -> None:
+    news = {"new": {"deep": [1, None, "a"]}, "extra": 3}
+    card = Card.from_json(full(lambda data: at(data, path).update(news)))
+    written = json.loads(card.to_json())
+    assert {key: at(written, path)[key] for key in news} == news
+    assert at(written, path) == {**at(FULL, path), **news}
+    assert card != Card.from_json(full())
+
+
+def test_every_class_of_the_schema_has_a_level_here() -> None:
+    declared = {
+        kind
+        for kind in vars(schema).values()
+        if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__")
+    }
+    assert declared == set(CLASSES)
+    levels = {frozenset(at(FULL, path)) for path in PATHS}
+    for kind in CLASSES:
+        assert frozenset(item.name for item in fields(kind)) - {"extra"} in levels, kind
+
+
+@pytest.mark.parametrize("format_", ["1.0", "1.2", "1.99", "1", "1.5.2", "0.1"])
+def test_a_newer_minor_format_is_read(format_: str) -> None:
+    card = Card.from_json(full(lambda data: data.update(format=format_)))
+    assert card.format == format_
+    assert json.loads(card.to_json())["format"] == format_
+
+
+@pytest.mark.parametrize("format_", ["2.0", "2", "10.3", "3.0-beta"])
+def test_a_newer_major_format_is_refused(format_: str) -> None:
+    """Whatever else is in it: nothing of it is known."""
+    with pytest.raises(CardVersionError) as caught:
+        Card.from_json(json.dumps({"format": format_, "layers": 3}), "'m.onnx'")
+    assert str(caught.value) == (
+        f"'m.onnx' has a layertap card of format {format_}; this layertap reads format 1. Upgrade "
+        "with `pip install -U layertap`."
+    )
+
+
+# --- Damaged cards ------------------------------------------------------------------------------
+
+
+def damage(text_: str) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        Card.from_json(text_, "'m.onnx'")
+    assert not isinstance(caught.value, CardVersionError)
+    start, end = "'m.onnx' has a damaged layertap card (", "). Export the model again."
+    message = str(caught.value)
+    assert message.startswith(start)
+    assert message.endswith(end)
+    return message[len(start) : -len(end)]
+
+
+@pytest.mark.parametrize(
+    ("json_", "reason"),
+    [
+        ("", "Expecting value: line 1 column 1 (char 0)"),
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("null", "it is null, and names no format"),
+        ("[]", "it is [], and names no format"),
+        ("{}", "it is {}, and names no format"),
+        ('{"format": null}', 'it is {"format": null}, and names no format'),
+        ('{"format": "one"}', 'it is {"format": "one"}, and names no format'),
+        ('{"format": "-2.0"}', 'it is {"format": "-2.0"}, and names no format'),
+        ('{"format": "1.0"}', "Card has no 'source'"),
+        ("[" * 100_000, "it is nested too deeply"),
+    ],
+)  # fmt: skip
+def test_what_is_no_card(json_: str, reason: str) -> None:
+    assert damage(json_) == reason
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value", "reason"),
+    [
+        ((), "format", 1.0, "Card has 1.0 as 'format', not a string"),
+        ((), "source", None, "Source is null, not an object"),
+        ((), "inputs", {}, "TensorInfos are {}, not a list"),
+        ((), "layers", "none", 'Layers are "none", not a list'),
+        ((), "layers", [[]], "Layer is [], not an object"),
+        ((), "preprocessing", [], "Card has [] as 'preprocessing', not an object or null"),
+        ((), "labels", ["a", 2], "Card has [\"a\", 2] as 'labels', not a list of strings or null"),
+        ((), "labels", "cat", "Card has \"cat\" as 'labels', not a list of strings or null"),
+        ((), "verification", {}, "Verification has no 'tolerance'"),
+        ((), "golden", False, "Golden is false, not an object"),
+        (("source",), "model", 3, "Source has 3 as 'model', not a string"),
+        (("inputs", 0), "shape", "4", "TensorInfo has \"4\" as 'shape', not a list of sizes"),
+        (("layers", 0), "name", None, "Layer has null as 'name', not a string"),
+        (("layers", 0), "shape", [9, -1], "Layer has [9, -1] as 'shape', not a list of sizes"),
+        (("layers", 0), "shape", [2.0], "Layer has [2.0] as 'shape', not a list of sizes"),
+        (("layers", 0), "shape", [True], "Layer has [true] as 'shape', not a list of sizes"),
+        (("layers", 0), "shape", [[4]], "Layer has [[4]] as 'shape', not a list of sizes"),
+        (("layers", 0), "index", "0", "Layer has \"0\" as 'index', not a whole number"),
+        (("layers", 0), "parameters", 1.5, "Layer has 1.5 as 'parameters', not a whole number"),
+        (("layers", 0), "inbound", "x", "Layer has \"x\" as 'inbound', not a list of strings"),
+        (("layers", 0), "tensor", 0, "Layer has 0 as 'tensor', not a string or null"),
+        (("verification",), "tolerance", "1e-4", "Verification has \"1e-4\" as 'tolerance', not a "
+         "number"),
+        (("verification",), "layers", [], "LayerChecks are [], not an object"),
+        (("verification", "layers"), "x", 0, "LayerCheck is 0, not an object"),
+        (("golden",), "seed", None, "Golden has null as 'seed', not a whole number"),
+        (("golden", "inputs", 0), "shape", [None, 4], "GoldenInput has [null, 4] as 'shape', not a "
+         "list of whole numbers"),
+        (("golden", "layers", "x"), "values", [0.5, "1"], "GoldenLayer has [0.5, \"1\"] as "
+         "'values', not a list of numbers"),
+        (("gradients",), "tensors", {"x": 1}, "Gradients has {\"x\": 1} as 'tensors', not an "
+         "object of strings"),
+        (("gradients",), "broadcasts", 1, "Gradients has 1 as 'broadcasts', not true or false"),
+        (("golden", "layers", "x"), "norm", True, "GoldenLayer has true as 'norm', not a number"),
+        (("golden", "layers", "x"), "scale", {"a": "b" * 99}, "GoldenLayer has {\"a\": \""
+         + "b" * 30 + "... as 'scale', not a number"),
+    ],
+)  # fmt: skip
+def test_values_that_make_no_sense(
+    path: tuple[str | int, ...], key: str, value: object, reason: str
+) -> None:
+    """None is passed on, to fail later where nobody expects it."""
+    assert damage(full(lambda data: at(data, path).update({key: value}))) == reason
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
+    optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
+    optional |= {"parent", "why_not", "per_sample", "notes", "choices"}
+    for key in set(at(FULL, path)) - optional:
+        reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
+        assert reason.endswith(f" has no {key!r}")
+
+
+def test_every_plain_field_has_its_test() -> None:
+    """A new field with an annotation that `_KINDS` lacks would fail on the first card read."""
+    nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
+    nested.add("extra")
+    plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
+    kinds = {annotation for _, name, annotation in plain if name not in nested}
+    assert kinds == set(schema._KINDS)
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "x", "1"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(text, inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_other_value_is_read_or_refused(data: st.DataObject) -> None:
+    """And what is read can be looked at."""
+    path = data.draw(st.sampled_from(PATHS))
+    key = data.draw(st.sampled_from(sorted(at(FULL, path))))
+    value = data.draw(json_like)
+    try:
+        card = Card.from_json(full(lambda whole: at(whole, path).update({key: value})))
+    except ModelFileError:
+        return
+    assert Card.from_json(card.to_json()).to_json() == card.to_json()
+    for layer in card.layers:
+        hash(layer)
+        layer.nbytes(2)

@@ -1,0 +1,206 @@
+"""The index of an ONNX file, against what the `onnx` package reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from generators import tiny
+from layertap.format import graph as graph_module
+from layertap.format.graph import External, TensorType, read_graph, read_types
+from layertap.format.wire import WireError, encode
+
+MODELS = [*tiny.PLAIN, tiny.linear_chain, tiny.image_classifier, tiny.two_inputs]
+every_model = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+
+Make = Callable[[], onnx.ModelProto]
+
+
+def read(model: onnx.ModelProto) -> graph_module.Graph:
+    return read_graph(model.SerializeToString())
+
+
+@every_model
+def test_nodes_are_those_of_the_file(make: Make) -> None:
+    model = make()
+    data, graph = model.SerializeToString(), read(model)
+    assert [(n.op_type, n.domain, n.name, n.writes) for n in graph.nodes] == [
+        (n.op_type, n.domain, n.name, tuple(n.output)) for n in model.graph.node
+    ]
+    for node, expected in zip(graph.nodes, model.graph.node, strict=True):
+        inputs = tuple(dict.fromkeys(name for name in expected.input if name))
+        assert node.reads[: len(inputs)] == inputs
+        field = onnx.GraphProto.FromString(data[slice(*node.span)])
+        assert list(field.node) == [expected]
+
+
+@every_model
+def test_weights_inputs_and_outputs_are_those_of_the_file(make: Make) -> None:
+    model = make()
+    graph = read(model)
+    weights = {
+        item.name: (graph_module.element_type(item.data_type), tuple(item.dims))
+        for item in model.graph.initializer
+    }
+    for item in model.graph.sparse_initializer:
+        dtype = graph_module.element_type(item.values.data_type)
+        weights[item.values.name] = (dtype, tuple(item.dims))
+    assert {name: tuple(item.type) for name, item in graph.initializers.items()} == weights
+    assert list(graph.inputs) == [i.name for i in model.graph.input if i.name not in weights]
+    assert list(graph.outputs) == [item.name for item in model.graph.output]
+    assert graph.opsets == {item.domain: item.version for item in model.opset_import}
+    assert graph.metadata == {item.key: item.value for item in model.metadata_props}
+    assert (graph.ir_version, graph.producer) == (model.ir_version, "tiny")
+
+
+def test_subgraphs_capture_what_they_do_not_define() -> None:
+    reads = {node.writes[0]: set(node.reads) for node in read(tiny.branching()).nodes}
+    assert reads["y"] == {"flag", "a", "w", "flag2", "x", "b"}
+    reads = {node.writes[0]: set(node.reads) for node in read(tiny.looping()).nodes}
+    assert reads["last"] == {"count", "keep", "a", "step"}
+    assert reads["total"] == {"step", "a"}
+
+
+def test_lists_of_subgraphs_capture_too() -> None:
+    """No standard operator has one, but a function or a custom operator may."""
+    bodies = [
+        helper.make_graph([tiny.node("Neg", name, "o")], "g", [], [tiny.value("o", None)])
+        for name in ("a", "b")
+    ]
+    made = tiny.model([tiny.node("Switch", "x", "y", domain="own", cases=bodies)], [], [])
+    assert read(made).nodes[0].reads == ("x", "a", "b")
+
+
+def test_functions_are_known_by_domain_and_name() -> None:
+    assert read(tiny.with_function()).functions == {("own", "Swish")}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims"),
+    [
+        (["n", 3, None], ("n", 3, None)),
+        ([], ()),
+        (None, None),
+        ([0, -1, ""], (0, None, None)),
+    ],
+)
+def test_types(shape: tiny.Shape | None, dims: graph_module.Dims | None) -> None:
+    made = tiny.model([], [tiny.value("x", shape)], [])
+    assert read(made).inputs["x"] == TensorType("float32", dims)
+
+
+def test_types_that_are_no_tensors() -> None:
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, [1])
+    kinds = {
+        "sequence": helper.make_sequence_type_proto(element),
+        "optional": helper.make_optional_type_proto(element),
+        "map": helper.make_map_type_proto(TensorProto.INT64, element),
+        "float16": helper.make_sparse_tensor_type_proto(TensorProto.FLOAT16, [1]),
+    }
+    values = [helper.make_value_info(name, kind) for name, kind in kinds.items()]
+    inputs = read(tiny.model([], values, [])).inputs
+    assert {name: kind.dtype for name, kind in inputs.items()} == {name: name for name in kinds}
+
+
+def test_types_of_inner_tensors_are_read_where_they_stand() -> None:
+    model = tiny.residual()
+    model.graph.value_info.append(tiny.value("c", ["n", 3]))
+    untyped = model.graph.value_info.add()
+    untyped.name = "a"
+    data = model.SerializeToString()
+    types = read_types(data, read_graph(data))
+    assert types == {
+        "c": TensorType("float32", ("n", 3)),
+        "a": TensorType("", None),
+        "x": TensorType("float32", ("n", 3)),
+        "y": TensorType("float32", ("n", 3)),
+    }
+
+
+RENAMED = {
+    "FLOAT": "float32",
+    "DOUBLE": "float64",
+    "FLOAT6E2M3": "float6e2m3fn",
+    "FLOAT6E3M2": "float6e3m2fn",
+    "FLOAT4E2M1": "float4e2m1fn",
+    "FLOAT8E8M0": "float8e8m0fnu",
+}
+
+
+def test_every_element_type_of_onnx_has_a_name() -> None:
+    for name, code in TensorProto.DataType.items():
+        if code:
+            expected = RENAMED.get(name, name.lower())
+            assert graph_module.element_type(code).replace("_", "") == expected
+    assert graph_module.element_type(999) == "type 999"
+
+
+def test_a_model_written_in_two_pieces_is_one() -> None:
+    """protobuf merges concatenated messages; so does the index."""
+    model = tiny.residual()
+    rest = onnx.ModelProto()
+    rest.graph.node.append(tiny.node("Neg", "y", "z"))
+    graph = read_graph(model.SerializeToString() + rest.SerializeToString())
+    assert [node.writes for node in graph.nodes][-2:] == [("y",), ("z",)]
+
+
+def test_external_weights_are_noted_wherever_they_are() -> None:
+    def outside(name: str, location: str) -> TensorProto:
+        tensor = TensorProto(name=name, data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)
+        for key, text in {"location": location, "offset": "16", "length": "8"}.items():
+            tensor.external_data.add(key=key, value=text)
+        return tensor
+
+    body = helper.make_graph([], "b", [], [tiny.value("i", None)], [outside("i", "inner.data")])
+    made = tiny.model(
+        [
+            tiny.node("If", "x", "y", then_branch=body, else_branch=body),
+            tiny.node("Constant", "", "c", value=outside("", "constant.data")),
+        ],
+        [],
+        [],
+        [outside("w", "outer.data")],
+    )
+    graph = read(made)
+    assert graph.initializers["w"].external == External("outer.data", 16, 8)
+    assert graph.locations == ("inner.data", "constant.data", "outer.data")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "there is no graph in it"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "there is no graph in it"),
+        (b"\x3a\x05", "the field at byte 0 goes on beyond the end"),
+        (tiny.residual().SerializeToString()[:-9], "the field at byte 8 goes on beyond the end"),
+        (b"hello, this is no model", "wire type 4 at byte 2"),
+    ],
+)
+def test_what_is_no_model(data: bytes, words: str) -> None:
+    with pytest.raises(WireError) as caught:
+        read_graph(data)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("depth", [30, 5000])
+def test_graphs_in_graphs_end_somewhere(depth: int) -> None:
+    """As deep as protobuf reads them, and no deeper: a hostile file exhausts no stack."""
+    graph = b""
+    for _ in range(depth):
+        graph = encode(1, encode(4, "If") + encode(5, encode(6, graph)))
+    if depth < graph_module.MAX_DEPTH:
+        assert len(read_graph(encode(7, graph)).nodes) == 1
+    else:
+        with pytest.raises(WireError, match=r"^graphs within graphs, more than 32 deep$"):
+            read_graph(encode(7, graph))
+
+
+def test_a_transpose_keeps_its_order_beside_other_attributes() -> None:
+    node = tiny.node("Transpose", "x", "y", perm=[1, 0], doc="what is next")
+    node.attribute.append(onnx.helper.make_attribute("last", 3))
+    made = tiny.model([node], [tiny.value("x", [1, 2])], [tiny.value("y", [2, 1])])
+    graph = graph_module.read_graph(made.SerializeToString())
+    assert [item.perm for item in graph.nodes] == [(1, 0)]

@@ -1,0 +1,140 @@
+"""What a file says about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from generators import tiny
+from layertap.errors import CardVersionError, ModelFileError
+from layertap.format.card import KEY
+from layertap.format.index import Index, read_index
+from layertap.format.source import BytesSource, FileSource
+
+
+def read(model: onnx.ModelProto) -> Index:
+    return read_index(BytesSource(model.SerializeToString()))
+
+
+def test_a_file_with_a_card_is_what_the_card_says() -> None:
+    index = read(tiny.image_classifier())
+    assert index.card is not None
+    assert index.layers == index.card.layers
+    assert [layer.name for layer in index.layers][:3] == ["image", "conv", "relu"]
+    assert (index.inputs, index.outputs) == (index.card.inputs, index.card.outputs)
+    assert index.metadata == {"author": "tests"}
+
+
+def test_without_a_card_tensors_are_layers() -> None:
+    model = tiny.residual()
+    model.graph.value_info.append(tiny.value("c", ["n", 3]))
+    index = read(model)
+    assert index.card is None
+    rows = [(r.name, r.type, r.shape, r.dtype, r.parameters, r.inbound) for r in index.layers]
+    assert rows == [
+        ("a", "MatMul", (), "", 9, ("x",)),
+        ("b", "Relu", (), "", 0, ("a",)),
+        ("c", "MatMul", (None, 3), "float32", 9, ("b",)),
+        ("d", "Add", (), "", 0, ("a", "c")),
+        ("y", "Add", (None, 3), "float32", 0, ("d", "b")),
+    ]
+    assert [row.index for row in index.layers] == list(range(5))
+    assert all(row.tensor == row.name for row in index.layers)
+    assert [(i.name, i.shape, i.dtype) for i in index.inputs] == [("x", (None, 3), "float32")]
+    assert [(o.name, o.shape, o.dtype) for o in index.outputs] == [("y", (None, 3), "float32")]
+
+
+def test_every_tensor_of_a_node_is_a_layer_and_its_weights_count_once() -> None:
+    made = tiny.model(
+        [tiny.node("BatchNormalization", "x s b m v", "y mean var", training_mode=1)],
+        [tiny.value("x", ["n", 3])],
+        [tiny.value("y", ["n", 3])],
+        [tiny.weights(name, 3) for name in "sbmv"],
+    )
+    assert [(row.name, row.parameters) for row in read(made).layers] == [
+        ("y", 12),
+        ("mean", 0),
+        ("var", 0),
+    ]
+
+
+def test_tensors_of_subgraphs_are_not_offered() -> None:
+    layers = {row.name: row for row in read(tiny.branching()).layers}
+    assert list(layers) == ["a", "b", "unused", "flag", "flag2", "y", "z"]
+    assert layers["y"].inbound == ("flag", "b", "a", "flag2", "x")
+    assert layers["y"].parameters == 3
+
+
+def test_shapes_and_the_like_are_no_parameters() -> None:
+    layers = {row.name: row.parameters for row in read(tiny.odd_types()).layers}
+    assert layers == {"picked": 8, "twice": 0, "positive": 1, "pair": 0, "length": 0}
+
+
+def test_a_layer_of_unknown_type_has_no_size() -> None:
+    assert [row.nbytes() for row in read(tiny.residual()).layers] == [None] * 4 + [12]
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelFileError) as caught:
+        read_index(FileSource(path))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("contents", "words"),
+    [
+        (
+            b"<html><body>404",
+            "is not an ONNX model. It looks like an HTML page: perhaps an error or login page came "
+            "instead of the file.",
+        ),
+        (b"some notes on models\n", "is not an ONNX model. It looks like a text file."),
+        (
+            tiny.residual().SerializeToString()[:-20],
+            "is not an ONNX model, or is cut off (the field at byte 8 goes on beyond the end). "
+            "Copy or export it again.",
+        ),
+        (
+            b"\x08\x08",
+            "is not an ONNX model, or is cut off (there is no graph in it). Copy or export it "
+            "again.",
+        ),
+    ],
+)
+def test_files_that_are_no_models(tmp_path: Path, contents: bytes, words: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(contents)
+    assert refusal(path) == f"'{path}' {words}"
+
+
+Change = Callable[[dict[str, object]], object]
+
+
+def with_card(change: Change) -> onnx.ModelProto:
+    model = tiny.linear_chain()
+    for item in model.metadata_props:
+        if item.key == KEY:
+            data = json.loads(item.value)
+            change(data)
+            item.value = json.dumps(data)
+    return model
+
+
+def test_a_newer_card_is_refused(tmp_path: Path) -> None:
+    path = tiny.save(with_card(lambda data: data.update(format="2.0")), tmp_path / "m.onnx")
+    with pytest.raises(CardVersionError) as caught:
+        read_index(FileSource(path))
+    assert str(caught.value) == (
+        f"'{path}' has a layertap card of format 2.0; this layertap reads format 1. Upgrade with "
+        "`pip install -U layertap`."
+    )
+
+
+def test_a_newer_minor_card_is_read() -> None:
+    index = read(with_card(lambda data: data.update(format="1.9", novelty=[1])))
+    assert index.card is not None
+    assert index.card.extra == {"novelty": [1]}

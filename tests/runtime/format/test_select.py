@@ -1,0 +1,329 @@
+"""Choosing layers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from generators.tiny import layer
+from layertap.errors import LayerNotFoundError, UsageError
+from layertap.format.layer import Layer
+from layertap.format.select import is_single, only, parse_selector, select
+
+LAYERS = [
+    layer(0, "image", "InputLayer", (None, 8, 8, 3)),
+    layer(1, "conv1/conv", "Conv2D", (None, 8, 8, 4), "image", 112),
+    layer(2, "conv1/relu", "ReLU", (None, 8, 8, 4), "conv1/conv"),
+    layer(3, "conv2/conv", "Conv2D", (None, 8, 8, 4), "conv1/relu", 148),
+    layer(4, "secret", "Dropout", (None, 8, 8, 4), "conv2/conv", exposed=False),
+    layer(5, "encoder#1", "Dense", (None, 8), "secret", 20),
+    layer(6, "what[1]?*", "Dense", (None, 8), "encoder#1", 72),
+    layer(7, "re:named", "Lambda", (None, 8), "what[1]?*"),
+    layer(8, "12", "Dense", (None, 2), "re:named", 18),
+]
+ELSEWHERE = layer(99, "conv1/relu", "ReLU", (None, 1))
+NAMES = [item.name for item in LAYERS]
+EXPOSED = [name for name in NAMES if name != "secret"]
+
+
+def names(layers: list[Layer]) -> list[str]:
+    return [item.name for item in layers]
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        # Names.
+        ("conv1/relu", ["conv1/relu"]),
+        ("encoder#1", ["encoder#1"]),
+        ("12", ["12"]),
+        ("what[1]?*", ["what[1]?*"]),
+        ("re:named", ["re:named"]),
+        # Globs.
+        ("*", EXPOSED),
+        ("conv?/conv", ["conv1/conv", "conv2/conv"]),
+        ("conv[2-9]/*", ["conv2/conv"]),
+        ("*conv*", ["conv1/conv", "conv1/relu", "conv2/conv"]),
+        ("conv1*", ["conv1/conv", "conv1/relu"]),
+        ("what*", ["what[1]?*"]),
+        ("*named", ["re:named"]),
+        ("[!cie]*", ["what[1]?*", "re:named", "12"]),
+        # Regular expressions, which must match the whole name.
+        ("re:conv1/.*", ["conv1/conv", "conv1/relu"]),
+        (r"re:.*\d", ["encoder#1", "12"]),
+        ("re:relu|.*/relu", ["conv1/relu"]),
+        ("re:(?i)RE:NAMED", ["re:named"]),
+        # Indices.
+        (0, ["image"]),
+        (5, ["encoder#1"]),
+        (-1, ["12"]),
+        (-9, ["image"]),
+        (np.int64(2), ["conv1/relu"]),
+        # Slices: the layers that the file does not expose are passed over.
+        (slice(None), EXPOSED),
+        (slice(1, 3), ["conv1/conv", "conv1/relu"]),
+        (slice(3, 6), ["conv2/conv", "encoder#1"]),
+        (slice(-2, None), ["re:named", "12"]),
+        (slice(None, None, 4), ["image", "12"]),
+        (slice(2, 0, -1), ["conv1/relu", "conv1/conv"]),
+        (slice(7, 999), ["re:named", "12"]),
+        # Layers, by their name.
+        (LAYERS[3], ["conv2/conv"]),
+        (ELSEWHERE, ["conv1/relu"]),
+        # Several: in the order asked, each once; within a pattern in the model's order.
+        (["12", "image"], ["12", "image"]),
+        (("conv2/*", "conv1/*"), ["conv2/conv", "conv1/conv", "conv1/relu"]),
+        (["conv1/relu", "*conv*", 0], ["conv1/relu", "conv1/conv", "conv2/conv", "image"]),
+        (["image", 0, "im*", LAYERS[0], slice(1)], ["image"]),
+        (np.array([2, 1]), ["conv1/relu", "conv1/conv"]),
+        ((name for name in ("12", "image")), ["12", "image"]),
+        ([], []),
+        (None, EXPOSED),
+    ],
+)  # fmt: skip
+def test_select(what: Any, expected: list[str]) -> None:
+    assert names(select(LAYERS, what)) == expected
+
+
+@pytest.mark.parametrize(
+    ("what", "type_", "expected"),
+    [
+        (None, "Conv2D", ["conv1/conv", "conv2/conv"]),
+        (None, ["Dense", "Conv2D"], ["conv1/conv", "conv2/conv", "encoder#1", "what[1]?*", "12"]),
+        (None, ("ReLU",), ["conv1/relu"]),
+        ("conv1/*", "ReLU", ["conv1/relu"]),
+        (["12", "conv1/*"], ["Dense", "Conv2D"], ["12", "conv1/conv"]),
+        (slice(0, 4), "Conv2D", ["conv1/conv", "conv2/conv"]),
+    ],
+)
+def test_select_by_class(what: Any, type_: Any, expected: list[str]) -> None:
+    assert names(select(LAYERS, what, type_)) == expected
+
+
+NONE = "; the file exposes 8 layers."
+LISTS = " `layertap layers FILE` lists them."
+CLASSES = "The classes are Conv2D, Dense, InputLayer, Lambda, ReLU."
+UNEXPOSED = (
+    "the layer 'secret' is in the model, but this file does not expose it. Export the model again "
+    "with this layer among --layers, or with all."
+)
+KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            "conv1/rellu",
+            f"no layer is called 'conv1/rellu'{NONE} Did you mean 'conv1/relu', 'conv1/conv'?"
+            f"{LISTS}",
+        ),
+        ("xyz", f"no layer is called 'xyz'{NONE}{LISTS}"),
+        ("", f"no layer is called ''{NONE}{LISTS}"),
+        ("secre", f"no layer is called 'secre'{NONE}{LISTS}"),
+        ("Image", f"no layer is called 'Image'{NONE} Did you mean 'image'?{LISTS}"),
+        ("secret", UNEXPOSED),
+        (4, UNEXPOSED),
+        (-5, UNEXPOSED),
+        (LAYERS[4], UNEXPOSED),
+        (["image", "secret"], UNEXPOSED),
+        (9, "there is no layer 9: the model has 9 layers, 0 to 8 or -9 to -1."),
+        (-10, "there is no layer -10: the model has 9 layers, 0 to 8 or -9 to -1."),
+        ("x*", "the pattern 'x*' matches none of the 8 exposed layers."),
+        (
+            "conv1/rel?u*",
+            "the pattern 'conv1/rel?u*' matches none of the 8 exposed layers. Did you mean "
+            "'conv1/relu', 'conv1/conv'?",
+        ),
+        ("Conv1/*", "the pattern 'Conv1/*' matches none of the 8 exposed layers. Did you mean "
+         "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
+        ("secre*",
+         f"the pattern 'secre*' matches nothing that this file exposes. T{UNEXPOSED[1:]}"),
+        ("re:conv1", "the pattern 're:conv1' matches none of the 8 exposed layers. Did you mean "
+         "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
+        ("re:imag", "the pattern 're:imag' matches none of the 8 exposed layers. Did you mean "
+         "'image'?"),
+        ("re:(", "the pattern 're:(' is not a regular expression: missing ), unterminated "
+         "subpattern at position 0."),
+        (slice(9, None), "the slice '9:' takes none of the 9 layers."),
+        (slice(3, 3, 2), "the slice '3:3:2' takes none of the 9 layers."),
+        (slice(4, 5), "this file exposes no layer of the slice '4:5'."),
+    ],
+)  # fmt: skip
+def test_what_selects_nothing(what: Any, message: str) -> None:
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(LAYERS, what)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("what", "type_", "message"),
+    [
+        (None, "Conv2d", "no exposed layer has the class 'Conv2d'. Did you mean 'Conv2D'? "
+         + CLASSES),
+        (None, ["ReLU", "LSTM"], "no exposed layer has the class 'LSTM'. " + CLASSES),
+        (None, "Dropout", "no exposed layer has the class 'Dropout'. " + CLASSES),
+        ("conv1/*", "Dense", "no layer chosen by name has the class Dense."),
+        (["12", 0], ["ReLU", "Conv2D"], "no layer chosen by name has the class ReLU or Conv2D."),
+    ],
+)  # fmt: skip
+def test_classes_that_select_nothing(what: Any, type_: Any, message: str) -> None:
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(LAYERS, what, type_)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("what", "type_", "message"),
+    [
+        (1.0, None, KINDS + "1.0."),
+        ([None], None, KINDS + "None."),
+        (["image", b"image"], None, KINDS + "b'image'."),
+        (b"image", None, KINDS + "b'image'."),
+        ([["image"]], None, KINDS + "['image']."),
+        (slice("image", "12"), None, "the slice 'image:12' makes no sense: slice indices must be "
+         "integers or None or have an __index__ method."),
+        (slice(0, 5, 0), None, "the slice '0:5:0' makes no sense: slice step cannot be zero."),
+        (None, int, "a class is given by its name, as in type='Conv2D', not as <class 'int'>."),
+        (None, ["Dense", 3], "a class is given by its name, as in type='Conv2D', not as 3."),
+    ],
+)  # fmt: skip
+def test_what_cannot_choose(what: Any, type_: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        select(LAYERS, what, type_)
+    assert str(caught.value) == message
+
+
+LOOP = "it runs in the loop of 'gru', once for every step"
+TREE = [
+    layer(0, "gru", "GRU", (None, 4)),
+    replace(layer(1, "gru/cell", "GRUCell", (None, 4), exposed=False), parent="gru", why_not=LOOP),
+    replace(
+        layer(2, "gru/cell/dense", "Dense", (None, 4), exposed=False),
+        parent="gru/cell",
+        why_not=LOOP,
+    ),
+    replace(layer(3, "nothing", "Log", (), exposed=False), why_not="it returns nothing"),
+]
+NO_CELL = f"he layer 'gru/cell' cannot be had: {LOOP}. Ask for 'gru', the layer around it."
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("gru/cell", "t" + NO_CELL),
+        (1, "t" + NO_CELL),
+        (["gru", TREE[1]], "t" + NO_CELL),
+        ("gru/*", "the pattern 'gru/*' matches nothing that this file exposes. T" + NO_CELL),
+        (
+            "re:gru/.*",
+            "the pattern 're:gru/.*' matches nothing that this file exposes. T" + NO_CELL,
+        ),
+        ("gru/cell/dense", "t" + NO_CELL.replace("'gru/cell'", "'gru/cell/dense'")),
+        ("nothing", "the layer 'nothing' cannot be had: it returns nothing."),
+    ],
+)
+def test_what_no_file_can_give(what: Any, message: str) -> None:
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(TREE, what)
+    assert str(caught.value) == message
+    assert names(select(TREE, "*")) == names(select(TREE)) == ["gru"]
+
+
+def test_a_model_without_layers() -> None:
+    assert select([]) == []
+    with pytest.raises(LayerNotFoundError) as caught:
+        select([], 0)
+    assert str(caught.value) == "there is no layer 0: the model has no layers."
+
+
+def test_layer_not_found_is_a_key_error_too() -> None:
+    """So that code which looks layers up in a mapping keeps working."""
+    with pytest.raises(KeyError):
+        select(LAYERS, "nope")
+
+
+def test_one_layer() -> None:
+    assert only(LAYERS, "what[1]?*") is LAYERS[6]
+    assert only(LAYERS, -1) is LAYERS[8]
+    assert only(LAYERS, np.int32(1)) is LAYERS[1]  # type: ignore[arg-type]
+    assert only(LAYERS, ELSEWHERE) is LAYERS[2]
+    with pytest.raises(LayerNotFoundError) as caught:
+        only(LAYERS, "conv*")  # a pattern is no name here
+    assert str(caught.value).startswith("no layer is called 'conv*'; ")
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("image", True),
+        ("what[1]?*", True),
+        ("re:named", True),
+        ("nope", True),
+        (-1, True),
+        (np.int64(1), True),
+        (LAYERS[0], True),
+        ("conv*", False),
+        ("re:image", False),
+        ("[ab]", False),
+        (slice(0, 1), False),
+        (["image"], False),
+        (None, False),
+    ],
+)
+def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
+    assert is_single(LAYERS, what) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("conv1/conv", "conv1/conv"),
+        ("conv*", "conv*"),
+        ("re:1:2", "re:1:2"),
+        ("0", 0),
+        ("424", 424),
+        ("-1", -1),
+        ("007", 7),
+        ("12", "12"),  # a layer of that very name
+        ("10:20", slice(10, 20)),
+        (":", slice(None, None)),
+        ("5:", slice(5, None)),
+        (":-1", slice(None, -1)),
+        ("-3:", slice(-3, None)),
+        ("::2", slice(None, None, 2)),
+        ("1:9:3", slice(1, 9, 3)),
+        ("9:1:-2", slice(9, 1, -2)),
+        ("1:2:", slice(1, 2, None)),
+        ("1:2:3:4", "1:2:3:4"),
+        ("lstm:1", "lstm:1"),
+        ("--1", "--1"),
+        ("1.5", "1.5"),
+        ("+1", "+1"),
+        ("", ""),
+    ],
+)
+def test_as_typed_in_a_shell(text: str, expected: Any) -> None:
+    assert parse_selector(text, LAYERS) == expected
+
+
+@given(st.lists(st.text("ab12:-*?[]!re/", min_size=1), unique=True, min_size=1))
+def test_every_layer_is_reached_by_its_own_name(given_names: list[str]) -> None:
+    """Also where it looks like a pattern, an index or a slice."""
+    layers = [layer(i, name, "Dense", (None, 1)) for i, name in enumerate(given_names)]
+    for one in layers:
+        assert parse_selector(one.name, layers) == one.name
+        assert select(layers, one.name) == [one] == [only(layers, one.name)]
+        assert is_single(layers, one.name)
+    assert select(layers, [*reversed(given_names), "*"]) == layers[::-1]
+
+
+def test_a_slice_with_a_step_of_nothing() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_selector("1:9:0", LAYERS)
+    assert str(caught.value) == "the slice '1:9:0' has a step of 0. Give another, or leave it out."

@@ -1,0 +1,78 @@
+"""Colour maps, beside matplotlib's tables."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from layertap.errors import UsageError
+from layertap.view.colormaps import COLORMAPS, colored, shades
+
+TABLES = Path(__file__).parents[2] / "data" / "colormaps.csv"
+"""What matplotlib gave; it is not installed for the tests, because Keras would import it."""
+
+ROUNDED = 0.5 / 255 + 1e-6
+"""Colours are rounded to whole numbers of 0..255, and no further."""
+
+
+def tables() -> dict[str, np.ndarray]:
+    columns = np.loadtxt(TABLES, delimiter=",").reshape(256, 3, 3)
+    return {name: columns[:, i] for i, name in enumerate(("jet", "viridis", "magma"))}
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_the_tables_are_matplotlibs(name: str) -> None:
+    assert shades(name).shape == (256, 3)
+    np.testing.assert_allclose(shades(name) / 255, tables()[name], atol=ROUNDED)
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_the_tables_are_those_of_a_matplotlib_that_is_here(name: str) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    theirs = matplotlib.colormaps[name](np.arange(256))[:, :3]
+    np.testing.assert_allclose(tables()[name], theirs, atol=1e-6)
+    heat = np.linspace(-0.2, 1.2, 2802).reshape(3, -1)
+    found = colored(heat, name)
+    np.testing.assert_allclose(found / 255, matplotlib.colormaps[name](heat)[..., :3], atol=ROUNDED)
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+def test_heat_takes_the_colour_of_its_256th(name: str) -> None:
+    """As in matplotlib: 0 to 1/256 the first, and so on; 1 the last."""
+    heat = np.linspace(-0.2, 1.2, 2802).reshape(3, -1)
+    found = colored(heat, name)
+    assert (found.shape, found.dtype) == ((3, 934, 3), np.uint8)
+    places = [min(max(math.floor(value * 256), 0), 255) for value in heat.ravel()]
+    wanted = tables()[name][places].reshape(found.shape)
+    np.testing.assert_allclose(found / 255, wanted, atol=ROUNDED)
+
+
+@pytest.mark.parametrize(
+    ("name", "cold", "middle", "hot"),
+    [
+        ("jet", (0, 0, 128), (125, 255, 122), (128, 0, 0)),
+        ("viridis", (68, 1, 84), (33, 145, 140), (253, 231, 37)),
+        ("magma", (0, 0, 4), (183, 55, 121), (252, 253, 191)),
+    ],
+)
+def test_known_colours(
+    name: str, cold: tuple[int, ...], middle: tuple[int, ...], hot: tuple[int, ...]
+) -> None:
+    found = colored([0.0, 0.5, 1.0], name)
+    np.testing.assert_allclose(found.astype(int), [cold, middle, hot], atol=1)
+
+
+def test_what_is_no_number() -> None:
+    found = colored([float("nan"), float("-inf"), float("inf")])
+    assert found.tolist() == colored([0.0, 0.0, 1.0]).tolist()
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(UsageError) as caught:
+        colored(0.5, "virdis")
+    assert str(caught.value) == (
+        "there is no colour map 'virdis'; there are jet, viridis, magma. Did you mean 'viridis'?"
+    )

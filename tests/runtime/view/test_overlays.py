@@ -1,0 +1,124 @@
+"""Heat maps over pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from layertap.cam import resize
+from layertap.errors import InputError, UsageError
+from layertap.view import overlays
+from layertap.view.colormaps import COLORMAPS, colored
+from layertap.view.overlays import MARGIN, overlay, panel
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def heat() -> np.ndarray:
+    return np.random.default_rng(1).random((20, 30)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", COLORMAPS)
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_the_mix_of_picture_and_colours(
+    pixels: np.ndarray, heat: np.ndarray, name: str, alpha: float
+) -> None:
+    """Neither is stretched: no heat and alpha 0 leave the picture as it is."""
+    found = overlay(Image.fromarray(pixels), heat, colormap=name, alpha=alpha)
+    assert (found.mode, found.size) == ("RGB", (30, 20))
+    wanted = (1 - alpha) * pixels + alpha * colored(heat, name).astype(np.float64)
+    np.testing.assert_allclose(np.asarray(found), wanted, atol=0.5)
+
+
+def test_a_grey_picture_and_a_small_map(pixels: np.ndarray) -> None:
+    grey = Image.fromarray(pixels).convert("L")
+    small = np.random.default_rng(1).random((4, 5)).astype(np.float32)
+    found = overlay(grey, small)
+    whole = overlay(grey.convert("RGB"), resize(small, (20, 30)))
+    assert found.tobytes() == whole.tobytes()
+    assert np.ptp(np.asarray(found), axis=-1).any()
+
+
+def test_what_makes_no_sense(pixels: np.ndarray, heat: np.ndarray) -> None:
+    picture = Image.fromarray(pixels)
+    with pytest.raises(UsageError) as caught:
+        overlay(picture, heat, alpha=1.5)
+    assert str(caught.value) == "alpha is 1.5, but it must be 0 to 1."
+    with pytest.raises(InputError) as wrong:
+        overlay(picture, heat[None])
+    assert str(wrong.value) == "a heat map has the shape (h, w), but this has (1, 20, 30)."
+
+
+# --- Panels -------------------------------------------------------------------------------------
+
+
+def find(sheet: np.ndarray, picture: np.ndarray) -> list[int]:
+    """The columns at which a picture stands, flush with the margin below."""
+    top = sheet.shape[0] - MARGIN - picture.shape[0]
+    strip = sheet[top : top + picture.shape[0]]
+    width = picture.shape[1]
+    places = range(sheet.shape[1] - width + 1)
+    return [x for x in places if np.array_equal(strip[:, x : x + width], picture)]
+
+
+def test_pictures_stand_side_by_side_as_they_are() -> None:
+    generator = np.random.default_rng(0)
+    large = [generator.integers(0, 256, (300, 200, 3), dtype=np.uint8) for _ in range(3)]
+    sheet = panel([(f"title {i}", Image.fromarray(one)) for i, one in enumerate(large)])
+    shown = np.asarray(sheet)
+    assert [find(shown, one) for one in large] == [[MARGIN + i * (200 + MARGIN)] for i in range(3)]
+    assert sheet.width == 3 * (200 + MARGIN) + MARGIN
+    head = shown[: sheet.height - 300 - MARGIN]
+    for i in range(3):  # each has its title above it
+        left = MARGIN + i * (200 + MARGIN)
+        assert (head[:, left : left + 200] < 128).any()
+    plain = np.asarray(panel([("", Image.fromarray(one)) for one in large]))
+    assert (plain[: plain.shape[0] - 300 - MARGIN] == 255).all()
+
+
+def test_many_pictures_fill_rows() -> None:
+    generator = np.random.default_rng(0)
+    large = [generator.integers(0, 256, (300, 200, 3), dtype=np.uint8) for _ in range(5)]
+    sheet = panel([("title", Image.fromarray(one)) for one in large], columns=3)
+    first = panel([("title", Image.fromarray(one)) for one in large[:3]])
+    second = panel([("title", Image.fromarray(one)) for one in large[3:]])
+    assert sheet.size == (first.width, 2 * first.height - MARGIN)
+    shown = np.asarray(sheet)
+    np.testing.assert_array_equal(shown[: first.height - MARGIN], np.asarray(first)[:-MARGIN])
+    np.testing.assert_array_equal(
+        shown[first.height - MARGIN :, : second.width], np.asarray(second)
+    )
+
+
+def test_small_pictures_are_enlarged_without_smoothing() -> None:
+    small = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    shown = np.asarray(panel([("", Image.fromarray(small))]))
+    assert find(shown, small.repeat(32, axis=0).repeat(32, axis=1)) == [MARGIN]
+
+
+def test_long_titles_do_not_run_into_one_another() -> None:
+    picture = Image.new("RGB", (300, 300), (255, 255, 255))
+    shown = np.asarray(panel([("W" * 200, picture), ("", picture)]))
+    head = shown[: shown.shape[0] - 300 - MARGIN]
+    assert (head[:, MARGIN : MARGIN + 300] < 128).any()
+    assert (head[:, MARGIN + 300 :] == 255).all()
+
+
+@pytest.mark.parametrize("title", ["Œdème: 0.8", "心臓肥大 0.5", "two\nlines", "\t", ""])
+@pytest.mark.parametrize("old", [False, True])
+def test_any_title(monkeypatch: pytest.MonkeyPatch, title: str, old: bool) -> None:
+    """With the one size and few letters of Pillow 10.0, too."""
+    if old:
+        small = ImageFont.load_default_imagefont()
+        monkeypatch.setattr(ImageFont, "load_default", lambda: small)
+    sheet = panel([(title, Image.new("L", (300, 300)))])
+    assert sheet.width == 300 + 2 * MARGIN
+
+
+def test_accents_are_left_out_for_the_sake_of_the_letter() -> None:
+    assert overlays._set("Œdème é", 12)[0] == "Œdeme e"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes, tolerance_for
-from layertap_export.convert.freezing import shared
 from layertap_export.convert.to_onnx import to_onnx
 from layertap_export.gradients.differentiating import add_gradients, narrowed, pads_needed
 from layertap_export.gradients.select import listed
@@ -28,6 +26,7 @@ from layertap_export.keras_model.families import checked_model, family_of
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.signatures import Signature
 from layertap_export.keras_model.tracing import Trace, trace
+from layertap_export.keras_model.variables import sha256
 from layertap_export.verification.gradient_check import GradientCheck
 from layertap_export.verification.layers import (
     TOLERANCE,
@@ -35,7 +34,7 @@ from layertap_export.verification.layers import (
     reference_of,
     verify_file,
 )
-from layertap_export.writing import Writer, check, raw_bytes
+from layertap_export.writing import Writer, check
 
 OPSETS = range(13, 19)
 """What tf2onnx 1.17 writes and the layout pass understands; 18 is the default."""
@@ -262,7 +261,7 @@ def _source(model: Any) -> Source:
         version=family.__version__,
         model=model.name,
         type=type(model).__name__,
-        weights_sha256=_weights_hash(model),
+        weights_sha256=sha256(model.weights),
     )
 
 
@@ -282,13 +281,6 @@ def _verified(card: Card, report: VerificationReport) -> Card:
         golden=report.golden,
         gradients=report.gradients,
     )
-
-
-def _weights_hash(model: Any) -> str:
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(raw_bytes(shared(weight)))
-    return digest.hexdigest()
 
 
 def _recipe(given: Any) -> Preprocessing | None:

@@ -5,7 +5,6 @@ It can be exported as a Keras model can, but has no layers: only its outputs hav
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +13,11 @@ from numpy.typing import NDArray
 
 from layertap.format.card import Source, TensorInfo
 from layertap.format.layer import Layer, Shape
-from layertap_export.convert.freezing import shared
 from layertap_export.errors import ExportError
-from layertap_export.writing import raw_bytes
 
 from .structure import Row
 from .tracing import Trace
+from .variables import sha256
 
 
 class Signature:
@@ -51,15 +49,12 @@ class Signature:
     @property
     def source(self) -> Source:
         """What the card says of it."""
-        digest = hashlib.sha256()
-        for variable in self._function.variables:
-            digest.update(raw_bytes(shared(variable)))
         return Source(
             framework="tensorflow",
             version=tf.__version__,
             model=self.name,
             type=self.key,
-            weights_sha256=digest.hexdigest(),
+            weights_sha256=sha256(self._function.variables),
         )
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:

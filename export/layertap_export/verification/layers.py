@@ -23,13 +23,13 @@ from layertap.format.text import counted, shape_text
 from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.dtypes import as_in_file
-from layertap_export.convert.freezing import in_place
 from layertap_export.errors import ExportError, VerificationError, keras_words
 from layertap_export.keras_model.float64 import in_float64
 from layertap_export.keras_model.inputs import model_inputs
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.signatures import Signature
 from layertap_export.keras_model.tracing import Trace, returned, trace
+from layertap_export.keras_model.variables import in_place
 
 from .batches import Batch, seeded_batches
 from .error_scales import least_scales

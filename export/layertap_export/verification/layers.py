@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.signatures import Signature
 from layertap_export.keras_model.tracing import Trace, returned, trace
 from layertap_export.keras_model.variables import in_place
+from layertap_export.keras_model.wrapping import setting
 
 from .batches import Batch, seeded_batches
 from .error_scales import least_scales
@@ -423,15 +424,14 @@ def _precise_runner(
     )
 
 
-@contextmanager
-def _unoptimised() -> Iterator[None]:
+def _unoptimised() -> AbstractContextManager[None]:
     """Run functions as they were traced. To optimise a graph takes longer than to run it twice."""
-    before = tf.config.optimizer.get_experimental_options()
-    tf.config.optimizer.set_experimental_options({**before, "disable_meta_optimizer": True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
+    optimizer, switch = tf.config.optimizer, "disable_meta_optimizer"
+    return setting(
+        lambda: {switch: False, **optimizer.get_experimental_options()},
+        optimizer.set_experimental_options,
+        lambda before: {**before, switch: True},
+    )
 
 
 def _difference(

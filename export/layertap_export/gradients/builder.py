@@ -22,6 +22,7 @@ from layertap_export.errors import GradientError
 from layertap_export.graph.arithmetic import Arithmetic
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
+from layertap_export.graph.unique_names import UniqueNames
 
 PREFIX = "grad/"
 """What all names of the backward half begin with."""
@@ -77,7 +78,7 @@ class Builder:
         self.shapes = shapes
         self.opset = shapes.opset
         self._graph = model.graph
-        self._taken = _names(model.graph)
+        self._names = UniqueNames(_names(model.graph), "_", 1)
         self._made: dict[tuple[Any, ...], tuple[Value, ...]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -168,12 +169,7 @@ class Builder:
 
     def free_name(self, wanted: str) -> str:
         """A name that nothing in the graph bears."""
-        name, count = wanted, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
+        return self._names.free(wanted)
 
     # -- shapes
 

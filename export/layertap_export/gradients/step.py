@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from layertap_export.errors import GradientError
+from layertap_export.graph.graph import attributes
 from layertap_export.graph.shapes.sizes import Dims, Size
 
 from .builder import Builder, Value
@@ -75,7 +75,7 @@ class Step:
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        return attributes(self.node)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         return self.attributes.get(name, default)

@@ -20,6 +20,8 @@ from onnx import helper, numpy_helper
 from layertap.format.limits import INLINE_BYTES
 from layertap_export.errors import ExportError
 
+from .graph import attributes
+
 LARGE = 1 << 16
 """Bytes from which a weight is kept beside the graph."""
 
@@ -109,7 +111,7 @@ def weights_to_initializers(
             nodes.append(node)
             continue
         output = node.output[0]
-        settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        settings = attributes(node)
         key = (first, node.op_type, str(settings), *(value.tobytes() for value in rest))
         same[output] = output if output in outputs else made.setdefault(key, output)
         if same[output] == output:

@@ -16,14 +16,14 @@ from layertap.format.card import Card, GoldenLayer
 from layertap.format.layer import ITEM_BYTES
 from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import makers, reads, subgraph
 from layertap_export.keras_model.signatures import Signature
 
 from .against_tape import Tape
 from .finite_differences import compare
 from .golden_values import golden_layer, steady
 from .kinks import neighbours
-from .running import broadcasts, kinds, part_of, session
+from .running import broadcasts, kinds, session
 
 KINKS = 0.05
 """How much of a gradient's length two forward passes may make, by kinks that they decide otherwise.
@@ -155,7 +155,7 @@ class GradientCheck:
         return numpy_helper.to_array(next(x for x in items if x.name == self._gradients.weights))
 
     def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
-        part = part_of(self._file, [self._gradients.output], kinds(feeds))
+        part = subgraph(self._file, [self._gradients.output], kinds(feeds))
         (scores,) = session(part.SerializeToString()).run(None, dict(feeds))
         return tuple(scores.shape)
 
@@ -172,7 +172,7 @@ class GradientCheck:
     def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
         entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
         entries |= kinds({self._gradients.weights: self._default()})
-        part = part_of(self._file, self._names, {**given, **entries})
+        part = subgraph(self._file, self._names, {**given, **entries})
         return session(part.SerializeToString())
 
     def _from_activations(
@@ -226,13 +226,13 @@ class _Shown:
 def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
     """The layers by the tensors that the graph computes with."""
     nodes = file.graph.node
-    makers = {name: node for node in nodes for name in node.output}
+    made_by = makers(nodes)
     read = {name for node in nodes for name in reads(node)}
     found: dict[str, _Shown] = {}
     for layer in card.layers:
         perms: list[Sequence[int]] = []
         tensor = str(layer.tensor)
-        while (node := makers.get(tensor)) is not None and tensor not in read:
+        while (node := made_by.get(tensor)) is not None and tensor not in read:
             if node.op_type not in ("Identity", "Transpose"):
                 break
             if node.op_type == "Transpose":

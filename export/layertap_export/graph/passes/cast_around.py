@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from layertap_export.graph.graph import bodies
+from layertap_export.graph.graph import bodies, opset_of
 from layertap_export.graph.weights import Initializers
 
 SMALL = "int8 int16 uint8 uint16"
@@ -111,8 +111,7 @@ def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset
     Returns:
         The operators that compute in float32 for want of a float64 kernel.
     """
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return _Casts(opset, _element_types(model), initializers).run(model.graph)
+    return _Casts(opset_of(model), _element_types(model), initializers).run(model.graph)
 
 
 class _Casts:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from layertap_export.graph.graph import bodies, captured, prune, reads
+from layertap_export.graph.graph import attribute, bodies, captured, opset_of, prune, reads
 from layertap_export.graph.weights import Initializers
 
 Perm = tuple[int, ...]
@@ -76,7 +76,7 @@ class ChannelsFirst:
         `initializers` has the values of its large weights."""
         self.model = model
         self.initializers = initializers or Initializers()
-        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self.opset = opset_of(model)
         self.shapes: dict[str, Shape] = dict(shapes)
         self.constants: dict[str, NDArray[np.generic]] = {}
         self.views: dict[str, View] = {}
@@ -313,7 +313,7 @@ class ChannelsFirst:
 
     def _visit_transpose(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])
-        perm = tuple(_attribute(node, "perm", range(len(view.perm))[::-1]))
+        perm = tuple(attribute(node, "perm", range(len(view.perm))[::-1]))
         if not perm:  # a tensor of unknown rank is turned around
             return False
         known = view.perm or tuple(range(len(perm)))
@@ -406,14 +406,14 @@ class ChannelsFirst:
         inputs = [self._under(name, perm) for name in node.input]
         if any(name is None for name in inputs):
             return False
-        axis = perm[_attribute(node, "axis", 0) % len(perm)]
+        axis = perm[attribute(node, "axis", 0) % len(perm)]
         self._emit_view(node, [name or "" for name in inputs], perm, {"axis": axis})
         return True
 
     def _visit_along_axis(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])
         default = 0 if node.op_type == "Split" else -1
-        axis = view.perm[_attribute(node, "axis", default) % len(view.perm)]
+        axis = view.perm[attribute(node, "axis", default) % len(view.perm)]
         rest = [self._materialise(name) for name in node.input[1:]]
         self._emit_view(node, [view.source, *rest], view.perm, {"axis": axis})
         return True
@@ -537,18 +537,18 @@ class ChannelsFirst:
         view = self._view(node.input[0])
         rank = len(view.perm)
         squeeze = node.op_type == "Squeeze"
-        keep = not squeeze and _attribute(node, "keepdims", 1) == 1
+        keep = not squeeze and attribute(node, "keepdims", 1) == 1
         by_attribute = node.op_type in ("ArgMax", "ArgMin")
         as_input = len(node.input) > 1 and bool(node.input[1])
         if by_attribute:
-            axes = [_attribute(node, "axis", 0)]
+            axes = [attribute(node, "axis", 0)]
         elif as_input:
             value = self._constant(node.input[1])
             if value is None:
                 return False
             axes = [int(axis) for axis in value]
         else:
-            axes = list(_attribute(node, "axes", ()))
+            axes = list(attribute(node, "axes", ()))
         if not axes:  # all of them
             return False
         axes = [axis % rank for axis in axes]
@@ -598,11 +598,6 @@ def _substitute(body: onnx.GraphProto, moved: Mapping[str, str]) -> None:
         if value.name in moved:  # a body returns what it makes: put an Identity in between
             inner_name = moved[value.name]
             body.node.append(helper.make_node("Identity", [inner_name], [value.name]))
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else helper.get_attribute_value(found)
 
 
 def _inverse(perm: Perm) -> Perm:

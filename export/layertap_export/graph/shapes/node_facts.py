@@ -8,7 +8,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+
+from layertap_export.graph.graph import attributes
 
 from .sizes import Dims
 from .windows import Window
@@ -33,7 +34,7 @@ class Known:
     def __init__(self, facts: Facts, node: onnx.NodeProto) -> None:
         self._facts = facts
         self._node = node
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self._attributes = attributes(node)
 
     def dims(self, index: int = 0) -> Dims | None:
         names = self._node.input

@@ -16,6 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from layertap_export.graph.graph import opset_of
+
 from .integer_values import COMPUTED, SMALL
 from .node_facts import Known, Values
 from .output_sizes import REFINED
@@ -27,7 +29,7 @@ class Shapes:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """Walk over a model whose nodes are in topological order."""
-        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self.opset = opset_of(model)
         self._imports = list(model.opset_import)
         # Initialisers that a file lists among its inputs may be fed, and are no constants.
         listed = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()

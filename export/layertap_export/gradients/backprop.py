@@ -58,7 +58,7 @@ class Way:
         behind, needed = leading_to(nodes, [score])
         reached, found = needed.intersection(targets), []
         for node in behind:
-            if node.op_type in NO_GRADIENT or reached.isdisjoint(reads(node)):
+            if _ends(node) or reached.isdisjoint(reads(node)):
                 continue
             wanted = [name for name in node.output if name in needed]
             if not _has_rule(node):
@@ -118,6 +118,11 @@ class Way:
             self.build.within(name)
             parts[:] = [self.build.node("Add" if len(parts) == 2 else "Sum", *parts)]
         return parts[0]
+
+
+def _ends(node: onnx.NodeProto) -> bool:
+    """Whether no gradient flows through a node."""
+    return is_standard(node) and node.op_type in NO_GRADIENT
 
 
 def _has_rule(node: onnx.NodeProto) -> bool:

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from layertap_export.errors import GradientError
 from layertap_export.graph.arithmetic import Arithmetic
+from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
 from layertap_export.graph.unique_names import UniqueNames
@@ -140,11 +141,12 @@ class Builder:
             return int(attributes["to"])
         if op_type == "ConstantOfShape":
             return int(attributes["value"].data_type)
-        if op_type in _DTYPES:
-            return _DTYPES[op_type]
-        first = inputs[1 if op_type == "Where" else 0]
-        assert first is not None
-        return first.dtype
+        row = OPERATORS[op_type]
+        typed_by = inputs[row.typed_by]
+        if row.result:
+            return row.result
+        assert typed_by is not None
+        return typed_by.dtype
 
     def constant(self, value: NDArray[Any]) -> Value:
         key = ("", value.dtype.str, value.shape, value.tobytes())
@@ -286,16 +288,6 @@ class Builder:
     def rows(self, gradient: Value) -> Value:
         """How many rows a gradient has along its first axis, an int64 vector of one."""
         return gradient.shape().op("Slice", self.whole([0]), self.whole([1]))
-
-
-_DTYPES = {
-    **dict.fromkeys(("Shape", "NonZero", "Size"), TensorProto.INT64),
-    **dict.fromkeys(
-        ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not"),
-        TensorProto.BOOL,
-    ),
-}
-"""Dtypes of what is not of the dtype of its first input."""
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

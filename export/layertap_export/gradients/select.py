@@ -15,6 +15,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector, select
 from layertap_export.graph.graph import leading_to, makers
+from layertap_export.graph.operators import Kind, facts
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Free, Size
 
@@ -101,7 +102,7 @@ def last_feature_maps(
         (
             sizes
             for node in reversed(nodes)
-            if node.op_type in ("Conv", "ConvTranspose")
+            if _is(node, "convolution")
             and node.output[0] in needed - {origin}
             and (sizes := (shapes.dims(node.output[0]) or ())[2:])
             and any(size != 1 for size in sizes)
@@ -115,7 +116,7 @@ def last_feature_maps(
         if layer.tensor is None:
             continue
         source = _peeled(layer.tensor, made_by)
-        if source in made_by and "Pool" in made_by[source].op_type:
+        if source in made_by and _is(made_by[source], "pooling"):
             continue
         dims = shapes.dims(layer.tensor) or ()
         spatial = dims[1:-1] if channels_last else dims[2:]
@@ -129,6 +130,11 @@ def last_feature_maps(
             "Name the layers instead."
         )
     return found[1]
+
+
+def _is(node: onnx.NodeProto, kind: Kind) -> bool:
+    row = facts(node)
+    return row is not None and row.kind == kind
 
 
 def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:

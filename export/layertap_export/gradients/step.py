@@ -68,9 +68,9 @@ class Step:
         """The value of an input that is known when the file is made."""
         return self.build.shapes.value(self.input(index).name) if self.has(index) else None
 
-    def whole(self, index: int) -> list[Size | None] | None:
+    def integers(self, index: int) -> list[Size | None] | None:
         """The value of an input that holds whole numbers, as far as it is known."""
-        values = self.build.shapes.whole(self.input(index).name) if self.has(index) else None
+        values = self.build.shapes.integers(self.input(index).name) if self.has(index) else None
         return None if values is None else list(values.ravel())
 
     @cached_property

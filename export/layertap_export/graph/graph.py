@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import helper
 
-STANDARD = ("", "ai.onnx")
-"""The two spellings of the default domain, that of ONNX's own operators."""
-
+from layertap.format.operators import STANDARD_DOMAINS
 
 # --- One node ------------------------------------------------------------------------------------
 
 
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether a node is one of ONNX's own operators."""
-    return node.domain in STANDARD
+    return node.domain in STANDARD_DOMAINS
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -57,7 +55,7 @@ def reads(node: onnx.NodeProto) -> list[str]:
 
 def opset_of(model: onnx.ModelProto, domain: str = "") -> int:
     """The opset of a domain that a model imports; 0 if it imports none."""
-    same = STANDARD if domain in STANDARD else (domain,)
+    same = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
     return next((item.version for item in model.opset_import if item.domain in same), 0)
 
 

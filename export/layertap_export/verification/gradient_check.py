@@ -17,6 +17,7 @@ from layertap.format.layer import ITEM_BYTES
 from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
 from layertap_export.graph.graph import makers, reads, subgraph
+from layertap_export.graph.operators import facts
 from layertap_export.keras_model.signatures import Signature
 
 from .against_tape import Tape
@@ -28,10 +29,6 @@ from .running import broadcasts, kinds, session
 KINKS = 0.05
 """How much of a gradient's length two forward passes may make, by kinks that they decide otherwise.
 Measured: up to 0.01, in the middle of DenseNet121."""
-
-COMPARED = ("Max", "Min", "ReduceMax", "ReduceMin", "GlobalMaxPool")
-"""Operators whose rules look for the operand that equals the result. It would not, to the last
-digit, if the result came from Keras, and the operand from onnxruntime."""
 
 SECONDS = 60.0
 """How long gradients are compared with central differences, where TensorFlow cannot tell them."""
@@ -238,9 +235,16 @@ def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
             if node.op_type == "Transpose":
                 perms.insert(0, list(node.attribute[0].ints))
             tensor = node.input[0]
-        if node is not None and node.op_type not in COMPARED and layer.dtype in ITEM_BYTES:
+        if node is not None and not _selects(node) and layer.dtype in ITEM_BYTES:
             found.setdefault(tensor, _Shown(layer.name, str(layer.tensor), tuple(perms)))
     return found
+
+
+def _selects(node: onnx.NodeProto) -> bool:
+    """Whether the gradient goes to the operand that equals the result. No operand would, to the
+    last digit, if the result came from Keras and the operand from onnxruntime."""
+    row = facts(node)
+    return row is not None and row.selects
 
 
 def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:

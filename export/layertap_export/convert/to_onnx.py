@@ -20,8 +20,9 @@ from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
 from layertap_export.errors import ExportError
+from layertap_export.graph.constant_folding import weights_to_initializers
 from layertap_export.graph.graph import bodies
-from layertap_export.graph.weights import Initializers, weights_to_initializers
+from layertap_export.graph.weights import Initializers
 from layertap_export.keras_model.recording import SCOPE
 from layertap_export.keras_model.wrapping import wrapped
 

@@ -13,7 +13,7 @@ from onnx import inliner, numpy_helper
 import layertap
 from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
-from layertap_export.graph.graph import prune
+from layertap_export.graph.graph import opset_of, prune
 
 OLDEST_OPSET = 13
 """The oldest that the rules read and write."""
@@ -22,7 +22,7 @@ OLDEST_OPSET = 13
 def read(source: Path, opened: layertap.Model) -> onnx.ModelProto:
     """The model, in a form that the rules can read."""
     model = onnx.load(source)
-    version = next((x.version for x in model.opset_import if x.domain in ("", "ai.onnx")), 0)
+    version = opset_of(model)
     if version < OLDEST_OPSET:
         raise ModelFileError(
             f"{os.fspath(source)!r} has opset {version}; gradients are added to files of opset "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from ._engine.program import Program
 from ._engine.settings import Provider, Settings
+from ._public import public
 from .errors import UsageError
 from .format.card import Card, TensorInfo
 from .format.cost import activation_costs
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = "npt.NDArray[Any]"
 
 
+@public
 def open(  # noqa: A001 - the word that users know from every library that opens files
     source: str | os.PathLike[str] | bytes,
     *,
@@ -114,6 +116,7 @@ def open(  # noqa: A001 - the word that users know from every library that opens
     return Model(Program(FileSource(source), settings))
 
 
+@public
 class Model:
     """An opened ONNX file: its layers, and their activations. Made by `layertap.open`.
 
@@ -672,6 +675,7 @@ class Model:
         cut_to_file(self._program, path, start, end)
 
 
+@public
 class Tap:
     """Fetches the activations of some layers. Made by `Model.tap`; its session is ready to run.
 

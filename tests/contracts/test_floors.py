@@ -16,6 +16,7 @@ import layertap_export
 
 FLOORS = {
     "layertap": [
+        "_public",
         "errors _record _version",
         "format images",
         "_cut",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from layertap._cut.plan import Appended, Leaf, peel
 from layertap._cut.reductions import append
+from layertap._public import public
 from layertap.format.graph import Graph
 from layertap.format.layer import Layer
 from layertap.format.select import Selector
@@ -91,6 +92,7 @@ def request_layers(
     return Request(results, single, chosen, tuple(appended.values()))
 
 
+@public
 class TopChannels(NamedTuple):
     """What a reduction like `top5` gives: the channels with the largest means, largest first."""
 

@@ -58,7 +58,7 @@ class Engine:
                 self.device = "cpu"
         elif settings.device != "cpu":
             self._use(settings.device)
-        self.place = devices.memory(self._providers)
+        self.memory = devices.memory(self._providers)
         """The memory in which the device leaves results."""
 
     def _use(self, name: str) -> None:
@@ -146,7 +146,7 @@ class Engine:
         # It keeps the bytes for ever, in case somebody changes the providers.
         with contextlib.suppress(AttributeError):
             session._model_bytes = None
-        return Session(session, name, check, self.place)
+        return Session(session, name, check, self.memory)
 
     def _options(self, ort: Any) -> Any:
         given = self._settings.session_options
@@ -201,29 +201,29 @@ class Session:
         session: Any,
         name: str,
         check: Callable[[], None] | None = None,
-        place: devices.DeviceMemory = devices.HOST,
+        memory: devices.DeviceMemory = devices.HOST,
     ) -> None:
-        self._session = session
+        self.inner = session
         self._name = name
         self._check = check
-        self._place = place
+        self._memory = memory
         _sessions.add(self)
 
     @property
     def lost(self) -> bool:
         """Whether this is a forked process, in which another one is needed."""
-        return self._session is None
+        return self.inner is None
 
     def _lose(self) -> None:
-        if self._session is not None:
+        if self.inner is not None:
             # Its threads did not come along, and to free it would wait for them, or crash.
-            _lost_providers.update(self._session.get_providers())
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
-            self._session = None
+            _lost_providers.update(self.inner.get_providers())
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.inner))
+            self.inner = None
 
     def output_type(self) -> TensorType:
         """What onnxruntime has inferred about the first output."""
-        info = self._session.get_outputs()[0]
+        info = self.inner.get_outputs()[0]
         dtype = re.sub(r"tensor\((\w+)\)", r"\1", info.type)
         dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
         return TensorType(dtype, tuple(info.shape))
@@ -243,7 +243,7 @@ class Session:
         try:
             if on_device or any(hasattr(value, "data_ptr") for value in feeds.values()):
                 return self._run_bound(outputs, feeds, on_device)
-            values: list[Any] = self._session.run(outputs, feeds)
+            values: list[Any] = self.inner.run(outputs, feeds)
         except Exception as exc:  # onnxruntime's errors have no common class but this
             message = devices.reason_of(exc)
             given = ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items())
@@ -263,15 +263,15 @@ class Session:
         """The same with inputs or outputs that are in the device's memory."""
         from .on_device import is_ortvalue, shareable
 
-        binding = self._session.io_binding()
+        binding = self.inner.io_binding()
         for name, value in feeds.items():
             bind = binding.bind_ortvalue_input if is_ortvalue(value) else binding.bind_cpu_input
             bind(name, value)
         for name in outputs:
-            binding.bind_output(name, *(self._place if on_device else devices.HOST))
+            binding.bind_output(name, *(self._memory if on_device else devices.HOST))
         # Other libraries compute in queues of their own, and may not have finished what they gave.
         binding.synchronize_inputs()
-        self._session.run_with_iobinding(binding)
+        self.inner.run_with_iobinding(binding)
         binding.synchronize_outputs()
         values = binding.get_outputs()
         return [shareable(value) if on_device else value.numpy() for value in values]

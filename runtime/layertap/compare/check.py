@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
 from layertap.format.text import counted
@@ -77,18 +78,19 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     Raises:
         ModelFileError: the file carries no golden sample.
     """
+    program = program_of(model)
     golden = model.card.golden if model.card else None
     if model.card is None or golden is None:
         raise ModelFileError(
-            f"{model._name} carries no golden sample to check against; files that layertap exports "
-            "do."
+            f"{program.name} carries no golden sample to check against; files that layertap "
+            "exports do."
         )
     if tolerance is None:
         checked = model.card.verification
         tolerance = checked.tolerance if checked else TOLERANCE
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
-    values = model._fetch(names)(feeds(golden, model.card.inputs))
+    values = program.fetch(names)(feeds(golden, model.card.inputs))
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(

@@ -13,6 +13,7 @@ import pytest
 import layertap
 from generators import tiny
 from layertap._engine import session
+from layertap._engine.program import program_of
 
 TinyFile = Callable[[str], Path]
 
@@ -64,7 +65,7 @@ def model_of(
 
 
 def fed(model: layertap.Model, n: int = 2) -> np.ndarray:
-    kind = model._graph.inputs["x"]
+    kind = program_of(model).graph.inputs["x"]
     shape = [size if isinstance(size, int) else n for size in kind.dims or ()]
     generator = np.random.default_rng(len(shape))
     return generator.normal(size=shape).astype(kind.dtype) * np.asarray(9, kind.dtype)

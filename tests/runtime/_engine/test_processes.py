@@ -20,6 +20,7 @@ import pytest
 import layertap
 from generators import tiny
 from layertap._engine import session as session_module
+from layertap._engine.program import program_of
 
 TinyFile = Callable[[str], Path]
 RUNTIME = Path(layertap.__file__).parents[1]
@@ -169,7 +170,7 @@ def test_a_model_is_pickled_as_its_path(
     monkeypatch.chdir(tmp_path)
     copy = pickle.loads(data)
     assert copy.path == path
-    assert copy._settings == model._settings
+    assert program_of(copy).settings == program_of(model).settings
     np.testing.assert_array_equal(copy.activations(images(), "relu"), wanted)
 
 

@@ -40,7 +40,7 @@ def start(model: onnx.ModelProto, **settings: Any) -> session_module.Session:
 
 
 def options(session: session_module.Session) -> Any:
-    return session._session.get_session_options()
+    return session.inner.get_session_options()
 
 
 # --- Settings and options -----------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_session_options_that_make_no_sense(given: Any, words: str) -> None:
 
 
 def test_the_models_bytes_are_let_go() -> None:
-    assert start(tiny.residual())._session._model_bytes is None
+    assert start(tiny.residual()).inner._model_bytes is None
 
 
 # --- Devices ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 import layertap
 from generators import tiny
 from layertap._engine import session
+from layertap._engine.program import program_of
 from layertap.format import graph as graph_module
 
 X = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
@@ -165,9 +166,10 @@ def test_an_older_onnxruntime_gets_copies(
 
 def test_sharing_is_for_files_of_any_size(file: Path, started: list[onnx.ModelProto]) -> None:
     session.MAPPED_BYTES = 10**9
-    tap = layertap.open(file, share_weights=True).tap("y")
+    model = layertap.open(file, share_weights=True)
+    tap = model.tap("y")
     assert list(referred(started[0])) == ["raw", "last"]
-    options = tap._fetch._session._session.get_session_options()  # type: ignore[union-attr]
+    options = program_of(model).fetch(["y"]).session.inner.get_session_options()  # type: ignore[union-attr]
     assert options.get_session_config_entry("session.disable_prepacking") == "1"
     np.testing.assert_allclose(tap(X), layertap.open(file).activations(X, "y"), rtol=1e-4)
 
@@ -195,7 +197,7 @@ def test_sharing_that_cannot_be(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_copy_too_large_for_one_piece(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layertap._model.PROTOBUF_BYTES", 100)
+    monkeypatch.setattr("layertap._engine.program.PROTOBUF_BYTES", 100)
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(file, copy_weights=True).tap("a")
     assert str(caught.value) == (

@@ -124,5 +124,6 @@ def _write_head(model: onnx.ModelProto) -> None:
     model.opset_import.extend(helper.make_opsetid(*item) for item in sorted(imports))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "layertap", __version__
-    model.doc_string = model.graph.doc_string = ""
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
     model.graph.name = "layertap"

@@ -160,10 +160,10 @@ def export(
     name_batch(graph, per_sample)
 
     with replacing_model(path) as (temporary, data):
+        progress("writing")
         writer = Writer(graph, raw.initializers, data)
 
         def verified() -> VerificationReport:
-            progress("writing")
             writer.write(temporary)
             progress(f"verifying against {subject.framework}")
             return verify_file(

@@ -23,9 +23,10 @@ from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
 
 from .cache import Cache
+from .engine import Engine
 from .library import give_back_memory, import_onnxruntime
 from .request import Asked, Request, request_layers, request_outputs
-from .session import Engine, Session
+from .session import Session
 from .settings import Settings
 
 if TYPE_CHECKING:

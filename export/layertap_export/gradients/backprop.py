@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from layertap_export.errors import GradientError
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import is_standard, leading_to, reads
 
 from .builder import FLOATS, Builder, Value
 from .registry import NO_GRADIENT, RULES
@@ -55,14 +55,10 @@ class Way:
             GradientError: a node on the way has no rule; the message names its layer and operator.
         """
         targets = tuple(targets)
-        needed, behind = {score}, []  # whatever the score depends on
-        for node in reversed(nodes):
-            if needed.intersection(node.output):
-                needed.update(reads(node))
-                behind.append(node)
+        behind, needed = leading_to(nodes, [score])
         reached, found = needed.intersection(targets), []
-        for node in reversed(behind):
-            if node.op_type in NO_GRADIENT or reached.isdisjoint(reads(node)):
+        for node in behind:
+            if _ends(node) or reached.isdisjoint(reads(node)):
                 continue
             wanted = [name for name in node.output if name in needed]
             if not _has_rule(node):
@@ -124,12 +120,17 @@ class Way:
         return parts[0]
 
 
+def _ends(node: onnx.NodeProto) -> bool:
+    """Whether no gradient flows through a node."""
+    return is_standard(node) and node.op_type in NO_GRADIENT
+
+
 def _has_rule(node: onnx.NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx") and node.op_type in RULES
+    return is_standard(node) and node.op_type in RULES
 
 
 def _no_rule(node: onnx.NodeProto) -> str:
-    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
+    domain = "" if is_standard(node) else f"{node.domain}."
     return f"layertap has no rule for the operator {domain}{node.op_type}"
 
 

@@ -20,8 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from layertap_export.errors import GradientError
 from layertap_export.graph.arithmetic import Arithmetic
+from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
+from layertap_export.graph.unique_names import UniqueNames
 
 PREFIX = "grad/"
 """What all names of the backward half begin with."""
@@ -77,7 +79,7 @@ class Builder:
         self.shapes = shapes
         self.opset = shapes.opset
         self._graph = model.graph
-        self._taken = _names(model.graph)
+        self._names = UniqueNames(_names(model.graph), "_", 1)
         self._made: dict[tuple[Any, ...], tuple[Value, ...]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
@@ -139,11 +141,12 @@ class Builder:
             return int(attributes["to"])
         if op_type == "ConstantOfShape":
             return int(attributes["value"].data_type)
-        if op_type in _DTYPES:
-            return _DTYPES[op_type]
-        first = inputs[1 if op_type == "Where" else 0]
-        assert first is not None
-        return first.dtype
+        row = OPERATORS[op_type]
+        typed_by = inputs[row.typed_by]
+        if row.result:
+            return row.result
+        assert typed_by is not None
+        return typed_by.dtype
 
     def constant(self, value: NDArray[Any]) -> Value:
         key = ("", value.dtype.str, value.shape, value.tobytes())
@@ -168,12 +171,7 @@ class Builder:
 
     def free_name(self, wanted: str) -> str:
         """A name that nothing in the graph bears."""
-        name, count = wanted, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
+        return self._names.free(wanted)
 
     # -- shapes
 
@@ -290,16 +288,6 @@ class Builder:
     def rows(self, gradient: Value) -> Value:
         """How many rows a gradient has along its first axis, an int64 vector of one."""
         return gradient.shape().op("Slice", self.whole([0]), self.whole([1]))
-
-
-_DTYPES = {
-    **dict.fromkeys(("Shape", "NonZero", "Size"), TensorProto.INT64),
-    **dict.fromkeys(
-        ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not"),
-        TensorProto.BOOL,
-    ),
-}
-"""Dtypes of what is not of the dtype of its first input."""
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

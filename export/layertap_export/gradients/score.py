@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from layertap.errors import UsageError, suggest
+from layertap_export.graph.graph import is_standard, makers
 
 from .builder import Builder
 
@@ -86,13 +87,13 @@ def find_score(
     """
     if probability:
         return Score(output, False, output)
-    makers = {name: node for node in nodes for name in node.output}
+    made_by = makers(nodes)
     moves: list[onnx.NodeProto] = []
-    node = makers.get(output)
-    while node is not None and node.domain in ("", "ai.onnx") and node.op_type in MOVES:
+    node = made_by.get(output)
+    while node is not None and is_standard(node) and node.op_type in MOVES:
         moves.append(node)
-        node = makers.get(node.input[0])
-    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in ACTIVATIONS:
+        node = made_by.get(node.input[0])
+    if node is None or not is_standard(node) or node.op_type not in ACTIVATIONS:
         return Score(output, False, output)
     tensor = node.input[0]
     for move in reversed(moves):

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from layertap_export.errors import GradientError
+from layertap_export.graph.graph import attributes
 from layertap_export.graph.shapes.sizes import Dims, Size
 
 from .builder import Builder, Value
@@ -68,14 +68,14 @@ class Step:
         """The value of an input that is known when the file is made."""
         return self.build.shapes.value(self.input(index).name) if self.has(index) else None
 
-    def whole(self, index: int) -> list[Size | None] | None:
+    def integers(self, index: int) -> list[Size | None] | None:
         """The value of an input that holds whole numbers, as far as it is known."""
-        values = self.build.shapes.whole(self.input(index).name) if self.has(index) else None
+        values = self.build.shapes.integers(self.input(index).name) if self.has(index) else None
         return None if values is None else list(values.ravel())
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        return attributes(self.node)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         return self.attributes.get(name, default)

@@ -9,7 +9,7 @@ import onnx
 
 from layertap.format.card import Gradients
 from layertap.format.layer import Shape
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import leading_to, makers, reads
 
 LEAVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
 """What may stand between a tensor that leads to the score and a graph output that shows it."""
@@ -37,15 +37,13 @@ class Ways:
     """
 
     def __init__(self, nodes: Sequence[onnx.NodeProto], score: str) -> None:
-        self._makers = {name: node for node in nodes for name in node.output}
+        self._makers = makers(nodes)
         self._read: set[str] = set()
-        self._needed = {score}
+        self._needed = leading_to(nodes, [score]).needed
         for node in reversed(nodes):
             read = reads(node)
             if node.op_type not in LEAVES or self._read.intersection(node.output):
                 self._read.update(read)
-            if self._needed.intersection(node.output):
-                self._needed.update(read)
 
     def to(self, name: str, tensor: str, shape: Shape) -> Target:
         leaves: list[onnx.NodeProto] = []

@@ -21,10 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 from layertap_export.gradients.targets import Target, Ways, forward_half
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import between, makers, reads, subgraph
 
 from .float64_operators import evaluator
-from .running import kinds, part_of, session
+from .running import kinds, session
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -119,7 +119,7 @@ def compare(
 
 def _in_turn(targets: Sequence[Target], nodes: Sequence[onnx.NodeProto]) -> Iterator[Target]:
     """The last, the first, and then evenly those in between."""
-    made = {name: place for place, node in enumerate(nodes) for name in node.output}
+    made = {name: index for index, name in enumerate(makers(nodes))}
     ordered = sorted(targets, key=lambda target: made.get(target.source, -1))
     last = len(ordered) - 1
     yield ordered[last]
@@ -150,7 +150,7 @@ class _Check:
         self._sessions: dict[Any, Any] = {}
         self._output = gradients.tensors[target.name]
         self._source, self._leaves, self._scores = target.source, target.leaves, scores
-        self._tail = _between(forward, self._source, scores)
+        self._tail = between(forward, [self._source], [scores])
         made = {output for node in self._tail for output in node.output}
         known = {*made, self._source, *(item.name for item in model.graph.initializer)}
         read = dict.fromkeys(name for node in self._tail for name in reads(node))
@@ -233,7 +233,7 @@ class _Check:
         asked = [name for name in dict.fromkeys(names) if name not in given]
         key = tuple(asked), tuple(given)
         if key not in self._sessions:
-            part = part_of(self._model, asked, kinds(given))
+            part = subgraph(self._model, asked, kinds(given))
             self._sessions[key] = session(part.SerializeToString())
         opened = self._sessions[key]
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
@@ -307,21 +307,6 @@ def _change(
         return found
     other, _ = slope(step / 3)
     return found if np.abs(found - other).max() < 1e-5 * np.abs(found).max() else None
-
-
-def _between(nodes: Sequence[onnx.NodeProto], source: str, scores: str) -> list[onnx.NodeProto]:
-    """The nodes that depend on `source` and lead to `scores`, in order."""
-    behind, needed = set[int](), {scores}
-    for place, node in reversed(list(enumerate(nodes))):
-        if needed.intersection(node.output):
-            needed.update(reads(node))
-            behind.add(place)
-    reached, tail = {source}, []
-    for place, node in enumerate(nodes):
-        if place in behind and reached.intersection(reads(node)):
-            reached.update(node.output)
-            tail.append(node)
-    return tail
 
 
 _SINGLE = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)

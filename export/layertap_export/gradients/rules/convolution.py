@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 from layertap_export.graph.shapes.sizes import fixed
 from layertap_export.graph.shapes.windows import Window
 
@@ -153,3 +153,10 @@ def conv_transpose(step: Step) -> Gradients:
             pads=[*padded.begins, *padded.ends],
         )
     ]
+
+
+RULES: Mapping[str, Rule] = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+}
+"""The rules of this theme, by operator."""

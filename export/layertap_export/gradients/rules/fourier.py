@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 AXIS_BY_INPUT = 20
 """The opset from which on DFT takes its axis as an input."""
@@ -23,7 +25,7 @@ def transform(step: Step) -> Gradients:
     if onesided and inverse:
         raise step.refused("that takes half a spectrum")
     if step.has(1):
-        (given,) = step.whole(1) or [None]
+        (given,) = step.integers(1) or [None]
         if given is None or given != step.dims[axis]:
             raise step.refused("that cuts its input, or fills it up")
     count = step.build.count(step.x, [axis])
@@ -39,7 +41,7 @@ def _axis(step: Step) -> int:
         return step.axis(1)
     if not step.has(2):
         return len(step.dims) - 2
-    (axis,) = step.whole(2) or [None]
+    (axis,) = step.integers(2) or [None]
     if not isinstance(axis, int):
         raise step.refused("whose axis is computed")
     return axis % len(step.dims)
@@ -50,3 +52,9 @@ def _dft(step: Step, length: Value | None, axis: int, *, inverse: bool) -> Value
     if step.build.opset < AXIS_BY_INPUT:
         return step.gradient.op("DFT", length, axis=axis, inverse=int(inverse))
     return step.gradient.op("DFT", length, step.build.whole(axis), inverse=int(inverse))
+
+
+RULES: Mapping[str, Rule] = {
+    "DFT": transform,
+}
+"""The rules of this theme, by operator."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from onnx import TensorProto
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 from .scattering import added, scatter
 
@@ -149,3 +151,14 @@ def _check_reduction(step: Step) -> None:
     reduction = step.text("reduction", "none")
     if reduction not in ("none", "add"):
         raise step.refused(f"of reduction {reduction!r}")
+
+
+RULES: Mapping[str, Rule] = {
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "TopK": top,
+    "ScatterElements": scatter_elements,
+    "ScatterND": scatter_nd,
+}
+"""The rules of this theme, by operator."""

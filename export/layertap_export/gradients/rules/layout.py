@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
-from layertap_export.graph.shapes.output_sizes import taken
+from layertap_export.gradients.step import Gradients, Rule, Step
+from layertap_export.graph.shapes.output_sizes import slice_size
 from layertap_export.graph.shapes.sizes import Free, Size, fixed
 
 from .scattering import scatter
@@ -34,7 +34,7 @@ def expand(step: Step) -> Gradients:
 def tile(step: Step) -> Gradients:
     """g summed over the repetitions: of an axis of n the elements i, i + n, i + 2 n, ..."""
     build, rank = step.build, len(step.dims)
-    repeats = step.whole(1) or [None] * rank
+    repeats = step.integers(1) or [None] * rank
     parts: list[Value | int] = []
     for axis, count in enumerate(repeats):
         if isinstance(count, int):
@@ -115,8 +115,8 @@ def slice_(step: Step) -> Gradients:
 
 def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
     """Per axis how much a Slice left out before and behind; `None` for other forms of it."""
-    starts, ends, steps = step.whole(1), step.whole(2), step.whole(4)
-    axes = step.whole(3) if step.has(3) else list(range(len(starts or ())))
+    starts, ends, steps = step.integers(1), step.integers(2), step.integers(4)
+    axes = step.integers(3) if step.has(3) else list(range(len(starts or ())))
     if starts is None or ends is None or axes is None or (step.has(4) and steps is None):
         return None
     bounds: list[tuple[int, Value | int]] = [(0, 0)] * len(step.dims)
@@ -126,7 +126,7 @@ def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
         assert isinstance(axis, int)
         axis %= len(step.dims)
         size = step.dims[axis]
-        count = taken(size, start, end, 1)
+        count = slice_size(size, start, end, 1)
         if stride != 1 or count is None or not isinstance(start, int):
             return None
         first: Size = start + size if start < 0 else start
@@ -159,9 +159,9 @@ def _scattered(step: Step) -> Value:
 
 def _keeps_samples(step: Step) -> bool:
     """Whether a Slice takes the first axis whole, as far as one can tell."""
-    starts, ends = step.whole(1) or [], step.whole(2) or []
-    axes = step.whole(3) if step.has(3) else list(range(len(starts)))
-    steps = step.whole(4) if step.has(4) else [1] * len(starts)
+    starts, ends = step.integers(1) or [], step.integers(2) or []
+    axes = step.integers(3) if step.has(3) else list(range(len(starts)))
+    steps = step.integers(4) if step.has(4) else [1] * len(starts)
     if axes is None or steps is None or None in axes:
         return False
     first = [place for place, axis in enumerate(axes) if axis in (0, -len(step.dims))]
@@ -183,7 +183,7 @@ def pad(step: Step) -> Gradients:
     axes = step.axes(3) if step.has(3) else list(range(len(step.dims)))
     if axes is None:
         raise step.refused("whose axes are computed")
-    pads = step.whole(1) or [None] * (2 * len(axes))
+    pads = step.integers(1) or [None] * (2 * len(axes))
     g = step.gradient
     for index, axis in enumerate(axes):
         before, after = pads[index], pads[index + len(axes)]
@@ -272,7 +272,7 @@ def _runs(sources: Sequence[int]) -> list[tuple[int, int, int, bool]]:
 
 
 def depth_to_space(step: Step) -> Gradients:
-    """g taken apart again; of the mode CRD the channels are the outer axis."""
+    """g slice_size apart again; of the mode CRD the channels are the outer axis."""
     block = step.attribute("blocksize")
     back = step.gradient.op("SpaceToDepth", blocksize=block)
     if step.text("mode", "DCR") == "DCR":
@@ -303,3 +303,23 @@ def reverse_sequence(step: Step) -> Gradients:
     options = {name: step.attribute(name) for name in ("batch_axis", "time_axis")}
     given = {name: value for name, value in options.items() if value is not None}
     return [step.gradient.op("ReverseSequence", step.input(1), **given)]
+
+
+RULES: Mapping[str, Rule] = {
+    "Reshape": reshape,
+    "Flatten": reshape,
+    "Squeeze": reshape,
+    "Unsqueeze": reshape,
+    "Transpose": transpose,
+    "Expand": expand,
+    "Tile": tile,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_,
+    "Pad": pad,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+    "Trilu": trilu,
+    "ReverseSequence": reverse_sequence,
+}
+"""The rules of this theme, by operator."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def matmul(step: Step) -> Gradients:
@@ -89,3 +91,11 @@ def einsum(step: Step) -> Gradients:
         back = ",".join([result, *(operands[i] for i in others)]) + "->" + term
         gradients.append(step.gradient.op("Einsum", *inputs, equation=back))
     return gradients
+
+
+RULES: Mapping[str, Rule] = {
+    "MatMul": matmul,
+    "Gemm": gemm,
+    "Einsum": einsum,
+}
+"""The rules of this theme, by operator."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def _total(step: Step, value: Value, axes: Sequence[int]) -> Value:
@@ -164,3 +164,18 @@ def root_mean_square(step: Step) -> Gradients:
     back = (inner - n * _mean(step, inner * n, axes)) / r if step.wanted[0] else None
     scale = step.build.summed(g * n, step.input(1), step.dims) if step.wanted[1] else None
     return [back, scale]
+
+
+RULES: Mapping[str, Rule] = {
+    "Softmax": softmax,
+    "LogSoftmax": log_softmax,
+    "BatchNormalization": batch,
+    "LayerNormalization": layer,
+    "InstanceNormalization": instance,
+    "GroupNormalization": group,
+    "MeanVarianceNormalization": mean_variance,
+    "LpNormalization": length,
+    "LRN": local_response,
+    "RMSNormalization": root_mean_square,
+}
+"""The rules of this theme, by operator."""

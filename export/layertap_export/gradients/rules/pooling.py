@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 from layertap_export.graph.shapes.sizes import Free
 from layertap_export.graph.shapes.windows import Window
 
@@ -179,3 +179,12 @@ def unpool(step: Step) -> Gradients:
     flat = build.whole([-1])
     picked = step.gradient.op("Reshape", flat).op("Gather", places.op("Reshape", flat), axis=0)
     return [picked.op("Reshape", step.x.shape())]
+
+
+RULES: Mapping[str, Rule] = {
+    "MaxPool": maximum,
+    "AveragePool": average,
+    "LpPool": norm,
+    "MaxUnpool": unpool,
+}
+"""The rules of this theme, by operator."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def _axes(step: Step) -> list[int]:
@@ -140,3 +140,22 @@ def cumulative_sum(step: Step) -> Gradients:
         reverse=1 - step.attribute("reverse", 0),
     )
     return [back]
+
+
+RULES: Mapping[str, Rule] = {
+    "ReduceSum": total,
+    "ReduceMean": mean,
+    "ReduceMax": extreme,
+    "ReduceMin": extreme,
+    "ReduceSumSquare": sum_of_squares,
+    "ReduceL2": length,
+    "ReduceL1": absolute_total,
+    "ReduceLogSum": logarithm,
+    "ReduceLogSumExp": logarithm_of_exponentials,
+    "ReduceProd": product,
+    "GlobalAveragePool": global_average,
+    "GlobalMaxPool": global_maximum,
+    "GlobalLpPool": global_norm,
+    "CumSum": cumulative_sum,
+}
+"""The rules of this theme, by operator."""

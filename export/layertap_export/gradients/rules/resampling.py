@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 KEPT = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")
 """Attributes of a Resize that hold for each axis by itself."""
@@ -69,3 +71,9 @@ def _matrix(step: Step, axis: int, index: int) -> Value:
         whole = build.vector([1, 1, build.size(step.y, axis), cells])
         resized = image.op("Resize", None, None, whole, **attributes)
     return resized.op("Reshape", build.vector([-1, cells]))
+
+
+RULES: Mapping[str, Rule] = {
+    "Resize": resize,
+}
+"""The rules of this theme, by operator."""

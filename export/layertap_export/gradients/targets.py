@@ -10,9 +10,7 @@ import onnx
 from layertap.format.card import Gradients
 from layertap.format.layer import Shape
 from layertap_export.graph.graph import leading_to, makers, reads
-
-LEAVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
-"""What may stand between a tensor that leads to the score and a graph output that shows it."""
+from layertap_export.graph.operators import is_mover
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class Ways:
         self._needed = leading_to(nodes, [score]).needed
         for node in reversed(nodes):
             read = reads(node)
-            if node.op_type not in LEAVES or self._read.intersection(node.output):
+            if not is_mover(node) or self._read.intersection(node.output):
                 self._read.update(read)
 
     def to(self, name: str, tensor: str, shape: Shape) -> Target:
@@ -50,7 +48,7 @@ class Ways:
         source = tensor
         while source not in self._needed:
             node = self._makers.get(source)
-            if node is None or node.op_type not in LEAVES or source in self._read:
+            if node is None or not is_mover(node) or source in self._read:
                 return Target(name, tensor, shape, tensor, ())
             leaves.insert(0, node)
             source = node.input[0]

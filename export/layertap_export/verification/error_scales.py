@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 
 from layertap.format.graph import read_graph
+from layertap.format.operators import MOVERS, is_one_of
 from layertap.format.source import FileSource
 
 SATURATED = 1e-2
 """Least scale of a sigmoid's values, which lie between 0 and 1."""
-
-_MOVING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operations that hand on the values that they get."""
 
 
 def least_scales(path: str | os.PathLike[str]) -> dict[str, float]:
@@ -26,6 +24,6 @@ def least_scales(path: str | os.PathLike[str]) -> dict[str, float]:
         nodes = read_graph(buffer).nodes
     found: dict[str, float] = {}
     for node in nodes:
-        if node.op_type == "Sigmoid" or (node.op_type in _MOVING and node.reads[0] in found):
+        if is_one_of(node, ["Sigmoid"]) or (is_one_of(node, MOVERS) and node.reads[0] in found):
             found.update(dict.fromkeys(node.writes, SATURATED))
     return found

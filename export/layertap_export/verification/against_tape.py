@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,7 @@ from layertap_export.keras_model.inputs import model_inputs
 from layertap_export.keras_model.recording import Call, Recorder
 from layertap_export.keras_model.traceable import traceable
 from layertap_export.keras_model.tracing import returned
+from layertap_export.keras_model.wrapping import wrapped
 
 
 class Tape:
@@ -164,28 +165,17 @@ def _inputs_kept() -> Iterator[Mapping[int, Any]]:
     """Remember what goes into the activations that are looked through, by the result's id."""
     kept: dict[int, Any] = {}
     results = []  # else an id might be given again
-    places = [
-        (module, name)
-        for module in (tf, tf.nn, tf.math)
-        for name in ACTIVATIONS
-        if hasattr(module, name)
-    ]
-    saved = [(module, name, getattr(module, name)) for module, name in places]
 
-    def wrapper(original: Any) -> Any:
-        def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
-            x = tf.convert_to_tensor(x)
-            result = original(x, *args, **kwargs)
-            kept[id(result)] = x
-            results.append(result)
-            return result
+    def call(original: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        x = tf.convert_to_tensor(x)
+        result = original(x, *args, **kwargs)
+        kept[id(result)] = x
+        results.append(result)
+        return result
 
-        return wrapped
-
-    try:
-        for module, name, original in saved:
-            setattr(module, name, wrapper(original))
+    with ExitStack() as wrappings:
+        for module in (tf, tf.nn, tf.math):
+            for name in ACTIVATIONS:
+                if hasattr(module, name):
+                    wrappings.enter_context(wrapped(module, name, call))
         yield kept
-    finally:
-        for module, name, original in saved:
-            setattr(module, name, original)

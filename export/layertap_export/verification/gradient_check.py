@@ -18,7 +18,7 @@ from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
 from layertap_export.graph.graph import makers, reads, subgraph
 from layertap_export.graph.operators import facts, is_view
-from layertap_export.keras_model.signatures import Signature
+from layertap_export.keras_model.subject import Subject
 
 from .against_tape import Tape
 from .finite_differences import compare
@@ -41,17 +41,17 @@ class GradientCheck:
     """The gradients of a file beside TensorFlow's, batch after batch."""
 
     def __init__(
-        self, file: onnx.ModelProto, card: Card, model: Any, *, complete: bool = True
+        self, file: onnx.ModelProto, card: Card, subject: Subject, *, complete: bool = True
     ) -> None:
         """
         Args:
             file: the file's contents.
             card: its card.
-            model: the Keras model that it was made from.
+            subject: what it was made from.
             complete: whether it exposes all layers that can be.
         """
         assert card.gradients is not None
-        self._file, self._card, self._model = file, card, model
+        self._file, self._card, self._model = file, card, subject.keras_model
         self._complete = complete
         self._gradients = card.gradients
         self._names = list(card.gradients.tensors.values())
@@ -100,7 +100,7 @@ class GradientCheck:
 
     def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
         """A run of the model, if TensorFlow can tell its scores, and their gradients."""
-        if isinstance(self._model, Signature):
+        if self._model is None:
             return None
         tape = Tape(self._model, self._card, arrays)
         self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}

@@ -49,9 +49,9 @@ def test_the_functions_that_cannot_be_exported() -> None:
 
 
 def test_the_number_types(keras: Any) -> None:
-    from layertap_export.convert.dtypes import TOLERANCES, file_dtype
+    from layertap_export.convert.dtypes import file_dtype
     from layertap_export.graph.operators import OPERATORS
-    from layertap_export.verification.layers import TOLERANCE
+    from layertap_export.verification.tolerances import TOLERANCE, TOLERANCES
 
     table = section("Number types")
     for policies, computed, allowed in table:

@@ -236,6 +236,15 @@ def test_another_signature(signatures: Path, tmp_path: Path) -> None:
         layertap_export.verify(report.path, signatures, signature="serving_default")
 
 
+def test_a_signature_has_no_float64_reference(signatures: Path, tmp_path: Path) -> None:
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(signatures, tmp_path / "out.onnx", reference="float64")
+    assert str(caught.value) == (
+        "the signature 'serving_default' cannot be computed in float64: a SavedModel keeps its "
+        "operations with their number types. Compare with reference='keras'."
+    )
+
+
 def test_what_keras_3_exports_has_no_layers(small: Any, tmp_path: Path) -> None:
     small.export(tmp_path / "exported", verbose=False)
     report = layertap_export.export(tmp_path / "exported", tmp_path / "exported.onnx")

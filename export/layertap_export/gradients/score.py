@@ -91,7 +91,7 @@ def find_score(
         return Score(output, False, output)
     tensor, movers = found
     for mover in movers:
-        tensor = build.again(mover.proto, tensor)
+        tensor = build.repeat(mover.proto, tensor)
     return Score(output, True, tensor)
 
 

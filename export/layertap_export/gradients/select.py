@@ -121,9 +121,9 @@ def last_feature_maps(
         dims = shapes.dims(layer.tensor) or ()
         spatial = dims[1:-1] if channels_last else dims[2:]
         if source in order and source != origin and _same(spatial, last):
-            place = order[source]
-            if found is None or place >= found[0]:
-                found = place, layer
+            position = order[source]
+            if found is None or position >= found[0]:
+                found = position, layer
     if found is None:
         raise UsageError(
             "last-conv: no layer that the file exposes shows what the last convolution gives. "

@@ -17,7 +17,7 @@ from layertap.format.layer import ITEM_BYTES
 from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
 from layertap_export.graph.graph import makers, reads, subgraph
-from layertap_export.graph.operators import facts
+from layertap_export.graph.operators import facts, is_view
 from layertap_export.keras_model.subject import Subject
 
 from .against_tape import Tape
@@ -230,7 +230,7 @@ def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
         perms: list[Sequence[int]] = []
         tensor = str(layer.tensor)
         while (node := made_by.get(tensor)) is not None and tensor not in read:
-            if node.op_type not in ("Identity", "Transpose"):
+            if not is_view(node):
                 break
             if node.op_type == "Transpose":
                 perms.insert(0, list(node.attribute[0].ints))

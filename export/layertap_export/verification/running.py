@@ -13,10 +13,10 @@ from layertap._engine.library import import_onnxruntime
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 
-ROWS = 3
+WEIGHT_ROWS = 3
 """How many rows of weights are tried on one sample."""
 
-EQUAL = 1e-4
+ROWS_TOLERANCE = 1e-4
 """Difference, as a share of the largest value, up to which two runs count as equal: their sums may
 be in another order."""
 
@@ -65,12 +65,12 @@ def broadcasts(
     names = list(gradients.tensors.values())
     if not shape:
         return False
-    weights = np.random.default_rng(0).uniform(-1, 1, (ROWS, *shape[1:])).astype(dtype)
+    weights = np.random.default_rng(0).uniform(-1, 1, (WEIGHT_ROWS, *shape[1:])).astype(dtype)
     try:
         together = opened.run(names, {**one, gradients.weights: weights})
         alone = [
             opened.run(names, {**one, gradients.weights: weights[row : row + 1]})
-            for row in range(ROWS)
+            for row in range(WEIGHT_ROWS)
         ]
     except Exception:  # noqa: BLE001 - the shapes do not fit together: that is the answer
         return False
@@ -82,4 +82,4 @@ def _alike(rows: NDArray[Any], parts: Sequence[NDArray[Any]]) -> bool:
     if rows.shape != expected.shape:
         return False
     scale = float(np.abs(expected).max(initial=0))
-    return bool(np.abs(rows - expected).max(initial=0) <= EQUAL * scale)
+    return bool(np.abs(rows - expected).max(initial=0) <= ROWS_TOLERANCE * scale)

@@ -403,11 +403,11 @@ class ChannelsFirst:
         value = self._constant(name)
         if value is not None:
             return self._new_constant(value[list(order)], name)
-        places = self._new_constant(np.array(order, np.int64), name)
+        indices = self._new_constant(np.array(order, np.int64), name)
         key = ("reordered", name, tuple(order))
         if key not in self._made:
             self._made[key] = self._fresh(name)
-            inputs = [self._materialise(name), places]
+            inputs = [self._materialise(name), indices]
             self.nodes.append(helper.make_node("Gather", inputs, [self._made[key]], axis=0))
         return self._made[key]
 
@@ -546,12 +546,12 @@ class ChannelsFirst:
         rank = len(view.perm) + len(axes)
         new = {int(axis) % rank for axis in axes}
         old, following = list(view.perm), rank
-        places: list[tuple[int, bool]] = []  # by axis, the last one first
+        keys: list[tuple[int, bool]] = []  # by axis, the last one first
         for axis in reversed(range(rank)):
             following = following if axis in new else old.pop()
-            places.append((following, axis not in new))
-        places.reverse()
-        perm = _inverse(tuple(sorted(range(rank), key=places.__getitem__)))
+            keys.append((following, axis not in new))
+        keys.reverse()
+        perm = _inverse(tuple(sorted(range(rank), key=keys.__getitem__)))
         moved = np.array(sorted(perm[axis] for axis in new), np.int64)
         inputs = [view.source, self._new_constant(moved, node.input[1])]
         self._emit_view(node, inputs, perm)

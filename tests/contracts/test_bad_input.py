@@ -179,7 +179,7 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
         ),
         (
             ["layers", "good.onnx", "--layers", "99"],
-            "there is no layer 99: the model has 7 layers, 0 to 6 or -7 to -1.",
+            "layer index 99 is out of range: the model has 7 layers, 0 to 6 or -7 to -1.",
         ),
         (
             ["run", "good.onnx", "text.png"],
@@ -207,7 +207,8 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
-            "cannot write 'missing/out.npz': there is no folder 'missing'. Nothing was written.",
+            "cannot write 'missing/out.npz': the folder 'missing' does not exist. Nothing was "
+            "written.",
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "out.txt"],

@@ -230,17 +230,20 @@ def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) 
         (
             ["--layers", "hidden"],
             "the layer 'hidden' is in the model, but this file does not expose it. Export the "
-            "model again with this layer among --layers, or with all.",
+            "model again with this layer in --layers, or with all layers.",
         ),
-        (["--layers", "7"], "there is no layer 7: the model has 7 layers, 0 to 6 or -7 to -1."),
-        (["--layers", "7:9"], "the slice '7:9' takes none of the 7 layers."),
-        (["--layers", "::0"], "the slice '::0' has a step of 0. Give another, or leave it out."),
+        (
+            ["--layers", "7"],
+            "layer index 7 is out of range: the model has 7 layers, 0 to 6 or -7 to -1.",
+        ),
+        (["--layers", "7:9"], "the slice '7:9' selects none of the 7 layers."),
+        (["--layers", "::0"], "the step of the slice '::0' must not be 0."),
         (
             ["--type", "dense"],
             "no exposed layer has the class 'dense'. Did you mean 'Dense'? The classes are "
             "Conv2D, Dense, Dropout, GlobalAveragePooling2D, InputLayer, ReLU.",
         ),
-        (["--batch", "0"], "a batch of 0 makes no sense: give 1 or more."),
+        (["--batch", "0"], "batch must be at least 1, got 0."),
     ],
 )
 def test_what_makes_no_sense(classifier: Path, options: list[str], message: str) -> None:

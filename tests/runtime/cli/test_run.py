@@ -534,14 +534,14 @@ def test_a_warning_is_given_once() -> None:
         (["--top", "-1"], "--top -1 makes no sense: give 1 or more."),
         (["--threads", "0"], "threads=0: give a whole number from 1 up, or None."),
         (["-o", "out.txt"], "the output 'out.txt' must have a name that ends in .npz."),
-        (["-o", "no/out.npz"], "cannot write 'no/out.npz': there is no folder 'no'. Nothing was "
-         "written."),
+        (["-o", "no/out.npz"], "cannot write 'no/out.npz': the folder 'no' does not exist. Nothing "
+         "was written."),
         (["--sheet", "m.onnx"], "--sheet takes a folder, and 'm.onnx' is a file."),
-        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot make the folder 'm.onnx/sub': Not "
-         "a directory."),
+        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot create the folder 'm.onnx/sub': "
+         "Not a directory."),
         (["x.npy"], "give one ready batch (.npy or .npz) at a time, or images."),
         (["--layers", "hidden"], "the layer 'hidden' is in the model, but this file does not "
-         "expose it. Export the model again with this layer among --layers, or with all."),
+         "expose it. Export the model again with this layer in --layers, or with all layers."),
         (["--preprocess", "gone.json"], "gone.json: there is no such file."),
         (["--preprocess", "m.onnx"], None),
         (["--preprocess", "bad.json"], 'bad.json: "sise" is not a key of a preprocessing recipe, '

@@ -183,13 +183,13 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
         ),
         (
             ["run", "good.onnx", "text.png"],
-            "text.png: this is not an image of a kind that Pillow reads.",
+            "text.png: this is not an image in a format that Pillow reads.",
         ),
         (
             ["run", "good.onnx", "bomb.png"],
             "bomb.png: Image size (400000000 pixels) exceeds limit of 178956970 "
-            "pixels, could be decompression bomb DOS attack. If you trust it, raise "
-            "PIL.Image.MAX_IMAGE_PIXELS.",
+            "pixels, could be decompression bomb DOS attack. If you trust the image, "
+            "increase PIL.Image.MAX_IMAGE_PIXELS.",
         ),
         (
             ["run", "good.onnx", "rank.npy"],

@@ -165,7 +165,7 @@ def test_images_that_cannot_be_read_are_left_out(file: Path, pictures: Path) -> 
     done = layertap("cam", file, pictures, "gone.png", "-o", "out")
     assert done.code == 1
     messages = [
-        "pictures/b.png: this is not an image of a kind that Pillow reads.".replace(
+        "pictures/b.png: this is not an image in a format that Pillow reads.".replace(
             "pictures", str(pictures)
         ),
         "gone.png: there is no such file.",
@@ -211,7 +211,7 @@ def test_no_image_at_all(file: Path, pictures: Path) -> None:
         ),
         (
             ["--colormap", "virdis"],
-            "there is no colour map 'virdis'; there are jet, viridis, magma. Did you mean "
+            "the colormap 'virdis' is unknown; the colormaps are jet, viridis, magma. Did you mean "
             "'viridis'?",
         ),
         (["--alpha", "2"], "--alpha 2 makes no sense: give 0 to 1."),

@@ -484,7 +484,7 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
     assert done == Done(
         1,
         "",
-        "layertap: bad.png: this is not an image of a kind that Pillow reads.\n"
+        "layertap: bad.png: this is not an image in a format that Pillow reads.\n"
         "layertap: gone.png: there is no such file.\n"
         "wrote out.npz: pool (2, 4)\n",
     )
@@ -520,9 +520,9 @@ def test_a_warning_is_given_once() -> None:
     done = layertap("run", "m.onnx", "x.png", "y.png", "z.png")
     assert (done.code, len(done.out.splitlines())) == (0, 3)
     assert done.err == (
-        "layertap: warning: a 16-bit grey image was read as rgb, which cuts its values to whole "
-        'numbers of 0..255, as in Keras: it may now be all white. "depth": "scale" in the '
-        "preprocessing keeps it, with its full range mapped to 0..255.\n"
+        "layertap: warning: a 16-bit grey image was read as rgb, which clips its values to whole "
+        'numbers in 0..255, as Keras does: it may now be all white. Set "depth": "scale" in the '
+        "preprocessing to map its full range to 0..255.\n"
     )
 
 

@@ -212,7 +212,7 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "out.txt"],
-            "the output 'out.txt' must have a name that ends in .npz.",
+            "the name of the output must end in .npz, got 'out.txt'.",
         ),
         (
             ["run", "good.onnx", "good.png", "--device", "cdua"],

@@ -208,10 +208,10 @@ def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) 
     assert done == Done(
         0,
         layertap("layers", path).out,
-        f"layertap: warning: '{path}' does not tell how its layers grow with the input, so that "
-        "--size makes no difference.\n",
+        f"layertap: warning: '{path}' does not contain the sizes that an estimate requires, so "
+        "--size has no effect.\n",
     )
-    # Nor does it where all sizes are known; but there is nothing amiss.
+    # If all sizes are known, --size has no effect either, but this needs no warning.
     assert layertap("layers", tiny_file("image_classifier"), "--size", "9x9").err == ""
 
 
@@ -255,6 +255,6 @@ def test_sizes_that_are_none(classifier: Path, size: str) -> None:
     done = layertap("layers", classifier, f"--size={size}")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == (
-        f"layertap layers: error: argument --size: {size!r} is no size: give HEIGHTxWIDTH, as in "
-        "320x320"
+        f"layertap layers: error: argument --size: {size!r} is not a size: give HEIGHTxWIDTH, for "
+        "example 320x320"
     )

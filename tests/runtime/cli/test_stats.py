@@ -109,10 +109,11 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
          "'no' does not exist. Nothing was written."),
         (["pictures", "--size", "8", "-o", "pictures"], "cannot write 'pictures': it is a folder. "
          "Give a file name."),
-        (["black.png", "--size", "8"], "the standard deviation over the 1 images is 0.0, and no "
-         "recipe can divide by 0: their pixels are all alike."),
+        (["black.png", "--size", "8"], "the standard deviation over the 1 images is 0.0, and a "
+         "recipe cannot divide by 0: the pixels, or those of one channel, are all equal."),
         (["black.png", "--size", "8", "--per-channel"], "the standard deviation over the 1 images "
-         "is (0.0, 0.0, 0.0), and no recipe can divide by 0: their pixels are all alike."),
+         "is (0.0, 0.0, 0.0), and a recipe cannot divide by 0: the pixels, or those of one "
+         "channel, are all equal."),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -297,7 +297,7 @@ def test_a_full_disk(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (
             lambda folder: folder / "missing" / "small.onnx",
-            "cannot write {target!r}: there is no folder {parent!r}. Nothing was written.",
+            "cannot write {target!r}: the folder {parent!r} does not exist. Nothing was written.",
         ),
         (lambda folder: folder, "cannot write {target!r}: it is a folder. Give a file name."),
     ],

@@ -317,8 +317,8 @@ def test_the_reason_is_told_when_a_file_is_made_and_when_it_is_read(
 ) -> None:
     model, path = exported("recurrent")
     message = (
-        "the layer 'gru/gru_cell' cannot be had: it runs in the loop of 'gru', once for every "
-        "step. Ask for 'gru', the layer around it."
+        "the layer 'gru/gru_cell' is not available: it runs in the loop of 'gru', once for every "
+        "step. Request 'gru', which contains it."
     )
     tapped = layertap.open(path)
     with pytest.raises(layertap.LayerNotFoundError) as caught:

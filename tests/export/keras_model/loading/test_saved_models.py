@@ -219,7 +219,7 @@ def test_the_outputs_of_a_signature(
     for command in (["verify", path, signatures], ["check", path], ["layers", path]):
         assert main([str(word) for word in command]) == 0
     assert main(["info", str(path)]) == 0
-    assert "layers        none: made from a signature, which has outputs alone" in (
+    assert "layers        none: exported from a signature, which only has outputs" in (
         capsys.readouterr().out
     )
 

@@ -101,8 +101,14 @@ def test_weights_that_do_not_fit(builders: str, small: Any, tmp_path: Path) -> N
     [
         ("bild", "the module '{module}' has no 'bild'. Did you mean 'build'?"),
         ("fails", "{module}:fails failed: RuntimeError: no data"),
-        ("gives_a_number", "{module}:gives_a_number gave a builtins.int, not a keras.Model."),
-        ("number", "{module}:number gave a builtins.int, not a keras.Model."),
+        (
+            "gives_a_number",
+            "expected a keras.Model from {module}:gives_a_number, got an instance of builtins.int.",
+        ),
+        (
+            "number",
+            "expected a keras.Model from {module}:number, got an instance of builtins.int.",
+        ),
     ],
 )
 def test_functions_that_give_no_model(what: str, message: str, builders: str) -> None:

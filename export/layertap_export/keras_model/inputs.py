@@ -102,7 +102,7 @@ def _of_graph(functional: Any) -> Inputs:
     names = [input_layer_name(x) for x in functional.inputs]
     if isinstance(structure, dict):
         for item in nested_values(structure):
-            names[item.index] = item.suffix.removeprefix(":")
+            names[item.position] = item.suffix.removeprefix(":")
     infos = [_info(name, x) for name, x in zip(names, functional.inputs, strict=True)]
     slots = [_Slot(index) for index in range(len(infos))]
     return Inputs(_with_unique_names(infos), [keras.tree.pack_sequence_as(structure, slots)], {})
@@ -115,9 +115,9 @@ def _of_call(model: Any, args: Any, kwargs: Mapping[str, Any], guessed: bool = F
     def with_slots(name: str, value: Any, alone: bool) -> Any:
         names = {}
         for item in nested_values(value):
-            names[item.index] = name + item.suffix
+            names[item.position] = name + item.suffix
             if alone and isinstance(value, dict):
-                names[item.index] = item.suffix.removeprefix(":")
+                names[item.position] = item.suffix.removeprefix(":")
         flat = keras.tree.flatten(value)
         for index, x in enumerate(flat):
             if is_symbolic(x):

@@ -32,7 +32,7 @@ class NestedValue(NamedTuple):
 
     suffix: str
     """The keys that lead to it: `:2`, `:left`, `:1:left`; empty for a single or the first value."""
-    index: int
+    position: int
     """Its index in Keras's flattened structure, where dicts are sorted by key."""
     value: Any
 
@@ -161,12 +161,12 @@ class Recorder:
 
     def _end(self, call: Call, result: Any) -> None:
         call.finished, self._finished = self._finished, self._finished + 1
-        for suffix, index, value in nested_values(result):
+        for suffix, position, value in nested_values(result):
             if value is None:
                 continue
             name = self._names.free(call.path + suffix) if suffix else call.path
             call.outputs.append((name, value))
-            call.names[index] = name
+            call.names[position] = name
             if tf.is_tensor(value):
                 self._tensor_names[id(value)] = name
 
@@ -184,17 +184,17 @@ def nested_values(value: Any) -> list[NestedValue]:
     itself; dicts are in insertion order.
     """
     flat = keras.tree.flatten(value)
-    indices = keras.tree.pack_sequence_as(value, range(len(flat)))
+    positions = keras.tree.pack_sequence_as(value, range(len(flat)))
     found = []
-    for keys, index in _walk(indices, ()):
+    for keys, position in _walk(positions, ()):
         while keys and keys[-1] == 0:
             keys = keys[:-1]
-        found.append(NestedValue("".join(f":{key}" for key in keys), index, flat[index]))
+        found.append(NestedValue("".join(f":{key}" for key in keys), position, flat[position]))
     return found
 
 
 def _walk(value: Any, keys: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], int]]:
-    """The keys that lead to each index in a nested structure of indices, and the index."""
+    """The keys that lead to each position in a nested structure of positions, and the position."""
     items: Iterable[tuple[int | str, Any]]
     if isinstance(value, dict):
         items = ((str(key), item) for key, item in value.items())

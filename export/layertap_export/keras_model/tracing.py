@@ -81,7 +81,7 @@ def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[NestedValu
                 "not support. Export a model that returns a dense tensor."
             )
         key = item.suffix.removeprefix(":") if named else ""
-        tensors.append(NestedValue(key, item.index, tf.convert_to_tensor(item.value)))
+        tensors.append(NestedValue(key, item.position, tf.convert_to_tensor(item.value)))
     if not tensors:
         raise ExportError(f"the model {model.name!r} returns no tensor.")
     return tensors
@@ -166,7 +166,7 @@ def _sources(
     by_name = {row.layer.name: row for row in rows}
     sources: list[Layer | None] = []
     for item in results:
-        stated = row_names[item.index] if item.index < len(row_names) else None
+        stated = row_names[item.position] if item.position < len(row_names) else None
         candidates = [by_name.get(name or "") for name in (stated, recorder.name_of(item.value))]
         sources.append(
             next(

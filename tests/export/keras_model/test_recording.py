@@ -162,17 +162,17 @@ Point = namedtuple("Point", ["y", "x"])
         ({}, []),
     ],
 )
-def test_nested_values_have_suffixes_and_flat_indices(
+def test_nested_values_have_suffixes_and_positions(
     value: Any, names: list[str], keras: Any
 ) -> None:
-    """They are in insertion order; the indices are those of Keras's flattened structure."""
+    """They are in insertion order; the positions are those of Keras's flattened structure."""
     from layertap_export.keras_model.recording import nested_values
 
     found = nested_values(value)
     assert [item.suffix for item in found] == names
     flat = keras.tree.flatten(value)
-    assert [item.value for item in found] == [flat[item.index] for item in found]
-    assert sorted(item.index for item in found) == list(range(len(flat)))
+    assert [item.value for item in found] == [flat[item.position] for item in found]
+    assert sorted(item.position for item in found) == list(range(len(flat)))
 
 
 def test_names_are_unique(keras: Any, layers: Any) -> None:

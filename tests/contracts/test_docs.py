@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from contracts.test_floors import FLOORS
 from layertap.cli import OWN
-from pages import DOCS, fenced, page, quoted
+from pages import DOCS, fenced, page, quoted, rows, section
 
 ROOT = DOCS.parent
 PACKAGES = ("runtime/layertap", "export/layertap_export", "models/layertap_models")
@@ -96,3 +98,12 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(#[^)]*)?\)")
 def test_links_lead_to_files(path: Path) -> None:
     for target, _ in LINK.findall(path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_the_changelog_names_modules_that_exist() -> None:
+    moved = rows(section(page("../CHANGELOG.md"), "Changed").replace("  |", "|"))
+    assert len(moved) > 10
+    for _, now in moved:
+        module, _, name = now.strip("`").rpartition(".")
+        value = getattr(import_module(module), name, None)
+        assert value is not None or find_spec(now.strip("`")), now

@@ -1,5 +1,6 @@
 # make demo        set up, and run the main job on real input (IMAGES=folder for your own)
-# make test        set up, and pass all quick tests; make test-all adds the slow sweeps
+# make test        set up, and pass all quick tests, one worker per core (WORKERS=0: in one process)
+# make test-all    the same with the slow sweeps
 # make lint        formatting, style and types
 # make bench       the benchmarks, as ratios against peers
 # make docs        the documentation as a site, in site/
@@ -48,11 +49,16 @@ demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
 	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
 
+# A file stays with one worker: what its tests share is made once. The files are run in order,
+# those of the runtime last, which are short.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=default
+	$(PYTEST) -m "slow or not slow" --hypothesis-profile=default
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

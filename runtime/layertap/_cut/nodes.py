@@ -56,7 +56,6 @@ def type_field(kind: TensorType, perms: Sequence[Perm]) -> bytes:
     """The `TypeProto` field of a tensor that becomes `kind` by `perms`; empty when unknown."""
     if kind.dtype not in ELEMENT_TYPES[1:]:
         return b""
-    tensor = encode(1, ELEMENT_TYPES.index(kind.dtype))
     dims = kind.dims
     for perm in reversed(perms):
         if dims is None:
@@ -67,12 +66,11 @@ def type_field(kind: TensorType, perms: Sequence[Perm]) -> bytes:
             break
         stated = dict(zip(axes, dims, strict=True))
         dims = tuple(stated[axis] for axis in range(len(dims)))
+    tensor = encode(1, ELEMENT_TYPES.index(kind.dtype))
     if dims is not None:
-        tensor += encode(2, b"".join(encode(1, dim_field(size)) for size in dims))
+        shape = b""
+        for size in dims:
+            number = 2 if isinstance(size, str) else 1
+            shape += encode(1, b"" if size is None else encode(number, size))
+        tensor += encode(2, shape)
     return encode(2, encode(1, tensor))
-
-
-def dim_field(size: int | str | None) -> bytes:
-    if size is None:
-        return b""
-    return encode(1, size) if isinstance(size, int) else encode(2, size)

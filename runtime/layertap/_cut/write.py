@@ -30,7 +30,7 @@ def write_cut(
     graph: Graph,
     plan: CutPlan,
     place: Callable[[External], Placed] | None = None,
-    types: Mapping[str, TensorType] | None = None,
+    dtypes: Mapping[str, str] | None = None,
     stay: Callable[[int, int], External | None] | None = None,
 ) -> bytes:
     """The bytes of the model that `plan` describes.
@@ -39,7 +39,7 @@ def write_cut(
         buffer: the file that `graph` is the index of.
         place: says, for weights that are kept in another file, where they are from now on; without
             it they stay where the file says.
-        types: of given tensors, by source, for where the file does not state them.
+        dtypes: of given tensors, by source, for where the file does not state them.
         stay: gives a reference to weights that stand in `buffer` from one byte to another, if
             there is one; without it they are copied.
     """
@@ -48,7 +48,7 @@ def write_cut(
         body = _computing(view, buffer, graph, plan, place, stay)
         body += [identity_node(name, copy) for name, copy in plan.outputs.items() if name != copy]
         body += _listed(buffer, graph, plan, plan.inputs)
-        body += _inputs(buffer, graph, plan, types or {})
+        body += _inputs(buffer, graph, plan, dtypes or {})
         body += _outputs(buffer, graph, plan)
         return _joined(view, graph, body)
 
@@ -193,7 +193,7 @@ def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
 
 
 def _inputs(
-    buffer: Buffer, graph: Graph, plan: CutPlan, types: Mapping[str, TensorType]
+    buffer: Buffer, graph: Graph, plan: CutPlan, dtypes: Mapping[str, str]
 ) -> Iterator[bytes]:
     """The given tensors as inputs of the cut."""
     if not plan.starts:
@@ -208,7 +208,7 @@ def _inputs(
             kind = read_type(buffer, stated[tensor])
             yield encode(11, encode(1, source) + type_field(kind, plan.given[tensor].perms))
         else:
-            yield encode(11, encode(1, source) + type_field(types.get(source, TensorType()), ()))
+            yield encode(11, encode(1, source) + type_field(TensorType(dtypes.get(source, "")), ()))
 
 
 def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:

@@ -39,7 +39,7 @@ def select(
             the file does not expose.
         UsageError: something that cannot choose a layer, a float for one.
     """
-    exposed = [layer for layer in layers if layer.exposed]
+    exposed = [layer for layer in layers if layer.tensor is not None]
     if what is None:
         chosen = exposed
     else:
@@ -213,7 +213,7 @@ def _named(layers: Sequence[Layer], name: str) -> Layer:
 
 
 def _exposed(layers: Sequence[Layer], layer: Layer) -> Layer:
-    if not layer.exposed:
+    if layer.tensor is None:
         raise LayerNotFoundError(f"the layer {_withheld(layers, layer)}")
     return layer
 

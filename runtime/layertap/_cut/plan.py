@@ -38,8 +38,8 @@ class Leaf(NamedTuple):
 class Appended(NamedTuple):
     """Nodes that are no part of the file, to be computed at the end of the cut."""
 
-    reads: str
-    """The tensor that they start from."""
+    reads: tuple[str, ...]
+    """The graph's tensors that they read."""
     writes: Mapping[str, tuple[TensorType, tuple[Perm, ...]]]
     """New outputs: what is known of their type, and the Transposes to apply to the value."""
     nodes: bytes
@@ -106,7 +106,7 @@ def plan_cut(
     reads: set[str] = set()
     weights: set[str] = set(constants)
     open_ends = [name for name in sources if name not in fed]
-    open_ends += [extra.reads for extra in appended]
+    open_ends += [name for extra in appended for name in extra.reads]
     while open_ends:
         name = open_ends.pop()
         if name in fed:
@@ -183,7 +183,7 @@ def border(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
     earlier = {name for at in plan.nodes if at not in later for name in graph.nodes[at].writes}
     earlier.update(plan.inputs)
     wanted = {name for at in plan.nodes if at in later for name in graph.nodes[at].reads}
-    wanted |= plan.outputs.keys() | {extra.reads for extra in plan.appended}
+    wanted |= plan.outputs.keys() | {name for extra in plan.appended for name in extra.reads}
     return (wanted & earlier) - tensors
 
 

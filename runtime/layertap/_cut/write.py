@@ -10,15 +10,14 @@ from layertap.format.graph import (
     External,
     Graph,
     Initializer,
-    Node,
     TensorType,
     read_type,
     read_values,
 )
 from layertap.format.limits import REFERENCE_BYTES
-from layertap.format.wire import Buffer, Span, encode, fields, find, header, text
+from layertap.format.wire import Buffer, Span, encode, fields, find, header
 
-from .nodes import entry_nodes, exit_nodes, identity_node, type_field
+from .nodes import entry_nodes, exit_nodes, node_field, renamed_node, type_field
 from .plan import CutPlan, Leaf
 
 Placed: TypeAlias = "External | bytes"
@@ -46,7 +45,11 @@ def write_cut(
     # Memory views, so that weights are copied once: when the chunks are joined.
     with memoryview(buffer) as view:
         body = _computing(view, buffer, graph, plan, place, stay)
-        body += [identity_node(name, copy) for name, copy in plan.outputs.items() if name != copy]
+        body += [
+            node_field("Identity", [name], [copy])
+            for name, copy in plan.outputs.items()
+            if name != copy
+        ]
         body += _listed(buffer, graph, plan, plan.inputs)
         body += _inputs(buffer, graph, plan, dtypes or {})
         body += _outputs(buffer, graph, plan)
@@ -102,6 +105,7 @@ def _computing(
         left_out: names of tensors whose nodes are left out.
     """
     taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
+    renamed = {name: f"layertap:{name}" for name in taken}
     body: list[bytes | memoryview] = [view[slice(*span)] for span in graph.title]
     body.append(entries)
     for at in plan.nodes:
@@ -111,7 +115,8 @@ def _computing(
         if taken.isdisjoint(node.writes):
             body.append(view[slice(*node.span)])
         else:
-            body.append(_renamed(buffer, node, taken))
+            # It stays for the sake of its other outputs: those that are given get new names.
+            body.append(renamed_node(buffer, node, {}, renamed))
     body += [extra.nodes for extra in plan.appended]
     for name in plan.initializers:
         weights = graph.initializers[name]
@@ -148,16 +153,6 @@ def _joined(
 
 def _named(buffer: Buffer, number: int, span: Span) -> bytes:
     return encode(number, bytes(buffer[slice(*span)]))
-
-
-def _renamed(buffer: Buffer, node: Node, taken: AbstractSet[str]) -> bytes:
-    """A node that stays for the sake of its other outputs: those that are given get new names."""
-    ((_, _, _, start, end),) = fields(buffer, *node.span)
-    parts = []
-    for number, _, tag, at, stop in fields(buffer, start, end):
-        name = text(buffer, at, stop) if number == 2 else ""
-        parts.append(encode(2, f"layertap:{name}") if name in taken else bytes(buffer[tag:stop]))
-    return encode(1, b"".join(parts))
 
 
 def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:

@@ -45,7 +45,12 @@ def int64_tensor(values: Sequence[int]) -> bytes:
 
 
 def renamed_node(
-    buffer: Buffer, node: Node, reads: Mapping[str, str], writes: Mapping[str, str]
+    buffer: Buffer,
+    node: Node,
+    reads: Mapping[str, str],
+    writes: Mapping[str, str],
+    *,
+    named: bool = True,
 ) -> bytes:
     """A node of a file with other names for some of the tensors that it reads or writes.
 
@@ -55,10 +60,13 @@ def renamed_node(
         buffer: the file.
         reads: new names of inputs, by name.
         writes: new names of outputs, by name.
+        named: whether the node keeps its own name, which no two nodes of a graph may share.
     """
     ((_, _, _, start, end),) = fields(buffer, *node.span)
     parts = []
     for number, _, tag, at, stop in fields(buffer, start, end):
+        if number == 3 and not named:
+            continue
         names = {1: reads, 2: writes}.get(number, {})
         name = names.get(text(buffer, at, stop)) if names else None
         parts.append(bytes(buffer[tag:stop]) if name is None else encode(number, name))

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from layertap_export.graph.constant_folding import constant_of
 from layertap_export.graph.graph import opset_of
 from layertap_export.graph.operators import facts
+from layertap_export.graph.weights import is_stub
 
 from .integer_values import LARGEST_VALUE
 from .node_facts import Integers, NodeFacts
@@ -69,9 +70,11 @@ class Shapes:
             self._dims[name] = self._dims[other]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, or of whole numbers that follow from known shapes."""
+        """The value of a constant, or of whole numbers that follow from known shapes; `None` for
+        a weight whose values are not in the graph."""
         if name in self._weights:
-            return numpy_helper.to_array(self._weights[name])
+            item = self._weights[name]
+            return None if is_stub(item) else numpy_helper.to_array(item)
         values = self._values.get(name)
         if values is None or not all(isinstance(size, int) for size in values.ravel()):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layertap._public import public
 from layertap._record import Record
 
 TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
@@ -21,6 +22,7 @@ ITEM_BYTES = {
 """Bytes of one element; strings have none that could be stated."""
 
 
+@public
 class Layer(Record):
     """One layer of the model, and where its activations are."""
 

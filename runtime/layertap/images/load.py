@@ -45,6 +45,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from layertap._public import public
 from layertap.errors import (
     ImageError,
     LayertapError,
@@ -76,6 +77,7 @@ _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolat
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # TIFF tags and a value
 
 
+@public
 def load_image(
     source: ImageSource,
     *,

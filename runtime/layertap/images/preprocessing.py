@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
 
 from .load import (
@@ -160,6 +161,7 @@ _SCALINGS: Mapping[str, type[Scaling]] = {
 }
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """From an image to an input of the model; the module's text describes the fields.

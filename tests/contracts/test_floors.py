@@ -50,7 +50,10 @@ BANNED = {
 }
 """Other packages that must not be imported, anywhere in a part."""
 
-EXCEPTIONS: dict[str, set[str]] = {"layertap": set(), "layertap_export": set()}
+EXCEPTIONS: dict[str, set[str]] = {
+    "layertap": set(),
+    "layertap_export": set(),
+}
 """Imports that break the rule today."""
 
 ROOTS = {"layertap": Path(layertap.__file__), "layertap_export": Path(layertap_export.__file__)}

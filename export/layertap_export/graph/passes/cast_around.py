@@ -20,6 +20,8 @@ from layertap_export.graph.operators import NARROW, OPERATORS, WIDE_UNSIGNED, fa
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.weights import Initializers
 
+from .contract import graph_pass, in_order, outputs_exist
+
 STAND_INS: Mapping[str, Sequence[str]] = {
     "bool": ("int32", "uint8", "float32"),
     **dict.fromkeys(NARROW.split(), ("int32", "int64", "float32", "uint32")),
@@ -49,6 +51,7 @@ def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
 
 
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset[str]:
     """Put casts around every node that would find no kernel, in place.
 

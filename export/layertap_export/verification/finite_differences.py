@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 from layertap_export.gradients.targets import Differentiated, SourceFinder, forward_half
@@ -75,12 +76,13 @@ class Slopes:
 
     @property
     def max_abs(self) -> float:
-        return float(np.abs(self.ours - self.expected).max())
+        """The largest difference."""
+        return difference(self.ours, self.expected).max_abs
 
     @property
     def scaled(self) -> float:
-        """Largest difference, divided by the largest slope."""
-        return self.max_abs / (float(np.abs(self.expected).max()) or 1.0)
+        """The largest difference, divided by the largest slope."""
+        return difference(self.ours, self.expected).scaled
 
 
 def compare(
@@ -218,10 +220,8 @@ class _Check:
             found = scores(x)
         except Exception:  # noqa: BLE001 - it raises whatever comes
             return False
-        scale = float(np.abs(expected).max(initial=0))
-        return found.shape == expected.shape and bool(
-            np.abs(found - expected).max(initial=0) <= EVALUATOR_TOLERANCE * scale
-        )
+        apart = difference(found, expected, same_dtype=False).scaled
+        return apart <= EVALUATOR_TOLERANCE and bool(np.isfinite(expected).all())
 
     def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the file gives for a value of the layer, and of what else its remainder reads."""

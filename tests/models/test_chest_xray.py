@@ -147,7 +147,7 @@ def test_images_reach_the_output(tmp_path: Path) -> None:
         ),
         (
             {"seed": -1, "input_shape": (32, 32, 3)},
-            "seed must be a whole number from 0 up, not -1.",
+            "seed must be an integer of at least 0, got -1.",
         ),
     ],
 )

@@ -104,19 +104,22 @@ def test_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["digit"], "no model named 'digit'; there are chest_xray, digits. Did you mean 'digits'?"),
-        (["--write", "x"], "--write needs the NAME of a model: chest_xray or digits."),
+        (
+            ["digit"],
+            "no model is named 'digit'; the models are chest_xray, digits. Did you mean 'digits'?",
+        ),
+        (["--write", "x"], "--write requires the NAME of a model: chest_xray or digits."),
         (
             ["digits", "--samples", "3"],
-            "--samples and --seed need --write FOLDER, which says where to.",
+            "--samples and --seed require --write FOLDER.",
         ),
         (
             ["digits", "--write", "x", "--seed", "3"],
-            "--seed needs --samples N: it is the images that it changes.",
+            "--seed requires --samples N, because it is the seed of the images.",
         ),
         (
             ["chest_xray", "--write", "x", "--samples", "0"],
-            "count must be at least 1, not 0.",
+            "count must be at least 1, got 0.",
         ),
     ],
 )

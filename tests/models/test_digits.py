@@ -113,8 +113,8 @@ def test_samples_are_held_out_images_to_the_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (0, "count must be 1 to 360, the digits held out, not 0."),
-        (361, "count must be 1 to 360, the digits held out, not 361."),
+        (0, "count must be between 1 and 360, the number of held-out digits, got 0."),
+        (361, "count must be between 1 and 360, the number of held-out digits, got 361."),
     ],
 )
 def test_bad_count(tmp_path: Path, count: int, message: str) -> None:
@@ -126,7 +126,7 @@ def test_bad_count(tmp_path: Path, count: int, message: str) -> None:
 def test_bad_epochs() -> None:
     with pytest.raises(UsageError) as caught:
         digits.train(epochs=0)
-    assert str(caught.value) == "epochs must be at least 1, not 0."
+    assert str(caught.value) == "epochs must be at least 1, got 0."
 
 
 @pytest.mark.parametrize(

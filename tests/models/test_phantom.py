@@ -64,10 +64,10 @@ def test_samples_through_the_registry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "seed", "message"),
     [
-        (0, 0, "count must be at least 1, not 0."),
-        (1, -1, "seed must be a whole number from 0 up, not -1."),
-        (1, 0.5, "seed must be a whole number from 0 up, not 0.5."),
-        (1, True, "seed must be a whole number from 0 up, not True."),
+        (0, 0, "count must be at least 1, got 0."),
+        (1, -1, "seed must be an integer of at least 0, got -1."),
+        (1, 0.5, "seed must be an integer of at least 0, got 0.5."),
+        (1, True, "seed must be an integer of at least 0, got True."),
     ],
 )
 def test_bad_arguments(tmp_path: Path, count: int, seed: int, message: str) -> None:

@@ -68,10 +68,10 @@ def test_chest_constants_are_those_of_the_named_radiographs(shared_xrays: Path) 
     [
         (
             "chest_x-ray",
-            "no model named 'chest_x-ray'; there are chest_xray, digits."
+            "no model is named 'chest_x-ray'; the models are chest_xray, digits."
             " Did you mean 'chest_xray'?",
         ),
-        ("resnet", "no model named 'resnet'; there are chest_xray, digits."),
+        ("resnet", "no model is named 'resnet'; the models are chest_xray, digits."),
     ],
 )
 def test_unknown_model(name: str, message: str) -> None:

@@ -56,7 +56,7 @@ def listing() -> dict[str, bytes | None]:
     }
 
 
-def refused(*argv: str | Path, code: int = 2) -> str:
+def error_of(*argv: str | Path, code: int = 2) -> str:
     """The error message of a command; checks that stdout is empty and no file has changed."""
     before = listing()
     done = shell(*argv)
@@ -111,21 +111,21 @@ def test_invalid_model_file_is_an_error(contents: bytes | None, message: str | N
     if contents is not None:
         Path("bad.onnx").write_bytes(contents)
     if message is None:
-        said = refused("run", "bad.onnx", "good.png", "--layers", "all")
-        assert said.startswith("'bad.onnx' ")
-        assert said.endswith((AGAIN, "export it again."))
+        message = error_of("run", "bad.onnx", "good.png", "--layers", "all")
+        assert message.startswith("'bad.onnx' ")
+        assert message.endswith((AGAIN, "export it again."))
         return
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open("bad.onnx")
     assert str(caught.value) == message
     for command in ("layers", "info", "check"):
-        assert refused(command, "bad.onnx") == message
-    assert refused("run", "bad.onnx", "good.png", "-o", "out.npz") == message
+        assert error_of(command, "bad.onnx") == message
+    assert error_of("run", "bad.onnx", "good.png", "-o", "out.npz") == message
 
 
 def test_near_file_name_is_suggested() -> None:
     message = "there is no file 'god.onnx'. Did you mean 'good.onnx'?"
-    assert refused("layers", "god.onnx") == message
+    assert error_of("layers", "god.onnx") == message
     with pytest.raises(layertap.ModelFileError, match=re.escape(message)):
         layertap.open("god.onnx")
 
@@ -133,8 +133,8 @@ def test_near_file_name_is_suggested() -> None:
 def test_folder_named_onnx_is_an_error() -> None:
     Path("folder.onnx").mkdir()
     message = "'folder.onnx' is a folder. Give the .onnx file in it."
-    assert refused("layers", "folder.onnx") == message
-    assert refused("run", "folder.onnx", "good.png") == message
+    assert error_of("layers", "folder.onnx") == message
+    assert error_of("run", "folder.onnx", "good.png") == message
     with pytest.raises(layertap.ModelFileError, match=re.escape(message)):
         layertap.open("folder.onnx")
 
@@ -235,7 +235,7 @@ def test_invalid_request_is_an_error(argv: list[str], message: str) -> None:
     np.save("channels.npy", np.zeros((1, 8, 6, 4), np.float32))
     np.save("words.npy", np.full((1, 8, 6, 3), "a"))
     Path("recipe.json").write_text('{"sise": [8, 6]}')
-    assert refused(*argv) == message
+    assert error_of(*argv) == message
 
 
 def test_nan_is_kept() -> None:

@@ -61,8 +61,8 @@ def test_one_image_and_one_target_give_one_map(file: Path, pictures: Path) -> No
 
     # The picture at the model's input size, and the overlay.
     seen = Image.fromarray(api.load_image("pictures/a.png", size=(8, 6)).astype(np.uint8))
-    wanted = panel([("Original", seen), (f"dog {score:.3f}", overlay(seen, heat))])
-    assert Image.open("out/a.cam.png").tobytes() == wanted.tobytes()
+    expected = panel([("Original", seen), (f"dog {score:.3f}", overlay(seen, heat))])
+    assert Image.open("out/a.cam.png").tobytes() == expected.tobytes()
 
 
 def test_many_images_and_targets_give_a_map_each(file: Path, pictures: Path) -> None:
@@ -76,8 +76,8 @@ def test_many_images_and_targets_give_a_map_each(file: Path, pictures: Path) -> 
     assert [Path(item["image"]).name for item in report["images"]] == [f"{n}.png" for n in "abcde"]
     for item in report["images"]:
         maps = np.load(Path("new/folder", item["maps"]))
-        wanted = model.cam([item["image"]], "last", ["bird", 0, "top"], method="gradcam++")[0]
-        np.testing.assert_allclose(maps, wanted, atol=1e-5)
+        expected = model.cam([item["image"]], "last", ["bird", 0, "top"], method="gradcam++")[0]
+        np.testing.assert_allclose(maps, expected, atol=1e-5)
         probs = model.predict(item["image"])[0]
         best = int(probs.argmax())
         assert [target["index"] for target in item["targets"]] == [2, 0, best]
@@ -91,13 +91,13 @@ def test_options_reach_the_method(file: Path, pictures: Path) -> None:
     options = ["--method", "scorecam", "--mask", "input", "--channels", "2", "--eigen-smooth"]
     done = layertap("cam", file, "pictures/a.png", "--layer", "2", "-o", "out", *options)
     assert done.code == 0
-    wanted = api.open(file).cam(
+    expected = api.open(file).cam(
         "pictures/a.png", 2, method="scorecam", mask="input", channels=2, eigen_smooth=True
     )
-    np.testing.assert_allclose(np.load("out/a.cam.npy"), wanted, atol=1e-5)
+    np.testing.assert_allclose(np.load("out/a.cam.npy"), expected, atol=1e-5)
     done = layertap("cam", file, "pictures/a.png", "-o", "out", "--aug-smooth")
-    wanted = api.open(file).cam("pictures/a.png", aug_smooth=True)
-    np.testing.assert_allclose(np.load("out/a.cam.npy"), wanted, atol=1e-5)
+    expected = api.open(file).cam("pictures/a.png", aug_smooth=True)
+    np.testing.assert_allclose(np.load("out/a.cam.npy"), expected, atol=1e-5)
 
 
 def test_colormap_and_alpha_change_the_overlay(file: Path, pictures: Path) -> None:
@@ -106,8 +106,8 @@ def test_colormap_and_alpha_change_the_overlay(file: Path, pictures: Path) -> No
     score = api.open(file).predict("pictures/a.png")[0, 0]
     seen = Image.fromarray(api.load_image("pictures/a.png", size=(8, 6)).astype(np.uint8))
     over = overlay(seen, np.load("out/a.cam.npy"), colormap="magma", alpha=0.9)
-    wanted = panel([("Original", seen), (f"cat {score:.3f}", over)])
-    assert Image.open("out/a.cam.png").tobytes() == wanted.tobytes()
+    expected = panel([("Original", seen), (f"cat {score:.3f}", over)])
+    assert Image.open("out/a.cam.png").tobytes() == expected.tobytes()
 
 
 def test_picture_is_cropped_as_for_the_model(pictures: Path, tmp_path: Path) -> None:
@@ -125,8 +125,10 @@ def test_picture_is_cropped_as_for_the_model(pictures: Path, tmp_path: Path) -> 
     picture = Image.fromarray(np.round(seen).astype(np.uint8))
     score = api.open(file).predict("wide.png", preprocess=recipe)[0]
     title = f"{api.open(file).labels[score.argmax()]} {score.max():.3f}"
-    wanted = panel([("Original", picture), (title, overlay(picture, np.load("out/wide.cam.npy")))])
-    assert Image.open("out/wide.cam.png").tobytes() == wanted.tobytes()
+    expected = panel(
+        [("Original", picture), (title, overlay(picture, np.load("out/wide.cam.npy")))]
+    )
+    assert Image.open("out/wide.cam.png").tobytes() == expected.tobytes()
 
 
 def test_images_of_the_same_name_have_numbered_files(file: Path, pictures: Path) -> None:
@@ -137,8 +139,8 @@ def test_images_of_the_same_name_have_numbered_files(file: Path, pictures: Path)
     report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
     assert [item["maps"] for item in report["images"]] == ["a.cam.npy", "a.cam_2.npy"]
     for item in report["images"]:
-        wanted = api.open(file).cam(item["image"])
-        np.testing.assert_allclose(np.load(Path("out", item["maps"])), wanted, atol=1e-5)
+        expected = api.open(file).cam(item["image"])
+        np.testing.assert_allclose(np.load(Path("out", item["maps"])), expected, atol=1e-5)
 
 
 def test_classes_without_labels_have_their_index(pictures: Path, tmp_path: Path) -> None:

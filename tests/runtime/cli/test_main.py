@@ -279,7 +279,7 @@ def test_names_are_printed_in_every_encoding(tmp_path: Path, encoding: str) -> N
     assert done.out.splitlines()[2].split()[1] == name
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems reject such names")
 def test_file_names_that_are_not_utf8_are_printed(tiny_file: TinyFile, tmp_path: Path) -> None:
     """A Latin-1 name on a UTF-8 system."""
     Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
@@ -303,7 +303,7 @@ COMPUTING = HEAVY | {"numpy", "PIL"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "unwanted"),
+    ("arguments", "excluded"),
     [
         (["layers", "FILE"], COMPUTING),
         (["layers", "FILE", "--json", "--layers", "conv*", "--size", "9x9"], COMPUTING),
@@ -318,7 +318,7 @@ COMPUTING = HEAVY | {"numpy", "PIL"}
     ],
 )
 def test_light_commands_do_not_import_heavy_modules(
-    tiny_file: TinyFile, arguments: list[str], unwanted: set[str]
+    tiny_file: TinyFile, arguments: list[str], excluded: set[str]
 ) -> None:
     path = str(tiny_file("image_classifier"))
     code = (
@@ -335,7 +335,7 @@ def test_light_commands_do_not_import_heavy_modules(
     )
     loaded = set(done.stderr.rpartition("loaded: ")[2].split())
     assert "layertap" in loaded
-    assert loaded & unwanted == set()
+    assert loaded & excluded == set()
 
 
 SLOW = COMPUTING | {"argparse", "dataclasses", "difflib", "inspect", "pathlib", "shutil"}
@@ -344,11 +344,11 @@ SLOW = COMPUTING | {"argparse", "dataclasses", "difflib", "inspect", "pathlib", 
 def test_table_does_not_import_slow_modules(tiny_file: TinyFile) -> None:
     """Run as the installed command. Modules that Python imports at its start are ignored."""
     run = "import sys\nfrom layertap.cli import main\nmain()\n"
-    say = "print(*sys.modules, file=sys.stderr)"
-    bare = [sys.executable, "-S", "-c", f"import sys\n{say}"]
+    report = "print(*sys.modules, file=sys.stderr)"
+    bare = [sys.executable, "-S", "-c", f"import sys\n{report}"]
     started = subprocess.run(bare, capture_output=True, text=True, check=True)
     done = subprocess.run(
-        [sys.executable, "-S", "-c", run + say, "layers", str(tiny_file("image_classifier"))],
+        [sys.executable, "-S", "-c", run + report, "layers", str(tiny_file("image_classifier"))],
         env={"PYTHONPATH": str(RUNTIME)},
         capture_output=True,
         text=True,

@@ -108,8 +108,8 @@ def test_results_do_not_depend_on_the_batch_size(
     assert batches == [size] * (5 // size) + [5 % size] * bool(5 % size)
     found = loaded("out.npz")
     assert found["layertap.files"].tolist() == NAMES
-    wanted = open_model("m.onnx").activations(NAMES, "conv")
-    np.testing.assert_allclose(found["conv"], wanted, rtol=1e-5, atol=1e-5)
+    expected = open_model("m.onnx").activations(NAMES, "conv")
+    np.testing.assert_allclose(found["conv"], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("pictures")
@@ -186,9 +186,9 @@ def test_npz_is_a_ready_batch_by_input_name(tiny_file: TinyFile, pictures: Path)
     np.savez("x.npz", **feeds)
     done = layertap("run", "m.onnx", "x.npz", "-o", "out.npz")
     assert done == Done(0, "", "wrote out.npz: sum (3, 5), product (3, 5)\n")
-    found, wanted = loaded("out.npz"), open_model("m.onnx").predict(feeds)
+    found, expected = loaded("out.npz"), open_model("m.onnx").predict(feeds)
     for name in ("sum", "product"):
-        np.testing.assert_array_equal(found[name], wanted[name])
+        np.testing.assert_array_equal(found[name], expected[name])
     np.savez("image.npz", image=feeds["image"])
     assert layertap("run", "m.onnx", "image.npz", "--layers", "seen").code == 0
     # An image is sufficient for a layer that depends on no other input.
@@ -528,8 +528,8 @@ def test_warning_is_printed_once() -> None:
     done = layertap("run", "m.onnx", "x.png", "y.png", "z.png")
     assert (done.code, len(done.out.splitlines())) == (0, 3)
     assert done.err == (
-        "layertap: warning: a 16-bit grey image was read as rgb, which clips its values to whole "
-        'numbers in 0..255, as Keras does: it may now be all white. Set "depth": "scale" in the '
+        "layertap: warning: a 16-bit grey image was read as rgb, which clips its values to "
+        'integers in 0..255, as Keras does: it may now be all white. Set "depth": "scale" in the '
         "preprocessing to map its full range to 0..255.\n"
     )
 

@@ -195,10 +195,10 @@ def test_missing_folder_is_an_image_error(tmp_path: Path) -> None:
 def test_unlistable_folder_is_an_image_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: str) -> None:
+    def fail(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(ImageError) as caught:
         collection_statistics(tmp_path, size=None)
     assert str(caught.value) == f"{tmp_path}: it cannot be listed (Permission denied)."

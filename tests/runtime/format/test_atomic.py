@@ -105,10 +105,10 @@ def test_os_error_while_writing_is_an_output_error(
 def test_os_error_on_rename_is_an_output_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", fail)
     target = tmp_path / "out.npz"
     with pytest.raises(OutputError) as caught, replacing(target) as temporary:
         temporary.write_bytes(b"x")
@@ -163,10 +163,10 @@ def test_read_only_folder_is_an_output_error(tmp_path: Path) -> None:
 def test_file_system_without_files_is_an_output_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    def refuse(*_: Any) -> int:
+    def fail(*_: Any) -> int:
         raise OSError(errno.EROFS, reason)
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", fail)
     target = tmp_path / "out.npz"
     assert refusal(target) == f"cannot write '{target}': {reason}. Nothing was written."
 

@@ -122,12 +122,12 @@ def test_failed_rename_of_the_model_removes_its_data_file(
 ) -> None:
     original = os.replace
 
-    def refuse(source: Path, target: Path) -> None:
+    def fail(source: Path, target: Path) -> None:
         if str(target).endswith(".onnx"):
             raise PermissionError(13, "Permission denied")
         original(source, target)
 
-    monkeypatch.setattr("layertap.format.atomic.os.replace", refuse)
+    monkeypatch.setattr("layertap.format.atomic.os.replace", fail)
     with pytest.raises(layertap.OutputError, match="Permission denied"):
         write(tmp_path / "m.onnx")
     assert listing(tmp_path) == []

@@ -26,7 +26,7 @@ LAYERS = [
     layer(7, "re:named", "Lambda", (None, 8), "what[1]?*"),
     layer(8, "12", "Dense", (None, 2), "re:named", 18),
 ]
-ELSEWHERE = layer(99, "conv1/relu", "ReLU", (None, 1))
+OTHER_MODEL = layer(99, "conv1/relu", "ReLU", (None, 1))
 NAMES = [item.name for item in LAYERS]
 EXPOSED = [name for name in NAMES if name != "secret"]
 
@@ -74,7 +74,7 @@ def names(layers: list[Layer]) -> list[str]:
         (slice(7, 999), ["re:named", "12"]),
         # Layers, by their name.
         (LAYERS[3], ["conv2/conv"]),
-        (ELSEWHERE, ["conv1/relu"]),
+        (OTHER_MODEL, ["conv1/relu"]),
         # Several selectors: in their order, each layer once; within a pattern in the model's order.
         (["12", "image"], ["12", "image"]),
         (("conv2/*", "conv1/*"), ["conv2/conv", "conv1/conv", "conv1/relu"]),
@@ -258,7 +258,7 @@ def test_only_returns_one_layer() -> None:
     assert only(LAYERS, "what[1]?*") is LAYERS[6]
     assert only(LAYERS, -1) is LAYERS[8]
     assert only(LAYERS, np.int32(1)) is LAYERS[1]  # type: ignore[arg-type]
-    assert only(LAYERS, ELSEWHERE) is LAYERS[2]
+    assert only(LAYERS, OTHER_MODEL) is LAYERS[2]
     with pytest.raises(LayerNotFoundError) as caught:
         only(LAYERS, "conv*")  # `only` does not accept patterns
     assert str(caught.value).startswith("no layer is called 'conv*'; ")

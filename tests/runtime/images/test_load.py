@@ -285,7 +285,7 @@ def test_the_first_frame_is_read() -> None:
 # --- grey of more than 8 bits --------------------------------------------------------------------
 
 CLIPPED = (
-    "a {} grey image was read as {}, which clips its values to whole numbers in 0..255, as Keras "
+    "a {} grey image was read as {}, which clips its values to integers in 0..255, as Keras "
     'does: it may now be all white. Set "depth": "scale" in the preprocessing to map its full '
     "range to 0..255."
 )
@@ -615,7 +615,7 @@ def test_image_below_twice_pillows_limit_gives_pillows_warning(
         *(
             (
                 {"size": size},
-                f'"size" is {size!r}, but it must be two positive whole numbers, '
+                f'"size" is {size!r}, but it must be two positive integers, '
                 "[height, width], or null.",
             )
             for size in (320, (320,), (320, 0), (320, -1), (1.5, 2), (True, 2), "ab", (1, 2, 3))

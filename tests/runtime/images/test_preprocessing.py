@@ -218,7 +218,7 @@ def test_recipe_survives_a_round_trip(recipe: Preprocessing) -> None:
     assert json.dumps(again.to_dict()) == text
 
 
-NO_SIZE = '"size" is {}, but it must be two positive whole numbers, [height, width], or null.'
+NO_SIZE = '"size" is {}, but it must be two positive integers, [height, width], or null.'
 NO_SCALING = '"scaling" is {}, but it must be null or an object with a "mode".'
 MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
 

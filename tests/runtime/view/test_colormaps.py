@@ -15,7 +15,7 @@ TABLES = Path(__file__).parents[2] / "data" / "colormaps.csv"
 """The tables of matplotlib, which is not installed for the tests, because Keras would import it."""
 
 ROUNDED = 0.5 / 255 + 1e-6
-"""Tolerance for colours that are rounded to whole numbers in 0..255."""
+"""Tolerance for colours that are rounded to integers in 0..255."""
 
 
 def tables() -> dict[str, np.ndarray]:

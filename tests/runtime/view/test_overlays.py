@@ -31,8 +31,8 @@ def test_overlay_mixes_picture_and_colours(
     """Neither the picture nor the heat map is normalized."""
     found = overlay(Image.fromarray(pixels), heat, colormap=name, alpha=alpha)
     assert (found.mode, found.size) == ("RGB", (30, 20))
-    wanted = (1 - alpha) * pixels + alpha * colored(heat, name).astype(np.float64)
-    np.testing.assert_allclose(np.asarray(found), wanted, atol=0.5)
+    expected = (1 - alpha) * pixels + alpha * colored(heat, name).astype(np.float64)
+    np.testing.assert_allclose(np.asarray(found), expected, atol=0.5)
 
 
 def test_overlay_converts_grey_and_resizes_the_map(pixels: np.ndarray) -> None:

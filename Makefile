@@ -1,7 +1,9 @@
 # make demo        set up, and run the main commands on images (IMAGES=folder for your own images)
-# make test        set up, and pass all quick tests; make test-all adds the slow sweeps
+# make test        set up, and pass all quick tests, one worker per core (WORKERS=0: one process)
+# make test-all    the same with the slow sweeps
 # make lint        formatting, style and types
 # make bench       the benchmarks, as ratios against peers
+# make docs        the documentation as a site, in site/
 # make conformance export every family of keras.applications and Keras Hub; write docs/conformance.md
 # make PYTHON=python3.12 ...   use another Python
 
@@ -18,7 +20,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 
 SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
-.PHONY: demo test test-all lint format bench conformance clean setup
+.PHONY: demo test test-all lint format bench docs conformance clean setup
 
 setup: $(READY)
 
@@ -47,11 +49,16 @@ demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
 	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
 
+# A file stays with one worker: what its tests share is made once. The files are run in order,
+# those of the runtime last, which are short.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=default
+	$(PYTEST) -m "slow or not slow" --hypothesis-profile=default
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -66,6 +73,12 @@ bench: $(READY)
 	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "continuing without the peers of the bench extra"
 	$(BIN)/python -m benchmarks
 
+# Warnings are errors. The variable silences an advertisement of the theme.
+docs: $(READY)
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(INSTALL) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "wrote site/index.html"
+
 # Keras Hub without its dependency tensorflow-text, which requires `tensorflow`, not tensorflow-cpu.
 HUB := "keras-hub>=0.24" kagglehub kagglesdk regex tokenizers sentencepiece tqdm PyYAML
 
@@ -74,4 +87,4 @@ conformance: $(READY)
 	cd tests && ../$(BIN)/python -m conformance
 
 clean:
-	rm -rf $(VENV) .cache demo build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .cache demo build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -7,6 +7,7 @@ import os
 import sys
 
 from layertap import _model
+from layertap._engine.program import program_of
 from layertap.format.card import TensorInfo
 from layertap.format.select import parse_selector
 from layertap.format.text import shape_text
@@ -43,7 +44,10 @@ def _run(args: argparse.Namespace) -> int:
     )
     model.cut(args.output, start, end)
     part = _model.open(args.output)
-    data = (os.path.join(os.path.dirname(args.output), name) for name in part._graph.locations)
+    data = (
+        os.path.join(os.path.dirname(args.output), name)
+        for name in program_of(part).graph.locations
+    )
     size = sum(map(os.path.getsize, (args.output, *data)))
     print(
         f"wrote {args.output} ({size / 1e6:.1f} MB): "

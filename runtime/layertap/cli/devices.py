@@ -7,8 +7,9 @@ import json
 import textwrap
 from typing import Any
 
-from layertap._engine.devices import CPU, Device, is_built, offers, trouble, wheels
+from layertap._engine.devices import CPU, Device, offers
 from layertap._engine.library import available_threads, import_onnxruntime
+from layertap._engine.probe import is_built, trouble, wheels
 
 from . import OK, OWN, Command
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from layertap._public import public
 from layertap._record import Record
 
 TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
@@ -21,6 +22,7 @@ ITEM_BYTES = {
 """Bytes of one element, by dtype. Strings have no fixed size."""
 
 
+@public
 class Layer(Record):
     """One layer of the model."""
 

@@ -43,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from layertap._public import public
 from layertap.errors import (
     ImageError,
     LayertapError,
@@ -74,6 +75,7 @@ _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolat
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # two TIFF tags, and a value of the second
 
 
+@public
 def load_image(
     source: ImageSource,
     *,

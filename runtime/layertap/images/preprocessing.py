@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
 
 from .load import (
@@ -167,6 +168,7 @@ _SCALINGS: Mapping[str, type[Scaling]] = {
 }
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """A recipe that converts an image to an input of the model.

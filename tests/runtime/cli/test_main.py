@@ -19,7 +19,7 @@ from PIL import Image
 import layertap as package
 from generators import tiny
 from layertap import cli as shell_package
-from layertap._engine import session
+from layertap._engine import engine
 from layertap.cli import Command
 from layertap.errors import LayertapWarning, ModelFileError
 from shell import Done, fresh, layertap
@@ -362,6 +362,6 @@ def test_table_does_not_import_slow_modules(tiny_file: TinyFile) -> None:
 def test_light_commands_create_no_session(
     tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(session.Engine, "start", lambda *_: pytest.fail("a session was made"))
-    monkeypatch.setattr(session, "import_onnxruntime", lambda: pytest.fail("it was imported"))
+    monkeypatch.setattr(engine.Engine, "start", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(engine, "import_onnxruntime", lambda: pytest.fail("it was imported"))
     assert layertap(command, tiny_file("image_classifier")).code == 0

@@ -71,7 +71,7 @@ bench: $(READY)
 docs: $(READY)
 	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(INSTALL) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "wrote site/index.html"
+	@echo "wrote site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 # Keras Hub as it does without tensorflow-text, which asks for `tensorflow`, beside tensorflow-cpu.
 HUB := "keras-hub>=0.24" kagglehub kagglesdk regex tokenizers sentencepiece tqdm PyYAML

@@ -77,7 +77,7 @@ bench: $(READY)
 docs: $(READY)
 	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(INSTALL) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
-	@echo "wrote site/index.html"
+	@echo "wrote site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 # Keras Hub without its dependency tensorflow-text, which requires `tensorflow`, not tensorflow-cpu.
 HUB := "keras-hub>=0.24" kagglehub kagglesdk regex tokenizers sentencepiece tqdm PyYAML

@@ -123,13 +123,6 @@ def test_files_that_are_no_models(contents: bytes | None, message: str | None) -
     assert refused("run", "bad.onnx", "good.png", "-o", "out.npz") == message
 
 
-def test_a_near_name_is_offered() -> None:
-    message = "there is no file 'god.onnx'. Did you mean 'good.onnx'?"
-    assert refused("layers", "god.onnx") == message
-    with pytest.raises(layertap.ModelFileError, match=re.escape(message)):
-        layertap.open("god.onnx")
-
-
 def test_a_folder_called_onnx() -> None:
     Path("folder.onnx").mkdir()
     message = "'folder.onnx' is a folder. Give the .onnx file in it."
@@ -229,7 +222,8 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
 )
 def test_requests(argv: list[str], message: str) -> None:
     Path("text.png").write_text("no picture")
-    Image.new("1", (20_000, 20_000)).save("bomb.png")
+    if "bomb.png" in argv:  # which takes a second to write
+        Image.new("1", (20_000, 20_000)).save("bomb.png")
     np.save("rank.npy", np.zeros((8, 6, 3), np.float32))
     np.save("channels.npy", np.zeros((1, 8, 6, 4), np.float32))
     np.save("words.npy", np.full((1, 8, 6, 3), "a"))

@@ -193,7 +193,11 @@ def write_as_keras2(model: Any, path: Path, *, group: str = "/") -> int:
         return len(layers)
 
 
-@pytest.mark.parametrize("group", ["/", "model_weights"])
+def slow(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("group", [slow("/"), "model_weights"])
 def test_keras2_file(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
     """`pretrained_model.h5` as the first user has it: the network of that time, of 428 layers."""
     path = tmp_path / "pretrained_model.h5"
@@ -218,7 +222,7 @@ def test_last_relu_as_asked(model: Any, batch: Any, tmp_path: Path) -> None:
     assert len(build(input_shape=SHAPE, last_relu=False).layers) == 428
 
 
-@pytest.mark.parametrize("name", ["chest.weights.h5", "chest.keras", "chest.h5"])
+@pytest.mark.parametrize("name", ["chest.weights.h5", slow("chest.keras"), slow("chest.h5")])
 def test_keras3_file(model: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (model.save_weights if name.endswith(".weights.h5") else model.save)(path)
@@ -240,7 +244,7 @@ def nested() -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["nested.weights.h5", "nested.keras", "nested.h5"])
+@pytest.mark.parametrize("name", ["nested.weights.h5", slow("nested.keras"), slow("nested.h5")])
 def test_file_of_a_model_in_a_model(nested: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (nested.save_weights if name.endswith(".weights.h5") else nested.save)(path)

@@ -71,6 +71,7 @@ def test_accuracy_of_guessing() -> None:
     assert digits.accuracy(digits.build()) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_training_repeats() -> None:
     """Global seeds and what was drawn in between change nothing."""

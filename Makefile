@@ -3,6 +3,7 @@
 # make test-all    the same with the slow sweeps
 # make lint        formatting, style and types
 # make bench       the benchmarks, as ratios against peers
+# make docs        the documentation as a site, in site/
 # make conformance export every family of keras.applications and Keras Hub; write docs/conformance.md
 # make PYTHON=python3.12 ...   another Python
 
@@ -19,7 +20,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 
 SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
-.PHONY: demo test test-all lint format bench conformance clean setup
+.PHONY: demo test test-all lint format bench docs conformance clean setup
 
 setup: $(READY)
 
@@ -72,6 +73,12 @@ bench: $(READY)
 	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "going on without the peers of the bench extra"
 	$(BIN)/python -m benchmarks
 
+# Warnings are errors. The variable silences an advertisement of the theme.
+docs: $(READY)
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(INSTALL) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "wrote site/index.html"
+
 # Keras Hub as it does without tensorflow-text, which asks for `tensorflow`, beside tensorflow-cpu.
 HUB := "keras-hub>=0.24" kagglehub kagglesdk regex tokenizers sentencepiece tqdm PyYAML
 
@@ -80,4 +87,4 @@ conformance: $(READY)
 	cd tests && ../$(BIN)/python -m conformance
 
 clean:
-	rm -rf $(VENV) .cache demo build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .cache demo build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis

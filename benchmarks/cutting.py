@@ -7,7 +7,7 @@ from typing import Any
 
 from layertap._cut.plan import plan_cut
 from layertap._cut.write import write_cut
-from layertap._engine.session import Engine
+from layertap._engine.engine import Engine
 from layertap._engine.settings import Settings
 from layertap.format.graph import Graph, read_graph
 from layertap.format.source import FileSource

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import layertap
+from layertap._engine.program import program_of
 
 from . import models
 from .timing import PAUSE, Row, alternate, beside, timed
@@ -36,7 +37,7 @@ def measure() -> list[Row]:
         late, middle, image = (card.gradients.tensors[name] for name in names)
 
         def run(names: Sequence[str]) -> Callable[[], dict[str, Any]]:
-            fetch = model._fetch(names)
+            fetch = program_of(model).fetch(names)
             return lambda: fetch({entry.name: batch})
 
         grad_cam = _tensorflow()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import layertap
 from layertap._cut.plan import view
+from layertap._engine.program import program_of
 
 from . import models
 from .timing import Row, alternate, timed
@@ -25,9 +26,10 @@ def _row(opened: layertap.Model, layers: Sequence[str], rounds: int, most: float
     batch = models.batch()
     feed = {opened.inputs[0].name: batch}
     tap = opened.tap(layers)
-    fetch = tap._fetch
-    assert fetch._session is not None
-    session, outputs = fetch._session._session, list(fetch.plan.outputs.values())
+    program = program_of(opened)
+    fetch = program.fetch(program.request(layers).tensors)  # it finds the session of the tap
+    assert fetch.session is not None
+    session, outputs = fetch.session.inner, fetch.outputs
     cases = {
         "tap": lambda: list(tap(batch).values()),
         "run": lambda: session.run(outputs, feed),

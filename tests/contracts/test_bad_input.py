@@ -172,17 +172,17 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
         ),
         (
             ["layers", "good.onnx", "--layers", "99"],
-            "there is no layer 99: the model has 7 layers, 0 to 6 or -7 to -1.",
+            "layer index 99 is out of range: the model has 7 layers, 0 to 6 or -7 to -1.",
         ),
         (
             ["run", "good.onnx", "text.png"],
-            "text.png: this is not an image of a kind that Pillow reads.",
+            "text.png: this is not an image in a format that Pillow reads.",
         ),
         (
             ["run", "good.onnx", "bomb.png"],
             "bomb.png: Image size (400000000 pixels) exceeds limit of 178956970 "
-            "pixels, could be decompression bomb DOS attack. If you trust it, raise "
-            "PIL.Image.MAX_IMAGE_PIXELS.",
+            "pixels, could be decompression bomb DOS attack. If you trust the image, "
+            "increase PIL.Image.MAX_IMAGE_PIXELS.",
         ),
         (
             ["run", "good.onnx", "rank.npy"],
@@ -200,11 +200,12 @@ def test_a_file_that_is_cut_off_anywhere() -> None:
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
-            "cannot write 'missing/out.npz': there is no folder 'missing'. Nothing was written.",
+            "cannot write 'missing/out.npz': the folder 'missing' does not exist. Nothing was "
+            "written.",
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "out.txt"],
-            "the output 'out.txt' must have a name that ends in .npz.",
+            "the name of the output must end in .npz, got 'out.txt'.",
         ),
         (
             ["run", "good.onnx", "good.png", "--device", "cdua"],

@@ -19,7 +19,7 @@ from layertap.images.preprocessing import Preprocessing
 from layertap.view.colormaps import colored
 from layertap_export.gradients.score import asked_output
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.loading.custom_objects import imported
+from layertap_export.keras_model.loading.custom_objects import import_object
 from layertap_export.keras_model.loading.weight_files import read_weights
 from layertap_models.registry import find
 from shell import layertap as shell
@@ -66,12 +66,14 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
 ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
     "layertap/_cut/boundary.py": [(lambda: opened().resume({"frist": X}), "first")],
     "layertap/_engine/devices.py": [(lambda: opened(device="cudda").predict(X), "cuda")],
+    "layertap/_engine/engine.py": [
+        (lambda: opened(providers=["CPUExecutionProvidr"]).predict(X), "CPUExecutionProvider")
+    ],
     "layertap/_engine/session.py": [
         (
             lambda: opened(session_options={"intra_op_num_thread": 1}).predict(X),
             "intra_op_num_threads",
         ),
-        (lambda: opened(providers=["CPUExecutionProvidr"]).predict(X), "CPUExecutionProvider"),
     ],
     "layertap/format/source.py": [(lambda: layertap.open("god.onnx"), "good.onnx")],
     "layertap/images/load.py": [
@@ -91,7 +93,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: load_model("god.keras"), "good.keras")
     ],
     "layertap_export/keras_model/loading/custom_objects.py": [
-        (lambda: imported("pathlib:Pth"), "Path")
+        (lambda: import_object("pathlib:Pth"), "Path")
     ],
     "layertap_export/keras_model/loading/weight_files.py": [
         (lambda: read_weights("god.weights.h5"), "good.weights.h5")

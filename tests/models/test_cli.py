@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         models("digits", "--write", tmp_path / "taken")
     assert str(caught.value) == (
-        f"cannot make the folder {str(tmp_path / 'taken')!r}: File exists."
+        f"cannot create the folder {str(tmp_path / 'taken')!r}: File exists."
     )
 
 

@@ -82,5 +82,5 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OutputError) as caught:
         write_samples(tmp_path / "taken", 1)
     assert str(caught.value) == (
-        f"cannot make the folder {str(tmp_path / 'taken')!r}: File exists."
+        f"cannot create the folder {str(tmp_path / 'taken')!r}: File exists."
     )

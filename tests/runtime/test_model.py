@@ -21,9 +21,9 @@ from PIL import Image
 import layertap
 import reference
 from generators import tiny
-from layertap import _model
-from layertap._engine import session
+from layertap._engine import engine, program
 from layertap._engine.library import give_back_memory
+from layertap._engine.program import program_of
 from layertap.format.card import KEY, Card
 
 TinyFile = Callable[[str], Path]
@@ -104,7 +104,7 @@ def test_what_cannot_be_opened() -> None:
 def test_opening_reads_no_weights_and_needs_no_onnxruntime(
     tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "import_onnxruntime", lambda: pytest.fail("imported"))
+    monkeypatch.setattr(engine, "import_onnxruntime", lambda: pytest.fail("imported"))
     model = layertap.open(tiny_file("image_classifier"))
     assert model.summary().splitlines()[0].startswith("index  name")
     assert len(model.summary().splitlines()) == 2 + 7
@@ -349,13 +349,13 @@ def test_images_without_a_recipe() -> None:
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The name of each model that a session was made for, as it happens."""
     names: list[str] = []
-    plain = session.Engine.start
+    plain = engine.Engine.start
 
     def start(self: Any, model: bytes, name: str, folder: Path | None) -> Any:
         names.append(name)
         return plain(self, model, name, folder)
 
-    monkeypatch.setattr(session.Engine, "start", start)
+    monkeypatch.setattr(engine.Engine, "start", start)
     return names
 
 
@@ -391,11 +391,11 @@ def test_old_sessions_are_let_go_but_a_tap_keeps_its_own(
     tap = classifier.tap("conv")
     for request in (["relu"], ["pool"], ["probs"], ["conv", "relu"]):
         classifier.activations(x, request)
-    assert len(started) == 1 + _model.SESSIONS
+    assert len(started) == 1 + program.SESSIONS
     tap(x)
-    assert len(started) == 1 + _model.SESSIONS
+    assert len(started) == 1 + program.SESSIONS
     classifier.activations(x, "conv")
-    assert len(started) == 2 + _model.SESSIONS
+    assert len(started) == 2 + program.SESSIONS
 
 
 def test_room_is_made_before_much_is_asked_for(
@@ -403,10 +403,10 @@ def test_room_is_made_before_much_is_asked_for(
 ) -> None:
     """Not before little: it takes some milliseconds."""
     calls: list[bool] = []
-    monkeypatch.setattr(_model, "give_back_memory", lambda: calls.append(True))
+    monkeypatch.setattr(program, "give_back_memory", lambda: calls.append(True))
     classifier.tap()
     assert calls == []
-    monkeypatch.setattr(_model, "MUCH", 1000)
+    monkeypatch.setattr(program, "MUCH", 1000)
     classifier.tap("probs")
     assert calls == []
     classifier.tap()
@@ -472,7 +472,7 @@ def test_session_options_reach_the_session(tiny_file: TinyFile, tmp_path: Path) 
     model = layertap.open(tiny_file("linear_chain"), session_options=options)
     model.predict(np.zeros((1, 4)))
     assert list(tmp_path.glob("profile*"))
-    model.tap("c")._fetch._session._session.end_profiling()  # type: ignore[union-attr]
+    program_of(model).fetch(["c"]).session.inner.end_profiling()  # type: ignore[union-attr]
 
 
 # --- When things go wrong -----------------------------------------------------------------------
@@ -570,7 +570,7 @@ def beside(tmp_path: Path) -> Path:
 def any_onnxruntime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 1.21, onnxruntime does not take such models from bytes."""
     if request.param == "brought in":
-        monkeypatch.setattr(session, "supports_external_weights", lambda: False)
+        monkeypatch.setattr(engine, "supports_external_weights", lambda: False)
 
 
 @pytest.mark.usefixtures("any_onnxruntime")
@@ -598,8 +598,8 @@ def test_weights_and_model_linked_into_a_cache(
 
 
 def test_weights_too_large_to_be_brought_in(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "supports_external_weights", lambda: False)
-    monkeypatch.setattr(_model, "PROTOBUF_BYTES", 100)
+    monkeypatch.setattr(engine, "supports_external_weights", lambda: False)
+    monkeypatch.setattr(program, "PROTOBUF_BYTES", 100)
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(beside).tap("a")
     assert str(caught.value) == (

@@ -42,10 +42,10 @@ def test_fields_by_place_and_by_name() -> None:
 @pytest.mark.parametrize(
     ("positional", "named", "words"),
     [
-        ((), {}, "Point is made without 'x'"),
-        ((1,), {"z": 2}, "Point has x, y, extra; given were 1 values and z"),
-        ((1,), {"x": 2}, "Point has x, y, extra; given were 1 values and x"),
-        ((1, 2, {}, 4), {}, "Point has x, y, extra; given were 4 values and no names"),
+        ((), {}, "Point requires the field 'x'"),
+        ((1,), {"z": 2}, "Point has the fields x, y, extra; got 1 by position and z by name"),
+        ((1,), {"x": 2}, "Point has the fields x, y, extra; got 1 by position and x by name"),
+        ((1, 2, {}, 4), {}, "Point has the fields x, y, extra; got 4 by position and none by name"),
     ],
 )
 def test_fields_that_do_not_fit(

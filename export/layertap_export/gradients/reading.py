@@ -11,9 +11,10 @@ import onnx
 from onnx import inliner, numpy_helper
 
 import layertap
+from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
-from layertap_export.graph.graph import prune
+from layertap_export.graph.graph import opset_of, prune
 
 OLDEST_OPSET = 13
 """The oldest that the rules read and write."""
@@ -22,7 +23,7 @@ OLDEST_OPSET = 13
 def read(source: Path, opened: layertap.Model) -> onnx.ModelProto:
     """The model, in a form that the rules can read."""
     model = onnx.load(source)
-    version = next((x.version for x in model.opset_import if x.domain in ("", "ai.onnx")), 0)
+    version = opset_of(model)
     if version < OLDEST_OPSET:
         raise ModelFileError(
             f"{os.fspath(source)!r} has opset {version}; gradients are added to files of opset "
@@ -34,7 +35,8 @@ def read(source: Path, opened: layertap.Model) -> onnx.ModelProto:
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
-        entries = [x for x in model.graph.input if x.name in opened._graph.inputs]
+        graph = program_of(opened).graph
+        entries = [x for x in model.graph.input if x.name in graph.inputs]
         del model.graph.input[:]
         model.graph.input.extend(entries)
         model.ir_version = 4

@@ -6,8 +6,9 @@ went into the sigmoid or softmax whose result the model returned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +17,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from layertap.format.card import Card, Gradients
+from layertap.format.operators import FINAL_ACTIVATIONS
 from layertap_export.convert.dtypes import as_in_file, file_dtype
 from layertap_export.keras_model.families import is_a
 from layertap_export.keras_model.inputs import model_inputs
 from layertap_export.keras_model.recording import Call, Recorder
 from layertap_export.keras_model.traceable import traceable
 from layertap_export.keras_model.tracing import returned
+from layertap_export.keras_model.wrapping import wrapped
 
 
 class Tape:
@@ -153,8 +156,8 @@ def _runs_once(call: Call | None) -> bool:
     return True
 
 
-ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
-"""What is looked through at the end of a model; Keras calls them in `tf.nn`."""
+ACTIVATIONS = [re.sub(r"\B(?=[A-Z])", "_", name).lower() for name in FINAL_ACTIVATIONS]
+"""The final activations by their names in `tf.nn`, where Keras calls them: `log_softmax`."""
 
 
 @contextmanager
@@ -162,28 +165,17 @@ def _inputs_kept() -> Iterator[Mapping[int, Any]]:
     """Remember what goes into the activations that are looked through, by the result's id."""
     kept: dict[int, Any] = {}
     results = []  # else an id might be given again
-    places = [
-        (module, name)
-        for module in (tf, tf.nn, tf.math)
-        for name in ACTIVATIONS
-        if hasattr(module, name)
-    ]
-    saved = [(module, name, getattr(module, name)) for module, name in places]
 
-    def wrapper(original: Any) -> Any:
-        def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
-            x = tf.convert_to_tensor(x)
-            result = original(x, *args, **kwargs)
-            kept[id(result)] = x
-            results.append(result)
-            return result
+    def call(original: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        x = tf.convert_to_tensor(x)
+        result = original(x, *args, **kwargs)
+        kept[id(result)] = x
+        results.append(result)
+        return result
 
-        return wrapped
-
-    try:
-        for module, name, original in saved:
-            setattr(module, name, wrapper(original))
+    with ExitStack() as wrappings:
+        for module in (tf, tf.nn, tf.math):
+            for name in ACTIVATIONS:
+                if hasattr(module, name):
+                    wrappings.enter_context(wrapped(module, name, call))
         yield kept
-    finally:
-        for module, name, original in saved:
-            setattr(module, name, original)

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from layertap.compare.golden import indices
 from layertap.format.card import GoldenLayer
 
-VALUES = 5
+VALUES_PER_LAYER = 5
 """Values per layer."""
 
-STABLE = 5e-5
+STEADY_TOLERANCE = 5e-5
 """How much of their scale values may change with an input that is rounded otherwise."""
 
 
@@ -28,7 +28,7 @@ def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
         shape=value.shape,
         norm=digits(float(np.linalg.norm(flat)), 6),
         scale=digits(float(np.abs(flat).max(initial=least)), 6),
-        values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES)),
+        values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES_PER_LAYER)),
     )
 
 
@@ -36,10 +36,10 @@ def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether a golden sample could not tell two tensors apart."""
     one, other = (x.astype(np.float64).ravel() for x in (value, expected))
     scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
-    at = indices(other.size, VALUES)
+    at = indices(other.size, VALUES_PER_LAYER)
     return bool(
-        np.abs(one[at] - other[at]).max(initial=0) <= STABLE * scale
-        and abs(np.linalg.norm(one) - norm) <= STABLE * norm
+        np.abs(one[at] - other[at]).max(initial=0) <= STEADY_TOLERANCE * scale
+        and abs(np.linalg.norm(one) - norm) <= STEADY_TOLERANCE * norm
     )
 
 

@@ -16,22 +16,19 @@ from layertap.format.card import Card, GoldenLayer
 from layertap.format.layer import ITEM_BYTES
 from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
-from layertap_export.graph.graph import reads
-from layertap_export.keras_model.signatures import Signature
+from layertap_export.graph.graph import makers, reads, subgraph
+from layertap_export.graph.operators import facts, is_view
+from layertap_export.keras_model.subject import Subject
 
 from .against_tape import Tape
 from .finite_differences import compare
 from .golden_values import golden_layer, steady
 from .kinks import neighbours
-from .running import broadcasts, kinds, part_of, session
+from .running import broadcasts, kinds, session
 
 KINKS = 0.05
 """How much of a gradient's length two forward passes may make, by kinks that they decide otherwise.
 Measured: up to 0.01, in the middle of DenseNet121."""
-
-COMPARED = ("Max", "Min", "ReduceMax", "ReduceMin", "GlobalMaxPool")
-"""Operators whose rules look for the operand that equals the result. It would not, to the last
-digit, if the result came from Keras, and the operand from onnxruntime."""
 
 SECONDS = 60.0
 """How long gradients are compared with central differences, where TensorFlow cannot tell them."""
@@ -44,17 +41,17 @@ class GradientCheck:
     """The gradients of a file beside TensorFlow's, batch after batch."""
 
     def __init__(
-        self, file: onnx.ModelProto, card: Card, model: Any, *, complete: bool = True
+        self, file: onnx.ModelProto, card: Card, subject: Subject, *, complete: bool = True
     ) -> None:
         """
         Args:
             file: the file's contents.
             card: its card.
-            model: the Keras model that it was made from.
+            subject: what it was made from.
             complete: whether it exposes all layers that can be.
         """
         assert card.gradients is not None
-        self._file, self._card, self._model = file, card, model
+        self._file, self._card, self._model = file, card, subject.keras_model
         self._complete = complete
         self._gradients = card.gradients
         self._names = list(card.gradients.tensors.values())
@@ -103,7 +100,7 @@ class GradientCheck:
 
     def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
         """A run of the model, if TensorFlow can tell its scores, and their gradients."""
-        if isinstance(self._model, Signature):
+        if self._model is None:
             return None
         tape = Tape(self._model, self._card, arrays)
         self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
@@ -155,7 +152,7 @@ class GradientCheck:
         return numpy_helper.to_array(next(x for x in items if x.name == self._gradients.weights))
 
     def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
-        part = part_of(self._file, [self._gradients.output], kinds(feeds))
+        part = subgraph(self._file, [self._gradients.output], kinds(feeds))
         (scores,) = session(part.SerializeToString()).run(None, dict(feeds))
         return tuple(scores.shape)
 
@@ -172,7 +169,7 @@ class GradientCheck:
     def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
         entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
         entries |= kinds({self._gradients.weights: self._default()})
-        part = part_of(self._file, self._names, {**given, **entries})
+        part = subgraph(self._file, self._names, {**given, **entries})
         return session(part.SerializeToString())
 
     def _from_activations(
@@ -226,21 +223,28 @@ class _Shown:
 def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
     """The layers by the tensors that the graph computes with."""
     nodes = file.graph.node
-    makers = {name: node for node in nodes for name in node.output}
+    made_by = makers(nodes)
     read = {name for node in nodes for name in reads(node)}
     found: dict[str, _Shown] = {}
     for layer in card.layers:
         perms: list[Sequence[int]] = []
         tensor = str(layer.tensor)
-        while (node := makers.get(tensor)) is not None and tensor not in read:
-            if node.op_type not in ("Identity", "Transpose"):
+        while (node := made_by.get(tensor)) is not None and tensor not in read:
+            if not is_view(node):
                 break
             if node.op_type == "Transpose":
                 perms.insert(0, list(node.attribute[0].ints))
             tensor = node.input[0]
-        if node is not None and node.op_type not in COMPARED and layer.dtype in ITEM_BYTES:
+        if node is not None and not _selects(node) and layer.dtype in ITEM_BYTES:
             found.setdefault(tensor, _Shown(layer.name, str(layer.tensor), tuple(perms)))
     return found
+
+
+def _selects(node: onnx.NodeProto) -> bool:
+    """Whether the gradient goes to the operand that equals the result. No operand would, to the
+    last digit, if the result came from Keras and the operand from onnxruntime."""
+    row = facts(node)
+    return row is not None and row.selects
 
 
 def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:

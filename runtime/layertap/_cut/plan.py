@@ -22,6 +22,7 @@ from layertap.format.graph import (
     Graph,
     TensorType,
 )
+from layertap.format.operators import VIEWS, is_one_of
 
 Perm: TypeAlias = "tuple[int, ...] | None"
 """A Transpose's order of axes; `None` reverses them."""
@@ -201,8 +202,7 @@ def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tens
     while source in makers and source not in seen:
         seen.add(source)
         node = graph.nodes[makers[source]]
-        kind = node.domain, node.op_type
-        if kind not in _LEAVES or kind in graph.functions:
+        if not is_one_of(node, VIEWS) or (node.domain, node.op_type) in graph.functions:
             break
         if len(node.reads) != 1 or node.reads[0] not in known:
             break
@@ -210,9 +210,6 @@ def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tens
             perms.append(node.perm)
         source = node.reads[0]
     return Leaf(source, tuple(reversed(perms)))
-
-
-_LEAVES = {("", "Transpose"), ("", "Identity")}
 
 
 def _copy_name(name: str, known: AbstractSet[str]) -> str:

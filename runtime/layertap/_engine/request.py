@@ -1,33 +1,35 @@
-"""What is asked for, and fetching it: a request, and the plan and session that fulfil it."""
+"""Requests: what a caller asks for of a model, as tensors of its graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from layertap._cut.plan import Appended, CutPlan, Leaf, peel, view
+from layertap._cut.plan import Appended, Leaf, peel
 from layertap._cut.reductions import append
-from layertap._record import Record
-from layertap.errors import ModelFileError
-from layertap.format.graph import Graph, TensorType
+from layertap._public import public
+from layertap.format.graph import Graph
 from layertap.format.layer import Layer
-
-from .devices import DeviceMemory
-from .library import import_onnxruntime
-from .session import Session
+from layertap.format.select import Selector
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Asked: TypeAlias = "Selector | Iterable[Selector] | Mapping[Any, str | None] | None"
+"""What a caller may ask for: layers as `Model.select` takes them, or a dict from such selectors to
+reductions."""
 
-class Request(Record):
+
+class Request(NamedTuple):
     """What is asked for of a graph."""
 
     results: Mapping[str, tuple[str, ...]]
     """By name of the result the tensor that it is; for a `TopChannels` there are two."""
     single: bool
     """Whether the result is one array, and not a dict of them."""
+    layers: tuple[Layer, ...] = ()
+    """The layers asked for, in the order asked; none for the model's own outputs."""
     appended: tuple[Appended, ...] = ()
 
     @property
@@ -54,7 +56,7 @@ def request_outputs(names: Sequence[str]) -> Request:
 
 def request_layers(
     graph: Graph,
-    layers: Mapping[Layer, str | None],
+    layers: Sequence[tuple[Layer, str | None]],
     single: bool,
     dtype: str | None,
     channels_last: bool,
@@ -63,6 +65,7 @@ def request_layers(
     """A request for layers, each with its reduction.
 
     Args:
+        layers: each layer once, with the name of its reduction, or `None` for the activation.
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
@@ -71,9 +74,9 @@ def request_layers(
     """
     results: dict[str, tuple[str, ...]] = {}
     appended: dict[str, Appended] = {}
-    changed = [layer for layer, how in layers.items() if how is not None or dtype is not None]
-    leaves = peel(graph, [str(layer.tensor) for layer in changed])
-    for layer, how in layers.items():
+    changed = [str(layer.tensor) for layer, how in layers if how is not None or dtype is not None]
+    leaves = peel(graph, changed) if changed else {}
+    for layer, how in layers:
         tensor = str(layer.tensor)
         extra = None
         if tensor in leaves:
@@ -85,71 +88,11 @@ def request_layers(
         else:
             results[layer.name] = tuple(extra.writes)
             appended[results[layer.name][0]] = extra  # two layers may be one tensor
-    return Request(results, single, tuple(appended.values()))
+    chosen = tuple(layer for layer, _ in layers)
+    return Request(results, single, chosen, tuple(appended.values()))
 
 
-class Fetch:
-    """A plan and the session that carries it out; no session where nothing is computed."""
-
-    def __init__(
-        self,
-        name: str,
-        plan: CutPlan,
-        start: Callable[[], Session],
-        place: DeviceMemory | None = None,
-    ) -> None:
-        """
-        Args:
-            name: what messages call the model.
-            start: makes the session, or finds it.
-            place: the device's memory, if the values are to stay there. The plan is not peeled
-                then.
-        """
-        self.plan = plan
-        self._name = name
-        self._start = start
-        self._place = place
-        self._session = start() if plan.outputs else None
-        # What each call needs, made once.
-        self._read = (*plan.inputs, *plan.starts)
-        self._outputs = list(plan.outputs.values())
-        self._leaves = [(tensor, leaf.source, leaf.perms) for tensor, leaf in plan.leaves.items()]
-
-    def output_type(self) -> TensorType:
-        """The type of the one output, as onnxruntime knows it."""
-        return self._session.output_type() if self._session else TensorType()
-
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the requested tensors, in the order asked.
-
-        Args:
-            feeds: values of the sources that the plan needs, and of optional inputs.
-        """
-        plan = self.plan
-        values = {name: self._handed_on(feeds[name]) for name in plan.fed}
-        if self._session is not None:
-            if self._session.lost:
-                self._session = self._start()
-            read = {name: feeds[name] for name in self._read}
-            read |= {name: feeds[name] for name in plan.optional if name in feeds}
-            results = self._session.run(self._outputs, read, self._place is not None)
-            values.update(zip(plan.outputs, results, strict=True))
-        try:
-            return {tensor: view(values[source], perms) for tensor, source, perms in self._leaves}
-        except (ValueError, AttributeError) as exc:
-            raise ModelFileError(
-                f"{self._name} has a Transpose that does not fit its tensor: {exc}."
-            ) from exc
-
-    def _handed_on(self, value: Any) -> Any:
-        """What was fed, where the other values are."""
-        from .on_device import keep, on_host
-
-        if self._place is None:
-            return on_host(value)
-        return keep(import_onnxruntime(), value, self._place)
-
-
+@public
 class TopChannels(NamedTuple):
     """What a reduction like `top5` gives: the channels with the largest means, largest first."""
 

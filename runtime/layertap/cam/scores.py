@@ -14,7 +14,7 @@ from . import available
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from layertap._model import Model
+    from layertap._engine.program import Program
 
 
 class Scores(NamedTuple):
@@ -40,7 +40,7 @@ def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return scores
 
 
-def choose_output(model: Model, output: str | None, *, with_gradients: bool = False) -> str:
+def choose_output(program: Program, output: str | None, *, with_gradients: bool = False) -> str:
     """The output whose classes are meant: the one given, that of the gradients, or the first.
 
     Args:
@@ -49,16 +49,16 @@ def choose_output(model: Model, output: str | None, *, with_gradients: bool = Fa
     Raises:
         UsageError: the model has no such output, or none, or the gradients are of another.
     """
-    names = [info.name for info in model.outputs]
+    names = [info.name for info in program.outputs]
     if output is not None and output not in names:
         raise UsageError(
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}."
             + suggest(output, names)
         )
-    record = available.find(model)
+    record = available.find(program)
     if with_gradients and record and output not in (None, record.output):
         raise UsageError(
-            f"{model._name} gives gradients of the scores of {record.output!r}, and not of "
+            f"{program.name} gives gradients of the scores of {record.output!r}, and not of "
             f"{output!r}."
         )
     if output is not None:
@@ -66,18 +66,18 @@ def choose_output(model: Model, output: str | None, *, with_gradients: bool = Fa
     if record is not None:
         return record.output
     if not names:
-        raise UsageError(f"{model._name} has no output of its own whose classes could be meant.")
+        raise UsageError(f"{program.name} has no output of its own whose classes could be meant.")
     return names[0]
 
 
-def find_scores(model: Model, output: str) -> Scores:
+def find_scores(program: Program, output: str) -> Scores:
     """The tensor that the scores of an output are: those that the file's gradients are of; in a
     file without gradients, what goes into the output's final sigmoid or softmax if it has one.
     """
-    record = available.find(model)
+    record = available.find(program)
     if record is not None and record.output == output and record.score != "logits":
         return Scores(output, ())
-    graph = model._graph
+    graph = program.graph
     makers = {name: node for node in graph.nodes for name in node.writes}
     perms: list[Perm] = []
     node = makers.pop(output, None)

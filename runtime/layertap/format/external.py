@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from layertap.errors import ModelFileError
 
 from .graph import External
-from .source import FileStamp
+from .stamp import FileStamp
 
 
-def find(name: str, path: Path, locations: tuple[str, ...]) -> Weights:
+def find_weights(name: str, path: Path, locations: tuple[str, ...]) -> Weights:
     """The files in which a model keeps its weights.
 
     Args:
@@ -71,10 +71,10 @@ class Weights:
         except UnicodeEncodeError:  # onnxruntime takes names in UTF-8 alone
             return None
         if file not in self._mapped:
-            self._mapped[file] = self._identity(file)
+            self._mapped[file] = self._stamp(file)
         return location
 
-    def _identity(self, file: Path) -> FileStamp:
+    def _stamp(self, file: Path) -> FileStamp:
         try:
             return FileStamp.of(os.stat(file))
         except OSError as exc:
@@ -102,7 +102,7 @@ class Weights:
         """Bytes of the weights."""
         if external.length is not None:
             return external.length
-        return max(0, self._identity(self._files[external.location]).size - external.offset)
+        return max(0, self._stamp(self._files[external.location]).size - external.offset)
 
     def load(self, external: External) -> bytes:
         """The weights themselves."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mmap
 import os
 
-from layertap._record import Record
 from layertap.errors import ModelFileError, suggest
 
+from .stamp import FileStamp
 from .wire import Buffer
 
 TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
@@ -15,20 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .external import Weights
-
-
-class FileStamp(Record):
-    """What changes when a file is written anew."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-    device: int
-
-    @classmethod
-    def of(cls, stat: os.stat_result) -> FileStamp:
-        """The identity of the file that was asked for its `stat`."""
-        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
 
 
 class Reading:
@@ -59,13 +45,13 @@ class BytesSource:
     def __init__(self, data: bytes) -> None:
         if not data:
             raise ModelFileError("the model's bytes are empty.")
-        self._data = data
+        self.data = data
 
     def read(self, sparsely: bool = False) -> Reading:
         """The bytes, as what a `with` gives."""
-        return Reading(self._data)
+        return Reading(self.data)
 
-    def place(self, locations: tuple[str, ...]) -> Weights:
+    def weights(self, locations: tuple[str, ...]) -> Weights:
         """Refuses other files: bytes have no folder."""
         if locations:
             raise ModelFileError(
@@ -85,7 +71,7 @@ class FileSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self.name = repr(str(path))
-        self._identity: FileStamp | None = None
+        self._stamp: FileStamp | None = None
 
     @property
     def path(self) -> Path:
@@ -97,7 +83,7 @@ class FileSource:
     @property
     def size(self) -> int:
         """Bytes of the file; 0 before it was first read."""
-        return self._identity.size if self._identity else 0
+        return self._stamp.size if self._stamp else 0
 
     def read(self, sparsely: bool = False) -> Reading:
         """The file's bytes, mapped and not read, as what a `with` gives.
@@ -111,12 +97,12 @@ class FileSource:
         """
         try:
             with open(self._path, "rb") as file:
-                identity = FileStamp.of(os.fstat(file.fileno()))
-                if self._identity is None:
-                    if not identity.size:
+                stamp = FileStamp.of(os.fstat(file.fileno()))
+                if self._stamp is None:
+                    if not stamp.size:
                         raise ModelFileError(f"{self.name} is empty. Copy or export it again.")
-                    self._identity = identity
-                elif identity != self._identity:
+                    self._stamp = stamp
+                elif stamp != self._stamp:
                     raise ModelFileError(
                         f"{self.name} was changed since it was opened. Open it again with "
                         "layertap.open."
@@ -144,15 +130,15 @@ class FileSource:
         except OSError:
             return []
 
-    def place(self, locations: tuple[str, ...]) -> Weights:
+    def weights(self, locations: tuple[str, ...]) -> Weights:
         """Find the files in which the model keeps its weights.
 
         Raises:
             ModelFileError: one is missing, or is not in the model's folder.
         """
-        from .external import find
+        from .external import find_weights
 
-        return find(self.name, self.path, locations)
+        return find_weights(self.name, self.path, locations)
 
 
 def describe(start: bytes) -> str:

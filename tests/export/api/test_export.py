@@ -291,7 +291,7 @@ def test_a_full_disk(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (
             lambda folder: folder / "missing" / "small.onnx",
-            "cannot write {target!r}: there is no folder {parent!r}. Nothing was written.",
+            "cannot write {target!r}: the folder {parent!r} does not exist. Nothing was written.",
         ),
         (lambda folder: folder, "cannot write {target!r}: it is a folder. Give a file name."),
     ],
@@ -319,7 +319,9 @@ def test_a_model_that_was_never_built(keras: Any, tmp_path: Path) -> None:
 def test_not_a_model(tmp_path: Path) -> None:
     with pytest.raises(layertap_export.ModelLoadError) as caught:
         layertap_export.export(3, tmp_path / "three.onnx")
-    assert str(caught.value) == "the caller gave a builtins.int, not a keras.Model."
+    assert str(caught.value) == (
+        "expected a keras.Model from the caller, got an instance of builtins.int."
+    )
 
 
 def test_command_line(small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

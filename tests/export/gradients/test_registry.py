@@ -9,19 +9,33 @@ from typing import Any
 import pytest
 
 from generators.gradient_rules import CASES
-from layertap_export.gradients.registry import NO_GRADIENT, RULES, table
+from layertap_export.gradients.registry import NO_GRADIENT, RULES, merge
 from layertap_export.gradients.rules import elementwise
+from layertap_export.gradients.step import Rule
 
 PAGE = Path(__file__).parents[3] / "docs" / "gradients.md"
 
 
-def test_no_operator_has_two_rules() -> None:
-    with pytest.raises(ValueError, match=r"^Relu has two rules\.$"):
-        table([("Relu Abs", elementwise.relu), ("Relu", elementwise.identity)])
-
-
-def test_no_operator_both_has_a_gradient_and_has_none() -> None:
-    assert RULES.keys() & NO_GRADIENT == set()
+@pytest.mark.parametrize(
+    ("themes", "message"),
+    [
+        (
+            [{"Abs": elementwise.absolute, "Relu": elementwise.relu}, {"Relu": elementwise.relu}],
+            "Relu has two rules.",
+        ),
+        (
+            [{"ReLU": elementwise.relu}],
+            "ReLU has a rule, but no row in graph/operators.py.",
+        ),
+        (
+            [{"Floor": elementwise.identity}],
+            "Floor has a rule, but its row in graph/operators.py says no_gradient='step'.",
+        ),
+    ],
+)
+def test_rules_that_contradict_are_refused(themes: list[dict[str, Rule]], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        merge(themes)
 
 
 def test_every_rule_is_tested() -> None:

@@ -208,10 +208,10 @@ def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) 
     assert done == Done(
         0,
         layertap("layers", path).out,
-        f"layertap: warning: '{path}' does not tell how its layers grow with the input, so that "
-        "--size makes no difference.\n",
+        f"layertap: warning: '{path}' does not contain the sizes that an estimate requires, so "
+        "--size has no effect.\n",
     )
-    # Nor does it where all sizes are known; but there is nothing amiss.
+    # If all sizes are known, --size has no effect either, but this needs no warning.
     assert layertap("layers", tiny_file("image_classifier"), "--size", "9x9").err == ""
 
 
@@ -225,12 +225,15 @@ def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) 
         (
             ["--layers", "hidden"],
             "the layer 'hidden' is in the model, but this file does not expose it. Export the "
-            "model again with this layer among --layers, or with all.",
+            "model again with this layer in --layers, or with all layers.",
         ),
-        (["--layers", "7"], "there is no layer 7: the model has 7 layers, 0 to 6 or -7 to -1."),
-        (["--layers", "7:9"], "the slice '7:9' takes none of the 7 layers."),
-        (["--layers", "::0"], "the slice '::0' has a step of 0. Give another, or leave it out."),
-        (["--batch", "0"], "a batch of 0 makes no sense: give 1 or more."),
+        (
+            ["--layers", "7"],
+            "layer index 7 is out of range: the model has 7 layers, 0 to 6 or -7 to -1.",
+        ),
+        (["--layers", "7:9"], "the slice '7:9' selects none of the 7 layers."),
+        (["--layers", "::0"], "the step of the slice '::0' must not be 0."),
+        (["--batch", "0"], "batch must be at least 1, got 0."),
     ],
 )
 def test_what_makes_no_sense(classifier: Path, options: list[str], message: str) -> None:
@@ -242,6 +245,6 @@ def test_sizes_that_are_none(classifier: Path, size: str) -> None:
     done = layertap("layers", classifier, f"--size={size}")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == (
-        f"layertap layers: error: argument --size: {size!r} is no size: give HEIGHTxWIDTH, as in "
-        "320x320"
+        f"layertap layers: error: argument --size: {size!r} is not a size: give HEIGHTxWIDTH, for "
+        "example 320x320"
     )

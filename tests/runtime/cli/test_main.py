@@ -19,7 +19,7 @@ from PIL import Image
 import layertap as package
 from generators import tiny
 from layertap import cli as shell_package
-from layertap._engine import session
+from layertap._engine import engine
 from layertap.cli import Command
 from layertap.errors import LayertapWarning, ModelFileError
 from shell import Done, fresh, layertap
@@ -75,7 +75,10 @@ def test_without_a_command_the_help_is_a_message() -> None:
 )
 def test_a_command_that_there_is_not(command: str, hint: str) -> None:
     assert layertap(command, "x") == Done(
-        2, "", f"layertap: there is no command {command!r}.{hint} `layertap --help` lists them.\n"
+        2,
+        "",
+        f"layertap: the command {command!r} is unknown.{hint} `layertap --help` lists the "
+        "commands.\n",
     )
 
 
@@ -115,7 +118,7 @@ def test_other_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     done = layertap("--help")
     assert (done.code, done.err) == (0, broken)
     assert "    hello " in done.out
-    missing = "layertap: there is no command 'bad'. `layertap --help` lists them.\n"
+    missing = "layertap: the command 'bad' is unknown. `layertap --help` lists the commands.\n"
     assert layertap("bad") == Done(2, "", broken + missing)
     assert layertap("--version").err == ""  # nobody is asked
 
@@ -133,11 +136,11 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int]) -> None
     ("error", "message"),
     [
         (ModelFileError("the file is bad."), "the file is bad."),
-        (KeyboardInterrupt(), "interrupted; nothing was left half-written."),
-        (MemoryError(), "there is not enough memory."),
+        (KeyboardInterrupt(), "interrupted; no file was left incomplete."),
+        (MemoryError(), "not enough memory."),
         (
             MemoryError("Unable to allocate 7 TiB"),
-            "there is not enough memory (Unable to allocate 7 TiB).",
+            "not enough memory (Unable to allocate 7 TiB).",
         ),
         (OSError(5, "Input/output error"), "Input/output error"),
         (OSError(5, "Input/output error", "a.png"), "a.png: Input/output error"),
@@ -359,6 +362,6 @@ def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) 
 def test_looking_creates_no_session(
     tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(session.Engine, "start", lambda *_: pytest.fail("a session was made"))
-    monkeypatch.setattr(session, "import_onnxruntime", lambda: pytest.fail("it was imported"))
+    monkeypatch.setattr(engine.Engine, "start", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(engine, "import_onnxruntime", lambda: pytest.fail("it was imported"))
     assert layertap(command, tiny_file("image_classifier")).code == 0

@@ -232,7 +232,7 @@ length    ()         int64             2         2        2
     assert found["length"] == 2
     done = layertap("run", "m.onnx", "x.npz", "--layers", "pair", "-o", "other.npz")
     assert done == Done(
-        2, "", "layertap: 'pair' gives a list of tensors, which an .npz cannot hold.\n"
+        2, "", "layertap: 'pair' is a list of tensors, which an .npz file cannot contain.\n"
     )
     assert not Path("other.npz").exists()
 
@@ -379,9 +379,9 @@ def test_images_of_different_sizes() -> None:
 def test_activations_of_different_sizes_fit_in_no_array() -> None:
     names = [f"pictures/{name}.png" for name in ("big_a", "big_b", "small")]
     message = (
-        "layertap: the activations of 'conv' fit in no one array: (2, 16, 12, 4) for some images, "
-        '(1, 4, 5, 4) for others. Give a recipe with a "size" (--preprocess), or run them one by '
-        "one.\n"
+        "layertap: the activations of 'conv' do not fit in one array: (2, 16, 12, 4) for some "
+        'images, (1, 4, 5, 4) for others. Give a recipe with a "size" (--preprocess), or run the '
+        "images one by one.\n"
     )
     done = layertap("run", "free.onnx", *names, "--layers", "conv", "-o", "out.npz")
     assert done == Done(2, "", message)
@@ -465,8 +465,8 @@ def test_what_has_no_maps_to_draw() -> None:
     assert done == Done(
         2,
         "",
-        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), and "
-        "none of these has them: pool, probs.\n",
+        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), but "
+        "none of the results has four axes: pool, probs.\n",
     )
     assert not Path("s").exists()
 
@@ -484,7 +484,7 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
     assert done == Done(
         1,
         "",
-        "layertap: bad.png: this is not an image of a kind that Pillow reads.\n"
+        "layertap: bad.png: this is not an image in a format that Pillow reads.\n"
         "layertap: gone.png: there is no such file.\n"
         "wrote out.npz: pool (2, 4)\n",
     )
@@ -520,9 +520,9 @@ def test_a_warning_is_given_once() -> None:
     done = layertap("run", "m.onnx", "x.png", "y.png", "z.png")
     assert (done.code, len(done.out.splitlines())) == (0, 3)
     assert done.err == (
-        "layertap: warning: a 16-bit grey image was read as rgb, which cuts its values to whole "
-        'numbers of 0..255, as in Keras: it may now be all white. "depth": "scale" in the '
-        "preprocessing keeps it, with its full range mapped to 0..255.\n"
+        "layertap: warning: a 16-bit grey image was read as rgb, which clips its values to whole "
+        'numbers in 0..255, as Keras does: it may now be all white. Set "depth": "scale" in the '
+        "preprocessing to map its full range to 0..255.\n"
     )
 
 
@@ -530,18 +530,18 @@ def test_a_warning_is_given_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "0"], "--batch-size 0 makes no sense: give 1 or more."),
-        (["--top", "-1"], "--top -1 makes no sense: give 1 or more."),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
+        (["--top", "-1"], "--top must be at least 1, got -1."),
         (["--threads", "0"], "threads=0: give a whole number from 1 up, or None."),
-        (["-o", "out.txt"], "the output 'out.txt' must have a name that ends in .npz."),
-        (["-o", "no/out.npz"], "cannot write 'no/out.npz': there is no folder 'no'. Nothing was "
-         "written."),
-        (["--sheet", "m.onnx"], "--sheet takes a folder, and 'm.onnx' is a file."),
-        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot make the folder 'm.onnx/sub': Not "
-         "a directory."),
-        (["x.npy"], "give one ready batch (.npy or .npz) at a time, or images."),
+        (["-o", "out.txt"], "the name of the output must end in .npz, got 'out.txt'."),
+        (["-o", "no/out.npz"], "cannot write 'no/out.npz': the folder 'no' does not exist. Nothing "
+         "was written."),
+        (["--sheet", "m.onnx"], "--sheet must be a folder, but 'm.onnx' is a file."),
+        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot create the folder 'm.onnx/sub': "
+         "Not a directory."),
+        (["x.npy"], "give images, or one ready batch (.npy or .npz), not several batches."),
         (["--layers", "hidden"], "the layer 'hidden' is in the model, but this file does not "
-         "expose it. Export the model again with this layer among --layers, or with all."),
+         "expose it. Export the model again with this layer in --layers, or with all layers."),
         (["--preprocess", "gone.json"], "gone.json: there is no such file."),
         (["--preprocess", "m.onnx"], None),
         (["--preprocess", "bad.json"], 'bad.json: "sise" is not a key of a preprocessing recipe, '
@@ -567,7 +567,7 @@ def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str 
 
 @pytest.mark.usefixtures("classifier")
 def test_the_output_is_checked_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_over_images", lambda *_: pytest.fail("the work was done"))
+    monkeypatch.setattr(command, "_run_images", lambda *_: pytest.fail("the work was done"))
     assert layertap("run", "m.onnx", "pictures", "-o", "no/out.npz").code == 2
 
 
@@ -590,8 +590,8 @@ def test_a_file_that_gives_nothing() -> None:
     tiny.save(made, Path("m.onnx"))
     np.save("x.npy", np.zeros((1, 1), np.float32))
     assert layertap("run", "m.onnx", "x.npy") == Done(
-        2, "", "layertap: 'm.onnx' has no output of its own. Say which --layers.\n"
+        2, "", "layertap: 'm.onnx' has no outputs. Select layers with --layers.\n"
     )
     assert layertap("run", "m.onnx", "x.npy", "--layers", "all") == Done(
-        2, "", "layertap: 'm.onnx' has no layers whose activations it gives.\n"
+        2, "", "layertap: 'm.onnx' does not expose any layers.\n"
     )

@@ -89,7 +89,9 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
     done = layertap("stats", "pictures", "--size", "8x6", "-o", "r.json")
     assert done.code == 1
     first, second = done.err.splitlines()
-    assert first == "layertap: pictures/bad.png: this is not an image of a kind that Pillow reads."
+    assert first == (
+        "layertap: pictures/bad.png: this is not an image in a format that Pillow reads."
+    )
     assert second.endswith(" over 5 of 6 images")
     assert Path("r.json").exists()
 
@@ -101,17 +103,17 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
         (["empty", "--size", "8"], "empty: there is no image here. Images have a suffix like .png, "
          ".jpg or .tif."),
         (["empty/notes.txt", "--size", "8"], "none of the 1 images of the sample can be read: "
-         "empty/notes.txt: this is not an image of a kind that Pillow reads."),
-        (["pictures", "--size", "8", "--sample", "0"], "the sample is 0 images, but it must be at "
-         "least 1."),
-        (["pictures", "--size", "8", "-o", "no/r.json"], "cannot write 'no/r.json': there is no "
-         "folder 'no'. Nothing was written."),
+         "empty/notes.txt: this is not an image in a format that Pillow reads."),
+        (["pictures", "--size", "8", "--sample", "0"], "sample must be at least 1, got 0."),
+        (["pictures", "--size", "8", "-o", "no/r.json"], "cannot write 'no/r.json': the folder "
+         "'no' does not exist. Nothing was written."),
         (["pictures", "--size", "8", "-o", "pictures"], "cannot write 'pictures': it is a folder. "
          "Give a file name."),
-        (["black.png", "--size", "8"], "the standard deviation over the 1 images is 0.0, and no "
-         "recipe can divide by 0: their pixels are all alike."),
+        (["black.png", "--size", "8"], "the standard deviation over the 1 images is 0.0, and a "
+         "recipe cannot divide by 0: the pixels, or those of one channel, are all equal."),
         (["black.png", "--size", "8", "--per-channel"], "the standard deviation over the 1 images "
-         "is (0.0, 0.0, 0.0), and no recipe can divide by 0: their pixels are all alike."),
+         "is (0.0, 0.0, 0.0), and a recipe cannot divide by 0: the pixels, or those of one "
+         "channel, are all equal."),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -152,7 +152,7 @@ def test_an_unreadable_image_is_reported_and_the_rest_counts(tmp_path: Path) -> 
     result = collection_statistics(tmp_path, size=None)
     assert relative(result.files, tmp_path) == ["a.png", "c.png"]
     assert result.failures == {
-        str(broken): f"{broken}: this is not an image of a kind that Pillow reads."
+        str(broken): f"{broken}: this is not an image in a format that Pillow reads."
     }
     assert (result.mean, result.std, result.count, result.available) == (20.0, 10.0, 2, 3)
 
@@ -164,7 +164,7 @@ def test_no_readable_image(tmp_path: Path) -> None:
         collection_statistics(tmp_path, size=None)
     assert str(caught.value) == (
         f"none of the 2 images of the sample can be read: {tmp_path / 'a.png'}: "
-        "this is not an image of a kind that Pillow reads."
+        "this is not an image in a format that Pillow reads."
     )
 
 
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_sample_of_nothing(collection: Path, sample: int) -> None:
     with pytest.raises(UsageError) as caught:
         collection_statistics(collection, size=None, sample=sample)
-    assert str(caught.value) == f"the sample is {sample} images, but it must be at least 1."
+    assert str(caught.value) == f"sample must be at least 1, got {sample}."
 
 
 def test_options_are_checked_before_anything_is_read(tmp_path: Path) -> None:

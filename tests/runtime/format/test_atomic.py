@@ -127,12 +127,14 @@ def refusal(target: Path) -> str:
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     target = tmp_path / "no" / "such" / "out.npz"
     assert refusal(target) == (
-        f"cannot write '{target}': there is no folder '{target.parent}'. Nothing was written."
+        f"cannot write '{target}': the folder '{target.parent}' does not exist. Nothing was "
+        "written."
     )
     (tmp_path / "file").write_bytes(b"x")
     target = tmp_path / "file" / "out.npz"
     assert refusal(target) == (
-        f"cannot write '{target}': there is no folder '{target.parent}'. Nothing was written."
+        f"cannot write '{target}': the folder '{target.parent}' does not exist. Nothing was "
+        "written."
     )
     assert contents(tmp_path) == {"file": b"x"}
 
@@ -212,8 +214,8 @@ def test_a_link_stays_and_leads_to_the_new_file(tmp_path: Path) -> None:
     dangling = tmp_path / "dangling"
     dangling.symlink_to("nowhere/out")
     assert refusal(dangling) == (
-        f"cannot write '{dangling}': there is no folder '{tmp_path / 'nowhere'}'. Nothing was "
-        "written."
+        f"cannot write '{dangling}': the folder '{tmp_path / 'nowhere'}' does not exist. Nothing "
+        "was written."
     )
 
 

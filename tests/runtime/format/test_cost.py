@@ -141,10 +141,10 @@ def test_a_dtype_without_a_size_costs_nobody_knows_what() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "a batch of 0 makes no sense: give 1 or more."),
-        ({"batch": -3}, "a batch of -3 makes no sense: give 1 or more."),
-        ({"size": (0, 5)}, "the size (0, 5) makes no sense: each axis has 1 or more."),
-        ({"size": [5, -1]}, "the size (5, -1) makes no sense: each axis has 1 or more."),
+        ({"batch": 0}, "batch must be at least 1, got 0."),
+        ({"batch": -3}, "batch must be at least 1, got -3."),
+        ({"size": (0, 5)}, "each axis of the size must be at least 1, got (0, 5)."),
+        ({"size": [5, -1]}, "each axis of the size must be at least 1, got (5, -1)."),
     ],
 )
 def test_sizes_that_make_no_sense(options: dict[str, Any], message: str) -> None:

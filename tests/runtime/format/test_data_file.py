@@ -11,6 +11,7 @@ import pytest
 
 import layertap
 from generators import tiny
+from layertap._engine.program import program_of
 from layertap.format.data_file import replacing_model
 
 WEIGHTS = (b"a" * 5000, b"b" * 3)
@@ -53,7 +54,7 @@ def test_weights_stand_in_pages_of_a_file_named_by_its_contents(tmp_path: Path) 
     assert listing(tmp_path) == [named(*WEIGHTS), "m.onnx"]
     assert before.startswith(".m.")
     assert (tmp_path / named(*WEIGHTS)).read_bytes() == b"a" * 5000 + bytes(3192) + b"bbb"
-    graph = layertap.open(tmp_path / "m.onnx")._graph
+    graph = program_of(layertap.open(tmp_path / "m.onnx")).graph
     (external,) = (item.external for item in graph.initializers.values() if item.external)
     assert (external.location, external.offset, external.length) == (named(*WEIGHTS), 8192, 3)
 

@@ -174,9 +174,9 @@ def test_external_weights_are_noted_wherever_they_are() -> None:
     [
         (b"", "there is no graph in it"),
         (onnx.ModelProto(ir_version=8).SerializeToString(), "there is no graph in it"),
-        (b"\x3a\x05", "the field at byte 0 goes on beyond the end"),
-        (tiny.residual().SerializeToString()[:-9], "the field at byte 8 goes on beyond the end"),
-        (b"hello, this is no model", "wire type 4 at byte 2"),
+        (b"\x3a\x05", "the field at byte 0 extends beyond the end"),
+        (tiny.residual().SerializeToString()[:-9], "the field at byte 8 extends beyond the end"),
+        (b"hello, this is no model", "invalid wire type 4 at byte 2"),
     ],
 )
 def test_what_is_no_model(data: bytes, words: str) -> None:
@@ -194,7 +194,7 @@ def test_graphs_in_graphs_end_somewhere(depth: int) -> None:
     if depth < graph_module.MAX_DEPTH:
         assert len(read_graph(encode(7, graph)).nodes) == 1
     else:
-        with pytest.raises(WireError, match=r"^graphs within graphs, more than 32 deep$"):
+        with pytest.raises(WireError, match=r"^subgraphs are nested more than 32 deep$"):
             read_graph(encode(7, graph))
 
 

@@ -110,9 +110,10 @@ LISTS = " `layertap layers FILE` lists them."
 CLASSES = "The classes are Conv2D, Dense, InputLayer, Lambda, ReLU."
 UNEXPOSED = (
     "the layer 'secret' is in the model, but this file does not expose it. Export the model again "
-    "with this layer among --layers, or with all."
+    "with this layer in --layers, or with all layers."
 )
-KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
+CANNOT = "cannot select a layer by "
+GIVE = ": give a name, a pattern, an index or a slice."
 
 
 @pytest.mark.parametrize(
@@ -132,8 +133,8 @@ KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
         (-5, UNEXPOSED),
         (LAYERS[4], UNEXPOSED),
         (["image", "secret"], UNEXPOSED),
-        (9, "there is no layer 9: the model has 9 layers, 0 to 8 or -9 to -1."),
-        (-10, "there is no layer -10: the model has 9 layers, 0 to 8 or -9 to -1."),
+        (9, "layer index 9 is out of range: the model has 9 layers, 0 to 8 or -9 to -1."),
+        (-10, "layer index -10 is out of range: the model has 9 layers, 0 to 8 or -9 to -1."),
         ("x*", "the pattern 'x*' matches none of the 8 exposed layers."),
         (
             "conv1/rel?u*",
@@ -143,16 +144,17 @@ KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
         ("Conv1/*", "the pattern 'Conv1/*' matches none of the 8 exposed layers. Did you mean "
          "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
         ("secre*",
-         f"the pattern 'secre*' matches nothing that this file exposes. T{UNEXPOSED[1:]}"),
+         "the pattern 'secre*' only matches layers that this file does not expose. "
+         f"T{UNEXPOSED[1:]}"),
         ("re:conv1", "the pattern 're:conv1' matches none of the 8 exposed layers. Did you mean "
          "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
         ("re:imag", "the pattern 're:imag' matches none of the 8 exposed layers. Did you mean "
          "'image'?"),
         ("re:(", "the pattern 're:(' is not a regular expression: missing ), unterminated "
          "subpattern at position 0."),
-        (slice(9, None), "the slice '9:' takes none of the 9 layers."),
-        (slice(3, 3, 2), "the slice '3:3:2' takes none of the 9 layers."),
-        (slice(4, 5), "this file exposes no layer of the slice '4:5'."),
+        (slice(9, None), "the slice '9:' selects none of the 9 layers."),
+        (slice(3, 3, 2), "the slice '3:3:2' selects none of the 9 layers."),
+        (slice(4, 5), "this file exposes no layer in the slice '4:5'."),
     ],
 )  # fmt: skip
 def test_what_selects_nothing(what: Any, message: str) -> None:
@@ -168,8 +170,8 @@ def test_what_selects_nothing(what: Any, message: str) -> None:
          + CLASSES),
         (None, ["ReLU", "LSTM"], "no exposed layer has the class 'LSTM'. " + CLASSES),
         (None, "Dropout", "no exposed layer has the class 'Dropout'. " + CLASSES),
-        ("conv1/*", "Dense", "no layer chosen by name has the class Dense."),
-        (["12", 0], ["ReLU", "Conv2D"], "no layer chosen by name has the class ReLU or Conv2D."),
+        ("conv1/*", "Dense", "no selected layer has the class Dense."),
+        (["12", 0], ["ReLU", "Conv2D"], "no selected layer has the class ReLU or Conv2D."),
     ],
 )  # fmt: skip
 def test_classes_that_select_nothing(what: Any, type_: Any, message: str) -> None:
@@ -181,16 +183,16 @@ def test_classes_that_select_nothing(what: Any, type_: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("what", "type_", "message"),
     [
-        (1.0, None, KINDS + "1.0."),
-        ([None], None, KINDS + "None."),
-        (["image", b"image"], None, KINDS + "b'image'."),
-        (b"image", None, KINDS + "b'image'."),
-        ([["image"]], None, KINDS + "['image']."),
-        (slice("image", "12"), None, "the slice 'image:12' makes no sense: slice indices must be "
+        (1.0, None, f"{CANNOT}1.0{GIVE}"),
+        ([None], None, f"{CANNOT}None{GIVE}"),
+        (["image", b"image"], None, f"{CANNOT}b'image'{GIVE}"),
+        (b"image", None, f"{CANNOT}b'image'{GIVE}"),
+        ([["image"]], None, f"{CANNOT}['image']{GIVE}"),
+        (slice("image", "12"), None, "the slice 'image:12' is invalid: slice indices must be "
          "integers or None or have an __index__ method."),
-        (slice(0, 5, 0), None, "the slice '0:5:0' makes no sense: slice step cannot be zero."),
-        (None, int, "a class is given by its name, as in type='Conv2D', not as <class 'int'>."),
-        (None, ["Dense", 3], "a class is given by its name, as in type='Conv2D', not as 3."),
+        (slice(0, 5, 0), None, "the slice '0:5:0' is invalid: slice step cannot be zero."),
+        (None, int, "type must be a class name such as 'Conv2D', got <class 'int'>."),
+        (None, ["Dense", 3], "type must be a class name such as 'Conv2D', got 3."),
     ],
 )  # fmt: skip
 def test_what_cannot_choose(what: Any, type_: Any, message: str) -> None:
@@ -210,7 +212,7 @@ TREE = [
     ),
     replace(layer(3, "nothing", "Log", (), exposed=False), why_not="it returns nothing"),
 ]
-NO_CELL = f"he layer 'gru/cell' cannot be had: {LOOP}. Ask for 'gru', the layer around it."
+NO_CELL = f"he layer 'gru/cell' is not available: {LOOP}. Request 'gru', which contains it."
 
 
 @pytest.mark.parametrize(
@@ -219,13 +221,17 @@ NO_CELL = f"he layer 'gru/cell' cannot be had: {LOOP}. Ask for 'gru', the layer 
         ("gru/cell", "t" + NO_CELL),
         (1, "t" + NO_CELL),
         (["gru", TREE[1]], "t" + NO_CELL),
-        ("gru/*", "the pattern 'gru/*' matches nothing that this file exposes. T" + NO_CELL),
+        (
+            "gru/*",
+            "the pattern 'gru/*' only matches layers that this file does not expose. T" + NO_CELL,
+        ),
         (
             "re:gru/.*",
-            "the pattern 're:gru/.*' matches nothing that this file exposes. T" + NO_CELL,
+            "the pattern 're:gru/.*' only matches layers that this file does not expose. T"
+            + NO_CELL,
         ),
         ("gru/cell/dense", "t" + NO_CELL.replace("'gru/cell'", "'gru/cell/dense'")),
-        ("nothing", "the layer 'nothing' cannot be had: it returns nothing."),
+        ("nothing", "the layer 'nothing' is not available: it returns nothing."),
     ],
 )
 def test_what_no_file_can_give(what: Any, message: str) -> None:
@@ -239,7 +245,7 @@ def test_a_model_without_layers() -> None:
     assert select([]) == []
     with pytest.raises(LayerNotFoundError) as caught:
         select([], 0)
-    assert str(caught.value) == "there is no layer 0: the model has no layers."
+    assert str(caught.value) == "layer index 0 is out of range: the model has no layers."
 
 
 def test_layer_not_found_is_a_key_error_too() -> None:
@@ -326,4 +332,4 @@ def test_every_layer_is_reached_by_its_own_name(given_names: list[str]) -> None:
 def test_a_slice_with_a_step_of_nothing() -> None:
     with pytest.raises(UsageError) as caught:
         parse_selector("1:9:0", LAYERS)
-    assert str(caught.value) == "the slice '1:9:0' has a step of 0. Give another, or leave it out."
+    assert str(caught.value) == "the step of the slice '1:9:0' must not be 0."

@@ -53,16 +53,16 @@ def test_encoded_fields_are_what_protobuf_reads() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\x0a", "the number at byte 1 does not end"),
-        (b"\x0a\x05ab", "the field at byte 0 goes on beyond the end"),
-        (b"\x0d\x00", "the field at byte 0 goes on beyond the end"),
-        (b"\x09\x00", "the field at byte 0 goes on beyond the end"),
-        (b"\x08" + b"\xff" * 11, "the number at byte 1 does not end"),
-        (b"\x08\x80", "the number at byte 1 does not end"),
-        (b"\xff" * 12, "the number at byte 0 does not end"),
-        (b"\x0b", "wire type 3 at byte 0"),
-        (b"\x0f", "wire type 7 at byte 0"),
-        (b"\x02\x00", "field number 0 at byte 0"),
+        (b"\x0a", "the varint at byte 1 has no end"),
+        (b"\x0a\x05ab", "the field at byte 0 extends beyond the end"),
+        (b"\x0d\x00", "the field at byte 0 extends beyond the end"),
+        (b"\x09\x00", "the field at byte 0 extends beyond the end"),
+        (b"\x08" + b"\xff" * 11, "the varint at byte 1 has no end"),
+        (b"\x08\x80", "the varint at byte 1 has no end"),
+        (b"\xff" * 12, "the varint at byte 0 has no end"),
+        (b"\x0b", "invalid wire type 3 at byte 0"),
+        (b"\x0f", "invalid wire type 7 at byte 0"),
+        (b"\x02\x00", "invalid field number 0 at byte 0"),
     ],
 )
 def test_what_is_no_message(data: bytes, words: str) -> None:

@@ -285,9 +285,9 @@ def test_the_first_frame_is_read() -> None:
 # --- grey of more than 8 bits --------------------------------------------------------------------
 
 CLIPPED = (
-    "a {} grey image was read as {}, which cuts its values to whole numbers of 0..255, as in "
-    'Keras: it may now be all white. "depth": "scale" in the preprocessing keeps it, with its '
-    "full range mapped to 0..255."
+    "a {} grey image was read as {}, which clips its values to whole numbers in 0..255, as Keras "
+    'does: it may now be all white. Set "depth": "scale" in the preprocessing to map its full '
+    "range to 0..255."
 )
 
 
@@ -432,17 +432,17 @@ def test_16_bit_grey_can_be_resized(name: Any, depth: Any) -> None:
         (
             tiff(np.array([-1024, 3071], "<i2").tobytes(), 2, 1, 16, 2),
             'image bytes: "depth": "scale" maps 16-bit signed grey from 0..32767 to 0..255, but '
-            "the values here go from -1024 to 3071. Bring them into that range first.",
+            "the values here range from -1024 to 3071. Rescale them to 0..32767 first.",
         ),
         (
             Image.fromarray(np.array([[0.0, 1.5]], np.float32)),
             'image: "depth": "scale" maps floating-point grey from 0..1 to 0..255, but the values '
-            "here go from 0 to 1.5. Bring them into that range first.",
+            "here range from 0 to 1.5. Rescale them to 0..1 first.",
         ),
         (
             Image.fromarray(np.array([[0.0, np.nan]], np.float32)),
             'image: "depth": "scale" maps floating-point grey from 0..1 to 0..255, but the values '
-            "here go from nan to nan. Bring them into that range first.",
+            "here range from nan to nan. Rescale them to 0..1 first.",
         ),
     ],
 )
@@ -458,8 +458,8 @@ def test_scale_warns_of_an_image_that_does_not_use_its_range() -> None:
         load_image(image, depth="scale")
     assert [str(warning.message) for warning in given] == [
         'a 32-bit signed grey image was read with "depth": "scale", but it uses less than 1/255 '
-        "of its range 0..2147483647: it is all but black. If its values are really 8- or 16-bit, "
-        "store them so."
+        "of its range 0..2147483647: it is almost black. If its values have 8 or 16 bits, store "
+        "them with that bit depth."
     ]
 
 
@@ -484,7 +484,7 @@ def test_text_file(tmp_path: Path) -> None:
     path.write_text("not an image")
     with pytest.raises(ImageError) as caught:
         load_image(path)
-    assert str(caught.value) == f"{path}: this is not an image of a kind that Pillow reads."
+    assert str(caught.value) == f"{path}: this is not an image in a format that Pillow reads."
 
 
 def test_truncated_file(tmp_path: Path) -> None:
@@ -512,7 +512,7 @@ def closed_image() -> Image.Image:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (b"", "image bytes: this is not an image of a kind that Pillow reads."),
+        (b"", "image bytes: this is not an image in a format that Pillow reads."),
         (Unreadable(), "image bytes: it cannot be read as an image (Permission denied)."),
         (
             Image.new("La", (1, 1)),
@@ -522,23 +522,23 @@ def closed_image() -> Image.Image:
         (np.zeros((0, 4, 3), np.uint8), "image array: it has no pixels (shape (0, 4, 3))."),
         (
             np.zeros((4, 4, 3), np.float32),
-            "image array: its dtype is float32, but an image has uint8, uint16 or bool. "
-            "Pixels that are prepared already go in as a batch of shape (n, h, w, c).",
+            "image array: its dtype is float32, but it must be uint8, uint16 or bool. "
+            "Give preprocessed pixels as a batch of shape (n, h, w, c).",
         ),
         (
             np.zeros((4, 4, 2), np.uint8),
-            "image array: its shape is (4, 4, 2), but an image has (height, width) or "
+            "image array: its shape is (4, 4, 2), but it must be (height, width) or "
             "(height, width, channels) with 1, 3 or 4 channels.",
         ),
         (
             np.zeros((1, 4, 4, 3), np.uint8),
-            "image array: its shape is (1, 4, 4, 3), but an image has (height, width) or "
+            "image array: its shape is (1, 4, 4, 3), but it must be (height, width) or "
             "(height, width, channels) with 1, 3 or 4 channels.",
         ),
         (
             None,
-            "image: NoneType is no source of images; give a path, bytes, a binary file, "
-            "a PIL.Image or an array.",
+            "cannot read an image from an object of type NoneType: give a path, bytes, a binary "
+            "file, a PIL.Image or an array.",
         ),
     ],
 )
@@ -576,7 +576,8 @@ def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
         load_image(ZOO["rgb.png"])
     assert str(caught.value) == (
         "image bytes: Image size (391 pixels) exceeds limit of 200 pixels, could be "
-        "decompression bomb DOS attack. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+        "decompression bomb DOS attack. If you trust the image, increase "
+        "PIL.Image.MAX_IMAGE_PIXELS."
     )
 
 
@@ -588,7 +589,8 @@ def test_below_twice_the_limit_pillow_warns(monkeypatch: pytest.MonkeyPatch) -> 
         load_image(ZOO["rgb.png"])
     assert str(caught.value) == (
         "image bytes: Image size (391 pixels) exceeds limit of 300 pixels, could be "
-        "decompression bomb DOS attack. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+        "decompression bomb DOS attack. If you trust the image, increase "
+        "PIL.Image.MAX_IMAGE_PIXELS."
     )
 
 

@@ -96,7 +96,7 @@ def test_imagenet_takes_three_channels() -> None:
     with pytest.raises(InputError) as caught:
         ImageNet(mode="torch")(np.zeros((2, 2, 4), np.float32))
     assert str(caught.value) == (
-        'scaling "torch" takes pixels of shape (..., 3), RGB, but their shape is (2, 2, 4).'
+        'scaling "torch" expects RGB pixels of shape (..., 3), got (2, 2, 4).'
     )
 
 
@@ -127,19 +127,19 @@ def test_batch_of_different_sizes(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         Preprocessing().batch([path, path, PIXELS[:5]])
     assert str(caught.value) == (
-        f"images of different sizes do not go into one batch: {path} (image 0) has 17 x 23 pixels, "
-        'image array (image 2) has 5 x 23. A "size" in the preprocessing makes them alike.'
+        f"images of different sizes cannot form one batch: {path} (image 0) has 17 x 23 pixels, "
+        'image array (image 2) has 5 x 23. Set a "size" in the preprocessing.'
     )
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([], "no images were given, so there is no batch to make."),
-        ("a.png", "a.png: batch takes a list of images, not one image."),
-        (Path("a.png"), "a.png: batch takes a list of images, not one image."),
-        (b"\x89PNG", "image bytes: batch takes a list of images, not one image."),
-        (Image.new("L", (1, 1)), "image: batch takes a list of images, not one image."),
+        ([], "batch expects at least one image, got an empty list."),
+        ("a.png", "a.png: batch expects a list of images, not one image."),
+        (Path("a.png"), "a.png: batch expects a list of images, not one image."),
+        (b"\x89PNG", "image bytes: batch expects a list of images, not one image."),
+        (Image.new("L", (1, 1)), "image: batch expects a list of images, not one image."),
     ],
 )
 def test_batch_of_nothing_to_stack(images: Any, message: str) -> None:
@@ -224,7 +224,7 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (["rgb"], 'a preprocessing recipe is a JSON object, not ["rgb"].'),
+        (["rgb"], 'a preprocessing recipe must be a JSON object, got ["rgb"].'),
         (
             {"colour_mode": "rgb"},
             '"colour_mode" is not a key of a preprocessing recipe, which has size, color_mode, '
@@ -267,7 +267,7 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
             '"mean" is not a key of scaling "torch", which has mode. '
             "Did you mean 'mode'?",
         ),
-        ({"scaling": {"mode": "standardize", "mean": 1}}, 'scaling "standardize" needs "std".'),
+        ({"scaling": {"mode": "standardize", "mean": 1}}, 'scaling "standardize" requires "std".'),
         (
             {"scaling": {"mode": "standardize", "mean": 1, "std": 0}},
             '"std" is 0, but it must be a number greater than 0.',
@@ -319,7 +319,7 @@ def test_a_scaling_in_python_is_an_object() -> None:
         Preprocessing(scaling={"mode": "tf"})  # type: ignore[arg-type]
     assert str(caught.value) == (
         "\"scaling\" is {'mode': 'tf'}, but it must be a Standardize, Samplewise, Rescale or "
-        "ImageNet; Preprocessing.from_dict takes it as JSON."
+        "ImageNet. Use Preprocessing.from_dict for JSON data."
     )
 
 

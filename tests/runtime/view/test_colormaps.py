@@ -74,5 +74,6 @@ def test_a_name_that_is_none() -> None:
     with pytest.raises(UsageError) as caught:
         colored(0.5, "virdis")
     assert str(caught.value) == (
-        "there is no colour map 'virdis'; there are jet, viridis, magma. Did you mean 'viridis'?"
+        "the colormap 'virdis' is unknown; the colormaps are jet, viridis, magma. Did you mean "
+        "'viridis'?"
     )

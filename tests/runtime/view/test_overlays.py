@@ -48,10 +48,10 @@ def test_what_makes_no_sense(pixels: np.ndarray, heat: np.ndarray) -> None:
     picture = Image.fromarray(pixels)
     with pytest.raises(UsageError) as caught:
         overlay(picture, heat, alpha=1.5)
-    assert str(caught.value) == "alpha is 1.5, but it must be 0 to 1."
+    assert str(caught.value) == "alpha must be between 0 and 1, got 1.5."
     with pytest.raises(InputError) as wrong:
         overlay(picture, heat[None])
-    assert str(wrong.value) == "a heat map has the shape (h, w), but this has (1, 20, 30)."
+    assert str(wrong.value) == "a heat map must have the shape (h, w), got (1, 20, 30)."
 
 
 # --- Panels -------------------------------------------------------------------------------------
@@ -120,5 +120,5 @@ def test_any_title(monkeypatch: pytest.MonkeyPatch, title: str, old: bool) -> No
     assert sheet.width == 300 + 2 * MARGIN
 
 
-def test_accents_are_left_out_for_the_sake_of_the_letter() -> None:
-    assert overlays._set("Œdème é", 12)[0] == "Œdeme e"
+def test_titles_keep_letters_without_their_accents() -> None:
+    assert overlays._typeset("Œdème é", 12)[0] == "Œdeme e"

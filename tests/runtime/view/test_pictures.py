@@ -159,6 +159,6 @@ def test_what_has_no_maps(activation: Any) -> None:
         with pytest.raises(InputError) as caught:
             draw(activation)
         assert str(caught.value) == (
-            f"feature maps have the shape (h, w, c), but this activation has {activation.shape}. "
-            "Take one sample (activation[0]) of a layer with four axes."
+            f"feature maps must have the shape (h, w, c), got {activation.shape}. "
+            "Give one sample (activation[0]) of a layer with four axes."
         )

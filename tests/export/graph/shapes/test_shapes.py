@@ -183,7 +183,7 @@ def test_values_and_dtypes() -> None:
         ],
         [constant("first", 1), constant("two", 2), constant("zero", 0, np.float32)],
     )
-    sizes = shapes.whole("sizes")
+    sizes = shapes.integers("sizes")
     assert sizes is not None
     assert [str(size) for size in sizes] == ["n", "3", "h", "w"]
     assert shapes.value("sizes") is None

@@ -123,13 +123,6 @@ def test_invalid_model_file_is_an_error(contents: bytes | None, message: str | N
     assert error_of("run", "bad.onnx", "good.png", "-o", "out.npz") == message
 
 
-def test_near_file_name_is_suggested() -> None:
-    message = "there is no file 'god.onnx'. Did you mean 'good.onnx'?"
-    assert error_of("layers", "god.onnx") == message
-    with pytest.raises(layertap.ModelFileError, match=re.escape(message)):
-        layertap.open("god.onnx")
-
-
 def test_folder_named_onnx_is_an_error() -> None:
     Path("folder.onnx").mkdir()
     message = "'folder.onnx' is a folder. Give the .onnx file in it."
@@ -230,7 +223,8 @@ def test_truncated_file_is_an_error() -> None:
 )
 def test_invalid_request_is_an_error(argv: list[str], message: str) -> None:
     Path("text.png").write_text("no picture")
-    Image.new("1", (20_000, 20_000)).save("bomb.png")
+    if "bomb.png" in argv:  # which takes a second to write
+        Image.new("1", (20_000, 20_000)).save("bomb.png")
     np.save("rank.npy", np.zeros((8, 6, 3), np.float32))
     np.save("channels.npy", np.zeros((1, 8, 6, 4), np.float32))
     np.save("words.npy", np.full((1, 8, 6, 3), "a"))

@@ -52,3 +52,18 @@ def small_file(small: Any, made_once: MadeOnce) -> Path:
 
     folder = made_once("small", lambda folder: layertap_export.export(small, folder / "small.onnx"))
     return folder / "small.onnx"
+
+
+@pytest.fixture(scope="session")
+def layers_file(keras: Any, made_once: MadeOnce) -> Callable[[str], Path]:
+    """Gives the file of the quick layers of a kind. Tests must not write to it."""
+    import layertap_export
+    from generators.layer_table import side_by_side
+
+    def file(kind: str) -> Path:
+        def fill(folder: Path) -> None:
+            layertap_export.export(side_by_side(keras, kind), folder / "layers.onnx", unsafe=True)
+
+        return made_once(f"layers, {kind}", fill) / "layers.onnx"
+
+    return file

@@ -193,8 +193,12 @@ def write_as_keras2(model: Any, path: Path, *, group: str = "/") -> int:
         return len(layers)
 
 
-@pytest.mark.parametrize("group", ["/", "model_weights"])
-def test_keras2_weights_file_is_loaded(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
+def test_keras2_weights_file_is_loaded(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.test_keras2_weights_file_is_loaded)
+
+
+@pytest.mark.parametrize("group", [test_keras2_weights_file_is_loaded("/"), "model_weights"])
+def test_keras2_file(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
     """A `pretrained_model.h5` of Keras 2 gives the network of that version, with 428 layers."""
     path = tmp_path / "pretrained_model.h5"
     assert write_as_keras2(model, path, group=group) == 428
@@ -218,7 +222,7 @@ def test_last_relu_can_be_chosen(model: Any, batch: Any, tmp_path: Path) -> None
     assert len(build(input_shape=SHAPE, last_relu=False).layers) == 428
 
 
-@pytest.mark.parametrize("name", ["chest.weights.h5", "chest.keras", "chest.h5"])
+@pytest.mark.parametrize("name", ["chest.weights.h5", slow("chest.keras"), slow("chest.h5")])
 def test_keras3_weights_file_is_loaded(model: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (model.save_weights if name.endswith(".weights.h5") else model.save)(path)
@@ -240,7 +244,7 @@ def nested() -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["nested.weights.h5", "nested.keras", "nested.h5"])
+@pytest.mark.parametrize("name", ["nested.weights.h5", slow("nested.keras"), slow("nested.h5")])
 def test_weights_of_a_nested_model_are_loaded(nested: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (nested.save_weights if name.endswith(".weights.h5") else nested.save)(path)

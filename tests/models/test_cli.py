@@ -106,10 +106,6 @@ def test_samples_creates_images(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (
-            ["digit"],
-            "no model is named 'digit'; the models are chest_xray, digits. Did you mean 'digits'?",
-        ),
         (["--write", "x"], "--write requires the NAME of a model: chest_xray or digits."),
         (
             ["digits", "--samples", "3"],

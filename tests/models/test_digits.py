@@ -71,6 +71,7 @@ def test_untrained_model_is_not_accurate() -> None:
     assert digits.accuracy(digits.build()) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_training_is_reproducible() -> None:
     """The weights do not depend on the state of the global random generators."""

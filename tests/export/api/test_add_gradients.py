@@ -231,12 +231,6 @@ def test_a_wrong_rule_leaves_nothing_behind(
             "`onnx.version_converter` makes one of it.",
         ),
         (
-            classifier(),
-            "rely",
-            "no layer is called 'rely'; the file exposes 5 layers. Did you mean 'relu'? `layertap "
-            "layers FILE` lists them.",
-        ),
-        (
             tiny.two_inputs(),
             "seen",
             "the model has 2 outputs, 'sum', 'product'. Name the one whose scores are to be "

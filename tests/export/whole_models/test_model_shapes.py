@@ -222,7 +222,13 @@ def test_the_models_own_outputs_are_what_keras_returns(
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+QUICK_BARE = ("dicts", "nested_structures", "outputs_that_are_inputs", "shared_models")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK_BARE else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
+)
 def test_with_the_layers_exposed_and_without_the_outputs_agree(
     name: str, exported: Exported, tmp_path: Path
 ) -> None:

@@ -193,12 +193,12 @@ def write_as_keras2(model: Any, path: Path, *, group: str = "/") -> int:
         return len(layers)
 
 
-def test_keras2_weights_file_is_loaded(value: str) -> Any:
-    return pytest.param(value, marks=pytest.mark.test_keras2_weights_file_is_loaded)
+def slow(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("group", [test_keras2_weights_file_is_loaded("/"), "model_weights"])
-def test_keras2_file(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
+@pytest.mark.parametrize("group", [slow("/"), "model_weights"])
+def test_keras2_weights_file_is_loaded(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
     """A `pretrained_model.h5` of Keras 2 gives the network of that version, with 428 layers."""
     path = tmp_path / "pretrained_model.h5"
     assert write_as_keras2(model, path, group=group) == 428

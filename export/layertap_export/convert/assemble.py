@@ -14,7 +14,7 @@ from onnx import helper
 from layertap._version import __version__
 from layertap.format.card import TensorInfo
 from layertap.format.layer import Shape
-from layertap_export.graph.passes.channels_first import ChannelsFirst, View
+from layertap_export.graph.passes.channels_first import View, channels_first
 from layertap_export.graph.passes.fuse import fuse
 from layertap_export.graph.passes.rename import rename
 from layertap_export.graph.passes.tensordot import restore_products
@@ -46,8 +46,7 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
     model, own = raw.model, len(trace.outputs)
     raw_outputs = [value.name for value in model.graph.output]
     restore_products(model, raw.shapes)
-    layout = ChannelsFirst(model, raw.shapes, raw.initializers)
-    views = layout.run()
+    views, shapes = channels_first(model, raw.shapes, raw.initializers)
 
     wanted: dict[str, tuple[TensorInfo, View]] = {}
     for info, name in zip(trace.outputs, raw_outputs[:own], strict=True):
@@ -62,7 +61,7 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
             info = TensorInfo(name=layer.tensor, shape=layer.shape, dtype=layer.dtype)
             wanted[layer.tensor] = (info, row_views[layer.name])
 
-    fuse(model, layout.shapes, {view.source for _, view in wanted.values()})
+    fuse(model, shapes, {view.source for _, view in wanted.values()})
     present = {name for node in model.graph.node for name in node.output}
     ended = sorted(rows, key=lambda row: row.finished)
     owners = [(row.layer.name, row_views[row.layer.name].source) for row in ended]

@@ -21,7 +21,7 @@ from .step import Step
 
 
 @dataclass(frozen=True)
-class Way:
+class Backprop:
     """What lies between some tensors and the score."""
 
     build: Builder
@@ -41,7 +41,7 @@ class Way:
         targets: Iterable[str],
         score: str,
         layer_of: Callable[[onnx.NodeProto, str], str],
-    ) -> Way:
+    ) -> Backprop:
         """Find it.
 
         Args:
@@ -86,7 +86,7 @@ class Way:
             step = self._step(node, found)
             if step is None:
                 continue
-            self.build.within(node.name or node.output[0])
+            self.build.name_after(node.name or node.output[0])
             try:
                 results = RULES[node.op_type](step)
             except GradientError as exc:
@@ -115,7 +115,7 @@ class Way:
         if not parts:
             return None
         if len(parts) > 1:
-            self.build.within(name)
+            self.build.name_after(name)
             parts[:] = [self.build.node("Add" if len(parts) == 2 else "Sum", *parts)]
         return parts[0]
 

@@ -17,7 +17,7 @@ import layertap
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
-from layertap.format.external import Weights
+from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External
 from layertap_export.graph.graph import opset_of, prune
 from layertap_export.graph.weights import LARGE, Initializers
@@ -67,7 +67,7 @@ def _map_weights(
     program = program_of(opened)
     if not program.graph.locations:
         return
-    weights = program.source.weights(program.graph.locations)
+    weights = find_weights(program.source, program.graph.locations)
     stubs: dict[int, onnx.TensorProto] = {}
     for index, item in enumerate(model.graph.initializer):
         external = program.graph.initializers[item.name].external

@@ -15,7 +15,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector, select
 from layertap_export.graph.graph import leading_to, makers
-from layertap_export.graph.operators import Kind, facts
+from layertap_export.graph.operators import is_kind, is_view
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Free, Size
 
@@ -102,7 +102,7 @@ def last_feature_maps(
         (
             sizes
             for node in reversed(nodes)
-            if _is(node, "convolution")
+            if is_kind(node, "convolution")
             and node.output[0] in needed - {origin}
             and (sizes := (shapes.dims(node.output[0]) or ())[2:])
             and any(size != 1 for size in sizes)
@@ -116,25 +116,20 @@ def last_feature_maps(
         if layer.tensor is None:
             continue
         source = _peeled(layer.tensor, made_by)
-        if source in made_by and _is(made_by[source], "pooling"):
+        if source in made_by and is_kind(made_by[source], "pooling"):
             continue
         dims = shapes.dims(layer.tensor) or ()
         spatial = dims[1:-1] if channels_last else dims[2:]
         if source in order and source != origin and _same(spatial, last):
-            place = order[source]
-            if found is None or place >= found[0]:
-                found = place, layer
+            position = order[source]
+            if found is None or position >= found[0]:
+                found = position, layer
     if found is None:
         raise UsageError(
             "last-conv: no layer that the file exposes shows what the last convolution gives. "
             "Name the layers instead."
         )
     return found[1]
-
-
-def _is(node: onnx.NodeProto, kind: Kind) -> bool:
-    row = facts(node)
-    return row is not None and row.kind == kind
 
 
 def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
@@ -147,6 +142,6 @@ def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
 
 def _peeled(tensor: str, made_by: dict[str, onnx.NodeProto]) -> str:
     """The tensor that one is made from by nothing but turning axes."""
-    while (node := made_by.get(tensor)) is not None and node.op_type in ("Transpose", "Identity"):
+    while (node := made_by.get(tensor)) is not None and is_view(node):
         tensor = node.input[0]
     return tensor

@@ -47,7 +47,7 @@ class Step:
     def gradient(self) -> Value:
         """The gradient of the first output."""
         if self.gradients[0] is None:
-            raise self.refused("of which the score reads another output than the first")
+            raise self.unsupported("of which the score reads another output than the first")
         return self.gradients[0]
 
     @property
@@ -97,7 +97,7 @@ class Step:
                 return None
             given = self.constant(index)
             if given is None:
-                raise self.refused("whose axes are computed")
+                raise self.unsupported("whose axes are computed")
         return sorted({int(axis) % len(self.dims) for axis in np.ravel(given)})
 
     def only(self, *indices: int) -> None:
@@ -105,9 +105,9 @@ class Step:
         for index, wanted in enumerate(self.wanted):
             if wanted and index not in indices:
                 formal = _formal(self, index)
-                raise self.refused(f"whose {formal} depends on the layer")
+                raise self.unsupported(f"whose {formal} depends on the layer")
 
-    def refused(self, what: str) -> GradientError:
+    def unsupported(self, what: str) -> GradientError:
         """What to raise where there is no rule for this form of an operator."""
         return GradientError(f"{self.node.op_type} {what}")
 

@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias
 import onnx
 from onnx import TensorProto
 
+from layertap.format.operators import VIEWS
+
 from . import array_functions
 from .array_functions import ArrayFunction
 from .graph import is_standard
@@ -98,6 +100,23 @@ def facts(node: onnx.NodeProto) -> Operator | None:
     """The facts about a node's operator; `None` for an operator that has no row, and for one of
     another domain than ONNX's own."""
     return OPERATORS.get(node.op_type) if is_standard(node) else None
+
+
+def is_kind(node: onnx.NodeProto, kind: Kind) -> bool:
+    """Whether a node is an operator of a kind."""
+    row = facts(node)
+    return row is not None and row.kind == kind
+
+
+def is_mover(node: onnx.NodeProto) -> bool:
+    """Whether a node only puts the values of its first input in another shape, order or dtype."""
+    row = facts(node)
+    return row is not None and row.moves
+
+
+def is_view(node: onnx.NodeProto) -> bool:
+    """Whether a node only changes the order of axes, or nothing at all."""
+    return is_standard(node) and node.op_type in VIEWS
 
 
 OPERATORS: Mapping[str, Operator] = {

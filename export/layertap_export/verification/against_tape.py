@@ -6,6 +6,7 @@ went into the sigmoid or softmax whose result the model returned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from layertap.format.card import Gradients
 from layertap.format.layer import Layer
+from layertap.format.operators import FINAL_ACTIVATIONS
 from layertap_export.convert.dtypes import as_in_file, file_dtype
 from layertap_export.keras_model.families import is_a
 from layertap_export.keras_model.inputs import model_inputs
@@ -165,8 +167,8 @@ def _runs_once(call: Call | None) -> bool:
     return True
 
 
-ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
-"""What is looked through at the end of a model; Keras calls them in `tf.nn`."""
+ACTIVATIONS = [re.sub(r"\B(?=[A-Z])", "_", name).lower() for name in FINAL_ACTIVATIONS]
+"""The final activations by their names in `tf.nn`, where Keras calls them: `log_softmax`."""
 
 
 @contextmanager

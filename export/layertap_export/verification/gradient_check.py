@@ -14,11 +14,10 @@ from onnx import numpy_helper
 
 from layertap.format.card import GoldenLayer
 from layertap.format.layer import ITEM_BYTES, Layer
-from layertap.format.operators import VIEWS
 from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
 from layertap_export.graph.graph import makers, reads
-from layertap_export.graph.operators import facts
+from layertap_export.graph.operators import facts, is_view
 from layertap_export.keras_model.subject import Subject
 
 from .against_tape import Tape
@@ -249,7 +248,7 @@ class LayerSources:
             perms: list[Sequence[int]] = []
             tensor = str(layer.tensor)
             while (node := made_by.get(tensor)) is not None and tensor not in read:
-                if node.op_type not in VIEWS:
+                if not is_view(node):
                     break
                 if node.op_type == "Transpose":
                     perms.insert(0, list(node.attribute[0].ints))

@@ -12,7 +12,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from layertap._engine.library import import_onnxruntime, supports_external_weights
-from layertap.format.external import Weights
+from layertap.format.external import Weights, find_weights
 from layertap.format.graph import ELEMENT_TYPES, External, read_graph
 from layertap.format.limits import MAPPED_BYTES, REFERENCE_BYTES
 from layertap.format.source import FileSource
@@ -41,7 +41,7 @@ class WrittenFile:
             return onnx.load(self.path)
         source = FileSource(self.path)
         with source.read(sparsely=True) as buffer:
-            weights = source.weights(read_graph(buffer).locations)
+            weights = find_weights(source, read_graph(buffer).locations)
             light = b"".join(_lightened(buffer, weights))
         model: onnx.ModelProto = onnx.ModelProto.FromString(light)
         return model
@@ -55,7 +55,7 @@ class WrittenFile:
             large = len(buffer) >= MAPPED_BYTES
         if not supports_external_weights() or not (large or locations):
             return None
-        return source.weights(locations).folder
+        return find_weights(source, locations).folder
 
     def loaded(self, item: onnx.TensorProto) -> onnx.TensorProto:
         """An initializer of `model`, with its data inside."""

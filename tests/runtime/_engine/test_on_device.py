@@ -17,7 +17,7 @@ import pytest
 
 import layertap
 from generators import tiny
-from layertap._engine import devices, on_device
+from layertap._engine import devices, on_device, probe
 from layertap._engine import feeds as feeds_module
 from layertap._engine.devices import HOST, DeviceMemory
 from layertap._engine.library import import_onnxruntime
@@ -48,7 +48,7 @@ def batch() -> Array:
 def cuda() -> str:
     """Why CUDA is not to be had here; empty if it is."""
     try:
-        devices.check(ort, devices.CUDA, "0")
+        probe.check(ort, devices.CUDA, "0")
     except DeviceError as exc:
         return str(exc)
     return ""

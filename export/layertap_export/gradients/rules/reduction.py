@@ -20,7 +20,7 @@ def _kept(step: Step, value: Value, axes: Sequence[int]) -> Value:
     """An output, or its gradient, with the reduced axes kept at size 1."""
     if step.attribute("keepdims", 1) or not axes:
         return value
-    return value.op("Unsqueeze", step.build.whole(axes))
+    return value.op("Unsqueeze", step.build.int64(axes))
 
 
 def _share(step: Step, gradient: Value, axes: Sequence[int]) -> Value:
@@ -52,7 +52,7 @@ def extreme(step: Step) -> Gradients:
 
 def _shared(step: Step, y: Value, g: Value, axes: Sequence[int]) -> Value:
     chosen = step.x.equals(y).cast(g.dtype)
-    return chosen * (g / chosen.op("ReduceSum", step.build.whole(axes), keepdims=1))
+    return chosen * (g / chosen.op("ReduceSum", step.build.int64(axes), keepdims=1))
 
 
 def sum_of_squares(step: Step) -> Gradients:
@@ -91,12 +91,12 @@ def product(step: Step) -> Gradients:
     if not axes:
         return [step.gradient]
     none = x.equals(0.0)
-    count = none.cast(x.dtype).op("ReduceSum", step.build.whole(axes), keepdims=1)
+    count = none.cast(x.dtype).op("ReduceSum", step.build.int64(axes), keepdims=1)
     filled = x + none.cast(x.dtype)  # 1 for 0
     if step.build.opset < 18:
         rest = filled.op("ReduceProd", axes=axes, keepdims=1)
     else:
-        rest = filled.op("ReduceProd", step.build.whole(axes), keepdims=1)
+        rest = filled.op("ReduceProd", step.build.int64(axes), keepdims=1)
     others = (count.equals(0.0) & ~none).masks(rest / filled)
     lone = (count.equals(1.0) & none).masks(rest)
     return [_kept(step, step.gradient, axes) * (others + lone)]

@@ -33,10 +33,10 @@ def resize(step: Step) -> Gradients:
 def _check(step: Step) -> None:
     mode = step.text("coordinate_transformation_mode", "half_pixel")
     if mode == "tf_crop_and_resize":
-        raise step.refused(f"with coordinate_transformation_mode {mode!r}")
+        raise step.unsupported(f"with coordinate_transformation_mode {mode!r}")
     policy = step.text("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch":
-        raise step.refused(f"with keep_aspect_ratio_policy {policy!r}")
+        raise step.unsupported(f"with keep_aspect_ratio_policy {policy!r}")
 
 
 def _along(step: Step, g: Value, axis: int, index: int) -> Value:
@@ -63,7 +63,7 @@ def _matrix(step: Step, axis: int, index: int) -> Value:
         if step.attribute(name, 0):
             attributes[name] = step.attribute(name)
     if step.has(2):
-        scale = step.input(2).op("Slice", build.whole([index]), build.whole([index + 1]))
+        scale = step.input(2).op("Slice", build.int64([index]), build.int64([index + 1]))
         one = build.constant(np.ones(1, np.float32))
         scales = build.node("Concat", one, one, scale, one, axis=0)
         resized = image.op("Resize", None, scales, **attributes)

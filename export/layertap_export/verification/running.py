@@ -9,10 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from layertap._engine.session import plain_session
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
-from layertap_export.errors import ExportError
 
 WEIGHT_ROWS = 3
 """How many rows of weights are tried on one sample."""
@@ -20,18 +18,6 @@ WEIGHT_ROWS = 3
 ROWS_TOLERANCE = 1e-4
 """Difference, as a share of the largest value, up to which two runs count as equal: their sums may
 be in another order."""
-
-
-def session(model: Any) -> Any:
-    """A session over a whole model, a path or bytes, that prints nothing.
-
-    Raises:
-        ExportError: onnxruntime does not take it.
-    """
-    try:  # without the arena, which would keep all memory that a run took
-        return plain_session(model, enable_cpu_mem_arena=False)
-    except Exception as exc:
-        raise ExportError(f"onnxruntime cannot open the file with gradients: {exc}") from exc
 
 
 def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:

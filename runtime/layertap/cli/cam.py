@@ -15,12 +15,13 @@ from PIL import Image
 
 from layertap import _model
 from layertap.errors import OutputError, UsageError
+from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.format.atomic import make_folder, replacing
 from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import batches, free_name, naming, picture, prepared, recipe_for
+from .image_input import free_name, prepared, recipe_for
 from .options import add_device
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
     failures: list[str] = []
     found = None
     taken: set[str] = set()
-    for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
+    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
         found = _heat_maps(model, args, paths, np.stack(arrays))
         for row, path in enumerate(paths):
@@ -128,7 +129,7 @@ def _heat_maps(
     layer = None if args.layer is None else parse_selector(args.layer, model.layers)
     if isinstance(layer, slice):
         raise UsageError(f"--layer takes a name or an index, and not {args.layer!r}.")
-    with naming(paths):
+    with naming_images(paths):
         return heat_maps(
             model,
             batch,
@@ -162,7 +163,7 @@ def _written(
 
     maps = found.maps[row]
     targets = [_described(model, found, row, at) for at in range(len(maps))]
-    seen = picture(
+    seen = color_picture(
         path,
         size=maps.shape[1:],
         interpolation=recipe.interpolation,

@@ -411,9 +411,9 @@ class Model:
             UsageError: no such class, or targets that do not fit the batch.
             InputError, ImageError: see `activations`.
         """
-        from .cam.gradients import gradients
+        from .cam.gradients import layer_gradients
 
-        return gradients(self._program, inputs, layers, target, preprocess)
+        return layer_gradients(self._program, inputs, layers, target, preprocess)
 
     def cam(
         self,

@@ -124,6 +124,7 @@ def main(seed: int, count: int) -> None:
         try:
             model = layertap.open(at_hand, threads=1)
             model.summary()
+            repr(model)
         except layertap.LayertapError:
             refused += 1
             continue

@@ -288,13 +288,6 @@ def test_a_node_that_stays_for_its_other_output() -> None:
         ),
         (
             "image_classifier",
-            {"imag": images()},
-            None,
-            "no layer is called 'imag'; the file exposes 6 layers. Did you mean 'image'? "
-            "`layertap layers FILE` lists them.",
-        ),
-        (
-            "image_classifier",
             {},
             None,
             'nothing was given to run on from. Give a dict: {"layer": activations}.',

@@ -18,6 +18,8 @@ from layertap_export.graph.passes.channels_first import View, channels_first
 from layertap_export.graph.passes.fuse import fuse
 from layertap_export.graph.passes.rename import rename
 from layertap_export.graph.passes.tensordot import restore_products
+from layertap_export.graph.shapes.shapes import Shapes
+from layertap_export.graph.shapes.sizes import Free
 from layertap_export.keras_model.tracing import Trace
 
 from .dtypes import element_type
@@ -86,10 +88,27 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
 
 
 def name_batch(model: onnx.ModelProto, outputs: Container[str]) -> None:
-    """Give the free first axis of these outputs the symbol of the batch, in place."""
+    """Give the first axis of outputs the symbol of the batch, in place.
+
+    Those whose first axis surely has another size are left out. In a loop the graph does not say
+    what size that is; there it is taken for the batch, and verification finds out.
+
+    Args:
+        model: the finished graph.
+        outputs: names of the outputs in question; the others lose the symbol.
+    """
+    shapes = Shapes(model)
+    symbols = {
+        size.dim_param for value in model.graph.input for size in value.type.tensor_type.shape.dim
+    }
     for value in model.graph.output:
         dims = value.type.tensor_type.shape.dim
-        if value.name in outputs and dims and not dims[0].HasField("dim_value"):
+        if not dims or dims[0].HasField("dim_value"):
+            continue
+        dims[0].ClearField("dim_param")
+        size = (shapes.dims(value.name) or (None,))[0]
+        known = isinstance(size, int) or (isinstance(size, Free) and size.names <= symbols)
+        if value.name in outputs and (size == Free.named(BATCH) or not known):
             dims[0].dim_param = BATCH
 
 
@@ -123,5 +142,6 @@ def _write_head(model: onnx.ModelProto) -> None:
     model.opset_import.extend(helper.make_opsetid(*item) for item in sorted(imports))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "layertap", __version__
-    model.doc_string = model.graph.doc_string = ""
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
     model.graph.name = "layertap"

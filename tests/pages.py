@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def section(page: str, heading: str) -> str:
@@ -23,3 +26,23 @@ def rows(text: str) -> list[list[str]]:
 def quoted(text: str) -> list[str]:
     """What is set as code in `text`."""
     return re.findall(r"`([^`]+)`", text)
+
+
+def page(name: str) -> str:
+    """The text of a page in docs/, or of one in the root folder (`../README.md`)."""
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """The blocks of code in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> list[tuple[str, str]]:
+    """Each `$ command` in blocks of `console`, with the lines that it prints."""
+    found = []
+    for block in fenced(text, "console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, printed = part.partition("\n")
+            found.append((command, printed))
+    return found

@@ -73,19 +73,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def test_the_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_holds_the_three_packages_and_the_license(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        info = f"layertap-{layertap.__version__}.dist-info"
+        metadata = archive.read(f"{info}/METADATA").decode()
+        license_text = archive.read(f"{info}/licenses/LICENSE")
     tops = {name.split("/")[0] for name in names}
-    assert tops == {
-        "layertap",
-        "layertap_export",
-        "layertap_models",
-        f"layertap-{layertap.__version__}.dist-info",
-    }
+    assert tops == {"layertap", "layertap_export", "layertap_models", info}
     for package in ("layertap", "layertap_export", "layertap_models"):
         assert f"{package}/py.typed" in names
-    assert not [name for name in names if not name.endswith((".py", ".typed"))][6:]
+    others = {name for name in names if not name.endswith((".py", ".typed"))}
+    written = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    assert others == {f"{info}/{name}" for name in written}
+    assert "License-Expression: Apache-2.0\n" in metadata
+    assert license_text == (ROOT / "LICENSE").read_bytes()
 
 
 @pytest.mark.skipif(not WHEELS.is_dir(), reason="needs .cache/wheels, which `make` downloads")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from generators import zoo
+
 Make = Callable[[Any], Any]
 """From `keras.layers` to a layer, or to a function of a symbolic tensor."""
 
@@ -803,6 +805,29 @@ KINDS: Mapping[str, Kind] = {
         fixed_only=frozenset({"lookup one_hot"}),
     ),
 }
+
+
+def built(
+    keras: Any,
+    makes: Mapping[str, Make],
+    shape: tuple[int | None, ...],
+    dtype: str,
+    batch: int | None = None,
+) -> Any:
+    """One model with all of these layers side by side, none of them the identity by its weights."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    entry = keras.Input(shape, dtype=dtype, batch_size=batch)
+    return zoo.randomised(
+        keras.Model(entry, [make(keras.layers)(entry) for make in makes.values()])
+    )
+
+
+def side_by_side(keras: Any, kind: str) -> Any:
+    """The quick rows of a kind in one model."""
+    table = KINDS[kind]
+    makes = {name: make for name, make in table.rows.items() if name not in table.slow}
+    return built(keras, makes, table.shape, table.dtype, table.batch)
 
 
 @dataclass(frozen=True)

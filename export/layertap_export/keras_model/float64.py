@@ -15,6 +15,8 @@ import keras
 
 from layertap_export.errors import ExportError, keras_words
 
+from .wrapping import setting
+
 FLOATS = ("float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat16")
 """Dtypes and dtype policies that are replaced with float64."""
 
@@ -68,11 +70,9 @@ def _in_float64(value: Any) -> Any:
 @contextmanager
 def _float64_defaults() -> Iterator[None]:
     """Make float64 Keras's default in this block, for layers that state no dtype."""
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    try:
+    config = keras.config
+    with (
+        setting(config.floatx, config.set_floatx, lambda before: "float64"),
+        setting(config.dtype_policy, config.set_dtype_policy, lambda before: "float64"),
+    ):
         yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-        keras.config.set_floatx(floatx)

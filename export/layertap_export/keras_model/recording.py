@@ -8,7 +8,6 @@ the path of layer names that leads to it.
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -248,23 +247,12 @@ def _inner_calls(layer: Any) -> Iterator[None]:
     if not is_a(layer, "layers.TimeDistributed"):
         yield
         return
-    inner, thread = layer.layer, threading.get_ident()
-    original = inner.call
 
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread:
-            return original(*args, **kwargs)
-        return _run(lambda _, *args, **kwargs: original(*args, **kwargs), inner, args, kwargs)
+    def call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return _run(lambda _, *args, **kwargs: original(*args, **kwargs), layer.layer, args, kwargs)
 
-    before = dict(vars(inner))
-    object.__setattr__(inner, "call", call)  # not setattr: Keras would track the value
-    try:
+    with wrapped(layer.layer, "call", call):
         yield
-    finally:
-        object.__delattr__(inner, "call")
-        if "call" in before:
-            object.__setattr__(inner, "call", before["call"])
 
 
 def _run(original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:

@@ -221,7 +221,13 @@ def test_the_models_own_outputs_match_keras(name: str, exported: Exported, keras
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+QUICK_BARE = ("dicts", "nested_structures", "outputs_that_are_inputs", "shared_models")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK_BARE else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
+)
 def test_exposing_layers_does_not_change_the_outputs(
     name: str, exported: Exported, tmp_path: Path
 ) -> None:
@@ -315,8 +321,8 @@ def test_export_and_activations_report_why_a_layer_is_not_available(
 ) -> None:
     model, path = exported("recurrent")
     message = (
-        "the layer 'gru/gru_cell' cannot be had: it runs in the loop of 'gru', once for every "
-        "step. Ask for 'gru', the layer around it."
+        "the layer 'gru/gru_cell' is not available: it runs in the loop of 'gru', once for every "
+        "step. Request 'gru', which contains it."
     )
     tapped = layertap.open(path)
     with pytest.raises(layertap.LayerNotFoundError) as caught:

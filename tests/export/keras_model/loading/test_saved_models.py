@@ -219,7 +219,7 @@ def test_the_outputs_of_a_signature_can_be_exported(
     for command in (["verify", path, signatures], ["check", path], ["layers", path]):
         assert main([str(word) for word in command]) == 0
     assert main(["info", str(path)]) == 0
-    assert "layers        none: made from a signature, which has outputs alone" in (
+    assert "layers        none: exported from a signature, which only has outputs" in (
         capsys.readouterr().out
     )
 
@@ -236,6 +236,15 @@ def test_any_signature_can_be_exported(signatures: Path, tmp_path: Path) -> None
     assert main(["verify", str(report.path), str(signatures)]) == 0
     with pytest.raises(layertap_export.ExportError, match="was not made from this model"):
         layertap_export.verify(report.path, signatures, signature="serving_default")
+
+
+def test_a_signature_has_no_float64_reference(signatures: Path, tmp_path: Path) -> None:
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(signatures, tmp_path / "out.onnx", reference="float64")
+    assert str(caught.value) == (
+        "the signature 'serving_default' cannot be computed in float64: a SavedModel keeps its "
+        "operations with their number types. Compare with reference='keras'."
+    )
 
 
 def test_a_saved_model_of_keras_3_has_no_layers(small: Any, tmp_path: Path) -> None:

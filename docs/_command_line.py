@@ -26,7 +26,7 @@ def help_of(command: list[str]) -> str:
     """
     done = subprocess.run(
         [sys.executable, "-m", "layertap", *command, "--help"],
-        env={**os.environ, "COLUMNS": "90"},
+        env={**os.environ, "COLUMNS": "88"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,

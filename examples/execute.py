@@ -1,10 +1,10 @@
-"""Run a notebook of the examples from start to end, and keep its outputs in it.
+"""Run a notebook of the examples from start to end, and store its outputs in it.
 
 python examples/execute.py examples/activations.ipynb          # refresh the notebook
-python examples/execute.py NOTEBOOK --output FILE --folder F   # leave it alone; work in folder F
+python examples/execute.py NOTEBOOK --output FILE --folder F   # write a copy; run in folder F
 
-The cells run in a folder of their own, by the Python that runs this script, and write nothing to
-the home folder. What differs from run to run (timings, versions of Python) is not kept.
+The cells run in a folder of their own, in the Python that runs this script, and write nothing to
+the home folder. What differs from run to run (timings, versions of Python) is not stored.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ SECONDS = 600
 HOMES = (
     "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "KERAS_HOME",
 )  # fmt: skip
-"""Variables that say where programs keep what they would else put into the home folder."""
+"""Variables that say where programs keep what they would otherwise put into the home folder."""
 
 
 class ThisPython(AsyncKernelManager):
-    """Starts this very Python as the kernel, whatever kernels are registered on the machine."""
+    """Starts this Python as the kernel, and ignores the kernels registered on the machine."""
 
     def __init__(self, **options: Any) -> None:
-        # Without folders to search, `python3` is the Python that asks.
+        # Without folders to search, `python3` is the Python that runs this.
         super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **options)
         if os.name != "nt":  # sockets in a private folder instead of open ports
             self.transport = "ipc"
@@ -45,10 +45,10 @@ class ThisPython(AsyncKernelManager):
 
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
-    """Run all cells in `folder`; the outputs go into `notebook`.
+    """Run all cells in `folder`, and put the outputs into `notebook`.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; the message has its traceback.
+        nbclient.exceptions.CellExecutionError: a cell failed; the message contains the traceback.
     """
     with tempfile.TemporaryDirectory() as private:
         os.environ.update(dict.fromkeys(HOMES, private))
@@ -63,7 +63,7 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
-    """Leave in the outputs what is the same after every run."""
+    """Keep only those parts of the outputs that are the same after every run."""
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -71,14 +71,14 @@ def tidy(notebook: nbformat.NotebookNode) -> None:
 
 
 def _tidied(outputs: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
-    """How often a text was flushed depends on the machine: each stream becomes one output."""
+    """Join each stream into one output: how often it was flushed depends on the machine."""
     for kind, group in itertools.groupby(outputs, lambda output: output.get("name")):
         if kind is not None:
             text = "".join(output.text for output in group)
             yield new_output("stream", name=kind, text=_settled(text))
             continue
         for output in group:
-            output.data.pop("image/jpeg", None)  # Pillow offers each picture twice
+            output.data.pop("image/jpeg", None)  # Pillow provides each picture twice
             yield output
 
 
@@ -90,10 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("notebook", type=Path)
     parser.add_argument(
-        "--output", type=Path, help="where the executed notebook goes, if not in its own place"
+        "--output",
+        type=Path,
+        help="where to write the executed notebook; by default it is updated in place",
     )
     parser.add_argument(
-        "--folder", type=Path, help="where the cells run; exported models that are there are used"
+        "--folder", type=Path, help="where the cells run; models that were exported there are used"
     )
     args = parser.parse_args()
     notebook = nbformat.read(args.notebook, as_version=4)

@@ -1,4 +1,4 @@
-"""Fetch the activations of one layer for some images, with the runtime alone.
+"""Read the activations of one layer for some images, without TensorFlow.
 
 python examples/fetch.py MODEL.onnx LAYER IMAGE_OR_FOLDER...
 """

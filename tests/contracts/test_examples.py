@@ -69,8 +69,11 @@ def run(name: str, folder: Path, home: Path) -> Any:
 
 
 def same_text(actual: str, expected: str) -> None:
-    """Numbers with a fraction within a thousandth; all else alike but for spaces."""
-    assert NUMBER.sub("#", actual).split() == NUMBER.sub("#", expected).split()
+    """Numbers with a fraction within a thousandth; all else alike except for spaces.
+
+    numpy pads the numbers of an array to one width, which depends on their last digits.
+    """
+    assert "".join(NUMBER.sub("#", actual).split()) == "".join(NUMBER.sub("#", expected).split())
     numbers = [[float(x) for x in NUMBER.findall(text)] for text in (actual, expected)]
     np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-3)
 
@@ -167,7 +170,7 @@ def test_the_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine(
     text = "".join(printed(cell) for cell in cells.values())
     assert not re.search(r"(?<![\w.])(/\w|[A-Z]:\\)", text)
     assert not re.search(r"in \d+ s\b", text)
-    assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 100_000
+    assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 120_000
 
 
 # --- As it runs ---------------------------------------------------------------------------------
@@ -247,7 +250,7 @@ def keras_x(keras_statistics: tuple[float, float], folder: Path) -> Any:
 def test_running_it_gives_what_is_stored(
     name: str, stored: Any, execute: Callable[[str], dict[str, Any]], home: Path
 ) -> None:
-    """`python examples/execute.py` makes the stored outputs anew."""
+    """`python examples/execute.py` regenerates the stored outputs."""
     cells = code(stored)
     executed = execute(name)
     assert list(executed) == list(cells)

@@ -842,8 +842,8 @@ class Refusal:
 
 TEXT = (
     "ONNX has no way for these TensorFlow operations: {}. ONNX has no operators for the characters "
-    "of strings. Export the part of the model behind the layer, and run the layer itself in front: "
-    "keras.Model(layer.output, model.outputs)."
+    "of strings. Export the part of the model after the layer, keras.Model(layer.output, "
+    "model.outputs), and run the layer itself in Keras before it."
 )
 
 REFUSALS: Mapping[str, Refusal] = {

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from layertap.errors import UsageError
-from layertap.format.card import Card
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
 from layertap.images.load import ImageSource
@@ -18,20 +17,21 @@ from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
 from layertap_export.convert.to_onnx import to_onnx
-from layertap_export.gradients.differentiating import add_gradients, narrowed, pads_needed
+from layertap_export.gradients.differentiating import add_gradients, narrow, pads_needed
 from layertap_export.gradients.select import listed
 from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.subject import Subject, subject_of
-from layertap_export.keras_model.tracing import Trace
-from layertap_export.verification.gradient_check import GradientCheck
+from layertap_export.keras_model.subject import subject_of
+from layertap_export.verification.gradient_check import LayerSources
 from layertap_export.verification.layers import verify_file
-from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import tolerance_for
-from layertap_export.writing import Writer, check
+from layertap_export.verification.written_file import WrittenFile
+from layertap_export.writing import Writer, append_card, check
 
 from .arguments import check_fit, chosen_layers, labels_of, preprocessing_of
+from .draft import CardDraft
 from .export_report import ExportReport
+from .finished import check_finished
 
 OPSETS = range(13, 19)
 """What tf2onnx 1.17 writes and the layout pass understands; 18 is the default."""
@@ -59,8 +59,10 @@ def export(
 ) -> ExportReport:
     """Export a Keras model to a plain ONNX file in which every chosen layer is a named output.
 
-    The file is opened by onnxruntime, run, and compared with Keras before it is renamed into
-    place; if anything fails, nothing is left behind and what stood there before is unharmed.
+    The graph is written once. It is verified from the file, activations and gradients; then the
+    card is appended, which changes none of the bytes before it (see `writing.Writer`), the finished
+    file is opened and its golden sample checked, and it is renamed into place. If anything fails,
+    nothing is left behind and what stood there before is unharmed.
 
     Args:
         model: a built `keras.Model` or `tf_keras.Model`, or what `layertap export` takes: a
@@ -122,52 +124,57 @@ def export(
     if tolerance is None:
         tolerance = tolerance_for(row.layer.dtype for row in traced.rows)
     traced, notes = in_file(traced)
-    exposed = chosen_layers(traced, layers, type)
-    table, asked = [row.layer for row in traced.rows], listed(gradients)
-    # Gradients are verified layer by layer, and therefore added to a graph that shows all of them.
-    shown = chosen_layers(traced, "all", None) if asked else exposed
-    card = _card(subject, traced, shown, recipe, labels_of(labels))
-    check_fit(traced, recipe, card.labels)
+    draft = CardDraft(
+        source=subject.source,
+        inputs=traced.inputs,
+        outputs=traced.outputs,
+        table=tuple(row.layer for row in traced.rows),
+        exposed=chosen_layers(traced, layers, type),
+        recipe=recipe,
+        labels=labels_of(labels),
+        notes=[*notes],
+    )
+    asked = listed(gradients)
+    check_fit(traced, recipe, draft.labels)
 
     progress("converting")
     names = [info.name for info in traced.inputs]
-    pads = pads_needed(asked, table)
+    pads = pads_needed(asked, draft.table)
     raw = to_onnx(traced.function, names, opset, traced.scopes, keep_pads=pads)
-    graph = assemble(raw, traced, shown)
-    notes += narrowing_notes(cast_around(graph, raw.initializers))
-    card = replace(card, notes=notes or None)
+    # Gradients are compared layer by layer, and therefore added to a graph that shows all of them.
+    graph = assemble(raw, traced, chosen_layers(traced, "all", None) if asked else draft.exposed)
+    draft.notes += narrowing_notes(cast_around(graph, raw.initializers))
     check(graph)
-    gradient_check = None
+    sources = None
     if asked:
         progress("adding gradients")
-        whole = raw.initializers.filled(graph)
-        card = add_gradients(whole, card, asked, score)
-        gradient_check = GradientCheck(whole, card, subject)
-        graph, card = narrowed(whole, card, exposed, graph.graph.initializer, raw.initializers)
+        draft.add_gradients(
+            add_gradients(graph, draft.table, draft.inputs, draft.outputs, asked, score)
+        )
+        sources = LayerSources.of(graph.graph, draft.table)
+        narrow(graph, draft.shown)
         check(graph)
+    name_batch(graph, draft.shown - draft.gradient_outputs)
 
     with replacing_model(path) as (temporary, data):
         progress("writing")
-        writer = Writer(graph, raw.initializers, data)
-        writer.write(temporary, card)
+        Writer(graph, raw.initializers, data).write(temporary)
         progress(f"verifying against {subject.framework}")
-        with writer.opened_lightly(temporary, card) as light:
-            report = verify_file(
-                light,
-                subject,
-                card,
-                tolerance=tolerance,
-                samples=samples,
-                reference=reference,
-                traced=traced if all(x.exposed for x in card.layers if x.why_not is None) else None,
-                check=gradient_check,
-            )
+        report = verify_file(
+            WrittenFile(temporary),
+            subject,
+            draft,
+            tolerance=tolerance,
+            samples=samples,
+            reference=reference,
+            traced=traced if draft.complete else None,
+            sources=sources,
+        )
         report = replace(report, file=str(path))
         report.check()
-        name_batch(graph, report.per_sample)
-        card = _verified(card, report)
-        data.settle()
-        writer.write(temporary, card)
+        card = draft.finished(report)
+        append_card(temporary, card)
+        check_finished(temporary, path, report)
         size = temporary.stat().st_size + data.size
     seconds = time.perf_counter() - started
     return ExportReport(
@@ -177,42 +184,4 @@ def export(
         size_bytes=size,
         seconds=seconds,
         note=subject.note,
-    )
-
-
-def _card(
-    subject: Subject,
-    traced: Trace,
-    exposed: set[str],
-    recipe: Preprocessing | None,
-    labels: tuple[str, ...] | None,
-) -> Card:
-    return Card(
-        source=subject.source,
-        inputs=traced.inputs,
-        outputs=traced.outputs,
-        layers=tuple(
-            row.layer if row.layer.name in exposed else replace(row.layer, tensor=None)
-            for row in traced.rows
-        ),
-        preprocessing=recipe.to_dict() if recipe else None,
-        labels=labels,
-    )
-
-
-def _verified(card: Card, report: VerificationReport) -> Card:
-    """The card with what verification found out."""
-    per_sample = report.per_sample | {info.name for info in card.inputs}
-    layers = tuple(
-        replace(layer, per_sample=False)
-        if layer.exposed and layer.tensor not in per_sample
-        else layer
-        for layer in card.layers
-    )
-    return replace(
-        card,
-        layers=layers,
-        verification=report.for_card(),
-        golden=report.golden,
-        gradients=report.gradients,
     )

@@ -19,6 +19,7 @@ from layertap_export.keras_model.subject import Subject, subject_of
 from layertap_export.verification.layers import verify_file
 from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import TOLERANCE
+from layertap_export.verification.written_file import WrittenFile
 
 
 def verify(
@@ -79,7 +80,12 @@ def verify(
         tolerance = card.verification.tolerance if card.verification else TOLERANCE
     progress(f"comparing with {subject.framework}")
     return verify_file(
-        Path(path), subject, card, tolerance=tolerance, samples=samples, reference=reference
+        WrittenFile(Path(path)),
+        subject,
+        card,
+        tolerance=tolerance,
+        samples=samples,
+        reference=reference,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.card import Gradients, TensorInfo
@@ -168,16 +169,9 @@ def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
     free = [None] * (len(dims) - 1)
     graph.input.append(helper.make_tensor_value_info(name, dtype, [*free, *last]))
     sizes = [1] * len(free) + [size or 1 for size in last]
-    ones = helper.make_tensor(name, dtype, sizes, [1.0] * _count(sizes))
-    graph.initializer.append(ones)
+    ones = np.ones(sizes, helper.tensor_dtype_to_np_dtype(dtype))
+    graph.initializer.append(numpy_helper.from_array(ones, name))
     return Value(build, name, dtype)
-
-
-def _count(sizes: Iterable[int]) -> int:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count
 
 
 def _shown(build: Builder, gradient: Value, movers: Iterable[onnx.NodeProto]) -> Value:

@@ -15,9 +15,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from layertap.format.limits import INLINE_BYTES
-from layertap_export.errors import ExportError
-
 LARGE = 1 << 16
 """Bytes from which a weight is kept beside the graph."""
 
@@ -47,26 +44,6 @@ class Initializers:
         if is_stub(initializer):
             return self._arrays[int(initializer.external_data[0].value)]
         return numpy_helper.to_array(initializer)
-
-    def filled(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        """A copy of a model that has all values in it.
-
-        Raises:
-            ExportError: they are too large for that.
-        """
-        made = onnx.ModelProto()
-        made.CopyFrom(model)
-        size = model.ByteSize()
-        for item in made.graph.initializer:
-            if is_stub(item):
-                value = self.value(item)
-                size += value.nbytes
-                if size > INLINE_BYTES:
-                    raise ExportError(
-                        "gradients can be given to models of at most 2 GB, and this one is larger."
-                    )
-                item.CopyFrom(numpy_helper.from_array(value, item.name))
-        return made
 
 
 def is_stub(initializer: onnx.TensorProto) -> bool:

@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from layertap.format.card import Card, Gradients
+from layertap.format.card import Gradients
+from layertap.format.layer import Layer
 from layertap.format.operators import FINAL_ACTIVATIONS
 from layertap_export.convert.dtypes import as_in_file, file_dtype
 from layertap_export.keras_model.families import is_a
@@ -26,15 +27,24 @@ from layertap_export.keras_model.traceable import traceable
 from layertap_export.keras_model.tracing import returned
 from layertap_export.keras_model.wrapping import wrapped
 
+from .described import Described
+
 
 class Tape:
     """One run of a model, of which gradients can be asked."""
 
-    def __init__(self, model: Any, card: Card, arrays: Sequence[NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        card: Described,
+        layers: Sequence[Layer],
+        arrays: Sequence[NDArray[Any]],
+    ) -> None:
         """
         Args:
             model: the Keras model.
-            card: tells the layers and the output.
+            card: states the inputs, the outputs and the gradients.
+            layers: the layers to record, those that the file does not expose too.
             arrays: a batch for each of the model's inputs.
         """
         assert card.gradients is not None
@@ -45,8 +55,8 @@ class Tape:
         }
         # Only what comes after the layers is recorded: all that is, is computed backwards.
         self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        recorder = _WatchingRecorder(self._tape, card)
-        entries = {layer.name: layer.tensor for layer in card.layers}
+        recorder = _WatchingRecorder(self._tape, layers, self._gradients)
+        entries = {layer.name: layer.tensor for layer in layers}
         self._sources = {
             name: tensors[str(entries.get(name, name))]
             for name in self._gradients.tensors
@@ -66,7 +76,7 @@ class Tape:
 
     @property
     def activations(self) -> Mapping[str, Any]:
-        """TensorFlow's tensors of all layers that the card shows, by name."""
+        """TensorFlow's tensors of the recorded layers, by name."""
         return self._recorded
 
     @property
@@ -127,14 +137,15 @@ class Tape:
 class _WatchingRecorder(Recorder):
     """Lets a tape watch those layers that have a gradient."""
 
-    def __init__(self, tape: tf.GradientTape, card: Card) -> None:
-        assert card.gradients is not None
-        super().__init__(reserved=[x.name for x in card.layers if x.type == "InputLayer"])
+    def __init__(
+        self, tape: tf.GradientTape, layers: Sequence[Layer], gradients: Gradients
+    ) -> None:
+        super().__init__(reserved=[x.name for x in layers if x.type == "InputLayer"])
         self._tape = tape
-        self._watched = card.gradients.tensors.keys()
+        self._watched = gradients.tensors.keys()
         self.recorded: dict[str, Any] = {}
-        """The tensors of the layers that the card shows, but for those in loops, by name."""
-        self._shown = {x.name for x in card.layers if x.exposed}
+        """The tensors of these layers, except those in loops, by name."""
+        self._shown = {x.name for x in layers if x.exposed}
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         begun = len(self.calls)

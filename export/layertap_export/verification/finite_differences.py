@@ -9,7 +9,7 @@ activation's size leaves about eight correct digits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,13 +18,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 from layertap_export.gradients.targets import Differentiated, SourceFinder, forward_half
-from layertap_export.graph.graph import between, makers, reads, subgraph
+from layertap_export.graph.graph import between, makers, reads
 
 from .float64_operators import evaluator
-from .running import kinds, session
+from .running import kinds
+from .written_file import WrittenFile
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -74,16 +76,17 @@ class Slopes:
 
     @property
     def max_abs(self) -> float:
-        return float(np.abs(self.ours - self.expected).max())
+        """The largest difference."""
+        return difference(self.ours, self.expected).max_abs
 
     @property
     def scaled(self) -> float:
-        """Largest difference, divided by the largest slope."""
-        return self.max_abs / (float(np.abs(self.expected).max()) or 1.0)
+        """The largest difference, divided by the largest slope."""
+        return difference(self.ours, self.expected).scaled
 
 
 def compare(
-    model: onnx.ModelProto,
+    file: WrittenFile,
     gradients: Gradients,
     tensors: Mapping[str, str],
     feeds: Mapping[str, NDArray[Any]],
@@ -92,7 +95,7 @@ def compare(
     """Compare gradients with central differences, until the time is up.
 
     Args:
-        model: with gradients.
+        file: the file with gradients.
         gradients: what the card says of them.
         tensors: by name of a layer or input, the tensor that it is.
         feeds: a value for each of the model's inputs.
@@ -104,14 +107,14 @@ def compare(
         By name, those for which the time sufficed, and float64's digits.
     """
     started = time.monotonic()
-    forward, scores = forward_half(model.graph, gradients)
+    forward, scores = forward_half(file.model.graph, gradients)
     sources = SourceFinder(forward, scores)
     targets = {name: sources.find(name, tensors[name], ()) for name in gradients.tensors}
     found: dict[str, Slopes] = {}
     for target in _in_turn(list(targets.values()), forward):
         if found and time.monotonic() - started > seconds:
             break
-        slopes = _Check(model, gradients, target, forward, scores, feeds).result()
+        slopes = _Check(file, gradients, target, forward, scores, feeds).result()
         if slopes is not None:
             found[target.name] = slopes
     return found
@@ -141,20 +144,20 @@ class _Check:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        file: WrittenFile,
         gradients: Gradients,
         target: Differentiated,
         forward: Sequence[onnx.NodeProto],
         scores: str,
         feeds: Mapping[str, NDArray[Any]],
     ) -> None:
-        self._model, self._weights = model, gradients.weights
+        self._file, self._weights = file, gradients.weights
         self._sessions: dict[Any, Any] = {}
         self._output = gradients.tensors[target.name]
         self._source, self._movers, self._scores = target.source, target.movers, scores
         self._tail = between(forward, [self._source], [scores])
         made = {output for node in self._tail for output in node.output}
-        known = {*made, self._source, *(item.name for item in model.graph.initializer)}
+        known = {*made, self._source, *(item.name for item in file.model.graph.initializer)}
         read = dict.fromkeys(name for node in self._tail for name in reads(node))
         self._border = [name for name in read if name not in known]
         self._values = self._run([self._source, *self._border, scores], feeds)
@@ -217,10 +220,8 @@ class _Check:
             found = scores(x)
         except Exception:  # noqa: BLE001 - it raises whatever comes
             return False
-        scale = float(np.abs(expected).max(initial=0))
-        return found.shape == expected.shape and bool(
-            np.abs(found - expected).max(initial=0) <= EVALUATOR_TOLERANCE * scale
-        )
+        apart = difference(found, expected, same_dtype=False).scaled
+        return apart <= EVALUATOR_TOLERANCE and bool(np.isfinite(expected).all())
 
     def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the file gives for a value of the layer, and of what else its remainder reads."""
@@ -238,8 +239,7 @@ class _Check:
         asked = [name for name in dict.fromkeys(names) if name not in given]
         key = tuple(asked), tuple(given)
         if key not in self._sessions:
-            part = subgraph(self._model, asked, kinds(given))
-            self._sessions[key] = session(part.SerializeToString())
+            self._sessions[key] = self._file.part(asked, kinds(given))
         opened = self._sessions[key]
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
         try:
@@ -259,11 +259,15 @@ class _Check:
             "tail",
             [onnx.ValueInfoProto(name=name) for name in (self._source, *self._border)],
             [onnx.ValueInfoProto(name=self._scores)],
-            [_tensor(item) for item in self._model.graph.initializer if item.name in read],
+            [_tensor(item) for item in self._weights_of(read)],
         )
         return evaluator(
-            helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
+            helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
         )
+
+    def _weights_of(self, names: Collection[str]) -> list[onnx.TensorProto]:
+        items = self._file.model.graph.initializer
+        return [self._file.loaded(item) for item in items if item.name in names]
 
     def _laid_out(self, direction: NDArray[np.float64]) -> NDArray[np.float64]:
         """A direction in the layer's layout."""
@@ -275,9 +279,9 @@ class _Check:
             "leaves",
             [onnx.ValueInfoProto(name=self._source)],
             [onnx.ValueInfoProto(name=self._movers[-1].output[0])],
-            [item for item in self._model.graph.initializer if item.name in read],
+            self._weights_of(read),
         )
-        model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
+        model = helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
         (shown,) = evaluator(model).run(None, {self._source: direction})
         return np.asarray(shown, np.float64)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.compare.golden import indices
+from layertap.compare.measures import difference, scaled
 from layertap.format.card import GoldenLayer
 
 VALUES_PER_LAYER = 5
@@ -35,12 +36,11 @@ def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
 def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether a golden sample could not tell two tensors apart."""
     one, other = (x.astype(np.float64).ravel() for x in (value, expected))
-    scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
     at = indices(other.size, VALUES_PER_LAYER)
-    return bool(
-        np.abs(one[at] - other[at]).max(initial=0) <= STEADY_TOLERANCE * scale
-        and abs(np.linalg.norm(one) - norm) <= STEADY_TOLERANCE * norm
-    )
+    scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
+    values = difference(one[at], other[at], least_scale=scale).scaled
+    norms = scaled(abs(float(np.linalg.norm(one)) - norm), norm)
+    return max(values, norms) <= STEADY_TOLERANCE
 
 
 def digits(value: float, count: int) -> float:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from layertap._engine.library import import_onnxruntime
 from layertap.errors import UsageError, suggest
-from layertap.format.card import Card, Golden
+from layertap.format.card import Golden
 from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.dtypes import as_in_file
@@ -22,11 +19,13 @@ from layertap_export.keras_model.subject import Run, Subject
 from layertap_export.keras_model.tracing import Trace
 
 from .batches import Batch, doublings, seeded_batches
+from .described import Described
 from .error_scales import least_scales
 from .golden_values import golden_layer
-from .gradient_check import GradientCheck
+from .gradient_check import GradientCheck, LayerSources
 from .report import LayerDifference, VerificationReport
 from .tolerances import TOLERANCE
+from .written_file import WrittenFile
 
 REFERENCES = ("keras", "float64")
 """What a file is compared with: Keras as it is; `float64` adds Keras in float64."""
@@ -35,27 +34,27 @@ Activations = dict[str, NDArray[Any]]
 
 
 def verify_file(
-    path: Path,
+    file: WrittenFile,
     subject: Subject,
-    card: Card,
+    card: Described,
     *,
     tolerance: float = TOLERANCE,
     samples: Sequence[ImageSource] = (),
     reference: str = "keras",
     traced: Trace | None = None,
-    check: GradientCheck | None = None,
+    sources: LayerSources | None = None,
 ) -> VerificationReport:
-    """Compare every output of the file with Keras's.
+    """Compare every output of the file with what it was made from.
 
     Args:
-        path: the file.
+        file: the file.
         subject: what it was made from.
-        card: its card.
+        card: what is known of the file.
         tolerance: largest scaled error that passes.
         samples: the user's own images, compared too, with the card's preprocessing.
         reference: one of `REFERENCES`.
-        traced: a trace of the model, if there is one whose symbols are all in the file.
-        check: compares the file's gradients; by default on the layers that the file exposes.
+        traced: a trace of the subject, if there is one whose symbols are all in the file.
+        sources: where the file's graph has the layers; by default, those that it exposes.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
@@ -68,14 +67,15 @@ def verify_file(
         )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
-    session = _opened(path)
+    session = file.session()
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
-    if card.gradients and check is None:
-        complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
-        check = GradientCheck(onnx.load(path), card, subject, complete=complete)
+    check = None
+    if card.gradients:
+        sources = sources or LayerSources.of(file.model.graph, card.layers)
+        check = GradientCheck(file, card, subject, sources)
     precisely = _precise_runner(subject, card, wanted) if reference == "float64" else None
-    least = least_scales(path)
+    least = least_scales(file.path)
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
@@ -84,12 +84,15 @@ def verify_file(
         golden = golden or _golden(batch, expected, least)
         sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
         per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
-        actual = _run(session, card, batch, path)
+        actual = _run(session, card, batch)
+        misnamed = _misnamed(session, card, actual, sizes)
         truth = precisely(batch.arrays) if precisely else {}
         for name in wanted:
             ours, theirs = actual.pop(name), expected.pop(name, None)
             smallest = least.get(name, 0.0)
             found = _difference(name, ours, theirs, smallest)
+            if name in misnamed and not found.problem:
+                found = replace(found, problem=misnamed[name])
             if theirs is not None and name in truth:
                 exact = truth.pop(name)
                 found = replace(
@@ -106,7 +109,7 @@ def verify_file(
         golden = replace(golden, layers={**golden.layers, **check.golden})
     ends = _places(card)
     return VerificationReport(
-        file=str(path),
+        file=str(file.path),
         tolerance=tolerance,
         batches=tuple(batches),
         # Outputs that are no layer come last.
@@ -120,20 +123,7 @@ def verify_file(
     )
 
 
-def _opened(path: Path) -> Any:
-    """A plain onnxruntime session over the whole file, as any client would make it."""
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    # Rearranged for speed, the weights of a large model would be in memory once more.
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:
-        raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
-
-
-def _run(session: Any, card: Card, batch: Batch, path: Path) -> dict[str, NDArray[Any]]:
+def _run(session: Any, card: Described, batch: Batch) -> dict[str, NDArray[Any]]:
     feeds = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
     names = [output.name for output in session.get_outputs()]
     try:
@@ -142,9 +132,28 @@ def _run(session: Any, card: Card, batch: Batch, path: Path) -> dict[str, NDArra
         raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
 
 
+def _misnamed(
+    session: Any, card: Described, actual: Mapping[str, NDArray[Any]], sizes: Sequence[int]
+) -> dict[str, str]:
+    """The outputs whose first axis is said to be the batch, and is not.
+
+    Args:
+        sizes: the size of the batch; empty if no input has an axis.
+    """
+    entries = {info.name for info in card.inputs}
+    firsts = {x.shape[0] for x in session.get_inputs() if x.name in entries and x.shape}
+    found = {}
+    for output in session.get_outputs():
+        shape = actual[output.name].shape
+        named = bool(output.shape) and isinstance(output.shape[0], str)
+        if named and output.shape[0] in firsts and shape[:1] != tuple(sizes):
+            found[output.name] = f"its first axis is named {output.shape[0]!r}, and is {shape[0]}"
+    return found
+
+
 def _references(
     subject: Subject,
-    card: Card,
+    card: Described,
     wanted: Sequence[str],
     samples: Sequence[ImageSource],
     traced: Trace | None,
@@ -175,7 +184,7 @@ def _references(
 
 
 def runner(
-    subject: Subject, card: Card, wanted: Collection[str], traced: Trace | None = None
+    subject: Subject, card: Described, wanted: Collection[str], traced: Trace | None = None
 ) -> Run:
     """What the subject itself gives for a batch, by the names of the file's outputs."""
     layers = {layer.name: str(layer.tensor) for layer in card.layers if layer.tensor in wanted}
@@ -183,7 +192,7 @@ def runner(
     return lambda arrays: {name: as_in_file(value) for name, value in run(arrays).items()}
 
 
-def _precise_runner(subject: Subject, card: Card, wanted: Collection[str]) -> Run:
+def _precise_runner(subject: Subject, card: Described, wanted: Collection[str]) -> Run:
     """The same in float64."""
     copy = subject.in_float64()
     run = runner(copy, card, wanted)
@@ -259,7 +268,7 @@ def _golden(batch: Batch, expected: Activations, least: Mapping[str, float]) -> 
     return Golden(seed=0, inputs=batch.golden, layers=layers)
 
 
-def _places(card: Card) -> dict[str, tuple[int, int]]:
+def _places(card: Described) -> dict[str, tuple[int, int]]:
     """Keys that sort outputs as their layers end: those inside a layer before it."""
     last: dict[str, int] = {}
     places: dict[str, tuple[int, int]] = {}

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from layertap._engine.library import import_onnxruntime
+from layertap._engine.session import plain_session
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 
@@ -27,12 +28,8 @@ def session(model: Any) -> Any:
     Raises:
         ExportError: onnxruntime does not take it.
     """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    options.enable_cpu_mem_arena = False  # which would keep all memory that a run took
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:  # without the arena, which would keep all memory that a run took
+        return plain_session(model, enable_cpu_mem_arena=False)
     except Exception as exc:
         raise ExportError(f"onnxruntime cannot open the file with gradients: {exc}") from exc
 
@@ -74,12 +71,12 @@ def broadcasts(
         ]
     except Exception:  # noqa: BLE001 - the shapes do not fit together: that is the answer
         return False
-    return all(_alike(rows, [run[i] for run in alone]) for i, rows in enumerate(together))
+    return all(
+        difference(rows, _joined([run[i] for run in alone])).scaled <= ROWS_TOLERANCE
+        for i, rows in enumerate(together)
+    )
 
 
-def _alike(rows: NDArray[Any], parts: Sequence[NDArray[Any]]) -> bool:
-    expected = np.concatenate(parts) if parts[0].ndim else np.stack(parts)
-    if rows.shape != expected.shape:
-        return False
-    scale = float(np.abs(expected).max(initial=0))
-    return bool(np.abs(rows - expected).max(initial=0) <= ROWS_TOLERANCE * scale)
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Gradients of one row of weights each, as those of all rows; numbers are stacked."""
+    return np.concatenate(parts) if parts[0].ndim else np.stack(parts)

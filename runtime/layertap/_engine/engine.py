@@ -39,6 +39,7 @@ class Engine:
             DeviceError: it is not to be had.
         """
         self._settings = settings
+        self._threads = settings.threads or available_threads()
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in short."""
         self._providers: devices.Providers = [(devices.CPU.provider, {})]
@@ -52,6 +53,7 @@ class Engine:
                 self.device = "cpu"
         elif settings.device != "cpu":
             self._use(settings.device)
+        self._maps = devices.maps(self._providers)
         self.memory = devices.memory(self._providers)
         """The memory in which the device leaves results."""
 
@@ -59,12 +61,9 @@ class Engine:
         ort = import_onnxruntime()
         device, unit = devices.find(name, ort.get_available_providers())
         probe.check(ort, device, unit)
-        settings = self._settings
-        threads = settings.threads or available_threads()
+        tf32, prefer_nhwc = self._settings.tf32, self._settings.prefer_nhwc
         self.device = device.label(unit)
-        self._providers = devices.providers(
-            device, unit, threads, settings.tf32, settings.prefer_nhwc
-        )
+        self._providers = devices.providers(device, unit, self._threads, tf32, prefer_nhwc)
 
     @property
     def maps_weights(self) -> bool:
@@ -91,10 +90,9 @@ class Engine:
                 "share_weights=True needs onnxruntime 1.21 or newer, and this is "
                 f"{import_onnxruntime().__version__}. Upgrade it."
             )
-        if share and not devices.maps(self._providers):
+        if share and not self._maps:
             raise UsageError(f"share_weights=True is not for device {self.device!r}.")
-        mapped = self.maps_weights and devices.maps(self._providers)
-        return mapped and (share or size >= MAPPED_BYTES)
+        return self._maps and self.maps_weights and (share or size >= MAPPED_BYTES)
 
     def start(
         self,
@@ -115,9 +113,9 @@ class Engine:
             ModelFileError: onnxruntime does not take the model.
             DeviceError: a provider that was asked for is not in use.
         """
-        check_fork(self._providers)
         ort = import_onnxruntime()
         options = self._options(ort)
+        check_fork(self._providers)
         if folder is not None:
             entry = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(entry, str(folder))
@@ -127,7 +125,7 @@ class Engine:
             )
         except Exception as exc:  # onnxruntime's errors have no common class but this
             raise ModelFileError(_refusal(ort, name, exc)) from exc
-        missing = {name for name, _ in self._providers} - set(session.get_providers())
+        missing = dict(self._providers).keys() - set(session.get_providers())
         if missing:
             raise DeviceError(
                 f"onnxruntime {ort.__version__} runs {name} on {session.get_providers()[0]}, and "
@@ -149,7 +147,7 @@ class Engine:
             )
         defaults = {
             "log_severity_level": devices.SILENT,
-            "intra_op_num_threads": self._settings.threads or available_threads(),
+            "intra_op_num_threads": self._threads,
             # Threads that wait for the next run by spinning halve the speed of other sessions.
             "session.force_spinning_stop": "1",
         }
@@ -160,7 +158,7 @@ class Engine:
             # Fusions hang on what is an output; and sums may hang on the number of threads.
             defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             defaults["intra_op_num_threads"] = 1
-        return session_options({**defaults, **(given or {})})
+        return session_options(ort, {**defaults, **(given or {})})
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

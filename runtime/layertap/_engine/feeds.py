@@ -277,11 +277,11 @@ def _cast(what: str, array: Array, wanted: str) -> Array:
         return np.asarray(array, dtype=dtype, order="C")
 
 
-_NUMPY = {
-    name: np.dtype(name)
-    for name in "bool float16 float32 float64 complex64 complex128 "
-    "int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
-}
+_NAMES = (
+    "bool float16 float32 float64 complex64 complex128 "
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64"
+).split()
+_NUMPY = dict(zip(_NAMES, map(np.dtype, _NAMES), strict=True))
 """Types that numpy has of itself."""
 
 

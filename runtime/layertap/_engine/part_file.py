@@ -14,7 +14,7 @@ from layertap._cut.write import write_cut_file
 from layertap.errors import ModelFileError, UsageError
 from layertap.format.card import KEY, Card, Gradients, TensorInfo
 from layertap.format.data_file import DataFile, replacing_model
-from layertap.format.external import Weights
+from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
 from layertap.format.layer import Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
@@ -97,7 +97,7 @@ def write_part(
     metadata = dict(program.metadata)
     if program.card:
         metadata[KEY] = _card(program.card, graph, plan, known).to_json()
-    place = _placing(program.source.weights(graph.locations), graph, plan, data)
+    place = _placing(find_weights(program.source, graph.locations), graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))

@@ -134,23 +134,27 @@ class Program:
             UsageError: no such reduction or dtype, or a layer that has no channels.
             ModelFileError: the graph lacks a tensor that the card names.
         """
-        chosen: dict[str, tuple[Layer, str | None]] = {}
+        reductions: dict[str, str | None] = {}
         if isinstance(asked, Mapping):
             single = False
+            found: dict[str, Layer] = {}
             for selector, reduction in asked.items():
                 name = None if reduction is None else check_name(reduction)
-                chosen |= {layer.name: (layer, name) for layer in self.select(selector)}
-            if not chosen:
+                matching = {layer.name: layer for layer in self.select(selector)}
+                found |= matching
+                reductions |= dict.fromkeys(matching, name)
+            layers = list(found.values())
+            if not layers:
                 raise UsageError("the dict of reductions is empty.")
         else:
             if asked is not None and not isinstance(asked, (str, int, slice, Layer)):
                 asked = list(asked)
             single = is_single(self.layers, asked)
-            chosen = {layer.name: (layer, None) for layer in self.select(asked)}
+            layers = select(self.layers, asked)
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(
-                self.graph, list(chosen.values()), single, target, self.channels_last, peeled
+                self.graph, layers, reductions, single, target, self.channels_last, peeled
             )
         except KeyError as exc:
             raise self.missing_tensor(exc.args[0]) from exc
@@ -202,23 +206,26 @@ class Program:
             on_device: whether the values stay on the device; they are not peeled then.
         """
         plan = self.plan(tensors, given, appended, peeled)
-        types = {name: TensorType(dtype_name((feeds or {})[name])) for name in plan.starts}
-        key = (*plan.key, *(kind.dtype for kind in types.values()))
-        start = partial(self._sessions.get, key, partial(self._start, plan, types))
-        return Fetch(self.name, plan, start, self.engine.memory if on_device else None)
+        dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
+        key = (*plan.key, *dtypes.values())
+        start = partial(self._sessions.get, key, partial(self._start, plan, dtypes))
+        memory = self.engine.memory if on_device else None
+        return Fetch(self.name, plan, start, start() if plan.outputs else None, memory)
 
-    def _start(self, plan: CutPlan, types: Mapping[str, TensorType]) -> Session:
+    def _start(self, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
         engine, locations = self.engine, self.graph.locations
         leaves = engine.leaves_weights(self.source.size)
         locate = stay = weights = None
         if leaves or locations:
-            weights = self.source.weights(locations)
+            from layertap.format.external import find_weights  # needs pathlib
+
+            weights = find_weights(self.source, locations)
             locate = weights.refer if engine.maps_weights else weights.load
             stay = weights.stay if leaves else None
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
-                model = write_cut(buffer, self.graph, plan, locate, types, stay)
+                model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
             except WireError as exc:  # in a part that the index passes over
                 raise ModelFileError(
                     f"{self.name} is damaged ({exc}). Copy or export it again."
@@ -275,7 +282,10 @@ class Program:
     def runner(self, request: Request, *, peeled: bool = True, on_device: bool = False) -> Runner:
         """Make everything ready to compute `request` from inputs."""
         runner = Runner(self, request, peeled, on_device)
-        if sum(layer.nbytes() or 0 for layer in request.layers) > MUCH:
+        size = 0
+        for layer in request.layers:
+            size += layer.nbytes() or 0
+        if size > MUCH:
             give_back_memory()
         return runner
 
@@ -312,12 +322,14 @@ class Fetch:
         name: str,
         plan: CutPlan,
         start: Callable[[], Session],
-        memory: DeviceMemory | None = None,
+        session: Session | None,
+        memory: DeviceMemory | None,
     ) -> None:
         """
         Args:
             name: what messages call the model.
             start: makes the session, or finds it.
+            session: what it made; `None` where nothing is computed.
             memory: the device's memory, if the values are to stay there. The plan is not peeled
                 then.
         """
@@ -325,7 +337,7 @@ class Fetch:
         self._name = name
         self._start = start
         self._memory = memory
-        self.session = start() if plan.outputs else None
+        self.session = session
         # What each call needs, made once.
         self._read = (*plan.inputs, *plan.starts)
         self.outputs = list(plan.outputs.values())
@@ -348,14 +360,17 @@ class Fetch:
                 self.session = self._start()
             read = {name: feeds[name] for name in self._read}
             read |= {name: feeds[name] for name in plan.optional if name in feeds}
-            results = self.session.run(self.outputs, read, self._memory is not None)
-            values.update(zip(plan.outputs, results, strict=True))
+            computed = self.session.run(self.outputs, read, self._memory is not None)
+            values.update(zip(plan.outputs, computed, strict=True))
+        results = {}
         try:
-            return {tensor: view(values[source], perms) for tensor, source, perms in self._leaves}
+            for tensor, source, perms in self._leaves:
+                results[tensor] = view(values[source], perms)
         except (ValueError, AttributeError) as exc:
             raise ModelFileError(
                 f"{self._name} has a Transpose that does not fit its tensor: {exc}."
             ) from exc
+        return results
 
     def _returned(self, value: Any) -> Any:
         """What was fed, in the memory where the other values are."""
@@ -376,6 +391,10 @@ class HasProgram(Protocol):
 def program_of(model: HasProgram) -> Program:
     """The program of an opened model."""
     return model._program
+
+
+def _dtypes(feeds: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
+    return {name: dtype_name(feeds[name]) for name in names}
 
 
 def dtype_name(value: Any) -> str:

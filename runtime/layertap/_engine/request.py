@@ -24,6 +24,8 @@ reductions."""
 class Request(NamedTuple):
     """What is asked for of a graph."""
 
+    tensors: list[str]
+    """The graph's own tensors among what is asked for."""
     results: Mapping[str, tuple[str, ...]]
     """By name of the result the tensor that it is; for a `TopChannels` there are two."""
     single: bool
@@ -31,12 +33,6 @@ class Request(NamedTuple):
     layers: tuple[Layer, ...] = ()
     """The layers asked for, in the order asked; none for the model's own outputs."""
     appended: tuple[Appended, ...] = ()
-
-    @property
-    def tensors(self) -> list[str]:
-        """The graph's own tensors among what is asked for."""
-        new = {name for extra in self.appended for name in extra.writes}
-        return [name for names in self.results.values() for name in names if name not in new]
 
     def collect(self, values: Mapping[str, Any]) -> Any:
         """The result, from the values of all tensors."""
@@ -51,45 +47,51 @@ class Request(NamedTuple):
 
 def request_outputs(names: Sequence[str]) -> Request:
     """A request for a model's own outputs."""
-    return Request({name: (name,) for name in names}, len(names) == 1)
+    return Request(list(names), {name: (name,) for name in names}, len(names) == 1)
 
 
 def request_layers(
     graph: Graph,
-    layers: Sequence[tuple[Layer, str | None]],
+    layers: Sequence[Layer],
+    reductions: Mapping[str, str | None],
     single: bool,
     dtype: str | None,
     channels_last: bool,
     peeled: bool = True,
 ) -> Request:
-    """A request for layers, each with its reduction.
+    """A request for layers, or for reductions of them.
 
     Args:
-        layers: each layer once, with the name of its reduction, or `None` for the activation.
+        layers: each layer once.
+        reductions: names of reductions, by layer; the others are asked for as they are.
+        single: whether the result is one array.
+        dtype: what floating-point results are cast to; `None` leaves them as they are.
+        channels_last: whether a layer's channels are its last axis, or the one after the batch.
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
         KeyError: the graph has no such tensor.
         UsageError: a layer cannot be reduced in this way.
     """
+    tensors: list[str] = []
     results: dict[str, tuple[str, ...]] = {}
     appended: dict[str, Appended] = {}
-    changed = [str(layer.tensor) for layer, how in layers if how is not None or dtype is not None]
-    leaves = peel(graph, changed) if changed else {}
-    for layer, how in layers:
-        tensor = str(layer.tensor)
+    changed = bool(reductions) or dtype is not None
+    leaves = peel(graph, [str(layer.tensor) for layer in layers]) if changed else {}
+    opset = graph.opsets.get("", 0)
+    for layer in layers:
+        tensor, reduction = str(layer.tensor), reductions.get(layer.name)
         extra = None
-        if tensor in leaves:
-            opset = graph.opsets.get("", 0)
-            leaf = leaves[tensor] if peeled or how is not None else Leaf(tensor, ())
-            extra = append(layer, leaf, how, dtype, opset, channels_last)
+        if reduction is not None or dtype is not None:
+            leaf = leaves[tensor] if peeled or reduction is not None else Leaf(tensor, ())
+            extra = append(layer, leaf, reduction, dtype, opset, channels_last)
         if extra is None:
+            tensors.append(tensor)
             results[layer.name] = (tensor,)
         else:
             results[layer.name] = tuple(extra.writes)
             appended[results[layer.name][0]] = extra  # two layers may be one tensor
-    chosen = tuple(layer for layer, _ in layers)
-    return Request(results, single, chosen, tuple(appended.values()))
+    return Request(tensors, results, single, tuple(layers), tuple(appended.values()))
 
 
 @public

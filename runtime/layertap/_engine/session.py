@@ -33,21 +33,22 @@ def plain_session(
         Exception: onnxruntime's own error, if it refuses the model.
     """
     ort = import_onnxruntime()
-    options = session_options({"log_severity_level": devices.SILENT, **entries})
+    options = session_options(ort, {"log_severity_level": devices.SILENT, **entries})
     chosen = providers or [(devices.CPU.provider, {})]
     return ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
 
 
-def session_options(entries: Mapping[str, Any]) -> Any:
+def session_options(ort: Any, entries: Mapping[str, Any]) -> Any:
     """An `onnxruntime.SessionOptions`.
 
     Args:
+        ort: the onnxruntime package.
         entries: attributes of it, and configuration entries, which have a dot in their name.
 
     Raises:
         UsageError: onnxruntime has no such attribute, or does not take the value.
     """
-    options = import_onnxruntime().SessionOptions()
+    options = ort.SessionOptions()
     for key, value in entries.items():
         _set_option(options, key, value)
     return options
@@ -81,15 +82,13 @@ class Session:
         memory: devices.DeviceMemory = devices.HOST,
     ) -> None:
         self.inner = session
+        """onnxruntime's own session."""
+        self.lost = False
+        """Whether this is a forked process, in which another one is needed."""
         self._name = name
         self._check = check
         self._memory = memory
         _sessions.add(self)
-
-    @property
-    def lost(self) -> bool:
-        """Whether this is a forked process, in which another one is needed."""
-        return self.inner is None
 
     def _lose(self) -> None:
         if self.inner is not None:
@@ -97,6 +96,7 @@ class Session:
             _lost_providers.update(self.inner.get_providers())
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.inner))
             self.inner = None
+            self.lost = True
 
     def output_type(self) -> TensorType:
         """What onnxruntime has inferred about the first output."""
@@ -170,7 +170,7 @@ def check_fork(providers: devices.Providers) -> None:
     Raises:
         DeviceError: it was forked from a process that used CUDA, whose driver is lost.
     """
-    if _UNFORKABLE & _lost_providers & {name for name, _ in providers}:
+    if _UNFORKABLE & _lost_providers & dict(providers).keys():
         raise DeviceError(
             "CUDA cannot be used in a process that was forked from one that has used it. Start "
             'processes with multiprocessing.get_context("spawn").'

@@ -58,12 +58,12 @@ class Perturbation:
         self._feeds = feeds
         self._leaf = peel(graph, [tensor])[tensor]
         self._source = self._leaf.source
-        plan = program.plan([scores.tensor], (tensor,))
+        plan = program.plan(scores.tensors, (tensor,), scores.appended)
         if self._source not in (*plan.starts, *plan.inputs):
             raise UsageError(f"no score depends on {name!r}: to change it would change nothing.")
         self._beside = sorted(boundary.beside(graph, plan, {self._source}))
-        wanted = [*beside, scores.tensor, self._source, *self._beside]
-        self._before = program.fetch([*dict.fromkeys(wanted)])
+        wanted = [*beside, *scores.tensors, self._source, *self._beside]
+        self._before = program.fetch([*dict.fromkeys(wanted)], appended=scores.appended)
         self.values = self._before(feeds)
         """Of the tensors asked for, `(n, ...)`."""
         self.whole = scores.read(self.values)
@@ -74,7 +74,8 @@ class Perturbation:
                 "changed bit by bit."
             )
         given = (self._source, *self._beside)
-        self._after = program.fetch([scores.tensor], {**feeds, **self.values}, given)
+        values = {**feeds, **self.values}
+        self._after = program.fetch(scores.tensors, values, given, scores.appended)
 
     def scores(
         self, sample: int, channels: Sequence[int], change: Change, batch_size: int

@@ -45,7 +45,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="CLASS",
         help="labels or indices of classes, or `top` (default): each image's best class",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help=f"write the pictures, the arrays and {REPORT} to this folder",
+    )
     parser.add_argument(
         "--method",
         default="gradcam",

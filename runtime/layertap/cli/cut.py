@@ -33,7 +33,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="layers at which the part ends (default: the model's outputs)",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="PART.onnx")
+    parser.add_argument("-o", "--output", required=True, metavar="PART.onnx", help="the new file")
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -21,7 +21,11 @@ from .options import image_size
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="IMAGE_FOLDER", nargs="+", help="folders, or images")
     parser.add_argument(
-        "--size", type=image_size, required=True, metavar="HxW", help="resize the images to this"
+        "--size",
+        type=image_size,
+        required=True,
+        metavar="HxW",
+        help="resize the images to this size",
     )
     parser.add_argument(
         "--sample",
@@ -34,11 +38,26 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-channel", action="store_true", help="one mean and deviation per channel"
     )
-    parser.add_argument("--color-mode", choices=get_args(ColorMode), default="rgb")
-    parser.add_argument("--interpolation", choices=get_args(Interpolation), default="nearest")
-    parser.add_argument("--keep-aspect-ratio", action="store_true")
     parser.add_argument(
-        "--depth", choices=get_args(Depth), default="clip", help="how to convert 16-bit grey"
+        "--color-mode",
+        choices=get_args(ColorMode),
+        default="rgb",
+        help="how to convert the colours (default rgb)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=get_args(Interpolation),
+        default="nearest",
+        help="filter for resizing (default nearest)",
+    )
+    parser.add_argument(
+        "--keep-aspect-ratio", action="store_true", help="crop instead of distorting the image"
+    )
+    parser.add_argument(
+        "--depth",
+        choices=get_args(Depth),
+        default="clip",
+        help="how to convert 16-bit grey (default clip)",
     )
     parser.add_argument(
         "-o", "--output", metavar="FILE.json", help="write the recipe to a file, not to stdout"

@@ -202,13 +202,13 @@ def read_type(buffer: Buffer, value: Span) -> TensorType:
         if number in _CONTAINERS:
             return TensorType(_CONTAINERS[number])
         if number in (1, 8) and wire == LEN:
-            dtype, dims = "", None
+            code, dims = 0, None
             for inner, inner_wire, _, at, stop in fields(buffer, start, end):
                 if inner == 1 and inner_wire == VARINT:
-                    dtype = element_type(varint(buffer, at, stop)[0])
+                    code = varint(buffer, at, stop)[0]
                 elif inner == 2 and inner_wire == LEN:
-                    dims = tuple(_dims(buffer, at, stop))
-            return TensorType(dtype, dims)
+                    dims = _dims(buffer, at, stop)
+            return TensorType(element_type(code), dims)
     return TensorType()
 
 
@@ -220,7 +220,8 @@ def element_type(code: int) -> str:
     return ELEMENT_TYPES[code] if code < len(ELEMENT_TYPES) else f"type {code}"
 
 
-def _dims(buffer: Buffer, start: int, end: int) -> Iterator[int | str | None]:
+def _dims(buffer: Buffer, start: int, end: int) -> Dims:
+    dims: list[int | str | None] = []
     for number, wire, _, at, stop in fields(buffer, start, end):
         if number == 1 and wire == LEN:
             size: int | str | None = None
@@ -230,7 +231,8 @@ def _dims(buffer: Buffer, start: int, end: int) -> Iterator[int | str | None]:
                     size = value if value >= 0 else None
                 elif inner == 2 and inner_wire == LEN:
                     size = text(buffer, first, last) or None
-            yield size
+            dims.append(size)
+    return tuple(dims)
 
 
 def _opset(buffer: Buffer, start: int, end: int) -> tuple[str, int]:

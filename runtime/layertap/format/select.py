@@ -39,7 +39,7 @@ def select(
             expose the layer.
         UsageError: a selector has an invalid type, for example float.
     """
-    exposed = [layer for layer in layers if layer.exposed]
+    exposed = [layer for layer in layers if layer.tensor is not None]
     if selector is None:
         selected = exposed
     else:
@@ -209,7 +209,7 @@ def _named(layers: Sequence[Layer], name: str) -> Layer:
 
 
 def _exposed(layers: Sequence[Layer], layer: Layer) -> Layer:
-    if not layer.exposed:
+    if layer.tensor is None:
         raise LayerNotFoundError(f"the layer {_withheld(layers, layer)}")
     return layer
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import TYPE_CHECKING, NamedTuple
 
 from layertap.errors import ModelFileError, suggest
 
-from .stamp import FileStamp
 from .wire import Buffer
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .external import Weights
+
+class FileStamp(NamedTuple):
+    """What changes when a file is written again."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    device: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> FileStamp:
+        """The stamp of the file that was asked for its `stat`."""
+        return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
 
 
 class Reading:
@@ -51,19 +62,6 @@ class BytesSource:
         """The bytes, as what a `with` gives."""
         return Reading(self.data)
 
-    def weights(self, locations: tuple[str, ...]) -> Weights:
-        """Refuses other files: bytes have no folder."""
-        if locations:
-            raise ModelFileError(
-                f"the model's weights are in another file, {locations[0]!r}, which cannot be found "
-                "from bytes. Open the model by its path."
-            )
-        from pathlib import Path
-
-        from .external import Weights
-
-        return Weights(Path(), {})
-
 
 class FileSource:
     """A model file. It is open only while it is being read, and must stay what it was."""
@@ -71,6 +69,8 @@ class FileSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self.name = repr(str(path))
+        self.size = 0
+        """Bytes of the file; 0 before it was first read."""
         self._stamp: FileStamp | None = None
 
     @property
@@ -79,11 +79,6 @@ class FileSource:
         from pathlib import Path
 
         return Path(self._path)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file; 0 before it was first read."""
-        return self._stamp.size if self._stamp else 0
 
     def read(self, sparsely: bool = False) -> Reading:
         """The file's bytes, mapped and not read, as what a `with` gives.
@@ -101,7 +96,7 @@ class FileSource:
                 if self._stamp is None:
                     if not stamp.size:
                         raise ModelFileError(f"{self.name} is empty. Copy or export it again.")
-                    self._stamp = stamp
+                    self._stamp, self.size = stamp, stamp.size
                 elif stamp != self._stamp:
                     raise ModelFileError(
                         f"{self.name} was changed since it was opened. Open it again with "
@@ -129,16 +124,6 @@ class FileSource:
             return sorted(item.name for item in self.path.parent.glob("*.onnx"))
         except OSError:
             return []
-
-    def weights(self, locations: tuple[str, ...]) -> Weights:
-        """Find the files in which the model keeps its weights.
-
-        Raises:
-            ModelFileError: one is missing, or is not in the model's folder.
-        """
-        from .external import find_weights
-
-        return find_weights(self.name, self.path, locations)
 
 
 def describe(start: bytes) -> str:

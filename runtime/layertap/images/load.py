@@ -161,7 +161,7 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
         if min(height, width) > 0 and not any(isinstance(side, bool) for side in size):
             return height, width
     raise PreprocessingError(
-        f'"size" is {size!r}, but it must be two positive whole numbers, [height, width], or null.'
+        f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
     )
 
 
@@ -243,7 +243,7 @@ def _converted(image: Image.Image, color_mode: ColorMode) -> Image.Image:
         if not np.array_equal(clipped, np.asarray(image)):
             warnings.warn(
                 f"a {_range(image)[0]} grey image was read as {color_mode}, which clips its values "
-                "to whole numbers in 0..255, as Keras does: it may now be all white. Set "
+                "to integers in 0..255, as Keras does: it may now be all white. Set "
                 '"depth": "scale" in the preprocessing to map its full range to 0..255.',
                 LayertapWarning,
                 stacklevel=3,

@@ -106,7 +106,7 @@ FREE = [(kind, name) for kind, name in ROWS if KINDS[kind].free]
 def test_each_alone(kind: str, name: str, opset: int, keras: Any, tmp_path: Path) -> None:
     table = KINDS[kind]
     if opset < 17 and name in OPSET_17:
-        pytest.skip("ONNX has the Fourier transform from opset 17 on")
+        pytest.skip("ONNX has the Fourier transform since opset 17")
     model = built(keras, {name: table.rows[name]}, table.shape, table.dtype, table.batch)
     assert exported(model, tmp_path, opset=opset).verification
 

@@ -412,6 +412,12 @@ def test_a_plain_session_takes_attributes_and_entries() -> None:
 def test_a_plain_session_raises_what_onnxruntime_raises_and_prints_nothing(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(Exception, match=r"\[ONNXRuntimeError\]"):
-        session_module.plain_session(b"no model")
+    made = tiny.model(
+        [tiny.node("Gather", "x at", "y")],
+        [tiny.value("x", ["n"]), tiny.value("at", ["m"], onnx.TensorProto.INT64)],
+        [tiny.value("y", ["m"])],
+    )
+    opened = session_module.plain_session(made.SerializeToString())
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        opened.run(None, {"x": np.zeros(2, np.float32), "at": np.array([9])})
     assert capfd.readouterr() == ("", "")

@@ -14,7 +14,7 @@ from layertap._engine.program import program_of
 from layertap.cam.perturbing import Perturbation
 from layertap.cam.scores import Scores
 
-LOGITS = Scores("logits", ())
+LOGITS = Scores("logits")
 
 
 def shifted(whole: np.ndarray, channel: int) -> np.ndarray:
@@ -85,7 +85,7 @@ def test_a_shape_that_goes_past_the_layer(runs: Any) -> None:
     """It holds the size of the batch: the first half runs again, for as many copies."""
     model = layertap.open(reshaped().SerializeToString())
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)
-    tries = Perturbation(program_of(model), "doubled", "doubled", Scores("scores", ()), {"x": x})
+    tries = Perturbation(program_of(model), "doubled", "doubled", Scores("scores"), {"x": x})
     found = tries.scores(1, range(4), shifted, 3)
     doubled = 2 * x[1].astype(np.float64)
     wanted = [(shifted(doubled, k) + x[1]).sum(axis=(0, 1)) for k in range(4)]
@@ -130,7 +130,7 @@ def test_what_cannot_be_changed(differentiable: Any, images: np.ndarray) -> None
     model = layertap.open(made.SerializeToString())
     with pytest.raises(layertap.UsageError) as caught:
         Perturbation(
-            program_of(model), "index", "index", Scores("y", ()), {"index": np.zeros((1, 2), int)}
+            program_of(model), "index", "index", Scores("y"), {"index": np.zeros((1, 2), int)}
         )
     assert str(caught.value) == (
         "'index' is of dtype int64; only floats can be changed bit by bit."

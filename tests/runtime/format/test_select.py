@@ -1,4 +1,4 @@
-"""Choosing layers."""
+"""Selecting layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = [
     layer(7, "re:named", "Lambda", (None, 8), "what[1]?*"),
     layer(8, "12", "Dense", (None, 2), "re:named", 18),
 ]
-ELSEWHERE = layer(99, "conv1/relu", "ReLU", (None, 1))
+OTHER_MODEL = layer(99, "conv1/relu", "ReLU", (None, 1))
 NAMES = [item.name for item in LAYERS]
 EXPOSED = [name for name in NAMES if name != "secret"]
 
@@ -36,7 +36,7 @@ def names(layers: list[Layer]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"),
+    ("selector", "expected"),
     [
         # Names.
         ("conv1/relu", ["conv1/relu"]),
@@ -64,7 +64,7 @@ def names(layers: list[Layer]) -> list[str]:
         (-1, ["12"]),
         (-9, ["image"]),
         (np.int64(2), ["conv1/relu"]),
-        # Slices: the layers that the file does not expose are passed over.
+        # Slices, which skip layers that the file does not expose.
         (slice(None), EXPOSED),
         (slice(1, 3), ["conv1/conv", "conv1/relu"]),
         (slice(3, 6), ["conv2/conv", "encoder#1"]),
@@ -74,8 +74,8 @@ def names(layers: list[Layer]) -> list[str]:
         (slice(7, 999), ["re:named", "12"]),
         # Layers, by their name.
         (LAYERS[3], ["conv2/conv"]),
-        (ELSEWHERE, ["conv1/relu"]),
-        # Several: in the order asked, each once; within a pattern in the model's order.
+        (OTHER_MODEL, ["conv1/relu"]),
+        # Several selectors: in their order, each layer once; within a pattern in the model's order.
         (["12", "image"], ["12", "image"]),
         (("conv2/*", "conv1/*"), ["conv2/conv", "conv1/conv", "conv1/relu"]),
         (["conv1/relu", "*conv*", 0], ["conv1/relu", "conv1/conv", "conv2/conv", "image"]),
@@ -86,12 +86,12 @@ def names(layers: list[Layer]) -> list[str]:
         (None, EXPOSED),
     ],
 )  # fmt: skip
-def test_select(what: Any, expected: list[str]) -> None:
-    assert names(select(LAYERS, what)) == expected
+def test_selectors_match_layers_in_order(selector: Any, expected: list[str]) -> None:
+    assert names(select(LAYERS, selector)) == expected
 
 
 @pytest.mark.parametrize(
-    ("what", "type_", "expected"),
+    ("selector", "type_", "expected"),
     [
         (None, "Conv2D", ["conv1/conv", "conv2/conv"]),
         (None, ["Dense", "Conv2D"], ["conv1/conv", "conv2/conv", "encoder#1", "what[1]?*", "12"]),
@@ -101,8 +101,8 @@ def test_select(what: Any, expected: list[str]) -> None:
         (slice(0, 4), "Conv2D", ["conv1/conv", "conv2/conv"]),
     ],
 )
-def test_select_by_class(what: Any, type_: Any, expected: list[str]) -> None:
-    assert names(select(LAYERS, what, type_)) == expected
+def test_classes_filter_the_selection(selector: Any, type_: Any, expected: list[str]) -> None:
+    assert names(select(LAYERS, selector, type_)) == expected
 
 
 NONE = "; the file exposes 8 layers."
@@ -117,7 +117,7 @@ GIVE = ": give a name, a pattern, an index or a slice."
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("selector", "message"),
     [
         (
             "conv1/rellu",
@@ -157,14 +157,14 @@ GIVE = ": give a name, a pattern, an index or a slice."
         (slice(4, 5), "this file exposes no layer in the slice '4:5'."),
     ],
 )  # fmt: skip
-def test_what_selects_nothing(what: Any, message: str) -> None:
+def test_selector_without_a_match_is_an_error(selector: Any, message: str) -> None:
     with pytest.raises(LayerNotFoundError) as caught:
-        select(LAYERS, what)
+        select(LAYERS, selector)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("what", "type_", "message"),
+    ("selector", "type_", "message"),
     [
         (None, "Conv2d", "no exposed layer has the class 'Conv2d'. Did you mean 'Conv2D'? "
          + CLASSES),
@@ -174,14 +174,14 @@ def test_what_selects_nothing(what: Any, message: str) -> None:
         (["12", 0], ["ReLU", "Conv2D"], "no selected layer has the class ReLU or Conv2D."),
     ],
 )  # fmt: skip
-def test_classes_that_select_nothing(what: Any, type_: Any, message: str) -> None:
+def test_class_without_a_match_is_an_error(selector: Any, type_: Any, message: str) -> None:
     with pytest.raises(LayerNotFoundError) as caught:
-        select(LAYERS, what, type_)
+        select(LAYERS, selector, type_)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("what", "type_", "message"),
+    ("selector", "type_", "message"),
     [
         (1.0, None, f"{CANNOT}1.0{GIVE}"),
         ([None], None, f"{CANNOT}None{GIVE}"),
@@ -195,9 +195,9 @@ def test_classes_that_select_nothing(what: Any, type_: Any, message: str) -> Non
         (None, ["Dense", 3], "type must be a class name such as 'Conv2D', got 3."),
     ],
 )  # fmt: skip
-def test_what_cannot_choose(what: Any, type_: Any, message: str) -> None:
+def test_invalid_selector_is_a_usage_error(selector: Any, type_: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        select(LAYERS, what, type_)
+        select(LAYERS, selector, type_)
     assert str(caught.value) == message
 
 
@@ -216,7 +216,7 @@ NO_CELL = f"he layer 'gru/cell' is not available: {LOOP}. Request 'gru', which c
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("selector", "message"),
     [
         ("gru/cell", "t" + NO_CELL),
         (1, "t" + NO_CELL),
@@ -234,38 +234,38 @@ NO_CELL = f"he layer 'gru/cell' is not available: {LOOP}. Request 'gru', which c
         ("nothing", "the layer 'nothing' is not available: it returns nothing."),
     ],
 )
-def test_what_no_file_can_give(what: Any, message: str) -> None:
+def test_unavailable_layer_is_an_error_with_the_reason(selector: Any, message: str) -> None:
     with pytest.raises(LayerNotFoundError) as caught:
-        select(TREE, what)
+        select(TREE, selector)
     assert str(caught.value) == message
     assert names(select(TREE, "*")) == names(select(TREE)) == ["gru"]
 
 
-def test_a_model_without_layers() -> None:
+def test_index_in_a_model_without_layers_is_an_error() -> None:
     assert select([]) == []
     with pytest.raises(LayerNotFoundError) as caught:
         select([], 0)
     assert str(caught.value) == "layer index 0 is out of range: the model has no layers."
 
 
-def test_layer_not_found_is_a_key_error_too() -> None:
-    """So that code which looks layers up in a mapping keeps working."""
+def test_layer_not_found_is_also_a_key_error() -> None:
+    """Code that catches the KeyError of a mapping also works with layers."""
     with pytest.raises(KeyError):
         select(LAYERS, "nope")
 
 
-def test_one_layer() -> None:
+def test_only_returns_one_layer() -> None:
     assert only(LAYERS, "what[1]?*") is LAYERS[6]
     assert only(LAYERS, -1) is LAYERS[8]
     assert only(LAYERS, np.int32(1)) is LAYERS[1]  # type: ignore[arg-type]
-    assert only(LAYERS, ELSEWHERE) is LAYERS[2]
+    assert only(LAYERS, OTHER_MODEL) is LAYERS[2]
     with pytest.raises(LayerNotFoundError) as caught:
-        only(LAYERS, "conv*")  # a pattern is no name here
+        only(LAYERS, "conv*")  # `only` does not accept patterns
     assert str(caught.value).startswith("no layer is called 'conv*'; ")
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"),
+    ("selector", "expected"),
     [
         ("image", True),
         ("what[1]?*", True),
@@ -282,8 +282,8 @@ def test_one_layer() -> None:
         (None, False),
     ],
 )
-def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
-    assert is_single(LAYERS, what) is expected
+def test_is_single_is_true_for_names_and_indices(selector: Any, expected: bool) -> None:
+    assert is_single(LAYERS, selector) is expected
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
         ("424", 424),
         ("-1", -1),
         ("007", 7),
-        ("12", "12"),  # a layer of that very name
+        ("12", "12"),  # there is a layer with this name
         ("10:20", slice(10, 20)),
         (":", slice(None, None)),
         ("5:", slice(5, None)),
@@ -314,13 +314,13 @@ def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
         ("", ""),
     ],
 )
-def test_as_typed_in_a_shell(text: str, expected: Any) -> None:
+def test_shell_text_is_parsed_as_a_selector(text: str, expected: Any) -> None:
     assert parse_selector(text, LAYERS) == expected
 
 
 @given(st.lists(st.text("ab12:-*?[]!re/", min_size=1), unique=True, min_size=1))
-def test_every_layer_is_reached_by_its_own_name(given_names: list[str]) -> None:
-    """Also where it looks like a pattern, an index or a slice."""
+def test_every_layer_is_selected_by_its_own_name(given_names: list[str]) -> None:
+    """Even if the name has the syntax of a pattern, an index or a slice."""
     layers = [layer(i, name, "Dense", (None, 1)) for i, name in enumerate(given_names)]
     for one in layers:
         assert parse_selector(one.name, layers) == one.name
@@ -329,7 +329,7 @@ def test_every_layer_is_reached_by_its_own_name(given_names: list[str]) -> None:
     assert select(layers, [*reversed(given_names), "*"]) == layers[::-1]
 
 
-def test_a_slice_with_a_step_of_nothing() -> None:
+def test_slice_with_step_0_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         parse_selector("1:9:0", LAYERS)
     assert str(caught.value) == "the step of the slice '1:9:0' must not be 0."

@@ -9,7 +9,7 @@ For float16 that is seldom needed: onnxruntime inserts such casts itself where O
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,7 +17,10 @@ from onnx import TensorProto, helper
 
 from layertap_export.graph.graph import bodies, opset_of
 from layertap_export.graph.operators import NARROW, OPERATORS, WIDE_UNSIGNED, facts
+from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.weights import Initializers
+
+from .contract import graph_pass, in_order, outputs_exist
 
 STAND_INS: Mapping[str, Sequence[str]] = {
     "bool": ("int32", "uint8", "float32"),
@@ -48,6 +51,7 @@ def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
 
 
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset[str]:
     """Put casts around every node that would find no kernel, in place.
 
@@ -58,16 +62,16 @@ def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset
     Returns:
         The operators that compute in float32 for want of a float64 kernel.
     """
-    return _Casts(opset_of(model), _element_types(model), initializers).run(model.graph)
+    return _Casts(opset_of(model), Shapes(model), initializers).run(model.graph)
 
 
 class _Casts:
     """One pass over one model."""
 
-    def __init__(self, opset: int, types: Mapping[str, int], initializers: Initializers) -> None:
+    def __init__(self, opset: int, shapes: Shapes, initializers: Initializers) -> None:
         self.opset = opset
         self.initializers = initializers
-        self.types = dict(types)
+        self.shapes = shapes
         self.narrowed: set[str] = set()
         self.made: dict[tuple[str, str], str] = {}
         self.casts = 0
@@ -94,7 +98,7 @@ class _Casts:
         row = facts(node)
         if row is None or len(node.input) <= row.typed_by:
             return [node]
-        dtype = _name(self.types.get(node.input[row.typed_by], 0))
+        dtype = _name(self.shapes.dtype(node.input[row.typed_by]))
         other = stand_in(node.op_type, dtype, self.opset)
         if other is None:
             return [node]
@@ -138,31 +142,3 @@ def _name(element_type: int) -> str:
     if element_type in (TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.BFLOAT16):
         return ""
     return str(helper.tensor_dtype_to_np_dtype(element_type).name)
-
-
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor, inferred on a copy without weights."""
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = model.ir_version or onnx.IR_VERSION
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.graph.name = "types"
-    skeleton.graph.node.extend(model.graph.node)
-    skeleton.graph.input.extend(model.graph.input)
-    for item in model.graph.initializer:
-        small = len(item.dims) <= 1 and int(np.prod(item.dims)) <= 64
-        if small:  # a shape or a list of axes, which inference looks at
-            skeleton.graph.initializer.add().CopyFrom(item)
-        else:
-            info = helper.make_tensor_value_info(item.name, item.data_type, item.dims)
-            skeleton.graph.input.append(info)
-    return dict(_types(onnx.shape_inference.infer_shapes(skeleton).graph))
-
-
-def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        yield value.name, value.type.tensor_type.elem_type
-    for item in graph.initializer:
-        yield item.name, item.data_type
-    for node in graph.node:
-        for body in bodies(node):
-            yield from _types(body)

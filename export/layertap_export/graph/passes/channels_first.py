@@ -30,6 +30,8 @@ from layertap_export.graph.graph import attribute, bodies, captured, opset_of, p
 from layertap_export.graph.operators import OPERATORS, facts
 from layertap_export.graph.weights import Initializers
 
+from .contract import graph_pass, in_order, no_identities, outputs_exist
+
 Perm = tuple[int, ...]
 Shape = tuple["int | None", ...]
 
@@ -48,19 +50,40 @@ class View(NamedTuple):
         return self.perm == tuple(range(len(self.perm)))
 
 
-class ChannelsFirst:
-    """The pass over one graph. `run` rewrites the model in place."""
+class Layout(NamedTuple):
+    """The result of the pass."""
+
+    outputs: dict[str, View]
+    """By output of the old graph, the view on a tensor of the new graph that it is."""
+    shapes: dict[str, Shape]
+    """What is known of the shapes of tensors, of both graphs."""
+
+
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, no_identities])
+def channels_first(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Shape],
+    initializers: Initializers | None = None,
+) -> Layout:
+    """Rewrite a model in place. The graph has no outputs then: the caller names and orders them.
+
+    Args:
+        model: as tf2onnx made it.
+        shapes: what is known of its tensors' shapes.
+        initializers: the values of its large weights.
+    """
+    layout = _Pass(model, shapes, initializers or Initializers())
+    return Layout(layout.run(), layout.shapes)
+
+
+class _Pass:
+    """The pass over one graph."""
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        shapes: Mapping[str, Shape],
-        initializers: Initializers | None = None,
+        self, model: onnx.ModelProto, shapes: Mapping[str, Shape], initializers: Initializers
     ) -> None:
-        """Take a model with nodes in topological order and what is known of its tensors' shapes;
-        `initializers` has the values of its large weights."""
         self.model = model
-        self.initializers = initializers or Initializers()
+        self.initializers = initializers
         self.opset = opset_of(model)
         self.shapes: dict[str, Shape] = dict(shapes)
         self.constants: dict[str, NDArray[np.generic]] = {}
@@ -73,10 +96,7 @@ class ChannelsFirst:
         """Output of a Reshape that joins all axes but the first -> what it reads, as a view."""
 
     def run(self) -> dict[str, View]:
-        """Rewrite the graph; return each graph output as a view on a tensor of the new graph.
-
-        The graph is left without outputs: the caller names and orders them.
-        """
+        """Rewrite the graph; return each graph output as a view on a tensor of the new graph."""
         graph = self.model.graph
         for value in graph.input:
             dims = value.type.tensor_type.shape.dim

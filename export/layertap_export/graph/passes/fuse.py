@@ -22,11 +22,13 @@ from onnx import helper, numpy_helper
 from layertap_export.graph.graph import makers, prune, read_counts
 from layertap_export.graph.weights import is_stub
 
+from .contract import graph_pass, in_order, no_identities
 from .hard_swish import join_hard_swish
 
 Shape = tuple["int | None", ...]
 
 
+@graph_pass(requires=[in_order], ensures=[in_order, no_identities])
 def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str]) -> None:
     """Rewrite `model` in place.
 

@@ -16,7 +16,10 @@ from onnx import helper, numpy_helper
 
 from layertap_export.graph.graph import makers, opset_of, read_counts
 
+from .contract import graph_pass, in_order
 
+
+@graph_pass(requires=[in_order], ensures=[in_order])
 def join_hard_swish(model: onnx.ModelProto, keep: Iterable[str]) -> None:
     """Rewrite `model` in place; the nodes that nobody reads any more stay, to be pruned.
 

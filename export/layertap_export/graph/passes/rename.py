@@ -15,14 +15,17 @@ import onnx
 from layertap_export.graph.graph import bodies, makers, opset_of, reads
 from layertap_export.graph.unique_names import UniqueNames
 
+from .contract import graph_pass, in_order, named_nodes
 
+
+@graph_pass(requires=[], ensures=[in_order, named_nodes])
 def rename(
     model: onnx.ModelProto, owners: Sequence[tuple[str, str]], fixed: Mapping[str, str]
 ) -> dict[str, str]:
     """Order and name everything in `model`, in place, except its inputs.
 
     Args:
-        model: the model; nodes that lead to no owner are dropped.
+        model: nodes in any order; those that lead to no owner are dropped.
         owners: per layer, in the order in which they finish, its name and the tensor it puts out.
         fixed: new names, by old name, of tensors that shall have just that name. No other tensor
             gets one of these or the name of an owner.

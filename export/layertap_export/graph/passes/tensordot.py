@@ -16,9 +16,12 @@ from onnx import helper, numpy_helper
 
 from layertap_export.graph.graph import makers
 
+from .contract import graph_pass, in_order, outputs_exist
+
 Shape = tuple["int | None", ...]
 
 
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def restore_products(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
     """Rewrite `model` in place; what nobody needs any more stays, for the next pass to drop.
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from layertap_export.graph.constant_folding import constant_of
-from layertap_export.graph.graph import opset_of
+from layertap_export.graph.graph import bodies, opset_of
 from layertap_export.graph.operators import facts
+from layertap_export.graph.weights import is_stub
 
 from .integer_values import LARGEST_VALUE
 from .node_facts import Integers, NodeFacts
@@ -41,7 +42,7 @@ class Shapes:
         self._free: dict[str, Free] = {}
         graph = model.graph
         for item in self._weights.values():
-            self._dtypes[item.name], self._dims[item.name] = item.data_type, tuple(item.dims)
+            self._add_constant(item.name, item)
         for value in graph.input:
             if value.name not in self._weights:
                 self._set_type(value.name, value.type)
@@ -50,9 +51,7 @@ class Shapes:
             name for size in firsts if isinstance(size, Free) for name in size.names
         )
         """Names of the free sizes of the inputs' first axes."""
-        stated = {value.name: value.type for value in (*graph.value_info, *graph.output)}
-        for node in graph.node:
-            self._visit(node, stated)
+        self._visit_nodes(graph)
 
     def dtype(self, name: str) -> int:
         """The `TensorProto.DataType`; 0 where it is unknown."""
@@ -69,9 +68,11 @@ class Shapes:
             self._dims[name] = self._dims[other]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, or of whole numbers that follow from known shapes."""
+        """The value of a constant, or of whole numbers that follow from known shapes; `None` for
+        a weight whose values are not in the graph."""
         if name in self._weights:
-            return numpy_helper.to_array(self._weights[name])
+            item = self._weights[name]
+            return None if is_stub(item) else numpy_helper.to_array(item)
         values = self._values.get(name)
         if values is None or not all(isinstance(size, int) for size in values.ravel()):
             return None
@@ -79,11 +80,26 @@ class Shapes:
 
     # -- one node
 
+    def _visit_nodes(self, graph: onnx.GraphProto) -> None:
+        stated = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+        for node in graph.node:
+            self._visit(node, stated)
+
+    def _visit_body(self, body: onnx.GraphProto) -> None:
+        """A graph inside a node: its tensors have names of their own."""
+        for item in body.initializer:
+            self._add_constant(item.name, item)
+        for value in body.input:
+            self._set_type(value.name, value.type)
+        self._visit_nodes(body)
+
     def _visit(self, node: onnx.NodeProto, stated: Mapping[str, onnx.TypeProto]) -> None:
         constant = constant_of(node)
         if constant is not None:
             self._add_constant(node.output[0], constant)
             return
+        for body in bodies(node):
+            self._visit_body(body)
         for name, kind in self._inferred(node).items():
             self._set_type(name, kind)
         row = facts(node)

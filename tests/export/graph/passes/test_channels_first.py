@@ -20,7 +20,7 @@ from generators.random_graphs import (
     random_convolutions,
     random_graphs,
 )
-from layertap_export.graph.passes.channels_first import ChannelsFirst, View
+from layertap_export.graph.passes.channels_first import View, channels_first
 
 pytestmark = pytest.mark.tensorflow  # needs the export extra; TensorFlow itself is not imported
 
@@ -37,7 +37,7 @@ def laid_out(
             item.name: tuple(d.dim_value or None for d in item.type.tensor_type.shape.dim)
             for item in [*inferred.value_info, *inferred.output]
         }
-    return made, ChannelsFirst(made, shapes).run()
+    return made, channels_first(made, shapes).outputs
 
 
 def run_plainly(model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str, Any]) -> list[Any]:

@@ -1,20 +1,21 @@
-# make demo        set up, and run the main job on real input (IMAGES=folder for your own)
-# make test        set up, and pass all quick tests; make test-all adds the slow sweeps
+# make demo        set up, and run the main commands on images (IMAGES=folder for your own images)
+# make test        set up, and pass all quick tests, one worker per core (WORKERS=0: one process)
+# make test-all    the same with the slow sweeps
 # make lint        formatting, style and types
 # make bench       the benchmarks, as ratios against peers
 # make docs        the documentation as a site, in site/
 # make conformance export every family of keras.applications and Keras Hub; write docs/conformance.md
-# make PYTHON=python3.12 ...   another Python
+# make PYTHON=python3.12 ...   use another Python
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-# tensorflow-cpu is the smaller wheel, where there is one.
+# tensorflow-cpu is a smaller wheel, but only available for some platforms.
 TENSORFLOW_EXTRA := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),export-cpu,export)
 
-# Any uv on the path is faster than pip; without one pip does.
+# uv is faster than pip, and used if it is on the path.
 INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python --compile-bytecode,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
 SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
@@ -28,7 +29,7 @@ $(READY): pyproject.toml tests/download_wheels.py
 	@echo "setting up $(VENV), once ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -e ".[cpu,$(TENSORFLOW_EXTRA),test,lint]"
-	@$(INSTALL) --no-deps "tf_keras>=2.18" # it asks for `tensorflow`, which tensorflow-cpu is too
+	@$(INSTALL) --no-deps "tf_keras>=2.18" # it requires `tensorflow`, which tensorflow-cpu also provides
 	@$(BIN)/python tests/download_wheels.py .cache
 	@touch $@
 
@@ -41,18 +42,23 @@ demo: demo/chest.onnx
 	$(BIN)/layertap cam demo/chest.onnx $(PICTURES) -o demo/heat_maps
 	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/ demo/heat_maps/"
 
-# The user's own pictures, or X-ray-like ones that the model package draws.
+# The user's own images, or synthetic X-ray images that layertap_models draws.
 PICTURES = $(if $(IMAGES),$(IMAGES),demo/images)
 
 demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
 	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
 
+# A file stays with one worker: what its tests share is made once. The files are run in order,
+# those of the runtime last, which are short.
+WORKERS ?= auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=default
+	$(PYTEST) -m "slow or not slow" --hypothesis-profile=default
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -64,7 +70,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "going on without the peers of the bench extra"
+	@$(BIN)/python -c 'import openvino, polygraphy' 2>/dev/null || $(INSTALL) -e ".[bench]" || echo "continuing without the peers of the bench extra"
 	$(BIN)/python -m benchmarks
 
 # Warnings are errors. The variable silences an advertisement of the theme.
@@ -73,7 +79,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "wrote site/index.html; with search: $(BIN)/python -m http.server -d site"
 
-# Keras Hub as it does without tensorflow-text, which asks for `tensorflow`, beside tensorflow-cpu.
+# Keras Hub without its dependency tensorflow-text, which requires `tensorflow`, not tensorflow-cpu.
 HUB := "keras-hub>=0.24" kagglehub kagglesdk regex tokenizers sentencepiece tqdm PyYAML
 
 conformance: $(READY)

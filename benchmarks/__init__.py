@@ -1,1 +1,1 @@
-"""What layertap costs, beside what its peers cost: `python -m benchmarks`."""
+"""Time and memory of layertap compared with its peers: `python -m benchmarks`."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks [SUBJECT ...]`: measure, and print the table."""
+"""`python -m benchmarks [SUBJECT ...]`: measure, and print a table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SUBJECTS = (
     "exporting",
     "gradients",
 )
-"""The modules that measure, each in a process of its own; in the order of the table."""
+"""The modules with measurements, in the order of the table. Each runs in its own process."""
 
 PACKAGES = (
     "numpy",
@@ -49,21 +49,21 @@ PACKAGES = (
 )
 
 BUSY = 0.1
-"""Share of the processors' time that others may take before the figures are called disturbed."""
+"""Share of the processor time used by other processes above which results count as disturbed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code 1 if a target is missed, or something could not be measured."""
+    """Measure, and return exit code 1 if a target is missed or a measurement failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "subjects", nargs="*", metavar="SUBJECT", help=f"of {', '.join(SUBJECTS)}; default: all"
+        "subjects", nargs="*", metavar="SUBJECT", help=f"one of {', '.join(SUBJECTS)}; default: all"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all measurements")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     unknown = [name for name in options.subjects if name not in SUBJECTS]
     if unknown:
-        parser.error(f"no subject {unknown[0]!r}; there are {', '.join(SUBJECTS)}")
+        parser.error(f"no subject is named {unknown[0]!r}; the subjects are {', '.join(SUBJECTS)}")
 
     machine.settle()
     if options.here:
@@ -77,25 +77,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disturbed, failed = [], []
     print(f"{_now()}, load {_load()}: starting", file=sys.stderr)
     for name in options.subjects or SUBJECTS:
-        found, others = _apart(name)
-        if found is None:
+        measured, others = _measure_in_process(name)
+        if measured is None:
             failed.append(name)
             continue
-        rows += found
+        rows += measured
         print(
-            f"{_now()}, load {_load()}: {name} measured; other processes took {others:.0%} of the "
-            "processors' time",
+            f"{_now()}, load {_load()}: {name} measured; other processes used {others:.0%} of the "
+            "processor time",
             file=sys.stderr,
         )
         if others > BUSY:
             disturbed.append(f"{name} ({others:.0%})")
     print(table([row for row in rows if not row.detail]))
     if any(row.detail for row in rows):
-        print("\nOne by one:\n\n" + table([row for row in rows if row.detail]))
+        print("\nDetails:\n\n" + table([row for row in rows if row.detail]))
     print(f"\nMachine: {machine.description()}.\nVersions: {machine.versions(PACKAGES)}.")
     absent = [name for name in peers.PACKAGES if find_spec(name) is None]
     if absent:
-        print(f"Left out, because not installed: {', '.join(absent)}. The `bench` extra has them.")
+        print(f"Not measured, because not installed: {', '.join(absent)} (the `bench` extra).")
     if disturbed:
         print(f"Disturbed by other processes: {', '.join(disturbed)}. Measure these again.")
     if failed:
@@ -105,10 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(bool(failed) or any(row.met is False for row in rows))
 
 
-def _apart(name: str) -> tuple[list[Row] | None, float]:
-    """What the subject measures in a fresh process, and what share others took meanwhile.
+def _measure_in_process(name: str) -> tuple[list[Row] | None, float]:
+    """Measure a subject in a new process.
 
-    `None` if it fails; why is then printed.
+    Returns:
+        The rows, or `None` if the process failed (its error output is printed); and the share of
+        the processor time that other processes used meanwhile, 0 to 1.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
@@ -134,7 +136,7 @@ def _now() -> str:
 
 
 def _load() -> str:
-    """The mean number of processes that wanted to run in the last minute."""
+    """The load average of the last minute."""
     return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 

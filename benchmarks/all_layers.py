@@ -1,4 +1,4 @@
-"""All layers at once: a tap, beside Keras and beside plain onnxruntime."""
+"""All layers at once: a tap compared with Keras and plain onnxruntime."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import layertap
 
 from . import models
 from .peaks import peak
-from .timing import PAUSE, Row, alternate, beside, timed
+from .timing import PAUSE, Row, alternate, compare, timed
 
 ROUNDS = 30
 
 
 def measure() -> list[Row]:
-    """Steady calls; models, functions and sessions are ready before."""
+    """Time repeated calls, with all models, functions and sessions prepared."""
     import keras
     import tensorflow as tf
 
     files, batch = models.files(), models.batch()
     opened = layertap.open(files.onnx)
-    # What is fed is no activation that anybody computes.
+    # Without the input layer: it computes nothing.
     names = [layer.name for layer in opened.layers if layer.type != "InputLayer"]
     tap = opened.tap(names)
 
@@ -52,12 +52,12 @@ def measure() -> list[Row]:
     }
     return [
         _memory(opened, batch.shape[0]),
-        *beside(f"all {len(names)} layers at once", seconds, peers),
+        *compare(f"all {len(names)} layers at once", seconds, peers),
     ]
 
 
 def _memory(opened: layertap.Model, count: int) -> Row:
-    """The peak of a fresh process that fetches all, beside what there is to be held."""
+    """The peak memory of a new process that fetches all layers, compared with their size."""
     peaks = tuple(peak(models.files(), "all") for _ in range(3))
     activations = sum(layer.nbytes(count) or 0 for layer in opened.layers)
     weights = 4 * sum(layer.parameters for layer in opened.layers)

@@ -1,4 +1,4 @@
-"""A file of half a gigabyte, VGG16: opening it, and what memory its layers take."""
+"""A file of half a gigabyte, VGG16: the time to open it, and the memory for its layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EARLY, LATE = "block1_conv2", "predictions"
 
 
 def measure() -> list[Row]:
-    """Opening in this process; memory in fresh ones."""
+    """Measure the time to open in this process, and memory in new processes."""
     import numpy as np
 
     files = models.files("vgg16")

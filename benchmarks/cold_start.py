@@ -1,4 +1,4 @@
-"""The shortest things that one can ask for, in a fresh process: a table, and an early layer."""
+"""The quickest commands in a new process: the table of layers, and an early layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = 31
 
 
 def measure() -> list[Row]:
-    """From the start of a process to its end."""
+    """Time processes from start to end."""
     import numpy as np
 
     import layertap

@@ -1,4 +1,4 @@
-"""Cutting the file with all layers down to one, and making a session of the cut."""
+"""Cutting the file with all layers down to one layer, and creating a session of the cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from layertap._cut.plan import plan_cut
 from layertap._cut.write import write_cut
-from layertap._engine.session import Engine
+from layertap._engine.engine import Engine
 from layertap._engine.settings import Settings
 from layertap.format.graph import Graph, read_graph
 from layertap.format.source import FileSource
@@ -20,9 +20,9 @@ LAYERS = (models.EARLY, "conv4_block12_concat", models.LATE)
 
 
 def measure() -> list[Row]:
-    """From the file on disk, or from the opened model, to the bytes of the cut; and to a session.
+    """Time the steps from the file on disk, or from the opened model, to the cut and its session.
 
-    Opening a model indexes it, once for all that is cut from it.
+    Opening a model creates its index, which all cuts share.
     """
     import onnx
 
@@ -78,14 +78,14 @@ def measure() -> list[Row]:
 
 
 def cut(file: Any, graph: Graph, layer: str) -> bytes:
-    """The bytes of the smaller model, as `Model.tap` makes them."""
+    """The bytes of the smaller model, created as in `Model.tap`."""
     plan = plan_cut(graph, [layer])
     with FileSource(file).read() as buffer:
         return write_cut(buffer, graph, plan)
 
 
 def _extract(model: Any, name: str, layer: str) -> bytes:
-    """The same by the onnx package."""
+    """The same, with the onnx package."""
     import onnx
 
     extractor = onnx.utils.Extractor(model)
@@ -94,6 +94,6 @@ def _extract(model: Any, name: str, layer: str) -> bytes:
 
 
 def index(file: Any) -> Graph:
-    """Where in the file what is."""
+    """The index of a file."""
     with FileSource(file).read(sparsely=True) as buffer:
         return read_graph(buffer)

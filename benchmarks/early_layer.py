@@ -1,4 +1,4 @@
-"""One layer at the start of the network: a tap, beside plain onnxruntime."""
+"""One layer at the start of the network: a tap compared with plain onnxruntime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ROUNDS = 60
 
 
 def measure() -> list[Row]:
-    """Steady calls; both sessions are ready before."""
+    """Time repeated calls, with both sessions prepared."""
     files, batch = models.files(), models.batch()
     tap = layertap.open(files.onnx).tap(models.EARLY)
     session = models.plain_session()

@@ -1,4 +1,4 @@
-"""Ten layers spread over each of four networks: a tap, beside Keras and plain onnxruntime."""
+"""Ten layers in each of four networks: a tap compared with Keras and plain onnxruntime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEPTHS = 10
 
 
 def measure() -> list[Row]:
-    """Steady calls; models, functions and sessions are ready before."""
+    """Time repeated calls, with all models, functions and sessions prepared."""
     details = [row for name in models.NAMES for row in _network(name)]
     by_peer = {peer: [row for row in details if row.peer == peer] for peer in (FUNCTION, PLAIN)}
     summary = []
@@ -81,10 +81,11 @@ def _network(name: str) -> list[Row]:
 
 
 def spread(opened: layertap.Model, known: Sequence[str]) -> list[str]:
-    """Ten layers at even steps through the network, the last one included.
+    """Ten evenly spaced layers of the network, including the last one.
 
     Args:
-        known: the layers of the Keras model; what is no layer of it (an operation) is left out.
+        opened: the exported model.
+        known: names of the layers of the Keras model; other entries (operations) are skipped.
     """
     names = [
         layer.name

@@ -1,5 +1,5 @@
-"""The export with all layers: its time beside tf2onnx's own conversion of the model with its one
-output, and its memory beside the model's weights."""
+"""The export with all layers: its time compared with tf2onnx's conversion of the model with its
+single output, and its memory compared with the model's weights."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROUNDS = 3
 
 
 LARGEST = ("NASNetMobile", "InceptionResNetV2")
-"""Those of `keras.applications` with the most layers for their size: 770 and 781."""
+"""The models of `keras.applications` with the most layers for their size: 770 and 781."""
 
 
 def measure() -> list[Row]:
-    """From the Keras model in memory to the file on disk; ours without the verification."""
+    """Time from the Keras model in memory to the file on disk; ours without the verification."""
     import keras
     import numpy as np
 
@@ -63,15 +63,15 @@ def _row(name: str, model: Any, batch: Any) -> Row:
 
 
 def _memory() -> list[Row]:
-    """Of VGG16, most of whose memory is weights."""
+    """The peak memory for VGG16, where most of the memory is weights."""
     command = [sys.executable, "-m", "benchmarks.programs.with_export"]
-    found = []
+    measured = []
     for _ in range(ROUNDS):
         done = subprocess.run(
             command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
         )
-        found.append(tuple(map(float, done.stdout.split())))
-    written, whole, weights = zip(*found, strict=True)
+        measured.append(tuple(map(float, done.stdout.split())))
+    written, whole, weights = zip(*measured, strict=True)
     return [
         Row(
             what=f"peak memory of an export of VGG16 {how} verification, beyond the imports",
@@ -85,8 +85,8 @@ def _memory() -> list[Row]:
     ]
 
 
-class _Written(Exception):  # noqa: N818 - no error
-    """The file is there; what would come now is the verification."""
+class _Written(Exception):  # noqa: N818 - not an error
+    """Stops the export after the file is written and before it is verified."""
 
 
 def _ours(model: Any, path: Path) -> float:
@@ -99,7 +99,7 @@ def _ours(model: Any, path: Path) -> float:
     started = time.perf_counter()
     with contextlib.suppress(_Written):
         layertap_export.export(model, path, progress=stop)
-        raise RuntimeError("the export went on without telling that it verifies.")
+        raise RuntimeError("the export ended without reporting a verification.")
     return time.perf_counter() - started
 
 

@@ -1,5 +1,4 @@
-"""How near to the processor's limit: a tap's time, beside its multiply-adds at the rate of a matrix
-product."""
+"""A lower bound for the time of a tap: its multiply-adds at the speed of a matrix product."""
 
 from __future__ import annotations
 
@@ -12,10 +11,10 @@ from .timing import Row, alternate, timed
 
 ROUNDS = 25
 REST = 0.5
-"""Seconds between calls: the threads of numpy's matrix product keep a core busy for longer than
-those of onnxruntime."""
+"""Seconds between calls. After a call, the threads of numpy's matrix product keep a core busy for
+longer than those of onnxruntime."""
 SIZE = 2048
-"""Rows and columns of the matrices whose product is the measure."""
+"""Number of rows and columns of the matrices that are multiplied."""
 
 MATRIX = f"its multiply-adds at the rate of a {SIZE} x {SIZE} float32 product in numpy"
 MOST = {models.CHEST: 1.15}
@@ -23,7 +22,7 @@ MOST = {models.CHEST: 1.15}
 
 
 def measure() -> list[Row]:
-    """The late layer of the chest model, and the last of the other networks; steady calls."""
+    """Time repeated calls for the late layer of the chest model, and the other models' outputs."""
     import numpy as np
 
     generator = np.random.default_rng(0)
@@ -50,9 +49,10 @@ def measure() -> list[Row]:
 
 
 def multiply_adds(name: str, layer: str) -> int:
-    """What the convolutions and matrix products on the way to a layer take for one image.
+    """The number of multiply-adds in the convolutions and matrix products up to a layer.
 
-    Counted with the `onnx` package on the file cut by it; what pools and normalises is left out.
+    For one image. The graph is cut and its shapes are inferred by the `onnx` package. Other
+    operators, such as pooling and normalization, are not counted.
     """
     import onnx
 

@@ -1,8 +1,8 @@
-"""A fresh process: imports, opening, and the first activation; time and peak memory.
+"""A new process: imports, opening a model, and the first activation; time and peak memory.
 
-Both sides find their bytecode compiled, in a folder of their own that the warm-up round fills:
-what is installed without compiling it (`PYTHONDONTWRITEBYTECODE`) would otherwise be compiled anew
-in every process.
+All processes use compiled bytecode, from a separate folder that the warm-up round fills. Otherwise,
+packages that were installed without bytecode (`PYTHONDONTWRITEBYTECODE`) would be compiled in
+every process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDS = 9
 
 
 def measure() -> list[Row]:
-    """From the start of the process to the first activation in hand; its end is not counted."""
+    """Time from the start of the process to the first activation, not to the end."""
     import numpy as np
 
     files = models.files()
@@ -72,13 +72,14 @@ def measure() -> list[Row]:
 
 
 def environment() -> dict[str, str]:
-    """That of fresh processes: Python keeps its bytecode in our cache, and finds it there."""
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    return {**kept, "PYTHONPYCACHEPREFIX": str(models.CACHE / "bytecode")}
+    """The environment of measured processes, in which Python caches bytecode in our folder."""
+    copied = dict(os.environ)
+    copied.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {**copied, "PYTHONPYCACHEPREFIX": str(models.CACHE / "bytecode")}
 
 
 def _run(command: list[str]) -> tuple[float, float]:
-    """Seconds until the program says that it is done, and the peak memory in MB that it says."""
+    """Seconds until the program prints its peak memory, and that peak memory in MB."""
     started = time.perf_counter()
     with subprocess.Popen(
         command,
@@ -91,7 +92,7 @@ def _run(command: list[str]) -> tuple[float, float]:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - started
-        _, said = process.communicate()
+        _, errors = process.communicate()
     if process.returncode or not line:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
+        raise RuntimeError(f"{' '.join(command)} failed:\n{errors}")
     return seconds, float(line)

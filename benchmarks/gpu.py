@@ -1,8 +1,8 @@
-"""An NVIDIA card beside the CPU: `python -m benchmarks.gpu`.
+"""An NVIDIA GPU compared with the CPU: `python -m benchmarks.gpu`.
 
-All layers of the chest model are compared with what the CPU gives, then images per second are
-printed by batch size: of the late layer and of all layers, as arrays and left on the card. Where
-there is no such card, that is said, and nothing is done.
+First, all layers of the chest model are compared with the results of the CPU. Then, images per
+second are printed by batch size: for the late layer and for all layers, copied to arrays and left
+on the GPU. Without a GPU, a message is printed and nothing is measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from . import machine, models
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 ROUNDS = 20
 SECONDS = 5.0
-"""For one figure, at most."""
+"""Maximum duration of one measurement in seconds."""
 
 SETTINGS: Mapping[str, Mapping[str, bool]] = {
     "float32": {},
@@ -32,18 +32,18 @@ SETTINGS: Mapping[str, Mapping[str, bool]] = {
     "TF32, NHWC": {"tf32": True, "prefer_nhwc": True},
 }
 TOLERANCES = {False: models.TOLERANCE, True: 1e-2}
-"""Largest difference over the largest value, by whether TF32 is on: it has 10 bits of mantissa."""
+"""Largest allowed scaled error, without and with TF32, which has a mantissa of 10 bits."""
 
 
 def main() -> int:
-    """Exit code 1 if a layer differs, 0 if all is well or there is no card."""
+    """Measure, and return exit code 1 if a layer differs, else 0 (also without a GPU)."""
     file = _file()
     try:
         layertap.open(file, device="cuda")
     except layertap.DeviceError as exc:
         print(f"Nothing was measured, because {exc}")
         return 0
-    print(f"{_card()}; {machine.versions(['onnxruntime-gpu'])}\n")
+    print(f"{_gpu_name()}; {machine.versions(['onnxruntime-gpu'])}\n")
     names = [layer.name for layer in layertap.open(file).layers if layer.type != "InputLayer"]
     opened = {
         title: layertap.open(file, device="cuda", **options) for title, options in SETTINGS.items()
@@ -53,14 +53,14 @@ def main() -> int:
     for title, model in opened.items():
         for what, layers in ((models.LATE, models.LATE), (f"all {len(names)} layers", names)):
             for on_device in (False, True):
-                where = "left on the card" if on_device else "as arrays"
+                where = "left on the GPU" if on_device else "as arrays"
                 tap = model.tap(layers, on_device=on_device)
                 print(_line(f"{title}, {what}, {where}", tap), flush=True)
     return int(bool(failed))
 
 
 def _file() -> Any:
-    """The chest model; its maker, TensorFlow, is not to see the card."""
+    """The chest model's file. TensorFlow, which may have to create it, must not use the GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     machine.quiet()
     file = models.files().onnx
@@ -71,9 +71,9 @@ def _file() -> Any:
     return file
 
 
-def _card() -> str:
+def _gpu_name() -> str:
     if not shutil.which("nvidia-smi"):
-        return "an NVIDIA card"
+        return "an NVIDIA GPU"
     done = subprocess.run(
         ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
         capture_output=True,
@@ -84,7 +84,7 @@ def _card() -> str:
 
 
 def _agrees(title: str, model: layertap.Model, file: Any, names: Sequence[str]) -> bool:
-    """Whether all layers are what they are on the CPU, taken from the card and left on it."""
+    """Whether all layers agree with the CPU, both as arrays and left on the GPU."""
     import numpy as np
 
     batch = models.batch()
@@ -119,13 +119,13 @@ def _line(title: str, tap: layertap.Tap) -> str:
         batch = np.repeat(models.batch(), size, axis=0)
         try:
             cells.append(f"{size / _seconds(tap, batch):8.0f}")
-        except layertap.DeviceError:  # the card's memory does not suffice
+        except layertap.DeviceError:  # out of GPU memory
             cells.append(f"{'-':>8}")
     return " ".join(cells)
 
 
 def _seconds(tap: layertap.Tap, batch: Any) -> float:
-    """The median of one call; what comes back is dropped once the clock has stopped."""
+    """The median duration of one call, not including the release of the results."""
     tap(batch)
     taken: list[float] = []
     while len(taken) < ROUNDS and sum(taken) < SECONDS:

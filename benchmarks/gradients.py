@@ -1,4 +1,4 @@
-"""Gradients in the file: what they cost beside the forward pass, and beside TensorFlow."""
+"""Gradients in the file: their time compared with the forward pass, and with TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import layertap
+from layertap._engine.program import program_of
 
 from . import models
-from .timing import PAUSE, Row, alternate, beside, timed
+from .timing import PAUSE, Row, alternate, compare, timed
 
 ROUNDS = 40
 MIDDLE = "conv3_block12_concat"
@@ -19,25 +20,25 @@ TARGET = 0
 
 
 def measure() -> list[Row]:
-    """Steady calls; models, functions and sessions are ready before."""
+    """Time repeated calls, with all models, functions and sessions prepared."""
     import layertap_export
 
     batch = models.batch()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "gradients.onnx")
-        asked = [models.LATE, MIDDLE, "input"]
-        layertap_export.add_gradients(models.files().onnx, file, asked, seconds=0)
+        requested = [models.LATE, MIDDLE, "input"]
+        layertap_export.add_gradients(models.files().onnx, file, requested, seconds=0)
         model = layertap.open(file)
         card = model.card
         assert card is not None
         assert card.gradients is not None
-        (entry,), (output,) = model.inputs, model.outputs
-        names = (models.LATE, MIDDLE, entry.name)
+        (source,), (output,) = model.inputs, model.outputs
+        names = (models.LATE, MIDDLE, source.name)
         late, middle, image = (card.gradients.tensors[name] for name in names)
 
         def run(names: Sequence[str]) -> Callable[[], dict[str, Any]]:
-            fetch = model._fetch(names)
-            return lambda: fetch({entry.name: batch})
+            fetch = program_of(model).fetch(names)
+            return lambda: fetch({source.name: batch})
 
         grad_cam = _tensorflow()
         cases: dict[str, Callable[[], Any]] = {
@@ -59,7 +60,7 @@ def measure() -> list[Row]:
     for name, layer, most in (("late", models.LATE, 1.10), ("middle", MIDDLE, 2.2)):
         taken = {"ours": seconds[name], "forward": seconds[f"{name}, forward"]}
         what = f"activations, gradient and prediction, {layer}"
-        rows += beside(what, taken, {"forward": (forward, most)})
+        rows += compare(what, taken, {"forward": (forward, most)})
     peers = {
         "tape": ("tf.function, GradientTape", 0.75),
         "back to the image": (
@@ -68,11 +69,11 @@ def measure() -> list[Row]:
         ),
     }
     taken = {**seconds, "ours": seconds["grad-cam"]}
-    return rows + beside(f"Grad-CAM at {models.LATE}", taken, peers)
+    return rows + compare(f"Grad-CAM at {models.LATE}", taken, peers)
 
 
 def _tensorflow() -> Callable[[], Any]:
-    """The heat map in Keras, as people write it, compiled: `(h, w)` of the image."""
+    """A compiled function that computes the heat map `(h, w)` in Keras in the usual way."""
     import keras
     import tensorflow as tf
 

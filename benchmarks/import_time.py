@@ -1,4 +1,4 @@
-"""`import layertap` itself, beside numpy's: what Python's own `-X importtime` says."""
+"""The time of `import layertap` compared with numpy's, measured by Python's `-X importtime`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .timing import Row, Samples, alternate
 ROUNDS = 15
 
 EVERYTHING = "import numpy, layertap\nfor name in layertap.__all__: getattr(layertap, name)"
-"""Also what is imported when it is first used: all public names, but onnxruntime."""
+"""Imports all public names, which are otherwise imported on first use; not onnxruntime."""
 
 
 def measure() -> list[Row]:
-    """What `layertap` adds where numpy is there already, and what numpy takes."""
+    """Time the imports of `layertap` after numpy, and the import of numpy."""
     pairs: dict[str, list[tuple[float, float]]] = {"import": [], "everything": []}
 
     def case(name: str, code: str) -> float:
-        ours, numpys = added(code)
-        pairs[name].append((ours, numpys))
+        ours, numpy_seconds = added(code)
+        pairs[name].append((ours, numpy_seconds))
         return ours
 
     alternate(
@@ -34,10 +34,10 @@ def measure() -> list[Row]:
 
     def row(what: str, name: str, most: float | None) -> Row:
         ours: Samples
-        numpys: Samples
-        ours, numpys = zip(*pairs[name][-ROUNDS:], strict=True)
+        theirs: Samples
+        ours, theirs = zip(*pairs[name][-ROUNDS:], strict=True)
         return Row(
-            what=what, peer="import numpy", unit="s", ours=ours, theirs=numpys, most_ours=most
+            what=what, peer="import numpy", unit="s", ours=ours, theirs=theirs, most_ours=most
         )
 
     return [
@@ -47,7 +47,7 @@ def measure() -> list[Row]:
 
 
 def added(code: str) -> tuple[float, float]:
-    """Seconds that `code`, which imports numpy first, spends on further imports; and on numpy."""
+    """Seconds that `code` spends on imports after numpy, and on numpy, which it imports first."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", code],
         env=environment(),
@@ -59,20 +59,20 @@ def added(code: str) -> tuple[float, float]:
 
 
 def parse(report: str) -> tuple[float, float]:
-    """The same, from what `-X importtime` prints: what came after numpy, and numpy.
+    """The same times from the report of `-X importtime`: imports after numpy, and numpy.
 
-    A line is `import time: self [us] | cumulative | module`; a module's line comes when it is
-    done, after those of the modules that it brought.
+    A line is `import time: self [us] | cumulative | module`. The line of a module follows those of
+    the modules that it imports.
     """
-    numpys, later = None, 0
+    numpy_microseconds, later = None, 0
     for line in report.splitlines():
         cells = line.removeprefix("import time:").split("|")
         if len(cells) != 3 or not cells[1].strip().isdigit():
-            continue  # the title
-        if numpys is not None:
+            continue  # the header
+        if numpy_microseconds is not None:
             later += int(cells[0])
         elif cells[2].strip() == "numpy":
-            numpys = int(cells[1])
-    if numpys is None:
+            numpy_microseconds = int(cells[1])
+    if numpy_microseconds is None:
         raise ValueError("the report of -X importtime has no line for numpy.")
-    return later / 1e6, numpys / 1e6
+    return later / 1e6, numpy_microseconds / 1e6

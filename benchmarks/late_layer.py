@@ -1,4 +1,4 @@
-"""One layer near the end of the network: a tap, beside Keras and beside plain onnxruntime."""
+"""One layer near the end of the network: a tap compared with Keras and plain onnxruntime."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import layertap
 
 from . import models
-from .timing import PAUSE, Row, alternate, beside, timed
+from .timing import PAUSE, Row, alternate, compare, timed
 
 ROUNDS = 60
 
 
 def measure() -> list[Row]:
-    """Steady calls; models, functions and sessions are ready before."""
+    """Time repeated calls, with all models, functions and sessions prepared."""
     import keras
     import tensorflow as tf
 
@@ -45,4 +45,4 @@ def measure() -> list[Row]:
         "predict": ("the Keras sub-model's predict", None),
         "plain": ("onnxruntime, by name from the all-layers file", 0.55),
     }
-    return beside(f"one layer, {models.LATE}", seconds, peers)
+    return compare(f"one layer, {models.LATE}", seconds, peers)

@@ -1,4 +1,4 @@
-"""The machine: two cores of it, what it is, and how busy others keep it."""
+"""The machine: its description, the cores in use, and the load from other processes."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 CORES = 2
-"""The targets are for two cores."""
+"""Number of cores that the targets refer to."""
 
 
 def settle() -> None:
-    """Give this process and its children two cores, no GPU, and libraries that keep quiet."""
+    """Restrict this process and its children to two cores and no GPU, and silence libraries."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     quiet()
 
 
 def quiet() -> None:
-    """Give this process's children no GPU, and libraries that keep quiet."""
+    """Hide the GPU from this process's children, and silence libraries."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # also for onnxruntime as a peer
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def description() -> str:
-    """The processor, the cores in use, the memory, and the system."""
+    """The processor, the number of cores in use, the memory, and the operating system."""
     memory = psutil.virtual_memory().total / 2**30
     return (
         f"{_processor()}, {cores()} of {os.cpu_count()} cores, {memory:.0f} GiB, "
@@ -54,7 +54,7 @@ def _processor() -> str:
 
 
 def versions(names: Sequence[str]) -> str:
-    """Python's version, and those of the distributions among `names` that are installed."""
+    """The versions of Python and of those distributions in `names` that are installed."""
     found = [f"Python {platform.python_version()}"]
     for name in names:
         try:
@@ -65,13 +65,13 @@ def versions(names: Sequence[str]) -> str:
 
 
 class Others:
-    """How much of the machine other processes use from now on."""
+    """Measures the processor time of other processes, from the construction on."""
 
     def __init__(self) -> None:
         self._busy, self._all, self._own = _processor_seconds()
 
     def share(self) -> float:
-        """Their part of all processor time since then, 0 to 1; children that run still count."""
+        """Their share of the processor time, 0 to 1. Includes our children that still run."""
         busy, total, own = _processor_seconds()
         elapsed = total - self._all
         theirs = (busy - self._busy) - (own - self._own)
@@ -79,7 +79,7 @@ class Others:
 
 
 def _processor_seconds() -> tuple[float, float, float]:
-    """Seconds of all processors so far: busy, altogether, and spent by us and our children."""
+    """Processor time in seconds: busy, in total, and used by this process and its children."""
     every = psutil.cpu_times()
     total = float(sum(every)) - getattr(every, "guest", 0.0) - getattr(every, "guest_nice", 0.0)
     idle = every.idle + getattr(every, "iowait", 0.0)

@@ -1,7 +1,7 @@
-"""The models that are measured, each as a Keras file and exported with all its layers.
+"""The models of the benchmarks, each as a Keras file and as an export with all layers.
 
-The files are made once, each model in a process of its own, and kept under `.cache/` until
-something that makes them changes.
+The files are created once, each model in its own process. They stay in `.cache/` until the code or
+the packages that create them change.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CHEST = "chest"
-"""The chest X-ray DenseNet121, 320 x 320: what is measured where nothing else is said."""
+"""The chest X-ray DenseNet121, 320 x 320, which is the default model of the benchmarks."""
 APPLICATIONS = {"resnet50": "ResNet50", "mobilenetv3": "MobileNetV3Large", "vgg16": "VGG16"}
-"""Of `keras.applications`, 224 x 224, by the names that they have here."""
+"""Models of `keras.applications`, 224 x 224, by their names in the benchmarks."""
 NAMES = (CHEST, *APPLICATIONS)
 
 LATE = "conv5_block16_concat"
-"""The layer that the first user reads, the last but four of the chest model."""
+"""A late layer of the chest model, the fifth from the end."""
 EARLY = "conv1_relu"
-"""The layer after its first convolution."""
+"""An early layer of the chest model, after the first convolution."""
 TOLERANCE = 1e-4
-"""Largest difference that is taken for equal, over the largest value."""
+"""Largest allowed difference, relative to the largest value."""
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".cache" / "benchmarks"
 
 
 class Files(NamedTuple):
-    """A model, twice, and a batch for it."""
+    """The two files of a model, and a batch for it."""
 
     onnx: Path
-    """With all layers."""
+    """The export with all layers."""
     keras: Path
     batch: Path
     """One image, seeded, `(1, h, w, 3)` float32, as `.npy`."""
 
 
 def files(name: str = CHEST) -> Files:
-    """The files of a model; made now if there are none, or if they were made by other code.
+    """The files of a model. They are created if they do not exist or are out of date.
 
-    Once they are found, this process and its children stay with them.
+    This process and its children then use the same files, even if the code changes meanwhile.
     """
     folder = Path(os.environ.setdefault(_FOLDER, str(CACHE / f"models-{_state()}")))
     made = Files(folder / f"{name}.onnx", folder / f"{name}.keras", folder / f"{name}.npy")
     if not all(file.is_file() for file in made):
-        print(f"making the {name} model, once ...", file=sys.stderr)
+        print(f"creating the {name} model, once ...", file=sys.stderr)
         for stale in CACHE.glob("model*-*"):
             if stale != folder:
                 shutil.rmtree(stale)
@@ -63,7 +63,7 @@ def files(name: str = CHEST) -> Files:
         command = [sys.executable, "-m", "benchmarks.models", name, *map(str, made)]
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         if done.returncode:
-            sys.exit(f"the {name} model could not be made:\n{done.stderr}")
+            sys.exit(f"the {name} model could not be created:\n{done.stderr}")
     return made
 
 
@@ -71,12 +71,12 @@ _FOLDER = "LAYERTAP_BENCHMARK_MODELS"
 
 
 def _state() -> str:
-    """A name for all that the files are made from."""
+    """A hash of the packages and the code that create the files."""
     digest = hashlib.sha256()
     for name in ("keras", "onnx", "tensorflow", "tensorflow-cpu", "tf2onnx"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             digest.update(f"{name} {metadata.version(name)}\n".encode())
-    sources = [Path(__file__), REPOSITORY / "runtime/layertap/card.py"]
+    sources = [Path(__file__), REPOSITORY / "runtime/layertap/format/card.py"]
     for package in ("export/layertap_export", "models/layertap_models"):
         sources += sorted((REPOSITORY / package).rglob("*.py"))
     for source in sources:
@@ -130,8 +130,10 @@ def compiled(model: Any) -> Any:
 
 
 def plain_session(model: Path | bytes | None = None) -> Any:
-    """A model in onnxruntime as anybody would use it, on the same cores; by default the exported
-    chest model."""
+    """An onnxruntime session with default options, on the same cores.
+
+    The default is the exported chest model.
+    """
     import onnxruntime  # type: ignore[import-untyped]
 
     from .machine import cores
@@ -143,10 +145,10 @@ def plain_session(model: Path | bytes | None = None) -> Any:
 
 
 def check_equal(what: str, ours: Any, theirs: Any) -> None:
-    """Make sure that both computed the same.
+    """Check that our result and the peer's result agree.
 
     Raises:
-        ValueError: they did not.
+        ValueError: they do not.
     """
     import numpy as np
 
@@ -155,11 +157,11 @@ def check_equal(what: str, ours: Any, theirs: Any) -> None:
         raise ValueError(f"{what}: our shape is {ours.shape}, the peer's {theirs.shape}.")
     scale = float(np.abs(theirs).max())
     difference = float(np.abs(ours - theirs).max())
-    # Not `difference > ...`: NaN must not pass.
+    # Not `difference > ...`, because NaN must raise.
     if not difference <= TOLERANCE * scale:
         raise ValueError(
             f"{what}: our values differ from the peer's by {difference:.3g}, which is more than "
-            f"{TOLERANCE:g} of the largest, {scale:.3g}."
+            f"{TOLERANCE:g} times the largest value, {scale:.3g}."
         )
 
 

@@ -1,4 +1,4 @@
-"""The peak memory of one request in a fresh process."""
+"""The peak memory of one request in a new process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from .fresh_process import environment
 
 
 def peak(files: models.Files, layer: str, output: Path | None = None, *options: str) -> float:
-    """MB at the most, beyond the 50 that Python takes with numpy and onnxruntime; what is mapped
-    of the file counts.
+    """The peak memory in MB, above the 50 MB of Python with numpy and onnxruntime.
+
+    It includes the parts of the file that are mapped into memory.
 
     Args:
-        files: the model, and what to feed it.
-        layer: which one to fetch; `all` for all.
-        output: where to write the activations, as `.npy`.
-        options: `share_weights`.
+        files: the model, and the batch for it.
+        layer: the layer to fetch; `all` for all layers.
+        output: the `.npy` file to write the activations to.
+        options: `share_weights`, or nothing.
     """
     program = [sys.executable, "-m", "benchmarks.programs.memory"]
     command = [*program, str(files.onnx), str(files.batch), str(output or "-"), layer, *options]

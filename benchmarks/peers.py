@@ -1,4 +1,4 @@
-"""Other ways to the same activations: Polygraphy with the outputs marked, OpenVINO on the cut."""
+"""Other tools for the same activations: Polygraphy with marked outputs, OpenVINO on the cut."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .timing import PAUSE, Row, alternate, timed
 
 ROUNDS = 30
 PACKAGES = ("polygraphy", "openvino")
-"""Those that are not installed are left out; the `bench` extra brings them."""
+"""Packages of the `bench` extra. Those that are not installed are skipped."""
 
 
 def measure() -> list[Row]:
-    """Steady calls; sessions and compiled models are ready before."""
+    """Time repeated calls, with all sessions and compiled models prepared."""
     makers = {"polygraphy": _polygraphy, "openvino": _openvino}
     batch = models.batch()
     opened = layertap.open(models.files().onnx)
@@ -58,7 +58,7 @@ Peer = tuple[str, Callable[[Any], Any]]
 
 
 def _polygraphy(layer: str, folder: Path) -> Peer:
-    """Its own way to look at a layer: mark it as an output, and run onnxruntime on that."""
+    """Polygraphy's method: mark the layer as an output, and run the model with onnxruntime."""
     from polygraphy.backend.onnx import BytesFromOnnx, ModifyOutputs, OnnxFromPath
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.logger import G_LOGGER
@@ -72,7 +72,7 @@ def _polygraphy(layer: str, folder: Path) -> Peer:
 
 
 def _openvino(layer: str, folder: Path) -> Peer:
-    """The same cut; its output is channels first, and the view is ours."""
+    """OpenVINO with the same cut; the output is channels first, so it is transposed to a view."""
     import openvino  # type: ignore[import-not-found]
 
     file = folder / f"{layer}.onnx"

@@ -1,8 +1,8 @@
-"""Score-CAM: the network's head once and its tail per channel, beside all of it per channel.
+"""Score-CAM: running only the end of the network per channel, compared with the whole network.
 
-Both sides mask the layer with the same channels, the strongest ones, as many at a time, by the same
-engine, and come to the same map. A third case masks the image, as the paper has it: of that nothing
-can be left out, and the map is another.
+Both cases mask the layer with the same (strongest) channels, in batches of the same size, with the
+same engine, and give the same map. A third case masks the image, as in the paper. Then the whole
+network must run per channel, and the map is a different one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import layertap
 
 from . import models
-from .timing import PAUSE, Row, alternate, beside, timed
+from .timing import PAUSE, Row, alternate, compare, timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 ROUNDS = 5
 CHANNELS = 32
-"""Of 1,024, which would take the peer some minutes."""
+"""Number of channels; all 1,024 would take the peer some minutes."""
 BATCH = 16
-"""Channels at a time."""
+"""Number of channels in one batch."""
 TARGET = 0
 
 
 def measure() -> list[Row]:
-    """Steady calls; all sessions are ready before."""
+    """Time repeated calls, with all sessions prepared."""
     files, image = models.files(), models.batch()
     model = layertap.open(files.onnx)
 
@@ -56,20 +56,20 @@ def measure() -> list[Row]:
         "whole": ("the whole network per channel, the same masks", 0.33),
         "paper": ("the whole network per channel, masking the image", None),
     }
-    return beside(f"Score-CAM at {models.LATE}, {CHANNELS} channels", seconds, peers)
+    return compare(f"Score-CAM at {models.LATE}, {CHANNELS} channels", seconds, peers)
 
 
 def whole_network(model: layertap.Model, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The map, with everything computed anew for each channel."""
+    """The heat map, where the whole network runs again for each channel."""
     import numpy as np
 
     from layertap.cam.methods import scorecam
 
     maps = model.activations(image, models.LATE)[0]
-    chosen = np.argsort(-np.abs(maps.astype(np.float64)).mean(axis=(0, 1)), kind="stable")
+    strongest = np.argsort(-np.abs(maps.astype(np.float64)).mean(axis=(0, 1)), kind="stable")
     scores = np.full(maps.shape[-1], np.nan)
     for start in range(0, CHANNELS, BATCH):
-        channels = chosen[start : min(start + BATCH, CHANNELS)]
+        channels = strongest[start : min(start + BATCH, CHANNELS)]
         masks = np.moveaxis(maps[..., channels], -1, 0)
         low = masks.min(axis=(1, 2), keepdims=True)
         masks = (masks - low) / (masks.max(axis=(1, 2), keepdims=True) - low)

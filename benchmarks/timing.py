@@ -1,4 +1,4 @@
-"""Measuring things side by side, and the table of what came out."""
+"""Measuring several cases in turn, and the table of the results."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 Samples = tuple[float, ...]
 
 PAUSE = 0.05
-"""Seconds between calls. onnxruntime's threads keep a core busy for a while after they are done,
-which must not be charged to the case that comes next."""
+"""Seconds between calls. onnxruntime's threads keep a core busy for a short time after a call,
+which must not slow down the next case."""
 
 
 def alternate(
     cases: Mapping[str, Callable[[], float]], rounds: int, warm_up: int = 1
 ) -> dict[str, Samples]:
-    """Measure the cases in turn, so that whatever else the machine does hits all of them alike.
+    """Measure the cases in turn, so that other load on the machine affects all of them equally.
 
-    Each round measures every case once, and begins with another case than the round before: no
-    case has always the same one before it.
+    Each round measures every case once. The rounds start with different cases, so no case always
+    runs first.
 
     Args:
-        cases: what measures each case once, by name.
-        rounds: how many measurements of each case are kept.
-        warm_up: how many rounds before these are not.
+        cases: functions that measure a case once, by name.
+        rounds: the number of measurements of each case.
+        warm_up: the number of additional rounds at the start, which are discarded.
 
     Returns:
         The measurements of each case, in the order of the rounds.
@@ -44,11 +44,11 @@ def alternate(
 
 
 def timed(call: Callable[[], object], pause: float = 0.0) -> Callable[[], float]:
-    """A case for `alternate`: the seconds that `call` takes.
+    """A case for `alternate` that measures the duration of `call` in seconds.
 
     Args:
-        call: what is timed. Its result is dropped once the clock has stopped.
-        pause: seconds to wait before.
+        call: the function to time. The release of its result is not included.
+        pause: seconds to wait before each call.
     """
 
     def measure() -> float:
@@ -64,20 +64,20 @@ def timed(call: Callable[[], object], pause: float = 0.0) -> Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One comparison: our measurements, a peer's of the same rounds, and what is to be reached."""
+    """One comparison: our measurements, a peer's measurements of the same rounds, and a target."""
 
     what: str
     peer: str
     unit: str
-    """Of the measurements: `s`, `MB`, or `x` for ratios."""
+    """The unit of the measurements: `s`, `MB`, or `x` for ratios."""
     ours: Samples
     theirs: Samples
     most: float | None = None
-    """The target: the largest ratio that will do. `None` where there is none."""
+    """The target for the ratio, as an upper limit; `None` for no target."""
     most_ours: float | None = None
-    """A target for our median instead of the ratio, in `unit`."""
+    """The target for our median instead of the ratio, in `unit`."""
     detail: bool = False
-    """Whether the row is one of many that others sum up."""
+    """Whether the row belongs to the details, which other rows summarize."""
 
     @property
     def ratio(self) -> float:
@@ -86,7 +86,7 @@ class Row:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Half of the rounds, taken one by one, had a ratio between these."""
+        """The lower and upper quartile of the ratios of the individual rounds."""
         ratios = [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
         if len(ratios) == 1:
             return ratios[0], ratios[0]
@@ -95,39 +95,39 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; `None` without a target."""
+        """Whether the target is met; `None` if there is no target."""
         if self.most_ours is not None:
             return statistics.median(self.ours) <= self.most_ours
         return None if self.most is None else self.ratio <= self.most
 
     def changed(self, **changes: Any) -> Row:
-        """The same with other fields."""
+        """A copy with some fields replaced."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON data."""
+        """The row as JSON data."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Row:
-        """What `to_dict` gave."""
+        """Create a row from the result of `to_dict`."""
         samples = {name: tuple(data[name]) for name in ("ours", "theirs")}
         return cls(**{**data, **samples})
 
 
-def beside(
+def compare(
     what: str, seconds: Mapping[str, Samples], peers: Mapping[str, tuple[str, float | None]]
 ) -> list[Row]:
-    """`ours` among the measurements, beside each peer.
+    """One row for each peer that compares it with the case `ours`.
 
     Args:
-        what: what was measured.
-        seconds: what `alternate` gave for `ours` and the peers.
-        peers: by the name of the case: the peer in words, and the target if there is one.
+        what: a description of the measurement.
+        seconds: the result of `alternate` for `ours` and the peers.
+        peers: a description and the target, if any, by the name of the case.
     """
     return [
-        Row(what=what, peer=words, unit="s", ours=seconds["ours"], theirs=seconds[name], most=most)
-        for name, (words, most) in peers.items()
+        Row(what=what, peer=peer, unit="s", ours=seconds["ours"], theirs=seconds[name], most=most)
+        for name, (peer, most) in peers.items()
     ]
 
 

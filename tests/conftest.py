@@ -10,7 +10,9 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 # `make test` draws the same examples on every machine; `make test-all` looks for new ones.
@@ -18,6 +20,42 @@ settings.register_profile("steady", derandomize=True)
 
 # Tests that use onnxruntime themselves, as a reference, leave nothing in the home folder either.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER:  # the workers share the cores: one thread each is faster than several
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(name, "1")
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: one worker per core, and 2 GiB of memory for each."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(cores, psutil.virtual_memory().total >> 31, 8))
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Gives a folder by its name, filled by a function: once per run, whatever the workers.
+
+    Tests must not write to it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if WORKER else own
+
+    def folder(name: str, fill: Callable[[Path], object]) -> Path:
+        path, unfinished = common / name, common / f"{name}.unfinished"
+        with FileLock(common / f"{name}.lock"):
+            if not path.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                fill(unfinished)
+                unfinished.rename(path)
+        return path
+
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -47,24 +85,26 @@ def tiny_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def chest_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`chest.onnx`, exported as the README says, with `chest.png` and a folder `images` beside it.
+def chest_folder(made_once: MadeOnce) -> Path:
+    """`chest.onnx`, exported as the README says, with `chest.png` and a folder `images`.
 
     TensorFlow runs in a process of its own. Tests must not write here.
     """
     if find_spec("tf2onnx") is None:
         pytest.skip("needs the export extra")
-    folder = tmp_path_factory.mktemp("chest")
     layertap = [sys.executable, "-m", "layertap"]
     make = [*layertap, "models", "chest_xray", "--write", ".", "--samples", "3"]
     export = [*layertap, "export", "layertap_models.chest_xray:build", "-o", "chest.onnx"]
     options = ["--labels", "labels.txt", "--preprocess", "preprocess.json"]
     options += ["--gradients", "conv5_block16_concat"]
-    for command in (make, [*export, *options]):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-    shutil.copy(folder / "images" / "phantom_000.png", folder / "chest.png")
-    return folder
+
+    def fill(folder: Path) -> None:
+        for command in (make, [*export, *options]):
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        shutil.copy(folder / "images" / "phantom_000.png", folder / "chest.png")
+
+    return made_once("chest", fill)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import onnx
 import layertap
 from generators import tiny
 from layertap._cut import write
-from layertap._engine import session
+from layertap._engine import engine
 
 MODELS = (tiny.image_classifier, tiny.linear_chain, tiny.two_inputs, *tiny.PLAIN)
 PATIENCE = 60
@@ -113,17 +113,18 @@ def main(seed: int, count: int) -> None:
     generator = random.Random(seed)
     whole = [(made, tiny.feeds(made)) for made in (make() for make in MODELS)]
     at_hand, written = Path("damaged.onnx"), Path("written.onnx")
-    plain, write.REFERENCE_BYTES = session.MAPPED_BYTES, 4
+    plain, write.REFERENCE_BYTES = engine.MAPPED_BYTES, 4
     refused = failed = ran = 0
     for _ in range(count):
         made, feeds = generator.choice(whole)
         written.write_bytes(damaged(made, generator))
         os.replace(written, at_hand)
-        session.MAPPED_BYTES = generator.choice([1, plain])  # in the file, or copied
+        engine.MAPPED_BYTES = generator.choice([1, plain])  # in the file, or copied
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             model = layertap.open(at_hand, threads=1)
             model.summary()
+            repr(model)
         except layertap.LayertapError:
             refused += 1
             continue

@@ -1,1 +1,1 @@
-"""What `fresh_process` runs, each in a fresh process."""
+"""Programs that benchmarks run in new processes."""

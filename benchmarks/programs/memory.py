@@ -1,4 +1,4 @@
-"""The peak memory of one request, in MB, and what the imports alone take.
+"""The peak memory of one request in MB, and that of the imports alone.
 
 FILE.onnx BATCH.npy OUTPUT.npy LAYER|all [share_weights]
 """
@@ -19,7 +19,7 @@ imports = peak_megabytes()
 file, batch, output, layer, *options = sys.argv[1:]
 model = layertap.open(file, share_weights="share_weights" in options)
 images = np.load(batch)
-names = [one.name for one in model.layers if one.type != "InputLayer"]
+names = [item.name for item in model.layers if item.type != "InputLayer"]
 activations = model.activations(images, names if layer == "all" else layer)
 print(peak_megabytes(), imports, flush=True)
 if layer != "all":

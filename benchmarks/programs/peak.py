@@ -1,4 +1,4 @@
-"""The most memory that this process has held."""
+"""The peak memory of this process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def peak_megabytes() -> float:
-    """The largest resident size so far, in MB."""
+    """The largest resident set size so far, in MB."""
     status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would tell the parent's there, when that is larger
+    if status.is_file():  # on Linux, getrusage would include the parent's peak
         fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
     import resource

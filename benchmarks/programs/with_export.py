@@ -1,5 +1,5 @@
-"""An export in a fresh process: prints its peak memory above that of the imports, before it
-verifies and in all, and that of the model's weights, in MB."""
+"""An export in a new process. Prints three numbers in MB: the peak memory before the verification,
+the total peak (both above the memory after the imports), and the size of the model's weights."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import keras  # noqa: E402
 before = psutil.Process().memory_info().rss / 1e6
 model = keras.applications.VGG16(weights=None)
 if Path("/proc/self/clear_refs").exists():
-    # To draw weights takes Keras more than three times their memory for a moment: not counted.
+    # Reset the peak: Keras briefly uses more than three times their memory to draw the weights.
     Path("/proc/self/clear_refs").write_text("5")
 written = []
 
 
-def look(stage: str) -> None:
-    """Note the peak where the verification begins."""
+def record(stage: str) -> None:
+    """Record the peak at the start of the verification."""
     if stage.startswith("verifying"):
         written.append(peak_megabytes() - before)
 
 
 with tempfile.TemporaryDirectory() as folder:
-    layertap_export.export(model, Path(folder, "vgg16.onnx"), progress=look)
+    layertap_export.export(model, Path(folder, "vgg16.onnx"), progress=record)
 print(*written, peak_megabytes() - before, model.count_params() * 4 / 1e6)

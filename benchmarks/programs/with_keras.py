@@ -1,4 +1,4 @@
-"""One activation in a fresh process, with Keras: FILE.keras BATCH.npy OUTPUT.npy predict|call."""
+"""One activation in a new process, with Keras: FILE.keras BATCH.npy OUTPUT.npy predict|call."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from .peak import peak_megabytes
 
-file, batch, output, way = sys.argv[1:]
+file, batch, output, method = sys.argv[1:]
 model = keras.saving.load_model(file, compile=False)
 part = keras.Model(model.input, model.get_layer("conv5_block16_concat").output)
 images = np.load(batch)
-if way == "predict":
+if method == "predict":
     activation = part.predict(images, verbose=0)
 else:
     activation = np.asarray(part(images, training=False))

@@ -1,4 +1,4 @@
-"""One activation in a fresh process, with layertap: FILE.onnx BATCH.npy OUTPUT.npy."""
+"""One activation in a new process, with layertap: FILE.onnx BATCH.npy OUTPUT.npy."""
 
 from __future__ import annotations
 

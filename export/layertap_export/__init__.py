@@ -23,12 +23,15 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .api.add_gradients import GradientReport, add_gradients
-    from .api.export import ExportReport, export
+    from .api.add_gradients import add_gradients
+    from .api.export import export
+    from .api.export_report import ExportReport
+    from .api.gradient_report import GradientReport
+    from .api.verify import verify
     from .keras_model.loading import load_model
     from .keras_model.loading.weights import load_weights
     from .keras_model.signatures import Signature
-    from .verification.layers import LayerDifference, VerificationReport, verify
+    from .verification.report import LayerDifference, VerificationReport
 
 __all__ = [
     "ExportError",
@@ -51,18 +54,18 @@ __all__ = [
 ]
 
 _HOME = {
-    "ExportReport": "api.export",
+    "ExportReport": "api.export_report",
     "export": "api.export",
     "load_model": "keras_model.loading",
     "load_weights": "keras_model.loading.weights",
     "Signature": "keras_model.signatures",
-    "LayerDifference": "verification.layers",
-    "VerificationReport": "verification.layers",
-    "verify": "verification.layers",
+    "LayerDifference": "verification.report",
+    "VerificationReport": "verification.report",
+    "verify": "api.verify",
 }
 """Modules that import TensorFlow, by the name they give."""
 
-_LIGHT = {"GradientReport": "api.add_gradients", "add_gradients": "api.add_gradients"}
+_LIGHT = {"GradientReport": "api.gradient_report", "add_gradients": "api.add_gradients"}
 """Those that need the `onnx` package alone."""
 
 

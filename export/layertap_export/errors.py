@@ -13,13 +13,27 @@ layertap.LayertapError
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Protocol
 
 from layertap.errors import LayertapError
 
-if TYPE_CHECKING:
-    from .api.add_gradients import GradientReport
-    from .verification.layers import VerificationReport
+
+class Report(Protocol):
+    """The result of a comparison: a `VerificationReport` or a `GradientReport`.
+
+    It is true if everything passed; its text says what differs.
+    """
+
+    @property
+    def tolerance(self) -> float:
+        """Largest scaled error that passes."""
+
+    @property
+    def failed(self) -> Sequence[object]:
+        """What did not pass: `LayerDifference`s, or names of layers."""
+
+    def __bool__(self) -> bool: ...
 
 
 class ExportError(LayertapError):
@@ -50,7 +64,7 @@ class VerificationError(ExportError):
     """The file's activations are not Keras's, or its gradients are wrong; `report` holds every
     difference."""
 
-    def __init__(self, message: str, report: VerificationReport | GradientReport) -> None:
+    def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
 

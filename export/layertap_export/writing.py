@@ -1,13 +1,12 @@
 """Writing the finished graph to disk, weight by weight, without a copy of the whole in memory.
 
 The bytes are those that `onnx.save` would write. Where they are too many for one file, the weights
-go to a data file beside it.
+go to a data file in the same folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,35 @@ from numpy.typing import NDArray
 from layertap.format.card import KEY, Card
 from layertap.format.data_file import DataFile
 from layertap.format.graph import External
-from layertap.format.limits import INLINE_BYTES, MAPPED_BYTES, REFERENCE_BYTES
-from layertap.format.wire import header
+from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
+from layertap.format.wire import encode, header
 
 from .errors import ExportError
 from .graph.weights import Initializers, is_stub
 
-GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
-"""Field numbers in ModelProto, GraphProto and TensorProto."""
+GRAPH, METADATA, INITIALIZER, RAW_DATA = 7, 14, 5, 9
+"""Field numbers in ModelProto (the first two), GraphProto and TensorProto."""
 
 
 class Writer:
-    """Writes one graph, first to be verified, then with what that found out."""
+    """Writes one graph, once, and its card behind it.
+
+    A file is verified between the two. The card cannot change what was verified: `append_card`
+    opens the file for appending only, and a model's metadata are its last field.
+    """
 
     def __init__(self, model: onnx.ModelProto, initializers: Initializers, data: DataFile) -> None:
-        """Takes the finished graph; where it is too large, its weights go to `data` now."""
+        """
+        Args:
+            model: the finished graph; it must not be changed any more.
+            initializers: the values of its stubs.
+            data: takes the weights, now, of a graph that is too large for one file.
+        """
         self._model = model
         self._initializers = initializers
         self._data = data
         self._moved: dict[str, tuple[int, int]] = {}
-        self._inside: dict[str, External] = {}
         weights = sum(self._value(x).nbytes for x in model.graph.initializer if is_stub(x))
-        self._mapped = weights > MAPPED_BYTES
         if model.ByteSize() + weights > INLINE_BYTES:
             self._move_weights()
 
@@ -51,63 +57,41 @@ class Writer:
             value = self._value(item)
             if item.data_type != onnx.TensorProto.STRING and value.nbytes >= REFERENCE_BYTES:
                 self._moved[item.name] = self._data.add(raw_bytes(value))
-        self._data.flush()
+        self._data.settle()
 
-    def write(self, path: Path, card: Card) -> None:
-        """Write the model, as it is now, to `path`."""
-        moved = {name: self._data.refer(place) for name, place in self._moved.items()}
+    def write(self, path: Path) -> None:
+        """Write the model without a card to `path`."""
         with path.open("wb") as file:
-            for part, name in self._parts(moved):
-                if name:
-                    self._inside[name] = External(path.name, file.tell(), len(part))
+            for part in self._parts():
                 file.write(part)
-            file.write(self._tail(card))
 
-    @contextmanager
-    def opened_lightly(self, path: Path, card: Card) -> Iterator[Path]:
-        """The file for a session to open: `path` itself, or, if its weights are many, a model
-        beside it that refers to those in `path`, so that no session reads them into memory."""
-        if self._moved or not self._mapped:
-            yield path
-            return
-        light = path.with_name(f"{path.stem}.light{path.suffix}")
-        try:
-            with light.open("wb") as file:
-                for part, _ in self._parts(self._inside):
-                    file.write(part)
-                file.write(self._tail(card))
-            yield light
-        finally:
-            light.unlink(missing_ok=True)
-
-    def _parts(
-        self, references: Mapping[str, External]
-    ) -> Iterator[tuple[bytes | memoryview, str | None]]:
-        """All up to the end of the graph; the raw data of a weight with its name.
-
-        Args:
-            references: by name of the weight, where it stands, if not in this file.
-        """
+    def _parts(self) -> Iterator[bytes | memoryview]:
+        """The bytes of the model, in pieces."""
         graph = self._model.graph
         head, before, after = onnx.ModelProto(), onnx.GraphProto(), onnx.GraphProto()
+        tail = onnx.ModelProto()
         for field, value in self._model.ListFields():
             if field.number < GRAPH:
                 setattr(head, field.name, value)
+            elif field.number > GRAPH:
+                getattr(tail, field.name).extend(value)
         before.name = graph.name
         before.node.extend(graph.node)
         after.CopyFrom(graph)
         del after.node[:], after.initializer[:]
         after.ClearField("name")
         first, last = _bytes(before), _bytes(after)
-        stated = [self._stated(item, references.get(item.name)) for item in graph.initializer]
+        moved = {name: self._data.refer(place) for name, place in self._moved.items()}
+        stated = [self._stated(item, moved.get(item.name)) for item in graph.initializer]
         sizes = [sum(map(len, parts)) for parts in stated]
         whole = sum(len(header(INITIALIZER, size)) + size for size in sizes)
-        yield _bytes(head) + header(GRAPH, len(first) + whole + len(last)) + first, None
+        yield _bytes(head) + header(GRAPH, len(first) + whole + len(last)) + first
         for item, parts, size in zip(graph.initializer, stated, sizes, strict=True):
-            yield header(INITIALIZER, size) + b"".join(parts[:2]), None
+            yield header(INITIALIZER, size) + b"".join(parts[:2])
             if len(parts) == 3:
-                yield raw_bytes(self._value(item)), item.name
-        yield last, None
+                yield raw_bytes(self._value(item))
+        yield last
+        yield _bytes(tail)
 
     def _stated(self, item: onnx.TensorProto, external: External | None) -> list[Any]:
         """An initializer's bytes: all of them, or what stands before the raw data, the header of
@@ -123,14 +107,16 @@ class Writer:
             made.external_data.add(key=key, value=str(getattr(external, key)))
         return [_bytes(made)]
 
-    def _tail(self, card: Card) -> bytes:
-        """What stands behind the graph: the card comes last."""
-        tail = onnx.ModelProto()
-        for field, value in self._model.ListFields():
-            if field.number > GRAPH:
-                getattr(tail, field.name).extend(value)
-        tail.metadata_props.add(key=KEY, value=card.to_json())
-        return _bytes(tail)
+
+def append_card(path: Path, card: Card) -> None:
+    """Write a card behind the bytes of a model file, which stay what they are.
+
+    A protobuf message may be continued: fields that follow add to those before, and the card is one
+    more entry of the model's metadata.
+    """
+    entry = onnx.StringStringEntryProto(key=KEY, value=card.to_json())
+    with path.open("ab") as file:
+        file.write(encode(METADATA, _bytes(entry)))
 
 
 def check(model: onnx.ModelProto) -> None:

@@ -1,9 +1,9 @@
-"""Ready Keras models for layertap, each with its labels and its preprocessing.
+"""Keras models for use with layertap, each with labels and a preprocessing recipe.
 
-    layertap models                                             # what there is
+    layertap models                                             # list the models
     layertap export layertap_models.digits:train -o digits.onnx
 
-`MODELS` lists them; importing this package imports no TensorFlow, building a model does.
+`MODELS` describes them. TensorFlow is not imported before a model is built.
 """
 
 from __future__ import annotations

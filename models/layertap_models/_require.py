@@ -1,4 +1,4 @@
-"""Packages that only some models need, imported when they are needed."""
+"""Imports of optional packages, with an error that states what to install."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from layertap.errors import DependencyError
 
 
 def require(module: str, *, to: str, install: str) -> Any:
-    """Import `module`; `to` says what for, `install` what pip should be given.
+    """Import an optional module.
+
+    Args:
+        module: the module's name.
+        to: what the module is required for, for the error message.
+        install: the argument of `pip install`, for the error message.
 
     Raises:
-        DependencyError: it, or something that it needs, is not installed.
+        DependencyError: the module, or one of its dependencies, is not installed.
     """
     try:
         return importlib.import_module(module)
@@ -25,7 +30,7 @@ def require(module: str, *, to: str, install: str) -> Any:
 
 
 def require_keras() -> Any:
-    """Keras, with the TensorFlow below it.
+    """Import Keras, which imports TensorFlow.
 
     Raises:
         DependencyError: one of them is not installed.

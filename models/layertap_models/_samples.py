@@ -1,4 +1,4 @@
-"""Sample images, written as PNG files into a folder."""
+"""Writing sample images as PNG files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from layertap.errors import OutputError
-from layertap.format.atomic import replacing
+from layertap.format.atomic import make_folder, replacing
 
 
 def write_pngs(
     folder: str | os.PathLike[str], images: Iterable[tuple[str, NDArray[np.uint8]]]
 ) -> list[Path]:
-    """Write each `(name, pixels (h, w))` as `folder/name.png`, 8-bit grey; make the folder.
+    """Write each `(name, pixels)` as `folder/name.png`, and create the folder if necessary.
+
+    Args:
+        folder: the output folder.
+        images: names, and pixels `(h, w)` of dtype uint8, which are written as 8-bit grey.
+
+    Returns:
+        The paths of the files.
 
     Raises:
-        OutputError: the folder cannot be made, or a file in it not written.
+        OutputError: the folder cannot be created, or a file cannot be written.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot make the folder {str(folder)!r}: {exc.strerror}.") from exc
+    make_folder(folder)
     paths = []
     for name, pixels in images:
         path = folder / f"{name}.png"

@@ -1,8 +1,8 @@
-"""Weights for a network that nobody has trained, from one seed.
+"""Random weights for an untrained network, from one seed.
 
-They are for tests, timings and demonstrations, so they must do what trained weights do to a
-network: carry the image all the way to the output. Every batch normalisation is a real one (its
-statistics are not 0 and 1), so that a mistake in handling them shows.
+The weights are for tests, benchmarks and demonstrations. Like trained weights, they must let the
+output depend on the image. No batch normalization has the statistics 0 and 1, so an error in
+handling them becomes visible.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from layertap.errors import UsageError
 
-# How much wider than He's rule a dense kernel is drawn. What it reads are averages over an image,
-# which differ little between images; this makes the outputs differ visibly.
+# Factor on He's standard deviation for dense kernels. Their inputs are averages over an image,
+# which differ little between images. The factor makes the outputs differ visibly.
 _DENSE_GAIN = 2.0
 
 
 def seed_weights(model: Any, seed: int) -> None:
-    """Give every layer of `model` weights drawn from `seed` and nothing else, in layer order.
+    """Set the weights of every layer of `model`, in layer order; they only depend on `seed`.
 
-    Kernels follow He et al. 2015 (arXiv:1502.01852): normal, variance 2 / fan-in. All but the first
-    are centred to mean zero per output channel: what they read comes out of a ReLU, is never
-    negative, and would otherwise push every image towards the same activations, the more the
-    deeper.
+    Kernels follow He et al. 2015 (arXiv:1502.01852): normal with variance 2 / fan-in. All but the
+    first are centred to mean 0 per output channel. Their inputs come from a ReLU and are never
+    negative; without the centring, the activations of all images would become more similar with
+    each layer.
 
     Raises:
-        UsageError: `seed` is not a whole number from 0 up.
+        UsageError: `seed` is not an integer of at least 0.
     """
     rng = generator(seed)
     first = True
@@ -49,13 +49,13 @@ def seed_weights(model: Any, seed: int) -> None:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """numpy's generator for `seed`.
+    """numpy's random generator for `seed`.
 
     Raises:
-        UsageError: `seed` is not a whole number from 0 up.
+        UsageError: `seed` is not an integer of at least 0.
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UsageError(f"seed must be a whole number from 0 up, not {seed!r}.")
+        raise UsageError(f"seed must be an integer of at least 0, got {seed!r}.")
     return np.random.default_rng(int(seed))
 
 

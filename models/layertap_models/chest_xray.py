@@ -1,8 +1,8 @@
-"""The chest-X-ray classifier of the first lecture that layertap follows.
+"""A chest X-ray classifier: DenseNet121 with 14 outputs.
 
 `DenseNet121(include_top=False)`, global average pooling, and one sigmoid per finding: 429 layers.
-Before Keras 2.3 that network ended in `bn`, with no `relu` after it: 428 layers, and from the same
-weights other scores.
+Before Keras 2.3, this network ended in `bn`, without a `relu` after it: 428 layers, and other
+scores for the same weights.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from .registry import MODELS
 
 LABELS = MODELS["chest_xray"].labels
 
-# The smallest side that five halvings leave something of.
-_SMALLEST_SIDE = 32
+# The network halves the sides of the image five times.
+_MIN_SIDE = 32
 
 
 def build(
@@ -30,30 +30,30 @@ def build(
     seed: int = 0,
     last_relu: bool | None = None,
 ) -> Any:
-    """The Keras model, inputs `(n, height, width, channels)`, outputs `(n, 14)` in `LABELS` order.
+    """Build the Keras model: inputs `(n, height, width, channels)`, outputs `(n, 14)`.
 
-    Layers bear the names that Keras gives them in a fresh process, whatever was built before.
+    The outputs are in the order of `LABELS`. The names of the layers are those that Keras assigns
+    in a new process; they do not depend on models that were built before.
 
     Args:
-        weights: a Keras weights file of this architecture, in any layout that `load_weights` reads
-            (Keras 2's `pretrained_model.h5` included). None draws weights from `seed`: they carry
-            the image through to the output, and mean nothing.
-        input_shape: `(height, width, channels)`; None leaves a side free.
-        seed: a whole number from 0 up; the same one gives the same weights in any process. Unused
-            with `weights`.
-        last_relu: whether `relu` follows the last `bn`. By default as in the network that
-            `weights` was saved from, if the file lists its layers, and else yes.
+        weights: a Keras weights file of this architecture, in any layout that `load_weights` reads,
+            including Keras 2's `pretrained_model.h5`. None draws random weights from `seed`, whose
+            outputs depend on the image but have no meaning.
+        input_shape: `(height, width, channels)`; None makes a side free.
+        seed: an integer of at least 0. Equal seeds give equal weights. Not used with `weights`.
+        last_relu: whether `relu` follows the last `bn`. By default, this is read from the list of
+            layers in the `weights` file; without such a list, it is True.
 
     Raises:
-        UsageError: an `input_shape` or `seed` that makes no sense.
-        WeightsError: the file is missing, unreadable, or holds the weights of another model.
+        UsageError: `input_shape` or `seed` is invalid.
+        WeightsError: the file is missing, unreadable, or contains the weights of another model.
         DependencyError: Keras or TensorFlow is not installed.
     """
     _check_shape(input_shape)
     keras = require_keras()
     image = keras.Input(shape=tuple(input_shape), name="input_layer")
     backbone = keras.applications.DenseNet121(include_top=False, weights=None, input_tensor=image)
-    # The only layers that keras.applications leaves to Keras's counter.
+    # The only layers that keras.applications does not name: their names contain a global counter.
     paddings = [layer for layer in backbone.layers if isinstance(layer, keras.layers.ZeroPadding2D)]
     for name, layer in zip(("zero_padding2d", "zero_padding2d_1"), paddings, strict=True):
         layer.name = name
@@ -71,7 +71,7 @@ def build(
 
 
 def _ends_in_bn(weights: str | os.PathLike[str]) -> bool:
-    """Whether a weights file lists all layers of a DenseNet121 that has no last `relu`."""
+    """Whether a weights file lists the layers of a DenseNet121 without a last `relu`."""
     layers = listed_layers(weights)
     return "bn" in layers and "relu" not in layers
 
@@ -79,10 +79,10 @@ def _ends_in_bn(weights: str | os.PathLike[str]) -> bool:
 def _check_shape(input_shape: tuple[int | None, int | None, int]) -> None:
     if len(input_shape) == 3:
         *sides, channels = input_shape
-        fits = all(side is None or side >= _SMALLEST_SIDE for side in sides)
+        fits = all(side is None or side >= _MIN_SIDE for side in sides)
         if fits and channels is not None and channels >= 1:
             return
     raise UsageError(
-        f"input_shape must be (height, width, channels) with sides of at least {_SMALLEST_SIDE}, "
+        f"input_shape must be (height, width, channels) with sides of at least {_MIN_SIDE}, "
         f"or None for a free side; got {input_shape!r}."
     )

@@ -1,4 +1,4 @@
-"""`layertap models`: what there is, and the files that the other commands take."""
+"""`layertap models`: a list of the models, and the files that other commands require."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from layertap.cli import Command
-from layertap.errors import OutputError, UsageError
-from layertap.format.atomic import replacing
+from layertap.errors import UsageError
+from layertap.format.atomic import make_folder, replacing
 
 from .registry import MODELS as SPECS
 from .registry import ModelSpec, find
@@ -22,33 +22,33 @@ _LINE = 100
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `layertap models`."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="tell all about this model")
-    instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--json", action="store_true", help="print JSON, for machines")
-    instead.add_argument(
+    """Add the arguments of `layertap models`."""
+    parser.add_argument("name", nargs="?", metavar="NAME", help="describe this model in detail")
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--json", action="store_true", help="print JSON")
+    actions.add_argument(
         "--write",
         metavar="FOLDER",
-        help="write NAME's labels.txt and preprocess.json there, as `layertap export` takes them",
+        help="write labels.txt and preprocess.json of the model NAME, for `layertap export`",
     )
     parser.add_argument(
         "--samples",
         type=int,
         metavar="N",
-        help="with --write: also write N images to try the model on, into FOLDER/images",
+        help="with --write: also write N sample images to FOLDER/images",
     )
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="with --samples: another seed, other images"
+        "--seed", type=int, metavar="N", help="with --samples: seed of the images (default 0)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the models or one of them, or write what belongs to one; the exit code is 0."""
+    """List the models, describe one, or write the files of one; return the exit code 0."""
     if args.write is not None:
         _write(args)
         return 0
     if args.samples is not None or args.seed is not None:
-        raise UsageError("--samples and --seed need --write FOLDER, which says where to.")
+        raise UsageError("--samples and --seed require --write FOLDER.")
     if args.name is None:
         specs = list(SPECS.values())
         print(json.dumps([*map(_plain, specs)], indent=2) if args.json else _table(specs))
@@ -63,17 +63,14 @@ MODELS = Command(help="list the Keras models that come with layertap", configure
 
 def _write(args: argparse.Namespace) -> None:
     if args.name is None:
-        raise UsageError(f"--write needs the NAME of a model: {' or '.join(SPECS)}.")
+        raise UsageError(f"--write requires the NAME of a model: {' or '.join(SPECS)}.")
     if args.seed is not None and args.samples is None:
-        raise UsageError("--seed needs --samples N: it is the images that it changes.")
+        raise UsageError("--seed requires --samples N, because it is the seed of the images.")
     spec, folder = find(args.name), Path(args.write)
     images: list[Path] = []
     if args.samples is not None:
         images = spec.write_samples(folder / "images", args.samples, args.seed or 0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise OutputError(f"cannot make the folder {str(folder)!r}: {exc.strerror}.") from exc
+    make_folder(folder)
     labels, preprocess = folder / "labels.txt", folder / "preprocess.json"
     _write_text(labels, "\n".join(spec.labels))
     _write_text(preprocess, json.dumps(dict(spec.preprocessing), indent=2))
@@ -89,7 +86,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _plain(spec: ModelSpec) -> dict[str, Any]:
-    """The spec as JSON data, keys in the order in which the class declares them."""
+    """The spec as JSON data, with the keys in the order of the class's fields."""
     return {
         "name": spec.name,
         "title": spec.title,

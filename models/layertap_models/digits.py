@@ -1,8 +1,8 @@
-"""A small CNN that reads handwritten digits, so that predictions in a demonstration mean something.
+"""A small CNN that classifies handwritten digits, for demonstrations with meaningful predictions.
 
-It trains in seconds on the 8 x 8 images that come inside scikit-learn; nothing is downloaded. Its
-20 layers have what makes an exporter sweat: depthwise and separable convolutions, batch
-normalisations, a residual sum, a concatenation, dropout.
+It trains in seconds on the 8 x 8 images that are part of scikit-learn; nothing is downloaded. Its
+20 layers include those that are difficult to export: depthwise and separable convolutions, batch
+normalization, a residual connection, a concatenation and dropout.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ LABELS = MODELS["digits"].labels
 
 _BATCH = 64
 _HELD_OUT = 360
-# The split is the same for every seed: what is held out from one model is held out from all.
+# The split does not depend on the seed of the model, so all models have the same held-out images.
 _SPLIT_SEED = 0
 
 
 class Digits(NamedTuple):
-    """The data set, split."""
+    """The data set, split into training and held-out images."""
 
     train_images: NDArray[np.uint8]
     """`(1437, 8, 8)`, white ink on black."""
     train_labels: NDArray[np.int64]
     """`(1437,)`, 0 to 9."""
     test_images: NDArray[np.uint8]
-    """`(360, 8, 8)`, never trained on."""
+    """`(360, 8, 8)`, not used for training."""
     test_labels: NDArray[np.int64]
     """`(360,)`."""
 
 
 def build(seed: int = 0) -> Any:
-    """The untrained Keras model, inputs `(n, 8, 8, 1)`, outputs `(n, 10)` in `LABELS` order.
+    """Build the untrained Keras model: inputs `(n, 8, 8, 1)`, outputs `(n, 10)` as in `LABELS`.
 
     Args:
-        seed: a whole number from 0 up; it alone decides the weights.
+        seed: an integer of at least 0, from which the weights are drawn.
 
     Raises:
-        UsageError: a `seed` that makes no sense.
+        UsageError: `seed` is invalid.
         DependencyError: Keras or TensorFlow is not installed.
     """
     keras = require_keras()
@@ -85,23 +85,24 @@ def build(seed: int = 0) -> Any:
 
 
 def train(seed: int = 0, epochs: int = 10) -> Any:
-    """A trained model: right on more than 95 in 100 digits that it has not seen.
+    """Build and train the model; its accuracy on the held-out digits is above 95 %.
 
     Args:
-        seed: a whole number from 0 up; it decides the weights, and the order of the images.
-        epochs: how often each image is seen, at least 1.
+        seed: an integer of at least 0, which determines the initial weights and the order of the
+            images.
+        epochs: the number of passes over the training images, at least 1.
 
     Raises:
-        UsageError: a `seed` or `epochs` that makes no sense.
+        UsageError: `seed` or `epochs` is invalid.
         DependencyError: scikit-learn, Keras or TensorFlow is not installed.
     """
     if epochs < 1:
-        raise UsageError(f"epochs must be at least 1, not {epochs}.")
+        raise UsageError(f"epochs must be at least 1, got {epochs}.")
     model = build(seed)
     keras = require_keras()
     digits = load()
     inputs = _inputs(digits.train_images)
-    # One pass over all epochs in an order of our own: Keras's shuffling draws from global state.
+    # One call of `fit` for all epochs, in an order drawn here: Keras's shuffling uses global state.
     rng = generator(seed)
     order = np.concatenate([rng.permutation(len(inputs)) for _ in range(epochs)])
     rate = keras.optimizers.schedules.CosineDecay(0.01, decay_steps=len(order) // _BATCH)
@@ -113,7 +114,7 @@ def train(seed: int = 0, epochs: int = 10) -> Any:
 
 
 def accuracy(model: Any) -> float:
-    """The share of the held-out digits that a model built here reads rightly, 0 to 1.
+    """The accuracy of a model on the held-out digits, 0 to 1.
 
     Raises:
         DependencyError: scikit-learn is not installed.
@@ -124,14 +125,14 @@ def accuracy(model: Any) -> float:
 
 
 def load() -> Digits:
-    """The data set, split in the same way every time.
+    """Load the data set, always with the same split.
 
     Raises:
         DependencyError: scikit-learn is not installed.
     """
     datasets = require("sklearn.datasets", to="load the digits", install="scikit-learn")
     images, labels = datasets.load_digits(return_X_y=True)
-    # Ink is counted from 0 to 16; as pixels, 0 to 255.
+    # The values of the data set are 0 to 16; pixels are 0 to 255.
     pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     labels = labels.astype(np.int64)
     order = generator(_SPLIT_SEED).permutation(len(pixels))
@@ -142,18 +143,20 @@ def load() -> Digits:
 def write_samples(folder: str | os.PathLike[str], count: int, seed: int = 0) -> list[Path]:
     """Write `count` of the held-out digits as PNG images, 64 x 64, 8-bit grey; return their paths.
 
-    A file's name begins with the digit it shows: `3_017.png` is held-out image 17, a three.
+    A file name starts with the digit in the image: `3_017.png` is held-out image 17, a three.
 
     Raises:
-        UsageError: `count` is not 1 to 360, or `seed` makes no sense.
+        UsageError: `count` is not between 1 and 360, or `seed` is invalid.
         OutputError: a file cannot be written.
         DependencyError: scikit-learn is not installed.
     """
     if not 1 <= count <= _HELD_OUT:
-        raise UsageError(f"count must be 1 to {_HELD_OUT}, the digits held out, not {count}.")
+        raise UsageError(
+            f"count must be between 1 and {_HELD_OUT}, the number of held-out digits, got {count}."
+        )
     digits = load()
-    chosen = generator(seed).permutation(_HELD_OUT)[:count]
-    # Eight times as large, in blocks, to be seen by people; the recipe's `box` filter undoes it.
+    indices = generator(seed).permutation(_HELD_OUT)[:count]
+    # Enlarged by 8 for people to see, in blocks that the recipe's `box` filter averages again.
     return write_pngs(
         folder,
         (
@@ -161,11 +164,11 @@ def write_samples(folder: str | os.PathLike[str], count: int, seed: int = 0) -> 
                 f"{digits.test_labels[index]}_{index:03d}",
                 digits.test_images[index].repeat(8, axis=0).repeat(8, axis=1),
             )
-            for index in chosen
+            for index in indices
         ),
     )
 
 
 def _inputs(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images `(n, 8, 8)` as the model reads them, `(n, 8, 8, 1)`: by the recipe in `MODELS`."""
+    """Preprocess images `(n, 8, 8)` with the recipe in `MODELS`, to shape `(n, 8, 8, 1)`."""
     return Preprocessing.from_dict(MODELS["digits"].preprocessing).batch(list(images))

@@ -1,8 +1,8 @@
-"""Pictures that look like chest X-rays from afar, made of ellipses: nobody's chest.
+"""Synthetic pictures that resemble chest X-rays, drawn from ellipses.
 
-They give demonstrations and tests something of the right size, brightness and texture to run on:
-body, lungs, heart, spine, ribs, collarbones and diaphragm, each a little different in every
-picture. They show no disease and prove nothing about a model's judgement.
+They are inputs of realistic size, brightness and texture for demonstrations and tests: body, lungs,
+heart, spine, ribs, collarbones and diaphragm, with small random variations. They show no disease,
+and are not suitable for judging a model's predictions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from layertap.errors import UsageError
 from ._samples import write_pngs
 from ._seeding import generator
 
-_SIZE = 1024  # as the NIH collection has them
+_SIZE = 1024  # as in the NIH collection
 
 Map = NDArray[np.float32]
 
@@ -27,17 +27,17 @@ def write_samples(folder: str | os.PathLike[str], count: int, seed: int = 0) -> 
     """Write `count` pictures as PNG images, 1024 x 1024, 8-bit grey; return their paths.
 
     Args:
-        folder: made if it is not there.
+        folder: the output folder; created if necessary.
         count: at least 1.
-        seed: of the first picture; the others have the seeds after it. A file bears the seed of
-            its picture: `phantom_007.png`.
+        seed: the seed of the first picture; the next pictures have the next seeds. The file name
+            contains the seed of the picture: `phantom_007.png`.
 
     Raises:
-        UsageError: a `count` or `seed` that makes no sense.
+        UsageError: `count` or `seed` is invalid.
         OutputError: a file cannot be written.
     """
     if count < 1:
-        raise UsageError(f"count must be at least 1, not {count}.")
+        raise UsageError(f"count must be at least 1, got {count}.")
     generator(seed)
     return write_pngs(
         folder, ((f"phantom_{number:03d}", draw(number)) for number in range(seed, seed + count))
@@ -45,19 +45,20 @@ def write_samples(folder: str | os.PathLike[str], count: int, seed: int = 0) -> 
 
 
 def draw(seed: int, size: int = _SIZE) -> NDArray[np.uint8]:
-    """One picture, `(size, size)`; the same for the same seed, at another `size` its noise differs.
+    """Draw one picture, uint8 of shape `(size, size)`.
 
-    What the rays pass through adds up, and less of them reaches the film the more that is.
+    Equal seeds give equal pictures; at another `size`, the noise differs. The thicknesses of all
+    structures along a ray add up, and the film receives less radiation for a larger sum.
 
     Raises:
-        UsageError: a `seed` that makes no sense.
+        UsageError: `seed` is invalid.
     """
     rng = generator(seed)
 
     def about(value: float, spread: float = 0.08) -> float:
         return float(value * rng.uniform(1 - spread, 1 + spread))
 
-    # Positions run from -1 to 1, x to the picture's right (the patient's left), y downwards.
+    # Coordinates range from -1 to 1: x to the picture's right (the patient's left), y downwards.
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     x = axis[np.newaxis, :] - float(rng.normal(0, 0.02))
     y = axis[:, np.newaxis] - float(rng.normal(0, 0.02))
@@ -70,16 +71,16 @@ def draw(seed: int, size: int = _SIZE) -> NDArray[np.uint8]:
     lungs = np.zeros_like(body)
     domes_at = about(0.5)
     for side in (-1, 1):
-        # Narrow at the top: the middle leans outwards on the way down.
+        # The lungs are narrow at the top: the middle moves outwards from top to bottom.
         middle = side * (about(0.4, 0.04) + 0.1 * y)
         lung = _ellipse(x - middle, y - about(0.02), about(0.33), about(0.8), 0.05)
         top = domes_at + (0.0 if side < 0 else about(0.06))
         dome = _ellipse(x - side * about(0.36, 0.1), y - top - 0.5, about(0.5), 0.5, 0.025)
         lungs += lung * (1 - dome)
 
-    # Its tip points downwards and to the patient's left.
-    leaning = x - about(0.12, 0.3) - 0.45 * (y - 0.3)
-    heart = _ellipse(leaning, y - about(0.24), about(0.26, 0.15), about(0.34, 0.1), 0.05)
+    # The heart's tip points downwards and to the patient's left.
+    tilted = x - about(0.12, 0.3) - 0.45 * (y - 0.3)
+    heart = _ellipse(tilted, y - about(0.24), about(0.26, 0.15), about(0.34, 0.1), 0.05)
     vessels = _ellipse(x - 0.03, y + about(0.25), about(0.13), about(0.55), 0.06)
     spine = _step(about(0.085) - out, 0.03) * (0.85 + 0.15 * np.cos(y * about(38.0)))
 
@@ -87,7 +88,7 @@ def draw(seed: int, size: int = _SIZE) -> NDArray[np.uint8]:
     fall, gap = about(0.55), about(0.165)
     cage = _ellipse(x, y - 0.15, about(0.82, 0.03), 1.15, 0.02)
     for number in range(9):
-        # From the spine a rib rises a little, then falls, the faster the farther out.
+        # From the spine outwards, a rib first rises slightly and then falls more and more steeply.
         course = -0.85 + gap * number - 0.12 * out + fall * out**2.2
         ribs += _step(0.026 - np.abs(y - course), 0.012) * cage
     collarbones = _step(0.028 - np.abs(y + about(0.68, 0.04) + 0.2 * out), 0.012)
@@ -112,12 +113,12 @@ def draw(seed: int, size: int = _SIZE) -> NDArray[np.uint8]:
 
 
 def _ellipse(x: Map, y: Map, width: float, height: float, softness: float) -> Map:
-    """1 within an ellipse around 0 of these half axes, 0 outside, and a soft edge between."""
+    """An ellipse around 0 with these semi-axes: 1 inside, 0 outside, with a soft edge."""
     radius = np.sqrt((x / width) ** 2 + (y / height) ** 2)
     return _step(1 - radius, softness / min(width, height))
 
 
 def _step(inside: Map, softness: float) -> Map:
-    """From 0 to 1 where `inside` turns positive, over about twice `softness`."""
+    """A smooth step from 0 to 1 where `inside` becomes positive, about 2 `softness` wide."""
     height: Map = np.tanh(inside / softness) * np.float32(0.5) + np.float32(0.5)
     return height

@@ -15,51 +15,55 @@ from layertap.errors import UsageError, suggest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What there is to know about a model before it is built."""
+    """The description of a model, which is available before the model is built."""
 
     name: str
     """The name in `MODELS` and on the command line."""
     title: str
-    """One sentence: what the model looks at and what it answers."""
+    """One sentence: the model's input and output."""
     entry_point: str
-    """`module:function`; called without arguments, the function returns the Keras model."""
+    """`module:function`; the function returns the Keras model when it is called without
+    arguments."""
     input_shape: tuple[int, ...]
     """`(height, width, channels)` of one image."""
     labels: tuple[str, ...]
-    """What each number of the output stands for, in order."""
+    """The names of the classes, in the order of the output's last axis."""
     preprocessing: Mapping[str, object]
-    """The recipe from image to input, as `layertap.Preprocessing.from_dict` reads it."""
+    """The recipe, in the form that `layertap.Preprocessing.from_dict` accepts."""
     samples: str
     """`module:function` that writes sample images: `(folder, count, seed) -> list of paths`."""
     source: str
-    """Where the architecture, the weights and the numbers in `preprocessing` come from."""
+    """The origin of the architecture, the weights and the numbers in `preprocessing`."""
     licence: str
-    """The terms of what the source names."""
+    """The licence of the model and its source."""
 
     def build(self, **options: Any) -> Any:
-        """The Keras model; `options` go to the entry point."""
+        """Build the Keras model; `options` are passed to the entry point."""
         return _resolve(self.entry_point)(**options)
 
     def write_samples(
         self, folder: str | os.PathLike[str], count: int, seed: int = 0
     ) -> list[Path]:
-        """Write `count` PNG images that the model can be tried on; made anew for each `seed`."""
-        written: list[Path] = _resolve(self.samples)(folder, count, seed)
-        return written
+        """Write `count` sample images for the model as PNG files, and return their paths.
+
+        Each `seed` gives other images.
+        """
+        paths: list[Path] = _resolve(self.samples)(folder, count, seed)
+        return paths
 
 
 def find(name: str) -> ModelSpec:
-    """The model of that name.
+    """The description of the model with this name.
 
     Raises:
-        UsageError: there is none; the message lists those there are.
+        UsageError: no model has this name; the message lists the names.
     """
     try:
         return MODELS[name]
     except KeyError:
         known = ", ".join(MODELS)
         raise UsageError(
-            f"no model named {name!r}; there are {known}.{suggest(name, list(MODELS))}"
+            f"no model is named {name!r}; the models are {known}.{suggest(name, list(MODELS))}"
         ) from None
 
 
@@ -95,16 +99,16 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 "size": [320, 320],
                 "color_mode": "rgb",
                 "interpolation": "nearest",
-                "depth": "scale",  # radiographs often have 16 bits, which would turn white
+                "depth": "scale",  # radiographs often have 16 bits, and `clip` turns them white
                 "scaling": {"mode": "standardize", "mean": 142.95, "std": 67.39},
             },
             samples="layertap_models.phantom:write_samples",
             source=(
-                "DenseNet121 of keras.applications (Huang et al. 2017, arXiv:1608.06993) under the "
-                "head of the 14 findings of ChestX-ray14 (Wang et al. 2017). The weights are "
-                "seeded noise, which finds nothing, unless you bring a weights file. Mean and "
-                "standard deviation are those of only four radiographs, the test images of "
-                "mlmed/torchxrayvision read at 320 x 320; measure your own collection with "
+                "DenseNet121 of keras.applications (Huang et al. 2017, arXiv:1608.06993) with a "
+                "head for the 14 findings of ChestX-ray14 (Wang et al. 2017). Without a weights "
+                "file, the weights are random and the scores have no meaning. Mean and standard "
+                "deviation were measured on only four radiographs, the test images of "
+                "mlmed/torchxrayvision, read at 320 x 320; measure your own collection with "
                 "`layertap stats`."
             ),
             licence="Apache-2.0",
@@ -116,7 +120,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             input_shape=(8, 8, 1),
             labels=("0", "1", "2", "3", "4", "5", "6", "7", "8", "9"),
             # White ink on black. The data set counted the ink of 32 x 32 scans in blocks of
-            # 4 x 4 pixels, which is what `box` does to a bigger picture.
+            # 4 x 4 pixels; `box` does the same for larger images.
             preprocessing={
                 "size": [8, 8],
                 "color_mode": "grayscale",
@@ -125,7 +129,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
             },
             samples="layertap_models.digits:write_samples",
             source=(
-                "Trained on the spot on the 1,797 images of sklearn.datasets.load_digits (the test "
+                "Trained locally on the 1,797 images of sklearn.datasets.load_digits (the test "
                 "part of Optical Recognition of Handwritten Digits, Alpaydin and Kaynak 1998, "
                 "UCI Machine Learning Repository)."
             ),

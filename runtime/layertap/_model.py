@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from ._cut import boundary
-from ._cut.plan import Appended, CutPlan, Leaf, plan_cut, view
-from ._cut.reductions import check_dtype, check_name
-from ._cut.write import write_cut
-from ._engine.cache import Cache
-from ._engine.library import give_back_memory
-from ._engine.request import Fetch, Request, request_layers, request_outputs
-from ._engine.session import Engine, Session
+from ._engine.program import Program
 from ._engine.settings import Provider, Settings
-from .errors import ModelFileError, UsageError
+from ._public import public
+from .errors import UsageError
 from .format.card import Card, TensorInfo
 from .format.cost import activation_costs
-from .format.graph import TensorType
-from .format.index import read_index
 from .format.layer import Layer
-from .format.limits import PROTOBUF_BYTES
-from .format.select import Selector, is_single, only, select
+from .format.select import Selector
 from .format.source import BytesSource, FileSource
 from .format.table import as_text
 from .format.text import shape_text
-from .format.wire import WireError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,26 +25,15 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ._engine.feeds import Recipe
+    from ._engine.request import Asked
     from .cam.targets import Target
     from .images.preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
-Asked: TypeAlias = "Selector | Iterable[Selector] | Mapping[Any, str | None] | None"
-"""What may be asked for: layers as `Model.select` takes them, or a dict from such selectors to
-reductions."""
 
-SESSIONS = 4
-"""How many prepared sessions a model keeps: those for the sets of layers asked for last. A `Tap`
-keeps its own for as long as it lives."""
-
-PLANS = 64
-"""How many plans of cuts a model keeps, which are small."""
-
-MUCH = 100_000_000
-"""Bytes of activations before which it is worth some milliseconds to make room for them."""
-
-
+@public
 def open(  # noqa: A001 - the word that users know from every library that opens files
     source: str | os.PathLike[str] | bytes,
     *,
@@ -131,12 +110,13 @@ def open(  # noqa: A001 - the word that users know from every library that opens
     if isinstance(source, (bytes, bytearray, memoryview)):
         if share_weights:
             raise UsageError("share_weights=True needs a file; bytes cannot be shared.")
-        return Model(BytesSource(bytes(source)), settings)
+        return Model(Program(BytesSource(bytes(source)), settings))
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"a {type(source).__name__} cannot be opened. Give a path, or bytes.")
-    return Model(FileSource(source), settings)
+    return Model(Program(FileSource(source), settings))
 
 
+@public
 class Model:
     """An opened ONNX file: its layers, and their activations. Made by `layertap.open`.
 
@@ -155,63 +135,55 @@ class Model:
     metadata: Mapping[str, str]
     """The file's metadata beside the card."""
 
-    def __init__(self, source: FileSource | BytesSource, settings: Settings) -> None:
-        self._source = source
-        self._name = source.name
-        index = read_index(source)
-        self._graph = index.graph
-        self.card, self.layers = index.card, index.layers
-        self.inputs, self.outputs = index.inputs, index.outputs
-        self.metadata = index.metadata
-        self._settings = settings
-        self._engine = Engine(settings)
-        self._sessions: Cache[Session] = Cache(SESSIONS)
-        self._plans: Cache[CutPlan] = Cache(PLANS)
-        self._halfway: Cache[list[str]] = Cache(PLANS)  # where gradients can start, by tensors
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.card, self.layers = program.card, program.layers
+        self.inputs, self.outputs = program.inputs, program.outputs
+        self.metadata = program.metadata
 
     @property
     def path(self) -> Path | None:
         """The file; `None` for a model that was opened from bytes."""
-        return self._source.path
+        return self._program.source.path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as the file's path, or as the bytes; the copy opens it anew."""
-        options = self._settings.session_options
+        """Pickled as the file's path, or as the bytes; the copy opens it again."""
+        settings = self._program.settings
+        options = settings.session_options
         if not (options is None or isinstance(options, Mapping)):
             raise UsageError(
                 "a model with an onnxruntime.SessionOptions cannot be pickled. Give "
                 "session_options as a dict."
             )
-        source = self._source if self.path is None else FileSource(self.path.absolute())
-        return Model, (source, self._settings)
+        source = self._program.source
+        given = source.data if isinstance(source, BytesSource) else source.path.absolute()
+        return partial(open, **vars(settings)), (given,)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in self.inputs)
         return (
-            f"<layertap.Model {self._name}: {len(self.layers)} layers, "
+            f"<layertap.Model {self._program.name}: {len(self.layers)} layers, "
             f"inputs {inputs or 'none'}, device {self.device}>"
         )
 
     @property
     def device(self) -> str:
         """Where the model runs: `cpu`, `cuda:0`, ..., or the first of `providers` in short."""
-        return self._engine.device
+        return self._program.engine.device
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes, in the order of the output's last axis, if the card has them."""
-        return self.card.labels if self.card else None
+        return self._program.labels
 
-    @cached_property
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """How images become inputs, if the card says so.
 
         Raises:
             PreprocessingError: the card's recipe makes no sense to this layertap.
         """
-        if self.card is None or self.card.preprocessing is None:
-            return None
-        return _recipe(self.card.preprocessing)
+        return self._program.preprocessing
 
     def layer(self, what: str | int | Layer) -> Layer:
         """The layer with this exact name or index (negative ones count from the end).
@@ -219,7 +191,7 @@ class Model:
         Raises:
             LayerNotFoundError: there is none, or the file does not expose it.
         """
-        return only(self.layers, what)
+        return self._program.layer(what)
 
     def select(
         self,
@@ -239,7 +211,7 @@ class Model:
         Raises:
             LayerNotFoundError: something matches nothing.
         """
-        return select(self.layers, what, type)
+        return self._program.select(what, type)
 
     def summary(self, size: Sequence[int] | None = None, batch: int = 1) -> str:
         """The table that Keras's `model.summary()` prints, and the MB that an activation costs.
@@ -398,9 +370,9 @@ class Model:
         Returns:
             An array; where the model has several outputs, a dict from their names to arrays.
         """
-        request = self._own_outputs()
-        fetch = self._fetch(request.tensors, peeled=not on_device, on_device=on_device)
-        return request.collect(fetch(self._prepare(fetch.plan.needs, inputs, preprocess)))
+        program = self._program
+        run = program.runner(program.request_outputs(), peeled=not on_device, on_device=on_device)
+        return run(inputs, preprocess)
 
     def gradients(
         self,
@@ -441,7 +413,7 @@ class Model:
         """
         from .cam.gradients import gradients
 
-        return gradients(self, inputs, layers, target, preprocess)
+        return gradients(self._program, inputs, layers, target, preprocess)
 
     def cam(
         self,
@@ -592,7 +564,7 @@ class Model:
         from .cam.attributions import attribute
 
         return attribute(
-            self,
+            self._program,
             inputs,
             method,
             target,
@@ -631,23 +603,9 @@ class Model:
                 suffice, and the message says which layer to add.
             UsageError: two of the given layers are one tensor.
         """
-        request = self._own_outputs() if layers is None else self._asked(layers)[1]
-        ends = boundary.sort_out(self._graph, self.layers, given)
-        names = {tensor: layer.name for tensor, (layer, _) in ends.layers.items()}
-        plan = self._plan(request.tensors, tuple(names), request.appended)
-        boundary.check_apart(plan, names, ends.inputs)
-        boundary.check_separates(self._graph, self.layers, plan, names, ends.inputs)
-        feeds = self._prepared(plan.needs, ends.inputs, preprocess)
-        values = {}
-        for tensor, (layer, value) in ends.layers.items():
-            values[layer.name] = self._layer_value(layer, plan.given[tensor], value)
-            feeds[plan.given[tensor].source] = values[layer.name]
-        if self.card:
-            boundary.check_batch(
-                [layer for layer, _ in ends.layers.values()], feeds, plan, self._graph, self._batch
-            )
-        fetch = self._fetch(request.tensors, feeds, tuple(names), request.appended)
-        return request.collect(fetch(feeds))
+        from ._engine.resume import resume
+
+        return resume(self._program, given, layers, preprocess)
 
     def edit(
         self,
@@ -682,30 +640,9 @@ class Model:
             UsageError: two of the layers are one tensor, or a change that changes nothing that is
                 asked for.
         """
-        request = self._own_outputs() if layers is None else self._asked(layers)[1]
-        graph = self._graph
-        ends = boundary.sort_out(graph, self.layers, changes)
-        edits = boundary.edits(graph, ends)
-        boundary.check_edits(graph, edits, self._plan(request.tensors, (), request.appended))
-        sources = [*dict.fromkeys([*request.tensors, *edits])]
-        feeds = self._prepared(self._plan(sources, (), request.appended).needs, inputs, preprocess)
-        while edits:
-            plan = self._plan(
-                [*dict.fromkeys([*request.tensors, *edits])], tuple(feeds), request.appended
-            )
-            ready = boundary.first(graph, edits)
-            beside = boundary.beside(graph, plan, edits.keys()) - feeds.keys()
-            wanted = [*ready, *sorted(beside - ready)]
-            found = self._fetch(wanted, feeds, tuple(feeds))(feeds)
-            # What is no array (a sequence) cannot well be fed, and is computed again.
-            feeds |= {name: value for name, value in found.items() if hasattr(value, "dtype")}
-            for source in ready:
-                edit = edits.pop(source)
-                if source not in feeds:
-                    raise UsageError(f"{edit.name!r} is no array, and cannot be changed.")
-                feeds[source] = self._changed(edit, feeds[source])
-        fetch = self._fetch(request.tensors, feeds, tuple(feeds), request.appended)
-        return request.collect(fetch(feeds))
+        from ._engine.resume import edit
+
+        return edit(self._program, inputs, changes, layers, preprocess)
 
     def cut(
         self,
@@ -733,191 +670,12 @@ class Model:
             UsageError: a layer is both start and end, or nothing is computed from it.
             OutputError: the file cannot be written.
         """
-        from ._engine.part_file import write_part
-        from .format.data_file import replacing_model
+        from ._engine.part_file import cut_to_file
 
-        gradients = self.card.gradients if self.card else None
-        infos = {info.name: info for info in self.inputs}
-        slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
-        starts, ends = self._named(start, infos), self._named(end, slopes)
-        with replacing_model(path) as (temporary, data):
-            temporary.write_bytes(write_part(self, starts, ends, data))
-
-    def _named(
-        self, what: Selector | Iterable[Selector] | None, others: Mapping[str, Any]
-    ) -> list[Any]:
-        """What `what` names: layers, and where no layer has the name, of `others`."""
-        if what is None:
-            return []
-        layers = {layer.name for layer in self.layers}
-        found: list[Any] = []
-        for one in [what] if isinstance(what, (str, int, slice, Layer)) else what:
-            if isinstance(one, str) and one in others and one not in layers:
-                found.append(others[one])
-            else:
-                found += self.select(one)
-        return found
-
-    def _inferred(self, tensor: str) -> TensorType:
-        """The type of a tensor of which the file states none, as onnxruntime infers it."""
-        fetch = self._fetch([tensor])
-        leaf = fetch.plan.leaves[tensor]
-        kind = self._graph.inputs[leaf.source] if fetch.plan.fed else fetch.output_type()
-        dims = kind.dims
-        for perm in leaf.perms:
-            if dims is not None:
-                dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
-        return TensorType(kind.dtype, dims)
-
-    def _changed(self, edit: boundary.Edit, value: Any) -> Any:
-        from ._engine.feeds import prepare_layer
-
-        if edit.source in self._graph.listed:
-            value = value.copy()  # it may be the caller's own
-        seen = view(value, edit.leaf.perms)
-        changed = edit.function(seen)
-        if changed is None:
-            raise UsageError(
-                f"the function for {edit.name!r} returned nothing; it must return the activation."
-            )
-        what = f"what the function for {edit.name!r} returned"
-        return prepare_layer(what, changed, TensorType(_dtype(value), seen.shape), edit.leaf)
-
-    def _layer_value(self, layer: Layer, leaf: Leaf, value: Any) -> Any:
-        from ._engine.feeds import prepare_layer
-
-        spec = TensorType(layer.dtype, layer.shape if layer.dtype else None)
-        return prepare_layer(f"layer {layer.name!r}", value, spec, leaf)
-
-    def _own_outputs(self) -> Request:
-        return request_outputs([info.name for info in self.outputs])
-
-    def _asked(
-        self, layers: Asked, dtype: Any = None, peeled: bool = True
-    ) -> tuple[list[Layer], Request]:
-        """The layers asked for, and what that means for the graph."""
-        reductions: dict[Layer, str | None] = {}
-        if isinstance(layers, Mapping):
-            single = False
-            for key, how in layers.items():
-                name = None if how is None else check_name(how)
-                reductions |= dict.fromkeys(self.select(key), name)
-            if not reductions:
-                raise UsageError("the dict of reductions is empty.")
-        else:
-            if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
-                layers = list(layers)
-            single = is_single(self.layers, layers)
-            reductions = dict.fromkeys(self.select(layers))
-        target = None if dtype is None else check_dtype(dtype)
-        last = self.card is not None and self.card.channels_last
-        try:
-            request = request_layers(self._graph, reductions, single, target, last, peeled)
-        except KeyError as exc:
-            raise self._gone(exc) from exc
-        return list(reductions), request
-
-    def _prepare(
-        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
-    ) -> dict[str, Any]:
-        from ._engine.feeds import prepare  # it needs numpy, which the table of layers does not
-
-        recipe = self.preprocessing if preprocess is None else _recipe(preprocess)
-        graph, place = self._graph, self._engine.place
-        return prepare(inputs, graph.inputs, needed, recipe, self._batch, graph.optional, place)
-
-    def _prepared(
-        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
-    ) -> dict[str, Any]:
-        """The same as arrays, wherever they come from."""
-        from ._engine.on_device import on_host
-
-        feeds = self._prepare(needed, inputs, preprocess)
-        return {name: on_host(value) for name, value in feeds.items()}
-
-    @cached_property
-    def _batch(self) -> str | None:
-        """The name of the batch's size; files from elsewhere may use one name for many sizes."""
-        kinds = self._graph.inputs.values() if self.card else ()
-        sizes = [kind.dims[0] for kind in kinds if kind.dims]
-        return next((size for size in sizes if isinstance(size, str)), None)
-
-    def _plan(
-        self,
-        tensors: Sequence[str],
-        given: Sequence[str] = (),
-        appended: Sequence[Appended] = (),
-        peeled: bool = True,
-    ) -> CutPlan:
-        new = tuple(name for one in appended for name in one.writes)
-        key = tuple(tensors), tuple(given), new, peeled
-        try:
-            return self._plans.get(
-                key, lambda: plan_cut(self._graph, tensors, given, appended, peeled)
-            )
-        except KeyError as exc:
-            raise self._gone(exc) from exc
-
-    def _gone(self, exc: KeyError) -> ModelFileError:
-        return ModelFileError(
-            f"{self._name} has no tensor {exc.args[0]!r}, though its card names it. It was "
-            "changed after the export; export it again."
-        )
-
-    def _fetch(
-        self,
-        tensors: Sequence[str],
-        feeds: Mapping[str, Any] | None = None,
-        given: Sequence[str] = (),
-        appended: Sequence[Appended] = (),
-        *,
-        peeled: bool = True,
-        on_device: bool = False,
-    ) -> Fetch:
-        """Prepare to compute `tensors` and what is appended, from `given` on.
-
-        Args:
-            feeds: values by source; only their dtypes count here.
-            peeled: whether Transposes at the end are left to numpy.
-            on_device: whether the values stay on the device; they are not peeled then.
-        """
-        plan = self._plan(tensors, given, appended, peeled)
-        types = {name: TensorType(_dtype((feeds or {})[name])) for name in plan.starts}
-        key = (*plan.key, *(kind.dtype for kind in types.values()))
-        return Fetch(
-            self._name,
-            plan,
-            lambda: self._sessions.get(key, lambda: self._start(plan, types)),
-            self._engine.place if on_device else None,
-        )
-
-    def _start(self, plan: CutPlan, types: Mapping[str, TensorType]) -> Session:
-        """Cut the file down to `plan` and make a session of it."""
-        leaves = self._engine.leaves_weights(self._source.size)
-        place = stay = weights = None
-        if leaves or self._graph.locations:
-            weights = self._source.place(self._graph.locations)
-            place = weights.refer if self._engine.maps_weights else weights.load
-            stay = weights.stay if leaves else None
-        with self._source.read(sparsely=stay is not None) as buffer:
-            try:
-                model = write_cut(buffer, self._graph, plan, place, types, stay)
-            except WireError as exc:  # in a part that the index passes over
-                raise ModelFileError(
-                    f"{self._name} is damaged ({exc}). Copy or export it again."
-                ) from exc
-        if len(model) > PROTOBUF_BYTES:
-            raise ModelFileError(
-                f"what was asked for takes {len(model) / 1e9:.1f} GB of {self._name} and its "
-                f"weights, more than fits into one piece. {self._engine.large_remedy}"
-            )
-        if weights is None or not (weights.mapped or self._graph.locations):
-            return self._engine.start(model, self._name, None)
-        session = self._engine.start(model, self._name, weights.folder, weights.check)
-        with self._source.read():  # what onnxruntime has mapped is still the file that was cut
-            return session
+        cut_to_file(self._program, path, start, end)
 
 
+@public
 class Tap:
     """Fetches the activations of some layers. Made by `Model.tap`; its session is ready to run.
 
@@ -930,27 +688,17 @@ class Tap:
     def __init__(
         self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
     ) -> None:
-        from ._engine.feeds import is_ready
-
+        program = model._program
         peeled = not (contiguous or on_device)
-        chosen, self._request = model._asked(asked, dtype, peeled)
-        self.layers = tuple(chosen)
+        request = program.request(asked, dtype, peeled)
+        self.layers = request.layers
+        self._runner = program.runner(request, peeled=peeled, on_device=on_device)
         self._model = model
-        self._fetch = model._fetch(
-            self._request.tensors,
-            appended=self._request.appended,
-            peeled=peeled,
-            on_device=on_device,
-        )
-        if sum(layer.nbytes() or 0 for layer in chosen) > MUCH:
-            give_back_memory()
-        self._needs = self._fetch.plan.needs
-        self._is_ready = is_ready
-        self._made_of = model, asked, dtype, contiguous, on_device
+        self._made_from = model, asked, dtype, contiguous, on_device
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it was made of."""
-        return Tap, self._made_of
+        """Pickled as what it was made from."""
+        return Tap, self._made_from
 
     def __repr__(self) -> str:
         names = ", ".join(repr(layer.name) for layer in self.layers[:3])
@@ -959,28 +707,4 @@ class Tap:
 
     def __call__(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
         """Run the model as far as needed; see `Model.activations`."""
-        known = self._model._graph.inputs
-        if len(known) == len(self._needs) == 1 and self._is_ready(inputs, known[self._needs[0]]):
-            feeds = {self._needs[0]: inputs}
-        else:
-            feeds = self._model._prepare(self._needs, inputs, preprocess)
-        return self._request.collect(self._fetch(feeds))
-
-
-Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"
-"""A preprocessing recipe: as an object, as data, or in a JSON file."""
-
-
-def _dtype(value: Any) -> str:
-    name = str(getattr(value, "dtype", ""))
-    return "string" if name == "object" or name.startswith(("<U", "str")) else name
-
-
-def _recipe(given: Recipe) -> Preprocessing:
-    from .images.preprocessing import Preprocessing  # it needs Pillow, which arrays do not
-
-    if isinstance(given, Preprocessing):
-        return given
-    if isinstance(given, (str, os.PathLike)):
-        return Preprocessing.load(given)
-    return Preprocessing.from_dict(given)
+        return self._runner(inputs, preprocess)

@@ -1,8 +1,8 @@
-"""Records: frozen dataclasses that cost nothing to define.
+"""Records: frozen dataclasses that are cheap to define.
 
-`import dataclasses` brings `inspect` and `ast`, and alone takes as long as Python takes to start;
-each class that it makes takes half a millisecond more. A command that prints a table would spend
-most of its time there. To `dataclasses.fields`, `replace` and `asdict` a record is a dataclass.
+`import dataclasses` imports `inspect` and `ast`, which takes as long as Python takes to start;
+each dataclass adds half a millisecond. A command that only prints a table would spend most of its
+time on that. `dataclasses.fields`, `replace` and `asdict` accept records as dataclasses.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_):
-        """Tells type checkers that subclasses are dataclasses."""
+        """Marks subclasses as dataclasses for type checkers."""
         return lambda cls: cls
 
 
 class _Fields:
-    """The `__dataclass_fields__` of a record class, made when somebody asks for them."""
+    """The `__dataclass_fields__` of a record class, computed on each access."""
 
-    def __get__(self, record: object, kind: type[Record]) -> dict[str, Any]:
-        if kind is Record:
-            raise AttributeError("only its subclasses are dataclasses")
+    def __get__(self, record: object, owner: type[Record]) -> dict[str, Any]:
+        if owner is Record:
+            raise AttributeError("only subclasses of Record are dataclasses")
         from dataclasses import field, make_dataclass
 
         items: list[Any] = []
-        for name in kind._names:
-            default = getattr(kind, name, self)  # anything that is no default
+        for name in owner._names:
+            default = getattr(owner, name, self)  # `self` marks a field without a default
             if default is self:
-                items.append((name, kind.__annotations__[name]))
+                items.append((name, owner.__annotations__[name]))
                 continue
             default = field(default_factory=dict) if default == {} else field(default=default)
-            items.append((name, kind.__annotations__[name], default))
-        made = make_dataclass(kind.__name__, items, frozen=True, kw_only=True)
-        found: dict[str, Any] = vars(made)["__dataclass_fields__"]
-        return found
+            items.append((name, owner.__annotations__[name], default))
+        dataclass = make_dataclass(owner.__name__, items, frozen=True, kw_only=True)
+        fields: dict[str, Any] = vars(dataclass)["__dataclass_fields__"]
+        return fields
 
 
 @dataclass_transform(frozen_default=True)
 class Record:
-    """The base of records. A subclass lists its fields as a dataclass does.
+    """The base class of records. A subclass declares its fields as a dataclass does.
 
-    A field that has a default may be left out; a default that is a dict is copied. Records are
-    compared by their fields, and hashed by those that are no dict.
+    A field with a default may be omitted; each record gets its own copy of a default `{}`. Records
+    compare by their fields. The hash covers the fields that are not dicts.
     """
 
     _names: ClassVar[tuple[str, ...]] = ()
@@ -64,24 +64,26 @@ class Record:
         for name in names:
             if name not in values:
                 if not hasattr(type(self), name):
-                    raise TypeError(f"{type(self).__name__} is made without {name!r}")
+                    raise TypeError(f"{type(self).__name__} requires the field {name!r}")
                 default = getattr(type(self), name)
                 values[name] = {} if default == {} else default
-        twice = named.keys() & names[: len(positional)]
-        if twice or len(values) > len(names) or len(positional) > len(names):
-            given = f"{len(positional)} values and {', '.join(named) or 'no names'}"
-            raise TypeError(f"{type(self).__name__} has {', '.join(names)}; given were {given}")
+        repeated = named.keys() & names[: len(positional)]
+        if repeated or len(values) > len(names) or len(positional) > len(names):
+            raise TypeError(
+                f"{type(self).__name__} has the fields {', '.join(names)}; "
+                f"got {len(positional)} by position and {', '.join(named) or 'none'} by name"
+            )
         self.__post_init__()
 
     @classmethod
     def trusted(cls: type[R], values: dict[str, Any]) -> R:
-        """A record of a value for every field, unchecked: five times faster."""
-        made = object.__new__(cls)
-        made.__dict__.update(values)
-        return made
+        """A record with a value for every field, without checks: five times faster."""
+        record = object.__new__(cls)
+        record.__dict__.update(values)
+        return record
 
     def __post_init__(self) -> None:
-        """For subclasses: check the fields."""
+        """A hook for subclasses that check their fields."""
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__} is frozen: {name!r} cannot be set")
@@ -101,6 +103,6 @@ class Record:
     def __repr__(self) -> str:
         defaults = vars(type(self))
         values = ((name, self.__dict__[name]) for name in self._names)
-        stated = [(name, x) for name, x in values if name not in defaults or x != defaults[name]]
-        text = ", ".join(f"{name}={value!r}" for name, value in stated)
+        shown = [(name, x) for name, x in values if name not in defaults or x != defaults[name]]
+        text = ", ".join(f"{name}={value!r}" for name, value in shown)
         return f"{type(self).__qualname__}({text})"

@@ -20,7 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ._public import public
 
+
+@public
 class LayertapError(Exception):
     """The root of every error that layertap raises on purpose."""
 
@@ -29,46 +32,57 @@ class LayertapError(Exception):
         return str(self.args[0]) if self.args else ""
 
 
+@public
 class ModelFileError(LayertapError):
     """The `.onnx` file cannot be used; the message names the file and the reason."""
 
 
+@public
 class CardVersionError(ModelFileError):
     """The file's card has a newer major format version than this layertap reads."""
 
 
+@public
 class LayerNotFoundError(LayertapError, KeyError):
     """A layer name, index or pattern that selects nothing."""
 
 
+@public
 class InputError(LayertapError, ValueError):
     """An input whose rank, size, dtype or name does not fit the model."""
 
 
+@public
 class ImageError(LayertapError, ValueError):
     """A file, byte string or object that cannot be read as an image."""
 
 
+@public
 class PreprocessingError(LayertapError, ValueError):
     """A preprocessing recipe with an unknown key or a value that makes no sense."""
 
 
+@public
 class DeviceError(LayertapError):
     """The asked-for device or execution provider is not to be had; the message says why."""
 
 
+@public
 class DependencyError(LayertapError, ImportError):
     """A package that this step needs is not installed; the message says what to install."""
 
 
+@public
 class OutputError(LayertapError):
     """A result could not be written; whatever stood there before is unharmed."""
 
 
+@public
 class UsageError(LayertapError, ValueError):
     """An option or argument that makes no sense; the message says what would."""
 
 
+@public
 class LayertapWarning(UserWarning):
     """Something worth knowing that does not stop the work."""
 

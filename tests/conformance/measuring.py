@@ -137,6 +137,7 @@ def _difference_alone(file: Path) -> float:
     import numpy as np
 
     import layertap
+    from layertap._engine.program import program_of
     from layertap.compare.golden import feeds
 
     model = layertap.open(file)
@@ -144,9 +145,9 @@ def _difference_alone(file: Path) -> float:
     assert model.card.golden is not None
     arrays = feeds(model.card.golden, model.inputs)
     outputs = [info.name for info in model.outputs]
-    alone = model._fetch(outputs)(arrays)
+    alone = program_of(model).fetch(outputs)(arrays)
     layers = [str(layer.tensor) for layer in model.layers]
-    beside = model._fetch([*dict.fromkeys([*outputs, *layers])])(arrays)
+    beside = program_of(model).fetch([*dict.fromkeys([*outputs, *layers])])(arrays)
     return max(
         float(np.abs(alone[name] - beside[name]).max() / (np.abs(beside[name]).max() or 1))
         for name in outputs

@@ -1,4 +1,4 @@
-"""docs/file-format.md says what the code does: its tables, its example, and its programs."""
+"""docs/file-format.md agrees with the code: its tables, its example, and its programs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def blocks(language: str) -> list[str]:
 
 
 def as_value(text: str) -> Any:
-    """`null`, `"nearest"` or a number, as the tables write them."""
+    """`null`, `"nearest"` or a number, in the notation of the tables."""
     return {"null": None, "false": False}.get(text, text)
 
 
@@ -68,12 +68,10 @@ def test_every_class_of_the_schema_has_a_table() -> None:
 
 
 @pytest.mark.parametrize(("heading", "kind"), TABLES.items(), ids=TABLES)
-def test_a_table_has_every_key_in_order_and_says_which_are_optional(
-    heading: str, kind: type
-) -> None:
+def test_tables_list_every_key_in_order_and_mark_optional_keys(heading: str, kind: type) -> None:
     known = [item for item in fields(kind) if item.name != "extra"]
     table = rows(section(heading))
-    # `format` stands last in the class because it has a default.
+    # `format` is the last field of the class, because it has a default.
     names = [item.name for item in known if item.name != "format"]
     assert [quoted(row[0])[0] for row in table if row[0] != "`format`"] == names
     assert ("`format`" in [row[0] for row in table]) == ("format" in [item.name for item in known])
@@ -81,11 +79,11 @@ def test_a_table_has_every_key_in_order_and_says_which_are_optional(
     assert [quoted(row[0])[0] for row in table if row[1].endswith("optional")] == optional
 
 
-def test_the_version_is_the_one_that_is_written() -> None:
+def test_documented_version_is_the_written_version() -> None:
     assert f"This is format {MAJOR}.{MINOR}." in PAGE
 
 
-def test_the_recipe_has_every_key_and_every_choice() -> None:
+def test_recipe_is_documented_with_every_key_and_choice() -> None:
     recipe, scalings = PAGE[PAGE.index("## The preprocessing recipe") :].split("It is carried out")
     table = rows(recipe)
     assert [quoted(row[0])[0] for row in table] == [
@@ -113,10 +111,10 @@ def test_the_recipe_has_every_key_and_every_choice() -> None:
 
 
 RARE = {"choices", "notes"}
-"""Keys for which the model of the example has no use."""
+"""Keys that the model of the example does not have."""
 
 
-def test_the_example_is_a_card_and_has_every_key() -> None:
+def test_example_is_a_card_with_every_key() -> None:
     text, layers = blocks("json")
     card = Card.from_json(text)
     assert json.loads(card.to_json()) == json.loads(text)
@@ -133,8 +131,8 @@ def test_the_example_is_a_card_and_has_every_key() -> None:
 
 
 @pytest.mark.tensorflow
-def test_the_example_is_an_excerpt_of_the_real_card(chest_file: Path) -> None:
-    """But for what differs with versions and machines, in its last digits."""
+def test_example_is_an_excerpt_of_the_real_card(chest_file: Path) -> None:
+    """Except for versions, and the last digits, which depend on the machine."""
     real = json.loads(str(layertap.open(chest_file).card.to_json()))  # type: ignore[union-attr]
     shown = json.loads(blocks("json")[0])
     for key in ("format", "inputs", "outputs", "preprocessing", "labels", "gradients"):
@@ -156,7 +154,7 @@ def test_the_example_is_an_excerpt_of_the_real_card(chest_file: Path) -> None:
 # --- The golden sample --------------------------------------------------------------------------
 
 
-def test_the_table_of_seeded_numbers() -> None:
+def test_table_of_seeded_numbers_is_correct() -> None:
     table = rows(section("The golden sample"))
     assert len(table) == 3
     for row in table:
@@ -164,7 +162,7 @@ def test_the_table_of_seeded_numbers() -> None:
         assert golden.uniform((2, 2), low, high, int(seed)).ravel().tolist() == expected
 
 
-def test_the_formula_is_the_one_of_the_programs() -> None:
+def test_formula_equals_the_example_programs() -> None:
     formula = re.search(r"^    z = .*?^$", PAGE, re.DOTALL | re.MULTILINE)
     assert formula
     constants = [
@@ -177,13 +175,13 @@ def test_the_formula_is_the_one_of_the_programs() -> None:
 
 @pytest.fixture(scope="module")
 def programs() -> list[str]:
-    """The Python blocks: one reads the card, one checks the golden sample."""
+    """The functions of the Python blocks: one reads the card, one checks the golden sample."""
     found = blocks("python")
     assert len(found) == 2
     return found
 
 
-def test_the_python_generator_is_the_real_one(programs: list[str]) -> None:
+def test_python_generator_equals_layertaps(programs: list[str]) -> None:
     start = programs[1].partition("golden = card")[0]
     names: dict[str, Any] = {}
     exec(start, names)
@@ -192,7 +190,7 @@ def test_the_python_generator_is_the_real_one(programs: list[str]) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 5, 6, 7, 100, 102400])
-def test_the_formula_of_the_places(size: int) -> None:
+def test_formula_of_the_value_positions_is_correct(size: int) -> None:
     assert "`floor(k * (size - 1) / (n - 1))`" in PAGE
     found = golden.indices(size, 5).tolist()
     n = len(found)
@@ -201,10 +199,10 @@ def test_the_formula_of_the_places(size: int) -> None:
 
 
 @pytest.mark.tensorflow
-def test_the_python_reader_checks_the_chest_model(
+def test_python_reader_checks_the_chest_model(
     programs: list[str], chest_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With onnxruntime and numpy alone; on three layers, because each takes a whole run."""
+    """Only with onnxruntime and numpy; on three layers, because each requires a whole run."""
     monkeypatch.chdir(chest_file.parent)
     names: dict[str, Any] = {}
     exec(programs[0], names)
@@ -221,7 +219,7 @@ def test_the_python_reader_checks_the_chest_model(
 
 
 @pytest.mark.tensorflow
-def test_the_graph_is_as_described(chest_file: Path) -> None:
+def test_graph_is_as_described(chest_file: Path) -> None:
     import onnx
 
     model = onnx.load(chest_file)
@@ -248,7 +246,7 @@ def test_the_graph_is_as_described(chest_file: Path) -> None:
     ("from_size", "to_size"),
     [(1024, 320), (320, 1024), (512, 320), (7, 3), (3, 7), (2001, 320), (640, 320)],
 )
-def test_the_rule_for_nearest(from_size: int, to_size: int) -> None:
+def test_rule_for_nearest_equals_load_image(from_size: int, to_size: int) -> None:
     ramp = (np.arange(from_size) % 251).astype(np.uint8)
     read = load.load_image(ramp[np.newaxis], size=(1, to_size), color_mode="grayscale")
     step = from_size / to_size
@@ -259,7 +257,7 @@ def test_the_rule_for_nearest(from_size: int, to_size: int) -> None:
     assert read[0, :, 0].tolist() == expected
 
 
-def test_the_rule_for_grey() -> None:
+def test_rule_for_grey_equals_load_image() -> None:
     assert "`(19595 R + 38470 G + 7471 B + 32768) >> 16`" in PAGE
     colours = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
@@ -272,7 +270,7 @@ def test_the_rule_for_grey() -> None:
 
 
 def javascript(program: str, *arguments: str) -> Any:
-    """What a program in Node.js, that has the page's functions, prints as JSON."""
+    """The JSON output of a Node.js program that contains the page's functions."""
     source = "\n".join([*blocks("js"), program])
     command = [str(NODE), "--eval", source, "--", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -280,9 +278,7 @@ def javascript(program: str, *arguments: str) -> Any:
 
 
 @pytest.mark.skipif(NODE is None, reason="needs Node.js")
-def test_the_javascript_reader_finds_the_card(
-    tiny_file: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_javascript_reader_finds_the_card(tiny_file: Callable[[str], Path], tmp_path: Path) -> None:
     read = "console.log(JSON.stringify(readCard(require('fs').readFileSync(process.argv[1]))))"
     file = tiny_file("image_classifier")
     card = layertap.open(file).card
@@ -294,7 +290,7 @@ def test_the_javascript_reader_finds_the_card(
 
 
 @pytest.mark.skipif(NODE is None, reason="needs Node.js")
-def test_the_javascript_generator_is_the_real_one() -> None:
+def test_javascript_generator_equals_layertaps() -> None:
     made = javascript("console.log(JSON.stringify(Array.from(goldenInput(1000, -3, 2, 7))))")
     expected = golden.seeded((1000,), "float32", -3.0, 2.0, 7)
     np.testing.assert_array_equal(np.array(made, np.float32), expected)

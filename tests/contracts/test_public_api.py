@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+import pickletools
+import pydoc
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,7 +82,43 @@ def test_star_import_works_in_a_fresh_process() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout == "layertap._model Model Preprocessing\n"
+    assert done.stdout == "layertap Model Preprocessing\n"
+
+
+NAMED = sorted(set(layertap.__all__) - {"__version__", "cam"})
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_public_name_says_that_it_is_of_layertap(name: str) -> None:
+    thing = getattr(layertap, name)
+    assert (thing.__module__, thing.__qualname__) == ("layertap", name)
+    assert pickle.loads(pickle.dumps(thing)) is thing
+    first = pydoc.plain(pydoc.render_doc(thing)).splitlines()[0]
+    assert first.endswith(f"{name} in module layertap")
+
+
+def test_an_error_says_that_it_is_of_layertap_before_anybody_has_named_it() -> None:
+    """A traceback shows the class of an error that the program never imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import layertap; layertap.open('gone.onnx')"],
+        env={"PYTHONPATH": str(Path(layertap.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.splitlines()[-1].startswith("layertap.ModelFileError: there is no file")
+
+
+def test_a_pickled_model_names_no_private_module_for_what_it_is(
+    tiny_file: Callable[[str], Path],
+) -> None:
+    """So that pickles stay readable when modules move."""
+    model = layertap.open(tiny_file("image_classifier"), threads=1)
+    named = [
+        str(argument)
+        for code, argument, _ in pickletools.genops(pickle.dumps(model, protocol=2))
+        if code.name == "GLOBAL"
+    ]
+    assert {name for name in named if name.startswith("layertap")} == {"layertap open"}
 
 
 @pytest.mark.parametrize("name", ["open", "load_image", "Model", "Tap", "Layer", "Preprocessing"])

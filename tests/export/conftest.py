@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
@@ -43,10 +46,24 @@ def small(keras: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def small_file(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_file(small: Any, made_once: MadeOnce) -> Path:
     """`small`, exported. Tests must not write to it."""
     import layertap_export
 
-    path = tmp_path_factory.mktemp("small") / "small.onnx"
-    layertap_export.export(small, path)
-    return path
+    folder = made_once("small", lambda folder: layertap_export.export(small, folder / "small.onnx"))
+    return folder / "small.onnx"
+
+
+@pytest.fixture(scope="session")
+def layers_file(keras: Any, made_once: MadeOnce) -> Callable[[str], Path]:
+    """Gives the file of the quick layers of a kind. Tests must not write to it."""
+    import layertap_export
+    from generators.layer_table import side_by_side
+
+    def file(kind: str) -> Path:
+        def fill(folder: Path) -> None:
+            layertap_export.export(side_by_side(keras, kind), folder / "layers.onnx", unsafe=True)
+
+        return made_once(f"layers, {kind}", fill) / "layers.onnx"
+
+    return file

@@ -17,7 +17,7 @@ from layertap.cli import main
 from layertap.format.card import KEY
 from layertap.format.data_file import DataFile
 from layertap_export.graph.weights import Initializers
-from layertap_export.writing import Writer, check
+from layertap_export.writing import Writer, append_card, check
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -45,10 +45,9 @@ def card(note: str) -> layertap.card.Card:
     return tiny.card([], {"x": (None, 200)}, {"y": (None, 300)}, extra={"note": note})
 
 
-def written(path: Path, data: DataFile | None = None) -> Writer:
-    writer = Writer(*graph(), data or DataFile(path))
-    writer.write(path, card(""))
-    return writer
+def written(path: Path, data: DataFile | None = None) -> None:
+    """Write the graph to a file, without a card."""
+    Writer(*graph(), data or DataFile(path)).write(path)
 
 
 def run(path: Path) -> Any:
@@ -57,35 +56,26 @@ def run(path: Path) -> Any:
 
 
 def test_the_bytes_are_those_that_onnx_would_write(tmp_path: Path) -> None:
-    model, initializers = graph()
     path = tmp_path / "m.onnx"
-    writer = Writer(model, initializers, DataFile(path))
-    for note in ("a long note", "short"):
-        writer.write(path, card(note))
-        loaded = onnx.load(path)
-        assert path.read_bytes() == loaded.SerializeToString(deterministic=True)
-        assert [prop.value for prop in loaded.metadata_props if prop.key == KEY] == [
-            card(note).to_json()
-        ]
+    written(path)
+    loaded = onnx.load(path)
+    assert path.read_bytes() == loaded.SerializeToString(deterministic=True)
     assert loaded.graph.doc_string == "behind the weights"
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(loaded.graph.initializer[0]), W.T)
     bias = onnx.numpy_helper.to_array(tiny.weights("b", 300))
     np.testing.assert_allclose(run(path), X @ W.T + bias, rtol=1e-5, atol=1e-5)
 
 
-def test_a_session_need_not_read_many_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_card_is_appended_and_changes_no_byte_before_it(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    writer = written(path)
-    with writer.opened_lightly(path, card("")) as light:
-        assert light == path
-    monkeypatch.setattr("layertap_export.writing.MAPPED_BYTES", W.nbytes - 1)
-    writer = written(path)
-    with writer.opened_lightly(path, card("")) as light:
-        assert light.stat().st_size < 5000
-        np.testing.assert_array_equal(run(light), run(path))
-    assert list(tmp_path.iterdir()) == [path]
+    written(path)
+    before = path.read_bytes()
+    append_card(path, card("a note"))
+    after = path.read_bytes()
+    assert after.startswith(before)
+    loaded = onnx.load(path)
+    assert after == loaded.SerializeToString(deterministic=True)
+    assert [(x.key, x.value) for x in loaded.metadata_props] == [(KEY, card("a note").to_json())]
 
 
 def test_weights_that_are_too_many_go_beside_the_file(
@@ -96,10 +86,7 @@ def test_weights_that_are_too_many_go_beside_the_file(
     expected = run(path)
     monkeypatch.setattr("layertap_export.writing.INLINE_BYTES", W.nbytes)
     data = DataFile(path)
-    writer = written(path, data)
-    np.testing.assert_array_equal(run(path), expected)  # under the first name
-    data.settle()
-    writer.write(path, card("settled"))
+    written(path, data)
     np.testing.assert_array_equal(run(path), expected)
     onnx.checker.check_model(path, full_check=True)
     loaded = onnx.load(path, load_external_data=False)

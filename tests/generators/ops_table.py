@@ -478,8 +478,8 @@ OPS: Mapping[str, Op] = {
 NO_WAY = (
     "ONNX has no way for these TensorFlow operations: {}. {}Export a model that ends before them."
 )
-MATRICES = "ONNX has no factorisations of matrices. "
-LOOPS = "It is a loop or a choice of a kind that tf2onnx cannot convert. "
+MATRICES = "ONNX has no matrix factorisations. "
+LOOPS = "tf2onnx does not support this form of loop or condition. "
 COMPLEX = (
     "layer {!r} uses the TensorFlow operation {} on numbers of type complex64, which onnxruntime "
     "does not compute. Work with real and imaginary parts in tensors of their own, or export a "

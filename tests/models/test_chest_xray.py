@@ -50,7 +50,7 @@ def names_of_keras() -> list[str]:
     return [*names, "bn", "relu", "global_average_pooling2d", "dense"]
 
 
-def test_layers(model: Any) -> None:
+def test_layers_are_those_of_densenet121(model: Any) -> None:
     assert [layer.name for layer in model.layers] == names_of_keras()
     assert len(model.layers) == 429
     assert model.layers[424].name == "conv5_block16_concat"
@@ -58,14 +58,14 @@ def test_layers(model: Any) -> None:
     assert len(LABELS) == 14
 
 
-def test_shapes(model: Any) -> None:
+def test_input_and_output_have_the_expected_shapes(model: Any) -> None:
     assert model.input_shape == (None, 64, 64, 3)
     assert model.output_shape == (None, 14)
     assert model.get_layer("conv5_block16_concat").output.shape == (None, 2, 2, 1024)
     assert model.layers[-1].activation.__name__ == "sigmoid"
 
 
-def test_free_sides() -> None:
+def test_sides_can_be_free() -> None:
     free = build(input_shape=(None, None, 1))
     assert free.input_shape == (None, None, None, 1)
     assert free.get_layer("zero_padding2d_1") is free.layers[5]
@@ -85,12 +85,12 @@ def weights_of(model: Any) -> list[bytes]:
     return [array.tobytes() for array in model.get_weights()]
 
 
-def test_a_seed_is_all_that_decides(model: Any) -> None:
+def test_weights_only_depend_on_the_seed(model: Any) -> None:
     keras.utils.set_random_seed(3)
     assert weights_of(build(input_shape=SHAPE, seed=0)) == weights_of(model)
 
 
-def test_another_seed_is_another_model(model: Any) -> None:
+def test_another_seed_gives_other_weights(model: Any) -> None:
     other = build(input_shape=SHAPE, seed=1)
     same = [a == b for a, b in zip(weights_of(model), weights_of(other), strict=True)]
     assert not any(same)
@@ -108,8 +108,8 @@ def test_batch_statistics_are_not_the_identity(model: Any) -> None:
         assert variance.min() >= 0.5
 
 
-def test_images_reach_the_output(tmp_path: Path) -> None:
-    """Through 121 layers nothing explodes, nothing dies, and images stay apart."""
+def test_outputs_depend_on_the_image(tmp_path: Path) -> None:
+    """Activations stay in range, channels are not constant, and scores differ between images."""
     model = build()
     taps = [f"conv{n}_block{m}_concat" for n, m in ((2, 6), (3, 12), (4, 24), (5, 16))]
     tapped = keras.Model(model.input, [model.get_layer(tap).output for tap in taps] + model.outputs)
@@ -147,11 +147,11 @@ def test_images_reach_the_output(tmp_path: Path) -> None:
         ),
         (
             {"seed": -1, "input_shape": (32, 32, 3)},
-            "seed must be a whole number from 0 up, not -1.",
+            "seed must be an integer of at least 0, got -1.",
         ),
     ],
 )
-def test_bad_options(options: dict[str, Any], message: str) -> None:
+def test_invalid_option_is_a_usage_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         build(**options)
     assert str(caught.value) == message
@@ -174,8 +174,8 @@ _KERAS2_NAMES = {
 def write_as_keras2(model: Any, path: Path, *, group: str = "/") -> int:
     """Write weights in the layout of Keras 2.1 to 2.2 on TensorFlow; return the number of layers.
 
-    That Keras called layers `conv1/conv`, counted from 1, wrote byte strings, and had no `relu`
-    after the last `bn`. `group` is `model_weights` in a whole-model file.
+    These versions named layers like `conv1/conv`, counted from 1, wrote byte strings, and had no
+    `relu` after the last `bn`. `group` is `model_weights` in the file of a whole model.
     """
     with h5py.File(path, "w") as file:
         root = file.require_group(group)
@@ -193,9 +193,13 @@ def write_as_keras2(model: Any, path: Path, *, group: str = "/") -> int:
         return len(layers)
 
 
-@pytest.mark.parametrize("group", ["/", "model_weights"])
-def test_keras2_file(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
-    """`pretrained_model.h5` as the first user has it: the network of that time, of 428 layers."""
+def slow(value: str) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("group", [slow("/"), "model_weights"])
+def test_keras2_weights_file_is_loaded(model: Any, batch: Any, tmp_path: Path, group: str) -> None:
+    """A `pretrained_model.h5` of Keras 2 gives the network of that version, with 428 layers."""
     path = tmp_path / "pretrained_model.h5"
     assert write_as_keras2(model, path, group=group) == 428
     loaded = build(weights=path, input_shape=SHAPE, seed=1)
@@ -209,8 +213,8 @@ def test_keras2_file(model: Any, batch: Any, tmp_path: Path, group: str) -> None
     assert not np.allclose(loaded(batch), model(batch), rtol=1e-2)
 
 
-def test_last_relu_as_asked(model: Any, batch: Any, tmp_path: Path) -> None:
-    """The weights of the time in the network of today."""
+def test_last_relu_can_be_chosen(model: Any, batch: Any, tmp_path: Path) -> None:
+    """Weights of Keras 2 can be loaded into the network of Keras 3."""
     path = tmp_path / "pretrained_model.h5"
     write_as_keras2(model, path)
     loaded = build(weights=path, input_shape=SHAPE, last_relu=True)
@@ -218,8 +222,8 @@ def test_last_relu_as_asked(model: Any, batch: Any, tmp_path: Path) -> None:
     assert len(build(input_shape=SHAPE, last_relu=False).layers) == 428
 
 
-@pytest.mark.parametrize("name", ["chest.weights.h5", "chest.keras", "chest.h5"])
-def test_keras3_file(model: Any, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["chest.weights.h5", slow("chest.keras"), slow("chest.h5")])
+def test_keras3_weights_file_is_loaded(model: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (model.save_weights if name.endswith(".weights.h5") else model.save)(path)
     assert weights_of(build(str(path), SHAPE, seed=1)) == weights_of(model)
@@ -227,7 +231,7 @@ def test_keras3_file(model: Any, tmp_path: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def nested() -> Any:
-    """The same network put together otherwise, and with an optimiser."""
+    """The same network as a nested model, with an optimizer."""
     layers = [
         keras.applications.DenseNet121(include_top=False, weights=None, input_shape=(32, 32, 3)),
         keras.layers.GlobalAveragePooling2D(),
@@ -240,8 +244,8 @@ def nested() -> Any:
     return model
 
 
-@pytest.mark.parametrize("name", ["nested.weights.h5", "nested.keras", "nested.h5"])
-def test_file_of_a_model_in_a_model(nested: Any, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["nested.weights.h5", slow("nested.keras"), slow("nested.h5")])
+def test_weights_of_a_nested_model_are_loaded(nested: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (nested.save_weights if name.endswith(".weights.h5") else nested.save)(path)
     loaded = build(path, (32, 32, 3))

@@ -23,7 +23,7 @@ def models(*argv: str | Path) -> int:
     return COMMAND.run(parser.parse_args([str(arg) for arg in argv]))
 
 
-def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_are_listed_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert models() == 0
     shown = capsys.readouterr()
     assert [line.split(maxsplit=8) for line in shown.out.splitlines()[:2]] == [
@@ -46,7 +46,7 @@ def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.err == ""
 
 
-def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_describes_the_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert models("--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(MODELS)
@@ -59,7 +59,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == rows[1]
 
 
-def test_one_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_model_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert models("digits") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:5] == [
@@ -78,8 +78,10 @@ def test_one_model(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_write(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """The files are what `layertap export` takes, and the next command is given."""
+def test_write_creates_labels_and_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """`layertap export` accepts the files, and the command for it is printed."""
     folder = tmp_path / "my models" / name
     assert models(name, "--write", folder) == 0
     labels, preprocess = folder / "labels.txt", folder / "preprocess.json"
@@ -94,7 +96,7 @@ def test_write(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) ->
     )
 
 
-def test_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_creates_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert models("chest_xray", "--write", tmp_path, "--samples", "2", "--seed", "5") == 0
     written = [tmp_path / "images" / f"phantom_00{n}.png" for n in (5, 6)]
     assert sorted((tmp_path / "images").iterdir()) == written
@@ -104,23 +106,22 @@ def test_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["digit"], "no model named 'digit'; there are chest_xray, digits. Did you mean 'digits'?"),
-        (["--write", "x"], "--write needs the NAME of a model: chest_xray or digits."),
+        (["--write", "x"], "--write requires the NAME of a model: chest_xray or digits."),
         (
             ["digits", "--samples", "3"],
-            "--samples and --seed need --write FOLDER, which says where to.",
+            "--samples and --seed require --write FOLDER.",
         ),
         (
             ["digits", "--write", "x", "--seed", "3"],
-            "--seed needs --samples N: it is the images that it changes.",
+            "--seed requires --samples N, because it is the seed of the images.",
         ),
         (
             ["chest_xray", "--write", "x", "--samples", "0"],
-            "count must be at least 1, not 0.",
+            "count must be at least 1, got 0.",
         ),
     ],
 )
-def test_bad_arguments(
+def test_invalid_arguments_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -130,24 +131,24 @@ def test_bad_arguments(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError) as caught:
         models("digits", "--write", tmp_path / "taken")
     assert str(caught.value) == (
-        f"cannot make the folder {str(tmp_path / 'taken')!r}: File exists."
+        f"cannot create the folder {str(tmp_path / 'taken')!r}: File exists."
     )
 
 
-def test_json_or_write(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_and_write_exclude_each_other(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         models("digits", "--json", "--write", "x")
     assert caught.value.code == 2
     assert "argument --write: not allowed with argument --json" in capsys.readouterr().err
 
 
-def test_it_is_light() -> None:
-    """Looking at the list needs neither TensorFlow nor anything else that takes long."""
+def test_command_does_not_import_tensorflow() -> None:
+    """The list is printed without TensorFlow and other slow imports."""
     code = (
         "import sys, argparse; from layertap_models.cli import MODELS\n"
         "parser = argparse.ArgumentParser(); MODELS.configure(parser)\n"

@@ -1,4 +1,4 @@
-"""The CNN that reads digits: trained once here, in seconds."""
+"""The CNN for digits, which is trained once for these tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def weights_of(model: Any) -> list[bytes]:
     return [array.tobytes() for array in model.get_weights()]
 
 
-def test_the_split() -> None:
+def test_split_is_disjoint_and_complete() -> None:
     data = digits.load()
     assert data.train_images.shape == (1437, 8, 8)
     assert data.test_images.shape == (360, 8, 8)
@@ -37,7 +37,7 @@ def test_the_split() -> None:
 
 
 @pytest.mark.tensorflow
-def test_structure() -> None:
+def test_model_has_the_expected_layers() -> None:
     model = digits.build()
     assert [type(layer).__name__ for layer in model.layers] == [
         "InputLayer",
@@ -61,19 +61,20 @@ def test_untrained_weights_come_from_the_seed() -> None:
 
 
 @pytest.mark.tensorflow
-def test_accuracy(trained: Any) -> None:
+def test_trained_model_is_accurate(trained: Any) -> None:
     assert digits.accuracy(trained) > 0.95
 
 
 @pytest.mark.tensorflow
-def test_accuracy_of_guessing() -> None:
-    """The measure can tell: nobody has taught this one anything."""
+def test_untrained_model_is_not_accurate() -> None:
+    """`accuracy` is low for a model that was not trained."""
     assert digits.accuracy(digits.build()) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
-def test_training_repeats() -> None:
-    """Global seeds and what was drawn in between change nothing."""
+def test_training_is_reproducible() -> None:
+    """The weights do not depend on the state of the global random generators."""
     import keras
 
     first = weights_of(digits.train(seed=1, epochs=1))
@@ -84,19 +85,19 @@ def test_training_repeats() -> None:
 
 
 @pytest.mark.tensorflow
-def test_a_png_of_a_digit_is_read_rightly(trained: Any, tmp_path: Path) -> None:
-    """From the file that `write_samples` writes, by the recipe in the registry."""
+def test_png_of_a_digit_is_classified(trained: Any, tmp_path: Path) -> None:
+    """The files of `write_samples` are classified, with the recipe in the registry."""
     paths = digits.write_samples(tmp_path, count=50)
     scores = trained.predict(RECIPE.batch(paths), verbose=0)
-    right = [
+    correct = [
         MODELS["digits"].labels[score.argmax()] == path.name[0]
         for path, score in zip(paths, scores, strict=True)
     ]
-    assert sum(right) >= 48
+    assert sum(correct) >= 48
 
 
-def test_samples_are_held_out_images_to_the_bit(tmp_path: Path) -> None:
-    """The recipe turns the enlarged PNG back into the very pixels that were trained on."""
+def test_samples_equal_held_out_images(tmp_path: Path) -> None:
+    """The recipe restores the pixels of the data set from the enlarged PNG."""
     data = digits.load()
     paths = digits.write_samples(tmp_path, count=20, seed=3)
     for path in paths:
@@ -113,20 +114,20 @@ def test_samples_are_held_out_images_to_the_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "message"),
     [
-        (0, "count must be 1 to 360, the digits held out, not 0."),
-        (361, "count must be 1 to 360, the digits held out, not 361."),
+        (0, "count must be between 1 and 360, the number of held-out digits, got 0."),
+        (361, "count must be between 1 and 360, the number of held-out digits, got 361."),
     ],
 )
-def test_bad_count(tmp_path: Path, count: int, message: str) -> None:
+def test_invalid_count_is_a_usage_error(tmp_path: Path, count: int, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         digits.write_samples(tmp_path, count)
     assert str(caught.value) == message
 
 
-def test_bad_epochs() -> None:
+def test_invalid_epochs_are_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         digits.train(epochs=0)
-    assert str(caught.value) == "epochs must be at least 1, not 0."
+    assert str(caught.value) == "epochs must be at least 1, got 0."
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_bad_epochs() -> None:
         ),
     ],
 )
-def test_a_missing_package(
+def test_missing_package_is_a_dependency_error(
     monkeypatch: pytest.MonkeyPatch, module: str, call: Any, message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)

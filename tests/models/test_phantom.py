@@ -1,4 +1,4 @@
-"""Pictures that look like chest X-rays."""
+"""Synthetic pictures that resemble chest X-rays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from layertap_models import MODELS
 from layertap_models.phantom import draw, write_samples
 
 
-def test_a_picture() -> None:
+def test_picture_has_the_expected_shape_and_dtype() -> None:
     picture = draw(0)
     assert picture.shape == (1024, 1024)
     assert picture.dtype == np.uint8
@@ -29,8 +29,8 @@ def test_another_seed_draws_another_picture() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_it_looks_like_a_chest(seed: int) -> None:
-    """Air is dark, lungs are darker than spine and belly, and nothing is cut off."""
+def test_picture_resembles_a_chest_x_ray(seed: int) -> None:
+    """Air is dark, lungs are darker than spine and belly, and no pixel is clipped at 255."""
     picture = draw(seed, size=256).astype(float)
     corner, lung, spine, belly = (
         picture[rows, columns].mean()
@@ -64,23 +64,25 @@ def test_samples_through_the_registry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "seed", "message"),
     [
-        (0, 0, "count must be at least 1, not 0."),
-        (1, -1, "seed must be a whole number from 0 up, not -1."),
-        (1, 0.5, "seed must be a whole number from 0 up, not 0.5."),
-        (1, True, "seed must be a whole number from 0 up, not True."),
+        (0, 0, "count must be at least 1, got 0."),
+        (1, -1, "seed must be an integer of at least 0, got -1."),
+        (1, 0.5, "seed must be an integer of at least 0, got 0.5."),
+        (1, True, "seed must be an integer of at least 0, got True."),
     ],
 )
-def test_bad_arguments(tmp_path: Path, count: int, seed: int, message: str) -> None:
+def test_invalid_arguments_are_a_usage_error(
+    tmp_path: Path, count: int, seed: int, message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         write_samples(tmp_path / "samples", count, seed)
     assert str(caught.value) == message
     assert not (tmp_path / "samples").exists()
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OutputError) as caught:
         write_samples(tmp_path / "taken", 1)
     assert str(caught.value) == (
-        f"cannot make the folder {str(tmp_path / 'taken')!r}: File exists."
+        f"cannot create the folder {str(tmp_path / 'taken')!r}: File exists."
     )

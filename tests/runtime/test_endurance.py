@@ -40,7 +40,7 @@ def fuzz(seed: int, count: int, folder: Path) -> None:
 
 def test_damaged_files(tmp_path: Path) -> None:
     """Opened, cut and run: a LayertapError, or a value. No crash, no hang, nothing else."""
-    fuzz(seed=1, count=300, folder=tmp_path)
+    fuzz(seed=1, count=1000, folder=tmp_path)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Records: what they have in common with dataclasses, and what they do not take."""
+"""Records: their common behaviour with dataclasses, and invalid arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Checked(Record):
             raise ValueError("negative")
 
 
-def test_fields_by_place_and_by_name() -> None:
+def test_fields_are_given_by_position_or_name() -> None:
     point = Point(1)
     assert (point.x, point.y, point.extra) == (1, 7, {})
     assert Point(1, 7) == Point(y=7, x=1) == point
@@ -42,13 +42,13 @@ def test_fields_by_place_and_by_name() -> None:
 @pytest.mark.parametrize(
     ("positional", "named", "words"),
     [
-        ((), {}, "Point is made without 'x'"),
-        ((1,), {"z": 2}, "Point has x, y, extra; given were 1 values and z"),
-        ((1,), {"x": 2}, "Point has x, y, extra; given were 1 values and x"),
-        ((1, 2, {}, 4), {}, "Point has x, y, extra; given were 4 values and no names"),
+        ((), {}, "Point requires the field 'x'"),
+        ((1,), {"z": 2}, "Point has the fields x, y, extra; got 1 by position and z by name"),
+        ((1,), {"x": 2}, "Point has the fields x, y, extra; got 1 by position and x by name"),
+        ((1, 2, {}, 4), {}, "Point has the fields x, y, extra; got 4 by position and none by name"),
     ],
 )
-def test_fields_that_do_not_fit(
+def test_missing_or_unknown_fields_are_a_type_error(
     positional: tuple[Any, ...], named: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(TypeError) as caught:
@@ -56,13 +56,13 @@ def test_fields_that_do_not_fit(
     assert str(caught.value) == words
 
 
-def test_a_default_dict_belongs_to_one_record() -> None:
+def test_default_dict_is_not_shared() -> None:
     one, other = Point(1), Point(1)
     assert one.extra is not other.extra
     assert Point.extra == {}
 
 
-def test_a_record_is_frozen() -> None:
+def test_records_are_frozen() -> None:
     point: Any = Point(1)
     with pytest.raises(AttributeError, match=r"^Point is frozen: 'x' cannot be set$"):
         point.x = 2
@@ -71,21 +71,21 @@ def test_a_record_is_frozen() -> None:
     assert point == Point(1)
 
 
-def test_fields_are_checked_by_the_class() -> None:
+def test_post_init_checks_the_fields() -> None:
     with pytest.raises(ValueError, match="negative"):
         Checked(-1)
 
 
-def test_hash_and_text() -> None:
+def test_hash_and_repr_use_the_fields() -> None:
     assert {Point(1, extra={"a": 1}), Point(1, extra={"a": 1}), Point(2)} == {
         Point(1, extra={"a": 1}),
         Point(2),
     }
-    assert repr(Point(1)) == "Point(x=1)"  # but for what it is without being told
+    assert repr(Point(1)) == "Point(x=1)"  # fields with their default values are not shown
     assert repr(Point(1, extra={"a": 1})) == "Point(x=1, extra={'a': 1})"
 
 
-def test_trusted_records_are_the_same() -> None:
+def test_trusted_records_equal_checked_ones() -> None:
     assert Point.trusted({"x": 1, "y": 7, "extra": {}}) == Point(1)
 
 
@@ -93,12 +93,12 @@ def test_trusted_records_are_the_same() -> None:
     "there_and_back",
     [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))],
 )
-def test_copies(there_and_back: Any) -> None:
+def test_records_can_be_copied_and_pickled(there_and_back: Any) -> None:
     point = Point(1, extra={"a": [1]})
     assert there_and_back(point) == point
 
 
-def test_to_dataclasses_a_record_is_one() -> None:
+def test_dataclasses_functions_accept_records() -> None:
     point: Any = Point(1, extra={"a": 1})
     assert dataclasses.is_dataclass(point)
     assert not dataclasses.is_dataclass(Record)
@@ -107,7 +107,7 @@ def test_to_dataclasses_a_record_is_one() -> None:
     assert dataclasses.asdict(point) == {"x": 1, "y": 7, "extra": {"a": 1}}
 
 
-def test_defining_records_does_not_bring_dataclasses() -> None:
+def test_defining_records_does_not_import_dataclasses() -> None:
     code = (
         "import sys\nfrom layertap import Layer\n"
         "print({'dataclasses', 'inspect', 'typing'} & sys.modules.keys() or 'none')"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,84 +15,30 @@ from numpy.typing import NDArray
 import layertap
 from layertap._engine.library import import_onnxruntime
 from layertap.errors import UsageError
-from layertap.format.atomic import replacing
-from layertap.format.card import KEY, Card, Golden, GoldenLayer, LayerCheck, Verification
-from layertap.format.limits import INLINE_BYTES
+from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
+from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
-from layertap_export.errors import ExportError, VerificationError
+from layertap_export.errors import VerificationError
 from layertap_export.gradients.extend import extend, warn_independent
 from layertap_export.gradients.reading import card_of, read, strip
 from layertap_export.gradients.select import listed
+from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import Slopes, compare
 from layertap_export.verification.golden_values import digits, golden_layer, steady
 from layertap_export.verification.kinks import neighbours
-from layertap_export.verification.running import broadcasts, session
+from layertap_export.verification.running import broadcasts
 from layertap_export.verification.samples import sample
+from layertap_export.verification.written_file import WrittenFile
+from layertap_export.writing import Writer, append_card
+
+from .finished import check_finished
+from .gradient_report import GradientReport
 
 TOLERANCE = 1e-4
 """Largest scaled error that passes unless the caller says otherwise."""
 
 SECONDS = 60.0
 """How long gradients are compared unless the caller says otherwise."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradientReport:
-    """What gradients were added to a file, and how far they are from central differences."""
-
-    path: Path
-    card: Card
-    compared: Mapping[str, Slopes] = field(repr=False)
-    """By layer, along random directions; those that there was no time for are missing."""
-    batch: str
-    """What was fed, in words."""
-    tolerance: float
-    size_bytes: int
-    seconds: float
-
-    def __bool__(self) -> bool:
-        return not self.failed
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """The layers whose gradients differ by more than the tolerance, or are no numbers."""
-        return tuple(
-            name for name, slopes in self.compared.items() if not slopes.scaled <= self.tolerance
-        )
-
-    @property
-    def worst(self) -> str:
-        """The layer with the largest scaled error."""
-        return max(self.compared, key=lambda name: self.compared[name].scaled)
-
-    def __str__(self) -> str:
-        gradients = self.card.gradients
-        assert gradients is not None
-        count = len(gradients.tensors)
-        largest = self.compared[self.worst].scaled if self.compared else 0.0
-        if self.failed:
-            return (
-                f"{self.path}: {len(self.failed)} of {len(self.compared)} gradients differ from "
-                f"central differences by more than {self.tolerance:.0e}, most of all that of "
-                f"{self.worst!r}, by {largest:.1e}."
-            )
-        score = "the logits of " if gradients.score == "logits" else ""
-        written = (
-            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, gradients of {score}"
-            f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
-            f"{self.seconds:.0f} s\n"
-        )
-        if not self.compared:
-            return (
-                f"{written}none of the gradients could be compared with central differences: the "
-                "scores hang on the layers too little, or the onnx package computes them otherwise"
-            )
-        some = "" if len(self.compared) == count else "; the others were not compared"
-        return (
-            f"{written}compared {len(self.compared)} of {count} gradients with central differences "
-            f"in float64 ({self.batch}): largest scaled error {largest:.1e} in {self.worst!r}, "
-            f"allowed {self.tolerance:.0e}{some}"
-        )
 
 
 def add_gradients(
@@ -106,8 +52,10 @@ def add_gradients(
 ) -> GradientReport:
     """Write an ONNX file once more, with the gradients of its scores at some layers.
 
-    The gradients are compared with central differences in float64 before the file is renamed into
-    place; if anything fails, nothing is left behind. TensorFlow is not needed.
+    The graph is written once. Its gradients are compared, from the file, with central differences
+    in float64; then the card is appended, the finished file is opened and its golden sample
+    checked, and it is renamed into place. If anything fails, nothing is left behind. TensorFlow is
+    not needed.
 
     Args:
         source: an `.onnx` file of opset 13 or newer, exported by layertap or from elsewhere. Its
@@ -132,8 +80,9 @@ def add_gradients(
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
     opened = layertap.open(source)
-    model = read(Path(source), opened)
-    card = card_of(opened, model)
+    initializers = Initializers()
+    model = read(Path(source), opened, initializers)
+    card = card_of(opened, model, initializers)
     strip(model, card)
     gradients, independent = extend(
         model,
@@ -146,41 +95,38 @@ def add_gradients(
     )
     if independent:
         warn_independent(independent, gradients.output)
-    size = model.ByteSize()
-    if size > INLINE_BYTES:
-        raise ExportError(
-            f"the model takes {size / 1e9:.1f} GB, more than the 2 GB that one ONNX file can hold."
-        )
-    ready = session(model.SerializeToString())
-    golden, feeds = sample(ready, card)
-    (scores,) = ready.run([gradients.output], feeds)
-    rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
-    gradients = replace(gradients, broadcasts=rows)
-    card = replace(card, gradients=gradients)
+    del model.metadata_props[:]
+    for key, value in opened.metadata.items():
+        model.metadata_props.add(key=key, value=value)
 
     tensors = {info.name: info.name for info in card.inputs}
     tensors |= {layer.name: str(layer.tensor) for layer in card.layers}
-    compared = compare(model, gradients, tensors, feeds, seconds)
-    label = " and ".join(" x ".join(map(str, value.shape)) for value in feeds.values())
-    with replacing(path) as temporary:
+    with replacing_model(path) as (temporary, data):
+        Writer(model, initializers, data).write(temporary)
+        file = WrittenFile(temporary)
+        ready = file.session()
+        golden, feeds = sample(ready, card)
+        (scores,) = ready.run([gradients.output], feeds)
+        rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
+        card = replace(card, gradients=replace(gradients, broadcasts=rows))
+        compared = compare(file, gradients, tensors, feeds, seconds)
+        label = " and ".join(" x ".join(map(str, value.shape)) for value in feeds.values())
         card = _noted(card, compared, golden, label, tolerance, ready, feeds)
-        del model.metadata_props[:]
-        model.metadata_props.add(key=KEY, value=card.to_json())
-        for key, value in opened.metadata.items():
-            model.metadata_props.add(key=key, value=value)
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
         report = GradientReport(
             path=Path(path),
             card=card,
             compared=compared,
             batch=f"{label}, seeded",
             tolerance=tolerance,
-            size_bytes=temporary.stat().st_size,
-            seconds=time.perf_counter() - started,
+            size_bytes=0,
+            seconds=0,
         )
         if not report:
             raise VerificationError(str(report), report)
-    return report
+        append_card(temporary, card)
+        check_finished(temporary, Path(path), report)
+        size = temporary.stat().st_size + data.size
+    return replace(report, size_bytes=size, seconds=time.perf_counter() - started)
 
 
 def _noted(

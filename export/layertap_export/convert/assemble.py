@@ -14,10 +14,12 @@ from onnx import helper
 from layertap._version import __version__
 from layertap.format.card import TensorInfo
 from layertap.format.layer import Shape
-from layertap_export.graph.passes.channels_first import ChannelsFirst, View
+from layertap_export.graph.passes.channels_first import View, channels_first
 from layertap_export.graph.passes.fuse import fuse
 from layertap_export.graph.passes.rename import rename
 from layertap_export.graph.passes.tensordot import restore_products
+from layertap_export.graph.shapes.shapes import Shapes
+from layertap_export.graph.shapes.sizes import Free
 from layertap_export.keras_model.tracing import Trace
 
 from .dtypes import element_type
@@ -44,8 +46,7 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
     model, own = raw.model, len(trace.outputs)
     raw_outputs = [value.name for value in model.graph.output]
     restore_products(model, raw.shapes)
-    layout = ChannelsFirst(model, raw.shapes, raw.initializers)
-    views = layout.run()
+    views, shapes = channels_first(model, raw.shapes, raw.initializers)
 
     wanted: dict[str, tuple[TensorInfo, View]] = {}
     for info, name in zip(trace.outputs, raw_outputs[:own], strict=True):
@@ -60,7 +61,7 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
             info = TensorInfo(name=layer.tensor, shape=layer.shape, dtype=layer.dtype)
             wanted[layer.tensor] = (info, row_views[layer.name])
 
-    fuse(model, layout.shapes, {view.source for _, view in wanted.values()})
+    fuse(model, shapes, {view.source for _, view in wanted.values()})
     present = {name for node in model.graph.node for name in node.output}
     ended = sorted(rows, key=lambda row: row.finished)
     owners = [(row.layer.name, row_views[row.layer.name].source) for row in ended]
@@ -87,11 +88,17 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
 
 
 def name_batch(model: onnx.ModelProto, outputs: Container[str]) -> None:
-    """Give the free first axis of these outputs the symbol of the batch, in place."""
+    """Give the first axis the symbol of the batch, in place, where it has just that size.
+
+    Args:
+        model: the finished graph.
+        outputs: names of the outputs in question; those that are gradients are not among them,
+            because they have as many rows as the weights of the scores.
+    """
+    shapes, batch = Shapes(model), Free.named(BATCH)
     for value in model.graph.output:
-        dims = value.type.tensor_type.shape.dim
-        if value.name in outputs and dims and not dims[0].HasField("dim_value"):
-            dims[0].dim_param = BATCH
+        if value.name in outputs and (shapes.dims(value.name) or (None,))[0] == batch:
+            value.type.tensor_type.shape.dim[0].dim_param = BATCH
 
 
 def _leaf(source: str, view: View, name: str) -> onnx.NodeProto:
@@ -124,5 +131,6 @@ def _write_head(model: onnx.ModelProto) -> None:
     model.opset_import.extend(helper.make_opsetid(*item) for item in sorted(imports))
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "layertap", __version__
-    model.doc_string = model.graph.doc_string = ""
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
     model.graph.name = "layertap"

@@ -6,7 +6,7 @@ float32, with the weights as they are stored (under `mixed_bfloat16` in float32)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,6 @@ from layertap_export.keras_model.tracing import Trace
 
 WIDENED = {"bfloat16": "float32"}
 """The type in the file, for Keras's."""
-
-TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
-"""Largest scaled error that passes where Keras computes in this type, unless the caller says
-otherwise; other types take `verification.TOLERANCE`.
-
-These are three times what was measured: with seeded weights the worst layer of MobileNetV2,
-DenseNet121, ResNet50 and EfficientNetB0 was off by 2.8e-3 under `mixed_float16` and by 1.6e-2 under
-`mixed_bfloat16`. It is Keras that is further from the truth then: it rounds after every operation.
-"""
 
 
 def file_dtype(dtype: str) -> str:
@@ -85,11 +76,6 @@ def narrowing_notes(operators: Collection[str]) -> tuple[str, ...]:
         f"onnxruntime has no float64 kernels on the CPU for {', '.join(sorted(operators))}; these "
         "compute in float32.",
     )
-
-
-def tolerance_for(dtypes: Iterable[str], otherwise: float) -> float:
-    """The tolerance for a model whose layers compute in these types."""
-    return max([otherwise, *(TOLERANCES.get(dtype, otherwise) for dtype in dtypes)])
 
 
 def widen(graph_def: Any) -> None:

@@ -23,6 +23,7 @@ from tf2onnx import tf_loader
 
 from layertap_export.errors import ExportError
 from layertap_export.graph.weights import LARGE
+from layertap_export.keras_model.variables import shared
 
 from .dtypes import as_in_file, nodes_of, widen
 from .tf_ops.lookup import Table
@@ -181,18 +182,3 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
 def _read_by(node: Any) -> list[str]:
     """Names of the nodes whose tensors a node takes."""
     return [name.split(":")[0] for name in node.input if not name.startswith("^")]
-
-
-def shared(variable: Any) -> NDArray[Any]:
-    """The value of a variable, Keras's or TensorFlow's, as it lies in TensorFlow's memory."""
-    held = getattr(variable, "value", None)
-    return in_place(held() if callable(held) else held.value())  # type: ignore[union-attr]
-
-
-def in_place(tensor: Any) -> NDArray[Any]:
-    """The value of a tensor as it lies in TensorFlow's memory; it must not be written to."""
-    try:
-        return np.asarray(memoryview(tensor))
-    except (TypeError, ValueError):  # a dtype that is foreign to Python, or another device
-        array: NDArray[Any] = tensor.numpy()
-        return array

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,11 @@ from tf2onnx.graph import Graph
 from tf2onnx.tfonnx import process_tf_graph
 
 from layertap_export.errors import ExportError
+from layertap_export.graph.constant_folding import weights_to_initializers
 from layertap_export.graph.graph import bodies
-from layertap_export.graph.weights import Initializers, weights_to_initializers
+from layertap_export.graph.weights import Initializers
 from layertap_export.keras_model.recording import SCOPE
+from layertap_export.keras_model.wrapping import wrapped
 
 from .freezing import freeze, lookup_tables
 from .tf_ops import handlers
@@ -76,7 +78,7 @@ def to_onnx(
     weights = {name: f"weight/{i}" for i, name in enumerate(frozen.weights)}
     with (
         failures() as failed,
-        _linear_cleanup(),
+        wrapped(Graph, "delete_unused_nodes", _cleaned_up),
         _kept_pads() if keep_pads else nullcontext(),
         tf.device("/cpu:0"),
         tf.Graph().as_default() as graph,
@@ -143,40 +145,24 @@ def _state_counters(graph: onnx.GraphProto) -> None:
             _state_counters(body)
 
 
-@contextmanager
-def _linear_cleanup() -> Iterator[None]:
-    """Let tf2onnx find what is used in one walk from all outputs, not in one walk per output."""
-    original = Graph.delete_unused_nodes
-
-    def delete_unused_nodes(graph: Any, outputs: Sequence[str]) -> None:
-        if not outputs:
-            return
-        wanted = [*outputs, *(node.output[0] for node in graph.inputs)]
-        used: set[Any] = set()
-        while wanted:
-            node = graph.get_node_by_output(wanted.pop(), search_in_parent_graphs=False)
-            if node is not None and node not in used:
-                used.add(node)
-                wanted += [*node.input, *node.get_implicit_inputs()]
-        for node in used:
-            for body in (node.get_body_graphs() or {}).values():
-                body.delete_unused_nodes(body.outputs)
-        # tf2onnx lists some nodes of loops twice, where it makes a Gemm.
-        graph.reset_nodes([*dict.fromkeys(node for node in graph.get_nodes() if node in used)])
-
-    Graph.delete_unused_nodes = delete_unused_nodes
-    try:
-        yield
-    finally:
-        Graph.delete_unused_nodes = original
+def _cleaned_up(original: Any, graph: Any, outputs: Sequence[str]) -> None:
+    """Find what is used in one walk from all outputs; tf2onnx makes one walk per output."""
+    if not outputs:
+        return
+    wanted = [*outputs, *(node.output[0] for node in graph.inputs)]
+    used: set[Any] = set()
+    while wanted:
+        node = graph.get_node_by_output(wanted.pop(), search_in_parent_graphs=False)
+        if node is not None and node not in used:
+            used.add(node)
+            wanted += [*node.input, *node.get_implicit_inputs()]
+    for node in used:
+        for body in (node.get_body_graphs() or {}).values():
+            body.delete_unused_nodes(body.outputs)
+    # tf2onnx lists some nodes of loops twice, where it makes a Gemm.
+    graph.reset_nodes([*dict.fromkeys(node for node in graph.get_nodes() if node in used)])
 
 
-@contextmanager
-def _kept_pads() -> Iterator[None]:
+def _kept_pads() -> AbstractContextManager[None]:
     """Keep tf2onnx from taking a padding into the convolution that follows it."""
-    original = tfonnx.rewrite_conv2d_with_pad
-    tfonnx.rewrite_conv2d_with_pad = lambda graph, ops: ops
-    try:
-        yield
-    finally:
-        tfonnx.rewrite_conv2d_with_pad = original
+    return wrapped(tfonnx, "rewrite_conv2d_with_pad", lambda original, graph, ops: ops)

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from layertap_export.errors import UnsupportedLayerError
+from layertap_export.keras_model.wrapping import setting
 
 from .dtypes import nodes_of
 from .tf_ops.expressions import NoWayError
@@ -136,13 +137,16 @@ def failures() -> Iterator[dict[str, Failure]]:
     """Collect what tf2onnx logs of its failures; `check_operators` raises it. Print nothing."""
     logger = logging.getLogger("tf2onnx")
     listener = _Listener()
-    level, propagate = logger.level, logger.propagate
-    logger.setLevel(logging.ERROR)
-    logger.propagate = False
-    logger.addHandler(listener)
-    try:
-        yield listener.failed
-    finally:
-        logger.removeHandler(listener)
+
+    def configure(state: tuple[int, bool]) -> None:
+        level, logger.propagate = state
         logger.setLevel(level)
-        logger.propagate = propagate
+
+    with setting(
+        lambda: (logger.level, logger.propagate), configure, lambda before: (logging.ERROR, False)
+    ):
+        logger.addHandler(listener)
+        try:
+            yield listener.failed
+        finally:
+            logger.removeHandler(listener)

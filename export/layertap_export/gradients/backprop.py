@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 
 from layertap_export.errors import GradientError
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import is_standard, leading_to, reads
 
 from .builder import FLOATS, Builder, Value
 from .registry import NO_GRADIENT, RULES
@@ -21,7 +21,7 @@ from .step import Step
 
 
 @dataclass(frozen=True)
-class Way:
+class Backprop:
     """What lies between some tensors and the score."""
 
     build: Builder
@@ -41,7 +41,7 @@ class Way:
         targets: Iterable[str],
         score: str,
         layer_of: Callable[[onnx.NodeProto, str], str],
-    ) -> Way:
+    ) -> Backprop:
         """Find it.
 
         Args:
@@ -55,14 +55,10 @@ class Way:
             GradientError: a node on the way has no rule; the message names its layer and operator.
         """
         targets = tuple(targets)
-        needed, behind = {score}, []  # whatever the score depends on
-        for node in reversed(nodes):
-            if needed.intersection(node.output):
-                needed.update(reads(node))
-                behind.append(node)
+        behind, needed = leading_to(nodes, [score])
         reached, found = needed.intersection(targets), []
-        for node in reversed(behind):
-            if node.op_type in NO_GRADIENT or reached.isdisjoint(reads(node)):
+        for node in behind:
+            if _ends(node) or reached.isdisjoint(reads(node)):
                 continue
             wanted = [name for name in node.output if name in needed]
             if not _has_rule(node):
@@ -90,7 +86,7 @@ class Way:
             step = self._step(node, found)
             if step is None:
                 continue
-            self.build.within(node.name or node.output[0])
+            self.build.name_after(node.name or node.output[0])
             try:
                 results = RULES[node.op_type](step)
             except GradientError as exc:
@@ -119,17 +115,22 @@ class Way:
         if not parts:
             return None
         if len(parts) > 1:
-            self.build.within(name)
+            self.build.name_after(name)
             parts[:] = [self.build.node("Add" if len(parts) == 2 else "Sum", *parts)]
         return parts[0]
 
 
+def _ends(node: onnx.NodeProto) -> bool:
+    """Whether no gradient flows through a node."""
+    return is_standard(node) and node.op_type in NO_GRADIENT
+
+
 def _has_rule(node: onnx.NodeProto) -> bool:
-    return node.domain in ("", "ai.onnx") and node.op_type in RULES
+    return is_standard(node) and node.op_type in RULES
 
 
 def _no_rule(node: onnx.NodeProto) -> str:
-    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
+    domain = "" if is_standard(node) else f"{node.domain}."
     return f"layertap has no rule for the operator {domain}{node.op_type}"
 
 

@@ -20,8 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from layertap_export.errors import GradientError
 from layertap_export.graph.arithmetic import Arithmetic
+from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
+from layertap_export.graph.unique_names import UniqueNames
 
 PREFIX = "grad/"
 """What all names of the backward half begin with."""
@@ -77,15 +79,15 @@ class Builder:
         self.shapes = shapes
         self.opset = shapes.opset
         self._graph = model.graph
-        self._taken = _names(model.graph)
+        self._names = UniqueNames(_names(model.graph), "_", 1)
         self._made: dict[tuple[Any, ...], tuple[Value, ...]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
-        self._place = PREFIX
+        self._prefix = PREFIX
 
-    def within(self, place: str) -> None:
+    def name_after(self, owner: str) -> None:
         """Name the nodes that follow after the node of the forward half that they belong to."""
-        self._place = f"{PREFIX}{place}/"
+        self._prefix = f"{PREFIX}{owner}/"
 
     def finish(self) -> None:
         """Put what was made into the model."""
@@ -94,7 +96,7 @@ class Builder:
 
     # -- making
 
-    def again(self, node: onnx.NodeProto, source: str) -> str:
+    def repeat(self, node: onnx.NodeProto, source: str) -> str:
         """A node of the forward half once more, for another tensor of the same shape."""
         output = self.free_name(f"{PREFIX}scores/{node.op_type}")
         copy = helper.make_node(node.op_type, [source, *node.input[1:]], [output], name=output)
@@ -123,7 +125,7 @@ class Builder:
             # Names make up most of what is added: only the node's says where it belongs.
             first = f"{PREFIX}{len(self._nodes)}"
             written = [self.free_name(f"{first}:{i}" if i else first) for i in range(outputs)]
-            name = self.free_name(f"{self._place}{op_type}")
+            name = self.free_name(f"{self._prefix}{op_type}")
             node = helper.make_node(op_type, names, written, name=name, **attributes)
             self._nodes.append(node)
             dtype = self._dtype_of(op_type, inputs, attributes)
@@ -139,11 +141,12 @@ class Builder:
             return int(attributes["to"])
         if op_type == "ConstantOfShape":
             return int(attributes["value"].data_type)
-        if op_type in _DTYPES:
-            return _DTYPES[op_type]
-        first = inputs[1 if op_type == "Where" else 0]
-        assert first is not None
-        return first.dtype
+        row = OPERATORS[op_type]
+        typed_by = inputs[row.typed_by]
+        if row.result:
+            return row.result
+        assert typed_by is not None
+        return typed_by.dtype
 
     def constant(self, value: NDArray[Any]) -> Value:
         key = ("", value.dtype.str, value.shape, value.tobytes())
@@ -154,7 +157,7 @@ class Builder:
             self._made[key] = (Value(self, name, dtype),)
         return self._made[key][0]
 
-    def whole(self, values: Iterable[int] | int) -> Value:
+    def int64(self, values: Iterable[int] | int) -> Value:
         """An int64 vector or number."""
         return self.constant(np.array(values if isinstance(values, int) else [*values], np.int64))
 
@@ -168,12 +171,7 @@ class Builder:
 
     def free_name(self, wanted: str) -> str:
         """A name that nothing in the graph bears."""
-        name, count = wanted, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wanted}_{count}"
-        self._taken.add(name)
-        return name
+        return self._names.free(wanted)
 
     # -- shapes
 
@@ -197,8 +195,8 @@ class Builder:
         """Some sizes of a tensor of the forward half, an int64 vector."""
         chosen = fixed(tuple(self.dims(value)[axis] for axis in axes))
         if chosen is not None:
-            return self.whole(chosen)
-        return value.shape().op("Gather", self.whole(axes), axis=0)
+            return self.int64(chosen)
+        return value.shape().op("Gather", self.int64(axes), axis=0)
 
     def size(self, value: Value, axis: int) -> Value | int:
         """One size of a tensor of the forward half: a number, or an int64 vector of one."""
@@ -214,7 +212,7 @@ class Builder:
                 pending.append(part)
                 continue
             if pending:
-                pieces.append(self.whole(pending))
+                pieces.append(self.int64(pending))
                 pending = []
             if part is not None:
                 pieces.append(part)
@@ -267,14 +265,14 @@ class Builder:
                 open_axes.append(axis)
         if open_axes:  # summed over only if the operand turns out to be of size 1
             lone = self.sizes(operand, [axis - lead for axis in open_axes]).op(
-                "Equal", self.whole([1])
+                "Equal", self.int64([1])
             )
-            axes = self.whole(open_axes).op("Compress", lone, axis=0)
+            axes = self.int64(open_axes).op("Compress", lone, axis=0)
             gradient = gradient.op("ReduceSum", axes, keepdims=1, noop_with_empty_axes=1)
         if certain:
-            gradient = gradient.op("ReduceSum", self.whole(certain), keepdims=1)
+            gradient = gradient.op("ReduceSum", self.int64(certain), keepdims=1)
         if lead:
-            gradient = gradient.op("Squeeze", self.whole(range(lead)))
+            gradient = gradient.op("Squeeze", self.int64(range(lead)))
         return gradient
 
     def spread(self, gradient: Value, like: Value, axes: Sequence[int]) -> Value:
@@ -289,17 +287,7 @@ class Builder:
 
     def rows(self, gradient: Value) -> Value:
         """How many rows a gradient has along its first axis, an int64 vector of one."""
-        return gradient.shape().op("Slice", self.whole([0]), self.whole([1]))
-
-
-_DTYPES = {
-    **dict.fromkeys(("Shape", "NonZero", "Size"), TensorProto.INT64),
-    **dict.fromkeys(
-        ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "And", "Or", "Not"),
-        TensorProto.BOOL,
-    ),
-}
-"""Dtypes of what is not of the dtype of its first input."""
+        return gradient.shape().op("Slice", self.int64([0]), self.int64([1]))
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

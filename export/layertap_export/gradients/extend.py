@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.card import Gradients, TensorInfo
@@ -14,11 +15,11 @@ from layertap.format.layer import Layer
 from layertap.format.select import Selector
 from layertap_export.graph.shapes.shapes import Shapes
 
-from .backprop import Way
+from .backprop import Backprop
 from .builder import FLOATS, PREFIX, Builder, Value
 from .score import Score, asked_output, find_score
 from .select import ALL, INPUT, LAST, asks_for, last_feature_maps, named_layers
-from .targets import Target, Ways
+from .targets import Differentiated, SourceFinder
 
 WEIGHTS = "score_weights"
 """The name of the input that weighs the scores, if nothing else in the graph has it."""
@@ -81,11 +82,11 @@ def extend(
     elif not entries:
         raise UsageError("the model has no input of floating-point numbers.")
     named.update(info.name for info in entries)
-    wanted = _targets(chosen, entries, Ways(forward, found.tensor))
+    wanted = _targets(chosen, entries, SourceFinder(forward, found.tensor))
     if not wanted:
         raise UsageError("no layer was named for the gradients.")
 
-    way = Way.between(
+    backprop = Backprop.between(
         build,
         forward,
         dict.fromkeys(target.source for target in wanted),
@@ -95,12 +96,12 @@ def extend(
     weights = _add_weights(build, model.graph, found)
     shown = {target.name: build.free_name(PREFIX + target.name) for target in wanted}
     seed = weights.op("Expand", build.tensor(found.tensor).shape())
-    results = way.gradients(seed)
+    results = backprop.gradients(seed)
     independent = []
     for target in wanted:
         gradient = results.get(target.source)
         if gradient is not None:
-            gradient = _shown(build, gradient, target.leaves)
+            gradient = _shown(build, gradient, target.movers)
         elif target.name in named:
             independent.append(target.name)
             gradient = _nothing(build, build.tensor(target.tensor), seed)
@@ -138,11 +139,13 @@ def _check_score(build: Builder, score: Score) -> None:
         )
 
 
-def _targets(layers: Iterable[Layer], inputs: Iterable[TensorInfo], ways: Ways) -> list[Target]:
+def _targets(
+    layers: Iterable[Layer], inputs: Iterable[TensorInfo], sources: SourceFinder
+) -> list[Differentiated]:
     """Each once, by name."""
-    found = {x.name: ways.to(x.name, str(x.tensor), x.shape) for x in layers}
+    found = {x.name: sources.find(x.name, str(x.tensor), x.shape) for x in layers}
     for info in inputs:
-        found.setdefault(info.name, ways.to(info.name, info.name, info.shape))
+        found.setdefault(info.name, sources.find(info.name, info.name, info.shape))
     return list(found.values())
 
 
@@ -166,28 +169,21 @@ def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
     free = [None] * (len(dims) - 1)
     graph.input.append(helper.make_tensor_value_info(name, dtype, [*free, *last]))
     sizes = [1] * len(free) + [size or 1 for size in last]
-    ones = helper.make_tensor(name, dtype, sizes, [1.0] * _count(sizes))
-    graph.initializer.append(ones)
+    ones = np.ones(sizes, helper.tensor_dtype_to_np_dtype(dtype))
+    graph.initializer.append(numpy_helper.from_array(ones, name))
     return Value(build, name, dtype)
 
 
-def _count(sizes: Iterable[int]) -> int:
-    count = 1
-    for size in sizes:
-        count *= size
-    return count
-
-
-def _shown(build: Builder, gradient: Value, leaves: Iterable[onnx.NodeProto]) -> Value:
-    """The gradient laid out as the leaves lay out the layer."""
-    for leaf in leaves:
-        if leaf.op_type == "Transpose":
-            perm = next((list(a.ints) for a in leaf.attribute), None)
+def _shown(build: Builder, gradient: Value, movers: Iterable[onnx.NodeProto]) -> Value:
+    """The gradient laid out as the movers lay out the layer."""
+    for mover in movers:
+        if mover.op_type == "Transpose":
+            perm = next((list(a.ints) for a in mover.attribute), None)
             gradient = gradient.op("Transpose", **({"perm": perm} if perm else {}))
-        elif leaf.op_type == "Cast":
-            gradient = gradient.cast(build.shapes.dtype(leaf.output[0]))
-        elif leaf.op_type != "Identity":
-            gradient = build.shaped(gradient, build.tensor(leaf.output[0]))
+        elif mover.op_type == "Cast":
+            gradient = gradient.cast(build.shapes.dtype(mover.output[0]))
+        elif mover.op_type != "Identity":
+            gradient = build.shaped(gradient, build.tensor(mover.output[0]))
     return gradient
 
 
@@ -201,7 +197,7 @@ def _nothing(build: Builder, x: Value, seed: Value) -> Value:
 
 
 def _add_output(
-    build: Builder, graph: onnx.GraphProto, gradient: Value, name: str, target: Target
+    build: Builder, graph: onnx.GraphProto, gradient: Value, name: str, target: Differentiated
 ) -> None:
     """Let a gradient be a graph output, in the layer's shape but for the number of rows."""
     dims = build.shapes.dims(target.tensor)

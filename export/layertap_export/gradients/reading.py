@@ -3,42 +3,93 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import inliner, numpy_helper
+from numpy.typing import NDArray
+from onnx import helper, inliner, numpy_helper
 
 import layertap
+from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
-from layertap_export.graph.graph import prune
+from layertap.format.external import Weights, find_weights
+from layertap.format.graph import External
+from layertap_export.graph.graph import opset_of, prune
+from layertap_export.graph.weights import LARGE, Initializers
 
 OLDEST_OPSET = 13
 """The oldest that the rules read and write."""
 
 
-def read(source: Path, opened: layertap.Model) -> onnx.ModelProto:
-    """The model, in a form that the rules can read."""
-    model = onnx.load(source)
-    version = next((x.version for x in model.opset_import if x.domain in ("", "ai.onnx")), 0)
+def read(source: Path, opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
+    """The model, in a form that the rules can read.
+
+    Args:
+        source: the file.
+        opened: the same, opened.
+        initializers: takes the weights that the file keeps in other files; they are not read, but
+            mapped.
+
+    Raises:
+        ModelFileError: the file is too old.
+    """
+    model = onnx.load(source, load_external_data=False)
+    version = opset_of(model)
     if version < OLDEST_OPSET:
         raise ModelFileError(
             f"{os.fspath(source)!r} has opset {version}; gradients are added to files of opset "
             f"{OLDEST_OPSET} and newer. `onnx.version_converter` makes one of it."
         )
+    _map_weights(model, opened, initializers)
     for item in model.graph.sparse_initializer:
         model.graph.initializer.append(_dense(item))
     del model.graph.sparse_initializer[:]
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
-        entries = [x for x in model.graph.input if x.name in opened._graph.inputs]
+        graph = program_of(opened).graph
+        entries = [x for x in model.graph.input if x.name in graph.inputs]
         del model.graph.input[:]
         model.graph.input.extend(entries)
         model.ir_version = 4
     return model
+
+
+def _map_weights(
+    model: onnx.ModelProto, opened: layertap.Model, initializers: Initializers
+) -> None:
+    """Put stubs in place of large weights in other files; what else is there, into the model."""
+    program = program_of(opened)
+    if not program.graph.locations:
+        return
+    weights = find_weights(program.source, program.graph.locations)
+    stubs: dict[int, onnx.TensorProto] = {}
+    for index, item in enumerate(model.graph.initializer):
+        external = program.graph.initializers[item.name].external
+        value = _mapped(item, external, weights) if external else None
+        if value is not None:
+            stubs[index] = initializers.make(value, item.name)
+            item.ClearField("data_location")
+    onnx.load_external_data_for_model(model, os.fspath(weights.folder))
+    for index, stub in stubs.items():
+        model.graph.initializer[index].CopyFrom(stub)
+
+
+def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDArray[Any] | None:
+    """The value of a large weight in another file; `None` for one that has to be read."""
+    dtype = helper.tensor_dtype_to_np_dtype(item.data_type)
+    count, size = math.prod(item.dims), weights.size(external)
+    if size < LARGE or size != count * dtype.itemsize:  # types of less than a byte are packed
+        return None
+    found = weights.refer(external)
+    if isinstance(found, bytes):
+        return np.frombuffer(found, dtype).reshape(tuple(item.dims))
+    return np.memmap(weights.folder / found.location, dtype, "r", found.offset, tuple(item.dims))
 
 
 def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:
@@ -51,13 +102,13 @@ def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(full, item.values.name)
 
 
-def card_of(opened: layertap.Model, model: onnx.ModelProto) -> Card:
+def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initializers) -> Card:
     """The file's card, or one for a file that has none."""
     if opened.card is not None:
         return opened.card
     digest = hashlib.sha256()
     for item in model.graph.initializer:
-        digest.update(numpy_helper.to_array(item).tobytes())
+        digest.update(initializers.value(item).tobytes())
     return Card(
         source=Source(
             framework="onnx",

@@ -9,21 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx
 
 from layertap.errors import UsageError, suggest
+from layertap.format.operators import behind_final_activation
+from layertap_export.graph.graph import makers
 
 from .builder import Builder
 
 PROBABILITY = "probability"
 """Asks for the output itself."""
-
-ACTIVATIONS = ("Sigmoid", "Softmax", "LogSoftmax")
-"""What is looked through at the end of a model."""
-
-MOVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
-"""What may come behind: the same numbers, laid out otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +83,26 @@ def find_score(
     """
     if probability:
         return Score(output, False, output)
-    makers = {name: node for node in nodes for name in node.output}
-    moves: list[onnx.NodeProto] = []
-    node = makers.get(output)
-    while node is not None and node.domain in ("", "ai.onnx") and node.op_type in MOVES:
-        moves.append(node)
-        node = makers.get(node.input[0])
-    if node is None or node.domain not in ("", "ai.onnx") or node.op_type not in ACTIVATIONS:
+    made_by = makers(nodes)
+    found = behind_final_activation(
+        output, lambda tensor: _Node.of(made_by[tensor]) if tensor in made_by else None
+    )
+    if found is None:
         return Score(output, False, output)
-    tensor = node.input[0]
-    for move in reversed(moves):
-        tensor = build.again(move, tensor)
+    tensor, movers = found
+    for mover in movers:
+        tensor = build.repeat(mover.proto, tensor)
     return Score(output, True, tensor)
+
+
+class _Node(NamedTuple):
+    """A node in the form that `layertap.format.operators` reads."""
+
+    proto: onnx.NodeProto
+    domain: str
+    op_type: str
+    reads: Sequence[str]
+
+    @classmethod
+    def of(cls, node: onnx.NodeProto) -> _Node:
+        return cls(node, node.domain, node.op_type, node.input)

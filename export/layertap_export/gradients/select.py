@@ -14,7 +14,8 @@ import onnx
 from layertap.errors import UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector, select
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import leading_to, makers
+from layertap_export.graph.operators import is_kind, is_view
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Free, Size
 
@@ -93,18 +94,15 @@ def last_feature_maps(
     Raises:
         UsageError: no convolution leads to the score, or no layer shows what it gives.
     """
-    makers = {name: node for node in nodes for name in node.output}
-    origin = _peeled(score, makers)
-    needed, order = {origin}, dict[str, int]()
-    for place, node in reversed(list(enumerate(nodes))):
-        if needed.intersection(node.output):
-            needed.update(reads(node))
-            order.update(dict.fromkeys(node.output, place))
+    made_by = makers(nodes)
+    origin = _peeled(score, made_by)
+    behind, needed = leading_to(nodes, [origin])
+    order = {name: index for index, node in enumerate(behind) for name in node.output}
     last = next(
         (
             sizes
             for node in reversed(nodes)
-            if node.op_type in ("Conv", "ConvTranspose")
+            if is_kind(node, "convolution")
             and node.output[0] in needed - {origin}
             and (sizes := (shapes.dims(node.output[0]) or ())[2:])
             and any(size != 1 for size in sizes)
@@ -117,15 +115,15 @@ def last_feature_maps(
     for layer in layers:
         if layer.tensor is None:
             continue
-        source = _peeled(layer.tensor, makers)
-        if source in makers and "Pool" in makers[source].op_type:
+        source = _peeled(layer.tensor, made_by)
+        if source in made_by and is_kind(made_by[source], "pooling"):
             continue
         dims = shapes.dims(layer.tensor) or ()
         spatial = dims[1:-1] if channels_last else dims[2:]
         if source in order and source != origin and _same(spatial, last):
-            place = order[source]
-            if found is None or place >= found[0]:
-                found = place, layer
+            position = order[source]
+            if found is None or position >= found[0]:
+                found = position, layer
     if found is None:
         raise UsageError(
             "last-conv: no layer that the file exposes shows what the last convolution gives. "
@@ -142,8 +140,8 @@ def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
     )
 
 
-def _peeled(tensor: str, makers: dict[str, onnx.NodeProto]) -> str:
+def _peeled(tensor: str, made_by: dict[str, onnx.NodeProto]) -> str:
     """The tensor that one is made from by nothing but turning axes."""
-    while (node := makers.get(tensor)) is not None and node.op_type in ("Transpose", "Identity"):
+    while (node := made_by.get(tensor)) is not None and is_view(node):
         tensor = node.input[0]
     return tensor

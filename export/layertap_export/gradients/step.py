@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
 from layertap_export.errors import GradientError
+from layertap_export.graph.graph import attributes
 from layertap_export.graph.shapes.sizes import Dims, Size
 
 from .builder import Builder, Value
@@ -47,7 +47,7 @@ class Step:
     def gradient(self) -> Value:
         """The gradient of the first output."""
         if self.gradients[0] is None:
-            raise self.refused("of which the score reads another output than the first")
+            raise self.unsupported("of which the score reads another output than the first")
         return self.gradients[0]
 
     @property
@@ -68,14 +68,14 @@ class Step:
         """The value of an input that is known when the file is made."""
         return self.build.shapes.value(self.input(index).name) if self.has(index) else None
 
-    def whole(self, index: int) -> list[Size | None] | None:
+    def integers(self, index: int) -> list[Size | None] | None:
         """The value of an input that holds whole numbers, as far as it is known."""
-        values = self.build.shapes.whole(self.input(index).name) if self.has(index) else None
+        values = self.build.shapes.integers(self.input(index).name) if self.has(index) else None
         return None if values is None else list(values.ravel())
 
     @cached_property
     def attributes(self) -> Mapping[str, Any]:
-        return {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        return attributes(self.node)
 
     def attribute(self, name: str, default: Any = None) -> Any:
         return self.attributes.get(name, default)
@@ -97,7 +97,7 @@ class Step:
                 return None
             given = self.constant(index)
             if given is None:
-                raise self.refused("whose axes are computed")
+                raise self.unsupported("whose axes are computed")
         return sorted({int(axis) % len(self.dims) for axis in np.ravel(given)})
 
     def only(self, *indices: int) -> None:
@@ -105,9 +105,9 @@ class Step:
         for index, wanted in enumerate(self.wanted):
             if wanted and index not in indices:
                 formal = _formal(self, index)
-                raise self.refused(f"whose {formal} depends on the layer")
+                raise self.unsupported(f"whose {formal} depends on the layer")
 
-    def refused(self, what: str) -> GradientError:
+    def unsupported(self, what: str) -> GradientError:
         """What to raise where there is no rule for this form of an operator."""
         return GradientError(f"{self.node.op_type} {what}")
 

@@ -9,14 +9,12 @@ import onnx
 
 from layertap.format.card import Gradients
 from layertap.format.layer import Shape
-from layertap_export.graph.graph import reads
-
-LEAVES = ("Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
-"""What may stand between a tensor that leads to the score and a graph output that shows it."""
+from layertap_export.graph.graph import leading_to, makers, reads
+from layertap_export.graph.operators import is_mover
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Differentiated:
     """What the score is differentiated by."""
 
     name: str
@@ -25,38 +23,36 @@ class Target:
     shape: Shape
     source: str
     """The tensor whose gradient it is: its own, or that which it is a copy of."""
-    leaves: tuple[onnx.NodeProto, ...]
+    movers: tuple[onnx.NodeProto, ...]
     """What makes the one out of the other."""
 
 
-class Ways:
+class SourceFinder:
     """Where the score's dependence on a tensor shows: the tensor itself, or what it is a copy of.
 
-    A layer is often shown by a leaf, a Transpose for one, that nothing but other leaves reads: the
+    A layer is often shown by a leaf, a Transpose for one, that nothing but other movers reads: the
     score does not depend on the leaf, but on what it is made from.
     """
 
     def __init__(self, nodes: Sequence[onnx.NodeProto], score: str) -> None:
-        self._makers = {name: node for node in nodes for name in node.output}
+        self._makers = makers(nodes)
         self._read: set[str] = set()
-        self._needed = {score}
+        self._needed = leading_to(nodes, [score]).needed
         for node in reversed(nodes):
             read = reads(node)
-            if node.op_type not in LEAVES or self._read.intersection(node.output):
+            if not is_mover(node) or self._read.intersection(node.output):
                 self._read.update(read)
-            if self._needed.intersection(node.output):
-                self._needed.update(read)
 
-    def to(self, name: str, tensor: str, shape: Shape) -> Target:
-        leaves: list[onnx.NodeProto] = []
+    def find(self, name: str, tensor: str, shape: Shape) -> Differentiated:
+        movers: list[onnx.NodeProto] = []
         source = tensor
         while source not in self._needed:
             node = self._makers.get(source)
-            if node is None or node.op_type not in LEAVES or source in self._read:
-                return Target(name, tensor, shape, tensor, ())
-            leaves.insert(0, node)
+            if node is None or not is_mover(node) or source in self._read:
+                return Differentiated(name, tensor, shape, tensor, ())
+            movers.insert(0, node)
             source = node.input[0]
-        return Target(name, tensor, shape, source, tuple(leaves))
+        return Differentiated(name, tensor, shape, source, tuple(movers))
 
 
 def forward_half(graph: onnx.GraphProto, gradients: Gradients) -> tuple[list[onnx.NodeProto], str]:

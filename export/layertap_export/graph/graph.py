@@ -1,10 +1,33 @@
-"""What an ONNX node reads, and dropping what nobody reads."""
+"""The nodes of an ONNX graph: what each reads, which node makes a tensor, and parts of a graph."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import onnx
+from onnx import helper
+
+from layertap.format.operators import STANDARD_DOMAINS
+
+# --- One node ------------------------------------------------------------------------------------
+
+
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of ONNX's own operators."""
+    return node.domain in STANDARD_DOMAINS
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of all attributes of a node, by name; texts are bytes."""
+    return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """The value of one attribute of a node, or `default` if the node does not state it."""
+    found = next((item for item in node.attribute if item.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)
 
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
@@ -13,7 +36,7 @@ def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 
 def captured(body: onnx.GraphProto) -> list[str]:
-    """What a body reads that it does not make itself, in order."""
+    """The tensors that a body reads and does not make itself, in order."""
     own = {value.name for value in body.input} | {item.name for item in body.initializer}
     own |= {name for node in body.node for name in node.output}
     names = [name for node in body.node for name in reads(node)]
@@ -22,22 +45,106 @@ def captured(body: onnx.GraphProto) -> list[str]:
 
 
 def reads(node: onnx.NodeProto) -> list[str]:
-    """Everything a node reads, what its bodies capture included, in order."""
+    """Every tensor that a node reads, including those that its bodies capture, in order."""
     names = [*node.input, *(name for body in bodies(node) for name in captured(body))]
     return [name for name in names if name]
 
 
-def prune(model: onnx.ModelProto, keep: Iterable[str]) -> None:
-    """Drop nodes and weights that do not lead to a tensor in `keep`; nodes stay in order."""
-    graph = model.graph
-    needed = set(keep)
-    nodes = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
+# --- Nodes and tensors ---------------------------------------------------------------------------
+
+
+def opset_of(model: onnx.ModelProto, domain: str = "") -> int:
+    """The opset of a domain that a model imports; 0 if it imports none."""
+    same = STANDARD_DOMAINS if domain in STANDARD_DOMAINS else (domain,)
+    return next((item.version for item in model.opset_import if item.domain in same), 0)
+
+
+def makers(nodes: Iterable[onnx.NodeProto]) -> dict[str, onnx.NodeProto]:
+    """By tensor the node that makes it, in the order of `nodes`."""
+    return {name: node for node in nodes for name in node.output if name}
+
+
+def read_counts(nodes: Iterable[onnx.NodeProto], keep: Iterable[str] = ()) -> Counter[str]:
+    """How often each tensor is read, where `keep` (the graph's outputs) counts as read once."""
+    counts = Counter(name for node in nodes for name in reads(node))
+    counts.update(keep)
+    return counts
+
+
+# --- Parts of a graph ----------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Some nodes of a graph."""
+
+    nodes: list[onnx.NodeProto]
+    """In the order of the graph."""
+    needed: set[str]
+    """The tensors that were asked for, and all that the nodes read."""
+
+
+def leading_to(
+    nodes: Sequence[onnx.NodeProto], tensors: Iterable[str], given: Collection[str] = ()
+) -> Part:
+    """The nodes that compute some tensors.
+
+    Args:
+        nodes: in topological order.
+        tensors: the tensors to compute.
+        given: tensors that need not be computed.
+    """
+    needed, found = set(tensors), []
+    for node in reversed(nodes):
+        if any(name in needed and name not in given for name in node.output):
             needed.update(reads(node))
-            nodes.append(node)
+            found.append(node)
+    found.reverse()
+    return Part(found, needed)
+
+
+def between(
+    nodes: Sequence[onnx.NodeProto], starts: Iterable[str], ends: Iterable[str]
+) -> list[onnx.NodeProto]:
+    """The nodes that depend on a tensor in `starts` and lead to one in `ends`, in order."""
+    reached, found = set(starts), []
+    for node in leading_to(nodes, ends).nodes:
+        if not reached.isdisjoint(reads(node)):
+            reached.update(node.output)
+            found.append(node)
+    return found
+
+
+def prune(model: onnx.ModelProto, keep: Iterable[str]) -> None:
+    """Remove, in place, the nodes and weights that do not lead to a tensor in `keep`."""
+    graph = model.graph
+    nodes, needed = leading_to(graph.node, keep)
     weights = [item for item in graph.initializer if item.name in needed]
-    nodes.reverse()
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(weights)
+
+
+def subgraph(
+    model: onnx.ModelProto, outputs: Sequence[str], given: Mapping[str, tuple[int, int]]
+) -> onnx.ModelProto:
+    """A model that computes some tensors of another model.
+
+    Args:
+        model: nodes in topological order.
+        outputs: the tensors to compute.
+        given: element types (`TensorProto.DataType`) and ranks, by name, of the tensors that need
+            not be computed. Those that are needed become the inputs.
+    """
+    nodes, needed = leading_to(model.graph.node, outputs, given)
+    graph = helper.make_graph(
+        nodes,
+        "part",
+        [
+            helper.make_tensor_value_info(name, dtype, [None] * rank)
+            for name, (dtype, rank) in given.items()
+            if name in needed
+        ],
+        [onnx.ValueInfoProto(name=name) for name in outputs],
+        [x for x in model.graph.initializer if x.name in needed and x.name not in given],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

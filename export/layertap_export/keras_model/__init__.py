@@ -1,1 +1,1 @@
-"""Reading a model: TensorFlow and Keras, never onnx."""
+"""Load, inspect and trace models: imports TensorFlow and Keras, never onnx."""

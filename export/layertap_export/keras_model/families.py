@@ -1,8 +1,7 @@
-"""The two families of Keras models: those of Keras 3, and those of Keras 2, which lives on as the
-package `tf_keras`.
+"""The differences between models of Keras 3 (`keras`) and of Keras 2 (`tf_keras`).
 
-Both have the same layers under the same names, and differ inside. What else is different is here.
-`tf_keras` is used only where somebody has imported it, as whoever has such a model must have done.
+Both families have the same layers with the same names, but different internals. `tf_keras` is never
+imported here: if a `tf_keras` model exists, the caller has imported it.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from layertap_export.errors import ModelLoadError
 
 
 def loaded() -> tuple[Any, ...]:
-    """The packages of the families that are in use."""
+    """The packages that are imported: `keras`, and `tf_keras` if it is in use."""
     import keras
 
     tf_keras = sys.modules.get("tf_keras")
@@ -26,32 +25,41 @@ def loaded() -> tuple[Any, ...]:
 
 
 def family_of(model: Any) -> Any:
-    """The package that a model is of: `keras` or `tf_keras`."""
+    """The package that a model belongs to: `keras` or `tf_keras`."""
     return next(family for family in loaded() if isinstance(model, family.Model))
 
 
-def is_a(thing: Any, *kinds: str) -> bool:
-    """Whether it is of one of these classes in any family: `is_a(x, "layers.Dense", "Model")`."""
-    classes = (attrgetter(kind)(family) for family in loaded() for kind in kinds)
-    return isinstance(thing, tuple(classes))
+def is_a(value: Any, *names: str) -> bool:
+    """Whether it is an instance of one of these classes of any family.
+
+    For example, `is_a(x, "layers.Dense", "Model")`.
+    """
+    classes = (attrgetter(name)(family) for family in loaded() for name in names)
+    return isinstance(value, tuple(classes))
 
 
-def checked_model(model: Any, what: str) -> Any:
+def checked_model(model: Any, source: str) -> Any:
     """Return `model` if it is a Keras model.
 
+    Args:
+        model: any object.
+        source: where it comes from, for the message.
+
     Raises:
-        ModelLoadError: it is something else; the message names `what` was given.
+        ModelLoadError: it is not a Keras model.
     """
     if not is_a(model, "Model"):
+        cls = type(model)
         raise ModelLoadError(
-            f"{what} gave a {type(model).__module__}.{type(model).__name__}, not a keras.Model."
+            f"expected a keras.Model from {source}, got an instance of "
+            f"{cls.__module__}.{cls.__name__}."
         )
     return model
 
 
 @contextmanager
 def custom_object_scope(custom_objects: Mapping[str, Any]) -> Iterator[None]:
-    """Let each family find these classes and functions by their names."""
+    """Let each family find these classes and functions by name in this block."""
     with ExitStack() as scopes:
         for family in loaded():
             scopes.enter_context(family.utils.custom_object_scope(dict(custom_objects)))
@@ -72,7 +80,7 @@ class Node:
 
 
 def callables() -> list[Any]:
-    """The classes whose `__call__` runs layers, and `keras.ops` in Functional models."""
+    """The classes whose `__call__` runs layers, or `keras.ops` operations in Functional models."""
     from keras.src.ops.operation import Operation
 
     return [*(family.layers.Layer for family in loaded()), Operation]
@@ -83,16 +91,18 @@ def functional_of(model: Any) -> Any:
     from keras.src.models.functional import Functional
 
     if is_a(model, "Sequential"):
-        # Of Keras 2 it is one itself, once it knows its input.
-        own = model if getattr(model, "_graph_initialized", False) else None
-        return getattr(model, "_functional", own)
-    of_keras_2 = is_a(model, "Model") and getattr(model, "_is_graph_network", False)
-    return model if isinstance(model, Functional) or of_keras_2 else None
+        # A Sequential model of Keras 2 is a Functional model itself once its input is known.
+        keras_2 = model if getattr(model, "_graph_initialized", False) else None
+        return getattr(model, "_functional", keras_2)
+    is_keras_2 = is_a(model, "Model") and getattr(model, "_is_graph_network", False)
+    return model if isinstance(model, Functional) or is_keras_2 else None
 
 
 def members_of(model: Any) -> list[Any] | None:
-    """What a model's own order is of: layers, and operations too in a Functional one; `None` for a
-    layer, which has no such order."""
+    """The layers of a model in its own order, with the operations of a Functional model.
+
+    `None` for a layer, which has no such order.
+    """
     if not is_a(model, "Model"):
         return None
     functional = None if is_a(model, "Sequential") else functional_of(model)
@@ -100,12 +110,12 @@ def members_of(model: Any) -> list[Any] | None:
 
 
 def operations_of(functional: Any) -> list[Any]:
-    """The layers in a graph, and the `keras.ops` operations, which Keras 2 has as layers."""
+    """The layers and the `keras.ops` operations in a graph; in Keras 2 operations are layers."""
     return list(getattr(functional, "operations", functional.layers))
 
 
 def nodes_of(functional: Any) -> Iterator[Node]:
-    """The calls in a graph, in the order in which they run; inputs are left out."""
+    """The calls in a graph in the order in which they run, without the inputs."""
     import tensorflow as tf
 
     by_depth = functional._nodes_by_depth
@@ -118,26 +128,25 @@ def nodes_of(functional: Any) -> Iterator[Node]:
             yield Node(node.layer, list(node.keras_inputs), tf.nest.flatten(node.outputs))
 
 
-def maker_of(symbol: Any) -> Any:
-    """The layer or operation that a symbolic tensor comes from."""
+def producer_of(symbol: Any) -> Any:
+    """The layer or operation that returned a symbolic tensor."""
     history = symbol._keras_history
     return history.operation if hasattr(history, "operation") else history.layer
 
 
 def is_symbolic(value: Any) -> bool:
-    """Whether a value stands for a tensor in a model that is being put together, or says what
-    tensor a model was called with."""
+    """Whether a value is a symbolic tensor of Keras, or a spec of a tensor."""
     import keras
     import tensorflow as tf
 
-    # That of Keras 2 is no class of its package's surface.
-    of_keras_2 = type(value).__name__ == "KerasTensor"
-    return of_keras_2 or isinstance(value, (keras.KerasTensor, tf.TypeSpec))
+    # KerasTensor is not a public name of tf_keras.
+    is_keras_2 = type(value).__name__ == "KerasTensor"
+    return is_keras_2 or isinstance(value, (keras.KerasTensor, tf.TypeSpec))
 
 
 def called_with(model: Any) -> tuple[Any, Any] | None:
-    """The positional and the named arguments, with symbols for tensors, that a subclassed model
-    was called with; `None` if it does not know. Of Keras 3 it only knows symbolic calls."""
+    """The positional and keyword arguments of a subclassed model's last call, with symbols for
+    tensors; `None` if they are not known. Models of Keras 3 keep those of symbolic calls only."""
     if hasattr(model, "save_spec"):
         return model.save_spec() or None
     nodes = model._inbound_nodes

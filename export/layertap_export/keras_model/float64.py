@@ -1,4 +1,7 @@
-"""The same Keras model in float64: what float32 rounds away is there, so it tells who is closer."""
+"""A copy of a Keras model that computes in float64.
+
+It is a reference for float32: it shows whether the file or Keras is closer to the exact result.
+"""
 
 from __future__ import annotations
 
@@ -12,65 +15,64 @@ import keras
 
 from layertap_export.errors import ExportError, keras_words
 
+from .wrapping import setting
+
 FLOATS = ("float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat16")
-"""Dtypes and dtype policies that become float64."""
+"""Dtypes and dtype policies that are replaced with float64."""
 
 
 def in_float64(model: Any) -> Any:
     """A copy of a Keras model, with its weights, that computes in float64.
 
-    It is made from the model's configuration, in which every floating-point dtype is replaced.
+    It is built from the model's configuration, in which every floating-point dtype is replaced.
 
     Raises:
-        ExportError: the model has no configuration that it can be made again from.
+        ExportError: the model cannot be rebuilt from its configuration.
     """
-    with _everything_64(), tempfile.TemporaryDirectory() as folder:
+    with _float64_defaults(), tempfile.TemporaryDirectory() as folder:
         try:
-            config = _widened(keras.saving.serialize_keras_object(model))
-            # Not safe: the code that it may hold, of Lambda layers, is that of the model at hand.
+            config = _in_float64(keras.saving.serialize_keras_object(model))
+            # safe_mode=False allows the code of Lambda layers, which is the given model's own.
             copy = keras.saving.deserialize_keras_object(config, _classes(model), safe_mode=False)
             weights = Path(folder, "model.weights.h5")
             model.save_weights(weights)
             copy.load_weights(weights)
         except Exception as exc:
             raise ExportError(
-                f"the model {model.name!r} cannot be built a second time, in float64: "
-                f"{keras_words(exc)}"
+                f"the model {model.name!r} cannot be rebuilt in float64: {keras_words(exc)}"
             ) from exc
     return copy
 
 
 def _classes(model: Any) -> dict[str, type]:
-    """The classes of the user's layers, which are not registered with Keras.
+    """The user's layer classes by name, which may not be registered with Keras.
 
-    Keras's own go by their modules: `Add` is a layer, and an operation.
+    Keras finds its own classes by module, which matters: `Add` is both a layer and an operation.
     """
-    kinds = [type(layer) for layer in [model, *model._flatten_layers()]]
-    return {kind.__name__: kind for kind in kinds if kind.__module__.partition(".")[0] != "keras"}
+    classes = [type(layer) for layer in [model, *model._flatten_layers()]]
+    return {cls.__name__: cls for cls in classes if cls.__module__.partition(".")[0] != "keras"}
 
 
-def _widened(value: Any) -> Any:
-    """A configuration with float64 for every floating-point dtype and dtype policy."""
+def _in_float64(value: Any) -> Any:
+    """A configuration with float64 in place of every floating-point dtype and dtype policy."""
     if isinstance(value, dict):
         if str(value.get("class_name")).endswith("DTypePolicy"):
             return "float64"
         return {
-            key: "float64" if key == "dtype" and item in FLOATS else _widened(item)
+            key: "float64" if key == "dtype" and item in FLOATS else _in_float64(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return type(value)(_widened(item) for item in value)
+        return type(value)(_in_float64(item) for item in value)
     return value
 
 
 @contextmanager
-def _everything_64() -> Iterator[None]:
-    """Keras's defaults for what states no dtype."""
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    try:
+def _float64_defaults() -> Iterator[None]:
+    """Make float64 Keras's default in this block, for layers that state no dtype."""
+    config = keras.config
+    with (
+        setting(config.floatx, config.set_floatx, lambda before: "float64"),
+        setting(config.dtype_policy, config.set_dtype_policy, lambda before: "float64"),
+    ):
         yield
-    finally:
-        keras.config.set_dtype_policy(policy)
-        keras.config.set_floatx(floatx)

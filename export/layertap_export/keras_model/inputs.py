@@ -1,8 +1,8 @@
-"""What a Keras model is called with: the names, shapes and dtypes of its inputs, and their places.
+"""The inputs of a Keras model: names, shapes, dtypes, and how to call the model with them.
 
-A Functional or Sequential model says so itself. A subclassed model does if it was called on
-symbolic inputs (`model(keras.Input((4,)))`). If it was called on data only, Keras keeps the shape
-of its first argument, and not the dtype.
+Functional and Sequential models state their inputs. So does a subclassed model that was called on
+symbolic inputs (`model(keras.Input((4,)))`). If it was only called on data, Keras keeps the shape
+of the first argument, but not the dtype.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from layertap.format.card import TensorInfo
 from layertap_export.errors import ExportError
 from layertap_export.graph.unique_names import UniqueNames
 
-from .families import called_with, functional_of, is_a, is_symbolic, maker_of
-from .recording import Call, layer_name, leaves
+from .families import called_with, functional_of, is_a, is_symbolic, producer_of
+from .recording import Call, layer_name, nested_values
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of a model, flat, in Keras's order."""
+    """The inputs of a model, flattened, in Keras's order."""
 
     infos: tuple[TensorInfo, ...]
     args: Sequence[Any]
-    """The positional arguments; a `_Place` stands where an input goes."""
+    """The positional arguments, with a `_Slot` in place of each input."""
     kwargs: Mapping[str, Any]
-    """The named arguments, likewise."""
+    """The keyword arguments, likewise."""
     guessed: bool = False
-    """Whether the dtypes are a guess."""
+    """Whether the dtypes are assumed, not known."""
 
     def call(self, model: Any, flat: Sequence[Any]) -> Any:
-        """Call `model` in inference mode, on tensors or arrays in the order of `infos`."""
+        """Call `model` in inference mode, with tensors or arrays in the order of `infos`."""
 
         def filled(arguments: Any) -> Any:
             return keras.tree.map_structure(
-                lambda x: flat[x.index] if isinstance(x, _Place) else x, arguments
+                lambda x: flat[x.index] if isinstance(x, _Slot) else x, arguments
             )
 
         return model(*filled(self.args), **filled(self.kwargs), training=False)
 
     def with_indices(self, calls: Sequence[Call], symbols: Sequence[Any]) -> Inputs:
-        """Where dtypes are a guess: those that go right into an Embedding are whole numbers.
+        """These inputs, with int32 for those that an Embedding layer reads, if dtypes are assumed.
 
         Args:
             calls: the recorded calls of a trace.
-            symbols: the traced inputs.
+            symbols: the tensors of the inputs in that trace.
         """
         if not self.guessed:
             return self
@@ -67,18 +67,21 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Slot:
+    """Stands for an input in the arguments of a call."""
+
     index: int
+    """Index of the input in `Inputs.infos`."""
 
 
 def model_inputs(model: Any) -> Inputs:
     """The inputs of a built model.
 
-    An input is called as in the model's dict of inputs where it has one, else by its input layer;
-    an input of a subclassed model by the parameter of `call`.
+    An input is named by its key if the model takes a dict, else by its input layer. An input of a
+    subclassed model is named by the parameter of `call`.
 
     Raises:
-        ExportError: the model does not know its inputs; the message says what to do.
+        ExportError: the inputs are not known; the message says what to do.
     """
     functional = functional_of(model)
     if functional is not None:
@@ -91,43 +94,43 @@ def model_inputs(model: Any) -> Inputs:
 
 def input_layer_name(tensor: Any) -> str:
     """The name of the input layer behind a model's symbolic input."""
-    return layer_name(maker_of(tensor))
+    return layer_name(producer_of(tensor))
 
 
 def _of_graph(functional: Any) -> Inputs:
     structure = functional.input
     names = [input_layer_name(x) for x in functional.inputs]
     if isinstance(structure, dict):
-        for leaf in leaves(structure):
-            names[leaf.place] = leaf.suffix.removeprefix(":")
+        for item in nested_values(structure):
+            names[item.position] = item.suffix.removeprefix(":")
     infos = [_info(name, x) for name, x in zip(names, functional.inputs, strict=True)]
-    places = [_Place(index) for index in range(len(infos))]
-    return Inputs(_apart(infos), [keras.tree.pack_sequence_as(structure, places)], {})
+    slots = [_Slot(index) for index in range(len(infos))]
+    return Inputs(_with_unique_names(infos), [keras.tree.pack_sequence_as(structure, slots)], {})
 
 
 def _of_call(model: Any, args: Any, kwargs: Mapping[str, Any], guessed: bool = False) -> Inputs:
-    """The inputs that a subclassed model was called with: `args` and `kwargs` with symbols."""
+    """The inputs of a subclassed model, from the arguments of a call on symbols."""
     infos: list[TensorInfo] = []
 
-    def placed(name: str, value: Any, alone: bool) -> Any:
+    def with_slots(name: str, value: Any, alone: bool) -> Any:
         names = {}
-        for leaf in leaves(value):
-            names[leaf.place] = name + leaf.suffix
+        for item in nested_values(value):
+            names[item.position] = name + item.suffix
             if alone and isinstance(value, dict):
-                names[leaf.place] = leaf.suffix.removeprefix(":")
+                names[item.position] = item.suffix.removeprefix(":")
         flat = keras.tree.flatten(value)
-        for place, x in enumerate(flat):
+        for index, x in enumerate(flat):
             if is_symbolic(x):
-                infos.append(_info(names[place], x))
-                flat[place] = _Place(len(infos) - 1)
+                infos.append(_info(names[index], x))
+                flat[index] = _Slot(len(infos) - 1)
         return keras.tree.pack_sequence_as(value, flat)
 
-    named = {name: value for name, value in kwargs.items() if name != "training"}
-    alone = len(args) + len(named) == 1
+    keywords = {name: value for name, value in kwargs.items() if name != "training"}
+    alone = len(args) + len(keywords) == 1
     names = _positional_names(model, len(args))
-    filled = [placed(name, value, alone) for name, value in zip(names, args, strict=True)]
-    named = {name: placed(name, value, alone) for name, value in named.items()}
-    return Inputs(_apart(infos), filled, named, guessed)
+    positional = [with_slots(name, value, alone) for name, value in zip(names, args, strict=True)]
+    keywords = {name: with_slots(name, value, alone) for name, value in keywords.items()}
+    return Inputs(_with_unique_names(infos), positional, keywords, guessed)
 
 
 def _positional_names(model: Any, count: int) -> list[str]:
@@ -147,19 +150,22 @@ def _info(name: str, symbol: Any) -> TensorInfo:
     return TensorInfo(name=name, shape=tuple(symbol.shape), dtype=dtype)
 
 
-def _apart(infos: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
-    """Inputs with names of their own, where keys in keys make up one name twice, or none."""
+def _with_unique_names(infos: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """The inputs with unique names: nested keys can result in the same name, or an empty one."""
     names = UniqueNames((), "~", 2)
     return tuple(replace(info, name=names.free(info.name or "input")) for info in infos)
 
 
 def _of_shapes(model: Any, shapes: Mapping[str, Any]) -> Inputs:
-    """The inputs of a subclassed model that was called on data, or built by shapes.
+    """The inputs of a subclassed model that was called on data, or built with shapes.
 
     Args:
         model: the model.
-        shapes: what Keras kept: `{"input_shape": shapes}` of the first argument, or, where the
-            model has a `build` of its own, by the names of its parameters.
+        shapes: the shapes that Keras kept: `{"input_shape": shapes}` for the first argument or, if
+            the class defines `build`, by the names of its parameters.
+
+    Raises:
+        ExportError: the shapes of some arguments are not known.
     """
     if not shapes and not model.built:
         raise ExportError(
@@ -168,7 +174,7 @@ def _of_shapes(model: Any, shapes: Mapping[str, Any]) -> Inputs:
         )
     symbols = {
         name.removesuffix("_shape"): keras.tree.map_shape_structure(
-            # The first axis is the batch, whatever it was in the data.
+            # The first axis is the batch: its size in the data does not count.
             lambda shape: keras.KerasTensor((None, *shape[1:]) if shape else ()),
             structure,
         )
@@ -186,9 +192,9 @@ def _of_shapes(model: Any, shapes: Mapping[str, Any]) -> Inputs:
     if missing or unknown:
         inputs = ", ".join("keras.Input(...)" for _ in required)
         raise ExportError(
-            f"the model {model.name!r} was only called on data, or built by shapes, and then Keras "
-            f"does not keep the shapes of all arguments of call({', '.join(required)}). Call it "
-            f"once on symbolic inputs, model({inputs}), and export it then."
+            f"the shapes of all arguments of call({', '.join(required)}) are not known: the model "
+            f"{model.name!r} was only called on data, or built with shapes. Call it once on "
+            f"symbolic inputs, model({inputs}), before you export it."
         )
     if len(symbols) > 1:
         return _of_call(model, (), symbols, guessed=True)

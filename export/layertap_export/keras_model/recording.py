@@ -1,14 +1,13 @@
-"""Recording what every layer puts out while a Keras model runs.
+"""Record the inputs and outputs of every layer while a Keras model runs.
 
-Keras 3 has no hook for that, and rebuilding the model around inner layers fails for nested and
-subclassed models. So, for the time of one call, `Layer.__call__` (and `Operation.__call__`, for
-`keras.ops` in Functional graphs) is wrapped: each call leaves its inputs and outputs behind, under
-the path of names that leads to it.
+Keras 3 has no hook for that, and rebuilding the model with inner layers as outputs fails for nested
+and subclassed models. So `Layer.__call__` (and `Operation.__call__`, for `keras.ops` in Functional
+graphs) is wrapped for the duration of one call of the model. Each call of a layer is recorded under
+the path of layer names that leads to it.
 """
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,16 +23,16 @@ from .families import callables, functional_of, is_a, is_symbolic, operations_of
 from .wrapping import wrapped
 
 SCOPE = "layertap_call_"
-"""Each call makes its TensorFlow operations in a scope of this name and its number."""
+"""The operations of each call are in a TensorFlow scope with this prefix and the call's number."""
 
 
-class Leaf(NamedTuple):
-    """One of the values in a structure of tuples, lists and dicts."""
+class NestedValue(NamedTuple):
+    """A value in a nested structure of tuples, lists and dicts."""
 
     suffix: str
-    """What leads to it: nothing for a lone value or the first one, `:2`, `:left`, `:1:left`."""
-    place: int
-    """Its place in the order in which Keras flattens the structure; dicts by their sorted keys."""
+    """The keys that lead to it: `:2`, `:left`, `:1:left`; empty for a single or the first value."""
+    position: int
+    """Its index in Keras's flattened structure, where dicts are sorted by key."""
     value: Any
 
 
@@ -42,42 +41,42 @@ class Call:
     """One call of one layer."""
 
     path: str
-    """Names from below the model down to the layer, joined by `/`; `#1` marks the second call."""
+    """Names of the layers from the model down to this one, joined by `/`; `#1`: the second call."""
     layer: Any
     parent: Call | None
-    """The call inside which this one happened; `None` directly below the model."""
+    """The call that contains this one; `None` directly below the model."""
     number: int
     """How many calls began before this one."""
     arguments: tuple[Any, Any]
-    """What the layer was called with: positional arguments and named ones."""
+    """The positional arguments and the keyword arguments."""
     inbound: list[str]
-    """Full names of the recorded outputs that went in."""
+    """Full names of the recorded outputs that are among the arguments."""
     in_loop: bool = False
-    """Whether this is one of many calls, for one step each, of which only this one is recorded."""
+    """Whether the layer is called once per time step, and only this one call is recorded."""
     happened: bool = True
-    """False for a layer that is in a model, but is not called."""
+    """False for a layer that a model contains, but does not call."""
     outputs: list[tuple[str, Any]] = field(default_factory=list)
-    """What came out but for `None`, each with the full name it is exposed under."""
-    places: dict[int, str] = field(default_factory=dict)
-    """The name of each output by its place in the order in which Keras flattens them."""
+    """The values it returned, without `None`, each with its full name."""
+    names: dict[int, str] = field(default_factory=dict)
+    """The name of each output by its index in Keras's flattened structure."""
     finished: int = -1
-    """How many calls had ended before this one: inner layers end before those around them."""
+    """How many calls ended before this one; inner calls end before the call that contains them."""
 
 
 class Recorder:
-    """Collects the calls of one run of a model: `with recorder.recording(): model(x)`."""
+    """Records the calls in one run of a model: `with recorder.recording(): model(x)`."""
 
     def __init__(self, reserved: Iterable[str] = ()) -> None:
-        """Record without giving to a layer one of the names that are `reserved`."""
+        """Create a recorder that gives none of the `reserved` names to a layer."""
         self.calls: list[Call] = []
-        """In the order in which the calls began."""
+        """The recorded calls, in the order in which they began."""
         self._stack: list[Call] = []
         self._root: Any = None
         self._finished = 0
         self._names = UniqueNames(reserved, "~", 2)
         self._paths: dict[tuple[str, int], str] = {}
         self._repeats: dict[str, int] = {}
-        self._writers: dict[int, str] = {}
+        self._tensor_names: dict[int, str] = {}
         self._members: dict[int, set[int]] = {}
 
     @contextmanager
@@ -87,23 +86,25 @@ class Recorder:
         with nullcontext() if previous else _wrapped_calls(), _recording_by(self):
             yield
 
-    def writer(self, tensor: Any) -> str | None:
-        """The name of the output that `tensor` is, of the outermost layer where there are several.
+    def name_of(self, tensor: Any) -> str | None:
+        """The full name of the recorded output that is `tensor`.
 
-        A layer that returns its input unchanged is the writer for those that read it next.
+        If several layers returned it, this is the last one whose call ended: the outermost one,
+        or a layer that returned its input unchanged.
         """
-        return self._writers.get(id(tensor))
+        return self._tensor_names.get(id(tensor))
 
     def never_called(self, layer: Any, parent: Call | None) -> Call:
-        """What stands for a layer inside `parent` that was not called, under a name of its own."""
+        """A placeholder, with a unique name, for a layer inside `parent` that was not called."""
         path = self._names.free(
             f"{parent.path}/{layer_name(layer)}" if parent else layer_name(layer)
         )
         return Call(path, layer, parent, -1, ((), {}), [], happened=False)
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
+        """Call `original(layer, *args, **kwargs)`, record the call, and return the result."""
         if any(map(is_symbolic, keras.tree.flatten([args, kwargs]))):
-            with _recording_by(None):  # a layer that builds another, or works out a shape
+            with _recording_by(None):  # a layer that builds another one, or infers a shape
                 return original(layer, *args, **kwargs)
         if self._root is None:
             self._root = layer
@@ -115,7 +116,7 @@ class Recorder:
         if is_a(owner, "layers.RNN"):
             in_loop = not owner.unroll
             if layer is not owner.cell or (in_loop and self._has_inner_calls()):
-                # Keras runs cells once more for the shapes of their dropouts and outputs.
+                # Keras also runs cells to find the shapes of their dropout masks and outputs.
                 with _recording_by(None):
                     return original(layer, *args, **kwargs)
         call = self._begin(layer, args, kwargs, in_loop)
@@ -129,7 +130,7 @@ class Recorder:
         return result
 
     def _has_inner_calls(self) -> bool:
-        """Whether a layer was called inside the layer that runs now."""
+        """Whether a layer was called inside the layer that is running."""
         return bool(self._stack) and self.calls[-1] is not self._stack[-1]
 
     def _graph(self, owner: Any) -> set[int]:
@@ -143,15 +144,15 @@ class Recorder:
     def _begin(self, layer: Any, args: Any, kwargs: Any, in_loop: bool) -> Call:
         parent = self._stack[-1] if self._stack else None
         inside = f"{parent.path}/" if parent else ""
-        known = (inside, id(layer))
-        if known not in self._paths:
-            self._paths[known] = self._names.free(inside + layer_name(layer))
-        path = self._paths[known]
+        key = (inside, id(layer))
+        if key not in self._paths:
+            self._paths[key] = self._names.free(inside + layer_name(layer))
+        path = self._paths[key]
         repeat = self._repeats.get(path, 0)
         self._repeats[path] = repeat + 1
         if repeat:
             path = self._names.free(f"{path}#{repeat}")
-        names = (self.writer(x) for x in keras.tree.flatten([args, kwargs]))
+        names = (self.name_of(x) for x in keras.tree.flatten([args, kwargs]))
         inbound = list(dict.fromkeys(name for name in names if name is not None))
         call = Call(path, layer, parent, len(self.calls), (args, kwargs), inbound, in_loop)
         self.calls.append(call)
@@ -159,39 +160,40 @@ class Recorder:
 
     def _end(self, call: Call, result: Any) -> None:
         call.finished, self._finished = self._finished, self._finished + 1
-        for suffix, place, value in leaves(result):
+        for suffix, position, value in nested_values(result):
             if value is None:
                 continue
             name = self._names.free(call.path + suffix) if suffix else call.path
             call.outputs.append((name, value))
-            call.places[place] = name
+            call.names[position] = name
             if tf.is_tensor(value):
-                self._writers[id(value)] = name
+                self._tensor_names[id(value)] = name
 
 
 def layer_name(layer: Any) -> str:
-    """The layer's name; its class where that is empty, as no tensor may be called."""
+    """The layer's name, or its class if the name is empty, which a tensor's name must not be."""
     return str(layer.name or type(layer).__name__)
 
 
-def leaves(value: Any) -> list[Leaf]:
-    """The values in a structure, such as what a layer returned.
+def nested_values(value: Any) -> list[NestedValue]:
+    """The values in a nested structure, for example in the result of a layer.
 
-    They are numbered in tuples and lists, from 0, and called by their keys in dicts and by their
-    fields in named tuples; zeros at the end are left out. They come in the order of the structure
-    itself, dicts as they were made.
+    Suffixes are made of the index in tuples and lists (from 0), the key in dicts, and the field in
+    named tuples; zeros at the end are left out. The values are in the order of the structure
+    itself; dicts are in insertion order.
     """
     flat = keras.tree.flatten(value)
-    numbered = keras.tree.pack_sequence_as(value, range(len(flat)))
+    positions = keras.tree.pack_sequence_as(value, range(len(flat)))
     found = []
-    for keys, place in _walk(numbered, ()):
+    for keys, position in _walk(positions, ()):
         while keys and keys[-1] == 0:
             keys = keys[:-1]
-        found.append(Leaf("".join(f":{key}" for key in keys), place, flat[place]))
+        found.append(NestedValue("".join(f":{key}" for key in keys), position, flat[position]))
     return found
 
 
 def _walk(value: Any, keys: tuple[int | str, ...]) -> Iterator[tuple[tuple[int | str, ...], int]]:
+    """The keys that lead to each position in a nested structure of positions, and the position."""
     items: Iterable[tuple[int | str, Any]]
     if isinstance(value, dict):
         items = ((str(key), item) for key, item in value.items())
@@ -228,40 +230,29 @@ def _wrapped_calls() -> Iterator[None]:
         return _run(original, layer, args, kwargs)
 
     def of_operation(original: Callable[..., Any], layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_a(layer, "layers.Layer"):  # its call has come through `Layer.__call__`
+        if is_a(layer, "layers.Layer"):  # recorded by `Layer.__call__`
             return original(layer, *args, **kwargs)
         return _run(original, layer, args, kwargs)
 
     with ExitStack() as wrappings:
-        for kind in callables():
-            wrapper = of_layer if kind.__name__ == "Layer" else of_operation
-            wrappings.enter_context(wrapped(kind, "__call__", wrapper))
+        for cls in callables():
+            wrapper = of_layer if cls.__name__ == "Layer" else of_operation
+            wrappings.enter_context(wrapped(cls, "__call__", wrapper))
         yield
 
 
 @contextmanager
 def _inner_calls(layer: Any) -> Iterator[None]:
-    """Record the layer inside a TimeDistributed too, which it runs by `call`, not `__call__`."""
+    """Record the layer inside a TimeDistributed too, which runs it by `call`, not `__call__`."""
     if not is_a(layer, "layers.TimeDistributed"):
         yield
         return
-    inner, thread = layer.layer, threading.get_ident()
-    original = inner.call
 
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != thread:
-            return original(*args, **kwargs)
-        return _run(lambda _, *args, **kwargs: original(*args, **kwargs), inner, args, kwargs)
+    def call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return _run(lambda _, *args, **kwargs: original(*args, **kwargs), layer.layer, args, kwargs)
 
-    before = dict(vars(inner))
-    object.__setattr__(inner, "call", call)  # Keras would track it
-    try:
+    with wrapped(layer.layer, "call", call):
         yield
-    finally:
-        object.__delattr__(inner, "call")
-        if "call" in before:
-            object.__setattr__(inner, "call", before["call"])
 
 
 def _run(original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:

@@ -5,8 +5,7 @@ It can be exported as a Keras model can, but has no layers: only its outputs hav
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,17 +13,18 @@ from numpy.typing import NDArray
 
 from layertap.format.card import Source, TensorInfo
 from layertap.format.layer import Layer, Shape
-from layertap_export.convert.freezing import shared
 from layertap_export.errors import ExportError
-from layertap_export.writing import raw_bytes
 
 from .structure import Row
 from .tracing import Trace
+from .variables import sha256
 
 
 class Signature:
     """One signature of a loaded SavedModel."""
 
+    framework = "TensorFlow"
+    keras_model: Any | None = None
     layers: tuple[Any, ...] = ()
 
     def __init__(self, root: Any, key: str, name: str, why: str) -> None:
@@ -49,17 +49,32 @@ class Signature:
         self.outputs = tuple(_info(name, spec) for name, spec in sorted(outputs.items()))
 
     @property
+    def note(self) -> str:
+        """Why there are no layers."""
+        return self.why
+
+    @property
     def source(self) -> Source:
         """What the card says of it."""
-        digest = hashlib.sha256()
-        for variable in self._function.variables:
-            digest.update(raw_bytes(shared(variable)))
         return Source(
             framework="tensorflow",
             version=tf.__version__,
             model=self.name,
             type=self.key,
-            weights_sha256=digest.hexdigest(),
+            weights_sha256=sha256(self._function.variables),
+        )
+
+    def runner(
+        self, layers: Mapping[str, str], outputs: Sequence[str], traced: Trace | None = None
+    ) -> Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]:
+        """What computes the outputs: `run`."""
+        return self.run
+
+    def in_float64(self) -> Signature:
+        """Raise ExportError: a SavedModel keeps no configuration to build it from again."""
+        raise ExportError(
+            f"the signature {self.key!r} cannot be computed in float64: a SavedModel keeps its "
+            "operations with their number types. Compare with reference='keras'."
         )
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:

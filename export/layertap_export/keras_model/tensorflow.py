@@ -1,4 +1,4 @@
-"""Importing TensorFlow, Keras and tf2onnx: settings, and what to say if one is missing."""
+"""Import TensorFlow, Keras and tf2onnx: settings, and the error if one is missing."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from contextlib import contextmanager
 from layertap.errors import DependencyError
 
 START_UP = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|To enable the following)")
-"""Lines that TensorFlow prints while it is imported whatever its log level."""
+"""Lines that TensorFlow prints on import at any log level."""
 
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Settings under which TensorFlow may be imported in this block.
+    """Prepare the environment for imports of TensorFlow and Keras in this block.
 
-    Its start-up notes are silenced unless the user set `TF_CPP_MIN_LOG_LEVEL` to 0 or 1, and Keras
-    is told to run on TensorFlow, which is what tf2onnx reads.
+    TensorFlow's start-up messages are hidden unless the user set `TF_CPP_MIN_LOG_LEVEL` to 0 or 1,
+    and the backend of Keras is set to TensorFlow, whose graphs tf2onnx converts.
 
     Raises:
-        DependencyError: TensorFlow, Keras, tf2onnx or onnx is missing, or Keras is set to another
-            backend already.
+        DependencyError: TensorFlow, Keras, tf2onnx or onnx cannot be imported, or Keras is already
+            set to another backend.
     """
     if os.environ.setdefault("KERAS_BACKEND", "tensorflow") != "tensorflow":
         raise DependencyError(
-            f"Keras is set to the backend {os.environ['KERAS_BACKEND']!r}, but the export traces "
-            "with TensorFlow. Unset KERAS_BACKEND, or set it to tensorflow; models saved under "
-            "another backend load there too."
+            f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, but the export needs the backend "
+            "tensorflow. Unset it, or set it to tensorflow: models that were saved with another "
+            "backend load with TensorFlow too."
         )
     try:
-        # Level 2: warnings off, errors on.
-        wordy = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") < "2"
-        if wordy or "tensorflow" in sys.modules:
+        # Level 2: errors are logged, warnings are not.
+        verbose = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") < "2"
+        if verbose or "tensorflow" in sys.modules:
             yield
         else:
-            with _without_start_up_notes():
+            with _without_start_up_messages():
                 yield
     except ImportError as exc:
         if isinstance(exc, DependencyError):
@@ -52,8 +52,8 @@ def prepared() -> Iterator[None]:
 
 
 @contextmanager
-def _without_start_up_notes() -> Iterator[None]:
-    """Pass on what is written to stderr in this block, but for the lines of START_UP."""
+def _without_start_up_messages() -> Iterator[None]:
+    """Hold back what is written to stderr in this block, then write it without START_UP lines."""
     sys.stderr.flush()
     original = os.dup(2)
     with tempfile.TemporaryFile() as held:

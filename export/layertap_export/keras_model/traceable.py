@@ -1,4 +1,4 @@
-"""What has to be otherwise in TensorFlow and Keras while a model is traced."""
+"""Changes to TensorFlow and Keras while a model is traced, so that the trace can be converted."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ LIBRARIES = ("keras", "tensorflow")
 
 @contextmanager
 def traceable(to_run: bool) -> Iterator[list[Any]]:
-    """Trace models in this block, whose layers may have any name, and whose inner layers' tensors
-    shall all be in the one graph.
+    """Trace models in this block: layers may have any name, and the tensors of all layers, inner
+    ones included, are in one graph.
 
     Args:
-        to_run: leave those functions of Keras alone that TensorFlow must compile to run them.
+        to_run: do not inline those functions of Keras that TensorFlow can run only if compiled.
 
     Yields:
-        A list of the libraries' own functions that were taken apart in this block.
+        The functions of Keras and TensorFlow themselves that were inlined in this block.
     """
-    taken_apart: list[Any] = []
+    inlined: list[Any] = []
     with (
-        _inlined_functions(None if to_run else taken_apart),
+        _inlined_functions(None if to_run else inlined),
         _valid_scopes(),
         _free_steps(),
-        _free_sizes(),
-        _two_way_choices(),
+        _computed_sizes(),
+        _two_way_branches(),
         _without_cudnn(),
-        _nothing_recomputed(),
+        _without_recomputation(),
     ):
-        yield taken_apart
+        yield inlined
 
 
 @contextmanager
-def _inlined_functions(of_libraries: list[Any] | None) -> Iterator[None]:
-    """Run nested `tf.function`s as plain Python, so that their operations land in our graph.
+def _inlined_functions(inlined: list[Any] | None) -> Iterator[None]:
+    """Run nested `tf.function`s as plain Python, so that their operations are part of our graph.
 
-    Otherwise what layers in them put out could not be reached; and of functions with jit
-    compilation, such as Keras's grouped convolutions, tf2onnx knows nothing.
+    Otherwise the outputs of layers inside them could not be read. And tf2onnx does not support
+    functions with jit compilation, such as Keras's grouped convolutions.
 
     Args:
-        of_libraries: takes the functions of Keras and TensorFlow themselves; `None` leaves these as
-            they are. No layer is called in them.
+        inlined: collects the inlined functions of Keras and TensorFlow themselves; `None` leaves
+            these functions as they are. They call no layers.
     """
 
     def call(original: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
         if not _is_of_library(function.python_function):
             return _with_control_flow(function)(*args, **kwargs)
-        if of_libraries is None:
+        if inlined is None:
             return original(function, *args, **kwargs)
-        of_libraries.append(function)
+        inlined.append(function)
         return function.python_function(*args, **kwargs)
 
     with wrapped(type(tf.function(lambda: None)), "__call__", call):
@@ -68,7 +68,7 @@ def _inlined_functions(of_libraries: list[Any] | None) -> Iterator[None]:
 
 
 def _is_of_library(body: Any) -> bool:
-    """Whether this is code of Keras or TensorFlow, but no layer, which a user may have made one."""
+    """Whether this is code of Keras or TensorFlow, other than a layer that a user has wrapped."""
     owner = getattr(body, "__self__", body)
     return _module(body) in LIBRARIES and not isinstance(owner, keras.layers.Layer)
 
@@ -78,20 +78,21 @@ def _module(body: Any) -> str:
 
 
 def _with_control_flow(function: Any) -> Callable[..., Any]:
-    """What a `tf.function` was made of, with its `if`s and loops on tensors as TensorFlow's own."""
+    """The Python function in a `tf.function`, with `if`s and loops on tensors converted to
+    TensorFlow control flow."""
     body: Callable[..., Any] = function.python_function
     if not getattr(function, "_autograph", True) or _module(body) in LIBRARIES:
         return body
     try:
         converted: Callable[..., Any] = tf.autograph.to_graph(body)
-    except Exception:  # noqa: BLE001 - its source is not to be had: TensorFlow runs it as it is too
+    except Exception:  # noqa: BLE001 - without source code TensorFlow does not convert it either
         return body
     return partial(converted, body.__self__) if inspect.ismethod(body) else converted
 
 
 @contextmanager
 def _valid_scopes() -> Iterator[None]:
-    """Let layers have any name: TensorFlow refuses to make a scope of some."""
+    """Allow any layer name: TensorFlow rejects some of them as scope names."""
 
     def name_scope(original: Any, graph: Any, name: str | None) -> Any:
         if name:
@@ -105,8 +106,8 @@ def _valid_scopes() -> Iterator[None]:
 
 @contextmanager
 def _free_steps() -> Iterator[None]:
-    """Where the number of steps is free, Keras's TimeDistributed makes as many as there are samples
-    (in 3.15), in a loop. Here all steps of all samples are one batch for the inner layer."""
+    """Let TimeDistributed pass all steps of all samples to its inner layer as one batch, if the
+    number of steps is free. Keras 3.15 loops over as many steps as there are samples then."""
 
     def call(original: Any, layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         if inputs.shape[1] is not None:
@@ -121,17 +122,18 @@ def _free_steps() -> Iterator[None]:
         yield
 
 
-def _reshaped(tensor: Any, first: Sequence[Any], instead_of: int) -> Any:
-    """`tensor` with other sizes in place of its first ones."""
-    sizes = tf.unstack(tf.shape(tensor))[instead_of:]
-    static = tensor.shape[instead_of:]
+def _reshaped(tensor: Any, leading: Sequence[Any], replaced: int) -> Any:
+    """`tensor` with the sizes `leading` in place of its first `replaced` axes."""
+    sizes = tf.unstack(tf.shape(tensor))[replaced:]
+    static = tensor.shape[replaced:]
     rest = [y if x is None else x for x, y in zip(static, sizes, strict=True)]
-    return tf.reshape(tensor, [*first, *rest])
+    return tf.reshape(tensor, [*leading, *rest])
 
 
 @contextmanager
-def _free_sizes() -> Iterator[None]:
-    """Let `keras.ops.image.resize` take sizes that are tensors: it asks if they are positive."""
+def _computed_sizes() -> Iterator[None]:
+    """Let `keras.ops.image.resize` accept sizes that are tensors; Keras checks that they are
+    positive, which fails for tensors of a graph."""
 
     def resize(original: Any, images: Any, size: Any, *args: Any, **kwargs: Any) -> Any:
         if any(tf.is_tensor(x) for x in size):
@@ -143,46 +145,46 @@ def _free_sizes() -> Iterator[None]:
 
 
 @contextmanager
-def _two_way_choices() -> Iterator[None]:
-    """Let `tf.switch_case` be made of two-way choices, which tf2onnx knows."""
+def _two_way_branches() -> Iterator[None]:
+    """Replace `tf.switch_case` with nested `tf.cond`s, which tf2onnx can convert."""
 
     def switch_case(
         original: Any, branch_index: Any, branch_fns: Any, default: Any = None, name: str = ""
     ) -> Any:
-        """The branch of that index, or the default, which is the last one if none is given."""
+        """The result of the branch with this index, or of the default, by default the last one."""
         if isinstance(branch_fns, dict):
             branches = sorted(branch_fns.items())
         elif callable(branch_fns[0]):
             branches = list(enumerate(branch_fns))
         else:
             branches = sorted(branch_fns, key=lambda branch: branch[0])
-        chosen = default or branches.pop()[1]
+        selected = default or branches.pop()[1]
         for index, branch in reversed(branches):
-            chosen = _either(branch_index, index, branch, chosen)
-        return chosen()
+            selected = _if_equal(branch_index, index, branch, selected)
+        return selected()
 
     with wrapped(tf, "switch_case", switch_case):
         yield
 
 
-def _either(
-    given: Any, index: int, branch: Callable[[], Any], otherwise: Callable[[], Any]
+def _if_equal(
+    branch_index: Any, index: int, branch: Callable[[], Any], otherwise: Callable[[], Any]
 ) -> Callable[[], Any]:
-    return lambda: tf.cond(tf.equal(given, index), branch, otherwise)
+    return lambda: tf.cond(tf.equal(branch_index, index), branch, otherwise)
 
 
 @contextmanager
 def _without_cudnn() -> Iterator[None]:
-    """Recurrent layers do without cuDNN, of which ONNX knows nothing, on a machine with a GPU."""
-    # The package has a function of the module's name.
+    """Keep recurrent layers from using cuDNN on machines with a GPU: ONNX does not support it."""
+    # `from ... import rnn` would import the function of this name.
     recurrence = import_module("keras.src.backend.tensorflow.rnn")
     with wrapped(recurrence, "cudnn_ok", lambda original, *args, **kwargs: False):
         yield
 
 
 @contextmanager
-def _nothing_recomputed() -> Iterator[None]:
-    """Layers under `keras.RematScope` run as others do: there is no gradient to save memory for,
-    and TensorFlow's wrapper takes no named arguments in a graph."""
+def _without_recomputation() -> Iterator[None]:
+    """Run layers under `keras.RematScope` like others. Recomputation saves memory for gradients,
+    which are not needed here, and TensorFlow's wrapper takes no keyword arguments in a graph."""
     with wrapped(tf, "recompute_grad", lambda original, function, *args, **kwargs: function):
         yield

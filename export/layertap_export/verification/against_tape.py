@@ -6,8 +6,9 @@ went into the sigmoid or softmax whose result the model returned.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -15,23 +16,35 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from layertap.format.card import Card, Gradients
+from layertap.format.card import Gradients
+from layertap.format.layer import Layer
+from layertap.format.operators import FINAL_ACTIVATIONS
 from layertap_export.convert.dtypes import as_in_file, file_dtype
 from layertap_export.keras_model.families import is_a
 from layertap_export.keras_model.inputs import model_inputs
 from layertap_export.keras_model.recording import Call, Recorder
 from layertap_export.keras_model.traceable import traceable
 from layertap_export.keras_model.tracing import returned
+from layertap_export.keras_model.wrapping import wrapped
+
+from .described import Described
 
 
 class Tape:
     """One run of a model, of which gradients can be asked."""
 
-    def __init__(self, model: Any, card: Card, arrays: Sequence[NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        card: Described,
+        layers: Sequence[Layer],
+        arrays: Sequence[NDArray[Any]],
+    ) -> None:
         """
         Args:
             model: the Keras model.
-            card: tells the layers and the output.
+            card: states the inputs, the outputs and the gradients.
+            layers: the layers to record, those that the file does not expose too.
             arrays: a batch for each of the model's inputs.
         """
         assert card.gradients is not None
@@ -42,8 +55,8 @@ class Tape:
         }
         # Only what comes after the layers is recorded: all that is, is computed backwards.
         self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        recorder = _WatchingRecorder(self._tape, card)
-        entries = {layer.name: layer.tensor for layer in card.layers}
+        recorder = _WatchingRecorder(self._tape, layers, self._gradients)
+        entries = {layer.name: layer.tensor for layer in layers}
         self._sources = {
             name: tensors[str(entries.get(name, name))]
             for name in self._gradients.tensors
@@ -63,7 +76,7 @@ class Tape:
 
     @property
     def activations(self) -> Mapping[str, Any]:
-        """TensorFlow's tensors of all layers that the card shows, by name."""
+        """TensorFlow's tensors of the recorded layers, by name."""
         return self._recorded
 
     @property
@@ -124,14 +137,15 @@ class Tape:
 class _WatchingRecorder(Recorder):
     """Lets a tape watch those layers that have a gradient."""
 
-    def __init__(self, tape: tf.GradientTape, card: Card) -> None:
-        assert card.gradients is not None
-        super().__init__(reserved=[x.name for x in card.layers if x.type == "InputLayer"])
+    def __init__(
+        self, tape: tf.GradientTape, layers: Sequence[Layer], gradients: Gradients
+    ) -> None:
+        super().__init__(reserved=[x.name for x in layers if x.type == "InputLayer"])
         self._tape = tape
-        self._watched = card.gradients.tensors.keys()
+        self._watched = gradients.tensors.keys()
         self.recorded: dict[str, Any] = {}
-        """The tensors of the layers that the card shows, but for those in loops, by name."""
-        self._shown = {x.name for x in card.layers if x.exposed}
+        """The tensors of these layers, except those in loops, by name."""
+        self._shown = {x.name for x in layers if x.exposed}
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         begun = len(self.calls)
@@ -153,8 +167,8 @@ def _runs_once(call: Call | None) -> bool:
     return True
 
 
-ACTIVATIONS = ("sigmoid", "softmax", "log_softmax")
-"""What is looked through at the end of a model; Keras calls them in `tf.nn`."""
+ACTIVATIONS = [re.sub(r"\B(?=[A-Z])", "_", name).lower() for name in FINAL_ACTIVATIONS]
+"""The final activations by their names in `tf.nn`, where Keras calls them: `log_softmax`."""
 
 
 @contextmanager
@@ -162,28 +176,17 @@ def _inputs_kept() -> Iterator[Mapping[int, Any]]:
     """Remember what goes into the activations that are looked through, by the result's id."""
     kept: dict[int, Any] = {}
     results = []  # else an id might be given again
-    places = [
-        (module, name)
-        for module in (tf, tf.nn, tf.math)
-        for name in ACTIVATIONS
-        if hasattr(module, name)
-    ]
-    saved = [(module, name, getattr(module, name)) for module, name in places]
 
-    def wrapper(original: Any) -> Any:
-        def wrapped(x: Any, *args: Any, **kwargs: Any) -> Any:
-            x = tf.convert_to_tensor(x)
-            result = original(x, *args, **kwargs)
-            kept[id(result)] = x
-            results.append(result)
-            return result
+    def call(original: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        x = tf.convert_to_tensor(x)
+        result = original(x, *args, **kwargs)
+        kept[id(result)] = x
+        results.append(result)
+        return result
 
-        return wrapped
-
-    try:
-        for module, name, original in saved:
-            setattr(module, name, wrapper(original))
+    with ExitStack() as wrappings:
+        for module in (tf, tf.nn, tf.math):
+            for name in ACTIVATIONS:
+                if hasattr(module, name):
+                    wrappings.enter_context(wrapped(module, name, call))
         yield kept
-    finally:
-        for module, name, original in saved:
-            setattr(module, name, original)

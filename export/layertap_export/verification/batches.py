@@ -1,4 +1,5 @@
-"""The batches on which a file is compared with Keras: seeded ones, and the user's own."""
+"""The batches on which a file is compared, and the sizes that they have where a model leaves these
+free."""
 
 from __future__ import annotations
 
@@ -14,8 +15,6 @@ from layertap.format.card import GoldenInput, TensorInfo
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.keras_model.families import is_a
 
-from .sample_sizes import filled
-
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -30,17 +29,20 @@ class Batch:
 
 
 def seeded_batches(
-    model: Any, inputs: Sequence[TensorInfo], recipe: Preprocessing | None, doublings: int
+    layers: Sequence[Any],
+    inputs: Sequence[TensorInfo],
+    recipe: Preprocessing | None,
+    doublings: int,
 ) -> Iterator[Batch]:
     """Two seeded batches, of one sample and of two; where sizes are free, of two sizes.
 
     Args:
-        model: the Keras model, for hints on what its inputs hold.
-        inputs: its inputs.
+        layers: the Keras layers, which say what the inputs may hold.
+        inputs: the inputs, as the file has them.
         recipe: the preprocessing, which tells the range of an image's values.
         doublings: how often to double the sizes that are free.
     """
-    draws = [_draw(model, info, recipe) for info in inputs]
+    draws = [_draw(layers, info, recipe) for info in inputs]
     for seed, batch in enumerate((1, 2)):
         specs = tuple(
             GoldenInput(
@@ -65,21 +67,21 @@ LARGEST_CHOICE = 20
 
 
 def _draw(
-    model: Any, info: TensorInfo, recipe: Preprocessing | None
+    layers: Sequence[Any], info: TensorInfo, recipe: Preprocessing | None
 ) -> tuple[float, float, tuple[Any, ...] | None]:
     """Where an input's values lie, and what they are places in, if that."""
-    choices = _keys(model, info)
+    choices = _keys(layers, info)
     if choices:
         return 0.0, float(len(choices)), choices
-    return (*_range(model, info, recipe), None)
+    return (*_range(layers, info, recipe), None)
 
 
-def _keys(model: Any, info: TensorInfo) -> tuple[Any, ...]:
+def _keys(layers: Sequence[Any], info: TensorInfo) -> tuple[Any, ...]:
     """Keys of the lookup tables that an input of this type may go into, and one that is in none."""
     whole = info.dtype != "string"
     kind = "layers.IntegerLookup" if whole else "layers.StringLookup"
-    tables = [layer for layer in _layers(model) if is_a(layer, kind)]
-    if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(model)):
+    tables = [layer for layer in layers if is_a(layer, kind)]
+    if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(layers)):
         return ()
     if tables and all(table.invert for table in tables):
         return tuple(range(min(table.vocabulary_size() for table in tables)))
@@ -90,34 +92,28 @@ def _keys(model: Any, info: TensorInfo) -> tuple[Any, ...]:
     return (*keys, max(keys) + 1 if whole else "neither of these")
 
 
-def _bounds(model: Any) -> list[int]:
+def _bounds(layers: Sequence[Any]) -> list[int]:
     """Sizes that whole numbers must stay below."""
     return [
         layer.input_dim if is_a(layer, "layers.Embedding") else layer.num_tokens
-        for layer in _layers(model)
+        for layer in layers
         if is_a(layer, "layers.Embedding", "layers.CategoryEncoding")
     ]
 
 
-def _layers(model: Any) -> list[Any]:
-    """All layers of a model, those inside others too."""
-    layers: list[Any] = (
-        list(model._flatten_layers()) if hasattr(model, "_flatten_layers") else model.layers
-    )
-    return layers
-
-
-def _range(model: Any, info: TensorInfo, recipe: Preprocessing | None) -> tuple[float, float]:
+def _range(
+    layers: Sequence[Any], info: TensorInfo, recipe: Preprocessing | None
+) -> tuple[float, float]:
     """Where an input's values lie: pixels after preprocessing, raw pixels, indices, or [-1, 1)."""
     if np.dtype(info.dtype).kind in "iu":
         pixels = info.dtype == "uint8" and len(info.shape) > 2
-        return 0.0, float(min(_bounds(model), default=256 if pixels else 10))
+        return 0.0, float(min(_bounds(layers), default=256 if pixels else 10))
     if info.dtype == "bool":
         return 0.0, 1.0
     if recipe is not None and len(info.shape) == 4:
         ends = _pixel_ends(recipe, info.shape[-1])
         return float(np.floor(ends.min())), float(np.ceil(ends.max()))
-    for layer in _layers(model):
+    for layer in layers:
         values = getattr(layer, "value_range", None)
         if values is not None and np.size(values) == 2:
             return float(values[0]), float(values[1])
@@ -131,3 +127,43 @@ def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float
     ends = np.zeros((2, 1, channels or recipe.channels), np.float32)
     ends[1] = 255.0
     return ends if recipe.scaling is None else recipe.scaling(ends)
+
+
+# --- Sizes, where a model leaves them free -------------------------------------------------------
+
+SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
+"""Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
+confused. Other ranks take 12 and 7."""
+
+WAVES = ((4096,), (2560,))
+"""The same for inputs of real numbers with one free axis, which are waves as a rule: sound."""
+
+DOUBLINGS = {2: 8, 3: 8, 4: 3, 5: 3}
+"""How often the sizes are doubled for a model that is too deep for them, by rank of its largest
+input: sound has more samples than an image has rows."""
+
+
+def doublings(inputs: Sequence[TensorInfo]) -> range:
+    """How often the free sizes of a model's inputs may be doubled, from 0 up."""
+    ranks = [len(info.shape) for info in inputs if None in info.shape[1:]]
+    return range(1 + DOUBLINGS.get(max(ranks), 3)) if ranks else range(1)
+
+
+def filled(info: TensorInfo, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
+    """The shape of an input in numbers.
+
+    Args:
+        info: the input.
+        batch: the size of its first axis, if that is free.
+        choice: which of the two sizes the other axes take, 0 or 1.
+        doublings: how often these are doubled.
+    """
+    shape = info.shape
+    if not shape:  # a signature may take a number
+        return ()
+    sizes = SIZES.get(len(shape), ((12,) * len(shape), (7,) * len(shape)))[choice]
+    if len(shape) == 2 and "float" in info.dtype:
+        sizes = WAVES[choice]
+    free = iter([size << doublings for size in sizes] + [3] * len(shape))
+    rest = [next(free) if size is None else size for size in shape[1:]]
+    return (batch if shape[0] is None else shape[0], *rest)

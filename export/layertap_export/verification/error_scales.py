@@ -1,9 +1,9 @@
-"""What an error in a layer is measured by: the largest absolute value that the layer has.
+"""The scale by which a layer's error is divided: the largest absolute value of the layer.
 
-A sigmoid is measured by no less than `SATURATED`. Far from zero onnxruntime's sigmoid is right to
-some 1e-7, as float32 near 1 is, and not to some digits of the 1e-6 that a class may have which a
-trained network sees nowhere: measured by that alone, the last layer of a good classifier would be
-said to differ on an image of noise.
+The scale of a sigmoid is at least `LEAST_SIGMOID_SCALE`. The absolute error of onnxruntime's
+sigmoid is about 1e-7, the resolution of float32 near 1, however small the result. A trained
+classifier that sees noise may give every class a probability of 1e-6: with the largest of these as
+the scale, its last layer would count as wrong.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 
 from layertap.format.graph import read_graph
+from layertap.format.operators import MOVERS, is_one_of
 from layertap.format.source import FileSource
 
-SATURATED = 1e-2
-"""Least scale of a sigmoid's values, which lie between 0 and 1."""
-
-_MOVING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operations that hand on the values that they get."""
+LEAST_SIGMOID_SCALE = 1e-2
+"""The least scale of the values of a sigmoid, which are between 0 and 1."""
 
 
 def least_scales(path: str | os.PathLike[str]) -> dict[str, float]:
@@ -26,6 +24,6 @@ def least_scales(path: str | os.PathLike[str]) -> dict[str, float]:
         nodes = read_graph(buffer).nodes
     found: dict[str, float] = {}
     for node in nodes:
-        if node.op_type == "Sigmoid" or (node.op_type in _MOVING and node.reads[0] in found):
-            found.update(dict.fromkeys(node.writes, SATURATED))
+        if is_one_of(node, ["Sigmoid"]) or (is_one_of(node, MOVERS) and node.reads[0] in found):
+            found.update(dict.fromkeys(node.writes, LEAST_SIGMOID_SCALE))
     return found

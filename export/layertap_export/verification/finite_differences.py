@@ -9,7 +9,7 @@ activation's size leaves about eight correct digits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,46 +18,48 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
-from layertap_export.gradients.targets import Target, Ways, forward_half
-from layertap_export.graph.graph import reads
+from layertap_export.gradients.targets import Differentiated, SourceFinder, forward_half
+from layertap_export.graph.graph import between, makers, reads
 
 from .float64_operators import evaluator
-from .running import kinds, part_of, session
+from .running import kinds
+from .written_file import WrittenFile
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-DIRECTIONS = 2
+DIRECTION_COUNT = 2
 """Random directions per layer."""
 
-STEP = 1e-7
+FIRST_STEP = 1e-7
 """The step, as a share of the activation's root mean square."""
 
 
-SHOWS, GROWTHS = 1e-10, 7
+VISIBLE_CHANGE, STEP_COUNT = 1e-10, 7
 """The share of the largest score that its change must be, and how many steps are tried for that,
 each a hundred times the one before."""
 
-ALIKE = 1e-3
+EVALUATOR_TOLERANCE = 1e-3
 """Difference, as a share of the largest score, up to which two programs compute the same."""
 
-LARGE = 1e-3
+LARGE_STEP = 1e-3
 """The step that is no small one any more, as a share of the activation."""
 
-ASIDE = 1e-2
+OFFSET = 1e-2
 """How far from a real activation the gradient is compared, as a share of the same."""
 
 
-CLOSE = 1e-5
+KINK_SUSPECTED = 1e-5
 """Difference, as a share of the gradient's length, from which on kinks are looked for.
 
 The file computes in float32. Where a value lies within rounding of a kink, of 0 before a relu for
 one, it may see the other side of it than float64 does, and give the other slope. How much this
 matters shows in how the gradient changes a very little aside."""
 
-NEARBY, NEIGHBOURS = 1e-5, 8
-"""How far aside that is, as a share of the activation, and how many such places are looked at."""
+NEIGHBOUR_OFFSET, NEIGHBOUR_COUNT = 1e-5, 8
+"""How far aside that is, as a share of the activation, and how many such points are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,16 +76,17 @@ class Slopes:
 
     @property
     def max_abs(self) -> float:
-        return float(np.abs(self.ours - self.expected).max())
+        """The largest difference."""
+        return difference(self.ours, self.expected).max_abs
 
     @property
     def scaled(self) -> float:
-        """Largest difference, divided by the largest slope."""
-        return self.max_abs / (float(np.abs(self.expected).max()) or 1.0)
+        """The largest difference, divided by the largest slope."""
+        return difference(self.ours, self.expected).scaled
 
 
 def compare(
-    model: onnx.ModelProto,
+    file: WrittenFile,
     gradients: Gradients,
     tensors: Mapping[str, str],
     feeds: Mapping[str, NDArray[Any]],
@@ -92,7 +95,7 @@ def compare(
     """Compare gradients with central differences, until the time is up.
 
     Args:
-        model: with gradients.
+        file: the file with gradients.
         gradients: what the card says of them.
         tensors: by name of a layer or input, the tensor that it is.
         feeds: a value for each of the model's inputs.
@@ -104,22 +107,24 @@ def compare(
         By name, those for which the time sufficed, and float64's digits.
     """
     started = time.monotonic()
-    forward, scores = forward_half(model.graph, gradients)
-    ways = Ways(forward, scores)
-    targets = {name: ways.to(name, tensors[name], ()) for name in gradients.tensors}
+    forward, scores = forward_half(file.model.graph, gradients)
+    sources = SourceFinder(forward, scores)
+    targets = {name: sources.find(name, tensors[name], ()) for name in gradients.tensors}
     found: dict[str, Slopes] = {}
     for target in _in_turn(list(targets.values()), forward):
         if found and time.monotonic() - started > seconds:
             break
-        slopes = _Check(model, gradients, target, forward, scores, feeds).result()
+        slopes = _Check(file, gradients, target, forward, scores, feeds).result()
         if slopes is not None:
             found[target.name] = slopes
     return found
 
 
-def _in_turn(targets: Sequence[Target], nodes: Sequence[onnx.NodeProto]) -> Iterator[Target]:
+def _in_turn(
+    targets: Sequence[Differentiated], nodes: Sequence[onnx.NodeProto]
+) -> Iterator[Differentiated]:
     """The last, the first, and then evenly those in between."""
-    made = {name: place for place, node in enumerate(nodes) for name in node.output}
+    made = {name: index for index, name in enumerate(makers(nodes))}
     ordered = sorted(targets, key=lambda target: made.get(target.source, -1))
     last = len(ordered) - 1
     yield ordered[last]
@@ -139,20 +144,20 @@ class _Check:
 
     def __init__(
         self,
-        model: onnx.ModelProto,
+        file: WrittenFile,
         gradients: Gradients,
-        target: Target,
+        target: Differentiated,
         forward: Sequence[onnx.NodeProto],
         scores: str,
         feeds: Mapping[str, NDArray[Any]],
     ) -> None:
-        self._model, self._weights = model, gradients.weights
+        self._file, self._weights = file, gradients.weights
         self._sessions: dict[Any, Any] = {}
         self._output = gradients.tensors[target.name]
-        self._source, self._leaves, self._scores = target.source, target.leaves, scores
-        self._tail = _between(forward, self._source, scores)
+        self._source, self._movers, self._scores = target.source, target.movers, scores
+        self._tail = between(forward, [self._source], [scores])
         made = {output for node in self._tail for output in node.output}
-        known = {*made, self._source, *(item.name for item in model.graph.initializer)}
+        known = {*made, self._source, *(item.name for item in file.model.graph.initializer)}
         read = dict.fromkeys(name for node in self._tail for name in reads(node))
         self._border = [name for name in read if name not in known]
         self._values = self._run([self._source, *self._border, scores], feeds)
@@ -163,7 +168,7 @@ class _Check:
         activation = self._values[self._source]
         size = float(np.sqrt(np.mean(np.square(activation.astype(np.float64))))) or 1.0
         # A little aside: where something is 0 to the last digit, a relu has two slopes.
-        x = activation + (ASIDE * size * generator.normal(size=activation.shape))
+        x = activation + (OFFSET * size * generator.normal(size=activation.shape))
         x = x.astype(activation.dtype).astype(np.float64)
         scores = self._scores_of()
         if not self._computes(scores, x):
@@ -171,11 +176,14 @@ class _Check:
         shape = self._values[self._scores].shape
         mixes = [np.ones(shape), *(generator.uniform(-1, 1, shape) for _ in range(2))]
         rows = [self._gradient(x, mix) for mix in mixes]
-        nearby = [x + NEARBY * size * generator.normal(size=x.shape) for _ in range(NEIGHBOURS)]
+        nearby = [
+            x + NEIGHBOUR_OFFSET * size * generator.normal(size=x.shape)
+            for _ in range(NEIGHBOUR_COUNT)
+        ]
         # One for all weights: a softmax's probabilities have a sum that never changes.
         length = float(max(map(np.linalg.norm, rows))) or 1.0
         ours, expected = [], []
-        for _ in range(DIRECTIONS):
+        for _ in range(DIRECTION_COUNT):
             direction = generator.normal(size=x.shape)
             change = _change(scores, x, direction, size)
             if change is None:
@@ -183,7 +191,7 @@ class _Check:
             shown = self._laid_out(direction)
             for mix, row in zip(mixes, rows, strict=True):
                 slope, want = float(np.sum(row * shown)), float(np.sum(mix * change))
-                if abs(slope - want) > CLOSE * length:
+                if abs(slope - want) > KINK_SUSPECTED * length:
                     others = [float(np.sum(self._gradient(y, mix) * shown)) for y in nearby]
                     jump = max(others) - min(others)
                     slope = want + np.sign(slope - want) * max(abs(slope - want) - jump, 0.0)
@@ -212,10 +220,8 @@ class _Check:
             found = scores(x)
         except Exception:  # noqa: BLE001 - it raises whatever comes
             return False
-        scale = float(np.abs(expected).max(initial=0))
-        return found.shape == expected.shape and bool(
-            np.abs(found - expected).max(initial=0) <= ALIKE * scale
-        )
+        apart = difference(found, expected, same_dtype=False).scaled
+        return apart <= EVALUATOR_TOLERANCE and bool(np.isfinite(expected).all())
 
     def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the file gives for a value of the layer, and of what else its remainder reads."""
@@ -233,8 +239,7 @@ class _Check:
         asked = [name for name in dict.fromkeys(names) if name not in given]
         key = tuple(asked), tuple(given)
         if key not in self._sessions:
-            part = part_of(self._model, asked, kinds(given))
-            self._sessions[key] = session(part.SerializeToString())
+            self._sessions[key] = self._file.part(asked, kinds(given))
         opened = self._sessions[key]
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
         try:
@@ -254,25 +259,29 @@ class _Check:
             "tail",
             [onnx.ValueInfoProto(name=name) for name in (self._source, *self._border)],
             [onnx.ValueInfoProto(name=self._scores)],
-            [_tensor(item) for item in self._model.graph.initializer if item.name in read],
+            [_tensor(item) for item in self._weights_of(read)],
         )
         return evaluator(
-            helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
+            helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
         )
+
+    def _weights_of(self, names: Collection[str]) -> list[onnx.TensorProto]:
+        items = self._file.model.graph.initializer
+        return [self._file.loaded(item) for item in items if item.name in names]
 
     def _laid_out(self, direction: NDArray[np.float64]) -> NDArray[np.float64]:
         """A direction in the layer's layout."""
-        if not self._leaves:
+        if not self._movers:
             return direction
-        read = {name for node in self._leaves for name in reads(node)}
+        read = {name for node in self._movers for name in reads(node)}
         graph = helper.make_graph(
-            [_in_double(node) for node in self._leaves],
+            [_in_double(node) for node in self._movers],
             "leaves",
             [onnx.ValueInfoProto(name=self._source)],
-            [onnx.ValueInfoProto(name=self._leaves[-1].output[0])],
-            [item for item in self._model.graph.initializer if item.name in read],
+            [onnx.ValueInfoProto(name=self._movers[-1].output[0])],
+            self._weights_of(read),
         )
-        model = helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=8)
+        model = helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
         (shown,) = evaluator(model).run(None, {self._source: direction})
         return np.asarray(shown, np.float64)
 
@@ -294,34 +303,19 @@ def _change(
 
     def slope(step: float) -> tuple[NDArray[np.float64], bool]:
         ahead, behind = scores(x + step * direction), scores(x - step * direction)
-        shows = np.abs(ahead - behind).max() >= SHOWS * np.abs(ahead).max()
+        shows = np.abs(ahead - behind).max() >= VISIBLE_CHANGE * np.abs(ahead).max()
         return (ahead - behind) / (2 * step), bool(shows)
 
-    step = STEP * size
-    for _ in range(GROWTHS):
+    step = FIRST_STEP * size
+    for _ in range(STEP_COUNT):
         found, shows = slope(step)
         if shows:
             break
         step *= 100
-    if step < LARGE * size or not np.any(found):
+    if step < LARGE_STEP * size or not np.any(found):
         return found
     other, _ = slope(step / 3)
     return found if np.abs(found - other).max() < 1e-5 * np.abs(found).max() else None
-
-
-def _between(nodes: Sequence[onnx.NodeProto], source: str, scores: str) -> list[onnx.NodeProto]:
-    """The nodes that depend on `source` and lead to `scores`, in order."""
-    behind, needed = set[int](), {scores}
-    for place, node in reversed(list(enumerate(nodes))):
-        if needed.intersection(node.output):
-            needed.update(reads(node))
-            behind.add(place)
-    reached, tail = {source}, []
-    for place, node in enumerate(nodes):
-        if place in behind and reached.intersection(reads(node)):
-            reached.update(node.output)
-            tail.append(node)
-    return tail
 
 
 _SINGLE = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)

@@ -37,11 +37,11 @@ def _window(kernel: Sequence[int], **attributes: Any) -> Window:
 
 def _cells(window: Window, counts: Sequence[int]) -> Iterator[tuple[slice, ...]]:
     """Of a padded tensor what stands at one cell of all windows, for each cell of the kernel."""
-    for place in product(*map(range, window.kernel)):
+    for cell in product(*map(range, window.kernel)):
         cells = (
             slice(at * dilation, at * dilation + (count - 1) * stride + 1, stride)
             for at, dilation, count, stride in zip(
-                place, window.dilations, counts, window.strides, strict=True
+                cell, window.dilations, counts, window.strides, strict=True
             )
         )
         yield (slice(None), slice(None), *cells)

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap.compare.golden import indices
+from layertap.compare.measures import difference, scaled
 from layertap.format.card import GoldenLayer
 
-VALUES = 5
+VALUES_PER_LAYER = 5
 """Values per layer."""
 
-STABLE = 5e-5
+STEADY_TOLERANCE = 5e-5
 """How much of their scale values may change with an input that is rounded otherwise."""
 
 
@@ -28,19 +29,18 @@ def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
         shape=value.shape,
         norm=digits(float(np.linalg.norm(flat)), 6),
         scale=digits(float(np.abs(flat).max(initial=least)), 6),
-        values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES)),
+        values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES_PER_LAYER)),
     )
 
 
 def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
     """Whether a golden sample could not tell two tensors apart."""
     one, other = (x.astype(np.float64).ravel() for x in (value, expected))
+    at = indices(other.size, VALUES_PER_LAYER)
     scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
-    at = indices(other.size, VALUES)
-    return bool(
-        np.abs(one[at] - other[at]).max(initial=0) <= STABLE * scale
-        and abs(np.linalg.norm(one) - norm) <= STABLE * norm
-    )
+    values = difference(one[at], other[at], least_scale=scale).scaled
+    norms = scaled(abs(float(np.linalg.norm(one)) - norm), norm)
+    return max(values, norms) <= STEADY_TOLERANCE
 
 
 def digits(value: float, count: int) -> float:

@@ -12,26 +12,25 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from layertap.format.card import Card, GoldenLayer
-from layertap.format.layer import ITEM_BYTES
+from layertap.format.card import GoldenLayer
+from layertap.format.layer import ITEM_BYTES, Layer
 from layertap_export.convert.dtypes import as_in_file, element_type
 from layertap_export.errors import ExportError
-from layertap_export.graph.graph import reads
-from layertap_export.keras_model.signatures import Signature
+from layertap_export.graph.graph import makers, reads
+from layertap_export.graph.operators import facts, is_view
+from layertap_export.keras_model.subject import Subject
 
 from .against_tape import Tape
+from .described import Described
 from .finite_differences import compare
 from .golden_values import golden_layer, steady
 from .kinks import neighbours
-from .running import broadcasts, kinds, part_of, session
+from .running import broadcasts, kinds
+from .written_file import WrittenFile
 
 KINKS = 0.05
 """How much of a gradient's length two forward passes may make, by kinks that they decide otherwise.
 Measured: up to 0.01, in the middle of DenseNet121."""
-
-COMPARED = ("Max", "Min", "ReduceMax", "ReduceMin", "GlobalMaxPool")
-"""Operators whose rules look for the operand that equals the result. It would not, to the last
-digit, if the result came from Keras, and the operand from onnxruntime."""
 
 SECONDS = 60.0
 """How long gradients are compared with central differences, where TensorFlow cannot tell them."""
@@ -41,28 +40,28 @@ Pair = tuple[str, NDArray[Any], NDArray[Any]]
 
 
 class GradientCheck:
-    """The gradients of a file beside TensorFlow's, batch after batch."""
+    """Compares the gradients of a file with TensorFlow's, batch after batch."""
 
     def __init__(
-        self, file: onnx.ModelProto, card: Card, model: Any, *, complete: bool = True
+        self,
+        file: WrittenFile,
+        card: Described,
+        subject: Subject,
+        sources: LayerSources,
     ) -> None:
         """
         Args:
-            file: the file's contents.
-            card: its card.
-            model: the Keras model that it was made from.
-            complete: whether it exposes all layers that can be.
+            file: the file; its gradients and all that leads to them are run as they are in it.
+            card: what is known of the file.
+            subject: what it was made from.
+            sources: where its graph has the layers, those that it does not expose too.
         """
         assert card.gradients is not None
-        self._file, self._card, self._model = file, card, model
-        self._complete = complete
+        self._file, self._card, self._model = file, card, subject.keras_model
+        self._sources = sources
+        self._layers = dict(sources.by_tensor)
         self._gradients = card.gradients
         self._names = list(card.gradients.tensors.values())
-        self._layers = _tensors(file, card)
-        known = {str(layer.tensor): (layer.dtype, len(layer.shape)) for layer in card.layers}
-        self._kinds = {
-            source: _kind(*known[layer.tensor]) for source, layer in self._layers.items()
-        }
         self.measured = card.gradients
         """What the card says of the gradients; after the first batch with what that told."""
         self.golden: dict[str, GoldenLayer] = {}
@@ -89,7 +88,7 @@ class GradientCheck:
         if first:
             self._take_note(tape, feeds)
         known: Collection[str] = ()
-        if tape is not None and self._complete:
+        if tape is not None and self._sources.complete:
             known = tape.knows
             yield from self._beside(tape, feeds)
         others = {k: v for k, v in self._gradients.tensors.items() if k not in known}
@@ -103,9 +102,9 @@ class GradientCheck:
 
     def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
         """A run of the model, if TensorFlow can tell its scores, and their gradients."""
-        if isinstance(self._model, Signature):
+        if self._model is None:
             return None
-        tape = Tape(self._model, self._card, arrays)
+        tape = Tape(self._model, self._card, self._sources.layers, arrays)
         self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
         if self._told is None:
             self._told = tape.knows_scores and tape.default_gradients is not None
@@ -151,12 +150,13 @@ class GradientCheck:
         self.measured = replace(self._gradients, broadcasts=rows)
 
     def _default(self) -> NDArray[Any]:
-        items = self._file.graph.initializer
-        return numpy_helper.to_array(next(x for x in items if x.name == self._gradients.weights))
+        items = self._file.model.graph.initializer
+        ones = next(item for item in items if item.name == self._gradients.weights)
+        return numpy_helper.to_array(self._file.loaded(ones))
 
     def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
-        part = part_of(self._file, [self._gradients.output], kinds(feeds))
-        (scores,) = session(part.SerializeToString()).run(None, dict(feeds))
+        part = self._file.part([self._gradients.output], kinds(feeds))
+        (scores,) = part.run(None, dict(feeds))
         return tuple(scores.shape)
 
     @cached_property
@@ -167,13 +167,12 @@ class GradientCheck:
     @cached_property
     def _backward(self) -> Any:
         """One that gives them from the activations of the layers, as far as it needs these."""
-        return self._session({source: self._kinds[source] for source in self._layers})
+        return self._session({tensor: layer.kind for tensor, layer in self._layers.items()})
 
     def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
         entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
         entries |= kinds({self._gradients.weights: self._default()})
-        part = part_of(self._file, self._names, {**given, **entries})
-        return session(part.SerializeToString())
+        return self._file.part(self._names, {**given, **entries})
 
     def _from_activations(
         self, tape: Tape, feeds: Mapping[str, NDArray[Any]]
@@ -209,11 +208,18 @@ def _kind(dtype: str, rank: int) -> tuple[int, int]:
 class _Shown:
     """How a layer is shown by a tensor that the graph computes with."""
 
-    name: str
-    tensor: str
-    """The graph output."""
+    layer: Layer
     perms: tuple[Sequence[int], ...]
     """The Transposes from that tensor to the layer."""
+
+    @property
+    def name(self) -> str:
+        return self.layer.name
+
+    @property
+    def kind(self) -> tuple[int, int]:
+        """Element type and rank of the tensor."""
+        return _kind(self.layer.dtype, len(self.layer.shape))
 
     def of(self, activation: Any) -> NDArray[Any]:
         """The tensor's value, from Keras's activation."""
@@ -223,24 +229,45 @@ class _Shown:
         return value
 
 
-def _tensors(file: onnx.ModelProto, card: Card) -> dict[str, _Shown]:
-    """The layers by the tensors that the graph computes with."""
-    nodes = file.graph.node
-    makers = {name: node for node in nodes for name in node.output}
-    read = {name for node in nodes for name in reads(node)}
-    found: dict[str, _Shown] = {}
-    for layer in card.layers:
-        perms: list[Sequence[int]] = []
-        tensor = str(layer.tensor)
-        while (node := makers.get(tensor)) is not None and tensor not in read:
-            if node.op_type not in ("Identity", "Transpose"):
-                break
-            if node.op_type == "Transpose":
-                perms.insert(0, list(node.attribute[0].ints))
-            tensor = node.input[0]
-        if node is not None and node.op_type not in COMPARED and layer.dtype in ITEM_BYTES:
-            found.setdefault(tensor, _Shown(layer.name, str(layer.tensor), tuple(perms)))
-    return found
+@dataclass(frozen=True, eq=False)
+class LayerSources:
+    """Where a graph has the layers of a model: the tensors that it computes with."""
+
+    layers: tuple[Layer, ...]
+    """Every layer, with the graph output that shows it."""
+    by_tensor: Mapping[str, _Shown]
+    """The layers by the tensors that can take the values of TensorFlow's."""
+
+    @classmethod
+    def of(cls, graph: onnx.GraphProto, layers: Sequence[Layer]) -> LayerSources:
+        """Find them in a graph."""
+        made_by = makers(graph.node)
+        read = {name for node in graph.node for name in reads(node)}
+        found: dict[str, _Shown] = {}
+        for layer in layers:
+            perms: list[Sequence[int]] = []
+            tensor = str(layer.tensor)
+            while (node := made_by.get(tensor)) is not None and tensor not in read:
+                if not is_view(node):
+                    break
+                if node.op_type == "Transpose":
+                    perms.insert(0, list(node.attribute[0].ints))
+                tensor = node.input[0]
+            if node is not None and not _selects(node) and layer.dtype in ITEM_BYTES:
+                found.setdefault(tensor, _Shown(layer, tuple(perms)))
+        return cls(tuple(layers), found)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the graph shows all layers that can be shown."""
+        return all(layer.exposed for layer in self.layers if layer.why_not is None)
+
+
+def _selects(node: onnx.NodeProto) -> bool:
+    """Whether the gradient goes to the operand that equals the result. No operand would, to the
+    last digit, if the result came from Keras and the operand from onnxruntime."""
+    row = facts(node)
+    return row is not None and row.selects
 
 
 def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-NEARBY = 1e-5
+ROUNDING_REACH = 1e-5
 """How far aside, as a share of a tensor's largest value: more than forward passes differ by."""
 
 
@@ -28,5 +28,5 @@ def neighbours(values: Mapping[str, NDArray[Any]], count: int) -> Iterator[dict[
 def _moved(value: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
     if value.dtype.kind != "f":
         return value
-    reach = NEARBY * float(np.abs(value).max(initial=0))
+    reach = ROUNDING_REACH * float(np.abs(value).max(initial=0))
     return (value + reach * generator.uniform(-1, 1, value.shape)).astype(value.dtype)

@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from layertap._engine.library import import_onnxruntime
+from layertap._engine.session import plain_session
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
-from layertap_export.graph.graph import reads
 
-ROWS = 3
+WEIGHT_ROWS = 3
 """How many rows of weights are tried on one sample."""
 
-EQUAL = 1e-4
+ROWS_TOLERANCE = 1e-4
 """Difference, as a share of the largest value, up to which two runs count as equal: their sums may
 be in another order."""
 
@@ -29,44 +28,10 @@ def session(model: Any) -> Any:
     Raises:
         ExportError: onnxruntime does not take it.
     """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised
-    options.enable_cpu_mem_arena = False  # which would keep all memory that a run took
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:  # without the arena, which would keep all memory that a run took
+        return plain_session(model, enable_cpu_mem_arena=False)
     except Exception as exc:
         raise ExportError(f"onnxruntime cannot open the file with gradients: {exc}") from exc
-
-
-def part_of(
-    model: onnx.ModelProto, outputs: Sequence[str], given: Mapping[str, tuple[int, int]]
-) -> onnx.ModelProto:
-    """What computes some tensors from others, as a model of its own.
-
-    Args:
-        outputs: the tensors that it computes.
-        given: element types and ranks of those that it may start from, by name. It has as inputs
-            those that it needs.
-    """
-    needed = set(outputs)
-    nodes: list[onnx.NodeProto] = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output) - given.keys():
-            needed.update(reads(node))
-            nodes.append(node)
-    graph = helper.make_graph(
-        nodes[::-1],
-        "part",
-        [
-            helper.make_tensor_value_info(name, dtype, [None] * rank)
-            for name, (dtype, rank) in given.items()
-            if name in needed
-        ],
-        [onnx.ValueInfoProto(name=name) for name in outputs],
-        [x for x in model.graph.initializer if x.name in needed and x.name not in given],
-    )
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
@@ -97,21 +62,21 @@ def broadcasts(
     names = list(gradients.tensors.values())
     if not shape:
         return False
-    weights = np.random.default_rng(0).uniform(-1, 1, (ROWS, *shape[1:])).astype(dtype)
+    weights = np.random.default_rng(0).uniform(-1, 1, (WEIGHT_ROWS, *shape[1:])).astype(dtype)
     try:
         together = opened.run(names, {**one, gradients.weights: weights})
         alone = [
             opened.run(names, {**one, gradients.weights: weights[row : row + 1]})
-            for row in range(ROWS)
+            for row in range(WEIGHT_ROWS)
         ]
     except Exception:  # noqa: BLE001 - the shapes do not fit together: that is the answer
         return False
-    return all(_alike(rows, [run[i] for run in alone]) for i, rows in enumerate(together))
+    return all(
+        difference(rows, _joined([run[i] for run in alone])).scaled <= ROWS_TOLERANCE
+        for i, rows in enumerate(together)
+    )
 
 
-def _alike(rows: NDArray[Any], parts: Sequence[NDArray[Any]]) -> bool:
-    expected = np.concatenate(parts) if parts[0].ndim else np.stack(parts)
-    if rows.shape != expected.shape:
-        return False
-    scale = float(np.abs(expected).max(initial=0))
-    return bool(np.abs(rows - expected).max(initial=0) <= EQUAL * scale)
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Gradients of one row of weights each, as those of all rows; numbers are stacked."""
+    return np.concatenate(parts) if parts[0].ndim else np.stack(parts)

@@ -12,7 +12,7 @@ from layertap.compare.golden import feeds
 from layertap.format.card import Card, Golden, GoldenInput, TensorInfo
 from layertap_export.errors import ExportError
 
-from .sample_sizes import doublings, filled
+from .batches import doublings, filled
 
 
 def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:

@@ -229,7 +229,8 @@ def check_edits(graph: Graph, edits: Mapping[str, Edit], plan: CutPlan) -> None:
         UsageError: there is such a change.
     """
     read = {name for at in plan.nodes for name in graph.nodes[at].reads}
-    read |= plan.outputs.keys() | {*plan.fed} | {extra.reads for extra in plan.appended}
+    read |= plan.outputs.keys() | {*plan.fed}
+    read |= {name for extra in plan.appended for name in extra.reads}
     for source, edit in edits.items():
         if source not in read:
             raise UsageError(

@@ -1,16 +1,76 @@
-"""Nodes, attributes and types as bytes of the ONNX format."""
+"""Nodes, their attributes and types as bytes of the ONNX format.
+
+Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
-from layertap.format.graph import (
-    ELEMENT_TYPES,
-    TensorType,
-)
-from layertap.format.wire import encode
+from layertap.format.graph import ELEMENT_TYPES, Node, TensorType
+from layertap.format.wire import Buffer, encode, fields, text
 
 from .plan import Leaf, Perm
+
+Attribute: TypeAlias = "int | Sequence[int] | bytes"
+"""An attribute's value: an integer, several, or a tensor as `int64_tensor` writes it."""
+
+_INT, _TENSOR, _INTS = 2, 4, 7
+"""`AttributeProto.AttributeType`."""
+
+
+def node_field(
+    op_type: str, reads: Sequence[str], writes: Sequence[str], **attributes: Attribute
+) -> bytes:
+    """A node of the standard operator set, as a field of the graph."""
+    body = b"".join(encode(1, name) for name in reads)
+    body += b"".join(encode(2, name) for name in writes) + encode(4, op_type)
+    body += b"".join(encode(5, _attribute(name, value)) for name, value in attributes.items())
+    return encode(1, body)
+
+
+def _attribute(name: str, value: Attribute) -> bytes:
+    if isinstance(value, int):
+        return encode(1, name) + encode(3, value) + encode(20, _INT)
+    if isinstance(value, bytes):
+        return encode(1, name) + encode(5, value) + encode(20, _TENSOR)
+    return encode(1, name) + b"".join(encode(8, one) for one in value) + encode(20, _INTS)
+
+
+def int64_tensor(values: Sequence[int]) -> bytes:
+    """A `TensorProto` of one axis."""
+    data = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
+    return encode(1, len(values)) + encode(2, ELEMENT_TYPES.index("int64")) + encode(9, data)
+
+
+def renamed_node(
+    buffer: Buffer,
+    node: Node,
+    reads: Mapping[str, str],
+    writes: Mapping[str, str],
+    *,
+    named: bool = True,
+) -> bytes:
+    """A node of a file with other names for some of the tensors that it reads or writes.
+
+    What its subgraphs read keeps its name.
+
+    Args:
+        buffer: the file.
+        reads: new names of inputs, by name.
+        writes: new names of outputs, by name.
+        named: whether the node keeps its own name, which no two nodes of a graph may share.
+    """
+    ((_, _, _, start, end),) = fields(buffer, *node.span)
+    parts = []
+    for number, _, tag, at, stop in fields(buffer, start, end):
+        if number == 3 and not named:
+            continue
+        names = {1: reads, 2: writes}.get(number, {})
+        name = names.get(text(buffer, at, stop)) if names else None
+        parts.append(bytes(buffer[tag:stop]) if name is None else encode(number, name))
+    return encode(1, b"".join(parts))
 
 
 def exit_nodes(name: str, leaf: Leaf) -> bytes:
@@ -30,16 +90,16 @@ def entry_nodes(name: str, leaf: Leaf) -> bytes:
 
 
 def chain_nodes(source: str, target: str, perms: Sequence[Perm]) -> bytes:
+    """Transposes from one tensor to another; an Identity where there are none."""
     if not perms:
-        return identity_node(source, target)
+        return node_field("Identity", [source], [target])
     steps = [source, *(f"layertap:{target}/{i}" for i in range(1, len(perms))), target]
     nodes = b""
     for perm, before, after in zip(perms, steps, steps[1:], strict=False):
-        node = encode(1, before) + encode(2, after) + encode(4, "Transpose")
-        if perm is not None:
-            axes = b"".join(encode(8, axis) for axis in perm)
-            node += encode(5, encode(1, "perm") + axes + encode(20, 7))
-        nodes += encode(1, node)
+        if perm is None:
+            nodes += node_field("Transpose", [before], [after])
+        else:
+            nodes += node_field("Transpose", [before], [after], perm=perm)
     return nodes
 
 
@@ -48,15 +108,10 @@ def value_info(name: str, kind: TensorType) -> bytes:
     return encode(1, name) + type_field(kind, ())
 
 
-def identity_node(name: str, copy: str) -> bytes:
-    return encode(1, encode(1, name) + encode(2, copy) + encode(4, "Identity"))
-
-
 def type_field(kind: TensorType, perms: Sequence[Perm]) -> bytes:
     """The `TypeProto` field of a tensor that becomes `kind` by `perms`; empty when unknown."""
     if kind.dtype not in ELEMENT_TYPES[1:]:
         return b""
-    tensor = encode(1, ELEMENT_TYPES.index(kind.dtype))
     dims = kind.dims
     for perm in reversed(perms):
         if dims is None:
@@ -67,12 +122,11 @@ def type_field(kind: TensorType, perms: Sequence[Perm]) -> bytes:
             break
         stated = dict(zip(axes, dims, strict=True))
         dims = tuple(stated[axis] for axis in range(len(dims)))
+    tensor = encode(1, ELEMENT_TYPES.index(kind.dtype))
     if dims is not None:
-        tensor += encode(2, b"".join(encode(1, dim_field(size)) for size in dims))
+        shape = b""
+        for size in dims:
+            number = 2 if isinstance(size, str) else 1
+            shape += encode(1, b"" if size is None else encode(number, size))
+        tensor += encode(2, shape)
     return encode(2, encode(1, tensor))
-
-
-def dim_field(size: int | str | None) -> bytes:
-    if size is None:
-        return b""
-    return encode(1, size) if isinstance(size, int) else encode(2, size)

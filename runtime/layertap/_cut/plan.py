@@ -17,11 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, TypeAlias
 
-from layertap._record import Record
 from layertap.format.graph import (
     Graph,
     TensorType,
 )
+from layertap.format.operators import VIEWS
 
 Perm: TypeAlias = "tuple[int, ...] | None"
 """A Transpose's order of axes; `None` reverses them."""
@@ -38,15 +38,15 @@ class Leaf(NamedTuple):
 class Appended(NamedTuple):
     """Nodes that are no part of the file, to be computed at the end of the cut."""
 
-    reads: str
-    """The tensor that they start from."""
+    reads: tuple[str, ...]
+    """The graph's tensors that they read."""
     writes: Mapping[str, tuple[TensorType, tuple[Perm, ...]]]
     """New outputs: what is known of their type, and the Transposes to apply to the value."""
     nodes: bytes
     """Whole fields of the graph."""
 
 
-class CutPlan(Record):
+class CutPlan(NamedTuple):
     """What a request takes of a graph."""
 
     leaves: Mapping[str, Leaf]
@@ -67,18 +67,10 @@ class CutPlan(Record):
     starts: tuple[str, ...]
     """Sources of given tensors that the cut reads, other than the model's inputs."""
     appended: tuple[Appended, ...]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Every input of the model that must be fed."""
-        sources = {leaf.source for leaf in self.given.values()}
-        fed = dict.fromkeys((*self.inputs, *self.fed))
-        return tuple(name for name in fed if name not in sources)
-
-    @property
-    def key(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Equal for plans that lead to the same cut."""
-        return tuple(self.outputs), self.starts
+    needs: tuple[str, ...]
+    """Every input of the model that must be fed."""
+    key: tuple[tuple[str, ...], tuple[str, ...]]
+    """Equal for plans that lead to the same cut."""
 
 
 def plan_cut(
@@ -105,8 +97,8 @@ def plan_cut(
     leaves = {name: _peel(graph, makers, known, name) for name in tensors}
     if not peeled:
         leaves = {name: Leaf(name, ()) for name in leaves}
-    starts = {name: _peel(graph, makers, known, name) for name in given}
-    fed = graph.inputs.keys() | {leaf.source for leaf in starts.values()}
+    entries = {name: _peel(graph, makers, known, name) for name in given}
+    fed = graph.inputs.keys() | {leaf.source for leaf in entries.values()}
     sources = sorted({leaf.source for leaf in leaves.values()})
     constants = {name for name in sources if name in graph.initializers and name not in fed}
 
@@ -114,7 +106,7 @@ def plan_cut(
     reads: set[str] = set()
     weights: set[str] = set(constants)
     open_ends = [name for name in sources if name not in fed]
-    open_ends += [extra.reads for extra in appended]
+    open_ends += [name for extra in appended for name in extra.reads]
     while open_ends:
         name = open_ends.pop()
         if name in fed:
@@ -133,17 +125,25 @@ def plan_cut(
     for extra in appended:
         leaves |= {name: Leaf(name, perms) for name, (_, perms) in extra.writes.items()}
         outputs |= {name: name for name in extra.writes}
+    starts = tuple(sorted(reads - graph.inputs.keys()))
+    inputs = tuple(name for name in graph.inputs if name in reads)
+    known_sources = tuple(name for name in sources if name in fed)
+    given_sources = {leaf.source for leaf in entries.values()}
     return CutPlan(
         leaves=leaves,
         outputs={name: outputs[name] for name in sorted(outputs)},
         nodes=tuple(sorted(nodes)),
         initializers=tuple(name for name in graph.initializers if name in weights),
-        inputs=tuple(name for name in graph.inputs if name in reads),
+        inputs=inputs,
         optional=tuple(name for name in graph.optional if name in weights),
-        fed=tuple(name for name in sources if name in fed),
-        given=starts,
-        starts=tuple(sorted(reads - graph.inputs.keys())),
+        fed=known_sources,
+        given=entries,
+        starts=starts,
         appended=tuple(sorted(appended, key=lambda extra: sorted(extra.writes))),
+        needs=tuple(
+            name for name in dict.fromkeys((*inputs, *known_sources)) if name not in given_sources
+        ),
+        key=(tuple(sorted(outputs)), starts),
     )
 
 
@@ -183,7 +183,7 @@ def border(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
     earlier = {name for at in plan.nodes if at not in later for name in graph.nodes[at].writes}
     earlier.update(plan.inputs)
     wanted = {name for at in plan.nodes if at in later for name in graph.nodes[at].reads}
-    wanted |= plan.outputs.keys() | {extra.reads for extra in plan.appended}
+    wanted |= plan.outputs.keys() | {name for extra in plan.appended for name in extra.reads}
     return (wanted & earlier) - tensors
 
 
@@ -201,8 +201,7 @@ def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tens
     while source in makers and source not in seen:
         seen.add(source)
         node = graph.nodes[makers[source]]
-        kind = node.domain, node.op_type
-        if kind not in _LEAVES or kind in graph.functions:
+        if node.op_type not in VIEWS or node.domain or ("", node.op_type) in graph.functions:
             break
         if len(node.reads) != 1 or node.reads[0] not in known:
             break
@@ -210,9 +209,6 @@ def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tens
             perms.append(node.perm)
         source = node.reads[0]
     return Leaf(source, tuple(reversed(perms)))
-
-
-_LEAVES = {("", "Transpose"), ("", "Identity")}
 
 
 def _copy_name(name: str, known: AbstractSet[str]) -> str:

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layertap.errors import UsageError, suggest
 from layertap.format.graph import ELEMENT_TYPES, TensorType
 from layertap.format.layer import Layer
 from layertap.format.text import shape_text
-from layertap.format.wire import encode
 
+from .nodes import int64_tensor, node_field
 from .plan import Appended, Leaf, Perm
-
-if TYPE_CHECKING:
-    pass
-
 
 NAMES = ("mean", "max", "mean_l2", "flatten", "top5")
 """The reductions; `top5` stands for any number of channels."""
@@ -170,10 +166,7 @@ class _Nodes:
     def add(self, op_type: str, *reads: str, also: Sequence[str] = (), **values: Any) -> None:
         """Append a node; `values` are its attributes."""
         made = self._name()
-        node = b"".join(encode(1, name) for name in (self._now, *reads))
-        node += b"".join(encode(2, name) for name in (made, *also)) + encode(4, op_type)
-        node += b"".join(encode(5, _attribute(name, value)) for name, value in values.items())
-        self._fields.append(encode(1, node))
+        self._fields.append(node_field(op_type, [self._now, *reads], [made, *also], **values))
         self._now = made
 
     def cast(self, dtype: str) -> _Nodes:
@@ -201,26 +194,13 @@ class _Nodes:
     def _constant(self, values: Sequence[int]) -> str:
         # A node and not an initialiser, which up to IR version 3 would have to be an input too.
         name = self._name()
-        data = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
-        tensor = encode(1, len(values)) + encode(2, ELEMENT_TYPES.index("int64")) + encode(9, data)
-        value = encode(1, "value") + encode(5, tensor) + encode(20, _TENSOR)
-        self._fields.append(encode(1, encode(2, name) + encode(4, "Constant") + encode(5, value)))
+        self._fields.append(node_field("Constant", [], [name], value=int64_tensor(values)))
         return name
 
     def finish(self, dtype: str, perms: tuple[Perm, ...] = ()) -> Appended:
         """The chain, its end named by the label."""
-        end = encode(1, self._now) + encode(2, self.label) + encode(4, "Identity")
+        end = node_field("Identity", [self._now], [self.label])
         writes = {self.label: (TensorType(dtype), perms)}
         if self._indices:
             writes[self._indices] = TensorType("int64"), ()
-        return Appended(self._source, writes, b"".join([*self._fields, encode(1, end)]))
-
-
-_INT, _TENSOR, _INTS = 2, 4, 7
-"""`AttributeProto.AttributeType`."""
-
-
-def _attribute(name: str, value: int | Sequence[int]) -> bytes:
-    if isinstance(value, int):
-        return encode(1, name) + encode(3, value) + encode(20, _INT)
-    return encode(1, name) + b"".join(encode(8, one) for one in value) + encode(20, _INTS)
+        return Appended((self._source,), writes, b"".join([*self._fields, end]))

@@ -10,15 +10,14 @@ from layertap.format.graph import (
     External,
     Graph,
     Initializer,
-    Node,
     TensorType,
     read_type,
     read_values,
 )
 from layertap.format.limits import REFERENCE_BYTES
-from layertap.format.wire import Buffer, Span, encode, fields, find, header, text
+from layertap.format.wire import Buffer, Span, encode, fields, find, header
 
-from .nodes import entry_nodes, exit_nodes, identity_node, type_field
+from .nodes import entry_nodes, exit_nodes, node_field, renamed_node, type_field
 from .plan import CutPlan, Leaf
 
 Placed: TypeAlias = "External | bytes"
@@ -30,7 +29,7 @@ def write_cut(
     graph: Graph,
     plan: CutPlan,
     place: Callable[[External], Placed] | None = None,
-    types: Mapping[str, TensorType] | None = None,
+    dtypes: Mapping[str, str] | None = None,
     stay: Callable[[int, int], External | None] | None = None,
 ) -> bytes:
     """The bytes of the model that `plan` describes.
@@ -39,16 +38,20 @@ def write_cut(
         buffer: the file that `graph` is the index of.
         place: says, for weights that are kept in another file, where they are from now on; without
             it they stay where the file says.
-        types: of given tensors, by source, for where the file does not state them.
+        dtypes: of given tensors, by source, for where the file does not state them.
         stay: gives a reference to weights that stand in `buffer` from one byte to another, if
             there is one; without it they are copied.
     """
     # Memory views, so that weights are copied once: when the chunks are joined.
     with memoryview(buffer) as view:
         body = _computing(view, buffer, graph, plan, place, stay)
-        body += [identity_node(name, copy) for name, copy in plan.outputs.items() if name != copy]
+        body += [
+            node_field("Identity", [name], [copy])
+            for name, copy in plan.outputs.items()
+            if name != copy
+        ]
         body += _listed(buffer, graph, plan, plan.inputs)
-        body += _inputs(buffer, graph, plan, types or {})
+        body += _inputs(buffer, graph, plan, dtypes or {})
         body += _outputs(buffer, graph, plan)
         return _joined(view, graph, body)
 
@@ -102,6 +105,7 @@ def _computing(
         left_out: names of tensors whose nodes are left out.
     """
     taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
+    renamed = {name: f"layertap:{name}" for name in taken}
     body: list[bytes | memoryview] = [view[slice(*span)] for span in graph.title]
     body.append(entries)
     for at in plan.nodes:
@@ -111,7 +115,8 @@ def _computing(
         if taken.isdisjoint(node.writes):
             body.append(view[slice(*node.span)])
         else:
-            body.append(_renamed(buffer, node, taken))
+            # It stays for the sake of its other outputs: those that are given get new names.
+            body.append(renamed_node(buffer, node, {}, renamed))
     body += [extra.nodes for extra in plan.appended]
     for name in plan.initializers:
         weights = graph.initializers[name]
@@ -150,16 +155,6 @@ def _named(buffer: Buffer, number: int, span: Span) -> bytes:
     return encode(number, bytes(buffer[slice(*span)]))
 
 
-def _renamed(buffer: Buffer, node: Node, taken: AbstractSet[str]) -> bytes:
-    """A node that stays for the sake of its other outputs: those that are given get new names."""
-    ((_, _, _, start, end),) = fields(buffer, *node.span)
-    parts = []
-    for number, _, tag, at, stop in fields(buffer, start, end):
-        name = text(buffer, at, stop) if number == 2 else ""
-        parts.append(encode(2, f"layertap:{name}") if name in taken else bytes(buffer[tag:stop]))
-    return encode(1, b"".join(parts))
-
-
 def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
     """Where the data of a constant are, if they stand there as they are and are worth referring to.
 
@@ -193,7 +188,7 @@ def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
 
 
 def _inputs(
-    buffer: Buffer, graph: Graph, plan: CutPlan, types: Mapping[str, TensorType]
+    buffer: Buffer, graph: Graph, plan: CutPlan, dtypes: Mapping[str, str]
 ) -> Iterator[bytes]:
     """The given tensors as inputs of the cut."""
     if not plan.starts:
@@ -208,7 +203,7 @@ def _inputs(
             kind = read_type(buffer, stated[tensor])
             yield encode(11, encode(1, source) + type_field(kind, plan.given[tensor].perms))
         else:
-            yield encode(11, encode(1, source) + type_field(types.get(source, TensorType()), ()))
+            yield encode(11, encode(1, source) + type_field(TensorType(dtypes.get(source, "")), ()))
 
 
 def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:

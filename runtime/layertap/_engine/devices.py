@@ -1,27 +1,17 @@
-"""The devices that onnxruntime computes on: their short names, and why one is not to be had.
+"""The devices that onnxruntime computes on: their short names, providers and memories.
 
-Which there are is a matter of how the installed onnxruntime was built, and of the machine. That
-one computes is known only when it has: onnxruntime falls back to the CPU in silence.
+Which of them there are depends on how the installed onnxruntime was built, and on the machine; see
+`probe`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import io
 import re
-import sys
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from layertap._record import Record
 from layertap.errors import DeviceError, suggest
-from layertap.format import wire
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Providers: TypeAlias = "list[tuple[str, dict[str, Any]]]"
 """onnxruntime's execution providers with their options, the first choice first."""
@@ -263,158 +253,3 @@ def memory(chosen: Providers) -> DeviceMemory:
     kinds = {device.provider: device.memory for device in DEVICES.values()}
     kind = kinds.get(provider, HOST.kind)
     return HOST if kind == HOST.kind else DeviceMemory(kind, int(options.get("device_id", 0)))
-
-
-# --- Why one is not to be had -------------------------------------------------------------------
-
-
-class Trouble(NamedTuple):
-    """Why a device is not to be had, and what to do about it, if anything; without a full stop."""
-
-    reason: str
-    remedy: str
-
-
-def check(ort: Any, device: Device, unit: str) -> None:
-    """Return if the device computes.
-
-    Raises:
-        DeviceError: it does not; the message says why and what to do.
-    """
-    found = trouble(ort, device, unit)
-    if found:
-        label = device.label(unit) if is_built(ort, device) else device.name
-        remedy = f"{found.remedy}, or use" if found.remedy else "Use"
-        raise DeviceError(
-            f'device {label!r} is not to be had: {found.reason}. {remedy} device="cpu".'
-        )
-
-
-def is_built(ort: Any, device: Device) -> bool:
-    """Whether the installed onnxruntime was built for the device."""
-    return device.provider in ort.get_available_providers()
-
-
-_lock = threading.Lock()
-_work: set[tuple[str, str]] = set()
-"""Devices that have computed something."""
-
-
-def trouble(ort: Any, device: Device, unit: str) -> Trouble | None:
-    """Why the device does not compute; `None` if it does."""
-    with _lock:
-        if (device.name, unit) in _work:
-            return None
-        if not is_built(ort, device):
-            return _not_built(ort, device)
-        reason = _try(ort, device, unit)
-        if reason:
-            return Trouble(
-                f"onnxruntime {ort.__version__} could not start {device.title}: {reason}",
-                device.needs,
-            )
-        _work.add((device.name, unit))
-        return None
-
-
-def wheels() -> list[str]:
-    """The installed distributions that bring a package called onnxruntime."""
-    from importlib import metadata  # which takes as long as all the rest here
-
-    found = []
-    for ending in _WHEELS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            name = f"onnxruntime{ending}"
-            found.append(f"{name} {metadata.version(name)}")
-    return found
-
-
-_WHEELS = ("", *(f"-{end}" for end in "gpu openvino directml webgpu migraphx rocm qnn".split()))
-
-
-def _not_built(ort: Any, device: Device) -> Trouble:
-    if device.systems and sys.platform not in device.systems:
-        there = " and ".join(device.systems.values())
-        return Trouble(f"{device.title} is there on {there} alone", "")
-    installed = wheels()
-    if len(installed) > 1:
-        names = " ".join(wheel.split()[0] for wheel in installed)
-        offered = ", ".join(
-            name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
-        )
-        return Trouble(
-            f"{' and '.join(installed)} are both installed and have overwritten one another; what "
-            f"is left offers {offered}",
-            f"Run `pip uninstall {names}`, then {device.install or 'install the one you need'}",
-        )
-    wheel = installed[0] if installed else f"onnxruntime {ort.__version__}"
-    reason = f"the installed {wheel} has no {device.title} in it"
-    if not device.install:
-        return Trouble(f"{reason}, nor has any other wheel", "Build onnxruntime from its sources")
-    return Trouble(reason, f"Run `pip uninstall {wheel.split()[0]}`, then {device.install}")
-
-
-def _try(ort: Any, device: Device, unit: str) -> str:
-    """Run a model of one node on the device; why it failed, or nothing."""
-    from pathlib import Path
-
-    import numpy as np
-
-    said = io.StringIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if device in (CUDA, TENSORRT):
-            # Finds the CUDA libraries that came as wheels; what is missing it prints.
-            with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
-                if hasattr(ort, "preload_dlls"):
-                    ort.preload_dlls()
-        options = ort.SessionOptions()
-        options.log_severity_level = SILENT
-        ort.set_default_logger_severity(SILENT)
-        try:
-            session = ort.InferenceSession(
-                _probe(), options, providers=providers(device, unit, 1)[:1], enable_fallback=0
-            )
-            if device.provider in session.get_providers():
-                session.run(None, {"x": np.ones(1, np.float32)})
-                return ""
-        except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no other common class
-            return reason_of(exc).rstrip(".")
-        finally:
-            ort.set_default_logger_severity(2)  # onnxruntime's default
-    missing = re.findall(r"Failed to load (\S+): ", said.getvalue())
-    if missing:
-        return f"it cannot load {', '.join(dict.fromkeys(missing))}"
-    return _loading_fails(Path(ort.__file__).parent / "capi", device) or "it does not say why"
-
-
-def _loading_fails(folder: Path, device: Device) -> str:
-    """The operating system's word on why a provider cannot be loaded."""
-    # Only after onnxruntime has failed with it: loaded before, it would not work at all.
-    name = device.provider.removesuffix("ExecutionProvider").lower()
-    libraries = sorted(folder.glob(f"*onnxruntime_providers_{name}.*"))
-    try:
-        for library in libraries:
-            ctypes.CDLL(str(library))
-    except OSError as exc:
-        return str(exc).rstrip(".")
-    return ""
-
-
-def _probe() -> bytes:
-    """A model with one node: y = Neg(x), of one float32."""
-    encode = wire.encode
-    one = encode(2, encode(1, encode(1, 1) + encode(2, encode(1, encode(1, 1)))))
-    node = encode(1, "x") + encode(2, "y") + encode(4, "Neg")
-    graph = encode(1, node) + encode(2, "probe")
-    graph += encode(11, encode(1, "x") + one) + encode(12, encode(1, "y") + one)
-    return encode(1, 8) + encode(7, graph) + encode(8, encode(2, 13))
-
-
-def reason_of(exc: Exception) -> str:
-    """onnxruntime's message without its codes and source lines."""
-    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(exc).strip())
-    message = re.sub(r"^Failed to load model with error: ", "", message)
-    # A source file's line, and the signature of the function there.
-    message = re.sub(r"\S*/onnxruntime/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ", "", message)
-    return " ".join(message.split()) or type(exc).__name__

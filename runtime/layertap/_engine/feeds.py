@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,30 @@ from layertap.errors import InputError, suggest
 from layertap.format.graph import TensorType
 
 from .devices import HOST, DeviceMemory
-from .on_device import dtype_of, is_ortvalue, place_of, take
+from .on_device import dtype_of, is_ortvalue, memory_of, take
 
 if TYPE_CHECKING:
     from layertap.images.preprocessing import Preprocessing
 
 Array = npt.NDArray[Any]
+
+Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"
+"""A preprocessing recipe: as an object, as data, or in a JSON file."""
+
+
+def as_recipe(given: Recipe) -> Preprocessing:
+    """The recipe as an object.
+
+    Raises:
+        PreprocessingError: it is invalid, or its file cannot be read.
+    """
+    from layertap.images.preprocessing import Preprocessing  # needs Pillow; arrays do not
+
+    if isinstance(given, Preprocessing):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return Preprocessing.load(given)
+    return Preprocessing.from_dict(given)
 
 
 def prepare(
@@ -153,7 +171,7 @@ def _array(
     if is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
         return value
     what = f"input {name!r}"
-    there = place_of(value)
+    there = memory_of(value)
     if there is not None:
         value = take(what, value, there, here)
         if is_ortvalue(value):
@@ -259,11 +277,11 @@ def _cast(what: str, array: Array, wanted: str) -> Array:
         return np.asarray(array, dtype=dtype, order="C")
 
 
-_NUMPY = {
-    name: np.dtype(name)
-    for name in "bool float16 float32 float64 complex64 complex128 "
-    "int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
-}
+_NAMES = (
+    "bool float16 float32 float64 complex64 complex128 "
+    "int8 int16 int32 int64 uint8 uint16 uint32 uint64"
+).split()
+_NUMPY = dict(zip(_NAMES, map(np.dtype, _NAMES), strict=True))
 """Types that numpy has of itself."""
 
 

@@ -28,7 +28,7 @@ def is_ortvalue(value: object) -> bool:
     return ort is not None and isinstance(value, ort.OrtValue)
 
 
-def place_of(value: Any) -> DeviceMemory | None:
+def memory_of(value: Any) -> DeviceMemory | None:
     """Where an object with DLPack, or an `OrtValue`, is; `None` for anything else."""
     if isinstance(value, np.ndarray):
         return None
@@ -112,9 +112,9 @@ def dtype_of(value: Any) -> str:
     return {"float": "float32", "double": "float64"}.get(name, name)
 
 
-def keep(ort: Any, value: Any, place: DeviceMemory) -> Any:
-    """An array as an `OrtValue` in `place`; without a copy where that is the computer's memory."""
-    made = value if is_ortvalue(value) else ort.OrtValue.ortvalue_from_numpy(value, *place)
+def keep(ort: Any, value: Any, memory: DeviceMemory) -> Any:
+    """An array as an `OrtValue` in `memory`; without a copy where that is the computer's memory."""
+    made = value if is_ortvalue(value) else ort.OrtValue.ortvalue_from_numpy(value, *memory)
     return shareable(made)
 
 

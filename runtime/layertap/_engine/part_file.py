@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from layertap._cut import boundary
 from layertap._cut.nodes import value_info
@@ -12,19 +13,50 @@ from layertap._cut.plan import CutPlan, peel
 from layertap._cut.write import write_cut_file
 from layertap.errors import ModelFileError, UsageError
 from layertap.format.card import KEY, Card, Gradients, TensorInfo
-from layertap.format.data_file import DataFile
-from layertap.format.external import Weights
+from layertap.format.data_file import DataFile, replacing_model
+from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
 from layertap.format.layer import Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
+from layertap.format.select import Selector
 from layertap.format.wire import Buffer, WireError
 
-if TYPE_CHECKING:
-    from layertap._model import Model
+from .program import Program
+
+
+def cut_to_file(
+    program: Program,
+    path: str | os.PathLike[str],
+    start: Selector | Iterable[Selector] | None,
+    end: Selector | Iterable[Selector] | None,
+) -> None:
+    """See `Model.cut`."""
+    gradients = program.card.gradients if program.card else None
+    infos = {info.name: info for info in program.inputs}
+    slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
+    starts, ends = _named(program, start, infos), _named(program, end, slopes)
+    with replacing_model(path) as (temporary, data):
+        temporary.write_bytes(write_part(program, starts, ends, data))
+
+
+def _named(
+    program: Program, what: Selector | Iterable[Selector] | None, others: Mapping[str, Any]
+) -> list[Any]:
+    """What `what` names: layers, and where no layer has the name, of `others`."""
+    if what is None:
+        return []
+    layers = {layer.name for layer in program.layers}
+    found: list[Any] = []
+    for one in [what] if isinstance(what, (str, int, slice, Layer)) else what:
+        if isinstance(one, str) and one in others and one not in layers:
+            found.append(others[one])
+        else:
+            found += program.select(one)
+    return found
 
 
 def write_part(
-    model: Model,
+    program: Program,
     starts: Sequence[Layer | TensorInfo],
     ends: Sequence[Layer | str],
     data: DataFile,
@@ -41,9 +73,9 @@ def write_part(
         UsageError: something is both start and end.
         ModelFileError: the file was changed.
     """
-    graph = model._graph
+    graph = program.graph
     asked = {end if isinstance(end, str) else str(end.tensor): _name(end) for end in ends}
-    asked = asked or {info.name: info.name for info in model.outputs}
+    asked = asked or {info.name: info.name for info in program.outputs}
     given = {
         start.name if isinstance(start, TensorInfo) else str(start.tensor): start
         for start in starts
@@ -52,27 +84,27 @@ def write_part(
         raise UsageError(f"{asked[name]!r} is both where the part starts and where it ends.")
     inputs = [name for name in given if name in graph.inputs]
     layers = {name: start.name for name, start in given.items() if name not in graph.inputs}
-    plan = model._plan(tuple(asked), tuple(layers))
+    plan = program.plan(tuple(asked), tuple(layers))
     boundary.check_apart(plan, layers, inputs)
     if given:
-        boundary.check_separates(graph, model.layers, plan, layers, inputs)
+        boundary.check_separates(graph, program.layers, plan, layers, inputs)
     unread = [
         name for tensor, name in layers.items() if plan.given[tensor].source not in _read(plan)
     ]
     if unread:
         raise UsageError(f"nothing that the part ends with is computed from {unread[0]!r}.")
-    known = _known_types(model, [*layers, *asked])
-    metadata = dict(model.metadata)
-    if model.card:
-        metadata[KEY] = _card(model.card, graph, plan, known).to_json()
-    place = _placing(model._source.place(graph.locations), graph, plan, data)
-    with model._source.read() as buffer:
+    known = _known_types(program, [*layers, *asked])
+    metadata = dict(program.metadata)
+    if program.card:
+        metadata[KEY] = _card(program.card, graph, plan, known).to_json()
+    place = _placing(find_weights(program.source, graph.locations), graph, plan, data)
+    with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
             return write_cut_file(buffer, graph, plan, place, types, metadata)
         except WireError as exc:
             raise ModelFileError(
-                f"{model._name} is damaged ({exc}). Copy or export it again."
+                f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
 
 
@@ -107,17 +139,17 @@ def _read(plan: CutPlan) -> set[str]:
     return {*plan.starts, *plan.inputs, *plan.fed}
 
 
-def _known_types(model: Model, tensors: Iterable[str]) -> dict[str, TensorType]:
+def _known_types(program: Program, tensors: Iterable[str]) -> dict[str, TensorType]:
     """Types of tensors by the card, or by what onnxruntime makes of the file."""
-    rows = {layer.tensor: layer for layer in model.layers}
-    infos = {info.name: info for info in (*model.inputs, *model.outputs)}
+    rows = {layer.tensor: layer for layer in program.layers}
+    infos = {info.name: info for info in (*program.inputs, *program.outputs)}
     found = {}
     for name in tensors:
         row = rows.get(name) or infos.get(name)
         if row is not None and row.dtype:
             found[name] = TensorType(row.dtype, row.shape)
         else:
-            found[name] = model._inferred(name)
+            found[name] = program.infer(name)
     return found
 
 

@@ -1,40 +1,38 @@
-"""What is asked for, and fetching it: a request, and the plan and session that fulfil it."""
+"""Requests: what a caller asks for of a model, as tensors of its graph."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from layertap._cut.plan import Appended, CutPlan, Leaf, peel, view
+from layertap._cut.plan import Appended, Leaf, peel
 from layertap._cut.reductions import append
-from layertap._record import Record
-from layertap.errors import ModelFileError
-from layertap.format.graph import Graph, TensorType
+from layertap._public import public
+from layertap.format.graph import Graph
 from layertap.format.layer import Layer
-
-from .devices import DeviceMemory
-from .library import import_onnxruntime
-from .session import Session
+from layertap.format.select import Selector
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Asked: TypeAlias = "Selector | Iterable[Selector] | Mapping[Any, str | None] | None"
+"""What a caller may ask for: layers as `Model.select` takes them, or a dict from such selectors to
+reductions."""
 
-class Request(Record):
+
+class Request(NamedTuple):
     """What is asked for of a graph."""
 
+    tensors: list[str]
+    """The graph's own tensors among what is asked for."""
     results: Mapping[str, tuple[str, ...]]
     """By name of the result the tensor that it is; for a `TopChannels` there are two."""
     single: bool
     """Whether the result is one array, and not a dict of them."""
+    layers: tuple[Layer, ...] = ()
+    """The layers asked for, in the order asked; none for the model's own outputs."""
     appended: tuple[Appended, ...] = ()
-
-    @property
-    def tensors(self) -> list[str]:
-        """The graph's own tensors among what is asked for."""
-        new = {name for extra in self.appended for name in extra.writes}
-        return [name for names in self.results.values() for name in names if name not in new]
 
     def collect(self, values: Mapping[str, Any]) -> Any:
         """The result, from the values of all tensors."""
@@ -49,107 +47,54 @@ class Request(Record):
 
 def request_outputs(names: Sequence[str]) -> Request:
     """A request for a model's own outputs."""
-    return Request({name: (name,) for name in names}, len(names) == 1)
+    return Request(list(names), {name: (name,) for name in names}, len(names) == 1)
 
 
 def request_layers(
     graph: Graph,
-    layers: Mapping[Layer, str | None],
+    layers: Sequence[Layer],
+    reductions: Mapping[str, str | None],
     single: bool,
     dtype: str | None,
     channels_last: bool,
     peeled: bool = True,
 ) -> Request:
-    """A request for layers, each with its reduction.
+    """A request for layers, or for reductions of them.
 
     Args:
+        layers: each layer once.
+        reductions: names of reductions, by layer; the others are asked for as they are.
+        single: whether the result is one array.
+        dtype: what floating-point results are cast to; `None` leaves them as they are.
+        channels_last: whether a layer's channels are its last axis, or the one after the batch.
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
         KeyError: the graph has no such tensor.
         UsageError: a layer cannot be reduced in this way.
     """
+    tensors: list[str] = []
     results: dict[str, tuple[str, ...]] = {}
     appended: dict[str, Appended] = {}
-    changed = [layer for layer, how in layers.items() if how is not None or dtype is not None]
-    leaves = peel(graph, [str(layer.tensor) for layer in changed])
-    for layer, how in layers.items():
-        tensor = str(layer.tensor)
+    changed = bool(reductions) or dtype is not None
+    leaves = peel(graph, [str(layer.tensor) for layer in layers]) if changed else {}
+    opset = graph.opsets.get("", 0)
+    for layer in layers:
+        tensor, reduction = str(layer.tensor), reductions.get(layer.name)
         extra = None
-        if tensor in leaves:
-            opset = graph.opsets.get("", 0)
-            leaf = leaves[tensor] if peeled or how is not None else Leaf(tensor, ())
-            extra = append(layer, leaf, how, dtype, opset, channels_last)
+        if reduction is not None or dtype is not None:
+            leaf = leaves[tensor] if peeled or reduction is not None else Leaf(tensor, ())
+            extra = append(layer, leaf, reduction, dtype, opset, channels_last)
         if extra is None:
+            tensors.append(tensor)
             results[layer.name] = (tensor,)
         else:
             results[layer.name] = tuple(extra.writes)
             appended[results[layer.name][0]] = extra  # two layers may be one tensor
-    return Request(results, single, tuple(appended.values()))
+    return Request(tensors, results, single, tuple(layers), tuple(appended.values()))
 
 
-class Fetch:
-    """A plan and the session that carries it out; no session where nothing is computed."""
-
-    def __init__(
-        self,
-        name: str,
-        plan: CutPlan,
-        start: Callable[[], Session],
-        place: DeviceMemory | None = None,
-    ) -> None:
-        """
-        Args:
-            name: what messages call the model.
-            start: makes the session, or finds it.
-            place: the device's memory, if the values are to stay there. The plan is not peeled
-                then.
-        """
-        self.plan = plan
-        self._name = name
-        self._start = start
-        self._place = place
-        self._session = start() if plan.outputs else None
-        # What each call needs, made once.
-        self._read = (*plan.inputs, *plan.starts)
-        self._outputs = list(plan.outputs.values())
-        self._leaves = [(tensor, leaf.source, leaf.perms) for tensor, leaf in plan.leaves.items()]
-
-    def output_type(self) -> TensorType:
-        """The type of the one output, as onnxruntime knows it."""
-        return self._session.output_type() if self._session else TensorType()
-
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the requested tensors, in the order asked.
-
-        Args:
-            feeds: values of the sources that the plan needs, and of optional inputs.
-        """
-        plan = self.plan
-        values = {name: self._handed_on(feeds[name]) for name in plan.fed}
-        if self._session is not None:
-            if self._session.lost:
-                self._session = self._start()
-            read = {name: feeds[name] for name in self._read}
-            read |= {name: feeds[name] for name in plan.optional if name in feeds}
-            results = self._session.run(self._outputs, read, self._place is not None)
-            values.update(zip(plan.outputs, results, strict=True))
-        try:
-            return {tensor: view(values[source], perms) for tensor, source, perms in self._leaves}
-        except (ValueError, AttributeError) as exc:
-            raise ModelFileError(
-                f"{self._name} has a Transpose that does not fit its tensor: {exc}."
-            ) from exc
-
-    def _handed_on(self, value: Any) -> Any:
-        """What was fed, where the other values are."""
-        from .on_device import keep, on_host
-
-        if self._place is None:
-            return on_host(value)
-        return keep(import_onnxruntime(), value, self._place)
-
-
+@public
 class TopChannels(NamedTuple):
     """What a reduction like `top5` gives: the channels with the largest means, largest first."""
 

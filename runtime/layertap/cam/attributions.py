@@ -21,7 +21,8 @@ from .scores import by_class
 from .targets import Array, Target
 
 if TYPE_CHECKING:
-    from layertap._model import Model, Recipe
+    from layertap._engine.feeds import Recipe
+    from layertap._engine.program import Program
     from layertap.format.card import Gradients
 
 METHODS = ("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients")
@@ -37,7 +38,7 @@ class Point(NamedTuple):
 
 
 def attribute(
-    model: Model,
+    program: Program,
     inputs: Any,
     method: str = "saliency",
     target: Target = targets.TOP,
@@ -61,9 +62,9 @@ def attribute(
             raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
     if noise < 0:
         raise UsageError(f"noise {noise} makes no sense: give 0 or more.")
-    record = available.require(model)
-    wanted = _of_inputs(model, record)
-    feeds = gradients.prepare(model, record, wanted.values(), (), inputs, preprocess)
+    record = available.require(program)
+    wanted = _of_inputs(program, record)
+    feeds = gradients.prepare(program, record, wanted.values(), (), inputs, preprocess)
     baselines = _baselines(baseline, {name: feeds[name] for name in wanted})
     if method == "smoothgrad":
         points = list(_noisy(samples, noise, seed))
@@ -71,8 +72,8 @@ def attribute(
         points = list(_on_the_way(steps, baselines))
     else:
         points = [Point(1.0, lambda value, *_: value)]
-    weights = _weights(model, record, feeds, target)
-    means = _mean_gradients(model, record, wanted, feeds, weights, points, batch_size)
+    weights = _weights(program, record, feeds, target)
+    means = _mean_gradients(program, record, wanted, feeds, weights, points, batch_size)
 
     results = {}
     for name, mean in means.items():
@@ -85,39 +86,39 @@ def attribute(
             mean = mean * (value - baselines[name][:, None])
         mean = mean if targets.several(target) else mean[:, 0]
         results[name] = mean.astype(np.float32)
-    return results if len(model.inputs) > 1 else next(iter(results.values()))
+    return results if len(program.inputs) > 1 else next(iter(results.values()))
 
 
-def _of_inputs(model: Model, record: Gradients) -> dict[str, str]:
+def _of_inputs(program: Program, record: Gradients) -> dict[str, str]:
     """The gradients' tensors by name of the input.
 
     Raises:
         LayerNotFoundError: the file gives none.
     """
-    layers = {row.tensor: row.name for row in model.layers}
+    layers = {row.tensor: row.name for row in program.layers}
     found = {}
-    for info in model.inputs:
+    for info in program.inputs:
         for name in (info.name, layers.get(info.name, info.name)):
             if name in record.tensors:
                 found[info.name] = record.tensors[name]
     if not found:
-        raise available.missing(model, record.tensors, model.inputs[0].name)
+        raise available.missing(program, record.tensors, program.inputs[0].name)
     return found
 
 
 def _weights(
-    model: Model, record: Gradients, feeds: Mapping[str, Any], target: Target
+    program: Program, record: Gradients, feeds: Mapping[str, Any], target: Target
 ) -> npt.NDArray[np.float32]:
     """`(n, targets, classes)`."""
     scores = None
-    if targets.needs_scores(target, model.labels):
-        scores = by_class(model._fetch([record.output])(feeds)[record.output])
+    if targets.needs_scores(target, program.labels):
+        scores = by_class(program.fetch([record.output])(feeds)[record.output])
     count = len(next(iter(feeds.values())))
-    return Seed(model, record).resolve(target, count, scores).weights
+    return Seed(program, record).resolve(target, count, scores).weights
 
 
 def _mean_gradients(
-    model: Model,
+    program: Program,
     record: Gradients,
     wanted: Mapping[str, str],
     feeds: Mapping[str, Any],
@@ -126,7 +127,7 @@ def _mean_gradients(
     batch_size: int,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The gradients at all points, weighted and summed; `(n, targets, ...)` by input."""
-    fetch, seed = model._fetch(list(wanted.values())), Seed(model, record)
+    fetch, seed = program.fetch(list(wanted.values())), Seed(program, record)
     samples, count, _ = weights.shape
     sums = {name: np.zeros((samples, count, *feeds[name].shape[1:])) for name in wanted}
     rows = [

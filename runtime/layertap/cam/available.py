@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING
 from layertap.errors import LayerNotFoundError, ModelFileError
 
 if TYPE_CHECKING:
-    from layertap._model import Model
+    from layertap._engine.program import Program
     from layertap.format.card import Gradients
 
 
-def find(model: Model) -> Gradients | None:
+def find(program: Program) -> Gradients | None:
     """What the file says of its gradients; `None` where it gives none."""
-    return model.card.gradients if model.card else None
+    return program.card.gradients if program.card else None
 
 
-def require(model: Model) -> Gradients:
+def require(program: Program) -> Gradients:
     """What the file says of its gradients.
 
     Raises:
         ModelFileError: it gives none.
     """
-    record = find(model)
+    record = find(program)
     if record is None or not record.tensors:
-        raise ModelFileError(f"{model._name} gives no gradients. {_command(model, 'LAYER')}")
+        raise ModelFileError(f"{program.name} gives no gradients. {_command(program, 'LAYER')}")
     return record
 
 
-def missing(model: Model, known: Iterable[str], name: str) -> LayerNotFoundError:
+def missing(program: Program, known: Iterable[str], name: str) -> LayerNotFoundError:
     """The error for a layer that is not among those that the file `known` gives gradients of."""
     return LayerNotFoundError(
-        f"{model._name} gives no gradient of {name!r}, but of {_listing(list(known))}. "
-        f"{_command(model, name)}"
+        f"{program.name} gives no gradient of {name!r}, but of {_listing(list(known))}. "
+        f"{_command(program, name)}"
     )
 
 
@@ -43,8 +43,8 @@ def _listing(names: list[str]) -> str:
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _command(model: Model, layer: str) -> str:
-    file = shlex.quote(str(model.path or "FILE.onnx"))
+def _command(program: Program, layer: str) -> str:
+    file = shlex.quote(str(program.source.path or "FILE.onnx"))
     return (
         f"`layertap gradients {file} --layers {shlex.quote(layer)} -o NEW.onnx` writes a file that "
         "does."

@@ -9,23 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from layertap._model import Model
+    from layertap._engine.program import Program
 
 Array = npt.NDArray[Any]
 
 
-def channels_last(model: Model, values: Array) -> Array:
+def channels_last(program: Program, values: Array) -> Array:
     """`(n, ..., c)`; files from elsewhere have the channels after the batch."""
-    return values if _are_last(model) else np.moveaxis(values, 1, -1)
+    return values if program.channels_last else np.moveaxis(values, 1, -1)
 
 
-def as_fed(model: Model, images: Array) -> Array:
+def as_fed(program: Program, images: Array) -> Array:
     """The reverse of `channels_last`, in one piece."""
-    return np.ascontiguousarray(images if _are_last(model) else np.moveaxis(images, -1, 1))
-
-
-def _are_last(model: Model) -> bool:
-    return model.card is not None and model.card.channels_last
+    return np.ascontiguousarray(images if program.channels_last else np.moveaxis(images, -1, 1))
 
 
 def copies(values: Mapping[str, Any], sample: int, samples: int, count: int) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from .scores import by_class, find_scores
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
-    from layertap._model import Model, Recipe
+    from layertap._engine.feeds import Recipe
+    from layertap._engine.program import Program
 
 Reshape = Callable[[Array], Array]
 """From a layer's values `(n, ...)` to feature maps `(n, h, w, c)`."""
@@ -42,7 +43,7 @@ class Evidence(NamedTuple):
 class Gatherer:
     """Gathers the evidence for one method at one layer."""
 
-    model: Model
+    program: Program
     layer: Layer
     method: Method
     output: str
@@ -59,10 +60,10 @@ class Gatherer:
         """Arrays by input name."""
         wanted = [self._tensor, self.output]
         if self.method.takes == "gradients":
-            record = available.require(self.model)
+            record = available.require(self.program)
             tensor = record.tensors[self.layer.name]
-            return gradients.prepare(self.model, record, [tensor], wanted, inputs, preprocess)
-        return self.model._prepared(self.model._plan(wanted).needs, inputs, preprocess)
+            return gradients.prepare(self.program, record, [tensor], wanted, inputs, preprocess)
+        return self.program.prepare_arrays(self.program.plan(wanted).needs, inputs, preprocess)
 
     def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
         """The evidence for a batch, by as few runs as the file allows."""
@@ -93,10 +94,10 @@ class Gatherer:
         return str(self.layer.tensor)
 
     def _differentiated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
-        record = available.require(self.model)
+        record = available.require(self.program)
         wanted = {self.layer.name: record.tensors[self.layer.name]}
         beside = [self._tensor, self.output]
-        found = gradients.differentiate(self.model, record, feeds, wanted, beside, target)
+        found = gradients.differentiate(self.program, record, feeds, wanted, beside, target)
         slopes = found.gradients[self.layer.name]
         maps = [self._maps(slopes[:, at]) for at in range(slopes.shape[1])]
         return Evidence(
@@ -107,7 +108,7 @@ class Gatherer:
         )
 
     def _activated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
-        values = self.model._fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
+        values = self.program.fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
         outputs = by_class(values[self.output])
         found = self._resolved(target, outputs)
         maps = self._maps(values[self._tensor])
@@ -118,9 +119,9 @@ class Gatherer:
         if self.masks_input:
             known = self.layer.shape and not self.reshape
             tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
-        scores = find_scores(self.model, self.output)
+        scores = find_scores(self.program, self.output)
         beside = [self._tensor, self.output]
-        tries = Perturbation(self.model, tensor, name, scores, feeds, beside)
+        tries = Perturbation(self.program, tensor, name, scores, feeds, beside)
         outputs = by_class(tries.values[self.output])
         found = self._resolved(target, outputs)
         maps = self._maps(tries.values[self._tensor])
@@ -152,12 +153,12 @@ class Gatherer:
     def _resolved(self, target: Target, outputs: Array) -> Targets:
         samples, classes = outputs.shape
         return targets.resolve(
-            target, samples=samples, classes=classes, labels=self.model.labels, scores=outputs
+            target, samples=samples, classes=classes, labels=self.program.labels, scores=outputs
         )
 
     def _maps(self, values: Array) -> npt.NDArray[np.float64]:
         """A layer's values as feature maps `(n, h, w, c)`."""
-        maps = self.reshape(values) if self.reshape else channels_last(self.model, values)
+        maps = self.reshape(values) if self.reshape else channels_last(self.program, values)
         if np.ndim(maps) < 3:
             raise UsageError(
                 "a heat map needs a layer with feature maps, (n, h, w, c), but "

@@ -23,31 +23,32 @@ from .scores import by_class
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
-    from layertap._model import Model, Recipe
+    from layertap._engine.feeds import Recipe
+    from layertap._engine.program import Program
     from layertap.format.card import Gradients
 
 
 def gradients(
-    model: Model,
+    program: Program,
     inputs: Any,
     layers: Selector | Iterable[Selector] | None = None,
     target: Target = targets.TOP,
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.gradients`."""
-    record = available.require(model)
+    record = available.require(program)
     if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
         layers = list(layers)
-    wanted = choose(model, record, layers)
-    feeds = prepare(model, record, wanted.values(), (), inputs, preprocess)
-    found = differentiate(model, record, feeds, wanted, (), target)
+    wanted = choose(program, record, layers)
+    feeds = prepare(program, record, wanted.values(), (), inputs, preprocess)
+    found = differentiate(program, record, feeds, wanted, (), target)
     many = targets.several(target)
     values = {name: g if many else g[:, 0] for name, g in found.gradients.items()}
-    return next(iter(values.values())) if is_single(model.layers, layers) else values
+    return next(iter(values.values())) if is_single(program.layers, layers) else values
 
 
 def choose(
-    model: Model, record: Gradients, layers: Selector | Sequence[Selector] | None
+    program: Program, record: Gradients, layers: Selector | Sequence[Selector] | None
 ) -> dict[str, str]:
     """The gradients' tensors by name of the layer or input, in the order asked.
 
@@ -60,14 +61,14 @@ def choose(
     for one in layers if isinstance(layers, (list, tuple)) else [layers]:
         if isinstance(one, str) and one in record.tensors:
             names = [one]
-        elif isinstance(one, (str, int, Layer)) and is_single(model.layers, one):
-            names = [model.layer(one).name]
+        elif isinstance(one, (str, int, Layer)) and is_single(program.layers, one):
+            names = [program.layer(one).name]
         else:
-            found = [layer.name for layer in model.select(one)]
+            found = [layer.name for layer in program.select(one)]
             names = [name for name in found if name in record.tensors] or found
         for name in names:
             if name not in record.tensors:
-                raise available.missing(model, record.tensors, name)
+                raise available.missing(program, record.tensors, name)
             wanted[name] = record.tensors[name]
     return wanted
 
@@ -83,7 +84,7 @@ class Differentiated(NamedTuple):
 
 
 def prepare(
-    model: Model,
+    program: Program,
     record: Gradients,
     wanted: Iterable[str],
     beside: Iterable[str],
@@ -91,14 +92,14 @@ def prepare(
     preprocess: Recipe | None,
 ) -> dict[str, Any]:
     """Arrays by input name, for `differentiate`."""
-    if record.weights not in model._graph.optional:
-        raise model._gone(KeyError(record.weights))
-    plan = model._plan([*wanted, *beside, record.output])
-    return model._prepared(plan.needs, inputs, preprocess)
+    if record.weights not in program.graph.optional:
+        raise program.missing_tensor(record.weights)
+    plan = program.plan([*wanted, *beside, record.output])
+    return program.prepare_arrays(plan.needs, inputs, preprocess)
 
 
 def differentiate(
-    model: Model,
+    program: Program,
     record: Gradients,
     feeds: Mapping[str, Any],
     wanted: Mapping[str, str],
@@ -113,19 +114,21 @@ def differentiate(
         beside: further tensors.
     """
     samples = len(next(iter(feeds.values())))
-    seed = Seed(model, record)
+    seed = Seed(program, record)
     tensors = list(wanted.values())
-    if not targets.needs_scores(target, model.labels):
+    if not targets.needs_scores(target, program.labels):
         found = seed.resolve(target, samples)
         if found.weights.shape[1] == 1 or record.broadcasts:
-            values = _in_one_go(model, seed, feeds, tensors, beside, found.weights)
+            values = _in_one_go(program, seed, feeds, tensors, beside, found.weights)
             return _sorted_out(values, wanted, beside, found)
-    starts = model._halfway.get(tuple(wanted.items()), lambda: _starts(model, record, wanted))
-    values = model._fetch([*dict.fromkeys([*beside, record.output, *starts])])(feeds)
+    starts = program.gradient_starts.get(
+        tuple(wanted.items()), lambda: _starts(program, record, wanted)
+    )
+    values = program.fetch([*dict.fromkeys([*beside, record.output, *starts])])(feeds)
     found = seed.resolve(target, samples, by_class(values[record.output]))
     # What is no array (a sequence) cannot well be fed, and is computed again.
     given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
-    fetch = model._fetch(tensors, {**feeds, **given}, tuple(given))
+    fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and record.broadcasts:
         late = fetch({**feeds, **given, seed.name: seed(found.weights[0])})
         late = {name: value[None] for name, value in late.items()}
@@ -141,13 +144,13 @@ def differentiate(
 class Seed:
     """The input that weighs the scores."""
 
-    def __init__(self, model: Model, record: Gradients) -> None:
-        default = model._graph.initializers[record.weights].type
+    def __init__(self, program: Program, record: Gradients) -> None:
+        default = program.graph.initializers[record.weights].type
         self.name = record.weights
         self._shape = (1,) * (len(default.dims or ()) - 2)
         self._dtype = default.dtype
         self._classes = int((default.dims or (0,))[-1] or 0)
-        self._labels = model.labels
+        self._labels = program.labels
 
     def resolve(self, target: Target, samples: int, scores: Array | None = None) -> Targets:
         """See `targets.resolve`."""
@@ -162,7 +165,7 @@ class Seed:
 
 
 def _in_one_go(
-    model: Model,
+    program: Program,
     seed: Seed,
     feeds: Mapping[str, Any],
     tensors: Sequence[str],
@@ -171,7 +174,7 @@ def _in_one_go(
 ) -> dict[str, Any]:
     """One run for a target each, or one per sample, with all of its targets."""
     samples, count, _ = weights.shape
-    fetch = model._fetch([*dict.fromkeys([*tensors, *beside])])
+    fetch = program.fetch([*dict.fromkeys([*tensors, *beside])])
     if count == 1:
         values = fetch({**feeds, seed.name: seed(weights[:, 0])})
         return values | {name: values[name][:, None] for name in tensors}
@@ -190,15 +193,15 @@ def _sorted_out(
     return Differentiated(gradients, {name: values[name] for name in beside}, found)
 
 
-def _starts(model: Model, record: Gradients, wanted: Mapping[str, str]) -> list[str]:
+def _starts(program: Program, record: Gradients, wanted: Mapping[str, str]) -> list[str]:
     """Tensors from which the gradients can be computed without the network's first half: the
     first of the layers, and what goes past them. None if a layer's activations are not in reach.
     """
-    graph = model._graph
-    tensors = {layer.name: layer.tensor for layer in model.layers}
+    graph = program.graph
+    tensors = {layer.name: layer.tensor for layer in program.layers}
     ends = [tensor for tensor in (tensors.get(name, name) for name in wanted) if tensor]
     if len(ends) < len(wanted):
         return []
     first = boundary.first(graph, boundary.sources(graph, ends))
-    plan = model._plan(list(wanted.values()))
+    plan = program.plan(list(wanted.values()))
     return sorted(first | boundary.beside(graph, plan, first | {record.weights}))

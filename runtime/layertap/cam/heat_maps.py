@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layertap._engine.feeds import is_image
+from layertap._engine.program import HasProgram, Program, program_of
 from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
@@ -24,7 +25,7 @@ from .scores import choose_output
 from .targets import Array, Target
 
 if TYPE_CHECKING:
-    from layertap._model import Model, Recipe
+    from layertap._engine.feeds import Recipe
 
 MASKS = ("layer", "input")
 """What Score-CAM may mask."""
@@ -45,14 +46,15 @@ class HeatMaps:
     mean."""
 
 
-def cam(model: Model, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
+def cam(model: HasProgram, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
     """See `Model.cam`."""
     maps = heat_maps(model, inputs, layer, target, **options).maps
-    return maps[0, 0] if _is_one_image(model, inputs) and not targets.several(target) else maps
+    one = _is_one_image(program_of(model), inputs) and not targets.several(target)
+    return maps[0, 0] if one else maps
 
 
 def heat_maps(
-    model: Model,
+    model: HasProgram,
     inputs: Any,
     layer: str | int | Layer | None = None,
     target: Target = targets.TOP,
@@ -71,19 +73,20 @@ def heat_maps(
 ) -> HeatMaps:
     """Heat maps as `Model.cam` gives them, always with four axes, and what they are of.
 
-    See `Model.cam` for the arguments and the errors.
+    Args:
+        model: a `layertap.Model`. See `Model.cam` for the other arguments and the errors.
     """
     if mask not in MASKS:
         raise UsageError(f"mask is {mask!r}, but it must be 'layer' or 'input'.")
     for name, value in (("batch_size", batch_size), ("channels", channels)):
         if value is not None and value < 1:
             raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
-    chosen = find_method(method)
+    program, chosen = program_of(model), find_method(method)
     gather = Gatherer(
-        model=model,
-        layer=choose_layer(model, layer, chosen),
+        program=program,
+        layer=choose_layer(program, layer, chosen),
         method=chosen,
-        output=choose_output(model, output, with_gradients=chosen.takes == "gradients"),
+        output=choose_output(program, output, with_gradients=chosen.takes == "gradients"),
         masks_input=mask == "input" and chosen.takes == "masked",
         channels=channels,
         batch_size=batch_size,
@@ -102,7 +105,7 @@ def heat_maps(
         weights = evidence.targets.weights  # those of the image as it is, for all of them
         image = gather.image(feeds, rank)
         parts = [maps]
-        for changed, back in _augmented(model, feeds[image]):
+        for changed, back in _augmented(program, feeds[image]):
             parts.append(back(finished(gather({**feeds, image: changed}, weights))))
         maps = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
     return HeatMaps(
@@ -114,27 +117,27 @@ def heat_maps(
     )
 
 
-def choose_layer(model: Model, layer: str | int | Layer | None, method: Method) -> Layer:
+def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
     """The layer given, or the last one with gradients.
 
     Raises:
         LayerNotFoundError: there is none, or it has no gradient and the method needs one.
         UsageError: none is given, and the file has no gradients to go by.
     """
-    record = available.require(model) if method.takes == "gradients" else available.find(model)
+    record = available.require(program) if method.takes == "gradients" else available.find(program)
     known = record.tensors if record else {}
     if layer is not None:
-        row = model.layer(layer)
+        row = program.layer(layer)
         if method.takes == "gradients" and row.name not in known:
-            raise available.missing(model, known, row.name)
+            raise available.missing(program, known, row.name)
         return row
-    inputs = model._graph.inputs
-    rows = [row for row in model.layers if row.exposed and row.tensor not in inputs]
+    inputs = program.graph.inputs
+    rows = [row for row in program.layers if row.exposed and row.tensor not in inputs]
     rows_with = [row for row in rows if row.name in known]
     if not rows_with:
         maps = [repr(row.name) for row in rows if len(row.shape) == 4]
         last = f" The last one with feature maps is {maps[-1]}." if maps else ""
-        raise UsageError(f"{model._name} does not tell which layer to take. Give one.{last}")
+        raise UsageError(f"{program.name} does not tell which layer to take. Give one.{last}")
     return rows_with[-1]
 
 
@@ -145,7 +148,7 @@ def _size(
     if asked is False:
         return None
     if asked is True:
-        image = channels_last(gather.model, feeds[gather.image(feeds, rank)])
+        image = channels_last(gather.program, feeds[gather.image(feeds, rank)])
         return tuple(image.shape[1:-1])
     size = tuple(asked)
     if len(size) != rank or any(side < 1 for side in size):
@@ -184,25 +187,25 @@ def _finished(
     return done
 
 
-def _augmented(model: Model, batch: Array) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
+def _augmented(program: Program, batch: Array) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
     """The batch made darker and brighter, and flipped; and what flips the maps back."""
     for flip, factor in itertools.product((False, True), (0.9, 1.0, 1.1)):
         if flip or factor != 1.0:
-            images = channels_last(model, (batch * factor).astype(batch.dtype))
+            images = channels_last(program, (batch * factor).astype(batch.dtype))
             images = _flipped(images, -2) if flip else images
             back = functools.partial(_flipped, axis=-1) if flip else np.asarray
-            yield as_fed(model, images), back
+            yield as_fed(program, images), back
 
 
 def _flipped(values: Array, axis: int) -> Array:
     return np.flip(values, axis)
 
 
-def _is_one_image(model: Model, inputs: Any) -> bool:
+def _is_one_image(program: Program, inputs: Any) -> bool:
     """Whether one image was given, and not a list of images or a batch."""
-    several = len(model._graph.inputs) > 1
+    several = len(program.graph.inputs) > 1
     if isinstance(inputs, Mapping):
         return any(map(is_image, inputs.values()))
-    if several and isinstance(inputs, (list, tuple)) and len(inputs) == len(model._graph.inputs):
+    if several and isinstance(inputs, (list, tuple)) and len(inputs) == len(program.graph.inputs):
         return any(map(is_image, inputs))
     return is_image(inputs)

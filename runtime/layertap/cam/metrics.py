@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap._engine.program import HasProgram, Program, program_of
 from layertap.errors import InputError, UsageError
 
 from . import targets
@@ -17,7 +18,7 @@ from .scores import by_class, choose_output
 from .targets import Array, Target
 
 if TYPE_CHECKING:
-    from layertap._model import Model, Recipe
+    from layertap._engine.feeds import Recipe
 
 Baseline = "float | str | npt.ArrayLike"
 """What stands where an image is taken away: a number or an array that fits the image, in the units
@@ -67,7 +68,7 @@ class Confidence:
 
 
 def deletion(
-    model: Model,
+    model: HasProgram,
     inputs: Any,
     maps: npt.ArrayLike,
     target: Target = targets.TOP,
@@ -85,6 +86,7 @@ def deletion(
     model's input), as many places per step as an image has columns.
 
     Args:
+        model: a `layertap.Model`.
         inputs: as for `Model.activations`.
         maps: `(h, w)` or `(n, targets, h, w)`, as `Model.cam` gives them, of the image's size.
         target: what the maps are of, see `Model.cam`.
@@ -104,7 +106,7 @@ def deletion(
 
 
 def insertion(
-    model: Model,
+    model: HasProgram,
     inputs: Any,
     maps: npt.ArrayLike,
     target: Target = targets.TOP,
@@ -126,7 +128,7 @@ def insertion(
 
 
 def confidence(
-    model: Model,
+    model: HasProgram,
     inputs: Any,
     maps: npt.ArrayLike,
     target: Target = targets.TOP,
@@ -151,7 +153,9 @@ def confidence(
         InputError: maps or a baseline that do not fit the images.
         UsageError: no such target.
     """
-    trial = _Trial(model, inputs, maps, target, baseline, batch_size, output, preprocess)
+    trial = _Trial(
+        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
+    )
 
     def kept(sample: int, at: int) -> Iterator[Array]:
         share = trial.maps[sample, at][..., None].astype(np.float64)
@@ -161,7 +165,7 @@ def confidence(
 
 
 def _curve(
-    model: Model,
+    model: HasProgram,
     inputs: Any,
     maps: npt.ArrayLike,
     target: Target,
@@ -175,7 +179,9 @@ def _curve(
 ) -> Curve:
     if steps < 1:
         raise UsageError(f"steps {steps} makes no sense: give 1 or more.")
-    trial = _Trial(model, inputs, maps, target, baseline, batch_size, output, preprocess)
+    trial = _Trial(
+        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
+    )
     places = trial.maps[0, 0].size
     counts = np.round(np.linspace(0, places, steps + 1)).astype(int)
 
@@ -198,7 +204,7 @@ class _Trial:
 
     def __init__(
         self,
-        model: Model,
+        program: Program,
         inputs: Any,
         maps: npt.ArrayLike,
         target: Target,
@@ -209,20 +215,20 @@ class _Trial:
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size} makes no sense: give 1 or more.")
-        self._model, self._batch_size = model, batch_size
-        self._output = choose_output(model, output)
-        self._fetch = model._fetch([self._output])
-        self._feeds = model._prepared(self._fetch.plan.needs, inputs, preprocess)
+        self._program, self._batch_size = program, batch_size
+        self._output = choose_output(program, output)
+        self._fetch = program.fetch([self._output])
+        self._feeds = program.prepare_arrays(self._fetch.plan.needs, inputs, preprocess)
         given = np.asarray(maps, np.float32)
         self._name = self._image(given)
-        self.images: Array = channels_last(model, self._feeds[self._name])
+        self.images: Array = channels_last(program, self._feeds[self._name])
         """`(n, h, w, c)`."""
         outputs = by_class(self._fetch(self._feeds)[self._output])
         found = targets.resolve(
             target,
             samples=len(outputs),
             classes=outputs.shape[1],
-            labels=model.labels,
+            labels=program.labels,
             scores=outputs,
         )
         self._weights = found.weights.astype(np.float64)
@@ -260,7 +266,7 @@ class _Trial:
         """Changed images with whatever other inputs belong to the one that they are made from."""
         others = {name: value for name, value in self._feeds.items() if name != self._name}
         feeds = copies(others, sample, len(self.images), len(images))
-        return {**feeds, self._name: as_fed(self._model, images.astype(self.images.dtype))}
+        return {**feeds, self._name: as_fed(self._program, images.astype(self.images.dtype))}
 
     def _image(self, maps: Array) -> str:
         rank = maps.ndim if maps.ndim <= 3 else maps.ndim - 2

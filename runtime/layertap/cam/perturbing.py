@@ -20,7 +20,7 @@ from .axes import channels_last, copies
 from .scores import Scores
 
 if TYPE_CHECKING:
-    from layertap._model import Model
+    from layertap._engine.program import Program
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +34,7 @@ class Perturbation:
 
     def __init__(
         self,
-        model: Model,
+        program: Program,
         tensor: str,
         name: str,
         scores: Scores,
@@ -52,18 +52,18 @@ class Perturbation:
         Raises:
             UsageError: the scores do not depend on the tensor.
         """
-        graph = model._graph
-        self._model = model
+        graph = program.graph
+        self._program = program
         self._scores = scores
         self._feeds = feeds
         self._leaf = peel(graph, [tensor])[tensor]
         self._source = self._leaf.source
-        plan = model._plan([scores.tensor], (tensor,))
+        plan = program.plan(scores.tensors, (tensor,), scores.appended)
         if self._source not in (*plan.starts, *plan.inputs):
             raise UsageError(f"no score depends on {name!r}: to change it would change nothing.")
         self._beside = sorted(boundary.beside(graph, plan, {self._source}))
-        wanted = [*beside, scores.tensor, self._source, *self._beside]
-        self._before = model._fetch([*dict.fromkeys(wanted)])
+        wanted = [*beside, *scores.tensors, self._source, *self._beside]
+        self._before = program.fetch([*dict.fromkeys(wanted)], appended=scores.appended)
         self.values = self._before(feeds)
         """Of the tensors asked for, `(n, ...)`."""
         self.whole = scores.read(self.values)
@@ -74,7 +74,8 @@ class Perturbation:
                 "changed bit by bit."
             )
         given = (self._source, *self._beside)
-        self._after = model._fetch([scores.tensor], {**feeds, **self.values}, given)
+        values = {**feeds, **self.values}
+        self._after = program.fetch(scores.tensors, values, given, scores.appended)
 
     def scores(
         self, sample: int, channels: Sequence[int], change: Change, batch_size: int
@@ -108,7 +109,7 @@ class Perturbation:
 
     def _seen(self, source: Array) -> Array:
         """The tensor, `(n, h, w, c)`, as a view of what it is made from."""
-        return channels_last(self._model, view(source, self._leaf.perms))
+        return channels_last(self._program, view(source, self._leaf.perms))
 
     def _copies(self, sample: int, size: int) -> dict[str, Any]:
         """All that the second half reads, for as many copies of one image."""

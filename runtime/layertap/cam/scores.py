@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
 
-from layertap._cut.plan import Perm, view
+from layertap._cut.nodes import renamed_node
+from layertap._cut.plan import Appended
 from layertap.errors import UsageError, suggest
+from layertap.format.graph import Node, TensorType
+from layertap.format.operators import behind_final_activation
 
 from . import available
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from layertap._model import Model
+    from layertap._engine.program import Program
 
 
 class Scores(NamedTuple):
     """Where scores are in a graph."""
 
     tensor: str
-    perms: tuple[Perm, ...]
-    """The Transposes that bring its classes to the last axis."""
+    """The tensor that holds them, laid out as the output is."""
+    appended: tuple[Appended, ...] = ()
+    """Nodes that make it, where it is not in the file."""
+
+    @property
+    def tensors(self) -> list[str]:
+        """The file's own tensors to ask for."""
+        return [] if self.appended else [self.tensor]
 
     def read(self, values: Mapping[str, Any]) -> npt.NDArray[Any]:
         """`(n, classes)`, out of the values of a run."""
-        return by_class(view(values[self.tensor], self.perms))
+        return by_class(values[self.tensor])
 
 
 def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -40,7 +48,7 @@ def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return scores
 
 
-def choose_output(model: Model, output: str | None, *, with_gradients: bool = False) -> str:
+def choose_output(program: Program, output: str | None, *, with_gradients: bool = False) -> str:
     """The output whose classes are meant: the one given, that of the gradients, or the first.
 
     Args:
@@ -49,16 +57,16 @@ def choose_output(model: Model, output: str | None, *, with_gradients: bool = Fa
     Raises:
         UsageError: the model has no such output, or none, or the gradients are of another.
     """
-    names = [info.name for info in model.outputs]
+    names = [info.name for info in program.outputs]
     if output is not None and output not in names:
         raise UsageError(
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}."
             + suggest(output, names)
         )
-    record = available.find(model)
+    record = available.find(program)
     if with_gradients and record and output not in (None, record.output):
         raise UsageError(
-            f"{model._name} gives gradients of the scores of {record.output!r}, and not of "
+            f"{program.name} gives gradients of the scores of {record.output!r}, and not of "
             f"{output!r}."
         )
     if output is not None:
@@ -66,29 +74,43 @@ def choose_output(model: Model, output: str | None, *, with_gradients: bool = Fa
     if record is not None:
         return record.output
     if not names:
-        raise UsageError(f"{model._name} has no output of its own whose classes could be meant.")
+        raise UsageError(f"{program.name} has no output of its own whose classes could be meant.")
     return names[0]
 
 
-def find_scores(model: Model, output: str) -> Scores:
-    """The tensor that the scores of an output are: those that the file's gradients are of; in a
-    file without gradients, what goes into the output's final sigmoid or softmax if it has one.
+def find_scores(program: Program, output: str) -> Scores:
+    """The scores of an output: those that the file's gradients are of; in a file without gradients,
+    the logits, where the output ends in a sigmoid or softmax.
+
+    The exporter differentiates the same: what comes after the final activation (a Flatten, say) is
+    repeated after the logits, so that their classes lie as the output's do.
     """
-    record = available.find(model)
-    if record is not None and record.output == output and record.score != "logits":
-        return Scores(output, ())
-    graph = model._graph
+    gradients = available.find(program)
+    if gradients is not None and gradients.output == output and gradients.score != "logits":
+        return Scores(output)
+    graph = program.graph
     makers = {name: node for node in graph.nodes for name in node.writes}
-    perms: list[Perm] = []
-    node = makers.pop(output, None)
-    while node and (node.domain, node.op_type) in _MOVES - graph.functions:
-        if node.op_type == "Transpose":
-            perms.insert(0, node.perm)
-        node = makers.pop(node.reads[0], None)
-    if node and (node.domain, node.op_type) in _FINAL - graph.functions:
-        return Scores(node.reads[0], tuple(perms))
-    return Scores(output, ())
+
+    def maker(tensor: str) -> Node | None:
+        node = makers.get(tensor)
+        own = node is not None and (node.domain, node.op_type) in graph.functions
+        return None if own else node
+
+    found = behind_final_activation(output, maker)
+    if found is None:
+        return Scores(output)
+    logits, movers = found
+    return _moved(program, output, logits, movers) if movers else Scores(logits)
 
 
-_FINAL = {("", "Sigmoid"), ("", "Softmax"), ("", "LogSoftmax")}
-_MOVES = {("", "Identity"), ("", "Cast"), ("", "Transpose")}
+def _moved(program: Program, output: str, logits: str, movers: Sequence[Node]) -> Scores:
+    """The logits after copies of the movers."""
+    reads, nodes, now = [logits], b"", logits
+    with program.source.read(sparsely=True) as buffer:
+        for at, node in enumerate(movers, 1):
+            label = f"layertap:scores:{output}" + (f"/{at}" if at < len(movers) else "")
+            renamed = {node.reads[0]: now}, {node.writes[0]: label}
+            nodes += renamed_node(buffer, node, *renamed, named=False)
+            reads += node.reads[1:]
+            now = label
+    return Scores(now, (Appended(tuple(reads), {now: (TensorType(), ())}, nodes),))

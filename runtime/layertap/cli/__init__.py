@@ -1,8 +1,8 @@
 """The command line: `layertap COMMAND ...`.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 all well; 1 a verification failed, or some
-of several inputs; 2 anything that stopped the command. Commands that need more than the runtime
-come from the entry-point group `layertap.commands`, so that this package imports none of it.
+Data goes to stdout, messages to stderr. Exit codes: 0 for success; 1 if a verification or some of
+several inputs failed; 2 if an error stopped the command. Other packages add commands through the
+entry-point group `layertap.commands`, so this package does not depend on them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from layertap._record import Record
 from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     import argparse
 
 GROUP = "layertap.commands"
+"""The entry-point group of commands from other packages."""
 
 OK, PARTLY_FAILED, STOPPED = 0, 1, 2
 """Exit codes."""
@@ -35,43 +36,43 @@ class Command(Record):
     """One command of the command line."""
 
     help: str
-    """What it does, in a few words."""
+    """A short description."""
     configure: Callable[[argparse.ArgumentParser], None]
-    """Adds its arguments to its parser."""
+    """Adds the command's arguments to its parser."""
     run: Callable[[argparse.Namespace], int]
-    """Does it, and returns the exit code."""
+    """Runs the command and returns the exit code."""
     plain: Callable[[str], int] | None = None
-    """Does it for one file without options: argparse is not needed then, and takes its time."""
+    """Runs the command for one file without options, which avoids importing argparse."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None:
-        # What is in memory when a program ends, Python need not look through for cycles.
+        # At exit, skip the search for reference cycles among all objects: the process ends anyway.
         atexit.register(gc.freeze)
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")  # names may come from anywhere
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may contain any characters
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", LayertapWarning)
             warnings.showwarning = _warning_printer()
             code = _run(arguments)
-            if sys.stdout:  # there is none where it was closed
+            if sys.stdout:  # it is None if it was closed
                 sys.stdout.flush()
             return code
     except LayertapError as exc:
-        _complain(str(exc))
+        _print_message(str(exc))
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was left half-written.")
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        _give_up_stdout()
+        _print_message("interrupted; no file was left incomplete.")
+    except BrokenPipeError:  # the reader of the pipe, for example `head`, has ended
+        _discard_stdout()
         return OK
     except MemoryError as exc:
-        _complain(f"there is not enough memory{f' ({exc})' if str(exc) else ''}.")
-    except OSError as exc:  # stdout on a full disk, for one
-        _complain(": ".join(str(part) for part in (exc.filename, exc.strerror or exc) if part))
-        _give_up_stdout()
+        _print_message(f"not enough memory{f' ({exc})' if str(exc) else ''}.")
+    except OSError as exc:  # for example stdout on a full disk
+        _print_message(": ".join(str(part) for part in (exc.filename, exc.strerror or exc) if part))
+        _discard_stdout()
     return STOPPED
 
 
@@ -79,31 +80,31 @@ def _run(arguments: list[str]) -> int:
     if len(arguments) == 2 and arguments[0] in OWN and arguments[1][:1] not in ("", "-"):
         plain = _own(arguments[0]).plain
         if plain is not None:
-            return _uncollected(plain, arguments[1])
+            return _without_gc(plain, arguments[1])
     try:
         args = _parse(arguments)
-    except SystemExit as exc:  # argparse has printed its help, or what is wrong
+    except SystemExit as exc:  # argparse has printed its help or an error message
         return int(exc.code or 0)
     return int(args.run(args))
 
 
-def _uncollected(plain: Callable[[str], int], file: str) -> int:
-    """Do without the garbage collector what is soon done, and makes no garbage."""
-    collecting = gc.isenabled()
+def _without_gc(plain: Callable[[str], int], file: str) -> int:
+    """Run a short command without the garbage collector, for speed: it creates no cycles."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         return plain(file)
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
-def _complain(message: str) -> None:
+def _print_message(message: str) -> None:
     print(f"layertap: {message}", file=sys.stderr)
 
 
-def _give_up_stdout() -> None:
-    """Where stdout takes no more, keep Python from trying once again when it ends."""
+def _discard_stdout() -> None:
+    """If stdout cannot be written, discard its buffer, so that Python does not fail at exit."""
     import contextlib
 
     try:
@@ -111,9 +112,9 @@ def _give_up_stdout() -> None:
             sys.stdout.flush()
     except OSError:
         with contextlib.suppress(OSError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -123,12 +124,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         prog="layertap", description="Read any layer's activations out of an ONNX file."
     )
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
-    wanted = arguments[0] if arguments else ""
-    commands = {} if wanted == "--version" else _commands(wanted)
-    if arguments and not wanted.startswith("-") and wanted not in commands:
+    requested = arguments[0] if arguments else ""
+    commands = {} if requested == "--version" else _commands(requested)
+    if arguments and not requested.startswith("-") and requested not in commands:
         raise UsageError(
-            f"there is no command {wanted!r}.{suggest(wanted, list(commands))} "
-            "`layertap --help` lists them."
+            f"the command {requested!r} is unknown.{suggest(requested, list(commands))} "
+            "`layertap --help` lists the commands."
         )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, command in commands.items():
@@ -138,11 +139,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     if not arguments:
         parser.print_help(sys.stderr)
         parser.exit(STOPPED)
-    return parser.parse_args(_negative_slices_joined(arguments))
+    return parser.parse_args(_join_negative_slices(arguments))
 
 
-def _negative_slices_joined(arguments: list[str]) -> list[str]:
-    """`--layers -3:` as `--layers=-3:`: what begins with `-`, argparse takes for an option."""
+def _join_negative_slices(arguments: list[str]) -> list[str]:
+    """Replace `--layers -3:` by `--layers=-3:`, because argparse would read `-3:` as an option."""
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1] == "--layers" and re.fullmatch(r"-\d+:.*", argument):
@@ -153,32 +154,32 @@ def _negative_slices_joined(arguments: list[str]) -> list[str]:
 
 
 OWN = {
-    "cam": "draw heat maps: where the evidence for a class is",
-    "check": "compare this machine with the sample in the file",
-    "cut": "write a part of a model as a file of its own",
+    "cam": "draw heat maps that show the evidence for a class",
+    "check": "compare this machine's results with the sample in the file",
+    "cut": "write a part of a model to a new file",
     "devices": "list the devices that models can run on",
-    "info": "print what a file says about itself",
+    "info": "print a description of a file",
     "layers": "print the table of a file's layers",
     "run": "fetch activations or predictions for images",
-    "stats": "mean and deviation of an image collection, as a recipe",
+    "stats": "compute the mean and deviation of images, as a recipe",
 }
-"""The runtime's own commands, each a module here, and what they do."""
+"""The runtime's own commands, each in a module of this package, and their descriptions."""
 
 
-def _commands(wanted: str) -> dict[str, Command]:
-    """The wanted command if it is one of the runtime's own, else all that there are."""
-    if wanted in OWN:
-        return {wanted: _own(wanted)}
-    from importlib.metadata import entry_points  # costs more than all the rest here
+def _commands(requested: str) -> dict[str, Command]:
+    """The requested command if it is one of the runtime's own; otherwise all commands."""
+    if requested in OWN:
+        return {requested: _own(requested)}
+    from importlib.metadata import entry_points  # slow to import
 
     others = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             others[entry.name] = entry.load()
-        except Exception as exc:  # noqa: BLE001 - other people's packages; the rest works
+        except Exception as exc:  # noqa: BLE001 - a broken package must not break the others
             message = f"the command {entry.name!r} ({entry.value}) cannot be loaded: {exc}"
             warnings.warn(message, LayertapWarning, stacklevel=2)
-    if wanted in ("", "-h", "--help"):  # to be listed alone: none of them needs to be loaded
+    if requested in ("", "-h", "--help"):  # the list of commands does not need their modules
         own = {name: Command(text, lambda _: None, lambda _: STOPPED) for name, text in OWN.items()}
     else:
         own = {name: _own(name) for name in OWN}
@@ -191,13 +192,13 @@ def _own(name: str) -> Command:
 
 
 def _warning_printer() -> Callable[..., None]:
-    """A `warnings.showwarning` that prints layertap's warnings, each text once."""
+    """A `warnings.showwarning` that prints each of layertap's warnings once."""
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         text = str(message)
         if issubclass(category, LayertapWarning) and text not in seen:
             seen.add(text)
-            _complain(f"warning: {text}")
+            _print_message(f"warning: {text}")
 
     return show

@@ -1,4 +1,4 @@
-"""`layertap cam`: heat maps over images, as pictures and as arrays."""
+"""`layertap cam`: heat maps for images, as pictures and as arrays."""
 
 from __future__ import annotations
 
@@ -14,65 +14,77 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap import _model
-from layertap.errors import OutputError, UsageError
+from layertap.errors import UsageError
 from layertap.format.atomic import make_folder, replacing
 from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import batches, free_name, naming, picture, prepared, recipe_for
-from .options import add_device
+from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
 
 if TYPE_CHECKING:
     from layertap.cam import HeatMaps
 
 REPORT = "cam.json"
+"""The name of the report in the output folder."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument("inputs", metavar="IMAGE", nargs="+", help="images, or folders of them")
+    parser.add_argument("inputs", metavar="IMAGE", nargs="+", help="images, or folders of images")
     parser.add_argument(
         "--layer",
         metavar="LAYER",
-        help="a name or index (default: the last layer that the file gives gradients of)",
+        help="a name or index (default: the last layer with gradients in the file)",
     )
     parser.add_argument(
         "--target",
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="labels or indices of classes, or `top`, the best of each image (default)",
+        help="labels or indices of classes, or `top` (default): each image's best class",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="FOLDER")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FOLDER",
+        help=f"write the pictures, the arrays and {REPORT} to this folder",
+    )
     parser.add_argument(
         "--method",
         default="gradcam",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
         "eigengradcam; without gradients eigencam, kpcacam, scorecam or ablationcam",
     )
-    parser.add_argument("--aug-smooth", action="store_true", help="average over changed images")
-    parser.add_argument("--eigen-smooth", action="store_true", help="take a principal component")
+    parser.add_argument(
+        "--aug-smooth", action="store_true", help="average the maps of augmented images"
+    )
+    parser.add_argument(
+        "--eigen-smooth", action="store_true", help="use the first principal component"
+    )
     parser.add_argument("--mask", default="layer", help="what scorecam masks: layer or input")
     parser.add_argument(
-        "--channels", type=int, metavar="N", help="how many scorecam and ablationcam try"
+        "--channels",
+        type=int,
+        metavar="N",
+        help="number of channels that scorecam and ablationcam test",
     )
     parser.add_argument("--colormap", default="jet", help="jet (default), viridis or magma")
     parser.add_argument(
-        "--alpha", type=float, default=0.5, help="how much of the colours is seen, 0 to 1"
+        "--alpha", type=float, default=0.5, help="opacity of the heat map, 0 to 1 (default 0.5)"
     )
-    parser.add_argument(
-        "--preprocess", metavar="FILE.json", help="a recipe for images instead of the file's own"
-    )
+    add_preprocess(parser)
     parser.add_argument(
         "--batch-size",
         type=int,
         default=16,
         metavar="N",
-        help="images, or channels that are tried, at a time (default 16)",
+        help="number of images, or of tested channels, in one batch (default 16)",
     )
     add_device(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores there are")
+    add_threads(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -81,20 +93,20 @@ def _run(args: argparse.Namespace) -> int:
     recipe = recipe_for(model, args)
     images: list[dict[str, Any]] = []
     failures: list[str] = []
-    found = None
+    maps = None
     taken: set[str] = set()
     for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
-        found = _heat_maps(model, args, paths, np.stack(arrays))
+        maps = _heat_maps(model, args, paths, np.stack(arrays))
         for row, path in enumerate(paths):
             name = free_name(Path(path).stem, "cam", taken)
-            images.append(_written(model, args, recipe, path, name, found, row))
-    if found is None:
+            images.append(_write_image(model, args, recipe, path, name, maps, row))
+    if maps is None:
         return STOPPED
     report = {
         "model": args.file,
-        "layer": found.layer,
-        "method": found.method,
+        "layer": maps.layer,
+        "method": maps.method,
         "colormap": args.colormap,
         "alpha": args.alpha,
         "images": images,
@@ -108,16 +120,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what cannot come to a good end, before the work is done."""
+    """Validate the arguments before the work."""
     from layertap.view.colormaps import shades
 
-    if args.batch_size < 1:
-        raise UsageError(f"--batch-size {args.batch_size} makes no sense: give 1 or more.")
+    check_positive("--batch-size", args.batch_size)
     if not 0 <= args.alpha <= 1:
-        raise UsageError(f"--alpha {args.alpha:g} makes no sense: give 0 to 1.")
+        raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
-    if Path(args.output).exists() and not Path(args.output).is_dir():
-        raise OutputError(f"-o takes a folder, and {args.output!r} is a file.")
+    check_folder("-o", args.output)
 
 
 def _heat_maps(
@@ -127,13 +137,13 @@ def _heat_maps(
 
     layer = None if args.layer is None else parse_selector(args.layer, model.layers)
     if isinstance(layer, slice):
-        raise UsageError(f"--layer takes a name or an index, and not {args.layer!r}.")
+        raise UsageError(f"--layer must be a name or an index, got {args.layer!r}.")
     with naming(paths):
         return heat_maps(
             model,
             batch,
             layer,
-            [_target(text, model.labels or ()) for text in args.target or ["top"]],
+            [_parse_target(text, model.labels or ()) for text in args.target or ["top"]],
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
@@ -143,54 +153,55 @@ def _heat_maps(
         )
 
 
-def _target(text: str, labels: tuple[str, ...]) -> str | int:
-    """A target as typed in a shell: what is a number and no label is an index."""
+def _parse_target(text: str, labels: tuple[str, ...]) -> str | int:
+    """Parse a target from the command line: a number is an index, unless it is a label."""
     return int(text) if text not in labels and text.lstrip("-").isdecimal() else text
 
 
-def _written(
+def _write_image(
     model: _model.Model,
     args: argparse.Namespace,
     recipe: Preprocessing,
     path: str,
     name: str,
-    found: HeatMaps,
+    maps: HeatMaps,
     row: int,
 ) -> dict[str, Any]:
-    """Write the maps of an image, and them over it; returns what the report says of them."""
+    """Write the heat maps of one image as an array and as overlays; return its report entry."""
     from layertap.view.overlays import overlay, panel
 
-    maps = found.maps[row]
-    targets = [_described(model, found, row, at) for at in range(len(maps))]
-    seen = picture(
+    heats = maps.maps[row]
+    targets = [_describe(model, maps, row, column) for column in range(len(heats))]
+    original = picture(
         path,
-        size=maps.shape[1:],
+        size=heats.shape[1:],
         interpolation=recipe.interpolation,
         keep_aspect_ratio=recipe.keep_aspect_ratio,
     )
-    titles = [f"{target['label']} {_number(target['score'])}" for target in targets]
-    overlays = [overlay(seen, heat, colormap=args.colormap, alpha=args.alpha) for heat in maps]
+    titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
+    overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
     folder = Path(args.output)
     make_folder(folder)
     with replacing(folder / f"{name}.png") as temporary:
-        sheet: Image.Image = panel([("Original", seen), *zip(titles, overlays, strict=True)])
+        sheet: Image.Image = panel([("Original", original), *zip(titles, overlays, strict=True)])
         sheet.save(temporary, format="PNG")
     with replacing(folder / f"{name}.npy") as temporary:
-        np.save(temporary, maps[0] if len(maps) == 1 else maps)
+        np.save(temporary, heats[0] if len(heats) == 1 else heats)
     print(f"wrote {folder / name}.png: {', '.join(titles)}", file=sys.stderr)
     return {"image": path, "overlay": f"{name}.png", "maps": f"{name}.npy", "targets": targets}
 
 
-def _described(model: _model.Model, found: HeatMaps, row: int, at: int) -> dict[str, Any]:
-    assert found.classes is not None  # weights of the classes are nothing for a shell
-    index = int(found.classes[row, at])
+def _describe(model: _model.Model, maps: HeatMaps, row: int, column: int) -> dict[str, Any]:
+    """The label, index and score of one target, for the report."""
+    assert maps.classes is not None  # it is only None for targets that are weights of classes
+    index = int(maps.classes[row, column])
     labels = model.labels or ()
     label = labels[index] if index < len(labels) else f"class {index}"
-    score = float(found.scores[row, at])
+    score = float(maps.scores[row, column])
     return {"label": label, "index": index, "score": score if math.isfinite(score) else None}
 
 
-def _number(score: float | None) -> str:
+def _score_text(score: float | None) -> str:
     return "nan" if score is None else f"{score:.3f}"
 
 

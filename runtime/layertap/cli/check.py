@@ -1,4 +1,4 @@
-"""`layertap check`: does this machine compute what Keras computed at the export?"""
+"""`layertap check`: compare this machine's results with those of Keras at the export."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        help="largest difference, as a share of a layer's largest value (default: as the export "
-        "allowed, 1e-4 unless the model computes in 16 bits)",
+        help="largest difference, relative to a layer's largest value (default: the tolerance of "
+        "the export, which is 1e-4 unless the model computes in 16 bits)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`layertap cut`: a part of a model as a file of its own."""
+"""`layertap cut`: write a part of a model to a new file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 
 from layertap import _model
+from layertap._engine.program import program_of
 from layertap.format.card import TensorInfo
 from layertap.format.select import parse_selector
 from layertap.format.text import shape_text
@@ -22,7 +23,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="LAYER",
-        help="where the part starts (default: the model's inputs)",
+        help="layers at which the part starts (default: the model's inputs)",
     )
     parser.add_argument(
         "--to",
@@ -30,9 +31,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="LAYER",
-        help="where it ends (default: the model's outputs)",
+        help="layers at which the part ends (default: the model's outputs)",
     )
-    parser.add_argument("-o", "--output", required=True, metavar="PART.onnx")
+    parser.add_argument("-o", "--output", required=True, metavar="PART.onnx", help="the new file")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -43,7 +44,10 @@ def _run(args: argparse.Namespace) -> int:
     )
     model.cut(args.output, start, end)
     part = _model.open(args.output)
-    data = (os.path.join(os.path.dirname(args.output), name) for name in part._graph.locations)
+    data = (
+        os.path.join(os.path.dirname(args.output), name)
+        for name in program_of(part).graph.locations
+    )
     size = sum(map(os.path.getsize, (args.output, *data)))
     print(
         f"wrote {args.output} ({size / 1e6:.1f} MB): "
@@ -54,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _tensors(infos: tuple[TensorInfo, ...]) -> str:
-    return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "nothing"
+    return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "none"
 
 
 COMMAND = Command(OWN["cut"], _configure, _run)

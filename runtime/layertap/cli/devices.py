@@ -1,4 +1,4 @@
-"""`layertap devices`: what the installed onnxruntime computes on here, and why not on the rest."""
+"""`layertap devices`: the devices of the installed onnxruntime, and why others do not work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import json
 import textwrap
 from typing import Any
 
-from layertap._engine.devices import CPU, Device, is_built, offers, trouble, wheels
+from layertap._engine.devices import CPU, Device, offers
 from layertap._engine.library import available_threads, import_onnxruntime
+from layertap._engine.probe import is_built, trouble, wheels
 
 from . import OK, OWN, Command
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="an object, for machines")
+    parser.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def _run(args: argparse.Namespace) -> int:

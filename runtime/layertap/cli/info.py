@@ -1,4 +1,4 @@
-"""`layertap info`: what a file says about itself."""
+"""`layertap info`: a description of a file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    model = read_index(FileSource(args.file))  # not `open`, which needs numpy
+    model = read_index(FileSource(args.file))  # faster than `open`, which imports numpy
     lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
     exposed = sum(layer.exposed for layer in model.layers)
     lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))
     if model.card and model.card.source.signature:
-        lines[-1] = ("layers", "none: made from a signature, which has outputs alone")
+        lines[-1] = ("layers", "none: exported from a signature, which only has outputs")
     if model.card is None:
         lines.append(("card", "none: not exported by layertap; the layers are ONNX tensors"))
     else:
@@ -58,27 +58,28 @@ def _tail(card: Card) -> list[tuple[str, str]]:
     if card.preprocessing:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
     if card.verification and card.verification.layers:
-        checked, worst = card.verification, card.verification.worst
-        shown = card.gradients.tensors.values() if card.gradients else ()
-        gradients = sum(name in shown for name in checked.layers)
-        what, reference = "layers", "Keras"
+        verification, worst = card.verification, card.verification.worst
+        tensors = card.gradients.tensors.values() if card.gradients else ()
+        gradients = sum(name in tensors for name in verification.layers)
+        noun, reference = "layers", "Keras"
         if card.source.signature:
-            what, reference = "outputs", "TensorFlow"
+            noun, reference = "outputs", "TensorFlow"
         elif not card.channels_last:
             reference = "central differences"
-        count = counted(len(checked.layers) - gradients, gradients, what)
+        count = counted(len(verification.layers) - gradients, gradients, noun)
         lines.append(
             (
                 "verification",
-                f"{count} against {reference} ({'; '.join(checked.batches)}): "
-                f"largest scaled error {checked.layers[worst].scaled:.1e} in {worst!r}, "
-                f"allowed {checked.tolerance:.0e}",
+                f"{count} against {reference} ({'; '.join(verification.batches)}): "
+                f"largest scaled error {verification.layers[worst].scaled:.1e} in {worst!r}, "
+                f"allowed {verification.tolerance:.0e}",
             )
         )
     if card.gradients:
-        found = card.gradients
-        scores = f"the {found.score if found.score == 'logits' else 'value'} of {found.output}"
-        lines.append(("gradients", f"of {scores}, with respect to {', '.join(found.tensors)}"))
+        output, score = card.gradients.output, card.gradients.score
+        scores = f"the {score if score == 'logits' else 'value'} of {output}"
+        names = ", ".join(card.gradients.tensors)
+        lines.append(("gradients", f"of {scores}, with respect to {names}"))
     lines += [("note", note) for note in card.notes or ()]
     lines.append(("format", card.format))
     return lines

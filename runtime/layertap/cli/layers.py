@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    from .options import add_layer_choice, image_size
+    from .options import add_layer_selection, image_size
 
     parser.add_argument("file", metavar="FILE.onnx")
-    add_layer_choice(parser)
-    parser.add_argument("--json", action="store_true", help="a list of objects, for machines")
+    add_layer_selection(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.add_argument(
         "--size",
         type=image_size,
         metavar="HxW",
-        help="estimate the MB of layers with free sizes for this input size",
+        help="estimate the MB of layers with free sizes, for this input size",
     )
     parser.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="MB for a batch of N (default 1)"
+        "--batch", type=int, default=1, metavar="N", help="show MB for a batch of N (default 1)"
     )
 
 
 def _run(args: argparse.Namespace) -> int:
     from layertap.format.select import select
 
-    from .options import chosen_layers
+    from .options import layer_selectors
 
     known, card = _read(FileSource(args.file), args.size is not None)
-    chosen = chosen_layers(args, known)
-    everything = chosen is None and not args.type
-    layers = known if everything else select(known, chosen, args.type)
+    selectors = layer_selectors(args, known)
+    everything = selectors is None and not args.type
+    layers = known if everything else select(known, selectors, args.type)
     costs = activation_costs(layers, card, args.size, args.batch)
     if (
         args.size
@@ -55,8 +55,8 @@ def _run(args: argparse.Namespace) -> int:
         and any(cost.nbytes is None for cost in costs)
     ):
         warnings.warn(
-            f"{args.file!r} does not tell how its layers grow with the input, so that --size makes "
-            "no difference.",
+            f"{args.file!r} does not contain the sizes that an estimate requires, so --size has no "
+            "effect.",
             LayertapWarning,
             stacklevel=2,
         )
@@ -71,12 +71,12 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _read(source: FileSource, with_card: bool) -> tuple[Sequence[Layer], Card | None]:
-    """The layers; and the card, if that is wanted too and there is one."""
+    """The layers, and the card if it was requested and the file has one."""
     if not with_card:
         layers = read_outline(source)
         if layers is not None:
             return layers, None
-    from layertap.format.index import read_index  # not `open`, which needs numpy
+    from layertap.format.index import read_index  # faster than `open`, which imports numpy
 
     index = read_index(source)
     return index.layers, index.card

@@ -1,9 +1,11 @@
-"""Options that several commands share."""
+"""Options that several commands share, and checks of their values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from layertap.errors import OutputError, UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector
 
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
     import argparse
 
 
-def add_layer_choice(parser: argparse.ArgumentParser) -> None:
-    """`--layers` and `--type`, as `layertap export` has them."""
+def add_layer_selection(parser: argparse.ArgumentParser) -> None:
+    """Add `--layers` and `--type`; `layertap export` has the same options."""
     parser.add_argument(
         "--layers",
         action="append",
@@ -26,23 +28,59 @@ def add_layer_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """`--device`, as `layertap.open` takes it."""
+    """Add `--device`, with the values that `layertap.open` accepts."""
     parser.add_argument(
         "--device",
         default="cpu",
-        help="cpu (default), cuda, cuda:1, auto, or another of `layertap devices`",
+        help="cpu (default), cuda, cuda:1, auto, or a device that `layertap devices` lists",
     )
 
 
-def chosen_layers(args: argparse.Namespace, layers: Sequence[Layer]) -> list[Selector] | None:
-    """What `--layers` asks for; `None` if it was not given, or asks for all."""
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add `--threads`."""
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="number of threads (default: all cores)"
+    )
+
+
+def add_preprocess(parser: argparse.ArgumentParser) -> None:
+    """Add `--preprocess`."""
+    parser.add_argument(
+        "--preprocess",
+        metavar="FILE.json",
+        help="a preprocessing recipe, to use instead of the one in the file",
+    )
+
+
+def check_positive(option: str, value: int) -> None:
+    """Check that the value of an option is at least 1.
+
+    Raises:
+        UsageError: it is less.
+    """
+    if value < 1:
+        raise UsageError(f"{option} must be at least 1, got {value}.")
+
+
+def check_folder(option: str, path: str) -> None:
+    """Check that an output folder is not an existing file.
+
+    Raises:
+        OutputError: it is.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise OutputError(f"{option} must be a folder, but {path!r} is a file.")
+
+
+def layer_selectors(args: argparse.Namespace, layers: Sequence[Layer]) -> list[Selector] | None:
+    """The selectors in `--layers`; `None` if it was not given, or is `all`."""
     if not args.layers or ("all" in args.layers and all(x.name != "all" for x in layers)):
         return None
     return [parse_selector(text, layers) for text in args.layers]
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """`320x320`, height first, as an argparse type; `320` is both."""
+    """Parse `HEIGHTxWIDTH`, as an argparse type; `320` means `320x320`."""
     parts = text.lower().split("x")
     try:
         sizes = [int(part) for part in parts]
@@ -51,5 +89,5 @@ def image_size(text: str) -> tuple[int, int]:
     if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
         from argparse import ArgumentTypeError
 
-        raise ArgumentTypeError(f"{text!r} is no size: give HEIGHTxWIDTH, as in 320x320")
+        raise ArgumentTypeError(f"{text!r} is not a size: give HEIGHTxWIDTH, for example 320x320")
     return sizes[0], sizes[-1]

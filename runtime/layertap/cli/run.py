@@ -1,4 +1,4 @@
-"""`layertap run`: activations or predictions for images, into an `.npz` file or as a table."""
+"""`layertap run`: activations or predictions for images, as an `.npz` file or a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
-from layertap.errors import InputError, LayerNotFoundError, OutputError, UsageError
+from layertap.errors import InputError, LayerNotFoundError, UsageError
 from layertap.format.atomic import check_target, make_folder, replacing
 from layertap.format.text import aligned, printable, shape_text
 from layertap.images.preprocessing import Preprocessing
@@ -21,13 +21,21 @@ from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import batches, free_name, naming, picture, prepared, recipe_for
-from .options import add_device, add_layer_choice, chosen_layers
+from .options import (
+    add_device,
+    add_layer_selection,
+    add_preprocess,
+    add_threads,
+    check_folder,
+    check_positive,
+    layer_selectors,
+)
 
 FILES = "layertap.files"
-"""The array in the `.npz` that names the row's images."""
+"""The name of the array in the `.npz` file that contains the path of the image of each row."""
 
 READY = (".npy", ".npz")
-"""Suffixes of ready batches."""
+"""Suffixes of ready batches, which are fed without preprocessing."""
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -38,28 +46,35 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "inputs",
         metavar="IMAGE",
         nargs="+",
-        help="images, or folders of them; or one ready batch: .npy, or .npz by input name",
+        help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
+        "each input",
     )
-    add_layer_choice(parser)
+    add_layer_selection(parser)
     parser.add_argument(
-        "-o", "--output", metavar="OUT.npz", help="write one array per layer, rows as the images"
+        "-o", "--output", metavar="OUT.npz", help="write one array per layer, with a row per image"
     )
     parser.add_argument(
         "--sheet",
         metavar="FOLDER",
-        help="draw the strongest feature maps, a PNG per image and layer",
+        help="draw the strongest feature maps, one PNG per image and layer",
+    )
+    add_preprocess(parser)
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="number of images in one batch (default 16)",
     )
     parser.add_argument(
-        "--preprocess", metavar="FILE.json", help="a recipe for images instead of the file's own"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)"
-    )
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="classes to print per image (default 5)"
+        "--top",
+        type=int,
+        default=5,
+        metavar="N",
+        help="number of classes to print per image (default 5)",
     )
     add_device(parser)
-    parser.add_argument("--threads", type=int, metavar="N", help="default: the cores there are")
+    add_threads(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -69,46 +84,45 @@ def _run(args: argparse.Namespace) -> int:
     failures: list[str] = []
     ready = Path(args.inputs[0]).suffix in READY
     if ready:
-        results = fetch(_ready(args.inputs[0]))
+        results = fetch(_load_ready(args.inputs[0]))
         names = _row_names(args.inputs[0], results)
     else:
-        names, results = _over_images(args, recipe_for(model, args), fetch, failures)
+        names, results = _run_images(args, recipe_for(model, args), fetch, failures)
     if not names:
         return STOPPED
     if args.output:
         _save(Path(args.output), names, results)
     if args.sheet:
-        _draw(Path(args.sheet), names, results, images=not ready)
+        _draw_sheets(Path(args.sheet), names, results, images=not ready)
     if not args.output and not args.sheet:
-        print(_described(model, names, results, args))
+        print(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse what cannot come to a good end, before the work is done."""
-    for option, value in (("--batch-size", args.batch_size), ("--top", args.top)):
-        if value < 1:
-            raise UsageError(f"{option} {value} makes no sense: give 1 or more.")
+    """Validate the arguments before the work."""
+    check_positive("--batch-size", args.batch_size)
+    check_positive("--top", args.top)
     if len(args.inputs) > 1 and any(Path(name).suffix in READY for name in args.inputs):
-        raise UsageError("give one ready batch (.npy or .npz) at a time, or images.")
+        raise UsageError("give images, or one ready batch (.npy or .npz), not several batches.")
     if args.output:
         if Path(args.output).suffix != ".npz":
-            raise UsageError(f"the output {args.output!r} must have a name that ends in .npz.")
+            raise UsageError(f"the name of the output must end in .npz, got {args.output!r}.")
         check_target(args.output)
-    if args.sheet and Path(args.sheet).exists() and not Path(args.sheet).is_dir():
-        raise OutputError(f"--sheet takes a folder, and {args.sheet!r} is a file.")
+    if args.sheet:
+        check_folder("--sheet", args.sheet)
 
 
 def _fetcher(model: _model.Model, args: argparse.Namespace) -> Callable[[Any], Arrays]:
-    """A function from a ready batch to arrays by name: layers, or the model's outputs."""
-    chosen = chosen_layers(args, model.layers)
-    if chosen is None and not args.layers and not args.type:
+    """A function from a preprocessed batch to the layers' or the model's outputs, by name."""
+    selectors = layer_selectors(args, model.layers)
+    if selectors is None and not args.layers and not args.type:
         if not model.outputs:
-            raise UsageError(f"{args.file!r} has no output of its own. Say which --layers.")
+            raise UsageError(f"{args.file!r} has no outputs. Select layers with --layers.")
         return lambda batch: _as_dict(model.predict(batch), model.outputs[0].name)
-    layers = model.select(chosen, args.type)
+    layers = model.select(selectors, args.type)
     if not layers:
-        raise LayerNotFoundError(f"{args.file!r} has no layers whose activations it gives.")
+        raise LayerNotFoundError(f"{args.file!r} does not expose any layers.")
     return model.tap(layers)
 
 
@@ -116,13 +130,13 @@ def _as_dict(value: Any, name: str) -> Arrays:
     return value if isinstance(value, dict) else {name: value}
 
 
-def _over_images(
+def _run_images(
     args: argparse.Namespace,
     recipe: Preprocessing,
     fetch: Callable[[Any], Arrays],
     failures: list[str],
 ) -> tuple[list[str], Arrays]:
-    """Run batch by batch."""
+    """Run the images batch by batch; return the paths, and arrays with a row per image."""
     names: list[str] = []
     parts: dict[str, list[NDArray[Any]]] = {}
     for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
@@ -132,11 +146,11 @@ def _over_images(
         for name, value in values.items():
             parts.setdefault(name, []).append(value)
         names += paths
-    return names, {name: _joined(name, values) for name, values in parts.items()}
+    return names, {name: _concatenated(name, values) for name, values in parts.items()}
 
 
-def _joined(name: str, parts: list[Any]) -> Any:
-    """What one layer gave, batch after batch, as one array."""
+def _concatenated(name: str, parts: list[Any]) -> Any:
+    """The results of all batches for one layer, as one array."""
     if len(parts) == 1:
         return parts[0]
     shapes = [shape_text(np.shape(part)) for part in parts if isinstance(part, np.ndarray)]
@@ -145,36 +159,38 @@ def _joined(name: str, parts: list[Any]) -> Any:
             return np.concatenate(parts)
     except ValueError:
         pass
-    other = next((shape for shape in shapes if shape != shapes[0]), "no array")
+    other = next((shape for shape in shapes if shape != shapes[0]), "not an array")
     raise InputError(
-        f"the activations of {name!r} fit in no one array: {shapes[0]} for some images, {other} "
-        'for others. Give a recipe with a "size" (--preprocess), or run them one by one.'
+        f"the activations of {name!r} do not fit in one array: {shapes[0]} for some images, "
+        f'{other} for others. Give a recipe with a "size" (--preprocess), or run the images one '
+        "by one."
     )
 
 
-def _ready(path: str) -> Any:
+def _load_ready(path: str) -> Any:
+    """Load a ready batch: an array, or a dict of arrays by input name."""
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
-                # What `-o` wrote can be fed to the next part of a model as it is.
+                # A file written by `-o` can be fed to the next part of a cut model.
                 return {name: loaded[name] for name in loaded.files if name != FILES}
     except FileNotFoundError as exc:
         raise InputError(f"{path}: there is no such file.") from exc
-    except Exception as exc:  # zipfile, zlib and numpy raise what they like
+    except Exception as exc:  # zipfile, zlib and numpy raise many different exceptions
         raise InputError(f"{path}: it cannot be read as arrays ({exc}).") from exc
     return loaded
 
 
 def _row_names(path: str, results: Arrays) -> list[str]:
-    """`batch.npy[0]`, ... if all the arrays have the same number of rows, and more than one."""
+    """`batch.npy[0]`, ... if all arrays have the same number of rows, and more than one row."""
     rows = {len(value) if np.ndim(value) else 1 for value in results.values()}
     count = rows.pop() if len(rows) == 1 else 1
     return [path] if count <= 1 else [f"{path}[{row}]" for row in range(count)]
 
 
 def _save(path: Path, names: list[str], results: Arrays) -> None:
-    """What `numpy.savez` writes, for any layer name."""
+    """Write an `.npz` file like `numpy.savez`, which does not accept every layer name."""
     arrays = {name: _storable(name, value) for name, value in results.items()}
     arrays[FILES] = np.array(names)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -188,20 +204,24 @@ def _save(path: Path, names: list[str], results: Arrays) -> None:
 
 def _storable(name: str, value: Any) -> NDArray[Any]:
     if not isinstance(value, np.ndarray):
-        raise UsageError(f"{name!r} gives a list of tensors, which an .npz cannot hold.")
+        raise UsageError(f"{name!r} is a list of tensors, which an .npz file cannot contain.")
     return value.astype(str) if value.dtype == object else value  # onnxruntime's strings
 
 
-def _draw(folder: Path, names: list[str], results: Arrays, *, images: bool) -> None:
-    """One contact sheet per row and layer that has feature maps: `chest.bn.png`.
+def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: bool) -> None:
+    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
 
-    `images` says whether the names are those of images, and not rows of a ready batch.
+    Args:
+        folder: the output folder.
+        names: the name of each row.
+        results: the arrays by layer.
+        images: whether the names are paths of images, not rows of a ready batch.
     """
     maps = {name: value for name, value in results.items() if np.ndim(value) == 4}
     if not maps:
         raise UsageError(
-            "--sheet draws layers with four axes, (batch, height, width, channels), and none of "
-            f"these has them: {', '.join(results)}."
+            "--sheet draws layers with four axes, (batch, height, width, channels), but none of "
+            f"the results has four axes: {', '.join(results)}."
         )
     make_folder(folder)
     taken: set[str] = set()
@@ -214,26 +234,27 @@ def _draw(folder: Path, names: list[str], results: Arrays, *, images: bool) -> N
             print(f"wrote {target}", file=sys.stderr)
 
 
-def _described(
+def _summary(
     model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
 ) -> str:
-    """Predictions by label where there are labels, else each array's shape and range."""
+    """The best labels per image for predictions with labels; else each array's shape and range."""
     labels, value = model.labels, next(iter(results.values()))
     predicted = labels and len(results) == 1 and not args.layers and not args.type
     if predicted and labels and np.shape(value) == (len(names), len(labels)):
         rows = zip(names, value, strict=True)
         return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)
     head = ("name", "shape", "dtype", "min", "mean", "max")
-    return aligned([head, *(_facts(name, x) for name, x in results.items())], right={3, 4, 5})
+    return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
 
 
-def _facts(name: str, value: Any) -> tuple[str, ...]:
+def _cells(name: str, value: Any) -> tuple[str, ...]:
+    """The cells of one result in the table."""
     if not isinstance(value, np.ndarray):
         return name, f"{len(value)} tensors", "sequence", "", "", ""
     numbers = ["", "", ""]
     if value.size and value.dtype.kind in "biuf":
-        with np.errstate(all="ignore"):  # NaN and infinity are what they are
-            numbers = [f"{of(value):.6g}" for of in (np.min, np.mean, np.max)]
+        with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
+            numbers = [f"{function(value):.6g}" for function in (np.min, np.mean, np.max)]
     return name, shape_text(value.shape), value.dtype.name, *numbers
 
 

@@ -1,4 +1,4 @@
-"""`layertap stats`: mean and standard deviation of a collection, as a preprocessing recipe."""
+"""`layertap stats`: mean and standard deviation of images, as a preprocessing recipe."""
 
 from __future__ import annotations
 
@@ -21,21 +21,46 @@ from .options import image_size
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="IMAGE_FOLDER", nargs="+", help="folders, or images")
     parser.add_argument(
-        "--size", type=image_size, required=True, metavar="HxW", help="read the images at this size"
+        "--size",
+        type=image_size,
+        required=True,
+        metavar="HxW",
+        help="resize the images to this size",
     )
     parser.add_argument(
-        "--sample", type=int, default=100, metavar="N", help="images to draw (default 100)"
+        "--sample",
+        type=int,
+        default=100,
+        metavar="N",
+        help="number of images to draw (default 100)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="decides which (default 0)")
-    parser.add_argument("--per-channel", action="store_true", help="one mean per channel")
-    parser.add_argument("--color-mode", choices=get_args(ColorMode), default="rgb")
-    parser.add_argument("--interpolation", choices=get_args(Interpolation), default="nearest")
-    parser.add_argument("--keep-aspect-ratio", action="store_true")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default 0)")
     parser.add_argument(
-        "--depth", choices=get_args(Depth), default="clip", help="what to do with 16-bit grey"
+        "--per-channel", action="store_true", help="one mean and deviation per channel"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE.json", help="write the recipe here instead of to stdout"
+        "--color-mode",
+        choices=get_args(ColorMode),
+        default="rgb",
+        help="how to convert the colours (default rgb)",
+    )
+    parser.add_argument(
+        "--interpolation",
+        choices=get_args(Interpolation),
+        default="nearest",
+        help="filter for resizing (default nearest)",
+    )
+    parser.add_argument(
+        "--keep-aspect-ratio", action="store_true", help="crop instead of distorting the image"
+    )
+    parser.add_argument(
+        "--depth",
+        choices=get_args(Depth),
+        default="clip",
+        help="how to convert 16-bit grey (default clip)",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE.json", help="write the recipe to a file, not to stdout"
     )
 
 
@@ -57,8 +82,8 @@ def _run(args: argparse.Namespace) -> int:
         print(f"layertap: {reason}", file=sys.stderr)
     if not np.all(found.std):
         raise ImageError(
-            f"the standard deviation over the {found.count} images is {found.std}, and no recipe "
-            "can divide by 0: their pixels are all alike."
+            f"the standard deviation over the {found.count} images is {found.std}, and a recipe "
+            "cannot divide by 0: the pixels, or those of one channel, are all equal."
         )
     text = json.dumps(found.preprocessing().to_dict(), indent=2)
     print(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
 from layertap.format.text import counted
 
 from .golden import feeds, indices
+from .measures import difference
 
 if TYPE_CHECKING:
     from layertap._model import Model
@@ -77,18 +78,19 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     Raises:
         ModelFileError: the file carries no golden sample.
     """
+    program = program_of(model)
     golden = model.card.golden if model.card else None
     if model.card is None or golden is None:
         raise ModelFileError(
-            f"{model._name} carries no golden sample to check against; files that layertap exports "
-            "do."
+            f"{program.name} carries no golden sample to check against; files that layertap "
+            "exports do."
         )
     if tolerance is None:
         checked = model.card.verification
         tolerance = checked.tolerance if checked else TOLERANCE
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
-    values = model._fetch(names)(feeds(golden, model.card.inputs))
+    values = program.fetch(names)(feeds(golden, model.card.inputs))
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(
@@ -103,15 +105,10 @@ def _deviation(value: NDArray[Any], expected: GoldenLayer) -> float:
     if value.shape != expected.shape:
         return float("inf")
     flat = value.astype(np.float64).ravel()
-    return max(_scaled_errors(flat, expected))
-
-
-def _scaled_errors(flat: NDArray[np.float64], expected: GoldenLayer) -> Iterator[float]:
     sample = flat[indices(flat.size, len(expected.values))]
-    difference = float(np.abs(sample - expected.values).max(initial=0))
-    yield difference / expected.scale if expected.scale else difference
-    norm = float(np.linalg.norm(flat))
+    values = difference(sample, np.array(expected.values), least_scale=expected.scale)
     # A scale may be larger than all values: that of a sigmoid far from 1.
-    least = max(expected.norm, expected.scale)
-    yield abs(norm - expected.norm) / least if least else norm
-    yield 0.0 if np.isfinite(norm) else float("inf")
+    scale = max(expected.norm, expected.scale)
+    norm = np.array([np.linalg.norm(flat)])
+    norms = difference(norm, np.array([expected.norm]), least_scale=scale)
+    return values.larger(norms).scaled

@@ -1,1 +1,1 @@
-"""Collections of images: finding them, reading them, measuring them."""
+"""Collections of images: finding, reading and measuring them."""

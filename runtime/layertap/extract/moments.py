@@ -1,9 +1,9 @@
-"""Mean and standard deviation over a sample of a collection of images.
+"""Mean and standard deviation of a collection of images, estimated from a sample.
 
-They are what `Standardize` needs, for a model that was trained on such images. The sample is the
-same on every machine: the images of a folder are sorted by their path relative to it (with `/`),
-and `random.Random(seed).sample` draws from that list. Each image is read as the model will read it
-(size, colour mode, filter), without a scaling.
+They are the parameters of `Standardize`, for a model that was trained on such images. The sample
+does not depend on the machine: the images of a folder are sorted by their relative path (with `/`),
+and `random.Random(seed).sample` draws from that list. Each image is read with the size, colour
+mode and filter of the recipe, but without a scaling.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from .images import find_images
 
 @dataclass(frozen=True, kw_only=True)
 class CollectionStatistics:
-    """Mean and standard deviation of the pixels, 0..255, and how they came about."""
+    """Mean and standard deviation of the pixels, 0..255, and the images they were computed from."""
 
     mean: PerChannel
-    """Over all pixels and channels, or one per channel."""
+    """Over all pixels and channels, or one number per channel."""
     std: PerChannel
-    """Population standard deviation (divided by n), over the same."""
+    """Population standard deviation (divided by n), over all channels or per channel."""
     files: tuple[str, ...]
-    """The images that count, in the order of their paths."""
+    """The images that were measured, in the order of their paths."""
     failures: Mapping[str, str]
-    """Images of the sample that could not be read, and why; they do not count."""
+    """The images of the sample that could not be read, with the error messages."""
     available: int
-    """How many images the collection has; the sample was drawn from these."""
+    """Number of images in the collection, from which the sample was drawn."""
     recipe: Preprocessing
-    """How the images were read; without a scaling."""
+    """The recipe with which the images were read; it has no scaling."""
 
     @property
     def count(self) -> int:
-        """How many images count."""
+        """Number of images that were measured."""
         return len(self.files)
 
     def preprocessing(self) -> Preprocessing:
-        """The recipe that reads images in the same way and standardizes them by these numbers.
+        """The same recipe, with a scaling that standardizes images by these statistics.
 
         Raises:
-            PreprocessingError: the standard deviation is 0, all pixels being alike.
+            PreprocessingError: a standard deviation is 0, because all pixels are equal.
         """
         return replace(self.recipe, scaling=Standardize(mean=self.mean, std=self.std))
 
@@ -66,24 +66,25 @@ def collection_statistics(
     depth: Depth = "clip",
     per_channel: bool = False,
 ) -> CollectionStatistics:
-    """Mean and standard deviation over a seeded sample of a collection, in float64 and one pass.
+    """Mean and standard deviation of a seeded sample of a collection, in float64 and in one pass.
 
     Args:
-        images: A folder, or paths of images and folders; their order does not matter.
-        size: (height, width) to read the images at; `None` for their own, where every pixel
-            counts the same, so that big images count for more.
-        sample: How many images to draw; `None`, or more than there are, takes all.
-        seed: Decides which.
+        images: A folder, or paths of images and folders, in any order.
+        size: (height, width) to which the images are resized. With `None`, each image keeps its
+            size; every pixel has the same weight, so larger images have more influence.
+        sample: The number of images to draw. `None`, or a larger number than there are, selects
+            all images.
+        seed: The seed of the sample.
         color_mode, interpolation, keep_aspect_ratio, depth: As in `load_image`.
-        per_channel: One mean and deviation for each channel, instead of one for all.
+        per_channel: Compute one mean and one deviation per channel, instead of one for all.
 
     Raises:
-        ImageError: there is no image, or none that can be read.
-        PreprocessingError: an option of the reading makes no sense.
+        ImageError: there are no images, or none can be read.
+        PreprocessingError: an option for reading the images has an invalid value.
         UsageError: `sample` is less than 1.
     """
     if sample is not None and sample < 1:
-        raise UsageError(f"the sample is {sample} images, but it must be at least 1.")
+        raise UsageError(f"sample must be at least 1, got {sample}.")
     recipe = Preprocessing(
         size=size,
         color_mode=color_mode,
@@ -92,13 +93,13 @@ def collection_statistics(
         depth=depth,
     )
     found = find_images(images)
-    chosen = found
+    drawn = found
     if sample is not None and sample < len(found):
-        chosen = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), sample))]
+        drawn = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), sample))]
     moments = _Moments(channels=recipe.channels if per_channel else 1)
     files: list[str] = []
     failures: dict[str, str] = {}
-    for file in chosen:
+    for file in drawn:
         try:
             moments.add(recipe(file))
         except ImageError as exc:
@@ -120,11 +121,11 @@ def collection_statistics(
 
 
 class _Moments:
-    """Mean and deviation of values that come in parts.
+    """Mean and standard deviation, updated image by image.
 
     Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing
-    sample variances": parts are merged by their counts, means and sums of squared deviations,
-    which loses nothing where the mean is large and the deviation small.
+    sample variances": two sets of values are merged by their counts, means and sums of squared
+    deviations. This is accurate even if the mean is large and the deviation is small.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a failure leaves what stood there before."""
+"""Atomic writes: if writing a file fails, the previous file is unchanged."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from layertap.errors import OutputError
 
 @contextmanager
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `target`; rename it over `target` when the block ends well.
+    """Yield a temporary path in the folder of `target`; rename it to `target` on success.
 
-    On any exception, Ctrl-C included, the temporary file is removed and `target` is what it was.
-    Where `target` is a link, the file that it leads to is replaced.
+    On any exception, Ctrl-C included, the temporary file is removed and `target` is unchanged. If
+    `target` is a symbolic link, the file that it points to is replaced.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full.
     """
     target = Path(target)
-    temporary = _beside(target)
+    temporary = _temporary_file(target)
     try:
         try:
             yield temporary
@@ -34,37 +34,38 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:
-    """Make a folder, and those above it, if it is not there.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: the folder cannot be created.
     """
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as exc:
         raise OutputError(
-            f"cannot make the folder {os.fsdecode(folder)!r}: {exc.strerror}."
+            f"cannot create the folder {os.fsdecode(folder)!r}: {exc.strerror}."
         ) from exc
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Raise what `replacing` would raise at its start: before long work, not after it.
+    """Check that `target` can be written. Call this before long work, to fail early.
 
     Raises:
         OutputError: the folder is missing or not writable.
     """
-    _beside(Path(target)).unlink()
+    _temporary_file(Path(target)).unlink()
 
 
-def _beside(target: Path) -> Path:
-    """A new, empty file beside the target, with the mode that a plain `open` would give it."""
-    home = Path(os.path.realpath(target))
+def _temporary_file(target: Path) -> Path:
+    """A new, empty file in the target's folder, with the mode that a plain `open` would set."""
+    resolved = Path(os.path.realpath(target))
     try:
         _check_replaceable(target)
-        if not home.parent.is_dir():
-            missing = home.parent if target.parent.is_dir() else target.parent
-            raise _failure(target, f"there is no folder {str(missing)!r}")
-        temporary = home.with_name(f".{home.stem[:32]}.{os.urandom(4).hex()}{home.suffix}")
+        if not resolved.parent.is_dir():
+            missing = resolved.parent if target.parent.is_dir() else target.parent
+            raise _failure(target, f"the folder {str(missing)!r} does not exist")
+        name = f".{resolved.stem[:32]}.{os.urandom(4).hex()}{resolved.suffix}"
+        temporary = resolved.with_name(name)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as exc:
         raise _failure(target, exc.strerror or str(exc)) from exc
@@ -78,7 +79,7 @@ def _check_replaceable(target: Path) -> None:
         return
     if stat.S_ISDIR(mode):
         raise OutputError(f"cannot write {str(target)!r}: it is a folder. Give a file name.")
-    if not stat.S_ISREG(mode):  # /dev/null, say, which must not become a file
+    if not stat.S_ISREG(mode):  # for example /dev/null, which must not be replaced
         raise OutputError(f"cannot write {str(target)!r}: it is not a regular file.")
 
 

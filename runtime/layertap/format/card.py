@@ -1,8 +1,8 @@
-"""The card: what a layertap file knows about itself, as JSON in `metadata_props["layertap"]`.
+"""The card: a description of the model, stored as JSON in `metadata_props["layertap"]`.
 
-Both sides use these classes: the exporter writes the card through them, the runtime reads it.
-Keys that this version does not know are kept in `extra` and written back. A file whose format
-has a newer major number is refused, one with a newer minor number is read.
+The exporter writes the card with these classes, and the runtime reads it with them. Keys that this
+version does not know are kept in `extra` and written back. A card with a newer major format
+version is rejected; a card with a newer minor version is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from layertap.errors import CardVersionError, ModelFileError
 
 from .layer import Layer, Shape
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     from typing import Any, TypeAlias, TypeVar
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 
 KEY = "layertap"
-"""The key of `metadata_props` under which the card stands."""
+"""The key of the card in `metadata_props`."""
 
 MAJOR, MINOR = 1, 2
-"""The format that this layertap writes; it reads every minor of the same major."""
+"""The format version that this layertap writes; it reads every minor version of the same major."""
 
 
 class TensorInfo(Record):
@@ -42,48 +42,53 @@ class TensorInfo(Record):
 
 
 class Source(Record):
-    """The model that the file was made from."""
+    """The model that the file was exported from."""
 
     framework: str
-    """`keras` or `tf_keras`; `tensorflow` for a signature of a SavedModel; `onnx` for a file from
-    elsewhere."""
+    """`keras` or `tf_keras`; `tensorflow` for a signature of a SavedModel; `onnx` for an ONNX file
+    that layertap did not export."""
     version: str
     """Version of that framework."""
     model: str
-    """The model's name; of a SavedModel the folder's."""
+    """The model's name; for a SavedModel, the name of its folder."""
     type: str
-    """The model's class, for example `Functional`; the name of the signature."""
+    """The model's class, for example `Functional`; for a SavedModel, the signature's name."""
     weights_sha256: str
-    """Over the bytes of all weights, in Keras's order."""
+    """SHA-256 of the bytes of all weights, in Keras's order."""
     extra: Mapping[str, Any] = {}
 
     @property
     def signature(self) -> str | None:
-        """The signature that the file was made from, which has no layers; `None` for a model."""
+        """The signature that the file was exported from; `None` for a Keras model.
+
+        A file that was exported from a signature has no layers.
+        """
         return self.type if self.framework == "tensorflow" else None
 
 
 class LayerCheck(Record):
-    """How far one layer's activations are from Keras's."""
+    """The differences between one layer's activations and Keras's."""
 
     max_abs: float
     """Largest absolute difference over all batches."""
     scaled: float
-    """Largest, over the batches, of `max_abs` divided by the layer's scale: its largest absolute
-    value, or 0.01 for a sigmoid whose values are all less."""
+    """The scaled error: the largest absolute difference in a batch, divided by the layer's scale in
+    that batch; the maximum over all batches. The scale is the largest absolute value, and at least
+    0.01 for a sigmoid."""
     extra: Mapping[str, Any] = {}
 
 
 class Verification(Record):
-    """What was measured against Keras when the file was made."""
+    """The comparison with Keras at the export."""
 
     tolerance: float
     """Largest scaled error that was allowed."""
     batches: tuple[str, ...]
-    """What was fed, in words: `2 x 320 x 320 x 3, seeded`."""
+    """A description of each batch, for example `2 x 320 x 320 x 3, seeded`."""
     onnxruntime: str
-    """The version that ran the file."""
+    """Version of onnxruntime that ran the file."""
     layers: Mapping[str, LayerCheck]
+    """The differences, by name of the layer."""
     extra: Mapping[str, Any] = {}
 
     @property
@@ -93,19 +98,22 @@ class Verification(Record):
 
 
 class GoldenInput(Record):
-    """One input of the golden sample: uniform numbers in [low, high), see `compare.golden`."""
+    """One input of the golden sample: uniform random numbers in [low, high).
+
+    `layertap.compare.golden` generates them.
+    """
 
     name: str
     shape: tuple[int, ...]
     low: float
     high: float
     choices: tuple[Any, ...] | None = None
-    """Strings or whole numbers among which the numbers, rounded down, are places."""
+    """Strings or integers; each random number, rounded down, is an index into them."""
     extra: Mapping[str, Any] = {}
 
 
 class GoldenLayer(Record):
-    """What Keras gave for one layer on the golden sample."""
+    """A summary of Keras's activations of one layer for the golden sample."""
 
     shape: tuple[int, ...]
     norm: float
@@ -113,12 +121,15 @@ class GoldenLayer(Record):
     scale: float
     """Largest absolute value; at least 0.01 for a sigmoid."""
     values: tuple[float, ...]
-    """Values at evenly spaced places of the flattened (C order) activations."""
+    """Values at evenly spaced positions in the flattened (C order) activations."""
     extra: Mapping[str, Any] = {}
 
 
 class Golden(Record):
-    """A seeded input and what Keras made of it, by which any machine can check itself."""
+    """The golden sample: a seeded input, and Keras's activations for it.
+
+    `layertap check` compares the results of the current machine with it.
+    """
 
     seed: int
     inputs: tuple[GoldenInput, ...]
@@ -127,49 +138,54 @@ class Golden(Record):
 
 
 class Gradients(Record):
-    """The gradients that the file gives beside the activations: of a weighted sum of scores."""
+    """The gradients in the file: of a weighted sum of the model's scores."""
 
     output: str
     """The model's output that the scores are taken from."""
     score: str
-    """`logits`: what goes into the output's final sigmoid or softmax; `output`: the output."""
+    """`logits`: the input of the output's final sigmoid or softmax; `output`: the output itself."""
     weights: str
-    """The graph's optional input that weighs the scores; its shape broadcasts to theirs."""
+    """The graph's optional input with the weights of the scores; its shape broadcasts to theirs."""
     tensors: Mapping[str, str]
-    """By name of a layer or input, the graph output that is the gradient with respect to it."""
+    """The graph output that holds the gradient, by name of the layer or input it is taken with
+    respect to."""
     broadcasts: bool
-    """Whether one sample goes with many rows of weights, and then gives as many gradients."""
+    """Whether one sample can be combined with several rows of weights, which gives one gradient
+    per row."""
     extra: Mapping[str, Any] = {}
 
 
 class Card(Record):
-    """Everything a layertap file knows about itself beside the graph."""
+    """The description of a model that a layertap file contains in addition to the graph."""
 
     source: Source
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    """The model's own outputs, in its order."""
+    """The model's own outputs, in the model's order."""
     layers: tuple[Layer, ...]
     """Every layer of the model, in the order of `model.layers`."""
     preprocessing: Mapping[str, Any] | None = None
-    """The recipe as `layertap.Preprocessing.from_dict` takes it."""
+    """The recipe, in the form that `layertap.Preprocessing.from_dict` accepts."""
     labels: tuple[str, ...] | None = None
     """Names of the classes, in the order of the output's last axis."""
     verification: Verification | None = None
     golden: Golden | None = None
     gradients: Gradients | None = None
     notes: tuple[str, ...] | None = None
-    """Sentences on where the file is not what the model is, such as another number type."""
+    """Sentences that describe how the file differs from the model, such as another dtype."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = {}
 
     @property
     def channels_last(self) -> bool:
-        """Whether the layers' shapes are Keras's; in a file from elsewhere they are ONNX's."""
+        """Whether the layers' shapes are in Keras's axis order.
+
+        In an ONNX file that layertap did not export, they are in ONNX's axis order.
+        """
         return self.source.framework != "onnx"
 
     def to_json(self) -> str:
-        """The card as compact JSON with sorted keys, so that equal cards are equal bytes."""
+        """The card as compact JSON with sorted keys; equal cards give equal bytes."""
         return json.dumps(_plain(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
@@ -177,27 +193,27 @@ class Card(Record):
         """Read a card.
 
         Args:
-            text: what stands under `metadata_props["layertap"]`.
-            where: the file's name, for messages.
+            text: the JSON text in `metadata_props["layertap"]`.
+            where: the file's name, for error messages.
 
         Raises:
-            CardVersionError: a newer major format.
-            ModelFileError: not a card.
+            CardVersionError: the format has a newer major version.
+            ModelFileError: the text is not a valid card.
         """
-        return _reading(text, where, _read_card)
+        return _parse(text, where, _read_card)
 
 
 def read_layers(text: str, where: str = "the file") -> tuple[Layer, ...]:
-    """The layers of a card; the rest of it is not looked at.
+    """Read the layers of a card, and skip the rest of it.
 
     Raises:
-        CardVersionError: a newer major format.
-        ModelFileError: not a card.
+        CardVersionError: the format has a newer major version.
+        ModelFileError: the text is not a valid card.
     """
-    return _reading(text, where, _read_layers)
+    return _parse(text, where, _read_layers)
 
 
-def _reading(text: str, where: str, read: Callable[[Any], U]) -> U:
+def _parse(text: str, where: str, read: Callable[[Any], U]) -> U:
     try:
         data = json.loads(text)
         major, version = _major(data)
@@ -215,14 +231,14 @@ def _reading(text: str, where: str, read: Callable[[Any], U]) -> U:
 
 
 def _plain(value: Any) -> Any:
-    """Records to dicts, with `extra` spread out again; tuples to lists."""
+    """Convert records to dicts, with `extra` merged in, and tuples to lists."""
     if isinstance(value, Record):
         known = {
             name: _plain(getattr(value, name))
             for name in value._names
             if name != "extra" and getattr(value, name) is not None
         }
-        # A layer that is not exposed says so; other empty fields are left out.
+        # `null` states that a layer is not exposed; other fields that are None are omitted.
         if isinstance(value, Layer) and value.tensor is None:
             known["tensor"] = None
         return {**_plain(vars(value)["extra"]), **known}
@@ -234,21 +250,21 @@ def _plain(value: Any) -> Any:
 
 
 def _major(data: object) -> tuple[int, str]:
-    """The major number of the format, and the whole of it."""
+    """The major version of the format, and the full version."""
     version = str(data.get("format")) if isinstance(data, dict) else ""
     major = version.partition(".")[0]
     if not major.isdecimal():
-        raise ValueError(f"it is {_short(data)}, and names no format")
+        raise ValueError(f"{_short(data)} does not state a format version")
     return int(major), version
 
 
 def _read(cls: type[T], data: object, **nested: Reader) -> T:
-    """Make `cls` from a JSON object; `nested` reads the fields that hold further objects."""
+    """Create a `cls` from a JSON object; `nested` has a reader for each field with objects."""
     if not isinstance(data, dict):
         raise ValueError(f"{cls.__name__} is {_short(data)}, not an object")
     values: dict[str, Any] = {}
     absent = 0
-    for name, (kind, types, fits) in _kinds(cls).items():  # type: ignore[arg-type]
+    for name, (description, types, is_valid) in _kinds(cls).items():  # type: ignore[arg-type]
         if name not in data:
             if not hasattr(cls, name):
                 raise ValueError(f"{cls.__name__} has no {name!r}")
@@ -260,8 +276,10 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
             value = data[name]
             if value.__class__ is list:
                 value = tuple(value)
-            if value.__class__ not in types or not (fits is None or fits(value)):
-                raise ValueError(f"{cls.__name__} has {_short(data[name])} as {name!r}, not {kind}")
+            if value.__class__ not in types or not (is_valid is None or is_valid(value)):
+                raise ValueError(
+                    f"{cls.__name__} has {_short(data[name])} as {name!r}, not {description}"
+                )
             values[name] = value
     known = len(values) - absent
     extra = {k: v for k, v in data.items() if k not in values} if len(data) > known else {}
@@ -271,9 +289,9 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
 
 @cache
 def _kinds(cls: type[Record]) -> dict[str, Kind]:
-    """What goes into each field but `extra`."""
-    kinds = {name: kind for name, kind in cls.__annotations__.items() if name != "extra"}
-    return {name: _KINDS.get(kind, _NESTED) for name, kind in kinds.items()}
+    """The valid values of each field, except `extra`."""
+    annotations = {name: text for name, text in cls.__annotations__.items() if name != "extra"}
+    return {name: _KINDS.get(text, _NESTED) for name, text in annotations.items()}
 
 
 def _many(cls: type[T], **nested: Reader) -> Reader:
@@ -320,19 +338,19 @@ def _read_card(data: object) -> Card:
 
 
 def _all(*types: type) -> Callable[[Any], bool]:
-    """A test for a tuple whose values are of these types; for `None`, too."""
+    """A test that accepts a tuple with values of these types, and `None`."""
     allowed = frozenset(types)
     return lambda value: value is None or allowed.issuperset(map(type, value))
 
 
-_are_whole = _all(int, type(None))
+_are_integers = _all(int, type(None))
 
 
 def _are_sizes(value: Any) -> bool:
-    return _are_whole(value) and min(filter(None, value), default=0) >= 0
+    return _are_integers(value) and min(filter(None, value), default=0) >= 0
 
 
-def _are_texts(value: Any) -> bool:
+def _are_strings(value: Any) -> bool:
     return all(item.__class__ is str for item in value.values())
 
 
@@ -341,10 +359,10 @@ _KINDS: Mapping[str, Kind] = {
     "str | None": ("a string or null", (str, type(None)), None),
     "bool": ("true or false", (bool,), None),
     "bool | None": ("true, false or null", (bool, type(None)), None),
-    "int": ("a whole number", (int,), None),
+    "int": ("an integer", (int,), None),
     "float": ("a number", (int, float), None),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
-    "tuple[int, ...]": ("a list of whole numbers", (tuple,), _all(int)),
+    "tuple[int, ...]": ("a list of integers", (tuple,), _all(int)),
     "tuple[float, ...]": ("a list of numbers", (tuple,), _all(int, float)),
     "tuple[str, ...]": ("a list of strings", (tuple,), _all(str)),
     "tuple[str, ...] | None": ("a list of strings or null", (tuple, type(None)), _all(str)),
@@ -353,13 +371,14 @@ _KINDS: Mapping[str, Kind] = {
         (tuple, type(None)),
         _all(str, int, float),
     ),
-    "Mapping[str, str]": ("an object of strings", (dict,), _are_texts),
+    "Mapping[str, str]": ("an object of strings", (dict,), _are_strings),
     "Mapping[str, Any] | None": ("an object or null", (dict, type(None)), None),
 }
-"""What a field of this annotation takes: in words, as types, and as a test of what is inside."""
+"""The valid values of a field, by its annotation: a description, the types, and a test of the
+contents."""
 
 _NESTED: Kind = ("an object", (), None)
-"""Of fields that hold further objects, which have readers of their own."""
+"""For fields that contain objects, which have their own readers."""
 
 
 def _short(value: object) -> str:

@@ -1,4 +1,4 @@
-"""How many bytes a layer's activations take."""
+"""The size of a layer's activations in bytes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from layertap.errors import UsageError
 
 from .layer import ITEM_BYTES, Layer
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     from .card import Card, Golden
 
 
 class Cost(Record):
-    """Bytes of one layer's activations."""
+    """The size of one layer's activations."""
 
     nbytes: int | None
-    """`None` where the file does not tell."""
+    """In bytes; `None` if the file does not state enough to compute it."""
     exact: bool = True
-    """False for an estimate, from what the layer took at the sizes it was verified with."""
+    """False for an estimate, which is based on the layer's size in the golden sample."""
 
 
 def activation_costs(
@@ -29,30 +29,31 @@ def activation_costs(
     size: Sequence[int] | None = None,
     batch: int = 1,
 ) -> list[Cost]:
-    """What each layer's activations take for `batch` samples.
+    """The size of each layer's activations for `batch` samples.
 
     Args:
         layers: the layers.
-        card: the file's card; its golden sample tells how layers with free axes grow.
-        size: the free sizes of the first input behind the batch axis, `(height, width)` for
+        card: the file's card. The size of a layer with free axes is estimated from the shapes in
+            its golden sample.
+        size: the sizes of the first input's free axes after the batch axis; `(height, width)` for
             images.
-        batch: number of samples.
+        batch: the number of samples.
 
     Raises:
-        UsageError: a size or batch below 1.
+        UsageError: a size or `batch` is less than 1.
     """
     if batch < 1:
-        raise UsageError(f"a batch of {batch} makes no sense: give 1 or more.")
+        raise UsageError(f"batch must be at least 1, got {batch}.")
     if size is not None and any(axis < 1 for axis in size):
-        raise UsageError(f"the size {tuple(size)} makes no sense: each axis has 1 or more.")
+        raise UsageError(f"each axis of the size must be at least 1, got {tuple(size)}.")
     return [_cost(layer, card, size, batch) for layer in layers]
 
 
 def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
-    """The shape that the layer, or the input it stands for, had on the golden sample."""
-    fed = {item.name: item.shape for item in golden.inputs}
-    known = golden.layers.get(layer.tensor or "")
-    return known.shape if known else fed.get(layer.tensor or "")
+    """The shape of the layer in the golden sample; for an input layer, of the input."""
+    inputs = {item.name: item.shape for item in golden.inputs}
+    found = golden.layers.get(layer.tensor or "")
+    return found.shape if found else inputs.get(layer.tensor or "")
 
 
 def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
@@ -61,17 +62,18 @@ def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: in
         return Cost.trusted({"nbytes": nbytes, "exact": True})
     import math
 
-    known = _measured(layer, card.golden)
-    item = ITEM_BYTES.get(layer.dtype)
-    if known is None or item is None or not card.inputs or not card.golden.inputs:
+    measured = _measured(layer, card.golden)
+    item_bytes = ITEM_BYTES.get(layer.dtype)
+    if measured is None or item_bytes is None or not card.inputs or not card.golden.inputs:
         return Cost(None)
-    first, measured = card.inputs[0].shape, card.golden.inputs[0].shape
-    if not measured or len(first) != len(measured) or 0 in measured:
+    input_shape, sample_shape = card.inputs[0].shape, card.golden.inputs[0].shape
+    if not sample_shape or len(input_shape) != len(sample_shape) or 0 in sample_shape:
         return Cost(None)
-    free = [measured[axis] for axis, stated in enumerate(first) if axis and stated is None]
+    free = [sample_shape[axis] for axis, dim in enumerate(input_shape) if axis and dim is None]
     size = size or ()
     if len(free) != len(size):
         return Cost(None)
     growth = math.prod(size) / math.prod(free) if free else 1.0
-    share = batch if layer.shape[:1] == (None,) else 1
-    return Cost(round(math.prod(known) / measured[0] * share * growth) * item, exact=False)
+    samples = batch if layer.shape[:1] == (None,) else 1
+    elements = round(math.prod(measured) / sample_shape[0] * samples * growth)
+    return Cost(elements * item_bytes, exact=False)

@@ -1,9 +1,9 @@
-"""The `.data` file in which a model keeps weights that its own file cannot hold.
+"""The `.data` file for the weights of a model that is too large for one file.
 
-protobuf reads messages of up to 2 GB. Weights beyond that stand in a file beside the model, which
-refers to them by the file's name, an offset and a length: ONNX's external data. The name ends in a
-hash of the contents. So a model that is written anew brings a file of another name, and the old
-pair stays whole until the new one is there.
+protobuf messages are limited to 2 GB. A larger model keeps weights in a second file in the same
+folder, and refers to them by file name, offset and length (ONNX's external data). The file name
+ends in a hash of the contents. When the model is written again, the new data file gets another
+name, so the old model and its data stay intact until the new model is complete.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from .source import FileSource
 from .wire import WireError
 
 ALIGNED = 4096
-"""What every offset is a multiple of, so that the file can be mapped in pages; ONNX asks for it."""
+"""Every offset is a multiple of this number of bytes, so that the weights can be memory-mapped;
+the ONNX specification recommends it."""
 
 
 @contextmanager
 def replacing_model(target: str | os.PathLike[str]) -> Iterator[tuple[Path, DataFile]]:
-    """`layertap.format.atomic.replacing` for a model, with a `.data` file if one is written to.
+    """Like `layertap.format.atomic.replacing`, for a model that may have a `.data` file.
 
-    The block writes weights to the data file, calls its `settle`, and writes the model with the
-    name that this gives. On any exception both files are what they were. When all is well, the data
-    file that the model had before is removed.
+    The block adds weights to the data file, calls `settle`, and writes the model to the temporary
+    path with references to `location`. On any exception, both files are unchanged. On success, the
+    data file of the previous model is removed.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full.
     """
-    home = Path(os.path.realpath(target))
-    before = _own_data(home)
-    data = DataFile(home)
-    with data, replacing(target) as temporary:  # if renaming the model fails, data hears of it
+    model = Path(os.path.realpath(target))
+    previous = _own_data(model)
+    data = DataFile(model)
+    with data, replacing(target) as temporary:  # if renaming the model fails, `data` cleans up
         yield temporary, data
-    for file in before - {data.settled}:
+    for file in previous - {data.settled}:
         file.unlink(missing_ok=True)
 
 
 class DataFile:
-    """The data file of one model that is being written; there is none until `add` is called."""
+    """The data file of a model that is being written. The first `add` creates it."""
 
     def __init__(self, model: Path) -> None:
         self._model = model
@@ -58,20 +59,20 @@ class DataFile:
         self._temporary = model.with_name(f".{model.stem[:32]}.{os.urandom(4).hex()}.data")
         self._new = False
         self.settled: Path | None = None
-        """Where it is, once that is so."""
+        """The final path; `None` before `settle`."""
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """The current size in bytes."""
         return self._size
 
     @property
     def location(self) -> str:
-        """Its name, by which the model refers to it: a temporary one before `settle`."""
+        """The file name, by which the model refers to it; temporary before `settle`."""
         return (self.settled or self._temporary).name
 
     def add(self, weights: bytes | memoryview) -> tuple[int, int]:
-        """Append the bytes of one weight; returns their offset and length."""
+        """Append the bytes of one weight; return their offset and length."""
         if self._file is None:
             self._file = self._temporary.open("xb")
         offset = -(-self._size // ALIGNED) * ALIGNED
@@ -81,17 +82,17 @@ class DataFile:
         self._size = offset + len(weights)
         return offset, len(weights)
 
-    def refer(self, place: tuple[int, int]) -> External:
-        """A reference to what `add` appended."""
-        return External(self.location, *place)
+    def refer(self, position: tuple[int, int]) -> External:
+        """A reference to the offset and length that `add` returned."""
+        return External(self.location, *position)
 
     def flush(self) -> None:
-        """Let others see what was added."""
+        """Write buffered bytes to the file, so that other readers see them."""
         if self._file is not None:
             self._file.flush()
 
     def settle(self) -> None:
-        """Give the finished file the name that it keeps."""
+        """Close the file and give it its final name."""
         if self._file is None:
             return
         self._file.close()
@@ -112,7 +113,7 @@ class DataFile:
 
 
 def _own_data(model: Path) -> set[Path]:
-    """The data files of the model that stands there now which are its alone, by their names."""
+    """The data files of the existing model at this path that, by their names, only it uses."""
     source = FileSource(model)
     try:
         with source.read(sparsely=True) as buffer:

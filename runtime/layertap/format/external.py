@@ -8,26 +8,34 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from layertap.errors import ModelFileError
 
 from .graph import External
-from .source import FileStamp
+from .source import BytesSource, FileSource, FileStamp
 
 
-def find(name: str, path: Path, locations: tuple[str, ...]) -> Weights:
+def find_weights(source: FileSource | BytesSource, locations: tuple[str, ...]) -> Weights:
     """The files in which a model keeps its weights.
 
     Args:
-        name: what messages call the model.
-        path: the model's file.
+        source: the model.
         locations: the other files, as the model names them.
 
     Raises:
-        ModelFileError: one is missing, or is not in the model's folder.
+        ModelFileError: one is missing, or is not in the model's folder; or the model was opened
+            from bytes, which have no folder.
     """
+    if isinstance(source, BytesSource):
+        if locations:
+            raise ModelFileError(
+                f"the model's weights are in another file, {locations[0]!r}, which cannot be found "
+                "from bytes. Open the model by its path."
+            )
+        return Weights(Path(), {})
+    path = source.path
     folder = Path(os.path.realpath(path.parent))
     # A model that is itself a link (as in download caches) may have its weights linked too.
     own = Path(os.path.realpath(path))
     files = {}
     for location in locations:
-        files[location] = _inside(name, location, folder, own.parent)
+        files[location] = _inside(source.name, location, folder, own.parent)
     needed = list(files.values()) or [own]
     whole = all(file.is_relative_to(folder) for file in needed)
     return Weights(folder if whole else own.parent, files, own)
@@ -71,10 +79,10 @@ class Weights:
         except UnicodeEncodeError:  # onnxruntime takes names in UTF-8 alone
             return None
         if file not in self._mapped:
-            self._mapped[file] = self._identity(file)
+            self._mapped[file] = self._stamp(file)
         return location
 
-    def _identity(self, file: Path) -> FileStamp:
+    def _stamp(self, file: Path) -> FileStamp:
         try:
             return FileStamp.of(os.stat(file))
         except OSError as exc:
@@ -102,7 +110,7 @@ class Weights:
         """Bytes of the weights."""
         if external.length is not None:
             return external.length
-        return max(0, self._identity(self._files[external.location]).size - external.offset)
+        return max(0, self._stamp(self._files[external.location]).size - external.offset)
 
     def load(self, external: External) -> bytes:
         """The weights themselves."""

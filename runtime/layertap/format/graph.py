@@ -1,7 +1,7 @@
-"""An index of an ONNX file: its nodes, weights, inputs and outputs by name, and where they stand.
+"""An index of an ONNX file: its nodes, weights, inputs and outputs by name, and their positions.
 
-All of it is read off the wire format; weights are passed over. Field numbers are those of
-https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, which never change.
+The index is built from the protobuf wire format without reading the weights. The field numbers are
+those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, which never change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .wire import (
 )
 
 Dims: TypeAlias = "tuple[int | str | None, ...]"
-"""Sizes of the axes: a number, the name of a free size, or `None` for a nameless free size."""
+"""Sizes of the axes: a number, the name of a free size, or `None` for an unnamed free size."""
 
 ELEMENT_TYPES = (
     "", "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool",
@@ -37,19 +37,20 @@ ELEMENT_TYPES = (
     "float4_e2m1fn", "float8_e8m0fnu", "uint2", "int2",
     "float6_e2m3fn", "float6_e3m2fn",
 )  # fmt: skip
-"""numpy (or ml_dtypes) names by `TensorProto.DataType`; empty where the file states none."""
+"""numpy (or ml_dtypes) names by `TensorProto.DataType`; empty for an undefined type."""
 
 MAX_DEPTH = 32
-"""Subgraphs in subgraphs: protobuf's own limit of 100 nested messages comes at 33."""
+"""Deepest nesting of subgraphs: protobuf's own limit of 100 nested messages is reached at 33."""
 
 
 class TensorType(NamedTuple):
-    """What a file states about a tensor."""
+    """The type and shape that a file states for a tensor."""
 
     dtype: str = ""
-    """numpy name; `sequence`, `map` or `optional` for what is no tensor; empty when unstated."""
+    """numpy name; `sequence`, `map` or `optional` for a value that is not a tensor; empty if the
+    file states none."""
     dims: Dims | None = None
-    """Sizes of the axes; `None` when even their number is unstated."""
+    """Sizes of the axes; `None` if the file does not state the rank."""
 
 
 class Node(NamedTuple):
@@ -59,16 +60,16 @@ class Node(NamedTuple):
     domain: str
     name: str
     reads: tuple[str, ...]
-    """Tensors that it needs: its inputs, and what its subgraphs capture from outside."""
+    """Tensors that it needs: its inputs, and the outer tensors that its subgraphs use."""
     writes: tuple[str, ...]
     span: Span
-    """The whole field, tag included."""
+    """The whole field, including its tag."""
     perm: tuple[int, ...] | None
-    """`perm` of a Transpose that has one."""
+    """The attribute `perm` of a Transpose, if it has one."""
 
 
 class External(NamedTuple):
-    """Weights that are kept in another file."""
+    """A reference to weights in another file."""
 
     location: str
     offset: int
@@ -76,41 +77,41 @@ class External(NamedTuple):
 
 
 class Initializer(NamedTuple):
-    """One constant of the graph: weights, in the main."""
+    """One constant of the graph, usually weights."""
 
     name: str
     type: TensorType
     span: Span
-    """The whole field, tag included."""
+    """The whole field, including its tag."""
     external: External | None
 
 
 class Graph(Record):
-    """What is where in an ONNX file."""
+    """The index of an ONNX file."""
 
     ir_version: int
     opsets: Mapping[str, int]
-    """Version of each operator set, by domain; the standard one is the empty string."""
+    """Version of each operator set, by domain; the standard domain is the empty string."""
     producer: str
     metadata: Mapping[str, str]
     functions: frozenset[tuple[str, str]]
-    """(domain, name) of the functions that the file brings along."""
+    """(domain, name) of the functions that the file defines."""
     nodes: tuple[Node, ...]
     initializers: Mapping[str, Initializer]
     inputs: Mapping[str, TensorType]
-    """What must be fed: initialisers that the file also lists as inputs are not among them."""
+    """The inputs that must be fed, that is, all without an initializer of the same name."""
     optional: Mapping[str, TensorType]
-    """Those, which may be fed; what the file states is then only what is taken if they are not."""
+    """The inputs that have an initializer of the same name, which is the default value."""
     outputs: Mapping[str, Span]
-    """The graph's outputs; the span is their `ValueInfoProto`."""
+    """The graph's outputs; the span is the `ValueInfoProto`."""
     listed: Mapping[str, Span]
     """Everything that the file lists as an input; the span is the `ValueInfoProto`."""
     values: tuple[Span, ...]
-    """The `ValueInfoProto`s of further tensors, unread."""
+    """The `ValueInfoProto` of other tensors, not parsed."""
     locations: tuple[str, ...]
-    """The other files that hold weights, as the file names them."""
+    """The names of other files with weights, as the file states them."""
     head: tuple[Span, ...]
-    """Fields of the model that every cut carries on: versions, operator sets, functions."""
+    """Fields of the model that every cut copies: versions, operator sets, functions."""
     title: tuple[Span, ...]
     """The graph's name, a whole field."""
 
@@ -119,7 +120,7 @@ def read_graph(buffer: Buffer) -> Graph:
     """Index the ONNX model in `buffer`.
 
     Raises:
-        WireError: the bytes are no ONNX model, or it is cut off.
+        WireError: the bytes are not an ONNX model, or are truncated.
     """
     reader = _Reader(buffer)
     head: list[Span] = []
@@ -127,25 +128,25 @@ def read_graph(buffer: Buffer) -> Graph:
     metadata: dict[str, str] = {}
     functions: set[tuple[str, str]] = set()
     ir_version, producer, graphs = 0, "", 0
-    for number, kind, tag, start, end in fields(buffer, 0, len(buffer)):
-        if number == 7 and kind == LEN:
+    for number, wire, tag, start, end in fields(buffer, 0, len(buffer)):
+        if number == 7 and wire == LEN:
             graphs += 1
-            reader.read(start, end)  # protobuf merges a message that stands there twice
+            reader.read(start, end)  # protobuf merges a message that occurs twice
             continue
-        if number == 1 and kind == VARINT:
+        if number == 1 and wire == VARINT:
             ir_version = integer(buffer, start, end)
-        elif number == 2 and kind == LEN:
+        elif number == 2 and wire == LEN:
             producer = text(buffer, start, end)
-        elif number == 8 and kind == LEN:
+        elif number == 8 and wire == LEN:
             domain, version = _opset(buffer, start, end)
             opsets[domain] = version
-        elif number == 14 and kind == LEN:
+        elif number == 14 and wire == LEN:
             key = find_text(buffer, start, end, 1)
             metadata[key] = find_text(buffer, start, end, 2)
-        elif number == 25 and kind == LEN:
+        elif number == 25 and wire == LEN:
             function = find_text(buffer, start, end, 10), find_text(buffer, start, end, 1)
             functions.add(function)
-        if number not in _LEFT_OUT:
+        if number not in _OMITTED:
             head.append((tag, end))
     if not graphs:
         raise WireError("there is no graph in it")
@@ -165,7 +166,7 @@ def read_graph(buffer: Buffer) -> Graph:
         optional={
             name: read_type(buffer, span)
             for name, span in reader.listed.items()
-            # Before version 4 every initialiser had to be listed, and is a constant all the same.
+            # Before IR version 4, every initializer had to be listed as an input, constants too.
             if name in reader.initializers and ir_version >= 4
         },
         outputs=reader.outputs,
@@ -177,37 +178,37 @@ def read_graph(buffer: Buffer) -> Graph:
     )
 
 
-_LEFT_OUT = frozenset({6, 14, 20})
-"""Fields of the model that say nothing about running it: doc string, metadata, training."""
+_OMITTED = frozenset({6, 14, 20})
+"""Fields of the model that are not needed to run it: doc string, metadata, training."""
 
 
 def read_values(buffer: Buffer, graph: Graph) -> dict[str, Span]:
-    """Where the `ValueInfoProto` of each tensor is whose type the file states; not inner graphs."""
+    """The position of each `ValueInfoProto` in the main graph, by the tensor's name."""
     values = {find_text(buffer, *span, 1): span for span in graph.values}
     return {**values, **graph.outputs, **graph.listed}
 
 
 def read_types(buffer: Buffer, graph: Graph) -> dict[str, TensorType]:
-    """What the file states about its tensors, by name."""
+    """The types that the file states for tensors of the main graph, by name."""
     return {name: read_type(buffer, span) for name, span in read_values(buffer, graph).items()}
 
 
 def read_type(buffer: Buffer, value: Span) -> TensorType:
     """The type that a `ValueInfoProto` states."""
-    kind = find(buffer, *value, 2)
-    if kind is None:
+    type_proto = find(buffer, *value, 2)
+    if type_proto is None:
         return TensorType()
-    for number, wire, _, start, end in fields(buffer, *kind):
+    for number, wire, _, start, end in fields(buffer, *type_proto):
         if number in _CONTAINERS:
             return TensorType(_CONTAINERS[number])
         if number in (1, 8) and wire == LEN:
-            dtype, dims = "", None
-            for part, wire_, _, at, stop in fields(buffer, start, end):
-                if part == 1 and wire_ == VARINT:
-                    dtype = element_type(varint(buffer, at, stop)[0])
-                elif part == 2 and wire_ == LEN:
-                    dims = tuple(_dims(buffer, at, stop))
-            return TensorType(dtype, dims)
+            code, dims = 0, None
+            for inner, inner_wire, _, at, stop in fields(buffer, start, end):
+                if inner == 1 and inner_wire == VARINT:
+                    code = varint(buffer, at, stop)[0]
+                elif inner == 2 and inner_wire == LEN:
+                    dims = _dims(buffer, at, stop)
+            return TensorType(element_type(code), dims)
     return TensorType()
 
 
@@ -215,35 +216,37 @@ _CONTAINERS = {4: "sequence", 5: "map", 9: "optional"}
 
 
 def element_type(code: int) -> str:
-    """The name of a `TensorProto.DataType`; one that is newer than this list reads `type 99`."""
+    """The name of a `TensorProto.DataType`; for an unknown code such as 99, `type 99`."""
     return ELEMENT_TYPES[code] if code < len(ELEMENT_TYPES) else f"type {code}"
 
 
-def _dims(buffer: Buffer, start: int, end: int) -> Iterator[int | str | None]:
-    for number, kind, _, at, stop in fields(buffer, start, end):
-        if number == 1 and kind == LEN:
+def _dims(buffer: Buffer, start: int, end: int) -> Dims:
+    dims: list[int | str | None] = []
+    for number, wire, _, at, stop in fields(buffer, start, end):
+        if number == 1 and wire == LEN:
             size: int | str | None = None
-            for part, wire, _, first, last in fields(buffer, at, stop):
-                if part == 1 and wire == VARINT:
+            for inner, inner_wire, _, first, last in fields(buffer, at, stop):
+                if inner == 1 and inner_wire == VARINT:
                     value = integer(buffer, first, last)
                     size = value if value >= 0 else None
-                elif part == 2 and wire == LEN:
+                elif inner == 2 and inner_wire == LEN:
                     size = text(buffer, first, last) or None
-            yield size
+            dims.append(size)
+    return tuple(dims)
 
 
 def _opset(buffer: Buffer, start: int, end: int) -> tuple[str, int]:
     domain, version = "", 0
-    for number, kind, _, at, stop in fields(buffer, start, end):
-        if number == 1 and kind == LEN:
+    for number, wire, _, at, stop in fields(buffer, start, end):
+        if number == 1 and wire == LEN:
             domain = text(buffer, at, stop)
-        elif number == 2 and kind == VARINT:
+        elif number == 2 and wire == VARINT:
             version = integer(buffer, at, stop)
     return "" if domain == "ai.onnx" else domain, version
 
 
 class _Reader:
-    """Collects what stands in a `GraphProto`."""
+    """Collects the contents of a `GraphProto`."""
 
     def __init__(self, buffer: Buffer) -> None:
         self.buffer = buffer
@@ -257,8 +260,8 @@ class _Reader:
 
     def read(self, start: int, end: int) -> None:
         buffer = self.buffer
-        for number, kind, tag, at, stop in fields(buffer, start, end):
-            if kind != LEN:
+        for number, wire, tag, at, stop in fields(buffer, start, end):
+            if wire != LEN:
                 continue
             if number == 1:
                 self.nodes.append(self.node(tag, at, stop, 0))
@@ -283,13 +286,13 @@ class _Reader:
         writes: list[str] = []
         names = ["", "", ""]
         attributes: list[Span] = []
-        for number, kind, _, at, stop in fields(buffer, start, end):
-            if kind != LEN:
+        for number, wire, _, at, stop in fields(buffer, start, end):
+            if wire != LEN:
                 continue
             if number == 5:
                 attributes.append((at, stop))
             elif number == 1:
-                if stop > at:  # an input left out has an empty name
+                if stop > at:  # an omitted input has an empty name
                     reads[text(buffer, at, stop)] = None
             elif number == 2:
                 if stop > at:
@@ -319,10 +322,10 @@ class _Reader:
         )
 
     def attribute(self, start: int, end: int, depth: int) -> dict[str, None]:
-        """What the subgraphs of an attribute capture; notes where its tensors keep their data."""
+        """The outer tensors that subgraphs in an attribute use. Also collects `locations`."""
         captured: dict[str, None] = {}
-        for number, kind, tag, at, stop in fields(self.buffer, start, end):
-            if kind != LEN:
+        for number, wire, tag, at, stop in fields(self.buffer, start, end):
+            if wire != LEN:
                 continue
             if number in (6, 11):
                 captured.update(self.captures(at, stop, depth + 1))
@@ -333,14 +336,14 @@ class _Reader:
         return captured
 
     def captures(self, start: int, end: int, depth: int) -> dict[str, None]:
-        """The names that an inner graph (a body of If, Loop or Scan) takes from outside."""
+        """The outer tensors that a subgraph (a body of If, Loop or Scan) uses."""
         if depth > MAX_DEPTH:
-            raise WireError(f"graphs within graphs, more than {MAX_DEPTH} deep")
+            raise WireError(f"subgraphs are nested more than {MAX_DEPTH} deep")
         buffer = self.buffer
         reads: dict[str, None] = {}
         own: set[str] = set()
-        for number, kind, tag, at, stop in fields(buffer, start, end):
-            if kind != LEN:
+        for number, wire, tag, at, stop in fields(buffer, start, end):
+            if wire != LEN:
                 continue
             if number == 1:
                 node = self.node(tag, at, stop, depth)
@@ -357,24 +360,24 @@ class _Reader:
         return {name: None for name in reads if name not in own}
 
     def tensor(self, tag: int, start: int, end: int) -> Initializer:
-        """The `TensorProto` in `buffer[start:end]`, its data passed over."""
+        """The `TensorProto` in `buffer[start:end]`, without its data."""
         buffer = self.buffer
         name, dtype = "", ""
         dims: list[int] = []
         entries: dict[str, str] = {}
         outside = False
-        for number, kind, _, at, stop in fields(buffer, start, end):
-            if number == 1 and kind == VARINT:
+        for number, wire, _, at, stop in fields(buffer, start, end):
+            if number == 1 and wire == VARINT:
                 dims.append(integer(buffer, at, stop))
             elif number == 1:
-                dims.extend(integers(buffer, kind, at, stop))
-            elif number == 2 and kind == VARINT:
+                dims.extend(integers(buffer, wire, at, stop))
+            elif number == 2 and wire == VARINT:
                 dtype = element_type(varint(buffer, at, stop)[0])
-            elif number == 8 and kind == LEN:
+            elif number == 8 and wire == LEN:
                 name = text(buffer, at, stop)
-            elif number == 13 and kind == LEN:
+            elif number == 13 and wire == LEN:
                 entries[find_text(buffer, at, stop, 1)] = find_text(buffer, at, stop, 2)
-            elif number == 14 and kind == VARINT:
+            elif number == 14 and wire == VARINT:
                 outside = varint(buffer, at, stop)[0] == 1
         external = _external(entries) if outside else None
         if external:
@@ -382,42 +385,43 @@ class _Reader:
         return Initializer(name, TensorType(dtype, tuple(dims)), (tag, end), external)
 
     def sparse_tensor(self, tag: int, start: int, end: int) -> Initializer:
-        """The `SparseTensorProto` in `buffer[start:end]`: it is named after its values."""
+        """The `SparseTensorProto` in `buffer[start:end]`; its values hold its name."""
         values = find(self.buffer, start, end, 1)
         tensor = self.tensor(tag, *(values or (start, start)))
         indices = find(self.buffer, start, end, 2)
         if indices:
             self.tensor(tag, *indices)
-        dims = tuple(_integers(self.buffer, start, end, 3))
+        dims = tuple(_repeated(self.buffer, start, end, 3))
         return Initializer(tensor.name, TensorType(tensor.type.dtype, dims), (tag, end), None)
 
 
 def _perm(buffer: Buffer, start: int, end: int) -> tuple[int, ...] | None:
-    """The integers of an attribute that is called so."""
+    """The integers of an attribute named `perm`; `None` for another attribute."""
     name = ""
     axes: list[int] = []
-    for number, kind, _, at, stop in fields(buffer, start, end):
-        if number == 1 and kind == LEN:
+    for number, wire, _, at, stop in fields(buffer, start, end):
+        if number == 1 and wire == LEN:
             name = text(buffer, at, stop)
         elif number == 8:
-            axes.extend(integers(buffer, kind, at, stop))
+            axes.extend(integers(buffer, wire, at, stop))
     return tuple(axes) if name == "perm" else None
 
 
-def _integers(buffer: Buffer, start: int, end: int, wanted: int) -> Iterator[int]:
-    for number, kind, _, at, stop in fields(buffer, start, end):
-        if number == wanted:
-            yield from integers(buffer, kind, at, stop)
+def _repeated(buffer: Buffer, start: int, end: int, number: int) -> Iterator[int]:
+    """The values of the repeated integer field `number`."""
+    for field, wire, _, at, stop in fields(buffer, start, end):
+        if field == number:
+            yield from integers(buffer, wire, at, stop)
 
 
 def _may_nest(buffer: Buffer, start: int, end: int) -> bool:
-    """Whether an attribute can hold a graph or a tensor; most are short, and a look tells."""
+    """Whether an attribute may contain a graph or a tensor: a quick test for the tags' bytes."""
     if end - start > 256:
         return True
     return _NESTING.search(buffer[start:end]) is not None
 
 
-# The tags of fields 5, 6, 10 and 11, and of 22 and 23, whose values have a length.
+# The tags of the fields 5, 6, 10, 11, 22 and 23, which are length-delimited.
 _NESTING = re.compile(rb"[\x2a\x32\x52\x5a]|[\xb2\xba]\x01")
 
 
@@ -430,4 +434,4 @@ def _external(entries: Mapping[str, str]) -> External:
             int(length) if length else None,
         )
     except ValueError as exc:
-        raise WireError(f"external data with {exc}") from exc
+        raise WireError(f"invalid external data: {exc}") from exc

@@ -1,10 +1,11 @@
-"""What is known of one layer."""
+"""The description of one layer."""
 
 from __future__ import annotations
 
+from layertap._public import public
 from layertap._record import Record
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
@@ -18,45 +19,46 @@ ITEM_BYTES = {
     "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2,
     "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
-"""Bytes of one element; strings have none that could be stated."""
+"""Bytes of one element, by dtype. Strings have no fixed size."""
 
 
+@public
 class Layer(Record):
-    """One layer of the model, and where its activations are."""
+    """One layer of the model."""
 
     name: str
     """The Keras path, unique in the model: `conv1_relu`, `backbone/conv1`, `encoder#1`."""
     type: str
-    """Keras class name, for example `Conv2D`; in a file without a card the ONNX op type."""
+    """Keras class name, for example `Conv2D`; in a file without a card, the ONNX op type."""
     index: int
-    """Position in `Model.layers`; without nesting also in Keras's `model.layers`."""
+    """Index in `Model.layers`; in a model without nested layers, also in Keras's `model.layers`."""
     shape: Shape
     """Output shape in Keras axis order, batch first; `None` is a free dimension."""
     dtype: str
     """numpy name of the output's dtype, for example `float32`."""
     parameters: int
-    """Number of weights, as Keras's `layer.count_params()`."""
+    """Number of weights, as returned by Keras's `layer.count_params()`."""
     inbound: tuple[str, ...]
-    """Names of the layers whose outputs go in."""
+    """Names of the layers that feed this one."""
     tensor: str | None
-    """The ONNX tensor that carries the activations; `None` when the export left this layer out."""
+    """The ONNX tensor with the activations; `None` if the file does not expose this layer."""
     parent: str | None = None
-    """Name of the layer inside which this one runs; `None` directly below the model."""
+    """Name of the layer that contains this one; `None` for a layer directly in the model."""
     why_not: str | None = None
-    """Why no export can give the activations, if so: `it runs inside a loop, ...`."""
+    """If no export can expose the activations, the reason: `it runs inside a loop, ...`."""
     per_sample: bool | None = None
-    """`False` if the first axis does not count samples: where a layer takes all windows of all
-    images for one batch, or gives something that does not depend on the input."""
+    """`False` if the first axis is not the sample axis. This happens if a layer processes all
+    windows of all images as one batch, or if its output does not depend on the input."""
     extra: Mapping[str, Any] = {}
-    """What a newer layertap's card says of the layer beside that."""
+    """Further keys of the layer in a card written by a newer layertap."""
 
     @property
     def exposed(self) -> bool:
-        """Whether the file can give this layer's activations."""
+        """Whether the file contains this layer's activations as a tensor."""
         return self.tensor is not None
 
     def nbytes(self, batch: int = 1) -> int | None:
-        """Bytes of one activation for a batch of `batch`, if the other axes and the dtype tell."""
+        """Bytes of the activations for `batch` samples; `None` if it is unknown."""
         total = ITEM_BYTES.get(self.dtype)
         if self.per_sample is False and None in self.shape:
             return None

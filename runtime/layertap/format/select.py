@@ -1,4 +1,4 @@
-"""Choosing layers: by name, glob, `re:` pattern, index, slice or class."""
+"""Selecting layers by name, glob, `re:` pattern, index, slice or class."""
 
 from __future__ import annotations
 
@@ -9,74 +9,76 @@ from layertap.errors import LayerNotFoundError, UsageError, suggest
 
 from .layer import Layer
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
 Selector: TypeAlias = str | int | slice | Layer
-"""A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative counts
-from the end), a slice of indices, or a `Layer`."""
+"""A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative indices
+count from the end), a slice of indices, or a `Layer`."""
 
 
 def select(
     layers: Sequence[Layer],
-    what: Selector | Iterable[Selector] | None = None,
-    type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
+    selector: Selector | Iterable[Selector] | None = None,
+    type: str | Iterable[str] | None = None,  # noqa: A002 - the term that Keras users know
 ) -> list[Layer]:
-    """The layers that `what` names and whose class is one of `type`.
+    """The layers that match `selector` and have one of the classes in `type`.
 
     Args:
         layers: all layers of the model, in order.
-        what: one selector or several; `None` takes all exposed layers. Patterns, slices and
-            `None` pass over layers that the file does not expose.
+        selector: one selector or several; `None` selects all exposed layers. Patterns, slices and
+            `None` skip layers that the file does not expose.
         type: Keras class name or names, for example `Conv2D`.
 
     Returns:
-        Each layer once, in the order asked for, and within a pattern in the model's order.
+        Each layer once, in the order of the selectors, and within a pattern in the model's order.
 
     Raises:
-        LayerNotFoundError: a name, index, pattern or class that matches nothing, or a layer that
-            the file does not expose.
-        UsageError: something that cannot choose a layer, a float for one.
+        LayerNotFoundError: a name, index, pattern or class matches no layer, or the file does not
+            expose the layer.
+        UsageError: a selector has an invalid type, for example float.
     """
-    exposed = [layer for layer in layers if layer.exposed]
-    if what is None:
-        chosen = exposed
+    exposed = [layer for layer in layers if layer.tensor is not None]
+    if selector is None:
+        selected = exposed
     else:
-        found = [layer for one in _several(what) for layer in _matching(layers, exposed, one)]
-        chosen = list({layer.name: layer for layer in found}.values())
+        found = [layer for one in _as_list(selector) for layer in _matching(layers, one)]
+        selected = list({layer.name: layer for layer in found}.values())
     if type is not None:
-        chosen = _of_type(exposed, chosen, _class_names(type))
-    return chosen
+        selected = _of_type(exposed, selected, _class_names(type))
+    return selected
 
 
-def only(layers: Sequence[Layer], what: str | int | Layer) -> Layer:
-    """The one exposed layer with this exact name or index.
+def only(layers: Sequence[Layer], selector: str | int | Layer) -> Layer:
+    """The exposed layer with this exact name or index.
 
     Raises:
-        LayerNotFoundError: there is none, or the file does not expose it.
-        UsageError: it is neither a name, an index nor a `Layer`.
+        LayerNotFoundError: no layer has this name or index, or the file does not expose it.
+        UsageError: the selector is not a name, an index or a `Layer`.
     """
-    if isinstance(what, Layer):
-        what = what.name
-    if _is_whole(what):
-        return _exposed(layers, _at(layers, int(what)))
-    if not isinstance(what, str):
-        raise _no_selector(what)
-    return _exposed(layers, _named(layers, what))
+    if isinstance(selector, Layer):
+        selector = selector.name
+    if _is_integer(selector):
+        return _exposed(layers, _at(layers, int(selector)))
+    if not isinstance(selector, str):
+        raise UsageError(
+            f"cannot select a layer by {selector!r}: give a name, a pattern, an index or a slice."
+        )
+    return _exposed(layers, _named(layers, selector))
 
 
-def is_single(layers: Sequence[Layer], what: object) -> bool:
-    """Whether `what` asks for exactly one layer by its name or index, and not for a list."""
-    if isinstance(what, str):
-        return not _is_pattern(layers, what)
-    return isinstance(what, Layer) or _is_whole(what)
+def is_single(layers: Sequence[Layer], selector: object) -> bool:
+    """Whether `selector` is the name or index of exactly one layer; false for a list."""
+    if isinstance(selector, str):
+        return not _is_pattern(layers, selector)
+    return isinstance(selector, Layer) or _is_integer(selector)
 
 
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
-    """A selector as typed in a shell: `-1`, `424` and `10:20` become indices and slices.
+    """Parse a selector from the command line: `-1`, `424` and `10:20` are indices and slices.
 
-    A layer of that very name comes first.
+    If a layer has exactly this name, the text is a name.
     """
     if any(layer.name == text for layer in layers):
         return text
@@ -85,19 +87,19 @@ def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
     if re.fullmatch(r"(-?\d+)?:(-?\d+)?(:-?\d*)?", text):
         parts = [int(part) if part else None for part in text.split(":")]
         if len(parts) == 3 and parts[2] == 0:
-            raise UsageError(f"the slice {text!r} has a step of 0. Give another, or leave it out.")
+            raise UsageError(f"the step of the slice {text!r} must not be 0.")
         return slice(*parts)
     return text
 
 
-def _several(what: Any) -> list[Any]:
-    """What a list lists; what is none, alone."""
-    alone = isinstance(what, (str, bytes)) or not isinstance(what, Iterable)
-    return [what] if alone else list(what)
+def _as_list(value: Any) -> list[Any]:
+    """The items of an iterable; a list of one item for a string or another value."""
+    single = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
+    return [value] if single else list(value)
 
 
-def _is_whole(value: object) -> bool:
-    """Whether it is a whole number: an `int`, or one of numpy's."""
+def _is_integer(value: object) -> bool:
+    """Whether it is an `int` or a numpy integer."""
     if isinstance(value, int):
         return True
     from numbers import Integral
@@ -105,47 +107,40 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, Integral)
 
 
-def _no_selector(what: object) -> UsageError:
-    return UsageError(
-        f"a layer is chosen by its name, a pattern, an index or a slice, not by {what!r}."
-    )
-
-
-def _class_names(given: Any) -> list[str]:
-    names = _several(given)
+def _class_names(value: Any) -> list[str]:
+    names = _as_list(value)
     for name in names:
         if not isinstance(name, str):
-            raise UsageError(f"a class is given by its name, as in type='Conv2D', not as {name!r}.")
+            raise UsageError(f"type must be a class name such as 'Conv2D', got {name!r}.")
     return names
 
 
-def _matching(layers: Sequence[Layer], exposed: list[Layer], what: Selector) -> list[Layer]:
-    if isinstance(what, slice):
-        return _sliced(layers, what)
-    if isinstance(what, str) and _is_pattern(layers, what):
-        return _by_pattern(layers, what)
-    return [only(layers, what)]
+def _matching(layers: Sequence[Layer], selector: Selector) -> list[Layer]:
+    if isinstance(selector, slice):
+        return _sliced(layers, selector)
+    if isinstance(selector, str) and _is_pattern(layers, selector):
+        return _by_pattern(layers, selector)
+    return [only(layers, selector)]
 
 
-def _sliced(layers: Sequence[Layer], what: slice) -> list[Layer]:
+def _sliced(layers: Sequence[Layer], selector: slice) -> list[Layer]:
+    text = _slice_text(selector)
     try:
-        inside = layers[what]
+        inside = layers[selector]
     except (TypeError, ValueError) as exc:
-        raise UsageError(f"the slice {_slice_text(what)} makes no sense: {exc}.") from exc
+        raise UsageError(f"the slice {text} is invalid: {exc}.") from exc
     found = [layer for layer in inside if layer.exposed]
     if inside and not found:
-        raise LayerNotFoundError(f"this file exposes no layer of the slice {_slice_text(what)}.")
+        raise LayerNotFoundError(f"this file exposes no layer in the slice {text}.")
     if not inside:
-        raise LayerNotFoundError(
-            f"the slice {_slice_text(what)} takes none of the {len(layers)} layers."
-        )
+        raise LayerNotFoundError(f"the slice {text} selects none of the {len(layers)} layers.")
     return found
 
 
 def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
-    """A layer's own name is never taken for a pattern, whatever signs it holds."""
-    looks_like_one = text.startswith("re:") or any(sign in text for sign in "*?[")
-    return looks_like_one and not any(layer.name == text for layer in layers)
+    """Whether the text is a glob or `re:` pattern; the name of a layer is never a pattern."""
+    has_syntax = text.startswith("re:") or any(character in text for character in "*?[")
+    return has_syntax and not any(layer.name == text for layer in layers)
 
 
 def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
@@ -164,7 +159,7 @@ def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     found = [layer for layer in matching if layer.exposed]
     if matching and not found:
         raise LayerNotFoundError(
-            f"the pattern {pattern!r} matches nothing that this file exposes. "
+            f"the pattern {pattern!r} only matches layers that this file does not expose. "
             f"The layer {_withheld(layers, matching[0])}"
         )
     if not found:
@@ -176,7 +171,7 @@ def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     return found
 
 
-def _of_type(exposed: list[Layer], chosen: list[Layer], types: list[str]) -> list[Layer]:
+def _of_type(exposed: list[Layer], selected: list[Layer], types: list[str]) -> list[Layer]:
     known = sorted({layer.type for layer in exposed})
     for name in types:
         if name not in known:
@@ -184,9 +179,9 @@ def _of_type(exposed: list[Layer], chosen: list[Layer], types: list[str]) -> lis
                 f"no exposed layer has the class {name!r}.{suggest(name, known)} "
                 f"The classes are {', '.join(known)}."
             )
-    found = [layer for layer in chosen if layer.type in types]
+    found = [layer for layer in selected if layer.type in types]
     if not found:
-        raise LayerNotFoundError(f"no layer chosen by name has the class {' or '.join(types)}.")
+        raise LayerNotFoundError(f"no selected layer has the class {' or '.join(types)}.")
     return found
 
 
@@ -194,9 +189,10 @@ def _at(layers: Sequence[Layer], index: int) -> Layer:
     try:
         return layers[index]
     except IndexError:
-        there_are = f"{len(layers)} layers, 0 to {len(layers) - 1} or -{len(layers)} to -1"
+        indices = f"{len(layers)} layers, 0 to {len(layers) - 1} or -{len(layers)} to -1"
         raise LayerNotFoundError(
-            f"there is no layer {index}: the model has {there_are if layers else 'no layers'}."
+            f"layer index {index} is out of range: the model has "
+            f"{indices if layers else 'no layers'}."
         ) from None
 
 
@@ -213,30 +209,32 @@ def _named(layers: Sequence[Layer], name: str) -> Layer:
 
 
 def _exposed(layers: Sequence[Layer], layer: Layer) -> Layer:
-    if not layer.exposed:
+    if layer.tensor is None:
         raise LayerNotFoundError(f"the layer {_withheld(layers, layer)}")
     return layer
 
 
 def _withheld(layers: Sequence[Layer], layer: Layer) -> str:
-    """Why a layer is not exposed, and what to do."""
+    """The reason why a layer is not exposed, and what to do."""
     if layer.why_not:
-        return f"{layer.name!r} cannot be had: {layer.why_not}.{_instead(layers, layer)}"
+        return f"{layer.name!r} is not available: {layer.why_not}.{_hint(layers, layer)}"
     return (
         f"{layer.name!r} is in the model, but this file does not expose it. "
-        "Export the model again with this layer among --layers, or with all."
+        "Export the model again with this layer in --layers, or with all layers."
     )
 
 
-def _instead(layers: Sequence[Layer], layer: Layer) -> str:
-    """The nearest layer around this one that can be had, as a hint."""
-    rows = {row.name: row for row in layers}
-    around = rows.get(layer.parent or "")
-    while around is not None and around.why_not:
-        around = rows.get(around.parent or "")
-    return f" Ask for {around.name!r}, the layer around it." if around else ""
+def _hint(layers: Sequence[Layer], layer: Layer) -> str:
+    """A hint to the nearest enclosing layer that an export can expose, if there is one."""
+    by_name = {item.name: item for item in layers}
+    enclosing = by_name.get(layer.parent or "")
+    while enclosing is not None and enclosing.why_not:
+        enclosing = by_name.get(enclosing.parent or "")
+    return f" Request {enclosing.name!r}, which contains it." if enclosing else ""
 
 
-def _slice_text(what: slice) -> str:
-    parts = [what.start, what.stop] + ([what.step] if what.step is not None else [])
+def _slice_text(selector: slice) -> str:
+    parts = [selector.start, selector.stop]
+    if selector.step is not None:
+        parts.append(selector.step)
     return repr(":".join("" if part is None else str(part) for part in parts))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import mmap
 import os
+from typing import TYPE_CHECKING, NamedTuple
 
-from layertap._record import Record
 from layertap.errors import ModelFileError, suggest
 
 from .wire import Buffer
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .external import Weights
 
-
-class FileStamp(Record):
-    """What changes when a file is written anew."""
+class FileStamp(NamedTuple):
+    """What changes when a file is written again."""
 
     size: int
     mtime_ns: int
@@ -27,7 +24,7 @@ class FileStamp(Record):
 
     @classmethod
     def of(cls, stat: os.stat_result) -> FileStamp:
-        """The identity of the file that was asked for its `stat`."""
+        """The stamp of the file that was asked for its `stat`."""
         return cls(stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_dev)
 
 
@@ -59,24 +56,11 @@ class BytesSource:
     def __init__(self, data: bytes) -> None:
         if not data:
             raise ModelFileError("the model's bytes are empty.")
-        self._data = data
+        self.data = data
 
     def read(self, sparsely: bool = False) -> Reading:
         """The bytes, as what a `with` gives."""
-        return Reading(self._data)
-
-    def place(self, locations: tuple[str, ...]) -> Weights:
-        """Refuses other files: bytes have no folder."""
-        if locations:
-            raise ModelFileError(
-                f"the model's weights are in another file, {locations[0]!r}, which cannot be found "
-                "from bytes. Open the model by its path."
-            )
-        from pathlib import Path
-
-        from .external import Weights
-
-        return Weights(Path(), {})
+        return Reading(self.data)
 
 
 class FileSource:
@@ -85,7 +69,9 @@ class FileSource:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self.name = repr(str(path))
-        self._identity: FileStamp | None = None
+        self.size = 0
+        """Bytes of the file; 0 before it was first read."""
+        self._stamp: FileStamp | None = None
 
     @property
     def path(self) -> Path:
@@ -93,11 +79,6 @@ class FileSource:
         from pathlib import Path
 
         return Path(self._path)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file; 0 before it was first read."""
-        return self._identity.size if self._identity else 0
 
     def read(self, sparsely: bool = False) -> Reading:
         """The file's bytes, mapped and not read, as what a `with` gives.
@@ -111,12 +92,12 @@ class FileSource:
         """
         try:
             with open(self._path, "rb") as file:
-                identity = FileStamp.of(os.fstat(file.fileno()))
-                if self._identity is None:
-                    if not identity.size:
+                stamp = FileStamp.of(os.fstat(file.fileno()))
+                if self._stamp is None:
+                    if not stamp.size:
                         raise ModelFileError(f"{self.name} is empty. Copy or export it again.")
-                    self._identity = identity
-                elif identity != self._identity:
+                    self._stamp, self.size = stamp, stamp.size
+                elif stamp != self._stamp:
                     raise ModelFileError(
                         f"{self.name} was changed since it was opened. Open it again with "
                         "layertap.open."
@@ -143,16 +124,6 @@ class FileSource:
             return sorted(item.name for item in self.path.parent.glob("*.onnx"))
         except OSError:
             return []
-
-    def place(self, locations: tuple[str, ...]) -> Weights:
-        """Find the files in which the model keeps its weights.
-
-        Raises:
-            ModelFileError: one is missing, or is not in the model's folder.
-        """
-        from .external import find
-
-        return find(self.name, self.path, locations)
 
 
 def describe(start: bytes) -> str:

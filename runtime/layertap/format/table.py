@@ -1,4 +1,4 @@
-"""The table of layers, as text for people and as plain objects for machines."""
+"""The table of layers, as text and as JSON-compatible objects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .layer import Layer
 from .text import aligned, type_text
 
-TYPE_CHECKING = False  # see _record.py: the table of layers is to be quick
+TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     from typing import Any
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 HEAD = ("index", "name", "class", "output shape", "parameters", "MB", "connected to")
 RIGHT = {0, 4, 5}
-"""Columns of numbers."""
-LONGEST = 44
-"""Characters of `connected to` in one line; more go into the next ones."""
+"""Indices of the right-aligned columns, which contain numbers."""
+MAX_LINE = 44
+"""Number of characters in one line of the column `connected to`, before it is wrapped."""
 
 
 def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
     """One JSON object per layer: index, name, type, shape, dtype, parameters, inbound, exposed.
 
-    `shape` has `null` for a free axis; `exposed` says whether the file gives the activations.
-    Where there is one, `parent` names the layer around this one, and `why_not` says why no file
-    gives the activations.
+    `shape` has `null` for a free axis. `exposed` states whether the file contains the activations.
+    If present, `parent` is the name of the layer that contains this one, and `why_not` is the
+    reason why no export can expose the activations.
     """
     return [
         {
@@ -45,7 +45,7 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
 
 
 def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
-    """The table that `model.summary()` would print, and the MB that each activation costs."""
+    """A table like that of Keras's `model.summary()`, with the size of each activation in MB."""
     rows = [HEAD]
     for layer, cost in zip(layers, costs, strict=True):
         inbound = _wrapped(layer.inbound)
@@ -64,21 +64,21 @@ def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
 
 
 def _wrapped(names: Sequence[str]) -> list[str]:
-    """Names in lines of about `LONGEST` characters; no name is broken."""
-    whole = ", ".join(names)
-    if len(whole) <= LONGEST:
-        return [whole]
+    """Names in lines of at most `MAX_LINE` characters, unless a single name is longer."""
+    text = ", ".join(names)
+    if len(text) <= MAX_LINE:
+        return [text]
     lines = [""]
-    for position, name in enumerate(names):
-        part = name if position == len(names) - 1 else f"{name}, "
-        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > LONGEST:
+    for index, name in enumerate(names):
+        part = name if index == len(names) - 1 else f"{name}, "
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > MAX_LINE:
             lines.append("")
         lines[-1] += part
     return lines
 
 
 def cost_text(cost: Cost) -> str:
-    """MB of a million bytes, with `~` before an estimate; empty where nothing is known."""
+    """The size in MB (10^6 bytes), with `~` before an estimate; empty if unknown."""
     if cost.nbytes is None:
         return ""
     value = cost.nbytes / 1e6

@@ -1,4 +1,4 @@
-"""Text for people: aligned columns, shapes, and names that are safe to print."""
+"""Human-readable text: aligned columns, shapes, and names that are safe to print."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from collections.abc import Collection, Sequence
 from .layer import Shape
 
 
-def counted(layers: int, gradients: int, what: str = "layers") -> str:
-    """`428 layers and 1 gradient`; one of the two where there is none of the other."""
-    parts = [f"{layers} {what}"] if layers or not gradients else []
+def counted(layers: int, gradients: int, noun: str = "layers") -> str:
+    """Counts such as `428 layers and 1 gradient`; a count of 0 is omitted."""
+    parts = [f"{layers} {noun}"] if layers or not gradients else []
     if gradients:
         parts.append(f"{gradients} gradient{'s' if gradients > 1 else ''}")
     return " and ".join(parts)
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """Rows in columns, with a rule below the first; `right` names columns of numbers."""
+    """Rows as aligned columns, with a line below the first row.
+
+    Columns whose indices are in `right` are right-aligned.
+    """
     columns = [list(column) for column in zip(*rows, strict=True)]
     if not "".join(map("".join, columns)).isprintable():
         columns = [[printable(cell) for cell in column] for column in columns]
     widths = [max(map(len, column)) for column in columns]
     padded = [
-        [cell.rjust(width) if at in right else cell.ljust(width) for cell in column]
-        for at, (column, width) in enumerate(zip(columns, widths, strict=True))
+        [cell.rjust(width) if index in right else cell.ljust(width) for cell in column]
+        for index, (column, width) in enumerate(zip(columns, widths, strict=True))
     ]
     lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -31,8 +34,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
 
 
 def printable(text: str) -> str:
-    """The text; with escapes if it holds what a terminal takes for a command. Files from elsewhere
-    may have any names."""
+    """The text, with control characters escaped: names in a file may contain any characters."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
@@ -42,7 +44,7 @@ def shape_text(shape: Shape) -> str:
 
 
 def type_text(shape: Shape, dtype: str) -> str:
-    """The shape; `?` where the file states none; for what is no tensor, what it is."""
+    """The shape; `?` if the file states no dtype; the type of a value that is not a tensor."""
     if dtype in ("sequence", "map", "optional"):
         return dtype
     return shape_text(shape) if dtype else "?"

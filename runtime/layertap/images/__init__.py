@@ -1,1 +1,1 @@
-"""From an image to the array that a model reads."""
+"""Reading images, and preprocessing them for a model."""

@@ -1,19 +1,18 @@
 """Image files, bytes and arrays as float32 pixels, bit for bit as Keras reads them.
 
-`load_image` gives what `keras.utils.load_img` followed by `img_to_array` gives, which means:
+`load_image` returns the same pixels as `keras.utils.load_img` followed by `img_to_array`:
 
-- the first frame, as stored: an EXIF orientation is not applied;
-- the colour is converted before the size: alpha is dropped and not blended in, a palette is
-  resolved, and `grayscale` leaves 8-, 16- and 32-bit integer grey as it is (16-bit grey: 0..65535);
-- the size is (height, width), `nearest` where nothing else is asked for; an image that has this
-  size already is not touched;
-- `keep_aspect_ratio` cuts the largest centred part that has the target's shape, within the same
-  resize.
+- The first frame is read as stored; an EXIF orientation is not applied.
+- The colour is converted before the image is resized. Alpha is dropped, not blended. A palette is
+  resolved. `grayscale` keeps the values of 8-, 16- and 32-bit integer grey (16-bit: 0..65535).
+- The size is (height, width), and the default filter is `nearest`. An image that already has this
+  size is not resized.
+- `keep_aspect_ratio` crops the largest centred region with the target's aspect ratio, in the same
+  resize operation.
 
-Grey images of more than 8 bits lose almost everything when Keras reads them in colour: their
-values are clipped at 255, and an X-ray turns white. `depth="clip"` (the default) does the same and
-warns where values were changed. `depth="scale"` maps the whole range of the file's bit depth to
-0..255, in every colour mode and before anything else is done:
+When Keras reads a grey image of more than 8 bits in colour, it clips the values at 255, and an
+X-ray turns white. `depth="clip"` (the default) does the same, and warns if values changed.
+`depth="scale"` first maps the full range of the file's bit depth to 0..255, in every colour mode:
 
     16 bits    PNG, TIFF, PGM, JPEG 2000, uint16 array      0..65535
     12 bits    TIFF                                         0..4095
@@ -21,14 +20,13 @@ warns where values were changed. `depth="scale"` maps the whole range of the fil
     signed     TIFF of 16 or 32 bits, other `I` images      0..32767, 0..2147483647
     float      TIFF, PFM, other `F` images                  0..1
 
-It is computed in floating point, the resizing too, so that nothing is rounded to 256 levels; what
-a `bicubic` or `lanczos` filter swings beyond 0..255 is clipped, as it is in 8-bit images. Pixels
-outside the range above are an error, never clipped in silence. Images of up to 8 bits, and colour,
-are read as with `clip`. (Of 16-bit colour Pillow reads the upper 8 bits, and Keras with it.)
+Scaling and resizing are computed in floating point, so values are not rounded to 256 levels. A
+`bicubic` or `lanczos` filter can overshoot 0..255; the result is clipped, as for 8-bit images.
+Pixels outside the range in the table raise an error. Colour images, and images of up to 8 bits,
+are read as with `clip`. (Pillow, and so Keras, reads the upper 8 bits of 16-bit colour.)
 
-Up to Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million pixels) images are read without
-remark; up to twice that, Pillow gives its `DecompressionBombWarning` and they are read; beyond,
-they are an `ImageError`.
+Images of up to `PIL.Image.MAX_IMAGE_PIXELS` (89 million pixels) are read without a warning. Up to
+twice that size, Pillow issues a `DecompressionBombWarning`. Larger images raise an `ImageError`.
 """
 
 from __future__ import annotations
@@ -45,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from layertap._public import public
 from layertap.errors import (
     ImageError,
     LayertapError,
@@ -69,13 +68,14 @@ ImageSource: TypeAlias = (
 """A path, an encoded file as bytes or as a binary file object, a Pillow image, or an array."""
 
 CHANNELS = {"rgb": 3, "rgba": 4, "grayscale": 1}
-"""How many channels an image has in each colour mode."""
+"""Number of channels, by colour mode."""
 
 _MODES = {"rgb": "RGB", "rgba": "RGBA", "grayscale": "L"}
 _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # TIFF tags and a value
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # two TIFF tags, and a value of the second
 
 
+@public
 def load_image(
     source: ImageSource,
     *,
@@ -85,31 +85,32 @@ def load_image(
     keep_aspect_ratio: bool = False,
     depth: Depth = "clip",
 ) -> npt.NDArray[np.float32]:
-    """Read one image as Keras does; the module's text has the rules.
+    """Read one image as Keras does; see the module docstring for the rules.
 
     Args:
         source: A path; the bytes of an image file; a binary file object, which is read from its
             start and stays open; a `PIL.Image.Image`, which is not changed; or an array of dtype
             uint8, uint16 or bool and shape `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)`,
-            read as the PNG file that holds these pixels would be.
-        size: (height, width); `None` keeps the image's own.
+            read like a PNG file with these pixels.
+        size: (height, width); `None` keeps the image's own size.
         color_mode: `rgb`, `rgba` or `grayscale`.
         interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
-        keep_aspect_ratio: Cut a centred part of the target's shape instead of distorting.
-        depth: What becomes of grey of more than 8 bits: `clip` or `scale`.
+        keep_aspect_ratio: Crop a centred region with the target's aspect ratio, instead of
+            changing the image's aspect ratio.
+        depth: How grey of more than 8 bits is converted: `clip` or `scale`.
 
     Returns:
-        The pixels, of shape `(h, w, c)` with c = 3, 4 or 1 by colour mode, owned by the caller;
-        0..255, but for grey of more than 8 bits read as `grayscale` with `clip`, whose range is
-        its own.
+        The pixels, float32, of shape `(h, w, c)`, where c is 3, 4 or 1 depending on the colour
+        mode. The range is 0..255, except that grey of more than 8 bits keeps its own range if it
+        is read as `grayscale` with `clip`. The array is a new one.
 
     Raises:
         ImageError: the source cannot be read as an image.
-        PreprocessingError: an option makes no sense.
+        PreprocessingError: an option has an invalid value.
 
     Warns:
-        LayertapWarning: clipping changed the values of a deep grey image, or scaling left it
-            all but black.
+        LayertapWarning: clipping changed the values of a grey image of more than 8 bits, or
+            scaling made it almost black.
     """
     size = checked_size(size)
     check_choice("color_mode", color_mode, get_args(ColorMode))
@@ -125,7 +126,7 @@ def load_image(
         if depth == "scale" and _is_deep(image):
             grey = _scaled(image, name)
             grey = _resized(grey, size, interpolation, keep_aspect_ratio)
-            return _grey_as(color_mode, np.clip(np.asarray(grey), 0.0, 255.0))
+            return _expanded(np.clip(np.asarray(grey), 0.0, 255.0), color_mode)
         if color_mode != "grayscale" or image.mode not in ("L", "I;16", "I"):
             image = _converted(image, color_mode)
         image = _resized(image, size, interpolation, keep_aspect_ratio)
@@ -134,12 +135,12 @@ def load_image(
 
 
 def image_name(source: object) -> str:
-    """What messages call an image: its file's name as it was given, or its kind."""
+    """The name of an image in messages: the file name as given, or a word for its type."""
     if isinstance(source, np.ndarray):
         return "image array"
     if isinstance(source, (str, os.PathLike)):
         return os.fsdecode(source)
-    # File objects have a `name`, images that Pillow opened a `filename`; both may be empty.
+    # File objects have a `name`; images that Pillow opened have a `filename`. Both may be empty.
     for attribute in ("name", "filename"):
         name = getattr(source, attribute, None)
         if isinstance(name, str) and name:
@@ -148,7 +149,11 @@ def image_name(source: object) -> str:
 
 
 def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
-    """The size as a pair of ints; PreprocessingError where it is not a (height, width)."""
+    """The size as a pair of ints.
+
+    Raises:
+        PreprocessingError: the size is not a (height, width) of positive integers.
+    """
     if size is None:
         return None
     with contextlib.suppress(TypeError, ValueError):
@@ -156,12 +161,16 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
         if min(height, width) > 0 and not any(isinstance(side, bool) for side in size):
             return height, width
     raise PreprocessingError(
-        f'"size" is {size!r}, but it must be two positive whole numbers, [height, width], or null.'
+        f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
     )
 
 
 def check_choice(key: str, value: object, known: Sequence[str]) -> None:
-    """PreprocessingError, with the nearest right name, where `value` is not one of `known`."""
+    """Check that `value` is one of `known`.
+
+    Raises:
+        PreprocessingError: it is not; the message suggests the nearest names.
+    """
     if value not in known:
         raise PreprocessingError(
             f'"{key}" is {value!r}, but it must be one of {", ".join(map(repr, known))}.'
@@ -186,20 +195,20 @@ def _opened(source: ImageSource) -> Iterator[Image.Image]:
             yield image
     else:
         raise ImageError(
-            f"image: {type(source).__name__} is no source of images; give a path, bytes, a binary "
-            "file, a PIL.Image or an array."
+            f"cannot read an image from an object of type {type(source).__name__}: give a path, "
+            "bytes, a binary file, a PIL.Image or an array."
         )
 
 
 def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_):
         raise ImageError(
-            f"image array: its dtype is {array.dtype}, but an image has uint8, uint16 or bool. "
-            "Pixels that are prepared already go in as a batch of shape (n, h, w, c)."
+            f"image array: its dtype is {array.dtype}, but it must be uint8, uint16 or bool. "
+            "Give preprocessed pixels as a batch of shape (n, h, w, c)."
         )
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
         raise ImageError(
-            f"image array: its shape is {array.shape}, but an image has (height, width) or "
+            f"image array: its shape is {array.shape}, but it must be (height, width) or "
             "(height, width, channels) with 1, 3 or 4 channels."
         )
     if array.size == 0:
@@ -209,14 +218,14 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype.itemsize == 2:
-        # Colour: the upper byte, as Pillow reads 16-bit colour files. Grey: in this machine's
-        # byte order, because Pillow's filters confuse the bytes of the other.
+        # Colour: the upper byte, as Pillow reads 16-bit colour files. Grey: in native byte order,
+        # because Pillow's filters mix up the bytes of the other byte order.
         array = (array >> 8).astype(np.uint8) if array.ndim == 3 else array.astype(np.uint16)
     return Image.fromarray(array)
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether it is grey of more than 8 bits: Pillow's modes `I`, `I;16`, `I;16B` ... and `F`."""
+    """Whether the image is grey of more than 8 bits: modes `I`, `I;16`, `I;16B` ... and `F`."""
     return image.mode.startswith(("I", "F"))
 
 
@@ -225,17 +234,17 @@ def _converted(image: Image.Image, color_mode: ColorMode) -> Image.Image:
     if image.mode == mode:
         return image
     if color_mode != "rgba" and "transparency" in image.info:
-        # The pixels are the same without it; Pillow would warn that it is lost.
+        # The pixels do not depend on it, but Pillow would warn about its loss.
         image = image.copy()
         del image.info["transparency"]
     converted = image.convert(mode)
     if _is_deep(image):
-        kept = np.asarray(converted if converted.mode == "L" else converted.getchannel(0))
-        if not np.array_equal(kept, np.asarray(image)):
+        clipped = np.asarray(converted if converted.mode == "L" else converted.getchannel(0))
+        if not np.array_equal(clipped, np.asarray(image)):
             warnings.warn(
-                f"a {_range(image)[0]} grey image was read as {color_mode}, which cuts its values "
-                'to whole numbers of 0..255, as in Keras: it may now be all white. "depth": '
-                '"scale" in the preprocessing keeps it, with its full range mapped to 0..255.',
+                f"a {_range(image)[0]} grey image was read as {color_mode}, which clips its values "
+                "to integers in 0..255, as Keras does: it may now be all white. Set "
+                '"depth": "scale" in the preprocessing to map its full range to 0..255.',
                 LayertapWarning,
                 stacklevel=3,
             )
@@ -253,8 +262,8 @@ def _resized(
     height, width = size
     box = None
     if keep_aspect_ratio:
-        # Keras's integer arithmetic. Cutting within the resize is not the same as before it:
-        # the filter sees the pixels beyond the edge.
+        # Keras's integer arithmetic. A crop before the resize would give other pixels, because
+        # here the filter also reads pixels outside the box.
         box_height = min(image.height, image.width * height // width)
         box_width = min(image.width, image.height * width // height)
         top, left = (image.height - box_height) // 2, (image.width - box_width) // 2
@@ -265,19 +274,19 @@ def _resized(
     except ValueError:
         if image.mode != "I;16":
             raise
-        # Before version 11, Pillow's filters take 32-bit grey, but not 16-bit grey.
+        # Before version 11, Pillow's filters accept 32-bit grey, but not 16-bit grey.
         return image.convert("I").resize((width, height), resample, box=box)
 
 
 def _range(image: Image.Image) -> tuple[str, int]:
-    """What a deep grey image holds, in words, and the number that stands for white in it."""
+    """The number format of a deep grey image, in words, and its value for white."""
     if image.mode == "F":
         return "floating-point", 1
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode.startswith("I;16"):
         bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], False
     elif image.format in ("PNG", "PPM"):
-        # What Pillow opens as `I` there has 16 bits (PNG: only before Pillow 10.3).
+        # In these formats, images with mode `I` have 16 bits (PNG: only before Pillow 10.3).
         bits, signed = 16, False
     else:
         bits = tags.get(_BITS_PER_SAMPLE, (32,))[0]
@@ -287,29 +296,29 @@ def _range(image: Image.Image) -> tuple[str, int]:
 
 def _scaled(image: Image.Image, name: str) -> Image.Image:
     """A deep grey image with its full range mapped to 0..255, as 32-bit floats (mode `F`)."""
-    words, white = _range(image)
+    number_format, white = _range(image)
     values = np.asarray(image)
     if white == 2**32 - 1:
-        values = values.view(np.uint32)  # Pillow keeps them in signed integers
+        values = values.view(np.uint32)  # Pillow stores them as signed integers
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= white):  # also where they are NaN
+    if not (low >= 0 and high <= white):  # true for NaN
         raise ImageError(
-            f'{name}: "depth": "scale" maps {words} grey from 0..{white} to 0..255, but the '
-            f"values here go from {low:g} to {high:g}. Bring them into that range first."
+            f'{name}: "depth": "scale" maps {number_format} grey from 0..{white} to 0..255, but '
+            f"the values here range from {low:g} to {high:g}. Rescale them to 0..{white} first."
         )
     if 0 < high * 255.0 < white:
         warnings.warn(
-            f'a {words} grey image was read with "depth": "scale", but it uses less than 1/255 of '
-            f"its range 0..{white}: it is all but black. If its values are really 8- or 16-bit, "
-            "store them so.",
+            f'a {number_format} grey image was read with "depth": "scale", but it uses less than '
+            f"1/255 of its range 0..{white}: it is almost black. If its values have 8 or 16 bits, "
+            "store them with that bit depth.",
             LayertapWarning,
             stacklevel=3,
         )
     return Image.fromarray((values.astype(np.float64) * 255.0 / white).astype(np.float32))
 
 
-def _grey_as(color_mode: ColorMode, grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Grey pixels (h, w) as (h, w, c); alpha is opaque."""
+def _expanded(grey: npt.NDArray[np.float32], color_mode: ColorMode) -> npt.NDArray[np.float32]:
+    """Grey pixels (h, w) as (h, w, c), with an opaque alpha channel."""
     pixels = np.full((*grey.shape, CHANNELS[color_mode]), 255.0, dtype=np.float32)
     pixels[:, :, :3] = grey[:, :, np.newaxis]
     return pixels
@@ -317,20 +326,20 @@ def _grey_as(color_mode: ColorMode, grey: npt.NDArray[np.float32]) -> npt.NDArra
 
 @contextlib.contextmanager
 def _image_errors(name: str) -> Iterator[None]:
-    """Everything that Pillow and the file system raise, as an ImageError that names the image."""
+    """Convert every exception of Pillow and the file system to an ImageError with the name."""
     try:
         yield
     except (LayertapError, LayertapWarning):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise ImageError(
-            f"{name}: {exc} If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+            f"{name}: {exc} If you trust the image, increase PIL.Image.MAX_IMAGE_PIXELS."
         ) from exc
     except FileNotFoundError as exc:
         raise ImageError(f"{name}: there is no such file.") from exc
     except UnidentifiedImageError as exc:
-        raise ImageError(f"{name}: this is not an image of a kind that Pillow reads.") from exc
-    except Exception as exc:  # decoders raise whatever a broken file makes them raise
+        raise ImageError(f"{name}: this is not an image in a format that Pillow reads.") from exc
+    except Exception as exc:  # decoders raise any exception for a broken file
         if isinstance(exc, OSError) and os.path.isdir(name):
             raise ImageError(f"{name}: this is a folder, not an image.") from exc
         reason = cast("str | None", getattr(exc, "strerror", None)) or str(exc)

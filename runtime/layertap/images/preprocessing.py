@@ -1,22 +1,22 @@
-"""How an image becomes an input of the model: a recipe that is plain data, and its application.
+"""Preprocessing recipes: how an image is converted to an input of the model.
 
-The recipe travels in the model file's card and as a JSON file (`layertap stats -o`, `layertap
-export --preprocess`). All keys, with their defaults:
+A recipe is plain data. It is stored in the model file's card, or in a JSON file (`layertap stats
+-o`, `layertap export --preprocess`). All keys, with their defaults:
 
-    {"size": null,                   [height, width], or null for the image's own
+    {"size": null,                   [height, width], or null for the image's own size
      "color_mode": "rgb",            or "rgba", "grayscale"
      "interpolation": "nearest",     or "bilinear", "bicubic", "lanczos", "box", "hamming"
-     "keep_aspect_ratio": false,     true cuts a centred part instead of distorting
-     "depth": "clip",                or "scale": grey of more than 8 bits (see layertap.images)
-     "scaling": null}                pixels as they are, 0..255; or one of
+     "keep_aspect_ratio": false,     true crops a centred region to the size's aspect ratio
+     "depth": "clip",                or "scale": grey of more than 8 bits (layertap.images.load)
+     "scaling": null}                null keeps the pixels, 0..255; or one of
 
-    {"mode": "standardize", "mean": 127.5, "std": 58.0}         numbers, or one per channel
-    {"mode": "samplewise", "epsilon": 1e-06}                    each image by its own mean and std
-    {"mode": "rescale", "scale": 0.00392156862745098, "offset": 0.0}       as keras.layers.Rescaling
-    {"mode": "caffe"}, {"mode": "tf"}, {"mode": "torch"}        as keras.applications
+    {"mode": "standardize", "mean": 127.5, "std": 58.0}         numbers, or lists, one per channel
+    {"mode": "samplewise", "epsilon": 1e-06}                    by each image's own mean and std
+    {"mode": "rescale", "scale": 0.00392156862745098, "offset": 0.0}    like keras.layers.Rescaling
+    {"mode": "caffe"}, {"mode": "tf"}, {"mode": "torch"}        like keras.applications
 
-Every scaling rounds exactly as its model in Keras does, so that the same pixels come out bit for
-bit: the order of the operations and the precision below are part of the recipe.
+The result of every scaling equals that of its counterpart in Keras bit for bit, so the order of
+the operations and their precision are part of the recipe.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
 
 from .load import (
@@ -50,12 +51,15 @@ _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float3
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
 PerChannel: TypeAlias = float | tuple[float, ...]
-"""One number for all channels, or one for each."""
+"""One number for all channels, or one per channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standardize:
-    """`(x - mean) / std`, in float64 and rounded once, as `(image - mean) / std` on a PIL image."""
+    """`(x - mean) / std`, computed in float64 and rounded once to float32.
+
+    It equals `(image - mean) / std` for a PIL image in numpy.
+    """
 
     mode: ClassVar[Literal["standardize"]] = "standardize"
     mean: PerChannel
@@ -75,9 +79,10 @@ class Standardize:
 
 @dataclass(frozen=True, kw_only=True)
 class Samplewise:
-    """Every image to mean 0 and standard deviation 1 over its pixels and channels, in float32.
+    """Scales each image to mean 0 and standard deviation 1 over its pixels and channels.
 
-    As `ImageDataGenerator(samplewise_center=True, samplewise_std_normalization=True)`.
+    Computed in float32, like `ImageDataGenerator(samplewise_center=True,
+    samplewise_std_normalization=True)`.
     """
 
     mode: ClassVar[Literal["samplewise"]] = "samplewise"
@@ -96,7 +101,7 @@ class Samplewise:
 
 @dataclass(frozen=True, kw_only=True)
 class Rescale:
-    """`x * scale + offset`, in float32, as `keras.layers.Rescaling`."""
+    """`x * scale + offset`, computed in float32, like `keras.layers.Rescaling`."""
 
     mode: ClassVar[Literal["rescale"]] = "rescale"
     scale: PerChannel
@@ -116,10 +121,10 @@ class Rescale:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet:
-    """`keras.applications.imagenet_utils.preprocess_input`, in float32; for RGB pixels.
+    """`keras.applications.imagenet_utils.preprocess_input`, computed in float32, for RGB pixels.
 
-    `tf` is -1..1 (ResNetV2, Inception, Xception, MobileNet), `torch` 0..1 and then standardized
-    (DenseNet), `caffe` BGR less the mean (VGG, ResNet).
+    `tf` scales to -1..1 (ResNetV2, Inception, Xception, MobileNet). `torch` scales to 0..1 and
+    standardizes (DenseNet). `caffe` converts to BGR and subtracts the mean (VGG, ResNet).
     """
 
     mode: Literal["caffe", "tf", "torch"]
@@ -128,13 +133,16 @@ class ImageNet:
         check_choice("mode", self.mode, _IMAGENET_MODES)
 
     def __call__(self, pixels: Pixels) -> Pixels:
-        """RGB pixels `(..., 3)`, scaled; for `caffe` in the order BGR."""
+        """RGB pixels `(..., 3)`, scaled; for `caffe` in BGR order.
+
+        Raises:
+            InputError: the last axis does not have size 3.
+        """
         if pixels.shape[-1:] != (3,):
             raise InputError(
-                f'scaling "{self.mode}" takes pixels of shape (..., 3), RGB, '
-                f"but their shape is {pixels.shape}."
+                f'scaling "{self.mode}" expects RGB pixels of shape (..., 3), got {pixels.shape}.'
             )
-        # The order of the operations is Keras's: with constants folded, results differ by 1e-7.
+        # Keras's order of operations: folding the constants would change results by 1e-7.
         scaled: Pixels
         if self.mode == "tf":
             scaled = pixels / np.float32(127.5) - np.float32(1.0)
@@ -160,23 +168,25 @@ _SCALINGS: Mapping[str, type[Scaling]] = {
 }
 
 
+@public
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From an image to an input of the model; the module's text describes the fields.
+    """A recipe that converts an image to an input of the model.
+
+    The docstring of `layertap.images.preprocessing` describes the fields.
 
     Raises:
-        PreprocessingError: a field has a value that makes no sense, or that does not go with the
-            others.
+        PreprocessingError: the value of a field is invalid, or does not match the other fields.
     """
 
     size: tuple[int, int] | None = None
-    """(height, width); `None` keeps each image's own."""
+    """(height, width); `None` keeps each image's own size."""
     color_mode: ColorMode = "rgb"
     interpolation: Interpolation = "nearest"
     keep_aspect_ratio: bool = False
     depth: Depth = "clip"
     scaling: Scaling | None = None
-    """What is done to the pixels, 0..255, after the size is right; `None` leaves them."""
+    """The scaling of the pixels, 0..255, after resizing; `None` keeps them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", checked_size(self.size))
@@ -194,7 +204,7 @@ class Preprocessing:
         if not isinstance(scaling, Scaling):
             raise PreprocessingError(
                 f'"scaling" is {scaling!r}, but it must be a Standardize, Samplewise, Rescale or '
-                "ImageNet; Preprocessing.from_dict takes it as JSON."
+                "ImageNet. Use Preprocessing.from_dict for JSON data."
             )
         if isinstance(scaling, ImageNet) and self.color_mode != "rgb":
             raise PreprocessingError(
@@ -209,21 +219,21 @@ class Preprocessing:
 
     @property
     def channels(self) -> int:
-        """How many channels the images have after it."""
+        """Number of channels of the result."""
         return CHANNELS[self.color_mode]
 
     def __call__(self, image: ImageSource) -> Pixels:
         """Read one image and scale it.
 
         Args:
-            image: What `load_image` takes: a path, bytes, a binary file, a `PIL.Image.Image`, or
-                an array of dtype uint8, uint16 or bool.
+            image: A path, bytes, a binary file, a `PIL.Image.Image`, or an array of dtype uint8,
+                uint16 or bool; as for `load_image`.
 
         Returns:
-            An array of shape `(h, w, c)`.
+            A float32 array of shape `(h, w, c)`.
 
         Raises:
-            ImageError: it cannot be read as an image.
+            ImageError: the image cannot be read.
         """
         pixels = load_image(
             image,
@@ -236,45 +246,48 @@ class Preprocessing:
         return pixels if self.scaling is None else self.scaling(pixels)
 
     def batch(self, images: Iterable[ImageSource]) -> Pixels:
-        """Read several images, scale them, and stack them to shape `(n, h, w, c)`.
+        """Read several images, scale them, and stack them to float32 of shape `(n, h, w, c)`.
 
         Raises:
-            ImageError: one cannot be read as an image.
-            InputError: there is none, or they have different sizes (with `size=None`).
+            ImageError: an image cannot be read.
+            InputError: no images were given, or they have different sizes (with `size=None`).
         """
         if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
-            raise InputError(f"{image_name(images)}: batch takes a list of images, not one image.")
+            raise InputError(
+                f"{image_name(images)}: batch expects a list of images, not one image."
+            )
         images = list(images)
         if not images:
-            raise InputError("no images were given, so there is no batch to make.")
+            raise InputError("batch expects at least one image, got an empty list.")
         arrays = [self(image) for image in images]
         for index, array in enumerate(arrays):
             if array.shape != arrays[0].shape:
                 (height, width, _), (first_height, first_width, _) = array.shape, arrays[0].shape
                 raise InputError(
-                    "images of different sizes do not go into one batch: "
+                    "images of different sizes cannot form one batch: "
                     f"{image_name(images[0])} (image 0) has {first_height} x {first_width} pixels, "
                     f"{image_name(images[index])} (image {index}) has {height} x {width}. "
-                    'A "size" in the preprocessing makes them alike.'
+                    'Set a "size" in the preprocessing.'
                 )
         return np.stack(arrays)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """The recipe that plain JSON data describes; missing keys take their defaults.
+        """Create a recipe from plain JSON data; missing keys have their default values.
 
         Raises:
-            PreprocessingError: an unknown key, or a value that makes no sense.
+            PreprocessingError: a key is unknown, or a value is invalid.
         """
         if not isinstance(data, Mapping):
             raise PreprocessingError(
-                f"a preprocessing recipe is a JSON object, not {json.dumps(data, default=repr)}."
+                "a preprocessing recipe must be a JSON object, got "
+                f"{json.dumps(data, default=repr)}."
             )
         _check_keys(data, [field.name for field in fields(cls)], "a preprocessing recipe")
         return cls(**{**data, "scaling": _scaling_from(data.get("scaling"))})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON data with all keys, always in the same order; `from_dict` reads it."""
+        """The recipe as plain JSON data, with all keys in a fixed order; `from_dict` reads it."""
         data = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         if self.scaling is not None:
             options = {key: _plain(value) for key, value in asdict(self.scaling).items()}
@@ -283,11 +296,11 @@ class Preprocessing:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Preprocessing:
-        """The recipe in a JSON file.
+        """Read a recipe from a JSON file.
 
         Raises:
-            PreprocessingError: the file cannot be read, is not JSON, or holds no valid recipe; the
-                message starts with its name.
+            PreprocessingError: the file cannot be read, is not JSON, or is not a valid recipe; the
+                message starts with the file's name.
         """
         name = os.fsdecode(path)
         try:
@@ -314,20 +327,20 @@ def _scaling_from(data: object) -> Scaling | None:
         )
     mode = data.get("mode")
     check_choice("mode", mode, list(_SCALINGS))
-    kind = _SCALINGS[str(mode)]
-    options = {field.name: field.default is MISSING for field in fields(kind)}
+    scaling = _SCALINGS[str(mode)]
+    options = {field.name: field.default is MISSING for field in fields(scaling)}
     _check_keys(data, ["mode", *(key for key in options if key != "mode")], f'scaling "{mode}"')
-    for key, needed in options.items():
-        if needed and key not in data:
-            raise PreprocessingError(f'scaling "{mode}" needs "{key}".')
-    return kind(**{key: value for key, value in data.items() if key in options})
+    for key, required in options.items():
+        if required and key not in data:
+            raise PreprocessingError(f'scaling "{mode}" requires "{key}".')
+    return scaling(**{key: value for key, value in data.items() if key in options})
 
 
-def _check_keys(data: Mapping[str, Any], known: list[str], what: str) -> None:
+def _check_keys(data: Mapping[str, Any], known: list[str], owner: str) -> None:
     for key in data:
         if key not in known:
             raise PreprocessingError(
-                f'"{key}" is not a key of {what}, which has {", ".join(known)}.'
+                f'"{key}" is not a key of {owner}, which has {", ".join(known)}.'
                 + suggest(str(key), known)
             )
 
@@ -341,12 +354,12 @@ def _numbers(key: str, value: object, *, positive: bool = False) -> PerChannel:
 
 
 def _number(key: str, value: object, *, positive: bool = False) -> float:
-    # Within float32, in which most scalings are computed; the comparison is false for NaN.
+    # In the range of float32, in which most scalings are computed. The comparison is false for NaN.
     lowest = _SMALLEST if positive else -_LARGEST
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and lowest <= value <= _LARGEST:
         return float(value)
-    what = "a number greater than 0" if positive else "a finite number"
-    raise PreprocessingError(f'"{key}" is {value!r}, but it must be {what}.')
+    expected = "a number greater than 0" if positive else "a finite number"
+    raise PreprocessingError(f'"{key}" is {value!r}, but it must be {expected}.')
 
 
 def _plain(value: object) -> object:

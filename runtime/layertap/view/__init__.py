@@ -1,1 +1,1 @@
-"""Pictures for people: contact sheets, overlays, colormaps."""
+"""Pictures of activations and heat maps: contact sheets, overlays, colormaps."""

@@ -1,4 +1,4 @@
-"""Colour maps: from heat, 0 to 1, to colours."""
+"""Colormaps: from values between 0 and 1 to colours."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ SHADES = 256
 
 
 def colored(heat: npt.ArrayLike, colormap: str = "jet") -> npt.NDArray[np.uint8]:
-    """The colours of `heat`.
+    """The colours of a heat map.
 
     Args:
-        heat: any shape; 0 is the first colour of the map, 1 the last, and what lies beyond is taken
-            for these. NaN is taken for 0.
+        heat: an array of any shape. 0 gives the first colour of the colormap, 1 the last. Values
+            outside of 0 to 1 are clipped, and NaN is treated as 0.
         colormap: `jet`, `viridis` or `magma`, as in matplotlib.
 
     Returns:
-        RGB, of the same shape and a last axis of 3.
+        RGB, uint8, of shape `(*heat.shape, 3)`.
 
     Raises:
-        UsageError: there is no such colour map.
+        UsageError: the colormap is unknown.
     """
     table = shades(colormap)
-    places = np.nan_to_num(np.asarray(heat, np.float64) * SHADES).clip(0, SHADES - 1)
-    return table[places.astype(np.intp)]
+    indices = np.nan_to_num(np.asarray(heat, np.float64) * SHADES).clip(0, SHADES - 1)
+    return table[indices.astype(np.intp)]
 
 
 def shades(colormap: str) -> npt.NDArray[np.uint8]:
-    """The colours of a map, from cold to hot, `(256, 3)`.
+    """The colours of a colormap in order of increasing heat: RGB, uint8, `(256, 3)`.
 
     Raises:
-        UsageError: there is no such colour map.
+        UsageError: the colormap is unknown.
     """
     if colormap not in COLORMAPS:
         raise UsageError(
-            f"there is no colour map {colormap!r}; there are {', '.join(COLORMAPS)}."
+            f"the colormap {colormap!r} is unknown; the colormaps are {', '.join(COLORMAPS)}."
             + suggest(colormap, COLORMAPS)
         )
     if colormap == "jet":
@@ -47,16 +47,16 @@ def shades(colormap: str) -> npt.NDArray[np.uint8]:
 
 
 def _jet() -> npt.NDArray[np.uint8]:
-    """Straight lines between a few values of each colour, as matplotlib and MATLAB have it."""
-    places = np.linspace(0, 1, SHADES)
-    red = np.interp(places, [0.35, 0.66, 0.89, 1], [0, 1, 1, 0.5])
-    green = np.interp(places, [0.125, 0.375, 0.64, 0.91], [0, 1, 1, 0])
-    blue = np.interp(places, [0, 0.11, 0.34, 0.65], [0.5, 1, 1, 0])
+    """`jet` of matplotlib and MATLAB: each colour channel is interpolated linearly."""
+    positions = np.linspace(0, 1, SHADES)
+    red = np.interp(positions, [0.35, 0.66, 0.89, 1], [0, 1, 1, 0.5])
+    green = np.interp(positions, [0.125, 0.375, 0.64, 0.91], [0, 1, 1, 0])
+    blue = np.interp(positions, [0, 0.11, 0.34, 0.65], [0.5, 1, 1, 0])
     return np.round(np.stack([red, green, blue], axis=-1) * 255).astype(np.uint8)
 
 
-# The colours of viridis and magma, red, green and blue in two hexadecimal digits each. They are by
-# Stéfan van der Walt and Nathaniel Smith, who gave them to the public domain (CC0).
+# The colours of viridis and magma: red, green and blue, with two hexadecimal digits each. By
+# Stéfan van der Walt and Nathaniel Smith, released into the public domain (CC0).
 
 _VIRIDIS = """
     44015444025645045745055946075a46085c460a5d460b5e470d60470e61471063471164471365481467481668
@@ -101,4 +101,4 @@ _MAGMA = """
 """
 
 COLORMAPS = ("jet", "viridis", "magma")
-"""The names."""
+"""The names of the colormaps."""

@@ -1,4 +1,4 @@
-"""Heat maps laid over pictures, drawn with Pillow."""
+"""Overlays of heat maps on pictures, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .colormaps import colored
 
 MARGIN = 8
 """Pixels between the pictures of a panel, and around them."""
-SMALLEST = 256
-"""Pixels that the longer side of a picture has in a panel at least."""
+MIN_SIDE = 256
+"""Minimum length in pixels of the longer side of a picture in a panel."""
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
@@ -29,40 +29,40 @@ def overlay(
     colormap: str = "jet",
     alpha: float = 0.5,
 ) -> Image.Image:
-    """A picture with a heat map over it: `(1 - alpha) * picture + alpha * colours`.
+    """Blend a heat map over a picture: `(1 - alpha) * picture + alpha * colours`.
 
     Args:
         picture: grey or in colour.
-        heat: `(h, w)`, 0 to 1; resized to the picture's size if it has another.
+        heat: `(h, w)`, values between 0 and 1; resized to the picture's size if necessary.
         colormap: `jet`, `viridis` or `magma`.
-        alpha: 0 shows the picture alone, 1 the colours alone.
+        alpha: 0 shows only the picture, 1 only the colours of the heat map.
 
     Returns:
         RGB, of the picture's size.
 
     Raises:
-        UsageError: no such colour map, or an alpha beyond 0 to 1.
-        InputError: the heat is not `(h, w)`.
+        UsageError: the colormap is unknown, or `alpha` is not between 0 and 1.
+        InputError: the heat map does not have shape `(h, w)`.
     """
     if not 0 <= alpha <= 1:
-        raise UsageError(f"alpha is {alpha}, but it must be 0 to 1.")
+        raise UsageError(f"alpha must be between 0 and 1, got {alpha}.")
     values = np.asarray(heat, np.float32)
     if values.ndim != 2:
-        raise InputError(f"a heat map has the shape (h, w), but this has {values.shape}.")
-    below = np.asarray(picture.convert("RGB"), np.float64)
-    above = colored(resize(values, below.shape[:2]), colormap)
-    return Image.fromarray(np.round((1 - alpha) * below + alpha * above).astype(np.uint8))
+        raise InputError(f"a heat map must have the shape (h, w), got {values.shape}.")
+    pixels = np.asarray(picture.convert("RGB"), np.float64)
+    colors = colored(resize(values, pixels.shape[:2]), colormap)
+    return Image.fromarray(np.round((1 - alpha) * pixels + alpha * colors).astype(np.uint8))
 
 
 def panel(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 6) -> Image.Image:
     """Pictures side by side, each with a title above it.
 
-    Small ones are enlarged, without smoothing, by a whole number. A title that is wider than its
-    picture is set smaller, and at last shortened.
+    Small pictures are enlarged by an integer factor, without smoothing. A title that is wider than
+    its picture gets a smaller font, and is truncated if that is not enough.
 
     Args:
-        pictures: titles and pictures of one size, left to right.
-        columns: pictures in a row.
+        pictures: titles and pictures, left to right; all pictures have the same size.
+        columns: number of pictures in a row.
 
     Returns:
         RGB.
@@ -70,8 +70,8 @@ def panel(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 6) -> I
     tiles = [(title, _enlarged(picture.convert("RGB"))) for title, picture in pictures]
     width, height = tiles[0][1].size
     size = max(12, height // 16)
-    head = size + size // 2
-    step_x, step_y = width + MARGIN, head + height + MARGIN
+    title_height = size + size // 2
+    step_x, step_y = width + MARGIN, title_height + height + MARGIN
     rows = -(-len(tiles) // columns)
     sheet_size = (min(len(tiles), columns) * step_x + MARGIN, rows * step_y + MARGIN)
     sheet = Image.new("RGB", sheet_size, PAPER)
@@ -81,22 +81,22 @@ def panel(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 6) -> I
         text, font = _fitted(draw, title, size, width)
         middle = left + (width - draw.textlength(text, font=font)) / 2
         draw.text((middle, top), text, fill=INK, font=font)
-        sheet.paste(tile, (left, top + head))
+        sheet.paste(tile, (left, top + title_height))
     return sheet
 
 
 def _enlarged(picture: Image.Image) -> Image.Image:
-    times = -(-SMALLEST // max(picture.size))
-    if times <= 1:
+    factor = -(-MIN_SIDE // max(picture.size))
+    if factor <= 1:
         return picture
-    size = picture.width * times, picture.height * times
+    size = picture.width * factor, picture.height * factor
     return picture.resize(size, Image.Resampling.NEAREST)
 
 
 def _fitted(draw: ImageDraw.ImageDraw, title: str, size: int, width: int) -> tuple[str, Any]:
-    """The title as it fits into `width` pixels, and the font for it."""
-    for smaller in range(size, 9, -1):
-        text, font = _set(title, smaller)
+    """The title, truncated to `width` pixels if necessary, and its font."""
+    for font_size in range(size, 9, -1):
+        text, font = _typeset(title, font_size)
         if draw.textlength(text, font=font) <= width:
             return text, font
     while text and draw.textlength(f"{text}...", font=font) > width:
@@ -104,13 +104,13 @@ def _fitted(draw: ImageDraw.ImageDraw, title: str, size: int, width: int) -> tup
     return f"{text}...", font
 
 
-def _set(title: str, size: int) -> tuple[str, Any]:
-    """A title on one line, in Pillow's own font, which has no accents.
+def _typeset(title: str, size: int) -> tuple[str, Any]:
+    """The title on one line, without accents, and Pillow's default font, which lacks them.
 
-    Before Pillow 10.1, and without FreeType, it has one size, and no other alphabets either.
+    Before Pillow 10.1, and without FreeType, the font has only one size and only ASCII characters.
     """
     line = unicodedata.normalize("NFKD", " ".join(title.split()))
-    line = "".join(sign for sign in line if not unicodedata.combining(sign))
+    line = "".join(char for char in line if not unicodedata.combining(char))
     try:
         return line, ImageFont.load_default(size)
     except (TypeError, ImportError):

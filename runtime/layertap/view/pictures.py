@@ -14,19 +14,24 @@ from layertap.errors import InputError
 MARGIN = 4
 """Pixels between the tiles."""
 CAPTION = 14
-"""Pixels for the line of text above a tile."""
+"""Height in pixels of the line of text above a tile."""
 PAPER, INK = 255, 0
 """Grey values of background and text."""
 
 
 def strongest_channels(activation: NDArray[Any], count: int) -> list[int]:
-    """The channels whose mean absolute activation is largest, strongest first; NaN comes last.
+    """The indices of the channels with the largest mean absolute activation, in descending order.
+
+    Channels with NaN come last.
 
     Args:
         activation: one sample's feature maps, `(h, w, c)`.
-        count: how many.
+        count: the number of channels.
+
+    Raises:
+        InputError: the activation does not have shape `(h, w, c)`.
     """
-    # In float64: int8 has no 128, and float16 no sum beyond 65504.
+    # In float64: the absolute value of -128 overflows int8, and sums above 65504 overflow float16.
     strength = np.abs(_checked(activation).astype(np.float64)).mean(axis=(0, 1))
     return [int(channel) for channel in np.argsort(-strength, kind="stable")[:count]]
 
@@ -39,24 +44,24 @@ def contact_sheet(
     tile: int = 160,
     columns: int = 6,
 ) -> Image.Image:
-    """The strongest feature maps of one sample side by side, and the image they come from.
+    """The strongest feature maps of one sample side by side, next to the input image.
 
-    Every map is stretched from its own smallest value (black) to its largest (white), and
-    enlarged without smoothing, so that one square is one value.
+    Each map is scaled from its own minimum (black) to its maximum (white), and enlarged without
+    smoothing: one square is one value.
 
     Args:
         activation: one sample's feature maps, `(h, w, c)`.
-        image: what the sample was; drawn first.
-        count: how many maps; fewer if there are fewer channels. With the image, 17 fill three
+        image: the input image, which is drawn first.
+        count: the number of maps, if there are enough channels. With the image, 17 maps fill three
             rows of six.
-        tile: pixels of a tile's longer side.
-        columns: tiles in a row.
+        tile: length of a tile's longer side in pixels.
+        columns: number of tiles in a row.
 
     Returns:
-        A grey picture; above each map stands its channel.
+        A grey picture, with the index of the channel above each map.
 
     Raises:
-        InputError: the activation is not `(h, w, c)`.
+        InputError: the activation does not have shape `(h, w, c)`.
     """
     maps = _checked(activation)
     tiles = [("input", image.convert("L"))] if image is not None else []
@@ -82,14 +87,14 @@ def _checked(activation: NDArray[Any]) -> NDArray[Any]:
     maps = np.asarray(activation)
     if maps.ndim != 3 or 0 in maps.shape:
         raise InputError(
-            f"feature maps have the shape (h, w, c), but this activation has {maps.shape}. Take "
-            "one sample (activation[0]) of a layer with four axes."
+            f"feature maps must have the shape (h, w, c), got {maps.shape}. Give one sample "
+            "(activation[0]) of a layer with four axes."
         )
     return maps
 
 
 def _as_grey(values: NDArray[Any]) -> Image.Image:
-    """Stretched from the smallest finite value to the largest; NaN is black."""
+    """The values as grey, scaled from the smallest finite value to the largest; NaN is black."""
     numbers = values.astype(np.float64)
     finite = numbers[np.isfinite(numbers)]
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)

@@ -19,6 +19,7 @@ from layertap.cli import main
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
 from layertap_export.verification.golden_values import digits
+from layertap_export.verification.running import session
 
 
 def classifier(**more: Any) -> onnx.ModelProto:
@@ -81,10 +82,10 @@ def test_its_layers_are_what_they_were(file: Path, tmp_path: Path) -> None:
 def test_the_gradient_is_what_the_formula_says(file: Path, tmp_path: Path) -> None:
     add_gradients(file, tmp_path / "out.onnx", "relu")
     dense = onnx.numpy_helper.to_array(classifier().graph.initializer[1])
-    session = layertap_export.gradients.running.session(tmp_path / "out.onnx")
+    opened = session(tmp_path / "out.onnx")
     images = np.zeros((2, 3, 6, 5), np.float32)
     mix = np.array([[1, 0], [0, -2]], np.float32)
-    (found,) = session.run(["grad/relu"], {"x": images, "score_weights": mix})
+    (found,) = opened.run(["grad/relu"], {"x": images, "score_weights": mix})
     expected = (mix @ dense.T)[:, :, None, None] / 30 * np.ones((1, 1, 6, 5))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -228,12 +229,6 @@ def test_a_wrong_rule_leaves_nothing_behind(
             "relu",
             "{path!r} has opset 12; gradients are added to files of opset 13 and newer. "
             "`onnx.version_converter` makes one of it.",
-        ),
-        (
-            classifier(),
-            "rely",
-            "no layer is called 'rely'; the file exposes 5 layers. Did you mean 'relu'? `layertap "
-            "layers FILE` lists them.",
         ),
         (
             tiny.two_inputs(),

@@ -15,7 +15,8 @@ import layertap_export
 import reference
 from layertap.cli import main
 from layertap.compare.check import check
-from layertap_export.graph.passes.cast_around import MISSING, STAND_INS, TYPED_BY, stand_in
+from layertap_export.graph.operators import OPERATORS
+from layertap_export.graph.passes.cast_around import STAND_INS, stand_in
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -306,6 +307,9 @@ def test_steps_of_any_number(keras: Any, tmp_path: Path) -> None:
 
 # --- Kernels ------------------------------------------------------------------------------------
 
+LACKING = [op_type for op_type, row in OPERATORS.items() if row.no_kernel]
+"""Operators that lack a kernel for a dtype."""
+
 ATTRIBUTES = {
     "ArgMax": {"axis": 0},
     "ArgMin": {"axis": 0},
@@ -327,8 +331,7 @@ ATTRIBUTES = {
 def opens(op_type: str, dtype: str) -> bool:
     """Whether onnxruntime finds a kernel for one node, its typed inputs all of one type."""
     schema = onnx.defs.get_schema(op_type, 18, "")
-    place = TYPED_BY.get(op_type, 0)
-    kind, formals = schema.inputs[place].type_str, {}
+    kind, formals = schema.inputs[OPERATORS[op_type].typed_by].type_str, {}
     for index, formal in enumerate(schema.inputs):
         optional = formal.option == onnx.defs.OpSchema.FormalParameterOption.Optional
         if optional and not (op_type == "Resize" and index == 3):
@@ -364,24 +367,24 @@ def opens(op_type: str, dtype: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("op_type", MISSING)
+@pytest.mark.parametrize("op_type", LACKING)
 def test_what_stands_in_has_a_kernel(op_type: str) -> None:
-    for dtype in MISSING[op_type].split():
+    for dtype in OPERATORS[op_type].no_kernel.split():
         other = stand_in(op_type, dtype, 18)
         assert other is not None, dtype
         assert other in STAND_INS[dtype]
         assert opens(op_type, other), (dtype, other)
 
 
-@pytest.mark.parametrize("op_type", MISSING)
+@pytest.mark.parametrize("op_type", LACKING)
 def test_types_that_are_not_missing_have_a_kernel(op_type: str) -> None:
     """What newer versions of onnxruntime have learnt is cast all the same, for the older ones."""
     schema = onnx.defs.get_schema(op_type, 18, "")
-    allowed = schema.inputs[TYPED_BY.get(op_type, 0)].types
+    allowed = schema.inputs[OPERATORS[op_type].typed_by].types
     names = {"double": "float64", "float": "float32"}
     dtypes = [kind.removeprefix("tensor(").removesuffix(")") for kind in allowed]
     for dtype in (names.get(kind, kind) for kind in dtypes):
-        if dtype in STAND_INS and dtype not in MISSING[op_type].split():
+        if dtype in STAND_INS and dtype not in OPERATORS[op_type].no_kernel.split():
             assert opens(op_type, dtype), dtype
 
 

@@ -1,4 +1,4 @@
-"""Our ONNX for single TensorFlow operations gives what TensorFlow gives, at the edges too."""
+"""Converted TensorFlow operations give the same results as TensorFlow, also for edge cases."""
 
 from __future__ import annotations
 
@@ -42,15 +42,16 @@ def both(
     free: bool = True,
     runs_as: Callable[..., Any] | None = None,
 ) -> list[tuple[Array, Array]]:
-    """What onnxruntime and TensorFlow make of `arrays`, per output.
+    """The outputs of onnxruntime and of TensorFlow for `arrays`: a pair for each output.
 
     Args:
         tf: the module.
-        function: of tensors.
-        arrays: one per argument.
+        function: a function of tensors.
+        arrays: one for each argument.
         opset: of the ONNX graph.
-        free: whether the sizes of the arguments are left free.
-        runs_as: the same, of one output, where TensorFlow cannot run `function` on a CPU.
+        free: whether the sizes of the arguments are free.
+        runs_as: an equivalent function with one output, if TensorFlow cannot run `function` on a
+            CPU.
     """
     from layertap_export.convert.dtypes import as_in_file
     from layertap_export.convert.to_onnx import to_onnx
@@ -66,9 +67,9 @@ def both(
     ]
 
     def call(*tensors: Any) -> list[Any]:
-        found = function(*tensors)
-        found = found if isinstance(found, (list, tuple)) else [found]
-        return [tf.identity(x) for x in found]
+        outputs = function(*tensors)
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return [tf.identity(x) for x in outputs]
 
     traced = tf.function(call, autograph=False).get_concrete_function(*specs)
     names = [f"x{i}" for i in range(len(arrays))]
@@ -78,8 +79,8 @@ def both(
     cast_around(model, raw.initializers)
     onnx.checker.check_model(model)
     session = reference.session(model.SerializeToString())
-    known = {x.name for x in session.get_inputs()}
-    feeds = {name: array for name, array in zip(names, arrays, strict=True) if name in known}
+    used = {x.name for x in session.get_inputs()}
+    feeds = {name: array for name, array in zip(names, arrays, strict=True) if name in used}
     actual = session.run([x.name for x in model.graph.output], feeds)
     tensors = [tf.constant(array) for array in arrays]
     results = [runs_as(*tensors)] if runs_as else traced(*tensors)
@@ -89,12 +90,12 @@ def both(
 
 @pytest.fixture(scope="module", autouse=True)
 def every_handler_is_called(request: pytest.FixtureRequest, keras: Any) -> Iterator[None]:
-    """By some test here, if all of them run."""
+    """Fail if no test here calls one of the handlers; checked only if all tests here run."""
     from layertap_export.convert import tf_ops
 
     called: set[str] = set()
 
-    def noted(operation: str, handler: Any) -> Any:
+    def recording(operation: str, handler: Any) -> Any:
         def handle(*args: Any) -> None:
             called.add(operation)
             handler(*args)
@@ -102,13 +103,13 @@ def every_handler_is_called(request: pytest.FixtureRequest, keras: Any) -> Itera
         return handle
 
     with pytest.MonkeyPatch.context() as patch:
-        noting = {name: noted(name, handler) for name, handler in tf_ops.HANDLERS.items()}
-        patch.setattr(tf_ops, "HANDLERS", noting)
+        handlers = {name: recording(name, handler) for name, handler in tf_ops.HANDLERS.items()}
+        patch.setattr(tf_ops, "HANDLERS", handlers)
         yield
     here = [item for item in request.session.items if item.path == request.path]
     tests = [name for name in vars(request.module) if name.startswith("test_")]
     if {item.originalname for item in here} >= set(tests):
-        assert sorted(noting.keys() - called) == []
+        assert sorted(handlers.keys() - called) == []
 
 
 def agree(pairs: Sequence[tuple[Array, Array]], rtol: float = 1e-6, atol: float = 1e-6) -> None:
@@ -141,23 +142,23 @@ UNARY: Mapping[str, tuple[Callable[[Any], Callable[..., Any]], list[float]]] = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", UNARY)
-def test_functions_of_one_number(name: str, dtype: Any, tf: Any) -> None:
+def test_functions_of_one_number_match(name: str, dtype: Any, tf: Any) -> None:
     make, values = UNARY[name]
     points = np.array([*values, *np.linspace(-0.99, 0.99, 41)], dtype)
-    # onnxruntime computes Erf in float32; the series for i0 is good for seven digits.
+    # onnxruntime computes Erf in float32; the polynomials for i0 are accurate to seven digits.
     rtol = 1e-6 if name in ("erfc", "bessel_i0") or dtype == np.float32 else 1e-12
     agree(both(tf, make(tf), points), rtol=rtol, atol=2e-7 if name == "erfc" else 1e-35)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_logarithms(dtype: Any, tf: Any) -> None:
+def test_logarithms_match(dtype: Any, tf: Any) -> None:
     x = np.array([0.0, 1e-4, 0.5, 1.0, 3.0, 1e4, INF, NAN, -1.0], dtype)
     agree(both(tf, tf.math.log, x), rtol=1e-3 if dtype == np.float16 else 1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_erfinv(dtype: Any, tf: Any) -> None:
-    """TensorFlow loses digits near 0 and 1, so that erf of the result is compared too."""
+def test_erfinv_is_the_inverse_of_erf(dtype: Any, tf: Any) -> None:
+    """TensorFlow loses digits near 0 and 1, so erf of the result is compared too."""
     x = np.array([*SPECIAL, 0.999, -0.99999, 0.85, -0.9, 1.5, *np.linspace(-0.99, 0.99, 41)], dtype)
     ((actual, expected),) = both(tf, tf.math.erfinv, x)
     np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=1e-7)
@@ -169,7 +170,7 @@ def test_erfinv(dtype: Any, tf: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ["floordiv", "floormod", "atan2", "nextafter"])
-def test_functions_of_two_numbers(name: str, dtype: Any, tf: Any) -> None:
+def test_functions_of_two_numbers_match(name: str, dtype: Any, tf: Any) -> None:
     finite = [x for x in SPECIAL if (abs(x) < 10 and abs(x) > 1e-6) or x == 0]
     pairs = [(x, y) for x, y in itertools.product(finite, finite) if y or not name.startswith("fl")]
     pairs += [(7.5, 2.0), (-7.5, 2.0), (7.5, -2.0), (-7.5, -2.0)]
@@ -178,36 +179,36 @@ def test_functions_of_two_numbers(name: str, dtype: Any, tf: Any) -> None:
         x, y = np.append(x, [INF, -INF, 2.0, 2.0, NAN]), np.append(y, [2.0, 2.0, INF, -INF, 1.0])
     x, y = x.astype(dtype), y.astype(dtype)
     rtol = 0.0 if name == "nextafter" else 1e-6
-    if name == "nextafter":  # the smallest numbers of all count as 0 in onnxruntime
+    if name == "nextafter":  # onnxruntime treats subnormal numbers as 0
         x, y = x[x != 0], y[x != 0]
     agree(both(tf, getattr(tf.math, name), x, y), rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"])
 @pytest.mark.parametrize("name", ["floordiv", "floormod"])
-def test_integers_are_divided_downwards(name: str, dtype: str, tf: Any) -> None:
+def test_quotients_of_integers_are_rounded_down(name: str, dtype: str, tf: Any) -> None:
     low = 0 if dtype.startswith("u") else -7
     x, y = np.meshgrid(np.arange(low, 8), [1, 2, 3, 7] if not low else [-7, -3, -2, -1, 1, 2, 3, 7])
     agree(both(tf, getattr(tf.math, name), x.astype(dtype), y.astype(dtype)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "int32", "uint16", "bool"])
-def test_select_leaves_what_it_does_not_take(dtype: str, tf: Any) -> None:
-    """A NaN or an infinity that is not chosen must not show."""
+def test_select_ignores_the_elements_not_selected(dtype: str, tf: Any) -> None:
+    """A NaN or an infinity that is not selected must not affect the result."""
     floats = dtype.startswith("f")
     x = np.array([NAN, INF, 1, 2] if floats else [0, 1, 1, 0], dtype)
     y = np.array([3, 4, -INF, NAN] if floats else [1, 0, 1, 0], dtype)
     agree(both(tf, tf.where, np.array([False, False, True, True]), x, y))
 
 
-def test_the_sign_bit(tf: Any, keras: Any) -> None:
+def test_the_sign_bit_is_that_of_numpy(tf: Any, keras: Any) -> None:
     x = np.array([0.0, -0.0, 1.0, -1.0, INF, -INF, 1e-40, -1e-40], np.float32)
     (pair,) = both(tf, keras.ops.signbit, x, free=False)
     np.testing.assert_array_equal(pair[0], np.signbit(x))
     np.testing.assert_array_equal(*pair)
 
 
-def test_other_bits_are_refused(tf: Any) -> None:
+def test_reading_other_bits_is_an_error(tf: Any) -> None:
     from layertap_export import UnsupportedLayerError
 
     with pytest.raises(UnsupportedLayerError) as caught:
@@ -220,8 +221,8 @@ LARGE = np.array([2**24 + 1, 2**24, -(2**24) - 1, 7, 2**24 + 3])
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
-def test_large_whole_numbers_keep_their_digits(dtype: str, keras: Any, tf: Any) -> None:
-    """Which they would not as float32."""
+def test_large_integers_are_exact(dtype: str, keras: Any, tf: Any) -> None:
+    """They have more digits than float32."""
     x = LARGE.astype(dtype) if dtype == "int32" else LARGE.astype(dtype) * 2**20 + 1
     y = x[::-1].copy()
     ops = keras.ops
@@ -248,7 +249,7 @@ def test_large_whole_numbers_keep_their_digits(dtype: str, keras: Any, tf: Any) 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
-def test_bucketize(dtype: str, tf: Any) -> None:
+def test_bucketize_matches(dtype: str, tf: Any) -> None:
     x = np.array([[-2, -1, 0], [1, 2, 3]], dtype)
     x = x + np.array(0.25, dtype) * (dtype.startswith("f"))
     agree(both(tf, lambda x: tf.raw_ops.Bucketize(input=x, boundaries=[-1.0, 0.25, 2.0]), x))
@@ -256,13 +257,13 @@ def test_bucketize(dtype: str, tf: Any) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("dtype", ["float32", "int32", "int64"])
-def test_bounds(side: str, dtype: str, tf: Any) -> None:
+def test_search_sorted_matches(side: str, dtype: str, tf: Any) -> None:
     numbers = np.array([[-2, 0, 0, 1, 5], [0, 1, 1, 1, 2]], dtype)
     values = np.array([[-3, -2, 0, 1, 2, 5, 9], [0, 1, 2, 3, -1, 1, 1]], dtype)
     agree(both(tf, lambda x, y: tf.searchsorted(x, y, side=side), numbers, values))
 
 
-def test_in_top_k(tf: Any) -> None:
+def test_in_top_k_matches(tf: Any) -> None:
     scores = np.array(
         [[1, 5, 2, 2], [1, 5, 2, 2], [1, INF, 2, 0], [NAN, 1, 2, 0], [1, 2, 3, 4], [4, 3, 2, 1]],
         np.float32,
@@ -276,14 +277,14 @@ def test_in_top_k(tf: Any) -> None:
 @pytest.mark.parametrize(
     ("on", "off"), [(1.0, 0.0), (5, -3), (np.int8(7), np.int8(2)), (True, False), (False, True)]
 )
-def test_one_hot(axis: int, on: Any, off: Any, tf: Any) -> None:
+def test_one_hot_matches(axis: int, on: Any, off: Any, tf: Any) -> None:
     indices = np.array([[0, 2, 5], [-1, 1, 3]], np.int32)
     agree(both(tf, lambda i: tf.one_hot(i, 4, tf.constant(on), tf.constant(off), axis), indices))
 
 
 @pytest.mark.parametrize("shape", [(9,), (3, 5)])
 @pytest.mark.parametrize("case", ["plain", "weights", "binary"])
-def test_bincount(shape: tuple[int, ...], case: str, tf: Any) -> None:
+def test_bincount_matches(shape: tuple[int, ...], case: str, tf: Any) -> None:
     numbers = np.random.default_rng(0).integers(0, 6, shape).astype(np.int32)
     weights = noise(*shape) if case == "weights" else np.zeros(0, np.float32)
 
@@ -302,11 +303,11 @@ def test_bincount(shape: tuple[int, ...], case: str, tf: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("x", "y"),
     [([2, 3], [2, 3]), ([1, 3], [2, 1]), ([4], [2, 3, 4]), ([2, 3, 1], [5]), ([], [3]), ([1], [0])],
 )
-def test_broadcast_args(one: list[int], other: list[int], tf: Any) -> None:
-    shapes = [np.array(x, np.int32) for x in (one, other)]
+def test_broadcast_args_matches(x: list[int], y: list[int], tf: Any) -> None:
+    shapes = [np.array(shape, np.int32) for shape in (x, y)]
     agree(both(tf, lambda a, b: tf.raw_ops.BroadcastArgs(s0=a, s1=b), *shapes))
 
 
@@ -320,24 +321,24 @@ def test_empty_tensors_are_zeros(dtype: str, tf: Any) -> None:
 
 @pytest.mark.parametrize("start", [(0, 0), (1, 2), (2, 3), (9, 9), (-5, 1)])
 @pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
-def test_dynamic_update_slice(start: tuple[int, int], dtype: str, tf: Any) -> None:
-    """A part that would stick out is moved inward."""
+def test_dynamic_update_slice_matches(start: tuple[int, int], dtype: str, tf: Any) -> None:
+    """Also for start indices that are out of range, which are clipped."""
     from tensorflow.compiler.tf2xla.python import xla
 
-    whole, part = ((noise(*size) * 9 + 3).astype(dtype) for size in ((4, 6), (2, 3)))
-    agree(both(tf, xla.dynamic_update_slice, whole, part, np.array(start, np.int32)))
+    operand, update = ((noise(*size) * 9 + 3).astype(dtype) for size in ((4, 6), (2, 3)))
+    agree(both(tf, xla.dynamic_update_slice, operand, update, np.array(start, np.int32)))
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1, -2])
 @pytest.mark.parametrize(("exclusive", "reverse"), [(False, False), (True, False), (False, True)])
-def test_cumprod(axis: int, exclusive: bool, reverse: bool, tf: Any) -> None:
+def test_cumprod_matches(axis: int, exclusive: bool, reverse: bool, tf: Any) -> None:
     x = noise(3, 4)
     agree(both(tf, lambda x: tf.math.cumprod(x, axis, exclusive, reverse), x, free=False))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
 @pytest.mark.parametrize("name", ["max", "min"])
-def test_segments_and_those_without_elements(name: str, dtype: str, tf: Any) -> None:
+def test_segments_match_with_and_without_elements(name: str, dtype: str, tf: Any) -> None:
     data = (noise(5, 2, 3) * 9).astype(dtype)
     segments = np.array([3, 0, 3, 1, 0], np.int32)
     function = getattr(tf.math, f"unsorted_segment_{name}")
@@ -346,14 +347,14 @@ def test_segments_and_those_without_elements(name: str, dtype: str, tf: Any) -> 
 
 @pytest.mark.parametrize("blank", [0, 2, -1])
 @pytest.mark.parametrize("merge", [True, False])
-def test_ctc_greedy_decoder(blank: int, merge: bool, tf: Any) -> None:
+def test_ctc_greedy_decoder_matches(blank: int, merge: bool, tf: Any) -> None:
     scores = noise(9, 3, 5)
     scores[3:5, 0] = scores[2, 0]  # repetitions
     lengths = np.array([9, 4, 1], np.int32)
 
     def decode(x: Any, n: Any) -> list[Any]:
-        (found,), total = tf.nn.ctc_greedy_decoder(x, n, merge, blank)
-        return [found.indices, found.values, found.dense_shape, total]
+        (sparse,), total = tf.nn.ctc_greedy_decoder(x, n, merge, blank)
+        return [sparse.indices, sparse.values, sparse.dense_shape, total]
 
     agree(both(tf, decode, scores, lengths))
 
@@ -361,11 +362,11 @@ def test_ctc_greedy_decoder(blank: int, merge: bool, tf: Any) -> None:
 # --- Linear algebra and complex numbers ---------------------------------------------------------
 
 
-def test_cross_product(tf: Any) -> None:
+def test_the_cross_product_matches(tf: Any) -> None:
     agree(both(tf, tf.linalg.cross, noise(4, 2, 3), noise(4, 2, 3) + 0.5))
 
 
-def test_log_determinant(tf: Any) -> None:
+def test_the_log_determinant_matches(tf: Any) -> None:
     matrices = noise(5, 4, 4)
     agree(both(tf, tf.linalg.slogdet, matrices, free=False), rtol=1e-5)
 
@@ -379,7 +380,7 @@ def parts(tf: Any, x: Any) -> list[Any]:
 
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_fourier_transforms(length: int, free: bool, tf: Any) -> None:
+def test_fourier_transforms_match(length: int, free: bool, tf: Any) -> None:
     x, y = noise(3, length), noise(3, length) * 0.5 + 0.1
     for transform in (tf.signal.fft, tf.signal.ifft):
         function = lambda a, b, t=transform: parts(tf, t(tf.complex(a, b)))  # noqa: E731
@@ -388,21 +389,21 @@ def test_fourier_transforms(length: int, free: bool, tf: Any) -> None:
 
 
 @pytest.mark.parametrize("length", [1000, 1024])
-def test_transforms_keep_their_digits(length: int, tf: Any) -> None:
-    """onnxruntime alone is off by 1e-4 of the scale at 1000."""
+def test_fourier_transforms_are_accurate_to_float32(length: int, tf: Any) -> None:
+    """onnxruntime's DFT alone has an error of 1e-4 of the scale at 1000."""
     for actual, expected in both(tf, lambda a: parts(tf, tf.signal.rfft(a)), noise(2, length)):
         assert np.abs(actual - expected).max() < 2e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("length", [5, 8, 12, 16])
-def test_transforms_of_another_length(length: int, tf: Any) -> None:
+def test_fourier_transforms_truncate_and_pad(length: int, tf: Any) -> None:
     x, y = noise(3, 9), noise(3, 9) * 0.5
     agree(both(tf, lambda a: parts(tf, tf.signal.rfft(a, [length])), x), atol=1e-5)
     inverse = lambda a, b: tf.signal.irfft(tf.complex(a, b), [length])  # noqa: E731
     agree(both(tf, inverse, x, y, free=False), atol=1e-5)
 
 
-def test_transforms_over_several_axes(tf: Any) -> None:
+def test_fourier_transforms_over_several_axes_match(tf: Any) -> None:
     x, y = noise(2, 3, 5, 8), noise(2, 3, 5, 8) * 0.5
     for name in ("fft2d", "fft3d", "ifft2d", "ifft3d"):
         transform = getattr(tf.signal, name)
@@ -415,7 +416,7 @@ def test_transforms_over_several_axes(tf: Any) -> None:
         agree(both(tf, inverse, x, y, free=False), atol=1e-5)
 
 
-def test_parts_of_complex_numbers(tf: Any) -> None:
+def test_parts_of_complex_numbers_match(tf: Any) -> None:
     x, y = np.meshgrid(np.array([0, 1, -1, 2.5], np.float32), np.array([0, 3, -2], np.float32))
 
     def measures(a: Any, b: Any) -> list[Any]:
@@ -425,7 +426,7 @@ def test_parts_of_complex_numbers(tf: Any) -> None:
     agree(both(tf, measures, x, y))
 
 
-def test_complex_numbers_elsewhere_are_refused(tf: Any) -> None:
+def test_other_operations_on_complex_numbers_are_an_error(tf: Any) -> None:
     from layertap_export import UnsupportedLayerError
 
     with pytest.raises(UnsupportedLayerError) as caught:
@@ -442,7 +443,7 @@ def test_the_fourier_transform_needs_opset_17(tf: Any) -> None:
 
     with pytest.raises(UnsupportedLayerError) as caught:
         both(tf, lambda a: parts(tf, tf.signal.rfft(a)), noise(3, 8), opset=16)
-    assert "ONNX has the Fourier transform from opset 17 on" in str(caught.value)
+    assert "ONNX has the Fourier transform since opset 17" in str(caught.value)
 
 
 # --- Convolutions -------------------------------------------------------------------------------
@@ -454,10 +455,10 @@ def test_the_fourier_transform_needs_opset_17(tf: Any) -> None:
     ("kernel", "stride", "surplus"),
     [(3, 2, 0), (2, 3, 0), (4, 2, 1), slow(1, 2, 0), slow(5, 1, 0), slow(3, 3, 1)],
 )
-def test_transposed_convolutions(
+def test_transposed_convolutions_match(
     kernel: int, stride: int, surplus: int, padding: str, free: bool, tf: Any
 ) -> None:
-    """Every size that a convolution with these settings makes into 5 x 4."""
+    """For output sizes from which a convolution with these settings gives 5 x 4."""
     height, width = (
         size * stride - surplus if padding == "SAME" else (size - 1) * stride + kernel + surplus
         for size in (5, 4)
@@ -472,7 +473,7 @@ def test_transposed_convolutions(
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_transposed_convolutions_of_volumes(padding: str, tf: Any) -> None:
+def test_transposed_convolutions_of_volumes_match(padding: str, tf: Any) -> None:
     x, weights = noise(1, 3, 4, 5, 2), noise(2, 3, 2, 4, 2)
     size = (6, 8, 10) if padding == "SAME" else (6, 9, 10)
 
@@ -483,7 +484,7 @@ def test_transposed_convolutions_of_volumes(padding: str, tf: Any) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_convolutions_of_volumes(groups: int, keras: Any, tf: Any) -> None:
+def test_grouped_convolutions_of_volumes_match(groups: int, keras: Any, tf: Any) -> None:
     x, weights = noise(2, 4, 5, 6, 4), noise(2, 3, 2, 4 // groups, 8)
 
     def call(x: Any) -> Any:
@@ -504,15 +505,15 @@ SIZES = [((5, 7), (3, 4)), ((4, 6), (9, 13)), slow(((6, 6), (6, 6))), slow(((1, 
     "method",
     "bilinear nearest bicubic area lanczos3 lanczos5 gaussian mitchellcubic".split(),
 )
-def test_resizing(method: str, antialias: bool, sizes: Any, tf: Any) -> None:
-    (height, width), wanted = sizes
+def test_resizing_matches(method: str, antialias: bool, sizes: Any, tf: Any) -> None:
+    (height, width), new_size = sizes
     x = noise(2, height, width, 3)
     for free in (True, False):
-        call = lambda x: tf.image.resize(x, wanted, method, antialias=antialias)  # noqa: E731
+        call = lambda x: tf.image.resize(x, new_size, method, antialias=antialias)  # noqa: E731
         agree(both(tf, call, x, free=free), atol=2e-6)
 
 
-def test_resizing_to_a_size_that_is_computed(tf: Any) -> None:
+def test_resizing_to_a_computed_size_matches(tf: Any) -> None:
     x = noise(2, 5, 7, 3)
     for method in ("bilinear", "nearest", "bicubic", "area", "lanczos3"):
         call = lambda x, m=method: tf.image.resize(x, tf.shape(x)[1:3] * 2, m)  # noqa: E731
@@ -521,13 +522,13 @@ def test_resizing_to_a_size_that_is_computed(tf: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["uint8", slow("int32"), "float16", slow("float64")])
 @pytest.mark.parametrize("method", ["bilinear", "nearest", "bicubic", "area", "lanczos3"])
-def test_resizing_of_other_types(method: str, dtype: str, tf: Any) -> None:
+def test_resizing_of_other_dtypes_matches(method: str, dtype: str, tf: Any) -> None:
     x = (noise(1, 5, 7, 2, low=0, high=200)).astype(dtype)
     agree(both(tf, lambda x: tf.image.resize(x, (8, 4), method), x), rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("kernel", ["lanczos1", "box", "triangle"])
-def test_scaling_and_moving(kernel: str, tf: Any) -> None:
+def test_scale_and_translate_matches(kernel: str, tf: Any) -> None:
     def call(x: Any, scale: Any, shift: Any) -> Any:
         return tf.raw_ops.ScaleAndTranslate(
             images=x,
@@ -547,7 +548,7 @@ TRANSFORMS = np.array(
         [1, 0, 0, 0, 1, 0, 0, 0],
         [1.9, 0.3, -9.3, -0.4, 1.7, -7.1, 0, 0],
         [0.5, -0.2, 30, 0.1, -1.5, 2.5, 0.01, -0.02],
-        [1, 0, 0.5, 0, 1, 0.5, -0.5, 0],  # nothing where x is 2
+        [1, 0, 0.5, 0, 1, 0.5, -0.5, 0],  # undefined for x = 2
     ],
     np.float32,
 )
@@ -555,7 +556,7 @@ TRANSFORMS = np.array(
 
 @pytest.mark.parametrize("interpolation", ["BILINEAR", "NEAREST"])
 @pytest.mark.parametrize("fill_mode", ["CONSTANT", "REFLECT", "WRAP", "NEAREST"])
-def test_projective_transforms(fill_mode: str, interpolation: str, tf: Any) -> None:
+def test_projective_transforms_match(fill_mode: str, interpolation: str, tf: Any) -> None:
     def call(x: Any, transforms: Any) -> Any:
         return tf.raw_ops.ImageProjectiveTransformV3(
             images=x,
@@ -579,7 +580,7 @@ COLOURS = np.array(
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["rgb_to_hsv", "hsv_to_rgb"])
-def test_colours(name: str, dtype: str, tf: Any) -> None:
+def test_colour_conversions_match(name: str, dtype: str, tf: Any) -> None:
     agree(both(tf, getattr(tf.image, name), COLOURS.astype(dtype)[:, None]))
 
 
@@ -594,7 +595,7 @@ def table(tf: Any, keys: list[Any], values: list[Any], default: Any) -> Any:
 WORDS = np.array([["cat", "dog", ""], ["größe", "Cat", "dog"]], object)
 
 
-def test_lookup_tables(tf: Any) -> None:
+def test_lookup_tables_match(tf: Any) -> None:
     words = table(tf, ["dog", "cat", "größe"], np.array([5, -3, 2**40]), np.int64(-1))
     agree(both(tf, words.lookup, WORDS))
     numbers = np.array([[7, 2**40, 0], [3, -1, 7]])
@@ -603,16 +604,16 @@ def test_lookup_tables(tf: Any) -> None:
     agree(both(tf, table(tf, keys, ["a", "ü", "c"], "none").lookup, numbers))
 
 
-@pytest.mark.parametrize("unlike", [False, True])
-def test_strings_are_compared(unlike: bool, tf: Any) -> None:
-    compare = tf.not_equal if unlike else tf.equal
+@pytest.mark.parametrize("negated", [False, True])
+def test_comparisons_with_a_constant_string_match(negated: bool, tf: Any) -> None:
+    compare = tf.not_equal if negated else tf.equal
     agree(both(tf, lambda x: compare(x, tf.constant("dog")), WORDS))
     agree(both(tf, lambda x: compare("", x), WORDS))
 
 
-def test_two_strings_that_are_computed_are_refused(tf: Any) -> None:
+def test_comparing_two_computed_strings_is_an_error(tf: Any) -> None:
     from layertap_export import UnsupportedLayerError
 
     with pytest.raises(UnsupportedLayerError) as caught:
         both(tf, tf.equal, WORDS, WORDS)
-    assert "ONNX compares strings with one constant string only" in str(caught.value)
+    assert "strings can be compared with one constant string only" in str(caught.value)

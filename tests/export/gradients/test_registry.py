@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import onnx
 import pytest
 
 from generators.gradient_rules import CASES
-from layertap_export.gradients.registry import NO_GRADIENT, RULES, table
+from layertap_export.gradients.registry import NO_GRADIENT, RULES, merge
 from layertap_export.gradients.rules import elementwise
+from layertap_export.gradients.step import Rule
 
 PAGE = Path(__file__).parents[3] / "docs" / "gradients.md"
 
 
-def test_no_operator_has_two_rules() -> None:
-    with pytest.raises(ValueError, match=r"^Relu has two rules\.$"):
-        table([("Relu Abs", elementwise.relu), ("Relu", elementwise.identity)])
-
-
-def test_no_operator_both_has_a_gradient_and_has_none() -> None:
-    assert RULES.keys() & NO_GRADIENT == set()
+@pytest.mark.parametrize(
+    ("themes", "message"),
+    [
+        (
+            [{"Abs": elementwise.absolute, "Relu": elementwise.relu}, {"Relu": elementwise.relu}],
+            "Relu has two rules.",
+        ),
+        (
+            [{"ReLU": elementwise.relu}],
+            "ReLU has a rule, but no row in graph/operators.py.",
+        ),
+        (
+            [{"Floor": elementwise.identity}],
+            "Floor has a rule, but its row in graph/operators.py says no_gradient='step'.",
+        ),
+    ],
+)
+def test_rules_that_contradict_are_refused(themes: list[dict[str, Rule]], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        merge(themes)
 
 
 def test_every_rule_is_tested() -> None:
@@ -53,16 +68,11 @@ keys have no gradient; recurrent layers that ONNX has no operator for; and produ
 
 
 @pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["images", "sequences", "volumes", "vectors", "words"])
-def test_every_operator_of_every_layer_is_known(kind: str, keras: Any) -> None:
+def test_every_operator_of_every_layer_is_known(
+    kind: str, layers_file: Callable[[str], Path]
+) -> None:
     """Of all that the layers of the layer tests are exported to."""
-    from export.whole_models.test_layer_classes import side_by_side
-    from layertap_export.convert.assemble import assemble
-    from layertap_export.convert.to_onnx import to_onnx
-    from layertap_export.keras_model.tracing import trace
-
-    traced = trace(side_by_side(keras, kind))
-    raw = to_onnx(traced.function, [info.name for info in traced.inputs], 18)
-    graph = assemble(raw, traced, {row.layer.name for row in traced.rows})
-    found = {node.op_type for node in graph.graph.node}
+    found = {node.op_type for node in onnx.load(layers_file(kind)).graph.node}
     assert found - set(RULES) - NO_GRADIENT - WITHOUT == set()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from generators.gradient_rules import CASES, operators
-from generators.gradient_rules.operators import Backward, Case
+from generators.gradient_rules.operators import Backward, Case, newest
 from layertap_export import GradientError
 
-RUNS = [(name, opset) for name, case in CASES.items() for opset in case.opsets]
+
+def runs(chosen: Callable[[Case], object]) -> pytest.MarkDecorator:
+    """Parametrises a test by the cases chosen and their opsets, of which one is quick."""
+    rows = [
+        pytest.param(name, opset, marks=[] if opset == newest(case) else [pytest.mark.slow])
+        for name, case in CASES.items()
+        if chosen(case)
+        for opset in case.opsets
+    ]
+    return pytest.mark.parametrize(("name", "opset"), rows)
 
 
 def weights_for(case: Case, opset: int) -> operators.Array:
@@ -25,11 +35,10 @@ def assert_close(actual: operators.Array, expected: operators.Array) -> None:
     assert np.abs(actual - expected).max(initial=0) <= 2e-5 * scale
 
 
-@pytest.mark.parametrize(("name", "opset"), [r for r in RUNS if CASES[r[0]].smooth])
+@runs(lambda case: case.smooth)
 def test_against_central_differences(name: str, opset: int) -> None:
     case = CASES[name]
-    weights = weights_for(case, opset)
-    weights = weights.astype(np.float64).astype(_dtype(case))
+    weights = weights_for(case, opset).astype(_dtype(case))
     found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
     for entry, expected in operators.differences(case, opset, weights).items():
         assert_close(found[entry], expected)
@@ -40,16 +49,14 @@ def _dtype(case: Case) -> type:
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.tensorflow])
-def test_against_tensorflow(name: str) -> None:
+@runs(lambda case: case.tensorflow)
+def test_against_tensorflow(name: str, opset: int) -> None:
     pytest.importorskip("tensorflow")
     case = CASES[name]
-    weights = weights_for(case, case.opsets[0]).astype(_dtype(case))
-    expected = operators.by_tensorflow(case, weights)
-    for opset in case.opsets:
-        found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
-        for entry, gradient in expected.items():
-            assert_close(found[entry], gradient)
+    weights = weights_for(case, opset).astype(_dtype(case))
+    found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
+    for entry, gradient in operators.by_tensorflow(case, weights).items():
+        assert_close(found[entry], gradient)
 
 
 # --- Sizes that are known only when the graph runs -----------------------------------------------
@@ -71,7 +78,7 @@ FIXED_ONLY = {
 @pytest.mark.parametrize("name", CASES)
 def test_free_sizes(name: str) -> None:
     """The gradients are the same where no size is known when the file is made."""
-    case, opset = CASES[name], CASES[name].opsets[0]
+    case, opset = CASES[name], newest(CASES[name])
     weights = weights_for(case, opset).astype(_dtype(case))
     free = operators.model(case, opset, free=True)
     if name in FIXED_ONLY:
@@ -88,7 +95,7 @@ def test_free_sizes(name: str) -> None:
 @pytest.mark.parametrize("free", [False, True], ids=["one", "batch"])
 def test_many_rows_of_weights_for_one_sample(name: str, free: bool) -> None:
     """The forward half runs once, on one sample, and the gradients are those of as many runs."""
-    case, opset = CASES[name], CASES[name].opsets[0]
+    case, opset = CASES[name], newest(CASES[name])
     if "x" not in case.entries or not case.entries["x"].ndim:
         pytest.skip("a number has no samples")
     inputs = {**case.inputs, **{key: value[:1] for key, value in case.entries.items()}}

@@ -1,4 +1,4 @@
-"""Models of Keras 2, in memory: all layers, as of Keras 3."""
+"""Models of Keras 2 in memory: all of their layers are exposed, as for Keras 3."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def words(k: Any) -> Any:
 
 
 def nested(k: Any) -> Any:
-    """A model in a model, called twice, and one in that."""
+    """An inner model that is called twice, and contains another model."""
     layers = k.layers
     inner = k.Sequential([layers.Dense(4, "relu", name="one")], name="inner")
     start = k.Input((5,))
@@ -133,11 +133,13 @@ def subclassed(k: Any) -> Any:
         (subclassed, ["first", "first/dense", "second", "second/dense"]),
     ],
 )  # fmt: skip
-def test_all_layers(make: Callable[[Any], Any], names: list[str], k: Any, tmp_path: Path) -> None:
+def test_all_layers_are_exposed(
+    make: Callable[[Any], Any], names: list[str], k: Any, tmp_path: Path
+) -> None:
     """The export compares each of them with tf_keras."""
-    k.backend.clear_session()  # which numbers the names of operations
+    k.backend.clear_session()  # resets the numbers in the names of operations
     model = make(k)
-    for weight in model.weights:  # neither biases nor statistics shall be the identity
+    for weight in model.weights:  # so that neither biases nor statistics are neutral
         weight.assign_add(np.full(weight.shape, 0.1))
     report = layertap_export.export(model, tmp_path / "two.onnx")
     card = report.card
@@ -146,7 +148,7 @@ def test_all_layers(make: Callable[[Any], Any], names: list[str], k: Any, tmp_pa
     assert card.source.type == type(model).__name__
 
 
-def test_the_model_s_own_values(k: Any, tmp_path: Path) -> None:
+def test_activations_and_the_layer_table_match_tf_keras(k: Any, tmp_path: Path) -> None:
     model = images(k)
     report = layertap_export.export(model, tmp_path / "two.onnx")
     assert layertap_export.verify(report.path, model)
@@ -161,7 +163,7 @@ def test_the_model_s_own_values(k: Any, tmp_path: Path) -> None:
     assert report.card.layers[5].inbound == ("a/bn", "separable")
 
 
-def test_a_model_that_was_never_called(k: Any, tmp_path: Path) -> None:
+def test_a_model_that_was_never_called_is_an_error(k: Any, tmp_path: Path) -> None:
     class Net(k.Model):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
             return x
@@ -174,7 +176,9 @@ def test_a_model_that_was_never_called(k: Any, tmp_path: Path) -> None:
     )
 
 
-def test_both_families_side_by_side(k: Any, keras: Any, small: Any, tmp_path: Path) -> None:
+def test_both_families_can_be_used_in_one_process(
+    k: Any, keras: Any, small: Any, tmp_path: Path
+) -> None:
     ours, theirs = small, images(k)
     assert (family_of(ours), family_of(theirs)) == (keras, k)
     assert is_a(ours.layers[1], "layers.Conv2D")

@@ -1,4 +1,4 @@
-"""Keras in float64, and what the report says of it."""
+"""Keras in float64 as the reference, and the part of the report about it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def custom_layer(keras: Any) -> Any:
 
 
 def two_kinds_of_add(keras: Any) -> Any:
-    """An operation and a layer of one name, as in MobileNetV3."""
+    """An operation and a layer with the same class name, as in MobileNetV3."""
     entry = keras.Input((4,))
     return keras.Model(entry, keras.layers.Add()([keras.layers.Dense(4)(entry + 3.0), entry]))
 
@@ -87,7 +87,7 @@ def test_the_copy_is_the_same_model(make: Callable[[Any], Any], keras: Any) -> N
     assert copy(x).dtype == "float64"
 
 
-def test_a_model_that_cannot_be_made_again(keras: Any) -> None:
+def test_a_model_that_cannot_be_rebuilt_is_an_error(keras: Any) -> None:
     from layertap_export.keras_model.float64 import in_float64
 
     class Bare(keras.Model):  # type: ignore[misc,name-defined]
@@ -102,13 +102,11 @@ def test_a_model_that_cannot_be_made_again(keras: Any) -> None:
     model(np.zeros((1, 2), np.float32))
     with pytest.raises(layertap_export.ExportError) as caught:
         in_float64(model)
-    assert str(caught.value).startswith(
-        "the model 'bare' cannot be built a second time, in float64: "
-    )
+    assert str(caught.value).startswith("the model 'bare' cannot be rebuilt in float64: ")
 
 
-def test_a_model_that_states_no_dtype(keras: Any, tmp_path: Path) -> None:
-    """But of its input: that stays float32, as Whisper's does, whatever its layers compute in."""
+def test_layers_that_state_no_dtype_compute_in_float64(keras: Any, tmp_path: Path) -> None:
+    """The input states float32, as Whisper's does, and keeps it."""
 
     @keras.saving.register_keras_serializable("layertap-tests")
     class Stubborn(keras.Model):  # type: ignore[misc,name-defined]
@@ -129,7 +127,7 @@ def test_a_model_that_states_no_dtype(keras: Any, tmp_path: Path) -> None:
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_the_report_says_who_is_closer(small: Any, tmp_path: Path) -> None:
+def test_the_report_compares_the_file_and_keras_with_float64(small: Any, tmp_path: Path) -> None:
     report = layertap_export.export(small, tmp_path / "small.onnx", reference="float64")
     plain = layertap_export.verify(report.path, small)
     assert [layer.name for layer in report.verification.layers] == [x.name for x in plain.layers]
@@ -151,9 +149,7 @@ def test_the_report_says_who_is_closer(small: Any, tmp_path: Path) -> None:
     assert f"largest scaled error is {worst:.1e} in" in words[1]
 
 
-def test_a_wrong_file_is_far_from_the_truth_as_well(
-    small: Any, small_file: Path, keras: Any
-) -> None:
+def test_a_wrong_file_is_far_from_float64_too(small: Any, small_file: Path, keras: Any) -> None:
     other = keras.models.clone_model(small)
     other.set_weights([weight * 1.1 for weight in small.get_weights()])
     report = layertap_export.verify(small_file, other, reference="float64")
@@ -162,7 +158,7 @@ def test_a_wrong_file_is_far_from_the_truth_as_well(
     assert max(x.keras_from_float64 or 0 for x in report.layers) < 1e-6
 
 
-def test_another_reference(small: Any, small_file: Path) -> None:
+def test_an_unknown_reference_is_an_error(small: Any, small_file: Path) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         layertap_export.verify(small_file, small, reference="float46")
     assert str(caught.value) == (

@@ -1,4 +1,4 @@
-"""What a model is called with."""
+"""The inputs of Keras models."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FLOAT = "float32"
         ),
         ("with_state", {"entry": ((2, 4, 2), FLOAT)}),
         ("tied", {"entry": ((None, 4), "int32")}),
-        # Subclassed: called on data, by a `build` of its own, on symbolic inputs.
+        # Subclassed: called on data, built by its own `build`, called on symbolic inputs.
         ("subclassed", {"x": ((None, 4), FLOAT)}),
         (
             "nested_argument",
@@ -60,13 +60,13 @@ FLOAT = "float32"
         ),
     ],
 )
-def test_names_shapes_and_dtypes(name: str, expected: Shapes, keras: Any) -> None:
+def test_inputs_have_names_shapes_and_dtypes(name: str, expected: Shapes, keras: Any) -> None:
     model = zoo.make(keras, name)
     assert found(model) == expected
     assert list(found(model)) == list(expected)
 
 
-def test_any_way_to_pass_arguments(keras: Any) -> None:
+def test_inputs_are_named_by_the_parameters_of_call(keras: Any) -> None:
     model = subclass(
         keras, lambda self, first, *rest, scale=1.0, **more: (first, *rest, more["last"])
     )
@@ -76,7 +76,7 @@ def test_any_way_to_pass_arguments(keras: Any) -> None:
     assert found(model) == {name: ((None, n), FLOAT) for name, n in shapes.items()}
 
 
-def test_keys_that_make_up_one_name_twice_or_none(keras: Any) -> None:
+def test_equal_and_empty_keys_get_unique_names(keras: Any) -> None:
     model = subclass(keras, lambda self, x: x["a"]["b"] + 1)
     model({"a:b": keras.Input((1,)), "a": {"b": keras.Input((2,))}, "": keras.Input((3,))})
     assert found(model) == {
@@ -86,7 +86,7 @@ def test_keys_that_make_up_one_name_twice_or_none(keras: Any) -> None:
     }
 
 
-def test_the_last_symbolic_call_counts(keras: Any) -> None:
+def test_the_last_symbolic_call_defines_the_inputs(keras: Any) -> None:
     model = subclass(keras, lambda self, x: x + 1)
     model(keras.Input((3,)))
     model(keras.Input((None, 4), dtype="int32"))
@@ -94,7 +94,7 @@ def test_the_last_symbolic_call_counts(keras: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["several_arguments", "nested_argument", "dicts", "nested"])
-def test_a_call_fills_the_structure(name: str, keras: Any) -> None:
+def test_a_call_puts_arrays_into_the_nested_arguments(name: str, keras: Any) -> None:
     from layertap_export.keras_model.inputs import model_inputs
 
     model = zoo.make(keras, name)
@@ -114,7 +114,7 @@ def test_a_call_fills_the_structure(name: str, keras: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_call_is_one_in_inference_mode(keras: Any) -> None:
+def test_a_call_runs_in_inference_mode(keras: Any) -> None:
     from layertap_export.keras_model.inputs import model_inputs
 
     seen = []
@@ -140,13 +140,13 @@ def two(self: Any, left: Any, right: Any, training: Any = None, mask: Any = None
         (
             lambda model: model(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)),
             two,
-            "the model 'net' was only called on data, or built by shapes, and then Keras does not "
-            "keep the shapes of all arguments of call(left, right). Call it once on symbolic "
-            "inputs, model(keras.Input(...), keras.Input(...)), and export it then.",
+            "the shapes of all arguments of call(left, right) are not known: the model 'net' was "
+            "only called on data, or built with shapes. Call it once on symbolic inputs, "
+            "model(keras.Input(...), keras.Input(...)), before you export it.",
         ),
     ],
 )
-def test_inputs_that_are_not_known(
+def test_inputs_that_are_not_known_are_an_error(
     prepare: Callable[[Any], Any], call: Callable[..., Any], message: str, keras: Any
 ) -> None:
     from layertap_export import ExportError
@@ -158,19 +158,19 @@ def test_inputs_that_are_not_known(
     assert str(caught.value) == message
 
 
-def test_the_message_helps(keras: Any) -> None:
+def test_a_symbolic_call_as_the_error_suggests_defines_the_inputs(keras: Any) -> None:
     model = subclass(keras, two)
     model(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
     model(keras.Input((3,)), keras.Input((3,)))
     assert found(model) == {"left": ((None, 3), FLOAT), "right": ((None, 3), FLOAT)}
 
 
-def test_an_argument_of_build_that_call_has_not(keras: Any) -> None:
+def test_parameters_of_build_that_call_does_not_have_are_an_error(keras: Any) -> None:
     from layertap_export import ExportError
 
     model = subclass(
         keras, lambda self, x, y: x + y, build=lambda self, x_shape, z_shape=None: None
     )
     model.build(x_shape=(None, 3), z_shape=(None, 3))
-    with pytest.raises(ExportError, match=r"not keep the shapes of all arguments of call\(x, y\)"):
+    with pytest.raises(ExportError, match=r"the shapes of all arguments of call\(x, y\) are not"):
         found(model)

@@ -1,4 +1,4 @@
-"""Recording what every layer puts out, by the names under which the file will give it."""
+"""Recorded calls of layers: names, outputs, and which output is read by which call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recorded(model: Any, x: Any) -> Any:
 
 
 def outputs(model: Any, x: Any) -> dict[str, Any]:
-    """Name -> array, in the order in which the calls began."""
+    """The output arrays by name, in the order in which the calls began."""
     return {
         name: np.asarray(tensor)
         for call in recorded(model, x).calls
@@ -48,7 +48,7 @@ def ones(*shape: int) -> Any:
     return np.ones(shape, np.float32)
 
 
-def test_functional(keras: Any, small: Any) -> None:
+def test_every_layer_of_a_functional_model_is_recorded(keras: Any, small: Any) -> None:
     found = outputs(small, ones(2, 7, 9, 3))
     assert list(found) == ["conv", "bn", "relu", "add", "drop", "pool", "gap", "dense"]
     function = keras.Model(small.input, [small.get_layer(name).output for name in found])
@@ -57,17 +57,17 @@ def test_functional(keras: Any, small: Any) -> None:
     assert inbound(small, ones(2, 7, 9, 3))["add"] == ["conv", "relu"]
 
 
-def test_a_layer_that_returns_its_input_hands_on_its_own_name(small: Any) -> None:
-    """In inference a Dropout is nothing, but the layer behind it reads it all the same."""
+def test_a_layer_that_returns_its_input_is_the_source_of_the_next_layer(small: Any) -> None:
+    """Dropout returns its input in inference."""
     assert inbound(small, ones(1, 7, 9, 3))["pool"] == ["drop"]
 
 
-def test_sequential(keras: Any, layers: Any) -> None:
+def test_every_layer_of_a_sequential_model_is_recorded(keras: Any, layers: Any) -> None:
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="a"), layers.ReLU(name="b")])
     assert inbound(model, ones(1, 4)) == {"a": [], "b": ["a"]}
 
 
-def test_a_model_inside_a_model(keras: Any, layers: Any) -> None:
+def test_layers_of_an_inner_model_are_named_by_path(keras: Any, layers: Any) -> None:
     inner = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="dense")], name="inner")
     outer = keras.Sequential([keras.Input((4,)), inner, layers.Dense(2, name="dense")])
     found = outputs(outer, ones(1, 4))
@@ -75,7 +75,7 @@ def test_a_model_inside_a_model(keras: Any, layers: Any) -> None:
     np.testing.assert_array_equal(found["inner"], found["inner/dense"])
 
 
-def test_a_shared_layer_counts_its_calls(keras: Any, layers: Any) -> None:
+def test_calls_of_a_shared_layer_are_numbered(keras: Any, layers: Any) -> None:
     shared, entry = layers.Dense(4, name="shared"), keras.Input((4,))
     model = keras.Model(entry, layers.Add(name="add")([shared(entry), shared(shared(entry))]))
     x = ones(1, 4)
@@ -85,7 +85,7 @@ def test_a_shared_layer_counts_its_calls(keras: Any, layers: Any) -> None:
     assert inbound(model, x)["add"] == ["shared", "shared#2"]
 
 
-def test_a_shared_model_counts_its_calls(keras: Any, layers: Any) -> None:
+def test_calls_of_a_shared_model_are_numbered(keras: Any, layers: Any) -> None:
     tower = keras.Sequential([keras.Input((4,)), layers.Dense(2, name="dense")], name="tower")
     left, right = keras.Input((4,)), keras.Input((4,))
     model = keras.Model([left, right], layers.Add(name="add")([tower(left), tower(right)]))
@@ -94,7 +94,7 @@ def test_a_shared_model_counts_its_calls(keras: Any, layers: Any) -> None:
     np.testing.assert_allclose(found["tower#1/dense"], 2 * found["tower/dense"], rtol=1e-6)
 
 
-def test_two_layers_of_one_name_are_told_apart(keras: Any, layers: Any) -> None:
+def test_two_layers_with_the_same_name_get_unique_names(keras: Any, layers: Any) -> None:
     class Twins(keras.layers.Layer):
         def __init__(self) -> None:
             super().__init__(name="twins")
@@ -107,7 +107,7 @@ def test_two_layers_of_one_name_are_told_apart(keras: Any, layers: Any) -> None:
     assert list(outputs(model, ones(1, 2))) == ["twins", "twins/part", "twins/part~2"]
 
 
-def test_subclassed(keras: Any, layers: Any) -> None:
+def test_every_layer_of_a_subclassed_model_is_recorded(keras: Any, layers: Any) -> None:
     class Model(keras.Model):
         def __init__(self) -> None:
             super().__init__()
@@ -121,7 +121,7 @@ def test_subclassed(keras: Any, layers: Any) -> None:
     assert list(outputs(model, ones(1, 4))) == ["first", "second"]
 
 
-def test_several_outputs_of_one_layer(keras: Any, layers: Any) -> None:
+def test_several_outputs_of_a_layer_are_numbered(keras: Any, layers: Any) -> None:
     entry = keras.Input((5, 3))
     lstm = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")
     model = keras.Model(entry, lstm(entry))
@@ -134,8 +134,8 @@ def test_several_outputs_of_one_layer(keras: Any, layers: Any) -> None:
     }
 
 
-def test_operations_of_a_functional_graph_are_layers_too(keras: Any, layers: Any) -> None:
-    """`keras.ops` called on symbolic tensors; the same inside a layer's own code is not."""
+def test_operations_of_a_functional_graph_are_recorded(keras: Any, layers: Any) -> None:
+    """`keras.ops` called on symbolic tensors are; those in a layer's own code are not."""
     entry = keras.Input((4,))
     hidden = layers.Dense(4, activation="relu", name="dense")(entry)
     model = keras.Model(entry, keras.ops.tanh(hidden + entry))
@@ -162,19 +162,21 @@ Point = namedtuple("Point", ["y", "x"])
         ({}, []),
     ],
 )
-def test_names_of_leaves(value: Any, names: list[str], keras: Any) -> None:
-    """In the order in which the structure was made; places are those of Keras's flat order."""
-    from layertap_export.keras_model.recording import leaves
+def test_nested_values_have_suffixes_and_positions(
+    value: Any, names: list[str], keras: Any
+) -> None:
+    """They are in insertion order; the positions are those of Keras's flattened structure."""
+    from layertap_export.keras_model.recording import nested_values
 
-    found = leaves(value)
-    assert [leaf.suffix for leaf in found] == names
+    found = nested_values(value)
+    assert [item.suffix for item in found] == names
     flat = keras.tree.flatten(value)
-    assert [leaf.value for leaf in found] == [flat[leaf.place] for leaf in found]
-    assert sorted(leaf.place for leaf in found) == list(range(len(flat)))
+    assert [item.value for item in found] == [flat[item.position] for item in found]
+    assert sorted(item.position for item in found) == list(range(len(flat)))
 
 
-def test_names_are_given_once(keras: Any, layers: Any) -> None:
-    """Also where a layer is called like another's second call, or its second output."""
+def test_names_are_unique(keras: Any, layers: Any) -> None:
+    """Also if a layer has the name of another layer's second call, or of its second output."""
 
     class Two(keras.layers.Layer):
         def call(self, x: Any) -> Any:
@@ -195,7 +197,7 @@ def test_names_are_given_once(keras: Any, layers: Any) -> None:
     ]
 
 
-def test_reserved_names_are_not_given(keras: Any, layers: Any) -> None:
+def test_reserved_names_are_not_used(keras: Any, layers: Any) -> None:
     from layertap_export.keras_model.recording import Recorder
 
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="x")])
@@ -205,8 +207,8 @@ def test_reserved_names_are_not_given(keras: Any, layers: Any) -> None:
     assert [call.path for call in recorder.calls] == ["x~2"]
 
 
-def test_the_cells_of_a_loop_are_one_call(keras: Any, layers: Any) -> None:
-    """Keras runs them once more to learn the shape of the output, and stacked ones for dropout."""
+def test_the_cells_of_a_loop_are_recorded_once(keras: Any, layers: Any) -> None:
+    """Keras also runs them to find the shape of the output, and stacked cells for dropout."""
     cells = [layers.LSTMCell(3, name="one", dropout=0.1), layers.GRUCell(2, name="two")]
     for unroll, times in ((False, 1), (True, 4)):
         rnn = layers.RNN(cells, name="rnn", unroll=unroll)
@@ -229,7 +231,9 @@ def test_the_layer_of_a_time_distributed_is_recorded_at_each_step(keras: Any, la
     assert "call" not in vars(inner)
 
 
-def test_what_a_layer_builds_meanwhile_is_not_recorded(keras: Any, layers: Any) -> None:
+def test_symbolic_calls_are_not_recorded(keras: Any, layers: Any) -> None:
+    """A layer may build a model while it is called."""
+
     class Builder(keras.layers.Layer):
         def call(self, x: Any) -> Any:
             entry = keras.Input((4,))
@@ -278,7 +282,7 @@ def test_nothing_stays_patched(keras: Any, small: Any) -> None:
     assert recorder.calls == []
 
 
-def test_another_thread_is_left_alone(small: Any) -> None:
+def test_calls_in_another_thread_are_not_recorded(small: Any) -> None:
     from layertap_export.keras_model.recording import Recorder
 
     recorder, results = Recorder(), []
@@ -292,8 +296,7 @@ def test_another_thread_is_left_alone(small: Any) -> None:
     assert len(recorder.calls) == 8
 
 
-def test_a_recording_inside_a_recording(small: Any) -> None:
-    """Each has its own."""
+def test_nested_recordings_are_separate(small: Any) -> None:
     from layertap_export.keras_model.recording import Recorder
 
     outer, inner = Recorder(), Recorder()

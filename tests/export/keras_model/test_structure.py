@@ -1,4 +1,4 @@
-"""The table of layers, against what Keras says of the same model."""
+"""The table of layers, compared with what Keras states about the same model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 Make = Callable[[Any], Any]
-"""From the module `keras` to a model."""
+"""A function of the module `keras` that returns a model."""
 
 
 def table(model: Any) -> list[Layer]:
@@ -44,7 +44,7 @@ def chain(keras: Any) -> Any:
 
 
 def dense_block(keras: Any) -> Any:
-    """As in DenseNet: the layers of two branches alternate in `model.layers`."""
+    """Like DenseNet: the layers of two branches alternate in `model.layers`."""
     layers = keras.layers
     x = entry = keras.Input((None, None, 3), name="entry")
     for block in range(3):
@@ -59,7 +59,7 @@ def two_by_two(keras: Any) -> Any:
     flat = layers.Flatten(name="flat")(image)
     both = layers.Concatenate(name="both")([flat, layers.Dense(2, name="hidden")(numbers)])
     first, second = layers.Dense(2, name="first")(both), layers.Dense(1, name="second")(flat)
-    # Neither inputs nor outputs stand in the order of `model.layers`.
+    # Neither inputs nor outputs are in the order of `model.layers`.
     return keras.Model([numbers, image], [second, first])
 
 
@@ -84,7 +84,7 @@ def frozen_batch(keras: Any) -> Any:
 
 
 def calls(model: Any, layer: Any) -> list[Any]:
-    """The nodes of Keras's graph that call a layer within this model."""
+    """The nodes of this model's Keras graph that call a layer."""
     nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
     return [node for node in layer._inbound_nodes if node in nodes]
 
@@ -92,7 +92,7 @@ def calls(model: Any, layer: Any) -> list[Any]:
 @pytest.mark.parametrize(
     "make", [chain, dense_block, two_by_two, dicts, words, frozen_batch], ids=lambda f: f.__name__
 )
-def test_rows_are_those_of_keras(make: Make, keras: Any) -> None:
+def test_rows_match_keras(make: Make, keras: Any) -> None:
     keras.utils.clear_session()
     model = make(keras)
     rows, layers = table(model), model.layers
@@ -109,7 +109,7 @@ def test_rows_are_those_of_keras(make: Make, keras: Any) -> None:
     assert [row.tensor for row in rows] == [layer.name for layer in layers]
 
 
-def test_the_model_itself(keras: Any) -> None:
+def test_inputs_and_outputs_have_the_order_of_the_model(keras: Any) -> None:
     from layertap_export.keras_model.tracing import trace
 
     keras.utils.clear_session()
@@ -142,7 +142,7 @@ def test_a_sequential_model_has_no_input_row(keras: Any) -> None:
     assert [(row.name, row.index, row.inbound) for row in rows] == [("a", 0, ()), ("b", 1, ("a",))]
 
 
-def test_operations_stand_where_keras_has_them(keras: Any) -> None:
+def test_operations_have_the_position_of_keras(keras: Any) -> None:
     keras.utils.clear_session()
     entry = keras.Input((4,), name="entry")
     hidden = keras.layers.Dense(4, name="dense")(entry)
@@ -153,7 +153,7 @@ def test_operations_stand_where_keras_has_them(keras: Any) -> None:
     assert rows[2].parameters == 0
 
 
-def test_a_layer_that_is_called_twice(keras: Any) -> None:
+def test_each_call_of_a_shared_layer_is_a_row(keras: Any) -> None:
     keras.utils.clear_session()
     entry, shared = keras.Input((4,), name="entry"), keras.layers.Dense(4, name="shared")
     model = keras.Model(entry, keras.layers.Add(name="add")([shared(entry), shared(shared(entry))]))
@@ -168,7 +168,7 @@ def test_a_layer_that_is_called_twice(keras: Any) -> None:
     assert [row.parameters for row in rows.values()] == [0, 20, 0, 0, 0]
 
 
-def test_a_layer_with_several_outputs(keras: Any) -> None:
+def test_each_output_of_a_layer_is_a_row(keras: Any) -> None:
     keras.utils.clear_session()
     entry = keras.Input((5, 3), name="entry")
     lstm = keras.layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")
@@ -205,13 +205,13 @@ def test_a_model_inside_a_model_is_followed_by_its_layers(keras: Any) -> None:
     ]
 
 
-LOOP = "it runs inside a loop, once for every turn"
+LOOP = "it runs inside a loop, once per iteration"
 BRANCH = "it runs inside one branch of a condition, which may not be taken"
 STEPS = "it runs in the loop of 'gru', once for every step"
 
 
 def flow(keras: Any, run: Callable[[Any, Any], Any]) -> Any:
-    """A layer that runs its inner layer `step` in some way."""
+    """A layer that calls `run` with its inner layer `step` and its input."""
 
     class Flow(keras.layers.Layer):
         def __init__(self) -> None:
@@ -248,10 +248,8 @@ FLOWS: dict[str, tuple[Callable[[Any], Callable[[Any, Any], Any]], str]] = {
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_what_runs_inside_a_loop_or_a_branch_is_listed_with_the_reason(
-    name: str, keras: Any
-) -> None:
-    """Its values exist once per step, or perhaps not at all."""
+def test_a_layer_inside_a_loop_or_a_branch_is_listed_with_the_reason(name: str, keras: Any) -> None:
+    """Its values exist once per iteration, or perhaps not at all."""
     keras.utils.clear_session()
     run, why_not = FLOWS[name]
     entry = keras.Input((3,), name="entry")
@@ -277,8 +275,8 @@ def test_the_cell_of_a_recurrent_layer_is_listed_with_the_reason(keras: Any) -> 
     assert rows["gru/gru_cell"].parent == "gru"
 
 
-def test_a_tensor_of_any_number_of_axes_is_listed_with_the_reason(keras: Any) -> None:
-    """Where Keras's graph does not know more than TensorFlow."""
+def test_a_tensor_of_unknown_rank_is_listed_with_the_reason(keras: Any) -> None:
+    """If Keras's graph does not know the rank either."""
     import tensorflow as tf
 
     class Anything(keras.layers.Layer):
@@ -305,7 +303,7 @@ def test_a_tensor_of_any_number_of_axes_is_listed_with_the_reason(keras: Any) ->
     assert rows["known"].exposed
 
 
-def test_parents_stand_before_their_children(keras: Any) -> None:
+def test_parents_come_before_their_children(keras: Any) -> None:
     keras.utils.clear_session()
     rows = table(zoo.nested(keras))
     seen: set[str | None] = {None}
@@ -318,7 +316,7 @@ def test_parents_stand_before_their_children(keras: Any) -> None:
     }
 
 
-def test_what_reads_one_of_several_outputs_says_which(keras: Any) -> None:
+def test_inbound_names_one_of_several_outputs(keras: Any) -> None:
     """Keras sorts the keys of dicts when it flattens them; the rows have the order of the dict."""
     keras.utils.clear_session()
     rows = by_name(zoo.tuples_and_dicts(keras))
@@ -331,8 +329,8 @@ def test_what_reads_one_of_several_outputs_says_which(keras: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*looks like it has unbuilt state:UserWarning")
-def test_layers_that_are_still_to_be_built(keras: Any) -> None:
-    """Keras builds them by calling those inside, which are not to be counted twice."""
+def test_layers_that_are_not_built_yet_have_one_row(keras: Any) -> None:
+    """Keras builds them by calling their inner layers once more."""
 
     class Block(keras.layers.Layer):
         def __init__(self) -> None:
@@ -357,8 +355,7 @@ def test_layers_that_are_still_to_be_built(keras: Any) -> None:
 
 
 def test_a_subclassed_model_has_the_order_of_keras(keras: Any) -> None:
-    """And all layers that Keras counts, each where Keras has it: also those that are not called,
-    and those that are called in another order."""
+    """Also layers that are not called, and layers that are called in another order."""
 
     class Net(keras.Model):
         def __init__(self) -> None:
@@ -387,7 +384,7 @@ def test_a_subclassed_model_has_the_order_of_keras(keras: Any) -> None:
     ]
     assert [layer.name for layer in net.layers] == [
         *("last", "first", "idle"),
-        "inside",  # which the model has in a list too, and calls only in the chain
+        "inside",  # also in a list of the model, which calls it only through the chain
         *("chain", "idle"),
     ]
     reasons = {row.name: row.why_not for row in rows if row.why_not}
@@ -395,7 +392,7 @@ def test_a_subclassed_model_has_the_order_of_keras(keras: Any) -> None:
     assert by_name(net)["last"].inbound == ("chain",)
 
 
-def test_a_layer_that_is_in_two_models_counts_its_parameters_once(keras: Any) -> None:
+def test_parameters_of_a_layer_in_two_models_are_counted_once(keras: Any) -> None:
     keras.utils.clear_session()
     rows = by_name(zoo.one_layer_in_two_models(keras))
     assert rows["left"].parameters == rows["right"].parameters == 20  # as in model.summary()
@@ -403,8 +400,8 @@ def test_a_layer_that_is_in_two_models_counts_its_parameters_once(keras: Any) ->
     assert rows["right/shared"].parameters == 0
 
 
-def test_the_edges_of_an_inner_graph_are_those_of_keras(keras: Any) -> None:
-    """Where layers do nothing the tensors do not tell who read what."""
+def test_the_edges_of_an_inner_graph_match_keras(keras: Any) -> None:
+    """Layers that return their input cannot be told apart by tensors."""
     keras.utils.clear_session()
     layers = keras.layers
     inside = keras.Input((4,), name="inside")
@@ -419,7 +416,7 @@ def test_the_edges_of_an_inner_graph_are_those_of_keras(keras: Any) -> None:
     assert rows["relu"].inbound == ("entry",)
 
 
-def test_the_model_is_as_it_was(small: Any) -> None:
+def test_tracing_does_not_change_the_weights(small: Any) -> None:
     before = [weight.numpy() for weight in small.weights]
     table(small)
     for weight, value in zip(small.weights, before, strict=True):

@@ -1,4 +1,4 @@
-"""What is otherwise in TensorFlow and Keras while a model is traced."""
+"""Changes to TensorFlow and Keras while a model is traced."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ pytestmark = [
 
 
 def traced(function: Callable[..., Any], *shape: int | None, to_run: bool = False) -> Any:
-    """A concrete function of one input, and what of the libraries was taken apart."""
+    """A concrete function of one input, and the functions of the libraries that were inlined."""
     import tensorflow as tf
 
     from layertap_export.keras_model.traceable import traceable
 
     spec = [tf.TensorSpec(shape)]
-    with traceable(to_run) as taken_apart:
+    with traceable(to_run) as inlined:
         made = tf.function(function, input_signature=spec, autograph=False)
-        return made.get_concrete_function(), taken_apart
+        return made.get_concrete_function(), inlined
 
 
 def operations(concrete: Any) -> set[str]:
@@ -35,8 +35,8 @@ def x(*shape: int) -> Any:
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
-def test_functions_become_part_of_the_graph(keras: Any) -> None:
-    """With their loops and branches on tensors, as TensorFlow would have made them."""
+def test_tf_functions_are_inlined(keras: Any) -> None:
+    """Loops and branches on tensors become TensorFlow control flow."""
     import tensorflow as tf
 
     @tf.function(jit_compile=True)
@@ -50,8 +50,8 @@ def test_functions_become_part_of_the_graph(keras: Any) -> None:
                 x = x - tf.cast(i, tf.float32)
         return compiled(x)
 
-    concrete, taken_apart = traced(with_a_loop, None, 2)
-    assert taken_apart == []
+    concrete, inlined = traced(with_a_loop, None, 2)
+    assert inlined == []
     assert "Relu" in operations(concrete)
     assert any("While" in kind for kind in operations(concrete))
     assert not any("PartitionedCall" in kind for kind in operations(concrete))
@@ -59,7 +59,7 @@ def test_functions_become_part_of_the_graph(keras: Any) -> None:
         np.testing.assert_allclose(concrete(tf.constant(value)), with_a_loop(value))
 
 
-def test_functions_without_source_run_as_they_are(keras: Any) -> None:
+def test_functions_without_source_are_inlined_unconverted(keras: Any) -> None:
     import tensorflow as tf
 
     function = tf.function(eval("lambda x: x + 1"))
@@ -67,7 +67,7 @@ def test_functions_without_source_run_as_they_are(keras: Any) -> None:
     np.testing.assert_allclose(concrete(tf.constant(x(1, 2))), x(1, 2) + 1)
 
 
-def test_a_method(keras: Any) -> None:
+def test_methods_are_inlined(keras: Any) -> None:
     import tensorflow as tf
 
     class Adds:
@@ -89,16 +89,14 @@ def test_a_method(keras: Any) -> None:
 
 
 @pytest.mark.parametrize("to_run", [False, True])
-def test_keras_own_functions_are_left_alone_where_the_trace_shall_run(
-    to_run: bool, keras: Any
-) -> None:
-    """A grouped convolution in three dimensions runs on a CPU only if it is compiled."""
+def test_functions_of_keras_are_not_inlined_in_a_trace_to_run(to_run: bool, keras: Any) -> None:
+    """A CPU can run a grouped three-dimensional convolution only if it is compiled."""
     import tensorflow as tf
 
     conv = keras.layers.Conv3D(4, 2, groups=2)
     conv.build((None, 3, 3, 3, 4))
-    concrete, taken_apart = traced(conv, None, 3, 3, 3, 4, to_run=to_run)
-    assert bool(taken_apart) != to_run
+    concrete, inlined = traced(conv, None, 3, 3, 3, 4, to_run=to_run)
+    assert bool(inlined) != to_run
     value = x(2, 3, 3, 3, 4)
     if to_run:
         np.testing.assert_allclose(concrete(tf.constant(value)), conv(value), rtol=1e-5, atol=1e-6)
@@ -121,8 +119,8 @@ def test_layers_may_have_any_name(keras: Any) -> None:
     np.testing.assert_array_equal(concrete(tf.constant(x(3, 2))), np.maximum(x(3, 2), 0))
 
 
-def test_a_free_number_of_steps(keras: Any) -> None:
-    """As the layer does it eagerly, step by step; also with a mask that an inner layer reads."""
+def test_time_distributed_with_a_free_number_of_steps_matches_keras(keras: Any) -> None:
+    """The eager layer loops over the steps. The inner layer also reads a mask."""
     import tensorflow as tf
 
     class Masked(keras.layers.Layer):
@@ -149,7 +147,7 @@ def test_a_free_number_of_steps(keras: Any) -> None:
     assert concrete.output_shapes.as_list()[1:] == [None, 3]
 
 
-def test_nothing_is_recomputed(keras: Any) -> None:
+def test_layers_under_a_remat_scope_can_be_traced(keras: Any) -> None:
     import tensorflow as tf
 
     with keras.RematScope(mode="full"):
@@ -159,8 +157,8 @@ def test_nothing_is_recomputed(keras: Any) -> None:
     np.testing.assert_allclose(concrete(tf.constant(x(4, 2))), dense(x(4, 2)), rtol=1e-6)
 
 
-def test_a_size_that_is_computed(keras: Any) -> None:
-    """Keras asks whether the sizes are positive, which a tensor of a graph does not say."""
+def test_images_can_be_resized_to_a_computed_size(keras: Any) -> None:
+    """Keras checks that the sizes are positive, which fails for tensors of a graph."""
     import tensorflow as tf
 
     layer = keras.layers.UpSampling2D((2, 3), interpolation="bilinear")
@@ -170,7 +168,7 @@ def test_a_size_that_is_computed(keras: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])
-def test_no_cudnn_on_a_machine_with_a_gpu(
+def test_recurrent_layers_do_not_use_cudnn_on_a_machine_with_a_gpu(
     name: str, keras: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tensorflow as tf
@@ -181,7 +179,7 @@ def test_no_cudnn_on_a_machine_with_a_gpu(
 
     layer = getattr(keras.layers, name)(3)
     layer.build((None, 5, 2))
-    # The package has a function of the module's name.
+    # `from ... import rnn` would import the function of this name.
     recurrence = import_module("keras.src.backend.tensorflow.rnn")
     monkeypatch.setattr(recurrence, "_is_gpu_available", lambda: True)
     concrete, _ = traced(layer.call, None, 5, 2)
@@ -193,8 +191,8 @@ def test_no_cudnn_on_a_machine_with_a_gpu(
 
 @pytest.mark.parametrize("default", [False, True])
 @pytest.mark.parametrize("form", ["list", "pairs", "dict"])
-def test_switch_case(form: str, default: bool, keras: Any) -> None:
-    """The same branch as TensorFlow takes, for indices outside too, and no `Case` in the graph."""
+def test_switch_case_becomes_two_way_branches(form: str, default: bool, keras: Any) -> None:
+    """The result is TensorFlow's, also for an index out of range, and the graph has no `Case`."""
     import tensorflow as tf
 
     branches = [lambda value=value: tf.constant(value) for value in (10.0, 20.0, 30.0)]

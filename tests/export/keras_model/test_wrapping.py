@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -50,6 +52,16 @@ def test_functions_of_modules(keras: Any) -> None:
     assert module.greet("you") == "hello you"
 
 
+def test_a_method_that_an_object_inherits(keras: Any) -> None:
+    from layertap_export.keras_model.wrapping import wrapped
+
+    greeter = Greeter()
+    with wrapped(greeter, "greet", doubled):
+        assert greeter.greet("you") == "hello you hello you"
+        assert Greeter().greet("you") == "hello you"
+    assert vars(greeter) == {}
+
+
 def test_calls_of_another_thread_pass_through(keras: Any) -> None:
     from layertap_export.keras_model.wrapping import wrapped
 
@@ -80,3 +92,76 @@ def test_another_thread_waits_before_it_wraps(keras: Any) -> None:
     thread.join()
     assert results == ["hello you hello you"]
     assert Greeter().greet("you") == "hello you"
+
+
+def test_a_setting_is_restored(keras: Any) -> None:
+    from layertap_export.keras_model.wrapping import setting
+
+    values = [1]
+    with (
+        pytest.raises(KeyError),
+        setting(lambda: values[-1], values.append, lambda before: before + 1),
+        setting(lambda: values[-1], values.append, lambda before: before + 1),
+    ):
+        raise KeyError
+    assert values == [1, 2, 3, 2, 1]
+
+
+def test_overlapping_exports_leave_the_libraries_as_they_were(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first conversion would end after the second has begun, and before the second ends."""
+    import tensorflow as tf
+    from tf2onnx import tfonnx
+    from tf2onnx.graph import Graph
+
+    import layertap_export
+    from layertap_export.convert import to_onnx
+
+    def state() -> list[Any]:
+        return [
+            vars(Graph)["delete_unused_nodes"],
+            vars(tfonnx)["rewrite_conv2d_with_pad"],
+            vars(tf.nn)["softmax"],
+            vars(tf.Graph)["name_scope"],
+            vars(keras.layers.Layer)["__call__"],
+            tf.config.optimizer.get_experimental_options(),
+            logging.getLogger("tf2onnx").level,
+        ]
+
+    convert, threads, second = to_onnx.process_tf_graph, list[threading.Thread](), threading.Event()
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        if threads:
+            second.set()
+            threads[0].join(timeout=1)
+        else:
+            threads.append(threading.current_thread())
+            second.wait(timeout=1)
+        return convert(*args, **kwargs)
+
+    def export(name: str) -> None:
+        layertap_export.export(
+            keras.Sequential(
+                [
+                    keras.Input((6, 6, 1)),
+                    keras.layers.ZeroPadding2D(name="pad"),
+                    keras.layers.Conv2D(2, 3),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(2, "softmax"),
+                ]
+            ),
+            tmp_path / name,
+            gradients="pad",
+        )
+
+    export("warm-up.onnx")
+    before = state()
+    monkeypatch.setattr(to_onnx, "process_tf_graph", waiting)
+    exports = [threading.Thread(target=export, args=[f"{i}.onnx"]) for i in range(2)]
+    for thread in exports:
+        thread.start()
+    for thread in exports:
+        thread.join()
+    assert state() == before
+    assert {"0.onnx", "1.onnx"} <= {path.name for path in tmp_path.iterdir()}

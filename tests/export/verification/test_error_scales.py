@@ -14,7 +14,7 @@ import layertap
 import layertap_export
 from layertap.compare.check import check
 from layertap.compare.golden import feeds
-from layertap_export.verification.error_scales import SATURATED, least_scales
+from layertap_export.verification.error_scales import LEAST_SIGMOID_SCALE, least_scales
 
 pytestmark = pytest.mark.tensorflow
 
@@ -40,7 +40,7 @@ def sure_file(sure: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sure_sigmoid_passes(sure: Any, sure_file: Path) -> None:
     report = layertap_export.verify(sure_file, sure)
     (probs,) = [x for x in report.layers if x.name == "probs"]
-    assert probs.scaled == pytest.approx(probs.max_abs / SATURATED)
+    assert probs.scaled == pytest.approx(probs.max_abs / LEAST_SIGMOID_SCALE)
     assert check(layertap.open(sure_file))
 
 
@@ -59,7 +59,7 @@ def test_the_golden_scale_is_that_of_the_sigmoid(sure: Any, sure_file: Path) -> 
     assert card is not None
     assert card.golden is not None
     golden = card.golden.layers
-    assert golden["probs"].scale == SATURATED
+    assert golden["probs"].scale == LEAST_SIGMOID_SCALE
     assert max(golden["probs"].values) < 1e-4
     assert golden["conv"].scale == pytest.approx(
         np.abs(layertap.open(sure_file).tap("conv")(feeds(card.golden, card.inputs))).max(),
@@ -80,4 +80,4 @@ def test_what_only_moves_a_sigmoids_values(tmp_path: Path) -> None:
     outputs = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names]
     path = tmp_path / "moved.onnx"
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], outputs)), path)
-    assert least_scales(path) == {"s": SATURATED, "t": SATURATED}
+    assert least_scales(path) == {"s": LEAST_SIGMOID_SCALE, "t": LEAST_SIGMOID_SCALE}

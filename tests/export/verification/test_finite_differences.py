@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from layertap.format.card import Gradients
 from layertap_export.gradients.extend import extend
 from layertap_export.verification import finite_differences
 from layertap_export.verification.finite_differences import compare
+from layertap_export.verification.written_file import WrittenFile
 
 SIZES = (6, 5)
 
@@ -60,19 +63,33 @@ def feeds(n: int = 2) -> dict[str, np.ndarray]:
     return {"x": images.astype(np.float32)}
 
 
+Written: TypeAlias = Callable[[onnx.ModelProto], WrittenFile]
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Written:
+    """Writes a model to a file."""
+
+    def write(model: onnx.ModelProto) -> WrittenFile:
+        onnx.save(model, tmp_path / "model.onnx")
+        return WrittenFile(tmp_path / "model.onnx")
+
+    return write
+
+
 ASKED = ("input", "c0", "r0", "shown", "s1", "z")
 
 
 @pytest.mark.parametrize(("score", "most"), [("y", 1e-5), ("y:probability", 1e-4)])
-def test_right_gradients_pass(score: str, most: float) -> None:
+def test_right_gradients_pass(score: str, most: float, written: Written) -> None:
     made, gradients, tensors = prepared(*ASKED, score=score)
-    found = compare(made, gradients, tensors, feeds(), 60)
+    found = compare(written(made), gradients, tensors, feeds(), 60)
     assert found.keys() == {"x", "c0", "r0", "shown", "s1", "z"}
     assert max(slopes.scaled for slopes in found.values()) < most
     assert all(np.abs(slopes.expected).max() > 0.1 for slopes in found.values())
 
 
-def test_a_wrong_gradient_is_found_where_it_is() -> None:
+def test_a_wrong_gradient_is_found_where_it_is(written: Written) -> None:
     """Half of what one branch brings, from the layer before it on."""
     made, gradients, tensors = prepared(*ASKED)
     total = next(x for x in made.graph.node if x.name.startswith("grad/r0/Add"))
@@ -80,30 +97,30 @@ def test_a_wrong_gradient_is_found_where_it_is() -> None:
     halved = onnx.helper.make_node("Mul", [total.input[1], "half"], ["halved"])
     made.graph.node.insert(list(made.graph.node).index(total), halved)
     total.input[1] = "halved"
-    found = compare(made, gradients, tensors, feeds(), 60)
+    found = compare(written(made), gradients, tensors, feeds(), 60)
     wrong = {name for name, slopes in found.items() if slopes.scaled > 1e-4}
     assert wrong == {"x", "c0", "r0", "shown"}
 
 
-def test_weights_of_a_layer_are_not_mistaken() -> None:
+def test_weights_of_a_layer_are_not_mistaken(written: Written) -> None:
     made, gradients, tensors = prepared("s1")
     back = next(x for x in made.graph.node if x.op_type == "Gemm")
     back.attribute.append(onnx.helper.make_attribute("alpha", 1.001))
-    found = compare(made, gradients, tensors, feeds(), 60)
+    found = compare(written(made), gradients, tensors, feeds(), 60)
     assert 5e-4 < found["s1"].scaled < 2e-3
 
 
-def test_tiny_activations() -> None:
+def test_tiny_activations(written: Written) -> None:
     """The step grows until it shows in scores of 0.5; beyond kinks it must not."""
     made, gradients, tensors = prepared("p", "r0", score="y:probability")
     images = {"x": feeds()["x"] * np.float32(1e-12)}
-    found = compare(made, gradients, tensors, images, 60)
+    found = compare(written(made), gradients, tensors, images, 60)
     assert list(found) == ["p"]
     assert found["p"].scaled < 1e-4
     assert np.abs(found["p"].expected).max() > 0.1
 
 
-def test_a_layer_that_the_scores_do_not_depend_on() -> None:
+def test_a_layer_that_the_scores_do_not_depend_on(written: Written) -> None:
     made = network()
     made.graph.node.append(node("Exp", "c0", "aside"))
     opened = layertap.open(made.SerializeToString())
@@ -111,26 +128,26 @@ def test_a_layer_that_the_scores_do_not_depend_on() -> None:
         made, opened.layers, opened.inputs, opened.outputs, ["aside"], "y", channels_last=False
     )
     assert independent == ("aside",)
-    found = compare(made, gradients, {"aside": "aside"}, feeds(), 60)
+    found = compare(written(made), gradients, {"aside": "aside"}, feeds(), 60)
     assert found["aside"].scaled == 0
     np.testing.assert_array_equal(found["aside"].expected, 0)
 
 
-def test_when_the_time_is_up_the_last_layer_was_compared() -> None:
+def test_when_the_time_is_up_the_last_layer_was_compared(written: Written) -> None:
     made, gradients, tensors = prepared("r0", "s1", "p", "c0")
-    assert list(compare(made, gradients, tensors, feeds(), 0)) == ["p"]
+    assert list(compare(written(made), gradients, tensors, feeds(), 0)) == ["p"]
 
 
-def test_the_turn_of_the_layers() -> None:
+def test_the_turn_of_the_layers(written: Written) -> None:
     made, gradients, tensors = prepared("r0", "s1", "p", "c0", "f")
-    found = compare(made, gradients, tensors, feeds(1), 60)
+    found = compare(written(made), gradients, tensors, feeds(1), 60)
     assert list(found) == ["f", "c0", "s1", "r0", "p"]
 
 
-def test_kinks_are_not_taken_for_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinks_are_not_taken_for_errors(monkeypatch: pytest.MonkeyPatch, written: Written) -> None:
     """What goes into the first relu is 0 up to rounding, and rounds to either side."""
-    monkeypatch.setattr(finite_differences, "ASIDE", 1e-9)
+    monkeypatch.setattr(finite_differences, "OFFSET", 1e-9)
     made, gradients, tensors = prepared("c0")
     zeros = {"x": np.full((1, 3, *SIZES), 1e-38, np.float32)}
-    found = compare(made, gradients, tensors, zeros, 60)
+    found = compare(written(made), gradients, tensors, zeros, 60)
     assert found["c0"].scaled < 1e-4

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from generators.tiny import model, node, value
+from layertap_export.graph import operators
 from layertap_export.verification.float64_operators import OPERATORS, evaluator
 
 
@@ -17,6 +18,11 @@ def test_float64_stays_float64() -> None:
     (y,) = evaluator(made).run(None, {"x": np.array([0.1, 1e-9, 2.0])})
     assert y.dtype == np.float64
     np.testing.assert_allclose(y, [0.1124629160182849, 1.1283791670955126e-9, 0.9953222650189527])
+
+
+def test_the_table_of_operators_names_them() -> None:
+    named = {op_type for op_type, row in operators.OPERATORS.items() if row.own_float64}
+    assert {operator.__name__ for operator in OPERATORS} == named
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.__name__)

@@ -124,11 +124,15 @@ def test_the_heat_map_of_the_notebook(trained: Any, model: layertap.Model, layer
     found = model.cam(images, layer, list(LABELS))
     for k in (0, 1):
         activations, slopes = by_tape(trained, images, layer, np.eye(2)[[k] * 3])
-        heat = np.maximum((activations * slopes.mean(axis=(1, 2), keepdims=True)).sum(axis=-1), 0)
+        terms = activations * slopes.mean(axis=(1, 2), keepdims=True)
+        heat = np.maximum(terms.sum(axis=-1), 0)
         large = tf.image.resize(heat[..., None], (SIZE, SIZE), "bilinear")[..., 0].numpy()
         peaks = large.max(axis=(1, 2), keepdims=True)
-        wanted = large / np.where(peaks > 0, peaks, 1)
-        np.testing.assert_allclose(found[:, k], wanted, atol=1e-5)
+        peaks = np.where(peaks > 0, peaks, 1)
+        # Terms of both signs nearly cancel in some images: float32 rounds by the terms' size.
+        size = np.abs(terms).sum(axis=-1).max(axis=(1, 2), keepdims=True) / peaks
+        error = np.abs(found[:, k] - large / peaks)
+        assert (error <= 1e-5 * np.maximum(size, 1)).all(), error.max()
 
 
 def test_integrated_gradients_are_complete(trained: Any, model: layertap.Model) -> None:

@@ -15,8 +15,7 @@ import pytest
 
 import layertap
 import layertap_export
-from export.whole_models.test_layer_classes import built
-from generators.layer_table import KINDS
+from generators.layer_table import KINDS, built
 from layertap_export.gradients.reading import strip
 from layertap_export.verification.running import session
 

@@ -6,7 +6,7 @@ The export compares the file with Keras itself, so that it succeeds is the test.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import numpy as np
 import onnx
 import pytest
 
+import layertap
 import layertap_export
 import reference
 from generators import zoo
-from generators.layer_table import ACTIVATIONS, IMAGES, KINDS, REFUSALS, Make
+from generators.layer_table import ACTIVATIONS, IMAGES, KINDS, REFUSALS, built
 from shell import files_of_two_processes
 
 pytestmark = [
@@ -41,22 +42,6 @@ OPSET_17 = frozenset({"mel", "mel linear"})
 """Rows that need ONNX's Fourier transform."""
 
 
-def built(
-    keras: Any,
-    makes: Mapping[str, Make],
-    shape: tuple[int | None, ...],
-    dtype: str,
-    batch: int | None = None,
-) -> Any:
-    """One model with all of these layers side by side, none of them the identity by its weights."""
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(0)
-    entry = keras.Input(shape, dtype=dtype, batch_size=batch)
-    return zoo.randomised(
-        keras.Model(entry, [make(keras.layers)(entry) for make in makes.values()])
-    )
-
-
 def exported(model: Any, folder: Path, **options: Any) -> Any:
     return layertap_export.export(model, folder / "layers.onnx", unsafe=True, **options)
 
@@ -64,19 +49,14 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
 # --- Side by side -------------------------------------------------------------------------------
 
 
-def side_by_side(keras: Any, kind: str) -> Any:
-    """The quick rows of a kind in one model."""
-    table = KINDS[kind]
-    makes = {name: make for name, make in table.rows.items() if name not in table.slow}
-    return built(keras, makes, table.shape, table.dtype, table.batch)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_side_by_side(kind: str, keras: Any, tmp_path: Path) -> None:
-    model = side_by_side(keras, kind)
-    report = exported(model, tmp_path)
-    assert set(report.exposed) >= {layer.name for layer in model.layers}
-    assert report.verification.worst.scaled < 1e-5
+def test_layers_side_by_side(kind: str, layers_file: Callable[[str], Path]) -> None:
+    tapped = layertap.open(layers_file(kind))
+    assert all(layer.exposed for layer in tapped.layers if layer.parent is None)
+    assert tapped.card
+    assert tapped.card.verification
+    verification = tapped.card.verification
+    assert verification.layers[verification.worst].scaled < 1e-5
 
 
 QUICK_FREE = ("resizing", "images")
@@ -106,13 +86,11 @@ def test_the_same_bytes_from_every_process(tmp_path: Path) -> None:
     """Loops, lookup tables and all: where Python hashes strings otherwise, too."""
     program = (
         "import sys; from pathlib import Path; import layertap_export; layertap_export.export; "
-        "import keras; from generators.layer_table import KINDS; "
-        "from test_layer_classes import side_by_side; "
+        "import keras; from generators.layer_table import KINDS, side_by_side; "
         "[layertap_export.export(side_by_side(keras, kind), Path(sys.argv[1]) / f'{kind}.onnx', "
         "unsafe=True) for kind in KINDS]"
     )
-    here = Path(__file__).parent
-    files = files_of_two_processes(program, tmp_path, here.parents[1], here)
+    files = files_of_two_processes(program, tmp_path, Path(zoo.__file__).parents[1])
     assert {file.stem for file in files} == KINDS.keys()
 
 
@@ -128,7 +106,7 @@ FREE = [(kind, name) for kind, name in ROWS if KINDS[kind].free]
 def test_each_alone(kind: str, name: str, opset: int, keras: Any, tmp_path: Path) -> None:
     table = KINDS[kind]
     if opset < 17 and name in OPSET_17:
-        pytest.skip("ONNX has the Fourier transform from opset 17 on")
+        pytest.skip("ONNX has the Fourier transform since opset 17")
     model = built(keras, {name: table.rows[name]}, table.shape, table.dtype, table.batch)
     assert exported(model, tmp_path, opset=opset).verification
 

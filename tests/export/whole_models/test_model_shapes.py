@@ -222,7 +222,13 @@ def test_the_models_own_outputs_are_what_keras_returns(
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", zoo.ZOO)
+QUICK_BARE = ("dicts", "nested_structures", "outputs_that_are_inputs", "shared_models")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK_BARE else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
+)
 def test_with_the_layers_exposed_and_without_the_outputs_agree(
     name: str, exported: Exported, tmp_path: Path
 ) -> None:
@@ -317,8 +323,8 @@ def test_the_reason_is_told_when_a_file_is_made_and_when_it_is_read(
 ) -> None:
     model, path = exported("recurrent")
     message = (
-        "the layer 'gru/gru_cell' cannot be had: it runs in the loop of 'gru', once for every "
-        "step. Ask for 'gru', the layer around it."
+        "the layer 'gru/gru_cell' is not available: it runs in the loop of 'gru', once for every "
+        "step. Request 'gru', which contains it."
     )
     tapped = layertap.open(path)
     with pytest.raises(layertap.LayerNotFoundError) as caught:
@@ -337,16 +343,16 @@ def test_reasons(exported: Exported) -> None:
         for row in layertap.open(exported(name)[1]).layers
         if row.why_not
     }
-    no_tensor = "it returns no dense tensor, but a value of the class "
-    loop = "it runs inside a loop, once for every turn"
+    not_dense = "it returns a value of the class {!r}, not a dense tensor"
+    loop = "it runs inside a loop, once per iteration"
     assert found == {
         "nothing": "it returns nothing",
-        "number": f"{no_tensor}'int'",
-        "some:1": f"{no_tensor}'str'",
-        "some:2:1": f"{no_tensor}'float'",
-        "array": f"{no_tensor}'ndarray'",
-        "ragged": f"{no_tensor}'RaggedTensor'",
-        "sparse": f"{no_tensor}'SparseTensor'",
+        "number": not_dense.format("int"),
+        "some:1": not_dense.format("str"),
+        "some:2:1": not_dense.format("float"),
+        "array": not_dense.format("ndarray"),
+        "ragged": not_dense.format("RaggedTensor"),
+        "sparse": not_dense.format("SparseTensor"),
         "flow/step#1": loop,
         "flow/yes": "it runs inside one branch of a condition, which may not be taken",
         "converted/dense": loop,
@@ -514,8 +520,8 @@ def test_a_dtype_that_was_guessed_wrong(keras: Any, tmp_path: Path) -> None:
     message = str(caught.value)
     assert message.startswith("Keras cannot trace the model 'pick': ")
     assert message.endswith(
-        " Its inputs were taken for floating point, because it was only called on data: if they "
-        "are not, call it once on keras.Input(..., dtype=...)."
+        " Its inputs were assumed to be floating point, because it was only called on data. If "
+        "they are not, call it once on keras.Input(..., dtype=...)."
     )
     model(keras.Input((4,), dtype="int32"))
     report = layertap_export.export(model, tmp_path / "pick.onnx")
@@ -555,14 +561,14 @@ def test_a_subclassed_model_from_a_file(keras: Any, tmp_path: Path) -> None:
     [
         (
             lambda tf, x: tf.RaggedTensor.from_tensor(x),
-            "the model 'odd' returns a RaggedTensor, which ONNX does not know. Export a model that "
-            "returns a dense tensor.",
+            "the model 'odd' returns a RaggedTensor, which ONNX does not support. Export a model "
+            "that returns a dense tensor.",
         ),
         (lambda tf, x: None, "the model 'odd' returns no tensor."),
         (
             lambda tf, x: tf.squeeze(x),
-            "TensorFlow does not know how many axes the model's output 'output_0' has. Let a layer "
-            "say it, with keras.ops.reshape, say.",
+            "TensorFlow does not know how many axes the model's output 'output_0' has. Set its "
+            "shape in a layer, for example with keras.ops.reshape.",
         ),
     ],
 )

@@ -48,6 +48,11 @@ class Case:
         }
 
 
+def newest(case: Case) -> int:
+    """The opset that exports are written for, where the case has it."""
+    return 18 if 18 in case.opsets else case.opsets[-1]
+
+
 CHANNELS = ("AveragePool", "LpPool", "GroupNormalization", "DepthToSpace")
 """Operators that need to know how many channels there are; models do."""
 

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from onnx import helper
 
 import reference
 from generators import tiny
+from generators.random_graphs import squares
 from layertap._cut.plan import CutPlan, Leaf, plan_cut
 from layertap._cut.write import write_cut
 from layertap.format.graph import External, read_graph
@@ -324,57 +324,9 @@ def test_external_weights_are_placed_elsewhere_or_brought_in() -> None:
 
 # --- Random graphs ------------------------------------------------------------------------------
 
-UNARY = ("Relu", "Neg", "Tanh", "Identity", "Transpose", "Sigmoid")
-BINARY = ("Add", "Mul", "Sub")
-
-
-@st.composite
-def graphs(draw: st.DrawFn, branching: bool = True) -> tuple[onnx.ModelProto, list[str]]:
-    """A graph of square matrices, with dead ends, weights and If nodes; and a request."""
-    tensors = ["x0", "x1", "w0", "w1"]
-    nodes = []
-    for index in range(draw(st.integers(1, 12))):
-        name = f"t{index}"
-        kinds = ["unary", "unary", "binary", "split", *(["if"] if branching else [])]
-        kind = draw(st.sampled_from(kinds))
-        a, b = draw(st.sampled_from(tensors)), draw(st.sampled_from(tensors))
-        if kind == "unary":
-            nodes.append(tiny.node(draw(st.sampled_from(UNARY)), a, name))
-        elif kind == "binary":
-            nodes.append(tiny.node(draw(st.sampled_from(BINARY)), f"{a} {b}", name))
-        elif kind == "split":
-            nodes.append(tiny.node("TopK", f"{a} k", f"{name} {name}_places"))
-        else:
-            branches = [
-                helper.make_graph(
-                    [tiny.node(draw(st.sampled_from(UNARY[:3])), source, f"{name}_{side}")],
-                    side,
-                    [],
-                    [tiny.value(f"{name}_{side}", None)],
-                )
-                for side, source in (("then", a), ("else", b))
-            ]
-            nodes.append(
-                tiny.node("If", "flag", name, then_branch=branches[0], else_branch=branches[1])
-            )
-        tensors.append(name)
-    made = tiny.model(
-        nodes,
-        [tiny.value("x0", [3, 3]), tiny.value("x1", [3, 3])],
-        [tiny.value(tensors[-1], [3, 3])],
-        [
-            tiny.weights("w0", 3, 3),
-            tiny.weights("w1", 3, 3),
-            tiny.constant("k", [3]),
-            tiny.constant("flag", draw(st.booleans()), np.bool_),
-        ],
-    )
-    request = draw(st.lists(st.sampled_from(tensors), min_size=1, max_size=4, unique=True))
-    return made, request
-
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(graphs())
+@given(squares())
 def test_any_request_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> None:
     model, request = case
     feeds = tiny.feeds(model)
@@ -387,7 +339,7 @@ def test_any_request_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> No
 
 
 @settings(max_examples=100, deadline=None)
-@given(graphs())
+@given(squares())
 def test_a_cut_has_no_node_too_many(case: tuple[onnx.ModelProto, list[str]]) -> None:
     """Every node of a cut leads to one of its outputs, and it is the same in any order."""
     model, request = case
@@ -402,7 +354,7 @@ def test_a_cut_has_no_node_too_many(case: tuple[onnx.ModelProto, list[str]]) -> 
 
 
 @settings(max_examples=100, deadline=None)
-@given(graphs(branching=False))
+@given(squares(kinds=["unary", "unary", "binary", "split"]))
 def test_the_nodes_are_those_that_the_onnx_package_extracts(
     case: tuple[onnx.ModelProto, list[str]],
 ) -> None:

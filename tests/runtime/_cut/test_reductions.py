@@ -12,7 +12,8 @@ import pytest
 
 import layertap
 from generators import tiny
-from layertap._engine import session
+from layertap._engine import engine
+from layertap._engine.program import program_of
 
 TinyFile = Callable[[str], Path]
 
@@ -64,7 +65,7 @@ def model_of(
 
 
 def fed(model: layertap.Model, n: int = 2) -> np.ndarray:
-    kind = model._graph.inputs["x"]
+    kind = program_of(model).graph.inputs["x"]
     shape = [size if isinstance(size, int) else n for size in kind.dims or ()]
     generator = np.random.default_rng(len(shape))
     return generator.normal(size=shape).astype(kind.dtype) * np.asarray(9, kind.dtype)
@@ -184,13 +185,13 @@ def test_only_the_result_leaves_the_session(
     classifier: layertap.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuts: list[onnx.ModelProto] = []
-    start = session.Engine.start
+    start = engine.Engine.start
 
     def spy(self: Any, model: bytes, *others: Any) -> Any:
         cuts.append(onnx.ModelProto.FromString(model))
         return start(self, model, *others)
 
-    monkeypatch.setattr(session.Engine, "start", spy)
+    monkeypatch.setattr(engine.Engine, "start", spy)
     classifier.activations(images(), {"relu": "mean"})
     classifier.activations(images(), {"relu": "mean"})
     (cut,) = cuts

@@ -16,9 +16,9 @@ import pytest
 
 import layertap
 from generators import tiny
-from layertap._engine import devices, session
+from layertap._engine import engine, probe, session
 from layertap._engine.devices import DEVICES, find, maps, offers, providers
-from layertap._engine.session import Engine
+from layertap._engine.engine import Engine
 from layertap._engine.settings import Settings
 from layertap.cli import main
 from layertap.errors import DeviceError, UsageError
@@ -240,9 +240,10 @@ GPU = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 def wheel(monkeypatch: pytest.MonkeyPatch) -> Any:
     def install(*args: Any, wheels: list[str] | None = None) -> Wheel:
         made = Wheel(*args)
-        monkeypatch.setattr(session, "import_onnxruntime", lambda: made)
+        for module in (engine, session):
+            monkeypatch.setattr(module, "import_onnxruntime", lambda: made)
         monkeypatch.setattr("layertap.cli.devices.import_onnxruntime", lambda: made)
-        monkeypatch.setattr(devices, "_work", set())
+        monkeypatch.setattr(probe, "_work", set())
         installed = dict.fromkeys(wheels or ["onnxruntime-gpu"], "1.99.0")
 
         def version(name: str) -> str:
@@ -266,7 +267,7 @@ def refusal(device: str = "cuda") -> str:
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="a CUDA wheel is here"
 )
 def test_cuda_asked_of_the_wheel_that_is_installed() -> None:
-    (installed,) = devices.wheels()
+    (installed,) = probe.wheels()
     assert installed.split()[1] == onnxruntime.__version__
     assert refusal() == (
         f"device 'cuda' is not to be had: the installed {installed} has no CUDA in it. Run `pip "
@@ -427,7 +428,7 @@ def test_openvino_computes_what_the_cpu_does(
     large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32: bfloat16, which it prefers on some processors, would be off by 5e-3."""
-    monkeypatch.setattr(session, "MAPPED_BYTES", large)
+    monkeypatch.setattr(engine, "MAPPED_BYTES", large)
     channels = 64
     nodes, before = [], "x"
     for index in range(4):

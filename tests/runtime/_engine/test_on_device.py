@@ -17,10 +17,11 @@ import pytest
 
 import layertap
 from generators import tiny
-from layertap._engine import devices, on_device
+from layertap._engine import devices, on_device, probe
 from layertap._engine import feeds as feeds_module
 from layertap._engine.devices import HOST, DeviceMemory
 from layertap._engine.library import import_onnxruntime
+from layertap._engine.program import Program, program_of
 from layertap.errors import DeviceError, InputError
 from layertap.format.graph import TensorType
 
@@ -47,7 +48,7 @@ def batch() -> Array:
 def cuda() -> str:
     """Why CUDA is not to be had here; empty if it is."""
     try:
-        devices.check(ort, devices.CUDA, "0")
+        probe.check(ort, devices.CUDA, "0")
     except DeviceError as exc:
         return str(exc)
     return ""
@@ -79,7 +80,7 @@ def test_several_layers_are_a_dict(model: layertap.Model, batch: Array) -> None:
 def test_an_input_alone_needs_no_session(
     model: layertap.Model, batch: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layertap.Model, "_start", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(Program, "_start", lambda *_: pytest.fail("a session was made"))
     value = model.activations(batch, "image", on_device=True)
     assert value.numpy().tolist() == batch.tolist()
 
@@ -214,7 +215,7 @@ def test_an_ortvalue_goes_in(model: layertap.Model, batch: Array) -> None:
 @needs_dlpack
 def test_an_ortvalue_goes_in_without_a_copy(model: layertap.Model, batch: Array) -> None:
     fed = ort.OrtValue.ortvalue_from_numpy(batch)
-    prepared = feeds_module.prepare(fed, model._graph.inputs, ["image"])["image"]
+    prepared = feeds_module.prepare(fed, program_of(model).graph.inputs, ["image"])["image"]
     assert prepared.ctypes.data == fed.data_ptr()
 
 
@@ -355,16 +356,16 @@ def test_an_ortvalue_of_another_dtype_is_converted_on_the_host(
 
 def test_a_bound_run_has_its_outputs_in_order(model: layertap.Model, batch: Array) -> None:
     """And words its errors like any other."""
-    fetch = model.tap(["conv", "probs"], on_device=True)._fetch
-    session = fetch._session
+    fetch = program_of(model).fetch(["conv", "probs"], peeled=False, on_device=True)
+    session = fetch.session
     assert session is not None
     fed = ort.OrtValue.ortvalue_from_numpy(batch)
-    forth = session.run(fetch._outputs, {"image": fed})
-    back = session.run(fetch._outputs[::-1], {"image": fed})
+    forth = session.run(fetch.outputs, {"image": fed})
+    back = session.run(fetch.outputs[::-1], {"image": fed})
     assert all(isinstance(value, np.ndarray) for value in forth)
     assert [value.shape for value in forth] == [value.shape for value in back[::-1]]
     with pytest.raises(InputError, match="onnxruntime could not run"):
-        session.run(fetch._outputs, {"nothing": fed}, True)
+        session.run(fetch.outputs, {"nothing": fed}, True)
 
 
 # --- Devices ------------------------------------------------------------------------------------

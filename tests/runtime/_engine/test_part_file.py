@@ -18,6 +18,7 @@ import layertap
 import reference
 from generators import tiny
 from generators.random_graphs import chains
+from layertap._engine.program import program_of
 from layertap.cli import main
 from layertap.format.card import (
     KEY,
@@ -294,7 +295,7 @@ def test_any_part_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> None:
     made, starts = case
     model = layertap.open(made.SerializeToString(), reproducible=True)
     names = [name for node in made.graph.node for name in node.output if name not in starts]
-    sources = {leaf.source for leaf in model._plan(starts).leaves.values()}
+    sources = {leaf.source for leaf in program_of(model).plan(starts).leaves.values()}
     if not names or len(sources) < len(starts) or "x" in sources:
         return
     from layertap._engine.part_file import write_part
@@ -303,13 +304,15 @@ def test_any_part_of_any_graph(case: tuple[onnx.ModelProto, list[str]]) -> None:
     x = tiny.feeds(made)["x"]
     given_ = {name: np.full((3, 3), index, np.float32) for index, name in enumerate(starts)}
     wanted = model.resume({**given_, "x": x}, names)
-    plan = model._plan(names, tuple(starts))
+    plan = program_of(model).plan(names, tuple(starts))
     read = [n for n in starts if plan.given[n].source in {*plan.starts, *plan.fed}]
     infos = [model.inputs[0]] if "x" in plan.needs else []
     if not read:
         return
     unused = DataFile(Path("part.onnx"))
-    part = write_part(model, [*map(model.layer, read), *infos], model.select(names), unused)
+    part = write_part(
+        program_of(model), [*map(model.layer, read), *infos], model.select(names), unused
+    )
     feeds = {**{name: given_[name] for name in read}, **({"x": x} if infos else {})}
     loaded = onnx.ModelProto.FromString(part)
     assert [item.name for item in loaded.graph.output] == names

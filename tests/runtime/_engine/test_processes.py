@@ -20,6 +20,9 @@ import pytest
 import layertap
 from generators import tiny
 from layertap._engine import session as session_module
+from layertap._engine.engine import Engine
+from layertap._engine.program import program_of
+from layertap._engine.settings import Settings
 
 TinyFile = Callable[[str], Path]
 RUNTIME = Path(layertap.__file__).parents[1]
@@ -169,7 +172,7 @@ def test_a_model_is_pickled_as_its_path(
     monkeypatch.chdir(tmp_path)
     copy = pickle.loads(data)
     assert copy.path == path
-    assert copy._settings == model._settings
+    assert program_of(copy).settings == program_of(model).settings
     np.testing.assert_array_equal(copy.activations(images(), "relu"), wanted)
 
 
@@ -274,7 +277,7 @@ def test_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     session = session_module.Session(OnCuda(), "the model")
-    engine = session_module.Engine(session_module.Settings())
+    engine = Engine(Settings())
     engine._providers = [("CUDAExecutionProvider", {}), ("CPUExecutionProvider", {})]
     session_module._after_fork()
     assert session.lost

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ import onnx
 import onnxruntime
 import pytest
 
+import layertap
 from generators import tiny
+from layertap._engine import engine
 from layertap._engine import session as session_module
 from layertap._engine.cache import Cache
-from layertap._engine.library import available_threads
-from layertap._engine.session import Engine
+from layertap._engine.engine import Engine
+from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.settings import Settings
 from layertap.errors import (
     DependencyError,
@@ -40,7 +43,7 @@ def start(model: onnx.ModelProto, **settings: Any) -> session_module.Session:
 
 
 def options(session: session_module.Session) -> Any:
-    return session._session.get_session_options()
+    return session.inner.get_session_options()
 
 
 # --- Settings and options -----------------------------------------------------------------------
@@ -154,14 +157,14 @@ def test_session_options_that_make_no_sense(given: Any, words: str) -> None:
 
 
 def test_the_models_bytes_are_let_go() -> None:
-    assert start(tiny.residual())._session._model_bytes is None
+    assert start(tiny.residual()).inner._model_bytes is None
 
 
 # --- Devices ------------------------------------------------------------------------------------
 
 
 def test_cpu_needs_no_onnxruntime_to_begin_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "import_onnxruntime", lambda: pytest.fail("imported"))
+    monkeypatch.setattr(engine, "import_onnxruntime", lambda: pytest.fail("imported"))
     assert Engine(Settings()).device == "cpu"
 
 
@@ -192,7 +195,7 @@ def failing_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Depende
 
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(DependencyError) as caught:
-        session_module.import_onnxruntime()
+        import_onnxruntime()
     assert caught.value.__cause__ is error
     return caught.value
 
@@ -228,7 +231,7 @@ def test_a_broken_onnxruntime(
 def test_an_onnxruntime_of_which_only_the_folder_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     with pytest.raises(DependencyError, match="cannot be imported: the package is empty"):
-        session_module.import_onnxruntime()
+        import_onnxruntime()
 
 
 @pytest.mark.parametrize("chosen", [None, "0"])
@@ -238,7 +241,7 @@ def test_telemetry_is_off_unless_the_user_decided(
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen or "")
     if chosen is None:
         monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
-    session_module.import_onnxruntime()
+    import_onnxruntime()
     assert os.environ["ORT_DISABLE_TELEMETRY"] == (chosen or "1")
 
 
@@ -375,3 +378,46 @@ def test_what_failed_is_tried_again() -> None:
     with pytest.raises(ZeroDivisionError):
         cache.get("k", lambda: 1 // 0)
     assert cache.get("k", lambda: 7) == 7
+
+
+# --- Plain sessions -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_path", [True, False])
+def test_a_plain_session_computes_a_file_or_its_bytes(tmp_path: Path, as_path: bool) -> None:
+    made = tiny.linear_chain()
+    path = tmp_path / "m.onnx"
+    onnx.save(made, path)
+    opened = session_module.plain_session(path if as_path else path.read_bytes())
+    x = np.ones((1, 4), np.float32)
+    (found,) = opened.run(["c"], {"x": x})
+    np.testing.assert_array_equal(found, layertap.open(path).activations(x, "c"))
+    assert opened.get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_plain_session_takes_attributes_and_entries() -> None:
+    opened = session_module.plain_session(
+        tiny.linear_chain().SerializeToString(),
+        enable_cpu_mem_arena=False,
+        **{"session.disable_prepacking": "1"},
+    )
+    found = opened.get_session_options()
+    assert found.log_severity_level == 4
+    assert found.enable_cpu_mem_arena is False
+    assert found.get_session_config_entry("session.disable_prepacking") == "1"
+    with pytest.raises(UsageError, match="has no attribute 'enable_cpu_arena'"):
+        session_module.plain_session(b"", enable_cpu_arena=False)
+
+
+def test_a_plain_session_raises_what_onnxruntime_raises_and_prints_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    made = tiny.model(
+        [tiny.node("Gather", "x at", "y")],
+        [tiny.value("x", ["n"]), tiny.value("at", ["m"], onnx.TensorProto.INT64)],
+        [tiny.value("y", ["m"])],
+    )
+    opened = session_module.plain_session(made.SerializeToString())
+    with pytest.raises(Exception, match="indices element out of data bounds"):
+        opened.run(None, {"x": np.zeros(2, np.float32), "at": np.array([9])})
+    assert capfd.readouterr() == ("", "")

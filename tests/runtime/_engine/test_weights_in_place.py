@@ -18,7 +18,8 @@ from onnx import helper, numpy_helper
 
 import layertap
 from generators import tiny
-from layertap._engine import session
+from layertap._engine import engine, session
+from layertap._engine.program import program_of
 from layertap.format import graph as graph_module
 
 X = np.random.default_rng(0).normal(size=(3, 64)).astype(np.float32)
@@ -58,15 +59,15 @@ def file(tmp_path: Path) -> Path:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[onnx.ModelProto]:
     """Every model that is given to onnxruntime; files of any size are large."""
-    monkeypatch.setattr(session, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(engine, "MAPPED_BYTES", 1)
     found = []
-    plain = session.Engine.start
+    plain = engine.Engine.start
 
-    def start(self: session.Engine, model: bytes, *args: Any) -> session.Session:
+    def start(self: engine.Engine, model: bytes, *args: Any) -> session.Session:
         found.append(onnx.ModelProto.FromString(model))
         return plain(self, model, *args)
 
-    monkeypatch.setattr(session.Engine, "start", start)
+    monkeypatch.setattr(engine.Engine, "start", start)
     return found
 
 
@@ -132,7 +133,7 @@ def test_files_of_every_kind(
 def test_only_large_files_are_worth_it(file: Path, started: list[onnx.ModelProto]) -> None:
     size = file.stat().st_size
     for threshold, expected in ((size, ["raw", "last"]), (size + 1, [])):
-        session.MAPPED_BYTES = threshold  # the fixture puts it back
+        engine.MAPPED_BYTES = threshold  # the fixture puts it back
         layertap.open(file).tap("y")
         assert list(referred(started[-1])) == expected
 
@@ -164,10 +165,11 @@ def test_an_older_onnxruntime_gets_copies(
 
 
 def test_sharing_is_for_files_of_any_size(file: Path, started: list[onnx.ModelProto]) -> None:
-    session.MAPPED_BYTES = 10**9
-    tap = layertap.open(file, share_weights=True).tap("y")
+    engine.MAPPED_BYTES = 10**9
+    model = layertap.open(file, share_weights=True)
+    tap = model.tap("y")
     assert list(referred(started[0])) == ["raw", "last"]
-    options = tap._fetch._session._session.get_session_options()  # type: ignore[union-attr]
+    options = program_of(model).fetch(["y"]).session.inner.get_session_options()  # type: ignore[union-attr]
     assert options.get_session_config_entry("session.disable_prepacking") == "1"
     np.testing.assert_allclose(tap(X), layertap.open(file).activations(X, "y"), rtol=1e-4)
 
@@ -195,7 +197,7 @@ def test_sharing_that_cannot_be(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_copy_too_large_for_one_piece(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layertap._model.PROTOBUF_BYTES", 100)
+    monkeypatch.setattr("layertap._engine.program.PROTOBUF_BYTES", 100)
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(file, copy_weights=True).tap("a")
     assert str(caught.value) == (
@@ -365,16 +367,16 @@ def test_copies_do_not_hang_on_the_file(
 def test_a_file_replaced_while_the_session_starts(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "MAPPED_BYTES", 1)
-    plain = session.Engine.start
+    monkeypatch.setattr(engine, "MAPPED_BYTES", 1)
+    plain = engine.Engine.start
     data = file.read_bytes()
 
-    def start(self: session.Engine, *args: Any) -> session.Session:
+    def start(self: engine.Engine, *args: Any) -> session.Session:
         file.with_name("other").write_bytes(data)
         os.replace(file.with_name("other"), file)
         return plain(self, *args)
 
-    monkeypatch.setattr(session.Engine, "start", start)
+    monkeypatch.setattr(engine.Engine, "start", start)
     with pytest.raises(layertap.ModelFileError, match="was changed since it was opened"):
         layertap.open(file).tap("y")
 

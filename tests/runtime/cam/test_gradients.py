@@ -214,13 +214,6 @@ def test_a_layer_without_one(
     )
 
 
-def test_a_name_that_is_no_layer(differentiable: Any, images: np.ndarray) -> None:
-    with pytest.raises(layertap.LayerNotFoundError, match="Did you mean 'relu'"):
-        differentiable().gradients(images, "rellu")
-    with pytest.raises(layertap.UsageError, match="no class is called 'dgo'"):
-        differentiable().gradients(images, "relu", "dgo")
-
-
 @pytest.mark.parametrize("name", ["score_weights", "grad/relu"])
 def test_a_card_that_names_what_is_not_there(images: np.ndarray, name: str) -> None:
     made = tiny.differentiable()

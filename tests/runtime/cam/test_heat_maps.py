@@ -408,10 +408,6 @@ def test_methods_of_activations_run_no_gradients(
         ({"resize": (5,)}, "resize is (5,), but it must be true, false, or (height, width)."),
         ({"resize": (5, 0)}, "resize is (5, 0), but it must be true, false, or (height, width)."),
         (
-            {"output": "prob"},
-            "the model has no output 'prob'; it has 'probs'. Did you mean 'probs'?",
-        ),
-        (
             {"layer": "probs", "method": "ablationcam"},
             "no score depends on 'probs': to change it would change nothing.",
         ),

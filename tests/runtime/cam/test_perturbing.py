@@ -10,10 +10,11 @@ import pytest
 
 import layertap
 from generators import float64_network, tiny
+from layertap._engine.program import program_of
 from layertap.cam.perturbing import Perturbation
 from layertap.cam.scores import Scores
 
-LOGITS = Scores("logits", ())
+LOGITS = Scores("logits")
 
 
 def shifted(whole: np.ndarray, channel: int) -> np.ndarray:
@@ -38,7 +39,7 @@ def one_by_one(image: np.ndarray, layer: str) -> np.ndarray:
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
 def test_scores(differentiable: Any, images: np.ndarray, layer: str, batch_size: int) -> None:
     """Whatever goes past the layer, and however many copies are run at a time."""
-    tries = Perturbation(differentiable(), layer, layer, LOGITS, {"image": images})
+    tries = Perturbation(program_of(differentiable()), layer, layer, LOGITS, {"image": images})
     for sample, image in enumerate(images):
         wanted = one_by_one(image, layer)
         found = tries.scores(sample, range(len(wanted)), shifted, batch_size)
@@ -51,7 +52,7 @@ def test_scores(differentiable: Any, images: np.ndarray, layer: str, batch_size:
 def test_channels_in_any_order_and_those_without_a_change(
     differentiable: Any, images: np.ndarray
 ) -> None:
-    tries = Perturbation(differentiable(), "last", "last", LOGITS, {"image": images})
+    tries = Perturbation(program_of(differentiable()), "last", "last", LOGITS, {"image": images})
     wanted = one_by_one(images[1], "last")
     odd = tries.scores(1, [4, 1, 3, 0], lambda w, k: shifted(w, k) if k in (1, 3) else None, 2)
     np.testing.assert_allclose(odd[[1, 2]], wanted[[1, 3]], rtol=1e-5, atol=1e-5)
@@ -62,7 +63,9 @@ def test_channels_in_any_order_and_those_without_a_change(
 
 
 def test_the_first_half_runs_once(differentiable: Any, images: np.ndarray, runs: Any) -> None:
-    tries = Perturbation(differentiable(), "relu", "relu", LOGITS, {"image": images}, ["probs"])
+    tries = Perturbation(
+        program_of(differentiable()), "relu", "relu", LOGITS, {"image": images}, ["probs"]
+    )
     assert [run.rows for run in runs] == [{"image": 3}]
     assert tries.values["probs"].shape == (3, 3)
     for sample in range(3):
@@ -71,7 +74,7 @@ def test_the_first_half_runs_once(differentiable: Any, images: np.ndarray, runs:
 
 
 def test_nothing_of_the_batch_is_changed(differentiable: Any, images: np.ndarray) -> None:
-    tries = Perturbation(differentiable(), "relu", "relu", LOGITS, {"image": images})
+    tries = Perturbation(program_of(differentiable()), "relu", "relu", LOGITS, {"image": images})
     before = {name: value.copy() for name, value in tries.values.items()}
     tries.scores(0, range(4), shifted, 2)
     for name, value in before.items():
@@ -82,7 +85,7 @@ def test_a_shape_that_goes_past_the_layer(runs: Any) -> None:
     """It holds the size of the batch: the first half runs again, for as many copies."""
     model = layertap.open(reshaped().SerializeToString())
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)
-    tries = Perturbation(model, "doubled", "doubled", Scores("scores", ()), {"x": x})
+    tries = Perturbation(program_of(model), "doubled", "doubled", Scores("scores"), {"x": x})
     found = tries.scores(1, range(4), shifted, 3)
     doubled = 2 * x[1].astype(np.float64)
     wanted = [(shifted(doubled, k) + x[1]).sum(axis=(0, 1)) for k in range(4)]
@@ -117,7 +120,7 @@ def reshaped() -> onnx.ModelProto:
 def test_what_cannot_be_changed(differentiable: Any, images: np.ndarray) -> None:
     model = differentiable()
     with pytest.raises(layertap.UsageError) as caught:
-        Perturbation(model, "probs", "probs", LOGITS, {"image": images})
+        Perturbation(program_of(model), "probs", "probs", LOGITS, {"image": images})
     assert str(caught.value) == "no score depends on 'probs': to change it would change nothing."
     made = tiny.model(
         [tiny.node("Cast", "index", "x", to=tiny.FLOAT), tiny.node("Neg", "x", "y")],
@@ -126,7 +129,9 @@ def test_what_cannot_be_changed(differentiable: Any, images: np.ndarray) -> None
     )
     model = layertap.open(made.SerializeToString())
     with pytest.raises(layertap.UsageError) as caught:
-        Perturbation(model, "index", "index", Scores("y", ()), {"index": np.zeros((1, 2), int)})
+        Perturbation(
+            program_of(model), "index", "index", Scores("y"), {"index": np.zeros((1, 2), int)}
+        )
     assert str(caught.value) == (
         "'index' is of dtype int64; only floats can be changed bit by bit."
     )

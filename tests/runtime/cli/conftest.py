@@ -1,4 +1,4 @@
-"""Pictures to run the command line on."""
+"""Pictures for tests of the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of five noisy pictures, `a.png` to `e.png`, in the current folder, `tmp_path`."""
+    """A folder with five random pictures, `a.png` to `e.png`; `tmp_path` is the current folder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "pictures"
     folder.mkdir()

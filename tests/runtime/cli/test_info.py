@@ -16,7 +16,7 @@ from shell import Done, layertap
 TinyFile = Callable[[str], Path]
 
 
-def test_a_file_with_a_card(tiny_file: TinyFile) -> None:
+def test_card_is_described(tiny_file: TinyFile) -> None:
     assert layertap("info", tiny_file("image_classifier")) == Done(
         0,
         """\
@@ -36,7 +36,7 @@ format         1.2
 @pytest.mark.parametrize(
     ("score", "what"), [("logits", "the logits of probs"), ("output", "the value of probs")]
 )
-def test_a_file_with_gradients(tmp_path: Path, score: str, what: str) -> None:
+def test_gradients_are_described(tmp_path: Path, score: str, what: str) -> None:
     path = tiny.save(tiny.differentiable(score=score), tmp_path / "m.onnx")
     lines = layertap("info", path).out.splitlines()
     assert f"gradients      of {what}, with respect to conv, image, last, mixed, relu" in lines
@@ -50,7 +50,7 @@ def test_a_file_with_gradients(tmp_path: Path, score: str, what: str) -> None:
          "picked (None, 2) float32, length () int64", 5),
     ],
 )  # fmt: skip
-def test_a_file_without_one(
+def test_file_without_a_card_is_described(
     tiny_file: TinyFile, name: str, inputs: str, outputs: str, layers: int
 ) -> None:
     assert layertap("info", tiny_file(name)) == Done(
@@ -61,7 +61,7 @@ def test_a_file_without_one(
     )
 
 
-def test_types_that_are_not_stated(tmp_path: Path) -> None:
+def test_unstated_types_are_question_marks(tmp_path: Path) -> None:
     made = tiny.model(
         [tiny.node("Neg", "x", "y"), tiny.node("SequenceConstruct", "y", "s")],
         [],
@@ -88,7 +88,7 @@ def with_verification(folder: Path, layers: dict[str, LayerCheck]) -> Path:
     return tiny.save(made, folder / "m.onnx")
 
 
-def test_what_verification_measured(tmp_path: Path) -> None:
+def test_verification_is_described(tmp_path: Path) -> None:
     checks = {
         "a": LayerCheck(max_abs=5.0, scaled=1.26e-7),
         "b": LayerCheck(max_abs=0.1, scaled=3.4e-6),
@@ -101,14 +101,14 @@ def test_what_verification_measured(tmp_path: Path) -> None:
     )
 
 
-def test_a_verification_of_no_layer(tmp_path: Path) -> None:
-    """Where a file exposes its input alone."""
+def test_verification_without_layers_is_omitted(tmp_path: Path) -> None:
+    """If the file only exposes its input."""
     done = layertap("info", with_verification(tmp_path, {}))
     assert (done.code, done.err) == (0, "")
     assert "verification" not in done.out
 
 
-def test_texts_from_a_file_cannot_command_the_terminal(tmp_path: Path) -> None:
+def test_control_characters_are_escaped(tmp_path: Path) -> None:
     made = tiny.linear_chain()
     (prop,) = (item for item in made.metadata_props if item.key == KEY)
     data = json.loads(prop.value)
@@ -119,7 +119,7 @@ def test_texts_from_a_file_cannot_command_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.out
 
 
-def test_there_is_nothing_more_to_give(tiny_file: TinyFile) -> None:
+def test_extra_arguments_are_an_error(tiny_file: TinyFile) -> None:
     done = layertap("info", tiny_file("residual"), "extra")
     assert done.code == 2
     assert done.err.splitlines()[-1] == "layertap: error: unrecognized arguments: extra"

@@ -61,7 +61,7 @@ def free(tmp_path: Path) -> Path:
 
 
 def column(done: Done, name: str) -> list[str]:
-    """The cells of one column of a printed table, without its head."""
+    """The cells of one column of a printed table, without the header."""
     assert (done.code, done.err) == (0, "")
     head, rule, *lines = done.out.splitlines()
     ends = [0, *(i for i, sign in enumerate(rule) if rule[i : i + 2] == " -"), 999]
@@ -70,12 +70,12 @@ def column(done: Done, name: str) -> list[str]:
     return [row[heads.index(name)] for row in cells]
 
 
-def test_the_whole_table(classifier: Path) -> None:
+def test_whole_table_is_printed(classifier: Path) -> None:
     assert layertap("layers", classifier) == Done(0, TABLE, "")
 
 
-def test_a_file_without_a_card(tiny_file: TinyFile) -> None:
-    """Its tensors are its layers; what the file does not state is `?` or empty."""
+def test_file_without_a_card_lists_tensors(tiny_file: TinyFile) -> None:
+    """Tensors are listed as layers; unstated types and sizes are `?` or empty."""
     assert layertap("layers", tiny_file("residual")) == Done(
         0,
         """\
@@ -114,12 +114,12 @@ index  name  class   output shape  parameters        MB  connected to
         ),
     ],
 )  # fmt: skip
-def test_filters(classifier: Path, options: list[str], names: list[str]) -> None:
-    """As in `layertap export`; layers that are not exposed are in the whole table alone."""
+def test_layers_are_filtered(classifier: Path, options: list[str], names: list[str]) -> None:
+    """As in `layertap export`; layers that are not exposed are only in the whole table."""
     assert column(layertap("layers", classifier, *options), "name") == names
 
 
-def test_names_that_look_like_something_else(tmp_path: Path) -> None:
+def test_layer_names_take_precedence_over_other_selectors(tmp_path: Path) -> None:
     names = ["all", "3", "1:2", "c*"]
     rows = [tiny.layer(0, "x", "InputLayer", (None, 1))]
     rows += [tiny.layer(i, name, "Dense", (None, 1), "x") for i, name in enumerate(names, start=1)]
@@ -141,7 +141,7 @@ def rows(done: Done) -> list[dict[str, Any]]:
     return found
 
 
-def test_json(classifier: Path) -> None:
+def test_json_describes_the_layers(classifier: Path) -> None:
     found = rows(layertap("layers", classifier, "--json"))
     assert [row["index"] for row in found] == list(range(7))
     assert found[1] == {
@@ -165,13 +165,13 @@ def test_json(classifier: Path) -> None:
         }  # fmt: skip
 
 
-def test_json_has_one_object_in_a_line(classifier: Path) -> None:
+def test_json_has_one_object_per_line(classifier: Path) -> None:
     """For `grep`, and for people."""
     out = layertap("layers", classifier, "--json").out
     assert [json.loads(line.strip("[], "))["index"] for line in out.splitlines()] == list(range(7))
 
 
-def test_json_of_a_part(classifier: Path, tiny_file: TinyFile) -> None:
+def test_json_lists_selected_layers(classifier: Path, tiny_file: TinyFile) -> None:
     found = rows(layertap("layers", classifier, "--json", "--type", "Dense", "--batch", "10"))
     assert [(row["index"], row["bytes"]) for row in found] == [(6, 80)]
     found = rows(layertap("layers", tiny_file("residual"), "--json", "--layers", "a"))
@@ -190,11 +190,11 @@ def test_json_is_ascii(tmp_path: Path) -> None:
     assert rows(done)[0]["name"] == "größe大"
 
 
-def test_a_size_for_layers_with_free_sizes(free: Path) -> None:
+def test_size_gives_estimates_for_free_sizes(free: Path) -> None:
     assert column(layertap("layers", free), "MB") == ["", "", "", "", "0.000016", "0.000016",
                                                       "0.000008"]  # fmt: skip
     found = column(layertap("layers", free, "--size", "160x120"), "MB")
-    # 160 x 120 x 3 and x 4 numbers of 4 bytes; `drop` and what is not exposed were not measured.
+    # 160 x 120 x 3 and 160 x 120 x 4 numbers of 4 bytes; there is no measurement of `drop`.
     assert found == ["~0.23", "~0.31", "~0.31", "", "0.000016", "0.000016", "0.000008"]
     found = column(layertap("layers", free, "--size", "160x120", "--batch", "100"), "MB")
     assert found[:3] == ["~23.0", "~30.7", "~30.7"]
@@ -202,16 +202,16 @@ def test_a_size_for_layers_with_free_sizes(free: Path) -> None:
     assert bytes_ == [32 * 32 * 3 * 4, 32 * 32 * 4 * 4, 32 * 32 * 4 * 4, None, 16, 16, 8]
 
 
-def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) -> None:
+def test_size_without_a_measurement_gives_a_warning(tiny_file: TinyFile, tmp_path: Path) -> None:
     path = tiny.save(tiny.image_classifier(None, None), tmp_path / "m.onnx")
     done = layertap("layers", path, "--size", "32x32")
     assert done == Done(
         0,
         layertap("layers", path).out,
-        f"layertap: warning: '{path}' does not tell how its layers grow with the input, so that "
-        "--size makes no difference.\n",
+        f"layertap: warning: '{path}' does not contain the sizes that an estimate requires, so "
+        "--size has no effect.\n",
     )
-    # Nor does it where all sizes are known; but there is nothing amiss.
+    # If all sizes are known, --size has no effect either, but this needs no warning.
     assert layertap("layers", tiny_file("image_classifier"), "--size", "9x9").err == ""
 
 
@@ -219,39 +219,32 @@ def test_a_size_where_nothing_was_measured(tiny_file: TinyFile, tmp_path: Path) 
     ("options", "message"),
     [
         (
-            ["--layers", "rellu"],
-            "no layer is called 'rellu'; the file exposes 6 layers. Did you mean 'relu'? "
-            "`layertap layers FILE` lists them.",
-        ),
-        (
             ["--layers", "conv", "--layers", "x*"],
             "the pattern 'x*' matches none of the 6 exposed layers.",
         ),
         (
             ["--layers", "hidden"],
             "the layer 'hidden' is in the model, but this file does not expose it. Export the "
-            "model again with this layer among --layers, or with all.",
+            "model again with this layer in --layers, or with all layers.",
         ),
-        (["--layers", "7"], "there is no layer 7: the model has 7 layers, 0 to 6 or -7 to -1."),
-        (["--layers", "7:9"], "the slice '7:9' takes none of the 7 layers."),
-        (["--layers", "::0"], "the slice '::0' has a step of 0. Give another, or leave it out."),
         (
-            ["--type", "dense"],
-            "no exposed layer has the class 'dense'. Did you mean 'Dense'? The classes are "
-            "Conv2D, Dense, Dropout, GlobalAveragePooling2D, InputLayer, ReLU.",
+            ["--layers", "7"],
+            "layer index 7 is out of range: the model has 7 layers, 0 to 6 or -7 to -1.",
         ),
-        (["--batch", "0"], "a batch of 0 makes no sense: give 1 or more."),
+        (["--layers", "7:9"], "the slice '7:9' selects none of the 7 layers."),
+        (["--layers", "::0"], "the step of the slice '::0' must not be 0."),
+        (["--batch", "0"], "batch must be at least 1, got 0."),
     ],
 )
-def test_what_makes_no_sense(classifier: Path, options: list[str], message: str) -> None:
+def test_invalid_selection_is_an_error(classifier: Path, options: list[str], message: str) -> None:
     assert layertap("layers", classifier, *options) == Done(2, "", f"layertap: {message}\n")
 
 
 @pytest.mark.parametrize("size", ["", "x", "32x", "32x32x3", "0x5", "-3x5", "big", "3.5x4"])
-def test_sizes_that_are_none(classifier: Path, size: str) -> None:
+def test_invalid_size_is_an_error(classifier: Path, size: str) -> None:
     done = layertap("layers", classifier, f"--size={size}")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == (
-        f"layertap layers: error: argument --size: {size!r} is no size: give HEIGHTxWIDTH, as in "
-        "320x320"
+        f"layertap layers: error: argument --size: {size!r} is not a size: give HEIGHTxWIDTH, for "
+        "example 320x320"
     )

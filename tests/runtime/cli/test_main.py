@@ -1,4 +1,4 @@
-"""The command line as a whole: commands, exit codes, streams, and what it does not load."""
+"""The command line as a whole: commands, exit codes, streams, and modules it must not import."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from PIL import Image
 import layertap as package
 from generators import tiny
 from layertap import cli as shell_package
-from layertap._engine import session
+from layertap._engine import engine
 from layertap.cli import Command
 from layertap.errors import LayertapWarning, ModelFileError
 from shell import Done, fresh, layertap
 
 TinyFile = Callable[[str], Path]
 RUNTIME = Path(package.__file__).parents[1]
-posix = pytest.mark.skipif(os.name != "posix", reason="pipes and devices as POSIX has them")
+posix = pytest.mark.skipif(os.name != "posix", reason="requires POSIX pipes and devices")
 
 
 # --- Commands -----------------------------------------------------------------------------------
 
 
-def test_version() -> None:
+def test_version_is_printed() -> None:
     expected = Done(0, f"layertap {package.__version__}\n", "")
     assert layertap("--version") == fresh("--version") == expected
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help_lists_every_command(option: str) -> None:
-    """Those of the exporter and the models too, which the runtime does not import."""
+    """Including the commands of the exporter and the models, which the runtime does not import."""
     done = layertap(option)
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("usage: layertap [-h] [--version] COMMAND ...\n")
@@ -52,14 +52,14 @@ def test_help_lists_every_command(option: str) -> None:
     assert len(listed) == len(set(listed))
 
 
-def test_each_command_has_its_help() -> None:
+def test_each_command_has_help() -> None:
     for name in shell_package.OWN:
         done = layertap(name, "--help")
         assert (done.code, done.err) == (0, "")
         assert done.out.startswith(f"usage: layertap {name} ")
 
 
-def test_without_a_command_the_help_is_a_message() -> None:
+def test_no_command_prints_the_help_to_stderr() -> None:
     done = layertap()
     assert done == Done(2, "", layertap("--help").out)
 
@@ -73,13 +73,16 @@ def test_without_a_command_the_help_is_a_message() -> None:
         ("", ""),
     ],
 )
-def test_a_command_that_there_is_not(command: str, hint: str) -> None:
+def test_unknown_command_is_an_error(command: str, hint: str) -> None:
     assert layertap(command, "x") == Done(
-        2, "", f"layertap: there is no command {command!r}.{hint} `layertap --help` lists them.\n"
+        2,
+        "",
+        f"layertap: the command {command!r} is unknown.{hint} `layertap --help` lists the "
+        "commands.\n",
     )
 
 
-def test_options_that_there_are_not(tiny_file: TinyFile) -> None:
+def test_unknown_option_is_an_error(tiny_file: TinyFile) -> None:
     done = layertap("layers", tiny_file("residual"), "--colour")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == "layertap: error: unrecognized arguments: --colour"
@@ -98,7 +101,7 @@ class Entry:
 
 
 def test_other_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is broken takes nobody else with it."""
+    """A broken command does not affect the others."""
     good = Command("say hello", lambda parser: None, lambda args: print("hello") or 1)
     entries = [Entry("hello", good), Entry("bad", ImportError("no module named 'x'"))]
 
@@ -115,16 +118,16 @@ def test_other_packages_add_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     done = layertap("--help")
     assert (done.code, done.err) == (0, broken)
     assert "    hello " in done.out
-    missing = "layertap: there is no command 'bad'. `layertap --help` lists them.\n"
+    missing = "layertap: the command 'bad' is unknown. `layertap --help` lists the commands.\n"
     assert layertap("bad") == Done(2, "", broken + missing)
-    assert layertap("--version").err == ""  # nobody is asked
+    assert layertap("--version").err == ""  # entry points are not loaded
 
 
 # --- Exit codes and messages --------------------------------------------------------------------
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int]) -> None:
-    """`layertap info` does this instead."""
+def replace_info(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int]) -> None:
+    """Replace the function of `layertap info`."""
     command = Command("", lambda parser: None, run)
     monkeypatch.setattr(shell_package, "_own", lambda name: command)
 
@@ -133,45 +136,45 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int]) -> None
     ("error", "message"),
     [
         (ModelFileError("the file is bad."), "the file is bad."),
-        (KeyboardInterrupt(), "interrupted; nothing was left half-written."),
-        (MemoryError(), "there is not enough memory."),
+        (KeyboardInterrupt(), "interrupted; no file was left incomplete."),
+        (MemoryError(), "not enough memory."),
         (
             MemoryError("Unable to allocate 7 TiB"),
-            "there is not enough memory (Unable to allocate 7 TiB).",
+            "not enough memory (Unable to allocate 7 TiB).",
         ),
         (OSError(5, "Input/output error"), "Input/output error"),
         (OSError(5, "Input/output error", "a.png"), "a.png: Input/output error"),
         (OSError("something"), "something"),
     ],
 )
-def test_what_stops_a_command(
+def test_exceptions_are_messages_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, error: BaseException, message: str
 ) -> None:
     def fail(_: object) -> int:
         print("so far")
         raise error
 
-    stand_in(monkeypatch, fail)
+    replace_info(monkeypatch, fail)
     assert layertap("info") == Done(2, "so far\n", f"layertap: {message}\n")
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programming_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> int:
         raise ZeroDivisionError
 
-    stand_in(monkeypatch, fail)
+    replace_info(monkeypatch, fail)
     with pytest.raises(ZeroDivisionError):
         layertap("info")
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
-def test_a_commands_exit_code_is_the_processs(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    stand_in(monkeypatch, lambda _: code)
+def test_exit_code_of_the_command_is_returned(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    replace_info(monkeypatch, lambda _: code)
     assert layertap("info").code == code
 
 
-def test_warnings_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours, each text once; what libraries warn of is none of the user's business."""
+def test_warnings_are_printed_as_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only layertap's own warnings, each text once."""
 
     def warn(_: object) -> int:
         for text in ("one", "two", "one"):
@@ -182,7 +185,7 @@ def test_warnings_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
         print("data")
         return 0
 
-    stand_in(monkeypatch, warn)
+    replace_info(monkeypatch, warn)
     shown = warnings.showwarning
     expected = Done(0, "data\n", "layertap: warning: one\nlayertap: warning: two\n")
     assert layertap("info") == expected
@@ -190,7 +193,7 @@ def test_warnings_are_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert warnings.showwarning is shown
 
 
-def test_in_a_process_of_its_own(tiny_file: TinyFile, tmp_path: Path) -> None:
+def test_module_runs_as_a_process(tiny_file: TinyFile, tmp_path: Path) -> None:
     """Data on stdout, messages on stderr, the exit code to the shell."""
     path = Path(shutil.copy(tiny_file("image_classifier"), tmp_path / "m.onnx"))
     Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
@@ -205,7 +208,7 @@ def test_in_a_process_of_its_own(tiny_file: TinyFile, tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_the_installed_command_is_this_one() -> None:
+def test_installed_command_runs_main() -> None:
     (entry,) = (
         entry
         for entry in importlib.metadata.entry_points(group="console_scripts")
@@ -219,16 +222,16 @@ def test_the_installed_command_is_this_one() -> None:
 
 @pytest.fixture(params=["", "1"], ids=["buffered", "unbuffered"])
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
-    """That of a process whose stdout fails at the end, or at once."""
+    """The environment of a process whose stdout fails at the end, or at once."""
     return {**os.environ, "PYTHONUNBUFFERED": request.param}
 
 
 @posix
 @pytest.mark.parametrize("arguments", [["layers", "FILE"], ["layers", "FILE", "--json"], ["-h"]])
-def test_a_reader_that_has_seen_enough(
+def test_broken_pipe_ends_silently(
     tiny_file: TinyFile, environment: dict[str, str], arguments: list[str]
 ) -> None:
-    """`layertap layers FILE | head`: no complaint."""
+    """`layertap layers FILE | head` prints no error."""
     path = str(tiny_file("residual"))
     command = [path if item == "FILE" else item for item in arguments]
     read, write = os.pipe()
@@ -242,7 +245,7 @@ def test_a_reader_that_has_seen_enough(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize("arguments", [["layers", "FILE"], ["info", "FILE"]])
-def test_a_full_disk_behind_stdout(
+def test_full_disk_behind_stdout_is_an_error(
     tiny_file: TinyFile, environment: dict[str, str], arguments: list[str]
 ) -> None:
     path = str(tiny_file("residual"))
@@ -253,7 +256,7 @@ def test_a_full_disk_behind_stdout(
 
 
 @posix
-def test_a_stdout_that_is_closed(tiny_file: TinyFile) -> None:
+def test_closed_stdout_is_no_error(tiny_file: TinyFile) -> None:
     command = [sys.executable, "-m", "layertap", "layers", str(tiny_file("residual"))]
     done = subprocess.run(
         ["sh", "-c", '"$@" >&-', "sh", *command], capture_output=True, text=True, check=False
@@ -262,7 +265,7 @@ def test_a_stdout_that_is_closed(tiny_file: TinyFile) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_any_name_can_be_printed_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+def test_names_are_printed_in_every_encoding(tmp_path: Path, encoding: str) -> None:
     made = tiny.model(
         [tiny.node("Neg", "x", "größe大")],
         [tiny.value("x", ["n", 1])],
@@ -276,8 +279,8 @@ def test_any_name_can_be_printed_in_any_encoding(tmp_path: Path, encoding: str) 
     assert done.out.splitlines()[2].split()[1] == name
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
-def test_file_names_that_are_no_text(tiny_file: TinyFile, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems reject such names")
+def test_file_names_that_are_not_utf8_are_printed(tiny_file: TinyFile, tmp_path: Path) -> None:
     """A Latin-1 name on a UTF-8 system."""
     Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
     os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xe9.png")
@@ -293,14 +296,14 @@ def test_file_names_that_are_no_text(tiny_file: TinyFile, tmp_path: Path) -> Non
         assert arrays["layertap.files"].tolist() == ["\udce9.png"]
 
 
-# --- What is not loaded -------------------------------------------------------------------------
+# --- Imports ------------------------------------------------------------------------------------
 
 HEAVY = {"onnxruntime", "tensorflow", "keras", "tf2onnx", "onnx"}
 COMPUTING = HEAVY | {"numpy", "PIL"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "unwanted"),
+    ("arguments", "excluded"),
     [
         (["layers", "FILE"], COMPUTING),
         (["layers", "FILE", "--json", "--layers", "conv*", "--size", "9x9"], COMPUTING),
@@ -314,8 +317,8 @@ COMPUTING = HEAVY | {"numpy", "PIL"}
         (["run", "FILE", "--help"], HEAVY),
     ],
 )
-def test_looking_loads_no_more_than_it_needs(
-    tiny_file: TinyFile, arguments: list[str], unwanted: set[str]
+def test_light_commands_do_not_import_heavy_modules(
+    tiny_file: TinyFile, arguments: list[str], excluded: set[str]
 ) -> None:
     path = str(tiny_file("image_classifier"))
     code = (
@@ -332,20 +335,20 @@ def test_looking_loads_no_more_than_it_needs(
     )
     loaded = set(done.stderr.rpartition("loaded: ")[2].split())
     assert "layertap" in loaded
-    assert loaded & unwanted == set()
+    assert loaded & excluded == set()
 
 
 SLOW = COMPUTING | {"argparse", "dataclasses", "difflib", "inspect", "pathlib", "shutil"}
 
 
-def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) -> None:
-    """As the installed command runs it; what Python itself loads at its start does not count."""
+def test_table_does_not_import_slow_modules(tiny_file: TinyFile) -> None:
+    """Run as the installed command. Modules that Python imports at its start are ignored."""
     run = "import sys\nfrom layertap.cli import main\nmain()\n"
-    say = "print(*sys.modules, file=sys.stderr)"
-    bare = [sys.executable, "-S", "-c", f"import sys\n{say}"]
+    report = "print(*sys.modules, file=sys.stderr)"
+    bare = [sys.executable, "-S", "-c", f"import sys\n{report}"]
     started = subprocess.run(bare, capture_output=True, text=True, check=True)
     done = subprocess.run(
-        [sys.executable, "-S", "-c", run + say, "layers", str(tiny_file("image_classifier"))],
+        [sys.executable, "-S", "-c", run + report, "layers", str(tiny_file("image_classifier"))],
         env={"PYTHONPATH": str(RUNTIME)},
         capture_output=True,
         text=True,
@@ -356,9 +359,9 @@ def test_the_table_alone_loads_nothing_that_takes_its_time(tiny_file: TinyFile) 
 
 
 @pytest.mark.parametrize("command", ["layers", "info"])
-def test_looking_creates_no_session(
+def test_light_commands_create_no_session(
     tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    monkeypatch.setattr(session.Engine, "start", lambda *_: pytest.fail("a session was made"))
-    monkeypatch.setattr(session, "import_onnxruntime", lambda: pytest.fail("it was imported"))
+    monkeypatch.setattr(engine.Engine, "start", lambda *_: pytest.fail("a session was made"))
+    monkeypatch.setattr(engine, "import_onnxruntime", lambda: pytest.fail("it was imported"))
     assert layertap(command, tiny_file("image_classifier")).code == 0

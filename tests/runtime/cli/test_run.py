@@ -25,7 +25,7 @@ NAMES = [f"pictures/{letter}.png" for letter in "abcde"]
 
 @pytest.fixture
 def classifier(tiny_file: TinyFile, pictures: Path) -> Path:
-    """A copy in the current folder, where the pictures are too."""
+    """A copy in the current folder, next to the folder of pictures."""
     return Path(shutil.copy(tiny_file("image_classifier"), pictures.parent / "m.onnx"))
 
 
@@ -39,7 +39,7 @@ def listing(folder: Path) -> list[str]:
 
 
 def model_with_layers(names: list[str]) -> None:
-    """`m.onnx`: images of 4 x 4, and as many layers that double them."""
+    """Write `m.onnx`, in which each of these layers doubles an image of 4 x 4."""
     shape: tuple[int | None, ...] = (None, 4, 4, 3)
     made = tiny.model(
         [tiny.node("Mul", "image two", name) for name in names],
@@ -56,11 +56,11 @@ def model_with_layers(names: list[str]) -> None:
     tiny.save(made, Path("m.onnx"))
 
 
-# --- Into an .npz -------------------------------------------------------------------------------
+# --- Output to an .npz file ---------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("pictures")
-def test_activations_of_images(classifier: Path) -> None:
+def test_activations_are_written_for_images(classifier: Path) -> None:
     done = layertap(
         *("run", "m.onnx", *NAMES, "--layers", "relu", "--layers", "p*", "-o", "out.npz")
     )
@@ -77,7 +77,7 @@ def test_activations_of_images(classifier: Path) -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_rows_are_in_the_order_given() -> None:
+def test_rows_are_in_the_order_of_the_arguments() -> None:
     order = [NAMES[3], NAMES[0], NAMES[4], NAMES[0]]
     assert layertap("run", "m.onnx", *order, "--layers", "probs", "-o", "o.npz").code == 0
     assert layertap("run", "m.onnx", *NAMES, "--layers", "probs", "-o", "all.npz").code == 0
@@ -88,13 +88,15 @@ def test_rows_are_in_the_order_given() -> None:
 
 @pytest.mark.usefixtures("classifier")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])
-def test_batches_of_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last one is what is left; all rows are there, in order."""
+def test_results_do_not_depend_on_the_batch_size(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last batch may be smaller; the rows are complete and in order."""
     batches: list[int] = []
-    plain = command._fetcher
+    original = command._fetcher
 
     def spied(*args: Any) -> Callable[[Any], Any]:
-        fetch = plain(*args)
+        fetch = original(*args)
         return lambda batch: (batches.append(len(batch)), fetch(batch))[1]
 
     monkeypatch.setattr(command, "_fetcher", spied)
@@ -106,12 +108,12 @@ def test_batches_of_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None
     assert batches == [size] * (5 // size) + [5 % size] * bool(5 % size)
     found = loaded("out.npz")
     assert found["layertap.files"].tolist() == NAMES
-    wanted = open_model("m.onnx").activations(NAMES, "conv")
-    np.testing.assert_allclose(found["conv"], wanted, rtol=1e-5, atol=1e-5)
+    expected = open_model("m.onnx").activations(NAMES, "conv")
+    np.testing.assert_allclose(found["conv"], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("pictures")
-def test_layer_names_with_slashes_and_the_like() -> None:
+def test_layer_names_with_special_characters_are_written() -> None:
     names = ["block/conv1/conv", "encoder#1", "lstm:1", "größe", "a.npy", "."]
     model_with_layers(names)
     done = layertap("run", "m.onnx", "pictures/a.png", "--layers", "*", "-o", "out.npz")
@@ -127,7 +129,7 @@ def test_layer_names_with_slashes_and_the_like() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_a_part_chosen_by_class_or_everything() -> None:
+def test_layers_are_selected_by_class_or_all() -> None:
     arguments = ["run", "m.onnx", NAMES[0], "-o", "out.npz"]
     for options, names in {
         ("--type", "ReLU", "--type", "Conv2D"): ["conv", "relu"],
@@ -141,7 +143,7 @@ def test_a_part_chosen_by_class_or_everything() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_a_folder_gives_its_images_sorted_and_all_below_it() -> None:
+def test_folder_gives_all_its_images_sorted() -> None:
     sub = Path("pictures/B_sub")
     sub.mkdir()
     shutil.copy("pictures/a.png", sub / "z.PNG")
@@ -164,7 +166,7 @@ def batch(rows: int, *shape: int) -> np.ndarray:
 
 @pytest.mark.usefixtures("classifier")
 @pytest.mark.parametrize("rows", [1, 3])
-def test_an_npy_is_a_batch(rows: int) -> None:
+def test_npy_is_a_ready_batch(rows: int) -> None:
     x = batch(rows, 8, 6, 3)
     np.save("x.npy", x)
     assert layertap("run", "m.onnx", "x.npy", "--layers", "conv", "-o", "out.npz") == Done(
@@ -178,23 +180,23 @@ def test_an_npy_is_a_batch(rows: int) -> None:
     assert [line.split(":")[0] for line in printed] == names
 
 
-def test_an_npz_is_a_batch_by_input_name(tiny_file: TinyFile, pictures: Path) -> None:
+def test_npz_is_a_ready_batch_by_input_name(tiny_file: TinyFile, pictures: Path) -> None:
     shutil.copy(tiny_file("two_inputs"), "m.onnx")
     feeds = tiny.feeds(tiny.two_inputs(), n=3)
     np.savez("x.npz", **feeds)
     done = layertap("run", "m.onnx", "x.npz", "-o", "out.npz")
     assert done == Done(0, "", "wrote out.npz: sum (3, 5), product (3, 5)\n")
-    found, wanted = loaded("out.npz"), open_model("m.onnx").predict(feeds)
+    found, expected = loaded("out.npz"), open_model("m.onnx").predict(feeds)
     for name in ("sum", "product"):
-        np.testing.assert_array_equal(found[name], wanted[name])
+        np.testing.assert_array_equal(found[name], expected[name])
     np.savez("image.npz", image=feeds["image"])
     assert layertap("run", "m.onnx", "image.npz", "--layers", "seen").code == 0
-    # An image will do where the layer needs no more.
+    # An image is sufficient for a layer that depends on no other input.
     assert layertap("run", "m.onnx", "pictures/a.png", "--layers", "seen").code == 0
 
 
 @pytest.mark.usefixtures("classifier")
-def test_nan_passes_through() -> None:
+def test_nan_is_kept() -> None:
     x = batch(2, 8, 6, 3)
     x[1] = np.nan
     np.save("x.npy", x)
@@ -207,8 +209,10 @@ def test_nan_passes_through() -> None:
     assert re.fullmatch(r"conv +\(2, 8, 6, 4\) +float32 +nan +nan +nan", done.out.splitlines()[-1])
 
 
-def test_strings_and_other_types(tiny_file: TinyFile, pictures: Path) -> None:
-    """Of files from elsewhere, which may have anything."""
+def test_strings_are_written_and_sequences_are_an_error(
+    tiny_file: TinyFile, pictures: Path
+) -> None:
+    """ONNX files that layertap did not export may have outputs of any type."""
     shutil.copy(tiny_file("odd_types"), "m.onnx")
     np.savez("x.npz", index=np.array([0, 3]), words=np.array(["a", "b", "größe"]))
     assert layertap("run", "m.onnx", "x.npz", "--layers", "all") == Done(
@@ -232,13 +236,13 @@ length    ()         int64             2         2        2
     assert found["length"] == 2
     done = layertap("run", "m.onnx", "x.npz", "--layers", "pair", "-o", "other.npz")
     assert done == Done(
-        2, "", "layertap: 'pair' gives a list of tensors, which an .npz cannot hold.\n"
+        2, "", "layertap: 'pair' is a list of tensors, which an .npz file cannot contain.\n"
     )
     assert not Path("other.npz").exists()
 
 
 @pytest.mark.usefixtures("classifier")
-def test_an_empty_batch_has_no_range() -> None:
+def test_empty_batch_has_no_range() -> None:
     np.save("x.npy", np.zeros((0, 8, 6, 3), np.float32))
     assert layertap("run", "m.onnx", "x.npy", "--layers", "conv") == Done(
         0,
@@ -250,11 +254,11 @@ def test_an_empty_batch_has_no_range() -> None:
     assert layertap("run", "m.onnx", "x.npy").out.splitlines()[2] == "probs  (0, 2)  float32"
 
 
-# --- Printed ------------------------------------------------------------------------------------
+# --- Output to stdout ---------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("classifier")
-def test_predictions_are_printed_by_label_the_best_first() -> None:
+def test_predictions_are_printed_by_label_best_first() -> None:
     done = layertap("run", "m.onnx", "pictures")
     scores = open_model("m.onnx").predict(NAMES)
     expected = ""
@@ -265,7 +269,7 @@ def test_predictions_are_printed_by_label_the_best_first() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_as_many_as_asked_for() -> None:
+def test_top_limits_the_number_of_classes() -> None:
     (line,) = layertap("run", "m.onnx", NAMES[0], "--top", "1").out.splitlines()
     assert re.fullmatch(r"pictures/a.png: (cat|dog) 0\.\d{3}", line)
     assert layertap("run", "m.onnx", NAMES[0], "--top", "99").out.count(",") == 1
@@ -285,7 +289,9 @@ def test_activations_are_printed_as_a_table() -> None:
     assert len(done.out.splitlines()) == 4
 
 
-def test_a_model_without_labels(tiny_file: TinyFile, pictures: Path) -> None:
+def test_predictions_without_labels_are_printed_as_a_table(
+    tiny_file: TinyFile, pictures: Path
+) -> None:
     shutil.copy(tiny_file("linear_chain"), "m.onnx")
     np.save("x.npy", np.zeros((2, 4), np.float32))
     assert layertap("run", "m.onnx", "x.npy").out.splitlines()[2].split()[:4] == [
@@ -294,8 +300,8 @@ def test_a_model_without_labels(tiny_file: TinyFile, pictures: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_labels_that_do_not_fit_the_output(pictures: Path, count: int) -> None:
-    """They are no reason to stop: the table is printed."""
+def test_labels_are_used_if_they_match_the_output(pictures: Path, count: int) -> None:
+    """Otherwise the table is printed."""
     made = tiny.model(
         [tiny.node("Flatten", "image", "y")],
         [tiny.value("image", ["n", 1, 1, 3])],
@@ -317,7 +323,7 @@ def test_labels_that_do_not_fit_the_output(pictures: Path, count: int) -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_another_recipe_than_the_files_own() -> None:
+def test_preprocess_replaces_the_recipe_of_the_file() -> None:
     Path("r.json").write_text('{"size": [8, 6], "scaling": {"mode": "tf"}}')
     assert layertap("run", "m.onnx", NAMES[0], "--layers", "image", "-o", "own.npz").code == 0
     options = ["--layers", "image", "--preprocess", "r.json", "-o", "tf.npz"]
@@ -329,7 +335,7 @@ def test_another_recipe_than_the_files_own() -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_a_file_without_a_recipe() -> None:
+def test_images_without_a_recipe_are_an_error() -> None:
     tiny.save(tiny.image_classifier(preprocessing=False), Path("m.onnx"))
     assert layertap("run", "m.onnx", NAMES[0]) == Done(
         2,
@@ -343,7 +349,9 @@ def test_a_file_without_a_recipe() -> None:
     assert layertap("run", "m.onnx", "x.npy").code == 0
 
 
-def test_a_model_that_takes_no_images(tiny_file: TinyFile, pictures: Path) -> None:
+def test_images_for_a_model_without_image_input_are_an_error(
+    tiny_file: TinyFile, pictures: Path
+) -> None:
     shutil.copy(tiny_file("linear_chain"), "m.onnx")
     assert layertap("run", "m.onnx", NAMES[0]) == Done(
         2,
@@ -362,8 +370,8 @@ def free(pictures: Path) -> Path:
 
 
 @pytest.mark.usefixtures("free")
-def test_images_of_different_sizes() -> None:
-    """Those of one size that stand together go into one batch; rows stay in order."""
+def test_images_of_different_sizes_run_in_separate_batches() -> None:
+    """Successive images of one size form a batch; the rows stay in order."""
     names = [f"pictures/{name}.png" for name in ("big_a", "small", "big_b")]
     done = layertap("run", "free.onnx", *names, "--layers", "pool", "-o", "out.npz")
     assert done == Done(0, "", "wrote out.npz: pool (3, 4)\n")
@@ -376,12 +384,12 @@ def test_images_of_different_sizes() -> None:
 
 
 @pytest.mark.usefixtures("free")
-def test_activations_of_different_sizes_fit_in_no_array() -> None:
+def test_activations_of_different_sizes_are_an_error() -> None:
     names = [f"pictures/{name}.png" for name in ("big_a", "big_b", "small")]
     message = (
-        "layertap: the activations of 'conv' fit in no one array: (2, 16, 12, 4) for some images, "
-        '(1, 4, 5, 4) for others. Give a recipe with a "size" (--preprocess), or run them one by '
-        "one.\n"
+        "layertap: the activations of 'conv' do not fit in one array: (2, 16, 12, 4) for some "
+        'images, (1, 4, 5, 4) for others. Give a recipe with a "size" (--preprocess), or run the '
+        "images one by one.\n"
     )
     done = layertap("run", "free.onnx", *names, "--layers", "conv", "-o", "out.npz")
     assert done == Done(2, "", message)
@@ -395,7 +403,7 @@ def test_activations_of_different_sizes_fit_in_no_array() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_contact_sheets() -> None:
+def test_sheet_draws_one_picture_per_image_and_layer() -> None:
     done = layertap(
         *("run", "m.onnx", NAMES[0], NAMES[1], "--layers", "conv", "--layers", "relu"),
         *("--layers", "pool", "--sheet", "new/sheets"),
@@ -413,7 +421,7 @@ def test_contact_sheets() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_sheets_and_an_npz_at_once() -> None:
+def test_sheet_and_output_can_be_combined() -> None:
     done = layertap(
         *("run", "m.onnx", NAMES[0], "--layers", "conv", "--sheet", "s", "-o", "out.npz")
     )
@@ -423,8 +431,8 @@ def test_sheets_and_an_npz_at_once() -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_no_sheet_overwrites_another() -> None:
-    """Images of one name (but for capitals), and layers whose names differ in a slash."""
+def test_sheets_have_different_names() -> None:
+    """Images whose names differ in case only, and layers whose names differ in a slash."""
     names = ["b/conv", "b_conv", "b:conv"]
     model_with_layers(names)
     Path("other").mkdir()
@@ -449,8 +457,8 @@ def test_sheets_of_a_ready_batch_have_no_image() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_sheets_of_an_image_that_has_no_known_range() -> None:
-    """It is drawn as the model saw it: clipped."""
+def test_sheet_of_an_image_of_unknown_range_is_drawn() -> None:
+    """The image is drawn like the model's input: clipped."""
     values = np.linspace(-500, 500, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(values).save("float.tif")
     done = layertap("run", "m.onnx", "float.tif", "--layers", "conv", "--sheet", "s")
@@ -460,22 +468,22 @@ def test_sheets_of_an_image_that_has_no_known_range() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_what_has_no_maps_to_draw() -> None:
+def test_sheet_without_feature_maps_is_an_error() -> None:
     done = layertap("run", "m.onnx", NAMES[0], "--layers", "p*", "--sheet", "s")
     assert done == Done(
         2,
         "",
-        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), and "
-        "none of these has them: pool, probs.\n",
+        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), but "
+        "none of the results has four axes: pool, probs.\n",
     )
     assert not Path("s").exists()
 
 
-# --- Some or all fail ---------------------------------------------------------------------------
+# --- Errors -------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("classifier")
-def test_images_that_cannot_be_read_are_left_out() -> None:
+def test_unreadable_images_are_reported_and_skipped() -> None:
     Path("bad.png").write_text("not an image")
     done = layertap(
         *("run", "m.onnx", NAMES[0], "bad.png", "gone.png", NAMES[1]),
@@ -484,7 +492,7 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
     assert done == Done(
         1,
         "",
-        "layertap: bad.png: this is not an image of a kind that Pillow reads.\n"
+        "layertap: bad.png: this is not an image in a format that Pillow reads.\n"
         "layertap: gone.png: there is no such file.\n"
         "wrote out.npz: pool (2, 4)\n",
     )
@@ -492,7 +500,7 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_a_folder_without_images_among_others() -> None:
+def test_folder_without_images_is_reported_and_skipped() -> None:
     Path("empty").mkdir()
     done = layertap("run", "m.onnx", "empty", NAMES[0])
     assert done.code == 1
@@ -503,7 +511,7 @@ def test_a_folder_without_images_among_others() -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_where_nothing_can_be_read_nothing_is_written(tmp_path: Path) -> None:
+def test_no_readable_image_writes_no_file(tmp_path: Path) -> None:
     Path("bad.png").write_text("not an image")
     before = listing(tmp_path)
     done = layertap("run", "m.onnx", "bad.png", "gone.png", "-o", "out.npz", "--sheet", "sheets")
@@ -513,16 +521,16 @@ def test_where_nothing_can_be_read_nothing_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_a_warning_is_given_once() -> None:
-    """However many images it is true of."""
+def test_warning_is_printed_once() -> None:
+    """Independent of the number of images that it applies to."""
     for name in ("x", "y", "z"):
         Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(f"{name}.png")
     done = layertap("run", "m.onnx", "x.png", "y.png", "z.png")
     assert (done.code, len(done.out.splitlines())) == (0, 3)
     assert done.err == (
-        "layertap: warning: a 16-bit grey image was read as rgb, which cuts its values to whole "
-        'numbers of 0..255, as in Keras: it may now be all white. "depth": "scale" in the '
-        "preprocessing keeps it, with its full range mapped to 0..255.\n"
+        "layertap: warning: a 16-bit grey image was read as rgb, which clips its values to "
+        'integers in 0..255, as Keras does: it may now be all white. Set "depth": "scale" in the '
+        "preprocessing to map its full range to 0..255.\n"
     )
 
 
@@ -530,18 +538,18 @@ def test_a_warning_is_given_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-size", "0"], "--batch-size 0 makes no sense: give 1 or more."),
-        (["--top", "-1"], "--top -1 makes no sense: give 1 or more."),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
+        (["--top", "-1"], "--top must be at least 1, got -1."),
         (["--threads", "0"], "threads=0: give a whole number from 1 up, or None."),
-        (["-o", "out.txt"], "the output 'out.txt' must have a name that ends in .npz."),
-        (["-o", "no/out.npz"], "cannot write 'no/out.npz': there is no folder 'no'. Nothing was "
-         "written."),
-        (["--sheet", "m.onnx"], "--sheet takes a folder, and 'm.onnx' is a file."),
-        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot make the folder 'm.onnx/sub': Not "
-         "a directory."),
-        (["x.npy"], "give one ready batch (.npy or .npz) at a time, or images."),
+        (["-o", "out.txt"], "the name of the output must end in .npz, got 'out.txt'."),
+        (["-o", "no/out.npz"], "cannot write 'no/out.npz': the folder 'no' does not exist. Nothing "
+         "was written."),
+        (["--sheet", "m.onnx"], "--sheet must be a folder, but 'm.onnx' is a file."),
+        (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot create the folder 'm.onnx/sub': "
+         "Not a directory."),
+        (["x.npy"], "give images, or one ready batch (.npy or .npz), not several batches."),
         (["--layers", "hidden"], "the layer 'hidden' is in the model, but this file does not "
-         "expose it. Export the model again with this layer among --layers, or with all."),
+         "expose it. Export the model again with this layer in --layers, or with all layers."),
         (["--preprocess", "gone.json"], "gone.json: there is no such file."),
         (["--preprocess", "m.onnx"], None),
         (["--preprocess", "bad.json"], 'bad.json: "sise" is not a key of a preprocessing recipe, '
@@ -551,7 +559,9 @@ def test_a_warning_is_given_once() -> None:
          "but (n, 8, 6, 3) is expected: axis 1 must be 8, not 5."),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str | None) -> None:
+def test_invalid_argument_is_an_error(
+    tmp_path: Path, arguments: list[str], message: str | None
+) -> None:
     Path("bad.json").write_text('{"sise": [8, 6]}')
     Path("other.json").write_text('{"size": [5, 6]}')
     np.save("x.npy", batch(1, 8, 6, 3))
@@ -566,13 +576,13 @@ def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str 
 
 
 @pytest.mark.usefixtures("classifier")
-def test_the_output_is_checked_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "_over_images", lambda *_: pytest.fail("the work was done"))
+def test_output_is_checked_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "_run_images", lambda *_: pytest.fail("the work was done"))
     assert layertap("run", "m.onnx", "pictures", "-o", "no/out.npz").code == 2
 
 
 @pytest.mark.usefixtures("classifier")
-def test_an_image_of_the_wrong_size_is_named() -> None:
+def test_image_of_the_wrong_size_is_named() -> None:
     Path("r.json").write_text(json.dumps({}))
     done = layertap("run", "m.onnx", *NAMES, "--preprocess", "r.json")
     assert done == Done(
@@ -584,14 +594,14 @@ def test_an_image_of_the_wrong_size_is_named() -> None:
 
 
 @pytest.mark.usefixtures("pictures")
-def test_a_file_that_gives_nothing() -> None:
+def test_file_without_outputs_is_an_error() -> None:
     made = tiny.model([], [tiny.value("x", ["n", 1])], [tiny.value("x", ["n", 1])])
     del made.graph.output[:]
     tiny.save(made, Path("m.onnx"))
     np.save("x.npy", np.zeros((1, 1), np.float32))
     assert layertap("run", "m.onnx", "x.npy") == Done(
-        2, "", "layertap: 'm.onnx' has no output of its own. Say which --layers.\n"
+        2, "", "layertap: 'm.onnx' has no outputs. Select layers with --layers.\n"
     )
     assert layertap("run", "m.onnx", "x.npy", "--layers", "all") == Done(
-        2, "", "layertap: 'm.onnx' has no layers whose activations it gives.\n"
+        2, "", "layertap: 'm.onnx' does not expose any layers.\n"
     )

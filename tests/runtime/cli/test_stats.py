@@ -16,7 +16,7 @@ from shell import Done, layertap
 pytestmark = pytest.mark.usefixtures("pictures")
 
 
-def test_the_recipe_on_stdout_and_the_figures_on_stderr() -> None:
+def test_recipe_goes_to_stdout_and_statistics_to_stderr() -> None:
     done = layertap("stats", "pictures", "--size", "8x6")
     sampled = [np.asarray(Image.open(f"pictures/{x}.png").resize((6, 8), 0)) for x in "abcde"]
     mean, std = np.mean(sampled, dtype=np.float64), np.std(sampled, dtype=np.float64)
@@ -40,7 +40,7 @@ def test_the_recipe_on_stdout_and_the_figures_on_stderr() -> None:
     )  # fmt: skip
 
 
-def test_the_recipe_in_a_file_is_what_export_and_run_take() -> None:
+def test_written_recipe_is_accepted_by_load() -> None:
     printed = layertap("stats", "pictures", "--size", "8x6").out
     done = layertap("stats", "pictures", "--size", "8x6", "-o", "r.json")
     assert (done.code, done.out) == (0, "")
@@ -68,7 +68,7 @@ def test_every_option_reaches_the_recipe() -> None:
     assert len(json.loads(done.out)["scaling"]["mean"]) == 4
 
 
-def test_a_seeded_sample() -> None:
+def test_sample_depends_on_the_seed() -> None:
     outs = {
         seed: layertap("stats", "pictures", "--size", "8x6", "--sample", "2", "--seed", str(seed))
         for seed in (0, 1, 2, 3)
@@ -79,17 +79,19 @@ def test_a_seeded_sample() -> None:
     assert all(done.err.endswith(" over 2 of 5 images\n") for done in outs.values())
 
 
-def test_folders_and_images_together() -> None:
+def test_folders_and_images_can_be_combined() -> None:
     done = layertap("stats", "pictures/a.png", "pictures", "--size", "8x6")
     assert done == layertap("stats", "pictures", "--size", "8x6")
 
 
-def test_images_that_cannot_be_read_are_left_out() -> None:
+def test_unreadable_images_are_reported_and_skipped() -> None:
     Path("pictures/bad.png").write_text("not an image")
     done = layertap("stats", "pictures", "--size", "8x6", "-o", "r.json")
     assert done.code == 1
     first, second = done.err.splitlines()
-    assert first == "layertap: pictures/bad.png: this is not an image of a kind that Pillow reads."
+    assert first == (
+        "layertap: pictures/bad.png: this is not an image in a format that Pillow reads."
+    )
     assert second.endswith(" over 5 of 6 images")
     assert Path("r.json").exists()
 
@@ -101,20 +103,20 @@ def test_images_that_cannot_be_read_are_left_out() -> None:
         (["empty", "--size", "8"], "empty: there is no image here. Images have a suffix like .png, "
          ".jpg or .tif."),
         (["empty/notes.txt", "--size", "8"], "none of the 1 images of the sample can be read: "
-         "empty/notes.txt: this is not an image of a kind that Pillow reads."),
-        (["pictures", "--size", "8", "--sample", "0"], "the sample is 0 images, but it must be at "
-         "least 1."),
-        (["pictures", "--size", "8", "-o", "no/r.json"], "cannot write 'no/r.json': there is no "
-         "folder 'no'. Nothing was written."),
+         "empty/notes.txt: this is not an image in a format that Pillow reads."),
+        (["pictures", "--size", "8", "--sample", "0"], "sample must be at least 1, got 0."),
+        (["pictures", "--size", "8", "-o", "no/r.json"], "cannot write 'no/r.json': the folder "
+         "'no' does not exist. Nothing was written."),
         (["pictures", "--size", "8", "-o", "pictures"], "cannot write 'pictures': it is a folder. "
          "Give a file name."),
-        (["black.png", "--size", "8"], "the standard deviation over the 1 images is 0.0, and no "
-         "recipe can divide by 0: their pixels are all alike."),
+        (["black.png", "--size", "8"], "the standard deviation over the 1 images is 0.0, and a "
+         "recipe cannot divide by 0: the pixels, or those of one channel, are all equal."),
         (["black.png", "--size", "8", "--per-channel"], "the standard deviation over the 1 images "
-         "is (0.0, 0.0, 0.0), and no recipe can divide by 0: their pixels are all alike."),
+         "is (0.0, 0.0, 0.0), and a recipe cannot divide by 0: the pixels, or those of one "
+         "channel, are all equal."),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_invalid_argument_is_an_error(tmp_path: Path, arguments: list[str], message: str) -> None:
     Path("empty").mkdir()
     Path("empty/notes.txt").write_text("no image")
     Image.new("L", (4, 4)).save("black.png")
@@ -123,7 +125,7 @@ def test_what_makes_no_sense(tmp_path: Path, arguments: list[str], message: str)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_size_is_needed() -> None:
+def test_size_is_required() -> None:
     done = layertap("stats", "pictures")
     assert (done.code, done.out) == (2, "")
     assert done.err.splitlines()[-1] == (

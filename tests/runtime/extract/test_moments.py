@@ -1,4 +1,4 @@
-"""`layertap.extract.moments`: against numpy on all pixels at once, and what is sampled."""
+"""`layertap.extract.moments`: statistics compared with numpy, and the choice of the sample."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def relative(files: Any, folder: Path) -> list[str]:
 @pytest.mark.parametrize("size", [None, (6, 9)])
 @pytest.mark.parametrize("color_mode", ["rgb", "grayscale"])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_equals_numpy(collection: Path, size: Any, color_mode: Any, per_channel: bool) -> None:
+def test_statistics_equal_numpy(
+    collection: Path, size: Any, color_mode: Any, per_channel: bool
+) -> None:
     options: Any = {"size": size, "color_mode": color_mode, "interpolation": "bilinear"}
     result = collection_statistics(collection, per_channel=per_channel, **options)
     recipe = Preprocessing(**options)
@@ -56,7 +58,7 @@ def test_equals_numpy(collection: Path, size: Any, color_mode: Any, per_channel:
     assert result.recipe == recipe
 
 
-def test_a_small_deviation_around_a_large_mean_is_not_lost(tmp_path: Path) -> None:
+def test_small_deviation_around_a_large_mean_is_accurate(tmp_path: Path) -> None:
     for i in range(8):
         levels = np.array([[65000, 65001 + i % 2]], np.uint16)
         Image.fromarray(levels).save(tmp_path / f"{i}.png")
@@ -66,14 +68,14 @@ def test_a_small_deviation_around_a_large_mean_is_not_lost(tmp_path: Path) -> No
     assert result.std == pytest.approx(values.std(), rel=1e-12)
 
 
-def test_the_result_is_plain_numbers(collection: Path) -> None:
+def test_results_are_python_numbers(collection: Path) -> None:
     whole = collection_statistics(collection, size=(4, 4))
     each = collection_statistics(collection, size=(4, 4), per_channel=True)
     assert (type(whole.mean), type(whole.std)) == (float, float)
     assert [type(x) for x in (*each.mean, *each.std)] == [float] * 6  # type: ignore[misc]
 
 
-def test_the_recipe_standardizes_the_collection(collection: Path) -> None:
+def test_recipe_standardizes_the_collection(collection: Path) -> None:
     options: Any = {"size": (6, 9), "keep_aspect_ratio": True, "interpolation": "box"}
     result = collection_statistics(collection, per_channel=True, **options)
     recipe = result.preprocessing()
@@ -95,8 +97,8 @@ def test_flat_images_cannot_be_standardized(tmp_path: Path) -> None:
 # --- the sample ----------------------------------------------------------------------------------
 
 
-def test_the_seed_decides_the_sample(collection: Path) -> None:
-    """These files are part of the promise: on every machine, with every version."""
+def test_sample_depends_on_the_seed(collection: Path) -> None:
+    """The sample of a seed must not depend on the machine or the version."""
     result = collection_statistics(collection, size=(4, 4), sample=5, seed=0)
     assert relative(result.files, collection) == [
         "a/03.png", "b/04.png", "b/16.png", "b/19.png", "c/05.png",
@@ -107,12 +109,12 @@ def test_the_seed_decides_the_sample(collection: Path) -> None:
 
 
 @pytest.mark.parametrize("sample", [None, 20, 1000])
-def test_all_images_where_there_are_no_more(collection: Path, sample: int | None) -> None:
+def test_sample_of_more_images_than_there_are_is_all(collection: Path, sample: int | None) -> None:
     result = collection_statistics(collection, size=(4, 4), sample=sample)
     assert relative(result.files, collection) == sorted(NAMES)
 
 
-def test_the_order_of_paths_does_not_matter(collection: Path) -> None:
+def test_sample_does_not_depend_on_the_order_of_paths(collection: Path) -> None:
     paths = [collection / name for name in NAMES]
     results = [
         collection_statistics(given, size=(4, 4), sample=5)
@@ -121,7 +123,7 @@ def test_the_order_of_paths_does_not_matter(collection: Path) -> None:
     assert results == [results[0]] * 4
 
 
-def test_what_counts_as_an_image(tmp_path: Path) -> None:
+def test_images_are_found_by_suffix(tmp_path: Path) -> None:
     names = [
         "b.png", "a.JPG", "a-b/z.tiff", "a/deep/er/x.webp", "a/b.bmp",
         "notes.txt", "model.h5", "none", ".hidden.png", ".cache/a.png",
@@ -135,16 +137,16 @@ def test_what_counts_as_an_image(tmp_path: Path) -> None:
     assert find_images(tmp_path / "none") == [str(tmp_path / "none")]
 
 
-def test_image_suffixes() -> None:
+def test_image_suffixes_are_those_that_pillow_reads() -> None:
     suffixes = image_suffixes()
     assert {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp"} <= suffixes
     assert suffixes.isdisjoint({".h5", ".hdf", ".pdf", ".mpg", ".txt", ".json", ""})
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------
 
 
-def test_an_unreadable_image_is_reported_and_the_rest_counts(tmp_path: Path) -> None:
+def test_unreadable_image_is_reported_and_skipped(tmp_path: Path) -> None:
     Image.new("L", (2, 2), 10).save(tmp_path / "a.png")
     Image.new("L", (2, 2), 30).save(tmp_path / "c.png")
     broken = tmp_path / "b.png"
@@ -152,23 +154,23 @@ def test_an_unreadable_image_is_reported_and_the_rest_counts(tmp_path: Path) -> 
     result = collection_statistics(tmp_path, size=None)
     assert relative(result.files, tmp_path) == ["a.png", "c.png"]
     assert result.failures == {
-        str(broken): f"{broken}: this is not an image of a kind that Pillow reads."
+        str(broken): f"{broken}: this is not an image in a format that Pillow reads."
     }
     assert (result.mean, result.std, result.count, result.available) == (20.0, 10.0, 2, 3)
 
 
-def test_no_readable_image(tmp_path: Path) -> None:
+def test_no_readable_image_is_an_image_error(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("not an image")
     with pytest.raises(ImageError) as caught:
         collection_statistics(tmp_path, size=None)
     assert str(caught.value) == (
         f"none of the 2 images of the sample can be read: {tmp_path / 'a.png'}: "
-        "this is not an image of a kind that Pillow reads."
+        "this is not an image in a format that Pillow reads."
     )
 
 
-def test_no_image(tmp_path: Path) -> None:
+def test_folder_without_images_is_an_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         collection_statistics(tmp_path, size=None)
     assert str(caught.value) == (
@@ -176,7 +178,7 @@ def test_no_image(tmp_path: Path) -> None:
     )
 
 
-def test_no_paths() -> None:
+def test_empty_list_of_paths_is_an_image_error() -> None:
     with pytest.raises(ImageError) as caught:
         collection_statistics([], size=None)
     assert str(caught.value) == (
@@ -184,27 +186,29 @@ def test_no_paths() -> None:
     )
 
 
-def test_missing_folder(tmp_path: Path) -> None:
+def test_missing_folder_is_an_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         collection_statistics(tmp_path / "none", size=None)
     assert str(caught.value) == f"{tmp_path / 'none'}: there is no such file or folder."
 
 
-def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str) -> None:
+def test_unlistable_folder_is_an_image_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", fail)
     with pytest.raises(ImageError) as caught:
         collection_statistics(tmp_path, size=None)
     assert str(caught.value) == f"{tmp_path}: it cannot be listed (Permission denied)."
 
 
 @pytest.mark.parametrize("sample", [0, -3])
-def test_a_sample_of_nothing(collection: Path, sample: int) -> None:
+def test_sample_below_1_is_a_usage_error(collection: Path, sample: int) -> None:
     with pytest.raises(UsageError) as caught:
         collection_statistics(collection, size=None, sample=sample)
-    assert str(caught.value) == f"the sample is {sample} images, but it must be at least 1."
+    assert str(caught.value) == f"sample must be at least 1, got {sample}."
 
 
 def test_options_are_checked_before_anything_is_read(tmp_path: Path) -> None:

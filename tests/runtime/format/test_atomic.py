@@ -1,4 +1,4 @@
-"""Writing files: whole, or not at all."""
+"""Atomic writes: a file is written completely, or the folder is unchanged."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from layertap.errors import LayertapError, OutputError
 from layertap.format.atomic import check_target, replacing
 
 RUNTIME = Path(layertap.__file__).parents[1]
-posix = pytest.mark.skipif(os.name != "posix", reason="modes and links as POSIX has them")
+posix = pytest.mark.skipif(os.name != "posix", reason="requires POSIX modes and links")
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file below `folder`, hidden ones too, and what is in it."""
+    """The contents of every file below `folder`, including hidden files; `None` for folders."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -29,13 +29,13 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.parametrize("before", [None, b"the old"])
-def test_a_file_is_there_when_it_is_whole(tmp_path: Path, before: bytes | None) -> None:
+def test_target_appears_when_the_block_ends(tmp_path: Path, before: bytes | None) -> None:
     target = tmp_path / "out.npz"
     if before is not None:
         target.write_bytes(before)
     with replacing(target) as temporary:
         assert temporary.parent == tmp_path
-        assert temporary.suffix == ".npz"  # for writers that go by it
+        assert temporary.suffix == ".npz"  # some writers depend on the suffix
         temporary.write_bytes(b"the ")
         with temporary.open("ab") as file:
             file.write(b"new")
@@ -43,7 +43,7 @@ def test_a_file_is_there_when_it_is_whole(tmp_path: Path, before: bytes | None) 
     assert contents(tmp_path) == {"out.npz": b"the new"}
 
 
-def test_targets_are_given_as_text_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_can_be_a_string_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for target in ("a.txt", Path("b"), "größe.txt", "." + "x" * 200, "ü" * 100 + ".txt"):
         with replacing(target) as temporary:
@@ -67,10 +67,10 @@ def write_half(target: Path, error: BaseException) -> None:
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, LayertapError])
 @pytest.mark.parametrize("before", [None, b"the old"])
-def test_after_a_failure_all_is_as_before(
+def test_failure_leaves_the_folder_unchanged(
     tmp_path: Path, error: type[BaseException], before: bytes | None
 ) -> None:
-    """And the error is the writer's own."""
+    """The writer's own exception is raised."""
     target = tmp_path / "out.npz"
     if before is not None:
         target.write_bytes(before)
@@ -90,7 +90,9 @@ def test_after_a_failure_all_is_as_before(
         (OSError("a message alone"), "a message alone"),
     ],
 )
-def test_what_the_system_refuses_while_writing(tmp_path: Path, error: OSError, reason: str) -> None:
+def test_os_error_while_writing_is_an_output_error(
+    tmp_path: Path, error: OSError, reason: str
+) -> None:
     target = tmp_path / "out.npz"
     target.write_bytes(b"the old")
     with pytest.raises(OutputError) as caught:
@@ -100,13 +102,13 @@ def test_what_the_system_refuses_while_writing(tmp_path: Path, error: OSError, r
     assert contents(tmp_path) == {"out.npz": b"the old"}
 
 
-def test_what_the_system_refuses_at_the_end(
+def test_os_error_on_rename_is_an_output_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "replace", fail)
     target = tmp_path / "out.npz"
     with pytest.raises(OutputError) as caught, replacing(target) as temporary:
         temporary.write_bytes(b"x")
@@ -115,7 +117,7 @@ def test_what_the_system_refuses_at_the_end(
 
 
 def refusal(target: Path) -> str:
-    """What `replacing` says before anything is written, and `check_target` says too."""
+    """The error that `check_target`, and `replacing` before the block, raise for a target."""
     with pytest.raises(OutputError) as checked:
         check_target(target)
     with pytest.raises(OutputError) as caught, replacing(target):
@@ -124,26 +126,28 @@ def refusal(target: Path) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+def test_missing_folder_is_an_output_error(tmp_path: Path) -> None:
     target = tmp_path / "no" / "such" / "out.npz"
     assert refusal(target) == (
-        f"cannot write '{target}': there is no folder '{target.parent}'. Nothing was written."
+        f"cannot write '{target}': the folder '{target.parent}' does not exist. Nothing was "
+        "written."
     )
     (tmp_path / "file").write_bytes(b"x")
     target = tmp_path / "file" / "out.npz"
     assert refusal(target) == (
-        f"cannot write '{target}': there is no folder '{target.parent}'. Nothing was written."
+        f"cannot write '{target}': the folder '{target.parent}' does not exist. Nothing was "
+        "written."
     )
     assert contents(tmp_path) == {"file": b"x"}
 
 
-def test_a_folder_as_the_target(tmp_path: Path) -> None:
+def test_folder_as_target_is_an_output_error(tmp_path: Path) -> None:
     for folder in (tmp_path, Path(), Path(tmp_path.anchor)):
         assert refusal(folder) == f"cannot write '{folder}': it is a folder. Give a file name."
     assert contents(tmp_path) == {}
 
 
-def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+def test_read_only_folder_is_an_output_error(tmp_path: Path) -> None:
     if os.name != "posix" or os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o555)
@@ -156,26 +160,26 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", ["Permission denied", "Read-only file system"])
-def test_a_file_system_that_takes_no_files(
+def test_file_system_without_files_is_an_output_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    def refuse(*_: Any) -> int:
+    def fail(*_: Any) -> int:
         raise OSError(errno.EROFS, reason)
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", fail)
     target = tmp_path / "out.npz"
     assert refusal(target) == f"cannot write '{target}': {reason}. Nothing was written."
 
 
 @posix
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+def test_too_long_name_is_an_output_error(tmp_path: Path) -> None:
     target = tmp_path / ("x" * 300)
     assert refusal(target) == f"cannot write '{target}': File name too long. Nothing was written."
 
 
 @posix
-def test_devices_are_left_alone(tmp_path: Path) -> None:
-    """A file in the place of /dev/null would break the machine."""
+def test_device_files_are_not_replaced(tmp_path: Path) -> None:
+    """Replacing /dev/null by a file would break the machine."""
     assert refusal(Path(os.devnull)) == "cannot write '/dev/null': it is not a regular file."
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -185,7 +189,7 @@ def test_devices_are_left_alone(tmp_path: Path) -> None:
 
 @posix
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_the_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
+def test_new_file_has_the_default_mode(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         (tmp_path / "plain").write_bytes(b"")
@@ -198,7 +202,7 @@ def test_the_mode_is_that_of_any_new_file(tmp_path: Path, umask: int) -> None:
 
 
 @posix
-def test_a_link_stays_and_leads_to_the_new_file(tmp_path: Path) -> None:
+def test_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "real.npz").write_bytes(b"the old")
     for name, target in {"link.npz": "there/real.npz", "new.npz": "there/new.npz"}.items():
@@ -212,14 +216,14 @@ def test_a_link_stays_and_leads_to_the_new_file(tmp_path: Path) -> None:
     dangling = tmp_path / "dangling"
     dangling.symlink_to("nowhere/out")
     assert refusal(dangling) == (
-        f"cannot write '{dangling}': there is no folder '{tmp_path / 'nowhere'}'. Nothing was "
-        "written."
+        f"cannot write '{dangling}': the folder '{tmp_path / 'nowhere'}' does not exist. Nothing "
+        "was written."
     )
 
 
 @posix
-def test_a_full_disk(tmp_path: Path) -> None:
-    """The real thing: the system lets this process write 64 kB to a file."""
+def test_full_disk_is_an_output_error(tmp_path: Path) -> None:
+    """A real error of the system: a limit of 64 kB for each file that the process writes."""
     (tmp_path / "out.bin").write_bytes(b"the old")
     code = (
         "import resource, sys\n"
@@ -244,7 +248,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"out.bin": b"the old"}
 
 
-def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
+def test_check_target_does_not_change_a_writable_target(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b"the old")
     check_target(tmp_path / "old")
     check_target(str(tmp_path / "new"))

@@ -1,4 +1,4 @@
-"""The card: what a file knows about itself, to JSON and back."""
+"""The card: reading and writing its JSON."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ FULL: dict[str, Any] = {
     },
     "notes": ["computed in float32"],
 }
-"""A card with everything that there is."""
+"""A card with all keys."""
 
 PATHS: list[tuple[str | int, ...]] = [
     (),
@@ -106,11 +106,11 @@ PATHS: list[tuple[str | int, ...]] = [
     ("golden", "layers", "x"),
     ("gradients",),
 ]
-"""Every level of it, by way of an example."""
+"""The path to one object of each class in `FULL`."""
 
 
 def full(change: Callable[[Any], object] = id) -> str:
-    """The JSON of `FULL`, changed."""
+    """The JSON of `FULL` after `change` has modified it."""
     data = json.loads(json.dumps(FULL))
     change(data)
     return json.dumps(data)
@@ -122,10 +122,10 @@ def at(data: Any, path: tuple[str | int, ...]) -> Any:
     return data
 
 
-# --- There and back -----------------------------------------------------------------------------
+# --- Round trips --------------------------------------------------------------------------------
 
 
-def test_a_full_card_is_read() -> None:
+def test_full_card_is_read() -> None:
     card = Card.from_json(full())
     assert card.source.model == "tiny"
     assert card.inputs == (TensorInfo(name="x", shape=(None, 4), dtype="float32"),)
@@ -144,7 +144,7 @@ def test_a_full_card_is_read() -> None:
     assert json.loads(card.to_json()) == FULL
 
 
-def test_what_may_be_left_out() -> None:
+def test_optional_keys_have_defaults() -> None:
     parts = ("preprocessing", "labels", "verification", "golden", "gradients", "notes")
 
     def strip(data: dict[str, Any]) -> None:
@@ -160,7 +160,7 @@ def test_what_may_be_left_out() -> None:
     assert set(json.loads(card.to_json())) == {"format", "source", "inputs", "outputs", "layers"}
 
 
-def test_the_format_that_is_written() -> None:
+def test_written_json_is_stable() -> None:
     card = Card(
         source=Source(framework="", version="", model="", type="", weights_sha256=""),
         inputs=(),
@@ -186,23 +186,23 @@ json_data = st.recursive(
 )
 
 
-def made(cls: Any, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Objects of `cls`, with keys in `extra` that it does not have."""
+def built(cls: Any, **parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Objects of `cls` with random unknown keys in `extra`."""
     known = {item.name for item in fields(cls)} - {"extra"}
     extra = st.dictionaries(text.filter(lambda key: key not in known), json_data, max_size=2)
     return st.builds(cls, **parts, extra=extra)
 
 
-tensors = st.lists(made(TensorInfo, name=text, shape=shape, dtype=text), max_size=2).map(tuple)
-cards = made(
+tensors = st.lists(built(TensorInfo, name=text, shape=shape, dtype=text), max_size=2).map(tuple)
+cards = built(
     Card,
-    source=made(
+    source=built(
         Source, framework=text, version=text, model=text, type=text, weights_sha256=text
     ),
     inputs=tensors,
     outputs=tensors,
     layers=st.lists(
-        made(
+        built(
             Layer,
             name=text,
             type=text,
@@ -218,25 +218,25 @@ cards = made(
     preprocessing=st.none() | st.dictionaries(text, json_data, max_size=2),
     labels=st.none() | texts,
     verification=st.none()
-    | made(
+    | built(
         Verification,
         tolerance=number,
         batches=texts,
         onnxruntime=text,
         layers=st.dictionaries(
-            text, made(LayerCheck, max_abs=number, scaled=number), max_size=2
+            text, built(LayerCheck, max_abs=number, scaled=number), max_size=2
         ),
     ),
     golden=st.none()
-    | made(
+    | built(
         Golden,
         seed=count,
         inputs=st.lists(
-            made(GoldenInput, name=text, shape=sizes, low=number, high=number), max_size=2
+            built(GoldenInput, name=text, shape=sizes, low=number, high=number), max_size=2
         ).map(tuple),
         layers=st.dictionaries(
             text,
-            made(
+            built(
                 GoldenLayer,
                 shape=sizes,
                 norm=number,
@@ -247,7 +247,7 @@ cards = made(
         ),
     ),
     gradients=st.none()
-    | made(
+    | built(
         Gradients,
         output=text,
         score=text,
@@ -261,29 +261,29 @@ cards = made(
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(cards)
-def test_there_and_back(card: Card) -> None:
-    """With keys of tomorrow on every level."""
+def test_cards_survive_a_round_trip(card: Card) -> None:
+    """Including unknown keys on every level."""
     written = card.to_json()
     again = Card.from_json(written)
     assert again == card
-    assert again.to_json() == written  # equal cards, equal bytes
+    assert again.to_json() == written
 
 
 def test_equal_cards_are_equal_bytes() -> None:
-    """Whatever order the keys came in."""
+    """The bytes do not depend on the order of the keys that were read."""
 
-    def turned(value: Any) -> Any:
+    def reverse_keys(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: turned(value[key]) for key in reversed(value)}
-        return [turned(item) for item in value] if isinstance(value, list) else value
+            return {key: reverse_keys(value[key]) for key in reversed(value)}
+        return [reverse_keys(item) for item in value] if isinstance(value, list) else value
 
-    one, other = Card.from_json(full()), Card.from_json(json.dumps(turned(FULL)))
-    assert json.dumps(turned(FULL)) != json.dumps(FULL)
+    one, other = Card.from_json(full()), Card.from_json(json.dumps(reverse_keys(FULL)))
+    assert json.dumps(reverse_keys(FULL)) != json.dumps(FULL)
     assert one == other
     assert one.to_json() == other.to_json()
 
 
-# --- Tomorrow's cards ---------------------------------------------------------------------------
+# --- Newer formats ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -296,7 +296,7 @@ def test_unknown_keys_are_kept_on_every_level(path: tuple[str | int, ...]) -> No
     assert card != Card.from_json(full())
 
 
-def test_every_class_of_the_schema_has_a_level_here() -> None:
+def test_every_class_of_the_schema_is_tested_with_extra_keys() -> None:
     declared = {
         kind
         for kind in vars(schema).values()
@@ -309,15 +309,15 @@ def test_every_class_of_the_schema_has_a_level_here() -> None:
 
 
 @pytest.mark.parametrize("format_", ["1.0", "1.2", "1.99", "1", "1.5.2", "0.1"])
-def test_a_newer_minor_format_is_read(format_: str) -> None:
+def test_newer_minor_format_is_read(format_: str) -> None:
     card = Card.from_json(full(lambda data: data.update(format=format_)))
     assert card.format == format_
     assert json.loads(card.to_json())["format"] == format_
 
 
 @pytest.mark.parametrize("format_", ["2.0", "2", "10.3", "3.0-beta"])
-def test_a_newer_major_format_is_refused(format_: str) -> None:
-    """Whatever else is in it: nothing of it is known."""
+def test_newer_major_format_is_an_error(format_: str) -> None:
+    """The rest of the card is not read."""
     with pytest.raises(CardVersionError) as caught:
         Card.from_json(json.dumps({"format": format_, "layers": 3}), "'m.onnx'")
     assert str(caught.value) == (
@@ -330,6 +330,7 @@ def test_a_newer_major_format_is_refused(format_: str) -> None:
 
 
 def damage(text_: str) -> str:
+    """The reason in the error for a damaged card."""
     with pytest.raises(ModelFileError) as caught:
         Card.from_json(text_, "'m.onnx'")
     assert not isinstance(caught.value, CardVersionError)
@@ -345,17 +346,17 @@ def damage(text_: str) -> str:
     [
         ("", "Expecting value: line 1 column 1 (char 0)"),
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
-        ("null", "it is null, and names no format"),
-        ("[]", "it is [], and names no format"),
-        ("{}", "it is {}, and names no format"),
-        ('{"format": null}', 'it is {"format": null}, and names no format'),
-        ('{"format": "one"}', 'it is {"format": "one"}, and names no format'),
-        ('{"format": "-2.0"}', 'it is {"format": "-2.0"}, and names no format'),
+        ("null", "null does not state a format version"),
+        ("[]", "[] does not state a format version"),
+        ("{}", "{} does not state a format version"),
+        ('{"format": null}', '{"format": null} does not state a format version'),
+        ('{"format": "one"}', '{"format": "one"} does not state a format version'),
+        ('{"format": "-2.0"}', '{"format": "-2.0"} does not state a format version'),
         ('{"format": "1.0"}', "Card has no 'source'"),
         ("[" * 100_000, "it is nested too deeply"),
     ],
 )  # fmt: skip
-def test_what_is_no_card(json_: str, reason: str) -> None:
+def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
     assert damage(json_) == reason
 
 
@@ -379,17 +380,17 @@ def test_what_is_no_card(json_: str, reason: str) -> None:
         (("layers", 0), "shape", [2.0], "Layer has [2.0] as 'shape', not a list of sizes"),
         (("layers", 0), "shape", [True], "Layer has [true] as 'shape', not a list of sizes"),
         (("layers", 0), "shape", [[4]], "Layer has [[4]] as 'shape', not a list of sizes"),
-        (("layers", 0), "index", "0", "Layer has \"0\" as 'index', not a whole number"),
-        (("layers", 0), "parameters", 1.5, "Layer has 1.5 as 'parameters', not a whole number"),
+        (("layers", 0), "index", "0", "Layer has \"0\" as 'index', not an integer"),
+        (("layers", 0), "parameters", 1.5, "Layer has 1.5 as 'parameters', not an integer"),
         (("layers", 0), "inbound", "x", "Layer has \"x\" as 'inbound', not a list of strings"),
         (("layers", 0), "tensor", 0, "Layer has 0 as 'tensor', not a string or null"),
         (("verification",), "tolerance", "1e-4", "Verification has \"1e-4\" as 'tolerance', not a "
          "number"),
         (("verification",), "layers", [], "LayerChecks are [], not an object"),
         (("verification", "layers"), "x", 0, "LayerCheck is 0, not an object"),
-        (("golden",), "seed", None, "Golden has null as 'seed', not a whole number"),
+        (("golden",), "seed", None, "Golden has null as 'seed', not an integer"),
         (("golden", "inputs", 0), "shape", [None, 4], "GoldenInput has [null, 4] as 'shape', not a "
-         "list of whole numbers"),
+         "list of integers"),
         (("golden", "layers", "x"), "values", [0.5, "1"], "GoldenLayer has [0.5, \"1\"] as "
          "'values', not a list of numbers"),
         (("gradients",), "tensors", {"x": 1}, "Gradients has {\"x\": 1} as 'tensors', not an "
@@ -400,15 +401,15 @@ def test_what_is_no_card(json_: str, reason: str) -> None:
          + "b" * 30 + "... as 'scale', not a number"),
     ],
 )  # fmt: skip
-def test_values_that_make_no_sense(
+def test_invalid_value_is_a_damaged_card(
     path: tuple[str | int, ...], key: str, value: object, reason: str
 ) -> None:
-    """None is passed on, to fail later where nobody expects it."""
+    """Invalid values are found when the card is read, not later when they are used."""
     assert damage(full(lambda data: at(data, path).update({key: value}))) == reason
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
+def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices"}
     for key in set(at(FULL, path)) - optional:
@@ -416,8 +417,8 @@ def test_keys_that_are_missing(path: tuple[str | int, ...]) -> None:
         assert reason.endswith(f" has no {key!r}")
 
 
-def test_every_plain_field_has_its_test() -> None:
-    """A new field with an annotation that `_KINDS` lacks would fail on the first card read."""
+def test_every_plain_field_is_tested_with_an_invalid_value() -> None:
+    """A field whose annotation is missing in `_KINDS` would make every card invalid."""
     nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
     nested.add("extra")
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
@@ -434,8 +435,8 @@ json_like = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_any_other_value_is_read_or_refused(data: st.DataObject) -> None:
-    """And what is read can be looked at."""
+def test_arbitrary_value_is_read_or_a_damaged_card(data: st.DataObject) -> None:
+    """If the card is read, it can be used."""
     path = data.draw(st.sampled_from(PATHS))
     key = data.draw(st.sampled_from(sorted(at(FULL, path))))
     value = data.draw(json_like)

@@ -1,4 +1,4 @@
-"""What activations cost, also where sizes are free."""
+"""The size of activations in bytes, including estimates for free sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAYERS = [
 
 
 def golden(*inputs: tuple[int, ...], **layers: tuple[int, ...]) -> Golden:
-    """A sample of which only the shapes matter."""
+    """A golden sample with these shapes."""
     return Golden(
         seed=0,
         inputs=tuple(
@@ -53,18 +53,18 @@ def costs(card_: Card | None, **options: Any) -> dict[str, Cost]:
     return dict(zip((item.name for item in LAYERS), found, strict=True))
 
 
-def test_sizes_that_are_stated_are_exact() -> None:
-    """With a card or without, and whatever size is asked for."""
+def test_stated_sizes_give_exact_costs() -> None:
+    """With or without a card, and independent of the requested size."""
     for card_ in (None, a_card(None), a_card(MEASURED)):
         for size in (None, (64, 64)):
             found = costs(card_, size=size)
             assert found["pool"] == Cost(4 * 8)
             assert found["table"] == Cost(4 * 16 * 4)
     assert costs(None, batch=10)["pool"] == Cost(10 * 4 * 8)
-    assert costs(None, batch=10)["table"] == Cost(4 * 16 * 4)  # its first axis is no batch
+    assert costs(None, batch=10)["table"] == Cost(4 * 16 * 4)  # its first axis is not the batch
 
 
-def test_free_sizes_are_unknown_without_a_size() -> None:
+def test_free_sizes_without_a_size_have_unknown_costs() -> None:
     assert costs(a_card(MEASURED))["conv"] == Cost(None)
 
 
@@ -77,7 +77,7 @@ def test_free_sizes_are_unknown_without_a_size() -> None:
         ((16, 64), 1, 32 * 32 * 8, 16 * 16 * 8, 256 * 8),  # not square, the same area
     ],
 )
-def test_free_sizes_grow_with_the_input(
+def test_free_sizes_scale_with_the_input(
     size: tuple[int, int], batch: int, conv: int, half: int, tokens: int
 ) -> None:
     found = costs(a_card(MEASURED), size=size, batch=batch)
@@ -87,8 +87,8 @@ def test_free_sizes_grow_with_the_input(
     assert found["free"] == Cost(None)  # it was not measured
 
 
-def test_a_first_axis_that_is_no_batch_grows_with_it() -> None:
-    """Nine windows of each image, whose size is fixed: only a sample tells how many."""
+def test_first_axis_without_samples_scales_with_the_batch() -> None:
+    """Nine windows per image of fixed size: the number is only known from the golden sample."""
     windows = replace(layer(0, "windows", "Conv2D", (None, 7, 7, 8)), per_sample=False)
     measured = golden((1, 21, 21, 3), windows=(9, 7, 7, 8))
     for card_, expected in (
@@ -99,13 +99,13 @@ def test_a_first_axis_that_is_no_batch_grows_with_it() -> None:
         assert activation_costs([windows], card_, batch=2) == [expected]
 
 
-def test_inputs_of_which_the_sample_has_two() -> None:
-    """Its values are per sample, whatever number of them was measured."""
+def test_golden_sample_of_two_images_counts_per_image() -> None:
+    """The costs are per image, independent of the number of measured images."""
     two = golden((2, 32, 32, 3), conv=(2, 32, 32, 8))
     assert costs(a_card(two), size=(32, 32))["conv"] == Cost(4 * 32 * 32 * 8, exact=False)
 
 
-def test_an_input_is_measured_by_what_was_fed() -> None:
+def test_input_layer_costs_come_from_the_golden_input() -> None:
     fed = replace(MEASURED, inputs=(replace(MEASURED.inputs[0], name="image"),))
     assert costs(a_card(fed), size=(64, 64))["image"] == Cost(4 * 64 * 64 * 3, exact=False)
 
@@ -123,17 +123,17 @@ def test_an_input_is_measured_by_what_was_fed() -> None:
         replace(a_card(MEASURED), inputs=()),
     ],
 )
-def test_where_nothing_was_measured_nothing_is_told(card_: Card | None) -> None:
+def test_costs_without_a_measurement_are_unknown(card_: Card | None) -> None:
     assert costs(card_, size=(32, 32))["conv"] == Cost(None)
 
 
-def test_a_size_of_another_number_of_axes_tells_nothing() -> None:
+def test_size_with_another_number_of_axes_gives_unknown_costs() -> None:
     assert costs(a_card(MEASURED), size=(32,))["conv"] == Cost(None)
     only_width_is_free = a_card(MEASURED, (None, 32, None, 3))
     assert costs(only_width_is_free, size=(64,))["conv"] == Cost(4 * 64 * 32 * 8, exact=False)
 
 
-def test_a_dtype_without_a_size_costs_nobody_knows_what() -> None:
+def test_dtype_without_a_size_has_unknown_costs() -> None:
     words: Layer = replace(LAYERS[1], dtype="string")
     assert activation_costs([words], a_card(MEASURED), (32, 32)) == [Cost(None)]
 
@@ -141,13 +141,13 @@ def test_a_dtype_without_a_size_costs_nobody_knows_what() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "a batch of 0 makes no sense: give 1 or more."),
-        ({"batch": -3}, "a batch of -3 makes no sense: give 1 or more."),
-        ({"size": (0, 5)}, "the size (0, 5) makes no sense: each axis has 1 or more."),
-        ({"size": [5, -1]}, "the size (5, -1) makes no sense: each axis has 1 or more."),
+        ({"batch": 0}, "batch must be at least 1, got 0."),
+        ({"batch": -3}, "batch must be at least 1, got -3."),
+        ({"size": (0, 5)}, "each axis of the size must be at least 1, got (0, 5)."),
+        ({"size": [5, -1]}, "each axis of the size must be at least 1, got (5, -1)."),
     ],
 )
-def test_sizes_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+def test_invalid_size_or_batch_is_a_usage_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         activation_costs(LAYERS, None, **options)
     assert str(caught.value) == message

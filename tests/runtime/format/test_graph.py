@@ -1,4 +1,4 @@
-"""The index of an ONNX file, against what the `onnx` package reads."""
+"""The index of an ONNX file, compared with the `onnx` package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(model: onnx.ModelProto) -> graph_module.Graph:
 
 
 @every_model
-def test_nodes_are_those_of_the_file(make: Make) -> None:
+def test_nodes_equal_those_of_the_onnx_package(make: Make) -> None:
     model = make()
     data, graph = model.SerializeToString(), read(model)
     assert [(n.op_type, n.domain, n.name, n.writes) for n in graph.nodes] == [
@@ -38,7 +38,7 @@ def test_nodes_are_those_of_the_file(make: Make) -> None:
 
 
 @every_model
-def test_weights_inputs_and_outputs_are_those_of_the_file(make: Make) -> None:
+def test_weights_inputs_and_outputs_equal_those_of_the_onnx_package(make: Make) -> None:
     model = make()
     graph = read(model)
     weights = {
@@ -56,7 +56,7 @@ def test_weights_inputs_and_outputs_are_those_of_the_file(make: Make) -> None:
     assert (graph.ir_version, graph.producer) == (model.ir_version, "tiny")
 
 
-def test_subgraphs_capture_what_they_do_not_define() -> None:
+def test_subgraphs_capture_outer_tensors() -> None:
     reads = {node.writes[0]: set(node.reads) for node in read(tiny.branching()).nodes}
     assert reads["y"] == {"flag", "a", "w", "flag2", "x", "b"}
     reads = {node.writes[0]: set(node.reads) for node in read(tiny.looping()).nodes}
@@ -64,8 +64,8 @@ def test_subgraphs_capture_what_they_do_not_define() -> None:
     assert reads["total"] == {"step", "a"}
 
 
-def test_lists_of_subgraphs_capture_too() -> None:
-    """No standard operator has one, but a function or a custom operator may."""
+def test_lists_of_subgraphs_capture_outer_tensors() -> None:
+    """No standard operator has such an attribute, but functions and custom operators may."""
     bodies = [
         helper.make_graph([tiny.node("Neg", name, "o")], "g", [], [tiny.value("o", None)])
         for name in ("a", "b")
@@ -74,7 +74,7 @@ def test_lists_of_subgraphs_capture_too() -> None:
     assert read(made).nodes[0].reads == ("x", "a", "b")
 
 
-def test_functions_are_known_by_domain_and_name() -> None:
+def test_functions_are_listed_by_domain_and_name() -> None:
     assert read(tiny.with_function()).functions == {("own", "Swish")}
 
 
@@ -87,12 +87,14 @@ def test_functions_are_known_by_domain_and_name() -> None:
         ([0, -1, ""], (0, None, None)),
     ],
 )
-def test_types(shape: tiny.Shape | None, dims: graph_module.Dims | None) -> None:
+def test_types_and_shapes_are_read(
+    shape: tiny.Shape | None, dims: graph_module.Dims | None
+) -> None:
     made = tiny.model([], [tiny.value("x", shape)], [])
     assert read(made).inputs["x"] == TensorType("float32", dims)
 
 
-def test_types_that_are_no_tensors() -> None:
+def test_sequences_maps_and_optionals_have_their_type() -> None:
     element = helper.make_tensor_type_proto(TensorProto.FLOAT, [1])
     kinds = {
         "sequence": helper.make_sequence_type_proto(element),
@@ -105,7 +107,7 @@ def test_types_that_are_no_tensors() -> None:
     assert {name: kind.dtype for name, kind in inputs.items()} == {name: name for name in kinds}
 
 
-def test_types_of_inner_tensors_are_read_where_they_stand() -> None:
+def test_types_of_inner_tensors_are_read_from_value_infos() -> None:
     model = tiny.residual()
     model.graph.value_info.append(tiny.value("c", ["n", 3]))
     untyped = model.graph.value_info.add()
@@ -138,8 +140,8 @@ def test_every_element_type_of_onnx_has_a_name() -> None:
     assert graph_module.element_type(999) == "type 999"
 
 
-def test_a_model_written_in_two_pieces_is_one() -> None:
-    """protobuf merges concatenated messages; so does the index."""
+def test_concatenated_models_are_merged() -> None:
+    """The index merges concatenated messages, as protobuf does."""
     model = tiny.residual()
     rest = onnx.ModelProto()
     rest.graph.node.append(tiny.node("Neg", "y", "z"))
@@ -147,7 +149,7 @@ def test_a_model_written_in_two_pieces_is_one() -> None:
     assert [node.writes for node in graph.nodes][-2:] == [("y",), ("z",)]
 
 
-def test_external_weights_are_noted_wherever_they_are() -> None:
+def test_external_weights_are_found_in_every_position() -> None:
     def outside(name: str, location: str) -> TensorProto:
         tensor = TensorProto(name=name, data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)
         for key, text in {"location": location, "offset": "16", "length": "8"}.items():
@@ -170,35 +172,35 @@ def test_external_weights_are_noted_wherever_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
         (b"", "there is no graph in it"),
         (onnx.ModelProto(ir_version=8).SerializeToString(), "there is no graph in it"),
-        (b"\x3a\x05", "the field at byte 0 goes on beyond the end"),
-        (tiny.residual().SerializeToString()[:-9], "the field at byte 8 goes on beyond the end"),
-        (b"hello, this is no model", "wire type 4 at byte 2"),
+        (b"\x3a\x05", "the field at byte 0 extends beyond the end"),
+        (tiny.residual().SerializeToString()[:-9], "the field at byte 8 extends beyond the end"),
+        (b"hello, this is no model", "invalid wire type 4 at byte 2"),
     ],
 )
-def test_what_is_no_model(data: bytes, words: str) -> None:
+def test_invalid_bytes_are_a_wire_error(data: bytes, message: str) -> None:
     with pytest.raises(WireError) as caught:
         read_graph(data)
-    assert str(caught.value) == words
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("depth", [30, 5000])
-def test_graphs_in_graphs_end_somewhere(depth: int) -> None:
-    """As deep as protobuf reads them, and no deeper: a hostile file exhausts no stack."""
+def test_too_deeply_nested_subgraphs_are_a_wire_error(depth: int) -> None:
+    """The limit is that of protobuf: a malicious file must not overflow the stack."""
     graph = b""
     for _ in range(depth):
         graph = encode(1, encode(4, "If") + encode(5, encode(6, graph)))
     if depth < graph_module.MAX_DEPTH:
         assert len(read_graph(encode(7, graph)).nodes) == 1
     else:
-        with pytest.raises(WireError, match=r"^graphs within graphs, more than 32 deep$"):
+        with pytest.raises(WireError, match=r"^subgraphs are nested more than 32 deep$"):
             read_graph(encode(7, graph))
 
 
-def test_a_transpose_keeps_its_order_beside_other_attributes() -> None:
+def test_transpose_has_its_perm_among_other_attributes() -> None:
     node = tiny.node("Transpose", "x", "y", perm=[1, 0], doc="what is next")
     node.attribute.append(onnx.helper.make_attribute("last", 3))
     made = tiny.model([node], [tiny.value("x", [1, 2])], [tiny.value("y", [2, 1])])

@@ -95,7 +95,7 @@ def refusal(path: Path) -> str:
         (b"some notes on models\n", "is not an ONNX model. It looks like a text file."),
         (
             tiny.residual().SerializeToString()[:-20],
-            "is not an ONNX model, or is cut off (the field at byte 8 goes on beyond the end). "
+            "is not an ONNX model, or is cut off (the field at byte 8 extends beyond the end). "
             "Copy or export it again.",
         ),
         (

@@ -1,4 +1,4 @@
-"""Choosing layers."""
+"""Selecting layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LAYERS = [
     layer(7, "re:named", "Lambda", (None, 8), "what[1]?*"),
     layer(8, "12", "Dense", (None, 2), "re:named", 18),
 ]
-ELSEWHERE = layer(99, "conv1/relu", "ReLU", (None, 1))
+OTHER_MODEL = layer(99, "conv1/relu", "ReLU", (None, 1))
 NAMES = [item.name for item in LAYERS]
 EXPOSED = [name for name in NAMES if name != "secret"]
 
@@ -36,7 +36,7 @@ def names(layers: list[Layer]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"),
+    ("selector", "expected"),
     [
         # Names.
         ("conv1/relu", ["conv1/relu"]),
@@ -64,7 +64,7 @@ def names(layers: list[Layer]) -> list[str]:
         (-1, ["12"]),
         (-9, ["image"]),
         (np.int64(2), ["conv1/relu"]),
-        # Slices: the layers that the file does not expose are passed over.
+        # Slices, which skip layers that the file does not expose.
         (slice(None), EXPOSED),
         (slice(1, 3), ["conv1/conv", "conv1/relu"]),
         (slice(3, 6), ["conv2/conv", "encoder#1"]),
@@ -74,8 +74,8 @@ def names(layers: list[Layer]) -> list[str]:
         (slice(7, 999), ["re:named", "12"]),
         # Layers, by their name.
         (LAYERS[3], ["conv2/conv"]),
-        (ELSEWHERE, ["conv1/relu"]),
-        # Several: in the order asked, each once; within a pattern in the model's order.
+        (OTHER_MODEL, ["conv1/relu"]),
+        # Several selectors: in their order, each layer once; within a pattern in the model's order.
         (["12", "image"], ["12", "image"]),
         (("conv2/*", "conv1/*"), ["conv2/conv", "conv1/conv", "conv1/relu"]),
         (["conv1/relu", "*conv*", 0], ["conv1/relu", "conv1/conv", "conv2/conv", "image"]),
@@ -86,12 +86,12 @@ def names(layers: list[Layer]) -> list[str]:
         (None, EXPOSED),
     ],
 )  # fmt: skip
-def test_select(what: Any, expected: list[str]) -> None:
-    assert names(select(LAYERS, what)) == expected
+def test_selectors_match_layers_in_order(selector: Any, expected: list[str]) -> None:
+    assert names(select(LAYERS, selector)) == expected
 
 
 @pytest.mark.parametrize(
-    ("what", "type_", "expected"),
+    ("selector", "type_", "expected"),
     [
         (None, "Conv2D", ["conv1/conv", "conv2/conv"]),
         (None, ["Dense", "Conv2D"], ["conv1/conv", "conv2/conv", "encoder#1", "what[1]?*", "12"]),
@@ -101,8 +101,8 @@ def test_select(what: Any, expected: list[str]) -> None:
         (slice(0, 4), "Conv2D", ["conv1/conv", "conv2/conv"]),
     ],
 )
-def test_select_by_class(what: Any, type_: Any, expected: list[str]) -> None:
-    assert names(select(LAYERS, what, type_)) == expected
+def test_classes_filter_the_selection(selector: Any, type_: Any, expected: list[str]) -> None:
+    assert names(select(LAYERS, selector, type_)) == expected
 
 
 NONE = "; the file exposes 8 layers."
@@ -110,13 +110,14 @@ LISTS = " `layertap layers FILE` lists them."
 CLASSES = "The classes are Conv2D, Dense, InputLayer, Lambda, ReLU."
 UNEXPOSED = (
     "the layer 'secret' is in the model, but this file does not expose it. Export the model again "
-    "with this layer among --layers, or with all."
+    "with this layer in --layers, or with all layers."
 )
-KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
+CANNOT = "cannot select a layer by "
+GIVE = ": give a name, a pattern, an index or a slice."
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("selector", "message"),
     [
         (
             "conv1/rellu",
@@ -132,8 +133,8 @@ KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
         (-5, UNEXPOSED),
         (LAYERS[4], UNEXPOSED),
         (["image", "secret"], UNEXPOSED),
-        (9, "there is no layer 9: the model has 9 layers, 0 to 8 or -9 to -1."),
-        (-10, "there is no layer -10: the model has 9 layers, 0 to 8 or -9 to -1."),
+        (9, "layer index 9 is out of range: the model has 9 layers, 0 to 8 or -9 to -1."),
+        (-10, "layer index -10 is out of range: the model has 9 layers, 0 to 8 or -9 to -1."),
         ("x*", "the pattern 'x*' matches none of the 8 exposed layers."),
         (
             "conv1/rel?u*",
@@ -143,59 +144,60 @@ KINDS = "a layer is chosen by its name, a pattern, an index or a slice, not by "
         ("Conv1/*", "the pattern 'Conv1/*' matches none of the 8 exposed layers. Did you mean "
          "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
         ("secre*",
-         f"the pattern 'secre*' matches nothing that this file exposes. T{UNEXPOSED[1:]}"),
+         "the pattern 'secre*' only matches layers that this file does not expose. "
+         f"T{UNEXPOSED[1:]}"),
         ("re:conv1", "the pattern 're:conv1' matches none of the 8 exposed layers. Did you mean "
          "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
         ("re:imag", "the pattern 're:imag' matches none of the 8 exposed layers. Did you mean "
          "'image'?"),
         ("re:(", "the pattern 're:(' is not a regular expression: missing ), unterminated "
          "subpattern at position 0."),
-        (slice(9, None), "the slice '9:' takes none of the 9 layers."),
-        (slice(3, 3, 2), "the slice '3:3:2' takes none of the 9 layers."),
-        (slice(4, 5), "this file exposes no layer of the slice '4:5'."),
+        (slice(9, None), "the slice '9:' selects none of the 9 layers."),
+        (slice(3, 3, 2), "the slice '3:3:2' selects none of the 9 layers."),
+        (slice(4, 5), "this file exposes no layer in the slice '4:5'."),
     ],
 )  # fmt: skip
-def test_what_selects_nothing(what: Any, message: str) -> None:
+def test_selector_without_a_match_is_an_error(selector: Any, message: str) -> None:
     with pytest.raises(LayerNotFoundError) as caught:
-        select(LAYERS, what)
+        select(LAYERS, selector)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("what", "type_", "message"),
+    ("selector", "type_", "message"),
     [
         (None, "Conv2d", "no exposed layer has the class 'Conv2d'. Did you mean 'Conv2D'? "
          + CLASSES),
         (None, ["ReLU", "LSTM"], "no exposed layer has the class 'LSTM'. " + CLASSES),
         (None, "Dropout", "no exposed layer has the class 'Dropout'. " + CLASSES),
-        ("conv1/*", "Dense", "no layer chosen by name has the class Dense."),
-        (["12", 0], ["ReLU", "Conv2D"], "no layer chosen by name has the class ReLU or Conv2D."),
+        ("conv1/*", "Dense", "no selected layer has the class Dense."),
+        (["12", 0], ["ReLU", "Conv2D"], "no selected layer has the class ReLU or Conv2D."),
     ],
 )  # fmt: skip
-def test_classes_that_select_nothing(what: Any, type_: Any, message: str) -> None:
+def test_class_without_a_match_is_an_error(selector: Any, type_: Any, message: str) -> None:
     with pytest.raises(LayerNotFoundError) as caught:
-        select(LAYERS, what, type_)
+        select(LAYERS, selector, type_)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize(
-    ("what", "type_", "message"),
+    ("selector", "type_", "message"),
     [
-        (1.0, None, KINDS + "1.0."),
-        ([None], None, KINDS + "None."),
-        (["image", b"image"], None, KINDS + "b'image'."),
-        (b"image", None, KINDS + "b'image'."),
-        ([["image"]], None, KINDS + "['image']."),
-        (slice("image", "12"), None, "the slice 'image:12' makes no sense: slice indices must be "
+        (1.0, None, f"{CANNOT}1.0{GIVE}"),
+        ([None], None, f"{CANNOT}None{GIVE}"),
+        (["image", b"image"], None, f"{CANNOT}b'image'{GIVE}"),
+        (b"image", None, f"{CANNOT}b'image'{GIVE}"),
+        ([["image"]], None, f"{CANNOT}['image']{GIVE}"),
+        (slice("image", "12"), None, "the slice 'image:12' is invalid: slice indices must be "
          "integers or None or have an __index__ method."),
-        (slice(0, 5, 0), None, "the slice '0:5:0' makes no sense: slice step cannot be zero."),
-        (None, int, "a class is given by its name, as in type='Conv2D', not as <class 'int'>."),
-        (None, ["Dense", 3], "a class is given by its name, as in type='Conv2D', not as 3."),
+        (slice(0, 5, 0), None, "the slice '0:5:0' is invalid: slice step cannot be zero."),
+        (None, int, "type must be a class name such as 'Conv2D', got <class 'int'>."),
+        (None, ["Dense", 3], "type must be a class name such as 'Conv2D', got 3."),
     ],
 )  # fmt: skip
-def test_what_cannot_choose(what: Any, type_: Any, message: str) -> None:
+def test_invalid_selector_is_a_usage_error(selector: Any, type_: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        select(LAYERS, what, type_)
+        select(LAYERS, selector, type_)
     assert str(caught.value) == message
 
 
@@ -210,56 +212,60 @@ TREE = [
     ),
     replace(layer(3, "nothing", "Log", (), exposed=False), why_not="it returns nothing"),
 ]
-NO_CELL = f"he layer 'gru/cell' cannot be had: {LOOP}. Ask for 'gru', the layer around it."
+NO_CELL = f"he layer 'gru/cell' is not available: {LOOP}. Request 'gru', which contains it."
 
 
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("selector", "message"),
     [
         ("gru/cell", "t" + NO_CELL),
         (1, "t" + NO_CELL),
         (["gru", TREE[1]], "t" + NO_CELL),
-        ("gru/*", "the pattern 'gru/*' matches nothing that this file exposes. T" + NO_CELL),
+        (
+            "gru/*",
+            "the pattern 'gru/*' only matches layers that this file does not expose. T" + NO_CELL,
+        ),
         (
             "re:gru/.*",
-            "the pattern 're:gru/.*' matches nothing that this file exposes. T" + NO_CELL,
+            "the pattern 're:gru/.*' only matches layers that this file does not expose. T"
+            + NO_CELL,
         ),
         ("gru/cell/dense", "t" + NO_CELL.replace("'gru/cell'", "'gru/cell/dense'")),
-        ("nothing", "the layer 'nothing' cannot be had: it returns nothing."),
+        ("nothing", "the layer 'nothing' is not available: it returns nothing."),
     ],
 )
-def test_what_no_file_can_give(what: Any, message: str) -> None:
+def test_unavailable_layer_is_an_error_with_the_reason(selector: Any, message: str) -> None:
     with pytest.raises(LayerNotFoundError) as caught:
-        select(TREE, what)
+        select(TREE, selector)
     assert str(caught.value) == message
     assert names(select(TREE, "*")) == names(select(TREE)) == ["gru"]
 
 
-def test_a_model_without_layers() -> None:
+def test_index_in_a_model_without_layers_is_an_error() -> None:
     assert select([]) == []
     with pytest.raises(LayerNotFoundError) as caught:
         select([], 0)
-    assert str(caught.value) == "there is no layer 0: the model has no layers."
+    assert str(caught.value) == "layer index 0 is out of range: the model has no layers."
 
 
-def test_layer_not_found_is_a_key_error_too() -> None:
-    """So that code which looks layers up in a mapping keeps working."""
+def test_layer_not_found_is_also_a_key_error() -> None:
+    """Code that catches the KeyError of a mapping also works with layers."""
     with pytest.raises(KeyError):
         select(LAYERS, "nope")
 
 
-def test_one_layer() -> None:
+def test_only_returns_one_layer() -> None:
     assert only(LAYERS, "what[1]?*") is LAYERS[6]
     assert only(LAYERS, -1) is LAYERS[8]
     assert only(LAYERS, np.int32(1)) is LAYERS[1]  # type: ignore[arg-type]
-    assert only(LAYERS, ELSEWHERE) is LAYERS[2]
+    assert only(LAYERS, OTHER_MODEL) is LAYERS[2]
     with pytest.raises(LayerNotFoundError) as caught:
-        only(LAYERS, "conv*")  # a pattern is no name here
+        only(LAYERS, "conv*")  # `only` does not accept patterns
     assert str(caught.value).startswith("no layer is called 'conv*'; ")
 
 
 @pytest.mark.parametrize(
-    ("what", "expected"),
+    ("selector", "expected"),
     [
         ("image", True),
         ("what[1]?*", True),
@@ -276,8 +282,8 @@ def test_one_layer() -> None:
         (None, False),
     ],
 )
-def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
-    assert is_single(LAYERS, what) is expected
+def test_is_single_is_true_for_names_and_indices(selector: Any, expected: bool) -> None:
+    assert is_single(LAYERS, selector) is expected
 
 
 @pytest.mark.parametrize(
@@ -290,7 +296,7 @@ def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
         ("424", 424),
         ("-1", -1),
         ("007", 7),
-        ("12", "12"),  # a layer of that very name
+        ("12", "12"),  # there is a layer with this name
         ("10:20", slice(10, 20)),
         (":", slice(None, None)),
         ("5:", slice(5, None)),
@@ -308,13 +314,13 @@ def test_what_asks_for_one_layer(what: Any, expected: bool) -> None:
         ("", ""),
     ],
 )
-def test_as_typed_in_a_shell(text: str, expected: Any) -> None:
+def test_shell_text_is_parsed_as_a_selector(text: str, expected: Any) -> None:
     assert parse_selector(text, LAYERS) == expected
 
 
 @given(st.lists(st.text("ab12:-*?[]!re/", min_size=1), unique=True, min_size=1))
-def test_every_layer_is_reached_by_its_own_name(given_names: list[str]) -> None:
-    """Also where it looks like a pattern, an index or a slice."""
+def test_every_layer_is_selected_by_its_own_name(given_names: list[str]) -> None:
+    """Even if the name has the syntax of a pattern, an index or a slice."""
     layers = [layer(i, name, "Dense", (None, 1)) for i, name in enumerate(given_names)]
     for one in layers:
         assert parse_selector(one.name, layers) == one.name
@@ -323,7 +329,7 @@ def test_every_layer_is_reached_by_its_own_name(given_names: list[str]) -> None:
     assert select(layers, [*reversed(given_names), "*"]) == layers[::-1]
 
 
-def test_a_slice_with_a_step_of_nothing() -> None:
+def test_slice_with_step_0_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         parse_selector("1:9:0", LAYERS)
-    assert str(caught.value) == "the slice '1:9:0' has a step of 0. Give another, or leave it out."
+    assert str(caught.value) == "the step of the slice '1:9:0' must not be 0."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from layertap.errors import ModelFileError
+from layertap.format.external import find_weights
 from layertap.format.graph import External
 from layertap.format.source import BytesSource, FileSource, describe
 
@@ -154,7 +155,7 @@ def model(tmp_path: Path) -> FileSource:
 
 
 def test_weights_beside_the_model(model: FileSource, tmp_path: Path) -> None:
-    weights = model.place(("m.data", "sub/n.data"))
+    weights = find_weights(model, ("m.data", "sub/n.data"))
     assert weights.folder == (tmp_path / "model").resolve()
     assert weights.refer(External("sub/n.data", 1, 2)) == External("sub/n.data", 1, 2)
     assert weights.load(External("m.data", 2, 3)) == b"234"
@@ -166,7 +167,7 @@ def test_weights_beside_the_model(model: FileSource, tmp_path: Path) -> None:
 )
 def test_weights_outside_the_models_folder(model: FileSource, location: str) -> None:
     with pytest.raises(ModelFileError) as caught:
-        model.place((location,))
+        find_weights(model, (location,))
     assert str(caught.value) == (
         f"{model.name} keeps weights in {location!r}, outside its own folder. That is refused; put "
         "them beside the model."
@@ -176,7 +177,7 @@ def test_weights_outside_the_models_folder(model: FileSource, location: str) -> 
 def test_a_link_that_leads_out_of_the_folder(model: FileSource, tmp_path: Path) -> None:
     (tmp_path / "model" / "link").symlink_to("../secret")
     with pytest.raises(ModelFileError) as caught:
-        model.place(("link",))
+        find_weights(model, ("link",))
     assert str(caught.value) == (
         f"{model.name} keeps weights in 'link', a link to '{(tmp_path / 'secret').resolve()}' "
         "outside its own folder. That is refused; put them beside the model."
@@ -186,7 +187,7 @@ def test_a_link_that_leads_out_of_the_folder(model: FileSource, tmp_path: Path) 
 @pytest.mark.parametrize("location", ["gone.data", "sub", "m.data/x", "x" * 5000, "m\0data"])
 def test_missing_weights(model: FileSource, location: str) -> None:
     with pytest.raises(ModelFileError) as caught:
-        model.place((location,))
+        find_weights(model, (location,))
     assert str(caught.value) == (
         f"{model.name} keeps weights in {location!r}, which is not there. Copy it into the model's "
         "folder."
@@ -194,7 +195,7 @@ def test_missing_weights(model: FileSource, location: str) -> None:
 
 
 def test_weights_that_are_cut_off(model: FileSource, tmp_path: Path) -> None:
-    weights = model.place(("m.data",))
+    weights = find_weights(model, ("m.data",))
     with pytest.raises(ModelFileError) as caught:
         weights.load(External("m.data", 8, 4))
     assert str(caught.value) == (
@@ -210,17 +211,17 @@ def test_a_cache_of_links(model: FileSource, tmp_path: Path) -> None:
     cache.mkdir()
     (cache / "x.onnx").symlink_to("../model/m.onnx")
     (cache / "w.data").symlink_to("../model/m.data")
-    weights = FileSource(cache / "x.onnx").place(("w.data",))
+    weights = find_weights(FileSource(cache / "x.onnx"), ("w.data",))
     assert weights.folder == (tmp_path / "model").resolve()
     assert weights.refer(External("w.data", 1, 2)) == External("m.data", 1, 2)
     (cache / "own.data").write_bytes(b"own")
-    both = FileSource(cache / "x.onnx").place(("w.data", "own.data"))
+    both = find_weights(FileSource(cache / "x.onnx"), ("w.data", "own.data"))
     assert both.refer(External("own.data", 1, 2)) == b"wn"
 
 
 def test_bytes_have_no_folder() -> None:
     with pytest.raises(ModelFileError) as caught:
-        BytesSource(b"x").place(("m.data",))
+        find_weights(BytesSource(b"x"), ("m.data",))
     assert str(caught.value) == (
         "the model's weights are in another file, 'm.data', which cannot be found from bytes. Open "
         "the model by its path."

@@ -1,4 +1,4 @@
-"""The table of layers, for people and for machines."""
+"""The table of layers, as text and as JSON-compatible rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LAYERS = [
 ]
 
 
-def test_the_table() -> None:
+def test_table_has_one_row_per_layer() -> None:
     costs = [Cost(None), Cost(26_214_400, exact=False), Cost(32), Cost(56)]
     assert (
         as_text(LAYERS, costs)
@@ -39,7 +39,7 @@ index  name           class       output shape            parameters        MB  
 
 
 def rows_of(inbound: list[str]) -> list[str]:
-    """The lines of `connected to` for a layer with these."""
+    """The lines of `connected to` for a layer with these inbound layers."""
     text = as_text([replace(LAYERS[3], inbound=tuple(inbound))], [Cost(None)])
     lines = text.splitlines()
     column = lines[0].index("connected to")
@@ -54,23 +54,23 @@ def rows_of(inbound: list[str]) -> list[str]:
         (["a" * 20, "b" * 22], ["a" * 20 + ", " + "b" * 22]),  # 44 characters
         (["a" * 20, "b" * 23], ["a" * 20 + ",", "b" * 23]),
         (["a" * 20, "b" * 21, "c"], ["a" * 20 + ", " + "b" * 21 + ",", "c"]),
-        # No name is broken, neither at a hyphen nor at a space nor where it is too long.
+        # A name is never split, even if it contains hyphens and spaces or is too long.
         (["some-name with-hyphens-" * 3, "b"], ["some-name with-hyphens-" * 3 + ",", "b"]),
     ],
 )
-def test_many_inbound_layers_take_several_lines(inbound: list[str], expected: list[str]) -> None:
+def test_many_inbound_layers_are_wrapped(inbound: list[str], expected: list[str]) -> None:
     assert rows_of(inbound) == expected
 
 
-def test_an_empty_table_is_its_head() -> None:
+def test_empty_table_has_only_a_header() -> None:
     assert as_text([], []).splitlines() == [
         "index  name  class  output shape  parameters  MB  connected to",
         "-----  ----  -----  ------------  ----------  --  ------------",
     ]
 
 
-def test_names_cannot_command_the_terminal() -> None:
-    """A file from elsewhere may have any names; a line of the table stays one line."""
+def test_control_characters_in_names_are_escaped() -> None:
+    """Names in a file may contain any characters; a row must stay on one line."""
     row = replace(LAYERS[0], name="a\x1b[2J\nb", inbound=("größe", "\ud800"))
     lines = as_text([row], [Cost(None)]).splitlines()
     assert len(lines) == 3
@@ -89,11 +89,11 @@ def test_names_cannot_command_the_terminal() -> None:
         ("", ""),
     ],
 )
-def test_printable(text: str, expected: str) -> None:
+def test_printable_escapes_control_characters(text: str, expected: str) -> None:
     assert printable(text) == expected
 
 
-def test_rows_for_machines() -> None:
+def test_rows_are_json_objects() -> None:
     inner = replace(LAYERS[2], parent="around", why_not="it runs inside a loop")
     rows = as_rows([replace(LAYERS[1], inbound=("input", "other")), inner])
     assert rows == [
@@ -135,7 +135,7 @@ def test_rows_for_machines() -> None:
         ((None, 3), "string", "(None, 3)"),
     ],
 )
-def test_shapes(shape: Shape, dtype: str, expected: str) -> None:
+def test_shape_and_dtype_are_shown_as_text(shape: Shape, dtype: str, expected: str) -> None:
     assert type_text(shape, dtype) == expected
     if dtype not in ("", "sequence", "map"):
         assert shape_text(shape) == expected
@@ -156,13 +156,13 @@ def test_shapes(shape: Shape, dtype: str, expected: str) -> None:
         (1_234_567_890, "1234.6"),
     ],
 )
-def test_megabytes(nbytes: int | None, expected: str) -> None:
-    """Of a million bytes, to about three digits."""
+def test_sizes_are_shown_in_megabytes(nbytes: int | None, expected: str) -> None:
+    """In units of 10^6 bytes, with about three digits."""
     assert cost_text(Cost(nbytes)) == expected
     assert cost_text(Cost(nbytes, exact=False)) == (f"~{expected}" if expected else "")
 
 
-def test_aligned() -> None:
+def test_columns_are_aligned() -> None:
     assert aligned([("a", "n"), ("long name", "1"), ("b", "12345")], right={1}) == (
         "a              n\n---------  -----\nlong name      1\nb          12345"
     )
@@ -183,12 +183,14 @@ def test_aligned() -> None:
         ("", (), 1, None),
     ],
 )
-def test_bytes_of_a_layer(dtype: str, shape: Shape, batch: int, expected: int | None) -> None:
+def test_nbytes_is_the_size_of_the_activations(
+    dtype: str, shape: Shape, batch: int, expected: int | None
+) -> None:
     one: Layer = replace(LAYERS[0], dtype=dtype, shape=shape)
     assert one.nbytes(batch) == expected
 
 
-def test_a_models_summary_is_the_table(tiny_file: Callable[[str], Path]) -> None:
+def test_model_summary_is_the_table(tiny_file: Callable[[str], Path]) -> None:
     model = layertap.open(tiny_file("linear_chain"))
     assert model.summary(batch=1000).splitlines() == [
         "index  name  class       output shape  parameters      MB  connected to",

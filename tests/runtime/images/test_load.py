@@ -1,4 +1,4 @@
-"""`layertap.images.load`: in closed form, and (with TensorFlow) bit for bit against Keras."""
+"""`layertap.images.load`: compared with known values and, bit for bit, with Keras."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEIGHT, WIDTH = 17, 23
 FILTERS = ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
-# --- making images -------------------------------------------------------------------------------
+# --- test images ---------------------------------------------------------------------------------
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -64,7 +64,7 @@ def tiff(data: bytes, width: int, height: int, bits: int, sample_format: int) ->
 
 
 def zoo_files() -> dict[str, bytes]:
-    """One file of every kind, all of HEIGHT x WIDTH."""
+    """One file of each format and mode, all of HEIGHT x WIDTH."""
     rng = np.random.default_rng(0)
 
     def noise(*channels: int, high: int = 256, dtype: Any = np.uint8) -> np.ndarray:
@@ -125,7 +125,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def quietly(source: Any, **options: Any) -> np.ndarray:
-    """`load_image` without the warning about deep grey."""
+    """`load_image` without its warning about grey of more than 8 bits."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LayertapWarning)
         return load_image(source, **options)
@@ -152,7 +152,7 @@ RGB = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3) * 14
         pytest.param(lambda path: np.asfortranarray(RGB), id="array in another order"),
     ],
 )
-def test_every_kind_of_source_gives_the_same_pixels(
+def test_all_types_of_sources_give_the_same_pixels(
     tmp_path: Path, source: Callable[[Path], Any]
 ) -> None:
     path = tmp_path / "a.png"
@@ -164,14 +164,14 @@ def test_every_kind_of_source_gives_the_same_pixels(
     np.testing.assert_array_equal(pixels, RGB)
 
 
-def test_file_objects_are_read_from_their_start_and_stay_open() -> None:
+def test_file_objects_are_read_from_the_start_and_stay_open() -> None:
     file = io.BytesIO(encoded(Image.fromarray(RGB), "PNG"))
     file.seek(30)
     np.testing.assert_array_equal(load_image(file), RGB)
     np.testing.assert_array_equal(load_image(file), RGB)
 
 
-def test_a_pillow_image_is_not_changed() -> None:
+def test_pillow_image_is_not_changed() -> None:
     image = Image.open(io.BytesIO(ZOO["palette-alpha.png"]))
     load_image(image, size=(4, 4))
     assert (image.mode, image.size) == ("P", (WIDTH, HEIGHT))
@@ -199,16 +199,16 @@ def test_a_pillow_image_is_not_changed() -> None:
         (np.array([[[10, 20, 200]]], np.uint8), "grayscale", [[[38]]]),
     ],
 )
-def test_arrays(array: np.ndarray, color_mode: Any, expected: Any) -> None:
+def test_arrays_are_read_like_images(array: np.ndarray, color_mode: Any, expected: Any) -> None:
     np.testing.assert_array_equal(load_image(array, color_mode=color_mode), expected)
 
 
-def test_16_bit_colour_files_and_arrays_are_read_alike() -> None:
+def test_16_bit_colour_files_and_arrays_give_equal_pixels() -> None:
     pixels = np.array([[[0, 255, 256], [1000, 40000, 65535]]], np.uint16)
     np.testing.assert_array_equal(load_image(png_rgb16(pixels)), load_image(pixels))
 
 
-def test_an_image_is_named_as_it_was_given(tmp_path: Path) -> None:
+def test_image_name_is_the_given_name(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(ZOO["rgb.png"])
     with path.open("rb") as file, Image.open(path) as image:
@@ -218,16 +218,16 @@ def test_an_image_is_named_as_it_was_given(tmp_path: Path) -> None:
     assert others == ["image bytes", "image bytes", "image array", "image"]
 
 
-# --- Keras's rules, in closed form ---------------------------------------------------------------
+# --- Keras's rules, with known values ------------------------------------------------------------
 
 
-def test_the_size_is_height_and_width_and_the_filter_nearest() -> None:
+def test_size_is_height_and_width_with_filter_nearest() -> None:
     pixels = load_image(RGB, size=(4, 9))
     np.testing.assert_array_equal(pixels, RGB.repeat(2, axis=0).repeat(3, axis=1))
 
 
 @pytest.mark.parametrize("name", FILTERS)
-def test_filters_are_pillows_of_that_name(name: Any) -> None:
+def test_filters_are_those_of_pillow(name: Any) -> None:
     image = Image.open(io.BytesIO(ZOO["rgb.png"]))
     expected = np.asarray(image.resize((9, 30), getattr(Image.Resampling, name.upper())))
     np.testing.assert_array_equal(load_image(image, size=(30, 9), interpolation=name), expected)
@@ -238,12 +238,12 @@ def test_filters_are_pillows_of_that_name(name: Any) -> None:
     [
         ((4, 8), (2, 2), [1, 3], [3, 5]),
         ((8, 4), (2, 2), [3, 5], [1, 3]),
-        ((7, 4), (2, 2), [2, 4], [1, 3]),  # of three rows too many, the first goes
+        ((7, 4), (2, 2), [2, 4], [1, 3]),  # one of the three surplus rows is removed at the top
         ((6, 6), (2, 3), [2, 4], [1, 3, 5]),  # rows 1..4 are kept
         ((4, 8), (4, 8), [0, 1, 2, 3], [0, 1, 2, 3, 4, 5, 6, 7]),
     ],
 )
-def test_keep_aspect_ratio_cuts_the_centre(
+def test_keep_aspect_ratio_crops_the_centre(
     shape: tuple[int, int], size: tuple[int, int], rows: list[int], columns: list[int]
 ) -> None:
     image = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape)
@@ -252,20 +252,20 @@ def test_keep_aspect_ratio_cuts_the_centre(
 
 
 def test_colour_is_converted_before_the_size() -> None:
-    """Between colours 0 (black) and 2 (white) lies grey, not colour 1."""
+    """The mean of palette colours 0 (black) and 2 (white) is grey, not colour 1."""
     image = Image.fromarray(np.array([[0, 2]], np.uint8)).convert("P")
     image.putpalette([0, 0, 0, 255, 0, 0, 255, 255, 255])
     assert load_image(image, size=(1, 1), interpolation="box").tolist() == [[[128, 128, 128]]]
 
 
-def test_alpha_is_dropped_and_not_blended() -> None:
+def test_alpha_is_dropped_not_blended() -> None:
     image = np.array([[[200, 100, 50, 0]]], np.uint8)
     assert load_image(image).tolist() == [[[200, 100, 50]]]
 
 
 @pytest.mark.parametrize("name", ["palette-key.png", "palette-alpha.png", "grey-key.png"])
 @pytest.mark.parametrize("color_mode", ["rgb", "grayscale"])
-def test_transparency_changes_no_colour(name: str, color_mode: Any) -> None:
+def test_transparency_does_not_change_colours(name: str, color_mode: Any) -> None:
     opaque = ZOO["palette.png" if name.startswith("palette") else "grey8.png"]
     np.testing.assert_array_equal(
         load_image(ZOO[name], color_mode=color_mode), load_image(opaque, color_mode=color_mode)
@@ -285,9 +285,9 @@ def test_the_first_frame_is_read() -> None:
 # --- grey of more than 8 bits --------------------------------------------------------------------
 
 CLIPPED = (
-    "a {} grey image was read as {}, which cuts its values to whole numbers of 0..255, as in "
-    'Keras: it may now be all white. "depth": "scale" in the preprocessing keeps it, with its '
-    "full range mapped to 0..255."
+    "a {} grey image was read as {}, which clips its values to integers in 0..255, as Keras "
+    'does: it may now be all white. Set "depth": "scale" in the preprocessing to map its full '
+    "range to 0..255."
 )
 
 
@@ -304,14 +304,14 @@ CLIPPED = (
         (ZOO["float.tif"], "grayscale", "floating-point"),
     ],
 )
-def test_clipping_warns(image: Any, color_mode: Any, words: str) -> None:
+def test_clipping_gives_a_warning(image: Any, color_mode: Any, words: str) -> None:
     with pytest.warns(LayertapWarning) as given:
         load_image(image, color_mode=color_mode)
     assert [str(warning.message) for warning in given] == [CLIPPED.format(words, color_mode)]
     assert given[0].filename == __file__
 
 
-def test_clipping_is_kerass() -> None:
+def test_clipping_limits_values_to_255() -> None:
     pixels = quietly(encoded(Image.fromarray(GREY16), "PNG"))
     assert pixels[:, :, 1].tolist() == [[0, 1, 255], [255, 255, 255]]
 
@@ -319,16 +319,16 @@ def test_clipping_is_kerass() -> None:
 @pytest.mark.parametrize(
     ("image", "color_mode"),
     [
-        (np.minimum(GREY16, 255), "rgb"),  # nothing is lost
+        (np.minimum(GREY16, 255), "rgb"),  # no value changes
         (GREY16, "grayscale"),
         (ZOO["int32.tif"], "grayscale"),
     ],
 )
-def test_nothing_lost_is_no_warning(image: Any, color_mode: Any) -> None:
+def test_unchanged_values_give_no_warning(image: Any, color_mode: Any) -> None:
     assert load_image(image, color_mode=color_mode).size > 0  # warnings are errors here
 
 
-def test_a_warning_that_is_an_error_stays_what_it_is() -> None:
+def test_warning_turned_into_an_error_is_not_wrapped() -> None:
     with pytest.raises(LayertapWarning):
         load_image(GREY16)
 
@@ -396,14 +396,14 @@ def test_scale_maps_the_full_range(
 
 
 def test_scale_resizes_in_floating_point() -> None:
-    """The mean of two neighbours among 65536 values is kept, far below one level of 256."""
+    """The mean of two 16-bit values differs from them by less than one 8-bit level."""
     pair = np.array([[512, 513]], np.uint16)
     pixels = load_image(pair, size=(1, 1), interpolation="box", depth="scale")
     assert pixels.tolist() == [[[pytest.approx(512.5 / 257, rel=1e-6)] * 3]]
 
 
 def test_scale_stays_within_0_and_255() -> None:
-    """Lanczos swings beyond a hard edge; 8-bit images are clipped there as well."""
+    """Lanczos overshoots at a hard edge; the result is clipped, as for 8-bit images."""
     edge = np.repeat(np.array([[0, 0, 65535, 65535]], np.uint16), 4, axis=0)
     pixels = load_image(edge, size=(16, 16), interpolation="lanczos", depth="scale")
     assert (pixels.min(), pixels.max()) == (0, 255)
@@ -413,7 +413,9 @@ def test_scale_crops_and_resizes_as_clip_does() -> None:
     bytes8 = np.random.default_rng(1).integers(0, 256, (12, 31)).astype(np.uint8)
     options: Any = {"size": (7, 9), "interpolation": "bilinear", "keep_aspect_ratio": True}
     scaled = load_image(bytes8.astype(np.uint16) * 257, depth="scale", **options)
-    assert np.abs(scaled - load_image(bytes8, **options)).max() <= 1.0  # two roundings to levels
+    assert (
+        np.abs(scaled - load_image(bytes8, **options)).max() <= 1.0
+    )  # two values are rounded to levels
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -432,62 +434,62 @@ def test_16_bit_grey_can_be_resized(name: Any, depth: Any) -> None:
         (
             tiff(np.array([-1024, 3071], "<i2").tobytes(), 2, 1, 16, 2),
             'image bytes: "depth": "scale" maps 16-bit signed grey from 0..32767 to 0..255, but '
-            "the values here go from -1024 to 3071. Bring them into that range first.",
+            "the values here range from -1024 to 3071. Rescale them to 0..32767 first.",
         ),
         (
             Image.fromarray(np.array([[0.0, 1.5]], np.float32)),
             'image: "depth": "scale" maps floating-point grey from 0..1 to 0..255, but the values '
-            "here go from 0 to 1.5. Bring them into that range first.",
+            "here range from 0 to 1.5. Rescale them to 0..1 first.",
         ),
         (
             Image.fromarray(np.array([[0.0, np.nan]], np.float32)),
             'image: "depth": "scale" maps floating-point grey from 0..1 to 0..255, but the values '
-            "here go from nan to nan. Bring them into that range first.",
+            "here range from nan to nan. Rescale them to 0..1 first.",
         ),
     ],
 )
-def test_scale_refuses_values_outside_the_range(image: Any, message: str) -> None:
+def test_scale_of_values_outside_the_range_is_an_error(image: Any, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         load_image(image, depth="scale")
     assert str(caught.value) == message
 
 
-def test_scale_warns_of_an_image_that_does_not_use_its_range() -> None:
+def test_scale_of_an_almost_black_image_gives_a_warning() -> None:
     image = Image.fromarray(np.array([[0, 40000]], np.int32))
     with pytest.warns(LayertapWarning) as given:
         load_image(image, depth="scale")
     assert [str(warning.message) for warning in given] == [
         'a 32-bit signed grey image was read with "depth": "scale", but it uses less than 1/255 '
-        "of its range 0..2147483647: it is all but black. If its values are really 8- or 16-bit, "
-        "store them so."
+        "of its range 0..2147483647: it is almost black. If its values have 8 or 16 bits, store "
+        "them with that bit depth."
     ]
 
 
 # --- what cannot be read -------------------------------------------------------------------------
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
     path = tmp_path / "none.png"
     with pytest.raises(ImageError) as caught:
         load_image(path)
     assert str(caught.value) == f"{path}: there is no such file."
 
 
-def test_folder(tmp_path: Path) -> None:
+def test_folder_is_an_image_error(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         load_image(tmp_path)
     assert str(caught.value) == f"{tmp_path}: this is a folder, not an image."
 
 
-def test_text_file(tmp_path: Path) -> None:
+def test_text_file_is_an_image_error(tmp_path: Path) -> None:
     path = tmp_path / "notes.png"
     path.write_text("not an image")
     with pytest.raises(ImageError) as caught:
         load_image(path)
-    assert str(caught.value) == f"{path}: this is not an image of a kind that Pillow reads."
+    assert str(caught.value) == f"{path}: this is not an image in a format that Pillow reads."
 
 
-def test_truncated_file(tmp_path: Path) -> None:
+def test_truncated_file_is_an_image_error(tmp_path: Path) -> None:
     path = tmp_path / "cut.bmp"
     path.write_bytes(ZOO["rgb.bmp"][:-500])
     with pytest.raises(ImageError) as caught:
@@ -512,7 +514,7 @@ def closed_image() -> Image.Image:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (b"", "image bytes: this is not an image of a kind that Pillow reads."),
+        (b"", "image bytes: this is not an image in a format that Pillow reads."),
         (Unreadable(), "image bytes: it cannot be read as an image (Permission denied)."),
         (
             Image.new("La", (1, 1)),
@@ -522,34 +524,34 @@ def closed_image() -> Image.Image:
         (np.zeros((0, 4, 3), np.uint8), "image array: it has no pixels (shape (0, 4, 3))."),
         (
             np.zeros((4, 4, 3), np.float32),
-            "image array: its dtype is float32, but an image has uint8, uint16 or bool. "
-            "Pixels that are prepared already go in as a batch of shape (n, h, w, c).",
+            "image array: its dtype is float32, but it must be uint8, uint16 or bool. "
+            "Give preprocessed pixels as a batch of shape (n, h, w, c).",
         ),
         (
             np.zeros((4, 4, 2), np.uint8),
-            "image array: its shape is (4, 4, 2), but an image has (height, width) or "
+            "image array: its shape is (4, 4, 2), but it must be (height, width) or "
             "(height, width, channels) with 1, 3 or 4 channels.",
         ),
         (
             np.zeros((1, 4, 4, 3), np.uint8),
-            "image array: its shape is (1, 4, 4, 3), but an image has (height, width) or "
+            "image array: its shape is (1, 4, 4, 3), but it must be (height, width) or "
             "(height, width, channels) with 1, 3 or 4 channels.",
         ),
         (
             None,
-            "image: NoneType is no source of images; give a path, bytes, a binary file, "
-            "a PIL.Image or an array.",
+            "cannot read an image from an object of type NoneType: give a path, bytes, a binary "
+            "file, a PIL.Image or an array.",
         ),
     ],
 )
-def test_unreadable_sources(source: Any, message: str) -> None:
+def test_unreadable_source_is_an_image_error(source: Any, message: str) -> None:
     with pytest.raises(ImageError) as caught:
         load_image(source)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("source", [closed_image(), io.StringIO("text")])
-def test_no_exception_of_pillows_escapes(source: Any) -> None:
+def test_every_exception_of_pillow_is_an_image_error(source: Any) -> None:
     with pytest.raises(
         ImageError, match=r"^image( bytes)?: it cannot be read as an image \(.+\)\.$"
     ):
@@ -565,22 +567,25 @@ def test_a_truncated_file_is_read_or_an_image_error(name: str, part: float) -> N
             warnings.simplefilter("ignore")
             pixels = load_image(data)
     except ImageError as exc:
-        assert str(exc).startswith("image bytes: ")  # noqa: PT017 - both ends are right
+        assert str(exc).startswith("image bytes: ")  # noqa: PT017 - both results are valid
     else:
         assert pixels.shape == (HEIGHT, WIDTH, 3)
 
 
-def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_over_twice_pillows_limit_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageError) as caught:
         load_image(ZOO["rgb.png"])
     assert str(caught.value) == (
         "image bytes: Image size (391 pixels) exceeds limit of 200 pixels, could be "
-        "decompression bomb DOS attack. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+        "decompression bomb DOS attack. If you trust the image, increase "
+        "PIL.Image.MAX_IMAGE_PIXELS."
     )
 
 
-def test_below_twice_the_limit_pillow_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_below_twice_pillows_limit_gives_pillows_warning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300)
     with pytest.warns(Image.DecompressionBombWarning):
         assert load_image(ZOO["rgb.png"]).shape == (HEIGHT, WIDTH, 3)
@@ -588,7 +593,8 @@ def test_below_twice_the_limit_pillow_warns(monkeypatch: pytest.MonkeyPatch) -> 
         load_image(ZOO["rgb.png"])
     assert str(caught.value) == (
         "image bytes: Image size (391 pixels) exceeds limit of 300 pixels, could be "
-        "decompression bomb DOS attack. If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+        "decompression bomb DOS attack. If you trust the image, increase "
+        "PIL.Image.MAX_IMAGE_PIXELS."
     )
 
 
@@ -609,14 +615,14 @@ def test_below_twice_the_limit_pillow_warns(monkeypatch: pytest.MonkeyPatch) -> 
         *(
             (
                 {"size": size},
-                f'"size" is {size!r}, but it must be two positive whole numbers, '
+                f'"size" is {size!r}, but it must be two positive integers, '
                 "[height, width], or null.",
             )
             for size in (320, (320,), (320, 0), (320, -1), (1.5, 2), (True, 2), "ab", (1, 2, 3))
         ),
     ],
 )
-def test_options_that_make_no_sense(options: Any, message: str) -> None:
+def test_invalid_option_is_a_preprocessing_error(options: Any, message: str) -> None:
     with pytest.raises(PreprocessingError) as caught:
         load_image(RGB, **options)
     assert str(caught.value) == message
@@ -657,7 +663,7 @@ def keras_load() -> Callable[..., np.ndarray]:
 
     def load(path: Path, *, size: Any, **options: Any) -> np.ndarray:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lost transparency
+            warnings.simplefilter("ignore")  # about lost transparency
             image = keras.utils.load_img(path, target_size=size, **options)
         array: np.ndarray = keras.utils.img_to_array(image)
         return array

@@ -1,4 +1,4 @@
-"""`images/preprocessing.py`: the recipe as data, and its arithmetic against numpy and Keras."""
+"""`layertap.images.preprocessing`: recipes as data, and their results compared with Keras."""
 
 from __future__ import annotations
 
@@ -55,15 +55,17 @@ def apply(scaling: dict[str, Any] | None, image: Any = PIXELS, **fields: Any) ->
         ),
     ],
 )
-def test_scalings(scaling: dict[str, Any] | None, expected: list[float]) -> None:
+def test_scalings_give_the_expected_values(
+    scaling: dict[str, Any] | None, expected: list[float]
+) -> None:
     scaled = apply(scaling, np.array([[[30, 60, 90]]], np.uint8))
     assert scaled.dtype == np.float32
     assert scaled.flags.c_contiguous
     np.testing.assert_allclose(scaled, [[expected]], rtol=3e-7, atol=1e-7)
 
 
-def test_standardize_is_the_notebooks_arithmetic() -> None:
-    """`(image - mean) / std` on a PIL image, with numpy's float64, then float32 for the model."""
+def test_standardize_equals_float64_arithmetic_in_numpy() -> None:
+    """`(image - mean) / std` of a PIL image in float64, converted to float32 at the end."""
     mean, std = np.mean([123.4567, 99.1]), np.float64(57.89)
     expected = ((np.asarray(Image.fromarray(PIXELS)) - mean) / std).astype(np.float32)
     in_float32 = (FLOATS - np.float32(mean)) / np.float32(std)
@@ -72,12 +74,12 @@ def test_standardize_is_the_notebooks_arithmetic() -> None:
     assert scaled.tobytes() != in_float32.tobytes()
 
 
-def test_a_flat_image_becomes_zero_samplewise() -> None:
+def test_flat_image_becomes_zero_with_samplewise() -> None:
     assert not apply({"mode": "samplewise"}, np.full((3, 3), 7, np.uint8)).any()
 
 
-def test_the_recipe_is_applied_in_order() -> None:
-    """Grey to 0..255, its centre of 2 x 4 cut out, 2 x 2 averaged, standardized."""
+def test_recipe_is_applied_in_order() -> None:
+    """16-bit grey is scaled to 0..255, cropped to 2 x 4, averaged over 2 x 2, standardized."""
     rows = [[0, 0, 90, 110, 190, 210, 0, 0], [0, 0, 110, 90, 210, 190, 0, 0]]
     grey = np.array(rows, np.uint16) * 257
     scaled = apply(
@@ -92,15 +94,15 @@ def test_the_recipe_is_applied_in_order() -> None:
     assert scaled.tolist() == [[[-1.0], [1.0]]]
 
 
-def test_imagenet_takes_three_channels() -> None:
+def test_imagenet_scaling_requires_three_channels() -> None:
     with pytest.raises(InputError) as caught:
         ImageNet(mode="torch")(np.zeros((2, 2, 4), np.float32))
     assert str(caught.value) == (
-        'scaling "torch" takes pixels of shape (..., 3), RGB, but their shape is (2, 2, 4).'
+        'scaling "torch" expects RGB pixels of shape (..., 3), got (2, 2, 4).'
     )
 
 
-def test_errors_of_images_come_through() -> None:
+def test_image_errors_are_raised_unchanged() -> None:
     with pytest.raises(ImageError, match=r"^image bytes: this is not an image"):
         Preprocessing()(b"")
 
@@ -108,7 +110,7 @@ def test_errors_of_images_come_through() -> None:
 # --- batches -------------------------------------------------------------------------------------
 
 
-def test_batch_stacks_images_of_all_kinds() -> None:
+def test_batch_stacks_images_of_all_types() -> None:
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "PNG")
     recipe = Preprocessing(size=(4, 5), scaling=ImageNet(mode="tf"))
@@ -117,32 +119,32 @@ def test_batch_stacks_images_of_all_kinds() -> None:
     np.testing.assert_array_equal(batch, np.stack([recipe(PIXELS)] * 3))
 
 
-def test_batch_takes_an_array_of_images() -> None:
+def test_batch_accepts_an_array_of_images() -> None:
     np.testing.assert_array_equal(Preprocessing().batch(PIXELS[None]), FLOATS[None])
 
 
-def test_batch_of_different_sizes(tmp_path: Path) -> None:
+def test_batch_of_different_sizes_is_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(PIXELS).save(path)
     with pytest.raises(InputError) as caught:
         Preprocessing().batch([path, path, PIXELS[:5]])
     assert str(caught.value) == (
-        f"images of different sizes do not go into one batch: {path} (image 0) has 17 x 23 pixels, "
-        'image array (image 2) has 5 x 23. A "size" in the preprocessing makes them alike.'
+        f"images of different sizes cannot form one batch: {path} (image 0) has 17 x 23 pixels, "
+        'image array (image 2) has 5 x 23. Set a "size" in the preprocessing.'
     )
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([], "no images were given, so there is no batch to make."),
-        ("a.png", "a.png: batch takes a list of images, not one image."),
-        (Path("a.png"), "a.png: batch takes a list of images, not one image."),
-        (b"\x89PNG", "image bytes: batch takes a list of images, not one image."),
-        (Image.new("L", (1, 1)), "image: batch takes a list of images, not one image."),
+        ([], "batch expects at least one image, got an empty list."),
+        ("a.png", "a.png: batch expects a list of images, not one image."),
+        (Path("a.png"), "a.png: batch expects a list of images, not one image."),
+        (b"\x89PNG", "image bytes: batch expects a list of images, not one image."),
+        (Image.new("L", (1, 1)), "image: batch expects a list of images, not one image."),
     ],
 )
-def test_batch_of_nothing_to_stack(images: Any, message: str) -> None:
+def test_batch_without_a_list_of_images_is_an_input_error(images: Any, message: str) -> None:
     with pytest.raises(InputError) as caught:
         Preprocessing().batch(images)
     assert str(caught.value) == message
@@ -151,7 +153,7 @@ def test_batch_of_nothing_to_stack(images: Any, message: str) -> None:
 # --- data ----------------------------------------------------------------------------------------
 
 
-def test_the_default_recipe_is_kerass() -> None:
+def test_default_recipe_has_the_defaults_of_keras() -> None:
     assert Preprocessing().to_dict() == {
         "size": None,
         "color_mode": "rgb",
@@ -163,7 +165,7 @@ def test_the_default_recipe_is_kerass() -> None:
     assert Preprocessing.from_dict({}) == Preprocessing()
 
 
-def test_the_json_is_stable() -> None:
+def test_json_is_stable() -> None:
     recipe = Preprocessing(
         size=(320, 200),
         interpolation="bicubic",
@@ -207,7 +209,7 @@ def recipes(draw: st.DrawFn) -> Preprocessing:
 
 
 @given(recipes())
-def test_a_recipe_survives_json(recipe: Preprocessing) -> None:
+def test_recipe_survives_a_round_trip(recipe: Preprocessing) -> None:
     text = json.dumps(recipe.to_dict(), allow_nan=False)
     assert json.loads(text) == recipe.to_dict()
     again = Preprocessing.from_dict(json.loads(text))
@@ -216,7 +218,7 @@ def test_a_recipe_survives_json(recipe: Preprocessing) -> None:
     assert json.dumps(again.to_dict()) == text
 
 
-NO_SIZE = '"size" is {}, but it must be two positive whole numbers, [height, width], or null.'
+NO_SIZE = '"size" is {}, but it must be two positive integers, [height, width], or null.'
 NO_SCALING = '"scaling" is {}, but it must be null or an object with a "mode".'
 MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
 
@@ -224,7 +226,7 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (["rgb"], 'a preprocessing recipe is a JSON object, not ["rgb"].'),
+        (["rgb"], 'a preprocessing recipe must be a JSON object, got ["rgb"].'),
         (
             {"colour_mode": "rgb"},
             '"colour_mode" is not a key of a preprocessing recipe, which has size, color_mode, '
@@ -267,7 +269,7 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
             '"mean" is not a key of scaling "torch", which has mode. '
             "Did you mean 'mode'?",
         ),
-        ({"scaling": {"mode": "standardize", "mean": 1}}, 'scaling "standardize" needs "std".'),
+        ({"scaling": {"mode": "standardize", "mean": 1}}, 'scaling "standardize" requires "std".'),
         (
             {"scaling": {"mode": "standardize", "mean": 1, "std": 0}},
             '"std" is 0, but it must be a number greater than 0.',
@@ -308,22 +310,22 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         ),
     ],
 )  # fmt: skip
-def test_recipes_that_make_no_sense(data: Any, message: str) -> None:
+def test_invalid_recipe_is_a_preprocessing_error(data: Any, message: str) -> None:
     with pytest.raises(PreprocessingError) as caught:
         Preprocessing.from_dict(data)
     assert str(caught.value) == message
 
 
-def test_a_scaling_in_python_is_an_object() -> None:
+def test_scaling_as_a_dict_is_a_preprocessing_error() -> None:
     with pytest.raises(PreprocessingError) as caught:
         Preprocessing(scaling={"mode": "tf"})  # type: ignore[arg-type]
     assert str(caught.value) == (
         "\"scaling\" is {'mode': 'tf'}, but it must be a Standardize, Samplewise, Rescale or "
-        "ImageNet; Preprocessing.from_dict takes it as JSON."
+        "ImageNet. Use Preprocessing.from_dict for JSON data."
     )
 
 
-def test_load(tmp_path: Path) -> None:
+def test_load_reads_a_json_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text('{"size": [320, 200], "scaling": {"mode": "rescale", "scale": 0.5}}')
     assert Preprocessing.load(path) == Preprocessing(size=(320, 200), scaling=Rescale(scale=0.5))
@@ -341,7 +343,9 @@ def test_load(tmp_path: Path) -> None:
                         "interpolation, keep_aspect_ratio, depth, scaling. Did you mean 'size'?"),
     ],
 )  # fmt: skip
-def test_files_that_hold_no_recipe(tmp_path: Path, content: bytes | None, reason: str) -> None:
+def test_invalid_file_is_a_preprocessing_error(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
     path = tmp_path / "recipe.json"
     if content is not None:
         path.write_bytes(content)
@@ -351,7 +355,7 @@ def test_files_that_hold_no_recipe(tmp_path: Path, content: bytes | None, reason
     assert re.fullmatch(re.escape(f"{path}: ") + words, str(caught.value))
 
 
-def test_load_of_a_folder(tmp_path: Path) -> None:
+def test_folder_is_a_preprocessing_error(tmp_path: Path) -> None:
     with pytest.raises(PreprocessingError) as caught:
         Preprocessing.load(tmp_path)
     assert str(caught.value) == f"{tmp_path}: it cannot be read (Is a directory)."

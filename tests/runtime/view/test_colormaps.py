@@ -1,4 +1,4 @@
-"""Colour maps, beside matplotlib's tables."""
+"""Colormaps, compared with matplotlib's tables."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from layertap.errors import UsageError
 from layertap.view.colormaps import COLORMAPS, colored, shades
 
 TABLES = Path(__file__).parents[2] / "data" / "colormaps.csv"
-"""What matplotlib gave; it is not installed for the tests, because Keras would import it."""
+"""The tables of matplotlib, which is not installed for the tests, because Keras would import it."""
 
 ROUNDED = 0.5 / 255 + 1e-6
-"""Colours are rounded to whole numbers of 0..255, and no further."""
+"""Tolerance for colours that are rounded to integers in 0..255."""
 
 
 def tables() -> dict[str, np.ndarray]:
@@ -24,13 +24,13 @@ def tables() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_the_tables_are_matplotlibs(name: str) -> None:
+def test_tables_equal_matplotlibs(name: str) -> None:
     assert shades(name).shape == (256, 3)
     np.testing.assert_allclose(shades(name) / 255, tables()[name], atol=ROUNDED)
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_the_tables_are_those_of_a_matplotlib_that_is_here(name: str) -> None:
+def test_tables_equal_the_installed_matplotlib(name: str) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     theirs = matplotlib.colormaps[name](np.arange(256))[:, :3]
     np.testing.assert_allclose(tables()[name], theirs, atol=1e-6)
@@ -40,14 +40,14 @@ def test_the_tables_are_those_of_a_matplotlib_that_is_here(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COLORMAPS)
-def test_heat_takes_the_colour_of_its_256th(name: str) -> None:
-    """As in matplotlib: 0 to 1/256 the first, and so on; 1 the last."""
+def test_heat_is_rounded_to_256_colours(name: str) -> None:
+    """As in matplotlib: the first colour for 0 to 1/256, and so on; the last colour for 1."""
     heat = np.linspace(-0.2, 1.2, 2802).reshape(3, -1)
     found = colored(heat, name)
     assert (found.shape, found.dtype) == ((3, 934, 3), np.uint8)
-    places = [min(max(math.floor(value * 256), 0), 255) for value in heat.ravel()]
-    wanted = tables()[name][places].reshape(found.shape)
-    np.testing.assert_allclose(found / 255, wanted, atol=ROUNDED)
+    indices = [min(max(math.floor(value * 256), 0), 255) for value in heat.ravel()]
+    expected = tables()[name][indices].reshape(found.shape)
+    np.testing.assert_allclose(found / 255, expected, atol=ROUNDED)
 
 
 @pytest.mark.parametrize(
@@ -58,21 +58,22 @@ def test_heat_takes_the_colour_of_its_256th(name: str) -> None:
         ("magma", (0, 0, 4), (183, 55, 121), (252, 253, 191)),
     ],
 )
-def test_known_colours(
+def test_known_values_have_known_colours(
     name: str, cold: tuple[int, ...], middle: tuple[int, ...], hot: tuple[int, ...]
 ) -> None:
     found = colored([0.0, 0.5, 1.0], name)
     np.testing.assert_allclose(found.astype(int), [cold, middle, hot], atol=1)
 
 
-def test_what_is_no_number() -> None:
+def test_nan_and_infinity_are_clipped() -> None:
     found = colored([float("nan"), float("-inf"), float("inf")])
     assert found.tolist() == colored([0.0, 0.0, 1.0]).tolist()
 
 
-def test_a_name_that_is_none() -> None:
+def test_unknown_colormap_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         colored(0.5, "virdis")
     assert str(caught.value) == (
-        "there is no colour map 'virdis'; there are jet, viridis, magma. Did you mean 'viridis'?"
+        "the colormap 'virdis' is unknown; the colormaps are jet, viridis, magma. Did you mean "
+        "'viridis'?"
     )

@@ -1,4 +1,4 @@
-"""Heat maps over pictures."""
+"""Overlays of heat maps on pictures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def heat() -> np.ndarray:
 
 @pytest.mark.parametrize("name", COLORMAPS)
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_the_mix_of_picture_and_colours(
+def test_overlay_mixes_picture_and_colours(
     pixels: np.ndarray, heat: np.ndarray, name: str, alpha: float
 ) -> None:
-    """Neither is stretched: no heat and alpha 0 leave the picture as it is."""
+    """Neither the picture nor the heat map is normalized."""
     found = overlay(Image.fromarray(pixels), heat, colormap=name, alpha=alpha)
     assert (found.mode, found.size) == ("RGB", (30, 20))
-    wanted = (1 - alpha) * pixels + alpha * colored(heat, name).astype(np.float64)
-    np.testing.assert_allclose(np.asarray(found), wanted, atol=0.5)
+    expected = (1 - alpha) * pixels + alpha * colored(heat, name).astype(np.float64)
+    np.testing.assert_allclose(np.asarray(found), expected, atol=0.5)
 
 
-def test_a_grey_picture_and_a_small_map(pixels: np.ndarray) -> None:
+def test_overlay_converts_grey_and_resizes_the_map(pixels: np.ndarray) -> None:
     grey = Image.fromarray(pixels).convert("L")
     small = np.random.default_rng(1).random((4, 5)).astype(np.float32)
     found = overlay(grey, small)
@@ -44,29 +44,29 @@ def test_a_grey_picture_and_a_small_map(pixels: np.ndarray) -> None:
     assert np.ptp(np.asarray(found), axis=-1).any()
 
 
-def test_what_makes_no_sense(pixels: np.ndarray, heat: np.ndarray) -> None:
+def test_invalid_alpha_or_shape_is_an_error(pixels: np.ndarray, heat: np.ndarray) -> None:
     picture = Image.fromarray(pixels)
     with pytest.raises(UsageError) as caught:
         overlay(picture, heat, alpha=1.5)
-    assert str(caught.value) == "alpha is 1.5, but it must be 0 to 1."
+    assert str(caught.value) == "alpha must be between 0 and 1, got 1.5."
     with pytest.raises(InputError) as wrong:
         overlay(picture, heat[None])
-    assert str(wrong.value) == "a heat map has the shape (h, w), but this has (1, 20, 30)."
+    assert str(wrong.value) == "a heat map must have the shape (h, w), got (1, 20, 30)."
 
 
 # --- Panels -------------------------------------------------------------------------------------
 
 
 def find(sheet: np.ndarray, picture: np.ndarray) -> list[int]:
-    """The columns at which a picture stands, flush with the margin below."""
+    """The columns at which a picture starts, in the bottom row of a sheet."""
     top = sheet.shape[0] - MARGIN - picture.shape[0]
     strip = sheet[top : top + picture.shape[0]]
     width = picture.shape[1]
-    places = range(sheet.shape[1] - width + 1)
-    return [x for x in places if np.array_equal(strip[:, x : x + width], picture)]
+    columns = range(sheet.shape[1] - width + 1)
+    return [x for x in columns if np.array_equal(strip[:, x : x + width], picture)]
 
 
-def test_pictures_stand_side_by_side_as_they_are() -> None:
+def test_panel_shows_unchanged_pictures_side_by_side() -> None:
     generator = np.random.default_rng(0)
     large = [generator.integers(0, 256, (300, 200, 3), dtype=np.uint8) for _ in range(3)]
     sheet = panel([(f"title {i}", Image.fromarray(one)) for i, one in enumerate(large)])
@@ -81,7 +81,7 @@ def test_pictures_stand_side_by_side_as_they_are() -> None:
     assert (plain[: plain.shape[0] - 300 - MARGIN] == 255).all()
 
 
-def test_many_pictures_fill_rows() -> None:
+def test_panel_fills_rows() -> None:
     generator = np.random.default_rng(0)
     large = [generator.integers(0, 256, (300, 200, 3), dtype=np.uint8) for _ in range(5)]
     sheet = panel([("title", Image.fromarray(one)) for one in large], columns=3)
@@ -101,7 +101,7 @@ def test_small_pictures_are_enlarged_without_smoothing() -> None:
     assert find(shown, small.repeat(32, axis=0).repeat(32, axis=1)) == [MARGIN]
 
 
-def test_long_titles_do_not_run_into_one_another() -> None:
+def test_long_titles_do_not_overlap() -> None:
     picture = Image.new("RGB", (300, 300), (255, 255, 255))
     shown = np.asarray(panel([("W" * 200, picture), ("", picture)]))
     head = shown[: shown.shape[0] - 300 - MARGIN]
@@ -111,8 +111,8 @@ def test_long_titles_do_not_run_into_one_another() -> None:
 
 @pytest.mark.parametrize("title", ["Œdème: 0.8", "心臓肥大 0.5", "two\nlines", "\t", ""])
 @pytest.mark.parametrize("old", [False, True])
-def test_any_title(monkeypatch: pytest.MonkeyPatch, title: str, old: bool) -> None:
-    """With the one size and few letters of Pillow 10.0, too."""
+def test_every_title_can_be_drawn(monkeypatch: pytest.MonkeyPatch, title: str, old: bool) -> None:
+    """Also with the font of Pillow 10.0, which has only one size and ASCII characters."""
     if old:
         small = ImageFont.load_default_imagefont()
         monkeypatch.setattr(ImageFont, "load_default", lambda: small)
@@ -120,5 +120,5 @@ def test_any_title(monkeypatch: pytest.MonkeyPatch, title: str, old: bool) -> No
     assert sheet.width == 300 + 2 * MARGIN
 
 
-def test_accents_are_left_out_for_the_sake_of_the_letter() -> None:
-    assert overlays._set("Œdème é", 12)[0] == "Œdeme e"
+def test_titles_keep_letters_without_their_accents() -> None:
+    assert overlays._typeset("Œdème é", 12)[0] == "Œdeme e"

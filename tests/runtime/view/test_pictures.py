@@ -40,7 +40,7 @@ def blocks(values: list[list[int]]) -> np.ndarray:
         (maps([[1, 1]], [[0, 9]], [[2, 2]]), 0, []),
         (maps([[-5, -5]], [[4, 4]]), 2, [0, 1]),  # by absolute value
         (maps([[-3, 3]], [[1, 1]]), 1, [0]),
-        (maps([[1]], [[1]], [[1]]), 3, [0, 1, 2]),  # alike: in their order
+        (maps([[1]], [[1]], [[1]]), 3, [0, 1, 2]),  # equal channels keep their order
         (maps([[np.nan, 9]], [[1, 1]], [[0, 0]]), 3, [1, 2, 0]),  # NaN last
         (maps([[1, 1]], [[np.inf, 0]]), 2, [1, 0]),
         (maps([[-128, -128]], [[127, 127]], dtype=np.int8), 2, [0, 1]),
@@ -50,7 +50,9 @@ def blocks(values: list[list[int]]) -> np.ndarray:
          [1, 0]),
     ],
 )  # fmt: skip
-def test_the_strongest_channels(activation: np.ndarray, count: int, expected: list[int]) -> None:
+def test_strongest_channels_are_in_descending_order(
+    activation: np.ndarray, count: int, expected: list[int]
+) -> None:
     before = activation.copy()
     assert strongest_channels(activation, count) == expected
     np.testing.assert_array_equal(activation, before)
@@ -71,7 +73,7 @@ def test_the_strongest_channels(activation: np.ndarray, count: int, expected: li
         (6, {"image": Image.new("L", (30, 20))}, 6, 2),
     ],
 )
-def test_the_size_of_a_sheet(
+def test_sheet_size_depends_on_the_number_of_tiles(
     channels: int, options: dict[str, Any], tiles_across: int, tiles_down: int
 ) -> None:
     sheet = contact_sheet(np.ones((3, 5, channels)), tile=TILE, **options)
@@ -82,8 +84,8 @@ def test_the_size_of_a_sheet(
     )
 
 
-def test_each_map_is_stretched_from_black_to_white() -> None:
-    """The strongest first; one square is one value."""
+def test_each_map_is_scaled_from_black_to_white() -> None:
+    """The strongest channel is first; one square is one value."""
     weak, strong = [[0.0, 0.2], [0.4, 1.0]], [[-20.0, -10.0], [0.0, 20.0]]
     sheet = contact_sheet(maps(weak, strong), tile=TILE)
     np.testing.assert_array_equal(tile(sheet, 0), blocks([[0, 64], [128, 255]]))
@@ -114,18 +116,20 @@ def test_maps_that_are_not_square_keep_their_shape() -> None:
         ([[1e-45, 0], [0, 0]], [[255, 0], [0, 0]]),
     ],
 )
-def test_maps_of_all_sorts(plane: list[list[float]], expected: list[list[int]]) -> None:
-    """Constant ones are black; NaN is black; infinity is as the largest and smallest value."""
+def test_maps_of_all_shapes_and_values_are_drawn(
+    plane: list[list[float]], expected: list[list[int]]
+) -> None:
+    """Constant maps and NaN are black; infinity is drawn like the largest or smallest value."""
     np.testing.assert_array_equal(tile(contact_sheet(maps(plane), tile=TILE), 0), blocks(expected))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8, np.uint8, np.int64, np.bool_])
-def test_maps_of_all_dtypes(dtype: Any) -> None:
+def test_maps_of_all_dtypes_are_drawn(dtype: Any) -> None:
     sheet = contact_sheet(maps([[0, 1], [1, 0]], dtype=dtype), tile=TILE)
     np.testing.assert_array_equal(tile(sheet, 0), blocks([[0, 255], [255, 0]]))
 
 
-def test_the_image_comes_first() -> None:
+def test_image_is_drawn_first() -> None:
     image = Image.new("RGB", (20, 10), (255, 255, 255))
     image.paste((0, 0, 0), (0, 0, 10, 10))
     sheet = contact_sheet(np.ones((2, 2, 3)), image=image, tile=TILE)
@@ -136,8 +140,8 @@ def test_the_image_comes_first() -> None:
     assert (tile(sheet, 1) == 0).all()
 
 
-def test_above_each_map_stands_its_channel() -> None:
-    """The same map with another number above it is another picture, there and only there."""
+def test_channel_index_is_drawn_above_each_map() -> None:
+    """The same map in another channel only differs in its caption."""
     weak, strong = np.zeros((2, 2)), np.eye(2)
     planes = [weak] * 20
     sheets = []
@@ -154,11 +158,11 @@ def test_above_each_map_stands_its_channel() -> None:
 @pytest.mark.parametrize(
     "activation", [np.ones((1, 8, 8, 3)), np.ones((8, 8)), np.float32(1), np.ones((8, 0, 3))]
 )
-def test_what_has_no_maps(activation: Any) -> None:
+def test_invalid_shape_is_an_input_error(activation: Any) -> None:
     for draw in (contact_sheet, lambda value: strongest_channels(value, 3)):
         with pytest.raises(InputError) as caught:
             draw(activation)
         assert str(caught.value) == (
-            f"feature maps have the shape (h, w, c), but this activation has {activation.shape}. "
-            "Take one sample (activation[0]) of a layer with four axes."
+            f"feature maps must have the shape (h, w, c), got {activation.shape}. "
+            "Give one sample (activation[0]) of a layer with four axes."
         )

@@ -1,7 +1,7 @@
-"""ONNX for TensorFlow operations that tf2onnx 1.17 leaves out, and those it gets wrong.
+"""ONNX for TensorFlow operations that tf2onnx 1.17 does not support, or converts incorrectly.
 
-Each handler states its formula and where it is from. This is the registry; the formulas stand in
-one module per theme, written with `expressions.Value`.
+Each handler states its formula and the source of the formula. This module is the registry. The
+formulas are in one module per theme, and are written with `expressions.Value`.
 """
 
 from __future__ import annotations
@@ -98,14 +98,14 @@ HANDLERS: Mapping[str, Handler] = {
     "RGBToHSV": formula(colours.rgb_to_hsv),
     "HSVToRGB": formula(colours.hsv_to_rgb),
 }
-"""By TensorFlow operation."""
+"""Handler by TensorFlow operation."""
 
 
 def handlers(tables: Mapping[str, lookup.Table]) -> dict[str, tuple[Handler, list[str]]]:
-    """The handlers for one graph, as tf2onnx's `custom_op_handlers` takes them.
+    """The handlers for one graph, in the form of tf2onnx's argument `custom_op_handlers`.
 
     Args:
-        tables: the lookup tables in it, by the name of the TensorFlow node that stands for one.
+        tables: the lookup tables in the graph, by the name of their TensorFlow node.
     """
-    known = {**HANDLERS, "LookupTableFindV2": lookup.lookup(tables)}
-    return {operation: (handler, []) for operation, handler in known.items()}
+    of_graph = {**HANDLERS, "LookupTableFindV2": lookup.lookup(tables)}
+    return {operation: (handler, []) for operation, handler in of_graph.items()}

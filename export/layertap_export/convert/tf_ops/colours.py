@@ -1,4 +1,4 @@
-"""Red, green, blue and hue, saturation, value; formulas as in TensorFlow's kernels.
+"""Conversions between RGB and HSV, with the formulas of TensorFlow's kernels.
 
 Source: tensorflow/core/kernels/image/colorspace_op.h; A. R. Smith, Color Gamut Transform Pairs,
 SIGGRAPH 1978.
@@ -6,11 +6,11 @@ SIGGRAPH 1978.
 
 from __future__ import annotations
 
-from .expressions import Value, stacked
+from .expressions import Value, stack
 
 
 def rgb_to_hsv(image: Value) -> Value:
-    """The last axis holds red, green and blue; the hue comes in [0, 1]."""
+    """From red, green and blue along the last axis to hue, saturation and value in [0, 1]."""
     red, green, blue = (image.take(i, -1) for i in range(3))
     value = red.op("Max", green, blue)
     spread = value - red.op("Min", green, blue)
@@ -25,14 +25,14 @@ def rgb_to_hsv(image: Value) -> Value:
         ),
     )
     hue = grey.where(0, hue)
-    return stacked([(hue < 0).where(hue + 1, hue), saturation, value], -1)
+    return stack([(hue < 0).where(hue + 1, hue), saturation, value], -1)
 
 
 def hsv_to_rgb(image: Value) -> Value:
-    """The last axis holds hue in [0, 1], saturation and value."""
+    """From hue in [0, 1], saturation and value along the last axis to red, green and blue."""
     hue, saturation, value = (image.take(i, -1) for i in range(3))
     sixths = hue * 6
     parts = (abs(sixths - 3) - 1, 2 - abs(sixths - 2), 2 - abs(sixths - 4))
-    return stacked(
+    return stack(
         [(1 - saturation + saturation * x.op("Max", 0).op("Min", 1)) * value for x in parts], -1
     )

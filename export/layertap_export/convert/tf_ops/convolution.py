@@ -1,4 +1,4 @@
-"""Convolutions, where tf2onnx goes wrong."""
+"""Convolutions that tf2onnx converts incorrectly."""
 
 from __future__ import annotations
 
@@ -7,91 +7,101 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.nn import ConvOp
 
-from .expressions import NoWayError, Value, attribute, take_over
+from .expressions import NoWayError, Value, attribute, replace_node
 
 
 def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
-    """A 3D convolution with as many groups as its kernel says; tf2onnx counts those of 2D only."""
-    last = attribute(node, "data_format").endswith("C")
-    channels = graph.get_shape(node.input[0])[-1 if last else 1]
-    of_group = graph.get_shape(node.input[1])[-2]
+    """A 3D convolution with groups; tf2onnx sets the number of groups in 2D only."""
+    channels_last = attribute(node, "data_format").endswith("C")
+    channels = graph.get_shape(node.input[0])[-1 if channels_last else 1]
+    channels_per_group = graph.get_shape(node.input[1])[-2]
     ConvOp.any_version(graph.opset, graph, node)
     if channels > 0:
-        node.set_attr("group", channels // of_group)
+        node.set_attr("group", channels // channels_per_group)
 
 
 def transposed(graph: Any, node: Any, name: str, args: Any) -> None:
-    """A transposed convolution (the gradient of a convolution) that gives an image of some size.
+    """A transposed convolution (the gradient of a convolution) with an output of a given size.
 
-    Every value spreads over a patch, and patches add up; this `whole` has the size
-    stride (size - 1) + dilation (kernel - 1) + 1. With padding `same`, what it has too much is cut
-    off, half of it (rounded down) in front; what it lacks are zeros at the end.
+    Each input value contributes to a patch of the output; overlapping patches are summed. The
+    unpadded output has the size stride (size - 1) + dilation (kernel - 1) + 1. With padding `same`,
+    a surplus is cut off, half of it (rounded down) at the start; missing elements are zeros at the
+    end.
     """
-    last = attribute(node, "data_format").endswith("C")
-    explicit = attribute(node, "padding")
+    channels_last = attribute(node, "data_format").endswith("C")
+    padding = attribute(node, "padding")
     output_shape = graph.get_shape(node.output[0])
-    strides, dilations = (_spatial(attribute(node, x), last) for x in ("strides", "dilations"))
-    if explicit == "EXPLICIT":
-        raise NoWayError("a transposed convolution with explicit paddings")
+    strides, dilations = (
+        _spatial(attribute(node, x), channels_last) for x in ("strides", "dilations")
+    )
+    if padding == "EXPLICIT":
+        raise NoWayError("a transposed convolution with explicit padding is not supported")
 
     def build(size: Value, kernel: Value, x: Value, *bias: Value) -> Value:  # tf2onnx joins a bias
         rank = x.rank
-        x = x.transpose(0, rank - 1, *range(1, rank - 1)) if last else x
+        x = x.transpose(0, rank - 1, *range(1, rank - 1)) if channels_last else x
         kernel = kernel.transpose(rank - 1, rank - 2, *range(rank - 2))
-        extents = np.subtract(_known(kernel)[2:], 1) * dilations + 1
+        extents = np.subtract(_static_shape(kernel)[2:], 1) * dilations + 1
         attributes = {"strides": strides, "dilations": dilations}
-        wanted = _spatial(output_shape, last)
-        given = [-1 if n is None else n for n in (x.shape or ())[2:]]
-        if min(*given, *wanted) < 0:
-            y = _cut(x, [kernel, *bias], size, extents, last, explicit == "SAME", attributes)
+        output_size = _spatial(output_shape, channels_last)
+        input_size = [-1 if n is None else n for n in (x.shape or ())[2:]]
+        if min(*input_size, *output_size) < 0:
+            y = _with_computed_size(
+                x, [kernel, *bias], size, extents, channels_last, padding == "SAME", attributes
+            )
         else:
-            surplus = np.multiply(strides, np.subtract(given, 1)) + extents - wanted
-            cut = np.maximum(surplus, 0)
-            before = cut // 2
+            surplus = np.multiply(strides, np.subtract(input_size, 1)) + extents - output_size
+            pads = np.maximum(surplus, 0)
+            before = pads // 2
             y = x.op(
                 "ConvTranspose",
                 kernel,
                 *bias,
                 **attributes,
-                pads=[*before.tolist(), *(cut - before).tolist()],
+                pads=[*before.tolist(), *(pads - before).tolist()],
                 output_padding=np.maximum(-surplus, 0).tolist(),
             )
-        return y.transpose(0, *range(2, rank), 1) if last else y
+        return y.transpose(0, *range(2, rank), 1) if channels_last else y
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
-def _cut(
+def _with_computed_size(
     x: Value,
     weights: list[Value],
     size: Value,
     extents: Any,
-    last: bool,
+    channels_last: bool,
     same: bool,
     attributes: dict[str, Any],
 ) -> Value:
-    """The same for a size that is worked out in the graph."""
+    """A transposed convolution whose output size is computed in the graph."""
     rank = x.rank
-    # Enough zeros at the end for any size of which this can be the gradient.
+    # Enough zeros at the end for any size that results in this input size.
     zeros = [stride - 1 for stride in attributes["strides"]]
-    whole = x.op("ConvTranspose", *weights, **attributes, output_padding=zeros)
-    wanted = size.cast(np.int64).cut(0, *((1, rank - 1) if last else (2, rank)))
-    begin = wanted.like(np.zeros(rank - 2, np.int64))
+    unpadded = x.op("ConvTranspose", *weights, **attributes, output_padding=zeros)
+    output_size = size.cast(np.int64).slice(0, *((1, rank - 1) if channels_last else (2, rank)))
+    begin = output_size.like(np.zeros(rank - 2, np.int64))
     if same:
-        given = x.sizes_of_axes().cut(0, 2, rank)
-        surplus = (given - 1) * attributes["strides"] + extents - wanted
+        input_size = x.shape_tensor().slice(0, 2, rank)
+        surplus = (input_size - 1) * attributes["strides"] + extents - output_size
         begin = surplus.op("Max", 0) / 2
-    axes = whole.sizes(range(2, rank))
-    return whole.op("Slice", begin, begin + wanted, *axes)
+    axes = unpadded.int64s(range(2, rank))
+    return unpadded.op("Slice", begin, begin + output_size, *axes)
 
 
-def _spatial(values: Any, last: bool) -> list[int]:
-    """What belongs to the axes of the image, out of one value per axis."""
-    return [int(x) for x in (values[1:-1] if last else values[2:])]
+def _spatial(values: Any, channels_last: bool) -> list[int]:
+    """The values for the spatial axes, from one value for each axis."""
+    return [int(x) for x in (values[1:-1] if channels_last else values[2:])]
 
 
-def _known(x: Value) -> tuple[int, ...]:
+def _static_shape(x: Value) -> tuple[int, ...]:
+    """The shape of `x`.
+
+    Raises:
+        NoWayError: a size is not known.
+    """
     shape = x.shape
     if shape is None or None in shape:
-        raise NoWayError("a convolution with a kernel of unknown size")
+        raise NoWayError("the size of the convolution's kernel is not known")
     return shape  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Functions of single elements."""
+"""Elementwise functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import Handler, NoWayError, Value, attribute, formula, numpy_dtype, take_over
+from .expressions import Handler, NoWayError, Value, attribute, formula, numpy_dtype, replace_node
 
 
 def erfc(x: Value) -> Value:
@@ -22,20 +22,20 @@ def expm1(x: Value) -> Value:
 
 
 def log(x: Value) -> Value:
-    """The natural logarithm, of float16 too, which tf2onnx refuses."""
+    """The natural logarithm, also of float16, which tf2onnx does not support."""
     return x.op("Log")
 
 
 def log1p(x: Value) -> Value:
-    """log1p(x) = x log(u) / (u - 1) with u = 1 + x as it was rounded; x where u is 1.
+    """log1p(x) = x log(u) / (u - 1) with the rounded value u of 1 + x; x if u is 1.
 
-    Rounding spoils log(u) and u - 1 alike. Source: Goldberg, What Every Computer Scientist Should
-    Know About Floating-Point Arithmetic, ACM Computing Surveys 23 (1991), theorem 4.
+    Rounding affects log(u) and u - 1 equally. Source: Goldberg, What Every Computer Scientist
+    Should Know About Floating-Point Arithmetic, ACM Computing Surveys 23 (1991), theorem 4.
     """
-    above = x + 1
-    unlike = above - 1
-    plain = unlike.equals(0) | x.op("IsInf", detect_negative=0)
-    return plain.where(x, above.op("Log") * (x / plain.where(1, unlike)))
+    u = x + 1
+    rounded = u - 1
+    unchanged = rounded.equals(0) | x.op("IsInf", detect_negative=0)
+    return unchanged.where(x, u.op("Log") * (x / unchanged.where(1, rounded)))
 
 
 QUANTILE = {
@@ -106,75 +106,77 @@ QUANTILE = {
         ),
     ),
 }
-"""Numerators and denominators of AS 241's PPND16, constant term first."""
+"""Coefficients of numerators and denominators of AS 241's PPND16, constant term first."""
 
 
 def erfinv(x: Value) -> Value:
-    """erfinv(x) = the normal distribution's quantile of (x + 1) / 2, divided by the root of 2.
+    """erfinv(x) = the standard normal quantile of (x + 1) / 2, divided by the square root of 2.
 
     Source: Wichura, Algorithm AS 241: The Percentage Points of the Normal Distribution, Applied
     Statistics 37 (1988), 477-484; relative error about 1e-16.
     """
 
-    def ratio(argument: Value, where: str) -> Value:
-        over, under = QUANTILE[where]
-        return argument.polynomial(over) / argument.polynomial(under)
+    def ratio(argument: Value, region: str) -> Value:
+        numerator, denominator = QUANTILE[region]
+        return argument.polynomial(numerator) / argument.polynomial(denominator)
 
-    from_half = x / 2
-    distance = abs(from_half)
-    centre = from_half * ratio(0.180625 - from_half * from_half, "centre")
-    tail = (-(0.5 - distance).op("Log")).op("Sqrt")
-    outside = (tail <= 5).where(ratio(tail - 1.6, "tail"), ratio(tail - 5, "far tail"))
-    # At the very ends the ratio is infinite by infinite.
-    outside = (distance.equals(0.5)).where(math.inf, outside) * x.op("Sign")
-    return (distance <= 0.425).where(centre, outside) * math.sqrt(0.5)
+    q = x / 2
+    distance = abs(q)
+    centre = q * ratio(0.180625 - q * q, "centre")
+    r = (-(0.5 - distance).op("Log")).op("Sqrt")
+    tail = (r <= 5).where(ratio(r - 1.6, "tail"), ratio(r - 5, "far tail"))
+    # For x = -1 and x = 1 the ratio is infinity divided by infinity.
+    tail = (distance.equals(0.5)).where(math.inf, tail) * x.op("Sign")
+    return (distance <= 0.425).where(centre, tail) * math.sqrt(0.5)
 
 
-SMALL_I0 = (1, 3.5156229, 3.0899424, 1.2067492, 0.2659732, 0.0360768, 0.0045813)
-LARGE_I0 = (
+I0_BELOW = (1, 3.5156229, 3.0899424, 1.2067492, 0.2659732, 0.0360768, 0.0045813)
+"""Coefficients for |x| < 3.75 (9.8.1)."""
+I0_ABOVE = (
     *(0.39894228, 0.01328592, 0.00225319, -0.00157565, 0.00916281),
     *(-0.02057706, 0.02635537, -0.01647633, 0.00392377),
 )
+"""Coefficients for |x| >= 3.75 (9.8.2)."""
 
 
 def bessel_i0(x: Value) -> Value:
-    """The modified Bessel function of the first kind and order 0, within 2e-7 of its value.
+    """The modified Bessel function of the first kind and order 0, with an error of at most 2e-7.
 
     Source: Abramowitz, Stegun: Handbook of Mathematical Functions (1964), 9.8.1 and 9.8.2.
     """
-    size = abs(x)
-    part = size / 3.75
-    small = (part * part).polynomial(SMALL_I0)
-    safe = (part < 1).where(1, part)
-    large = size.op("Exp") / (safe * 3.75).op("Sqrt") * (1 / safe).polynomial(LARGE_I0)
-    return (part < 1).where(small, large)
+    magnitude = abs(x)
+    t = magnitude / 3.75
+    below = (t * t).polynomial(I0_BELOW)
+    safe = (t < 1).where(1, t)
+    above = magnitude.op("Exp") / (safe * 3.75).op("Sqrt") * (1 / safe).polynomial(I0_ABOVE)
+    return (t < 1).where(below, above)
 
 
 def floor_div(x: Value, y: Value) -> Value:
-    """The quotient rounded down; ONNX rounds that of integers towards zero."""
+    """The quotient rounded down; ONNX rounds quotients of integers towards zero."""
     if x.dtype.kind == "f":
         return (x / y).op("Floor")
     if x.dtype.kind == "u":
         return x / y
     quotient = x / y
-    uneven = ~(quotient * y).equals(x)
-    below = uneven & (x < 0).op("Xor", y < 0)
-    return below.where(quotient - 1, quotient)
+    inexact = ~(quotient * y).equals(x)
+    rounded_up = inexact & (x < 0).op("Xor", y < 0)
+    return rounded_up.where(quotient - 1, quotient)
 
 
 def floor_mod(x: Value, y: Value) -> Value:
-    """The remainder with the sign of the divisor, as Python's `%`."""
+    """The remainder with the sign of the divisor, like Python's `%`."""
     if x.dtype.kind != "f":
         return x.op("Mod", y)
     remainder = x.op("Mod", y, fmod=1)
-    other_side = ~remainder.equals(0) & (remainder < 0).op("Xor", y < 0)
-    return other_side.where(remainder + y, remainder)
+    wrong_sign = ~remainder.equals(0) & (remainder < 0).op("Xor", y < 0)
+    return wrong_sign.where(remainder + y, remainder)
 
 
 def next_after(x: Value, y: Value) -> Value:
-    """The neighbour of x on the side of y: x ± (phi |x| + eta), phi = u (1 + 2 u), rounded.
+    """The next float after x towards y: x ± (phi |x| + eta), rounded, with phi = u (1 + 2 u).
 
-    u is half the distance of 1 from its neighbour above, eta the smallest number over 0.
+    u is half the distance from 1 to the next larger float, eta the smallest positive float.
     Source: Rump, Zimmermann, Boldo, Melquiond: Computing predecessor and successor in rounding to
     nearest, BIT Numerical Mathematics 49 (2009), 419-431, algorithm 2.
     """
@@ -185,10 +187,10 @@ def next_after(x: Value, y: Value) -> Value:
 
 
 def comparison(compare: Callable[[Value, Value], Value]) -> Handler:
-    """A comparison of two numbers; tf2onnx compares whole ones as float32.
+    """A handler for a comparison of two numbers. tf2onnx compares integers as float32.
 
-    They are compared as int64 here: ONNX counts the rounds of a loop in it, whatever TensorFlow
-    does.
+    Here integers are compared as int64. One of the operands may be the iteration number of a loop,
+    which is an int64 in ONNX whatever its dtype in TensorFlow.
     """
 
     def exact(x: Value) -> Value:
@@ -198,30 +200,30 @@ def comparison(compare: Callable[[Value, Value], Value]) -> Handler:
 
 
 def select(condition: Value, x: Value, y: Value) -> Value:
-    """By element x or y. (tf2onnx multiplies with 1 and 0, which leaves NaN and infinity.)"""
+    """For each element, x or y. (tf2onnx multiplies by 1 and 0, which turns infinity into NaN.)"""
     return condition.where(x, y)
 
 
 def arctan2(y: Value, x: Value) -> Value:
-    """The angle of the point (x, y): of its mirror image in the first eighth, turned back."""
+    """The angle of the point (x, y), computed for its mirror image in the first octant."""
     steep = abs(y) > abs(x)
-    longer = steep.where(abs(y), abs(x))
-    angle = (steep.where(abs(x), abs(y)) / longer.equals(0).where(1, longer)).op("Atan")
+    larger = steep.where(abs(y), abs(x))
+    angle = (steep.where(abs(x), abs(y)) / larger.equals(0).where(1, larger)).op("Atan")
     angle = steep.where(math.pi / 2 - angle, angle)
     angle = _negative(x).where(math.pi - angle, angle)
     return _negative(y).where(-angle, angle)
 
 
 def _negative(x: Value) -> Value:
-    """Whether the sign bit is set: of minus zero too, whose reciprocal is minus infinity."""
+    """Whether the sign bit is set, also that of minus zero: its reciprocal is minus infinity."""
     return (x < 0) | (x.equals(0) & ((1 / x) < 0))
 
 
 def bitcast(graph: Any, node: Any, name: str, args: Any) -> None:
-    """The bits of a float as an integer, where only the sign bit is looked at, as in `signbit`.
+    """The bits of a float as an integer, if only the sign bit is read, as in `signbit`.
 
     Raises:
-        NoWayError: the other bits are wanted too, and ONNX has no way to them.
+        NoWayError: other bits are read too, which ONNX cannot do.
     """
     dtype = numpy_dtype(attribute(node, "type"))
     if dtype.kind != "i":
@@ -233,6 +235,6 @@ def bitcast(graph: Any, node: Any, name: str, args: Any) -> None:
             raise NoWayError("the bits of a tensor cannot be read as another type")
 
     def build(x: Value) -> Value:
-        return _negative(x).where(x.new(sign_bit, dtype), x.new(0, dtype))
+        return _negative(x).where(x.const(sign_bit, dtype), x.const(0, dtype))
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)

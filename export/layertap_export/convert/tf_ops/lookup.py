@@ -1,4 +1,4 @@
-"""Lookup tables of strings and integers, as ONNX's LabelEncoder."""
+"""Lookup tables of strings and integers, as LabelEncoder nodes of ONNX."""
 
 from __future__ import annotations
 
@@ -10,75 +10,75 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from tf2onnx.onnx_opset.logical import Equal
 
-from .expressions import Handler, NoWayError, Value, take_over
+from .expressions import Handler, NoWayError, Value, replace_node
 
 DOMAIN, VERSION = "ai.onnx.ml", 2
-"""The part of ONNX that LabelEncoder belongs to; every onnxruntime has it."""
+"""The operator set of LabelEncoder; every build of onnxruntime contains it."""
 
 Table = tuple[NDArray[Any], NDArray[Any]]
 """Keys and values, in the same order; integers, or `bytes` for strings."""
 
 
 def lookup(tables: Mapping[str, Table]) -> Handler:
-    """The value that a table has for a key, or a default.
+    """A handler for lookups: the value of a key in a table, or a default.
 
     Args:
-        tables: by the name of the TensorFlow node that stands for the table.
+        tables: the tables, by the name of their TensorFlow node.
     """
 
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         keys, values = tables[node.input[0].partition(":")[0]]
-        order = np.argsort(keys)  # a table has none: the file shall be the same every time
-        wanted = Value(graph, node.output[0]).dtype if values.dtype.kind in "iu" else None
+        order = np.argsort(keys)  # tables have no order; every export must write the same bytes
+        dtype = Value(graph, node.output[0]).dtype if values.dtype.kind in "iu" else None
 
         def build(table: Value, key: Value, default: Value) -> Value:
             if default.constant is None:
-                raise NoWayError("a lookup with a default that is not constant")
-            (otherwise,) = default.constant.reshape(-1).tolist()
-            found = _encoded(key, keys[order].tolist(), values[order].tolist(), otherwise)
-            return found if wanted is None else found.cast(wanted)
+                raise NoWayError("the default of the lookup is not a constant")
+            (constant,) = default.constant.reshape(-1).tolist()
+            found = _encoded(key, keys[order].tolist(), values[order].tolist(), constant)
+            return found if dtype is None else found.cast(dtype)
 
-        take_over(graph, node, build)
+        replace_node(graph, node, build)
 
     return handler
 
 
 def equal(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Whether elements are equal; a string and a constant one as a table with one key.
+    """Whether elements are equal, or different. Strings are looked up in a table with one key.
 
-    (ONNX compares strings from opset 19 on.)
+    (ONNX can compare strings since opset 19.)
     """
     if graph.get_dtype(node.input[0]) != TensorProto.STRING:
         Equal.version_11(graph, node)
         return
-    unlike = node.type == "NotEqual"
+    negated = node.type == "NotEqual"
 
-    def build(one: Value, other: Value) -> Value:
-        known, unknown = (one, other) if other.constant is None else (other, one)
-        if known.constant is None or known.constant.size != 1:
-            raise NoWayError("ONNX compares strings with one constant string only")
-        word = known.constant.reshape(-1).tolist()
-        return _encoded(unknown, word, [int(not unlike)], int(unlike)).cast(np.bool_)
+    def build(x: Value, y: Value) -> Value:
+        constant, strings = (x, y) if y.constant is None else (y, x)
+        if constant.constant is None or constant.constant.size != 1:
+            raise NoWayError("in ONNX, strings can be compared with one constant string only")
+        key = constant.constant.reshape(-1).tolist()
+        return _encoded(strings, key, [int(not negated)], int(negated)).cast(np.bool_)
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 def _encoded(key: Value, keys: list[Any], values: list[Any], default: Any) -> Value:
-    """By element the value of the same place as the key, or the default."""
+    """For each element of `key`, the value with the index of that key in `keys`, or the default."""
     strings = not isinstance(values[0], int)
     if isinstance(keys[0], int):
         key = key.cast(np.int64)
     attributes = {
-        f"keys_{_kind(keys[0])}s": keys,
-        f"values_{_kind(values[0])}s": values,
-        f"default_{_kind(default)}": default,
+        f"keys_{_element_type(keys[0])}s": keys,
+        f"values_{_element_type(values[0])}s": values,
+        f"default_{_element_type(default)}": default,
     }
     (found,) = key.ops("LabelEncoder", outputs=1, domain=DOMAIN, **attributes)
-    # tf2onnx infers nothing for other domains.
+    # tf2onnx infers no dtypes and shapes for other domains.
     key.graph.set_dtype(found.name, TensorProto.STRING if strings else TensorProto.INT64)
     key.graph.copy_shape(key.name, found.name)
     return found
 
 
-def _kind(value: Any) -> str:
+def _element_type(value: Any) -> str:
     return "int64" if isinstance(value, int) else "string"

@@ -1,4 +1,4 @@
-"""Why some TensorFlow operations have no way into ONNX, for messages."""
+"""Why some TensorFlow operations cannot be converted to ONNX, for error messages."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ TEXT = frozenset(
 """Operations on the characters of strings."""
 
 LOOPS = frozenset("Case Merge StatelessCase Switch _SwitchN While StatelessWhile".split())
-"""Control flow that tf2onnx does not know."""
+"""Control flow that tf2onnx does not support."""
 
 MATRICES = frozenset(
     "BandedTriangularSolve Cholesky Eig Lu MatrixExponential MatrixInverse MatrixLogarithm "
     "MatrixSolve MatrixSolveLs MatrixSquareRoot MatrixTriangularSolve Qr SelfAdjointEigV2 Svd "
     "TridiagonalSolve".split()
 )
-"""Factorisations of matrices, and what is solved with them."""
+"""Matrix factorisations, and operations that are computed with them."""
 
 REASONS: Mapping[str, tuple[Collection[str], str]] = {
     "text": (TEXT, "ONNX has no operators for the characters of strings."),
-    "loops": (LOOPS, "It is a loop or a choice of a kind that tf2onnx cannot convert."),
-    "matrices": (MATRICES, "ONNX has no factorisations of matrices."),
+    "loops": (LOOPS, "tf2onnx does not support this form of loop or condition."),
+    "matrices": (MATRICES, "ONNX has no matrix factorisations."),
 }
-"""By theme: operations, and a sentence on them."""
+"""By theme: the operations, and a sentence that says why they cannot be converted."""
 
 
 def why(operations: Collection[str]) -> str:
-    """A sentence for each theme that the operations belong to."""
+    """Why the operations cannot be converted: a sentence for each of their themes."""
     return " ".join(
-        sentence for group, sentence in REASONS.values() if any(x in group for x in operations)
+        sentence for theme, sentence in REASONS.values() if any(x in theme for x in operations)
     )
 
 
@@ -54,7 +54,7 @@ def way_out(operations: Collection[str]) -> str:
     """What to do about operations that cannot be exported."""
     if any(operation in TEXT for operation in operations):
         return (
-            "Export the part of the model behind the layer, and run the layer itself in front: "
-            "keras.Model(layer.output, model.outputs)."
+            "Export the part of the model after the layer, keras.Model(layer.output, "
+            "model.outputs), and run the layer itself in Keras before it."
         )
     return "Export a model that ends before them."

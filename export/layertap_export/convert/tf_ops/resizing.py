@@ -1,8 +1,8 @@
 """Resizing of images.
 
-All but bilinear and nearest are separable sums of weighted pixels: rows @ image @ columns, with a
-matrix of weights per axis that is made from the sizes. Where these are known the matrices are
-constants in the file; else they are worked out in the graph.
+All methods except bilinear and nearest are separable weighted sums of pixels: rows @ image @
+columns, with a matrix of weights for each axis that depends on the sizes. If the sizes are known,
+the matrices are constants in the file, else they are computed in the graph.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.nn import Resize as TensorFlowResize
 
-from .expressions import NoWayError, Value, attribute, counted, joined, take_over
+from .expressions import NoWayError, Value, arange, attribute, concat, replace_node
 
-PLAIN: Mapping[str, Mapping[str, Any]] = {
+RESIZE_ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
     "ResizeBilinear": {"mode": "linear"},
     "ResizeNearestNeighbor": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
 }
@@ -24,36 +24,42 @@ PLAIN: Mapping[str, Mapping[str, Any]] = {
 
 
 def resize(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Bilinear and nearest, as `tf.image.resize` does it.
+    """Bilinear and nearest, like `tf.image.resize`.
 
-    tf2onnx writes scales in float32, which may round to one pixel less (12 * (7 / 12) = 6.99), and
-    for nearest a mode that opset 13 took out of the standard. For nearest TensorFlow takes pixel
-    floor((x + 0.5) / scale), which is (x + 0.5) / scale - 0.5 rounded, halves upwards.
+    tf2onnx writes scales in float32, with which the output can be one pixel smaller after rounding
+    (12 * (7 / 12) = 6.99), and for nearest a mode that opset 13 removed from the standard. For
+    nearest, TensorFlow takes the pixel floor((x + 0.5) / scale). This is (x + 0.5) / scale - 0.5
+    rounded to the nearest integer, with halves rounded up.
     """
     if not attribute(node, "half_pixel_centers"):  # from before TensorFlow 2
         TensorFlowResize.version_11(graph, node)
         return
-    attributes = PLAIN[node.type]
+    attributes = RESIZE_ATTRIBUTES[node.type]
 
     def build(image: Value, size: Value) -> Value:
         x = image.transpose(0, 3, 1, 2)
-        # onnxruntime resizes some integers only, and rounds bilinear ones; TensorFlow does neither.
+        # onnxruntime supports only some integer types, and rounds bilinear results of integers.
         if x.dtype != np.float32:
             x = x.cast(np.float32)
-        sizes = joined([x.sizes_of_axes().cut(0, 0, 2), size.cast(np.int64)], 0)
-        none = Value(graph, "")
+        sizes = concat([x.shape_tensor().slice(0, 0, 2), size.cast(np.int64)], 0)
+        omitted = Value(graph, "")
         x = x.op(
-            "Resize", none, none, sizes, coordinate_transformation_mode="half_pixel", **attributes
+            "Resize",
+            omitted,
+            omitted,
+            sizes,
+            coordinate_transformation_mode="half_pixel",
+            **attributes,
         )
         x = x.transpose(0, 2, 3, 1)
-        wanted = image.dtype if node.type == "ResizeNearestNeighbor" else x.dtype
-        return x if x.dtype == wanted else x.cast(wanted)
+        dtype = image.dtype if node.type == "ResizeNearestNeighbor" else x.dtype
+        return x if x.dtype == dtype else x.cast(dtype)
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 def bicubic(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Keys's kernel with a = -0.5, looked up in a table of 1024 steps, over pixels in the image.
+    """Keys's cubic kernel with a = -0.5, sampled at 1024 steps, over the pixels in the image.
 
     Source: tensorflow/core/kernels/image/resize_bicubic_op.cc
     """
@@ -61,40 +67,41 @@ def bicubic(graph: Any, node: Any, name: str, args: Any) -> None:
         TensorFlowResize.version_11(graph, node)
         return
 
-    def weights(given: Value, wanted: Value) -> Value:
-        given, wanted = given.cast(np.float32), wanted.cast(np.float32)
-        centres = (_column(wanted) + 0.5) * (given / wanted) - 0.5
+    def weights(old: Value, new: Value) -> Value:
+        old, new = old.cast(np.float32), new.cast(np.float32)
+        centres = (_column(new) + 0.5) * (old / new) - 0.5
         centres = (centres * 1024).op("Round") / 1024
-        return _shares(_keys_cubic(abs(_row(given) - centres)))
+        return _normalised(_keys_cubic(abs(_row(old) - centres)))
 
-    take_over(graph, node, lambda image, size: _separable(image, size, [weights, weights]))
+    replace_node(graph, node, lambda image, size: _separable(image, size, [weights, weights]))
 
 
 def area(graph: Any, node: Any, name: str, args: Any) -> None:
-    """The average over the area of each new pixel: shares of old ones by how far they overlap.
+    """The average over the area of each new pixel: old pixels are weighted by their overlap.
 
     Source: tensorflow/core/kernels/image/resize_area_op.cc
     """
     if attribute(node, "align_corners"):
-        raise NoWayError("area interpolation with aligned corners")
+        raise NoWayError("area interpolation with align_corners is not supported")
 
-    def weights(given: Value, wanted: Value) -> Value:
-        given, wanted = given.cast(np.float32), wanted.cast(np.float32)
-        scale = given / wanted
-        begin, end = _column(wanted) * scale, (_column(wanted) + 1) * scale
-        pixel = _row(given)
+    def weights(old: Value, new: Value) -> Value:
+        old, new = old.cast(np.float32), new.cast(np.float32)
+        scale = old / new
+        begin, end = _column(new) * scale, (_column(new) + 1) * scale
+        pixel = _row(old)
         overlap = (pixel + 1).op("Min", end) - pixel.op("Max", begin)
         return overlap.op("Max", 0) / scale
 
-    take_over(graph, node, lambda image, size: _separable(image, size, [weights, weights]))
+    replace_node(graph, node, lambda image, size: _separable(image, size, [weights, weights]))
 
 
 def scale_and_translate(graph: Any, node: Any, name: str, args: Any) -> None:
-    """Kernels of any width: `lanczos3`, `lanczos5`, and everything with `antialias`.
+    """Kernels of any width: `lanczos3`, `lanczos5`, and all methods with `antialias`.
 
-    New pixel x has its centre at (x + 0.5 - translation) / scale, and takes what a kernel gives
-    to the old ones around, in shares that add up to 1; nothing if it lies outside. When an image is
-    made smaller, `antialias` stretches the kernel by 1 / scale.
+    The centre of the new pixel x is at (x + 0.5 - translation) / scale of the old image. The kernel
+    around it gives the weights of old pixels, which are normalised to a sum of 1; if the centre is
+    outside of the image, they are 0. If the image shrinks, `antialias` widens the kernel by the
+    factor 1 / scale.
 
     Source: tensorflow/core/kernels/image/scale_and_translate_op.cc
     """
@@ -102,37 +109,40 @@ def scale_and_translate(graph: Any, node: Any, name: str, args: Any) -> None:
     antialias = bool(attribute(node, "antialias"))
 
     def build(image: Value, size: Value, scale: Value, translation: Value) -> Value:
-        def weights(axis: int) -> Weights:
+        def weights_of(axis: int) -> Weights:
             inverse = 1 / scale.take(axis, 0)
             shift = -inverse * translation.take(axis, 0)
             width = inverse.op("Max", 1) if antialias else inverse.like(1)
 
-            def of(given: Value, wanted: Value) -> Value:
-                given, wanted = given.cast(np.float32), wanted.cast(np.float32)
-                centres = (_column(wanted) + 0.5) * inverse + shift
-                shares = _shares(kernel(abs((_row(given) + 0.5 - centres) * (1 / width))))
-                inside = (centres >= 0) & (centres <= given)
-                return inside.where(shares, 0)
+            def weights(old: Value, new: Value) -> Value:
+                old, new = old.cast(np.float32), new.cast(np.float32)
+                centres = (_column(new) + 0.5) * inverse + shift
+                normalised = _normalised(kernel(abs((_row(old) + 0.5 - centres) * (1 / width))))
+                inside = (centres >= 0) & (centres <= old)
+                return inside.where(normalised, 0)
 
-            return of
+            return weights
 
-        return _separable(image, size, [weights(0), weights(1)])
+        return _separable(image, size, [weights_of(0), weights_of(1)])
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 Weights = Callable[[Value, Value], Value]
-"""From the sizes before and behind, scalars of int64, to the weights, shape `(behind, before)`."""
+"""A function of the old and the new size of an axis, scalars of int64, that returns the weights,
+shape `(new, old)`."""
 
 
 def _separable(image: Value, size: Value, weights: list[Weights]) -> Value:
-    """Both axes of images `(n, h, w, c)` in turn; TensorFlow gives float32, whatever it gets."""
-    known = size.constant
-    wanted = [
-        size.new(known[i], np.int64) if known is not None else size.cast(np.int64).take(i, 0)
+    """Resize both axes of images `(n, h, w, c)`. Like TensorFlow's, the result is float32."""
+    constant = size.constant
+    new = [
+        size.const(constant[i], np.int64)
+        if constant is not None
+        else size.cast(np.int64).take(i, 0)
         for i in (0, 1)
     ]
-    rows, columns = (make(image.size(1 + i), wanted[i]) for i, make in enumerate(weights))
+    rows, columns = (of_axis(image.size(1 + i), new[i]) for i, of_axis in enumerate(weights))
     x = image.transpose(0, 3, 1, 2)
     x = x if x.dtype == np.float32 else x.cast(np.float32)
     x = rows.op("MatMul", x).op("MatMul", columns.transpose(1, 0))
@@ -140,19 +150,20 @@ def _separable(image: Value, size: Value, weights: list[Weights]) -> Value:
 
 
 def _column(size: Value) -> Value:
-    """0, 1, ... size - 1, as a column; `size` is a scalar of float32."""
+    """0, 1, ..., size - 1 in float32, shape `(size, 1)`; `size` is a scalar of float32."""
     return _row(size).unsqueeze(1)
 
 
 def _row(size: Value) -> Value:
-    return counted(size.cast(np.int64)).cast(np.float32)
+    """0, 1, ..., size - 1 in float32, shape `(size,)`; `size` is a scalar of float32."""
+    return arange(size.cast(np.int64)).cast(np.float32)
 
 
-def _shares(weights: Value) -> Value:
-    """Weights divided by the sum of their row; a row of zeros stays one."""
+def _normalised(weights: Value) -> Value:
+    """Weights divided by the sum of their row; rows of zeros are not changed."""
     total = weights.reduce("Sum", 1, keep=True)
-    none = abs(total) < 1000 * float(np.finfo(np.float32).tiny)
-    return none.where(0, weights / none.where(1, total))
+    is_zero = abs(total) < 1000 * float(np.finfo(np.float32).tiny)
+    return is_zero.where(0, weights / is_zero.where(1, total))
 
 
 def _lanczos(radius: float) -> Callable[[Value], Value]:
@@ -177,7 +188,7 @@ def _mitchell_cubic(x: Value) -> Value:
 
 
 def _gaussian(x: Value) -> Value:
-    """Of radius 1.5, with a standard deviation of a third of it."""
+    """A Gaussian of radius 1.5 and standard deviation 0.5."""
     return (x >= 1.5).where(0, (x * x * -2).op("Exp"))
 
 
@@ -199,4 +210,4 @@ KERNELS: Mapping[str, Callable[[Value], Value]] = {
     "keyscubic": _keys_cubic,
     "mitchellcubic": _mitchell_cubic,
 }
-"""Weight by distance, for TensorFlow's `kernel_type`."""
+"""The weight as a function of the distance, by TensorFlow's `kernel_type`."""

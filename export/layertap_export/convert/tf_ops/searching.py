@@ -1,4 +1,4 @@
-"""Places in sorted lists, ranks, and marks at places."""
+"""Searching in sorted numbers, top k, one-hot encoding and counting."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import NoWayError, Value, attribute, counted, numpy_dtype, take_over
+from .expressions import NoWayError, Value, arange, attribute, numpy_dtype, replace_node
 
 
 def bucketize(graph: Any, node: Any, name: str, args: Any) -> None:
-    """How many boundaries are not above each element; they are compared one by one."""
+    """For each element, the number of boundaries that are at most as large as it."""
     boundaries = np.array(attribute(node, "boundaries"), np.float32)
 
     def build(x: Value) -> Value:
@@ -19,16 +19,16 @@ def bucketize(graph: Any, node: Any, name: str, args: Any) -> None:
         not_above = x.unsqueeze(-1) >= x.like(boundaries)
         return not_above.cast(np.int32).reduce("Sum", -1)
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 def lower_bound(graph: Any, node: Any, name: str, args: Any) -> None:
-    """How many elements of each row of sorted numbers are below each value."""
+    """For each value, the number of elements of its row of sorted numbers that are smaller."""
     _count(graph, node, lambda numbers, value: numbers < value)
 
 
 def upper_bound(graph: Any, node: Any, name: str, args: Any) -> None:
-    """How many elements of each row of sorted numbers are not above each value."""
+    """For each value, the number of elements of its row of sorted numbers that are not larger."""
     _count(graph, node, lambda numbers, value: numbers <= value)
 
 
@@ -39,73 +39,75 @@ def _count(graph: Any, node: Any, compare: Callable[[Value, Value], Value]) -> N
         found = compare(numbers.unsqueeze(1), values.unsqueeze(2))
         return found.cast(dtype).reduce("Sum", 2)
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 def in_top_k(predictions: Value, targets: Value, k: Value) -> Value:
-    """Whether fewer than k predictions of a row are above that of the target.
+    """Whether fewer than k predictions of a row are larger than that of the target.
 
-    Never if one of the row is infinite or NaN, or if there is no such place.
+    False if a prediction of the row is infinite or NaN, or if the target is out of range.
     """
-    places = counted(predictions.size(1)).cast(targets.dtype)
-    here = places.equals(targets.unsqueeze(1))
-    wanted = here.where(predictions, 0).reduce("Sum", 1, keep=True)
-    above = (predictions > wanted).cast(k.dtype).reduce("Sum", 1)
-    finite = (predictions - predictions).equals(0)  # infinity less infinity is NaN
-    sound = finite.cast(np.int32).reduce("Min", 1).equals(1)
-    known = here.cast(np.int32).reduce("Max", 1).equals(1)
-    return (above < k) & sound & known
+    indices = arange(predictions.size(1)).cast(targets.dtype)
+    is_target = indices.equals(targets.unsqueeze(1))
+    of_target = is_target.where(predictions, 0).reduce("Sum", 1, keep=True)
+    larger = (predictions > of_target).cast(k.dtype).reduce("Sum", 1)
+    finite = (predictions - predictions).equals(0)  # infinity minus infinity is NaN
+    all_finite = finite.cast(np.int32).reduce("Min", 1).equals(1)
+    in_range = is_target.cast(np.int32).reduce("Max", 1).equals(1)
+    return (larger < k) & all_finite & in_range
 
 
 def top_k(graph: Any, node: Any, name: str, args: Any) -> None:
-    """The k largest of the last axis, of any type. (tf2onnx takes unsigned numbers for signed.)"""
-    in_order = attribute(node, "sorted")
+    """The k largest elements along the last axis. (tf2onnx treats unsigned numbers as signed.)"""
+    is_sorted = attribute(node, "sorted")
 
     def build(x: Value, k: Value) -> list[Value]:
         count = k.cast(np.int64).reshape(1)
-        values, places = x.ops("TopK", count, outputs=2, axis=-1, sorted=in_order)
-        return [values, places.cast(np.int32)]
+        values, indices = x.ops("TopK", count, outputs=2, axis=-1, sorted=is_sorted)
+        return [values, indices.cast(np.int32)]
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 def one_hot(graph: Any, node: Any, name: str, args: Any) -> None:
-    """One of two values at each place of a new axis: the first where it is the element's index."""
+    """A new axis with the value `on` at the index given by the element, and `off` elsewhere."""
     axis = attribute(node, "axis")
 
     def build(indices: Value, depth: Value, on: Value, off: Value) -> Value:
-        at = axis % (indices.rank + 1)
-        places = counted(depth.cast(np.int64)).cast(indices.dtype)
-        behind = indices.rank - at
-        if behind:
-            places = places.reshape(-1, *[1] * behind)
-        here = indices.unsqueeze(at).equals(places)
-        return here if on.dtype == np.bool_ and _plain(on, off) else here.where(on, off)
+        new_axis = axis % (indices.rank + 1)
+        positions = arange(depth.cast(np.int64)).cast(indices.dtype)
+        axes_after = indices.rank - new_axis
+        if axes_after:
+            positions = positions.reshape(-1, *[1] * axes_after)
+        hot = indices.unsqueeze(new_axis).equals(positions)
+        return hot if on.dtype == np.bool_ and _true_and_false(on, off) else hot.where(on, off)
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
 def bincount(graph: Any, node: Any, name: str, args: Any) -> None:
-    """How often each number from 0 to size - 1 is there, or the sum of its weights; per row.
+    """For each row, how often each number from 0 to size - 1 occurs, or the sum of its weights.
 
-    With `binary_output`, whether it is there.
+    With `binary_output`, whether it occurs.
     """
     binary = attribute(node, "binary_output")
 
     def build(numbers: Value, size: Value, weights: Value) -> Value:
-        places = counted(size.cast(np.int64)).cast(numbers.dtype)
-        here = numbers.unsqueeze(-1).equals(places)
+        bins = arange(size.cast(np.int64)).cast(numbers.dtype)
+        in_bin = numbers.unsqueeze(-1).equals(bins)
         if binary:
-            return here.cast(np.int32).reduce("Max", -2).cast(weights.dtype)
+            return in_bin.cast(np.int32).reduce("Max", -2).cast(weights.dtype)
         shape = weights.shape
         if shape is None:
-            raise NoWayError("it is not known whether there are weights")
-        shares = here.cast(weights.dtype) if 0 in shape else here.where(weights.unsqueeze(-1), 0)
-        return shares.reduce("Sum", -2)
+            raise NoWayError("it is not known whether the weights are empty")
+        counts = (
+            in_bin.cast(weights.dtype) if 0 in shape else in_bin.where(weights.unsqueeze(-1), 0)
+        )
+        return counts.reduce("Sum", -2)
 
-    take_over(graph, node, build)
+    replace_node(graph, node, build)
 
 
-def _plain(on: Value, off: Value) -> bool:
-    """Whether the two values are true and false, as `equals` gives them."""
+def _true_and_false(on: Value, off: Value) -> bool:
+    """Whether the two values are the constants true and false."""
     return on.constant is not None and bool(on.constant) and not off.constant

@@ -5,8 +5,10 @@ The gradient of an operand that was broadcast is summed back to the operand's sh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def _parts(step: Step, *gradients: Value | None) -> Gradients:
@@ -105,3 +107,20 @@ def prelu(step: Step) -> Gradients:
     kept = above.masks(g) + (~above).masks(g * slope) if step.wanted[0] else None
     slopes = (~above).masks(g * x) if step.wanted[1] else None
     return _parts(step, kept, slopes)
+
+
+RULES: Mapping[str, Rule] = {
+    "Add": addition,
+    "Sum": addition,
+    "Mean": mean,
+    "Sub": subtraction,
+    "Mul": multiplication,
+    "Div": division,
+    "Pow": power,
+    "Mod": remainder,
+    "Max": extreme,
+    "Min": extreme,
+    "Where": where,
+    "PRelu": prelu,
+}
+"""The rules of this theme, by operator."""

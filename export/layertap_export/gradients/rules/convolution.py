@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 from layertap_export.graph.shapes.sizes import fixed
 from layertap_export.graph.shapes.windows import Window
 
@@ -40,7 +40,7 @@ def _kernel(step: Step) -> list[int]:
     """The sizes of the weights."""
     sizes = fixed(step.build.dims(step.input(1)))
     if sizes is None:
-        raise step.refused("with a kernel of free size")
+        raise step.unsupported("with a kernel of free size")
     return sizes
 
 
@@ -67,15 +67,15 @@ def _turned_round(step: Step, sizes: Sequence[int], group: int) -> Value:
         kernel = kernel.op("Transpose", perm=[1, 0, *range(2, len(sizes))])
     elif (inner, outer) != (1, group):  # not depthwise, where each group is a channel
         parts = [group, outer // group, inner, *cells]
-        kernel = kernel.op("Reshape", build.whole(parts))
+        kernel = kernel.op("Reshape", build.int64(parts))
         kernel = kernel.op("Transpose", perm=[0, 2, 1, *range(3, len(parts))])
-        kernel = kernel.op("Reshape", build.whole([group * inner, outer // group, *cells]))
+        kernel = kernel.op("Reshape", build.int64([group * inner, outer // group, *cells]))
     axes = [axis for axis, size in enumerate(cells, start=2) if size > 1]
     if not axes:
         return kernel
     count = len(axes)
     bounds = ([-1] * count, [-(2**63)] * count, axes, [-1] * count)
-    return kernel.op("Slice", *map(build.whole, bounds))
+    return kernel.op("Slice", *map(build.int64, bounds))
 
 
 def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> Value:
@@ -106,8 +106,8 @@ def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> V
         **attributes,
     )
     sizes = build.sizes(step.x, axes)
-    start = build.whole([0] * len(axes)) if padded else _begins(step, window, sizes)
-    return full.op("Slice", start, start + sizes, build.whole(axes))
+    start = build.int64([0] * len(axes)) if padded else _begins(step, window, sizes)
+    return full.op("Slice", start, start + sizes, build.int64(axes))
 
 
 def _behind(step: Step, window: Window) -> list[int] | None:
@@ -127,9 +127,9 @@ def _begins(step: Step, window: Window, sizes: Value) -> Value:
     """The padding in front that `auto_pad` comes to, when the graph runs."""
     build = step.build
     counts = build.sizes(step.y, window.axes)
-    strides, extents = build.whole(window.strides), build.whole(window.extents)
-    total = ((counts - build.whole([1])) * strides + extents - sizes).op("Max", build.whole([0]))
-    half = total / build.whole([2])
+    strides, extents = build.int64(window.strides), build.int64(window.extents)
+    total = ((counts - build.int64([1])) * strides + extents - sizes).op("Max", build.int64([0]))
+    half = total / build.int64([2])
     return half if window.same == "SAME_UPPER" else total - half
 
 
@@ -141,7 +141,7 @@ def conv_transpose(step: Step) -> Gradients:
     extra = step.attribute("output_padding") or [0] * len(cells)
     padded = window.fixed_spread(step.dims[2:], extra)
     if padded is None:
-        raise step.refused("whose padding depends on a free size")
+        raise step.unsupported("whose padding depends on a free size")
     return [
         step.gradient.op(
             "Conv",
@@ -153,3 +153,10 @@ def conv_transpose(step: Step) -> Gradients:
             pads=[*padded.begins, *padded.ends],
         )
     ]
+
+
+RULES: Mapping[str, Rule] = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+}
+"""The rules of this theme, by operator."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def identity(step: Step) -> Gradients:
@@ -238,3 +239,46 @@ def area_cosine(step: Step) -> Gradients:
 def area_tangent(step: Step) -> Gradients:
     """Of atanh: g / (1 - x^2)."""
     return [step.gradient / (1 - step.x * step.x)]
+
+
+RULES: Mapping[str, Rule] = {
+    "Identity": identity,
+    "Dropout": identity,
+    "Cast": cast,
+    "CastLike": cast,
+    "Relu": relu,
+    "LeakyRelu": leaky_relu,
+    "ThresholdedRelu": thresholded_relu,
+    "Clip": clip,
+    "Abs": absolute,
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": hard_swish,
+    "Shrink": shrink,
+    "Elu": elu,
+    "Celu": celu,
+    "Selu": selu,
+    "Sigmoid": sigmoid,
+    "Tanh": tanh,
+    "Softplus": softplus,
+    "Softsign": softsign,
+    "Mish": mish,
+    "Gelu": gelu,
+    "Erf": erf,
+    "Exp": exponential,
+    "Log": logarithm,
+    "Sqrt": square_root,
+    "Reciprocal": reciprocal,
+    "Neg": negative,
+    "Sin": sine,
+    "Cos": cosine,
+    "Tan": tangent,
+    "Asin": arc_sine,
+    "Acos": arc_cosine,
+    "Atan": arc_tangent,
+    "Sinh": hyperbolic_sine,
+    "Cosh": hyperbolic_cosine,
+    "Asinh": area_sine,
+    "Acosh": area_cosine,
+    "Atanh": area_tangent,
+}
+"""The rules of this theme, by operator."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 AXIS_BY_INPUT = 20
 """The opset from which on DFT takes its axis as an input."""
@@ -19,19 +21,19 @@ def transform(step: Step) -> Gradients:
     axis, inverse = _axis(step), bool(step.attribute("inverse", 0))
     parts, onesided = step.dims[-1], bool(step.attribute("onesided", 0))
     if parts not in (1, 2):
-        raise step.refused("of numbers that may be real or complex")
+        raise step.unsupported("of numbers that may be real or complex")
     if onesided and inverse:
-        raise step.refused("that takes half a spectrum")
+        raise step.unsupported("that takes half a spectrum")
     if step.has(1):
-        (given,) = step.whole(1) or [None]
+        (given,) = step.integers(1) or [None]
         if given is None or given != step.dims[axis]:
-            raise step.refused("that cuts its input, or fills it up")
+            raise step.unsupported("that cuts its input, or fills it up")
     count = step.build.count(step.x, [axis])
-    length = step.build.whole(count) if isinstance(count, int) else count
+    length = step.build.int64(count) if isinstance(count, int) else count
     factor = count if isinstance(count, int) else count.cast(step.gradient.dtype)
     found = _dft(step, length if onesided else None, axis, inverse=not inverse)
     found = found / factor if inverse else found * factor
-    return [found if parts == 2 else found.op("Slice", *map(step.build.whole, ([0], [1], [-1])))]
+    return [found if parts == 2 else found.op("Slice", *map(step.build.int64, ([0], [1], [-1])))]
 
 
 def _axis(step: Step) -> int:
@@ -39,9 +41,9 @@ def _axis(step: Step) -> int:
         return step.axis(1)
     if not step.has(2):
         return len(step.dims) - 2
-    (axis,) = step.whole(2) or [None]
+    (axis,) = step.integers(2) or [None]
     if not isinstance(axis, int):
-        raise step.refused("whose axis is computed")
+        raise step.unsupported("whose axis is computed")
     return axis % len(step.dims)
 
 
@@ -49,4 +51,10 @@ def _dft(step: Step, length: Value | None, axis: int, *, inverse: bool) -> Value
     """The transform of the gradient, filled up with zeros to a length."""
     if step.build.opset < AXIS_BY_INPUT:
         return step.gradient.op("DFT", length, axis=axis, inverse=int(inverse))
-    return step.gradient.op("DFT", length, step.build.whole(axis), inverse=int(inverse))
+    return step.gradient.op("DFT", length, step.build.int64(axis), inverse=int(inverse))
+
+
+RULES: Mapping[str, Rule] = {
+    "DFT": transform,
+}
+"""The rules of this theme, by operator."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from onnx import TensorProto
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 from .scattering import added, scatter
 
@@ -17,38 +19,38 @@ def gather(step: Step) -> Gradients:
     build, axis, rank = step.build, step.axis(0), len(step.dims)
     indices = step.input(1)
     count = build.rank(indices)
-    places = step.constant(1)
-    if places is not None and places.size == 1:
-        return [_put_back(step, axis, int(places.reshape(())), count)]
+    known = step.constant(1)
+    if known is not None and known.size == 1:
+        return [_put_back(step, axis, int(known.reshape(())), count)]
     # One row of g per index, added to the rows of zeros: the axis comes first for that.
     total = rank - 1 + count
     picked = list(range(axis, axis + count))
     others = [i for i in range(total) if i not in picked]
     updates = step.gradient.op("Transpose", perm=[*picked, *others])
-    shape = updates.shape().op("Slice", build.whole([count]), build.whole([total]))
+    shape = updates.shape().op("Slice", build.int64([count]), build.int64([total]))
     zeros = build.zeros(build.vector([build.size(step.x, axis), shape]), step.gradient.dtype)
-    rows = indices.cast(TensorProto.INT64).op("Unsqueeze", build.whole([-1]))
+    rows = indices.cast(TensorProto.INT64).op("Unsqueeze", build.int64([-1]))
     filled = zeros.op("ScatterND", rows, updates, reduction=added(build))
     back = np.argsort([axis, *(i for i in range(rank) if i != axis)]).tolist()
     return [filled.op("Transpose", perm=back)]
 
 
-def _put_back(step: Step, axis: int, place: int, count: int) -> Value:
+def _put_back(step: Step, axis: int, index: int, count: int) -> Value:
     """A single index is a slice: zeros go around it."""
     build, g = step.build, step.gradient
     if count == 0:
-        g = g.op("Unsqueeze", build.whole([axis]))
+        g = g.op("Unsqueeze", build.int64([axis]))
     elif count > 1:
-        g = g.op("Squeeze", build.whole(range(axis, axis + count - 1)))
+        g = g.op("Squeeze", build.int64(range(axis, axis + count - 1)))
     size = build.size(step.x, axis)
     pads: list[Value | int] = [0] * (2 * len(step.dims))
     if isinstance(size, int):
-        place %= size
-        pads[axis], pads[axis + len(step.dims)] = place, size - 1 - place
-    elif place >= 0:
-        pads[axis], pads[axis + len(step.dims)] = place, size - build.whole([place + 1])
+        index %= size
+        pads[axis], pads[axis + len(step.dims)] = index, size - 1 - index
+    elif index >= 0:
+        pads[axis], pads[axis + len(step.dims)] = index, size - build.int64([index + 1])
     else:
-        pads[axis], pads[axis + len(step.dims)] = size + build.whole([place]), -1 - place
+        pads[axis], pads[axis + len(step.dims)] = size + build.int64([index]), -1 - index
     return g.op("Pad", build.vector(pads))
 
 
@@ -78,47 +80,47 @@ def gather_nd(step: Step) -> Gradients:
         zeros = build.zeros(step.x.shape(), step.gradient.dtype)
         return [zeros.op("ScatterND", step.input(1), step.gradient, reduction=added(build))]
     if batch == 1:
-        return [scatter(build, step.gradient, _places(step), step.x)]
-    raise step.refused(f"with {batch} batch axes")
+        return [scatter(build, step.gradient, _flat_indices(step), step.x)]
+    raise step.unsupported(f"with {batch} batch axes")
 
 
-def _places(step: Step) -> Value:
+def _flat_indices(step: Step) -> Value:
     """Indices that count within a sample, as numbers of the sample's elements."""
     build, indices = step.build, step.input(1)
     last = build.rank(indices) - 1
     depth = build.dims(indices)[last]
     if not isinstance(depth, int):
-        raise step.refused("whose indices have a free length")
+        raise step.unsupported("whose indices have a free length")
     number: Value | None = None
-    for place in range(depth):
-        size = build.sizes(step.x, [place + 1])
-        bounds = (build.whole([value]) for value in (place, place + 1, last))
+    for column in range(depth):
+        size = build.sizes(step.x, [column + 1])
+        bounds = (build.int64([value]) for value in (column, column + 1, last))
         index = indices.op("Slice", *bounds)
-        index = index + (index < build.whole(0)).cast(size.dtype) * size  # from the end
+        index = index + (index < build.int64(0)).cast(size.dtype) * size  # from the end
         number = index if number is None else number * size + index
     assert number is not None
     # Behind the axes that are indexed, whole blocks are picked.
     block = build.count(step.x, range(depth + 1, len(step.dims)))
-    width = build.whole(block) if isinstance(block, int) else block
-    within = build.node("Range", build.whole(0), width, build.whole(1))
+    width = build.int64(block) if isinstance(block, int) else block
+    within = build.node("Range", build.int64(0), width, build.int64(1))
     samples = build.size(step.x, 0)
     starts = number.op("Reshape", build.vector([samples, -1, 1])) * width
     return (starts + within).op("Reshape", build.vector([samples, -1]))
 
 
 def top(step: Step) -> Gradients:
-    """Of TopK: g at the places of the values."""
+    """Of TopK: g at the indices of the values."""
     axis = step.axis(-1)
-    places = step.outputs[1]
-    if places is None:
-        raise step.refused("without indices")
-    indices = places.op("Expand", step.gradient.shape())
-    # No place is among the largest twice.
+    found = step.outputs[1]
+    if found is None:
+        raise step.unsupported("without indices")
+    indices = found.op("Expand", step.gradient.shape())
+    # No element is among the largest twice.
     return [_zeros(step, axis).op("ScatterElements", indices, step.gradient, axis=axis)]
 
 
 def scatter_elements(step: Step) -> Gradients:
-    """g where nothing was put, and at the places of what was put."""
+    """for the data g, but 0 where it was overwritten; for the updates g at their indices."""
     _check_reduction(step)
     axis, g, indices = step.axis(0), step.gradient, step.input(1)
     data = updates = None
@@ -132,7 +134,7 @@ def scatter_elements(step: Step) -> Gradients:
 
 
 def scatter_nd(step: Step) -> Gradients:
-    """g where nothing was put, and at the places of what was put."""
+    """for the data g, but 0 where it was overwritten; for the updates g at their indices."""
     _check_reduction(step)
     g, indices = step.gradient, step.input(1)
     data = updates = None
@@ -148,4 +150,15 @@ def scatter_nd(step: Step) -> Gradients:
 def _check_reduction(step: Step) -> None:
     reduction = step.text("reduction", "none")
     if reduction not in ("none", "add"):
-        raise step.refused(f"of reduction {reduction!r}")
+        raise step.unsupported(f"of reduction {reduction!r}")
+
+
+RULES: Mapping[str, Rule] = {
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "GatherND": gather_nd,
+    "TopK": top,
+    "ScatterElements": scatter_elements,
+    "ScatterND": scatter_nd,
+}
+"""The rules of this theme, by operator."""

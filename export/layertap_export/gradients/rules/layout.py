@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
-from layertap_export.graph.shapes.output_sizes import taken
+from layertap_export.gradients.step import Gradients, Rule, Step
+from layertap_export.graph.shapes.output_sizes import slice_size
 from layertap_export.graph.shapes.sizes import Free, Size, fixed
 
 from .scattering import scatter
@@ -34,18 +34,18 @@ def expand(step: Step) -> Gradients:
 def tile(step: Step) -> Gradients:
     """g summed over the repetitions: of an axis of n the elements i, i + n, i + 2 n, ..."""
     build, rank = step.build, len(step.dims)
-    repeats = step.whole(1) or [None] * rank
+    repeats = step.integers(1) or [None] * rank
     parts: list[Value | int] = []
     for axis, count in enumerate(repeats):
         if isinstance(count, int):
             parts.append(count)
         else:
-            parts.append(step.input(1).op("Slice", build.whole([axis]), build.whole([axis + 1])))
+            parts.append(step.input(1).op("Slice", build.int64([axis]), build.int64([axis + 1])))
         parts.append(build.size(step.x, axis))
     if repeats[0] == 1:
         parts[1] = -1  # there may be more rows than in x
     apart = step.gradient.op("Reshape", build.vector(parts))
-    return [apart.op("ReduceSum", build.whole(range(0, 2 * rank, 2)), keepdims=0)]
+    return [apart.op("ReduceSum", build.int64(range(0, 2 * rank, 2)), keepdims=0)]
 
 
 # --- Joining and parting -------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def concat(step: Step) -> Gradients:
     operands = [step.input(index) for index in range(len(step.inputs))]
     parts = fixed(tuple(step.build.dims(value)[axis] for value in operands))
     if all(step.wanted) and parts is not None:
-        sizes = step.build.whole(parts)
+        sizes = step.build.int64(parts)
         return step.build.nodes("Split", len(parts), step.gradient, sizes, axis=axis)
     return [
         _between(step, axis, index) if wanted else None for index, wanted in enumerate(step.wanted)
@@ -67,7 +67,7 @@ def concat(step: Step) -> Gradients:
 def _between(step: Step, axis: int, index: int) -> Value:
     """The part of g that belongs to one operand of a Concat."""
     build = step.build
-    start = build.whole([0])
+    start = build.int64([0])
     fixed = 0
     for value in step.inputs[:index]:
         assert value is not None
@@ -77,12 +77,12 @@ def _between(step: Step, axis: int, index: int) -> Value:
         else:
             start = start.op("Add", build.sizes(value, [axis]))
     size = build.dims(step.input(index))[axis]
-    if start.name == build.whole([0]).name and isinstance(size, int):
-        start, end = build.whole([fixed]), build.whole([fixed + size])
+    if start.name == build.int64([0]).name and isinstance(size, int):
+        start, end = build.int64([fixed]), build.int64([fixed + size])
     else:
-        start = start.op("Add", build.whole([fixed]))
+        start = start.op("Add", build.int64([fixed]))
         end = start.op("Add", build.sizes(step.input(index), [axis]))
-    return step.gradient.op("Slice", start, end, build.whole([axis]))
+    return step.gradient.op("Slice", start, end, build.int64([axis]))
 
 
 def split(step: Step) -> Gradients:
@@ -99,7 +99,7 @@ def split(step: Step) -> Gradients:
 def _nothing(step: Step, given: Value, like: Value | None, axis: int) -> Value:
     """Zeros for an output that the score does not depend on, with the other outputs' rows."""
     assert like is not None
-    others = given.op("Slice", *map(step.build.whole, ([0], [1], [axis]))) * 0.0
+    others = given.op("Slice", *map(step.build.int64, ([0], [1], [axis]))) * 0.0
     return step.build.spread(others, like, [axis])
 
 
@@ -115,8 +115,8 @@ def slice_(step: Step) -> Gradients:
 
 def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
     """Per axis how much a Slice left out before and behind; `None` for other forms of it."""
-    starts, ends, steps = step.whole(1), step.whole(2), step.whole(4)
-    axes = step.whole(3) if step.has(3) else list(range(len(starts or ())))
+    starts, ends, steps = step.integers(1), step.integers(2), step.integers(4)
+    axes = step.integers(3) if step.has(3) else list(range(len(starts or ())))
     if starts is None or ends is None or axes is None or (step.has(4) and steps is None):
         return None
     bounds: list[tuple[int, Value | int]] = [(0, 0)] * len(step.dims)
@@ -126,7 +126,7 @@ def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
         assert isinstance(axis, int)
         axis %= len(step.dims)
         size = step.dims[axis]
-        count = taken(size, start, end, 1)
+        count = slice_size(size, start, end, 1)
         if stride != 1 or count is None or not isinstance(start, int):
             return None
         first: Size = start + size if start < 0 else start
@@ -140,36 +140,36 @@ def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
 
 
 def _scattered(step: Step) -> Value:
-    """Any Slice: slice the elements' numbers in the same way, and put g where they tell.
+    """Any Slice: slice the elements' numbers in the same way, and put g at those numbers.
 
     Numbers count from the axis after the first, which must not be sliced: that of the batch.
     """
     build, x = step.build, step.x
     if not _keeps_samples(step):
-        raise step.refused("of the first axis with computed bounds, or a step")
+        raise step.unsupported("of the first axis with computed bounds, or a step")
     rest = list(range(1, len(step.dims)))
     count = build.count(x, rest)
-    end = build.whole(count) if isinstance(count, int) else count
-    numbers = build.node("Range", build.whole(0), end, build.whole(1))
+    end = build.int64(count) if isinstance(count, int) else count
+    numbers = build.node("Range", build.int64(0), end, build.int64(1))
     shape = build.vector([1, *(build.size(x, axis) for axis in rest)])
     picked = numbers.op("Reshape", shape).op("Slice", *step.inputs[1:])
-    places = picked.op("Reshape", build.whole([1, -1]))
-    return scatter(build, step.gradient, places, x, unique=True)
+    positions = picked.op("Reshape", build.int64([1, -1]))
+    return scatter(build, step.gradient, positions, x, unique=True)
 
 
 def _keeps_samples(step: Step) -> bool:
     """Whether a Slice takes the first axis whole, as far as one can tell."""
-    starts, ends = step.whole(1) or [], step.whole(2) or []
-    axes = step.whole(3) if step.has(3) else list(range(len(starts)))
-    steps = step.whole(4) if step.has(4) else [1] * len(starts)
+    starts, ends = step.integers(1) or [], step.integers(2) or []
+    axes = step.integers(3) if step.has(3) else list(range(len(starts)))
+    steps = step.integers(4) if step.has(4) else [1] * len(starts)
     if axes is None or steps is None or None in axes:
         return False
-    first = [place for place, axis in enumerate(axes) if axis in (0, -len(step.dims))]
+    first = [index for index, axis in enumerate(axes) if axis in (0, -len(step.dims))]
     return all(
-        starts[place] == 0
-        and steps[place] == 1
-        and not (isinstance(end := ends[place], int) and end < 2**31 - 1)
-        for place in first
+        starts[index] == 0
+        and steps[index] == 1
+        and not (isinstance(end := ends[index], int) and end < 2**31 - 1)
+        for index in first
     )
 
 
@@ -182,8 +182,8 @@ def pad(step: Step) -> Gradients:
     mode = step.text("mode", "constant")
     axes = step.axes(3) if step.has(3) else list(range(len(step.dims)))
     if axes is None:
-        raise step.refused("whose axes are computed")
-    pads = step.whole(1) or [None] * (2 * len(axes))
+        raise step.unsupported("whose axes are computed")
+    pads = step.integers(1) or [None] * (2 * len(axes))
     g = step.gradient
     for index, axis in enumerate(axes):
         before, after = pads[index], pads[index + len(axes)]
@@ -197,26 +197,26 @@ def pad(step: Step) -> Gradients:
         elif mode == "constant":
             g = _cropped(step, g, axis, index)
         else:
-            raise step.refused(f"of mode {mode!r} whose pads are computed")
+            raise step.unsupported(f"of mode {mode!r} whose pads are computed")
     return [g]
 
 
 def _cropped(step: Step, g: Value, axis: int, index: int) -> Value:
     """g without the padding of an axis that the graph computes."""
     build = step.build
-    start = step.input(1).op("Slice", build.whole([index]), build.whole([index + 1]))
-    return g.op("Slice", start, start + build.sizes(step.x, [axis]), build.whole([axis]))
+    start = step.input(1).op("Slice", build.int64([index]), build.int64([index + 1]))
+    return g.op("Slice", start, start + build.sizes(step.x, [axis]), build.int64([axis]))
 
 
 def _unpadded(step: Step, g: Value, axis: int, before: int, after: int) -> Value:
-    whole = step.build.whole
+    int64 = step.build.int64
     if before < 0 or after < 0:  # a crop: zeros go back in
         pads = [0] * (2 * len(step.dims))
         pads[axis], pads[axis + len(step.dims)] = max(-before, 0), max(-after, 0)
-        g = g.op("Pad", whole(pads))
+        g = g.op("Pad", int64(pads))
     if before > 0 or after > 0:
         end = -after if after > 0 else 2**63 - 1
-        g = g.op("Slice", whole([max(before, 0)]), whole([end]), whole([axis]))
+        g = g.op("Slice", int64([max(before, 0)]), int64([end]), int64([axis]))
     return g
 
 
@@ -224,9 +224,9 @@ def _sources(step: Step, mode: str, axis: int, before: int, after: int) -> list[
     """Which element of x each element of y along an axis is."""
     size = step.dims[axis]
     if isinstance(size, Free):
-        raise step.refused(f"of mode {mode!r} along an axis of free size")
+        raise step.unsupported(f"of mode {mode!r} along an axis of free size")
     if mode not in _MODES:
-        raise step.refused(f"of mode {mode!r}")
+        raise step.unsupported(f"of mode {mode!r}")
     numbers = np.pad(np.arange(size), (max(before, 0), max(after, 0)), _MODES[mode])  # type: ignore[call-overload]
     end = len(numbers) + min(after, 0)
     return [int(number) for number in numbers[max(-before, 0) : end]]
@@ -238,16 +238,16 @@ _MODES = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 def _folded(step: Step, g: Value, axis: int, sources: Sequence[int]) -> Value:
     """g with the elements along an axis added up by where they come from: runs are sliced."""
-    whole, size = step.build.whole, step.dims[axis]
+    int64, size = step.build.int64, step.dims[axis]
     assert isinstance(size, int)
     pads = len(step.dims)
     total: Value | None = None
     for start, end, first, backwards in _runs(sources):
         bounds = (end - 1, start - 1 if start else -(2**63), -1) if backwards else (start, end, 1)
-        part = g.op("Slice", *(whole([number]) for number in (*bounds[:2], axis, bounds[2])))
+        part = g.op("Slice", *(int64([number]) for number in (*bounds[:2], axis, bounds[2])))
         around = [0] * (2 * pads)
         around[axis], around[axis + pads] = first, size - first - (end - start)
-        part = part.op("Pad", whole(around)) if any(around) else part
+        part = part.op("Pad", int64(around)) if any(around) else part
         total = part if total is None else total + part
     assert total is not None
     return total
@@ -272,14 +272,14 @@ def _runs(sources: Sequence[int]) -> list[tuple[int, int, int, bool]]:
 
 
 def depth_to_space(step: Step) -> Gradients:
-    """g taken apart again; of the mode CRD the channels are the outer axis."""
+    """g slice_size apart again; of the mode CRD the channels are the outer axis."""
     block = step.attribute("blocksize")
     back = step.gradient.op("SpaceToDepth", blocksize=block)
     if step.text("mode", "DCR") == "DCR":
         return [back]
     channels = step.build.dims(step.y)[1]
     if isinstance(channels, Free):
-        raise step.refused("of a free number of channels")
+        raise step.unsupported("of a free number of channels")
     sizes = [step.build.size(step.x, axis) for axis in (2, 3)]
     apart = back.op("Reshape", step.build.vector([-1, block * block, channels, *sizes]))
     turned = apart.op("Transpose", perm=[0, 2, 1, 3, 4])
@@ -303,3 +303,23 @@ def reverse_sequence(step: Step) -> Gradients:
     options = {name: step.attribute(name) for name in ("batch_axis", "time_axis")}
     given = {name: value for name, value in options.items() if value is not None}
     return [step.gradient.op("ReverseSequence", step.input(1), **given)]
+
+
+RULES: Mapping[str, Rule] = {
+    "Reshape": reshape,
+    "Flatten": reshape,
+    "Squeeze": reshape,
+    "Unsqueeze": reshape,
+    "Transpose": transpose,
+    "Expand": expand,
+    "Tile": tile,
+    "Concat": concat,
+    "Split": split,
+    "Slice": slice_,
+    "Pad": pad,
+    "DepthToSpace": depth_to_space,
+    "SpaceToDepth": space_to_depth,
+    "Trilu": trilu,
+    "ReverseSequence": reverse_sequence,
+}
+"""The rules of this theme, by operator."""

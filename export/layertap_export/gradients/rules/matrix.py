@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def matmul(step: Step) -> Gradients:
@@ -15,9 +17,9 @@ def matmul(step: Step) -> Gradients:
         return [first, a.op("Gemm", g, transA=1) if step.wanted[1] else None]
     # A vector is a matrix of one row, or of one column.
     if ranks[1] == 1:
-        b, g = (value.op("Unsqueeze", build.whole([-1])) for value in (b, g))
+        b, g = (value.op("Unsqueeze", build.int64([-1])) for value in (b, g))
     if ranks[0] == 1:
-        a, g = (value.op("Unsqueeze", build.whole([-2])) for value in (a, g))
+        a, g = (value.op("Unsqueeze", build.int64([-2])) for value in (a, g))
     first = g.op("MatMul", _turned(b, max(ranks[1], 2))) if step.wanted[0] else None
     second = _turned(a, max(ranks[0], 2)).op("MatMul", g) if step.wanted[1] else None
     return [
@@ -40,8 +42,8 @@ def _summed(step: Step, gradient: Value, operand: Value) -> Value:
     if len(own) > 1:
         return build.summed(gradient, operand, (*stack, *own[-2:]))
     if stack:
-        gradient = gradient.op("ReduceSum", build.whole(range(len(stack))), keepdims=0)
-    return gradient.op("Reshape", build.whole([-1]))
+        gradient = gradient.op("ReduceSum", build.int64(range(len(stack))), keepdims=0)
+    return gradient.op("Reshape", build.int64([-1]))
 
 
 def gemm(step: Step) -> Gradients:
@@ -75,7 +77,7 @@ def einsum(step: Step) -> Gradients:
     terms, _, result = equation.partition("->")
     operands = terms.split(",")
     if not result or "." in equation:
-        raise step.refused(f"of the form {equation!r}")
+        raise step.unsupported(f"of the form {equation!r}")
     gradients: list[Value | None] = []
     for index, (term, wanted) in enumerate(zip(operands, step.wanted, strict=True)):
         if not wanted:
@@ -84,8 +86,16 @@ def einsum(step: Step) -> Gradients:
         others = [i for i in range(len(operands)) if i != index]
         letters = set(result).union(*(operands[i] for i in others))
         if not set(term) <= letters or len(set(term)) < len(term):
-            raise step.refused(f"of the form {equation!r}")
+            raise step.unsupported(f"of the form {equation!r}")
         inputs = [step.input(i) for i in others]
         back = ",".join([result, *(operands[i] for i in others)]) + "->" + term
         gradients.append(step.gradient.op("Einsum", *inputs, equation=back))
     return gradients
+
+
+RULES: Mapping[str, Rule] = {
+    "MatMul": matmul,
+    "Gemm": gemm,
+    "Einsum": einsum,
+}
+"""The rules of this theme, by operator."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def _total(step: Step, value: Value, axes: Sequence[int]) -> Value:
-    return value.op("ReduceSum", step.build.whole(axes), keepdims=1)
+    return value.op("ReduceSum", step.build.int64(axes), keepdims=1)
 
 
 def _mean(step: Step, value: Value, axes: Sequence[int]) -> Value:
     if step.build.opset < 18:
         return value.op("ReduceMean", axes=list(axes), keepdims=1)
-    return value.op("ReduceMean", step.build.whole(axes), keepdims=1)
+    return value.op("ReduceMean", step.build.int64(axes), keepdims=1)
 
 
 def softmax(step: Step) -> Gradients:
@@ -36,10 +36,10 @@ def batch(step: Step) -> Gradients:
     """Of BatchNormalization in inference: g scale / sqrt(variance + epsilon), per channel."""
     step.only(0)
     if step.attribute("training_mode", 0):
-        raise step.refused("in training mode")
+        raise step.unsupported("in training mode")
     scale, variance = step.input(1), step.input(4)
     slope = scale.cast(variance.dtype) / (variance + step.attribute("epsilon", 1e-5)).op("Sqrt")
-    shape = step.build.whole([1, -1] + [1] * (len(step.dims) - 2))
+    shape = step.build.int64([1, -1] + [1] * (len(step.dims) - 2))
     return [step.gradient * slope.op("Reshape", shape).cast(step.gradient.dtype)]
 
 
@@ -75,7 +75,7 @@ def instance(step: Step) -> Gradients:
     """y = n scale + bias per sample and channel."""
     step.only(0)
     axes = list(range(2, len(step.dims)))
-    shape = step.build.whole([1, -1] + [1] * len(axes))
+    shape = step.build.int64([1, -1] + [1] * len(axes))
     g = step.gradient * step.input(1).op("Reshape", shape)
     return [_normalised(step, step.x, g, axes, step.attribute("epsilon", 1e-5))[1]]
 
@@ -89,13 +89,13 @@ def group(step: Step) -> Gradients:
     build, groups = step.build, step.attribute("num_groups")
     channels = step.dims[1]
     if not isinstance(channels, int):
-        raise step.refused("with a free number of channels")
-    apart = build.whole([0, groups, -1])
+        raise step.unsupported("with a free number of channels")
+    apart = build.int64([0, groups, -1])
     g, scale = step.gradient, step.input(1)
     if build.opset < 21:
-        g = g.op("Reshape", apart) * scale.op("Reshape", build.whole([1, -1, 1]))
+        g = g.op("Reshape", apart) * scale.op("Reshape", build.int64([1, -1, 1]))
     else:
-        shape = build.whole([1, -1] + [1] * (len(step.dims) - 2))
+        shape = build.int64([1, -1] + [1] * (len(step.dims) - 2))
         g = (g * scale.op("Reshape", shape)).op("Reshape", apart)
     x = step.x.op("Reshape", apart)
     back = _normalised(step, x, g, [2], step.attribute("epsilon", 1e-5))[1]
@@ -164,3 +164,18 @@ def root_mean_square(step: Step) -> Gradients:
     back = (inner - n * _mean(step, inner * n, axes)) / r if step.wanted[0] else None
     scale = step.build.summed(g * n, step.input(1), step.dims) if step.wanted[1] else None
     return [back, scale]
+
+
+RULES: Mapping[str, Rule] = {
+    "Softmax": softmax,
+    "LogSoftmax": log_softmax,
+    "BatchNormalization": batch,
+    "LayerNormalization": layer,
+    "InstanceNormalization": instance,
+    "GroupNormalization": group,
+    "MeanVarianceNormalization": mean_variance,
+    "LpNormalization": length,
+    "LRN": local_response,
+    "RMSNormalization": root_mean_square,
+}
+"""The rules of this theme, by operator."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 from layertap_export.graph.shapes.sizes import Free
 from layertap_export.graph.shapes.windows import Window
 
@@ -31,34 +31,34 @@ def maximum(step: Step) -> Gradients:
     """
     build, x, g = step.build, step.x, step.gradient
     if step.attribute("storage_order", 0):
-        raise step.refused("with storage_order 1")
-    places = step.outputs[1] if len(step.outputs) > 1 else None
-    if places is None:
-        places = build.nodes("MaxPool", 2, x, **step.attributes)[1]
+        raise step.unsupported("with storage_order 1")
+    indices = step.outputs[1] if len(step.outputs) > 1 else None
+    if indices is None:
+        indices = build.nodes("MaxPool", 2, x, **step.attributes)[1]
     # ONNX counts through the whole batch.
     count = build.count(x, range(1, len(step.dims)))
-    sample = build.whole(count) if isinstance(count, int) else count
-    within = places.op("Mod", sample)
+    sample = build.int64(count) if isinstance(count, int) else count
+    within = indices.op("Mod", sample)
     if build.opset >= ADDING:
         return [scatter(build, g, _rows(step, within), x)]
     return [_in_phases(step, g, within)]
 
 
-def _rows(step: Step, places: Value) -> Value:
-    return places.op("Reshape", step.build.vector([step.build.rows(places), -1]))
+def _rows(step: Step, indices: Value) -> Value:
+    return indices.op("Reshape", step.build.vector([step.build.rows(indices), -1]))
 
 
-def _in_phases(step: Step, g: Value, places: Value) -> Value:
+def _in_phases(step: Step, g: Value, indices: Value) -> Value:
     """The same without adding up: windows that are far enough apart do not overlap."""
-    window, whole = _window(step), step.build.whole
+    window, int64 = _window(step), step.build.int64
     apart = [
         -(-extent // stride) for extent, stride in zip(window.extents, window.strides, strict=True)
     ]
     total: Value | None = None
     for phase in product(*map(range, apart)):
         ends = [2**63 - 1] * len(phase)
-        bounds = [whole(numbers) for numbers in (phase, ends, window.axes, apart)]
-        some = _rows(step, places.op("Slice", *bounds))
+        bounds = [int64(numbers) for numbers in (phase, ends, window.axes, apart)]
+        some = _rows(step, indices.op("Slice", *bounds))
         part = scatter(step.build, g.op("Slice", *bounds), some, step.x, unique=True)
         total = part if total is None else total + part
     assert total is not None
@@ -117,9 +117,9 @@ def _shares(step: Step, window: Window, counted: bool) -> Value:
             pads=[*fixed.begins, *ends],
         )
         if window.ceil:
-            start = build.whole([0] * len(sizes))
+            start = build.int64([0] * len(sizes))
             counts = build.sizes(step.y, window.axes)
-            number = number.op("Slice", start, counts, build.whole(window.axes))
+            number = number.op("Slice", start, counts, build.int64(window.axes))
     if not (window.ceil and counted):
         return 1 / number
     return ones.op("AveragePool", **step.attributes) / number
@@ -140,7 +140,7 @@ def _repeated(step: Step, g: Value, window: Window) -> Value:
         )
     channels = step.dims[1]
     if isinstance(channels, Free):
-        raise step.refused("with a free number of channels")
+        raise step.unsupported("with a free number of channels")
     kernel = build.ones([channels, 1, *window.kernel], g.dtype)
     return spread(step, g, kernel, window, channels)
 
@@ -173,9 +173,18 @@ def norm(step: Step) -> Gradients:
 
 
 def unpool(step: Step) -> Gradients:
-    """Of MaxUnpool: g at the places where the values were put."""
+    """Of MaxUnpool: g at the positions that the values were put at."""
     step.only(0)
-    build, places = step.build, step.input(1)
-    flat = build.whole([-1])
-    picked = step.gradient.op("Reshape", flat).op("Gather", places.op("Reshape", flat), axis=0)
+    build, indices = step.build, step.input(1)
+    flat = build.int64([-1])
+    picked = step.gradient.op("Reshape", flat).op("Gather", indices.op("Reshape", flat), axis=0)
     return [picked.op("Reshape", step.x.shape())]
+
+
+RULES: Mapping[str, Rule] = {
+    "MaxPool": maximum,
+    "AveragePool": average,
+    "LpPool": norm,
+    "MaxUnpool": unpool,
+}
+"""The rules of this theme, by operator."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def _axes(step: Step) -> list[int]:
@@ -20,7 +20,7 @@ def _kept(step: Step, value: Value, axes: Sequence[int]) -> Value:
     """An output, or its gradient, with the reduced axes kept at size 1."""
     if step.attribute("keepdims", 1) or not axes:
         return value
-    return value.op("Unsqueeze", step.build.whole(axes))
+    return value.op("Unsqueeze", step.build.int64(axes))
 
 
 def _share(step: Step, gradient: Value, axes: Sequence[int]) -> Value:
@@ -52,7 +52,7 @@ def extreme(step: Step) -> Gradients:
 
 def _shared(step: Step, y: Value, g: Value, axes: Sequence[int]) -> Value:
     chosen = step.x.equals(y).cast(g.dtype)
-    return chosen * (g / chosen.op("ReduceSum", step.build.whole(axes), keepdims=1))
+    return chosen * (g / chosen.op("ReduceSum", step.build.int64(axes), keepdims=1))
 
 
 def sum_of_squares(step: Step) -> Gradients:
@@ -91,12 +91,12 @@ def product(step: Step) -> Gradients:
     if not axes:
         return [step.gradient]
     none = x.equals(0.0)
-    count = none.cast(x.dtype).op("ReduceSum", step.build.whole(axes), keepdims=1)
+    count = none.cast(x.dtype).op("ReduceSum", step.build.int64(axes), keepdims=1)
     filled = x + none.cast(x.dtype)  # 1 for 0
     if step.build.opset < 18:
         rest = filled.op("ReduceProd", axes=axes, keepdims=1)
     else:
-        rest = filled.op("ReduceProd", step.build.whole(axes), keepdims=1)
+        rest = filled.op("ReduceProd", step.build.int64(axes), keepdims=1)
     others = (count.equals(0.0) & ~none).masks(rest / filled)
     lone = (count.equals(1.0) & none).masks(rest)
     return [_kept(step, step.gradient, axes) * (others + lone)]
@@ -140,3 +140,22 @@ def cumulative_sum(step: Step) -> Gradients:
         reverse=1 - step.attribute("reverse", 0),
     )
     return [back]
+
+
+RULES: Mapping[str, Rule] = {
+    "ReduceSum": total,
+    "ReduceMean": mean,
+    "ReduceMax": extreme,
+    "ReduceMin": extreme,
+    "ReduceSumSquare": sum_of_squares,
+    "ReduceL2": length,
+    "ReduceL1": absolute_total,
+    "ReduceLogSum": logarithm,
+    "ReduceLogSumExp": logarithm_of_exponentials,
+    "ReduceProd": product,
+    "GlobalAveragePool": global_average,
+    "GlobalMaxPool": global_maximum,
+    "GlobalLpPool": global_norm,
+    "CumSum": cumulative_sum,
+}
+"""The rules of this theme, by operator."""

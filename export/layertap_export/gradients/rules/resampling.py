@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from layertap_export.gradients.builder import Value
-from layertap_export.gradients.step import Gradients, Step
+from layertap_export.gradients.step import Gradients, Rule, Step
 
 KEPT = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")
 """Attributes of a Resize that hold for each axis by itself."""
@@ -31,10 +33,10 @@ def resize(step: Step) -> Gradients:
 def _check(step: Step) -> None:
     mode = step.text("coordinate_transformation_mode", "half_pixel")
     if mode == "tf_crop_and_resize":
-        raise step.refused(f"with coordinate_transformation_mode {mode!r}")
+        raise step.unsupported(f"with coordinate_transformation_mode {mode!r}")
     policy = step.text("keep_aspect_ratio_policy", "stretch")
     if policy != "stretch":
-        raise step.refused(f"with keep_aspect_ratio_policy {policy!r}")
+        raise step.unsupported(f"with keep_aspect_ratio_policy {policy!r}")
 
 
 def _along(step: Step, g: Value, axis: int, index: int) -> Value:
@@ -61,7 +63,7 @@ def _matrix(step: Step, axis: int, index: int) -> Value:
         if step.attribute(name, 0):
             attributes[name] = step.attribute(name)
     if step.has(2):
-        scale = step.input(2).op("Slice", build.whole([index]), build.whole([index + 1]))
+        scale = step.input(2).op("Slice", build.int64([index]), build.int64([index + 1]))
         one = build.constant(np.ones(1, np.float32))
         scales = build.node("Concat", one, one, scale, one, axis=0)
         resized = image.op("Resize", None, scales, **attributes)
@@ -69,3 +71,9 @@ def _matrix(step: Step, axis: int, index: int) -> Value:
         whole = build.vector([1, 1, build.size(step.y, axis), cells])
         resized = image.op("Resize", None, None, whole, **attributes)
     return resized.op("Reshape", build.vector([-1, cells]))
+
+
+RULES: Mapping[str, Rule] = {
+    "Resize": resize,
+}
+"""The rules of this theme, by operator."""

@@ -9,75 +9,24 @@ For float16 that is seldom needed: onnxruntime inserts such casts itself where O
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from layertap_export.graph.graph import bodies
+from layertap_export.graph.graph import bodies, opset_of
+from layertap_export.graph.operators import NARROW, OPERATORS, WIDE_UNSIGNED, facts
+from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.weights import Initializers
 
-SMALL = "int8 int16 uint8 uint16"
-UNSIGNED = "uint32 uint64"
-
-MISSING: Mapping[str, str] = {
-    **dict.fromkeys(
-        "Acos Acosh Asin Asinh Atan Atanh AveragePool Conv ConvTranspose Cos Cosh Det Elu Erf GRU "
-        "GlobalAveragePool GlobalLpPool GlobalMaxPool Hardmax InstanceNormalization LRN "
-        "LSTM LpPool Mean RNN Sinh Tan".split(),
-        "float64",
-    ),
-    **dict.fromkeys(
-        "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Mul Sub".split(),
-        f"{SMALL} {UNSIGNED}",
-    ),
-    "ArgMax": f"int16 uint16 int64 {UNSIGNED}",
-    "ArgMin": f"{SMALL} int64 {UNSIGNED}",
-    "BitShift": "uint16",
-    "CenterCropPad": "int16 uint16",
-    "Col2Im": f"{SMALL} int32 int64 {UNSIGNED} float64 bool",
-    "CumSum": UNSIGNED,
-    "DepthToSpace": f"{SMALL} int32 int64 {UNSIGNED} bool",
-    "Einsum": f"{SMALL} {UNSIGNED}",
-    "Gemm": f"int32 int64 {UNSIGNED}",
-    "Max": SMALL,
-    "Min": SMALL,
-    "Neg": "int16",
-    "NonZero": f"int8 int16 uint16 {UNSIGNED} float64",
-    "PRelu": UNSIGNED,
-    "Pad": "int16 uint16",
-    "Pow": f"{SMALL} {UNSIGNED}",
-    "ReduceL1": UNSIGNED,
-    "ReduceL2": UNSIGNED,
-    "ReduceMax": UNSIGNED,
-    "ReduceMean": f"int64 {UNSIGNED}",
-    "ReduceMin": UNSIGNED,
-    "ReduceProd": f"{UNSIGNED} float64",
-    "ReduceSum": UNSIGNED,
-    "ReduceSumSquare": UNSIGNED,
-    "Relu": "int16",
-    "Resize": f"int16 uint16 int64 {UNSIGNED} float64 bool",
-    "SpaceToDepth": f"{SMALL} int32 int64 {UNSIGNED} bool",
-    "TopK": f"{SMALL} {UNSIGNED}",
-    "Trilu": f"{SMALL} int32 {UNSIGNED}",
-    "Unique": f"int16 uint8 uint16 int32 {UNSIGNED} bool",
-    "Where": f"int8 int16 uint16 {UNSIGNED} bool",
-}
-"""By operator: types of its first input (but see `TYPED_BY`) that no kernel takes, in onnxruntime
-1.19 or a newer one.
-
-Probed with one node per operator and type; `tests/export/test_types.py` does so again.
-"""
-
-TYPED_BY = {"Where": 1}
-"""Operators that are told by the type of another input than the first."""
+from .contract import graph_pass, in_order, outputs_exist
 
 STAND_INS: Mapping[str, Sequence[str]] = {
     "bool": ("int32", "uint8", "float32"),
-    **dict.fromkeys(SMALL.split(), ("int32", "int64", "float32", "uint32")),
+    **dict.fromkeys(NARROW.split(), ("int32", "int64", "float32", "uint32")),
     "int32": ("int64", "float64", "float32"),
-    **dict.fromkeys([*UNSIGNED.split(), "int64"], ("int64", "float64", "float32")),
+    **dict.fromkeys([*WIDE_UNSIGNED.split(), "int64"], ("int64", "float64", "float32")),
     "float16": ("float32",),
     "float64": ("float32",),
 }
@@ -87,8 +36,9 @@ STAND_INS: Mapping[str, Sequence[str]] = {
 def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
     """The type to compute in instead, or `None` if there is a kernel, or nothing else either."""
     schema = onnx.defs.get_schema(op_type, opset, "")
-    allowed = set(schema.inputs[TYPED_BY.get(op_type, 0)].types)
-    missing = MISSING.get(op_type, "").split()
+    row = OPERATORS[op_type]
+    allowed = set(schema.inputs[row.typed_by].types)
+    missing = row.no_kernel.split()
 
     def taken(kind: str) -> bool:
         return kind not in missing and f"tensor({_ONNX_NAMES.get(kind, kind)})" in allowed
@@ -101,6 +51,7 @@ def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
 
 
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset[str]:
     """Put casts around every node that would find no kernel, in place.
 
@@ -111,17 +62,16 @@ def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset
     Returns:
         The operators that compute in float32 for want of a float64 kernel.
     """
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-    return _Casts(opset, _element_types(model), initializers).run(model.graph)
+    return _Casts(opset_of(model), Shapes(model), initializers).run(model.graph)
 
 
 class _Casts:
     """One pass over one model."""
 
-    def __init__(self, opset: int, types: Mapping[str, int], initializers: Initializers) -> None:
+    def __init__(self, opset: int, shapes: Shapes, initializers: Initializers) -> None:
         self.opset = opset
         self.initializers = initializers
-        self.types = dict(types)
+        self.shapes = shapes
         self.narrowed: set[str] = set()
         self.made: dict[tuple[str, str], str] = {}
         self.casts = 0
@@ -145,17 +95,17 @@ class _Casts:
         graph: onnx.GraphProto,
         weights: Mapping[str, onnx.TensorProto],
     ) -> list[onnx.NodeProto]:
-        place = TYPED_BY.get(node.op_type, 0)
-        if node.domain or len(node.input) <= place:
+        row = facts(node)
+        if row is None or len(node.input) <= row.typed_by:
             return [node]
-        dtype = _name(self.types.get(node.input[place], 0))
+        dtype = _name(self.shapes.dtype(node.input[row.typed_by]))
         other = stand_in(node.op_type, dtype, self.opset)
         if other is None:
             return [node]
         if dtype == "float64":
             self.narrowed.add(node.op_type)
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
-        kind = schema.inputs[place].type_str
+        kind = schema.inputs[row.typed_by].type_str
         target, nodes = helper.np_dtype_to_tensor_dtype(np.dtype(other)), []
         for index, name in enumerate(node.input):
             formal = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
@@ -192,31 +142,3 @@ def _name(element_type: int) -> str:
     if element_type in (TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.BFLOAT16):
         return ""
     return str(helper.tensor_dtype_to_np_dtype(element_type).name)
-
-
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor, inferred on a copy without weights."""
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = model.ir_version or onnx.IR_VERSION
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.graph.name = "types"
-    skeleton.graph.node.extend(model.graph.node)
-    skeleton.graph.input.extend(model.graph.input)
-    for item in model.graph.initializer:
-        small = len(item.dims) <= 1 and int(np.prod(item.dims)) <= 64
-        if small:  # a shape or a list of axes, which inference looks at
-            skeleton.graph.initializer.add().CopyFrom(item)
-        else:
-            info = helper.make_tensor_value_info(item.name, item.data_type, item.dims)
-            skeleton.graph.input.append(info)
-    return dict(_types(onnx.shape_inference.infer_shapes(skeleton).graph))
-
-
-def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
-    for value in [*graph.input, *graph.value_info, *graph.output]:
-        yield value.name, value.type.tensor_type.elem_type
-    for item in graph.initializer:
-        yield item.name, item.data_type
-    for node in graph.node:
-        for body in bodies(node):
-            yield from _types(body)

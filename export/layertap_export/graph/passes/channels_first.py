@@ -10,7 +10,7 @@ A node that can work on the source takes the source, with its axes renumbered, a
 is a view again. Only a node that cannot gets a real Transpose, and two permutations that cancel
 never appear. A graph output is a view too; it becomes one leaf Transpose.
 
-Identities vanish on the way and nodes whose inputs are all known are computed (`onnx.reference`),
+Identities vanish on the way and nodes whose inputs are all known are computed,
 so that weights end up as initialisers in the shape in which they are used.
 """
 
@@ -18,35 +18,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import helper
 
-from layertap_export.graph.graph import bodies, captured, prune, reads
+from layertap_export.graph.constant_folding import compute
+from layertap_export.graph.graph import attribute, bodies, captured, opset_of, prune, reads
+from layertap_export.graph.operators import OPERATORS, facts
 from layertap_export.graph.weights import Initializers
+
+from .contract import graph_pass, in_order, no_identities, outputs_exist
 
 Perm = tuple[int, ...]
 Shape = tuple["int | None", ...]
-
-ELEMENTWISE = frozenset(
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Ceil Celu Cos Cosh Div Elu Equal Erf "
-    "Exp Floor Greater GreaterOrEqual HardSigmoid HardSwish IsInf IsNaN LeakyRelu Less LessOrEqual "
-    "Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign "
-    "Sin Sinh Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where Xor".split()
-)
-"""Operators that treat every element alike, with numpy's broadcasting between inputs."""
-
-ELEMENTWISE_FIRST = frozenset({"Cast", "Clip"})
-"""The same for the first input; the others are scalars."""
-
-REDUCTIONS = frozenset(
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum ReduceSumSquare".split()
-)
 
 LARGEST_FOLD = 1 << 24
 """Bytes above which a computed constant is left to the runtime, unless it shrinks what it reads."""
@@ -63,20 +50,41 @@ class View(NamedTuple):
         return self.perm == tuple(range(len(self.perm)))
 
 
-class ChannelsFirst:
-    """The pass over one graph. `run` rewrites the model in place."""
+class Layout(NamedTuple):
+    """The result of the pass."""
+
+    outputs: dict[str, View]
+    """By output of the old graph, the view on a tensor of the new graph that it is."""
+    shapes: dict[str, Shape]
+    """What is known of the shapes of tensors, of both graphs."""
+
+
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, no_identities])
+def channels_first(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, Shape],
+    initializers: Initializers | None = None,
+) -> Layout:
+    """Rewrite a model in place. The graph has no outputs then: the caller names and orders them.
+
+    Args:
+        model: as tf2onnx made it.
+        shapes: what is known of its tensors' shapes.
+        initializers: the values of its large weights.
+    """
+    layout = _Pass(model, shapes, initializers or Initializers())
+    return Layout(layout.run(), layout.shapes)
+
+
+class _Pass:
+    """The pass over one graph."""
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        shapes: Mapping[str, Shape],
-        initializers: Initializers | None = None,
+        self, model: onnx.ModelProto, shapes: Mapping[str, Shape], initializers: Initializers
     ) -> None:
-        """Take a model with nodes in topological order and what is known of its tensors' shapes;
-        `initializers` has the values of its large weights."""
         self.model = model
-        self.initializers = initializers or Initializers()
-        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self.initializers = initializers
+        self.opset = opset_of(model)
         self.shapes: dict[str, Shape] = dict(shapes)
         self.constants: dict[str, NDArray[np.generic]] = {}
         self.views: dict[str, View] = {}
@@ -88,10 +96,7 @@ class ChannelsFirst:
         """Output of a Reshape that joins all axes but the first -> what it reads, as a view."""
 
     def run(self) -> dict[str, View]:
-        """Rewrite the graph; return each graph output as a view on a tensor of the new graph.
-
-        The graph is left without outputs: the caller names and orders them.
-        """
+        """Rewrite the graph; return each graph output as a view on a tensor of the new graph."""
         graph = self.model.graph
         for value in graph.input:
             dims = value.type.tensor_type.shape.dim
@@ -219,7 +224,9 @@ class ChannelsFirst:
         self._visit_other(node)
 
     def _handlers(self, node: onnx.NodeProto) -> Iterable[Callable[[onnx.NodeProto], bool]]:
-        op_type = node.op_type
+        op_type, row = node.op_type, facts(node)
+        if row is None:
+            return
         if op_type == "MatMul":
             yield self._visit_product_of_channels
             yield self._visit_product_of_flattened
@@ -227,18 +234,18 @@ class ChannelsFirst:
             return
         if not any(not self._view(name).plain for name in node.input if name):
             return  # nothing to push through
-        if op_type in ELEMENTWISE:
+        if row.kind == "elementwise":
             yield self._visit_elementwise
-        elif op_type in ELEMENTWISE_FIRST:
+        elif row.kind == "elementwise first":
             yield self._visit_elementwise_first
-        elif op_type in REDUCTIONS or op_type in ("ArgMax", "ArgMin", "Squeeze"):
+        elif row.kind == "reduction" or op_type == "Squeeze":
             yield self._visit_reduction
+        elif row.kind == "along axis":
+            yield self._visit_along_axis
         elif op_type == "Unsqueeze":
             yield self._visit_unsqueeze
         elif op_type == "Concat":
             yield self._visit_concat
-        elif op_type in ("Softmax", "LogSoftmax", "Hardmax", "Split", "LpNormalization"):
-            yield self._visit_along_axis
         elif op_type == "Pad":
             yield self._visit_pad
         elif op_type == "Slice":
@@ -278,42 +285,25 @@ class ChannelsFirst:
 
     def _fold(self, node: onnx.NodeProto) -> bool:
         """Compute a node whose inputs are all known."""
-        if node.op_type == "Constant":
-            value = next((a for a in node.attribute if a.name == "value"), None)
-            if value is not None:
-                self._add_constant(node.output[0], numpy_helper.to_array(value.t))
-                return True
-        if bodies(node):
+        known: dict[str, NDArray[np.generic]] = {}
+        for name in filter(None, node.input):
+            value = self._constant(name)
+            if value is None:
+                return False
+            known[name] = value
+        results = compute(node, known, self.model.opset_import)
+        if results is None:
             return False
-        found = {name: self._constant(name) for name in node.input if name}
-        known = {name: value for name, value in found.items() if value is not None}
-        if not node.input or len(known) < len(found):
-            return False
-        if node.op_type.startswith("Random") or node.op_type in ("Multinomial", "Bernoulli"):
-            return False
-        model = helper.make_model(
-            helper.make_graph(
-                [node],
-                "fold",
-                [_value_info(name, value) for name, value in known.items()],
-                [helper.make_empty_tensor_value_info(name) for name in node.output if name],
-            ),
-            opset_imports=self.model.opset_import,
-        )
-        try:
-            results = ReferenceEvaluator(model).run(None, known)
-        except Exception:  # noqa: BLE001 - the evaluator has gaps; onnxruntime computes it then
-            return False
-        size = sum(np.asarray(item).nbytes for item in results)
+        size = sum(item.nbytes for item in results)
         if size > max(LARGEST_FOLD, sum(value.nbytes for value in known.values())):
             return False
-        for name, result in zip([n for n in node.output if n], results, strict=True):
-            self._add_constant(name, np.asarray(result))
+        for name, result in zip(filter(None, node.output), results, strict=True):
+            self._add_constant(name, result)
         return True
 
     def _visit_transpose(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])
-        perm = tuple(_attribute(node, "perm", range(len(view.perm))[::-1]))
+        perm = tuple(attribute(node, "perm", range(len(view.perm))[::-1]))
         if not perm:  # a tensor of unknown rank is turned around
             return False
         known = view.perm or tuple(range(len(perm)))
@@ -406,14 +396,14 @@ class ChannelsFirst:
         inputs = [self._under(name, perm) for name in node.input]
         if any(name is None for name in inputs):
             return False
-        axis = perm[_attribute(node, "axis", 0) % len(perm)]
+        axis = perm[attribute(node, "axis", 0) % len(perm)]
         self._emit_view(node, [name or "" for name in inputs], perm, {"axis": axis})
         return True
 
     def _visit_along_axis(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])
-        default = 0 if node.op_type == "Split" else -1
-        axis = view.perm[_attribute(node, "axis", default) % len(view.perm)]
+        default = OPERATORS[node.op_type].axis
+        axis = view.perm[attribute(node, "axis", default) % len(view.perm)]
         rest = [self._materialise(name) for name in node.input[1:]]
         self._emit_view(node, [view.source, *rest], view.perm, {"axis": axis})
         return True
@@ -433,11 +423,11 @@ class ChannelsFirst:
         value = self._constant(name)
         if value is not None:
             return self._new_constant(value[list(order)], name)
-        places = self._new_constant(np.array(order, np.int64), name)
+        indices = self._new_constant(np.array(order, np.int64), name)
         key = ("reordered", name, tuple(order))
         if key not in self._made:
             self._made[key] = self._fresh(name)
-            inputs = [self._materialise(name), places]
+            inputs = [self._materialise(name), indices]
             self.nodes.append(helper.make_node("Gather", inputs, [self._made[key]], axis=0))
         return self._made[key]
 
@@ -537,18 +527,18 @@ class ChannelsFirst:
         view = self._view(node.input[0])
         rank = len(view.perm)
         squeeze = node.op_type == "Squeeze"
-        keep = not squeeze and _attribute(node, "keepdims", 1) == 1
+        keep = not squeeze and attribute(node, "keepdims", 1) == 1
         by_attribute = node.op_type in ("ArgMax", "ArgMin")
         as_input = len(node.input) > 1 and bool(node.input[1])
         if by_attribute:
-            axes = [_attribute(node, "axis", 0)]
+            axes = [attribute(node, "axis", 0)]
         elif as_input:
             value = self._constant(node.input[1])
             if value is None:
                 return False
             axes = [int(axis) for axis in value]
         else:
-            axes = list(_attribute(node, "axes", ()))
+            axes = list(attribute(node, "axes", ()))
         if not axes:  # all of them
             return False
         axes = [axis % rank for axis in axes]
@@ -576,12 +566,12 @@ class ChannelsFirst:
         rank = len(view.perm) + len(axes)
         new = {int(axis) % rank for axis in axes}
         old, following = list(view.perm), rank
-        places: list[tuple[int, bool]] = []  # by axis, the last one first
+        keys: list[tuple[int, bool]] = []  # by axis, the last one first
         for axis in reversed(range(rank)):
             following = following if axis in new else old.pop()
-            places.append((following, axis not in new))
-        places.reverse()
-        perm = _inverse(tuple(sorted(range(rank), key=places.__getitem__)))
+            keys.append((following, axis not in new))
+        keys.reverse()
+        perm = _inverse(tuple(sorted(range(rank), key=keys.__getitem__)))
         moved = np.array(sorted(perm[axis] for axis in new), np.int64)
         inputs = [view.source, self._new_constant(moved, node.input[1])]
         self._emit_view(node, inputs, perm)
@@ -600,11 +590,6 @@ def _substitute(body: onnx.GraphProto, moved: Mapping[str, str]) -> None:
             body.node.append(helper.make_node("Identity", [inner_name], [value.name]))
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else helper.get_attribute_value(found)
-
-
 def _inverse(perm: Perm) -> Perm:
     return tuple(perm.index(axis) for axis in range(len(perm)))
 
@@ -613,8 +598,3 @@ def _keeps_order(shape: Shape, perm: Perm) -> bool:
     """Whether a transpose moves only axes of size 1 past the others."""
     others = [axis for axis in perm if shape[axis] != 1]
     return others == sorted(others)
-
-
-def _value_info(name: str, value: NDArray[np.generic]) -> onnx.ValueInfoProto:
-    dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
-    return helper.make_tensor_value_info(name, dtype, value.shape)

@@ -12,7 +12,6 @@ where `a` and `b` hold one value per channel. Both are the same arithmetic.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -20,14 +19,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from layertap_export.graph.graph import prune, reads
+from layertap_export.graph.graph import makers, prune, read_counts
 from layertap_export.graph.weights import is_stub
 
+from .contract import graph_pass, in_order, no_identities
 from .hard_swish import join_hard_swish
 
 Shape = tuple["int | None", ...]
 
 
+@graph_pass(requires=[in_order], ensures=[in_order, no_identities])
 def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str]) -> None:
     """Rewrite `model` in place.
 
@@ -54,9 +55,8 @@ class _Fusion:
         # What is kept beside the graph is too large to be one value per channel.
         small = [item for item in self.graph.initializer if not is_stub(item)]
         self.constants = {item.name: numpy_helper.to_array(item) for item in small}
-        self.producer = {name: node for node in self.graph.node for name in node.output}
-        self.uses = Counter(name for node in self.graph.node for name in reads(node))
-        self.uses.update(keep)
+        self.makers = makers(self.graph.node)
+        self.uses = read_counts(self.graph.node, keep)
         self.added: dict[str, NDArray[np.generic]] = {}
 
     def run(self) -> None:
@@ -65,7 +65,7 @@ class _Fusion:
             if found is None:
                 continue
             data, values = found
-            before = self.producer.get(data)
+            before = self.makers.get(data)
             if node.op_type == "Mul":
                 if not self.is_scale_of_add(node):
                     self.normalise(node, data, values, np.zeros_like(values))
@@ -76,7 +76,7 @@ class _Fusion:
                 elif before.op_type == "Conv" and len(before.input) == 2:
                     before.input.append(self.constant(f"{data}/bias", values))
                     before.output[0] = node.output[0]
-                    self.producer[node.output[0]] = before
+                    self.makers[node.output[0]] = before
                     node.output[0] = ""  # nobody needs it any more
         self.graph.initializer.extend(
             numpy_helper.from_array(value, name) for name, value in self.added.items()

@@ -9,22 +9,24 @@ activation; onnxruntime does HardSwish in one, and MobileNetV3 is an eighth fast
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
 import onnx
 from onnx import helper, numpy_helper
 
-from layertap_export.graph.graph import reads
+from layertap_export.graph.graph import makers, opset_of, read_counts
+
+from .contract import graph_pass, in_order
 
 
+@graph_pass(requires=[in_order], ensures=[in_order])
 def join_hard_swish(model: onnx.ModelProto, keep: Iterable[str]) -> None:
     """Rewrite `model` in place; the nodes that nobody reads any more stay, to be pruned.
 
     Args:
         keep: tensors that are asked for by name.
     """
-    if all(opset.version < 14 for opset in model.opset_import if opset.domain in ("", "ai.onnx")):
+    if opset_of(model) < 14:
         return
     chain = _Chain(model.graph, keep)
     for node in model.graph.node:
@@ -37,9 +39,8 @@ class _Chain:
     """Recognises the four steps by the last of them."""
 
     def __init__(self, graph: onnx.GraphProto, keep: Iterable[str]) -> None:
-        self.producer = {name: node for node in graph.node for name in node.output}
-        self.uses = Counter(name for node in graph.node for name in reads(node))
-        self.uses.update(keep)
+        self.makers = makers(graph.node)
+        self.uses = read_counts(graph.node, keep)
         self.numbers = {
             item.name: numpy_helper.to_array(item).reshape(-1)[0]
             for item in graph.initializer
@@ -81,7 +82,7 @@ class _Chain:
         return value is not None and bool(value == value.dtype.type(number))
 
     def single(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        node = self.producer.get(name)
+        node = self.makers.get(name)
         wanted = node is not None and node.op_type == op_type and self.uses[name] == 1
         return node if wanted else None
 

@@ -12,17 +12,20 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
-from layertap_export.graph.graph import bodies, reads
+from layertap_export.graph.graph import bodies, makers, opset_of, reads
 from layertap_export.graph.unique_names import UniqueNames
 
+from .contract import graph_pass, in_order, named_nodes
 
+
+@graph_pass(requires=[], ensures=[in_order, named_nodes])
 def rename(
     model: onnx.ModelProto, owners: Sequence[tuple[str, str]], fixed: Mapping[str, str]
 ) -> dict[str, str]:
     """Order and name everything in `model`, in place, except its inputs.
 
     Args:
-        model: the model; nodes that lead to no owner are dropped.
+        model: nodes in any order; those that lead to no owner are dropped.
         owners: per layer, in the order in which they finish, its name and the tensor it puts out.
         fixed: new names, by old name, of tensors that shall have just that name. No other tensor
             gets one of these or the name of an owner.
@@ -34,7 +37,7 @@ def rename(
     new = {**{value.name: value.name for value in graph.input}, **fixed}
     taken = UniqueNames({*new.values(), *(owner for owner, _ in owners)}, "_", 1)
     weights = {item.name: item for item in graph.initializer}
-    producer = {name: node for node in graph.node for name in node.output if name}
+    made_by = makers(graph.node)
     placed: set[int] = set()
     nodes: list[onnx.NodeProto] = []
     used: list[onnx.TensorProto] = []
@@ -47,7 +50,7 @@ def rename(
 
     for owner, tensor in owners:
         use(tensor, f"{owner}/value")
-        for node in _needed(producer.get(tensor), producer, placed):
+        for node in _needed(made_by.get(tensor), made_by, placed):
             name = taken.free(f"{owner}/{node.op_type}")
             for index, read in enumerate(node.input):
                 use(read, f"{name}/{_formal(node, index, model)}")
@@ -78,7 +81,7 @@ def _copy(message: onnx.NodeProto | onnx.TensorProto) -> onnx.NodeProto | onnx.T
 
 
 def _needed(
-    last: onnx.NodeProto | None, producer: dict[str, onnx.NodeProto], placed: set[int]
+    last: onnx.NodeProto | None, made_by: dict[str, onnx.NodeProto], placed: set[int]
 ) -> Iterator[onnx.NodeProto]:
     """The nodes that `last` needs and that are not placed yet, each behind what it reads."""
     stack = [(last, False)] if last is not None else []
@@ -91,16 +94,16 @@ def _needed(
             continue
         placed.add(id(node))
         stack.append((node, True))
-        stack += [(producer[name], False) for name in reversed(reads(node)) if name in producer]
+        stack += [(made_by[name], False) for name in reversed(reads(node)) if name in made_by]
 
 
 def _formal(node: onnx.NodeProto, index: int, model: onnx.ModelProto) -> str:
     """The operator's own name for its input: `W` and `B` of a Conv."""
-    opset = next(o.version for o in model.opset_import if o.domain == node.domain)
     try:
-        inputs = onnx.defs.get_schema(node.op_type, opset, node.domain).inputs
+        schema = onnx.defs.get_schema(node.op_type, opset_of(model, node.domain), node.domain)
     except onnx.defs.SchemaError:
         return f"input_{index}"
+    inputs = schema.inputs
     return inputs[index].name if index < len(inputs) else f"input_{index}"
 
 

@@ -14,9 +14,14 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper, numpy_helper
 
+from layertap_export.graph.graph import makers
+
+from .contract import graph_pass, in_order, outputs_exist
+
 Shape = tuple["int | None", ...]
 
 
+@graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def restore_products(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
     """Rewrite `model` in place; what nobody needs any more stays, for the next pass to drop.
 
@@ -36,14 +41,14 @@ class _Products:
     """Finds products in one graph."""
 
     def __init__(self, graph: onnx.GraphProto, shapes: Mapping[str, Shape]) -> None:
-        self._producer = {name: node for node in graph.node for name in node.output}
+        self._makers = makers(graph.node)
         self._weights = {item.name: item for item in graph.initializer}
         self._shapes = shapes
 
     def factors(self, last: onnx.NodeProto) -> tuple[str, str] | None:
         """The tensor and the matrix whose product the Reshape `last` ends."""
-        product = self._producer.get(last.input[0])
-        first = self._producer.get(product.input[0]) if product is not None else None
+        product = self._makers.get(last.input[0])
+        first = self._makers.get(product.input[0]) if product is not None else None
         if product is None or product.op_type != "MatMul":
             return None
         if first is None or first.op_type != "Reshape":
@@ -85,7 +90,7 @@ class _Products:
         )
 
     def _behind_casts(self, name: str) -> onnx.NodeProto | None:
-        node = self._producer.get(name)
+        node = self._makers.get(name)
         while node is not None and node.op_type in ("Cast", "Identity"):
-            node = self._producer.get(node.input[0])
+            node = self._makers.get(node.input[0])
         return node

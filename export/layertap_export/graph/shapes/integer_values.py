@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import numpy_helper
 
-from .node_facts import Known, Values
+from .node_facts import Integers, NodeFacts
 from .sizes import Free, Size, product, quotient
 
-SMALL = 1024
+LARGEST_VALUE = 1024
 """Elements up to which values are looked into."""
 
 
-def _shape(node: Known) -> Values | None:
+def shape(node: NodeFacts) -> Integers | None:
     dims = node.dims()
     if dims is None:
         return None
     return _array(dims[node.attribute("start", 0) : node.attribute("end")])
 
 
-def _array(sizes: Sequence[Any]) -> Values:
+def _array(sizes: Sequence[Any]) -> Integers:
     values = np.empty(len(sizes), object)
     values[:] = sizes
     return values
 
 
-def _same(node: Known) -> Values | None:
-    return node.whole()
+def identity(node: NodeFacts) -> Integers | None:
+    return node.integers()
 
 
-def _gathered(node: Known) -> Values | None:
-    values, indices = node.whole(0), node.value(1)
+def gather(node: NodeFacts) -> Integers | None:
+    values, indices = node.integers(0), node.value(1)
     if values is None or indices is None or node.attribute("axis", 0) not in (0, -values.ndim):
         return None
     return np.asarray(values[indices], object)
 
 
-def _cut(node: Known) -> Values | None:
-    values = node.whole(0)
-    rest = [node.value(index) for index in range(1, node.count)]
+def slice_(node: NodeFacts) -> Integers | None:
+    values = node.integers(0)
+    rest = [node.value(index) for index in range(1, node.input_count)]
     if values is None or values.ndim != 1 or any(part is None for part in rest):
         return None
     start, end, *others = (part for part in rest if part is not None)
@@ -51,31 +51,31 @@ def _cut(node: Known) -> Values | None:
     return values[slice(int(start[0]), stop, step)]
 
 
-def _concatenated(node: Known) -> Values | None:
-    parts = [node.whole(index) for index in range(node.count)]
+def concat(node: NodeFacts) -> Integers | None:
+    parts = [node.integers(index) for index in range(node.input_count)]
     known = [part for part in parts if part is not None]
     return np.concatenate(known) if len(known) == len(parts) else None
 
 
-def _unsqueezed(node: Known) -> Values | None:
-    values, axes = node.whole(0), node.value(1)
+def unsqueeze(node: NodeFacts) -> Integers | None:
+    values, axes = node.integers(0), node.value(1)
     if values is None or axes is None:
         return None
     return np.expand_dims(values, tuple(int(axis) for axis in axes))
 
 
-def _squeezed(node: Known) -> Values | None:
-    values = node.whole(0)
-    axes = node.value(1) if node.count > 1 else None
-    if values is None or (node.count > 1 and axes is None):
+def squeeze(node: NodeFacts) -> Integers | None:
+    values = node.integers(0)
+    axes = node.value(1) if node.input_count > 1 else None
+    if values is None or (node.input_count > 1 and axes is None):
         return None
     found = np.squeeze(values, None if axes is None else tuple(int(axis) for axis in axes))
     return np.asarray(found, object)
 
 
-def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[Known], Values | None]:
-    def compute(node: Known) -> Values | None:
-        left, right = node.whole(0), node.whole(1)
+def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[NodeFacts], Integers | None]:
+    def compute(node: NodeFacts) -> Integers | None:
+        left, right = node.integers(0), node.integers(1)
         if left is None or right is None:
             return None
         pairs = np.broadcast(left, right)
@@ -100,8 +100,8 @@ def _smaller(left: Size, right: Size) -> Size | None:
     return min(left, right) if both else left if left == right else None  # type: ignore[type-var]
 
 
-def _negated(node: Known) -> Values | None:
-    values = node.whole()
+def negate(node: NodeFacts) -> Integers | None:
+    values = node.integers()
     if values is None:
         return None
     found = [None if item is None else item * -1 for item in values.ravel()]
@@ -117,49 +117,34 @@ def _equal(left: Size, right: Size) -> bool | None:
     return False if isinstance(known, int) and known < 0 else None
 
 
-def _chosen(node: Known) -> Values | None:
-    condition, left, right = (node.whole(index) for index in range(3))
+def where(node: NodeFacts) -> Integers | None:
+    condition, left, right = (node.integers(index) for index in range(3))
     if condition is None or left is None or right is None or None in condition.ravel():
         return None
     return np.where(condition.astype(bool), left, right).astype(object)
 
 
-def _multiplied(node: Known) -> Values | None:
-    values = node.whole(0)
+def reduce_prod(node: NodeFacts) -> Integers | None:
+    values = node.integers(0)
     if values is None or values.ndim != 1 or None in values:
         return None
     total = _array([product(values)])
     return total if node.attribute("keepdims", 1) else total.reshape(())
 
 
-def _repeated(node: Known) -> Values | None:
+def constant_of_shape(node: NodeFacts) -> Integers | None:
     target = node.value(0)
-    if target is None or math.prod(target) > SMALL:
+    if target is None or math.prod(target) > LARGEST_VALUE:
         return None
     tensor = node.attribute("value")
     value = 0 if tensor is None else numpy_helper.to_array(tensor).ravel()[0].item()
     return np.full(tuple(target), value, object)
 
 
-COMPUTED: Mapping[str, Callable[[Known], Values | None]] = {
-    "Shape": _shape,
-    "Identity": _same,
-    "Cast": _same,
-    "Gather": _gathered,
-    "Slice": _cut,
-    "Concat": _concatenated,
-    "Unsqueeze": _unsqueezed,
-    "Squeeze": _squeezed,
-    "Add": _elementwise(lambda left, right: left + right),
-    "Sub": _elementwise(lambda left, right: left - right),
-    "Mul": _elementwise(lambda left, right: left * right),
-    "Div": _elementwise(_quotient),
-    "Max": _elementwise(_larger),
-    "Min": _elementwise(_smaller),
-    "Neg": _negated,
-    "Equal": _elementwise(_equal),
-    "Where": _chosen,
-    "ReduceProd": _multiplied,
-    "ConstantOfShape": _repeated,
-}
-"""Values of tensors of whole numbers, free sizes among them."""
+add = _elementwise(lambda left, right: left + right)
+subtract = _elementwise(lambda left, right: left - right)
+multiply = _elementwise(lambda left, right: left * right)
+divide = _elementwise(_quotient)
+maximum = _elementwise(_larger)
+minimum = _elementwise(_smaller)
+equal = _elementwise(_equal)

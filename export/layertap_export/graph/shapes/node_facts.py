@@ -8,40 +8,41 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+
+from layertap_export.graph.graph import attributes
 
 from .sizes import Dims
 from .windows import Window
 
-Values: TypeAlias = "NDArray[np.object_]"
+Integers: TypeAlias = "NDArray[np.object_]"
 """Whole numbers; some of them free sizes, and `None` for those that nothing is known of."""
 
 
-class Facts(Protocol):
+class TensorFacts(Protocol):
     """What is known of tensors, by name."""
 
     def dims(self, name: str) -> Dims | None: ...
 
-    def whole(self, name: str) -> Values | None: ...
+    def integers(self, name: str) -> Integers | None: ...
 
     def value(self, name: str) -> NDArray[Any] | None: ...
 
 
-class Known:
+class NodeFacts:
     """A node, and what is known of what goes into it."""
 
-    def __init__(self, facts: Facts, node: onnx.NodeProto) -> None:
+    def __init__(self, facts: TensorFacts, node: onnx.NodeProto) -> None:
         self._facts = facts
         self._node = node
-        self._attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self._attributes = attributes(node)
 
     def dims(self, index: int = 0) -> Dims | None:
         names = self._node.input
         return self._facts.dims(names[index]) if index < len(names) else None
 
-    def whole(self, index: int = 0) -> Values | None:
+    def integers(self, index: int = 0) -> Integers | None:
         names = self._node.input
-        return self._facts.whole(names[index]) if index < len(names) else None
+        return self._facts.integers(names[index]) if index < len(names) else None
 
     def value(self, index: int) -> NDArray[Any] | None:
         names = self._node.input
@@ -51,11 +52,11 @@ class Known:
         return self._attributes.get(name, default)
 
     @property
-    def count(self) -> int:
+    def input_count(self) -> int:
         return len(self._node.input)
 
     @property
-    def outputs(self) -> int:
+    def output_count(self) -> int:
         return len(self._node.output)
 
     def window(self, kernel: Sequence[int]) -> Window:

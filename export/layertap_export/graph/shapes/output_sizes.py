@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 
-from .node_facts import Known
+from .node_facts import NodeFacts
 from .sizes import Free, Size, fixed, product, quotient
 
-Refined: TypeAlias = "Sequence[Size | None] | None"
+OutputSizes: TypeAlias = "Sequence[Size | None] | None"
 """Sizes of the outputs; `None` for one that is not known, or for all of them."""
 
 
-def _convolved(node: Known) -> Refined:
+def conv(node: NodeFacts) -> OutputSizes:
     dims, kernel = node.dims(0), node.dims(1)
     cells = fixed(kernel)
     if dims is None or cells is None:
@@ -23,14 +23,14 @@ def _convolved(node: Known) -> Refined:
     return (dims[0], cells[0], *node.window(cells[2:]).outputs(dims[2:]))
 
 
-def _pooled(node: Known) -> Refined:
+def pool(node: NodeFacts) -> OutputSizes:
     dims = node.dims(0)
     if dims is None:
         return None
     return (*dims[:2], *node.window(node.attribute("kernel_shape")).outputs(dims[2:]))
 
 
-def _spread(node: Known) -> Refined:
+def conv_transpose(node: NodeFacts) -> OutputSizes:
     dims, kernel = node.dims(0), node.dims(1)
     cells = fixed(kernel)
     if dims is None or cells is None:
@@ -39,8 +39,8 @@ def _spread(node: Known) -> Refined:
     return (dims[0], cells[1] * node.attribute("group", 1), *sizes)
 
 
-def _reshaped(node: Known) -> Refined:
-    dims, target = node.dims(0), node.whole(1)
+def reshape(node: NodeFacts) -> OutputSizes:
+    dims, target = node.dims(0), node.integers(1)
     if target is None:
         return None
     sizes: list[Size | None] = list(target)
@@ -58,7 +58,7 @@ def _reshaped(node: Known) -> Refined:
     return sizes
 
 
-def _flattened(node: Known) -> Refined:
+def flatten(node: NodeFacts) -> OutputSizes:
     dims = node.dims()
     if dims is None:
         return None
@@ -67,8 +67,8 @@ def _flattened(node: Known) -> Refined:
     return (product(dims[:axis]), product(dims[axis:]))
 
 
-def _joined(node: Known) -> Refined:
-    parts = [node.dims(index) for index in range(node.count)]
+def concat(node: NodeFacts) -> OutputSizes:
+    parts = [node.dims(index) for index in range(node.input_count)]
     known = [dims for dims in parts if dims is not None]
     if not known or len(known) < len(parts):
         return None
@@ -81,21 +81,21 @@ def _joined(node: Known) -> Refined:
     return sizes
 
 
-def _sliced(node: Known) -> Refined:
-    dims, starts, ends = node.dims(0), node.whole(1), node.whole(2)
+def slice_(node: NodeFacts) -> OutputSizes:
+    dims, starts, ends = node.dims(0), node.integers(1), node.integers(2)
     if dims is None or starts is None or ends is None:
         return None
-    axes = node.value(3) if node.count > 3 else np.arange(len(starts))
-    steps = node.value(4) if node.count > 4 else np.ones(len(starts), np.int64)
+    axes = node.value(3) if node.input_count > 3 else np.arange(len(starts))
+    steps = node.value(4) if node.input_count > 4 else np.ones(len(starts), np.int64)
     if axes is None or steps is None:
         return None
     sizes: list[Size | None] = list(dims)
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        sizes[int(axis)] = taken(dims[int(axis)], start, end, int(step))
+        sizes[int(axis)] = slice_size(dims[int(axis)], start, end, int(step))
     return sizes
 
 
-def taken(size: Size, start: Size | None, end: Size | None, step: int) -> Size | None:
+def slice_size(size: Size, start: Size | None, end: Size | None, step: int) -> Size | None:
     """How many a Slice takes of an axis; `None` where that is not known."""
     if start is None or end is None:
         return None
@@ -115,19 +115,19 @@ def taken(size: Size, start: Size | None, end: Size | None, step: int) -> Size |
     return end - start
 
 
-def _parted(node: Known) -> Refined:
+def split(node: NodeFacts) -> OutputSizes:
     dims = node.dims()
-    if dims is None or node.count > 1:
+    if dims is None or node.input_count > 1:
         return None
     axis = node.attribute("axis", 0)
     sizes: list[Size | None] = list(dims)
-    sizes[axis] = dims[axis] // node.outputs
+    sizes[axis] = dims[axis] // node.output_count
     return sizes
 
 
-def _padded(node: Known) -> Refined:
-    dims, pads = node.dims(0), node.whole(1)
-    if dims is None or pads is None or node.count > 3:
+def pad(node: NodeFacts) -> OutputSizes:
+    dims, pads = node.dims(0), node.integers(1)
+    if dims is None or pads is None or node.input_count > 3:
         return None
     rank = len(dims)
     return [
@@ -138,8 +138,8 @@ def _padded(node: Known) -> Refined:
     ]
 
 
-def _expanded(node: Known) -> Refined:
-    dims, target = node.dims(0), node.whole(1)
+def expand(node: NodeFacts) -> OutputSizes:
+    dims, target = node.dims(0), node.integers(1)
     if dims is None or target is None:
         return None
     rank = max(len(dims), len(target))
@@ -156,8 +156,8 @@ def _broadcast(left: Size, right: Size | None) -> Size | None:
     return next((size for size in (left, right) if isinstance(size, int)), None)
 
 
-def _tiled(node: Known) -> Refined:
-    dims, repeats = node.dims(0), node.whole(1)
+def tile(node: NodeFacts) -> OutputSizes:
+    dims, repeats = node.dims(0), node.integers(1)
     if dims is None or repeats is None:
         return None
     return [
@@ -165,23 +165,23 @@ def _tiled(node: Known) -> Refined:
     ]
 
 
-def _filled(node: Known) -> Refined:
-    target = node.whole()
+def constant_of_shape(node: NodeFacts) -> OutputSizes:
+    target = node.integers()
     return None if target is None else list(target)
 
 
-def _resized(node: Known) -> Refined:
+def resize(node: NodeFacts) -> OutputSizes:
     dims = node.dims()
     if dims is None:
         return None
-    sizes = node.whole(3) if node.count > 3 else None
+    sizes = node.integers(3) if node.input_count > 3 else None
     axes = node.attribute("axes") or range(len(dims))
     found: list[Size | None] = list(dims)
     if sizes is not None:
         for axis, size in zip(axes, sizes, strict=True):
             found[axis] = size
         return found
-    scales = node.value(2) if node.count > 2 else None
+    scales = node.value(2) if node.input_count > 2 else None
     if scales is None:
         return None
     for axis, scale in zip(axes, scales.tolist(), strict=True):
@@ -192,38 +192,15 @@ def _resized(node: Known) -> Refined:
     return found
 
 
-def _to_depth(node: Known) -> Refined:
+def space_to_depth(node: NodeFacts) -> OutputSizes:
     dims, block = node.dims(), node.attribute("blocksize")
     if dims is None:
         return None
     return (dims[0], dims[1] * block**2, dims[2] // block, dims[3] // block)
 
 
-def _to_space(node: Known) -> Refined:
+def depth_to_space(node: NodeFacts) -> OutputSizes:
     dims, block = node.dims(), node.attribute("blocksize")
     if dims is None:
         return None
     return (dims[0], dims[1] // block**2, dims[2] * block, dims[3] * block)
-
-
-REFINED: Mapping[str, Callable[[Known], Refined]] = {
-    "Conv": _convolved,
-    "ConvTranspose": _spread,
-    "MaxPool": _pooled,
-    "AveragePool": _pooled,
-    "LpPool": _pooled,
-    "Reshape": _reshaped,
-    "Flatten": _flattened,
-    "Concat": _joined,
-    "Slice": _sliced,
-    "Split": _parted,
-    "Pad": _padded,
-    "Expand": _expanded,
-    "Tile": _tiled,
-    "ConstantOfShape": _filled,
-    "Resize": _resized,
-    "SpaceToDepth": _to_depth,
-    "DepthToSpace": _to_space,
-}
-"""Sizes of the outputs where ONNX's inference leaves them out. Of several outputs (those of a
-Split, and the indices of a MaxPool) all have the same."""

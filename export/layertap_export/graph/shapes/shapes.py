@@ -16,9 +16,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from .integer_values import COMPUTED, SMALL
-from .node_facts import Known, Values
-from .output_sizes import REFINED
+from layertap_export.graph.constant_folding import constant_of
+from layertap_export.graph.graph import bodies, opset_of
+from layertap_export.graph.operators import facts
+from layertap_export.graph.weights import is_stub
+
+from .integer_values import LARGEST_VALUE
+from .node_facts import Integers, NodeFacts
 from .sizes import Dims, Free, Size, fixed
 
 
@@ -27,18 +31,18 @@ class Shapes:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """Walk over a model whose nodes are in topological order."""
-        self.opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+        self.opset = opset_of(model)
         self._imports = list(model.opset_import)
         # Initialisers that a file lists among its inputs may be fed, and are no constants.
         listed = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
         self._weights = {x.name: x for x in model.graph.initializer if x.name not in listed}
         self._dtypes: dict[str, int] = {}
         self._dims: dict[str, Dims] = {}
-        self._values: dict[str, Values] = {}
+        self._values: dict[str, Integers] = {}
         self._free: dict[str, Free] = {}
         graph = model.graph
         for item in self._weights.values():
-            self._dtypes[item.name], self._dims[item.name] = item.data_type, tuple(item.dims)
+            self._add_constant(item.name, item)
         for value in graph.input:
             if value.name not in self._weights:
                 self._set_type(value.name, value.type)
@@ -47,9 +51,7 @@ class Shapes:
             name for size in firsts if isinstance(size, Free) for name in size.names
         )
         """Names of the free sizes of the inputs' first axes."""
-        stated = {value.name: value.type for value in (*graph.value_info, *graph.output)}
-        for node in graph.node:
-            self._visit(node, stated)
+        self._visit_nodes(graph)
 
     def dtype(self, name: str) -> int:
         """The `TensorProto.DataType`; 0 where it is unknown."""
@@ -66,9 +68,11 @@ class Shapes:
             self._dims[name] = self._dims[other]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, or of whole numbers that follow from known shapes."""
+        """The value of a constant, or of whole numbers that follow from known shapes; `None` for
+        a weight whose values are not in the graph."""
         if name in self._weights:
-            return numpy_helper.to_array(self._weights[name])
+            item = self._weights[name]
+            return None if is_stub(item) else numpy_helper.to_array(item)
         values = self._values.get(name)
         if values is None or not all(isinstance(size, int) for size in values.ravel()):
             return None
@@ -76,13 +80,30 @@ class Shapes:
 
     # -- one node
 
+    def _visit_nodes(self, graph: onnx.GraphProto) -> None:
+        stated = {value.name: value.type for value in (*graph.value_info, *graph.output)}
+        for node in graph.node:
+            self._visit(node, stated)
+
+    def _visit_body(self, body: onnx.GraphProto) -> None:
+        """A graph inside a node: its tensors have names of their own."""
+        for item in body.initializer:
+            self._add_constant(item.name, item)
+        for value in body.input:
+            self._set_type(value.name, value.type)
+        self._visit_nodes(body)
+
     def _visit(self, node: onnx.NodeProto, stated: Mapping[str, onnx.TypeProto]) -> None:
-        if node.op_type == "Constant" and self._constant(node):
+        constant = constant_of(node)
+        if constant is not None:
+            self._add_constant(node.output[0], constant)
             return
+        for body in bodies(node):
+            self._visit_body(body)
         for name, kind in self._inferred(node).items():
             self._set_type(name, kind)
-        refine = REFINED.get(node.op_type)
-        refined = refine(Known(self, node)) if refine else None
+        row = facts(node)
+        refined = row.sizes(NodeFacts(self, node)) if row and row.sizes else None
         for name in filter(None, node.output):
             if name in stated:
                 self._note_stated(name, stated[name])
@@ -179,39 +200,27 @@ class Shapes:
         """The value of a small constant, by which the shapes of others may be found."""
         if name in self._weights:
             item = self._weights[name]
-            return item if math.prod(item.dims) <= SMALL else None
+            return item if math.prod(item.dims) <= LARGEST_VALUE else None
         value = self.value(name)
         if value is None:
             return None
         dtype = helper.tensor_dtype_to_np_dtype(self._dtypes[name])
         return numpy_helper.from_array(value.astype(dtype), name)
 
-    def _constant(self, node: onnx.NodeProto) -> bool:
-        attribute = node.attribute[0]
-        value = helper.get_attribute_value(attribute)
-        if attribute.name == "value":
-            tensor = value
-        elif attribute.name in ("value_float", "value_floats"):
-            tensor = numpy_helper.from_array(np.array(value, np.float32))
-        elif attribute.name in ("value_int", "value_ints"):
-            tensor = numpy_helper.from_array(np.array(value, np.int64))
-        else:
-            return False
-        name = node.output[0]
+    def _add_constant(self, name: str, tensor: TensorProto) -> None:
         self._weights[name] = tensor
         self._dtypes[name], self._dims[name] = tensor.data_type, tuple(tensor.dims)
-        return True
 
-    # -- whole numbers
+    # -- integers
 
-    def whole(self, name: str) -> Values | None:
+    def integers(self, name: str) -> Integers | None:
         """The value of a small tensor of whole numbers, as far as it is known."""
         if name in self._values:
             return self._values[name]
         if self._dtypes.get(name) not in _WHOLE:
             return None
         item = self._weights.get(name)
-        if item is None or math.prod(item.dims) > SMALL:
+        if item is None or math.prod(item.dims) > LARGEST_VALUE:
             return None
         return np.array(numpy_helper.to_array(item).tolist(), object)
 
@@ -219,14 +228,14 @@ class Shapes:
         name = node.output[0]
         if self._dtypes.get(name) not in _WHOLE:
             return
-        compute = COMPUTED.get(node.op_type)
-        values = compute(Known(self, node)) if compute else None
+        row = facts(node)
+        values = row.integers(NodeFacts(self, node)) if row and row.integers else None
         if values is None:  # of some it may matter that there are others beside them
             dims = fixed(self._dims.get(name))
-            if dims is None or math.prod(dims) > SMALL:
+            if dims is None or math.prod(dims) > LARGEST_VALUE:
                 return
             values = np.full(dims, None, object)
-        if values.size <= SMALL:
+        if values.size <= LARGEST_VALUE:
             self._values[name] = values
 
 

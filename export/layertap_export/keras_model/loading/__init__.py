@@ -1,7 +1,7 @@
-"""Loading the model that is to be exported: from a file or folder, or from a function.
+"""Load the model to export from a file, a folder, or a function.
 
-What can be known of a source without TensorFlow is looked at first, by `find`: whether it is there,
-what it is, whether it is whole, and whether code in it would run. Only then something is imported.
+`find` first checks all that can be checked without TensorFlow: whether the source exists, what it
+is, whether it is complete, and whether loading it would run code. Keras is imported after that.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from layertap_export.errors import ModelLoadError
 from layertap_export.keras_model.tensorflow import prepared
 
 from . import files, functions, saved_models
-from .custom_objects import Given, custom_objects_of
+from .custom_objects import CustomObject, custom_objects_of
 
-Load = Callable[[Mapping[str, Any]], Any]
-"""Loads what was found; takes the custom objects by name."""
+Loader = Callable[[Mapping[str, Any]], Any]
+"""Loads a model or signature; takes the custom objects by name."""
 
 
 def load_model(
     source: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
-    custom_objects: Mapping[str, Any] | Iterable[Given] = (),
+    custom_objects: Mapping[str, Any] | Iterable[CustomObject] = (),
     signature: str | None = None,
     unsafe: bool = False,
 ) -> Any:
@@ -35,25 +35,25 @@ def load_model(
 
     Args:
         source: a `.keras` file, a whole-model `.h5` or `.hdf5` file of Keras 3 or Keras 2, a
-            SavedModel folder, or `package.module:function` (the function returns the model; the
-            current folder is searched for the module too).
-        weights: for a function, a weights file that is handed to it as its argument `weights`, or,
-            if it has none, is loaded into the model that it returns.
-        custom_objects: classes and functions of the model's own by their names, or a list of them
+            SavedModel folder, or `package.module:function` for a function that returns the model
+            (modules in the current folder are found too).
+        weights: for a function, a weights file. It is passed to the function as `weights` if the
+            function has this parameter, else it is loaded into the model that the function returns.
+        custom_objects: the custom classes and functions of the model by name, or a list of them
             and of `"package.module:name"`.
-        signature: of a SavedModel, export what this signature computes, and no layers. Without, a
-            SavedModel that has no Keras layers gives `serving_default`.
-        unsafe: load models with Lambda layers too, which runs the Python code in the file.
+        signature: for a SavedModel, load this signature, which has no layers. By default, a
+            SavedModel without Keras layers is loaded as its signature `serving_default`.
+        unsafe: also load models with Lambda layers, which runs the Python code in the file.
 
     Returns:
-        A `keras.Model`; a `tf_keras.Model` where only Keras 2 can read the file; or a
+        A `keras.Model`; a `tf_keras.Model` if only Keras 2 can read the file; or a
         `layertap_export.keras_model.signatures.Signature`.
 
     Raises:
-        ModelLoadError: there is no such file, module or function, or Keras cannot read it.
+        ModelLoadError: there is no such file, module or function, or Keras cannot load it.
         UnsafeModelError: the file has a Lambda layer and `unsafe` is false.
         WeightsError: the weights do not fit the model.
-        DependencyError: it takes `tf_keras` to read the file, which is not installed.
+        DependencyError: only `tf_keras` can read the file, and it is not installed.
     """
     load = find(source, weights=weights, signature=signature, unsafe=unsafe)
     with prepared():
@@ -67,8 +67,8 @@ def find(
     weights: str | os.PathLike[str] | None = None,
     signature: str | None = None,
     unsafe: bool = False,
-) -> Load:
-    """Look at a source without importing TensorFlow; returns what loads it.
+) -> Loader:
+    """Check a source without importing TensorFlow, and return a function that loads it.
 
     Raises:
         ModelLoadError, UnsafeModelError: see `load_model`.
@@ -80,19 +80,19 @@ def find(
     is_function = bool(colon and module and name) and not is_file
     if is_file and weights is not None:
         raise ModelLoadError(
-            f"{text!r} has weights of its own; `weights` go to package.module:function."
+            f"{text!r} contains its weights; `weights` is only for package.module:function."
         )
     if saved_models.is_saved_model(path):
         return saved_models.find(path, signature, unsafe)
     if signature is not None:
-        raise ModelLoadError(f"{text!r} has no signatures; only SavedModel folders have.")
+        raise ModelLoadError(f"{text!r} has no signatures; only SavedModel folders have them.")
     if is_function:
         return functions.find(module, name, weights)
     if path.exists():
         return files.find(path, unsafe)
     if is_file or path.parent != Path("."):
-        beside = [item.name for item in path.parent.glob("*") if item.suffix in files.SUFFIXES]
-        raise ModelLoadError(f"there is no file {text!r}.{suggest(path.name, beside)}")
+        others = [item.name for item in path.parent.glob("*") if item.suffix in files.SUFFIXES]
+        raise ModelLoadError(f"there is no file {text!r}.{suggest(path.name, others)}")
     raise ModelLoadError(
         f"{text!r} is neither a file nor a function. Give a .keras file, a whole-model .h5 file, a "
         "SavedModel folder, or package.module:function."

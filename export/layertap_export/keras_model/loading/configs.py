@@ -1,4 +1,4 @@
-"""The configuration inside a Keras file, read without running anything."""
+"""Read the configuration in a Keras file, without running any code from it."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from layertap.format.source import describe
 from layertap_export.errors import ModelLoadError, UnsafeModelError
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
-"""How HDF5 files begin, and so Keras's `.h5` files, and `.keras` files from before 2023."""
+"""First bytes of HDF5 files: Keras's `.h5` files, and `.keras` files from before 2023."""
 
 ZIP = b"PK"
-"""How zip archives begin."""
+"""First bytes of zip archives."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file says about the model in it."""
+    """The configuration of the model in a file, and what wrote it."""
 
     config: Any
-    """As `model.get_config()` gave it, with its class around it."""
+    """The result of `model.get_config()`, with the name of the class: a dict."""
     version: str
-    """The Keras that wrote it; empty if it does not say."""
+    """Version of the Keras that wrote the file; empty if not stated."""
     backend: str
-    """The backend of that Keras; empty if it does not say."""
+    """Backend of that Keras; empty if not stated."""
     suffix: str
-    """The name's ending by which Keras knows such files; empty for an unpacked archive."""
+    """File name suffix by which Keras recognizes the format; empty for an unpacked archive."""
 
     @property
     def by_keras_2(self) -> bool:
-        """Whether a Keras before 3 wrote it; the first ones did not say which they were."""
+        """Whether Keras 2 or 1 wrote it; the first versions of Keras stated no version."""
         return int(self.version.partition(".")[0] or 1) < 3
 
 
 def read(path: Path) -> Stored:
-    """Read what is in a file, or in the folder that a `.keras` archive was unpacked to.
+    """Read the configuration in a file, or in a folder with an unpacked `.keras` archive.
 
     Raises:
-        ModelLoadError: it is no file of a Keras model, or not a whole one.
+        ModelLoadError: it is not a Keras model file, or it is incomplete.
+        DependencyError: the file is an HDF5 file, and h5py is not installed.
     """
     if path.is_dir():
         return _unpacked(path)
@@ -62,35 +63,35 @@ def read(path: Path) -> Stored:
             return _archive(path)
     except (ModelLoadError, DependencyError):
         raise
-    except Exception as exc:  # a damaged file makes h5py and zipfile raise all sorts of things
+    except Exception as exc:  # for damaged files h5py and zipfile raise many types of exceptions
         reason = exc.args[0] if isinstance(exc, KeyError) else exc
         raise ModelLoadError(
             f"{str(path)!r} is not a Keras model file, or it is damaged: {reason}"
         ) from exc
     if path.name in ("saved_model.pb", "saved_model.pbtxt"):
         raise ModelLoadError(
-            f"{str(path)!r} is a part of a SavedModel. Give the folder: {str(path.parent)!r}."
+            f"{str(path)!r} is part of a SavedModel. Give the folder: {str(path.parent)!r}."
         )
-    looks = "an ONNX model already" if path.suffix == ".onnx" else describe(start)
+    looks = "an ONNX model" if path.suffix == ".onnx" else describe(start)
     raise ModelLoadError(
-        f"{str(path)!r} is not a Keras model file, as whose names end in .keras or .h5."
+        f"{str(path)!r} is not a Keras model file (.keras or .h5)."
         + (f" It looks like {looks}." if looks else "")
     )
 
 
-_PARTS: tuple[str, ...] = ("config.json", "metadata.json")
-"""What a `.keras` archive says of the model."""
+_JSON_FILES: tuple[str, ...] = ("config.json", "metadata.json")
+"""The members of a `.keras` archive that describe the model."""
 
 
 def _unpacked(path: Path) -> Stored:
     if not (path / "config.json").is_file():
         inside = sorted(x.name for x in path.iterdir() if x.suffix in (".keras", ".h5", ".hdf5"))
         hint = f" Give the file in it: {', '.join(map(repr, inside[:3]))}." if inside else ""
-        raise ModelLoadError(f"{str(path)!r} is a folder, but not of a SavedModel.{hint}")
+        raise ModelLoadError(f"{str(path)!r} is a folder, but not a SavedModel.{hint}")
     if not (path / "model.weights.h5").is_file():
-        raise ModelLoadError(f"{str(path)!r} has the model's config.json, but no model.weights.h5.")
+        raise ModelLoadError(f"{str(path)!r} has a config.json, but no model.weights.h5.")
     try:
-        present = [name for name in _PARTS if (path / name).is_file()]
+        present = [name for name in _JSON_FILES if (path / name).is_file()]
         return _of_archive({name: (path / name).read_bytes() for name in present}, suffix="")
     except (OSError, ValueError) as exc:
         raise ModelLoadError(f"the config.json in {str(path)!r} is damaged: {exc}") from exc
@@ -103,14 +104,14 @@ def _archive(path: Path) -> Stored:
             raise ModelLoadError(
                 f"{str(path)!r} is a zip archive without the config.json of a Keras model."
             )
-        contents = {name: archive.read(name) for name in _PARTS if name in names}
+        contents = {name: archive.read(name) for name in _JSON_FILES if name in names}
     return _of_archive(contents, suffix=".keras")
 
 
 def _of_archive(contents: Mapping[str, bytes], suffix: str) -> Stored:
     metadata = json.loads(contents.get("metadata.json", b"{}"))
     config = json.loads(contents["config.json"])
-    # The format came with Keras 2.12, whose archives had a metadata.json from the beginning.
+    # Archives have had a metadata.json since the format was introduced, in Keras 2.12.
     return Stored(config, str(metadata.get("keras_version") or "3"), "", suffix)
 
 
@@ -118,22 +119,24 @@ def _hdf5(path: Path) -> Stored:
     with h5py_for("read .h5 files").File(path, "r") as file:
         config = file.attrs.get("model_config")
         weights = file.get("model_weights", file)
-        said = {
+        written_by = {
             key: text(weights.attrs.get(key, file.attrs.get(key, "")))
             for key in ("keras_version", "backend")
         }
         if config is not None and "model_weights" not in file:
-            raise KeyError("it has a model, but no weights")
+            raise KeyError("it has a model_config, but no model_weights")
     if config is None:
         raise ModelLoadError(
-            f"{str(path)!r} holds weights only, not the model. Give the function that builds the "
-            "model, and this file with --weights (weights= in Python): package.module:function."
+            f"{str(path)!r} contains only weights, not the model. Give the function that builds "
+            "the model, package.module:function, and this file with --weights (weights= in Python)."
         )
-    return Stored(json.loads(text(config)), said["keras_version"], said["backend"], ".h5")
+    return Stored(
+        json.loads(text(config)), written_by["keras_version"], written_by["backend"], ".h5"
+    )
 
 
 def text(value: Any) -> str:
-    """A string of an HDF5 file, which may be bytes."""
+    """A string from an HDF5 file, which may be stored as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
@@ -152,29 +155,29 @@ def h5py_for(purpose: str) -> Any:
         ) from exc
 
 
-def check_code(config: Any, path: Path) -> None:
-    """Return if no Python code stands in a configuration.
+def ensure_no_code(config: Any, path: Path) -> None:
+    """Check that a configuration contains no Python code.
 
     Raises:
-        UnsafeModelError: there is some.
+        UnsafeModelError: it has a Lambda layer or a lambda function.
     """
     for item in _objects(config):
         inner = item.get("config")
         name = inner.get("name") if isinstance(inner, dict) else None
         if item["class_name"] == "Lambda":
-            what = f"a Lambda layer ({name or 'lambda'!r})"
+            code = f"a Lambda layer ({name or 'lambda'!r})"
         elif item["class_name"] == "__lambda__":
-            what = "a lambda function"
+            code = "a lambda function"
         else:
             continue
         raise UnsafeModelError(
-            f"{str(path)!r} has {what}, whose Python code would run while it is loaded. If you "
+            f"{str(path)!r} has {code}: loading it would run Python code from the file. If you "
             "trust the file, export it with --unsafe (unsafe=True in Python)."
         )
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:
-    """Everything in a configuration that has a class, at any depth."""
+    """All dicts in a configuration that have a `class_name`, at any depth."""
     if isinstance(config, dict):
         if "class_name" in config:
             yield config

@@ -1,4 +1,4 @@
-"""Classes and functions of a model's own, which Keras cannot know."""
+"""Custom classes and functions of a model, which Keras needs to load it."""
 
 from __future__ import annotations
 
@@ -12,47 +12,50 @@ from typing import Any, TypeAlias
 from layertap.errors import suggest
 from layertap_export.errors import ModelLoadError
 
-Given: TypeAlias = "str | type | Any"
-"""`"package.module:name"`, or a class or function itself."""
+CustomObject: TypeAlias = "str | type | Any"
+"""A reference `"package.module:name"`, or a class or function."""
 
 
-def custom_objects_of(given: Mapping[str, Any] | Iterable[Given]) -> dict[str, Any]:
-    """Custom objects by the names under which Keras looks for them.
+def custom_objects_of(given: Mapping[str, Any] | Iterable[CustomObject]) -> dict[str, Any]:
+    """Custom objects by the names under which Keras looks them up.
 
     Args:
-        given: a mapping of that kind; or classes, functions, and `"package.module:name"`s, where
-            the name may be that of a mapping too.
+        given: such a mapping; or classes, functions, and references `"package.module:name"` to
+            classes, functions, or such mappings.
 
     Raises:
-        ModelLoadError: there is no such module, or nothing of that name in it.
+        ModelLoadError: a module cannot be imported, does not have the name, or an object is not a
+            class or function.
     """
     if isinstance(given, Mapping):
         return dict(given)
     found: dict[str, Any] = {}
     for item in [given] if isinstance(given, str) else given:
-        value = imported(item) if isinstance(item, str) else item
+        value = import_object(item) if isinstance(item, str) else item
         if isinstance(value, Mapping):
             found |= value
         elif hasattr(value, "__name__"):
             found[value.__name__] = value
         else:
             raise ModelLoadError(
-                f"{item!r} is a {type(value).__name__}; a custom object is a class, a function, or "
-                "a dict of them by their names."
+                f"invalid custom object {item!r} of type {type(value).__name__}: expected a class, "
+                "a function, or a dict of them by name."
             )
     return found
 
 
-def imported(place: str) -> Any:
-    """What `package.module:name` names. The current folder is searched for the module too.
+def import_object(reference: str) -> Any:
+    """Import the object that `package.module:name` refers to.
+
+    The module may be in the current folder, which is added to `sys.path`.
 
     Raises:
-        ModelLoadError: there is no such module, or nothing of that name in it.
+        ModelLoadError: the module cannot be imported, or does not have the name.
     """
-    module_name, name = split_place(place)
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    module_name, name = split_place(reference)
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
     except ImportError as exc:
@@ -70,15 +73,15 @@ def imported(place: str) -> Any:
     return value
 
 
-def split_place(place: str) -> tuple[str, str]:
+def split_place(reference: str) -> tuple[str, str]:
     """The module and the name in `package.module:name`.
 
     Raises:
-        ModelLoadError: it is not of that form.
+        ModelLoadError: the reference does not have this form.
     """
-    module, _, name = place.partition(":")
+    module, _, name = reference.partition(":")
     if not module or not name:
-        raise ModelLoadError(f"{place!r} names nothing: give package.module:name.")
+        raise ModelLoadError(f"expected package.module:name, got {reference!r}.")
     return module, name
 
 
@@ -89,7 +92,7 @@ _UNKNOWN = re.compile(
 )
 
 
-def unknown_in(message: str) -> str | None:
-    """The class or function that Keras says it does not know; `None` if it says something else."""
+def unknown_name_in(message: str) -> str | None:
+    """The class or function that a message of Keras reports as unknown, or `None`."""
     found = _UNKNOWN.search(message)
     return next(name for name in found.groups() if name) if found else None

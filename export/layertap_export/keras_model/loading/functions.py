@@ -11,25 +11,28 @@ from layertap.errors import LayertapError
 from layertap_export.errors import ModelLoadError
 from layertap_export.keras_model.families import checked_model, custom_object_scope
 
-from .custom_objects import imported
+from .custom_objects import import_object
 from .weights import load_weights
 
 
 def find(
     module: str, function: str, weights: str | os.PathLike[str] | None
 ) -> Callable[[Mapping[str, Any]], Any]:
-    """What loads the model that a function returns, or that stands in the module under its name."""
+    """A function that loads the model that `module:function` is or returns."""
     return lambda custom_objects: _load(f"{module}:{function}", weights, custom_objects)
 
 
 def _load(
-    place: str, weights: str | os.PathLike[str] | None, custom_objects: Mapping[str, Any]
+    reference: str, weights: str | os.PathLike[str] | None, custom_objects: Mapping[str, Any]
 ) -> Any:
-    builder = imported(place)
+    builder = import_object(reference)
     if not inspect.isroutine(builder):
         if weights is not None:
-            raise ModelLoadError(f"weights go to a function that builds a model; {place} is none.")
-        return checked_model(builder, place)
+            raise ModelLoadError(
+                f"`weights` is only for a function that builds a model, and {reference} is not a "
+                "function."
+            )
+        return checked_model(builder, reference)
     takes_weights = weights is not None and _takes_weights(builder)
     options = {"weights": os.fspath(weights)} if takes_weights and weights is not None else {}
     try:
@@ -38,8 +41,8 @@ def _load(
     except LayertapError:
         raise
     except Exception as exc:
-        raise ModelLoadError(f"{place} failed: {type(exc).__name__}: {exc}") from exc
-    checked_model(model, place)
+        raise ModelLoadError(f"{reference} failed: {type(exc).__name__}: {exc}") from exc
+    checked_model(model, reference)
     if weights is not None and not takes_weights:
         load_weights(model, weights)
     return model
@@ -48,5 +51,5 @@ def _load(
 def _takes_weights(builder: Callable[..., Any]) -> bool:
     try:
         return "weights" in inspect.signature(builder).parameters
-    except ValueError:  # a function that is not made of Python
+    except ValueError:  # a built-in function without a signature
         return False

@@ -1,7 +1,7 @@
-"""Which layer of a weights file is which layer of a model.
+"""Match the layers of a weights file to the layers of a model.
 
-Names that somebody chose tell. Names that Keras gives out, such as `dense_7`, only tell an order:
-their numbers hang on what the process had built before, and Keras 2 began at 1.
+Names that the user chose identify a layer. Automatic names of Keras, such as `dense_7`, only give
+an order: their numbers depend on what the process built before, and Keras 2 began at 1.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, eq=False)
 class ModelLayer:
-    """A layer of the model that has weights of its own, not only those of layers inside it."""
+    """A layer that has weights itself, in addition to those of layers inside it."""
 
     path: tuple[str, ...]
-    """Names from below the model down to the layer; the cell of an RNN goes by the RNN's name."""
+    """Names of the layers from the model down to this one; an RNN's cell has the RNN's name."""
     kind: str
-    """Its class as Keras's own names have it: `conv2d`."""
+    """Its class in the form of Keras's automatic names: `conv2d`."""
     variables: Mapping[str, Any]
-    """By name, in Keras's order: those that are trained first."""
+    """The variables by name, in Keras's order: the trainable ones first."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class ModelLayer:
 
 
 def model_layers(model: Any) -> list[ModelLayer]:
-    """The layers with weights of their own, each once, in the order of `model.layers`."""
+    """The layers that have weights themselves, each once, in the order of `model.layers`."""
     seen: set[int] = set()
 
     def walk(layer: Any, path: tuple[str, ...], kind: str) -> Iterator[ModelLayer]:
@@ -63,7 +63,8 @@ def _kind(layer: Any) -> str:
 
 
 def _own_variables(layer: Any) -> dict[str, Any]:
-    """By name; `kernel` is what Keras 2 calls `conv1/kernel:0`. By number, where names recur."""
+    """The layer's variables by name: `kernel`, also if Keras 2 calls it `conv1/kernel:0`. If names
+    are not unique, by index."""
     if hasattr(layer, "_trainable_variables"):  # Keras 3
         own = [*layer._trainable_variables, *layer._non_trainable_variables]
     else:
@@ -83,13 +84,18 @@ def _inner_layers(layer: Any) -> list[Any]:
 def match(
     layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]
 ) -> dict[ModelLayer, SavedLayer]:
-    """What goes where, for all that can be told; first by what says most."""
+    """The saved layer for each layer of the model, as far as it can be determined.
+
+    The most reliable rules are applied first; what is left is matched by shape.
+    """
     found: dict[ModelLayer, SavedLayer] = {}
     for keys in _RULES:
-        of_layers, of_saved = keys(layers, saved)
-        here = _unique([x for x in layers if x not in found], of_layers)
-        there = _unique([x for x in saved if x not in found.values()], of_saved)
-        found |= {layer: there[key] for key, layer in here.items() if key in there}
+        layer_keys, saved_keys = keys(layers, saved)
+        layer_by_key = _unique([x for x in layers if x not in found], layer_keys)
+        saved_by_key = _unique([x for x in saved if x not in found.values()], saved_keys)
+        found |= {
+            layer: saved_by_key[key] for key, layer in layer_by_key.items() if key in saved_by_key
+        }
     rest = [x for x in layers if x not in found], [x for x in saved if x not in found.values()]
     return found | _by_shapes(*rest)
 
@@ -99,57 +105,59 @@ _Keys = tuple[Mapping[ModelLayer, Hashable], Mapping[SavedLayer, Hashable]]
 
 
 def _unique(items: Sequence[_Item], keys: Mapping[_Item, Hashable]) -> dict[Hashable, _Item]:
-    """Items by their keys, where no other has the same."""
+    """The items by key, without those whose key is not unique."""
     counts = Counter(keys[item] for item in items if item in keys)
     return {keys[item]: item for item in items if item in keys and counts[keys[item]] == 1}
 
 
 def _by_path(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
-    """All names from the model down; those that Keras gave only if the file has just the same."""
-    here, there = {x: _path(x) for x in layers}, {x: _path(x) for x in saved if not x.numbered}
-    if set(here.values()) == set(there.values()):
-        return here, there
-    given = _given_by_keras(layers)
+    """The whole path; with automatic names only if the model and the file have the same paths."""
+    layer_paths = {x: _path(x) for x in layers}
+    saved_paths = {x: _path(x) for x in saved if not x.numbered}
+    if set(layer_paths.values()) == set(saved_paths.values()):
+        return layer_paths, saved_paths
+    automatic = _is_automatic(layers)
     return (
-        {x: path for x, path in here.items() if not any(map(given, x.path))},
-        {x: path for x, path in there.items() if not any(map(given, x.path))},
+        {x: path for x, path in layer_paths.items() if not any(map(automatic, x.path))},
+        {x: path for x, path in saved_paths.items() if not any(map(automatic, x.path))},
     )
 
 
 def _by_name(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
-    """The layer's own name: the file's model may have been nested otherwise."""
-    given = _given_by_keras(layers)
+    """The layer's own name: the saved model may have been nested differently."""
+    automatic = _is_automatic(layers)
     return (
-        {x: _plain(x.name) for x in layers if not given(x.name)},
-        {x: _plain(x.name) for x in saved if not given(x.name) and not x.numbered},
+        {x: _normalized(x.name) for x in layers if not automatic(x.name)},
+        {x: _normalized(x.name) for x in saved if not automatic(x.name) and not x.numbered},
     )
 
 
 def _by_last_name(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
-    """The same, where the file has the path and the name in one: `block1/conv`."""
-    of_layers, of_saved = _by_name(layers, saved)
-    return of_layers, {x: x.name.rpartition("/")[2] for x in of_saved}
+    """The last part of a saved name that contains a path: `block1/conv`."""
+    layer_keys, saved_keys = _by_name(layers, saved)
+    return layer_keys, {x: x.name.rpartition("/")[2] for x in saved_keys}
 
 
 def _by_name_without_number(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
-    """Keras 2 numbered names that were in use in its process already: `conv1_3`."""
-    of_layers, of_saved = _by_name(layers, saved)
-    return of_layers, {x: _plain(_stem(x.name)) for x in of_saved}
+    """The saved name without the number that Keras 2 added to names already in use: `conv1_3`."""
+    layer_keys, saved_keys = _by_name(layers, saved)
+    return layer_keys, {x: _normalized(_stem(x.name)) for x in saved_keys}
 
 
 def _by_number(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
-    """The order of those whose names Keras gave: `dense_7`, `dense_8` are `dense`, `dense_1`."""
-    given = _given_by_keras(layers)
+    """The order of automatic names: `dense_7`, `dense_8` are `dense`, `dense_1`."""
+    automatic = _is_automatic(layers)
+    automatic_saved = [x for x in saved if automatic(x.name) and not x.numbered]
     return (
-        _places([x for x in layers if given(x.name)], lambda x: _stem(x.name)),
-        _places([x for x in saved if given(x.name) and not x.numbered], lambda x: _stem(x.name)),
+        _ranks([x for x in layers if automatic(x.name)], lambda x: _stem(x.name)),
+        _ranks(automatic_saved, lambda x: _stem(x.name)),
     )
 
 
 def _by_class(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
-    """The place among the layers of a class, where that is all that a file says."""
+    """The rank among the layers of a class, for files that state nothing else."""
     numbered = [x for x in saved if x.numbered]
-    return _places(layers, lambda x: x.kind), _places(numbered, lambda x: _stem(x.name))
+    return _ranks(layers, lambda x: x.kind), _ranks(numbered, lambda x: _stem(x.name))
 
 
 _RULES = (
@@ -165,47 +173,49 @@ _RULES = (
 def _by_shapes(
     layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]
 ) -> dict[ModelLayer, SavedLayer]:
-    """What names do not tell: by order if all shapes agree, else where only one fits."""
-    here, there = [_shapes(x) for x in layers], [_shapes_saved(x.arrays) for x in saved]
-    if here == there:
+    """Layers without matching names: in order if all shapes are equal, else by unique shapes."""
+    layer_shapes = [_shapes(x) for x in layers]
+    saved_shapes = [_shapes_saved(x.arrays) for x in saved]
+    if layer_shapes == saved_shapes:
         return dict(zip(layers, saved, strict=True))
-    counts_here, counts_there = Counter(here), Counter(there)
+    layer_counts, saved_counts = Counter(layer_shapes), Counter(saved_shapes)
     return {
-        layer: saved[there.index(shapes)]
-        for layer, shapes in zip(layers, here, strict=True)
-        if counts_here[shapes] == counts_there[shapes] == 1
+        layer: saved[saved_shapes.index(shapes)]
+        for layer, shapes in zip(layers, layer_shapes, strict=True)
+        if layer_counts[shapes] == saved_counts[shapes] == 1
     }
 
 
-def _given_by_keras(layers: Sequence[ModelLayer]) -> Callable[[str], bool]:
-    """Whether a name is one that Keras gives to layers that got none."""
-    around = {"bidirectional", "functional", "model", "sequential", "time_distributed"}
-    kinds = {layer.kind for layer in layers} | around
+def _is_automatic(layers: Sequence[ModelLayer]) -> Callable[[str], bool]:
+    """A function that says whether a name is one that Keras gives to layers without a name."""
+    containers = {"bidirectional", "functional", "model", "sequential", "time_distributed"}
+    kinds = {layer.kind for layer in layers} | containers
     return lambda name: re.sub(r"^(forward|backward)_", "", _stem(name)) in kinds
 
 
-def _places(items: Sequence[_Item], kind_of: Callable[[_Item], str]) -> dict[_Item, Hashable]:
-    """The place of each item among those of its kind, and how many of them there are."""
+def _ranks(items: Sequence[_Item], kind_of: Callable[[_Item], str]) -> dict[_Item, Hashable]:
+    """For each item its kind, its rank among the items of that kind, and their number."""
     total = Counter(map(kind_of, items))
     seen: Counter[str] = Counter()
-    places: dict[_Item, Hashable] = {}
+    ranks: dict[_Item, Hashable] = {}
     for item in items:
         kind = kind_of(item)
-        places[item] = (kind, seen[kind], total[kind])
+        ranks[item] = (kind, seen[kind], total[kind])
         seen[kind] += 1
-    return places
+    return ranks
 
 
 def _path(item: ModelLayer | SavedLayer) -> str:
-    return _plain("/".join(item.path))
+    return _normalized("/".join(item.path))
 
 
-def _plain(name: str) -> str:
-    """`conv1/conv` is what Keras 3 calls `conv1_conv`."""
+def _normalized(name: str) -> str:
+    """A name as Keras 3 writes it: `conv1_conv` for Keras 2's `conv1/conv`."""
     return name.replace("/", "_")
 
 
 def _stem(name: str) -> str:
+    """A name without its number."""
     return re.sub(r"_\d+$", "", name)
 
 

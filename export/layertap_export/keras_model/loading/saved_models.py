@@ -1,4 +1,4 @@
-"""A model from a SavedModel folder: with its layers if Keras 2 wrote it, else a signature."""
+"""Load a SavedModel folder: a model with layers if Keras 2 wrote it, else a signature."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from . import configs
 from .files import import_tf_keras, reason_of
 
 SERVING = "serving_default"
-"""The signature that is meant where none is named."""
+"""The default signature."""
 
 GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
 KERAS = "keras_metadata.pb"
-"""What Keras 2 writes beside the graph: the configurations of all layers."""
+"""The configurations of all layers, which Keras 2 writes next to the graph."""
 
 REVIVED = "tf_keras.src.saving.legacy.saved_model.load"
-"""The module of the classes that stand in for those of a model's own."""
+"""The module of the placeholder classes that Keras 2 creates for unknown custom classes."""
 
 
 def is_saved_model(path: Path) -> bool:
-    """Whether it is a folder with a SavedModel."""
+    """Whether a path is a folder with a SavedModel."""
     return any((path / name).is_file() for name in GRAPHS)
 
 
 def find(path: Path, signature: str | None, unsafe: bool) -> Callable[[Mapping[str, Any]], Any]:
-    """What loads the model in a SavedModel folder, or one of its signatures.
+    """A function that loads the model in a SavedModel folder, or one of its signatures.
 
     Raises:
         ModelLoadError: it is damaged.
-        UnsafeModelError: it holds Python code that would run, and `unsafe` is false.
+        UnsafeModelError: loading it would run Python code, and `unsafe` is false.
     """
     for name in GRAPHS:
         if (path / name).is_file() and not (path / name).stat().st_size:
             raise ModelLoadError(f"{str(path / name)!r} is empty. Copy or save it again.")
     if signature is not None:
-        why = "Layers are left out, because a signature was asked for."
+        why = "Layers are not included, because a signature was requested."
         return lambda _: _signature(path, signature, why)
     if (path / KERAS).is_file():
         metadata = list(_metadata(path / KERAS))
         if not unsafe:
-            configs.check_code(metadata, path)
+            configs.ensure_no_code(metadata, path)
         return lambda custom_objects: _with_layers(path, custom_objects, unsafe)
     why = (
-        "There are no layers, because this SavedModel was not written by Keras 2's `save`: all "
-        "that TensorFlow keeps of other models is what their signatures compute. For layers, "
-        "export the .keras file, or the code that builds the model."
+        "There are no layers: only SavedModels that Keras 2's `save` wrote contain them, others "
+        "contain only functions (signatures). For layers, export the .keras file, or the code that "
+        "builds the model."
     )
     return lambda _: _signature(path, SERVING, why)
 
 
 def _metadata(path: Path) -> Iterator[Any]:
-    """What Keras says of each object: nodes are field 1, their JSON is field 5."""
+    """Keras's metadata of each object: nodes are field 1, their JSON is field 5."""
     try:
         data = path.read_bytes()
         for number, _, _, start, end in fields(data, 0, len(data)):
@@ -70,8 +70,8 @@ def _metadata(path: Path) -> Iterator[Any]:
 
 def _with_layers(path: Path, custom_objects: Mapping[str, Any], unsafe: bool) -> Any:
     tf_keras = import_tf_keras(
-        f"{str(path)!r} was saved by Keras 2, whose layers Keras 3 cannot load from a SavedModel; "
-        f"--signature {SERVING} (signature= in Python) exports the outputs alone"
+        f"{str(path)!r} was saved by Keras 2, and Keras 3 cannot load layers from a SavedModel; "
+        f"--signature {SERVING} (signature= in Python) exports only the outputs"
     )
     from tf_keras.src.saving.serialization_lib import SafeModeScope
 
@@ -87,24 +87,23 @@ def _with_layers(path: Path, custom_objects: Mapping[str, Any], unsafe: bool) ->
         ) from exc
     if not isinstance(model, tf_keras.Model):
         raise ModelLoadError(
-            f"{str(path)!r} holds a single layer of Keras 2, not a model. --signature {SERVING} "
-            "(signature= in Python) exports what it computes."
+            f"{str(path)!r} contains a single layer of Keras 2, not a model. --signature {SERVING} "
+            "(signature= in Python) exports its outputs."
         )
     if type(model).__module__ == REVIVED:
         name = type(model).__name__
         raise ModelLoadError(
-            f"{str(path)!r} holds a model of the class {name!r}, and a SavedModel does not hold "
-            f"the code of its call. Say where it is: --custom-objects package.module:{name} "
-            f"(custom_objects= in Python). Without, --signature {SERVING} (signature=) exports "
-            "the outputs alone."
+            f"{str(path)!r} contains a model of the class {name!r}, but not the code of the class. "
+            f"Say where it is: --custom-objects package.module:{name} (custom_objects= in Python). "
+            f"Without it, --signature {SERVING} (signature=) exports only the outputs."
         )
     for layer in model._flatten_layers():
         if type(layer).__module__ == REVIVED:
             name = type(layer).__name__
             warnings.warn(
-                f"the layers inside {layer.name!r} are left out, because a SavedModel does not "
-                f"hold the code of its class {name!r}. With --custom-objects "
-                f"package.module:{name} (custom_objects= in Python) they are there.",
+                f"the layers inside {layer.name!r} are not included, because a SavedModel does not "
+                f"contain the code of its class {name!r}. To include them, say where it is: "
+                f"--custom-objects package.module:{name} (custom_objects= in Python).",
                 LayertapWarning,
                 stacklevel=2,
             )
@@ -124,7 +123,7 @@ def _signature(path: Path, key: str, why: str) -> Any:
         ) from exc
     known = list(getattr(root, "signatures", {}))
     if key not in known:
-        listed = f"It has {', '.join(map(repr, known))}." if known else "It has none."
+        listed = f"It has {', '.join(map(repr, known))}." if known else "It has no signatures."
         raise ModelLoadError(
             f"{str(path)!r} has no signature {key!r}. {listed}{suggest(key, known)}"
         )

@@ -1,4 +1,4 @@
-"""Files under names that Keras goes by."""
+"""Give files the suffix by which Keras recognizes their format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @contextmanager
 def named(path: Path, suffix: str) -> Iterator[str]:
-    """The file under a name with this ending, by which Keras knows its kind; any without one."""
+    """A path of the file that ends in `suffix`; if needed, that of a temporary link or copy."""
     if path.name.endswith(suffix) or (suffix == ".h5" and path.suffix == ".hdf5"):
         yield str(path)
         return
@@ -20,6 +20,6 @@ def named(path: Path, suffix: str) -> Iterator[str]:
         other = Path(folder, f"model{suffix}")
         try:
             os.symlink(path.resolve(), other)
-        except OSError:  # Windows wants a privilege for that
+        except OSError:  # Windows needs a privilege for symbolic links
             shutil.copyfile(path, other)
         yield str(other)

@@ -1,14 +1,14 @@
-"""The arrays in any weights file that Keras has written.
+"""Read the arrays in a weights file of any version of Keras.
 
-Two layouts have been in use, both in HDF5, and neither needs code from the file to be run:
+There are two layouts, both in HDF5. Neither requires running code from the file:
 
-- attributes: `layer_names` lists the layers, each a group whose `weight_names` lists its datasets,
-  such as `conv1/conv/kernel:0`. Keras 2 wrote its `.h5` files so, Keras 3 writes whole models to
-  `.h5` so, there below a group `model_weights`.
-- groups: each layer has a group such as `layers/conv2d_3/vars` with datasets `0`, `1`, ...; the
-  group's name is the layer's class and its number among the layers of that class, its attribute
-  `name`, which older files lack, the layer's name. `.weights.h5` files are so, and the
-  `model.weights.h5` in a `.keras` archive.
+- attributes: the attribute `layer_names` lists the layers. Each is a group whose attribute
+  `weight_names` lists its datasets, such as `conv1/conv/kernel:0`. Keras 2 wrote this layout to
+  `.h5` files; Keras 3 writes it to `.h5` files of whole models, in a group `model_weights`.
+- groups: each layer has a group such as `layers/conv2d_3/vars` with datasets `0`, `1`, ... The
+  group's name consists of the layer's class and its number among the layers of that class. Its
+  attribute `name`, which older files lack, is the layer's name. This is the layout of `.weights.h5`
+  files, and of `model.weights.h5` in a `.keras` archive.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from layertap_export.errors import WeightsError
 from .configs import HDF5, ZIP, h5py_for, text
 
 Arrays = dict[str, NDArray[Any]]
-"""One layer's arrays, by the variable's name (`kernel`) or its number in the layer (`0`)."""
+"""The arrays of one layer, by the variable's name (`kernel`) or its index in the layer (`0`)."""
 
 _KINDS = "a Keras weights file (.weights.h5, .h5 or .keras)"
 
 
 @dataclass(frozen=True, eq=False)
 class SavedLayer:
-    """What a file holds for one layer that has weights of its own."""
+    """The weights in a file of one layer, without those of layers inside it."""
 
     path: tuple[str, ...]
-    """Names from below the model down to the layer, as the file has them."""
+    """Names of the layers from the model down to this one, as in the file."""
     arrays: Arrays
     numbered: bool = False
-    """Whether its name only says its class and its number among the layers of that class."""
+    """Whether its name consists only of its class and its number among the layers of that class."""
 
     @property
     def name(self) -> str:
@@ -54,9 +54,9 @@ class SavedLayer:
 
 
 def read_weights(path: str | os.PathLike[str]) -> list[SavedLayer]:
-    """The layers in a Keras file that have weights, in the order in which the model has them.
+    """The layers with weights in a Keras file, in the order of the model.
 
-    What optimisers and random numbers keep is left out.
+    The state of optimizers and random generators is not included.
 
     Raises:
         WeightsError: the file is missing, or is not a Keras weights file.
@@ -67,13 +67,15 @@ def read_weights(path: str | os.PathLike[str]) -> list[SavedLayer]:
         saved = [*(_of_attributes(root, names) if names else _of_groups(root))]
     if not saved:
         raise WeightsError(
-            f"{os.fspath(path)!r} is an HDF5 file, but holds no weights of Keras layers."
+            f"{os.fspath(path)!r} is an HDF5 file, but contains no weights of Keras layers."
         )
     return saved
 
 
 def listed_layers(path: str | os.PathLike[str]) -> list[str]:
-    """The model's layers, those without weights too, as Keras 2 lists them; else none.
+    """The names of all layers of the model in a file of Keras 2, also of those without weights.
+
+    Other files do not have this list: the result is empty.
 
     Raises:
         WeightsError: the file is missing, or is not a Keras weights file.
@@ -85,7 +87,7 @@ def listed_layers(path: str | os.PathLike[str]) -> list[str]:
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """The HDF5 group that holds the layers."""
+    """Open the HDF5 group that contains the layers."""
     path = Path(path)
     _check_exists(path)
     h5py = h5py_for("read a weights file")
@@ -94,13 +96,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
             root = file.get("model_weights", file)
             if text(root.attrs.get("backend", "")) == "theano":
                 raise WeightsError(
-                    f"{str(path)!r} was written with Theano, whose convolution kernels are turned "
-                    "around. Load it in Keras 2 on TensorFlow and save it again."
+                    f"{str(path)!r} was written with Theano, which stores convolution kernels "
+                    "flipped. Load it in Keras 2 on TensorFlow and save it again."
                 )
             yield root
     except WeightsError:
         raise
-    except Exception as exc:  # a damaged file makes h5py and zipfile raise all sorts of things
+    except Exception as exc:  # for damaged files h5py and zipfile raise many types of exceptions
         reason = exc.args[0] if isinstance(exc, KeyError) else exc
         raise WeightsError(
             f"{str(path)!r} cannot be read as {_KINDS}; it may be damaged ({reason})."
@@ -108,7 +110,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 
 def structural_suffix(path: Path) -> str | None:
-    """The ending by which Keras knows a file whose layers are in groups; `None` if they are not."""
+    """The suffix by which Keras recognizes a file in the layout of groups; `None` for the other
+    layout."""
     with path.open("rb") as file:
         if file.read(len(ZIP)) == ZIP:
             return ".keras"
@@ -120,8 +123,8 @@ def _check_exists(path: Path) -> None:
     if path.is_dir():
         raise WeightsError(f"{str(path)!r} is a folder; give {_KINDS}.")
     if not path.exists():
-        there = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise WeightsError(f"there is no file {str(path)!r}.{suggest(path.name, there)}")
+        others = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise WeightsError(f"there is no file {str(path)!r}.{suggest(path.name, others)}")
 
 
 @contextmanager
@@ -140,6 +143,7 @@ def _hdf5(path: Path) -> Iterator[BinaryIO]:
 
 
 def _of_attributes(root: Any, names: Sequence[str]) -> Iterator[SavedLayer]:
+    """The layers in the layout of attributes."""
     for name in names:
         group = root[name]
         scopes: dict[str, Arrays] = {}
@@ -147,31 +151,32 @@ def _of_attributes(root: Any, names: Sequence[str]) -> Iterator[SavedLayer]:
             scope, _, variable = weight.rpartition("/")
             scopes.setdefault(scope, {})[variable.partition(":")[0]] = group[weight][()]
         for scope, arrays in scopes.items():
-            # With several scopes the layer is a model, and each scope one of that model's layers.
+            # A layer with several scopes is a model; each scope is one of its layers.
             inside = re.sub(r"/\w+_cell(_\d+)?$", "", scope.removeprefix(f"{name}/"))
             yield SavedLayer((name,) if len(scopes) == 1 else (name, inside), arrays)
 
 
 def _of_groups(root: Any) -> Iterator[SavedLayer]:
-    found: list[str] = []
+    """The layers in the layout of groups."""
+    owners: list[str] = []
 
     def visit(path: str, group: Any) -> None:
         owner, _, last = path.rpartition("/")
-        kept_for_training = {"optimizer", "seed_generator"}.intersection(owner.split("/"))
-        if last == "vars" and owner and not kept_for_training and len(group):
-            found.append(owner)
+        for_training = {"optimizer", "seed_generator"}.intersection(owner.split("/"))
+        if last == "vars" and owner and not for_training and len(group):
+            owners.append(owner)
 
     root.visititems(visit)
-    for owner in sorted(found, key=_in_order):
-        steps = owner.removesuffix("/cell").split("/")  # an RNN's, which goes by its name
-        owners = ["/".join(steps[: depth + 1]) for depth in range(len(steps))]
-        names = [_name(root, place) for place in owners]
+    for owner in sorted(owners, key=_natural_order):
+        steps = owner.removesuffix("/cell").split("/")  # the cell of an RNN has the RNN's name
+        ancestors = ["/".join(steps[: depth + 1]) for depth in range(len(steps))]
+        names = [_name(root, ancestor) for ancestor in ancestors]
         group = root[f"{owner}/vars"]
         yield SavedLayer(
             tuple(
-                name or place.rpartition("/")[2]
-                for name, place in zip(names, owners, strict=True)
-                if name or not place.endswith("layers")
+                name or ancestor.rpartition("/")[2]
+                for name, ancestor in zip(names, ancestors, strict=True)
+                if name or not ancestor.endswith("layers")
             ),
             {key: group[key][()] for key in group},
             numbered=names[-1] is None,
@@ -179,22 +184,22 @@ def _of_groups(root: Any) -> Iterator[SavedLayer]:
 
 
 def _name(root: Any, owner: str) -> str | None:
-    """The layer's name, where the file tells it."""
+    """The name of a layer; `None` if the file does not state it."""
     group = root.get(f"{owner}/vars")
     name = group.attrs.get("name") if group is not None else None
     return None if name is None else text(name)
 
 
-def _in_order(path: str) -> list[tuple[str, int]]:
-    """`conv2d_2` before `conv2d_10`, step by step."""
+def _natural_order(path: str) -> list[tuple[str, int]]:
+    """Sort key that puts `conv2d_2` before `conv2d_10`, at each level of a path."""
     steps = (re.fullmatch(r"(.*?)(?:_(\d+))?", step) for step in path.split("/"))
     return [(step[1], int(step[2] or 0)) for step in steps if step]
 
 
 def _listed(group: Any, attribute: str) -> list[str]:
-    """The strings of an attribute; Keras cuts a long one into `name0`, `name1`, ..."""
+    """The strings in an attribute; Keras splits a long one into `name0`, `name1`, ..."""
     if attribute in group.attrs:
         return [text(value) for value in group.attrs[attribute]]
-    pieces = (f"{attribute}{number}" for number in itertools.count())
-    present = itertools.takewhile(lambda piece: piece in group.attrs, pieces)
-    return [text(value) for piece in present for value in group.attrs[piece]]
+    parts = (f"{attribute}{number}" for number in itertools.count())
+    present = itertools.takewhile(lambda part: part in group.attrs, parts)
+    return [text(value) for part in present for value in group.attrs[part]]

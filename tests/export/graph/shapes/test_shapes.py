@@ -11,6 +11,7 @@ import pytest
 import reference
 from generators.tiny import constant, model, node, value, weights
 from layertap_export.graph.shapes.shapes import Shapes
+from layertap_export.graph.weights import LARGE, Initializers
 
 FREE = ["n", "h", "w"]
 
@@ -183,7 +184,7 @@ def test_values_and_dtypes() -> None:
         ],
         [constant("first", 1), constant("two", 2), constant("zero", 0, np.float32)],
     )
-    sizes = shapes.whole("sizes")
+    sizes = shapes.integers("sizes")
     assert sizes is not None
     assert [str(size) for size in sizes] == ["n", "3", "h", "w"]
     assert shapes.value("sizes") is None
@@ -217,3 +218,29 @@ def test_what_nobody_can_infer_is_taken_from_what_the_file_states() -> None:
     made.graph.value_info.append(value("a", ["m", 4]))
     dims = Shapes(made).dims("y")
     assert [str(size) for size in dims or ()] == ["a[0]", "4"]
+
+
+def test_tensors_inside_a_body_have_dtypes_too() -> None:
+    body = onnx.helper.make_graph(
+        [node("Cast", "x", "half", to=10), node("Mul", "half factor", "inner")],
+        "body",
+        [],
+        [value("inner", None, 0)],
+        [constant("factor", 2, np.float16)],
+    )
+    shapes = inferred(
+        [
+            onnx.helper.make_node("If", ["yes"], ["z"], then_branch=body, else_branch=body),
+            node("Identity", "x", "y"),
+        ],
+        [constant("yes", True, bool)],
+    )
+    assert [shapes.dtype(name) for name in ("half", "factor", "inner")] == [10, 10, 10]
+    assert shapes.dims("inner") == shapes.dims("x")
+
+
+def test_a_large_weight_outside_the_graph_has_a_shape_and_no_value() -> None:
+    array = np.zeros(LARGE, np.float32)
+    shapes = inferred([node("Identity", "x", "y")], [Initializers().make(array, "table")])
+    assert shapes.dims("table") == (LARGE,)
+    assert shapes.value("table") is None

@@ -1,4 +1,4 @@
-"""Files of all the Keras that there has been."""
+"""Model files of many versions of Keras."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ VERSIONS = [path.stem.removeprefix("keras-") for path in sorted(OLD.glob("keras-
 
 
 class OldFile(NamedTuple):
-    """What old/make.py wrote for one model."""
+    """The files that old/make.py wrote for one model."""
 
     path: Path
     """The whole model."""
     weights: Path
     x: np.ndarray
     y: np.ndarray
-    """What that Keras predicted for `x`."""
+    """The prediction of that Keras for `x`."""
 
 
 @pytest.fixture(scope="session")
 def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], OldFile]:
-    """Gives the files of a model by Keras's version and the model's name."""
+    """A function that returns the files of a model, by Keras version and model name."""
     folders: dict[str, Path] = {}
 
     def files(version: str, name: str) -> OldFile:
@@ -46,7 +46,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], OldFil
 
 
 def edit_archive(path: Path, edit: Callable[[dict[str, bytes]], object]) -> None:
-    """Change what is in a zip archive, by the names of its members."""
+    """Change the members of a zip archive, given as a dict by name."""
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
     edit(contents)
@@ -68,7 +68,7 @@ def edit_config(path: Path, edit: Callable[[Any], object]) -> None:
 
 @pytest.fixture(scope="session")
 def tf_keras(keras: Any) -> Any:
-    """Keras 2, or a skip where it is not installed."""
+    """Keras 2; skips the test if it is not installed."""
     if find_spec("tf_keras") is None:
         pytest.skip("needs tf_keras")
     import tf_keras
@@ -78,7 +78,7 @@ def tf_keras(keras: Any) -> Any:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Writes a module in the current folder; gives its name, which no other test has."""
+    """A function that writes a module in the current folder, and returns its unique name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Classes and functions of a model's own."""
+"""Custom classes and functions of models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import layertap_export
 from layertap.cli import main
 from layertap_export import ModelLoadError, load_model
-from layertap_export.keras_model.loading.custom_objects import custom_objects_of, unknown_in
+from layertap_export.keras_model.loading.custom_objects import custom_objects_of, unknown_name_in
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -57,23 +57,23 @@ def own(module: Callable[[str], str]) -> str:
 @pytest.mark.parametrize(
     "given", [["{}:OWN"], ["{}:Scale", "{}:shifted_tanh"], ["{}:Holder.Scale", "{}:shifted_tanh"]]
 )
-def test_they_are_named_by_module(
+def test_custom_objects_can_be_references(
     name: str, given: list[str], own: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In Python and in the shell, for the export and for `verify`."""
+    """In Python and on the command line, for `export` and `verify`."""
     model = load_model(f"{own}:build")
     model.save(tmp_path / name)
-    places = [place.format(own) for place in given]
-    loaded = load_model(tmp_path / name, custom_objects=places)
+    references = [reference.format(own) for reference in given]
+    loaded = load_model(tmp_path / name, custom_objects=references)
     x = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
     np.testing.assert_array_equal(np.asarray(loaded(x)), np.asarray(model(x)))
-    options = [word for place in places for word in ("--custom-objects", place)]
+    options = [word for reference in references for word in ("--custom-objects", reference)]
     assert main(["export", name, "-o", "own.onnx", *options]) == 0
     assert "2 of 2 layers exposed" in capsys.readouterr().out
     assert main(["verify", "own.onnx", name, *options]) == 0
 
 
-def test_or_given_themselves(own: str, tmp_path: Path) -> None:
+def test_custom_objects_can_be_classes_functions_and_mappings(own: str, tmp_path: Path) -> None:
     model = load_model(f"{own}:build")
     model.save(tmp_path / "model.keras")
     scale, tanh = type(model.layers[-1]), model.layers[0].activation
@@ -88,21 +88,21 @@ def test_or_given_themselves(own: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "unknown"), [([], "shifted_tanh"), (["{}:shifted_tanh"], "Scale")]
 )
-def test_those_that_are_missing_are_named(
+def test_the_error_names_a_missing_custom_object(
     name: str, given: list[str], unknown: str, keras: Any, own: str, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     load_model(f"{own}:build").save(path)
     with pytest.raises(ModelLoadError) as caught:
-        load_model(path, custom_objects=[place.format(own) for place in given])
+        load_model(path, custom_objects=[reference.format(own) for reference in given])
     assert str(caught.value) == (
         f"{str(path)!r} uses {unknown!r}, which Keras {keras.__version__} does not know. If it is "
-        "a class or function of your own, say where it is: --custom-objects "
+        "a custom class or function, say where it is: --custom-objects "
         f"package.module:{unknown} (custom_objects= in Python)."
     )
 
 
-def test_those_of_keras_2(tf_keras: Any, tmp_path: Path) -> None:
+def test_models_of_keras_2_can_have_custom_objects(tf_keras: Any, tmp_path: Path) -> None:
     class Own(tf_keras.layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
             return x + 1
@@ -117,10 +117,10 @@ def test_those_of_keras_2(tf_keras: Any, tmp_path: Path) -> None:
     assert type(load_model(path, custom_objects=[Own]).layers[-1]) is Own
 
 
-def test_in_a_file_of_keras_2_without_it(
+def test_a_missing_custom_object_is_reported_before_missing_tf_keras(
     tf_keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To install it would not help."""
+    """Installing tf_keras would not help."""
 
     class Own(tf_keras.layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
@@ -136,16 +136,16 @@ def test_in_a_file_of_keras_2_without_it(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("nothing", "'nothing' names nothing: give package.module:name."),
-        ("{}:", "'{}:' names nothing: give package.module:name."),
+        ("nothing", "expected package.module:name, got 'nothing'."),
+        ("{}:", "expected package.module:name, got '{}:'."),
         ("{}:Scal", "the module '{}' has no 'Scal'. Did you mean 'Scale'?"),
         ("no_such_module_here:Own", "cannot import the module 'no_such_module_here': No module "
          "named 'no_such_module_here'"),
-        ("{}:number", "'{}:number' is a int; a custom object is a class, a function, or a dict of "
-         "them by their names."),
+        ("{}:number", "invalid custom object '{}:number' of type int: expected a class, a "
+         "function, or a dict of them by name."),
     ],
 )  # fmt: skip
-def test_places_that_are_none(given: str, message: str, own: str) -> None:
+def test_invalid_references_are_an_error(given: str, message: str, own: str) -> None:
     with pytest.raises(ModelLoadError) as caught:
         custom_objects_of([given.format(own)])
     assert str(caught.value) == message.format(own)
@@ -164,5 +164,5 @@ def test_places_that_are_none(given: str, message: str, own: str) -> None:
         ("Unrecognized keyword arguments passed to LSTM: {'time_major': False}", None),
     ],
 )
-def test_what_keras_says_it_does_not_know(message: str, name: str | None) -> None:
-    assert unknown_in(message) == name
+def test_the_unknown_name_is_read_from_messages_of_keras(message: str, name: str | None) -> None:
+    assert unknown_name_in(message) == name

@@ -1,4 +1,4 @@
-"""Files of whole models, of every Keras there has been."""
+"""Files of whole models, of many versions of Keras."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def same(loaded: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "model.hdf5"])
-def test_files_of_keras_3(name: str, small: Any, tmp_path: Path) -> None:
+def test_files_of_keras_3_are_loaded_in_keras_3(name: str, small: Any, tmp_path: Path) -> None:
     small.save(tmp_path / name)
     loaded = load_model(tmp_path / name)
     assert family(loaded) == "keras"
@@ -52,7 +52,7 @@ def test_files_of_keras_3(name: str, small: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.h5", "model.keras", "model"])
 @pytest.mark.parametrize("written", ["written.h5", "written.keras"])
-def test_what_counts_is_what_is_in_a_file(
+def test_the_format_is_recognized_by_content_not_by_suffix(
     name: str, written: str, small: Any, tmp_path: Path
 ) -> None:
     """TensorFlow before 2.12 wrote HDF5 under any name."""
@@ -61,16 +61,16 @@ def test_what_counts_is_what_is_in_a_file(
     same(load_model(tmp_path / name), small)
 
 
-def test_an_unpacked_archive(small: Any, tmp_path: Path) -> None:
+def test_unpacked_archives_are_loaded(small: Any, tmp_path: Path) -> None:
     small.save(tmp_path / "model.keras")
     zipfile.ZipFile(tmp_path / "model.keras").extractall(tmp_path / "model")
     same(load_model(tmp_path / "model"), small)
 
 
 @pytest.mark.parametrize("dtype", ["uint32", "int32"])
-def test_files_of_other_backends(dtype: str, keras: Any, tmp_path: Path) -> None:
-    """JAX and torch keep the state of a Dropout's random numbers, where they do, in these dtypes,
-    and write another backend into `.h5` files."""
+def test_files_of_other_backends_are_loaded(dtype: str, keras: Any, tmp_path: Path) -> None:
+    """JAX and torch store the state of a Dropout's random generator in these dtypes, and write
+    another backend into `.h5` files."""
     layers = keras.layers
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dropout(0.5, seed=3)])
     model.save(tmp_path / "model.h5")
@@ -99,8 +99,8 @@ def test_files_of_other_backends(dtype: str, keras: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", ["slashes", "nested", "sequential", "numbers", "gru", "lambda"])
 @pytest.mark.usefixtures("tf_keras")
-def test_files_of_2017_to_2019(version: str, name: str, old: Old) -> None:
-    """Against what that Keras itself predicted."""
+def test_files_of_2017_to_2019_predict_the_same(version: str, name: str, old: Old) -> None:
+    """Compared with the predictions of the Keras that wrote them."""
     file = old(version, name)
     if name == "lambda":
         with pytest.raises(UnsafeModelError, match="has a Lambda layer \\('double'\\)"):
@@ -112,7 +112,7 @@ def test_files_of_2017_to_2019(version: str, name: str, old: Old) -> None:
 
 @pytest.mark.parametrize("name", ["slashes", "nested"])
 @pytest.mark.usefixtures("tf_keras")
-def test_their_layers_are_exposed(name: str, old: Old, tmp_path: Path) -> None:
+def test_layers_of_old_files_are_exposed(name: str, old: Old, tmp_path: Path) -> None:
     file = old("2.2.4", name)
     report = layertap_export.export(file.path, tmp_path / "old.onnx")
     assert report.card.source.framework == "tf_keras"
@@ -126,7 +126,7 @@ def test_their_layers_are_exposed(name: str, old: Old, tmp_path: Path) -> None:
 
 
 def densenet_of_2018(tf_keras: Any) -> Any:
-    """A DenseNet as keras_applications had them before 1.0.5: no relu after the last `bn`."""
+    """A DenseNet as in keras_applications before 1.0.5: no relu after the last `bn`."""
     layers = tf_keras.layers
     image = tf_keras.Input((32, 32, 3))
     x = layers.Conv2D(8, 7, strides=2, padding="same", use_bias=False, name="conv1/conv")(image)
@@ -179,7 +179,7 @@ def write_as_2_1(model: Any, path: Path) -> None:
                 one[name] = weight.numpy()
 
 
-def test_a_whole_densenet_of_2018(tf_keras: Any, tmp_path: Path) -> None:
+def test_a_densenet_of_2018_can_be_exported(tf_keras: Any, tmp_path: Path) -> None:
     tf_keras.utils.set_random_seed(0)
     model = densenet_of_2018(tf_keras)
     write_as_2_1(model, tmp_path / "old.h5")
@@ -191,8 +191,10 @@ def test_a_whole_densenet_of_2018(tf_keras: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.h5", "model.keras"])
-def test_files_of_tf_keras(name: str, tf_keras: Any, tmp_path: Path) -> None:
-    """Keras 3 takes neither the archive nor an LSTM."""
+def test_files_that_keras_3_cannot_load_are_loaded_in_tf_keras(
+    name: str, tf_keras: Any, tmp_path: Path
+) -> None:
+    """Keras 3 can load neither archives of Keras 2 nor its LSTM."""
     layers = tf_keras.layers
     model = tf_keras.Sequential([tf_keras.Input((5, 4)), layers.LSTM(3), layers.Dense(2)])
     model.save(tmp_path / name)
@@ -201,7 +203,7 @@ def test_files_of_tf_keras(name: str, tf_keras: Any, tmp_path: Path) -> None:
     same(loaded, model)
 
 
-def test_keras_3_comes_first(tf_keras: Any, tmp_path: Path) -> None:
+def test_keras_3_is_preferred_for_files_of_keras_2(tf_keras: Any, tmp_path: Path) -> None:
     model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
     model.save(tmp_path / "model.h5")
     loaded = load_model(tmp_path / "model.h5")
@@ -210,8 +212,8 @@ def test_keras_3_comes_first(tf_keras: Any, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_hard_sigmoid_is_not_what_it_was(tf_keras: Any, tmp_path: Path) -> None:
-    """Keras 3 would load it without a word, and compute x / 6 + 0.5 instead of x / 5 + 0.5."""
+def test_a_hard_sigmoid_of_keras_2_is_loaded_in_tf_keras(tf_keras: Any, tmp_path: Path) -> None:
+    """Keras 3 would load it without an error, and compute x / 6 + 0.5 instead of x / 5 + 0.5."""
     layer = tf_keras.layers.Dense(3, "hard_sigmoid")
     model = tf_keras.Sequential([tf_keras.Input((4,)), layer])
     model.save(tmp_path / "model.h5")
@@ -220,33 +222,35 @@ def test_a_hard_sigmoid_is_not_what_it_was(tf_keras: Any, tmp_path: Path) -> Non
     np.testing.assert_array_equal(np.asarray(loaded(x)), np.asarray(model(x)))
 
 
-def test_a_batch_axis_that_keras_3_takes_for_one_more(
+def test_a_second_batch_axis_that_keras_3_adds_is_an_error(
     old: Old, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It reads (None, None, 4) for the input of a Sequential model of before Keras 2.3."""
+    """Keras 3 reads the input shape of Sequential models from before Keras 2.3 wrong."""
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     file = old("2.2.4", "numbers")
     with pytest.raises(layertap.DependencyError) as caught:
         load_model(file.path)
-    assert ": it reads (None, None, 4) for its input, which is (None, 4). Keras 2 goes on in" in (
+    assert ": it reads the input shape (None, 4) as (None, None, 4). This needs Keras 2, " in (
         str(caught.value)
     )
 
 
-def test_without_tf_keras(keras: Any, old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tf_keras_is_an_error(
+    keras: Any, old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "tf_keras", None)
     file = old("2.0.8", "gru")
     with pytest.raises(layertap.DependencyError) as caught:
         load_model(file.path)
     assert str(caught.value) == (
         f"{str(file.path)!r} was written by Keras 2.0.8, and Keras {keras.__version__} cannot load "
-        "it: its hard_sigmoid is another function in Keras 3. Keras 2 goes on in the package "
-        'tf_keras: install it with `pip install "layertap[tf-keras]"`, or beside tensorflow-cpu '
-        "with `pip install --no-deps tf_keras`."
+        "it: hard_sigmoid is a different function in Keras 3. This needs Keras 2, the package "
+        'tf_keras: install it with `pip install "layertap[tf-keras]"`, or, if you use '
+        "tensorflow-cpu, with `pip install --no-deps tf_keras`."
     )
 
 
-def test_theano(old: Old, tmp_path: Path) -> None:
+def test_files_of_theano_are_an_error(old: Old, tmp_path: Path) -> None:
     path = tmp_path / "model.h5"
     shutil.copy(old("2.2.4", "slashes").path, path)
     with h5py.File(path, "a") as file:
@@ -254,15 +258,15 @@ def test_theano(old: Old, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError) as caught:
         load_model(path)
     assert str(caught.value) == (
-        f"{str(path)!r} was written with Theano, whose convolution kernels are turned around. Load "
-        "it in Keras 2 on TensorFlow and save it again."
+        f"{str(path)!r} was written with Theano, which stores convolution kernels flipped. Load it "
+        "in Keras 2 on TensorFlow and save it again."
     )
 
 
-# --- What Keras says ----------------------------------------------------------------------------
+# --- Errors of Keras ----------------------------------------------------------------------------
 
 
-def test_keras_s_reason_is_told_in_one_line(keras: Any, tmp_path: Path) -> None:
+def test_the_reason_of_keras_is_reported_in_one_line(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
     edit_config(path, lambda layers: layers[1]["config"].update(units=-1))

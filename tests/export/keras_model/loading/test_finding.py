@@ -1,4 +1,4 @@
-"""What a model is loaded from, and what is said where there is nothing."""
+"""Sources of models, and the errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def here(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             "model.keras",
             {"weights": "w.h5"},
-            "'model.keras' has weights of its own; `weights` go to package.module:function.",
+            "'model.keras' contains its weights; `weights` is only for package.module:function.",
         ),
         (
             "model.keras",
             {"signature": "serving_default"},
-            "'model.keras' has no signatures; only SavedModel folders have.",
+            "'model.keras' has no signatures; only SavedModel folders have them.",
         ),
         (
             "no_such_module_here:build",
@@ -55,7 +55,7 @@ def here(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_nothing_to_load(source: str, options: dict[str, Any], message: str) -> None:
+def test_an_invalid_source_is_an_error(source: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelLoadError) as caught:
         load_model(source, **options)
     assert str(caught.value) == message
@@ -72,7 +72,7 @@ def test_nothing_to_load(source: str, options: dict[str, Any], message: str) -> 
         ["verify", "missing.onnx", "model.keras"],
     ],
 )
-def test_what_is_wrong_at_first_sight_is_told_without_tensorflow(
+def test_invalid_arguments_are_reported_without_importing_tensorflow(
     argv: list[str], here: Path
 ) -> None:
     (here / "empty.h5").touch()
@@ -81,6 +81,6 @@ def test_what_is_wrong_at_first_sight_is_told_without_tensorflow(
         "print(code, 'tensorflow' in sys.modules, 'keras' in sys.modules, 'h5py' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said = done.stdout.splitlines()[-1]
-    assert said == ("0 False False False" if "--help" in argv else "2 False False False")
+    printed = done.stdout.splitlines()[-1]
+    assert printed == ("0 False False False" if "--help" in argv else "2 False False False")
     assert done.stderr.startswith("layertap: ") == ("--help" not in argv)

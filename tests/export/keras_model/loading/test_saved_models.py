@@ -1,4 +1,4 @@
-"""SavedModel folders: of Keras 2 with layers, else their signatures."""
+"""SavedModel folders: with layers if Keras 2 wrote them, else their signatures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ X = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 
 
 def functional(tf_keras: Any) -> Any:
-    tf_keras.backend.clear_session()  # which numbers the names of operations
+    tf_keras.backend.clear_session()  # resets the numbers in the names of operations
     k = tf_keras.layers
     x = tf_keras.Input((5,), name="x")
     return tf_keras.Model(x, k.Dense(2, name="out")(k.Dense(4, "relu", name="first")(x) * 2.0))
@@ -42,7 +42,7 @@ def saved(tf_keras: Any, tmp_path: Path) -> Callable[[Any], Path]:
     return save
 
 
-def test_all_layers_of_a_model_that_keras_2_saved(
+def test_all_layers_of_a_model_that_keras_2_saved_are_exposed(
     tf_keras: Any, saved: Callable[[Any], Path], tmp_path: Path
 ) -> None:
     model = functional(tf_keras)
@@ -89,7 +89,7 @@ def subclassed():
 
 
 @pytest.mark.parametrize("what", ["functional", "subclassed"])
-def test_layers_of_ones_own_need_their_code(
+def test_custom_layers_need_their_code(
     what: str,
     tf_keras: Any,
     module: Callable[[str], str],
@@ -106,37 +106,37 @@ def test_layers_of_ones_own_need_their_code(
         with pytest.warns(layertap.LayertapWarning) as warned:
             report = layertap_export.export(path, tmp_path / "own.onnx")
         assert [str(item.message) for item in warned] == [
-            "the layers inside 'block' are left out, because a SavedModel does not hold the code "
-            "of its class 'Block'. With --custom-objects package.module:Block (custom_objects= in "
-            "Python) they are there."
+            "the layers inside 'block' are not included, because a SavedModel does not contain the "
+            "code of its class 'Block'. To include them, say where it is: --custom-objects "
+            "package.module:Block (custom_objects= in Python)."
         ]
         assert [layer.name for layer in report.card.layers] == ["x", "block"]
         return
     with pytest.raises(ModelLoadError) as caught:
         layertap_export.export(path, tmp_path / "own.onnx")
     assert str(caught.value) == (
-        f"{str(path)!r} holds a model of the class 'Net', and a SavedModel does not hold the code "
-        "of its call. Say where it is: --custom-objects package.module:Net (custom_objects= in "
-        "Python). Without, --signature serving_default (signature=) exports the outputs alone."
+        f"{str(path)!r} contains a model of the class 'Net', but not the code of the class. Say "
+        "where it is: --custom-objects package.module:Net (custom_objects= in Python). Without it, "
+        "--signature serving_default (signature=) exports only the outputs."
     )
 
 
-def test_lambda_layers_are_refused_unless_told(tf_keras: Any, saved: Callable[[Any], Path]) -> None:
+def test_lambda_layers_need_unsafe(tf_keras: Any, saved: Callable[[Any], Path]) -> None:
     double = tf_keras.layers.Lambda(lambda x: x * 2, name="double")
     inner = tf_keras.Sequential([tf_keras.Input((5,)), double])
     path = saved(tf_keras.Sequential([tf_keras.Input((5,)), inner]))
     with pytest.raises(UnsafeModelError) as caught:
         load_model(path)
     assert str(caught.value) == (
-        f"{str(path)!r} has a Lambda layer ('double'), whose Python code would run while it is "
-        "loaded. If you trust the file, export it with --unsafe (unsafe=True in Python)."
+        f"{str(path)!r} has a Lambda layer ('double'): loading it would run Python code from the "
+        "file. If you trust the file, export it with --unsafe (unsafe=True in Python)."
     )
     assert load_model(path, unsafe=True).layers[0].layers[0].name == "double"
-    # TensorFlow runs the graph of a signature, and no Python.
+    # A signature is a TensorFlow graph: it contains no Python code.
     assert load_model(path, signature="serving_default").inputs
 
 
-def test_without_tf_keras(
+def test_missing_tf_keras_is_an_error(
     tf_keras: Any, saved: Callable[[Any], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(functional(tf_keras))
@@ -144,10 +144,10 @@ def test_without_tf_keras(
     with pytest.raises(layertap.DependencyError) as caught:
         load_model(path)
     assert str(caught.value) == (
-        f"{str(path)!r} was saved by Keras 2, whose layers Keras 3 cannot load from a SavedModel; "
-        "--signature serving_default (signature= in Python) exports the outputs alone. Keras 2 "
-        'goes on in the package tf_keras: install it with `pip install "layertap[tf-keras]"`, or '
-        "beside tensorflow-cpu with `pip install --no-deps tf_keras`."
+        f"{str(path)!r} was saved by Keras 2, and Keras 3 cannot load layers from a SavedModel; "
+        "--signature serving_default (signature= in Python) exports only the outputs. This needs "
+        'Keras 2, the package tf_keras: install it with `pip install "layertap[tf-keras]"`, or, if '
+        "you use tensorflow-cpu, with `pip install --no-deps tf_keras`."
     )
 
 
@@ -156,7 +156,7 @@ def test_without_tf_keras(
 
 @pytest.fixture
 def signatures(keras: Any, tmp_path: Path) -> Path:
-    """Of a tf.Module: two outputs of two inputs, and one of one."""
+    """A tf.Module with two signatures: two inputs and two outputs, and one of each."""
     import tensorflow as tf
 
     class Module(tf.Module):  # type: ignore[misc]
@@ -185,7 +185,7 @@ def signatures(keras: Any, tmp_path: Path) -> Path:
 
 
 def called(path: Path, key: str, **inputs: Any) -> dict[str, np.ndarray]:
-    """What TensorFlow itself computes."""
+    """The outputs of a signature, computed by TensorFlow."""
     import tensorflow as tf
 
     function = tf.saved_model.load(str(path)).signatures[key]
@@ -193,7 +193,7 @@ def called(path: Path, key: str, **inputs: Any) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in results.items()}
 
 
-def test_the_outputs_of_a_signature(
+def test_the_outputs_of_a_signature_can_be_exported(
     signatures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "module.onnx"
@@ -201,9 +201,9 @@ def test_the_outputs_of_a_signature(
     first, why, verified = capsys.readouterr().out.splitlines()
     assert "MB, 2 outputs of the signature 'serving_default') in " in first
     assert why == (
-        "There are no layers, because this SavedModel was not written by Keras 2's `save`: all "
-        "that TensorFlow keeps of other models is what their signatures compute. For layers, "
-        "export the .keras file, or the code that builds the model."
+        "There are no layers: only SavedModels that Keras 2's `save` wrote contain them, others "
+        "contain only functions (signatures). For layers, export the .keras file, or the code that "
+        "builds the model."
     )
     assert verified.startswith("verified 2 outputs against TensorFlow on 2 batches (")
     model = layertap.open(path)
@@ -219,14 +219,16 @@ def test_the_outputs_of_a_signature(
     for command in (["verify", path, signatures], ["check", path], ["layers", path]):
         assert main([str(word) for word in command]) == 0
     assert main(["info", str(path)]) == 0
-    assert "layers        none: made from a signature, which has outputs alone" in (
+    assert "layers        none: exported from a signature, which only has outputs" in (
         capsys.readouterr().out
     )
 
 
-def test_another_signature(signatures: Path, tmp_path: Path) -> None:
+def test_any_signature_can_be_exported(signatures: Path, tmp_path: Path) -> None:
     report = layertap_export.export(signatures, tmp_path / "relu.onnx", signature="relu")
-    assert str(report).splitlines()[1] == "Layers are left out, because a signature was asked for."
+    assert str(report).splitlines()[1] == (
+        "Layers are not included, because a signature was requested."
+    )
     (value,) = called(signatures, "relu", x=X).values()
     predicted = layertap.open(report.path).predict(X)
     np.testing.assert_allclose(predicted, value, rtol=1e-5, atol=1e-6)
@@ -236,7 +238,16 @@ def test_another_signature(signatures: Path, tmp_path: Path) -> None:
         layertap_export.verify(report.path, signatures, signature="serving_default")
 
 
-def test_what_keras_3_exports_has_no_layers(small: Any, tmp_path: Path) -> None:
+def test_a_signature_has_no_float64_reference(signatures: Path, tmp_path: Path) -> None:
+    with pytest.raises(layertap_export.ExportError) as caught:
+        layertap_export.export(signatures, tmp_path / "out.onnx", reference="float64")
+    assert str(caught.value) == (
+        "the signature 'serving_default' cannot be computed in float64: a SavedModel keeps its "
+        "operations with their number types. Compare with reference='keras'."
+    )
+
+
+def test_a_saved_model_of_keras_3_has_no_layers(small: Any, tmp_path: Path) -> None:
     small.export(tmp_path / "exported", verbose=False)
     report = layertap_export.export(tmp_path / "exported", tmp_path / "exported.onnx")
     assert [layer.type for layer in report.card.layers] == ["Output"]
@@ -245,7 +256,7 @@ def test_what_keras_3_exports_has_no_layers(small: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(predicted, small.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
 
 
-def test_the_layers_of_a_model_of_keras_2_can_be_left_out(
+def test_a_signature_of_a_saved_model_of_keras_2_has_no_layers(
     tf_keras: Any, saved: Callable[[Any], Path], tmp_path: Path
 ) -> None:
     report = layertap_export.export(
@@ -254,7 +265,7 @@ def test_the_layers_of_a_model_of_keras_2_can_be_left_out(
     assert [layer.name for layer in report.card.layers] == ["out"]
 
 
-def test_no_such_signature(signatures: Path) -> None:
+def test_an_unknown_signature_is_an_error(signatures: Path) -> None:
     with pytest.raises(ModelLoadError) as caught:
         load_model(signatures, signature="rel")
     assert str(caught.value) == (
@@ -263,21 +274,21 @@ def test_no_such_signature(signatures: Path) -> None:
     )
 
 
-def test_a_saved_model_without_signatures(keras: Any, tmp_path: Path) -> None:
+def test_a_saved_model_without_signatures_is_an_error(keras: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     tf.saved_model.save(tf.Module(), str(tmp_path / "bare"))
     with pytest.raises(ModelLoadError) as caught:
         load_model(tmp_path / "bare")
     assert str(caught.value) == (
-        f"{str(tmp_path / 'bare')!r} has no signature 'serving_default'. It has none."
+        f"{str(tmp_path / 'bare')!r} has no signature 'serving_default'. It has no signatures."
     )
 
 
 # --- Damage -------------------------------------------------------------------------------------
 
 
-def test_an_empty_graph(signatures: Path) -> None:
+def test_an_empty_graph_is_an_error(signatures: Path) -> None:
     graph = signatures / "saved_model.pb"
     graph.write_bytes(b"")
     with pytest.raises(ModelLoadError) as caught:
@@ -286,7 +297,7 @@ def test_an_empty_graph(signatures: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
-def test_cut_off(name: str, signatures: Path) -> None:
+def test_truncated_files_are_an_error(name: str, signatures: Path) -> None:
     file = signatures / name
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ModelLoadError) as caught:
@@ -297,7 +308,7 @@ def test_cut_off(name: str, signatures: Path) -> None:
     assert "\n" not in message
 
 
-def test_damaged_metadata(tf_keras: Any, saved: Callable[[Any], Path]) -> None:
+def test_damaged_metadata_is_an_error(tf_keras: Any, saved: Callable[[Any], Path]) -> None:
     path = saved(functional(tf_keras))
     metadata = path / "keras_metadata.pb"
     metadata.write_bytes(metadata.read_bytes()[:200])

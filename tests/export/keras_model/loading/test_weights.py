@@ -1,4 +1,4 @@
-"""Weights files that are not what they should be: every message, whole."""
+"""Loading weights files: how layers are matched, and the errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from layertap_export.keras_model.loading.weights import load_weights
 
 pytestmark = [
     pytest.mark.tensorflow,
-    # Keras, when it saves, reads variables in a way that numpy 2 deprecates.
+    # Keras's saving code reads variables in a way that numpy 2 deprecates.
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
 
 def small(*, units: int = 2, head: str = "head", inputs: int = 4, first: str = "first") -> Any:
-    """Dense, batch normalisation, dense; the weights count up, so that none are alike."""
+    """Dense, batch normalization, dense; the weights count up, so that all are different."""
     model = keras.Sequential(
         [
             keras.Input((inputs,)),
@@ -52,7 +52,7 @@ def blank(**options: Any) -> Any:
 
 
 def write(path: Path, layers: dict[str, dict[str, Any]], **attributes: Any) -> Path:
-    """A file in Keras 2's layout: layer name -> weight name -> array."""
+    """Write a file in Keras 2's layout, from arrays by layer name and weight name."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [name.encode() for name in layers]
         file.attrs.update(attributes)
@@ -71,9 +71,9 @@ def arrays(model: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_by_name_whatever_the_order(tmp_path: Path) -> None:
-    """Keras's own loader would go by order."""
-    model = small(units=3, inputs=3)  # three dense kernels' worth of the same shape
+def test_layers_are_matched_by_name_in_any_order(tmp_path: Path) -> None:
+    """Keras's own loader would match them by order."""
+    model = small(units=3, inputs=3)  # both dense kernels have the same shape
     layers = arrays(model)
     swapped = {name: layers[name] for name in ("head", "bn", "first")}
     other = blank(units=3, inputs=3)
@@ -82,8 +82,8 @@ def test_by_name_whatever_the_order(tmp_path: Path) -> None:
         assert np.array_equal(expected, found)
 
 
-def test_slashes_of_keras2(tmp_path: Path) -> None:
-    """Its `conv1/conv` is today's `conv1_conv`, also where shapes could not tell."""
+def test_slashes_in_names_match_underscores(tmp_path: Path) -> None:
+    """`conv1/conv` of Keras 2 is `conv1_conv` of Keras 3, also if all shapes are equal."""
     model = small(units=3, inputs=3)
     layers = arrays(model)
     renamed = {"one/head": layers["head"], "bn": layers["bn"], "one/first": layers["first"]}
@@ -93,8 +93,8 @@ def test_slashes_of_keras2(tmp_path: Path) -> None:
         assert np.array_equal(expected, found)
 
 
-def test_long_attributes_are_cut_in_pieces(tmp_path: Path) -> None:
-    """HDF5 holds 64 kB per attribute: Keras then writes `layer_names0`, `layer_names1`."""
+def test_attributes_that_keras_split_are_read(tmp_path: Path) -> None:
+    """HDF5 allows 64 kB per attribute; for more, Keras writes `layer_names0`, `layer_names1`."""
     model = small()
     path = write(tmp_path / "w.h5", arrays(model))
     with h5py.File(path, "a") as file:
@@ -107,7 +107,7 @@ def test_long_attributes_are_cut_in_pieces(tmp_path: Path) -> None:
     assert np.array_equal(other.get_weights()[0], model.get_weights()[0])
 
 
-def test_double_precision_is_rounded(tmp_path: Path) -> None:
+def test_float64_arrays_are_rounded_to_float32(tmp_path: Path) -> None:
     layers = arrays(small())
     layers["first"]["kernel"] = layers["first"]["kernel"].astype(np.float64) * (1 + 1e-12)
     model = blank()
@@ -168,7 +168,7 @@ KINDS = "a Keras weights file (.weights.h5, .h5 or .keras)"
         (Path.mkdir, f"{{}} is a folder; give {KINDS}."),
         (_text, f"{{}} is not {KINDS}."),
         (Path.touch, f"{{}} is not {KINDS}."),
-        (_empty, "{} is an HDF5 file, but holds no weights of Keras layers."),
+        (_empty, "{} is an HDF5 file, but contains no weights of Keras layers."),
         (
             _other_archive,
             f"{{}} cannot be read as {KINDS}; it may be damaged "
@@ -176,13 +176,15 @@ KINDS = "a Keras weights file (.weights.h5, .h5 or .keras)"
         ),
         (
             _theano,
-            "{} was written with Theano, whose convolution kernels are turned around. "
+            "{} was written with Theano, which stores convolution kernels flipped. "
             "Load it in Keras 2 on TensorFlow and save it again.",
         ),
         (_nothing, "there is no file {}. Did you mean 'wights.h5'?"),
     ],
 )
-def test_unreadable(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
+def test_files_without_weights_of_keras_are_an_error(
+    tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
     path = tmp_path / "weights.h5"
     make(path)
     with pytest.raises(WeightsError) as caught:
@@ -200,8 +202,10 @@ def test_unreadable(tmp_path: Path, make: Callable[[Path], None], message: str) 
         (_dataset_for_group, "scalar dataset"),
     ],
 )
-def test_damaged(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
-    """What h5py says is passed on; its words differ between versions."""
+def test_damaged_files_are_an_error(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    """The error contains the message of h5py, which differs between versions."""
     path = tmp_path / "weights.h5"
     make(path)
     with pytest.raises(WeightsError) as caught:
@@ -224,21 +228,21 @@ def _without(layers: dict[str, Any], *names: str) -> dict[str, Any]:
     [
         (
             lambda: _without(arrays(small()), "head"),
-            "it has nothing for 'head' (kernel (3, 2), bias (2,)).",
+            "it has no weights for 'head' (kernel (3, 2), bias (2,)).",
         ),
         (
             lambda: {**arrays(small()), "extra": {"kernel": np.zeros((2, 5), np.float32)}},
-            "nothing in the model takes its 'extra' (kernel (2, 5)).",
+            "no layer of the model matches its 'extra' (kernel (2, 5)).",
         ),
         (
             lambda: arrays(small(units=5)),
-            "its 'head' has a kernel of (3, 5) instead of (3, 2); "
-            "its 'head' has a bias of (5,) instead of (2,).",
+            "its 'head' has a kernel of shape (3, 5) instead of (3, 2); "
+            "its 'head' has a bias of shape (5,) instead of (2,).",
         ),
         (
             lambda: arrays(small(units=5, head="scores")),
-            "it has nothing for 'head' (kernel (3, 2), bias (2,)); "
-            "nothing in the model takes its 'scores' (kernel (3, 5), bias (5,)).",
+            "it has no weights for 'head' (kernel (3, 2), bias (2,)); "
+            "no layer of the model matches its 'scores' (kernel (3, 5), bias (5,)).",
         ),
         (
             lambda: {**arrays(small()), "head": {"kernel": np.zeros((3, 2), np.float32)}},
@@ -249,17 +253,17 @@ def _without(layers: dict[str, Any], *names: str) -> dict[str, Any]:
                 **arrays(small()),
                 "head": {"kernel": np.zeros((3, 2), np.uint16), "bias": np.zeros(2, np.float32)},
             },
-            "its 'head' has a kernel of type uint16 instead of float32.",
+            "its 'head' has a kernel of dtype uint16 instead of float32.",
         ),
         (
             lambda: arrays(small(units=5, inputs=6)) | {"gap": {"kernel": np.zeros((1, 1))}},
-            "nothing in the model takes its 'gap' (kernel (1, 1)); "
-            "its 'first' has a kernel of (6, 3) instead of (4, 3); "
-            "its 'head' has a kernel of (3, 5) instead of (3, 2); and 1 more.",
+            "no layer of the model matches its 'gap' (kernel (1, 1)); "
+            "its 'first' has a kernel of shape (6, 3) instead of (4, 3); "
+            "its 'head' has a kernel of shape (3, 5) instead of (3, 2); and 1 more.",
         ),
     ],
 )
-def test_of_another_model(
+def test_weights_of_another_model_are_an_error(
     tmp_path: Path, layers: Callable[[], dict[str, Any]], problems: str
 ) -> None:
     path = write(tmp_path / "w.h5", layers())
@@ -267,12 +271,13 @@ def test_of_another_model(
     before = [array.tobytes() for array in model.get_weights()]
     with pytest.raises(WeightsError) as caught:
         load_weights(model, path)
-    assert str(caught.value) == (f"{str(path)!r} does not hold the weights of 'small': {problems}")
+    assert str(caught.value) == (
+        f"{str(path)!r} does not contain the weights of 'small': {problems}"
+    )
     assert [array.tobytes() for array in model.get_weights()] == before
 
 
-def test_a_head_of_another_name(tmp_path: Path) -> None:
-    """Shapes decide where a name says nothing."""
+def test_a_layer_of_another_name_is_matched_by_shape(tmp_path: Path) -> None:
     model = small(head="dense_7")
     other = blank()
     load_weights(other, write(tmp_path / "w.h5", arrays(model)))
@@ -284,7 +289,7 @@ def equal(model: Any, other: Any) -> None:
         np.testing.assert_array_equal(expected, found)
 
 
-def test_names_that_say_nothing_go_by_order(tmp_path: Path) -> None:
+def test_layers_of_other_names_are_matched_by_order(tmp_path: Path) -> None:
     model = small(units=3, inputs=3)
     layers = arrays(model)
     renamed = {"a": layers["first"], "bn": layers["bn"], "b": layers["head"]}
@@ -293,16 +298,16 @@ def test_names_that_say_nothing_go_by_order(tmp_path: Path) -> None:
     equal(model, other)
 
 
-def test_an_order_whose_shapes_do_not_agree_says_nothing(tmp_path: Path) -> None:
-    """Two layers that could be exchanged are not guessed."""
+def test_ambiguous_layers_are_not_matched_by_order(tmp_path: Path) -> None:
+    """If the number of layers differs, layers of equal shape could be exchanged."""
     layers = arrays(small(units=3, inputs=3))
     renamed = {"a": layers["first"], "bn": layers["bn"], "b": layers["head"], "c": layers["head"]}
-    with pytest.raises(WeightsError, match="it has nothing for 'first'"):
+    with pytest.raises(WeightsError, match="it has no weights for 'first'"):
         load_weights(small(units=3, inputs=3), write(tmp_path / "w.h5", renamed))
 
 
-def test_numbers_that_keras_gives_are_an_order(tmp_path: Path) -> None:
-    """What Keras 2 called `dense_1`, `dense_2`, `dense_3` is `dense`, `dense_1`, `dense_2`."""
+def test_automatic_names_are_matched_by_order(tmp_path: Path) -> None:
+    """`dense_1`, `dense_2`, `dense_3` of Keras 2 are `dense`, `dense_1`, `dense_2`."""
     model = small(units=3, inputs=3, first="dense", head="dense_1")
     layers = arrays(model)
     renamed = {"dense_1": layers["dense"], "bn": layers["bn"], "dense_2": layers["dense_1"]}
@@ -311,8 +316,7 @@ def test_numbers_that_keras_gives_are_an_order(tmp_path: Path) -> None:
     equal(model, other)
 
 
-def test_equal_names_are_an_order_too(tmp_path: Path) -> None:
-    """Whatever order the file has them in."""
+def test_equal_automatic_names_are_matched_in_any_order(tmp_path: Path) -> None:
     model = small(units=3, inputs=3, first="dense_1", head="dense")
     layers = arrays(model)
     other = blank(units=3, inputs=3, first="dense_1", head="dense")
@@ -366,14 +370,14 @@ def attention(family: Any, frozen: Sequence[str] = ()) -> Any:
 
 
 def depthwise(family: Any, frozen: Sequence[str] = ()) -> Any:
-    """Keras 3 calls `kernel` what Keras 2 called `depthwise_kernel`."""
+    """`depthwise_kernel` of Keras 2 is `kernel` in Keras 3."""
     k = family.layers
     layers = [k.DepthwiseConv2D(3), k.SeparableConv2D(4, 3), k.Conv2DTranspose(3, 3)]
     return family.Sequential([family.Input((8, 8, 3)), *layers])
 
 
 def fill(model: Any) -> np.ndarray:
-    """Give a model weights that are all different; returns what it computes."""
+    """Give a model random weights; returns its outputs."""
     randomise(model)
     return computed(model)
 
@@ -393,7 +397,7 @@ def computed(model: Any) -> np.ndarray:
 @pytest.mark.parametrize("make", [with_backbone, sequences, attention, depthwise])
 @pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-def test_from_keras_3_to_keras_3(make: Any, name: str, tmp_path: Path) -> None:
+def test_weights_of_keras_3_load_in_keras_3(make: Any, name: str, tmp_path: Path) -> None:
     make(keras)  # so that the numbers in names differ
     model, other = make(keras), make(keras)
     expected = fill(model)
@@ -405,8 +409,10 @@ def test_from_keras_3_to_keras_3(make: Any, name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [with_backbone, sequences, attention, depthwise])
 @pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
 @pytest.mark.parametrize("to", ["keras", "tf_keras"])
-def test_from_keras_2(make: Any, name: str, to: str, tf_keras: Any, tmp_path: Path) -> None:
-    """Frozen layers come last in its `.h5` files; those of the other model are not frozen."""
+def test_weights_of_keras_2_load_in_both_families(
+    make: Any, name: str, to: str, tf_keras: Any, tmp_path: Path
+) -> None:
+    """Frozen layers come last in `.h5` files of Keras 2; the other model has no frozen layers."""
     make(tf_keras)
     model, other = make(tf_keras, ["bn1", "conv1"]), make(keras if to == "keras" else tf_keras)
     randomise(model)
@@ -419,7 +425,7 @@ def test_from_keras_2(make: Any, name: str, to: str, tf_keras: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("version", ["2.0.8", "2.2.4", "2.3.1"])
-def test_from_the_keras_of_2017_to_2019(version: str, old: Any) -> None:
+def test_weights_of_2017_to_2019_load_in_keras_3(version: str, old: Any) -> None:
     k = keras.layers
     file = old(version, "nested")
     x = keras.Input((8, 8, 3))
@@ -434,7 +440,7 @@ def test_from_the_keras_of_2017_to_2019(version: str, old: Any) -> None:
     np.testing.assert_allclose(np.asarray(model(file.x)), file.y, rtol=1e-5, atol=1e-5)
 
 
-def test_two_models_with_layers_of_the_same_names(tmp_path: Path) -> None:
+def test_inner_models_with_equal_layer_names_are_matched_by_path(tmp_path: Path) -> None:
     def inner(name: str) -> Any:
         layers = [keras.Input((3,)), keras.layers.Dense(3, name="one")]
         return keras.Sequential(layers, name=name)
@@ -449,7 +455,7 @@ def test_two_models_with_layers_of_the_same_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(computed(other), expected)
 
 
-def test_a_subclassed_model(tmp_path: Path) -> None:
+def test_weights_of_a_subclassed_model_are_loaded(tmp_path: Path) -> None:
     class Net(keras.Model):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
@@ -469,13 +475,13 @@ def test_a_subclassed_model(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(other(x)), expected)
 
 
-def test_what_keras_cannot_fill_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_leave_the_model_unchanged(tmp_path: Path) -> None:
     attention(keras).save_weights(tmp_path / "w.weights.h5")
     x = keras.Input((5, 4))
     y = keras.layers.MultiHeadAttention(2, 4)(x, x)
     model = keras.Model(x, keras.layers.MultiHeadAttention(3, 4)(y, x))
     before = fill(model)
-    with pytest.raises(WeightsError, match="does not hold the weights of"):
+    with pytest.raises(WeightsError, match="does not contain the weights of"):
         load_weights(model, tmp_path / "w.weights.h5")
     np.testing.assert_array_equal(computed(model), before)
 
@@ -483,8 +489,8 @@ def test_what_keras_cannot_fill_leaves_the_model_as_it_was(tmp_path: Path) -> No
 # --- Groups -------------------------------------------------------------------------------------
 
 
-def test_groups_with_names(tmp_path: Path) -> None:
-    """A name says more than the number among the layers of a class."""
+def test_groups_with_names_are_matched_by_name(tmp_path: Path) -> None:
+    """Not by their number among the layers of a class."""
     model = small(units=3, inputs=3)
     path = tmp_path / "w.weights.h5"
     model.save_weights(path)
@@ -499,7 +505,7 @@ def test_groups_with_names(tmp_path: Path) -> None:
         assert np.array_equal(expected, found)
 
 
-def test_what_is_kept_for_training_is_left_out(tmp_path: Path) -> None:
+def test_the_state_of_training_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "w.weights.h5"
     small().save_weights(path)
     with h5py.File(path, "a") as file:
@@ -508,8 +514,8 @@ def test_what_is_kept_for_training_is_left_out(tmp_path: Path) -> None:
     assert [layer.path for layer in read_weights(path)] == [("bn",), ("first",), ("head",)]
 
 
-def test_groups_without_names_count_by_class(tmp_path: Path) -> None:
-    """Keras before it wrote names: `dense`, `batch_normalization`, `dense_1`."""
+def test_groups_without_names_are_matched_by_number_in_their_class(tmp_path: Path) -> None:
+    """Older versions of Keras wrote no names: `dense`, `batch_normalization`, `dense_1`."""
     model = small(units=3, inputs=3)
     path = tmp_path / "w.weights.h5"
     model.save_weights(path)

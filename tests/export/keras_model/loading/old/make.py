@@ -1,12 +1,12 @@
-"""Writes the files in this folder, with the Keras of 2017 to 2019 itself.
+"""Write the files in this folder, with the original Keras of 2017 to 2019.
 
     pip download --no-deps keras==2.2.4 keras_applications==1.0.8 keras_preprocessing==1.1.2
     (unpack the three wheels into a folder KERAS)
     python make.py KERAS OUT
 
-Those versions are Python alone, and run on today's TensorFlow once what they want of the old one is
-put back; see `_put_back`. Each model is saved whole (`NAME.h5`) and as weights (`NAME_weights.h5`);
-`NAME.npz` has an input, and what that Keras itself predicts for it.
+These versions are pure Python, and run on a current TensorFlow if the parts of the old TensorFlow
+that they use are restored; see `_restore`. Each model is saved whole (`NAME.h5`) and as weights
+(`NAME_weights.h5`); `NAME.npz` contains an input, and the prediction of that Keras for it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 
-def _put_back(folder: str) -> None:
-    """Give Keras 2.0 to 2.3 the TensorFlow 1, the Python 3.6 and the packages that they know."""
+def _restore(folder: str) -> None:
+    """Restore the parts of TensorFlow 1, Python 3.6 and packages that Keras 2.0 to 2.3 use."""
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     for name in ("Iterable", "Mapping", "MutableMapping", "Sequence", "Callable"):
         setattr(collections, name, getattr(collections.abc, name))
@@ -93,7 +93,7 @@ def models(keras: Any) -> dict[str, Any]:
 
 def main(folder: str, out: str) -> None:
     """Write all files."""
-    _put_back(folder)
+    _restore(folder)
     import keras
     import numpy as np
 

@@ -1,0 +1,96 @@
+"""The card while the file is being made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from layertap.format.card import Card, Gradients, Source, TensorInfo
+from layertap.format.layer import Layer
+from layertap.images.preprocessing import Preprocessing
+from layertap_export.verification.report import VerificationReport
+
+
+@dataclass(kw_only=True)
+class CardDraft:
+    """What is known of a file that is being made. `finished` makes the card, once."""
+
+    source: Source
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    table: tuple[Layer, ...]
+    """Every layer, with the tensor that shows it in a file that exposes all."""
+    exposed: set[str]
+    """Names of the layers that this file exposes."""
+    recipe: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    notes: list[str] = field(default_factory=list)
+    gradients: Gradients | None = None
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer, as the file exposes it or not."""
+        return tuple(
+            layer if layer.name in self.exposed else replace(layer, tensor=None)
+            for layer in self.table
+        )
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any] | None:
+        """The recipe as the card has it."""
+        return self.recipe.to_dict() if self.recipe else None
+
+    @property
+    def gradient_outputs(self) -> set[str]:
+        """Names of the graph's outputs that are gradients."""
+        return set(self.gradients.tensors.values()) if self.gradients else set()
+
+    @property
+    def shown(self) -> set[str]:
+        """Names of all outputs of the graph."""
+        layers = {layer.tensor for layer in self.layers if layer.tensor is not None}
+        return layers | {info.name for info in self.outputs} | self.gradient_outputs
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file exposes all layers that can be."""
+        return all(layer.exposed for layer in self.layers if layer.why_not is None)
+
+    def add_gradients(self, gradients: Gradients) -> None:
+        """Note the gradients that the file has.
+
+        With a gradient its reader needs the activation: layers that have one are exposed, and so
+        are those that are inputs.
+        """
+        self.gradients = gradients
+        entries = {info.name for info in self.inputs}
+        self.exposed |= gradients.tensors.keys()
+        self.exposed |= {layer.name for layer in self.table if layer.tensor in entries}
+
+    def finished(self, report: VerificationReport) -> Card:
+        """The card, with the results of verification."""
+        return Card(
+            source=self.source,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            layers=_with_samples(
+                self.layers, report.per_sample | {info.name for info in self.inputs}
+            ),
+            preprocessing=self.preprocessing,
+            labels=self.labels,
+            verification=report.for_card(),
+            golden=report.golden,
+            gradients=report.gradients,
+            notes=tuple(self.notes) or None,
+        )
+
+
+def _with_samples(layers: Collection[Layer], per_sample: Collection[str]) -> tuple[Layer, ...]:
+    """The layers, each noted as not per sample unless its tensor is in `per_sample`."""
+    return tuple(
+        replace(layer, per_sample=False)
+        if layer.exposed and layer.tensor not in per_sample
+        else layer
+        for layer in layers
+    )

@@ -1,0 +1,42 @@
+"""The result of an export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from layertap.format.card import Card
+from layertap_export.verification.report import VerificationReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """The result of an export."""
+
+    path: Path
+    card: Card
+    verification: VerificationReport
+    size_bytes: int
+    seconds: float
+    note: str = ""
+    """Why there are no layers, where a signature was exported."""
+
+    @property
+    def exposed(self) -> tuple[str, ...]:
+        """Names of the layers whose activations the file gives."""
+        return tuple(layer.name for layer in self.card.layers if layer.exposed)
+
+    def __str__(self) -> str:
+        count = len(self.card.layers)
+        what = f"{len(self.exposed)} of {count} layers exposed"
+        signature = self.card.source.signature
+        if signature:
+            outputs = "output" if count == 1 else "outputs"
+            what = f"{count} {outputs} of the signature {signature!r}"
+        lines = (
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {what}) in {self.seconds:.0f} s",
+            self.note,
+            str(self.verification),
+            *(f"note: {note}" for note in self.card.notes or ()),
+        )
+        return "\n".join(filter(None, lines))

@@ -1,0 +1,28 @@
+"""The last look at a file before it is renamed into place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import layertap
+from layertap.compare.check import check
+from layertap_export.errors import Report, VerificationError
+
+
+def check_finished(temporary: Path, path: Path, report: Report) -> None:
+    """Open a finished file as its users will, and check its golden sample.
+
+    Args:
+        temporary: the file.
+        path: what it will be called, for messages.
+        report: what was found when the file was verified.
+
+    Raises:
+        ModelFileError: layertap cannot open it.
+        VerificationError: the golden sample does not fit.
+    """
+    checked = check(layertap.open(temporary, device="cpu"))
+    if not checked:
+        raise VerificationError(
+            f"{path} passed the comparison, but does not pass `layertap check`: {checked}", report
+        )

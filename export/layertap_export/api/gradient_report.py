@@ -1,0 +1,69 @@
+"""The result of adding gradients to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from layertap.format.card import Card
+from layertap_export.verification.finite_differences import Slopes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradientReport:
+    """What gradients were added to a file, and how far they are from central differences."""
+
+    path: Path
+    card: Card
+    compared: Mapping[str, Slopes] = field(repr=False)
+    """By layer, along random directions; those that there was no time for are missing."""
+    batch: str
+    """What was fed, in words."""
+    tolerance: float
+    size_bytes: int
+    seconds: float
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The layers whose gradients differ by more than the tolerance, or are no numbers."""
+        return tuple(
+            name for name, slopes in self.compared.items() if not slopes.scaled <= self.tolerance
+        )
+
+    @property
+    def worst(self) -> str:
+        """The layer with the largest scaled error."""
+        return max(self.compared, key=lambda name: self.compared[name].scaled)
+
+    def __str__(self) -> str:
+        gradients = self.card.gradients
+        assert gradients is not None
+        count = len(gradients.tensors)
+        largest = self.compared[self.worst].scaled if self.compared else 0.0
+        if self.failed:
+            return (
+                f"{self.path}: {len(self.failed)} of {len(self.compared)} gradients differ from "
+                f"central differences by more than {self.tolerance:.0e}, most of all that of "
+                f"{self.worst!r}, by {largest:.1e}."
+            )
+        score = "the logits of " if gradients.score == "logits" else ""
+        written = (
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, gradients of {score}"
+            f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
+            f"{self.seconds:.0f} s\n"
+        )
+        if not self.compared:
+            return (
+                f"{written}none of the gradients could be compared with central differences: the "
+                "scores hang on the layers too little, or the onnx package computes them otherwise"
+            )
+        some = "" if len(self.compared) == count else "; the others were not compared"
+        return (
+            f"{written}compared {len(self.compared)} of {count} gradients with central differences "
+            f"in float64 ({self.batch}): largest scaled error {largest:.1e} in {self.worst!r}, "
+            f"allowed {self.tolerance:.0e}{some}"
+        )

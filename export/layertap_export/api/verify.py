@@ -1,0 +1,103 @@
+"""Comparing an exported file with the Keras model that it was made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import layertap
+from layertap.errors import ModelFileError
+from layertap.format.card import Card
+from layertap.format.layer import Shape
+from layertap.format.text import shape_text
+from layertap.images.load import ImageSource
+from layertap_export.errors import ExportError
+from layertap_export.keras_model.loading import load_model
+from layertap_export.keras_model.subject import Subject, subject_of
+from layertap_export.verification.layers import verify_file
+from layertap_export.verification.report import VerificationReport
+from layertap_export.verification.tolerances import TOLERANCE
+from layertap_export.verification.written_file import WrittenFile
+
+
+def verify(
+    path: str | os.PathLike[str],
+    model: Any,
+    *,
+    tolerance: float | None = None,
+    samples: Sequence[ImageSource] = (),
+    weights: str | os.PathLike[str] | None = None,
+    custom_objects: Mapping[str, Any] | Iterable[Any] = (),
+    signature: str | None = None,
+    unsafe: bool = False,
+    reference: str = "keras",
+    progress: Callable[[str], None] = lambda stage: None,
+) -> VerificationReport:
+    """Compare a file that layertap exported with the Keras model it was made from.
+
+    Args:
+        path: the `.onnx` file.
+        model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
+        tolerance: largest scaled error that passes; by default what the export allowed.
+        samples: images to verify on beside the seeded batches.
+        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+            into the model that it returns.
+        custom_objects: the model's own classes and functions, as `load_model` takes them.
+        signature: of a SavedModel, the signature to compare with; by default the one that the file
+            was made from.
+        unsafe: load files that hold Python code (Lambda layers).
+        reference: with `float64` the report also says how far the file and Keras itself are from
+            the same model in float64. Whether a layer passes does not hang on it.
+        progress: called with the name of each stage.
+
+    Returns:
+        The report; false if a layer differs (nothing is raised for that).
+
+    Raises:
+        ModelFileError: the file cannot be read or was not made by layertap.
+        ExportError: the model cannot be loaded or run, or is not the one in the file.
+    """
+    card = layertap.open(path).card
+    if card is None:
+        raise ModelFileError(
+            f"{os.fspath(path)!r} has no layertap card, so there is nothing to compare by name. "
+            "`layertap export` writes files that have one."
+        )
+    if isinstance(model, (str, os.PathLike)):
+        progress("loading the model")
+        model = load_model(
+            model,
+            weights=weights,
+            custom_objects=custom_objects,
+            signature=signature or card.source.signature,
+            unsafe=unsafe,
+        )
+    subject = subject_of(model)
+    _check_same_inputs(subject, card, os.fspath(path))
+    if tolerance is None:
+        tolerance = card.verification.tolerance if card.verification else TOLERANCE
+    progress(f"comparing with {subject.framework}")
+    return verify_file(
+        WrittenFile(Path(path)),
+        subject,
+        card,
+        tolerance=tolerance,
+        samples=samples,
+        reference=reference,
+    )
+
+
+def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
+    given = [(info.name, info.shape) for info in subject.inputs]
+    expected = [(info.name, info.shape) for info in card.inputs]
+    if given != expected:
+        raise ExportError(
+            f"{path!r} was not made from this model: its inputs are {_listed(expected)}, "
+            f"the model's are {_listed(given)}."
+        )
+
+
+def _listed(inputs: Sequence[tuple[str, Shape]]) -> str:
+    return ", ".join(f"{name!r} {shape_text(shape)}" for name, shape in inputs)

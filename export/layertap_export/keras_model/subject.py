@@ -1,0 +1,168 @@
+"""What can be exported, and compared with its file: a Keras model or a SavedModel's signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from layertap.format.card import Source, TensorInfo
+
+from .families import checked_model, family_of
+from .float64 import in_float64
+from .inputs import model_inputs
+from .signatures import Signature
+from .tracing import Trace, returned, trace
+from .variables import in_place, sha256
+from .wrapping import setting
+
+Run: TypeAlias = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
+"""Computes values by name of the file's output from arrays in the order of the inputs."""
+
+
+class Subject(Protocol):
+    """Something that TensorFlow computes, and that a file is made from."""
+
+    @property
+    def framework(self) -> str:
+        """What computes it, for messages: `Keras` or `TensorFlow`."""
+
+    @property
+    def note(self) -> str:
+        """Why there are no layers; empty for a Keras model."""
+
+    @property
+    def keras_model(self) -> Any | None:
+        """The model whose layers can be recorded while it runs; `None` for a signature."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """Its inputs, in order."""
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        """The Keras layers, those inside others too; they say what the inputs may hold."""
+
+    @property
+    def source(self) -> Source:
+        """What the card says of it."""
+
+    def trace(self) -> Trace:
+        """It as one TensorFlow function that returns the tensors of all layers.
+
+        Raises:
+            ExportError: Keras cannot call it.
+        """
+
+    def runner(
+        self, layers: Mapping[str, str], outputs: Sequence[str], traced: Trace | None = None
+    ) -> Run:
+        """What computes its layers and outputs.
+
+        Args:
+            layers: names of the file's outputs by the names of the layers that they show.
+            outputs: the names of its own outputs, in order.
+            traced: a trace of it, if there is one whose symbols are just those `layers`.
+        """
+
+    def in_float64(self) -> Subject:
+        """The same, computed in float64.
+
+        Raises:
+            ExportError: it cannot be built a second time.
+        """
+
+
+def subject_of(model: Any) -> Subject:
+    """The subject that was given.
+
+    Args:
+        model: a Keras model of either family, or a `Signature`.
+
+    Raises:
+        ModelLoadError: it is something else.
+    """
+    if isinstance(model, Signature):
+        return model
+    return KerasModel(checked_model(model, "the caller"))
+
+
+class KerasModel:
+    """A built `keras.Model` or `tf_keras.Model`."""
+
+    framework = "Keras"
+    note = ""
+
+    def __init__(self, model: Any) -> None:
+        self.keras_model = model
+
+    @cached_property
+    def _inputs(self) -> Any:
+        return model_inputs(self.keras_model)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        infos: tuple[TensorInfo, ...] = self._inputs.infos
+        return infos
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        model = self.keras_model
+        return list(model._flatten_layers() if hasattr(model, "_flatten_layers") else model.layers)
+
+    @property
+    def source(self) -> Source:
+        family = family_of(self.keras_model)
+        return Source(
+            framework=family.__name__,
+            version=family.__version__,
+            model=self.keras_model.name,
+            type=type(self.keras_model).__name__,
+            weights_sha256=sha256(self.keras_model.weights),
+        )
+
+    def trace(self) -> Trace:
+        return trace(self.keras_model)
+
+    def runner(
+        self, layers: Mapping[str, str], outputs: Sequence[str], traced: Trace | None = None
+    ) -> Run:
+        """What Keras computes.
+
+        The layers run as a TensorFlow function, as in `model.predict`: there the calls that are to
+        be compared are those of the export, also where some are in loops. The model's own outputs
+        come from a plain call of the model.
+        """
+        function = (
+            traced if traced and traced.runs else trace(self.keras_model, layers, to_run=True)
+        )
+
+        def run(arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            # What Keras refuses it refuses here, in its own words.
+            own = returned(self.keras_model, self._inputs, arrays)
+            with _unoptimised():
+                flat = function.function(*map(tf.convert_to_tensor, arrays))
+            names = [layers[row.layer.name] for row in function.rows if row.symbol is not None]
+            inner = flat[len(function.outputs) :]
+            values = {name: in_place(x) for name, x in zip(names, inner, strict=True)}
+            values |= {name: in_place(x.value) for name, x in zip(outputs, own, strict=True)}
+            return values
+
+        return run
+
+    def in_float64(self) -> Subject:
+        return KerasModel(in_float64(self.keras_model))
+
+
+def _unoptimised() -> AbstractContextManager[None]:
+    """Run functions as they were traced. To optimise a graph takes longer than to run it twice."""
+    optimizer, switch = tf.config.optimizer, "disable_meta_optimizer"
+    return setting(
+        lambda: {switch: False, **optimizer.get_experimental_options()},
+        optimizer.set_experimental_options,
+        lambda before: {**before, switch: True},
+    )

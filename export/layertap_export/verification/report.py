@@ -1,0 +1,127 @@
+"""The result of comparing a file with what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from layertap._engine.library import import_onnxruntime
+from layertap.format.card import Golden, Gradients, LayerCheck, Verification
+from layertap.format.text import counted
+from layertap_export.errors import VerificationError
+
+from .golden_values import digits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerDifference:
+    """How far one layer of the file is from Keras's, over all batches."""
+
+    name: str
+    max_abs: float
+    """Largest absolute difference."""
+    scaled: float
+    """Largest, over the batches, of `max_abs` divided by the scale of Keras's values."""
+    problem: str = ""
+    """A wrong shape or dtype, or a NaN, which fails whatever the tolerance."""
+    from_float64: float | None = None
+    """The file's largest scaled error against Keras in float64, if that was asked for."""
+    keras_from_float64: float | None = None
+    """That of Keras itself: which of the two is closer to the truth?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationReport:
+    """What came of comparing a file with Keras. True if every layer passed."""
+
+    file: str
+    tolerance: float
+    batches: tuple[str, ...]
+    layers: tuple[LayerDifference, ...]
+    """In the order in which the layers run."""
+    golden: Golden
+    """Keras's values on the first batch."""
+    gradients: Gradients | None = None
+    """What the file has of gradients; whether rows of weights broadcast was found out by a run."""
+    reference: str = "Keras"
+    """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
+    per_sample: frozenset[str] = frozenset()
+    """The outputs whose first axis had the size of every batch."""
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[LayerDifference, ...]:
+        return tuple(x for x in self.layers if x.problem or x.scaled > self.tolerance)
+
+    @property
+    def worst(self) -> LayerDifference:
+        """The layer with the largest scaled error."""
+        return max(self.layers, key=lambda layer: layer.scaled)
+
+    def check(self) -> None:
+        """Raise VerificationError, with the table of the worst layers, unless all passed."""
+        if self.failed:
+            raise VerificationError(str(self), self)
+
+    def __str__(self) -> str:
+        if not self.failed:
+            worst, truth = self.worst, self._against_float64()
+            return (
+                f"verified {self._counted} against {self.reference} on {len(self.batches)} "
+                f"batches ({'; '.join(self.batches)}): largest scaled error "
+                f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}{truth}"
+            )
+        return "\n".join(self._failure())
+
+    def _against_float64(self) -> str:
+        known = [x for x in self.layers if x.from_float64 is not None]
+        if not known:
+            return ""
+        ours = max(known, key=lambda x: x.from_float64 or 0.0)
+        theirs = max(known, key=lambda x: x.keras_from_float64 or 0.0)
+        closer = sum((x.from_float64 or 0) <= (x.keras_from_float64 or 0) for x in known)
+        return (
+            f"\nagainst Keras in float64 the file's largest scaled error is "
+            f"{ours.from_float64:.1e} in {ours.name!r}, Keras's own "
+            f"{theirs.keras_from_float64:.1e} in {theirs.name!r}; the file is as close or closer "
+            f"in {closer} of {len(known)} layers"
+        )
+
+    @property
+    def _counted(self) -> str:
+        shown = self.gradients.tensors.values() if self.gradients else ()
+        gradients = sum(x.name in shown for x in self.layers)
+        count = len(self.layers) - gradients
+        return counted(count, gradients, self._things(count))
+
+    def _things(self, count: int) -> str:
+        if self.reference != "TensorFlow":
+            return "layers"
+        return "output" if count == 1 else "outputs"
+
+    def _failure(self, rows: int = 10) -> Iterator[str]:
+        count, (first, *others) = len(self.layers), self.failed
+        others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
+        yield (
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of {count} "
+            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The "
+            f"first to diverge is {first.name!r}."
+        )
+        width = max(len(x.name) for x in [first, *others])
+        yield f"{'layer':{width}}  max abs diff  scaled error"
+        for x in [first, *others]:
+            yield f"{x.name:{width}}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {x.problem}".rstrip()
+
+    def for_card(self) -> Verification:
+        """The same for the card; two digits, so that equal exports are equal bytes."""
+        return Verification(
+            tolerance=self.tolerance,
+            batches=self.batches,
+            onnxruntime=import_onnxruntime().__version__,
+            layers={
+                x.name: LayerCheck(max_abs=digits(x.max_abs, 2), scaled=digits(x.scaled, 2))
+                for x in self.layers
+            },
+        )

@@ -1,0 +1,140 @@
+"""A model file as it stands on disk, for comparisons that run it, or parts of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx.external_data_helper import load_external_data_for_tensor
+
+from layertap._engine.library import import_onnxruntime, supports_external_weights
+from layertap.format.external import Weights, find_weights
+from layertap.format.graph import ELEMENT_TYPES, External, read_graph
+from layertap.format.limits import MAPPED_BYTES, REFERENCE_BYTES
+from layertap.format.source import FileSource
+from layertap.format.wire import LEN, Buffer, encode, fields, find
+from layertap_export.errors import ExportError
+from layertap_export.graph.graph import subgraph
+
+GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
+"""Field numbers in ModelProto, GraphProto and TensorProto."""
+
+
+class WrittenFile:
+    """Runs a model file and parts of it, from the very bytes on disk.
+
+    The weights of a large file stay there: `model` refers to them, and onnxruntime maps them. That
+    takes onnxruntime 1.21; older ones read all weights into memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The file's contents. Where `folder` is not `None`, large weights are external data."""
+        if self.folder is None:
+            return onnx.load(self.path)
+        source = FileSource(self.path)
+        with source.read(sparsely=True) as buffer:
+            weights = find_weights(source, read_graph(buffer).locations)
+            light = b"".join(_lightened(buffer, weights))
+        model: onnx.ModelProto = onnx.ModelProto.FromString(light)
+        return model
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where the external data of `model` is; `None` if all weights are inside."""
+        source = FileSource(self.path)
+        with source.read(sparsely=True) as buffer:
+            locations = read_graph(buffer).locations
+            large = len(buffer) >= MAPPED_BYTES
+        if not supports_external_weights() or not (large or locations):
+            return None
+        return find_weights(source, locations).folder
+
+    def loaded(self, item: onnx.TensorProto) -> onnx.TensorProto:
+        """An initializer of `model`, with its data inside."""
+        if self.folder is None or item.data_location != onnx.TensorProto.EXTERNAL:
+            return item
+        copy = onnx.TensorProto()
+        copy.CopyFrom(item)
+        load_external_data_for_tensor(copy, os.fspath(self.folder))
+        copy.ClearField("data_location")
+        del copy.external_data[:]
+        return copy
+
+    def session(self) -> Any:
+        """A plain onnxruntime session over the whole file, as any client would make it.
+
+        Raises:
+            ExportError: onnxruntime cannot open the file.
+        """
+        whole = self.path if self.folder is None else self.model.SerializeToString()
+        return self._session(whole)
+
+    def part(self, outputs: Sequence[str], given: Mapping[str, tuple[int, int]]) -> Any:
+        """A session over the nodes that compute some tensors of the file from others.
+
+        Args:
+            outputs: names of the tensors to compute.
+            given: by name, element types and ranks of tensors that need not be computed.
+
+        Raises:
+            ExportError: onnxruntime cannot open it.
+        """
+        return self._session(subgraph(self.model, outputs, given).SerializeToString())
+
+    def _session(self, model: Any) -> Any:
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are raised
+        options.enable_cpu_mem_arena = False  # it would keep all memory that a run took
+        # Rearranged for speed, the weights of a large model would be in memory once more.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        if self.folder is not None:
+            entry = "session.model_external_initializers_file_folder_path"
+            options.add_session_config_entry(entry, os.fspath(self.folder))
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:
+            raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
+
+
+def _lightened(buffer: Buffer, weights: Weights) -> Iterator[bytes]:
+    """The fields of a model, with references in place of large weights."""
+    for number, kind, tag, start, end in fields(buffer, 0, len(buffer)):
+        if number == GRAPH and kind == LEN:
+            yield encode(GRAPH, b"".join(_light_graph(buffer, start, end, weights)))
+        else:
+            yield bytes(buffer[tag:end])
+
+
+def _light_graph(buffer: Buffer, start: int, end: int, weights: Weights) -> Iterator[bytes]:
+    for number, _, tag, at, stop in fields(buffer, start, end):
+        raw = find(buffer, at, stop, RAW_DATA) if number == INITIALIZER else None
+        here = weights.stay(*raw) if raw and raw[1] - raw[0] >= REFERENCE_BYTES else None
+        if here is None:
+            yield bytes(buffer[tag:stop])
+        else:
+            yield _reference(buffer, at, stop, here)
+
+
+def _reference(buffer: Buffer, start: int, end: int, here: External) -> bytes:
+    """An initializer whose data are external; whole numbers, which may be a shape, stay inside."""
+    kept = [
+        bytes(buffer[tag:stop])
+        for number, _, tag, _, stop in fields(buffer, start, end)
+        if number != RAW_DATA
+    ]
+    item = onnx.TensorProto.FromString(b"".join(kept))
+    if ELEMENT_TYPES[item.data_type] == "int64":
+        return encode(INITIALIZER, bytes(buffer[start:end]))
+    item.data_location = onnx.TensorProto.EXTERNAL
+    for key in ("location", "offset", "length"):
+        item.external_data.add(key=key, value=str(getattr(here, key)))
+    return encode(INITIALIZER, item.SerializeToString())

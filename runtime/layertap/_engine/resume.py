@@ -1,0 +1,97 @@
+"""Running on from given activations, and changing activations on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from layertap._cut import boundary
+from layertap._cut.plan import Leaf, view
+from layertap.errors import UsageError
+from layertap.format.graph import TensorType
+from layertap.format.layer import Layer
+
+from .feeds import prepare_layer
+from .program import Program, dtype_name
+from .request import Asked, Request
+
+if TYPE_CHECKING:
+    from .feeds import Recipe
+
+
+def resume(
+    program: Program, given: Mapping[Any, Any], asked: Asked, preprocess: Recipe | None
+) -> Any:
+    """See `Model.resume`."""
+    request = _request(program, asked)
+    graph = program.graph
+    ends = boundary.sort_out(graph, program.layers, given)
+    names = {tensor: layer.name for tensor, (layer, _) in ends.layers.items()}
+    plan = program.plan(request.tensors, tuple(names), request.appended)
+    boundary.check_apart(plan, names, ends.inputs)
+    boundary.check_separates(graph, program.layers, plan, names, ends.inputs)
+    feeds = program.prepare_arrays(plan.needs, ends.inputs, preprocess)
+    for tensor, (layer, value) in ends.layers.items():
+        leaf = plan.given[tensor]
+        feeds[leaf.source] = _as_source(layer, leaf, value)
+    if program.card:
+        boundary.check_batch(
+            [layer for layer, _ in ends.layers.values()], feeds, plan, graph, program.batch
+        )
+    fetch = program.fetch(request.tensors, feeds, tuple(names), request.appended)
+    return request.collect(fetch(feeds))
+
+
+def edit(
+    program: Program,
+    inputs: Any,
+    changes: Mapping[Any, Callable[[Any], Any]],
+    asked: Asked,
+    preprocess: Recipe | None,
+) -> Any:
+    """See `Model.edit`."""
+    request = _request(program, asked)
+    graph = program.graph
+    edits = boundary.edits(graph, boundary.sort_out(graph, program.layers, changes))
+    boundary.check_edits(graph, edits, program.plan(request.tensors, (), request.appended))
+    sources = [*dict.fromkeys([*request.tensors, *edits])]
+    needs = program.plan(sources, (), request.appended).needs
+    feeds = program.prepare_arrays(needs, inputs, preprocess)
+    while edits:
+        sources = [*dict.fromkeys([*request.tensors, *edits])]
+        plan = program.plan(sources, tuple(feeds), request.appended)
+        ready = boundary.first(graph, edits)
+        beside = boundary.beside(graph, plan, edits.keys()) - feeds.keys()
+        wanted = [*ready, *sorted(beside - ready)]
+        found = program.fetch(wanted, feeds, tuple(feeds))(feeds)
+        # A value that is not an array (a sequence) cannot be fed, and is computed again.
+        feeds |= {name: value for name, value in found.items() if hasattr(value, "dtype")}
+        for source in ready:
+            change = edits.pop(source)
+            if source not in feeds:
+                raise UsageError(f"{change.name!r} is no array, and cannot be changed.")
+            feeds[source] = _changed(program, change, feeds[source])
+    fetch = program.fetch(request.tensors, feeds, tuple(feeds), request.appended)
+    return request.collect(fetch(feeds))
+
+
+def _request(program: Program, asked: Asked) -> Request:
+    return program.request_outputs() if asked is None else program.request(asked)
+
+
+def _as_source(layer: Layer, leaf: Leaf, value: Any) -> Any:
+    spec = TensorType(layer.dtype, layer.shape if layer.dtype else None)
+    return prepare_layer(f"layer {layer.name!r}", value, spec, leaf)
+
+
+def _changed(program: Program, edit: boundary.Edit, value: Any) -> Any:
+    if edit.source in program.graph.listed:
+        value = value.copy()  # it may be the caller's own
+    seen = view(value, edit.leaf.perms)
+    changed = edit.function(seen)
+    if changed is None:
+        raise UsageError(
+            f"the function for {edit.name!r} returned nothing; it must return the activation."
+        )
+    what = f"what the function for {edit.name!r} returned"
+    return prepare_layer(what, changed, TensorType(dtype_name(value), seen.shape), edit.leaf)

@@ -1,0 +1,237 @@
+"""The bytes that are renamed into place are those that were verified: no step after the conversion
+can spoil a file unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import layertap_export
+from layertap_export.api import export as exporting
+from layertap_export.convert import assemble as assembling
+from layertap_export.gradients import differentiating
+from layertap_export.graph.passes.channels_first import ChannelsFirst
+from layertap_export.graph.weights import is_stub
+from layertap_export.writing import Writer
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+Fault: TypeAlias = Callable[[onnx.ModelProto], None]
+
+
+# --- Faults --------------------------------------------------------------------------------------
+
+
+def behind(model: onnx.ModelProto, tensor: str, *nodes: onnx.NodeProto) -> None:
+    """Let nodes from `before` to `after` stand between a tensor's maker and all that reads it."""
+    graph, inner = model.graph, f"{tensor}/before"
+    for index, node in enumerate(graph.node):
+        if tensor in node.output:
+            node.output[list(node.output).index(tensor)] = inner
+            at = index + 1
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = {"before": inner, "after": tensor}.get(name, name)
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend([*kept[:at], *nodes, *kept[at:]])
+
+
+def gradient(model: onnx.ModelProto) -> str:
+    """The first output that is a gradient."""
+    return next(value.name for value in model.graph.output if value.name.startswith("grad/"))
+
+
+def constant(model: onnx.ModelProto, name: str, value: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def doubled_gradient(model: onnx.ModelProto) -> None:
+    two = constant(model, "two", np.float32(2))
+    behind(model, gradient(model), helper.make_node("Mul", ["before", two], ["after"]))
+
+
+def turned_sign(model: onnx.ModelProto) -> None:
+    behind(model, gradient(model), helper.make_node("Neg", ["before"], ["after"]))
+
+
+def swapped(tensor: str, axis: int, channels: int) -> Fault:
+    def swap(model: onnx.ModelProto) -> None:
+        name = gradient(model) if tensor == "gradient" else tensor
+        order = constant(model, "order", np.array([1, 0, *range(2, channels)], np.int64))
+        gather = helper.make_node("Gather", ["before", order], ["after"], axis=axis)
+        behind(model, name, gather)
+
+    return swap
+
+
+def swapped_weights(model: onnx.ModelProto) -> None:
+    """The first two filters of a convolution, in a graph in which its weights are no stub."""
+    node = next(node for node in model.graph.node if node.op_type == "Conv")
+    item = next(item for item in model.graph.initializer if item.name == node.input[1])
+    assert not is_stub(item)
+    value = numpy_helper.to_array(item).copy()
+    value[[0, 1]] = value[[1, 0]]
+    item.CopyFrom(numpy_helper.from_array(value, item.name))
+
+
+OF_GRADIENTS: dict[str, Fault] = {
+    "a doubled gradient": doubled_gradient,
+    "a gradient with its sign turned": turned_sign,
+    "two swapped channels in a gradient": swapped("gradient", -1, 8),
+}
+OF_ALL: dict[str, Fault] = {
+    "two swapped channels in the weights": swapped_weights,
+    "two swapped channels in an output": swapped("dense", -1, 3),
+}
+
+# --- Where they are put --------------------------------------------------------------------------
+
+
+def after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Fault) -> None:
+    """Let a function that changes its first argument, a model, do harm at its end."""
+    original = getattr(owner, name)
+
+    def spoiled(model: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(model, *args, **kwargs)
+        fault(model)
+        return result
+
+    monkeypatch.setattr(owner, name, spoiled)
+
+
+def after_assembly(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    original = exporting.assemble
+
+    def spoiled(*args: Any, **kwargs: Any) -> onnx.ModelProto:
+        model = original(*args, **kwargs)
+        fault(model)
+        return model
+
+    monkeypatch.setattr(exporting, "assemble", spoiled)
+
+
+def before_writing(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
+    original = Writer.__init__
+
+    def spoiled(self: Any, model: onnx.ModelProto, *args: Any) -> None:
+        fault(model)
+        original(self, model, *args)
+
+    monkeypatch.setattr(Writer, "__init__", spoiled)
+
+
+PLACES: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
+    "extend": lambda patch, fault: after(patch, differentiating, "extend", fault),
+    "narrow": lambda patch, fault: after(patch, exporting, "narrow", fault),
+    "name_batch": lambda patch, fault: after(patch, exporting, "name_batch", fault),
+    "Writer": before_writing,
+}
+"""Steps that see gradients."""
+
+EARLY: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
+    "assemble": after_assembly,
+    "cast_around": lambda patch, fault: after(patch, exporting, "cast_around", fault),
+}
+"""Steps before these, which see the named outputs."""
+
+RAW: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
+    "channels_first": lambda patch, fault: after(
+        patch, ChannelsFirst, "run", lambda layout: fault(layout.model)
+    ),
+    "fuse": lambda patch, fault: after(patch, assembling, "fuse", fault),
+    "rename": lambda patch, fault: after(patch, assembling, "rename", fault),
+}
+"""Passes within `assemble`, where only weights have their final form."""
+
+CASES = [
+    *((place, fault) for place in PLACES for fault in (OF_GRADIENTS | OF_ALL).items()),
+    *((place, fault) for place in EARLY for fault in OF_ALL.items()),
+    *((place, ("two swapped channels in the weights", swapped_weights)) for place in RAW),
+]
+
+
+def refused(small: Any, path: Path, **options: Any) -> None:
+    """Export; it must fail and leave nothing behind, not even what no verification has seen."""
+    with pytest.raises(layertap_export.VerificationError):
+        layertap_export.export(small, path, gradients="relu", **options)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"), [pytest.param(p, f, id=f"{name} after {p}") for p, (name, f) in CASES]
+)
+@pytest.mark.parametrize("layers", ["all", "dense"])
+def test_a_fault_makes_the_export_fail(
+    place: str,
+    fault: Fault,
+    layers: str,
+    small: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spoiled: list[str] = []
+
+    def counted(model: onnx.ModelProto) -> None:
+        spoiled.append(place)
+        fault(model)
+
+    (PLACES | EARLY | RAW)[place](monkeypatch, counted)
+    refused(small, tmp_path / "small.onnx", layers=layers)
+    assert spoiled == [place]
+
+
+@pytest.mark.parametrize("field", ["bytes", "card"])
+def test_a_file_that_is_spoiled_after_its_verification_is_not_renamed(
+    field: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The golden sample of the finished file is checked last."""
+    original = exporting.append_card
+
+    def spoiled(path: Path, card: Any) -> None:
+        if field == "bytes":
+            model = onnx.load(path)
+            swapped_weights(model)
+            onnx.save(model, path)
+        else:
+            golden = card.golden
+            dense = golden.layers["dense"]
+            values = tuple(-value for value in dense.values)
+            changed = {**golden.layers, "dense": type(dense)(**{**vars(dense), "values": values})}
+            card = type(card)(
+                **{**vars(card), "golden": type(golden)(**{**vars(golden), "layers": changed})}
+            )
+        original(path, card)
+
+    monkeypatch.setattr(exporting, "append_card", spoiled)
+    refused(small, tmp_path / "small.onnx")
+
+
+def test_what_is_renamed_is_what_was_verified(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bytes] = []
+    original = exporting.verify_file
+
+    def verify_file(file: Any, *args: Any, **kwargs: Any) -> Any:
+        report = original(file, *args, **kwargs)
+        seen.append(file.path.read_bytes())
+        return report
+
+    monkeypatch.setattr(exporting, "verify_file", verify_file)
+    report = layertap_export.export(small, tmp_path / "small.onnx", gradients="relu")
+    assert len(seen) == 1
+    assert report.path.read_bytes().startswith(seen[0])
+    rest = onnx.ModelProto.FromString(report.path.read_bytes()[len(seen[0]) :])
+    assert [field.name for field, _ in rest.ListFields()] == ["metadata_props"]

@@ -138,7 +138,11 @@ def mish(step: Step) -> Gradients:
 
 
 def gelu(step: Step) -> Gradients:
-    """y = x P(x): g (P(x) + x P'(x)), P the normal distribution, or its approximation by tanh."""
+    """y = x P(x): g (P(x) + x p(x)), with P the normal distribution and p its density.
+
+    Approximated by tanh: y = x (1 + t) / 2, where t = tanh(s (x + 0.044715 x^3)), s = sqrt(2 / pi).
+    Source: Hendrycks, Gimpel: Gaussian Error Linear Units (GELUs), 2016, arXiv:1606.08415.
+    """
     x = step.x
     if step.text("approximate", "none") == "tanh":
         scale = math.sqrt(2 / math.pi)

@@ -76,7 +76,8 @@ def test_what_a_model_tells_of_itself(tiny_file: TinyFile) -> None:
 
 def test_a_model_from_bytes(classifier: layertap.Model, tiny_file: TinyFile) -> None:
     data = tiny_file("image_classifier").read_bytes()
-    for source in (data, bytearray(data), memoryview(data)):
+    sources: list[Any] = [data, bytearray(data), memoryview(data)]
+    for source in sources:
         model = layertap.open(source)
         assert model.path is None
         np.testing.assert_array_equal(

@@ -189,7 +189,7 @@ def grown(masks: np.ndarray, pixels: int) -> np.ndarray:
     """Masks with so many pixels around them."""
     wide = np.pad(masks, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
     windows = np.lib.stride_tricks.sliding_window_view(wide, (2 * pixels + 1,) * 2, axis=(2, 3))
-    return windows.any(axis=(-1, -2))
+    return np.asarray(windows.any(axis=(-1, -2)))
 
 
 def test_a_good_map_takes_the_class_away_first(model: layertap.Model) -> None:

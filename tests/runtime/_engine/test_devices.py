@@ -23,7 +23,7 @@ from layertap._engine.settings import Settings
 from layertap.cli import main
 from layertap.errors import DeviceError, UsageError
 
-CPU_LAST = ("CPUExecutionProvider", {})
+CPU_LAST: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
 
 # --- Names --------------------------------------------------------------------------------------
 

@@ -99,7 +99,7 @@ def test_predictions(model: layertap.Model, batch: Array, tiny_file: TinyFile) -
 
 @pytest.mark.parametrize("how", ["mean", "max", "mean_l2", "flatten"])
 def test_reductions(model: layertap.Model, batch: Array, how: str) -> None:
-    value = model.activations(batch, {"relu": how}, on_device=True)["relu"]
+    value: Any = model.activations(batch, {"relu": how}, on_device=True)["relu"]
     expected = model.activations(batch, {"relu": how})["relu"]
     np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
 
@@ -151,7 +151,7 @@ def test_an_ortvalue_of_old_gets_its_dlpack() -> None:
     inner = ort.OrtValue.ortvalue_from_numpy(np.arange(3, dtype=np.float32))._ortvalue
     value = on_device.shareable(Old(inner))
     assert isinstance(value, Old)
-    assert np.from_dlpack(value).tolist() == [0, 1, 2]
+    assert np.from_dlpack(value).tolist() == [0, 1, 2]  # type: ignore[arg-type]
     assert type(on_device.shareable(Old(inner))) is type(value)
     newer = ort.OrtValue.ortvalue_from_numpy(np.arange(3, dtype=np.float32))
     if hasattr(newer, "__dlpack__"):

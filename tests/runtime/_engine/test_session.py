@@ -399,7 +399,7 @@ def test_a_plain_session_takes_attributes_and_entries() -> None:
     opened = session_module.plain_session(
         tiny.linear_chain().SerializeToString(),
         enable_cpu_mem_arena=False,
-        **{"session.disable_prepacking": "1"},
+        **{"session.disable_prepacking": "1"},  # type: ignore[arg-type]
     )
     found = opened.get_session_options()
     assert found.log_severity_level == 4

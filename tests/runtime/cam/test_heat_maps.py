@@ -183,7 +183,7 @@ def test_a_file_from_elsewhere(tiny_file: TinyFile, images: np.ndarray, name: st
     """Channels come after the batch, in the layer and in the image."""
     model = layertap.open(tiny_file("channels_first"))
     batch = images.transpose(0, 3, 1, 2)
-    options = {"mask": "input"} if name == "scorecam" else {}
+    options: dict[str, Any] = {"mask": "input"} if name == "scorecam" else {}
     found = model.cam(batch, "last_nchw", [1, "top"], method=name, **options)
     assert found.shape == (3, 2, 8, 6)
     best = float64_network.forward(images)["logits"].argmax(axis=-1)

@@ -70,9 +70,11 @@ def test_the_scores_of_targets() -> None:
 
 
 def test_when_the_scores_must_be_known() -> None:
-    for target in ("top", ["dog", "top"], [["dog"], ["top"]]):
+    of_scores: list[Any] = ["top", ["dog", "top"], [["dog"], ["top"]]]
+    for target in of_scores:
         assert targets.needs_scores(target, LABELS)
-    for target in ("dog", 3, ["dog", 1], [["dog"], [1]], np.ones(4)):
+    known: list[Any] = ["dog", 3, ["dog", 1], [["dog"], [1]], np.ones(4)]
+    for target in known:
         assert not targets.needs_scores(target, LABELS)
 
 

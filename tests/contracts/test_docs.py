@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -107,3 +110,16 @@ def test_the_changelog_names_modules_that_exist() -> None:
         module, _, name = now.strip("`").rpartition(".")
         value = getattr(import_module(module), name, None)
         assert value is not None or find_spec(now.strip("`")), now
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocstrings", reason="needs the docs extra")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(
+        build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: layertap run" in (tmp_path / "command-line.html").read_text(encoding="utf-8")
+    assert (tmp_path / "api" / "layertap.html").stat().st_size > 100_000

@@ -258,7 +258,7 @@ class Preprocessing:
             )
         images = list(images)
         if not images:
-            raise InputError("batch expects at least one image, got an empty list.")
+            raise InputError("batch expects at least one image, got none.")
         arrays = [self(image) for image in images]
         for index, array in enumerate(arrays):
             if array.shape != arrays[0].shape:

@@ -138,7 +138,7 @@ def test_batch_of_different_sizes_is_an_input_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        ([], "batch expects at least one image, got an empty list."),
+        ([], "batch expects at least one image, got none."),
         ("a.png", "a.png: batch expects a list of images, not one image."),
         (Path("a.png"), "a.png: batch expects a list of images, not one image."),
         (b"\x89PNG", "image bytes: batch expects a list of images, not one image."),

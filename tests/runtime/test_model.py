@@ -193,7 +193,9 @@ def test_a_tensor_that_needs_no_input(tiny_file: TinyFile) -> None:
     assert list(model.predict(np.ones((1, 3), np.float32))) == ["w", "x", "n", "y"]
 
 
-def test_predict(classifier: layertap.Model, tiny_file: TinyFile) -> None:
+def test_predict_gives_the_models_own_outputs(
+    classifier: layertap.Model, tiny_file: TinyFile
+) -> None:
     x = images()
     reference.same(
         classifier.predict(x), expected("image_classifier", ["probs"], {"image": x})["probs"]

@@ -67,7 +67,7 @@ def network(keras: Any) -> Any:
 
 
 @pytest.mark.parametrize("policy", POLICIES, indirect=True)
-def test_policies(policy: str, keras: Any, tmp_path: Path) -> None:
+def test_layers_keep_the_dtypes_of_their_policy(policy: str, keras: Any, tmp_path: Path) -> None:
     """The file gives what the card says, within what was allowed, and checks itself."""
     report = layertap_export.export(network(keras), tmp_path / "model.onnx")
     computed = COMPUTED_IN.get(policy, policy)
@@ -147,7 +147,7 @@ def test_a_tolerance_of_ones_own(policy: str, keras: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16"], indirect=True)
-def test_gradients(policy: str, keras: Any, tmp_path: Path) -> None:
+def test_gradients_have_the_dtype_of_their_layer(policy: str, keras: Any, tmp_path: Path) -> None:
     """They are of the type that the layer has in the file, and verified like the layers."""
     layers = keras.layers
     keras.utils.set_random_seed(0)
@@ -175,7 +175,7 @@ WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
     "dtype",
     ["int8", "int64", "bool", "float64", *map(slow, WHOLE[1:3] + WHOLE[4:]), slow("float16")],
 )
-def test_inputs(dtype: str, keras: Any, tmp_path: Path) -> None:
+def test_inputs_keep_their_dtype(dtype: str, keras: Any, tmp_path: Path) -> None:
     """Arithmetic in the input's own type, with casts where onnxruntime has no kernel for it."""
     ops = keras.ops
     entry = keras.Input((5,), dtype=dtype, name="x")
@@ -209,7 +209,7 @@ def test_uint64_and_what_onnxruntime_lacks(keras: Any, tmp_path: Path) -> None:
     assert report.verification.worst.scaled == 0
 
 
-def test_strings(keras: Any, tmp_path: Path) -> None:
+def test_strings_go_in_as_text(keras: Any, tmp_path: Path) -> None:
     """Words in, through a lookup table; words out, from an inverted one."""
     layers = keras.layers
     words = keras.Input((3,), dtype="string", name="words")

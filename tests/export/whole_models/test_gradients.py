@@ -169,7 +169,7 @@ def test_a_layer_that_the_score_does_not_depend_on(small: Any, tmp_path: Path) -
     np.testing.assert_array_equal(found, np.zeros((2, 3)))
 
 
-def test_probabilities(small: Any, keras: Any, tmp_path: Path) -> None:
+def test_the_score_can_be_a_probability(small: Any, keras: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     report = layertap_export.export(
@@ -445,7 +445,9 @@ def test_a_model_beyond_what_one_file_holds(
 # --- The command line ---------------------------------------------------------------------------
 
 
-def test_the_command(small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_export_command_adds_gradients(
+    small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, file = tmp_path / "small.keras", tmp_path / "small.onnx"
     small.save(model)
     command = ["export", str(model), "-o", str(file)]

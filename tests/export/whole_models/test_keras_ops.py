@@ -67,7 +67,7 @@ def test_some_functions(name: str, keras: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
-def test_functions(name: str, keras: Any, tmp_path: Path) -> None:
+def test_every_function_is_exported(name: str, keras: Any, tmp_path: Path) -> None:
     report = layertap_export.export(model_of(keras, OPS[name]), tmp_path / "op.onnx")
     assert report.verification.worst.scaled < 1e-5
 

@@ -336,7 +336,7 @@ def test_the_reason_is_told_when_a_file_is_made_and_when_it_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_reasons(exported: Exported) -> None:
+def test_each_layer_left_out_states_its_reason(exported: Exported) -> None:
     found = {
         row.name: row.why_not
         for name in ("odd_returns", "loops_and_branches", "functions", "unused_layers")

@@ -46,7 +46,7 @@ CPU_LAST: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
         ("own", "own", ""),
     ],
 )
-def test_names(text: str, name: str, unit: str) -> None:
+def test_a_device_name_is_a_kind_and_a_unit(text: str, name: str, unit: str) -> None:
     device, found = find(text, ["CPUExecutionProvider", "OwnExecutionProvider"])
     assert (device.name, found) == (name, unit)
 

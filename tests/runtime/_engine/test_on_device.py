@@ -85,7 +85,9 @@ def test_an_input_alone_needs_no_session(
     assert value.numpy().tolist() == batch.tolist()
 
 
-def test_predictions(model: layertap.Model, batch: Array, tiny_file: TinyFile) -> None:
+def test_predictions_stay_on_the_device(
+    model: layertap.Model, batch: Array, tiny_file: TinyFile
+) -> None:
     value = model.predict(batch, on_device=True)
     assert isinstance(value, ort.OrtValue)
     np.testing.assert_allclose(value.numpy(), model.predict(batch), rtol=1e-5)
@@ -98,7 +100,7 @@ def test_predictions(model: layertap.Model, batch: Array, tiny_file: TinyFile) -
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "mean_l2", "flatten"])
-def test_reductions(model: layertap.Model, batch: Array, how: str) -> None:
+def test_reductions_stay_on_the_device(model: layertap.Model, batch: Array, how: str) -> None:
     value: Any = model.activations(batch, {"relu": how}, on_device=True)["relu"]
     expected = model.activations(batch, {"relu": how})["relu"]
     np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)

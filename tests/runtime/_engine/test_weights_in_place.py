@@ -507,7 +507,7 @@ def test_a_file_that_is_not_in_memory_is_not_read_into_it(large: Path) -> None:
 
 @needs_proc
 @pytest.mark.slow
-def test_memory(large: Path) -> None:
+def test_weights_are_in_memory_once(large: Path) -> None:
     opened, early, _ = measure(large, "r0")
     assert opened < 0.05
     assert early < 0.3

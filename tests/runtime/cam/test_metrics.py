@@ -214,7 +214,9 @@ def test_an_optional_input_holds_for_every_image() -> None:
 # --- Confidence ---------------------------------------------------------------------------------
 
 
-def test_confidence(model: layertap.Model, x: np.ndarray) -> None:
+def test_confidence_is_what_the_model_says_of_each_image(
+    model: layertap.Model, x: np.ndarray
+) -> None:
     maps = np.random.default_rng(2).random((2, 3, HEIGHT, WIDTH)).astype(np.float32)
     found = metrics.confidence(model, x, maps, ["a", "b", "c"], baseline=0.25)
     before = gains(x).sum(axis=1)
@@ -269,7 +271,7 @@ def test_average_drop_and_increase() -> None:
         ({"target": ["d"]}, "no class is called 'd'; there are 'a', 'b', 'c'."),
     ],
 )
-def test_what_makes_no_sense(
+def test_invalid_arguments_are_refused(
     model: layertap.Model, x: np.ndarray, arguments: dict[str, Any], message: str
 ) -> None:
     given: dict[str, Any] = {

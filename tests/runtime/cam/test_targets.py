@@ -37,7 +37,9 @@ def resolve(target: Any, **options: Any) -> targets.Targets:
         ([np.array([1, 2]), (0, 3)], [[1, 2], [0, 3]], True),
     ],
 )
-def test_classes(target: Any, classes: list[list[int]], several: bool) -> None:
+def test_a_target_is_one_class_per_image_and_target(
+    target: Any, classes: list[list[int]], several: bool
+) -> None:
     found = resolve(target)
     assert found.classes is not None
     assert found.classes.tolist() == classes
@@ -147,7 +149,7 @@ def test_a_class_that_is_called_top() -> None:
         ),
     ],
 )
-def test_what_is_no_target(target: Any, message: str) -> None:
+def test_invalid_targets_are_refused(target: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(target)
     assert str(caught.value) == message

@@ -31,7 +31,7 @@ H, W, N = (Free.named(name) for name in ("h", "w", "n"))
         (product([2, N, 3, H]), "6 * h * n"),
     ],
 )
-def test_expressions(size: Size, text: str) -> None:
+def test_sizes_are_written_as_sums_and_products(size: Size, text: str) -> None:
     assert str(size) == text
 
 

@@ -56,7 +56,7 @@ def _values_in_a_bare_venv(
     model = layertap.open(file)
     layer = model.select()[-1].name
     x = np.arange(8, dtype=np.float32).reshape(2, 4) / 7
-    command = [python, "-I", "-c", program, str(file), json.dumps(x.tolist()), layer]
+    command = [str(python), "-I", "-c", program, str(file), json.dumps(x.tolist()), layer]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
     found: dict[str, Any] = json.loads(done.stdout)
     np.testing.assert_allclose(found["values"], model.activations(x, layer), rtol=1e-5, atol=1e-6)

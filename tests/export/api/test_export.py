@@ -187,7 +187,9 @@ def test_dict_inputs_and_outputs_keep_their_keys(keras: Any, tmp_path: Path) -> 
         ("all", ["Conv2D", "Add"], ["conv", "add", "dense"]),
     ],
 )
-def test_narrowed(layers: Any, types: Any, exposed: list[str], small: Any, tmp_path: Path) -> None:
+def test_only_the_layers_asked_for_are_exposed(
+    layers: Any, types: Any, exposed: list[str], small: Any, tmp_path: Path
+) -> None:
     """The model's own outputs are always there."""
     report = layertap_export.export(small, tmp_path / "some.onnx", layers=layers, type=types)
     assert list(report.exposed) == exposed
@@ -324,7 +326,9 @@ def test_not_a_model(tmp_path: Path) -> None:
     )
 
 
-def test_command_line(small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_export_and_verify_commands(
+    small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, file = tmp_path / "small.keras", tmp_path / "small.onnx"
     small.save(model)
     assert (

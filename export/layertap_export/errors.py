@@ -1,13 +1,13 @@
-"""What can go wrong while a model is exported or verified.
+"""The errors of the exporter.
 
 layertap.LayertapError
 `-- ExportError
     +-- ModelLoadError          MODEL cannot be loaded as a Keras model
     |   +-- UnsafeModelError    it holds code (a Lambda layer) and --unsafe was not given
     |   `-- WeightsError        a weights file that cannot be read, or is another model's
-    +-- UnsupportedLayerError   a layer uses an operation that has no way into ONNX
-    +-- GradientError           what was asked for has no gradient
-    `-- VerificationError       what is in the file is not what it should be; carries the report
+    +-- UnsupportedLayerError   a layer uses an operation that cannot be converted to ONNX
+    +-- GradientError           a requested gradient does not exist
+    `-- VerificationError       the file differs from its model; carries the report
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ class ExportError(LayertapError):
 
 
 class ModelLoadError(ExportError):
-    """What was given as the model cannot be loaded as a Keras model."""
+    """The argument cannot be loaded as a Keras model."""
 
 
 class UnsafeModelError(ModelLoadError):
-    """The model file holds code of its own, which only `unsafe=True` would run."""
+    """The model file contains Python code, which runs only with `unsafe=True`."""
 
 
 class WeightsError(ModelLoadError):
-    """A weights file that cannot be read, or holds the weights of another model."""
+    """A weights file cannot be read, or contains the weights of another model."""
 
 
 class UnsupportedLayerError(ExportError):
-    """A layer uses an operation that has no way into ONNX."""
+    """A layer uses an operation that cannot be converted to ONNX."""
 
 
 class GradientError(ExportError):
-    """What was asked for has no gradient; the message names the layer and the operator."""
+    """A requested gradient does not exist; the message names the layer and the operator."""
 
 
 class VerificationError(ExportError):
-    """The file's activations are not Keras's, or its gradients are wrong; `report` holds every
+    """The file's activations or gradients differ from those of its model; `report` contains every
     difference."""
 
     def __init__(self, message: str, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""One line on the terminal that says what is going on, and for how long."""
+"""One line on the terminal that shows the current stage and its duration."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import warnings
 from typing import Any, TextIO
 
 CLEAR = "\r\x1b[K"
-"""Back to the line's start, and away with what is on it."""
+"""Moves to the start of the line and clears it."""
 
 
 class ProgressLine:
-    """A line that is rewritten once a second: the stage, and its seconds. Nothing is left of it.
+    """A line that is rewritten once a second: the stage, and its seconds. It is cleared at the end.
 
-    It is a callback for `export(progress=...)`. Where the stream is no terminal it does nothing.
+    It is a callback for `export(progress=...)`. If the stream is not a terminal, it does nothing.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 1.0) -> None:
@@ -33,7 +33,7 @@ class ProgressLine:
         self._show_warning = warnings.showwarning
 
     def __call__(self, stage: str) -> None:
-        """Tell that a stage begins."""
+        """Begin a stage."""
         if not self._shown:
             return
         with self._lock:
@@ -57,7 +57,7 @@ class ProgressLine:
             self._draw()
 
     def _warn(self, *args: Any, **kwargs: Any) -> None:
-        """Show a warning on a line of its own."""
+        """Show a warning on a separate line."""
         self._clear()
         self._show_warning(*args, **kwargs)
 

@@ -94,8 +94,8 @@ class Writer:
         yield _bytes(tail)
 
     def _stated(self, item: onnx.TensorProto, external: External | None) -> list[Any]:
-        """An initializer's bytes: all of them, or what stands before the raw data, the header of
-        these, and something of their length."""
+        """An initializer's bytes: all of them, or those before the raw data, the header of the raw
+        data, and a range of their length."""
         if external is None and not is_stub(item):
             return [_bytes(item)]
         made = onnx.TensorProto(name=item.name, dims=item.dims, data_type=item.data_type)
@@ -120,7 +120,7 @@ def append_card(path: Path, card: Card) -> None:
 
 
 def check(model: onnx.ModelProto) -> None:
-    """Return if the model is valid ONNX, and all its shapes and dtypes go together.
+    """Return if the model is valid ONNX, and all its shapes and dtypes are consistent.
 
     Raises:
         ExportError: it is not.
@@ -129,7 +129,7 @@ def check(model: onnx.ModelProto) -> None:
     light.CopyFrom(model)
     graph = light.graph
     inside = [item for item in graph.initializer if not is_stub(item)]
-    for item in graph.initializer:  # of an input nobody expects the values either
+    for item in graph.initializer:  # the values of an input are not expected
         if is_stub(item):
             made = onnx.helper.make_tensor_value_info(item.name, item.data_type, item.dims)
             graph.input.append(made)

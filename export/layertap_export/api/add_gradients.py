@@ -1,4 +1,4 @@
-"""Gradients for a file that is there already, from layertap or from elsewhere."""
+"""Gradients for an existing file, from layertap or from elsewhere."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_gradients(
     tolerance: float = TOLERANCE,
     seconds: float = SECONDS,
 ) -> GradientReport:
-    """Write an ONNX file once more, with the gradients of its scores at some layers.
+    """Write a copy of an ONNX file that also computes the gradients of its scores at some layers.
 
     The graph is written once. Its gradients are compared, from the file, with central differences
     in float64; then the card is appended, the finished file is opened and its golden sample
@@ -67,18 +67,18 @@ def add_gradients(
             in a sigmoid or softmax, the scores are what goes into that, the logits; with
             `"probability"` or `"OUTPUT:probability"` they are the output itself.
         tolerance: largest scaled error that passes.
-        seconds: how long gradients are compared; one is compared in any case.
+        seconds: time in seconds for comparing gradients; at least one is compared.
 
     Raises:
-        VerificationError: a gradient is not what the differences say; carries the report.
+        VerificationError: a gradient differs from the central differences; carries the report.
         GradientError: an operator between a layer and the score has no gradient.
         LayerNotFoundError: `layers` match nothing.
-        ModelFileError: `source` is no ONNX model, or too old.
+        ModelFileError: `source` is not an ONNX model, or its opset is too old.
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
     if not 0 <= tolerance < np.inf:
-        raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
+        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
     opened = layertap.open(source)
     initializers = Initializers()
     model = read(Path(source), opened, initializers)
@@ -159,7 +159,7 @@ def _noted(
 
 
 def _is_old(output: str, card: Card) -> bool:
-    """Whether a note is of no layer and no output: of a gradient that was there before."""
+    """Whether a note is about a gradient that the file had before: about no layer and no output."""
     shown = {layer.tensor for layer in card.layers} | {info.name for info in card.outputs}
     return output not in shown
 
@@ -167,7 +167,7 @@ def _is_old(output: str, card: Card) -> bool:
 def _golden_layers(
     ready: Any, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
 ) -> dict[str, GoldenLayer]:
-    """Gradients for the golden sample, but for those that jump nearby, see `kinks`."""
+    """Gradients on the golden sample, except those that jump nearby, see `kinks`."""
     found = dict(zip(names, ready.run(names, dict(feeds)), strict=True))
     for near in neighbours(feeds, 4):
         for name, value in zip(names, ready.run(names, near), strict=True):

@@ -74,13 +74,13 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
     last = traced.outputs[0].shape[-1] if traced.outputs and traced.outputs[0].shape else None
     if labels is not None and last is not None and len(labels) != last:
         raise UsageError(
-            f"there are {len(labels)} labels, but the model's output "
+            f"got {len(labels)} labels, but the model's output "
             f"{traced.outputs[0].name!r} has {last} classes."
         )
     images = [info for info in traced.inputs if len(info.shape) == 4]
     if recipe is None or not images:
         if recipe is not None:
-            raise UsageError("a preprocessing was given, but no input of the model is an image.")
+            raise UsageError("got a preprocessing, but no input of the model is an image.")
         return
     height, width, channels = images[0].shape[1:]
     size = recipe.size or (None, None)
@@ -90,6 +90,6 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
     )
     if wrong_size or (channels is not None and channels != recipe.channels):
         raise UsageError(
-            f"the preprocessing makes images of {size[0]} x {size[1]} x {recipe.channels}, but the "
-            f"model's input {images[0].name!r} takes {height} x {width} x {channels}."
+            f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channels}, but "
+            f"the model's input {images[0].name!r} takes {height} x {width} x {channels}."
         )

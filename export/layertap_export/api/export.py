@@ -35,7 +35,7 @@ from .export_report import ExportReport
 from .finished import check_finished
 
 OPSETS = range(13, 19)
-"""What tf2onnx 1.17 writes and the layout pass understands; 18 is the default."""
+"""The opsets that tf2onnx 1.17 writes and `channels_first` supports; 18 is the default."""
 
 
 def export(
@@ -71,9 +71,9 @@ def export(
         path: the file to write.
         layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
         type: Keras class names; narrows `layers`.
-        gradients: the layers for which the file shall also give the gradient of the score: as for
-            `layers`, and the words `"last-conv"` (what Grad-CAM looks at), `"all"` (all layers that
-            are exposed and that the score depends on) and `"input"`. They are exposed, too.
+        gradients: the layers for which the file also computes the gradient of the score: as for
+            `layers`, and the words `"last-conv"` (what Grad-CAM usually reads), `"all"` (all
+            exposed layers that the score depends on) and `"input"`. They are exposed, too.
         score: the output whose scores are differentiated, where the model has several. If it ends
             in a sigmoid or softmax, the scores are what goes into that, the logits; with
             `"probability"` or `"OUTPUT:probability"` they are the output itself.
@@ -84,7 +84,8 @@ def export(
         opset: ONNX opset, 13 to 18.
         tolerance: largest scaled error that passes verification; by default 1e-4, and more where
             Keras computes in 16 bits (`verification.tolerances`).
-        samples: images to verify on beside the seeded batches: paths, bytes, PIL images, arrays.
+        samples: images to verify on, in addition to the seeded batches: paths, bytes, PIL images,
+            arrays.
         weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
@@ -98,7 +99,7 @@ def export(
         What was written, and every layer's difference from Keras.
 
     Raises:
-        VerificationError: a layer is not what Keras computes; carries the report.
+        VerificationError: a layer differs from Keras; carries the report.
         ExportError: the model cannot be loaded or converted.
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
@@ -107,7 +108,7 @@ def export(
     started = time.perf_counter()
     path = Path(path)
     if opset not in OPSETS:
-        raise UsageError(f"opset {opset} cannot be written: give one from 13 to 18.")
+        raise UsageError(f"opset must be from 13 to 18, got {opset}.")
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
         model = load_model(

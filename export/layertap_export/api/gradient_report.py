@@ -12,14 +12,14 @@ from layertap_export.verification.finite_differences import Slopes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientReport:
-    """What gradients were added to a file, and how far they are from central differences."""
+    """The gradients that were added to a file, and their distance from central differences."""
 
     path: Path
     card: Card
     compared: Mapping[str, Slopes] = field(repr=False)
-    """By layer, along random directions; those that there was no time for are missing."""
+    """By layer, along random directions; only those that were compared within the time."""
     batch: str
-    """What was fed, in words."""
+    """The batch, in words."""
     tolerance: float
     size_bytes: int
     seconds: float
@@ -29,7 +29,7 @@ class GradientReport:
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The layers whose gradients differ by more than the tolerance, or are no numbers."""
+        """The layers whose gradients differ by more than the tolerance, or are NaN."""
         return tuple(
             name for name, slopes in self.compared.items() if not slopes.scaled <= self.tolerance
         )
@@ -59,7 +59,7 @@ class GradientReport:
         if not self.compared:
             return (
                 f"{written}none of the gradients could be compared with central differences: the "
-                "scores hang on the layers too little, or the onnx package computes them otherwise"
+                "scores depend too little on the layers, or the onnx package computes other values"
             )
         some = "" if len(self.compared) == count else "; the others were not compared"
         return (

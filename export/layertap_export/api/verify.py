@@ -41,7 +41,7 @@ def verify(
         path: the `.onnx` file.
         model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
         tolerance: largest scaled error that passes; by default what the export allowed.
-        samples: images to verify on beside the seeded batches.
+        samples: images to verify on, in addition to the seeded batches.
         weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
@@ -49,7 +49,7 @@ def verify(
             was made from.
         unsafe: load files that hold Python code (Lambda layers).
         reference: with `float64` the report also says how far the file and Keras itself are from
-            the same model in float64. Whether a layer passes does not hang on it.
+            the same model in float64. It does not affect whether a layer passes.
         progress: called with the name of each stage.
 
     Returns:
@@ -62,7 +62,7 @@ def verify(
     card = layertap.open(path).card
     if card is None:
         raise ModelFileError(
-            f"{os.fspath(path)!r} has no layertap card, so there is nothing to compare by name. "
+            f"{os.fspath(path)!r} has no layertap card, so its layers cannot be matched by name. "
             "`layertap export` writes files that have one."
         )
     if isinstance(model, (str, os.PathLike)):
@@ -94,7 +94,7 @@ def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
     expected = [(info.name, info.shape) for info in card.inputs]
     if given != expected:
         raise ExportError(
-            f"{path!r} was not made from this model: its inputs are {_listed(expected)}, "
+            f"{path!r} was made from another model: its inputs are {_listed(expected)}, "
             f"the model's are {_listed(given)}."
         )
 

@@ -90,8 +90,8 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
 def name_batch(model: onnx.ModelProto, outputs: Container[str]) -> None:
     """Give the first axis of outputs the symbol of the batch, in place.
 
-    Those whose first axis surely has another size are left out. In a loop the graph does not say
-    what size that is; there it is taken for the batch, and verification finds out.
+    Outputs whose first axis is known to have another size are left out. The results of loops have
+    an unknown size; it is assumed to be that of the batch, and verification checks this.
 
     Args:
         model: the finished graph.

@@ -1,7 +1,7 @@
-"""Number types that the file has not, and what stands in for them.
+"""Number types that the file lacks, and the types used instead.
 
-numpy and onnxruntime on the CPU have no bfloat16. What Keras computes in it the file computes in
-float32, with the weights as they are stored (under `mixed_bfloat16` in float32).
+numpy and onnxruntime on the CPU do not support bfloat16. Where Keras computes in bfloat16, the file
+computes in float32, with the weights as they are stored (under `mixed_bfloat16` in float32).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def element_type(dtype: str) -> int:
 
 
 def as_in_file(value: Any) -> NDArray[Any]:
-    """What Keras gave, as an array of the type that the file gives it in."""
+    """A value of Keras's, as an array of the dtype that the file uses for it."""
     array = np.asarray(value)
     if array.dtype.kind in "SO":  # TensorFlow's strings are bytes
         words = [x.decode() if isinstance(x, bytes) else x for x in array.ravel()]
@@ -69,7 +69,7 @@ def in_file(traced: Trace) -> tuple[Trace, tuple[str, ...]]:
 
 
 def narrowing_notes(operators: Collection[str]) -> tuple[str, ...]:
-    """What to say of the operators that compute in float32 where the model computes in float64."""
+    """Notes on operators that compute in float32 where the model computes in float64."""
     if not operators:
         return ()
     return (
@@ -79,7 +79,7 @@ def narrowing_notes(operators: Collection[str]) -> tuple[str, ...]:
 
 
 def widen(graph_def: Any) -> None:
-    """Let a GraphDef compute in float32 what it computed in bfloat16, in place."""
+    """Replace bfloat16 by float32 in a GraphDef, in place."""
     narrow, wide = tf.bfloat16.as_datatype_enum, tf.float32.as_datatype_enum
     for node in nodes_of(graph_def):
         for attribute in node.attr.values():

@@ -41,7 +41,8 @@ READERS: Mapping[str, tuple[int, ...]] = {
     "MatMul": (0, 1),
     "ResourceGather": (0,),
 }
-"""Operations that tf2onnx converts alike whether it knows the value of these inputs or not."""
+"""Operations that tf2onnx converts in the same way whether it knows the values of these inputs or
+not."""
 
 MOST = 2**31 - 2**24
 """Bytes of the variables that stand in the graph: protobuf's limit, less room for the rest."""
@@ -60,14 +61,14 @@ class FrozenGraph:
     outputs: list[str]
     """Names of the tensors that it returns."""
     weights: dict[str, NDArray[Any]]
-    """By name of the tensor, what is to be put in for a placeholder; not to be written to."""
+    """The values of placeholders, by name of the tensor; they must not be written to."""
 
 
 def freeze(function: Any) -> FrozenGraph:
     """Freeze a concrete function.
 
     Keras's `Normalization` and others capture eager constants, which TensorFlow's freezing leaves
-    as placeholders that nobody feeds: they become constants here.
+    as placeholders without a value: they become constants here.
 
     Raises:
         ExportError: more than 2 GB of variables are used in other ways.
@@ -180,5 +181,5 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
 
 
 def _read_by(node: Any) -> list[str]:
-    """Names of the nodes whose tensors a node takes."""
+    """Names of the nodes that a node reads from."""
     return [name.split(":")[0] for name in node.input if not name.startswith("^")]

@@ -1,4 +1,4 @@
-"""What has no way into ONNX, said with the layer that wants it."""
+"""Operations that cannot be converted to ONNX, with the layer that uses them."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ UNKNOWN_TYPES: Mapping[int, str] = {
         for dtype in (tf.dtypes.experimental.float8_e4m3fn, tf.dtypes.experimental.float8_e5m2)
     },
 }
-"""What to say of TensorFlow's types that cannot be exported, by their number."""
+"""Why TensorFlow's types cannot be exported, by their number."""
 
 
 def refuse_changes(function: Any, layer_of: Callable[[str], str]) -> None:
-    """What changes a `tf.Variable`; changes of Keras's own are left out of the trace."""
+    """Raise if the model changes a `tf.Variable`. Keras's own changes are not in the trace."""
     for node in nodes_of(function.graph.as_graph_def()):
         if node.op.startswith("Assign"):
             raise UnsupportedLayerError(
@@ -50,7 +50,7 @@ def refuse_changes(function: Any, layer_of: Callable[[str], str]) -> None:
 
 
 def refuse_random(function: Any, layer_of: Callable[[str], str]) -> None:
-    """Random numbers that the outputs depend on; most of what layers draw, inference ignores."""
+    """Raise if the outputs depend on random numbers; most layers draw them only in training."""
     seen: set[str] = set()
     waiting = [tensor.op for tensor in function.outputs]
     while waiting:
@@ -68,7 +68,7 @@ def refuse_random(function: Any, layer_of: Callable[[str], str]) -> None:
 
 
 def refuse_types(graph_def: Any, layer_of: Callable[[str], str]) -> None:
-    """Operations on numbers of a kind that ONNX, or onnxruntime, does not know."""
+    """Raise for operations on number types that ONNX or onnxruntime does not support."""
     for node in nodes_of(graph_def):
         types = {attribute.type for attribute in node.attr.values()}
         types.update(*(attribute.list.type for attribute in node.attr.values()))
@@ -82,7 +82,7 @@ def refuse_types(graph_def: Any, layer_of: Callable[[str], str]) -> None:
 
 
 def check_operators(failed: Mapping[str, Failure], layer_of: Callable[[str], str]) -> None:
-    """What tf2onnx did not know or could not convert it leaves in the graph as it was."""
+    """Raise for operations that tf2onnx left in the graph, because it could not convert them."""
     if not failed:
         return
     found = {
@@ -111,7 +111,7 @@ class Failure:
 
 
 class _Listener(logging.Handler):
-    """Hears from tf2onnx's log what it could not convert."""
+    """Collects from tf2onnx's log the operations that it could not convert."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

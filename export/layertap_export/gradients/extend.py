@@ -1,4 +1,4 @@
-"""Putting gradients into a model: one more input, and one more output per layer."""
+"""Adding gradients to a model: one more input, and one more output per layer."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def extend(
         channels_last: whether the layers' channels are their last axis, or the second.
 
     Returns:
-        What the card says of it (that rows of weights do not broadcast, which only a run can
-        tell), and names of the layers that the scores do not depend on: their gradient is 0.
+        The card's entry (with `broadcasts` false, which has to be measured), and the names of the
+        layers that the scores do not depend on: their gradient is 0.
 
     Raises:
         GradientError: an operator on the way has no gradient.
@@ -121,7 +121,7 @@ def extend(
 
 
 def warn_independent(names: Sequence[str], output: str) -> None:
-    """Say that some gradients are 0."""
+    """Warn that some gradients are 0."""
     shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
     warnings.warn(
         f"the scores of {output!r} do not depend on {shown}: the gradient there is 0.",
@@ -133,7 +133,9 @@ def warn_independent(names: Sequence[str], output: str) -> None:
 def _check_score(build: Builder, score: Score) -> None:
     dtype = build.shapes.dtype(score.tensor)
     if dtype not in FLOATS:
-        kind = helper.tensor_dtype_to_np_dtype(dtype).name if dtype else "numbers of unknown kind"
+        kind = (
+            helper.tensor_dtype_to_np_dtype(dtype).name if dtype else "values of an unknown dtype"
+        )
         raise UsageError(
             f"the output {score.output!r} holds {kind}; only floating-point numbers have gradients."
         )

@@ -23,7 +23,7 @@ from layertap_export.graph.graph import opset_of, prune
 from layertap_export.graph.weights import LARGE, Initializers
 
 OLDEST_OPSET = 13
-"""The oldest that the rules read and write."""
+"""The oldest opset that the gradient rules support."""
 
 
 def read(source: Path, opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
@@ -43,7 +43,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     if version < OLDEST_OPSET:
         raise ModelFileError(
             f"{os.fspath(source)!r} has opset {version}; gradients are added to files of opset "
-            f"{OLDEST_OPSET} and newer. `onnx.version_converter` makes one of it."
+            f"{OLDEST_OPSET} and newer. `onnx.version_converter` converts it."
         )
     _map_weights(model, opened, initializers)
     for item in model.graph.sparse_initializer:
@@ -63,7 +63,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
 def _map_weights(
     model: onnx.ModelProto, opened: layertap.Model, initializers: Initializers
 ) -> None:
-    """Put stubs in place of large weights in other files; what else is there, into the model."""
+    """Put stubs in place of large weights in other files, and load smaller data into the model."""
     program = program_of(opened)
     if not program.graph.locations:
         return

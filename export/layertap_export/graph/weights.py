@@ -1,8 +1,8 @@
-"""The large weights of a graph that is being made: beside it, not in it.
+"""The large weights of a graph that is being made, kept outside it.
 
-A protobuf message copies what is put into it, every rewriting of the graph copies it again, and
-none may hold more than 2 GB. So a weight of LARGE bytes or more is only a stub in the graph: an
-initializer with name, dtype and shape whose data is said to be external, under a key of the table
+A protobuf message copies what is put into it, every pass over the graph copies it again, and no
+message may hold more than 2 GB. So a weight of LARGE bytes or more is only a stub in the graph: an
+initializer with a name, dtype and shape whose data is marked as external, with a key of the table
 here. The values stay where they are, for most weights in Keras's own variables, until the file is
 written.
 """
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 LARGE = 1 << 16
-"""Bytes from which a weight is kept beside the graph."""
+"""Bytes from which a weight is kept outside the graph."""
 
 
 class Initializers:
-    """The values of a graph's initializers, wherever they are."""
+    """The values of a graph's initializers, in the graph or outside it."""
 
     def __init__(self) -> None:
         self._arrays: list[NDArray[Any]] = []
@@ -47,5 +47,5 @@ class Initializers:
 
 
 def is_stub(initializer: onnx.TensorProto) -> bool:
-    """Whether its values are beside the graph."""
+    """Whether its values are kept outside the graph."""
     return initializer.data_location == onnx.TensorProto.EXTERNAL

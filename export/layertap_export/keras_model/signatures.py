@@ -1,6 +1,6 @@
-"""A signature of a TensorFlow SavedModel: a function, and all that TensorFlow keeps of a model.
+"""A signature of a TensorFlow SavedModel: the function that TensorFlow keeps of a model.
 
-It can be exported as a Keras model can, but has no layers: only its outputs have names.
+It can be exported like a Keras model, but has no layers: only its outputs have names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Signature:
         """Take a signature.
 
         Args:
-            root: what `tf.saved_model.load` gave, which keeps the variables alive.
+            root: the object that `tf.saved_model.load` returned, which keeps the variables alive.
             key: the signature's name.
             name: the SavedModel's.
             why: a sentence on why there are no layers.
@@ -44,7 +44,7 @@ class Signature:
         self.key, self.name, self.why = key, name, why
         keywords = self._function.structured_input_signature[1]
         outputs = self._function.structured_outputs
-        # A SavedModel keeps them without an order, in one that changes from load to load.
+        # A SavedModel keeps no order: it differs from load to load.
         self.inputs = tuple(_info(name, spec) for name, spec in sorted(keywords.items()))
         self.outputs = tuple(_info(name, spec) for name, spec in sorted(outputs.items()))
 
@@ -78,7 +78,7 @@ class Signature:
         )
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """What TensorFlow itself gives, by name of the output; inputs in order."""
+        """The values that TensorFlow computes, by name of the output, from the inputs in order."""
         tensors = {
             info.name: tf.constant(array, info.dtype)
             for info, array in zip(self.inputs, arrays, strict=True)

@@ -21,11 +21,11 @@ class Batch:
     """One batch for all inputs of a model."""
 
     label: str
-    """What it is, in words: `2 x 320 x 320 x 3, seeded`."""
+    """Its shape and origin: `2 x 320 x 320 x 3, seeded`."""
     arrays: tuple[NDArray[Any], ...]
     """In the order of the model's inputs."""
     golden: tuple[GoldenInput, ...] = ()
-    """How to make it again, for a seeded one."""
+    """How to generate it again; empty for the user's own images."""
 
 
 def seeded_batches(
@@ -39,8 +39,8 @@ def seeded_batches(
     Args:
         layers: the Keras layers, which say what the inputs may hold.
         inputs: the inputs, as the file has them.
-        recipe: the preprocessing, which tells the range of an image's values.
-        doublings: how often to double the sizes that are free.
+        recipe: the preprocessing, which determines the range of an image's values.
+        doublings: how many times to double the free sizes.
     """
     draws = [_draw(layers, info, recipe) for info in inputs]
     for seed, batch in enumerate((1, 2)):
@@ -63,13 +63,13 @@ def seeded_batches(
 
 
 LARGEST_CHOICE = 20
-"""How many keys of a lookup table are tried."""
+"""The most keys of a lookup table that are used."""
 
 
 def _draw(
     layers: Sequence[Any], info: TensorInfo, recipe: Preprocessing | None
 ) -> tuple[float, float, tuple[Any, ...] | None]:
-    """Where an input's values lie, and what they are places in, if that."""
+    """The range of an input's values; and the choices that they are indices of, if any."""
     choices = _keys(layers, info)
     if choices:
         return 0.0, float(len(choices)), choices
@@ -93,7 +93,7 @@ def _keys(layers: Sequence[Any], info: TensorInfo) -> tuple[Any, ...]:
 
 
 def _bounds(layers: Sequence[Any]) -> list[int]:
-    """Sizes that whole numbers must stay below."""
+    """Exclusive upper bounds of integer inputs."""
     return [
         layer.input_dim if is_a(layer, "layers.Embedding") else layer.num_tokens
         for layer in layers
@@ -104,7 +104,7 @@ def _bounds(layers: Sequence[Any]) -> list[int]:
 def _range(
     layers: Sequence[Any], info: TensorInfo, recipe: Preprocessing | None
 ) -> tuple[float, float]:
-    """Where an input's values lie: pixels after preprocessing, raw pixels, indices, or [-1, 1)."""
+    """The range of an input's values: preprocessed or raw pixels, indices, or [-1, 1)."""
     if np.dtype(info.dtype).kind in "iu":
         pixels = info.dtype == "uint8" and len(info.shape) > 2
         return 0.0, float(min(_bounds(layers), default=256 if pixels else 10))
@@ -123,7 +123,7 @@ def _range(
 
 
 def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float32]:
-    """What the recipe makes of black and of white, shape `(2, 1, c)`."""
+    """Black and white after the recipe, shape `(2, 1, c)`, float32."""
     ends = np.zeros((2, 1, channels or recipe.channels), np.float32)
     ends[1] = 255.0
     return ends if recipe.scaling is None else recipe.scaling(ends)

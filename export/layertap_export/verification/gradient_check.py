@@ -29,14 +29,14 @@ from .running import broadcasts, kinds
 from .written_file import WrittenFile
 
 KINKS = 0.05
-"""How much of a gradient's length two forward passes may make, by kinks that they decide otherwise.
-Measured: up to 0.01, in the middle of DenseNet121."""
+"""Share of a gradient's length by which two forward passes may differ, where they see other sides
+of kinks. Measured: up to 0.01, in the middle of DenseNet121."""
 
 SECONDS = 60.0
-"""How long gradients are compared with central differences, where TensorFlow cannot tell them."""
+"""Time in seconds for central differences, where TensorFlow cannot compute the gradients."""
 
 Pair = tuple[str, NDArray[Any], NDArray[Any]]
-"""The name of a graph output, what it gives, and what is expected of it."""
+"""The name of a graph output, its value, and the expected value."""
 
 
 class GradientCheck:
@@ -63,24 +63,25 @@ class GradientCheck:
         self._gradients = card.gradients
         self._names = list(card.gradients.tensors.values())
         self.measured = card.gradients
-        """What the card says of the gradients; after the first batch with what that told."""
+        """The card's entry for the gradients; after the first batch with what was measured."""
         self.golden: dict[str, GoldenLayer] = {}
-        """Of the first batch, for the default weights, but for those that a machine which rounds
-        otherwise would find to differ, because a kink is near."""
+        """Of the first batch, for the default weights. Those near a kink are left out, because a
+        machine that rounds differently would see a difference."""
         self._started = False
         self._told: bool | None = None
-        """Whether TensorFlow can tell the gradients, once that is known."""
+        """Whether TensorFlow can compute the gradients; `None` before the first batch."""
 
     def pairs(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Pair]:
         """The file's gradients on one batch, and TensorFlow's, for several sets of weights.
 
-        Two forward passes in float32 do not decide all kinks alike (see `gradients.kinks`), so the
-        backward half is fed with the activations of Keras: where it goes by the same, it must give
-        the same. Beside that the file as a whole is run, and must agree but for kinks.
+        Two forward passes in float32 may see different sides of a kink (see `kinks`). So the
+        backward half is fed with Keras's activations, and must then agree in full. In addition the
+        whole file is run, and must agree except near kinks.
 
-        Where layers are missing for that, or TensorFlow cannot tell (the logits, because the model
-        does more with its probabilities; a layer that runs once for every step; an operation that
-        it has no gradient of), slopes are compared with central differences, on the first batch.
+        Where layers are not exposed, or TensorFlow cannot compute the gradients (the logits are
+        unknown, because the model goes on from its probabilities; a layer runs once per step; an
+        operation has no gradient), slopes are compared with central differences, on the first
+        batch.
         """
         feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
         tape = self._tape(arrays)
@@ -90,7 +91,7 @@ class GradientCheck:
         known: Collection[str] = ()
         if tape is not None and self._sources.complete:
             known = tape.knows
-            yield from self._beside(tape, feeds)
+            yield from self._against_tape(tape, feeds)
         others = {k: v for k, v in self._gradients.tensors.items() if k not in known}
         if first and others:
             tensors = {layer.name: str(layer.tensor) for layer in self._card.layers}
@@ -101,7 +102,7 @@ class GradientCheck:
                 yield others[name], slopes.ours, slopes.expected
 
     def _tape(self, arrays: Sequence[NDArray[Any]]) -> Tape | None:
-        """A run of the model, if TensorFlow can tell its scores, and their gradients."""
+        """A run of the model, if TensorFlow can compute the gradients of its scores."""
         if self._model is None:
             return None
         tape = Tape(self._model, self._card, self._sources.layers, arrays)
@@ -110,9 +111,10 @@ class GradientCheck:
             self._told = tape.knows_scores and tape.default_gradients is not None
         return tape if self._told else None
 
-    def _beside(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
-        """The largest difference over all sets of weights, beside the largest value over all: for
-        some the gradient is nothing but roundings, as that of the sum of all probabilities."""
+    def _against_tape(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
+        """The largest difference over all sets of weights, scaled by the largest value.
+
+        For some weights the gradient is only rounding, as that of the sum of all probabilities."""
         backward = self._from_activations(tape, feeds)
         worst: dict[str, NDArray[Any]] = {}
         largest: dict[str, NDArray[Any]] = {}
@@ -135,7 +137,7 @@ class GradientCheck:
             )
 
     def _take_note(self, tape: Tape | None, feeds: Mapping[str, NDArray[Any]]) -> None:
-        """Of what the first batch tells: golden values, and whether rows of weights broadcast."""
+        """Measure on the first batch: golden values, and whether rows of weights broadcast."""
         weights = self._default()
         expected = self._run(self._whole, feeds, weights)
         if tape is not None:
@@ -161,12 +163,12 @@ class GradientCheck:
 
     @cached_property
     def _whole(self) -> Any:
-        """A session that gives all gradients from the model's inputs."""
+        """A session that computes all gradients from the model's inputs."""
         return self._session({})
 
     @cached_property
     def _backward(self) -> Any:
-        """One that gives them from the activations of the layers, as far as it needs these."""
+        """A session that computes all gradients from the activations of the layers."""
         return self._session({tensor: layer.kind for tensor, layer in self._layers.items()})
 
     def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
@@ -177,7 +179,7 @@ class GradientCheck:
     def _from_activations(
         self, tape: Tape, feeds: Mapping[str, NDArray[Any]]
     ) -> dict[str, NDArray[Any]]:
-        """What the backward half reads of Keras's activations."""
+        """Keras's activations that the backward half reads, and the inputs."""
         wanted = {value.name for value in self._backward.get_inputs()}
         return {
             **feeds,
@@ -271,7 +273,7 @@ def _selects(node: onnx.NodeProto) -> bool:
 
 
 def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:
-    """Whether a gradient is another one but for kinks; what has another shape is not."""
+    """Whether two gradients agree except for kinks; not if their shapes differ."""
     if value.shape != expected.shape:
         return False
     distance = np.linalg.norm((value.astype(np.float64) - expected).ravel())

@@ -1,4 +1,4 @@
-"""Comparing a file with Keras, layer by layer, on the same batches."""
+"""Comparing a file with its model, layer by layer, on the same batches."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def verify_file(
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
-        UsageError: the tolerance is no finite number from 0 up, or there is no such reference.
+        UsageError: the tolerance is not a finite number of at least 0, or the reference is unknown.
     """
     if reference not in REFERENCES:
         raise UsageError(
-            f"there is no reference {reference!r}; give 'keras' or 'float64'."
+            f"reference must be 'keras' or 'float64', got {reference!r}."
             + suggest(reference, REFERENCES)
         )
     if not 0 <= tolerance < np.inf:
-        raise UsageError(f"the tolerance {tolerance} makes no sense: give a number from 0 up.")
+        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
     session = file.session()
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
@@ -103,7 +103,7 @@ def verify_file(
         for name, value, other in check.pairs(batch.arrays) if check else ():
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         batches.append(batch.label)
-    assert golden is not None  # there are always seeded batches
+    assert golden is not None  # the seeded batches always come first
     if check:
         golden = replace(golden, layers={**golden.layers, **check.golden})
     ends = _places(card)
@@ -135,7 +135,7 @@ def _run(session: Any, card: Described, batch: Batch) -> dict[str, NDArray[Any]]
 def _misnamed(
     session: Any, card: Described, actual: Mapping[str, NDArray[Any]], sizes: Sequence[int]
 ) -> set[str]:
-    """The outputs whose first axis is said to have the size of the batch, and has another one.
+    """Outputs with a first axis that is named after the batch and has another size.
 
     Args:
         sizes: the size of the batch; empty if no input has an axis.
@@ -157,7 +157,7 @@ def _references(
     samples: Sequence[ImageSource],
     traced: Trace | None,
 ) -> Iterator[tuple[Batch, Activations]]:
-    """The batches, each with what Keras makes of it."""
+    """The batches, each with the values that the subject computes for it."""
     recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
     run = runner(subject, card, wanted, traced)
     choices = doublings(card.inputs)
@@ -167,7 +167,7 @@ def _references(
                 expected = run(batch.arrays)
                 empty = [name for name, value in expected.items() if value.size == 0]
                 if empty and doubling != choices[-1]:
-                    raise ValueError(f"layer {empty[0]!r} gives nothing at this size")
+                    raise ValueError(f"layer {empty[0]!r} returns an empty array at this size")
                 yield batch, expected
             break
         except Exception as exc:
@@ -242,7 +242,7 @@ def _golden(batch: Batch, expected: Activations, least: Mapping[str, float]) -> 
 
 
 def _places(card: Described) -> dict[str, tuple[int, int]]:
-    """Keys that sort outputs as their layers end: those inside a layer before it."""
+    """Sort keys by which outputs come in the order in which their layers end."""
     last: dict[str, int] = {}
     places: dict[str, tuple[int, int]] = {}
     for layer in reversed(card.layers):

@@ -1,4 +1,4 @@
-"""The result of comparing a file with what it was made from."""
+"""The result of comparing a file with its model."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class LayerDifference:
     scaled: float
     """Largest, over the batches, of `max_abs` divided by the scale of Keras's values."""
     problem: str = ""
-    """A wrong shape or dtype, or a NaN, which fails whatever the tolerance."""
+    """A wrong shape or dtype, or a NaN; these fail at any tolerance."""
     from_float64: float | None = None
-    """The file's largest scaled error against Keras in float64, if that was asked for."""
+    """The file's largest scaled error against Keras in float64, if that was requested."""
     keras_from_float64: float | None = None
-    """That of Keras itself: which of the two is closer to the truth?"""
+    """The same error of Keras itself; the smaller of the two is closer to the truth."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationReport:
-    """What came of comparing a file with Keras. True if every layer passed."""
+    """The result of comparing a file with its model. True if every layer passed."""
 
     file: str
     tolerance: float
@@ -42,13 +42,13 @@ class VerificationReport:
     golden: Golden
     """Keras's values on the first batch."""
     gradients: Gradients | None = None
-    """What the file has of gradients; whether rows of weights broadcast was found out by a run."""
+    """The gradients in the file; `broadcasts` was measured."""
     reference: str = "Keras"
-    """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
+    """What it was compared with: `Keras`, or `TensorFlow` for a signature."""
     per_sample: frozenset[str] = frozenset()
     """The outputs whose first axis had the size of every batch."""
     misnamed: frozenset[str] = frozenset()
-    """The outputs whose first axis the file says to have that size, and has not."""
+    """The outputs whose first axis is named after the batch, but has another size."""
 
     def __bool__(self) -> bool:
         return not self.failed and not self.misnamed
@@ -122,7 +122,7 @@ class VerificationReport:
             yield f"{x.name:{width}}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {x.problem}".rstrip()
 
     def for_card(self) -> Verification:
-        """The same for the card; two digits, so that equal exports are equal bytes."""
+        """The card's entry, rounded to two digits, so that equal exports are equal bytes."""
         return Verification(
             tolerance=self.tolerance,
             batches=self.batches,

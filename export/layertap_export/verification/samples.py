@@ -1,4 +1,4 @@
-"""A seeded input for a model that nothing but its file is known of."""
+"""A seeded input for a model of which only the file is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .batches import doublings, filled
 
 
 def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:
-    """A seeded input that the model can run: the golden one, if there is one."""
+    """A seeded input on which the model runs: that of its golden sample, if it has one."""
     if card.golden is not None:
         return card.golden, feeds(card.golden, card.inputs)
     trouble: Exception | None = None
@@ -31,12 +31,12 @@ def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:
         if all(np.size(result) for result in results):
             return golden, arrays
     # A deep network may shrink small sizes to nothing.
-    why = "nothing is left of it at the end" if trouble is None else str(trouble)
+    why = "an output is empty" if trouble is None else str(trouble)
     raise ExportError(f"onnxruntime cannot run the model on a test batch: {why}") from trouble
 
 
 def _golden_inputs(inputs: Sequence[TensorInfo], doubling: int) -> Iterator[GoldenInput]:
-    """One sample of each input: from -1 to 1, or of whole numbers 0 and 1, which any table has."""
+    """One sample of each input: from -1 to 1, or the integers 0 and 1, which are valid indices."""
     for info in inputs:
         whole = info.dtype == "bool" or np.dtype(info.dtype).kind in "iu"
         yield GoldenInput(

@@ -125,7 +125,7 @@ def _light_graph(buffer: Buffer, start: int, end: int, weights: Weights) -> Iter
 
 
 def _reference(buffer: Buffer, start: int, end: int, here: External) -> bytes:
-    """An initializer whose data are external; whole numbers, which may be a shape, stay inside."""
+    """An initializer whose data are external; integers, which may be a shape, stay inside."""
     kept = [
         bytes(buffer[tag:stop])
         for number, _, tag, _, stop in fields(buffer, start, end)

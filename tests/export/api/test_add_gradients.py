@@ -228,7 +228,7 @@ def test_a_wrong_rule_leaves_nothing_behind(
             classifier(opset=12),
             "relu",
             "{path!r} has opset 12; gradients are added to files of opset 13 and newer. "
-            "`onnx.version_converter` makes one of it.",
+            "`onnx.version_converter` converts it.",
         ),
         (
             tiny.two_inputs(),
@@ -264,7 +264,7 @@ def test_one_sentence(
 def test_an_invalid_tolerance_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         add_gradients(file, tmp_path / "out.onnx", "relu", tolerance=-1)
-    assert str(caught.value) == "the tolerance -1 makes no sense: give a number from 0 up."
+    assert str(caught.value) == "tolerance must be a finite number of at least 0, got -1."
 
 
 # --- The shell -----------------------------------------------------------------------------------

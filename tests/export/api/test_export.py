@@ -216,19 +216,19 @@ def test_labels_and_preprocessing_go_into_the_file(small: Any, tmp_path: Path) -
     [
         (
             {"labels": ["cat", "dog"]},
-            "there are 2 labels, but the model's output 'dense' has 3 classes.",
+            "got 2 labels, but the model's output 'dense' has 3 classes.",
         ),
         (
             {"preprocess": {"size": [9, 7]}},
-            "the preprocessing makes images of 9 x 7 x 3, but the model's input 'image' takes "
+            "the preprocessing returns images of 9 x 7 x 3, but the model's input 'image' takes "
             "7 x 9 x 3.",
         ),
         (
             {"preprocess": {"size": [7, 9], "color_mode": "grayscale"}},
-            "the preprocessing makes images of 7 x 9 x 1, but the model's input 'image' takes "
+            "the preprocessing returns images of 7 x 9 x 1, but the model's input 'image' takes "
             "7 x 9 x 3.",
         ),
-        ({"opset": 19}, "opset 19 cannot be written: give one from 13 to 18."),
+        ({"opset": 19}, "opset must be from 13 to 18, got 19."),
     ],
 )
 def test_options_that_do_not_fit(

@@ -162,5 +162,5 @@ def test_an_unknown_reference_is_an_error(small: Any, small_file: Path) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         layertap_export.verify(small_file, small, reference="float46")
     assert str(caught.value) == (
-        "there is no reference 'float46'; give 'keras' or 'float64'. Did you mean 'float64'?"
+        "reference must be 'keras' or 'float64', got 'float46'. Did you mean 'float64'?"
     )

@@ -85,7 +85,7 @@ def test_an_invalid_tolerance_is_refused(tolerance: float, small: Any, small_fil
     with pytest.raises(layertap.UsageError) as caught:
         layertap_export.verify(small_file, small, tolerance=tolerance)
     assert str(caught.value) == (
-        f"the tolerance {tolerance} makes no sense: give a number from 0 up."
+        f"tolerance must be a finite number of at least 0, got {tolerance}."
     )
 
 
@@ -105,7 +105,7 @@ def test_a_model_with_other_inputs(keras: Any, small_file: Path) -> None:
     with pytest.raises(layertap_export.ExportError) as caught:
         layertap_export.verify(small_file, other)
     assert str(caught.value) == (
-        f"{str(small_file)!r} was not made from this model: its inputs are 'image' "
+        f"{str(small_file)!r} was made from another model: its inputs are 'image' "
         "(None, 7, 9, 3), the model's are 'numbers' (None, 4)."
     )
 
@@ -118,7 +118,7 @@ def test_a_file_without_a_card(small: Any, small_file: Path, tmp_path: Path) -> 
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap_export.verify(path, small)
     assert str(caught.value) == (
-        f"{str(path)!r} has no layertap card, so there is nothing to compare by name. "
+        f"{str(path)!r} has no layertap card, so its layers cannot be matched by name. "
         "`layertap export` writes files that have one."
     )
 

@@ -320,7 +320,7 @@ def test_gradients_of_models_of_all_kinds_are_verified(
     assert report.card.gradients.score == score
     shape = report.card.inputs[0].shape[1:]
     batch = np.ones((2, *shape), report.card.inputs[0].dtype)
-    # Where it does not know the scores, central differences tell the gradient.
+    # If the tape does not know the scores, gradients are compared with central differences.
     from layertap_export.verification.against_tape import Tape
 
     assert Tape(model, report.card, report.card.layers, [batch]).knows_scores == (

@@ -39,7 +39,7 @@ def measure() -> list[Row]:
 
 def _row(name: str, model: Any, batch: Any) -> Row:
     import numpy as np
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "plain.onnx")

@@ -25,7 +25,7 @@ ROUNDS = 20
 SECONDS = 5.0
 """Maximum duration of one measurement in seconds."""
 
-SETTINGS: Mapping[str, Mapping[str, bool]] = {
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "float32": {},
     "float32, NHWC": {"prefer_nhwc": True},
     "TF32": {"tf32": True},
@@ -93,7 +93,7 @@ def _agrees(title: str, model: layertap.Model, file: Any, names: Sequence[str]) 
     worst, at = 0.0, ""
     for on_device in (False, True):
         for name, value in model.activations(batch, names, on_device=on_device).items():
-            array = value.numpy() if on_device else value
+            array = value.numpy() if on_device else value  # type: ignore[attr-defined]
             scale = float(np.abs(expected[name]).max())
             error = float(np.abs(array - expected[name]).max()) / (scale or 1.0)
             if not error <= worst:  # NaN is the worst

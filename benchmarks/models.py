@@ -134,7 +134,7 @@ def plain_session(model: Path | bytes | None = None) -> Any:
 
     The default is the exported chest model.
     """
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     from .machine import cores
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import layertap
 from layertap._cut.plan import view
@@ -30,7 +31,7 @@ def _row(opened: layertap.Model, layers: Sequence[str], rounds: int, most: float
     fetch = program.fetch(program.request(layers).tensors)  # it finds the session of the tap
     assert fetch.session is not None
     session, outputs = fetch.session.inner, fetch.outputs
-    cases = {
+    cases: dict[str, Callable[[], Any]] = {
         "tap": lambda: list(tap(batch).values()),
         "run": lambda: session.run(outputs, feed),
     }

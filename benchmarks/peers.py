@@ -73,7 +73,7 @@ def _polygraphy(layer: str, folder: Path) -> Peer:
 
 def _openvino(layer: str, folder: Path) -> Peer:
     """OpenVINO with the same cut; the output is channels first, so it is transposed to a view."""
-    import openvino  # type: ignore[import-not-found]
+    import openvino
 
     file = folder / f"{layer}.onnx"
     file.write_bytes(cut(models.files().onnx, index(models.files().onnx), layer))

@@ -113,13 +113,14 @@ def main(seed: int, count: int) -> None:
     generator = random.Random(seed)
     whole = [(made, tiny.feeds(made)) for made in (make() for make in MODELS)]
     at_hand, written = Path("damaged.onnx"), Path("written.onnx")
-    plain, write.REFERENCE_BYTES = engine.MAPPED_BYTES, 4
+    plain, write.REFERENCE_BYTES = engine.MAPPED_BYTES, 4  # type: ignore[attr-defined]
     refused = failed = ran = 0
     for _ in range(count):
         made, feeds = generator.choice(whole)
         written.write_bytes(damaged(made, generator))
         os.replace(written, at_hand)
-        engine.MAPPED_BYTES = generator.choice([1, plain])  # in the file, or copied
+        mapped = generator.choice([1, plain])  # in the file, or copied
+        engine.MAPPED_BYTES = mapped  # type: ignore[attr-defined]
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         try:
             model = layertap.open(at_hand, threads=1)

@@ -16,7 +16,7 @@ if library == "layertap":
     activation = layertap.open(file).activations(images, "conv1_relu").transpose(0, 3, 1, 2)
 else:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     if hasattr(os, "sched_getaffinity"):

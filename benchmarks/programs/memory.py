@@ -23,4 +23,4 @@ names = [item.name for item in model.layers if item.type != "InputLayer"]
 activations = model.activations(images, names if layer == "all" else layer)
 print(peak_megabytes(), imports, flush=True)
 if layer != "all":
-    np.save(output, activations)
+    np.save(output, activations)  # type: ignore[arg-type]

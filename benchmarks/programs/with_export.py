@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 import layertap_export
 
 from .peak import peak_megabytes
 
-assert layertap_export.export  # imports TensorFlow
+_ = layertap_export.export  # imports TensorFlow
 import keras  # noqa: E402
 
 before = psutil.Process().memory_info().rss / 1e6
@@ -20,7 +21,7 @@ model = keras.applications.VGG16(weights=None)
 if Path("/proc/self/clear_refs").exists():
     # Reset the peak: Keras briefly uses more than three times their memory to draw the weights.
     Path("/proc/self/clear_refs").write_text("5")
-written = []
+written: list[Any] = []
 
 
 def record(stage: str) -> None:

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measured(family: Family) -> dict[str, object]:
-    results = {}
+    results: dict[str, object] = {}
     for name, build in family.members.items():
         # Twice the memory and many times the time: one member shows it.
         reference = "keras" if results else "float64"

@@ -31,7 +31,7 @@ NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 def read(path: Path) -> Any:
     import nbformat
 
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     return notebook
 
@@ -57,7 +57,10 @@ def run(name: str, folder: Path, home: Path) -> Any:
     """Execute a notebook as the script does, and read the result."""
     output = folder / f"executed-{name}.ipynb"
     script, notebook = EXAMPLES / "execute.py", EXAMPLES / f"{name}.ipynb"
-    command = [sys.executable, script, notebook, "--output", output, "--folder", folder]
+    command = [
+        sys.executable,
+        *map(str, (script, notebook, "--output", output, "--folder", folder)),
+    ]
     environment = {**os.environ, "HOME": str(home), "USERPROFILE": str(home)}
     environment.pop("LAYERTAP_IMAGES", None)
     done = subprocess.run(
@@ -75,7 +78,7 @@ def same_text(actual: str, expected: str) -> None:
     """
     assert "".join(NUMBER.sub("#", actual).split()) == "".join(NUMBER.sub("#", expected).split())
     numbers = [[float(x) for x in NUMBER.findall(text)] for text in (actual, expected)]
-    np.testing.assert_allclose(*numbers, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-3, atol=1e-3)
 
 
 # --- As it is stored ----------------------------------------------------------------------------

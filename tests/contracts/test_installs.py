@@ -12,6 +12,7 @@ import venv
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,24 +42,25 @@ print(json.dumps({"values": session.run([sys.argv[3]], feeds)[0].tolist(),
 """
 
 
-def _python(folder: Path) -> Path:
-    return folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+def _values_in_a_bare_venv(
+    program: str, file: Path, folder: Path, wheels: Path, what: str
+) -> dict[str, Any]:
+    """What a program prints in a fresh environment with `what` from `wheels` and nothing else.
 
-
-def _bare_venv(folder: Path, wheels: Path, *what: str) -> Path:
-    """A fresh environment with `what` from `wheels` and nothing else; gives its Python."""
-    venv.create(folder, with_pip=True)
-    python = _python(folder)
-    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheels]
-    subprocess.run([*install, *what], check=True)
-    return python
-
-
-def _fetched(python: Path, program: str, *arguments: str, cwd: Path) -> dict[str, object]:
-    command = [python, "-I", "-c", program, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=cwd)
-    loaded: dict[str, object] = json.loads(done.stdout)
-    return loaded
+    It is given the file, an input and a layer; the values that it finds must be layertap's here.
+    """
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    options = ["--quiet", "--no-compile", "--no-index", "--find-links", str(wheels)]
+    subprocess.run([python, "-m", "pip", "install", *options, what], check=True)
+    model = layertap.open(file)
+    layer = model.select()[-1].name
+    x = np.arange(8, dtype=np.float32).reshape(2, 4) / 7
+    command = [str(python), "-I", "-c", program, str(file), json.dumps(x.tolist()), layer]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+    found: dict[str, Any] = json.loads(done.stdout)
+    np.testing.assert_allclose(found["values"], model.activations(x, layer), rtol=1e-5, atol=1e-6)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -94,28 +96,17 @@ def test_the_wheel_holds_the_three_packages_and_the_license(wheel: Path) -> None
 def test_the_wheel_with_the_cpu_extra_alone_fetches_an_activation(
     wheel: Path, tiny_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    python = _bare_venv(tmp_path / "venv", WHEELS, f"{wheel}[cpu]")
     file = tiny_file("linear_chain")
-    model = layertap.open(file)
-    layer = model.select()[-1].name
-    shape = [2 if size is None else size for size in model.inputs[0].shape]
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 7
-    found = _fetched(python, FETCH, str(file), json.dumps(x.tolist()), layer, cwd=tmp_path)
+    found = _values_in_a_bare_venv(FETCH, file, tmp_path, WHEELS, f"{wheel}[cpu]")
     assert found["heavy"] == []
-    assert str(tmp_path) in str(found["file"])
-    np.testing.assert_allclose(found["values"], model.activations(x, layer), rtol=1e-5, atol=1e-6)
+    assert str(tmp_path) in found["file"]
 
 
 @pytest.mark.skipif(not OLDEST.is_dir(), reason="needs .cache/oldest, which `make` downloads")
 def test_the_oldest_onnxruntime_that_installs_runs_the_file(
     tiny_file: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    python = _bare_venv(tmp_path / "venv", OLDEST, "onnxruntime")
-    file = tiny_file("linear_chain")
-    model = layertap.open(file)
-    layer = model.select()[-1].name
-    shape = [2 if size is None else size for size in model.inputs[0].shape]
-    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 7
-    found = _fetched(python, PLAIN, str(file), json.dumps(x.tolist()), layer, cwd=tmp_path)
-    assert tuple(map(int, str(found["version"]).split(".")[:2])) <= (1, 20)
-    np.testing.assert_allclose(found["values"], model.activations(x, layer), rtol=1e-5, atol=1e-6)
+    found = _values_in_a_bare_venv(
+        PLAIN, tiny_file("linear_chain"), tmp_path, OLDEST, "onnxruntime"
+    )
+    assert tuple(map(int, found["version"].split(".")[:2])) <= (1, 20)

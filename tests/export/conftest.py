@@ -19,7 +19,7 @@ def keras() -> Any:
         pytest.skip("needs the export extra")
     import layertap_export
 
-    assert layertap_export.export  # imports TensorFlow with the settings of the exporter
+    _ = layertap_export.export  # imports TensorFlow with the settings of the exporter
     import keras
 
     return keras

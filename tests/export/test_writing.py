@@ -14,7 +14,7 @@ import layertap
 import layertap_export
 from generators import tiny
 from layertap.cli import main
-from layertap.format.card import KEY
+from layertap.format.card import KEY, Card
 from layertap.format.data_file import DataFile
 from layertap_export.graph.weights import Initializers
 from layertap_export.writing import Writer, append_card, check
@@ -41,7 +41,7 @@ def graph() -> tuple[onnx.ModelProto, Initializers]:
     return model, initializers
 
 
-def card(note: str) -> layertap.card.Card:
+def card(note: str) -> Card:
     return tiny.card([], {"x": (None, 200)}, {"y": (None, 300)}, extra={"note": note})
 
 

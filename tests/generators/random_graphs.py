@@ -133,7 +133,8 @@ class RandomGraph:
             usual = [CHANNELS_FIRST, CHANNELS_LAST] if len(axes) == 4 else []
             perm = self.one_of([self.draw(st.permutations(axes)), *usual])
         reverse = list(perm) == list(axes)[::-1]  # which is what a Transpose does unless told
-        return self.emit("Transpose", name, **({} if reverse else {"perm": list(perm)}))
+        attributes: dict[str, Any] = {} if reverse else {"perm": list(perm)}
+        return self.emit("Transpose", name, **attributes)
 
     # What is made.
 
@@ -519,7 +520,8 @@ class RandomConvolutions(RandomGraph):
     def excitation(self) -> None:
         name = self.any_image()
         axes = [self.weight([1, 2])] if self.opset == 18 else []
-        mean = self.emit("ReduceMean", name, *axes, **({} if axes else {"axes": [1, 2]}))
+        attributes: dict[str, Any] = {} if axes else {"axes": [1, 2]}
+        mean = self.emit("ReduceMean", name, *axes, **attributes)
         self.emit("Mul", name, mean)
 
     def join(self) -> None:

@@ -81,5 +81,5 @@ def test_warnings_are_told_apart_from_other_peoples() -> None:
         ("it's", ["its"], " Did you mean 'its'?"),
     ],
 )
-def test_suggestions(name: str, known: list[str], expected: str) -> None:
+def test_up_to_three_near_names_are_suggested(name: str, known: list[str], expected: str) -> None:
     assert suggest(name, known) == expected

@@ -76,7 +76,8 @@ def test_what_a_model_tells_of_itself(tiny_file: TinyFile) -> None:
 
 def test_a_model_from_bytes(classifier: layertap.Model, tiny_file: TinyFile) -> None:
     data = tiny_file("image_classifier").read_bytes()
-    for source in (data, bytearray(data), memoryview(data)):
+    sources: list[Any] = [data, bytearray(data), memoryview(data)]
+    for source in sources:
         model = layertap.open(source)
         assert model.path is None
         np.testing.assert_array_equal(
@@ -98,7 +99,7 @@ def test_a_file_from_elsewhere(tiny_file: TinyFile) -> None:
 def test_what_cannot_be_opened() -> None:
     with pytest.raises(layertap.UsageError) as caught:
         layertap.open(3)  # type: ignore[arg-type]
-    assert str(caught.value) == "a int cannot be opened. Give a path, or bytes."
+    assert str(caught.value) == "cannot open an int. Give a path, or bytes."
 
 
 def test_opening_reads_no_weights_and_needs_no_onnxruntime(
@@ -192,7 +193,9 @@ def test_a_tensor_that_needs_no_input(tiny_file: TinyFile) -> None:
     assert list(model.predict(np.ones((1, 3), np.float32))) == ["w", "x", "n", "y"]
 
 
-def test_predict(classifier: layertap.Model, tiny_file: TinyFile) -> None:
+def test_predict_gives_the_models_own_outputs(
+    classifier: layertap.Model, tiny_file: TinyFile
+) -> None:
     x = images()
     reference.same(
         classifier.predict(x), expected("image_classifier", ["probs"], {"image": x})["probs"]

@@ -26,7 +26,7 @@ def import_onnxruntime() -> Any:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
     except ModuleNotFoundError as exc:
         if exc.name != "onnxruntime":
             raise _broken(exc) from exc

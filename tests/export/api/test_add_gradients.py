@@ -261,7 +261,7 @@ def test_one_sentence(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_tolerance_that_makes_no_sense(file: Path, tmp_path: Path) -> None:
+def test_an_invalid_tolerance_is_refused(file: Path, tmp_path: Path) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         add_gradients(file, tmp_path / "out.onnx", "relu", tolerance=-1)
     assert str(caught.value) == "the tolerance -1 makes no sense: give a number from 0 up."
@@ -270,7 +270,9 @@ def test_a_tolerance_that_makes_no_sense(file: Path, tmp_path: Path) -> None:
 # --- The shell -----------------------------------------------------------------------------------
 
 
-def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_gradients_command_writes_a_file(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.onnx"
     command = ["gradients", str(file), "--layers", "re:re.u", "last-conv", "--layers", "input"]
     assert main([*command, "-o", str(out), "--score", "y", "--seconds", "0"]) == 0

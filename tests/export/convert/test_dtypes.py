@@ -13,10 +13,11 @@ from onnx import TensorProto, helper
 import layertap
 import layertap_export
 import reference
+from cards import golden_of, gradients_of
 from layertap.cli import main
 from layertap.compare.check import check
 from layertap_export.graph.operators import OPERATORS
-from layertap_export.graph.passes.cast_around import STAND_INS, stand_in
+from layertap_export.graph.passes.cast_around import SUBSTITUTES, substitute
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -66,7 +67,7 @@ def network(keras: Any) -> Any:
 
 
 @pytest.mark.parametrize("policy", POLICIES, indirect=True)
-def test_policies(policy: str, keras: Any, tmp_path: Path) -> None:
+def test_layers_keep_the_dtypes_of_their_policy(policy: str, keras: Any, tmp_path: Path) -> None:
     """The file gives what the card says, within what was allowed, and checks itself."""
     report = layertap_export.export(network(keras), tmp_path / "model.onnx")
     computed = COMPUTED_IN.get(policy, policy)
@@ -117,7 +118,9 @@ def test_float64_is_kept_where_there_are_kernels(policy: str, keras: Any, tmp_pa
         "compute in float32.",
     )
     assert 1e-12 < report.verification.worst.scaled < 1e-6
-    assert layertap.open(tmp_path / "model.onnx").card.notes == report.card.notes
+    card = layertap.open(tmp_path / "model.onnx").card
+    assert card is not None
+    assert card.notes == report.card.notes
 
     dense = keras.Sequential([keras.Input((5,), dtype="float64"), keras.layers.Dense(4, "tanh")])
     report = layertap_export.export(dense, tmp_path / "dense.onnx")
@@ -144,7 +147,7 @@ def test_a_tolerance_of_ones_own(policy: str, keras: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("policy", ["float64", "mixed_float16", "mixed_bfloat16"], indirect=True)
-def test_gradients(policy: str, keras: Any, tmp_path: Path) -> None:
+def test_gradients_have_the_dtype_of_their_layer(policy: str, keras: Any, tmp_path: Path) -> None:
     """They are of the type that the layer has in the file, and verified like the layers."""
     layers = keras.layers
     keras.utils.set_random_seed(0)
@@ -153,13 +156,13 @@ def test_gradients(policy: str, keras: Any, tmp_path: Path) -> None:
     x = layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D(name="gap")(x))
     model = keras.Model(image, layers.Activation("softmax", dtype="float32", name="scores")(x))
     report = layertap_export.export(model, tmp_path / "model.onnx", gradients="last-conv")
-    assert report.card.gradients.tensors.keys() == {"conv"}
+    assert gradients_of(report.card).tensors.keys() == {"conv"}
     dtypes = {layer.name: layer.dtype for layer in report.card.layers}
     kinds = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
     given = {
         x.name: kinds[x.type] for x in reference.session(report.path.read_bytes()).get_outputs()
     }
-    assert given[report.card.gradients.tensors["conv"]] == dtypes["conv"]
+    assert given[gradients_of(report.card).tensors["conv"]] == dtypes["conv"]
     assert check(layertap.open(report.path))
 
 
@@ -172,7 +175,7 @@ WHOLE = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
     "dtype",
     ["int8", "int64", "bool", "float64", *map(slow, WHOLE[1:3] + WHOLE[4:]), slow("float16")],
 )
-def test_inputs(dtype: str, keras: Any, tmp_path: Path) -> None:
+def test_inputs_keep_their_dtype(dtype: str, keras: Any, tmp_path: Path) -> None:
     """Arithmetic in the input's own type, with casts where onnxruntime has no kernel for it."""
     ops = keras.ops
     entry = keras.Input((5,), dtype=dtype, name="x")
@@ -206,7 +209,7 @@ def test_uint64_and_what_onnxruntime_lacks(keras: Any, tmp_path: Path) -> None:
     assert report.verification.worst.scaled == 0
 
 
-def test_strings(keras: Any, tmp_path: Path) -> None:
+def test_strings_go_in_as_text(keras: Any, tmp_path: Path) -> None:
     """Words in, through a lookup table; words out, from an inverted one."""
     layers = keras.layers
     words = keras.Input((3,), dtype="string", name="words")
@@ -216,7 +219,7 @@ def test_strings(keras: Any, tmp_path: Path) -> None:
     dense = layers.Embedding(4, 2, name="embedding")(places)
     model = keras.Model(words, [back, dense])
     report = layertap_export.export(model, tmp_path / "model.onnx")
-    assert report.card.golden.inputs[0].choices == ("[UNK]", *vocabulary, "neither of these")
+    assert golden_of(report.card).inputs[0].choices == ("[UNK]", *vocabulary, "neither of these")
     opened = layertap.open(tmp_path / "model.onnx")
     assert [(x.name, x.dtype) for x in opened.inputs] == [("words", "string")]
     assert check(opened)
@@ -236,7 +239,7 @@ def test_gradients_behind_strings(keras: Any, tmp_path: Path) -> None:
     x = layers.Flatten()(layers.Embedding(3, 2, name="embedding")(x))
     model = keras.Model(words, layers.Dense(2, name="scores")(x))
     report = layertap_export.export(model, tmp_path / "model.onnx", gradients="embedding")
-    assert report.card.gradients.tensors.keys() == {"embedding"}
+    assert gradients_of(report.card).tensors.keys() == {"embedding"}
     assert check(layertap.open(report.path))
 
 
@@ -246,7 +249,7 @@ def test_the_keys_of_a_table_are_tried(keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((4,), dtype="int64")
     model = keras.Model(entry, keras.layers.IntegerLookup(vocabulary=keys, name="places")(entry))
     report = layertap_export.export(model, tmp_path / "model.onnx")
-    assert report.card.golden.inputs[0].choices == (-1, *keys, 10**6 + 1)
+    assert golden_of(report.card).inputs[0].choices == (-1, *keys, 10**6 + 1)
     assert check(layertap.open(tmp_path / "model.onnx"))
     given = layertap.open(tmp_path / "model.onnx").activations(np.array([[17, -3, 5, 10**6]]), -1)
     assert given.tolist() == [[2, 3, 0, 1]]
@@ -310,7 +313,7 @@ def test_steps_of_any_number(keras: Any, tmp_path: Path) -> None:
 LACKING = [op_type for op_type, row in OPERATORS.items() if row.no_kernel]
 """Operators that lack a kernel for a dtype."""
 
-ATTRIBUTES = {
+ATTRIBUTES: dict[str, dict[str, Any]] = {
     "ArgMax": {"axis": 0},
     "ArgMin": {"axis": 0},
     "AveragePool": {"kernel_shape": [2, 2]},
@@ -370,9 +373,9 @@ def opens(op_type: str, dtype: str) -> bool:
 @pytest.mark.parametrize("op_type", LACKING)
 def test_what_stands_in_has_a_kernel(op_type: str) -> None:
     for dtype in OPERATORS[op_type].no_kernel.split():
-        other = stand_in(op_type, dtype, 18)
+        other = substitute(op_type, dtype, 18)
         assert other is not None, dtype
-        assert other in STAND_INS[dtype]
+        assert other in SUBSTITUTES[dtype]
         assert opens(op_type, other), (dtype, other)
 
 
@@ -384,12 +387,12 @@ def test_types_that_are_not_missing_have_a_kernel(op_type: str) -> None:
     names = {"double": "float64", "float": "float32"}
     dtypes = [kind.removeprefix("tensor(").removesuffix(")") for kind in allowed]
     for dtype in (names.get(kind, kind) for kind in dtypes):
-        if dtype in STAND_INS and dtype not in OPERATORS[op_type].no_kernel.split():
+        if dtype in SUBSTITUTES and dtype not in OPERATORS[op_type].no_kernel.split():
             assert opens(op_type, dtype), dtype
 
 
 def test_an_operator_that_lacks_nothing_is_left_alone() -> None:
-    assert stand_in("Conv", "float32", 18) is None
-    assert stand_in("MatMul", "float64", 18) is None
-    assert stand_in("Conv", "float64", 18) == "float32"
-    assert stand_in("Where", "bool", 13) == "int32"
+    assert substitute("Conv", "float32", 18) is None
+    assert substitute("MatMul", "float64", 18) is None
+    assert substitute("Conv", "float64", 18) == "float32"
+    assert substitute("Where", "bool", 13) == "int32"

@@ -118,7 +118,7 @@ def test_what_is_computed_with_stays_in_the_graph(
 def test_a_weight_that_is_used_otherwise_too_stays_in_the_graph(
     keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Normed(keras.layers.Dense):  # type: ignore[misc]
+    class Normed(keras.layers.Dense):
         def call(self, x: Any) -> Any:
             return super().call(x) / keras.ops.norm(self.kernel)
 

@@ -108,7 +108,7 @@ def every_handler_is_called(request: pytest.FixtureRequest, keras: Any) -> Itera
         yield
     here = [item for item in request.session.items if item.path == request.path]
     tests = [name for name in vars(request.module) if name.startswith("test_")]
-    if {item.originalname for item in here} >= set(tests):
+    if {getattr(item, "originalname", item.name) for item in here} >= set(tests):
         assert sorted(handlers.keys() - called) == []
 
 
@@ -587,7 +587,7 @@ def test_colour_conversions_match(name: str, dtype: str, tf: Any) -> None:
 # --- Lookup -------------------------------------------------------------------------------------
 
 
-def table(tf: Any, keys: list[Any], values: list[Any], default: Any) -> Any:
+def table(tf: Any, keys: Any, values: Any, default: Any) -> Any:
     initial = tf.lookup.KeyValueTensorInitializer(tf.constant(keys), tf.constant(values))
     return tf.lookup.StaticHashTable(initial, default)
 

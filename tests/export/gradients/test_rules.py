@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,13 +39,13 @@ def assert_close(actual: operators.Array, expected: operators.Array) -> None:
 @runs(lambda case: case.smooth)
 def test_against_central_differences(name: str, opset: int) -> None:
     case = CASES[name]
-    weights = weights_for(case, opset).astype(_dtype(case))
+    weights: operators.Array = weights_for(case, opset).astype(_dtype(case))
     found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
     for entry, expected in operators.differences(case, opset, weights).items():
         assert_close(found[entry], expected)
 
 
-def _dtype(case: Case) -> type:
+def _dtype(case: Case) -> type[np.floating[Any]]:
     return np.float64 if case.attributes.get("to") == 11 else np.float32
 
 
@@ -53,7 +54,7 @@ def _dtype(case: Case) -> type:
 def test_against_tensorflow(name: str, opset: int) -> None:
     pytest.importorskip("tensorflow")
     case = CASES[name]
-    weights = weights_for(case, opset).astype(_dtype(case))
+    weights: operators.Array = weights_for(case, opset).astype(_dtype(case))
     found = Backward.of(operators.model(case, opset)).run(case.entries, weights)
     for entry, gradient in operators.by_tensorflow(case, weights).items():
         assert_close(found[entry], gradient)
@@ -69,7 +70,7 @@ FIXED_ONLY = {
     "Pad wrap": "Pad of mode 'wrap' along an axis of free size",
     "Slice of all axes": "Slice of the first axis with computed bounds, or a step",
     "Slice of samples": "Slice of the first axis with computed bounds, or a step",
-    "DFT of a stated length": "DFT that cuts its input, or fills it up",
+    "DFT of a stated length": "DFT that truncates or pads its input",
     "ConvTranspose to a shape": "ConvTranspose whose padding depends on a free size",
 }
 """What is said of forms that need to know sizes."""
@@ -79,7 +80,7 @@ FIXED_ONLY = {
 def test_free_sizes(name: str) -> None:
     """The gradients are the same where no size is known when the file is made."""
     case, opset = CASES[name], newest(CASES[name])
-    weights = weights_for(case, opset).astype(_dtype(case))
+    weights: operators.Array = weights_for(case, opset).astype(_dtype(case))
     free = operators.model(case, opset, free=True)
     if name in FIXED_ONLY:
         with pytest.raises(GradientError) as caught:
@@ -106,7 +107,7 @@ def test_many_rows_of_weights_for_one_sample(name: str, free: bool) -> None:
         inputs["sizes"] = np.array([1, *sizes[1:]])
     one = replace(case, inputs=inputs)
     backward = Backward.of(operators.model(one, opset, batch=free))
-    row = weights_for(one, opset).astype(_dtype(case))
+    row: operators.Array = weights_for(one, opset).astype(_dtype(case))
     rows = np.concatenate([row, row * 2 + 1, -row]).astype(row.dtype)
     together = backward.run(one.entries, rows)
     for entry, gradients in together.items():

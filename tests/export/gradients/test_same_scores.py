@@ -30,7 +30,7 @@ W = np.random.default_rng(1).normal(size=(3, 4, 1, 1)).astype(np.float32)
 
 
 def classifier(activation: str, layout: str) -> onnx.ModelProto:
-    attributes = {} if activation == "Sigmoid" else {"axis": 1}
+    attributes: dict[str, Any] = {} if activation == "Sigmoid" else {"axis": 1}
     nodes = [tiny.node("Conv", "x w", "z"), tiny.node(activation, "z", "0", **attributes)]
     for at, (step, more) in enumerate(LAYOUTS[layout]):
         op_type, *constants = step.split()

@@ -95,7 +95,7 @@ def network(*middle: Any, size: Any = 8, score: str = "y") -> str:
     return last_feature_maps(nodes, layers, Shapes(made), score, channels_last=False).name
 
 
-PADS = {"pads": [1, 1, 1, 1]}
+PADS: dict[str, Any] = {"pads": [1, 1, 1, 1]}
 FIRST = node("Conv", "x w1", "c1", **PADS)
 
 

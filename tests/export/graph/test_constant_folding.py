@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -30,7 +32,7 @@ IMPORTS = [helper.make_opsetid("", 18)]
         ({"value_floats": [0.5, 2]}, np.array([0.5, 2], np.float32)),
     ],
 )
-def test_the_value_of_a_constant_node(attributes: dict[str, object], expected: np.ndarray) -> None:
+def test_the_value_of_a_constant_node(attributes: dict[str, Any], expected: np.ndarray) -> None:
     made = constant_of(helper.make_node("Constant", [], ["y"], **attributes))
     assert made is not None
     found = numpy_helper.to_array(made)
@@ -75,7 +77,8 @@ def test_nodes_are_computed_as_the_reference_does(name: str) -> None:
         [helper.make_empty_tensor_value_info("y")],
     )
     model = helper.make_model(graph, opset_imports=IMPORTS)
-    (expected,) = onnx.reference.ReferenceEvaluator(model).run(None, values)
+    evaluator: Any = onnx.reference.ReferenceEvaluator(model)
+    (expected,) = evaluator.run(None, values)
     assert found is not None
     np.testing.assert_array_equal(found[0], expected)
     assert found[0].dtype == expected.dtype
@@ -96,7 +99,7 @@ def test_a_node_without_a_fixed_result_is_left_to_the_runtime(item: onnx.NodePro
     assert compute(item, {"w": W, "one": W[:1, :1]}, IMPORTS) is None
 
 
-def converted(*nodes: onnx.NodeProto, outputs: str = "y", **constants: object) -> onnx.ModelProto:
+def converted(*nodes: onnx.NodeProto, outputs: str = "y", **constants: Any) -> onnx.ModelProto:
     """What a converter leaves where a weight `w` is a graph input; all outputs are float."""
     return tiny.model(
         nodes,
@@ -128,7 +131,7 @@ def converted(*nodes: onnx.NodeProto, outputs: str = "y", **constants: object) -
     ],
 )
 def test_what_is_done_to_a_weight_alone_is_computed(
-    nodes: list[onnx.NodeProto], constants: dict[str, object], expected: np.ndarray
+    nodes: list[onnx.NodeProto], constants: dict[str, Any], expected: np.ndarray
 ) -> None:
     read = nodes[-1].output[0] if nodes else "w"
     model = converted(*nodes, node("Mul", f"x {read}", "y"), **constants)

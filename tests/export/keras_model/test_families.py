@@ -93,7 +93,7 @@ def attention(k: Any) -> Any:
 def subclassed(k: Any) -> Any:
     import tensorflow as tf
 
-    class Block(k.layers.Layer):  # type: ignore[misc]
+    class Block(k.layers.Layer):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.dense = k.layers.Dense(4, name="dense")
@@ -101,7 +101,7 @@ def subclassed(k: Any) -> Any:
         def call(self, x: Any) -> Any:
             return tf.nn.relu(self.dense(x))
 
-    class Net(k.Model):  # type: ignore[misc]
+    class Net(k.Model):
         def __init__(self) -> None:
             super().__init__(name="net")
             self.blocks = [Block(name="first"), Block(name="second")]
@@ -164,7 +164,7 @@ def test_activations_and_the_layer_table_match_tf_keras(k: Any, tmp_path: Path) 
 
 
 def test_a_model_that_was_never_called_is_an_error(k: Any, tmp_path: Path) -> None:
-    class Net(k.Model):  # type: ignore[misc]
+    class Net(k.Model):
         def call(self, x: Any) -> Any:
             return x
 

@@ -56,7 +56,7 @@ def mixed(keras: Any) -> Any:
 
 
 def custom_layer(keras: Any) -> Any:
-    class Shift(keras.layers.Layer):  # type: ignore[misc,name-defined]
+    class Shift(keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x + 1
 
@@ -90,7 +90,7 @@ def test_the_copy_is_the_same_model(make: Callable[[Any], Any], keras: Any) -> N
 def test_a_model_that_cannot_be_rebuilt_is_an_error(keras: Any) -> None:
     from layertap_export.keras_model.float64 import in_float64
 
-    class Bare(keras.Model):  # type: ignore[misc,name-defined]
+    class Bare(keras.Model):
         def __init__(self, width: int) -> None:
             super().__init__(name="bare")
             self.dense = keras.layers.Dense(width)
@@ -109,7 +109,7 @@ def test_layers_that_state_no_dtype_compute_in_float64(keras: Any, tmp_path: Pat
     """The input states float32, as Whisper's does, and keeps it."""
 
     @keras.saving.register_keras_serializable("layertap-tests")
-    class Stubborn(keras.Model):  # type: ignore[misc,name-defined]
+    class Stubborn(keras.Model):
         def __init__(self, **options: Any) -> None:
             entry = keras.Input((4,), dtype="float32", name="entry")
             super().__init__(entry, keras.layers.Dense(3, name="dense")(entry), **options)

@@ -117,8 +117,13 @@ def test_a_call_puts_arrays_into_the_nested_arguments(name: str, keras: Any) -> 
 def test_a_call_runs_in_inference_mode(keras: Any) -> None:
     from layertap_export.keras_model.inputs import model_inputs
 
-    seen = []
-    model = subclass(keras, lambda self, x, training=None: seen.append(training) or x)
+    seen: list[Any] = []
+
+    def call(self: Any, x: Any, training: Any = None) -> Any:
+        seen.append(training)
+        return x
+
+    model = subclass(keras, call)
     model(keras.Input((2,)), training=True)
     model_inputs(model).call(model, [np.ones((1, 2), np.float32)])
     assert seen[-1] is False

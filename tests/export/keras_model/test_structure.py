@@ -109,30 +109,6 @@ def test_rows_match_keras(make: Make, keras: Any) -> None:
     assert [row.tensor for row in rows] == [layer.name for layer in layers]
 
 
-def test_inputs_and_outputs_have_the_order_of_the_model(keras: Any) -> None:
-    from layertap_export.keras_model.tracing import trace
-
-    keras.utils.clear_session()
-    traced = trace(two_by_two(keras))
-    assert [(x.name, x.shape, x.dtype) for x in traced.inputs] == [
-        ("numbers", (None, 3), "float32"),
-        ("image", (None, 4, 4, 1), "float32"),
-    ]
-    assert [(x.name, x.shape) for x in traced.outputs] == [
-        ("second", (None, 1)),
-        ("first", (None, 2)),
-    ]
-
-
-def test_keys_of_dicts_name_inputs_and_outputs(keras: Any) -> None:
-    from layertap_export.keras_model.tracing import trace
-
-    keras.utils.clear_session()
-    traced = trace(dicts(keras))
-    assert [x.name for x in traced.inputs] == ["left", "right"]
-    assert [x.name for x in traced.outputs] == ["z", "a"]
-
-
 def test_a_sequential_model_has_no_input_row(keras: Any) -> None:
     layers = keras.layers
     model = keras.Sequential(
@@ -301,19 +277,6 @@ def test_a_tensor_of_unknown_rank_is_listed_with_the_reason(keras: Any) -> None:
     assert rows["declared"].shape == (None, 3)
     assert rows["known/anything"].why_not == "TensorFlow does not know how many axes it has"
     assert rows["known"].exposed
-
-
-def test_parents_come_before_their_children(keras: Any) -> None:
-    keras.utils.clear_session()
-    rows = table(zoo.nested(keras))
-    seen: set[str | None] = {None}
-    for row in rows:
-        assert row.parent in seen
-        seen.add(row.name)
-        assert row.parent is None or row.name.startswith(f"{row.parent}/")
-    assert {row.name for row in rows if row.parent == "backbone/stage/block1"} == {
-        f"backbone/stage/block1/{name}" for name in ("conv", "bn", "add")
-    }
 
 
 def test_inbound_names_one_of_several_outputs(keras: Any) -> None:

@@ -129,7 +129,8 @@ def test_overlapping_exports_leave_the_libraries_as_they_were(
             logging.getLogger("tf2onnx").level,
         ]
 
-    convert, threads, second = to_onnx.process_tf_graph, list[threading.Thread](), threading.Event()
+    convert = to_onnx.process_tf_graph  # type: ignore[attr-defined]
+    threads, second = list[threading.Thread](), threading.Event()
 
     def waiting(*args: Any, **kwargs: Any) -> Any:
         if threads:

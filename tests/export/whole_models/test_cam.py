@@ -191,7 +191,7 @@ def dilated(masks: np.ndarray, pixels: int) -> np.ndarray:
     """Masks that are extended by this number of pixels in every direction."""
     padded = np.pad(masks, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * pixels + 1,) * 2, axis=(2, 3))
-    return windows.any(axis=(-1, -2))
+    return np.asarray(windows.any(axis=(-1, -2)))
 
 
 def test_deletion_and_insertion_prefer_the_map_of_the_class(model: layertap.Model) -> None:

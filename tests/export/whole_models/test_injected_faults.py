@@ -16,7 +16,7 @@ import layertap_export
 from layertap_export.api import export as exporting
 from layertap_export.convert import assemble as assembling
 from layertap_export.gradients import differentiating
-from layertap_export.graph.passes.channels_first import ChannelsFirst
+from layertap_export.graph.passes import fuse as fusing
 from layertap_export.graph.weights import is_stub
 from layertap_export.writing import Writer
 
@@ -112,7 +112,7 @@ def after(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Fault) 
 
 
 def after_assembly(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
-    original = exporting.assemble
+    original = exporting.assemble  # type: ignore[attr-defined]
 
     def spoiled(*args: Any, **kwargs: Any) -> onnx.ModelProto:
         model = original(*args, **kwargs)
@@ -147,10 +147,10 @@ EARLY: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
 """Steps before these, which see the named outputs."""
 
 RAW: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
-    "channels_first": lambda patch, fault: after(
-        patch, ChannelsFirst, "run", lambda layout: fault(layout.model)
-    ),
+    "channels_first": lambda patch, fault: after(patch, assembling, "channels_first", fault),
+    "restore_products": lambda patch, fault: after(patch, assembling, "restore_products", fault),
     "fuse": lambda patch, fault: after(patch, assembling, "fuse", fault),
+    "join_hard_swish": lambda patch, fault: after(patch, fusing, "join_hard_swish", fault),
     "rename": lambda patch, fault: after(patch, assembling, "rename", fault),
 }
 """Passes within `assemble`, where only weights have their final form."""
@@ -192,12 +192,22 @@ def test_a_fault_makes_the_export_fail(
     assert spoiled == [place]
 
 
+@pytest.mark.parametrize("fault", OF_GRADIENTS.values(), ids=OF_GRADIENTS)
+def test_a_fault_makes_add_gradients_fail(
+    fault: Fault, small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_writing(monkeypatch, fault)
+    with pytest.raises(layertap_export.VerificationError):
+        layertap_export.add_gradients(small_file, tmp_path / "out.onnx", "relu")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("field", ["bytes", "card"])
 def test_a_file_that_is_spoiled_after_its_verification_is_not_renamed(
     field: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The golden sample of the finished file is checked last."""
-    original = exporting.append_card
+    original = exporting.append_card  # type: ignore[attr-defined]
 
     def spoiled(path: Path, card: Any) -> None:
         if field == "bytes":
@@ -222,7 +232,7 @@ def test_what_is_renamed_is_what_was_verified(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []
-    original = exporting.verify_file
+    original = exporting.verify_file  # type: ignore[attr-defined]
 
     def verify_file(file: Any, *args: Any, **kwargs: Any) -> Any:
         report = original(file, *args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def compare_random_model(data: st.DataObject, keras: Any, folder: Path) -> None:
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
-    model = zoo.randomised(random_models.random_model(keras, data.draw))
+    model = zoo.randomised(random_models.random_model(keras, cast(st.DrawFn, data.draw)))
     report = layertap_export.export(model, folder / "model.onnx")
     assert report.verification.worst.scaled < 1e-4
     tapped = layertap.open(report.path)

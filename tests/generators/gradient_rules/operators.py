@@ -157,7 +157,7 @@ def differences(case: Case, opset: int, weights: Array) -> dict[str, Array]:
         if item.data_type == onnx.TensorProto.FLOAT and not _stays_single(case, item.name):
             array = numpy_helper.to_array(item).astype(np.float64)
             item.CopyFrom(numpy_helper.from_array(array, item.name))
-    exact = evaluator(wide)
+    exact: Any = evaluator(wide)
 
     def total(values: Mapping[str, Array]) -> float:
         return float(np.sum(weights * exact.run(["y"], dict(values))[0]))

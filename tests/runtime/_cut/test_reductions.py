@@ -99,7 +99,7 @@ def test_it_is_what_numpy_makes_of_the_activation(
 ) -> None:
     model = model_of(rank, channels_first, opset)
     x = fed(model)
-    found = model.activations(x, {"layer": how})["layer"]
+    found: Any = model.activations(x, {"layer": how})["layer"]
     wanted = in_numpy(model.activations(x, "layer"), how)
     if how == "top2":
         np.testing.assert_array_equal(found.channels, wanted[0])
@@ -114,7 +114,7 @@ def test_it_is_what_numpy_makes_of_the_activation(
 def test_channels_before_the_batch(how: str) -> None:
     model = model_of(4, True, swap=True)
     x = fed(model)
-    found = model.activations(x, {"layer": how})["layer"]
+    found: Any = model.activations(x, {"layer": how})["layer"]
     wanted = in_numpy(model.activations(x, "layer"), how)
     if how == "top2":
         found, wanted = found.values, wanted[1]
@@ -123,7 +123,8 @@ def test_channels_before_the_batch(how: str) -> None:
 
 def test_up_to_ir_version_3_constants_are_no_inputs() -> None:
     model = model_of(4, True, opset=8, ir_version=3)
-    assert model.activations(fed(model), {"layer": "top2"})["layer"].values.shape == (2, 2)
+    top: Any = model.activations(fed(model), {"layer": "top2"})["layer"]
+    assert top.values.shape == (2, 2)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_up_to_ir_version_3_constants_are_no_inputs() -> None:
 def test_other_dtypes(dtype: int, how: str, result: str) -> None:
     model = model_of(4, True, dtype=dtype)
     x = fed(model)
-    found = model.activations(x, {"layer": how})["layer"]
+    found: Any = model.activations(x, {"layer": how})["layer"]
     wanted = in_numpy(model.activations(x, "layer").astype(np.float64), how)
     if how == "top2":
         found, wanted = found.values, wanted[1]
@@ -243,7 +244,7 @@ def test_a_reduction_is_cast_after_it_is_made(classifier: layertap.Model) -> Non
 def test_whole_numbers_are_not_cast() -> None:
     model = model_of(4, True, dtype=onnx.TensorProto.INT64)
     assert model.activations(fed(model), "layer", dtype="float16").dtype == np.int64
-    top = model.activations(fed(model), {"layer": "top1"}, dtype="float16")["layer"]
+    top: Any = model.activations(fed(model), {"layer": "top1"}, dtype="float16")["layer"]
     assert (top.channels.dtype, top.values.dtype) == (np.int64, np.float16)
 
 

@@ -23,7 +23,7 @@ from layertap._engine.settings import Settings
 from layertap.cli import main
 from layertap.errors import DeviceError, UsageError
 
-CPU_LAST = ("CPUExecutionProvider", {})
+CPU_LAST: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
 
 # --- Names --------------------------------------------------------------------------------------
 
@@ -46,7 +46,7 @@ CPU_LAST = ("CPUExecutionProvider", {})
         ("own", "own", ""),
     ],
 )
-def test_names(text: str, name: str, unit: str) -> None:
+def test_a_device_name_is_a_kind_and_a_unit(text: str, name: str, unit: str) -> None:
     device, found = find(text, ["CPUExecutionProvider", "OwnExecutionProvider"])
     assert (device.name, found) == (name, unit)
 

@@ -113,7 +113,7 @@ def test_types_that_do_not_fit(values: Any, dtype: str, words: str) -> None:
     assert message(values, {"x": TensorType(dtype, ("n", 4))}, ["x"]) == words
 
 
-def test_strings() -> None:
+def test_strings_are_passed_to_string_inputs_only() -> None:
     spec = TensorType("string", ("n",))
     for given in (["a", "bc"], np.array(["a", "bc"]), np.array(["a", "bc"], object)):
         assert array(given, spec).tolist() == ["a", "bc"]

@@ -85,7 +85,9 @@ def test_an_input_alone_needs_no_session(
     assert value.numpy().tolist() == batch.tolist()
 
 
-def test_predictions(model: layertap.Model, batch: Array, tiny_file: TinyFile) -> None:
+def test_predictions_stay_on_the_device(
+    model: layertap.Model, batch: Array, tiny_file: TinyFile
+) -> None:
     value = model.predict(batch, on_device=True)
     assert isinstance(value, ort.OrtValue)
     np.testing.assert_allclose(value.numpy(), model.predict(batch), rtol=1e-5)
@@ -98,8 +100,8 @@ def test_predictions(model: layertap.Model, batch: Array, tiny_file: TinyFile) -
 
 
 @pytest.mark.parametrize("how", ["mean", "max", "mean_l2", "flatten"])
-def test_reductions(model: layertap.Model, batch: Array, how: str) -> None:
-    value = model.activations(batch, {"relu": how}, on_device=True)["relu"]
+def test_reductions_stay_on_the_device(model: layertap.Model, batch: Array, how: str) -> None:
+    value: Any = model.activations(batch, {"relu": how}, on_device=True)["relu"]
     expected = model.activations(batch, {"relu": how})["relu"]
     np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-6)
 
@@ -151,7 +153,7 @@ def test_an_ortvalue_of_old_gets_its_dlpack() -> None:
     inner = ort.OrtValue.ortvalue_from_numpy(np.arange(3, dtype=np.float32))._ortvalue
     value = on_device.shareable(Old(inner))
     assert isinstance(value, Old)
-    assert np.from_dlpack(value).tolist() == [0, 1, 2]
+    assert np.from_dlpack(value).tolist() == [0, 1, 2]  # type: ignore[arg-type]
     assert type(on_device.shareable(Old(inner))) is type(value)
     newer = ort.OrtValue.ortvalue_from_numpy(np.arange(3, dtype=np.float32))
     if hasattr(newer, "__dlpack__"):

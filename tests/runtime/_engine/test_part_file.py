@@ -269,7 +269,7 @@ def test_weights_in_other_files_are_brought_in(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tail.predict(whole.activations(x, "a")), whole.predict(x))
 
 
-def test_the_command(
+def test_the_cut_command_writes_a_part(
     tiny_file: TinyFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "part.onnx"

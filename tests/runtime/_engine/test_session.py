@@ -84,7 +84,7 @@ def options(session: session_module.Session) -> Any:
         ),
     ],
 )
-def test_settings_that_make_no_sense(
+def test_invalid_settings_are_refused(
     settings: dict[str, Any], kind: type[LayertapError], words: str
 ) -> None:
     with pytest.raises(kind) as caught:
@@ -150,7 +150,7 @@ def test_session_options_as_they_are() -> None:
         ),
     ],
 )
-def test_session_options_that_make_no_sense(given: Any, words: str) -> None:
+def test_invalid_session_options_are_refused(given: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         start(tiny.residual(), session_options=given)
     assert re.fullmatch(words, str(caught.value), re.DOTALL)
@@ -168,7 +168,7 @@ def test_cpu_needs_no_onnxruntime_to_begin_with(monkeypatch: pytest.MonkeyPatch)
     assert Engine(Settings()).device == "cpu"
 
 
-def test_providers() -> None:
+def test_providers_are_those_of_onnxruntime() -> None:
     engine = Engine(Settings(providers=[("CPUExecutionProvider", {})]))
     assert engine.device == "cpu"
     with pytest.raises(DeviceError) as caught:
@@ -399,7 +399,7 @@ def test_a_plain_session_takes_attributes_and_entries() -> None:
     opened = session_module.plain_session(
         tiny.linear_chain().SerializeToString(),
         enable_cpu_mem_arena=False,
-        **{"session.disable_prepacking": "1"},
+        **{"session.disable_prepacking": "1"},  # type: ignore[arg-type]
     )
     found = opened.get_session_options()
     assert found.log_severity_level == 4

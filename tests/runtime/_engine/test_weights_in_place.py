@@ -133,7 +133,8 @@ def test_files_of_every_kind(
 def test_only_large_files_are_worth_it(file: Path, started: list[onnx.ModelProto]) -> None:
     size = file.stat().st_size
     for threshold, expected in ((size, ["raw", "last"]), (size + 1, [])):
-        engine.MAPPED_BYTES = threshold  # the fixture puts it back
+        # The fixture puts it back.
+        engine.MAPPED_BYTES = threshold  # type: ignore[attr-defined]
         layertap.open(file).tap("y")
         assert list(referred(started[-1])) == expected
 
@@ -165,7 +166,7 @@ def test_an_older_onnxruntime_gets_copies(
 
 
 def test_sharing_is_for_files_of_any_size(file: Path, started: list[onnx.ModelProto]) -> None:
-    engine.MAPPED_BYTES = 10**9
+    engine.MAPPED_BYTES = 10**9  # type: ignore[attr-defined]
     model = layertap.open(file, share_weights=True)
     tap = model.tap("y")
     assert list(referred(started[0])) == ["raw", "last"]
@@ -506,7 +507,7 @@ def test_a_file_that_is_not_in_memory_is_not_read_into_it(large: Path) -> None:
 
 @needs_proc
 @pytest.mark.slow
-def test_memory(large: Path) -> None:
+def test_weights_are_in_memory_once(large: Path) -> None:
     opened, early, _ = measure(large, "r0")
     assert opened < 0.05
     assert early < 0.3

@@ -250,7 +250,7 @@ def test_images_are_prepared(differentiable: Any) -> None:
         ),
     ],
 )
-def test_what_makes_no_sense(
+def test_invalid_arguments_are_refused(
     differentiable: Any, images: np.ndarray, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(layertap.LayertapError) as caught:

@@ -22,7 +22,7 @@ CLASSES = np.eye(3)
 
 
 def expected(
-    images: np.ndarray, layer: str, weights: Sequence[Any], score: str = "logits"
+    images: np.ndarray, layer: str, weights: Sequence[Any] | np.ndarray, score: str = "logits"
 ) -> np.ndarray:
     """`(n, ...)`, for the weights of each image."""
     rows = zip(images, weights, strict=True)

@@ -183,7 +183,7 @@ def test_a_file_from_elsewhere(tiny_file: TinyFile, images: np.ndarray, name: st
     """Channels come after the batch, in the layer and in the image."""
     model = layertap.open(tiny_file("channels_first"))
     batch = images.transpose(0, 3, 1, 2)
-    options = {"mask": "input"} if name == "scorecam" else {}
+    options: dict[str, Any] = {"mask": "input"} if name == "scorecam" else {}
     found = model.cam(batch, "last_nchw", [1, "top"], method=name, **options)
     assert found.shape == (3, 2, 8, 6)
     best = float64_network.forward(images)["logits"].argmax(axis=-1)
@@ -252,7 +252,7 @@ def test_what_is_squeezed_when(differentiable: Any, tmp_path: Path) -> None:
     assert model.cam(path, "relu", np.ones(3)).shape == (8, 6)
 
 
-def test_sizes(differentiable: Any, images: np.ndarray) -> None:
+def test_maps_are_resized_as_asked(differentiable: Any, images: np.ndarray) -> None:
     model = differentiable()
     own = model.cam(images, "last", 1, normalize=False, resize=False)
     assert own.shape == (3, 1, 4, 3)
@@ -413,7 +413,7 @@ def test_methods_of_activations_run_no_gradients(
         ),
     ],
 )
-def test_what_makes_no_sense(
+def test_invalid_arguments_are_refused(
     differentiable: Any, images: np.ndarray, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(layertap.LayertapError) as caught:

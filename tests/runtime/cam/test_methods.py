@@ -186,11 +186,11 @@ def test_ablation_cam_weighs_by_the_drop(whole: float) -> None:
         ("Score-CAM", "scorecam"),
     ],
 )
-def test_names(given: str, name: str) -> None:
+def test_method_names_are_found_in_any_spelling(given: str, name: str) -> None:
     assert find_method(given).name == name
 
 
-def test_a_name_that_is_none() -> None:
+def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         find_method("gradkam")
     assert str(caught.value) == (

@@ -19,7 +19,9 @@ HEIGHT, WIDTH = 4, 3
 
 def linear(channels_first: bool = False) -> onnx.ModelProto:
     """x (n, 4, 3, 2) -> scores (n, 3) = x w; with a card unless the channels come first."""
-    shape = ["n", 2, HEIGHT, WIDTH] if channels_first else ["n", HEIGHT, WIDTH, 2]
+    shape: list[int | str | None] = (
+        ["n", 2, HEIGHT, WIDTH] if channels_first else ["n", HEIGHT, WIDTH, 2]
+    )
     first = tiny.node("Transpose", "x", "turned", perm=[0, 2, 3, 1])
     rows = [
         tiny.layer(0, "x", "InputLayer", (None, HEIGHT, WIDTH, 2)),
@@ -131,7 +133,7 @@ def test_the_top_class_and_mixes(model: layertap.Model, x: np.ndarray) -> None:
 def test_a_blurred_image(model: layertap.Model, x: np.ndarray) -> None:
     """An image of one colour has no details; of another they are averaged away."""
     maps, _ = best_first(x)
-    flat = np.broadcast_to(np.float32([2.0, -1.0]), x.shape)
+    flat = np.broadcast_to(np.array([2.0, -1.0], np.float32), x.shape)
     found = metrics.insertion(model, flat, maps, ["a", "b", "c"])
     np.testing.assert_allclose(found.scores, found.scores[..., :1] + np.zeros(51), atol=1e-4)
 
@@ -212,7 +214,9 @@ def test_an_optional_input_holds_for_every_image() -> None:
 # --- Confidence ---------------------------------------------------------------------------------
 
 
-def test_confidence(model: layertap.Model, x: np.ndarray) -> None:
+def test_confidence_is_what_the_model_says_of_each_image(
+    model: layertap.Model, x: np.ndarray
+) -> None:
     maps = np.random.default_rng(2).random((2, 3, HEIGHT, WIDTH)).astype(np.float32)
     found = metrics.confidence(model, x, maps, ["a", "b", "c"], baseline=0.25)
     before = gains(x).sum(axis=1)
@@ -267,7 +271,7 @@ def test_average_drop_and_increase() -> None:
         ({"target": ["d"]}, "no class is called 'd'; there are 'a', 'b', 'c'."),
     ],
 )
-def test_what_makes_no_sense(
+def test_invalid_arguments_are_refused(
     model: layertap.Model, x: np.ndarray, arguments: dict[str, Any], message: str
 ) -> None:
     given: dict[str, Any] = {

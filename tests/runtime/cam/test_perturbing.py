@@ -37,7 +37,9 @@ def one_by_one(image: np.ndarray, layer: str) -> np.ndarray:
 
 @pytest.mark.parametrize("layer", ["image", "conv", "relu", "mixed", "last", "pool"])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
-def test_scores(differentiable: Any, images: np.ndarray, layer: str, batch_size: int) -> None:
+def test_scores_are_those_of_the_changed_layer(
+    differentiable: Any, images: np.ndarray, layer: str, batch_size: int
+) -> None:
     """Whatever goes past the layer, and however many copies are run at a time."""
     tries = Perturbation(program_of(differentiable()), layer, layer, LOGITS, {"image": images})
     for sample, image in enumerate(images):

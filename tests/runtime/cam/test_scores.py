@@ -63,7 +63,7 @@ LAYOUTS: dict[str, tuple[list[Any], Callable[[Any], Any]]] = {
 
 def laid_out(activation: str, layout: str) -> onnx.ModelProto:
     """Logits `z` of shape (n, 5, 1, 6), an activation over their classes, and a layout."""
-    attributes = {} if activation == "Sigmoid" else {"axis": 1}
+    attributes: dict[str, Any] = {} if activation == "Sigmoid" else {"axis": 1}
     nodes = [
         tiny.node("Neg", "x", "features"),
         tiny.node("Neg", "features", "z"),

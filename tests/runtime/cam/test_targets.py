@@ -37,7 +37,9 @@ def resolve(target: Any, **options: Any) -> targets.Targets:
         ([np.array([1, 2]), (0, 3)], [[1, 2], [0, 3]], True),
     ],
 )
-def test_classes(target: Any, classes: list[list[int]], several: bool) -> None:
+def test_a_target_is_one_class_per_image_and_target(
+    target: Any, classes: list[list[int]], several: bool
+) -> None:
     found = resolve(target)
     assert found.classes is not None
     assert found.classes.tolist() == classes
@@ -70,9 +72,11 @@ def test_the_scores_of_targets() -> None:
 
 
 def test_when_the_scores_must_be_known() -> None:
-    for target in ("top", ["dog", "top"], [["dog"], ["top"]]):
+    of_scores: list[Any] = ["top", ["dog", "top"], [["dog"], ["top"]]]
+    for target in of_scores:
         assert targets.needs_scores(target, LABELS)
-    for target in ("dog", 3, ["dog", 1], [["dog"], [1]], np.ones(4)):
+    known: list[Any] = ["dog", 3, ["dog", 1], [["dog"], [1]], np.ones(4)]
+    for target in known:
         assert not targets.needs_scores(target, LABELS)
 
 
@@ -145,7 +149,7 @@ def test_a_class_that_is_called_top() -> None:
         ),
     ],
 )
-def test_what_is_no_target(target: Any, message: str) -> None:
+def test_invalid_targets_are_refused(target: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve(target)
     assert str(caught.value) == message

@@ -97,7 +97,12 @@ def test_results_do_not_depend_on_the_batch_size(
 
     def spied(*args: Any) -> Callable[[Any], Any]:
         fetch = original(*args)
-        return lambda batch: (batches.append(len(batch)), fetch(batch))[1]
+
+        def counted(batch: Any) -> Any:
+            batches.append(len(batch))
+            return fetch(batch)
+
+        return counted
 
     monkeypatch.setattr(command, "_fetcher", spied)
     done = layertap(
@@ -183,7 +188,7 @@ def test_npy_is_a_ready_batch(rows: int) -> None:
 def test_npz_is_a_ready_batch_by_input_name(tiny_file: TinyFile, pictures: Path) -> None:
     shutil.copy(tiny_file("two_inputs"), "m.onnx")
     feeds = tiny.feeds(tiny.two_inputs(), n=3)
-    np.savez("x.npz", **feeds)
+    np.savez("x.npz", **feeds)  # type: ignore[arg-type]
     done = layertap("run", "m.onnx", "x.npz", "-o", "out.npz")
     assert done == Done(0, "", "wrote out.npz: sum (3, 5), product (3, 5)\n")
     found, expected = loaded("out.npz"), open_model("m.onnx").predict(feeds)

@@ -80,7 +80,9 @@ def test_a_file_without_a_golden_sample_says_so(tmp_path: Path) -> None:
     )
 
 
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_check_command_reports_and_exits_by_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = tiny.save(golden_chain(), tmp_path / "good.onnx")
     bad = tiny.save(damaged("c/b", 2.0), tmp_path / "bad.onnx")
     assert main(["check", str(good)]) == 0

@@ -128,7 +128,7 @@ def test_seeding_twice_gives_the_same_and_another_seed_others() -> None:
         (102_400, 8, [0, 14628, 29256, 43885, 58513, 73142, 87770, 102399]),
     ],
 )  # fmt: skip
-def test_places(size: int, count: int, expected: list[int]) -> None:
+def test_the_compared_indices_of_a_tensor(size: int, count: int, expected: list[int]) -> None:
     assert indices(size, count).tolist() == expected
 
 

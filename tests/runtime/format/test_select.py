@@ -257,7 +257,7 @@ def test_layer_not_found_is_also_a_key_error() -> None:
 def test_only_returns_one_layer() -> None:
     assert only(LAYERS, "what[1]?*") is LAYERS[6]
     assert only(LAYERS, -1) is LAYERS[8]
-    assert only(LAYERS, np.int32(1)) is LAYERS[1]  # type: ignore[arg-type]
+    assert only(LAYERS, np.int32(1)) is LAYERS[1]
     assert only(LAYERS, OTHER_MODEL) is LAYERS[2]
     with pytest.raises(LayerNotFoundError) as caught:
         only(LAYERS, "conv*")  # `only` does not accept patterns

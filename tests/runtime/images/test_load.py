@@ -389,7 +389,7 @@ def test_scale_maps_the_full_range(
 ) -> None:
     pixels = load_image(image, color_mode=color_mode, depth="scale")
     assert pixels.dtype == np.float32
-    grey = np.float32(expected)
+    grey = np.array(expected, np.float32)
     copies = 1 if color_mode == "grayscale" else 3
     np.testing.assert_array_equal(pixels[0, :, :copies], grey[:, None].repeat(copies, axis=1))
     assert pixels[0, :, copies:].tolist() == [alpha] * len(expected)
@@ -643,7 +643,7 @@ def test_files_are_closed(zoo: Path, tmp_path: Path) -> None:
 
 # --- against Keras -------------------------------------------------------------------------------
 
-COMBINATIONS = [
+COMBINATIONS: list[dict[str, Any]] = [
     {"size": None},
     {"size": (HEIGHT, WIDTH)},
     *(

@@ -114,7 +114,8 @@ def test_batch_stacks_images_of_all_types() -> None:
     file = io.BytesIO()
     Image.fromarray(PIXELS).save(file, "PNG")
     recipe = Preprocessing(size=(4, 5), scaling=ImageNet(mode="tf"))
-    batch = recipe.batch(iter([PIXELS, file.getvalue(), Image.fromarray(PIXELS)]))
+    sources: list[Any] = [PIXELS, file.getvalue(), Image.fromarray(PIXELS)]
+    batch = recipe.batch(iter(sources))
     assert (batch.shape, batch.dtype) == ((3, 4, 5, 3), np.float32)
     np.testing.assert_array_equal(batch, np.stack([recipe(PIXELS)] * 3))
 

@@ -220,8 +220,8 @@ def test_a_product_of_the_channels_is_a_convolution(
 ) -> None:
     rank = len(sizes) + 2
     numbers = np.random.default_rng(0).integers(-3, 4, (2, 3, *sizes))
-    x = numbers.astype(dtype)
-    matrix = np.arange(15).reshape(3, 5).astype(dtype) - 7
+    x: np.ndarray = numbers.astype(dtype)
+    matrix: np.ndarray = np.arange(15).reshape(3, 5).astype(dtype) - 7
     model = tiny.model(
         [
             node("Transpose", "x", "v", perm=(0, *range(2, rank), 1)),

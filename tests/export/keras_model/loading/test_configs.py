@@ -159,7 +159,7 @@ def test_a_lambda_layer_needs_unsafe(
 
 @pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
 def test_a_lambda_function_in_any_layer_needs_unsafe(keras: Any, tmp_path: Path) -> None:
-    class Own(keras.layers.Layer):  # type: ignore[misc]
+    class Own(keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x * 2
 

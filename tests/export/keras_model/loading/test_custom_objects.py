@@ -103,7 +103,7 @@ def test_the_error_names_a_missing_custom_object(
 
 
 def test_models_of_keras_2_can_have_custom_objects(tf_keras: Any, tmp_path: Path) -> None:
-    class Own(tf_keras.layers.Layer):  # type: ignore[misc]
+    class Own(tf_keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x + 1
 
@@ -122,7 +122,7 @@ def test_a_missing_custom_object_is_reported_before_missing_tf_keras(
 ) -> None:
     """Installing tf_keras would not help."""
 
-    class Own(tf_keras.layers.Layer):  # type: ignore[misc]
+    class Own(tf_keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x + 1
 

@@ -146,7 +146,7 @@ def test_a_module_that_raises_is_an_error(module: Callable[[str], str]) -> None:
 def test_custom_objects_are_available_in_a_function_that_loads_a_file(
     keras: Any, builders: str, tmp_path: Path
 ) -> None:
-    class Own(keras.layers.Layer):  # type: ignore[misc]
+    class Own(keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x + 1
 

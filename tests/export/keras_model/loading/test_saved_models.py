@@ -159,7 +159,7 @@ def signatures(keras: Any, tmp_path: Path) -> Path:
     """A tf.Module with two signatures: two inputs and two outputs, and one of each."""
     import tensorflow as tf
 
-    class Module(tf.Module):  # type: ignore[misc]
+    class Module(tf.Module):
         def __init__(self) -> None:
             self.w = tf.Variable(np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32))
 

@@ -456,7 +456,7 @@ def test_inner_models_with_equal_layer_names_are_matched_by_path(tmp_path: Path)
 
 
 def test_weights_of_a_subclassed_model_are_loaded(tmp_path: Path) -> None:
-    class Net(keras.Model):  # type: ignore[misc]
+    class Net(keras.Model):
         def __init__(self) -> None:
             super().__init__()
             self.blocks = [keras.layers.Dense(3), keras.layers.Dense(3)]

@@ -26,7 +26,8 @@ def _restore(folder: str) -> None:
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     for name in ("Iterable", "Mapping", "MutableMapping", "Sequence", "Callable"):
         setattr(collections, name, getattr(collections.abc, name))
-    inspect.getargspec = lambda function: inspect.getfullargspec(function)[:4]  # type: ignore[attr-defined]
+    old: Any = inspect
+    old.getargspec = lambda function: inspect.getfullargspec(function)[:4]
     import tensorflow
     import tensorflow.compat.v1 as tf
     import tf_keras

@@ -15,6 +15,7 @@ import layertap
 import layertap_export
 from generators import tiny
 from generators.tiny import model, node, value, weights
+from layertap._engine.session import plain_session
 from layertap.cli import main
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
@@ -81,7 +82,7 @@ def test_its_layers_are_what_they_were(file: Path, tmp_path: Path) -> None:
 def test_the_gradient_is_what_the_formula_says(file: Path, tmp_path: Path) -> None:
     add_gradients(file, tmp_path / "out.onnx", "relu")
     dense = onnx.numpy_helper.to_array(classifier().graph.initializer[1])
-    session = layertap_export.verification.running.session(tmp_path / "out.onnx")
+    session = plain_session(tmp_path / "out.onnx")
     images = np.zeros((2, 3, 6, 5), np.float32)
     mix = np.array([[1, 0], [0, -2]], np.float32)
     (found,) = session.run(["grad/relu"], {"x": images, "score_weights": mix})

@@ -91,12 +91,16 @@ class WrittenFile:
         return self._session(subgraph(self.model, outputs, given).SerializeToString())
 
     def _session(self, model: Any) -> Any:
-        # Rearranged for speed, the weights of a large model would be in memory once more.
-        entries: dict[str, Any] = {"session.disable_prepacking": "1"}
+        entries: dict[str, Any] = {
+            "enable_cpu_mem_arena": False,  # it would keep all memory that a run took
+            # Rearranged for speed, the weights of a large model would be in memory once more.
+            "session.disable_prepacking": "1",
+        }
         if self.folder is not None:
-            entries["session.model_external_initializers_file_folder_path"] = os.fspath(self.folder)
-        try:  # without the arena, which would keep all memory that a run took
-            return plain_session(model, enable_cpu_mem_arena=False, **entries)
+            folder = "session.model_external_initializers_file_folder_path"
+            entries[folder] = os.fspath(self.folder)
+        try:
+            return plain_session(model, **entries)
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
 

@@ -242,7 +242,7 @@ def test_a_wrong_rule_leaves_nothing_behind(
             "layer 'y' has no gradient: layertap has no rule for the operator If.",
         ),
     ],
-    ids=["opset", "layer", "outputs", "operator"],
+    ids=["opset", "outputs", "operator"],
 )
 def test_one_sentence(
     made: onnx.ModelProto,
@@ -320,5 +320,5 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
         "gradients need the package onnx, which is not installed. Install it with "
-        '`pip install "layertap[gradients,cpu]"`.\n'
+        '`pip install ".[gradients,cpu]"` in a checkout of layertap.\n'
     )

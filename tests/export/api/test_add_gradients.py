@@ -242,7 +242,7 @@ def test_a_wrong_rule_leaves_nothing_behind(
             "layer 'y' has no gradient: layertap has no rule for the operator If.",
         ),
     ],
-    ids=["opset", "layer", "outputs", "operator"],
+    ids=["opset", "outputs", "operator"],
 )
 def test_one_sentence(
     made: onnx.ModelProto,

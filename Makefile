@@ -76,7 +76,7 @@ bench: $(READY)
 # Warnings are errors. The variable silences an advertisement of the theme.
 docs: $(READY)
 	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(INSTALL) -e ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "wrote site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 # Keras Hub without its dependency tensorflow-text, which requires `tensorflow`, not tensorflow-cpu.

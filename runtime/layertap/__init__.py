@@ -6,8 +6,8 @@
     print(model.summary())
     activations = model.activations("chest.png", "conv5_block16_concat")
 
-Names are imported when they are first used, so that `import layertap` costs next to nothing:
-numpy comes with the first array or image, onnxruntime with the first session.
+Names are imported when they are first used, so that `import layertap` takes almost no time:
+numpy is imported with the first array or image, onnxruntime with the first session.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from importlib import import_module
 
 from ._version import __version__
 
-TYPE_CHECKING = False  # `typing` alone would triple the time; type checkers know the name
+TYPE_CHECKING = (
+    False  # `typing` alone would triple the time; type checkers treat the name specially
+)
 if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels

@@ -1,4 +1,4 @@
-"""`open`, and what it gives: a `Model`, and the `Tap`s that fetch activations out of it."""
+"""The public API: `open`, `Model` and `Tap`. All work is done by the program inside a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .format.layer import Layer
 from .format.select import Selector
 from .format.source import BytesSource, FileSource
 from .format.table import as_text
-from .format.text import shape_text
+from .format.text import class_text, shape_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ Array: TypeAlias = "npt.NDArray[Any]"
 
 
 @public
-def open(  # noqa: A001 - the word that users know from every library that opens files
+def open(  # noqa: A001 - the usual name for opening a file
     source: str | os.PathLike[str] | bytes,
     *,
     device: str = "cpu",
@@ -49,52 +49,55 @@ def open(  # noqa: A001 - the word that users know from every library that opens
 ) -> Model:
     """Open an ONNX file, exported by layertap or from elsewhere.
 
-    Only its index is read: names, edges and the card, not the weights. The file is not kept open;
-    when it has been changed by the time it is needed again, that is an error.
+    Only its index is read: names, edges and the card, not the weights. The file does not stay open;
+    if it has changed by the time it is read again, that is an error.
 
     Args:
         source: the `.onnx` file, or its contents.
-        device: `cpu`; `cuda` or `cuda:1` (an NVIDIA card); `auto`, which takes the card where it
-            works, and else the CPU; or another device that the installed onnxruntime was built for:
+        device: `cpu`; `cuda` or `cuda:1` (an NVIDIA card); `auto`, which uses the card if it
+            works, and otherwise the CPU; or another device that the installed onnxruntime supports:
             `openvino` (`openvino:gpu`, `openvino:npu`), `coreml`, `directml`, `webgpu`, `tensorrt`,
-            `migraphx`, `rocm`, `qnn`, `xnnpack`. One that does not work is an error; `layertap
-            devices` lists which do, and why the others do not. `Model.device` says which is in use.
-            All compute in float32 where they can.
+            `migraphx`, `rocm`, `qnn`, `xnnpack`. A device that does not work is an error;
+            `layertap devices` lists which devices work, and why the others do not. `Model.device`
+            says which one is in use. All devices compute in float32 where they can.
         providers: onnxruntime's own list of execution providers, instead of `device`.
-        session_options: an `onnxruntime.SessionOptions`, which is used as it is; or a dict of its
+        session_options: an `onnxruntime.SessionOptions`, which is used unchanged; or a dict of its
             attributes (`{"enable_profiling": True}`) and of configuration entries, which have a
-            dot in their name (`{"session.disable_prepacking": "1"}`), set on top of layertap's.
-        threads: how many threads one operation uses; by default the cores that this process may
-            use.
-        copy_weights: copy weights into memory, however large the file. By default those of files
-            over 100 MB, and those that are in other files anyway, stay where they are: onnxruntime
-            (1.21 or newer) maps them, which takes a fraction of the time and memory. Then nobody
-            may write into such a file while the model lives: what is found out in time is an error,
-            but a file that is cut short in the midst of a run ends the process, as the operating
-            system has it. Replacing it (writing another, and renaming it) is safe, and all that
-            layertap itself does. With `copy_weights=True` what happens to the file does not matter.
-        share_weights: use weights as they stand in the file, without arranging them anew for the
-            processor: processes that open the same file share its pages in memory, and sessions
-            start in a fraction of the time. It works for files of any size, from onnxruntime 1.21
-            on. Values may differ in the last digit.
-        reproducible: run the graph as it stands, on one thread: then a layer's values do not hang
-            on what is asked for beside it, and a run that is resumed from a layer gives what the
-            whole run gives, bit for bit (on one machine with one onnxruntime). Without it they may
-            differ by about 1e-6 of the layer's scale, because what onnxruntime fuses hangs on what
-            is an output. It takes about a quarter more time, beside that of the missing threads.
+            dot in their name (`{"session.disable_prepacking": "1"}`). A dict is applied on top of
+            layertap's own options.
+        threads: number of threads for one operation; by default the number of cores that this
+            process may use.
+        copy_weights: copy the weights into memory, however large the file. By default the weights
+            of files over 100 MB, and weights in external files, stay in their files: onnxruntime
+            (1.21 or newer) maps them, which takes a fraction of the time and memory. Such a file
+            must not be written to while the model is in use. layertap raises an error if it notices
+            a change, but if a file is truncated during a run, the operating system ends the
+            process. Replacing a file (writing a new one and renaming it) is safe, and is what
+            layertap itself does. With `copy_weights=True` later changes of the file have no effect.
+        share_weights: use the weights as they are stored in the file, without rearranging them for
+            the processor: processes that open the same file share its pages in memory, and sessions
+            start in a fraction of the time. Works for files of any size; needs onnxruntime 1.21 or
+            newer. Values may differ in the last digit.
+        reproducible: run the graph unoptimized, on one thread. Then a layer's values do not depend
+            on which other layers are requested, and a run that is resumed from a layer gives the
+            same bits as the whole run (on one machine with one version of onnxruntime). Otherwise
+            values may differ by about 1e-6 of the layer's scale, because onnxruntime fuses
+            operators differently when other tensors are outputs. It takes about a quarter more
+            time, in addition to the effect of using one thread.
         tf32: let an NVIDIA card round float32 to TF32, which has 10 bits of mantissa: faster on
-            Ampere cards and newer, and off by about 1e-3 of an activation's scale. For
+            Ampere cards and newer, with errors of about 1e-3 of an activation's scale. For
             `device="cuda"` and `auto`.
-        prefer_nhwc: let an NVIDIA card convolve channels last, which its tensor cores do best:
-            onnxruntime turns the graph around for it. Whether that is faster hangs on the card and
-            the network; `python -m benchmarks.gpu` tells. For `device="cuda"` and `auto`.
+        prefer_nhwc: let an NVIDIA card run convolutions with channels last, the layout that its
+            tensor cores prefer; onnxruntime converts the graph. Whether that is faster depends on
+            the card and the network; `python -m benchmarks.gpu` measures it. For `device="cuda"`
+            and `auto`.
 
     Raises:
         ModelFileError: the file is missing, cannot be read, or is not an ONNX model.
         CardVersionError: its card was written by a newer layertap.
-        DeviceError: the device is not to be had; the message says why.
+        DeviceError: the device is not available; the message says why.
         DependencyError: onnxruntime is needed (for any device but `cpu`) and not installed.
-        UsageError: settings that contradict each other.
+        UsageError: options that contradict each other.
     """
     settings = Settings(
         device,
@@ -112,7 +115,7 @@ def open(  # noqa: A001 - the word that users know from every library that opens
             raise UsageError("share_weights=True needs a file; bytes cannot be shared.")
         return Model(Program(BytesSource(bytes(source)), settings))
     if not isinstance(source, (str, os.PathLike)):
-        raise UsageError(f"a {type(source).__name__} cannot be opened. Give a path, or bytes.")
+        raise UsageError(f"cannot open {class_text(source)}. Give a path, or bytes.")
     return Model(Program(FileSource(source), settings))
 
 
@@ -120,11 +123,11 @@ def open(  # noqa: A001 - the word that users know from every library that opens
 class Model:
     """An opened ONNX file: its layers, and their activations. Made by `layertap.open`.
 
-    It may be used from any number of threads.
+    It is safe to use from several threads.
     """
 
     card: Card | None
-    """What the file says about itself; `None` in a file that layertap did not export."""
+    """The file's description of itself; `None` in a file that layertap did not export."""
     layers: tuple[Layer, ...]
     """All layers, in the order of Keras's `model.layers`. In a file without a card: every tensor
     that a node of the graph writes, in the order in which they are computed."""
@@ -133,7 +136,7 @@ class Model:
     outputs: tuple[TensorInfo, ...]
     """The model's own outputs; in a file without a card, the graph's."""
     metadata: Mapping[str, str]
-    """The file's metadata beside the card."""
+    """The file's metadata other than the card."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -147,7 +150,7 @@ class Model:
         return self._program.source.path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as the file's path, or as the bytes; the copy opens it again."""
+        """Pickle the file's path, or the bytes; the copy opens it again."""
         settings = self._program.settings
         options = settings.session_options
         if not (options is None or isinstance(options, Mapping)):
@@ -168,7 +171,7 @@ class Model:
 
     @property
     def device(self) -> str:
-        """Where the model runs: `cpu`, `cuda:0`, ..., or the first of `providers` in short."""
+        """Where the model runs: `cpu`, `cuda:0`, ..., or the first of `providers` in lower case."""
         return self._program.engine.device
 
     @property
@@ -178,10 +181,10 @@ class Model:
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How images become inputs, if the card says so.
+        """How images become inputs, if the card contains that.
 
         Raises:
-            PreprocessingError: the card's recipe makes no sense to this layertap.
+            PreprocessingError: the card's recipe is invalid for this version of layertap.
         """
         return self._program.preprocessing
 
@@ -189,37 +192,37 @@ class Model:
         """The layer with this exact name or index (negative ones count from the end).
 
         Raises:
-            LayerNotFoundError: there is none, or the file does not expose it.
+            LayerNotFoundError: no layer has it, or the file does not expose the layer.
         """
         return self._program.layer(what)
 
     def select(
         self,
         what: Selector | Iterable[Selector] | None = None,
-        type: str | Iterable[str] | None = None,  # noqa: A002 - the word that Keras users know
+        type: str | Iterable[str] | None = None,  # noqa: A002 - Keras's own word
     ) -> list[Layer]:
-        """The layers that `what` names and whose class is one of `type`.
+        """The layers that `what` selects, with a class in `type`.
 
         Args:
             what: an exact name, a glob (`conv5_*`), `re:PATTERN`, an index, a slice, a `Layer`, or
-                a list of these; `None` takes all layers that the file exposes.
-            type: a Keras class name (`Conv2D`) or several; in a file without a card op types.
+                a list of these; `None` selects all layers that the file exposes.
+            type: a Keras class name (`Conv2D`) or several; in a file without a card, ONNX op types.
 
         Returns:
-            Each layer once, in the order asked for.
+            Each layer once, in the order requested.
 
         Raises:
-            LayerNotFoundError: something matches nothing.
+            LayerNotFoundError: a selector matches nothing.
         """
         return self._program.select(what, type)
 
     def summary(self, size: Sequence[int] | None = None, batch: int = 1) -> str:
-        """The table that Keras's `model.summary()` prints, and the MB that an activation costs.
+        """The table that Keras's `model.summary()` prints, with the size of each activation in MB.
 
         Args:
-            size: the input's free sizes behind the batch axis, `(height, width)` for images; with
-                it the MB of layers with free sizes are estimated (`~`).
-            batch: how many samples the MB are for.
+            size: the input's free sizes after the batch axis, `(height, width)` for images; with
+                it, the MB of layers with free sizes are estimated (`~`).
+            batch: number of samples that the MB are for.
         """
         return as_text(self.layers, activation_costs(self.layers, self.card, size, batch))
 
@@ -231,36 +234,36 @@ class Model:
         contiguous: bool = False,
         on_device: bool = False,
     ) -> Tap:
-        """Prepare to fetch the activations of `layers`, or of reductions of them.
+        """Prepare to fetch the activations of `layers`, or reductions of them.
 
         Args:
             layers: see `select`; or a dict from such a selector to the name of a reduction (or
-                `None`, for the whole activation), as in `{"bn": "mean", "conv5_*": "max"}`. Of
-                several selectors that name one layer the last counts. Reductions are computed in
+                `None`, for the whole activation), as in `{"bn": "mean", "conv5_*": "max"}`. If
+                several selectors match one layer, the last one applies. Reductions are computed in
                 the graph, so that only their small result leaves the session:
 
-                - `mean`, `max`: over all axes but those of the batch and the channels, `(n, c)`;
+                - `mean`, `max`: over all axes except batch and channels, `(n, c)`;
                 - `mean_l2`: the mean, divided by its Euclidean norm (zeros stay zeros), `(n, c)`;
-                - `flatten`: all axes but the batch in one, channels last, `(n, h * w * c)`;
+                - `flatten`: all axes except the batch in one, channels last, `(n, h * w * c)`;
                 - `top5`, or any other number: a `TopChannels` of the channels with the largest
                   means, `.channels` and `.values`, each `(n, 5)`, the largest first.
 
-                Channels are the last axis; in a file without a card, which does not say where
-                they are, the axis after the batch, as in ONNX's operators.
-            dtype: `float16`, `float32` or `float64`, to which floating-point results are cast in
-                the graph: many times faster than in numpy, and with the same result.
-            contiguous: return C-contiguous arrays: the axes are put into Keras's order in the
-                graph, which costs less than a copy.
+                Channels are the last axis; in a file without a card, which does not state the
+                layout, they are the axis after the batch, as in ONNX's operators.
+            dtype: `float16`, `float32` or `float64`; floating-point results are cast to it in the
+                graph, which is many times faster than in numpy, with the same result.
+            contiguous: return C-contiguous arrays: the graph transposes them to Keras's order of
+                axes, which is cheaper than a copy.
             on_device: leave results in the memory of the model's device, and return them as
-                `onnxruntime.OrtValue`s, in Keras's order of axes. Other libraries take these over
-                by DLPack without a copy (`torch.from_dlpack(value)`, `cupy.from_dlpack(value)`,
-                on the CPU `numpy.from_dlpack(value)`; onnxruntime 1.21 and newer); `value.numpy()`
-                copies them into an array.
+                `onnxruntime.OrtValue`s, in Keras's order of axes. Other libraries read these by
+                DLPack without a copy (`torch.from_dlpack(value)`, `cupy.from_dlpack(value)`, on the
+                CPU `numpy.from_dlpack(value)`; onnxruntime 1.21 and newer). `value.numpy()` copies
+                them into an array.
 
         Raises:
-            LayerNotFoundError: something matches nothing.
-            UsageError: no such reduction or dtype, or a layer that has no channels.
-            ModelFileError: onnxruntime does not take the file, or it was changed.
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: unknown reduction or dtype, or a layer without channels.
+            ModelFileError: onnxruntime rejects the file, or it was changed.
             DependencyError: onnxruntime is not installed.
         """
         if layers is not None and not isinstance(layers, (str, int, slice, Layer, Mapping)):
@@ -323,19 +326,19 @@ class Model:
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
 
-        The graph is cut down to the request before it runs; the prepared session is kept for the
-        next call with the same layers (the last `SESSIONS` of them).
+        The graph is cut down to the request before it runs. The session is kept for the next call
+        with the same layers; a model keeps the last four.
 
         Args:
             inputs: a batch `(n, h, w, c)`, as any array-like that has all axes; or an image or a
                 list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`),
-                to which the card's preprocessing is applied. Where the model has several inputs, a
-                dict by input name, or a list in the order of `Model.inputs`; those that the layers
-                do not depend on may be left out. A dict may also name inputs that the file has a
-                value for (initialisers that it lists as inputs), which are not in `Model.inputs`.
-                An `onnxruntime.OrtValue`, or an object with DLPack (a CUDA tensor of torch, an
-                array of cupy), that is on the model's device goes in without a copy; it must have
-                the input's dtype.
+                to which the card's preprocessing is applied. If the model has several inputs: a
+                dict by input name, or a list in the order of `Model.inputs`; inputs that the layers
+                do not depend on may be omitted. A dict may also name inputs with a default value
+                (initializers that the file lists as inputs), which are not in `Model.inputs`.
+                An `onnxruntime.OrtValue`, or an object that supports DLPack (a CUDA tensor of
+                torch, a cupy array), is used without a copy if it is on the model's device; it must
+                have the input's dtype.
             layers: see `select`; or a dict of reductions, see `tap`.
             preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
                 the path of a JSON file.
@@ -345,14 +348,14 @@ class Model:
 
         Returns:
             For one exact name, index or `Layer`: the array, in the layer's Keras shape, channels
-            last. Else a dict from layer names to arrays, in the order asked. They are views on the
-            memory that onnxruntime hands over, often of a channels-first array: not contiguous,
-            unless `contiguous` is given. A view holds on to onnxruntime's memory, so that what is
-            kept for long had better be copied (`numpy.array`). The "activation" of an input is
-            what was fed, uncopied.
+            last. Otherwise a dict from layer names to arrays, in the order requested. The arrays
+            are views of memory that onnxruntime allocated, often of a channels-first array, and so
+            are not contiguous unless `contiguous` is given. A view keeps that memory alive: copy
+            (`numpy.array`) what you keep for long. The "activation" of an input is the array that
+            was fed, not a copy.
 
         Raises:
-            LayerNotFoundError: something matches nothing; nothing has been computed.
+            LayerNotFoundError: a selector matches nothing; nothing has been computed.
             InputError: an input is missing, or of the wrong rank, size or dtype.
             ImageError: an image cannot be read.
         """
@@ -368,7 +371,7 @@ class Model:
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
 
         Returns:
-            An array; where the model has several outputs, a dict from their names to arrays.
+            An array; if the model has several outputs, a dict from their names to arrays.
         """
         program = self._program
         run = program.runner(program.request_outputs(), peeled=not on_device, on_device=on_device)
@@ -381,39 +384,39 @@ class Model:
         target: Target = "top",
         preprocess: Recipe | None = None,
     ) -> Any:
-        """The gradient of a class's score with respect to layers, which the file computes itself.
+        """The gradient of a class's score with respect to layers, computed by the file itself.
 
-        Only files that were given gradients can do so, and only for the layers that were named
-        then: `layertap export --gradients LAYER`, or `layertap gradients FILE --layers LAYER`. The
-        score is what goes into the final sigmoid or softmax, unless the file was made otherwise
-        (`model.card.gradients` says).
+        This needs a file with gradients, and works for the layers that were named when they were
+        added: `layertap export --gradients LAYER`, or `layertap gradients FILE --layers LAYER`. The
+        score is the input of the final sigmoid or softmax (the logit), unless the file was made
+        differently; see `model.card.gradients`.
 
         Args:
             inputs: see `activations`.
-            layers: see `select`; also the name of an input. `None`, patterns and slices take those
-                that have a gradient.
-            target: whose score. One target: a label, the index of a class, or `"top"`, the class
-                with the highest score, of every image its own. Several: a list of these. Others
-                for each image: a list of lists, one per image, all of one length. Any mix of the
-                scores: an array of floats, `(classes,)`, `(n, classes)`, or for several mixes
-                `(n, targets, classes)`. Where the scores have many places, as in a segmentation,
-                the sum over them.
+            layers: see `select`; also the name of an input. `None`, patterns and slices select the
+                layers that have a gradient.
+            target: the class, or classes, to explain. One target: a label, the index of a class, or
+                `"top"`, each image's class with the highest score. Several targets: a list of
+                these. Different targets for each image: a list of lists, one per image, all of the
+                same length. A weighted sum of scores: an array of floats, `(classes,)` or
+                `(n, classes)`, or `(n, targets, classes)` for several sums. If there are scores at
+                many positions, as in a segmentation, they are summed.
             preprocess: a recipe for images instead of the card's.
 
         Returns:
             For one exact name, index or `Layer`: an array of the layer's shape, channels last,
-            `(n, h, w, c)`; for several targets (a list, be it of one) `(n, targets, h, w, c)`.
-            Else a dict of such arrays, in the order asked.
+            `(n, h, w, c)`; for a list of targets (also a list of one) `(n, targets, h, w, c)`.
+            Otherwise a dict of such arrays, in the order requested.
 
         Raises:
-            ModelFileError: the file gives no gradients.
-            LayerNotFoundError: something matches nothing, or nothing that has a gradient.
-            UsageError: no such class, or targets that do not fit the batch.
+            ModelFileError: the file has no gradients.
+            LayerNotFoundError: a selector matches nothing, or only layers without a gradient.
+            UsageError: unknown class, or targets that do not fit the batch.
             InputError, ImageError: see `activations`.
         """
-        from .cam.gradients import gradients
+        from .cam.gradients import layer_gradients
 
-        return gradients(self._program, inputs, layers, target, preprocess)
+        return layer_gradients(self._program, inputs, layers, target, preprocess)
 
     def cam(
         self,
@@ -433,54 +436,56 @@ class Model:
         reshape: Callable[[Any], Any] | None = None,
         preprocess: Recipe | None = None,
     ) -> npt.NDArray[np.float32]:
-        """Heat maps: where in an image the evidence for a class is.
+        """Heat maps: which parts of an image the score of a class depends on.
 
-        `layertap.cam.methods` has the formulas and the papers. Of the methods,
+        `layertap.cam.methods` contains the formulas and the papers.
 
         - `gradcam`, `gradcam++`, `xgradcam`, `layercam`, `hirescam`, `gradcamelementwise` and
-          `eigengradcam` need a file with gradients, see `gradients`; activations, gradients and
-          prediction come from one run where the graph allows;
-        - `eigencam` and `kpcacam` look at the activations alone, and give one map for all targets;
-        - `scorecam` and `ablationcam` run the network again for each channel of the layer, many at
-          a time, and look at the score before a final sigmoid or softmax. Only what follows the
-          layer is run again: the masks are laid on its activations. The paper of Score-CAM masks
-          the image, which takes all of the network for each channel: that is `mask="input"`.
+          `eigengradcam` need a file with gradients, see `gradients`. Activations, gradients and
+          prediction come from one run if the graph allows it.
+        - `eigencam` and `kpcacam` use the activations only, and give one map for all targets.
+        - `scorecam` and `ablationcam` run the network again for each channel of the layer, in
+          batches, and use the score before a final sigmoid or softmax. Only the part after the
+          layer is run again: the masks are applied to its activations. The paper of Score-CAM masks
+          the image, which runs the whole network for each channel: that is `mask="input"`.
 
         Args:
             inputs: see `activations`.
-            layer: a name, index or `Layer`, one with feature maps; by default the last one that the
-                file gives gradients of.
-            target: which class, or classes, see `gradients`.
-            method: its name; capitals, hyphens and underscores do not count.
-            normalize: set what is below 0 to 0, resize, and divide by the maximum, so that the
-                hottest place is 1; a map without heat stays 0. Else the map is what the formula
-                gives, and means something only beside others of the same method.
-            resize: whether to enlarge the map to the size of the model's input, by bilinear
-                interpolation as OpenCV's; or a size, `(height, width)`.
-            aug_smooth: average the maps of the image as it is, darker and brighter (0.9, 1.1 times
-                the model's input), and of all three flipped from left to right: six times the work.
-            eigen_smooth: take the first principal component of the weighted activations, not their
-                sum.
+            layer: the name, index or `Layer` of a layer with feature maps; by default the last
+                layer that the file has a gradient for.
+            target: the class, or classes, to explain; see `gradients`.
+            method: the method's name; case, hyphens and underscores are ignored.
+            normalize: set negative values to 0, resize, and divide by the maximum, so that the
+                largest value is 1; a map of zeros stays 0. Otherwise the map is the result of the
+                formula, which can only be compared with maps of the same method.
+            resize: whether to enlarge the map to the size of the model's input, with OpenCV's
+                bilinear interpolation; or a size, `(height, width)`.
+            aug_smooth: average the maps of six versions of the image: as given, darker and brighter
+                (0.9 and 1.1 times the model's input), and all three mirrored. Takes six times as
+                long.
+            eigen_smooth: use the first principal component of the weighted activations instead of
+                their sum.
             mask: what `scorecam` masks: `layer` or `input`.
-            channels: how many channels `scorecam` and `ablationcam` try, those with the largest
-                mean absolute activation; by default all.
-            batch_size: how many channels they try at a time.
-            output: the output whose classes are meant, for methods without gradients, where the
-                model has several.
-            reshape: makes feature maps `(n, h, w, c)` of the layer's values, and of the gradient's,
-                for layers that have none: the tokens of a transformer, for one.
+            channels: number of channels that `scorecam` and `ablationcam` try, those with the
+                largest mean absolute activation; by default all.
+            batch_size: number of channels per run of `scorecam` and `ablationcam`.
+            output: name of the output that contains the classes, for methods without gradients, if
+                the model has several outputs.
+            reshape: converts the layer's values, and the gradient's, into feature maps
+                `(n, h, w, c)`, for layers without feature maps, such as the tokens of a
+                transformer.
             preprocess: a recipe for images instead of the card's.
 
         Returns:
-            float32. `(h, w)` if one image was given (and not a list, or an array with a batch axis)
-            and one target (and not a list); else always `(n, targets, h, w)`. Layers with other
-            than two axes between the batch and the channels give maps with as many.
+            float32. `(h, w)` if one image (not a list, or an array with a batch axis) and one
+            target (not a list) were given; otherwise always `(n, targets, h, w)`. If the layer has
+            not two but another number of axes between batch and channels, so has the map.
 
         Raises:
-            ModelFileError: the method needs gradients, and the file gives none.
-            LayerNotFoundError: no such layer, or the method needs its gradient, and the file does
-                not give it.
-            UsageError: no such class or method; a layer without feature maps; a score that does not
+            ModelFileError: the method needs gradients, and the file has none.
+            LayerNotFoundError: unknown layer, or the method needs its gradient, and the file does
+                not have it.
+            UsageError: unknown class or method; a layer without feature maps; a score that does not
                 depend on the layer.
             InputError, ImageError: see `activations`.
         """
@@ -518,11 +523,11 @@ class Model:
         batch_size: int = 16,
         preprocess: Recipe | None = None,
     ) -> Any:
-        """How much each element of the input counts for a class's score.
+        """How much each element of the input contributes to a class's score.
 
-        It needs a file that gives the gradient with respect to its input: `layertap export
-        --gradients input`. In what follows `x` is the model's input (what comes of an image by
-        preprocessing) and `G(x)` that gradient.
+        This needs a file with the gradient with respect to its input: `layertap export
+        --gradients input`. Below, `x` is the model's input (the preprocessed image) and `G(x)` is
+        that gradient.
 
         - `saliency`: `|G(x)|`. Simonyan, Vedaldi and Zisserman 2013: Deep Inside Convolutional
           Networks. https://arxiv.org/abs/1312.6034
@@ -532,33 +537,34 @@ class Model:
           deviation of `noise` times the range of each sample's `x`. Smilkov et al. 2017:
           SmoothGrad. https://arxiv.org/abs/1706.03825
         - `integrated_gradients`: `(x - b) * integral of G(b + a (x - b)) da`, `a` from 0 to 1, for
-          a baseline `b`; by Gauss and Legendre's rule with `steps` places. The attributions add up
-          to `score(x) - score(b)`, as far as the steps suffice. Sundararajan, Taly and Yan 2017:
-          Axiomatic Attribution for Deep Networks. https://arxiv.org/abs/1703.01365
+          a baseline `b`; by Gauss-Legendre quadrature with `steps` points. The attributions add
+          up to `score(x) - score(b)`, up to the error of the quadrature. Sundararajan, Taly and Yan
+          2017: Axiomatic Attribution for Deep Networks. https://arxiv.org/abs/1703.01365
 
         Args:
             inputs: see `activations`.
-            method: one of these.
-            target: whose score, see `gradients`.
-            steps: of `integrated_gradients`.
-            baseline: of `integrated_gradients`, in the units of the model's input (where 0 is the
-                mean picture, if images are standardised): a number, or an array for one sample or
-                for all; a dict of these by input name.
-            samples: of `smoothgrad`.
-            noise: of `smoothgrad`.
-            seed: of `smoothgrad`: the same seed and numpy give the same noise, in whatever batches.
-            batch_size: how many places to compute gradients at at a time.
+            method: one of the names above.
+            target: the class, or classes, to explain; see `gradients`.
+            steps: for `integrated_gradients`: number of points.
+            baseline: for `integrated_gradients`, in the units of the model's input (where 0 is the
+                mean image, if images are standardized): a number, or an array for one sample or
+                for all; or a dict of these by input name.
+            samples: for `smoothgrad`: number of draws.
+            noise: for `smoothgrad`: deviation of the noise, as a fraction of the range of `x`.
+            seed: for `smoothgrad`: the same seed and numpy version give the same noise, however the
+                samples are batched.
+            batch_size: number of points per run.
             preprocess: a recipe for images instead of the card's.
 
         Returns:
-            float32, of the input's shape `(n, h, w, c)`; for several targets (a list, be it of one)
-            `(n, targets, h, w, c)`. Where the model has several inputs, a dict by input name of
-            those that the file gives gradients of; integrated gradients go along all of them.
+            float32, of the input's shape `(n, h, w, c)`; for a list of targets (also a list of one)
+            `(n, targets, h, w, c)`. If the model has several inputs, a dict by input name of those
+            that the file has gradients for; integrated gradients move all of them together.
 
         Raises:
-            ModelFileError: the file gives no gradients.
-            LayerNotFoundError: it gives none with respect to its input.
-            UsageError: no such class or method.
+            ModelFileError: the file has no gradients.
+            LayerNotFoundError: it has none with respect to its input.
+            UsageError: unknown class or method.
             InputError, ImageError: see `activations`; or a baseline that does not fit.
         """
         from .cam.attributions import attribute
@@ -583,25 +589,25 @@ class Model:
         layers: Asked = None,
         preprocess: Recipe | None = None,
     ) -> Any:
-        """Run on from given activations, and compute nothing that comes before them.
+        """Continue a run from given activations, without computing anything before them.
 
-        Layers that only hand on what another gives (a Dropout and the layer before it) are one
-        tensor in the file: what is given for one of them holds for all. Given activations that
-        what is asked for does not read, because others lie between, are left alone.
+        A layer that only passes values on (a Dropout, say) is one tensor in the file with the layer
+        before it: a value given for one of them counts for both. A given activation that the
+        requested layers do not read, because another given one lies in between, is ignored.
 
         Args:
             given: activations by layer (its name, index or `Layer`), in the layer's Keras shape;
-                views that came out of layertap go back in without a copy. They must separate the
-                inputs from what is asked for; inputs of the model may be among them, by name.
-            layers: what to compute, as for `activations`; by default the model's own outputs, in
-                the form of `predict`.
+                views that layertap returned are used without a copy. Together they must determine
+                the requested layers; inputs of the model may be among them, by name.
+            layers: what to compute, as in `activations`; by default the model's own outputs, as
+                `predict` returns them.
             preprocess: a recipe for images among the given inputs, instead of the card's.
 
         Raises:
-            LayerNotFoundError: something matches nothing.
-            InputError: an activation of the wrong rank, size or dtype; or what is given does not
-                suffice, and the message says which layer to add.
-            UsageError: two of the given layers are one tensor.
+            LayerNotFoundError: a selector matches nothing.
+            InputError: an activation of the wrong rank, size or dtype; or the given ones are not
+                enough, and the message says which layer to add.
+            UsageError: two of the given layers are the same tensor.
         """
         from ._engine.resume import resume
 
@@ -614,10 +620,10 @@ class Model:
         layers: Asked = None,
         preprocess: Recipe | None = None,
     ) -> Any:
-        """Run to some layers, change their activations, and run on with what came of it.
+        """Run up to some layers, change their activations, and continue with the changed ones.
 
-        Nothing is computed twice. Where one changed layer comes after another, its function gets
-        what the model makes of the first change.
+        Nothing is computed twice. If one changed layer comes after another, its function receives
+        the activation that results from the first change.
 
             def without_channel_7(activation):
                 activation[..., 7] = 0
@@ -630,15 +636,15 @@ class Model:
             changes: functions by layer (its name, index or `Layer`) or by input name. Each is
                 called once, with the activation in the layer's Keras shape, which it may change in
                 place, and returns one of the same shape.
-            layers: what to compute, as for `activations`; by default the model's own outputs, in
-                the form of `predict`.
+            layers: what to compute, as in `activations`; by default the model's own outputs, as
+                `predict` returns them.
             preprocess: a recipe for images instead of the card's.
 
         Raises:
-            LayerNotFoundError: something matches nothing.
-            InputError: an input, or what a function returned, is of the wrong rank, size or dtype.
-            UsageError: two of the layers are one tensor, or a change that changes nothing that is
-                asked for.
+            LayerNotFoundError: a selector matches nothing.
+            InputError: an input, or the result of a function, has the wrong rank, size or dtype.
+            UsageError: two of the layers are the same tensor, or a changed layer does not affect
+                any requested layer.
         """
         from ._engine.resume import edit
 
@@ -652,22 +658,22 @@ class Model:
     ) -> None:
         """Write the part of the model between some layers and others as a file of its own.
 
-        It is plain ONNX, with a card if this file has one. Its inputs are the layers in `start`,
-        named and shaped as in Keras, its outputs those in `end`. What one part gives goes into the
-        next as it is: with `reproducible=True` on both sides the result is that of the whole, bit
-        for bit on one machine.
+        The file is plain ONNX, with a card if this file has one. Its inputs are the layers in
+        `start`, with their names and shapes in Keras; its outputs are those in `end`. The outputs
+        of one part can be fed to the next unchanged: with `reproducible=True` for both, the result
+        has the same bits as that of the whole model, on one machine.
 
         Args:
-            path: the file to write; it is replaced once the new one is complete.
+            path: the file to write; an existing file is replaced once the new one is complete.
             start: layers, see `select`, and names of inputs; by default the model's inputs.
             end: layers, see `select`, and names of outputs that are gradients (`grad/conv1`); by
-                default the model's own outputs. The part's card tells of gradients if the output
-                that they are of is there, too.
+                default the model's own outputs. The part's card describes the gradients if the
+                output that they belong to is included.
 
         Raises:
-            LayerNotFoundError: something matches nothing.
-            InputError: the part needs more than `start`; the message says which layer to add.
-            UsageError: a layer is both start and end, or nothing is computed from it.
+            LayerNotFoundError: a selector matches nothing.
+            InputError: `start` is not enough for `end`; the message says which layer to add.
+            UsageError: a layer is both start and end, or `end` does not depend on it.
             OutputError: the file cannot be written.
         """
         from ._engine.part_file import cut_to_file
@@ -677,13 +683,13 @@ class Model:
 
 @public
 class Tap:
-    """Fetches the activations of some layers. Made by `Model.tap`; its session is ready to run.
+    """Fetches the activations of some layers. Made by `Model.tap`, with its session ready to run.
 
-    It may be used from any number of threads.
+    It is safe to use from several threads.
     """
 
     layers: tuple[Layer, ...]
-    """The layers, in the order asked."""
+    """The layers, in the order requested."""
 
     def __init__(
         self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
@@ -697,7 +703,7 @@ class Tap:
         self._made_from = model, asked, dtype, contiguous, on_device
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as what it was made from."""
+        """Pickle the model and the request."""
         return Tap, self._made_from
 
     def __repr__(self) -> str:

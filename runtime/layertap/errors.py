@@ -1,4 +1,4 @@
-"""Every error that layertap raises on purpose, for people to read and for programs to catch.
+"""The errors that layertap raises on purpose, to be read by people and caught by programs.
 
     LayertapError
     +-- ModelFileError          the .onnx file cannot be used
@@ -6,14 +6,14 @@
     +-- LayerNotFoundError      no such layer, or nothing matches (also a KeyError)
     +-- InputError              an input of the wrong rank, size or dtype (also a ValueError)
     +-- ImageError              a file or object that cannot be read as an image (also a ValueError)
-    +-- PreprocessingError      a preprocessing recipe that makes no sense (also a ValueError)
-    +-- DeviceError             the asked-for device or execution provider is not to be had
-    +-- DependencyError         a package is missing that this step needs (also an ImportError)
+    +-- PreprocessingError      an invalid preprocessing recipe (also a ValueError)
+    +-- DeviceError             the requested device or execution provider is not available
+    +-- DependencyError         a package that this step needs is missing (also an ImportError)
     +-- OutputError             a result could not be written
-    +-- UsageError              an option or argument that makes no sense (also a ValueError)
-    `-- ExportError             in layertap_export, with kinds of its own
+    +-- UsageError              an invalid option or argument (also a ValueError)
+    `-- ExportError             in layertap_export, with subclasses of its own
 
-Warnings that layertap gives are `LayertapWarning`s.
+Warnings from layertap are `LayertapWarning`s.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class ImageError(LayertapError, ValueError):
 
 @public
 class PreprocessingError(LayertapError, ValueError):
-    """A preprocessing recipe with an unknown key or a value that makes no sense."""
+    """A preprocessing recipe with an unknown key or an invalid value."""
 
 
 @public
 class DeviceError(LayertapError):
-    """The asked-for device or execution provider is not to be had; the message says why."""
+    """The requested device or execution provider is not available; the message says why."""
 
 
 @public
@@ -74,21 +74,21 @@ class DependencyError(LayertapError, ImportError):
 
 @public
 class OutputError(LayertapError):
-    """A result could not be written; whatever stood there before is unharmed."""
+    """A result could not be written. A file that was there before is unchanged."""
 
 
 @public
 class UsageError(LayertapError, ValueError):
-    """An option or argument that makes no sense; the message says what would."""
+    """An invalid option or argument; the message says what is valid."""
 
 
 @public
 class LayertapWarning(UserWarning):
-    """Something worth knowing that does not stop the work."""
+    """Something worth knowing that does not stop the call."""
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """` Did you mean 'a', 'b'?` with up to three near names, or an empty string."""
+    """` Did you mean 'a', 'b'?` with up to three similar names, or an empty string."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

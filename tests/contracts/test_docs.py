@@ -115,7 +115,7 @@ def test_the_changelog_names_modules_that_exist() -> None:
 @pytest.mark.slow
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("mkdocstrings", reason="needs the docs extra")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(tmp_path)]
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(
         build, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

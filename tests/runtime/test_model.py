@@ -99,7 +99,7 @@ def test_a_file_from_elsewhere(tiny_file: TinyFile) -> None:
 def test_what_cannot_be_opened() -> None:
     with pytest.raises(layertap.UsageError) as caught:
         layertap.open(3)  # type: ignore[arg-type]
-    assert str(caught.value) == "a int cannot be opened. Give a path, or bytes."
+    assert str(caught.value) == "cannot open an int. Give a path, or bytes."
 
 
 def test_opening_reads_no_weights_and_needs_no_onnxruntime(

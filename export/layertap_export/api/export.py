@@ -24,6 +24,7 @@ from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.subject import subject_of
 from layertap_export.verification.gradient_check import LayerSources
 from layertap_export.verification.layers import verify_file
+from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card, check
@@ -59,7 +60,7 @@ def export(
 ) -> ExportReport:
     """Export a Keras model to a plain ONNX file in which every chosen layer is a named output.
 
-    The graph is written once. It is verified from the file, activations and gradients; then the
+    The finished graph is written and verified from the file, activations and gradients; then the
     card is appended, which changes none of the bytes before it (see `writing.Writer`), the finished
     file is opened and its golden sample checked, and it is renamed into place. If anything fails,
     nothing is left behind and what stood there before is unharmed.
@@ -154,22 +155,32 @@ def export(
         sources = LayerSources.of(graph.graph, draft.table)
         narrow(graph, draft.shown)
         check(graph)
-    name_batch(graph, draft.shown - draft.gradient_outputs)
+    # Gradients have as many rows as the weights of the scores.
+    per_sample = draft.shown - draft.gradient_outputs
+    name_batch(graph, per_sample)
 
     with replacing_model(path) as (temporary, data):
         progress("writing")
-        Writer(graph, raw.initializers, data).write(temporary)
-        progress(f"verifying against {subject.framework}")
-        report = verify_file(
-            WrittenFile(temporary),
-            subject,
-            draft,
-            tolerance=tolerance,
-            samples=samples,
-            reference=reference,
-            traced=traced if draft.complete else None,
-            sources=sources,
-        )
+        writer = Writer(graph, raw.initializers, data)
+
+        def verified() -> VerificationReport:
+            writer.write(temporary)
+            progress(f"verifying against {subject.framework}")
+            return verify_file(
+                WrittenFile(temporary),
+                subject,
+                draft,
+                tolerance=tolerance,
+                samples=samples,
+                reference=reference,
+                traced=traced if draft.complete else None,
+                sources=sources,
+            )
+
+        report = verified()
+        if report.misnamed and not report.failed:  # a guess of name_batch was wrong, which is rare
+            name_batch(graph, per_sample - report.misnamed)
+            report = verified()
         report = replace(report, file=str(path))
         report.check()
         card = draft.finished(report)

@@ -88,17 +88,28 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
 
 
 def name_batch(model: onnx.ModelProto, outputs: Container[str]) -> None:
-    """Give the first axis the symbol of the batch, in place, where it has just that size.
+    """Give the first axis of outputs the symbol of the batch, in place.
+
+    Those whose first axis surely has another size are left out. In a loop the graph does not say
+    what size that is; there it is taken for the batch, and verification finds out.
 
     Args:
         model: the finished graph.
-        outputs: names of the outputs in question; those that are gradients are not among them,
-            because they have as many rows as the weights of the scores.
+        outputs: names of the outputs in question; the others lose the symbol.
     """
-    shapes, batch = Shapes(model), Free.named(BATCH)
+    shapes = Shapes(model)
+    symbols = {
+        size.dim_param for value in model.graph.input for size in value.type.tensor_type.shape.dim
+    }
     for value in model.graph.output:
-        if value.name in outputs and (shapes.dims(value.name) or (None,))[0] == batch:
-            value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        dims = value.type.tensor_type.shape.dim
+        if not dims or dims[0].HasField("dim_value"):
+            continue
+        dims[0].ClearField("dim_param")
+        size = (shapes.dims(value.name) or (None,))[0]
+        known = isinstance(size, int) or (isinstance(size, Free) and size.names <= symbols)
+        if value.name in outputs and (size == Free.named(BATCH) or not known):
+            dims[0].dim_param = BATCH
 
 
 def _leaf(source: str, view: View, name: str) -> onnx.NodeProto:

@@ -1,8 +1,8 @@
-"""The walk back from the score to the layers: reverse-mode differentiation of an ONNX graph.
+"""Reverse-mode differentiation of an ONNX graph, from the score back to the layers.
 
-Each node on a way from a layer to the score is visited once, the last one first. By then the
-gradient of what it puts out is known; its rule appends nodes that compute those of what goes in.
-The gradient of a tensor that several nodes read is the sum of what comes from each.
+Each node on a path from a layer to the score is visited once, the last one first. The gradients of
+its outputs are known by then; its rule appends nodes that compute those of its inputs. The gradient
+of a tensor that several nodes read is the sum of the gradients from each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .step import Step
 
 @dataclass(frozen=True)
 class Backprop:
-    """What lies between some tensors and the score."""
+    """The nodes between some tensors and the score, ready to be differentiated."""
 
     build: Builder
     score: str
@@ -30,7 +30,7 @@ class Backprop:
     nodes: tuple[onnx.NodeProto, ...]
     """In topological order; each has a rule."""
     reached: frozenset[str]
-    """The tensors that gradients flow through."""
+    """The tensors that have a gradient."""
     layer_of: Callable[[onnx.NodeProto, str], str]
 
     @classmethod
@@ -42,17 +42,17 @@ class Backprop:
         score: str,
         layer_of: Callable[[onnx.NodeProto, str], str],
     ) -> Backprop:
-        """Find it.
+        """Find the nodes.
 
         Args:
             build: writes the backward half.
             nodes: the forward half, in topological order.
-            targets: the tensors that are differentiated by.
-            score: the tensor that is differentiated.
-            layer_of: the layer that a node and what it puts out belong to, for messages.
+            targets: the tensors to differentiate with respect to.
+            score: the tensor to differentiate.
+            layer_of: gives the layer that a node and one of its outputs belong to, for messages.
 
         Raises:
-            GradientError: a node on the way has no rule; the message names its layer and operator.
+            GradientError: a node on a path has no rule; the message names its layer and operator.
         """
         targets = tuple(targets)
         behind, needed = leading_to(nodes, [score])
@@ -62,7 +62,7 @@ class Backprop:
                 continue
             wanted = [name for name in node.output if name in needed]
             if not _has_rule(node):
-                # What does not end the way must not do so unseen, as rounding to int8 would.
+                # Its gradient must not silently be 0, as that of a rounding to int8 would.
                 raise _failure(layer_of(node, wanted[0]), _no_rule(node))
             flowing = [name for name in wanted if build.shapes.dtype(name) in (0, *FLOATS)]
             if flowing:
@@ -73,10 +73,10 @@ class Backprop:
     def gradients(self, seed: Value) -> dict[str, Value]:
         """The gradients of `sum(seed * score)` by target.
 
-        Those that the score does not depend on are missing.
+        Targets that the score does not depend on are left out.
 
         Args:
-            seed: in the shape of the score.
+            seed: the weights of the score, in its shape.
 
         Raises:
             GradientError: there is no rule for this form of an operator.
@@ -98,7 +98,7 @@ class Backprop:
         return {name: total for name, total in totals.items() if total is not None}
 
     def _step(self, node: onnx.NodeProto, found: Mapping[str, list[Value]]) -> Step | None:
-        """What the node's rule needs; `None` where no gradient comes to it."""
+        """The arguments of the node's rule; `None` if none of its outputs has a gradient."""
         grads = tuple(self._total(found, name) for name in node.output)
         if all(value is None for value in grads):
             return None
@@ -110,7 +110,7 @@ class Backprop:
         return Step(self.build, node, tensors(node.input), tensors(node.output), grads, wanted)
 
     def _total(self, found: Mapping[str, list[Value]], name: str) -> Value | None:
-        """The sum of what came to a tensor, made once."""
+        """The sum of the gradients of a tensor from all its readers, made once."""
         parts = found.get(name)
         if not parts:
             return None

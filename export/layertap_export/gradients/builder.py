@@ -1,4 +1,4 @@
-"""Writing the backward half: nodes and constants, as expressions over the forward half's tensors.
+"""Writes the backward half: nodes and constants, as expressions on tensors of the forward half.
 
 A rule reads like the formula in its docstring:
 
@@ -26,10 +26,10 @@ from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
 from layertap_export.graph.unique_names import UniqueNames
 
 PREFIX = "grad/"
-"""What all names of the backward half begin with."""
+"""The prefix of all names of the backward half."""
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-"""What can have a gradient."""
+"""The element types that have gradients."""
 
 Operand: TypeAlias = "Value | float"
 
@@ -52,7 +52,7 @@ class Value(Arithmetic):
         return self if dtype == self.dtype else self.op("Cast", to=dtype)
 
     def shape(self) -> Value:
-        """The sizes of the axes as the graph computes them, int64."""
+        """The sizes of the axes, computed when the graph runs, int64."""
         return self.op("Shape")
 
     def like(self, other: Operand) -> Value:
@@ -61,7 +61,7 @@ class Value(Arithmetic):
         return self._builder.constant(np.array(other, helper.tensor_dtype_to_np_dtype(self.dtype)))
 
     def where(self, yes: Value, no: Operand) -> Value:
-        """`yes` where this is true, else `no`; what is not chosen may be infinite or NaN."""
+        """`yes` where this is true, else `no`; values that are not taken may be infinite or NaN."""
         return self._builder.node("Where", self, yes, yes.like(no))
 
     def masks(self, other: Value) -> Value:
@@ -73,7 +73,7 @@ class Value(Arithmetic):
 
 
 class Builder:
-    """Appends to one graph. What it makes is put into the model at the end, by `finish`."""
+    """Appends to one graph. `finish` puts the new nodes and constants into the model."""
 
     def __init__(self, model: onnx.ModelProto, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -86,18 +86,18 @@ class Builder:
         self._prefix = PREFIX
 
     def name_after(self, owner: str) -> None:
-        """Name the nodes that follow after the node of the forward half that they belong to."""
+        """Name the nodes that follow after `owner`, a node of the forward half."""
         self._prefix = f"{PREFIX}{owner}/"
 
     def finish(self) -> None:
-        """Put what was made into the model."""
+        """Put the new nodes and constants into the model."""
         self._graph.node.extend(self._nodes)
         self._graph.initializer.extend(self._constants)
 
     # -- making
 
     def repeat(self, node: onnx.NodeProto, source: str) -> str:
-        """A node of the forward half once more, for another tensor of the same shape."""
+        """Repeat a node of the forward half for another input of the same shape."""
         output = self.free_name(f"{PREFIX}scores/{node.op_type}")
         copy = helper.make_node(node.op_type, [source, *node.input[1:]], [output], name=output)
         copy.attribute.extend(node.attribute)
@@ -122,7 +122,7 @@ class Builder:
             names.pop()
         key = (op_type, outputs, tuple(names), repr(sorted(attributes.items())))
         if key not in self._made:
-            # Names make up most of what is added: only the node's says where it belongs.
+            # Names take most of the added bytes: only that of the node says where it belongs.
             first = f"{PREFIX}{len(self._nodes)}"
             written = [self.free_name(f"{first}:{i}" if i else first) for i in range(outputs)]
             name = self.free_name(f"{self._prefix}{op_type}")
@@ -133,7 +133,7 @@ class Builder:
         return self._made[key]
 
     def output(self, value: Value, name: str) -> None:
-        """Let a value be a graph output of this name."""
+        """Make a value a graph output of this name."""
         self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
 
     def _dtype_of(self, op_type: str, inputs: Sequence[Value | None], attributes: Any) -> int:
@@ -165,12 +165,12 @@ class Builder:
         return self.constant(np.ones(tuple(dims), helper.tensor_dtype_to_np_dtype(dtype)))
 
     def zeros(self, shape: Value, dtype: int) -> Value:
-        """Zeros of a shape that is known when the graph runs."""
+        """Zeros of a shape that the graph computes."""
         value = helper.make_tensor("value", dtype, [1], [0])
         return self.node("ConstantOfShape", shape, value=value)
 
     def free_name(self, wanted: str) -> str:
-        """A name that nothing in the graph bears."""
+        """A name that nothing in the graph has."""
         return self._names.free(wanted)
 
     # -- shapes
@@ -179,12 +179,12 @@ class Builder:
         """Sizes of a tensor of the forward half.
 
         Raises:
-            GradientError: not even the number of its axes is known.
+            GradientError: its rank is not known.
         """
         dims = self.shapes.dims(value.name)
         if dims is None:
             raise GradientError(
-                f"how many axes the tensor {value.name!r} has is not known before the model runs"
+                f"the rank of the tensor {value.name!r} is not known before the model runs"
             )
         return dims
 
@@ -204,7 +204,7 @@ class Builder:
         return size if isinstance(size, int) else self.sizes(value, [axis])
 
     def vector(self, parts: Iterable[Value | int]) -> Value:
-        """An int64 vector of numbers, and of vectors that the graph computes."""
+        """An int64 vector of numbers and of vectors that the graph computes."""
         pieces: list[Value] = []
         pending: list[int] = []
         for part in [*parts, None]:
@@ -239,7 +239,7 @@ class Builder:
         return gradient.op("Reshape", self.vector(target))
 
     def is_batch(self, size: Size) -> bool:
-        """Whether a size hangs on that of the batch."""
+        """Whether a size depends on the size of the batch."""
         return isinstance(size, Free) and bool(size.names & self.shapes.batch)
 
     def _open_axis(self, dims: Dims) -> int | None:
@@ -263,7 +263,7 @@ class Builder:
                 certain.append(axis)
             elif isinstance(own, Free):
                 open_axes.append(axis)
-        if open_axes:  # summed over only if the operand turns out to be of size 1
+        if open_axes:  # summed only if the operand has size 1 when the graph runs
             lone = self.sizes(operand, [axis - lead for axis in open_axes]).op(
                 "Equal", self.int64([1])
             )
@@ -276,7 +276,7 @@ class Builder:
         return gradient
 
     def spread(self, gradient: Value, like: Value, axes: Sequence[int]) -> Value:
-        """A gradient that has size 1 along some axes, repeated to a forward tensor's sizes there.
+        """A gradient of size 1 along some axes, repeated to the sizes of a forward tensor there.
 
         Its other axes stay as they are.
         """

@@ -1,6 +1,6 @@
-"""The score: what the gradients are gradients of.
+"""The score: the tensor that is differentiated.
 
-It is an output of the model, or, where that ends in a sigmoid or softmax, what goes into it: the
+It is an output of the model or, if that ends in a sigmoid or softmax, the input of that: the
 logits, as in the paper on Grad-CAM (Selvaraju et al., "Grad-CAM: Visual Explanations from Deep
 Networks via Gradient-based Localization", ICCV 2017: "the score for class c, before the softmax").
 """
@@ -20,30 +20,30 @@ from layertap_export.graph.graph import makers
 from .builder import Builder
 
 PROBABILITY = "probability"
-"""Asks for the output itself."""
+"""The word for the output itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What is differentiated."""
+    """The tensor that is differentiated."""
 
     output: str
     """The model's output."""
     logits: bool
-    """Whether the scores are what goes into its last sigmoid or softmax."""
+    """Whether the scores are the input of its final sigmoid or softmax."""
     tensor: str
-    """The tensor that holds them, laid out as the output is."""
+    """The tensor of the scores, in the shape of the output."""
 
 
 def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
-    """The output that `--score` names, and whether its probabilities are meant.
+    """The output that `--score` names, and whether the output itself is the score.
 
     Args:
         asked: `None`, an output's name, `probability`, or `NAME:probability`.
         outputs: names of the model's outputs.
 
     Raises:
-        UsageError: there is no such output; or there are several, and none is named.
+        UsageError: there is no such output, or there are several and none is named.
     """
     if asked is not None and asked in outputs:
         return asked, False
@@ -74,12 +74,15 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
 def find_score(
     build: Builder, nodes: Sequence[onnx.NodeProto], output: str, probability: bool
 ) -> Score:
-    """The scores behind an output.
+    """The scores of an output.
 
-    What lays out the output behind its sigmoid or softmax is put behind the logits once more.
+    Movers between the final sigmoid or softmax and the output are repeated after the logits.
 
     Args:
-        probability: whether the output itself is meant, whatever it ends in.
+        build: appends the repeated nodes.
+        nodes: the forward half, in topological order.
+        output: the model's output.
+        probability: whether the output itself is the score, also if it ends in a softmax.
     """
     if probability:
         return Score(output, False, output)

@@ -1,7 +1,7 @@
 """Which layers get a gradient: names, globs, `re:` patterns, indices, and three words of their own.
 
 `all` are all layers that the file exposes and that the score depends on, `input` the model's
-inputs, and `last-conv` is what Grad-CAM usually looks at: the last feature maps that have the
+inputs, and `last-conv` the layer that Grad-CAM usually explains: the last feature maps with the
 spatial size of the last convolution.
 """
 
@@ -23,7 +23,7 @@ ALL, INPUT, LAST = "all", "input", "last-conv"
 
 
 def listed(asked: Selector | Iterable[Selector]) -> list[Selector]:
-    """What was asked for, one by one."""
+    """The selectors, as a list."""
     alone = isinstance(asked, (str, int, slice, Layer))
     return [asked] if alone else list(asked)  # type: ignore[list-item, arg-type]
 
@@ -33,16 +33,16 @@ def named_layers(
     layers: Sequence[Layer],
     suits: Callable[[Layer], bool] = lambda layer: True,
 ) -> list[Layer]:
-    """The layers that were asked for by name, pattern, index or slice.
+    """The layers that are selected by name, pattern, index or slice.
 
     Args:
-        asked: what was asked for; the three words are passed over.
+        asked: the selectors; the three words are left out.
         layers: the model's.
-        suits: whether a layer holds floating-point numbers. Patterns pass over others.
+        suits: whether a layer holds floating-point numbers. Patterns leave out others.
 
     Raises:
-        LayerNotFoundError: something matches nothing.
-        UsageError: of what it matches, nothing holds floating-point numbers.
+        LayerNotFoundError: a selector matches no layer.
+        UsageError: a selector matches no layer of floating-point numbers.
     """
     found: dict[str, Layer] = {}
     words = _words(layers)
@@ -62,12 +62,12 @@ def named_layers(
 
 
 def _words(layers: Sequence[Layer]) -> set[str]:
-    """The words that have a meaning here: those that are no layer's name."""
+    """The special words, without those that are the name of a layer."""
     return {ALL, INPUT, LAST} - {layer.name for layer in layers}
 
 
 def asks_for(word: str, asked: Sequence[Selector], layers: Sequence[Layer]) -> bool:
-    """Whether one of the three words is among what was asked for."""
+    """Whether one of the three words is among the selectors."""
     return word in _words(layers) and any(one == word for one in asked if isinstance(one, str))
 
 
@@ -78,12 +78,12 @@ def last_feature_maps(
     score: str,
     channels_last: bool,
 ) -> Layer:
-    """The layer that Grad-CAM looks at.
+    """The layer that Grad-CAM usually explains.
 
     The paper takes the last convolution, with the activation that follows (`relu5_3` of VGG), and
     in a residual network the sum of its last block. That is the last layer, in the order in which
-    they run, whose output has the spatial size of the last convolution's, and that is no pooling.
-    Convolutions of images of one pixel, as in some heads, do not count.
+    they run, whose output has the spatial size of the last convolution's output and that is not a
+    pooling. Convolutions of images of one pixel, as in some heads, do not count.
 
     Args:
         nodes: the graph, in topological order.
@@ -92,7 +92,7 @@ def last_feature_maps(
         channels_last: whether the layers' channels are their last axis, or the second.
 
     Raises:
-        UsageError: no convolution leads to the score, or no layer shows what it gives.
+        UsageError: no convolution leads to the score, or no layer has the size of its output.
     """
     made_by = makers(nodes)
     origin = _peeled(score, made_by)
@@ -133,7 +133,7 @@ def last_feature_maps(
 
 
 def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
-    """Free sizes that are computed in two ways are taken for equal."""
+    """Whether spatial sizes are equal. Two free sizes count as equal."""
     return len(sizes) == len(others) and all(
         size == other or (isinstance(size, Free) and isinstance(other, Free))
         for size, other in zip(sizes, others, strict=True)
@@ -141,7 +141,7 @@ def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
 
 
 def _peeled(tensor: str, made_by: dict[str, onnx.NodeProto]) -> str:
-    """The tensor that one is made from by nothing but turning axes."""
+    """The tensor from which one is made by Transposes and Identities alone."""
     while (node := made_by.get(tensor)) is not None and is_view(node):
         tensor = node.input[0]
     return tensor

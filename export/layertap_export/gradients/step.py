@@ -1,4 +1,4 @@
-"""One step of the walk back: a node of the forward half, and the gradients of what it puts out."""
+"""One step of backpropagation: a node of the forward half, and the gradients of its outputs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .builder import Builder, Value
 
 @dataclass(frozen=True)
 class Step:
-    """What a rule has to work with."""
+    """The arguments of a rule."""
 
     build: Builder
     node: onnx.NodeProto
     inputs: tuple[Value | None, ...]
-    """`None` for one that is left out."""
+    """`None` for an input that is left out."""
     outputs: tuple[Value | None, ...]
     gradients: tuple[Value | None, ...]
-    """Of the outputs; `None` for one that the score does not depend on."""
+    """Of the outputs; `None` for an output that the score does not depend on."""
     wanted: tuple[bool, ...]
-    """Which inputs' gradients are needed."""
+    """Whether each input's gradient is needed."""
 
     @property
     def x(self) -> Value:
@@ -47,7 +47,7 @@ class Step:
     def gradient(self) -> Value:
         """The gradient of the first output."""
         if self.gradients[0] is None:
-            raise self.unsupported("of which the score reads another output than the first")
+            raise self.unsupported("of which another output than the first leads to the score")
         return self.gradients[0]
 
     @property
@@ -61,7 +61,7 @@ class Step:
         return value
 
     def has(self, index: int) -> bool:
-        """Whether there is such an input."""
+        """Whether the node has this input."""
         return index < len(self.inputs) and self.inputs[index] is not None
 
     def constant(self, index: int) -> NDArray[Any] | None:
@@ -69,7 +69,7 @@ class Step:
         return self.build.shapes.value(self.input(index).name) if self.has(index) else None
 
     def integers(self, index: int) -> list[Size | None] | None:
-        """The value of an input that holds whole numbers, as far as it is known."""
+        """The value of an input that holds integers, as far as it is known."""
         values = self.build.shapes.integers(self.input(index).name) if self.has(index) else None
         return None if values is None else list(values.ravel())
 
@@ -101,14 +101,18 @@ class Step:
         return sorted({int(axis) % len(self.dims) for axis in np.ravel(given)})
 
     def only(self, *indices: int) -> None:
-        """Refuse to give gradients of other inputs than these."""
+        """Refuse gradients of other inputs than these."""
         for index, wanted in enumerate(self.wanted):
             if wanted and index not in indices:
                 formal = _formal(self, index)
                 raise self.unsupported(f"whose {formal} depends on the layer")
 
     def unsupported(self, what: str) -> GradientError:
-        """What to raise where there is no rule for this form of an operator."""
+        """The error for a form of the operator that has no rule.
+
+        Args:
+            what: the form, as in `with a kernel of free size`.
+        """
         return GradientError(f"{self.node.op_type} {what}")
 
 
@@ -121,7 +125,7 @@ def _formal(step: Step, index: int) -> str:
 
 
 Gradients: TypeAlias = "Sequence[Value | None]"
-"""Of the inputs, in their order; those at the end may be left out."""
+"""Of the inputs, in order; those at the end may be left out."""
 
 Rule: TypeAlias = Callable[[Step], Gradients]
-"""From a step to the gradients of its inputs."""
+"""Appends nodes that compute the gradients of a node's inputs."""

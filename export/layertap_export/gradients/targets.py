@@ -1,4 +1,4 @@
-"""Where in a graph the score's dependence on a layer shows."""
+"""The tensors whose gradients are the gradients of layers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from layertap_export.graph.operators import is_mover
 
 @dataclass(frozen=True, slots=True)
 class Differentiated:
-    """What the score is differentiated by."""
+    """A layer or input that the score is differentiated with respect to."""
 
     name: str
-    """Of the layer, or the input."""
+    """Of the layer or input."""
     tensor: str
     shape: Shape
     source: str
-    """The tensor whose gradient it is: its own, or that which it is a copy of."""
+    """The tensor whose gradient is computed: `tensor` itself, or the one that it is a copy of."""
     movers: tuple[onnx.NodeProto, ...]
-    """What makes the one out of the other."""
+    """The nodes that make `tensor` from `source`, in order."""
 
 
 class SourceFinder:
-    """Where the score's dependence on a tensor shows: the tensor itself, or what it is a copy of.
+    """Finds the tensor whose gradient is that of a layer: its own, or the one it is a copy of.
 
-    A layer is often shown by a leaf, a Transpose for one, that nothing but other movers reads: the
-    score does not depend on the leaf, but on what it is made from.
+    The graph output of a layer is often made by a mover, such as a Transpose, that no node reads
+    but other movers. The score does not depend on that output, but on what it is made from.
     """
 
     def __init__(self, nodes: Sequence[onnx.NodeProto], score: str) -> None:
@@ -56,8 +56,8 @@ class SourceFinder:
 
 
 def forward_half(graph: onnx.GraphProto, gradients: Gradients) -> tuple[list[onnx.NodeProto], str]:
-    """The nodes of a file with gradients that are no part of the backward half, and the tensor that
-    is differentiated."""
+    """The nodes of a file with gradients that do not belong to the backward half, and the tensor
+    that is differentiated."""
     behind, forward = {gradients.weights}, []
     shapes: dict[str, str] = {}
     scores = ""
@@ -67,7 +67,7 @@ def forward_half(graph: onnx.GraphProto, gradients: Gradients) -> tuple[list[onn
             if node.op_type == "Shape":
                 shapes[node.output[0]] = node.input[0]
             continue
-        if gradients.weights in node.input:  # it is spread to the shape of the scores
+        if gradients.weights in node.input:  # they are expanded to the shape of the scores
             scores = shapes[node.input[1]]
         behind.update(node.output)
     return forward, scores

@@ -1,4 +1,4 @@
-"""Arithmetic and comparisons as Python writes them, for what stands for a tensor in a graph."""
+"""Arithmetic and comparisons in Python's notation, on objects that stand for tensors."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T", bound="Arithmetic")
 
 
 class Arithmetic(ABC):
-    """A tensor of which formulas make nodes.
+    """A tensor; arithmetic on it makes nodes.
 
-    Operands are tensors of the same kind, or numbers, which take the dtype of the tensor that they
-    meet. Both sides broadcast as in numpy.
+    Operands are tensors of the same class, or numbers, which take the dtype of the other operand.
+    Both sides broadcast as in numpy.
     """
 
     __slots__ = ()
@@ -50,7 +50,7 @@ class Arithmetic(ABC):
         return self.op("Mul", other)
 
     def __truediv__(self: T, other: Any) -> T:
-        """For whole numbers, the quotient rounded towards zero."""
+        """Of integers, the quotient rounded towards zero."""
         return self.op("Div", other)
 
     def __rtruediv__(self: T, other: Any) -> T:

@@ -1,4 +1,4 @@
-"""Handing out names, each once."""
+"""Names that are each given once."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from collections.abc import Iterable
 
 
 class UniqueNames:
-    """Hands out names: the one that is wanted, or, where that is taken, with a mark and a number.
+    """Gives the name that is wanted or, if that is taken, the name with a mark and a number.
 
     With the mark `_`, counted from 1: `a`, `a_1`, `a_2`.
     """
 
     def __init__(self, taken: Iterable[str], mark: str, first: int) -> None:
-        """Give none of the names that are `taken`, and count with `mark` from `first` on."""
+        """
+        Args:
+            taken: names that must not be given.
+            mark: the text between a name and its number.
+            first: the first number.
+        """
         self._taken = set(taken)
         self._mark, self._first = mark, first
         self._count: Counter[str] = Counter()
 
     def free(self, wanted: str) -> str:
+        """A name that was not given before and is not taken."""
         name = wanted
         while name in self._taken:
             number = self._count[wanted] + self._first

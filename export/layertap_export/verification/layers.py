@@ -79,20 +79,18 @@ def verify_file(
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
-    per_sample = set(wanted)
+    per_sample, misnamed = set(wanted), set[str]()
     for batch, expected in _references(subject, card, wanted, samples, traced):
         golden = golden or _golden(batch, expected, least)
         sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
         per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
         actual = _run(session, card, batch)
-        misnamed = _misnamed(session, card, actual, sizes)
+        misnamed |= _misnamed(session, card, actual, sizes)
         truth = precisely(batch.arrays) if precisely else {}
         for name in wanted:
             ours, theirs = actual.pop(name), expected.pop(name, None)
             smallest = least.get(name, 0.0)
             found = _difference(name, ours, theirs, smallest)
-            if name in misnamed and not found.problem:
-                found = replace(found, problem=misnamed[name])
             if theirs is not None and name in truth:
                 exact = truth.pop(name)
                 found = replace(
@@ -120,6 +118,7 @@ def verify_file(
         gradients=check.measured if check else None,
         reference=subject.framework,
         per_sample=frozenset(per_sample),
+        misnamed=frozenset(misnamed),
     )
 
 
@@ -134,21 +133,20 @@ def _run(session: Any, card: Described, batch: Batch) -> dict[str, NDArray[Any]]
 
 def _misnamed(
     session: Any, card: Described, actual: Mapping[str, NDArray[Any]], sizes: Sequence[int]
-) -> dict[str, str]:
-    """The outputs whose first axis is said to be the batch, and is not.
+) -> set[str]:
+    """The outputs whose first axis is said to have the size of the batch, and has another one.
 
     Args:
         sizes: the size of the batch; empty if no input has an axis.
     """
     entries = {info.name for info in card.inputs}
-    firsts = {x.shape[0] for x in session.get_inputs() if x.name in entries and x.shape}
-    found = {}
-    for output in session.get_outputs():
-        shape = actual[output.name].shape
-        named = bool(output.shape) and isinstance(output.shape[0], str)
-        if named and output.shape[0] in firsts and shape[:1] != tuple(sizes):
-            found[output.name] = f"its first axis is named {output.shape[0]!r}, and is {shape[0]}"
-    return found
+    batch = {x.shape[0] for x in session.get_inputs() if x.name in entries and x.shape}
+    return {
+        output.name
+        for output in session.get_outputs()
+        if output.shape and isinstance(output.shape[0], str) and output.shape[0] in batch
+        if actual[output.name].shape[:1] != tuple(sizes)
+    }
 
 
 def _references(

@@ -47,9 +47,11 @@ class VerificationReport:
     """What it was compared with: `TensorFlow` for a signature, of which there are only outputs."""
     per_sample: frozenset[str] = frozenset()
     """The outputs whose first axis had the size of every batch."""
+    misnamed: frozenset[str] = frozenset()
+    """The outputs whose first axis the file says to have that size, and has not."""
 
     def __bool__(self) -> bool:
-        return not self.failed
+        return not self.failed and not self.misnamed
 
     @property
     def failed(self) -> tuple[LayerDifference, ...]:
@@ -62,10 +64,15 @@ class VerificationReport:
 
     def check(self) -> None:
         """Raise VerificationError, with the table of the worst layers, unless all passed."""
-        if self.failed:
+        if not self:
             raise VerificationError(str(self), self)
 
     def __str__(self) -> str:
+        if self.misnamed and not self.failed:
+            return (
+                f"{self.file} says that the first axis of {min(self.misnamed)!r} is that of the "
+                "batch, and it has another size."
+            )
         if not self.failed:
             worst, truth = self.worst, self._against_float64()
             return (

@@ -23,7 +23,7 @@ class Given(NamedTuple):
     """Layers and their values, by tensor."""
 
 
-def sort_out(
+def split_given(
     graph: Graph, layers: Sequence[Layer], given: Mapping[str | int | Layer, Any]
 ) -> Given:
     """Tell layers from inputs.
@@ -35,10 +35,10 @@ def sort_out(
     if not isinstance(given, Mapping) or not given:
         what = "nothing" if isinstance(given, Mapping) else f"a {type(given).__name__}"
         raise UsageError(f'{what} was given to run on from. Give a dict: {{"layer": activations}}.')
-    sorted_out = Given({}, {})
+    found = Given({}, {})
     for key, value in given.items():
         if isinstance(key, str) and (key in graph.inputs or key in graph.optional):
-            sorted_out.inputs[key] = value
+            found.inputs[key] = value
             continue
         try:
             layer = only(layers, key)
@@ -50,10 +50,10 @@ def sort_out(
             raise LayerNotFoundError(f"no layer or input is called {key!r}.{near}") from exc
         tensor = str(layer.tensor)
         if tensor in graph.inputs:
-            sorted_out.inputs[tensor] = value
+            found.inputs[tensor] = value
         else:
-            sorted_out.layers[tensor] = layer, value
-    return sorted_out
+            found.layers[tensor] = layer, value
+    return found
 
 
 def check_apart(plan: CutPlan, names: Mapping[str, str], inputs: Iterable[str]) -> None:
@@ -239,14 +239,14 @@ def check_edits(graph: Graph, edits: Mapping[str, Edit], plan: CutPlan) -> None:
             )
 
 
-def first(graph: Graph, sources: Iterable[str]) -> set[str]:
+def earliest(graph: Graph, sources: Iterable[str]) -> set[str]:
     """Those of `sources` that depend on none of the others."""
     later = dependents(graph, sources)
     made = {name for at in later for name in graph.nodes[at].writes}
     return {name for name in sources if name not in made} or set(sources)
 
 
-def beside(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
+def bypassing(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
     """What goes past `tensors`, and is needed with them for the rest of a plan.
 
     Constants are not among it: to compute them again costs less than to hand them on.

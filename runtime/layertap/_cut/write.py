@@ -20,7 +20,7 @@ from layertap.format.wire import Buffer, Span, encode, fields, find, header
 from .nodes import entry_nodes, exit_nodes, node_field, renamed_node, type_field
 from .plan import CutPlan, Leaf
 
-Placed: TypeAlias = "External | bytes"
+Located: TypeAlias = "External | bytes"
 """Where weights of another file are to be found: in a file, or here they are."""
 
 
@@ -28,7 +28,7 @@ def write_cut(
     buffer: Buffer,
     graph: Graph,
     plan: CutPlan,
-    place: Callable[[External], Placed] | None = None,
+    locate: Callable[[External], Located] | None = None,
     dtypes: Mapping[str, str] | None = None,
     stay: Callable[[int, int], External | None] | None = None,
 ) -> bytes:
@@ -36,7 +36,7 @@ def write_cut(
 
     Args:
         buffer: the file that `graph` is the index of.
-        place: says, for weights that are kept in another file, where they are from now on; without
+        locate: says, for weights that are kept in another file, where they are from now on; without
             it they stay where the file says.
         dtypes: of given tensors, by source, for where the file does not state them.
         stay: gives a reference to weights that stand in `buffer` from one byte to another, if
@@ -44,7 +44,7 @@ def write_cut(
     """
     # Memory views, so that weights are copied once: when the chunks are joined.
     with memoryview(buffer) as view:
-        body = _computing(view, buffer, graph, plan, place, stay)
+        body = _computing(view, buffer, graph, plan, locate, stay)
         body += [
             node_field("Identity", [name], [copy])
             for name, copy in plan.outputs.items()
@@ -60,7 +60,7 @@ def write_cut_file(
     buffer: Buffer,
     graph: Graph,
     plan: CutPlan,
-    place: Callable[[External], Placed],
+    locate: Callable[[External], Located],
     types: Mapping[str, bytes],
     metadata: Mapping[str, str],
 ) -> bytes:
@@ -79,7 +79,7 @@ def write_cut_file(
         exit_nodes(name, leaf) for name, leaf in plan.leaves.items() if name not in made
     )
     with memoryview(buffer) as view:
-        body = _computing(view, buffer, graph, plan, place, None, entries, left_out)
+        body = _computing(view, buffer, graph, plan, locate, None, entries, left_out)
         body.append(exits)
         body += _listed(buffer, graph, plan, plan.needs)
         body += [encode(11, types[name]) for name in plan.given if name not in graph.inputs]
@@ -93,7 +93,7 @@ def _computing(
     buffer: Buffer,
     graph: Graph,
     plan: CutPlan,
-    place: Callable[[External], Placed] | None,
+    locate: Callable[[External], Located] | None,
     stay: Callable[[int, int], External | None] | None,
     entries: bytes = b"",
     left_out: AbstractSet[str] = frozenset(),
@@ -121,10 +121,10 @@ def _computing(
     for name in plan.initializers:
         weights = graph.initializers[name]
         raw = _raw_data(buffer, weights) if stay else None
-        if weights.external and place:
-            body += _placed(buffer, weights.span, place(weights.external))
+        if weights.external and locate:
+            body += _located(buffer, weights.span, locate(weights.external))
         elif raw and stay and (reference := stay(*raw)):
-            body += _placed(buffer, weights.span, reference)
+            body += _located(buffer, weights.span, reference)
         else:
             body.append(view[slice(*weights.span)])
     return body
@@ -168,7 +168,7 @@ def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
     return raw if raw and raw[1] - raw[0] >= REFERENCE_BYTES else None
 
 
-def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
+def _located(buffer: Buffer, span: Span, located: Located) -> list[bytes]:
     """A `TensorProto` field with its data inside, or with another reference to it."""
     ((_, _, _, start, end),) = fields(buffer, *span)
     kept = [
@@ -176,14 +176,14 @@ def _placed(buffer: Buffer, span: Span, placed: Placed) -> list[bytes]:
         for number, _, tag, _, stop in fields(buffer, start, end)
         if number not in (9, 13, 14)
     ]
-    if isinstance(placed, External):
-        entries = {"location": placed.location, "offset": str(placed.offset)}
-        if placed.length is not None:
-            entries["length"] = str(placed.length)
+    if isinstance(located, External):
+        entries = {"location": located.location, "offset": str(located.offset)}
+        if located.length is not None:
+            entries["length"] = str(located.length)
         kept += [encode(13, encode(1, key) + encode(2, text)) for key, text in entries.items()]
         kept.append(encode(14, 1))
     else:
-        kept += [header(9, len(placed)), placed]
+        kept += [header(9, len(located)), located]
     return [header(5, sum(map(len, kept))), *kept]
 
 

@@ -97,11 +97,11 @@ def write_part(
     metadata = dict(program.metadata)
     if program.card:
         metadata[KEY] = _card(program.card, graph, plan, known).to_json()
-    place = _placing(find_weights(program.source, graph.locations), graph, plan, data)
+    locate = _locating(find_weights(program.source, graph.locations), graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            return write_cut_file(buffer, graph, plan, place, types, metadata)
+            return write_cut_file(buffer, graph, plan, locate, types, metadata)
         except WireError as exc:
             raise ModelFileError(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
@@ -112,7 +112,7 @@ def _name(end: Layer | str) -> str:
     return end if isinstance(end, str) else end.name
 
 
-def _placing(
+def _locating(
     weights: Weights, graph: Graph, plan: CutPlan, data: DataFile
 ) -> Callable[[External], External | bytes]:
     """Where the part keeps weights that the model keeps in other files: inside, or, where they are
@@ -121,18 +121,18 @@ def _placing(
     sizes = {external: weights.size(external) for external in kept if external}
     if sum(sizes.values()) <= INLINE_BYTES:
         return weights.load
-    places = {
+    moved = {
         external: data.add(weights.load(external))
         for external, size in sizes.items()
         if size >= REFERENCE_BYTES
     }
     data.settle()
 
-    def place(external: External) -> External | bytes:
-        moved = places.get(external)
-        return weights.load(external) if moved is None else data.refer(moved)
+    def locate(external: External) -> External | bytes:
+        at = moved.get(external)
+        return weights.load(external) if at is None else data.refer(at)
 
-    return place
+    return locate
 
 
 def _read(plan: CutPlan) -> set[str]:
@@ -204,12 +204,12 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
     )
 
 
-def _gradients(record: Gradients | None, plan: CutPlan) -> Gradients | None:
+def _gradients(gradients: Gradients | None, plan: CutPlan) -> Gradients | None:
     """Those that the part gives, if it also gives the output that they are of."""
-    if record is None or record.output not in plan.leaves:
+    if gradients is None or gradients.output not in plan.leaves:
         return None
-    kept = {name: tensor for name, tensor in record.tensors.items() if tensor in plan.leaves}
-    return replace(record, tensors=kept) if kept else None
+    kept = {name: tensor for name, tensor in gradients.tensors.items() if tensor in plan.leaves}
+    return replace(gradients, tensors=kept) if kept else None
 
 
 def _info(name: str, kind: TensorType) -> TensorInfo:

@@ -25,18 +25,18 @@ def resume(
     """See `Model.resume`."""
     request = _request(program, asked)
     graph = program.graph
-    ends = boundary.sort_out(graph, program.layers, given)
-    names = {tensor: layer.name for tensor, (layer, _) in ends.layers.items()}
+    known = boundary.split_given(graph, program.layers, given)
+    names = {tensor: layer.name for tensor, (layer, _) in known.layers.items()}
     plan = program.plan(request.tensors, tuple(names), request.appended)
-    boundary.check_apart(plan, names, ends.inputs)
-    boundary.check_separates(graph, program.layers, plan, names, ends.inputs)
-    feeds = program.prepare_arrays(plan.needs, ends.inputs, preprocess)
-    for tensor, (layer, value) in ends.layers.items():
+    boundary.check_apart(plan, names, known.inputs)
+    boundary.check_separates(graph, program.layers, plan, names, known.inputs)
+    feeds = program.prepare_arrays(plan.needs, known.inputs, preprocess)
+    for tensor, (layer, value) in known.layers.items():
         leaf = plan.given[tensor]
         feeds[leaf.source] = _as_source(layer, leaf, value)
     if program.card:
         boundary.check_batch(
-            [layer for layer, _ in ends.layers.values()], feeds, plan, graph, program.batch
+            [layer for layer, _ in known.layers.values()], feeds, plan, graph, program.batch
         )
     fetch = program.fetch(request.tensors, feeds, tuple(names), request.appended)
     return request.collect(fetch(feeds))
@@ -52,7 +52,7 @@ def edit(
     """See `Model.edit`."""
     request = _request(program, asked)
     graph = program.graph
-    edits = boundary.edits(graph, boundary.sort_out(graph, program.layers, changes))
+    edits = boundary.edits(graph, boundary.split_given(graph, program.layers, changes))
     boundary.check_edits(graph, edits, program.plan(request.tensors, (), request.appended))
     sources = [*dict.fromkeys([*request.tensors, *edits])]
     needs = program.plan(sources, (), request.appended).needs
@@ -60,9 +60,9 @@ def edit(
     while edits:
         sources = [*dict.fromkeys([*request.tensors, *edits])]
         plan = program.plan(sources, tuple(feeds), request.appended)
-        ready = boundary.first(graph, edits)
-        beside = boundary.beside(graph, plan, edits.keys()) - feeds.keys()
-        wanted = [*ready, *sorted(beside - ready)]
+        ready = boundary.earliest(graph, edits)
+        bypassing = boundary.bypassing(graph, plan, edits.keys()) - feeds.keys()
+        wanted = [*ready, *sorted(bypassing - ready)]
         found = program.fetch(wanted, feeds, tuple(feeds))(feeds)
         # A value that is not an array (a sequence) cannot be fed, and is computed again.
         feeds |= {name: value for name, value in found.items() if hasattr(value, "dtype")}

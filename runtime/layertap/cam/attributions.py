@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from layertap.errors import InputError, UsageError, suggest
 
-from . import available, gradients, targets
+from . import available, targets
 from .axes import has_rows
-from .gradients import Seed
+from .gradients import Seed, prepare
 from .scores import by_class
 from .targets import Array, Target
 
@@ -62,9 +62,9 @@ def attribute(
             raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
     if noise < 0:
         raise UsageError(f"noise {noise} makes no sense: give 0 or more.")
-    record = available.require(program)
-    wanted = _of_inputs(program, record)
-    feeds = gradients.prepare(program, record, wanted.values(), (), inputs, preprocess)
+    gradients = available.require(program)
+    wanted = _of_inputs(program, gradients)
+    feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
     baselines = _baselines(baseline, {name: feeds[name] for name in wanted})
     if method == "smoothgrad":
         points = list(_noisy(samples, noise, seed))
@@ -72,8 +72,8 @@ def attribute(
         points = list(_on_the_way(steps, baselines))
     else:
         points = [Point(1.0, lambda value, *_: value)]
-    weights = _weights(program, record, feeds, target)
-    means = _mean_gradients(program, record, wanted, feeds, weights, points, batch_size)
+    weights = _weights(program, gradients, feeds, target)
+    means = _mean_gradients(program, gradients, wanted, feeds, weights, points, batch_size)
 
     results = {}
     for name, mean in means.items():
@@ -89,7 +89,7 @@ def attribute(
     return results if len(program.inputs) > 1 else next(iter(results.values()))
 
 
-def _of_inputs(program: Program, record: Gradients) -> dict[str, str]:
+def _of_inputs(program: Program, gradients: Gradients) -> dict[str, str]:
     """The gradients' tensors by name of the input.
 
     Raises:
@@ -99,27 +99,27 @@ def _of_inputs(program: Program, record: Gradients) -> dict[str, str]:
     found = {}
     for info in program.inputs:
         for name in (info.name, layers.get(info.name, info.name)):
-            if name in record.tensors:
-                found[info.name] = record.tensors[name]
+            if name in gradients.tensors:
+                found[info.name] = gradients.tensors[name]
     if not found:
-        raise available.missing(program, record.tensors, program.inputs[0].name)
+        raise available.missing(program, gradients.tensors, program.inputs[0].name)
     return found
 
 
 def _weights(
-    program: Program, record: Gradients, feeds: Mapping[str, Any], target: Target
+    program: Program, gradients: Gradients, feeds: Mapping[str, Any], target: Target
 ) -> npt.NDArray[np.float32]:
     """`(n, targets, classes)`."""
     scores = None
     if targets.needs_scores(target, program.labels):
-        scores = by_class(program.fetch([record.output])(feeds)[record.output])
+        scores = by_class(program.fetch([gradients.output])(feeds)[gradients.output])
     count = len(next(iter(feeds.values())))
-    return Seed(program, record).resolve(target, count, scores).weights
+    return Seed(program, gradients).resolve(target, count, scores).weights
 
 
 def _mean_gradients(
     program: Program,
-    record: Gradients,
+    gradients: Gradients,
     wanted: Mapping[str, str],
     feeds: Mapping[str, Any],
     weights: npt.NDArray[np.float32],
@@ -127,7 +127,7 @@ def _mean_gradients(
     batch_size: int,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The gradients at all points, weighted and summed; `(n, targets, ...)` by input."""
-    fetch, seed = program.fetch(list(wanted.values())), Seed(program, record)
+    fetch, seed = program.fetch(list(wanted.values())), Seed(program, gradients)
     samples, count, _ = weights.shape
     sums = {name: np.zeros((samples, count, *feeds[name].shape[1:])) for name in wanted}
     rows = [
@@ -172,8 +172,8 @@ def _on_the_way(steps: int, baselines: Mapping[str, Array]) -> Iterator[Point]:
         moved: Array = start + part * (value.astype(np.float64) - start)
         return moved
 
-    for place, share in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
-        yield Point(share / 2, functools.partial(between, (place + 1) / 2))
+    for point, share in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
+        yield Point(share / 2, functools.partial(between, (point + 1) / 2))
 
 
 def _baselines(baseline: Any, feeds: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:

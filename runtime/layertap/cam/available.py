@@ -24,10 +24,10 @@ def require(program: Program) -> Gradients:
     Raises:
         ModelFileError: it gives none.
     """
-    record = find(program)
-    if record is None or not record.tensors:
+    gradients = find(program)
+    if gradients is None or not gradients.tensors:
         raise ModelFileError(f"{program.name} gives no gradients. {_command(program, 'LAYER')}")
-    return record
+    return gradients
 
 
 def missing(program: Program, known: Iterable[str], name: str) -> LayerNotFoundError:

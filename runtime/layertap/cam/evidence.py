@@ -12,8 +12,10 @@ import numpy.typing as npt
 from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
-from . import available, gradients, targets, upsampling
+from . import available, targets, upsampling
 from .axes import channels_last
+from .gradients import differentiate
+from .gradients import prepare as prepare_feeds
 from .methods import Method
 from .perturbing import Change, Perturbation
 from .scores import by_class, find_scores
@@ -35,7 +37,7 @@ class Evidence(NamedTuple):
     outputs: Array
     """What the model's output says of each class, `(n, classes)`."""
     targets: Targets
-    beside: Callable[[int], Sequence[tuple[Any, ...]]]
+    extras: Callable[[int], Sequence[tuple[Any, ...]]]
     """For each target of an image, what the method takes beside the activations."""
 
 
@@ -60,9 +62,9 @@ class Gatherer:
         """Arrays by input name."""
         wanted = [self._tensor, self.output]
         if self.method.takes == "gradients":
-            record = available.require(self.program)
-            tensor = record.tensors[self.layer.name]
-            return gradients.prepare(self.program, record, [tensor], wanted, inputs, preprocess)
+            gradients = available.require(self.program)
+            tensor = gradients.tensors[self.layer.name]
+            return prepare_feeds(self.program, gradients, [tensor], wanted, inputs, preprocess)
         return self.program.prepare_arrays(self.program.plan(wanted).needs, inputs, preprocess)
 
     def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
@@ -94,10 +96,10 @@ class Gatherer:
         return str(self.layer.tensor)
 
     def _differentiated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
-        record = available.require(self.program)
-        wanted = {self.layer.name: record.tensors[self.layer.name]}
-        beside = [self._tensor, self.output]
-        found = gradients.differentiate(self.program, record, feeds, wanted, beside, target)
+        gradients = available.require(self.program)
+        wanted = {self.layer.name: gradients.tensors[self.layer.name]}
+        also = [self._tensor, self.output]
+        found = differentiate(self.program, gradients, feeds, wanted, also, target)
         slopes = found.gradients[self.layer.name]
         maps = [self._maps(slopes[:, at]) for at in range(slopes.shape[1])]
         return Evidence(
@@ -120,8 +122,8 @@ class Gatherer:
             known = self.layer.shape and not self.reshape
             tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
         scores = find_scores(self.program, self.output)
-        beside = [self._tensor, self.output]
-        tries = Perturbation(self.program, tensor, name, scores, feeds, beside)
+        also = [self._tensor, self.output]
+        tries = Perturbation(self.program, tensor, name, scores, feeds, also)
         outputs = by_class(tries.values[self.output])
         found = self._resolved(target, outputs)
         maps = self._maps(tries.values[self._tensor])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from layertap.format.card import Gradients
 
 
-def gradients(
+def layer_gradients(
     program: Program,
     inputs: Any,
     layers: Selector | Iterable[Selector] | None = None,
@@ -36,19 +36,19 @@ def gradients(
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.gradients`."""
-    record = available.require(program)
+    gradients = available.require(program)
     if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
         layers = list(layers)
-    wanted = choose(program, record, layers)
-    feeds = prepare(program, record, wanted.values(), (), inputs, preprocess)
-    found = differentiate(program, record, feeds, wanted, (), target)
+    wanted = choose(program, gradients, layers)
+    feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
+    found = differentiate(program, gradients, feeds, wanted, (), target)
     many = targets.several(target)
     values = {name: g if many else g[:, 0] for name, g in found.gradients.items()}
     return next(iter(values.values())) if is_single(program.layers, layers) else values
 
 
 def choose(
-    program: Program, record: Gradients, layers: Selector | Sequence[Selector] | None
+    program: Program, gradients: Gradients, layers: Selector | Sequence[Selector] | None
 ) -> dict[str, str]:
     """The gradients' tensors by name of the layer or input, in the order asked.
 
@@ -56,20 +56,20 @@ def choose(
         LayerNotFoundError: something matches nothing, or nothing that has a gradient.
     """
     if layers is None:
-        return dict(record.tensors)
+        return dict(gradients.tensors)
     wanted: dict[str, str] = {}
     for one in layers if isinstance(layers, (list, tuple)) else [layers]:
-        if isinstance(one, str) and one in record.tensors:
+        if isinstance(one, str) and one in gradients.tensors:
             names = [one]
         elif isinstance(one, (str, int, Layer)) and is_single(program.layers, one):
             names = [program.layer(one).name]
         else:
             found = [layer.name for layer in program.select(one)]
-            names = [name for name in found if name in record.tensors] or found
+            names = [name for name in found if name in gradients.tensors] or found
         for name in names:
-            if name not in record.tensors:
-                raise available.missing(program, record.tensors, name)
-            wanted[name] = record.tensors[name]
+            if name not in gradients.tensors:
+                raise available.missing(program, gradients.tensors, name)
+            wanted[name] = gradients.tensors[name]
     return wanted
 
 
@@ -85,25 +85,25 @@ class Differentiated(NamedTuple):
 
 def prepare(
     program: Program,
-    record: Gradients,
+    gradients: Gradients,
     wanted: Iterable[str],
-    beside: Iterable[str],
+    also: Iterable[str],
     inputs: Any,
     preprocess: Recipe | None,
 ) -> dict[str, Any]:
     """Arrays by input name, for `differentiate`."""
-    if record.weights not in program.graph.optional:
-        raise program.missing_tensor(record.weights)
-    plan = program.plan([*wanted, *beside, record.output])
+    if gradients.weights not in program.graph.optional:
+        raise program.missing_tensor(gradients.weights)
+    plan = program.plan([*wanted, *also, gradients.output])
     return program.prepare_arrays(plan.needs, inputs, preprocess)
 
 
 def differentiate(
     program: Program,
-    record: Gradients,
+    gradients: Gradients,
     feeds: Mapping[str, Any],
     wanted: Mapping[str, str],
-    beside: Sequence[str],
+    also: Sequence[str],
     target: Target,
 ) -> Differentiated:
     """Gradients of the targets' scores, and what else is asked for of the same batch.
@@ -111,25 +111,25 @@ def differentiate(
     Args:
         feeds: by input name, as `prepare` gives them.
         wanted: tensors of gradients by name of the layer or input.
-        beside: further tensors.
+        also: further tensors.
     """
     samples = len(next(iter(feeds.values())))
-    seed = Seed(program, record)
+    seed = Seed(program, gradients)
     tensors = list(wanted.values())
     if not targets.needs_scores(target, program.labels):
         found = seed.resolve(target, samples)
-        if found.weights.shape[1] == 1 or record.broadcasts:
-            values = _in_one_go(program, seed, feeds, tensors, beside, found.weights)
-            return _sorted_out(values, wanted, beside, found)
+        if found.weights.shape[1] == 1 or gradients.broadcasts:
+            values = _in_one_run(program, seed, feeds, tensors, also, found.weights)
+            return _result(values, wanted, also, found)
     starts = program.gradient_starts.get(
-        tuple(wanted.items()), lambda: _starts(program, record, wanted)
+        tuple(wanted.items()), lambda: _starts(program, gradients, wanted)
     )
-    values = program.fetch([*dict.fromkeys([*beside, record.output, *starts])])(feeds)
-    found = seed.resolve(target, samples, by_class(values[record.output]))
+    values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
+    found = seed.resolve(target, samples, by_class(values[gradients.output]))
     # What is no array (a sequence) cannot well be fed, and is computed again.
     given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
-    if samples == 1 and record.broadcasts:
+    if samples == 1 and gradients.broadcasts:
         late = fetch({**feeds, **given, seed.name: seed(found.weights[0])})
         late = {name: value[None] for name, value in late.items()}
     else:
@@ -138,15 +138,15 @@ def differentiate(
             for at in range(found.weights.shape[1])
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
-    return _sorted_out({**values, **late}, wanted, beside, found)
+    return _result({**values, **late}, wanted, also, found)
 
 
 class Seed:
     """The input that weighs the scores."""
 
-    def __init__(self, program: Program, record: Gradients) -> None:
-        default = program.graph.initializers[record.weights].type
-        self.name = record.weights
+    def __init__(self, program: Program, gradients: Gradients) -> None:
+        default = program.graph.initializers[gradients.weights].type
+        self.name = gradients.weights
         self._shape = (1,) * (len(default.dims or ()) - 2)
         self._dtype = default.dtype
         self._classes = int((default.dims or (0,))[-1] or 0)
@@ -164,17 +164,17 @@ class Seed:
         return weights.reshape(rows, *self._shape, classes).astype(self._dtype)
 
 
-def _in_one_go(
+def _in_one_run(
     program: Program,
     seed: Seed,
     feeds: Mapping[str, Any],
     tensors: Sequence[str],
-    beside: Sequence[str],
+    also: Sequence[str],
     weights: Array,
 ) -> dict[str, Any]:
     """One run for a target each, or one per sample, with all of its targets."""
     samples, count, _ = weights.shape
-    fetch = program.fetch([*dict.fromkeys([*tensors, *beside])])
+    fetch = program.fetch([*dict.fromkeys([*tensors, *also])])
     if count == 1:
         values = fetch({**feeds, seed.name: seed(weights[:, 0])})
         return values | {name: values[name][:, None] for name in tensors}
@@ -182,18 +182,18 @@ def _in_one_go(
         fetch({**copies(feeds, at, samples, 1), seed.name: seed(weights[at])})
         for at in range(samples)
     ]
-    together = {name: np.concatenate([run[name] for run in runs]) for name in beside}
+    together = {name: np.concatenate([run[name] for run in runs]) for name in also}
     return together | {name: np.stack([run[name] for run in runs]) for name in tensors}
 
 
-def _sorted_out(
-    values: Mapping[str, Any], wanted: Mapping[str, str], beside: Sequence[str], found: Targets
+def _result(
+    values: Mapping[str, Any], wanted: Mapping[str, str], also: Sequence[str], found: Targets
 ) -> Differentiated:
-    gradients = {name: values[tensor] for name, tensor in wanted.items()}
-    return Differentiated(gradients, {name: values[name] for name in beside}, found)
+    by_name = {name: values[tensor] for name, tensor in wanted.items()}
+    return Differentiated(by_name, {name: values[name] for name in also}, found)
 
 
-def _starts(program: Program, record: Gradients, wanted: Mapping[str, str]) -> list[str]:
+def _starts(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:
     """Tensors from which the gradients can be computed without the network's first half: the
     first of the layers, and what goes past them. None if a layer's activations are not in reach.
     """
@@ -202,6 +202,6 @@ def _starts(program: Program, record: Gradients, wanted: Mapping[str, str]) -> l
     ends = [tensor for tensor in (tensors.get(name, name) for name in wanted) if tensor]
     if len(ends) < len(wanted):
         return []
-    first = boundary.first(graph, boundary.sources(graph, ends))
+    first = boundary.earliest(graph, boundary.sources(graph, ends))
     plan = program.plan(list(wanted.values()))
-    return sorted(first | boundary.beside(graph, plan, first | {record.weights}))
+    return sorted(first | boundary.bypassing(graph, plan, first | {gradients.weights}))

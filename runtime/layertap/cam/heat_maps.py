@@ -124,8 +124,10 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
         LayerNotFoundError: there is none, or it has no gradient and the method needs one.
         UsageError: none is given, and the file has no gradients to go by.
     """
-    record = available.require(program) if method.takes == "gradients" else available.find(program)
-    known = record.tensors if record else {}
+    gradients = (
+        available.require(program) if method.takes == "gradients" else available.find(program)
+    )
+    known = gradients.tensors if gradients else {}
     if layer is not None:
         row = program.layer(layer)
         if method.takes == "gradients" and row.name not in known:
@@ -164,7 +166,7 @@ def _raw(method: Method, evidence: Evidence, eigen_smooth: bool) -> npt.NDArray[
     combine = principal if eigen_smooth else _summed
     maps = []
     for sample, activations in enumerate(evidence.activations):
-        heats = [method.compute(activations, *more) for more in evidence.beside(sample)]
+        heats = [method.compute(activations, *more) for more in evidence.extras(sample)]
         maps.append([heat if heat.ndim < activations.ndim else combine(heat) for heat in heats])
     return np.array(maps)
 

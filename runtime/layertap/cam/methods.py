@@ -2,7 +2,7 @@
 
 Each works on one image and one target, in float64. `A` are the activations, `(h, w, c)`; `G` is the
 gradient of the target's score with respect to them; `k` counts channels, and sums without a
-variable run over the places. What a function returns with a channel axis are *weighted
+variable run over the positions. What a function returns with a channel axis are *weighted
 activations*: their sum over the channels is the map.
 
 The definitions are those of pytorch-grad-cam, whose names these are, but for its small constants
@@ -63,7 +63,7 @@ def gradcam(activations: Maps, gradient: Maps) -> Maps:
     Selvaraju et al. 2017: Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
     Localization. https://arxiv.org/abs/1610.02391
     """
-    return activations * _over_places(np.mean, gradient)
+    return activations * _over_positions(np.mean, gradient)
 
 
 def gradcam_plus_plus(activations: Maps, gradient: Maps) -> Maps:
@@ -75,8 +75,8 @@ def gradcam_plus_plus(activations: Maps, gradient: Maps) -> Maps:
     Networks. https://arxiv.org/abs/1710.11063
     """
     # Divided by G^2, so that small gradients do not vanish when they are squared.
-    share = _ratio(1.0 * (gradient != 0), 2 + _over_places(np.sum, activations) * gradient)
-    return activations * _over_places(np.sum, share * np.maximum(gradient, 0))
+    share = _ratio(1.0 * (gradient != 0), 2 + _over_positions(np.sum, activations) * gradient)
+    return activations * _over_positions(np.sum, share * np.maximum(gradient, 0))
 
 
 def xgradcam(activations: Maps, gradient: Maps) -> Maps:
@@ -85,12 +85,12 @@ def xgradcam(activations: Maps, gradient: Maps) -> Maps:
     Fu et al. 2020: Axiom-based Grad-CAM: Towards Accurate Visualization and Explanation of CNNs.
     https://arxiv.org/abs/2008.02312
     """
-    products = _over_places(np.sum, gradient * activations)
-    return activations * _ratio(products, _over_places(np.sum, activations))
+    products = _over_positions(np.sum, gradient * activations)
+    return activations * _ratio(products, _over_positions(np.sum, activations))
 
 
 def layercam(activations: Maps, gradient: Maps) -> Maps:
-    """`relu(G_k) A_k`, place by place.
+    """`relu(G_k) A_k`, position by position.
 
     Jiang et al. 2021: LayerCAM: Exploring Hierarchical Class Activation Maps for Localization.
     https://doi.org/10.1109/TIP.2021.3089943
@@ -99,7 +99,7 @@ def layercam(activations: Maps, gradient: Maps) -> Maps:
 
 
 def hirescam(activations: Maps, gradient: Maps) -> Maps:
-    """`G_k A_k`, place by place.
+    """`G_k A_k`, position by position.
 
     Draelos and Carin 2020: Use HiResCAM instead of Grad-CAM for faithful explanations of
     convolutional neural networks. https://arxiv.org/abs/2011.08891
@@ -108,7 +108,7 @@ def hirescam(activations: Maps, gradient: Maps) -> Maps:
 
 
 def gradcamelementwise(activations: Maps, gradient: Maps) -> Maps:
-    """`relu(G_k A_k)`, place by place; from pytorch-grad-cam."""
+    """`relu(G_k A_k)`, position by position; from pytorch-grad-cam."""
     return np.maximum(gradient * activations, 0)
 
 
@@ -176,7 +176,7 @@ def ablationcam(activations: Maps, scores: Maps, whole: float) -> Maps:
     return activations * (drop / abs(whole) if whole else drop)
 
 
-def _over_places(reduce: Any, maps: Maps) -> Maps:
+def _over_positions(reduce: Any, maps: Maps) -> Maps:
     reduced: Maps = reduce(maps, axis=tuple(range(maps.ndim - 1)))
     return reduced
 

@@ -79,11 +79,11 @@ def deletion(
     output: str | None = None,
     preprocess: Recipe | None = None,
 ) -> Curve:
-    """Take the image away, the hottest places first: a good map makes the score fall soon.
+    """Take the image away, the hottest positions first: a good map makes the score fall soon.
 
     Petsiuk, Das and Saenko 2018: RISE: Randomized Input Sampling for Explanation of Black-box
     Models. https://arxiv.org/abs/1806.07421. There a place becomes 0 (as here, in the units of the
-    model's input), as many places per step as an image has columns.
+    model's input), as many positions per step as an image has columns.
 
     Args:
         model: a `layertap.Model`.
@@ -117,7 +117,7 @@ def insertion(
     output: str | None = None,
     preprocess: Recipe | None = None,
 ) -> Curve:
-    """Bring the image in, the hottest places first: a good map makes the score rise soon.
+    """Bring the image in, the hottest positions first: a good map makes the score rise soon.
 
     The counterpart of `deletion`, in the same paper and with the same arguments. It starts with
     `baseline`, for which the paper takes the blurred image.
@@ -182,21 +182,21 @@ def _curve(
     trial = _Trial(
         program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
     )
-    places = trial.maps[0, 0].size
-    counts = np.round(np.linspace(0, places, steps + 1)).astype(int)
+    positions = trial.maps[0, 0].size
+    counts = np.round(np.linspace(0, positions, steps + 1)).astype(int)
 
     def changed(sample: int, at: int) -> Iterator[Array]:
         order = np.argsort(-trial.maps[sample, at].ravel(), kind="stable")
         image, blank = trial.images[sample], trial.baseline[sample]
         before, after = (image, blank) if deleting else (blank, image)
-        flat = before.reshape(places, -1).copy()
+        flat = before.reshape(positions, -1).copy()
         done = 0
         for count in counts:
-            flat[order[done:count]] = after.reshape(places, -1)[order[done:count]]
+            flat[order[done:count]] = after.reshape(positions, -1)[order[done:count]]
             done = count
             yield flat.reshape(image.shape).copy()
 
-    return Curve(fractions=counts / places, scores=trial.scores(changed, steps + 1))
+    return Curve(fractions=counts / positions, scores=trial.scores(changed, steps + 1))
 
 
 class _Trial:
@@ -316,8 +316,8 @@ def _blurred(images: Array) -> Array:
     values = images.astype(np.float64)
     for axis in range(1, images.ndim - 1):
         length = values.shape[axis]
-        places = np.clip(np.arange(-5, length + 5), 0, length - 1)
-        wide = values.take(places, axis)
+        positions = np.clip(np.arange(-5, length + 5), 0, length - 1)
+        wide = values.take(positions, axis)
         values = sum(
             share * wide.take(np.arange(at, at + length), axis) for at, share in enumerate(kernel)
         )

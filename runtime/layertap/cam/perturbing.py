@@ -39,15 +39,15 @@ class Perturbation:
         name: str,
         scores: Scores,
         feeds: Mapping[str, Any],
-        beside: Sequence[str] = (),
+        also: Sequence[str] = (),
     ) -> None:
-        """Runs the network once, as far as `beside` and the tensor are.
+        """Runs the network once, as far as `also` and the tensor are.
 
         Args:
             tensor: a layer's, or an input.
             name: what messages call it.
             feeds: by input name, `(n, ...)`.
-            beside: further tensors to fetch in the same run, into `values`.
+            also: further tensors to fetch in the same run, into `values`.
 
         Raises:
             UsageError: the scores do not depend on the tensor.
@@ -61,8 +61,8 @@ class Perturbation:
         plan = program.plan(scores.tensors, (tensor,), scores.appended)
         if self._source not in (*plan.starts, *plan.inputs):
             raise UsageError(f"no score depends on {name!r}: to change it would change nothing.")
-        self._beside = sorted(boundary.beside(graph, plan, {self._source}))
-        wanted = [*beside, *scores.tensors, self._source, *self._beside]
+        self._bypassing = sorted(boundary.bypassing(graph, plan, {self._source}))
+        wanted = [*also, *scores.tensors, self._source, *self._bypassing]
         self._before = program.fetch([*dict.fromkeys(wanted)], appended=scores.appended)
         self.values = self._before(feeds)
         """Of the tensors asked for, `(n, ...)`."""
@@ -73,7 +73,7 @@ class Perturbation:
                 f"{name!r} is of dtype {self.values[self._source].dtype}; only floats can be "
                 "changed bit by bit."
             )
-        given = (self._source, *self._beside)
+        given = (self._source, *self._bypassing)
         values = {**feeds, **self.values}
         self._after = program.fetch(scores.tensors, values, given, scores.appended)
 
@@ -114,12 +114,12 @@ class Perturbation:
     def _copies(self, sample: int, size: int) -> dict[str, Any]:
         """All that the second half reads, for as many copies of one image."""
         samples = len(self.values[self._source])
-        values = {name: self.values[name] for name in (self._source, *self._beside)}
+        values = {name: self.values[name] for name in (self._source, *self._bypassing)}
         if all(_is_batch(value, samples) for value in values.values()):
             return copies(values, sample, samples, size)
         # Something, a shape perhaps, that hangs on the batch but does not lie along it.
         values = self._before(copies(self._feeds, sample, samples, size))
-        return {name: np.array(values[name]) for name in (self._source, *self._beside)}
+        return {name: np.array(values[name]) for name in (self._source, *self._bypassing)}
 
 
 def _is_batch(value: Any, samples: int) -> bool:

@@ -13,15 +13,15 @@ from layertap.errors import UsageError
 
 Maps = npt.NDArray[np.float64]
 
-PLACES = 4096
-"""The most places of a map of which a kernel matrix is made; it takes 128 MiB."""
+POSITIONS = 4096
+"""The most positions of a map of which a kernel matrix is made; it takes 128 MiB."""
 
 
 def principal(maps: Maps) -> Maps:
-    """The projection of each place onto the first principal component of all places.
+    """The projection of each position onto the first principal component of all positions.
 
-    The channels are centred first: `X = maps - mean over the places`, and the projection is `X v`,
-    where `v` is the first right singular vector of `X`, as a matrix of places by channels.
+    The channels are centred first: `X = maps - mean over the positions`. The projection is `X v`,
+    where `v` is the first right singular vector of `X`, as a matrix of positions by channels.
 
     Args:
         maps: `(h, w, c)`.
@@ -29,23 +29,23 @@ def principal(maps: Maps) -> Maps:
     Returns:
         `(h, w)`.
     """
-    places = _centred(maps)
-    if not np.isfinite(places).all():  # a NaN in the network stays one in the map
+    positions = _centred(maps)
+    if not np.isfinite(positions).all():  # a NaN in the network stays one in the map
         return np.full(maps.shape[:-1], np.nan)
-    if len(places) < places.shape[1]:  # X v = s u, and the smaller matrix has the same s
-        values, vectors = np.linalg.eigh(places @ places.T)
+    if len(positions) < positions.shape[1]:  # X v = s u, and the smaller matrix has the same s
+        values, vectors = np.linalg.eigh(positions @ positions.T)
         projection = vectors[:, -1] * np.sqrt(max(values[-1], 0.0))
     else:
-        _, vectors = np.linalg.eigh(places.T @ places)
-        projection = places @ vectors[:, -1]
+        _, vectors = np.linalg.eigh(positions.T @ positions)
+        projection = positions @ vectors[:, -1]
     return _signed(projection, maps)
 
 
 def kernel_principal(maps: Maps) -> Maps:
-    """The projection of each place onto the first component of a kernel PCA.
+    """The projection of each position onto the first component of a kernel PCA.
 
     The kernel is the sigmoid `k(x, y) = tanh(x . y / c + 1)` between the centred channels of two
-    places, centred in its feature space (Schölkopf, Smola and Müller 1997: Kernel Principal
+    positions, centred in its feature space (Schölkopf, Smola and Müller 1997: Kernel Principal
     Component Analysis); the projection is `sqrt(l) u` for its largest eigenvalue `l`.
 
     Args:
@@ -55,25 +55,25 @@ def kernel_principal(maps: Maps) -> Maps:
         `(h, w)`.
 
     Raises:
-        UsageError: more than `PLACES` places.
+        UsageError: more than `POSITIONS` positions.
     """
-    places = _centred(maps)
-    if len(places) > PLACES:
+    positions = _centred(maps)
+    if len(positions) > POSITIONS:
         raise UsageError(
-            f"kpcacam compares every place of a map with every other, and takes up to {PLACES}; "
-            f"this layer has {len(places)}. Take a later layer, or eigencam."
+            f"kpcacam compares every position of a map with every other, and takes up to "
+            f"{POSITIONS}; this layer has {len(positions)}. Take a later layer, or eigencam."
         )
-    if not np.isfinite(places).all():
+    if not np.isfinite(positions).all():
         return np.full(maps.shape[:-1], np.nan)
-    kernel = np.tanh(places @ places.T / places.shape[1] + 1)
+    kernel = np.tanh(positions @ positions.T / positions.shape[1] + 1)
     kernel += kernel.mean() - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None]
     values, vectors = np.linalg.eigh(kernel)
     return _signed(vectors[:, -1] * np.sqrt(max(values[-1], 0.0)), maps)
 
 
 def _centred(maps: Maps) -> Maps:
-    places = maps.reshape(-1, maps.shape[-1])
-    centred: Maps = places - places.mean(axis=0)
+    positions = maps.reshape(-1, maps.shape[-1])
+    centred: Maps = positions - positions.mean(axis=0)
     return centred
 
 

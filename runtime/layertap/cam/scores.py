@@ -63,16 +63,16 @@ def choose_output(program: Program, output: str | None, *, with_gradients: bool 
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}."
             + suggest(output, names)
         )
-    record = available.find(program)
-    if with_gradients and record and output not in (None, record.output):
+    gradients = available.find(program)
+    if with_gradients and gradients and output not in (None, gradients.output):
         raise UsageError(
-            f"{program.name} gives gradients of the scores of {record.output!r}, and not of "
+            f"{program.name} gives gradients of the scores of {gradients.output!r}, and not of "
             f"{output!r}."
         )
     if output is not None:
         return output
-    if record is not None:
-        return record.output
+    if gradients is not None:
+        return gradients.output
     if not names:
         raise UsageError(f"{program.name} has no output of its own whose classes could be meant.")
     return names[0]

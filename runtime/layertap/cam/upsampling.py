@@ -32,9 +32,9 @@ def _along(values: npt.NDArray[np.float64], axis: int, new: int) -> npt.NDArray[
     old = values.shape[axis]
     if new == old:
         return values
-    place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
-    low = np.minimum(place.astype(np.intp), max(old - 2, 0))
-    share = (place - low).reshape(-1, *(1,) * (values.ndim - axis - 1))
+    position = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    low = np.minimum(position.astype(np.intp), max(old - 2, 0))
+    share = (position - low).reshape(-1, *(1,) * (values.ndim - axis - 1))
     high = np.minimum(low + 1, old - 1)
     resized: npt.NDArray[np.float64] = (
         values.take(low, axis) * (1 - share) + values.take(high, axis) * share

@@ -15,12 +15,13 @@ from PIL import Image
 
 from layertap import _model
 from layertap.errors import UsageError
+from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.format.atomic import make_folder, replacing
 from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import batches, free_name, naming, picture, prepared, recipe_for
+from .image_input import free_name, prepared, recipe_for
 from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     failures: list[str] = []
     maps = None
     taken: set[str] = set()
-    for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
+    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
         maps = _heat_maps(model, args, paths, np.stack(arrays))
         for row, path in enumerate(paths):
@@ -138,7 +139,7 @@ def _heat_maps(
     layer = None if args.layer is None else parse_selector(args.layer, model.layers)
     if isinstance(layer, slice):
         raise UsageError(f"--layer must be a name or an index, got {args.layer!r}.")
-    with naming(paths):
+    with naming_images(paths):
         return heat_maps(
             model,
             batch,
@@ -172,7 +173,7 @@ def _write_image(
 
     heats = maps.maps[row]
     targets = [_describe(model, maps, row, column) for column in range(len(heats))]
-    original = picture(
+    original = color_picture(
         path,
         size=heats.shape[1:],
         interpolation=recipe.interpolation,

@@ -1,29 +1,17 @@
-"""Images as commands are given them: found, read, in batches, and named in what they write."""
+"""Images as commands are given them, and the names of the files that they write."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from collections.abc import Iterable, Iterator
 
 from layertap import _model
-from layertap.errors import ImageError, InputError, UsageError
-from layertap.extract.images import find_images
+from layertap.errors import ImageError, UsageError
+from layertap.extract.images import PreparedImage, read_images
 from layertap.format.text import shape_text
-from layertap.images.load import load_image
 from layertap.images.preprocessing import Preprocessing
-
-Prepared: TypeAlias = "tuple[str, NDArray[np.float32]]"
-"""An image's path, and what the model takes of it, `(h, w, c)`."""
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
@@ -53,50 +41,17 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
 
 def prepared(
     inputs: Iterable[str], recipe: Preprocessing, failures: list[str]
-) -> Iterator[Prepared]:
-    """The images, and those of the folders among `inputs`; one that cannot be read is reported, and
-    left out.
+) -> Iterator[PreparedImage]:
+    """The images, and those of the folders, among `inputs`.
+
+    What cannot be read is printed and added to `failures`.
     """
-    for path in _found(inputs, failures):
-        try:
-            yield path, recipe(path)
-        except ImageError as exc:
-            _report(exc, failures)
 
+    def failed(_: str, error: ImageError) -> None:
+        failures.append(str(error))
+        print(f"layertap: {error}", file=sys.stderr)
 
-def _found(inputs: Iterable[str], failures: list[str]) -> Iterator[str]:
-    for given in inputs:
-        try:
-            yield from find_images(given) if Path(given).is_dir() else [given]
-        except ImageError as exc:
-            _report(exc, failures)
-
-
-def _report(exc: Exception, failures: list[str]) -> None:
-    failures.append(str(exc))
-    print(f"layertap: {exc}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def naming(paths: Sequence[str]) -> Iterator[None]:
-    """Say of which images it is that a model cannot be run on them."""
-    try:
-        yield
-    except InputError as exc:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        raise InputError(f"{paths[0]}{more}: {exc}") from exc
-
-
-def batches(images: Iterable[Prepared], most: int) -> Iterator[list[Prepared]]:
-    """Up to `most` images of one size at a time."""
-    batch: list[Prepared] = []
-    for image in images:
-        if batch and (len(batch) == most or batch[0][1].shape != image[1].shape):
-            yield batch
-            batch = []
-        batch.append(image)
-    if batch:
-        yield batch
+    return read_images(inputs, recipe, failed)
 
 
 def free_name(image: str, layer: str, taken: set[str]) -> str:
@@ -108,14 +63,3 @@ def free_name(image: str, layer: str, taken: set[str]) -> str:
         name = f"{plain}_{number}"
     taken.add(name.lower())
     return name
-
-
-def picture(name: str, **geometry: Any) -> Image.Image:
-    """The picture in colour; `geometry` goes to `load_image`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they were given when it was read for the model
-        try:
-            pixels = load_image(name, color_mode="rgb", depth="scale", **geometry)
-        except ImageError:  # values that are in no known range
-            pixels = load_image(name, color_mode="rgb", **geometry)
-    return Image.fromarray(np.round(pixels).astype(np.uint8))

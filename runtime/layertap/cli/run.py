@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from layertap import _model
 from layertap.errors import InputError, LayerNotFoundError, UsageError
+from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.format.atomic import check_target, make_folder, replacing
 from layertap.format.text import aligned, printable, shape_text
 from layertap.images.preprocessing import Preprocessing
 from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import batches, free_name, naming, picture, prepared, recipe_for
+from .image_input import free_name, prepared, recipe_for
 from .options import (
     add_device,
     add_layer_selection,
@@ -139,9 +140,9 @@ def _run_images(
     """Run the images batch by batch; return the paths, and arrays with a row per image."""
     names: list[str] = []
     parts: dict[str, list[NDArray[Any]]] = {}
-    for batch in batches(prepared(args.inputs, recipe, failures), args.batch_size):
+    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
-        with naming(paths):
+        with naming_images(paths):
             values = fetch(np.stack(arrays))
         for name, value in values.items():
             parts.setdefault(name, []).append(value)
@@ -229,7 +230,7 @@ def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: boo
         for name, activation in zip(names, value, strict=False):
             target = folder / f"{free_name(Path(name).stem, layer, taken)}.png"
             with replacing(target) as temporary:
-                image = picture(name) if images else None
+                image = color_picture(name) if images else None
                 contact_sheet(activation, image=image).save(temporary, format="PNG")
             print(f"wrote {target}", file=sys.stderr)
 

@@ -75,7 +75,10 @@ def collection_statistics(
         sample: The number of images to draw. `None`, or a larger number than there are, selects
             all images.
         seed: The seed of the sample.
-        color_mode, interpolation, keep_aspect_ratio, depth: As in `load_image`.
+        color_mode: As in `load_image`.
+        interpolation: As in `load_image`.
+        keep_aspect_ratio: As in `load_image`.
+        depth: As in `load_image`.
         per_channel: Compute one mean and one deviation per channel, instead of one for all.
 
     Raises:

@@ -48,3 +48,9 @@ def type_text(shape: Shape, dtype: str) -> str:
     if dtype in ("sequence", "map", "optional"):
         return dtype
     return shape_text(shape) if dtype else "?"
+
+
+def class_text(value: object) -> str:
+    """The class of a value with its article: `an int`, `a list`."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -344,3 +344,62 @@ def test_the_export_and_verify_commands(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "The first to diverge is 'conv'." in printed.err
+
+
+# --- Which first axes are the batch ---------------------------------------------------------------
+
+
+@pytest.fixture
+def rows(keras: Any) -> Any:
+    """A model with an output that has as many rows as there are positive numbers."""
+    import tensorflow as tf
+
+    class Positive(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return tf.where(x > 0)
+
+    entry = keras.Input((5,), name="x")
+    return keras.Model(entry, [Positive(name="places")(entry), keras.layers.ReLU(name="r")(entry)])
+
+
+def first_axes(path: Path) -> dict[str, str]:
+    outputs = onnx.load(path).graph.output
+    return {x.name: x.type.tensor_type.shape.dim[0].dim_param for x in outputs}
+
+
+def test_a_wrong_guess_of_the_batch_is_corrected_and_verified_again(
+    rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from layertap_export.api import export as exporting
+
+    verified: list[dict[str, str]] = []
+    original = exporting.verify_file
+
+    def verify_file(file: Any, *args: Any, **kwargs: Any) -> Any:
+        verified.append(first_axes(file.path))
+        return original(file, *args, **kwargs)
+
+    monkeypatch.setattr(exporting, "verify_file", verify_file)
+    report = layertap_export.export(rows, tmp_path / "rows.onnx")
+    assert verified == [{"places": "batch", "r": "batch"}, {"places": "", "r": "batch"}]
+    assert first_axes(report.path) == verified[-1]
+    assert report.card.layers[1].per_sample is False
+
+
+def test_an_axis_that_is_wrongly_named_makes_the_export_fail(
+    rows: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from layertap_export.api import export as exporting
+
+    def name_all(model: onnx.ModelProto, outputs: Any) -> None:
+        for value in model.graph.output:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+
+    monkeypatch.setattr(exporting, "name_batch", name_all)
+    with pytest.raises(layertap_export.VerificationError) as caught:
+        layertap_export.export(rows, tmp_path / "rows.onnx")
+    assert str(caught.value) == (
+        f"{tmp_path / 'rows.onnx'} says that the first axis of 'places' is that of the batch, and "
+        "it has another size."
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from cards import golden_of, gradients_of
 from layertap.cli import main
 from layertap.compare.check import check
 from layertap_export.graph.operators import OPERATORS
-from layertap_export.graph.passes.cast_around import STAND_INS, stand_in
+from layertap_export.graph.passes.cast_around import SUBSTITUTES, substitute
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -373,9 +373,9 @@ def opens(op_type: str, dtype: str) -> bool:
 @pytest.mark.parametrize("op_type", LACKING)
 def test_what_stands_in_has_a_kernel(op_type: str) -> None:
     for dtype in OPERATORS[op_type].no_kernel.split():
-        other = stand_in(op_type, dtype, 18)
+        other = substitute(op_type, dtype, 18)
         assert other is not None, dtype
-        assert other in STAND_INS[dtype]
+        assert other in SUBSTITUTES[dtype]
         assert opens(op_type, other), (dtype, other)
 
 
@@ -387,12 +387,12 @@ def test_types_that_are_not_missing_have_a_kernel(op_type: str) -> None:
     names = {"double": "float64", "float": "float32"}
     dtypes = [kind.removeprefix("tensor(").removesuffix(")") for kind in allowed]
     for dtype in (names.get(kind, kind) for kind in dtypes):
-        if dtype in STAND_INS and dtype not in OPERATORS[op_type].no_kernel.split():
+        if dtype in SUBSTITUTES and dtype not in OPERATORS[op_type].no_kernel.split():
             assert opens(op_type, dtype), dtype
 
 
 def test_an_operator_that_lacks_nothing_is_left_alone() -> None:
-    assert stand_in("Conv", "float32", 18) is None
-    assert stand_in("MatMul", "float64", 18) is None
-    assert stand_in("Conv", "float64", 18) == "float32"
-    assert stand_in("Where", "bool", 13) == "int32"
+    assert substitute("Conv", "float32", 18) is None
+    assert substitute("MatMul", "float64", 18) is None
+    assert substitute("Conv", "float64", 18) == "float32"
+    assert substitute("Where", "bool", 13) == "int32"

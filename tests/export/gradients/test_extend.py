@@ -387,7 +387,7 @@ def test_old_opsets_cannot_add_up() -> None:
     with pytest.raises(GradientError) as caught:
         extended(made, "input")
     assert str(caught.value) == (
-        "layer 'y' has no gradient: to add up what goes to one place, ONNX needs opset 16 or "
+        "layer 'y' has no gradient: adding several values to one element needs opset 16 or "
         "newer, and this file has opset 15."
     )
 

@@ -70,7 +70,7 @@ FIXED_ONLY = {
     "Pad wrap": "Pad of mode 'wrap' along an axis of free size",
     "Slice of all axes": "Slice of the first axis with computed bounds, or a step",
     "Slice of samples": "Slice of the first axis with computed bounds, or a step",
-    "DFT of a stated length": "DFT that cuts its input, or fills it up",
+    "DFT of a stated length": "DFT that truncates or pads its input",
     "ConvTranspose to a shape": "ConvTranspose whose padding depends on a free size",
 }
 """What is said of forms that need to know sizes."""

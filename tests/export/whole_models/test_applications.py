@@ -1,4 +1,4 @@
-"""One model of each family of `keras.applications`, small, with all its layers."""
+"""One small model of each family of `keras.applications`, with all of its layers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ pytestmark = [pytest.mark.tensorflow, pytest.mark.slow, pytest.mark.usefixtures(
 
 
 @pytest.mark.parametrize("family", APPLICATIONS, ids=lambda family: family.name)
-def test_every_layer_is_what_keras_computes(family: Family) -> None:
-    found = measure(next(iter(family.members.values())))
-    assert found.scaled < 1e-5
-    assert found.alone < 1e-5
-    assert found.checked < 1e-4
-    assert found.transposes == 0
-    assert found.layers > 20
+def test_every_layer_matches_keras(family: Family) -> None:
+    measured = measure(next(iter(family.members.values())))
+    assert measured.scaled < 1e-5
+    assert measured.alone < 1e-5
+    assert measured.checked < 1e-4
+    assert measured.transposes == 0
+    assert measured.layers > 20

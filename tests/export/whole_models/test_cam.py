@@ -1,7 +1,7 @@
-"""Heat maps of a trained network: beside TensorFlow's gradients, and on objects of known place.
+"""Heat maps of a trained network: compared with TensorFlow, and with objects of known position.
 
-The network, conv -> relu -> pool -> conv -> relu -> mean -> dense, learns in seconds to tell
-stripes that lie from stripes that stand.
+The network, conv -> relu -> pool -> conv -> relu -> mean -> dense, learns in seconds to distinguish
+horizontal from vertical stripes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from layertap.cam import METHODS, metrics
 pytestmark = pytest.mark.tensorflow
 
 SIZE, PATCH = 32, 12
-LABELS = ("lying", "standing")
+LABELS = ("horizontal", "vertical")
 
 
 class Scene(NamedTuple):
@@ -26,21 +26,22 @@ class Scene(NamedTuple):
     images: np.ndarray
     """`(n, 32, 32, 3)`."""
     present: np.ndarray
-    """`(n, 2)`: whether the class is there."""
+    """`(n, 2)`: whether the class is in the image."""
     masks: np.ndarray
-    """`(n, 2, 32, 32)`: where it is."""
+    """`(n, 2, 32, 32)`: the pixels of its object."""
 
 
 def scenes(count: int, seed: int, *, both: bool = False) -> Scene:
-    """Noise, and in the left and the right half a patch of either kind of stripes, or none."""
+    """Noise with a patch of horizontal stripes in one half, and of vertical stripes in the other;
+    with `both` false each patch is missing in half of the images."""
     generator = np.random.default_rng(seed)
     images = generator.normal(0, 0.3, (count, SIZE, SIZE, 3))
     masks = np.zeros((count, 2, SIZE, SIZE), bool)
     present = np.ones((count, 2), bool) if both else generator.random((count, 2)) < 0.5
     ramp = np.where(np.arange(PATCH) % 4 < 2, 1.0, -1.0)
-    for image, mask, here in zip(images, masks, present, strict=True):
+    for image, mask, has_class in zip(images, masks, present, strict=True):
         for k, side in enumerate(generator.permutation(2)):
-            if here[k]:
+            if has_class[k]:
                 top = generator.integers(0, SIZE - PATCH + 1)
                 left = side * SIZE // 2 + generator.integers(0, SIZE // 2 - PATCH + 1)
                 stripes = ramp[:, None] if k == 0 else ramp[None]
@@ -58,13 +59,13 @@ def trained(keras: Any) -> Any:
     x = layers.MaxPooling2D(name="pool")(x)
     x = layers.Conv2D(16, 3, padding="same", activation="relu", name="late")(x)
     x = layers.GlobalAveragePooling2D(name="mean")(x)
-    # Few features for each class, so that what speaks against it plays no great part.
-    few = keras.regularizers.L1(0.03)
-    x = layers.Dense(2, "sigmoid", kernel_regularizer=few, name="probs")(x)
+    # Few features for each class, so that evidence against a class has little weight.
+    sparse = keras.regularizers.L1(0.03)
+    x = layers.Dense(2, "sigmoid", kernel_regularizer=sparse, name="probs")(x)
     model = keras.Model(image, x, name="stripes")
     model.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
-    known = scenes(600, seed=1)
-    model.fit(known.images, known.present.astype(np.float32), epochs=20, verbose=0)
+    training = scenes(600, seed=1)
+    model.fit(training.images, training.present.astype(np.float32), epochs=20, verbose=0)
     return model
 
 
@@ -74,19 +75,19 @@ def model(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> layertap.Mo
     import layertap_export
 
     path = tmp_path_factory.mktemp("stripes") / "stripes.onnx"
-    asked = ["last-conv", "pool", "input"]
-    layertap_export.export(trained, path, labels=LABELS, gradients=asked)
+    selectors = ["last-conv", "pool", "input"]
+    layertap_export.export(trained, path, labels=LABELS, gradients=selectors)
     return layertap.open(path)
 
 
-# --- Beside TensorFlow --------------------------------------------------------------------------
+# --- Compared with TensorFlow -------------------------------------------------------------------
 
 
 def by_tape(
     trained: Any, images: np.ndarray, layer: str, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's activations, and the gradient of the weighted logits: the layers behind it are
-    called one by one, under a tape.
+    """A layer's activations, and the gradient of the weighted logits, for which the layers after it
+    are called one by one under a tape.
     """
     import keras
     import tensorflow as tf
@@ -105,7 +106,7 @@ def by_tape(
 
 
 @pytest.mark.parametrize("layer", ["late", "pool"])
-def test_gradients_are_tensorflows(trained: Any, model: layertap.Model, layer: str) -> None:
+def test_gradients_match_tensorflow(trained: Any, model: layertap.Model, layer: str) -> None:
     images = scenes(4, seed=2).images
     weights = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     activations, slopes = by_tape(trained, images, layer, weights)
@@ -116,8 +117,9 @@ def test_gradients_are_tensorflows(trained: Any, model: layertap.Model, layer: s
 
 
 @pytest.mark.parametrize("layer", ["late", "pool"])
-def test_the_heat_map_of_the_notebook(trained: Any, model: layertap.Model, layer: str) -> None:
-    """`relu(sum of w_k A_k)`, resized and divided by its maximum, with TensorFlow alone."""
+def test_heat_maps_match_the_notebook(trained: Any, model: layertap.Model, layer: str) -> None:
+    """The notebook computes `relu(sum of w_k A_k)`, resized and divided by its maximum, with
+    TensorFlow."""
     import tensorflow as tf
 
     images = scenes(3, seed=3).images
@@ -136,7 +138,7 @@ def test_the_heat_map_of_the_notebook(trained: Any, model: layertap.Model, layer
 
 
 def test_integrated_gradients_are_complete(trained: Any, model: layertap.Model) -> None:
-    """They add up to what the logits, as TensorFlow gives them, differ by from the baseline's."""
+    """Their sum is the difference of TensorFlow's logits between the image and the baseline."""
     import keras
 
     images = scenes(3, seed=7).images
@@ -157,42 +159,42 @@ def test_integrated_gradients_are_complete(trained: Any, model: layertap.Model) 
 # --- The pointing game --------------------------------------------------------------------------
 
 BY_GRADIENT = [name for name, method in METHODS.items() if method.takes == "gradients"]
-ONLY_FOR = ["gradcam++", "layercam", "gradcamelementwise"]
-"""Methods that count what speaks for a class, and not what speaks against it."""
+POSITIVE_ONLY = ["gradcam++", "layercam", "gradcamelementwise"]
+"""Methods that use only the evidence for a class, not the evidence against it."""
 
 
 def test_the_network_has_learned(model: layertap.Model) -> None:
-    known = scenes(100, seed=4)
-    right = (model.predict(known.images) > 0.5) == known.present
-    assert right.mean() > 0.95
+    test_set = scenes(100, seed=4)
+    correct = (model.predict(test_set.images) > 0.5) == test_set.present
+    assert correct.mean() > 0.95
 
 
 @pytest.mark.parametrize("method", [*BY_GRADIENT, "ablationcam"])
 def test_the_heat_is_on_the_object(model: layertap.Model, method: str) -> None:
-    """Of two objects in one image, on the one whose class was asked for: its hottest place, and
-    its mass, but for the few pixels that a map is coarse.
+    """The image has an object of each class. The maximum of a map must be on the object of its
+    class, and most of its sum within three pixels of the object, because a map is coarse.
     """
     both = scenes(12, seed=5, both=True)
     maps = model.cam(both.images, "late", list(LABELS), method=method)
-    near = grown(both.masks, 3)
+    near = dilated(both.masks, 3)
     share = (maps * near).sum(axis=(2, 3)) / maps.sum(axis=(2, 3))
     hottest = maps.reshape(12, 2, -1).argmax(axis=-1)
     hits = np.take_along_axis(both.masks.reshape(12, 2, -1), hottest[..., None], axis=-1)
     assert hits.all()
-    assert share.min() > (0.65 if method in ONLY_FOR else 0.9)
-    # What the maps of the two classes have in common.
+    assert share.min() > (0.65 if method in POSITIVE_ONLY else 0.9)
+    # The overlap of the maps of the two classes.
     common = np.minimum(maps[:, 0], maps[:, 1]).sum(axis=(1, 2)) / maps.sum(axis=(2, 3)).min(axis=1)
-    assert common.max() < (0.6 if method in ONLY_FOR else 0.2)
+    assert common.max() < (0.6 if method in POSITIVE_ONLY else 0.2)
 
 
-def grown(masks: np.ndarray, pixels: int) -> np.ndarray:
-    """Masks with so many pixels around them."""
-    wide = np.pad(masks, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
-    windows = np.lib.stride_tricks.sliding_window_view(wide, (2 * pixels + 1,) * 2, axis=(2, 3))
+def dilated(masks: np.ndarray, pixels: int) -> np.ndarray:
+    """Masks that are extended by this number of pixels in every direction."""
+    padded = np.pad(masks, ((0, 0), (0, 0), (pixels, pixels), (pixels, pixels)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * pixels + 1,) * 2, axis=(2, 3))
     return np.asarray(windows.any(axis=(-1, -2)))
 
 
-def test_a_good_map_takes_the_class_away_first(model: layertap.Model) -> None:
+def test_deletion_and_insertion_prefer_the_map_of_the_class(model: layertap.Model) -> None:
     both = scenes(6, seed=6, both=True)
     maps = model.cam(both.images, "late", list(LABELS))
     good = metrics.deletion(model, both.images, maps, list(LABELS), steps=16)

@@ -1,4 +1,4 @@
-"""The whole path, as the first user walks it, against Keras itself."""
+"""The chest X-ray model from export to heat map, compared with Keras."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def tapped(chest_file: Path) -> layertap.Model:
 
 
 def keras_input(image: Path) -> Any:
-    """What the notebook does: load at 320 x 320, subtract the mean, divide by the deviation."""
+    """The input as in the notebook: load at 320 x 320, subtract the mean, divide by the standard
+    deviation."""
     import keras
 
     from layertap_models import MODELS
@@ -44,7 +45,7 @@ def scaled_error(actual: Any, expected: Any) -> float:
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def test_the_layers_are_those_of_keras(tapped: layertap.Model, keras_model: Any) -> None:
+def test_the_layer_table_matches_keras(tapped: layertap.Model, keras_model: Any) -> None:
     assert [layer.name for layer in tapped.layers] == [layer.name for layer in keras_model.layers]
     assert [layer.type for layer in tapped.layers] == [
         type(layer).__name__ for layer in keras_model.layers
@@ -80,13 +81,13 @@ def expected(keras_model: Any, x: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "name", ["conv1_relu", "pool3_conv", "conv5_block16_concat", "bn", "dense"]
 )
-def test_one_layer_of_an_image_file_is_what_keras_gives(
+def test_one_layer_of_an_image_file_matches_keras(
     name: str, tapped: layertap.Model, images: list[Path], expected: dict[str, Any]
 ) -> None:
     assert scaled_error(tapped.activations(images[0], name), expected[name][:1]) < 1e-5
 
 
-def test_all_layers_at_once_and_the_prediction(
+def test_all_layers_at_once_and_the_prediction_match_keras(
     tapped: layertap.Model, images: list[Path], expected: dict[str, Any]
 ) -> None:
     actual = tapped.activations(images)
@@ -96,7 +97,7 @@ def test_all_layers_at_once_and_the_prediction(
     assert scaled_error(tapped.predict(images), expected["dense"]) < 1e-5
 
 
-def test_the_gradient_of_a_class_per_image(
+def test_gradients_and_heat_maps_of_a_class_per_image_match_tensorflow(
     tapped: layertap.Model, keras_model: Any, images: list[Path], x: Any
 ) -> None:
     import keras
@@ -121,8 +122,8 @@ def test_the_gradient_of_a_class_per_image(
         np.testing.assert_allclose(found[sample, sample], heat[sample] / peak, atol=1e-4)
 
 
-def test_the_file_grew_by_a_thousandth(chest_file: Path) -> None:
-    """Both halves of the network share the weights."""
+def test_gradients_add_less_than_a_thousandth_to_the_file(chest_file: Path) -> None:
+    """Both passes share the weights."""
     import onnx
 
     from layertap_export.gradients.reading import strip

@@ -1,4 +1,4 @@
-"""docs/coverage.md says what the tables of the tests and the code say."""
+"""docs/coverage.md agrees with the tables of the tests and with the code."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ def in_code(cells: list[str]) -> list[str]:
     return [word for cell in cells for word in quoted(cell)]
 
 
-def test_the_layers_that_cannot_be_exported(keras: Any) -> None:
+def test_the_page_lists_the_layers_that_cannot_be_exported(keras: Any) -> None:
     table = section("Layers that cannot be exported")
-    named = [quoted(row[0])[0] for row in table]
+    listed = [quoted(row[0])[0] for row in table]
     makes = [row.make for name, row in REFUSALS.items() if name != "float8"]
     codes = [make.__code__ for make in makes]
     for code in codes:
         codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
-    made = {name for code in codes for name in code.co_names if hasattr(keras.layers, name)}
-    assert sorted(named) == sorted(made)
+    used = {name for code in codes for name in code.co_names if hasattr(keras.layers, name)}
+    assert sorted(listed) == sorted(used)
     operations = {x for row in REFUSALS.values() for x in re.findall(r"(\w+) \(layer", row.message)}
     assert sorted(set(in_code([row[1] for row in table]))) == sorted(operations)
 
 
-def test_the_functions_that_cannot_be_exported() -> None:
+def test_the_page_lists_the_functions_that_cannot_be_exported() -> None:
     functions = [quoted(row[0]) for row in section("Functions that cannot be exported")]
-    named = {name for names in functions for name in names} - {"nuc"}
+    listed = {name for names in functions for name in names} - {"nuc"}
     table = {name.partition(" ")[0] for name in [*REFUSED, *DIFFERENT, *KERAS_REFUSES]}
-    assert sorted(named - table) == ["irfft"]  # of free sizes only
-    assert sorted(table - named) == []
+    assert sorted(listed - table) == ["irfft"]  # only for free sizes
+    assert sorted(table - listed) == []
     assert sorted(functions[-1]) == sorted(KERAS_REFUSES)
 
 
-def test_the_number_types(keras: Any) -> None:
+def test_the_page_lists_the_dtypes_tolerances_and_missing_kernels(keras: Any) -> None:
     from layertap_export.convert.dtypes import file_dtype
     from layertap_export.graph.operators import OPERATORS
     from layertap_export.verification.tolerances import TOLERANCE, TOLERANCES
@@ -65,11 +65,11 @@ def test_the_number_types(keras: Any) -> None:
         *TOLERANCES,
     }
     (paragraph,) = re.findall(r"names them: (.*?)\. If there", PAGE, re.DOTALL)
-    lacking = [name for name, row in OPERATORS.items() if "float64" in row.no_kernel.split()]
-    assert quoted(paragraph) == lacking
+    missing = [name for name, row in OPERATORS.items() if "float64" in row.no_kernel.split()]
+    assert quoted(paragraph) == missing
 
 
-def test_the_operations_that_layertap_converts_itself(keras: Any) -> None:
+def test_the_page_lists_the_operations_that_layertap_converts(keras: Any) -> None:
     from layertap_export.convert.tf_ops import handlers
 
     table = section("Operations that layertap converts itself")

@@ -1,4 +1,4 @@
-"""Exported models in two parts, and with nothing but one layer asked for: the same numbers."""
+"""Exported models cut in two, reduced to one layer, and edited: the same numbers as the whole."""
 
 from __future__ import annotations
 
@@ -35,47 +35,49 @@ SEPARATING = ["stem_conv", "res_add", "concat"]
 
 
 @pytest.mark.parametrize("layer", SEPARATING)
-def test_digits_in_two_parts(digits_file: Path, tmp_path: Path, layer: str) -> None:
-    in_two_parts(digits_file, tmp_path, [layer])
+def test_two_parts_of_digits_match_the_whole(digits_file: Path, tmp_path: Path, layer: str) -> None:
+    compare_two_parts(digits_file, tmp_path, [layer])
 
 
 @pytest.mark.parametrize("layers", [["stem_relu", "res_pointwise"], ["narrow_conv", "wide_relu"]])
-def test_digits_cut_through_two_branches(
+def test_two_parts_of_digits_cut_through_two_branches_match_the_whole(
     digits_file: Path, tmp_path: Path, layers: list[str]
 ) -> None:
-    in_two_parts(digits_file, tmp_path, layers)
+    compare_two_parts(digits_file, tmp_path, layers)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["pool2_conv", "conv4_block24_concat", "bn"])
-def test_the_chest_model_in_two_parts(chest_file: Path, tmp_path: Path, layer: str) -> None:
-    in_two_parts(chest_file, tmp_path, [layer])
+def test_two_parts_of_the_chest_model_match_the_whole(
+    chest_file: Path, tmp_path: Path, layer: str
+) -> None:
+    compare_two_parts(chest_file, tmp_path, [layer])
 
 
-def in_two_parts(path: Path, folder: Path, layers: list[str]) -> None:
-    """Resumed, and as files: bit for bit the whole."""
+def compare_two_parts(path: Path, folder: Path, layers: list[str]) -> None:
+    """Resuming from the layers, and the two parts as files, match the whole bit for bit."""
     whole = layertap.open(path, reproducible=True)
     x = batch(whole)
-    wanted = whole.predict(x)
+    expected = whole.predict(x)
     between = whole.activations(x, layers)
-    np.testing.assert_array_equal(whole.resume(between), wanted, strict=True)
+    np.testing.assert_array_equal(whole.resume(between), expected, strict=True)
 
     whole.cut(folder / "head.onnx", end=layers)
     whole.cut(folder / "tail.onnx", start=layers)
     head = layertap.open(folder / "head.onnx", reproducible=True)
     tail = layertap.open(folder / "tail.onnx", reproducible=True)
-    handed_on = head.activations(x, layers)
+    from_head = head.activations(x, layers)
     for name in layers:
-        np.testing.assert_array_equal(handed_on[name], between[name], strict=True)
-    np.testing.assert_array_equal(tail.predict(handed_on), wanted, strict=True)
+        np.testing.assert_array_equal(from_head[name], between[name], strict=True)
+    np.testing.assert_array_equal(tail.predict(from_head), expected, strict=True)
     for part in ("head.onnx", "tail.onnx"):
         onnx.checker.check_model(onnx.load(folder / part), full_check=True)
 
 
-def test_each_layer_of_digits_alone_is_what_it_is_among_all(digits_file: Path) -> None:
+def test_each_layer_alone_matches_all_layers_at_once(digits_file: Path) -> None:
     model = layertap.open(digits_file, reproducible=True)
     x = batch(model)
     together = model.activations(x)
     assert len(together) == 20
-    for name, wanted in together.items():
-        np.testing.assert_array_equal(model.activations(x, name), wanted, strict=True)
+    for name, expected in together.items():
+        np.testing.assert_array_equal(model.activations(x, name), expected, strict=True)

@@ -1,4 +1,4 @@
-"""Gradients in an export: put in, verified against TensorFlow, and noted in the card."""
+"""Exports with gradients: the outputs in the file, their verification, and the card."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def report(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def by_tensorflow(keras: Any, model: Any, layer: str, x: np.ndarray, weights: np.ndarray) -> Any:
-    """The gradient at a layer of a model whose last layer is a Dense: of its pre-activation."""
+    """The gradient of the weighted logits with respect to a layer; the model ends in a Dense."""
     import tensorflow as tf
 
     last = model.layers[-1]
@@ -42,9 +42,9 @@ def by_tensorflow(keras: Any, model: Any, layer: str, x: np.ndarray, weights: np
     return tape.gradient(score, activation).numpy()
 
 
-def test_one_gradient_per_layer(report: Any, small: Any, keras: Any) -> None:
+def test_each_selected_layer_has_a_gradient(report: Any, small: Any, keras: Any) -> None:
     gradients = gradients_of(report.card)
-    # The last feature maps of the size of the last convolution; the Dropout hands them on.
+    # `last-conv`: the last feature maps of the size of the last convolution's output.
     assert gradients.tensors == {
         "relu": "grad/relu",
         "drop": "grad/drop",
@@ -58,7 +58,7 @@ def test_one_gradient_per_layer(report: Any, small: Any, keras: Any) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
 
 
-def test_they_are_verified_like_layers(report: Any) -> None:
+def test_gradients_are_verified_like_layers(report: Any) -> None:
     checked = verification_of(report.card).layers
     names = {"grad/relu", "grad/drop", "grad/image"}
     assert {name for name in checked if name.startswith("grad/")} == names
@@ -66,7 +66,7 @@ def test_they_are_verified_like_layers(report: Any) -> None:
     assert "verified 8 layers and 3 gradients against Keras on 2 batches" in str(report)
 
 
-def test_the_golden_sample_has_them(report: Any, small: Any, keras: Any) -> None:
+def test_the_golden_sample_contains_gradients(report: Any, small: Any, keras: Any) -> None:
     golden = report.card.golden
     assert {"grad/relu", "grad/drop", "grad/image"} <= golden.layers.keys()
     from layertap.compare.golden import indices, seeded
@@ -79,13 +79,13 @@ def test_the_golden_sample_has_them(report: Any, small: Any, keras: Any) -> None
     np.testing.assert_allclose(kept.norm, np.linalg.norm(expected), rtol=1e-5)
 
 
-def test_check_and_verify_cover_them(
+def test_check_and_verify_compare_gradients(
     report: Any, small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(report.path)]) == 0
     assert capsys.readouterr().out.startswith("8 layers and 3 gradients agree with the golden ")
     assert layertap_export.verify(report.path, small)
-    # A file whose backward half alone is wrong: the classes are weighed double.
+    # A file in which only the backward pass is wrong: the weights of the classes are doubled.
     broken = onnx.load(report.path)
     seed = next(x for x in broken.graph.node if "score_weights" in x.input)
     broken.graph.initializer.append(onnx.numpy_helper.from_array(np.array(2, np.float32), "two"))
@@ -109,7 +109,7 @@ def test_a_wrong_rule_fails_the_export(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_of_it_without_the_option(small_file: Path) -> None:
+def test_a_file_has_no_gradients_by_default(small_file: Path) -> None:
     model = onnx.load(small_file)
     assert [x.name for x in model.graph.input] == ["image"]
     assert not any("grad/" in x.name for x in [*model.graph.node, *model.graph.output])
@@ -118,29 +118,29 @@ def test_nothing_of_it_without_the_option(small_file: Path) -> None:
     assert card.gradients is None
 
 
-def test_the_layers_are_what_they_were(report: Any, small_file: Path) -> None:
+def test_gradients_do_not_change_the_layers(report: Any, small_file: Path) -> None:
     """Activations, names and order are those of an export without gradients."""
-    plain, with_it = layertap.open(small_file), layertap.open(report.path)
-    assert with_it.layers == plain.layers
-    assert with_it.outputs == plain.outputs
+    plain, extended = layertap.open(small_file), layertap.open(report.path)
+    assert extended.layers == plain.layers
+    assert extended.outputs == plain.outputs
     names = [x.name for x in onnx.load(report.path).graph.output]
     plain_names = [x.name for x in onnx.load(small_file).graph.output]
     assert names == [*plain_names, "grad/relu", "grad/drop", "grad/image"]
     x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
-    np.testing.assert_equal(with_it.activations(x), plain.activations(x))
+    np.testing.assert_equal(extended.activations(x), plain.activations(x))
 
 
-def test_the_same_bytes_every_time(small: Any, report: Any, tmp_path: Path) -> None:
-    asked = ["relu", "last-conv", "input"]
-    again = layertap_export.export(small, tmp_path / "small.onnx", gradients=asked)
+def test_every_export_writes_the_same_bytes(small: Any, report: Any, tmp_path: Path) -> None:
+    selectors = ["relu", "last-conv", "input"]
+    again = layertap_export.export(small, tmp_path / "small.onnx", gradients=selectors)
     assert again.path.read_bytes() == report.path.read_bytes()
 
 
 # --- Which layers, which score --------------------------------------------------------------------
 
 
-def test_layers_that_nobody_else_asked_for(small: Any, tmp_path: Path) -> None:
-    """A layer with a gradient is exposed; the others that the verification needed are not."""
+def test_layers_with_a_gradient_are_exposed(small: Any, tmp_path: Path) -> None:
+    """Other layers that the verification needs are not."""
     report = layertap_export.export(
         small, tmp_path / "small.onnx", layers="gap", gradients=["conv", "last-conv"]
     )
@@ -151,14 +151,16 @@ def test_layers_that_nobody_else_asked_for(small: Any, tmp_path: Path) -> None:
     assert layertap_export.verify(report.path, small)
 
 
-def test_all_layers(small: Any, tmp_path: Path) -> None:
-    """All that the logits depend on: not the Dense itself, which ends in a softmax."""
+def test_all_selects_the_layers_that_the_logits_depend_on(small: Any, tmp_path: Path) -> None:
+    """Not the last Dense, which ends in a softmax."""
     report = layertap_export.export(small, tmp_path / "small.onnx", gradients="all")
     names = ["image", "conv", "bn", "relu", "add", "drop", "pool", "gap"]
     assert list(gradients_of(report.card).tensors) == names
 
 
-def test_a_layer_that_the_score_does_not_depend_on(small: Any, tmp_path: Path) -> None:
+def test_a_layer_that_does_not_affect_the_score_has_the_gradient_0(
+    small: Any, tmp_path: Path
+) -> None:
     with pytest.warns(layertap.LayertapWarning) as caught:
         report = layertap_export.export(small, tmp_path / "small.onnx", gradients="dense")
     assert [str(x.message) for x in caught] == [
@@ -169,7 +171,7 @@ def test_a_layer_that_the_score_does_not_depend_on(small: Any, tmp_path: Path) -
     np.testing.assert_array_equal(found, np.zeros((2, 3)))
 
 
-def test_the_score_can_be_a_probability(small: Any, keras: Any, tmp_path: Path) -> None:
+def test_the_score_can_be_the_probability(small: Any, keras: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     report = layertap_export.export(
@@ -197,8 +199,8 @@ def two_heads(keras: Any) -> Any:
     return keras.Model(image, [age, kind], name="heads")
 
 
-def test_several_outputs(keras: Any, tmp_path: Path) -> None:
-    """One must be named: a number, or the classes of every pixel."""
+def test_one_of_several_outputs_must_be_named(keras: Any, tmp_path: Path) -> None:
+    """One is a number, the other has classes for every pixel."""
     keras.utils.set_random_seed(0)
     model = two_heads(keras)
     target = tmp_path / "heads.onnx"
@@ -212,15 +214,15 @@ def test_several_outputs(keras: Any, tmp_path: Path) -> None:
     gradients = gradients_of(report.card)
     assert (gradients.output, gradients.score) == ("kind", "logits")
     assert list(gradients.tensors) == ["stem"]
-    # Scores are channels last, as the output is.
+    # The scores are channels last, like the output.
     entry = next(x for x in onnx.load(target).graph.input if x.name == "score_weights")
     assert [d.dim_value for d in entry.type.tensor_type.shape.dim] == [0, 0, 0, 5]
     report = layertap_export.export(model, target, gradients="flat", score="age")
     assert gradients_of(report.card).score == "output"
 
 
-def test_padding_is_a_layer_of_its_own(keras: Any, tmp_path: Path) -> None:
-    """tf2onnx lets the convolution pad by itself, and the layer's output leads nowhere."""
+def test_a_padding_layer_has_a_gradient(keras: Any, tmp_path: Path) -> None:
+    """tf2onnx merges padding into the convolution; then nothing would read the layer's output."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential(
@@ -240,7 +242,7 @@ def test_padding_is_a_layer_of_its_own(keras: Any, tmp_path: Path) -> None:
     assert np.abs(found[:, 0]).max() > 0
 
 
-def test_sizes_that_are_free(keras: Any, tmp_path: Path) -> None:
+def test_gradients_of_free_sizes_are_verified(keras: Any, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     layers = keras.layers
     image = keras.Input((None, None, 3), name="image")
@@ -256,8 +258,8 @@ def test_sizes_that_are_free(keras: Any, tmp_path: Path) -> None:
     assert report.verification.worst.scaled < 1e-5
 
 
-def own_softmax(keras: Any) -> Any:
-    """A layer of one's own that calls TensorFlow's softmax."""
+def custom_softmax(keras: Any) -> Any:
+    """A custom layer that calls TensorFlow's softmax."""
     import tensorflow as tf
 
     class Head(keras.layers.Layer):
@@ -283,7 +285,7 @@ def nested(keras: Any) -> Any:
 
 
 def reshaped(keras: Any) -> Any:
-    """The probabilities are laid out anew: what went into the softmax is not what came of it."""
+    """The probabilities are reshaped, so the logits do not have the shape of the output."""
     keras.utils.set_random_seed(0)
     entry = keras.Input((5,), name="x")
     x = keras.layers.Dense(4, activation="tanh", name="first")(entry)
@@ -304,14 +306,14 @@ def words(keras: Any) -> Any:
 @pytest.mark.parametrize(
     ("make", "layers", "score"),
     [
-        (own_softmax, "first", "logits"),
+        (custom_softmax, "first", "logits"),
         (nested, "backbone/dense", "logits"),
         (words, "first", "logits"),
         (reshaped, "first", "logits"),
     ],
-    ids=["own softmax", "nested", "words", "reshaped"],
+    ids=["custom softmax", "nested", "words", "reshaped"],
 )
-def test_models_of_all_kinds(
+def test_gradients_of_models_of_all_kinds_are_verified(
     make: Callable[[Any], Any], layers: str, score: str, keras: Any, tmp_path: Path
 ) -> None:
     model = make(keras)
@@ -329,10 +331,10 @@ def test_models_of_all_kinds(
     assert checked.scaled < 1e-5
 
 
-def test_where_tensorflow_cannot_tell_the_logits(
+def test_without_logits_in_tensorflow_gradients_are_compared_with_differences(
     keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then central differences do: a wrong rule is found all the same."""
+    """A wrong rule is found too."""
     wrong = {**registry.RULES, "Tanh": lambda step: [step.gradient]}
     monkeypatch.setattr(backprop, "RULES", wrong)
     with pytest.raises(layertap_export.VerificationError) as caught:
@@ -342,8 +344,8 @@ def test_where_tensorflow_cannot_tell_the_logits(
     assert failed_in(caught.value) == ["grad/x"]
 
 
-def test_recurrent_layers_on_the_way(keras: Any, tmp_path: Path) -> None:
-    """The gradient behind them is there, and that before them is refused."""
+def test_a_gradient_through_a_recurrent_layer_is_an_error(keras: Any, tmp_path: Path) -> None:
+    """A gradient of the recurrent layer's output is not."""
     keras.utils.set_random_seed(0)
     entry = keras.Input((6, 4), name="x")
     x = keras.layers.Dense(5, name="before")(entry)
@@ -359,8 +361,10 @@ def test_recurrent_layers_on_the_way(keras: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "other.onnx").exists()
 
 
-def test_a_layer_that_runs_once_for_every_step(keras: Any, tmp_path: Path) -> None:
-    """Keras does so, where the file takes all steps for one batch: differences are compared."""
+def test_the_gradient_of_a_layer_that_keras_runs_step_by_step_is_verified(
+    keras: Any, tmp_path: Path
+) -> None:
+    """The file runs all steps as one batch, so the gradient is compared with differences."""
     keras.utils.set_random_seed(0)
     entry = keras.Input((None, 4), name="x")
     inner = keras.layers.Dense(5, activation="tanh", name="inner")
@@ -379,8 +383,7 @@ def test_a_layer_that_runs_once_for_every_step(keras: Any, tmp_path: Path) -> No
     assert checked["grad/steps/inner"].scaled < 1e-5
 
 
-def test_a_signature(keras: Any, tmp_path: Path) -> None:
-    """It has no layers, but an input."""
+def test_a_signature_has_gradients_of_its_inputs(keras: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     weights = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -400,7 +403,7 @@ def test_a_signature(keras: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
 
 
-# --- Large weights, which stand beside the graph until the file is written ------------------------
+# --- Large weights, which are kept outside of the graph until the file is written -----------------
 
 
 def wide(keras: Any) -> Any:
@@ -411,7 +414,7 @@ def wide(keras: Any) -> Any:
     return keras.Model(entry, keras.layers.Dense(4, "softmax", name="last")(x))
 
 
-def test_both_halves_share_the_weights(keras: Any, tmp_path: Path) -> None:
+def test_both_passes_share_the_weights(keras: Any, tmp_path: Path) -> None:
     model = wide(keras)
     plain = layertap_export.export(model, tmp_path / "plain.onnx")
     report = layertap_export.export(model, tmp_path / "model.onnx", gradients=["all", "input"])
@@ -445,7 +448,7 @@ def test_a_model_beyond_what_one_file_holds(
 # --- The command line ---------------------------------------------------------------------------
 
 
-def test_the_export_command_adds_gradients(
+def test_the_command_line_selects_layers_and_the_score(
     small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, file = tmp_path / "small.keras", tmp_path / "small.onnx"

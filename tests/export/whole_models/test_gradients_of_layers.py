@@ -1,6 +1,6 @@
 """Gradients through every Keras layer, and through every family of `keras.applications`.
 
-The export compares them with `tf.GradientTape`, so that it succeeds is the test.
+The export compares them with `tf.GradientTape`, so a successful export is the test.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = [
 REFUSED = (
     r"layer '.+' has no gradient: layertap has no rule for the operator (If|Loop|MatMulInteger)."
 )
-"""What decides when it runs, loops, and products in 8 bits."""
+"""Conditions, loops, and products in 8 bits."""
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,13 @@ REFUSED = (
         (kind, name)
         for kind in ("images", "resizing", "sequences", "volumes", "vectors", "words")
         for name in KINDS[kind].rows
-        if not name.startswith(("bins", "lookup", "weighted count"))  # places and counts
-        and (kind, name) != ("words", "repeat")  # whole numbers
+        if not name.startswith(("bins", "lookup", "weighted count"))  # indices and counts
+        and (kind, name) != ("words", "repeat")  # integers
     ],
 )
-def test_each_layer(kind: str, name: str, keras: Any, tmp_path: Path) -> None:
+def test_the_gradient_through_each_layer_matches(
+    kind: str, name: str, keras: Any, tmp_path: Path
+) -> None:
     table = KINDS[kind]
     model = built(keras, {name: table.rows[name]}, table.shape, table.dtype)
     if len(outputs := keras.tree.flatten(model.output)) > 1:
@@ -50,11 +52,11 @@ def test_each_layer(kind: str, name: str, keras: Any, tmp_path: Path) -> None:
     try:
         report = layertap_export.export(model, tmp_path / "one.onnx", gradients=asked, unsafe=True)
     except layertap_export.GradientError as exc:
-        assert re.fullmatch(REFUSED, str(exc))  # noqa: PT017 - most have one
+        assert re.fullmatch(REFUSED, str(exc))  # noqa: PT017 - most layers have a gradient
         return
     gradients = report.card.gradients
     assert gradients is not None
-    by_sample = "sparsemax" in name  # it takes values from places that are counted by sample
+    by_sample = "sparsemax" in name  # it gathers with indices that include the sample
     assert gradients.broadcasts or not gradients.tensors or by_sample
     found = [x for x in report.verification.layers if x.name in gradients.tensors.values()]
     assert len(found) == len(gradients.tensors)
@@ -77,11 +79,11 @@ FAMILIES = {
     "VGG16": 64,
     "Xception": 96,
 }
-"""Sizes of images, by one member of each family."""
+"""The size of the images for a member of each family."""
 
 
 def growth(path: Path) -> float:
-    """By what share of its size a file grew by gradients."""
+    """By what fraction of its size a file grew when gradients were added."""
     model, card = onnx.load(path), layertap.open(path).card
     assert card is not None
     size = model.ByteSize()
@@ -90,8 +92,8 @@ def growth(path: Path) -> float:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_family(name: str, keras: Any, tmp_path: Path) -> None:
-    """At the last, a middle and the first convolution; a class per sample; a free batch."""
+def test_gradients_of_each_family_match(name: str, keras: Any, tmp_path: Path) -> None:
+    """With respect to three convolutions, with a class per sample and a free batch size."""
     size = FAMILIES[name]
     keras.utils.set_random_seed(0)
     build = getattr(keras.applications, name)
@@ -119,6 +121,6 @@ def test_each_family(name: str, keras: Any, tmp_path: Path) -> None:
         one = slice(sample, sample + 1)
         alone = opened.run(names, {entry: images[one], gradients.weights: classes[one]})
         for output, many, single in zip(names, together, alone, strict=True):
-            # But for kinks: the sums of a batch are in another order.
+            # A batch is summed in another order, so some values may be on the other side of a kink.
             distance = np.linalg.norm((many[one] - single).ravel())
             assert distance < 0.02 * np.linalg.norm(single.ravel()), output

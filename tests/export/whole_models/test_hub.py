@@ -1,4 +1,4 @@
-"""Backbones of Keras Hub, small and random: integers, dicts and masks go in."""
+"""Small backbones of Keras Hub with random weights: their inputs are integers, dicts and masks."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("family", HUB, ids=lambda family: family.name)
-def test_every_layer_is_what_keras_computes(family: Family) -> None:
+def test_every_layer_matches_keras(family: Family) -> None:
     (build,) = family.members.values()
-    found = measure(build)
-    assert found.scaled < 1e-5
-    assert found.alone < 1e-5
-    assert found.checked < 1e-4
+    measured = measure(build)
+    assert measured.scaled < 1e-5
+    assert measured.alone < 1e-5
+    assert measured.checked < 1e-4

@@ -16,6 +16,7 @@ import layertap_export
 from layertap_export.api import export as exporting
 from layertap_export.convert import assemble as assembling
 from layertap_export.gradients import differentiating
+from layertap_export.graph.passes import fuse as fusing
 from layertap_export.graph.weights import is_stub
 from layertap_export.writing import Writer
 
@@ -147,7 +148,9 @@ EARLY: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
 
 RAW: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
     "channels_first": lambda patch, fault: after(patch, assembling, "channels_first", fault),
+    "restore_products": lambda patch, fault: after(patch, assembling, "restore_products", fault),
     "fuse": lambda patch, fault: after(patch, assembling, "fuse", fault),
+    "join_hard_swish": lambda patch, fault: after(patch, fusing, "join_hard_swish", fault),
     "rename": lambda patch, fault: after(patch, assembling, "rename", fault),
 }
 """Passes within `assemble`, where only weights have their final form."""
@@ -187,6 +190,16 @@ def test_a_fault_makes_the_export_fail(
     (PLACES | EARLY | RAW)[place](monkeypatch, counted)
     refused(small, tmp_path / "small.onnx", layers=layers)
     assert spoiled == [place]
+
+
+@pytest.mark.parametrize("fault", OF_GRADIENTS.values(), ids=OF_GRADIENTS)
+def test_a_fault_makes_add_gradients_fail(
+    fault: Fault, small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_writing(monkeypatch, fault)
+    with pytest.raises(layertap_export.VerificationError):
+        layertap_export.add_gradients(small_file, tmp_path / "out.onnx", "relu")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("field", ["bytes", "card"])

@@ -1,4 +1,4 @@
-"""Every function of `keras.ops` in a model can be exported, or says why not."""
+"""Every function of `keras.ops` can be exported in a model, or the error states why not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from generators.ops_table import DIFFERENT, KERAS_REFUSES, OPS, REFUSED, WITHOUT
 pytestmark = [
     pytest.mark.tensorflow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    # Keras's `tensordot`, of symbolic tensors.
+    # Raised by Keras's `tensordot` of symbolic tensors.
     pytest.mark.filterwarnings("ignore:NotImplemented should not be used:DeprecationWarning"),
 ]
 
@@ -45,9 +45,9 @@ def test_every_function_is_in_a_table(keras: Any) -> None:
     public = {name for name, value in vars(keras.ops).items() if callable(value)}
     public |= {f"image.{name}" for name, value in vars(keras.ops.image).items() if callable(value)}
     rows = [*OPS, *REFUSED, *DIFFERENT, *KERAS_REFUSES, *WITHOUT_TENSORS]
-    named = {name.partition(" ")[0] for name in rows}
-    assert sorted(name for name in public - named if not name.startswith("_")) == []
-    assert sorted(named - public) == []
+    listed = {name.partition(" ")[0] for name in rows}
+    assert sorted(name for name in public - listed if not name.startswith("_")) == []
+    assert sorted(listed - public) == []
 
 
 QUICK = (
@@ -56,29 +56,29 @@ QUICK = (
     *("image.affine_transform", "image.rgb_to_hsv", "floor_divide integers", "segment_max"),
     "inner",
 )
-"""A few that tf2onnx cannot do or gets wrong, and one whose rank TensorFlow does not know."""
+"""Some that tf2onnx does not support or converts incorrectly, and one of unknown rank."""
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_some_functions(name: str, keras: Any, tmp_path: Path) -> None:
+def test_some_functions_match(name: str, keras: Any, tmp_path: Path) -> None:
     report = layertap_export.export(model_of(keras, OPS[name]), tmp_path / "op.onnx")
     assert report.verification.worst.scaled < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPS)
-def test_every_function_is_exported(name: str, keras: Any, tmp_path: Path) -> None:
+def test_all_functions_match(name: str, keras: Any, tmp_path: Path) -> None:
     report = layertap_export.export(model_of(keras, OPS[name]), tmp_path / "op.onnx")
     assert report.verification.worst.scaled < 1e-5
 
 
 FREE_REFUSED = {"irfft", "irfft odd"}
-"""For free sizes TensorFlow measures and pads the complex numbers, which cannot be exported."""
+"""For free sizes TensorFlow pads complex numbers to a computed size, which is not supported."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.free])
-def test_functions_of_free_sizes(name: str, keras: Any, tmp_path: Path) -> None:
+def test_functions_of_free_sizes_match(name: str, keras: Any, tmp_path: Path) -> None:
     model = model_of(keras, OPS[name], free=True)
     if name in FREE_REFUSED:
         with pytest.raises(
@@ -92,7 +92,7 @@ def test_functions_of_free_sizes(name: str, keras: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
-def test_functions_that_cannot_be_exported(name: str, keras: Any, tmp_path: Path) -> None:
+def test_unsupported_functions_are_an_error(name: str, keras: Any, tmp_path: Path) -> None:
     op, message = REFUSED[name]
     with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
         layertap_export.export(model_of(keras, op), tmp_path / "op.onnx")
@@ -102,7 +102,9 @@ def test_functions_that_cannot_be_exported(name: str, keras: Any, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_functions_that_come_out_different(name: str, keras: Any, tmp_path: Path) -> None:
+def test_functions_with_different_results_fail_verification(
+    name: str, keras: Any, tmp_path: Path
+) -> None:
     with pytest.raises(layertap_export.VerificationError) as caught:
         layertap_export.export(model_of(keras, DIFFERENT[name]), tmp_path / "op.onnx")
     assert failed_in(caught.value)[0] == name
@@ -111,10 +113,10 @@ def test_functions_that_come_out_different(name: str, keras: Any, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KERAS_REFUSES)
-def test_functions_that_keras_refuses(name: str, keras: Any, tmp_path: Path) -> None:
+def test_functions_that_keras_rejects_are_an_error(name: str, keras: Any, tmp_path: Path) -> None:
     try:
         model = model_of(keras, KERAS_REFUSES[name])
     except (ValueError, TypeError, AttributeError):
-        return  # there is no such model
+        return  # Keras cannot build the model
     with pytest.raises(layertap_export.ExportError, match=r"^Keras cannot (trace|run) the model"):
         layertap_export.export(model, tmp_path / "op.onnx")

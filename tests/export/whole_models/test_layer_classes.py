@@ -1,7 +1,7 @@
-"""Every class of `keras.layers` can be exported, or says why not.
+"""Every class of `keras.layers` can be exported, or the error states why not.
 
-The export compares the file with Keras itself, so that it succeeds is the test. The layers stand in
-`layer_table.py`.
+The export compares the file with Keras, so a successful export is the test. The layers are listed
+in `tests/generators/layer_table.py`.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ pytestmark = [
 ]
 
 NO_LAYERS = frozenset({"InputSpec", "Layer", "Wrapper"})
-"""Public classes that are none: of inputs, and what other classes are made from."""
+"""Public classes that are not layers to use: a specification of inputs, and base classes."""
 
 NOT_INSTALLED: Mapping[str, tuple[str, str]] = {
     "JaxLayer": ("jax", "This requires the jax module. You can install it via `pip install jax`"),
     "FlaxLayer": ("flax", "No module named 'flax'"),
     "TorchModuleWrapper": ("torch", "No module named 'torch'"),
 }
-"""Layers around those of other libraries: the library, and what Keras says without it."""
+"""Layers that wrap other libraries: the library, and the error of Keras if it is missing."""
 
 OPSET_17 = frozenset({"mel", "mel linear"})
 """Rows that need ONNX's Fourier transform."""
@@ -46,11 +46,11 @@ def exported(model: Any, folder: Path, **options: Any) -> Any:
     return layertap_export.export(model, folder / "layers.onnx", unsafe=True, **options)
 
 
-# --- Side by side -------------------------------------------------------------------------------
+# --- In parallel --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_side_by_side(kind: str, layers_file: Callable[[str], Path]) -> None:
+def test_layers_in_parallel_match(kind: str, layers_file: Callable[[str], Path]) -> None:
     tapped = layertap.open(layers_file(kind))
     assert all(layer.exposed for layer in tapped.layers if layer.parent is None)
     assert tapped.card
@@ -70,7 +70,7 @@ QUICK_FREE = ("resizing", "images")
         if table.free
     ],
 )
-def test_layers_of_any_size(kind: str, keras: Any, tmp_path: Path) -> None:
+def test_layers_of_free_sizes_match(kind: str, keras: Any, tmp_path: Path) -> None:
     table = KINDS[kind]
     assert table.free is not None
     skipped = table.slow | table.fixed_only
@@ -82,8 +82,8 @@ def test_layers_of_any_size(kind: str, keras: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_bytes_from_every_process(tmp_path: Path) -> None:
-    """Loops, lookup tables and all: where Python hashes strings otherwise, too."""
+def test_every_process_writes_the_same_bytes(tmp_path: Path) -> None:
+    """Also of loops and lookup tables; the hashes of strings differ between the processes."""
     program = (
         "import sys; from pathlib import Path; import layertap_export; layertap_export.export; "
         "import keras; from generators.layer_table import KINDS, side_by_side; "
@@ -94,7 +94,7 @@ def test_the_same_bytes_from_every_process(tmp_path: Path) -> None:
     assert {file.stem for file in files} == KINDS.keys()
 
 
-# --- One by one ---------------------------------------------------------------------------------
+# --- Separately ---------------------------------------------------------------------------------
 
 ROWS = [(kind, name) for kind, table in KINDS.items() for name in table.rows]
 FREE = [(kind, name) for kind, name in ROWS if KINDS[kind].free]
@@ -103,7 +103,7 @@ FREE = [(kind, name) for kind, name in ROWS if KINDS[kind].free]
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [13, 18])
 @pytest.mark.parametrize(("kind", "name"), ROWS)
-def test_each_alone(kind: str, name: str, opset: int, keras: Any, tmp_path: Path) -> None:
+def test_each_layer_matches(kind: str, name: str, opset: int, keras: Any, tmp_path: Path) -> None:
     table = KINDS[kind]
     if opset < 17 and name in OPSET_17:
         pytest.skip("ONNX has the Fourier transform since opset 17")
@@ -113,8 +113,8 @@ def test_each_alone(kind: str, name: str, opset: int, keras: Any, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), FREE)
-def test_each_alone_of_any_size(kind: str, name: str, keras: Any, tmp_path: Path) -> None:
-    """Where Keras itself refuses a free size, that is what is said."""
+def test_each_layer_of_free_sizes_matches(kind: str, name: str, keras: Any, tmp_path: Path) -> None:
+    """If Keras does not support free sizes, the error says so."""
     table = KINDS[kind]
     assert table.free is not None
     if name not in table.fixed_only:
@@ -124,16 +124,16 @@ def test_each_alone_of_any_size(kind: str, name: str, keras: Any, tmp_path: Path
     try:
         model = built(keras, {name: table.rows[name]}, table.free, table.dtype)
     except (ValueError, TypeError):
-        return  # there is no such model
+        return  # Keras cannot build the model
     with pytest.raises(layertap_export.ExportError, match=r"^Keras cannot (trace|run) the model"):
         exported(model, tmp_path)
 
 
-# --- What has no way into ONNX ------------------------------------------------------------------
+# --- Not supported ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_layers_that_cannot_be_exported(name: str, keras: Any, tmp_path: Path) -> None:
+def test_unsupported_layers_are_an_error(name: str, keras: Any, tmp_path: Path) -> None:
     row = REFUSALS[name]
     model = built(keras, {name: row.make}, row.shape, row.dtype)
     with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
@@ -143,7 +143,7 @@ def test_layers_that_cannot_be_exported(name: str, keras: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", NOT_INSTALLED)
-def test_layers_around_other_libraries(name: str, keras: Any) -> None:
+def test_layers_of_missing_libraries_are_an_error_of_keras(name: str, keras: Any) -> None:
     library, message = NOT_INSTALLED[name]
     if find_spec(library) is not None:
         pytest.skip(f"{library} is installed")
@@ -153,7 +153,7 @@ def test_layers_around_other_libraries(name: str, keras: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_saved_model_as_a_layer(keras: Any, tmp_path: Path) -> None:
+def test_a_saved_model_as_a_layer_matches(keras: Any, tmp_path: Path) -> None:
     inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3), keras.layers.ReLU()])
     inner.export(tmp_path / "saved", verbose=False)
     entry = keras.Input((6,))
@@ -163,7 +163,7 @@ def test_a_saved_model_as_a_layer(keras: Any, tmp_path: Path) -> None:
     assert report.verification.worst.scaled < 1e-6
 
 
-def test_a_layer_inside_another_is_named_by_its_path(keras: Any, tmp_path: Path) -> None:
+def test_the_error_names_an_inner_layer_by_its_path(keras: Any, tmp_path: Path) -> None:
     layers = keras.layers
     inner = keras.Sequential([keras.Input((6,), dtype="int32"), layers.Hashing(3, name="hash")])
     inner.name = "inner"
@@ -173,7 +173,7 @@ def test_a_layer_inside_another_is_named_by_its_path(keras: Any, tmp_path: Path)
     assert "StringToHashBucketFast (layer 'inner/hash')" in str(caught.value)
 
 
-def test_what_keras_refuses_is_said_in_its_words(keras: Any, tmp_path: Path) -> None:
+def test_the_error_contains_the_message_of_keras(keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((4,))
     model = keras.Model(entry, keras.layers.Activation("threshold", name="step")(entry), name="bad")
     with pytest.raises(layertap_export.ExportError) as caught:
@@ -184,7 +184,7 @@ def test_what_keras_refuses_is_said_in_its_words(keras: Any, tmp_path: Path) -> 
     )
 
 
-def test_random_numbers_in_inference_are_refused(keras: Any, tmp_path: Path) -> None:
+def test_random_numbers_in_inference_are_an_error(keras: Any, tmp_path: Path) -> None:
     class Sampling(keras.layers.Layer):
         def call(self, x: Any) -> Any:
             return x + keras.random.normal((1, 4), seed=1)
@@ -217,7 +217,7 @@ def test_every_public_class_is_in_the_table(keras: Any) -> None:
 
 
 def test_every_activation_is_in_the_table(keras: Any) -> None:
-    """But for `threshold`, which wants arguments that a layer cannot give."""
+    """Except `threshold`, which needs arguments that a layer cannot pass."""
     helpers = {"deserialize", "get", "serialize", "threshold"}
     public = {name: f for name, f in vars(keras.activations).items() if callable(f)}
     shown = {public[name] for name in ACTIVATIONS}
@@ -226,7 +226,7 @@ def test_every_activation_is_in_the_table(keras: Any) -> None:
 
 
 def words(function: Any) -> set[str]:
-    """What a function may look up by name: attributes, and strings that it was made with."""
+    """Names that a function may look up: attributes, and strings in its closure and defaults."""
     found: set[str] = set()
     codes = [function.__code__]
     for code in codes:
@@ -236,7 +236,9 @@ def words(function: Any) -> set[str]:
     return found | {x for x in [*cells, *(function.__defaults__ or ())] if isinstance(x, str)}
 
 
-def test_the_table_notices_a_missing_class(keras: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_is_not_in_the_table_fails_the_test(
+    keras: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Novel(keras.layers.Layer):
         pass
 
@@ -245,8 +247,7 @@ def test_the_table_notices_a_missing_class(keras: Any, monkeypatch: pytest.Monke
         test_every_public_class_is_in_the_table(keras)
 
 
-def test_nothing_is_random_in_the_file(keras: Any, tmp_path: Path) -> None:
-    """Augmentation and dropout are what they are in inference: nothing."""
+def test_augmentation_and_dropout_are_identities(keras: Any, tmp_path: Path) -> None:
     pixels = KINDS["pixels"].rows
     names = [name for name in pixels if name.startswith("Random") and "Crop" not in name]
     makes = {name: pixels[name] for name in [*names, "AugMix", "CutMix", "MixUp", "RandAugment"]}
@@ -257,11 +258,11 @@ def test_nothing_is_random_in_the_file(keras: Any, tmp_path: Path) -> None:
     assert {node.op_type for node in nodes} == {"Identity"}
 
 
-def test_the_state_of_a_stateful_layer_is_what_it_was(keras: Any, tmp_path: Path) -> None:
-    """Every run of the file starts from the state that the layer had, which the export keeps."""
+def test_the_file_starts_from_the_state_of_a_stateful_layer(keras: Any, tmp_path: Path) -> None:
+    """In every run. The export does not change the state."""
     model = built(keras, {"one": lambda k: k.LSTM(3, stateful=True)}, (5, 2), "float32", 2)
     batch = np.random.default_rng(0).uniform(-1, 1, (2, 5, 2)).astype(np.float32)
-    model(batch)  # now the state is not zero
+    model(batch)  # so that the state is not zero
     before = [np.array(state) for state in model.layers[-1].states]
     exported(model, tmp_path)
     for state, value in zip(model.layers[-1].states, before, strict=True):

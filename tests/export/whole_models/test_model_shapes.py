@@ -1,4 +1,4 @@
-"""Models of every shape, exported: each of their layers is what Keras computes, by its name."""
+"""Exports of models of every structure: each layer has its name, and matches Keras."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from spying import spied_on
 pytestmark = [
     pytest.mark.tensorflow,
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-    # What Keras says of odd models.
+    # Warnings of Keras about unusual models.
     pytest.mark.filterwarnings("ignore:.*looks like it has unbuilt state:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*does not support masking and will:UserWarning"),
 ]
@@ -80,10 +80,10 @@ LAYERS = {
     "paths_that_clash": "two:1 a a#1 a#1~2 output layer b two two:1~2 c",
     "twins": "dense dense#1 dense~2 dense~3 dense~3/relu",
 }
-"""Every row of the table; in brackets what cannot be exposed."""
+"""The rows of each table of layers; those in parentheses cannot be exposed."""
 
 UNROLLED = 36
-"""Rows of the model `unrolled`, whose names tell no more than these do."""
+"""Number of rows of the model `unrolled`, whose names follow the same pattern."""
 
 INPUTS_AND_OUTPUTS = {
     "subclassed": ("x", "b a"),
@@ -110,16 +110,16 @@ Exported = Callable[[str], tuple[Any, Path]]
 
 @pytest.fixture(scope="module")
 def exported(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """Gives a model of the zoo and its file; each is exported once. That it is verified against
-    Keras is part of the export."""
-    folder, known = tmp_path_factory.mktemp("zoo"), {}
+    """A function that returns a model of the zoo and its file. Each model is exported once, which
+    also compares it with Keras."""
+    folder, cache = tmp_path_factory.mktemp("zoo"), {}
 
     def export(name: str) -> tuple[Any, Path]:
-        if name not in known:
+        if name not in cache:
             model, path = zoo.make(keras, name), folder / f"{name}.onnx"
             layertap_export.export(model, path)
-            known[name] = (model, path)
-        return known[name]
+            cache[name] = (model, path)
+        return cache[name]
 
     return export
 
@@ -134,7 +134,7 @@ def card_of(path: Path) -> Card:
     return card
 
 
-def test_every_model_of_the_zoo_is_here() -> None:
+def test_every_model_of_the_zoo_is_in_the_tables() -> None:
     assert zoo.ZOO.keys() == {*LAYERS, "unrolled", "odd_names"}
 
 
@@ -154,30 +154,31 @@ def test_inputs_and_outputs_have_the_models_names_and_order(name: str, exported:
     assert [info.name for info in card.outputs] == outputs.split()
 
 
-# --- Against Keras, without the recorder --------------------------------------------------------
+# --- Compared with Keras, without the recorder --------------------------------------------------
 
 
 def caller(model: Any, feeds: dict[str, np.ndarray]) -> Callable[[], Any]:
-    """Runs Keras itself, eagerly."""
+    """A function that runs the Keras model eagerly."""
     from layertap_export.keras_model.inputs import model_inputs
 
     inputs = model_inputs(model)
     return lambda: inputs.call(model, [feeds[info.name] for info in inputs.infos])
 
 
-OTHERWISE = {
-    "each_step_of_many": "its inner layers take all steps at once",
-    "functions": "inside compiled functions there is nothing to see",
-    "odd_names": "the names of layers do not come apart",
-    "paths_that_clash": "the names of layers do not come apart",
+NOT_COMPARABLE = {
+    "each_step_of_many": "its inner layers run all steps at once",
+    "functions": "layers in compiled functions cannot be observed",
+    "odd_names": "its names cannot be split into names of layers",
+    "paths_that_clash": "its names cannot be split into names of layers",
     "unrolled": "Keras runs cells more often",
-    "with_state": "each call changes the next",
+    "with_state": "each call changes the result of the next",
 }
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in OTHERWISE])
-def test_every_layer_is_what_keras_computes(name: str, exported: Exported, keras: Any) -> None:
-    """Each row against what the layers of its name returned, run eagerly on another batch."""
+@pytest.mark.parametrize("name", [name for name in zoo.ZOO if name not in NOT_COMPARABLE])
+def test_every_layer_matches_keras(name: str, exported: Exported, keras: Any) -> None:
+    """On another batch, for which Keras runs eagerly. A row matches if a layer of its name returned
+    the same values."""
     model, path = exported(name)
     tapped = layertap.open(path)
     feeds = zoo.batch(tapped.inputs)
@@ -188,8 +189,8 @@ def test_every_layer_is_what_keras_computes(name: str, exported: Exported, keras
     for row in tapped.select():
         if row.type == "InputLayer":
             continue
-        own = re.split(r"[#~:]", row.name.split("/")[-1])[0]
-        values = keras.tree.flatten(returned[own])
+        layer_name = re.split(r"[#~:]", row.name.split("/")[-1])[0]
+        values = keras.tree.flatten(returned[layer_name])
         expected = [np.asarray(x) for x in values if hasattr(x, "shape")]
         scale = max(np.abs(x).max() for x in expected)
         near = [
@@ -202,10 +203,8 @@ def test_every_layer_is_what_keras_computes(name: str, exported: Exported, keras
 
 
 @pytest.mark.parametrize("name", zoo.ZOO)
-def test_the_models_own_outputs_are_what_keras_returns(
-    name: str, exported: Exported, keras: Any
-) -> None:
-    """In Keras's order, which is that of a dict itself; and of the inner layers no trace."""
+def test_the_models_own_outputs_match_keras(name: str, exported: Exported, keras: Any) -> None:
+    """They are in Keras's order, which is that of a dict itself, without any inner layers."""
     model, path = exported(name)
     tapped = layertap.open(path)
     feeds = zoo.batch(tapped.inputs)
@@ -214,10 +213,10 @@ def test_the_models_own_outputs_are_what_keras_returns(
     numbered = zoo.numbered(keras, result)
     flat = keras.tree.flatten(result)
     predicted = tapped.predict(feeds)
-    found = list(predicted.values()) if isinstance(predicted, dict) else [predicted]
-    assert len(found) == len(numbered)
-    for ours, place in zip(found, numbered, strict=True):
-        theirs = np.asarray(flat[place])
+    outputs = list(predicted.values()) if isinstance(predicted, dict) else [predicted]
+    assert len(outputs) == len(numbered)
+    for ours, index in zip(outputs, numbered, strict=True):
+        theirs = np.asarray(flat[index])
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
@@ -229,11 +228,10 @@ QUICK_BARE = ("dicts", "nested_structures", "outputs_that_are_inputs", "shared_m
     "name",
     [n if n in QUICK_BARE else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
 )
-def test_with_the_layers_exposed_and_without_the_outputs_agree(
+def test_exposing_layers_does_not_change_the_outputs(
     name: str, exported: Exported, tmp_path: Path
 ) -> None:
-    """As plain ONNX: a layer that is an output cannot be fused, so all may differ in the last
-    digits."""
+    """Up to rounding: onnxruntime cannot fuse a layer that is an output with the next one."""
     model, path = exported(name)
     layertap_export.export(model, tmp_path / "bare.onnx", layers=[])
     card = card_of(path)
@@ -277,8 +275,8 @@ def test_a_layer_may_have_any_name(exported: Exported, keras: Any) -> None:
     assert set(names) == set(expected[1:])
 
 
-def test_an_input_an_output_and_a_layer_of_one_name(exported: Exported) -> None:
-    """Each can be had: the input to be fed, the output by `predict`, the layer by its name."""
+def test_an_input_an_output_and_a_layer_can_have_the_same_name(exported: Exported) -> None:
+    """The input can be fed, `predict` returns the output, `activations` the layer."""
     _, path = exported("paths_that_clash")
     tapped = layertap.open(path)
     feeds = zoo.batch(tapped.inputs)
@@ -293,7 +291,7 @@ def test_an_input_an_output_and_a_layer_of_one_name(exported: Exported) -> None:
     assert not np.allclose(predicted["b"], found["b"])
 
 
-def test_a_layer_that_is_called_like_an_input(keras: Any, tmp_path: Path) -> None:
+def test_a_layer_with_the_name_of_an_input_has_another_tensor(keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((3,), name="entry")
     hidden = keras.layers.Dense(2, name="x")(entry)
     with pytest.warns(UserWarning, match="all keys in the dict must match"):
@@ -309,16 +307,16 @@ def test_a_layer_that_is_called_like_an_input(keras: Any, tmp_path: Path) -> Non
     np.testing.assert_allclose(tapped.activations({"x": x}, "x"), model.layers[1](x), rtol=1e-5)
 
 
-def test_the_keys_of_a_dict_come_back_in_its_order(exported: Exported) -> None:
+def test_predict_returns_a_dict_in_the_models_order(exported: Exported) -> None:
     model, path = exported("dicts")
     feeds = zoo.batch(layertap.open(path).inputs)
     assert list(layertap.open(path).predict(feeds)) == list(caller(model, feeds)()) == ["z", "a"]
 
 
-# --- What cannot be had -------------------------------------------------------------------------
+# --- Layers that cannot be exposed --------------------------------------------------------------
 
 
-def test_the_reason_is_told_when_a_file_is_made_and_when_it_is_read(
+def test_export_and_activations_report_why_a_layer_is_not_available(
     exported: Exported, tmp_path: Path
 ) -> None:
     model, path = exported("recurrent")
@@ -336,8 +334,8 @@ def test_the_reason_is_told_when_a_file_is_made_and_when_it_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_layer_left_out_states_its_reason(exported: Exported) -> None:
-    found = {
+def test_the_table_states_why_a_layer_is_not_available(exported: Exported) -> None:
+    reasons = {
         row.name: row.why_not
         for name in ("odd_returns", "loops_and_branches", "functions", "unused_layers")
         for row in layertap.open(exported(name)[1]).layers
@@ -345,7 +343,7 @@ def test_each_layer_left_out_states_its_reason(exported: Exported) -> None:
     }
     not_dense = "it returns a value of the class {!r}, not a dense tensor"
     loop = "it runs inside a loop, once per iteration"
-    assert found == {
+    assert reasons == {
         "nothing": "it returns nothing",
         "number": not_dense.format("int"),
         "some:1": not_dense.format("str"),
@@ -360,7 +358,7 @@ def test_each_layer_left_out_states_its_reason(exported: Exported) -> None:
     }
 
 
-def test_every_step_of_an_unrolled_loop_is_there(exported: Exported) -> None:
+def test_every_step_of_an_unrolled_loop_is_exposed(exported: Exported) -> None:
     tapped = layertap.open(exported("unrolled")[1])
     assert len(tapped.layers) == len(tapped.select()) == UNROLLED
     assert len(tapped.select("gru/gru_cell*")) == 6  # an output and a state in each of three steps
@@ -368,9 +366,9 @@ def test_every_step_of_an_unrolled_loop_is_there(exported: Exported) -> None:
     np.testing.assert_allclose(found["gru"], found["gru/gru_cell#2"], rtol=1e-6)
 
 
-def test_what_does_not_count_samples(exported: Exported) -> None:
-    """Their first axis is not called batch, on which onnxruntime would rely."""
-    found = {}
+def test_the_first_axis_of_layers_without_a_batch_has_no_symbol(exported: Exported) -> None:
+    """onnxruntime assumes that axes with the same symbol have the same size."""
+    without_batch = {}
     for name in ("each_step_of_many", "constants", "nested"):
         path = exported(name)[1]
         dims = {
@@ -381,8 +379,8 @@ def test_what_does_not_count_samples(exported: Exported) -> None:
             if row.type != "InputLayer":
                 assert (dims[str(row.tensor)] == "batch") == (row.per_sample is None)
             if row.per_sample is False:
-                found[row.name] = row.shape
-    assert found == {
+                without_batch[row.name] = row.shape
+    assert without_batch == {
         "td/inner": (None, 3),
         "td/inner/dense": (None, 3),
         "constant": (4,),
@@ -391,8 +389,8 @@ def test_what_does_not_count_samples(exported: Exported) -> None:
     }
 
 
-def test_all_steps_of_all_samples_are_one_batch_inside(exported: Exported) -> None:
-    """In a graph Keras itself (3.15) makes as many steps as there are samples."""
+def test_the_layer_in_a_time_distributed_runs_all_steps_as_one_batch(exported: Exported) -> None:
+    """In a graph, Keras 3.15 itself would run as many steps as there are samples."""
     model, path = exported("each_step_of_many")
     tapped = layertap.open(path)
     x = np.random.default_rng(0).normal(size=(2, 7, 4)).astype(np.float32)
@@ -401,11 +399,11 @@ def test_all_steps_of_all_samples_are_one_batch_inside(exported: Exported) -> No
     np.testing.assert_array_equal(found["td/inner/dense"].reshape(2, 7, 3), found["td"])
 
 
-# --- What goes on meanwhile ---------------------------------------------------------------------
+# --- Side effects -------------------------------------------------------------------------------
 
 
-def test_the_state_of_a_model_is_as_it_was(keras: Any, tmp_path: Path) -> None:
-    """Exported in the state that it has, which no export changes."""
+def test_an_export_does_not_change_the_state_of_the_model(keras: Any, tmp_path: Path) -> None:
+    """The file starts from the current state."""
     model = zoo.make(keras, "with_state")
     x = np.random.default_rng(0).normal(size=(2, 4, 2)).astype(np.float32)
     model(x)
@@ -414,12 +412,12 @@ def test_the_state_of_a_model_is_as_it_was(keras: Any, tmp_path: Path) -> None:
     for variable, value in zip(model.variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), value)
     ours = layertap.open(tmp_path / "state.onnx").predict(x)
-    np.testing.assert_allclose(ours, model(x), rtol=1e-5)  # which changes it
+    np.testing.assert_allclose(ours, model(x), rtol=1e-5)  # this call changes the state
     assert any((v.numpy() != old).any() for v, old in zip(model.variables, before, strict=True))
 
 
-def test_other_threads_and_a_tape_are_left_alone(keras: Any, tmp_path: Path) -> None:
-    """They run models, also compiled functions, while another is exported."""
+def test_an_export_does_not_affect_other_threads_or_a_tape(keras: Any, tmp_path: Path) -> None:
+    """The other thread runs a model, also in a compiled function, while another is exported."""
     import tensorflow as tf
 
     model, other = zoo.make(keras, "nested"), zoo.make(keras, "functions")
@@ -429,7 +427,7 @@ def test_other_threads_and_a_tape_are_left_alone(keras: Any, tmp_path: Path) -> 
 
     @tf.function
     def traced_once(x: tf.Tensor) -> tf.Tensor:
-        calls.append(x)  # only while it is traced
+        calls.append(x)  # runs only when the function is traced
         return other(x)
 
     traced_once(x)
@@ -472,7 +470,7 @@ def test_the_first_layer_to_diverge_is_the_innermost(keras: Any, tmp_path: Path)
     assert [layer.name for layer in report.layers][-3:] == ["backbone", "gap", "head"]
 
 
-def test_a_variable_that_changes_without_keras(keras: Any, tmp_path: Path) -> None:
+def test_a_layer_that_changes_a_tf_variable_is_an_error(keras: Any, tmp_path: Path) -> None:
     import tensorflow as tf
 
     class Counts(keras.layers.Layer):
@@ -495,23 +493,25 @@ def test_a_variable_that_changes_without_keras(keras: Any, tmp_path: Path) -> No
     )
 
 
-def test_a_layer_without_a_name_is_called_by_its_class(keras: Any, tmp_path: Path) -> None:
+def test_a_layer_with_an_empty_name_is_named_by_its_class(keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((3,), name="entry")
     model = keras.Model(entry, keras.layers.Dense(2, name="")(entry))
     report = layertap_export.export(model, tmp_path / "unnamed.onnx")
     assert report.exposed == ("entry", "Dense")
 
 
-# --- Inputs that Keras does not remember ---------------------------------------------------------
+# --- Inputs whose dtypes Keras does not keep -----------------------------------------------------
 
 
-def test_a_dtype_that_was_guessed_wrong(keras: Any, tmp_path: Path) -> None:
+def test_the_error_suggests_a_symbolic_call_if_the_assumed_dtype_is_wrong(
+    keras: Any, tmp_path: Path
+) -> None:
     class Pick(keras.Model):
         def build(self, shape: Any) -> None:
             self.table = self.add_weight(shape=(5, 3), name="table")
 
-        def call(self, places: Any) -> Any:
-            return keras.ops.take(self.table, keras.ops.bitwise_and(places, 3), axis=0)
+        def call(self, indices: Any) -> Any:
+            return keras.ops.take(self.table, keras.ops.bitwise_and(indices, 3), axis=0)
 
     model = Pick(name="pick")
     model(np.ones((2, 4), np.int32))
@@ -525,16 +525,16 @@ def test_a_dtype_that_was_guessed_wrong(keras: Any, tmp_path: Path) -> None:
     )
     model(keras.Input((4,), dtype="int32"))
     report = layertap_export.export(model, tmp_path / "pick.onnx")
-    assert [(info.name, info.dtype) for info in report.card.inputs] == [("places", "int32")]
+    assert [(info.name, info.dtype) for info in report.card.inputs] == [("indices", "int32")]
 
 
-def test_whole_numbers_are_known_by_the_embedding_that_reads_them(exported: Exported) -> None:
+def test_inputs_of_an_embedding_are_int32(exported: Exported) -> None:
     (tokens,) = card_of(exported("token_classifier")[1]).inputs
     assert (tokens.name, tokens.shape, tokens.dtype) == ("tokens", (None, 6), "int32")
 
 
-def test_a_subclassed_model_from_a_file(keras: Any, tmp_path: Path) -> None:
-    """Keras builds it by the shapes in the file."""
+def test_a_subclassed_model_from_a_file_can_be_exported(keras: Any, tmp_path: Path) -> None:
+    """Keras builds it with the shapes in the file."""
 
     @keras.saving.register_keras_serializable("layertap_tests")
     class Saved(keras.Model):
@@ -572,7 +572,7 @@ def test_a_subclassed_model_from_a_file(keras: Any, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_models_that_return_no_tensor_that_is_known(
+def test_models_that_do_not_return_dense_tensors_of_known_rank_are_an_error(
     result: Callable[[Any, Any], Any], message: str, keras: Any, tmp_path: Path
 ) -> None:
     import tensorflow as tf

@@ -1,4 +1,4 @@
-"""Random small models: the file has the layers that Keras has, and gives what Keras gives."""
+"""Small random models: the file has the layers of Keras, and computes the same values."""
 
 from __future__ import annotations
 
@@ -27,24 +27,29 @@ quick = settings(
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink takes long
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes too long
 )
 
 
 @quick
 @given(data=st.data())
-def test_a_few_random_models(data: st.DataObject, keras: Any, tmp_path_factory: Any) -> None:
-    check(data, keras, tmp_path_factory.mktemp("random"))
+def test_a_few_random_models_match_keras(
+    data: st.DataObject, keras: Any, tmp_path_factory: Any
+) -> None:
+    compare_random_model(data, keras, tmp_path_factory.mktemp("random"))
 
 
 @pytest.mark.slow
 @settings(quick, max_examples=150, derandomize=False)
 @given(data=st.data())
-def test_many_random_models(data: st.DataObject, keras: Any, tmp_path_factory: Any) -> None:
-    check(data, keras, tmp_path_factory.mktemp("random"))
+def test_many_random_models_match_keras(
+    data: st.DataObject, keras: Any, tmp_path_factory: Any
+) -> None:
+    compare_random_model(data, keras, tmp_path_factory.mktemp("random"))
 
 
-def check(data: st.DataObject, keras: Any, folder: Path) -> None:
+def compare_random_model(data: st.DataObject, keras: Any, folder: Path) -> None:
+    """Draw a model, export it, and compare the file with Keras."""
     from layertap_export.keras_model.inputs import model_inputs
 
     keras.utils.clear_session()
@@ -56,7 +61,7 @@ def check(data: st.DataObject, keras: Any, folder: Path) -> None:
     for row in tapped.layers:
         assert row.exposed or "in the loop of" in str(row.why_not)
     if hasattr(model, "operations"):
-        same_table(keras, model, tapped.layers)
+        compare_tables(keras, model, tapped.layers)
 
     feeds = zoo.batch(tapped.inputs)
     inputs = model_inputs(model)
@@ -66,30 +71,30 @@ def check(data: st.DataObject, keras: Any, folder: Path) -> None:
     for row in tapped.select():
         if row.type == "InputLayer" or row.per_sample is False:
             continue
-        own = re.split(r"[#~:]", row.name.split("/")[-1])[0]
-        values = [np.asarray(x) for x in keras.tree.flatten(returned[own])]
+        name = re.split(r"[#~:]", row.name.split("/")[-1])[0]
+        values = [np.asarray(x) for x in keras.tree.flatten(returned[name])]
         assert any(near(activations[row.name], x) for x in values), row.name
 
     flat = keras.tree.flatten(result)
     predicted = tapped.predict(feeds)
-    found = list(predicted.values()) if isinstance(predicted, dict) else [predicted]
-    expected = [np.asarray(flat[place]) for place in zoo.numbered(keras, result)]
-    assert len(found) == len(expected)
-    assert all(map(near, found, expected))
+    outputs = list(predicted.values()) if isinstance(predicted, dict) else [predicted]
+    expected = [np.asarray(flat[index]) for index in zoo.numbered(keras, result)]
+    assert len(outputs) == len(expected)
+    assert all(map(near, outputs, expected))
 
 
-def same_table(keras: Any, model: Any, rows: Any) -> None:
-    """The rows directly in the model are its operations, in its order, with the same facts."""
+def compare_tables(keras: Any, model: Any, rows: Any) -> None:
+    """The top-level rows are the model's operations, in its order, with the same properties."""
     top = [row for row in rows if row.parent is None]
     first = list({re.split("[#:]", row.name)[0]: row for row in reversed(top)}.values())[::-1]
     operations = model.operations
     assert [re.split("[#:]", row.name)[0] for row in first] == [x.name for x in operations]
     assert [row.type for row in first] == [type(x).__name__ for x in operations]
     nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
-    for row, one in zip(first, operations, strict=True):
-        if isinstance(one, keras.layers.Layer):
-            assert row.parameters == one.count_params()
-        calls = [node for node in one._inbound_nodes if node in nodes]
+    for row, operation in zip(first, operations, strict=True):
+        if isinstance(operation, keras.layers.Layer):
+            assert row.parameters == operation.count_params()
+        calls = [node for node in operation._inbound_nodes if node in nodes]
         if len(calls) == 1:
             shapes = [tuple(x.shape) for x in calls[0].outputs]
             assert row.shape in shapes

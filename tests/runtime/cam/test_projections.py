@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from layertap.cam.projections import PLACES, kernel_principal, principal
+from layertap.cam.projections import POSITIONS, kernel_principal, principal
 from layertap.errors import UsageError
 
 Maps = NDArray[np.float64]
@@ -68,10 +68,10 @@ def test_more_dimensions_than_two() -> None:
 
 
 def test_a_kernel_that_would_be_too_large() -> None:
-    assert PLACES == 64 * 64
+    assert POSITIONS == 64 * 64
     with pytest.raises(UsageError) as caught:
         kernel_principal(np.zeros((65, 64, 2)))
     assert str(caught.value) == (
-        "kpcacam compares every place of a map with every other, and takes up to 4096; this layer "
-        "has 4160. Take a later layer, or eigencam."
+        "kpcacam compares every position of a map with every other, and takes up to 4096; this "
+        "layer has 4160. Take a later layer, or eigencam."
     )

@@ -51,7 +51,7 @@ def division(step: Step) -> Gradients:
 
 
 def power(step: Step) -> Gradients:
-    """g b a^(b - 1), and g y log(a), nothing where a <= 0."""
+    """g b a^(b - 1), and g y log(a), or 0 where a <= 0."""
     a, b = step.input(0), step.input(1).cast(step.x.dtype)
     first, second = step.wanted
     exponent = step.constant(1)
@@ -70,7 +70,7 @@ def power(step: Step) -> Gradients:
 
 
 def remainder(step: Step) -> Gradients:
-    """Of Mod: g, and -g floor(a / b); towards zero where `fmod` is set."""
+    """Of Mod: g, and -g floor(a / b), rounded towards zero if `fmod` is set."""
     a, b = step.input(0), step.input(1)
     first, second = step.wanted
     lower = None
@@ -81,7 +81,7 @@ def remainder(step: Step) -> Gradients:
 
 
 def extreme(step: Step) -> Gradients:
-    """Of Max and Min: g for the first operand that is the result."""
+    """Of Max and Min: g for the first operand that equals the result."""
     taken: Value | None = None
     gradients: list[Value | None] = []
     for index, wanted in enumerate(step.wanted):

@@ -1,4 +1,4 @@
-"""Convolutions. The backward half reads the very weights of the forward half."""
+"""Convolutions. The backward half reads the same weights as the forward half."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from layertap_export.graph.shapes.windows import Window
 def conv(step: Step) -> Gradients:
     """The transposed convolution of g with the same weights.
 
-    Where the stride is 1, that is a convolution with the kernel turned round, which onnxruntime
-    computes in the layout of the forward half: faster, and for depthwise ones by several times.
-    It turns the kernel when it loads the file.
+    With strides of 1, that is a convolution with the reversed kernel. onnxruntime computes it in
+    the layout of the forward half, which is faster, for depthwise convolutions several times. It
+    reverses the kernel once, when it loads the file.
     """
     step.only(0)
     sizes = _kernel(step)
@@ -26,7 +26,7 @@ def conv(step: Step) -> Gradients:
         return [
             step.gradient.op(
                 "Conv",
-                _turned_round(step, sizes, group),
+                _reversed(step, sizes, group),
                 kernel_shape=list(window.kernel),
                 dilations=list(window.dilations),
                 group=group,
@@ -45,9 +45,9 @@ def _kernel(step: Step) -> list[int]:
 
 
 def margins(window: Window | None) -> list[int] | None:
-    """The padding with which a window that moves cell by cell gives back the sizes of its input.
+    """The padding with which a window of strides 1 restores the sizes of its input.
 
-    `None` where it moves otherwise, or its padding is not known or larger than itself.
+    `None` for other strides, and for padding that is not known or larger than the window.
     """
     if window is None or not window.dense:
         return None
@@ -59,13 +59,13 @@ def margins(window: Window | None) -> list[int] | None:
     return pads if min(pads) >= 0 else None
 
 
-def _turned_round(step: Step, sizes: Sequence[int], group: int) -> Value:
+def _reversed(step: Step, sizes: Sequence[int], group: int) -> Value:
     """The kernel (out, in / group, ...) as (in, out / group, ...), its cells in reverse order."""
     build, kernel = step.build, step.input(1)
     outer, inner, *cells = sizes
     if group == 1:
         kernel = kernel.op("Transpose", perm=[1, 0, *range(2, len(sizes))])
-    elif (inner, outer) != (1, group):  # not depthwise, where each group is a channel
+    elif (inner, outer) != (1, group):  # not depthwise: there each group is a channel
         parts = [group, outer // group, inner, *cells]
         kernel = kernel.op("Reshape", build.int64(parts))
         kernel = kernel.op("Transpose", perm=[0, 2, 1, *range(3, len(parts))])
@@ -79,7 +79,7 @@ def _turned_round(step: Step, sizes: Sequence[int], group: int) -> Value:
 
 
 def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> Value:
-    """The transposed convolution of g, in the sizes of x: what a window of x gave, goes back."""
+    """The transposed convolution of g, in the sizes of x."""
     build, axes = step.build, window.axes
     attributes = {
         "kernel_shape": list(window.kernel),
@@ -97,7 +97,7 @@ def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> V
             output_padding=[max(-cells, 0) for cells in behind],
             **attributes,
         )
-    # Long enough, and then cut to the sizes of x, which are known when the graph runs.
+    # A result that is large enough, cut to the sizes of x when the graph runs.
     full = g.op(
         "ConvTranspose",
         kernel,
@@ -111,7 +111,7 @@ def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> V
 
 
 def _behind(step: Step, window: Window) -> list[int] | None:
-    """Per axis the cells that the windows reach over the end of x, or fall short of it."""
+    """Per axis, how many cells the windows extend beyond the end of x, or less than 0."""
     cells = []
     outputs = step.build.dims(step.y)[2:]
     for axis, (size, count) in enumerate(zip(step.dims[2:], outputs, strict=True)):
@@ -124,7 +124,7 @@ def _behind(step: Step, window: Window) -> list[int] | None:
 
 
 def _begins(step: Step, window: Window, sizes: Value) -> Value:
-    """The padding in front that `auto_pad` comes to, when the graph runs."""
+    """The padding in front by `auto_pad`, computed when the graph runs."""
     build = step.build
     counts = build.sizes(step.y, window.axes)
     strides, extents = build.int64(window.strides), build.int64(window.extents)

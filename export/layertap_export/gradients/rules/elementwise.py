@@ -10,7 +10,7 @@ from layertap_export.gradients.step import Gradients, Rule, Step
 
 
 def identity(step: Step) -> Gradients:
-    """y = x; a Dropout in inference, too."""
+    """y = x; also a Dropout in inference."""
     return [step.gradient]
 
 
@@ -23,12 +23,12 @@ def cast(step: Step) -> Gradients:
 
 
 def relu(step: Step) -> Gradients:
-    """g where y > 0; nothing at 0."""
+    """g where y > 0, else 0."""
     return [(step.y > 0).masks(step.gradient)]
 
 
 def leaky_relu(step: Step) -> Gradients:
-    """g where x > 0, else alpha g; at 0 the latter."""
+    """g where x > 0, else alpha g."""
     alpha = step.attribute("alpha", 0.01)
     above = (step.x > 0).cast(step.x.dtype)
     return [step.gradient * (above * (1 - alpha) + alpha)]
@@ -40,9 +40,9 @@ def thresholded_relu(step: Step) -> Gradients:
 
 
 def clip(step: Step) -> Gradients:
-    """g between the limits, themselves included, as `tf.clip_by_value` has it.
+    """g between the limits, which are included, as in `tf.clip_by_value`.
 
-    From 0 up, and from 0 to 6, it is a relu or relu6, and the limits are left out.
+    With a lower limit of 0, and none or 6 above, it is a relu or relu6: the limits are excluded.
     """
     step.only(0)
     low, high = step.constant(1), step.constant(2)
@@ -58,12 +58,12 @@ def clip(step: Step) -> Gradients:
 
 
 def absolute(step: Step) -> Gradients:
-    """g sign(x); nothing at 0."""
+    """g sign(x), which is 0 at 0."""
     return [step.gradient * step.x.op("Sign")]
 
 
 def hard_sigmoid(step: Step) -> Gradients:
-    """alpha g between the two ends."""
+    """alpha g where 0 < y < 1."""
     inside = (step.y > 0) & (step.y < 1)
     return [inside.masks(step.gradient * step.attribute("alpha", 0.2))]
 
@@ -102,7 +102,7 @@ def selu(step: Step) -> Gradients:
 
 
 def _bent(step: Step, below: Value, above: float) -> Value:
-    """One slope where x < 0, and another from there on."""
+    """One slope where x < 0, another where x >= 0."""
     return (step.x < 0).masks(below - above) + above
 
 
@@ -138,7 +138,11 @@ def mish(step: Step) -> Gradients:
 
 
 def gelu(step: Step) -> Gradients:
-    """y = x P(x): g (P(x) + x P'(x)), P the normal distribution, or its approximation by tanh."""
+    """y = x P(x): g (P(x) + x p(x)), with P the normal distribution and p its density.
+
+    Approximated by tanh: y = x (1 + t) / 2, where t = tanh(s (x + 0.044715 x^3)), s = sqrt(2 / pi).
+    Source: Hendrycks, Gimpel: Gaussian Error Linear Units (GELUs), 2016, arXiv:1606.08415.
+    """
     x = step.x
     if step.text("approximate", "none") == "tanh":
         scale = math.sqrt(2 / math.pi)

@@ -1,4 +1,4 @@
-"""The discrete Fourier transform, of pairs of real numbers that stand for complex ones."""
+"""The discrete Fourier transform of complex numbers, each a pair of real numbers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ AXIS_BY_INPUT = 20
 def transform(step: Step) -> Gradients:
     """F^H g, where F is the matrix of the transform: n times its inverse.
 
-    Of the inverse, which is F^H / n, it is F g / n. A real input has the real part of that, and the
-    half of a spectrum that a one-sided transform leaves out counts as 0.
+    For the inverse, which is F^H / n, it is F g / n. A real input gets the real part of that. The
+    half of the spectrum that a one-sided transform leaves out counts as 0.
     """
     step.only(0)
     axis, inverse = _axis(step), bool(step.attribute("inverse", 0))
     parts, onesided = step.dims[-1], bool(step.attribute("onesided", 0))
     if parts not in (1, 2):
-        raise step.unsupported("of numbers that may be real or complex")
+        raise step.unsupported("of an input with a last axis of free size")
     if onesided and inverse:
-        raise step.unsupported("that takes half a spectrum")
+        raise step.unsupported("of a one-sided spectrum")
     if step.has(1):
         (given,) = step.integers(1) or [None]
         if given is None or given != step.dims[axis]:
-            raise step.unsupported("that cuts its input, or fills it up")
+            raise step.unsupported("that truncates or pads its input")
     count = step.build.count(step.x, [axis])
     length = step.build.int64(count) if isinstance(count, int) else count
     factor = count if isinstance(count, int) else count.cast(step.gradient.dtype)
@@ -48,7 +48,7 @@ def _axis(step: Step) -> int:
 
 
 def _dft(step: Step, length: Value | None, axis: int, *, inverse: bool) -> Value:
-    """The transform of the gradient, filled up with zeros to a length."""
+    """The transform of the gradient, padded with zeros to a length."""
     if step.build.opset < AXIS_BY_INPUT:
         return step.gradient.op("DFT", length, axis=axis, inverse=int(inverse))
     return step.gradient.op("DFT", length, step.build.int64(axis), inverse=int(inverse))

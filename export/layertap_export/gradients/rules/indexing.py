@@ -1,4 +1,4 @@
-"""Picking elements by number: their gradients are added up where they were picked."""
+"""Selecting elements by index: their gradients are added up at the elements they came from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gather(step: Step) -> Gradients:
     known = step.constant(1)
     if known is not None and known.size == 1:
         return [_put_back(step, axis, int(known.reshape(())), count)]
-    # One row of g per index, added to the rows of zeros: the axis comes first for that.
+    # One row of g per index, added to rows of zeros: the axis has to be the first.
     total = rank - 1 + count
     picked = list(range(axis, axis + count))
     others = [i for i in range(total) if i not in picked]
@@ -36,7 +36,7 @@ def gather(step: Step) -> Gradients:
 
 
 def _put_back(step: Step, axis: int, index: int, count: int) -> Value:
-    """A single index is a slice: zeros go around it."""
+    """A single index selects a slice: pad the gradient with zeros."""
     build, g = step.build, step.gradient
     if count == 0:
         g = g.op("Unsqueeze", build.int64([axis]))
@@ -85,7 +85,7 @@ def gather_nd(step: Step) -> Gradients:
 
 
 def _flat_indices(step: Step) -> Value:
-    """Indices that count within a sample, as numbers of the sample's elements."""
+    """Indices into the axes of a sample, as numbers of the sample's elements."""
     build, indices = step.build, step.input(1)
     last = build.rank(indices) - 1
     depth = build.dims(indices)[last]
@@ -96,10 +96,12 @@ def _flat_indices(step: Step) -> Value:
         size = build.sizes(step.x, [column + 1])
         bounds = (build.int64([value]) for value in (column, column + 1, last))
         index = indices.op("Slice", *bounds)
-        index = index + (index < build.int64(0)).cast(size.dtype) * size  # from the end
+        index = (
+            index + (index < build.int64(0)).cast(size.dtype) * size
+        )  # negative indices count from the end
         number = index if number is None else number * size + index
     assert number is not None
-    # Behind the axes that are indexed, whole blocks are picked.
+    # After the indexed axes, whole blocks are selected.
     block = build.count(step.x, range(depth + 1, len(step.dims)))
     width = build.int64(block) if isinstance(block, int) else block
     within = build.node("Range", build.int64(0), width, build.int64(1))
@@ -120,7 +122,7 @@ def top(step: Step) -> Gradients:
 
 
 def scatter_elements(step: Step) -> Gradients:
-    """for the data g, but 0 where it was overwritten; for the updates g at their indices."""
+    """For the data g, but 0 where it was overwritten; for the updates g at their indices."""
     _check_reduction(step)
     axis, g, indices = step.axis(0), step.gradient, step.input(1)
     data = updates = None
@@ -134,7 +136,7 @@ def scatter_elements(step: Step) -> Gradients:
 
 
 def scatter_nd(step: Step) -> Gradients:
-    """for the data g, but 0 where it was overwritten; for the updates g at their indices."""
+    """For the data g, but 0 where it was overwritten; for the updates g at their indices."""
     _check_reduction(step)
     g, indices = step.gradient, step.input(1)
     data = updates = None

@@ -1,4 +1,4 @@
-"""Moving elements without changing them: the gradient takes the same way back."""
+"""Moving elements without changing them: the gradient is moved back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def reshape(step: Step) -> Gradients:
 
 
 def transpose(step: Step) -> Gradients:
-    """g with the axes turned back."""
+    """g with the inverse permutation."""
     perm = step.attribute("perm") or list(range(len(step.dims)))[::-1]
     return [step.gradient.op("Transpose", perm=np.argsort(perm).tolist())]
 
@@ -48,11 +48,11 @@ def tile(step: Step) -> Gradients:
     return [apart.op("ReduceSum", build.int64(range(0, 2 * rank, 2)), keepdims=0)]
 
 
-# --- Joining and parting -------------------------------------------------------------------------
+# --- Joining and splitting -----------------------------------------------------------------------
 
 
 def concat(step: Step) -> Gradients:
-    """Of g what stands where the operand stood."""
+    """The slice of g at the position of the operand."""
     axis = step.axis(0, step.build.rank(step.y))
     operands = [step.input(index) for index in range(len(step.inputs))]
     parts = fixed(tuple(step.build.dims(value)[axis] for value in operands))
@@ -86,7 +86,7 @@ def _between(step: Step, axis: int, index: int) -> Value:
 
 
 def split(step: Step) -> Gradients:
-    """The outputs' gradients side by side."""
+    """The outputs' gradients, joined."""
     axis = step.axis(0)
     given = next(g for g in step.gradients if g is not None)
     parts = [
@@ -114,7 +114,7 @@ def slice_(step: Step) -> Gradients:
 
 
 def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
-    """Per axis how much a Slice left out before and behind; `None` for other forms of it."""
+    """Per axis, how many elements a Slice left out before and after; `None` for other forms."""
     starts, ends, steps = step.integers(1), step.integers(2), step.integers(4)
     axes = step.integers(3) if step.has(3) else list(range(len(starts or ())))
     if starts is None or ends is None or axes is None or (step.has(4) and steps is None):
@@ -140,9 +140,9 @@ def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
 
 
 def _scattered(step: Step) -> Value:
-    """Any Slice: slice the elements' numbers in the same way, and put g at those numbers.
+    """For any Slice: slice the numbers of the elements in the same way, and scatter g to them.
 
-    Numbers count from the axis after the first, which must not be sliced: that of the batch.
+    Elements are numbered within a sample, so the first axis must not be sliced.
     """
     build, x = step.build, step.x
     if not _keeps_samples(step):
@@ -158,7 +158,7 @@ def _scattered(step: Step) -> Value:
 
 
 def _keeps_samples(step: Step) -> bool:
-    """Whether a Slice takes the first axis whole, as far as one can tell."""
+    """Whether a Slice takes all of the first axis, as far as is known."""
     starts, ends = step.integers(1) or [], step.integers(2) or []
     axes = step.integers(3) if step.has(3) else list(range(len(starts)))
     steps = step.integers(4) if step.has(4) else [1] * len(starts)
@@ -177,7 +177,7 @@ def _keeps_samples(step: Step) -> bool:
 
 
 def pad(step: Step) -> Gradients:
-    """Of g what is not padding; and what the padding repeats, added to what it repeats."""
+    """g without the padding; the gradients of repeated elements are added to the elements."""
     step.only(0)
     mode = step.text("mode", "constant")
     axes = step.axes(3) if step.has(3) else list(range(len(step.dims)))
@@ -202,7 +202,7 @@ def pad(step: Step) -> Gradients:
 
 
 def _cropped(step: Step, g: Value, axis: int, index: int) -> Value:
-    """g without the padding of an axis that the graph computes."""
+    """g without the padding of an axis, which the graph computes."""
     build = step.build
     start = step.input(1).op("Slice", build.int64([index]), build.int64([index + 1]))
     return g.op("Slice", start, start + build.sizes(step.x, [axis]), build.int64([axis]))
@@ -210,7 +210,7 @@ def _cropped(step: Step, g: Value, axis: int, index: int) -> Value:
 
 def _unpadded(step: Step, g: Value, axis: int, before: int, after: int) -> Value:
     int64 = step.build.int64
-    if before < 0 or after < 0:  # a crop: zeros go back in
+    if before < 0 or after < 0:  # cropped: zeros are put back
         pads = [0] * (2 * len(step.dims))
         pads[axis], pads[axis + len(step.dims)] = max(-before, 0), max(-after, 0)
         g = g.op("Pad", int64(pads))
@@ -221,7 +221,7 @@ def _unpadded(step: Step, g: Value, axis: int, before: int, after: int) -> Value
 
 
 def _sources(step: Step, mode: str, axis: int, before: int, after: int) -> list[int]:
-    """Which element of x each element of y along an axis is."""
+    """The index in x of each element of y along an axis."""
     size = step.dims[axis]
     if isinstance(size, Free):
         raise step.unsupported(f"of mode {mode!r} along an axis of free size")
@@ -237,7 +237,7 @@ _MODES = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 
 
 def _folded(step: Step, g: Value, axis: int, sources: Sequence[int]) -> Value:
-    """g with the elements along an axis added up by where they come from: runs are sliced."""
+    """g with its elements along an axis added up at their indices in x; runs are sliced at once."""
     int64, size = step.build.int64, step.dims[axis]
     assert isinstance(size, int)
     pads = len(step.dims)
@@ -254,7 +254,7 @@ def _folded(step: Step, g: Value, axis: int, sources: Sequence[int]) -> Value:
 
 
 def _runs(sources: Sequence[int]) -> list[tuple[int, int, int, bool]]:
-    """Consecutive numbers: from where to where, the least of them, and whether they run down."""
+    """Runs of consecutive numbers: start, end, the smallest number, and whether they decrease."""
     runs = []
     start = 0
     while start < len(sources):
@@ -272,7 +272,7 @@ def _runs(sources: Sequence[int]) -> list[tuple[int, int, int, bool]]:
 
 
 def depth_to_space(step: Step) -> Gradients:
-    """g slice_size apart again; of the mode CRD the channels are the outer axis."""
+    """g split into blocks again; in the mode CRD the channels are the outer axis."""
     block = step.attribute("blocksize")
     back = step.gradient.op("SpaceToDepth", blocksize=block)
     if step.text("mode", "DCR") == "DCR":
@@ -287,12 +287,12 @@ def depth_to_space(step: Step) -> Gradients:
 
 
 def space_to_depth(step: Step) -> Gradients:
-    """g put together again."""
+    """g with its blocks joined again."""
     return [step.gradient.op("DepthToSpace", blocksize=step.attribute("blocksize"), mode="DCR")]
 
 
 def trilu(step: Step) -> Gradients:
-    """Of g the same triangle."""
+    """The same triangle of g."""
     step.only(0)
     upper = step.attribute("upper", 1)
     return [step.gradient.op("Trilu", *step.inputs[1:], upper=upper)]

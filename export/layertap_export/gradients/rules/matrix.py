@@ -12,7 +12,7 @@ def matmul(step: Step) -> Gradients:
     """y = a b: g b' and a' g, summed over the axes along which an operand was broadcast."""
     build, (a, b), g = step.build, (step.input(0), step.input(1)), step.gradient
     ranks = build.rank(a), build.rank(b)
-    if ranks == (2, 2):  # without a turned copy of the weights
+    if ranks == (2, 2):  # without a transposed copy of the weights
         first = g.op("Gemm", b, transB=1) if step.wanted[0] else None
         return [first, a.op("Gemm", g, transA=1) if step.wanted[1] else None]
     # A vector is a matrix of one row, or of one column.
@@ -20,15 +20,15 @@ def matmul(step: Step) -> Gradients:
         b, g = (value.op("Unsqueeze", build.int64([-1])) for value in (b, g))
     if ranks[0] == 1:
         a, g = (value.op("Unsqueeze", build.int64([-2])) for value in (a, g))
-    first = g.op("MatMul", _turned(b, max(ranks[1], 2))) if step.wanted[0] else None
-    second = _turned(a, max(ranks[0], 2)).op("MatMul", g) if step.wanted[1] else None
+    first = g.op("MatMul", _transposed(b, max(ranks[1], 2))) if step.wanted[0] else None
+    second = _transposed(a, max(ranks[0], 2)).op("MatMul", g) if step.wanted[1] else None
     return [
         first and _summed(step, first, step.input(0)),
         second and _summed(step, second, step.input(1)),
     ]
 
 
-def _turned(value: Value, rank: int) -> Value:
+def _transposed(value: Value, rank: int) -> Value:
     perm = list(range(rank))
     perm[-2:] = perm[-1], perm[-2]
     return value.op("Transpose", perm=perm)

@@ -83,7 +83,7 @@ def instance(step: Step) -> Gradients:
 def group(step: Step) -> Gradients:
     """y = n scale + bias per sample and group of channels.
 
-    Scale has one number per group up to opset 20, and one per channel from then on.
+    Scale has one number per group up to opset 20, and one per channel since opset 21.
     """
     step.only(0)
     build, groups = step.build, step.attribute("num_groups")
@@ -110,7 +110,7 @@ def mean_variance(step: Step) -> Gradients:
     root = _mean(step, centred * centred, axes).op("Sqrt")
     below = root + 1e-9
     n = centred / below
-    # n = c / (r + e): the deviation's own derivative is c / r.
+    # n = c / (r + e), and the derivative of the deviation is c / r.
     slope = centred / root
     back = g - _mean(step, g, axes) - slope * _mean(step, g * n, axes)
     return [back / below]

@@ -21,13 +21,13 @@ def _window(step: Step) -> Window:
     return Window.of(step.attributes, step.attribute("kernel_shape"))
 
 
-# --- The largest of a window ---------------------------------------------------------------------
+# --- The maximum of a window ---------------------------------------------------------------------
 
 
 def maximum(step: Step) -> Gradients:
-    """g goes to the first of a window's elements that is the largest, in the order of rows.
+    """g for the first maximum of each window, in row-major order.
 
-    Windows overlap, so what goes to one element is added up.
+    Windows overlap, so several gradients may be added up at one element.
     """
     build, x, g = step.build, step.x, step.gradient
     if step.attribute("storage_order", 0):
@@ -35,7 +35,7 @@ def maximum(step: Step) -> Gradients:
     indices = step.outputs[1] if len(step.outputs) > 1 else None
     if indices is None:
         indices = build.nodes("MaxPool", 2, x, **step.attributes)[1]
-    # ONNX counts through the whole batch.
+    # ONNX numbers the elements through the whole batch.
     count = build.count(x, range(1, len(step.dims)))
     sample = build.int64(count) if isinstance(count, int) else count
     within = indices.op("Mod", sample)
@@ -49,7 +49,7 @@ def _rows(step: Step, indices: Value) -> Value:
 
 
 def _in_phases(step: Step, g: Value, indices: Value) -> Value:
-    """The same without adding up: windows that are far enough apart do not overlap."""
+    """The same without adding: windows that are far enough apart do not overlap."""
     window, int64 = _window(step), step.build.int64
     apart = [
         -(-extent // stride) for extent, stride in zip(window.extents, window.strides, strict=True)
@@ -69,15 +69,15 @@ def _in_phases(step: Step, g: Value, indices: Value) -> Value:
 
 
 def average(step: Step) -> Gradients:
-    """Each element gets g over the number of elements in the window, from each of its windows."""
+    """For each element, the sum of g / n over its windows, which have n elements."""
     window = _window(step)
     counted = bool(step.attribute("count_include_pad", 0))
     g, cells = step.gradient, float(np.prod(window.kernel))
     if window.ceil or (window.padded and not counted):
         g = g * (_shares(step, window, counted) * cells)
-    # Where windows move cell by cell, the way back is an average too.
+    # With strides of 1, the gradient is an average too.
     around = margins(window.fixed(step.dims[2:]))
-    # onnxruntime wants the padding smaller than the kernel, not than what a dilated one covers.
+    # onnxruntime needs padding smaller than the kernel, dilation not included.
     if around is not None and all(m < k for m, k in zip(around, window.kernel * 2, strict=True)):
         attributes = {"kernel_shape": list(window.kernel), "pads": around, "count_include_pad": 1}
         return [g.op("AveragePool", **attributes, **_dilated(window))]
@@ -85,17 +85,16 @@ def average(step: Step) -> Gradients:
 
 
 def _dilated(window: Window) -> Mapping[str, Any]:
-    """Before opset 19 an AveragePool has no such attribute."""
+    """The attribute `dilations`, which AveragePool has since opset 19, if it is needed."""
     dilated = any(dilation > 1 for dilation in window.dilations)
     return {"dilations": list(window.dilations)} if dilated else {}
 
 
 def _shares(step: Step, window: Window, counted: bool) -> Value:
-    """What an element is of the mean of its window, per window.
+    """The weight of an element in the mean of its window, per window.
 
-    That is 1 over the number of elements; where padding is counted and windows reach beyond it,
-    runtimes differ, so that the pooling itself is asked: of a window of ones it gives what part
-    of its divisor they are.
+    That is 1 over the number of elements. Where padding is counted and windows extend beyond it,
+    runtimes differ, so the pooling itself computes the weight, from a window of ones.
     """
     build = step.build
     sizes = [build.size(step.x, axis) for axis in window.axes]
@@ -106,7 +105,7 @@ def _shares(step: Step, window: Window, counted: bool) -> Value:
     if fixed is None:
         number = ones.op("Conv", kernel, auto_pad=window.same, strides=list(window.strides))
     else:
-        # Windows that reach over the end need room there; what is computed beyond is cut off.
+        # Windows that extend beyond the end need padding there; surplus windows are cut off.
         room = [extent - 1 if window.ceil else 0 for extent in window.extents]
         ends = [end + more for end, more in zip(fixed.ends, room, strict=True)]
         number = ones.op(
@@ -126,7 +125,7 @@ def _shares(step: Step, window: Window, counted: bool) -> Value:
 
 
 def _repeated(step: Step, g: Value, window: Window) -> Value:
-    """g for each element of the window that it belongs to."""
+    """g, repeated for each element of its window."""
     build = step.build
     if _tiles(step, window):
         scales = build.constant(np.array([1, 1, *window.kernel], np.float32))
@@ -146,7 +145,7 @@ def _repeated(step: Step, g: Value, window: Window) -> Value:
 
 
 def _tiles(step: Step, window: Window) -> bool:
-    """Whether the windows lie side by side, and cover x."""
+    """Whether the windows neither overlap nor leave out an element of x."""
     return (
         window.kernel == window.strides
         and not window.padded

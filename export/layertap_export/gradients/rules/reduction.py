@@ -1,4 +1,4 @@
-"""Reductions over axes: the gradient goes back to each of the elements that were reduced."""
+"""Reductions over axes: each of the reduced elements gets a gradient."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _kept(step: Step, value: Value, axes: Sequence[int]) -> Value:
 
 
 def _share(step: Step, gradient: Value, axes: Sequence[int]) -> Value:
-    """The gradient divided by how many elements there are along `axes`."""
+    """The gradient divided by the number of elements along `axes`."""
     count = step.build.count(step.x, axes)
     if isinstance(count, int):
         return gradient * (1 / count)
@@ -45,7 +45,7 @@ def mean(step: Step) -> Gradients:
 
 
 def extreme(step: Step) -> Gradients:
-    """Of ReduceMax and ReduceMin: g, in equal shares for all elements that are the result."""
+    """Of ReduceMax and ReduceMin: g, in equal shares for all elements that equal the result."""
     axes = _axes(step)
     return [_shared(step, _kept(step, step.y, axes), _kept(step, step.gradient, axes), axes)]
 
@@ -85,8 +85,8 @@ def logarithm_of_exponentials(step: Step) -> Gradients:
 
 
 def product(step: Step) -> Gradients:
-    """g times the product of the others: y / x where nothing is 0; a lone 0 gets that of the rest,
-    and among several all get nothing."""
+    """g times the product of the other elements: y / x if none is 0. A single 0 gets the product of
+    the others, and with several zeros all gradients are 0."""
     axes, x = _axes(step), step.x
     if not axes:
         return [step.gradient]
@@ -116,7 +116,7 @@ def global_average(step: Step) -> Gradients:
 
 
 def global_maximum(step: Step) -> Gradients:
-    """g, in equal shares for all elements that are the maximum."""
+    """g, in equal shares for all elements that equal the maximum."""
     return [_shared(step, step.y, step.gradient, _spatial(step))]
 
 

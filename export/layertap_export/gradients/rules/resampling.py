@@ -10,13 +10,13 @@ from layertap_export.gradients.builder import Value
 from layertap_export.gradients.step import Gradients, Rule, Step
 
 KEPT = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")
-"""Attributes of a Resize that hold for each axis by itself."""
+"""Attributes of a Resize that apply to each axis separately."""
 
 
 def resize(step: Step) -> Gradients:
     """y = M x along each axis that is resized: M' g.
 
-    The matrix M is what the same Resize makes of the unit matrix.
+    The matrix M is the same Resize of the unit matrix.
     """
     step.only(0)
     _check(step)
@@ -40,7 +40,7 @@ def _check(step: Step) -> None:
 
 
 def _along(step: Step, g: Value, axis: int, index: int) -> Value:
-    """g along one axis: fewer cells, each the sum of what came of it."""
+    """M' g along one axis."""
     rank = len(step.dims)
     matrix = _matrix(step, axis, index)
     if axis == rank - 1:
@@ -53,7 +53,7 @@ def _along(step: Step, g: Value, axis: int, index: int) -> Value:
 
 
 def _matrix(step: Step, axis: int, index: int) -> Value:
-    """M of one axis, (cells of y, cells of x)."""
+    """M of one axis, `(size in y, size in x)`."""
     build, x = step.build, step.x
     cells = build.vector([build.size(x, axis)])
     zero = build.zeros(build.vector([cells, cells]), x.dtype)

@@ -6,7 +6,7 @@ from layertap_export.errors import GradientError
 from layertap_export.gradients.builder import Builder, Value
 
 ADDING = 16
-"""The opset from which on ONNX can add several values to one element."""
+"""The first opset in which ONNX can add several values to one element."""
 
 
 def scatter(
@@ -36,11 +36,11 @@ def added(build: Builder) -> str:
     """The `reduction` of a scattering operator that adds up.
 
     Raises:
-        GradientError: the file's opset has none.
+        GradientError: the file's opset is too old.
     """
     if build.opset < ADDING:
         raise GradientError(
-            f"to add up what goes to one place, ONNX needs opset {ADDING} or newer, and this file "
+            f"adding several values to one element needs opset {ADDING} or newer, and this file "
             f"has opset {build.opset}"
         )
     return "add"

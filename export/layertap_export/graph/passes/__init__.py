@@ -1,1 +1,1 @@
-"""Passes: each changes a graph in one way."""
+"""Passes over a graph, one module each. `contract` states what a pass requires and ensures."""

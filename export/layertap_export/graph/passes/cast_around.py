@@ -1,10 +1,10 @@
-"""Types for which onnxruntime has no kernel on the CPU, and what stands in for them.
+"""Casts around nodes for whose dtype onnxruntime has no kernel on the CPU.
 
-Where an operator cannot take a type, its inputs are cast to another one, and its outputs back:
+The inputs are cast to another dtype, and the outputs back:
 
     Conv(x: float64)      becomes      Cast(float32) -> Conv -> Cast(float64)
 
-For float16 that is seldom needed: onnxruntime inserts such casts itself where ONNX allows the type.
+float16 seldom needs that: onnxruntime inserts such casts itself where ONNX allows the dtype.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from layertap_export.graph.weights import Initializers
 
 from .contract import graph_pass, in_order, outputs_exist
 
-STAND_INS: Mapping[str, Sequence[str]] = {
+SUBSTITUTES: Mapping[str, Sequence[str]] = {
     "bool": ("int32", "uint8", "float32"),
     **dict.fromkeys(NARROW.split(), ("int32", "int64", "float32", "uint32")),
     "int32": ("int64", "float64", "float32"),
@@ -30,22 +30,25 @@ STAND_INS: Mapping[str, Sequence[str]] = {
     "float16": ("float32",),
     "float64": ("float32",),
 }
-"""What may take a type's place, the most exact first."""
+"""The dtypes to compute in instead, the most exact first."""
 
 
-def stand_in(op_type: str, dtype: str, opset: int) -> str | None:
-    """The type to compute in instead, or `None` if there is a kernel, or nothing else either."""
+def substitute(op_type: str, dtype: str, opset: int) -> str | None:
+    """The dtype to compute in instead.
+
+    `None` if there is a kernel for `dtype`, or none for any substitute.
+    """
     schema = onnx.defs.get_schema(op_type, opset, "")
     row = OPERATORS[op_type]
     allowed = set(schema.inputs[row.typed_by].types)
     missing = row.no_kernel.split()
 
-    def taken(kind: str) -> bool:
+    def has_kernel(kind: str) -> bool:
         return kind not in missing and f"tensor({_ONNX_NAMES.get(kind, kind)})" in allowed
 
-    if dtype not in STAND_INS or taken(dtype):
+    if dtype not in SUBSTITUTES or has_kernel(dtype):
         return None
-    return next((other for other in STAND_INS[dtype] if taken(other)), None)
+    return next((other for other in SUBSTITUTES[dtype] if has_kernel(other)), None)
 
 
 _ONNX_NAMES = {"float64": "double", "float32": "float"}
@@ -53,14 +56,14 @@ _ONNX_NAMES = {"float64": "double", "float32": "float"}
 
 @graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def cast_around(model: onnx.ModelProto, initializers: Initializers) -> frozenset[str]:
-    """Put casts around every node that would find no kernel, in place.
+    """Put casts around every node that has no kernel for its dtype, in place.
 
     Args:
         model: the finished graph.
-        initializers: has the values of its large weights, and takes those that are cast.
+        initializers: holds the values of its large weights; those that are cast are added to it.
 
     Returns:
-        The operators that compute in float32 for want of a float64 kernel.
+        The operators that compute in float32 because they have no float64 kernel.
     """
     return _Casts(opset_of(model), Shapes(model), initializers).run(model.graph)
 
@@ -99,7 +102,7 @@ class _Casts:
         if row is None or len(node.input) <= row.typed_by:
             return [node]
         dtype = _name(self.shapes.dtype(node.input[row.typed_by]))
-        other = stand_in(node.op_type, dtype, self.opset)
+        other = substitute(node.op_type, dtype, self.opset)
         if other is None:
             return [node]
         if dtype == "float64":
@@ -127,7 +130,7 @@ class _Casts:
                 node.output[index] = f"{name}/in_{other}"
                 source = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
                 nodes.append(self.cast(node.output[index], name, source))
-                if dtype == "float64":  # whoever wants it in float32 again takes it from here
+                if dtype == "float64":  # a reader that needs float32 takes it from here
                     self.made[name, other] = node.output[index]
         return nodes
 
@@ -138,7 +141,7 @@ class _Casts:
 
 
 def _name(element_type: int) -> str:
-    """The numpy name of an ONNX element type, empty if it is none of numpy's."""
+    """The numpy name of an ONNX element type; empty if numpy has no such dtype."""
     if element_type in (TensorProto.UNDEFINED, TensorProto.STRING, TensorProto.BFLOAT16):
         return ""
     return str(helper.tensor_dtype_to_np_dtype(element_type).name)

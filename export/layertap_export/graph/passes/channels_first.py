@@ -1,17 +1,17 @@
 """One pass that makes the graph run channels first, with no Transpose between layers.
 
 TensorFlow's convolutions are channels last and ONNX's channels first, so tf2onnx puts a Transpose
-before and behind each of them. This pass walks the nodes once, in order, and remembers every
+before and after each of them. This pass visits the nodes once, in order, and records every
 Transpose as a *view* (a source tensor and a permutation) instead of computing it:
 
     Conv -> Transpose -> Relu -> Transpose -> Conv      becomes      Conv -> Relu -> Conv
 
-A node that can work on the source takes the source, with its axes renumbered, and what it puts out
-is a view again. Only a node that cannot gets a real Transpose, and two permutations that cancel
-never appear. A graph output is a view too; it becomes one leaf Transpose.
+A node that can work on the source reads the source, with its axes renumbered, and its output is a
+view again. Only other nodes get a real Transpose, and two permutations that cancel never appear. A
+graph output is a view too; it becomes one Transpose at the end of the graph.
 
-Identities vanish on the way and nodes whose inputs are all known are computed,
-so that weights end up as initialisers in the shape in which they are used.
+The pass also removes Identities, and computes nodes whose inputs are all constant, so that weights
+become initializers in the shape in which they are used.
 """
 
 from __future__ import annotations
@@ -91,12 +91,12 @@ class _Pass:
         self.nodes: list[onnx.NodeProto] = []
         self._made: dict[tuple[object, ...], str] = {}
         self._reshaped: dict[str, tuple[str, list[int]]] = {}
-        """Output of a Reshape with a known target -> what it reads, and the target."""
+        """By output of a Reshape with a known target, its input and the target."""
         self._flattened: dict[str, View] = {}
-        """Output of a Reshape that joins all axes but the first -> what it reads, as a view."""
+        """By output of a Reshape that joins all axes but the first, its input as a view."""
 
     def run(self) -> dict[str, View]:
-        """Rewrite the graph; return each graph output as a view on a tensor of the new graph."""
+        """Rewrite the graph, and return each of its outputs as a view on the new graph."""
         graph = self.model.graph
         for value in graph.input:
             dims = value.type.tensor_type.shape.dim
@@ -134,7 +134,7 @@ class _Pass:
         return None if shape is None else len(shape)
 
     def _constant(self, name: str) -> NDArray[np.generic] | None:
-        """The value of a tensor that is known, through any view."""
+        """The value of a constant tensor, through any view; `None` if it is not constant."""
         view = self.views.get(name)
         if view is None:
             return self.constants.get(name)
@@ -199,7 +199,10 @@ class _Pass:
         return name
 
     def _as_reshape(self, source: str, perm: Perm) -> tuple[str, list[int]] | None:
-        """A Transpose that only moves axes of size 1 is a Reshape: no value moves in memory."""
+        """The input and target of a Reshape that has the same result as a Transpose.
+
+        There is one if the Transpose only moves axes of size 1: then no value moves in memory.
+        """
         shape = self.shapes.get(source)
         if shape is None or not _keeps_order(shape, perm):
             return None
@@ -233,7 +236,7 @@ class _Pass:
             yield self._visit_product_of_last_axis
             return
         if not any(not self._view(name).plain for name in node.input if name):
-            return  # nothing to push through
+            return  # no view to keep
         if row.kind == "elementwise":
             yield self._visit_elementwise
         elif row.kind == "elementwise first":
@@ -272,19 +275,19 @@ class _Pass:
                 self._reshaped[node.output[0]] = (inputs[0], [int(size) for size in target])
 
     def _flattens(self, view: View, result: Shape) -> bool:
-        """Whether a view of sizes known but for the first loses all axes but that."""
+        """Whether a Reshape joins all axes of a view but the first; their sizes are known."""
         sizes = self.shapes.get(view.source, ())
         if view.plain or not sizes or view.perm[0] != 0 or None in sizes[1:]:
             return False
         return len(result) == 2 and result[1] == math.prod(int(size or 0) for size in sizes[1:])
 
     def _settle_captures(self, body: onnx.GraphProto) -> None:
-        """Rename what a body captures from outside to where that tensor now is."""
+        """Let a body read the tensors of the new graph instead of those that it captures."""
         moved = {name: self._materialise(name) for name in captured(body) if name in self.views}
         _substitute(body, moved)
 
     def _fold(self, node: onnx.NodeProto) -> bool:
-        """Compute a node whose inputs are all known."""
+        """Compute a node whose inputs are all constant."""
         known: dict[str, NDArray[np.generic]] = {}
         for name in filter(None, node.input):
             value = self._constant(name)
@@ -304,7 +307,7 @@ class _Pass:
     def _visit_transpose(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])
         perm = tuple(attribute(node, "perm", range(len(view.perm))[::-1]))
-        if not perm:  # a tensor of unknown rank is turned around
+        if not perm:  # of a tensor of unknown rank, whose axes are reversed
             return False
         known = view.perm or tuple(range(len(perm)))
         self.shapes.setdefault(view.source, (None,) * len(perm))
@@ -315,7 +318,7 @@ class _Pass:
         self.views[name] = View(source, perm)
 
     def _common_perm(self, names: Iterable[str]) -> Perm | None:
-        """The permutation to work under: that of the first view that is not plain."""
+        """The permutation that a node works under: that of the first view that is not plain."""
         for name in names:
             view = self._view(name)
             if not view.plain:
@@ -410,7 +413,7 @@ class _Pass:
 
     def _visit_pad(self, node: onnx.NodeProto) -> bool:
         view = self._view(node.input[0])
-        if len(node.input) > 3 and node.input[3]:  # of some axes only
+        if len(node.input) > 3 and node.input[3]:  # padding of some axes only
             return False
         rank, inverse = len(view.perm), _inverse(view.perm)
         pads = self._reordered(node.input[1], [*inverse, *(rank + axis for axis in inverse)])
@@ -459,7 +462,7 @@ class _Pass:
         return True
 
     def _visit_reshape(self, node: onnx.NodeProto) -> bool:
-        """Where the view only moves axes of size 1 the values already lie in the right order."""
+        """Where the view only moves axes of size 1, the values are in the right order already."""
         view = self._view(node.input[0])
         target = self._constant(node.input[1])
         shape = self.shapes.get(view.source)
@@ -469,7 +472,7 @@ class _Pass:
         return True
 
     def _visit_product_of_last_axis(self, node: onnx.NodeProto) -> bool:
-        """A matrix of weights acts on the last axis; where that stays last, the others may wait.
+        """A matrix of weights acts on the last axis; if that stays last, the others stay permuted.
 
         (onnxruntime 1.32 crashes on a float16 Transpose of the first axes before a MatMul.)
         """
@@ -496,8 +499,8 @@ class _Pass:
         return True
 
     def _visit_product_of_flattened(self, node: onnx.NodeProto) -> bool:
-        """What is flattened and multiplied with a matrix may lie in another order, if the rows of
-        the matrix do so too."""
+        """A product of a flattened tensor with a matrix: its elements may be in another order if
+        the rows of the matrix are too."""
         flat, matrix = self._view(node.input[0]), self._constant(node.input[1])
         view = self._flattened.get(flat.source) if flat.plain else None
         if view is None or matrix is None or matrix.ndim != 2:
@@ -517,7 +520,7 @@ class _Pass:
         return True
 
     def _changed_weights(self, name: str, perm: Perm, value: NDArray[np.generic]) -> str:
-        """A weight in the form that a permutation asks for, made once."""
+        """A weight in the form that a permutation needs, made once."""
         key = ("weights", self._view(name).source, perm)
         if key not in self._made:
             self._made[key] = self._add_constant(self._fresh(name), np.ascontiguousarray(value))
@@ -559,7 +562,7 @@ class _Pass:
         return True
 
     def _visit_unsqueeze(self, node: onnx.NodeProto) -> bool:
-        """Each new axis goes, in the source too, in front of the axis that follows it."""
+        """In the source too, each new axis goes in front of the axis that follows it."""
         view, axes = self._view(node.input[0]), self._constant(node.input[1])
         if axes is None:
             return False
@@ -585,7 +588,7 @@ def _substitute(body: onnx.GraphProto, moved: Mapping[str, str]) -> None:
         for inner in bodies(node):
             _substitute(inner, moved)
     for value in body.output:
-        if value.name in moved:  # a body returns what it makes: put an Identity in between
+        if value.name in moved:  # a body returns only tensors that it makes: an Identity makes it
             inner_name = moved[value.name]
             body.node.append(helper.make_node("Identity", [inner_name], [value.name]))
 

@@ -1,13 +1,13 @@
-"""Putting back together what TensorFlow took apart.
+"""Fusing what TensorFlow computes in several steps into one node.
 
 Keras 3 computes a batch normalisation as a multiplication and an addition, and a convolution's
-bias as an addition. As one node each they let onnxruntime stay in its blocked layout from
+bias as an addition. As one node each, they let onnxruntime keep its blocked layout from
 convolution to convolution:
 
     Mul(x, a) -> Add(., b)       becomes    BatchNormalization(x, a, b, mean=0, var=1), epsilon 0
     Conv(x, w) -> Add(., b)      becomes    Conv(x, w, b)
 
-where `a` and `b` hold one value per channel. Both are the same arithmetic.
+where `a` and `b` hold one value per channel. The results are the same arithmetic.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str
     Args:
         model: channels first, nodes in topological order.
         shapes: what is known of its tensors' shapes.
-        keep: tensors that are asked for by name and must stay.
+        keep: tensors that must stay.
     """
     keep = set(keep)
     join_hard_swish(model, keep)
@@ -52,7 +52,7 @@ class _Fusion:
         self.graph = model.graph
         self.shapes = shapes
         self.weights = {item.name for item in self.graph.initializer}
-        # What is kept beside the graph is too large to be one value per channel.
+        # A weight that is kept outside the graph is too large to be one value per channel.
         small = [item for item in self.graph.initializer if not is_stub(item)]
         self.constants = {item.name: numpy_helper.to_array(item) for item in small}
         self.makers = makers(self.graph.node)
@@ -77,7 +77,7 @@ class _Fusion:
                     before.input.append(self.constant(f"{data}/bias", values))
                     before.output[0] = node.output[0]
                     self.makers[node.output[0]] = before
-                    node.output[0] = ""  # nobody needs it any more
+                    node.output[0] = ""  # nothing reads it now, so it will be pruned
         self.graph.initializer.extend(
             numpy_helper.from_array(value, name) for name, value in self.added.items()
         )

@@ -1,7 +1,7 @@
 """Keras's `hard_swish` as the one operator that ONNX has for it, from opset 14 on.
 
-TensorFlow computes x * (relu6(x + 3) * (1/6)) in four steps, each of which goes over the whole
-activation; onnxruntime does HardSwish in one, and MobileNetV3 is an eighth faster with it.
+TensorFlow computes x * (relu6(x + 3) * (1/6)) in four steps, each over the whole activation.
+onnxruntime computes HardSwish in one step, which makes MobileNetV3 an eighth faster.
 
     Add(x, 3) -> Clip(0, 6) -> Mul(1/6) -> Mul(x)      becomes      HardSwish(x)
 """
@@ -21,10 +21,10 @@ from .contract import graph_pass, in_order
 
 @graph_pass(requires=[in_order], ensures=[in_order])
 def join_hard_swish(model: onnx.ModelProto, keep: Iterable[str]) -> None:
-    """Rewrite `model` in place; the nodes that nobody reads any more stay, to be pruned.
+    """Rewrite `model` in place. Nodes that nothing reads any more stay, to be pruned.
 
     Args:
-        keep: tensors that are asked for by name.
+        keep: tensors that must stay.
     """
     if opset_of(model) < 14:
         return
@@ -48,7 +48,7 @@ class _Chain:
         }
 
     def source_of(self, last: onnx.NodeProto) -> str:
-        """What the chain that ends with this node starts from; empty if it is no such chain."""
+        """The tensor at the start of the chain that ends with `last`; empty if it ends none."""
         if last.op_type != "Mul":
             return ""
         for source, gate in (tuple(last.input), tuple(reversed(last.input))):
@@ -59,7 +59,10 @@ class _Chain:
         return ""
 
     def before(self, name: str, op_type: str, number: float) -> str:
-        """What was combined with this number to make the tensor, which nothing else may read."""
+        """The tensor that was combined with this number to make the tensor `name`.
+
+        Empty if there is none, or if several nodes read `name`.
+        """
         node = self.single(name, op_type)
         if node is None:
             return ""
@@ -69,7 +72,7 @@ class _Chain:
         return ""
 
     def clipped(self, name: str) -> str:
-        """What was clipped to 0 to 6."""
+        """The tensor that was clipped to 0 to 6 to make `name`; empty if there is none."""
         node = self.single(name, "Clip")
         if node is None or len(node.input) < 3:
             return ""
@@ -77,14 +80,15 @@ class _Chain:
         return str(source) if all(map(self.is_number, limits, (0, 6))) else ""
 
     def is_number(self, name: str, number: float) -> bool:
-        """Whether the tensor is this number, as its type has it."""
+        """Whether the tensor is this number, rounded to its dtype."""
         value = self.numbers.get(name)
         return value is not None and bool(value == value.dtype.type(number))
 
     def single(self, name: str, op_type: str) -> onnx.NodeProto | None:
+        """The node of this type that makes `name`, if one node alone reads `name`."""
         node = self.makers.get(name)
-        wanted = node is not None and node.op_type == op_type and self.uses[name] == 1
-        return node if wanted else None
+        matches = node is not None and node.op_type == op_type and self.uses[name] == 1
+        return node if matches else None
 
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)

@@ -1,8 +1,8 @@
 """Names and order inside the file: readable in Netron, and the same at every export.
 
-tf2onnx numbers what it makes with counters that run on from export to export, and the order of its
-nodes depends on Python's string hashes. Here every node is given to the first layer that needs it,
-nodes are put in the order in which the layers need them, and all is named after the layer:
+tf2onnx numbers its tensors with counters that continue from export to export, and the order of its
+nodes depends on Python's string hashes. This pass assigns every node to the first layer that needs
+it, sorts the nodes in the order in which the layers need them, and names all after their layer:
 `conv1_conv/Conv` with the weights `conv1_conv/Conv/W`.
 """
 
@@ -26,9 +26,9 @@ def rename(
 
     Args:
         model: nodes in any order; those that lead to no owner are dropped.
-        owners: per layer, in the order in which they finish, its name and the tensor it puts out.
-        fixed: new names, by old name, of tensors that shall have just that name. No other tensor
-            gets one of these or the name of an owner.
+        owners: per layer, in the order in which they finish, its name and its output tensor.
+        fixed: by old name, the new names of tensors that get exactly that name. No other tensor
+            gets one of these names, or the name of an owner.
 
     Returns:
         New name by old name, of tensors and weights.
@@ -83,7 +83,7 @@ def _copy(message: onnx.NodeProto | onnx.TensorProto) -> onnx.NodeProto | onnx.T
 def _needed(
     last: onnx.NodeProto | None, made_by: dict[str, onnx.NodeProto], placed: set[int]
 ) -> Iterator[onnx.NodeProto]:
-    """The nodes that `last` needs and that are not placed yet, each behind what it reads."""
+    """The nodes that `last` needs and that are not placed yet, each after the nodes it reads."""
     stack = [(last, False)] if last is not None else []
     while stack:
         node, ready = stack.pop()
@@ -108,7 +108,7 @@ def _formal(node: onnx.NodeProto, index: int, model: onnx.ModelProto) -> str:
 
 
 def _apply(node: onnx.NodeProto, new: dict[str, str]) -> None:
-    """Rename what `node` reads and writes, and all inside its bodies."""
+    """Rename the inputs and outputs of `node`, and everything inside its bodies."""
     for names in (node.input, node.output):
         for index, name in enumerate(names):
             names[index] = new.get(name, name)
@@ -121,7 +121,7 @@ def _rename_body(body: onnx.GraphProto, prefix: str, outer: dict[str, str]) -> N
     new = dict(outer)
     for value in (*body.input, *body.output):
         for size in value.type.tensor_type.shape.dim:
-            size.ClearField("dim_param")  # a number that runs on from export to export
+            size.ClearField("dim_param")  # it has a number that continues from export to export
     for value in body.input:
         new[value.name] = taken.free(f"{prefix}/input")
         value.name = new[value.name]

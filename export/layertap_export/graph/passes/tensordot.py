@@ -1,6 +1,6 @@
-"""Putting `tf.tensordot` back together: a product with a matrix is one MatMul, whatever the rank.
+"""Restoring `tf.tensordot`: a product with a matrix is one MatMul, for any rank.
 
-Keras's Dense on more than two axes is a tensordot, which TensorFlow takes apart:
+Keras's Dense on more than two axes is a tensordot, which TensorFlow computes in steps:
 
     x (n, h, w, k) -> Reshape (n h w, k) -> MatMul (k, m) -> Reshape (n, h, w, m)
 
@@ -23,7 +23,7 @@ Shape = tuple["int | None", ...]
 
 @graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])
 def restore_products(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
-    """Rewrite `model` in place; what nobody needs any more stays, for the next pass to drop.
+    """Rewrite `model` in place. Nodes that nothing reads any more stay; the next pass removes them.
 
     Args:
         model: as tf2onnx made it.
@@ -46,7 +46,7 @@ class _Products:
         self._shapes = shapes
 
     def factors(self, last: onnx.NodeProto) -> tuple[str, str] | None:
-        """The tensor and the matrix whose product the Reshape `last` ends."""
+        """The tensor and the matrix of which the Reshape `last` ends the product."""
         product = self._makers.get(last.input[0])
         first = self._makers.get(product.input[0]) if product is not None else None
         if product is None or product.op_type != "MatMul":
@@ -57,8 +57,8 @@ class _Products:
         shape, result = self._shapes.get(data), self._shapes.get(last.output[0])
         if matrix is None or len(matrix.dims) != 2 or shape is None or result is None:
             return None
-        # As many columns before the product as there are rows in the matrix: each row of the
-        # two-dimensional tensor is what `data` has along its last axis.
+        # The two-dimensional tensor has as many columns as the matrix has rows, so each of its rows
+        # holds the last axis of `data`.
         if len(self._shapes.get(first.output[0], ())) != 2:
             return None
         if len(shape) < 3 or shape[-1] != matrix.dims[0] or len(result) != len(shape):
@@ -68,11 +68,11 @@ class _Products:
         return None
 
     def _same(self, one: Shape, other: Shape) -> bool:
-        """Whether two shapes of as many elements must be equal: at most one size is unknown."""
+        """Whether two shapes of equally many elements must be equal: at most one size is open."""
         return one == other and one.count(None) <= 1
 
     def _takes_shape(self, target: str, data: str, shape: Shape) -> bool:
-        """Whether a Reshape's target begins with the sizes of `data`, the last one left out."""
+        """Whether the target of a Reshape begins with all sizes of `data` but the last."""
         joined = self._behind_casts(target)
         if joined is None or joined.op_type != "Concat" or len(joined.input) != 2:
             return False

@@ -1,4 +1,8 @@
-"""The whole numbers that a graph computes from shapes, and from constants."""
+"""The integers that a graph computes from shapes and from constants, before it runs.
+
+The rows of `graph/operators.py` name these functions. Each returns the value of the first output;
+`None` where nothing is known of it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from .node_facts import Integers, NodeFacts
 from .sizes import Free, Size, product, quotient
 
 LARGEST_VALUE = 1024
-"""Elements up to which values are looked into."""
+"""How many elements a tensor may have whose values are followed."""
 
 
 def shape(node: NodeFacts) -> Integers | None:
@@ -86,7 +90,7 @@ def _elementwise(function: Callable[[Any, Any], Any]) -> Callable[[NodeFacts], I
 
 
 def _quotient(left: Size, right: Size) -> Size | None:
-    """ONNX rounds towards zero, but sizes are not negative."""
+    """Rounded down. ONNX rounds towards zero, but sizes are not negative."""
     return quotient(left, right) if isinstance(right, Free) else left // right if right else None
 
 

@@ -1,4 +1,4 @@
-"""A node of a graph, and what is known of what goes into it."""
+"""A node of a graph, and what is known of its inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .sizes import Dims
 from .windows import Window
 
 Integers: TypeAlias = "NDArray[np.object_]"
-"""Whole numbers; some of them free sizes, and `None` for those that nothing is known of."""
+"""Integers, free sizes, and `None` for elements that are not known."""
 
 
 class TensorFacts(Protocol):
@@ -29,7 +29,7 @@ class TensorFacts(Protocol):
 
 
 class NodeFacts:
-    """A node, and what is known of what goes into it."""
+    """A node, and what is known of its inputs."""
 
     def __init__(self, facts: TensorFacts, node: onnx.NodeProto) -> None:
         self._facts = facts

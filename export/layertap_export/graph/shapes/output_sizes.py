@@ -1,4 +1,7 @@
-"""Sizes of what operators put out, where ONNX's own inference leaves them out."""
+"""Sizes of outputs where ONNX's shape inference leaves them open.
+
+The rows of `graph/operators.py` name these functions.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from .node_facts import NodeFacts
 from .sizes import Free, Size, fixed, product, quotient
 
 OutputSizes: TypeAlias = "Sequence[Size | None] | None"
-"""Sizes of the outputs; `None` for one that is not known, or for all of them."""
+"""Sizes of the axes of the outputs; `None` for an axis, or all of them, that is not known."""
 
 
 def conv(node: NodeFacts) -> OutputSizes:
@@ -96,7 +99,7 @@ def slice_(node: NodeFacts) -> OutputSizes:
 
 
 def slice_size(size: Size, start: Size | None, end: Size | None, step: int) -> Size | None:
-    """How many a Slice takes of an axis; `None` where that is not known."""
+    """How many elements of an axis a Slice takes; `None` where that is not known."""
     if start is None or end is None:
         return None
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):

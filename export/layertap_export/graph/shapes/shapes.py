@@ -1,8 +1,8 @@
 """What is known of a graph's tensors before it runs: dtypes, sizes of axes, values.
 
-ONNX's own shape inference does the most of it, node by node. It gives up on sizes that are computed
-from free ones; those are worked out here, as expressions (see `sizes`), along with the whole
-numbers that a graph computes from shapes.
+ONNX's own shape inference does most of it, node by node. It gives up on sizes that are computed
+from free sizes; those are worked out here, as expressions (see `sizes`), together with the integers
+that a graph computes from shapes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,13 @@ class Shapes:
     """What is known of the tensors of one graph."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        """Walk over a model whose nodes are in topological order."""
+        """
+        Args:
+            model: its nodes are in topological order.
+        """
         self.opset = opset_of(model)
         self._imports = list(model.opset_import)
-        # Initialisers that a file lists among its inputs may be fed, and are no constants.
+        # Initializers that a file lists among its inputs may be fed, so they are not constant.
         listed = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
         self._weights = {x.name: x for x in model.graph.initializer if x.name not in listed}
         self._dtypes: dict[str, int] = {}
@@ -58,18 +61,20 @@ class Shapes:
         return self._dtypes.get(name, 0)
 
     def dims(self, name: str) -> Dims | None:
-        """Sizes of the axes, `None` where not even their number is known."""
+        """Sizes of the axes; `None` if the rank is not known."""
         return self._dims.get(name)
 
     def liken(self, name: str, other: str) -> None:
-        """Take note of a new tensor that has another's dtype and sizes."""
+        """Record a new tensor that has the dtype and sizes of another."""
         self._dtypes[name] = self.dtype(other)
         if other in self._dims:
             self._dims[name] = self._dims[other]
 
     def value(self, name: str) -> NDArray[Any] | None:
-        """The value of a constant, or of whole numbers that follow from known shapes; `None` for
-        a weight whose values are not in the graph."""
+        """The value of a constant in the graph, or of integers that follow from known shapes.
+
+        `None` if it is not known. The values of weights outside the graph are not.
+        """
         if name in self._weights:
             item = self._weights[name]
             return None if is_stub(item) else numpy_helper.to_array(item)
@@ -111,7 +116,7 @@ class Shapes:
         self._compute(node)
 
     def _settle(self, name: str, dims: Dims | None, refined: Sequence[Size | None] | None) -> None:
-        """Sizes that nothing is known of get names of their own."""
+        """Set the sizes of a tensor; a size that is not known gets a name of its own."""
         if dims is None and refined is None:
             return
         known: Sequence[Size | None] = refined if dims is None else dims  # type: ignore[assignment]
@@ -146,7 +151,7 @@ class Shapes:
         return self._free.get(dim.dim_param) or Free.named(dim.dim_param)
 
     def _note_stated(self, name: str, kind: onnx.TypeProto) -> None:
-        """Numbers that the file states where inference knows none."""
+        """Use the numbers that the file states where inference finds none."""
         tensor = kind.tensor_type
         if not self._dtypes.get(name):
             self._dtypes[name] = tensor.elem_type
@@ -176,7 +181,7 @@ class Shapes:
         return text
 
     def _inferred(self, node: onnx.NodeProto) -> dict[str, onnx.TypeProto]:
-        """What ONNX's inference says of a node's outputs, if it can."""
+        """The types of a node's outputs by ONNX's inference, as far as it can tell."""
         names = [name for name in node.input if name]
         if any(not self._dtypes.get(name) for name in names):
             return {}
@@ -197,7 +202,7 @@ class Shapes:
             return {}
 
     def _data(self, name: str) -> TensorProto | None:
-        """The value of a small constant, by which the shapes of others may be found."""
+        """The value of a small constant, from which shapes may follow."""
         if name in self._weights:
             item = self._weights[name]
             return item if math.prod(item.dims) <= LARGEST_VALUE else None
@@ -214,7 +219,7 @@ class Shapes:
     # -- integers
 
     def integers(self, name: str) -> Integers | None:
-        """The value of a small tensor of whole numbers, as far as it is known."""
+        """The value of a small tensor of integers, as far as it is known."""
         if name in self._values:
             return self._values[name]
         if self._dtypes.get(name) not in _WHOLE:
@@ -230,7 +235,7 @@ class Shapes:
             return
         row = facts(node)
         values = row.integers(NodeFacts(self, node)) if row and row.integers else None
-        if values is None:  # of some it may matter that there are others beside them
+        if values is None:  # other elements may become known later, by a Concat
             dims = fixed(self._dims.get(name))
             if dims is None or math.prod(dims) > LARGEST_VALUE:
                 return
@@ -247,4 +252,4 @@ _REFUSALS = (
     onnx.checker.ValidationError,
     RuntimeError,
 )
-"""What ONNX's inference raises where it knows an operator or its inputs not."""
+"""The errors of ONNX's inference for operators and inputs that it does not know."""

@@ -1,7 +1,7 @@
-"""Sizes of axes: numbers, and what can be said of those that are free.
+"""Sizes of axes: numbers, and expressions for free sizes.
 
 A free size is a sum of products of named sizes, `batch`, `height + 2`, `2 * batch * tokens`. Two
-tensors whose sizes are the same expression have the same size, whatever it will be.
+tensors with the same expressions have the same sizes, whatever these turn out to be.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Free:
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Size) -> Size:
-        """Rounded down; what does not divide becomes a name of its own: `(height + 1) // 2`."""
+        """Rounded down. A remainder becomes a name of its own: `(height + 1) // 2`."""
         if isinstance(other, Free):
             return quotient(self, other)
         whole = {product: factor // other for product, factor in self.terms}
@@ -88,7 +88,7 @@ def product(sizes: Iterable[Size]) -> Size:
 
 
 def quotient(total: Size, part: Size) -> Size:
-    """How often `part` goes into `total`, which it does without a remainder."""
+    """`total / part`, where there is no remainder."""
     if total == part:
         return 1
     if isinstance(total, int) and isinstance(part, int):

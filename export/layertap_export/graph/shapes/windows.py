@@ -1,4 +1,4 @@
-"""The window of a convolution or pooling: which cells of the input make one cell of the output."""
+"""The window of a convolution or pooling: the cells of the input that make one of the output."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .sizes import Size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What the attributes of a Conv, ConvTranspose or pooling say, per spatial axis."""
+    """The attributes of a Conv, ConvTranspose or pooling, per spatial axis."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     begins: tuple[int, ...]
-    """Cells of padding in front; of no account while `same` is set."""
+    """Cells of padding in front; not used while `same` is set."""
     ends: tuple[int, ...]
     same: str
     """`SAME_UPPER` or `SAME_LOWER` where the padding follows from the sizes, else empty."""
@@ -28,7 +28,7 @@ class Window:
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any], kernel: Sequence[int]) -> Window:
-        """Read attributes as ONNX has them."""
+        """From the attributes of a node, by name."""
         rank = len(kernel)
         auto = attributes.get("auto_pad", b"NOTSET").decode()
         pads = tuple(attributes.get("pads", ())) or (0,) * (2 * rank)
@@ -47,7 +47,7 @@ class Window:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """Cells from the first of a window to its last."""
+        """The number of cells from the first to the last of a window, dilation included."""
         return tuple(
             (size - 1) * dilation + 1
             for size, dilation in zip(self.kernel, self.dilations, strict=True)
@@ -60,7 +60,7 @@ class Window:
 
     @property
     def dense(self) -> bool:
-        """Whether it moves cell by cell."""
+        """Whether all strides are 1."""
         return all(stride == 1 for stride in self.strides)
 
     @property
@@ -68,7 +68,7 @@ class Window:
         return bool(self.same or any(self.begins) or any(self.ends))
 
     def fixed(self, sizes: Sequence[Size]) -> Window | None:
-        """The same with its padding in numbers; `None` where that depends on a free size."""
+        """The window with its padding in numbers; `None` if that depends on a free size."""
         if not self.same:
             return self
         totals = []
@@ -87,7 +87,7 @@ class Window:
         return replace(self, begins=begins, ends=ends, same="")
 
     def outputs(self, sizes: Sequence[Size]) -> list[Size | None]:
-        """Sizes of what a convolution or pooling puts out."""
+        """Sizes of the output of a convolution or pooling."""
         found: list[Size | None] = []
         for axis, size in enumerate(sizes):
             stride = self.strides[axis]
@@ -102,7 +102,7 @@ class Window:
         return found
 
     def spread(self, sizes: Sequence[Size], extra: Sequence[int] | None) -> list[Size]:
-        """Sizes of what a ConvTranspose puts out; `extra` is its `output_padding`."""
+        """Sizes of the output of a ConvTranspose; `extra` is its `output_padding`."""
         if self.shape is not None:
             return [*self.shape[-len(sizes) :]]
         more = extra or (0,) * len(sizes)
@@ -115,7 +115,8 @@ class Window:
         ]
 
     def fixed_spread(self, sizes: Sequence[Size], extra: Sequence[int] | None) -> Window | None:
-        """The padding of a ConvTranspose in numbers; `None` where it depends on a free size."""
+        """The window of a ConvTranspose with its padding in numbers; `None` if it depends on a free
+        size."""
         if not self.same and self.shape is None:
             return self
         more = extra or (0,) * len(sizes)

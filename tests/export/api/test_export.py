@@ -373,7 +373,7 @@ def test_a_wrong_guess_of_the_batch_is_corrected_and_verified_again(
     from layertap_export.api import export as exporting
 
     verified: list[dict[str, str]] = []
-    original = exporting.verify_file
+    original = exporting.verify_file  # type: ignore[attr-defined]
 
     def verify_file(file: Any, *args: Any, **kwargs: Any) -> Any:
         verified.append(first_axes(file.path))

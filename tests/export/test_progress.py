@@ -94,6 +94,7 @@ def test_it_has_the_terminal_to_itself() -> None:
 @posix
 @pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.slow
 def test_on_a_terminal(small: Any, tmp_path: Path) -> None:
     """Also while TensorFlow is imported, when stderr is led elsewhere."""
     small.save(tmp_path / "small.keras")

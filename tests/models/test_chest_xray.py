@@ -71,6 +71,7 @@ def test_sides_can_be_free() -> None:
     assert free.get_layer("zero_padding2d_1") is free.layers[5]
 
 
+@pytest.mark.slow
 def test_the_renamed_model_can_be_saved_and_loaded(model: Any, batch: Any, tmp_path: Path) -> None:
     model.save(tmp_path / "chest.keras")
     loaded = keras.models.load_model(tmp_path / "chest.keras")
@@ -90,6 +91,7 @@ def test_weights_only_depend_on_the_seed(model: Any) -> None:
     assert weights_of(build(input_shape=SHAPE, seed=0)) == weights_of(model)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(model: Any) -> None:
     other = build(input_shape=SHAPE, seed=1)
     same = [a == b for a, b in zip(weights_of(model), weights_of(other), strict=True)]
@@ -222,7 +224,8 @@ def test_last_relu_can_be_chosen(model: Any, batch: Any, tmp_path: Path) -> None
     assert len(build(input_shape=SHAPE, last_relu=False).layers) == 428
 
 
-@pytest.mark.parametrize("name", ["chest.weights.h5", slow("chest.keras"), slow("chest.h5")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chest.weights.h5", "chest.keras", "chest.h5"])
 def test_keras3_weights_file_is_loaded(model: Any, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     (model.save_weights if name.endswith(".weights.h5") else model.save)(path)

@@ -321,7 +321,7 @@ def test_gradients_of_models_of_all_kinds_are_verified(
     assert gradients_of(report.card).score == score
     shape = report.card.inputs[0].shape[1:]
     batch = np.ones([2, *(size or 1 for size in shape)], report.card.inputs[0].dtype)
-    # Where it does not know the scores, central differences tell the gradient.
+    # If the tape does not know the scores, gradients are compared with central differences.
     from layertap_export.verification.against_tape import Tape
 
     assert Tape(model, report.card, report.card.layers, [batch]).knows_scores == (

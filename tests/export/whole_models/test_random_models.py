@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 quick = settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -407,8 +407,15 @@ def test_weights_of_keras_3_load_in_keras_3(make: Any, name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("make", [with_backbone, sequences, attention, depthwise])
-@pytest.mark.parametrize("name", ["w.weights.h5", "w.h5"])
-@pytest.mark.parametrize("to", ["keras", "tf_keras"])
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("keras", "w.weights.h5"),
+        ("tf_keras", "w.h5"),
+        pytest.param("keras", "w.h5", marks=pytest.mark.slow),
+        pytest.param("tf_keras", "w.weights.h5", marks=pytest.mark.slow),
+    ],
+)
 def test_weights_of_keras_2_load_in_both_families(
     make: Any, name: str, to: str, tf_keras: Any, tmp_path: Path
 ) -> None:

@@ -103,19 +103,6 @@ def test_opening_reads_no_weights_and_needs_no_onnxruntime(
     assert len(model.summary().splitlines()) == 2 + 7
 
 
-# --- Choosing -----------------------------------------------------------------------------------
-
-
-def test_layers_by_name_index_pattern_and_class(classifier: layertap.Model) -> None:
-    assert classifier.layer("relu") is classifier.layers[2]
-    assert classifier.layer(-1).name == "probs"
-    assert [layer.name for layer in classifier.select("re:.*o.*")] == [
-        "conv", "drop", "pool", "probs",
-    ]  # fmt: skip
-    assert [layer.name for layer in classifier.select(slice(1, 3))] == ["conv", "relu"]
-    assert [layer.name for layer in classifier.select(type="Dropout")] == ["drop"]
-
-
 # --- Fetching -----------------------------------------------------------------------------------
 
 

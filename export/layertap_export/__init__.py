@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from layertap.errors import DependencyError
+from layertap.errors import DependencyError, install_hint
 
 from .errors import (
     ExportError,
@@ -78,7 +78,7 @@ def __getattr__(name: str) -> Any:
         except ModuleNotFoundError as exc:
             raise DependencyError(
                 f"gradients need the package {exc.name}, which is not installed. "
-                'Install it with `pip install "layertap[gradients,cpu]"`.'
+                f"Install it with {install_hint('gradients', 'cpu')}."
             ) from exc
     elif name in _HOME:
         from .keras_model.tensorflow import prepared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from layertap.errors import DependencyError
+from layertap.errors import DependencyError, install_hint
 
 
 def require(module: str, *, to: str, install: str) -> Any:
@@ -14,7 +14,7 @@ def require(module: str, *, to: str, install: str) -> Any:
     Args:
         module: the module's name.
         to: what the module is required for, for the error message.
-        install: the argument of `pip install`, for the error message.
+        install: the command that installs it, for the error message.
 
     Raises:
         DependencyError: the module, or one of its dependencies, is not installed.
@@ -25,7 +25,7 @@ def require(module: str, *, to: str, install: str) -> Any:
         package = module.partition(".")[0]
         raise DependencyError(
             f"{package} is needed to {to}, and importing it failed: {exc}. "
-            f"Install it with: pip install {install!r}"
+            f"Install it with {install}."
         ) from exc
 
 
@@ -35,4 +35,4 @@ def require_keras() -> Any:
     Raises:
         DependencyError: one of them is not installed.
     """
-    return require("keras", to="build a model", install="layertap[export]")
+    return require("keras", to="build a model", install=install_hint("export"))

@@ -130,7 +130,9 @@ def load() -> Digits:
     Raises:
         DependencyError: scikit-learn is not installed.
     """
-    datasets = require("sklearn.datasets", to="load the digits", install="scikit-learn")
+    datasets = require(
+        "sklearn.datasets", to="load the digits", install="`pip install scikit-learn`"
+    )
     images, labels = datasets.load_digits(return_X_y=True)
     # The values of the data set are 0 to 16; pixels are 0 to 255.
     pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

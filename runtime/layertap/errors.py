@@ -93,3 +93,8 @@ def suggest(name: str, known: Sequence[str]) -> str:
 
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+
+
+def install_hint(*extras: str) -> str:
+    """How to install extras of layertap, which is on no package index: from a checkout of it."""
+    return f'`pip install ".[{",".join(extras)}]"` in a checkout of layertap'

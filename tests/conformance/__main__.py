@@ -14,6 +14,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from layertap.errors import install_hint
+
 from .families import APPLICATIONS, HUB, Family
 from .measuring import Measured, measure
 from .page import Results, page
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json.dump(_measured(named[title, name]), sys.stdout)
         return 0
     if find_spec("keras_hub") is None:
-        parser.exit(1, 'needs Keras Hub: pip install "layertap[hub]"\n')
+        parser.exit(1, f"needs Keras Hub: {install_hint('hub')}\n")
     chosen = [key for key in named if not options.families or key[1] in options.families]
     if not chosen:
         parser.error(f"no family {options.families[0]!r}")

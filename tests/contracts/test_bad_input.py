@@ -96,7 +96,7 @@ HTML = "an HTML page: perhaps an error or login page came instead of the file"
         (bytes(range(256)), None),
         (bytes(1000), None),
         (model_bytes(lambda data: data.update(format="2.3")), "'bad.onnx' has a layertap card of "
-         "format 2.3; this layertap reads format 1. Upgrade with `pip install -U layertap`."),
+         "format 2.3; this layertap reads format 1. Upgrade layertap."),
         (model_bytes(lambda data: data.pop("layers")), "'bad.onnx' has a damaged layertap card "
          "(Card has no 'layers'). Export the model again."),
         (model_bytes(lambda data: data["layers"][1].update(shape="8x6")), "'bad.onnx' has a "

@@ -138,13 +138,14 @@ def test_invalid_epochs_are_a_usage_error() -> None:
             digits.load,
             "sklearn is needed to load the digits, and importing it failed: import of "
             "sklearn.datasets halted; None in sys.modules. "
-            "Install it with: pip install 'scikit-learn'",
+            "Install it with `pip install scikit-learn`.",
         ),
         (
             "keras",
             digits.build,
             "keras is needed to build a model, and importing it failed: import of keras halted; "
-            "None in sys.modules. Install it with: pip install 'layertap[export]'",
+            "None in sys.modules. "
+            'Install it with `pip install ".[export]"` in a checkout of layertap.',
         ),
     ],
 )

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layertap.errors import DependencyError
+from layertap.errors import DependencyError, install_hint
 
 START_UP = re.compile(rb"^(I\d{4} |WARNING: All log messages before absl|To enable the following)")
 """Lines that TensorFlow prints on import at any log level."""
@@ -46,8 +46,8 @@ def prepared() -> Iterator[None]:
         missing = (exc.name or str(exc)).partition(".")[0]
         raise DependencyError(
             f"the export needs {missing}, which cannot be imported ({exc}). "
-            'Install it with `pip install "layertap[export,cpu]"`, or, if you have TensorFlow '
-            'already, `pip install "layertap[convert,cpu]"`.'
+            f"Install it with {install_hint('export', 'cpu')}; if you have TensorFlow already, "
+            "with the extra convert instead of export."
         ) from exc
 
 

@@ -1,7 +1,7 @@
-"""Gradients as TensorFlow gives them: the reference for those in a file.
+"""Gradients by TensorFlow, the reference for those in a file.
 
-The model runs eagerly under a `tf.GradientTape` while its layers are recorded. The logits are what
-went into the sigmoid or softmax whose result the model returned.
+The model runs eagerly under a `tf.GradientTape` while its layers are recorded. The logits are
+the input of the sigmoid or softmax whose result the model returned.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .described import Described
 
 
 class Tape:
-    """One run of a model, of which gradients can be asked."""
+    """One run of a model that can compute gradients."""
 
     def __init__(
         self,
@@ -86,18 +86,18 @@ class Tape:
 
     @property
     def knows(self) -> Collection[str]:
-        """Names of the layers and inputs whose gradients it can tell."""
+        """Names of the layers and inputs that it has gradients of."""
         return self._sources.keys()
 
     @property
     def knows_scores(self) -> bool:
-        """Whether the logits were found: the model may do more with its probabilities."""
+        """Whether the logits were found; not if the model computes on with its probabilities."""
         return self._scores is not None
 
     @cached_property
     def default_gradients(self) -> Mapping[str, NDArray[Any]] | None:
-        """Those for the default weights; `None` where an operation on the way has no gradient in
-        TensorFlow, as resizing by area has none."""
+        """The gradients for the default weights; `None` if an operation has no gradient in
+        TensorFlow, such as resizing by area."""
         try:
             return self.gradients(next(self.weights()))
         except LookupError:
@@ -114,7 +114,7 @@ class Tape:
         yield generator.uniform(-1, 1, shape).astype(dtype)
 
     def gradients(self, weights: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
-        """By name of the graph's output the gradient of `sum(weights * scores)`.
+        """The gradients of `sum(weights * scores)`, by name of the graph's output.
 
         Args:
             weights: they broadcast to the scores.
@@ -135,7 +135,7 @@ class Tape:
 
 
 class _WatchingRecorder(Recorder):
-    """Lets a tape watch those layers that have a gradient."""
+    """Records layers, and has a tape watch those with a gradient."""
 
     def __init__(
         self, tape: tf.GradientTape, layers: Sequence[Layer], gradients: Gradients
@@ -173,9 +173,9 @@ ACTIVATIONS = [re.sub(r"\B(?=[A-Z])", "_", name).lower() for name in FINAL_ACTIV
 
 @contextmanager
 def _inputs_kept() -> Iterator[Mapping[int, Any]]:
-    """Remember what goes into the activations that are looked through, by the result's id."""
+    """Record the inputs of final activations, by the id of the result."""
     kept: dict[int, Any] = {}
-    results = []  # else an id might be given again
+    results = []  # kept alive: else an id may be used again
 
     def call(original: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         x = tf.convert_to_tensor(x)

@@ -1,9 +1,9 @@
 """Checking gradients without TensorFlow: by central differences in float64.
 
-A layer's activation is moved by a small step to and fro along a random direction; what comes after
-it is computed in float64 by the `onnx` package's reference evaluator. The difference of the scores,
-divided by the step, is the gradient along that direction. In float64 a step of 1e-7 of the
-activation's size leaves about eight correct digits.
+A layer's activation is moved by a small step forwards and backwards along a random direction, and
+the rest of the network is computed in float64 by the `onnx` package's reference evaluator. The
+difference of the scores, divided by the two steps, is the gradient along that direction. In float64
+a step of 1e-7 of the activation's size leaves about eight correct digits.
 """
 
 from __future__ import annotations
@@ -34,43 +34,43 @@ DIRECTION_COUNT = 2
 """Random directions per layer."""
 
 FIRST_STEP = 1e-7
-"""The step, as a share of the activation's root mean square."""
+"""The first step, as a share of the activation's root mean square."""
 
 
 VISIBLE_CHANGE, STEP_COUNT = 1e-10, 7
-"""The share of the largest score that its change must be, and how many steps are tried for that,
-each a hundred times the one before."""
+"""The least change of the scores, as a share of the largest score, and how many steps are tried to
+reach it, each a hundred times the one before."""
 
 EVALUATOR_TOLERANCE = 1e-3
-"""Difference, as a share of the largest score, up to which two programs compute the same."""
+"""The largest scaled difference between onnxruntime and the reference evaluator."""
 
 LARGE_STEP = 1e-3
-"""The step that is no small one any more, as a share of the activation."""
+"""The step from which a smaller one must confirm the result, as a share of the activation."""
 
 OFFSET = 1e-2
-"""How far from a real activation the gradient is compared, as a share of the same."""
+"""How far from the real activation the gradient is compared, as a share of the activation."""
 
 
 KINK_SUSPECTED = 1e-5
-"""Difference, as a share of the gradient's length, from which on kinks are looked for.
+"""The difference, as a share of the gradient's length, from which kinks are looked for.
 
-The file computes in float32. Where a value lies within rounding of a kink, of 0 before a relu for
-one, it may see the other side of it than float64 does, and give the other slope. How much this
-matters shows in how the gradient changes a very little aside."""
+The file computes in float32. Where a value is within rounding of a kink, such as 0 before a relu,
+it may be on the other side than in float64, and have the other slope. How much that matters is
+measured by how the gradient changes with tiny changes of the activation."""
 
 NEIGHBOUR_OFFSET, NEIGHBOUR_COUNT = 1e-5, 8
-"""How far aside that is, as a share of the activation, and how many such points are tried."""
+"""The size of those changes, as a share of the activation, and how many are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Slopes:
-    """How the score changes along some directions of a layer, for some weights: twice the same.
+    """How the score changes along some directions of a layer, by the gradient and by differences.
 
-    In units of the gradient's length, so that a direction of normal numbers gives about 1.
+    In units of the gradient's length, so that a direction of normal numbers has a slope of about 1.
     """
 
     ours: NDArray[np.float64]
-    """By the gradient in the file."""
+    """By the gradient in the file, a number per direction and set of weights."""
     expected: NDArray[np.float64]
     """By central differences."""
 
@@ -104,7 +104,7 @@ def compare(
             between.
 
     Returns:
-        By name, those for which the time sufficed, and float64's digits.
+        By name, those that were compared in time and that float64 has enough digits for.
     """
     started = time.monotonic()
     forward, scores = forward_half(file.model.graph, gradients)
@@ -123,7 +123,7 @@ def compare(
 def _in_turn(
     targets: Sequence[Differentiated], nodes: Sequence[onnx.NodeProto]
 ) -> Iterator[Differentiated]:
-    """The last, the first, and then evenly those in between."""
+    """The last, the first, and then those in between, evenly."""
     made = {name: index for index, name in enumerate(makers(nodes))}
     ordered = sorted(targets, key=lambda target: made.get(target.source, -1))
     last = len(ordered) - 1
@@ -140,7 +140,7 @@ def _in_turn(
 
 
 class _Check:
-    """One gradient against differences."""
+    """The comparison of one gradient with differences."""
 
     def __init__(
         self,
@@ -163,11 +163,11 @@ class _Check:
         self._values = self._run([self._source, *self._border, scores], feeds)
 
     def result(self) -> Slopes | None:
-        """`None` where float64 or the reference evaluator cannot tell."""
+        """`None` where float64 has too few digits, or the reference evaluator differs."""
         generator = np.random.default_rng(0)
         activation = self._values[self._source]
         size = float(np.sqrt(np.mean(np.square(activation.astype(np.float64))))) or 1.0
-        # A little aside: where something is 0 to the last digit, a relu has two slopes.
+        # With an offset: where a value is exactly 0, a relu has two slopes.
         x = activation + (OFFSET * size * generator.normal(size=activation.shape))
         x = x.astype(activation.dtype).astype(np.float64)
         scores = self._scores_of()
@@ -180,7 +180,7 @@ class _Check:
             x + NEIGHBOUR_OFFSET * size * generator.normal(size=x.shape)
             for _ in range(NEIGHBOUR_COUNT)
         ]
-        # One for all weights: a softmax's probabilities have a sum that never changes.
+        # One length for all weights: the sum of a softmax never changes, so its gradient is 0.
         length = float(max(map(np.linalg.norm, rows))) or 1.0
         ours, expected = [], []
         for _ in range(DIRECTION_COUNT):
@@ -210,7 +210,7 @@ class _Check:
         return lambda x: np.asarray(tail.run(None, {**border, self._source: x})[0])
 
     def _computes(self, scores: Scores, x: NDArray[np.float64]) -> bool:
-        """Whether the evaluator computes what onnxruntime does; it has gaps and other readings."""
+        """Whether the evaluator computes what onnxruntime does; it lacks some operators."""
         if not self._tail:
             return True
         given = {name: self._values[name] for name in self._border}
@@ -218,13 +218,13 @@ class _Check:
         expected = self._run([self._scores], given)[self._scores]
         try:
             found = scores(x)
-        except Exception:  # noqa: BLE001 - it raises whatever comes
+        except Exception:  # noqa: BLE001 - it raises errors of any class
             return False
         apart = difference(found, expected, same_dtype=False).scaled
         return apart <= EVALUATOR_TOLERANCE and bool(np.isfinite(expected).all())
 
     def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What the file gives for a value of the layer, and of what else its remainder reads."""
+        """The gradient in the file for a value of the layer; what else it reads is as recorded."""
         given = {name: self._values[name] for name in self._border}
         given[self._source] = x.astype(self._values[self._source].dtype)
         if not self._tail:
@@ -252,7 +252,7 @@ class _Check:
         }
 
     def _evaluator(self) -> Any:
-        """What comes after the layer, in float64."""
+        """The part of the network after the layer, in float64."""
         read = {name for node in self._tail for name in reads(node)}
         graph = helper.make_graph(
             [_in_double(node) for node in self._tail],
@@ -292,10 +292,10 @@ def _change(
     direction: NDArray[np.float64],
     size: float,
 ) -> NDArray[np.float64] | None:
-    """How fast the scores change along a direction; `None` where float64 cannot tell.
+    """How fast the scores change along a direction; `None` where float64 has too few digits.
 
-    The step grows until it shows in the scores' digits: activations may be tiny beside what is
-    added to them later. Where it has come to be of their size, a smaller one must agree.
+    The step grows until the scores change: activations may be tiny compared with what is added to
+    them later. A step that is as large as the activations must be confirmed by a smaller one.
 
     Args:
         size: of the activation.
@@ -332,7 +332,7 @@ def _double(value: NDArray[Any]) -> NDArray[Any]:
 
 
 def _in_double(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A node that makes float64 of what was to be narrower."""
+    """A copy of a node that makes float64 instead of a narrower dtype."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     for attribute in copy.attribute:

@@ -1,7 +1,8 @@
 """Computing a graph in float64, with the `onnx` package's reference evaluator.
 
-Some of its operators compute in float32 whatever they are given, or have another formula than the
-standard and onnxruntime: these are put in their places here, and Conv, which is faster so.
+Some of its operators always compute in float32, or have another formula than the standard and
+onnxruntime. The classes here replace them, and Conv, which is slow there. The rows of
+`graph/operators.py` with `own_float64` name them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ Array = NDArray[Any]
 
 
 def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    """An evaluator that computes in the precision of what it is given."""
+    """An evaluator that computes in the precision of its inputs."""
     return ReferenceEvaluator(model, new_ops=list(OPERATORS))
 
 
 def _window(kernel: Sequence[int], **attributes: Any) -> Window:
-    """A window from the arguments that the evaluator hands over, many of them `None`."""
+    """A window from the evaluator's arguments, many of which are `None`."""
     given = {name: value for name, value in attributes.items() if value is not None}
     if isinstance(given.get("auto_pad"), str):
         given["auto_pad"] = given["auto_pad"].encode()
@@ -36,7 +37,7 @@ def _window(kernel: Sequence[int], **attributes: Any) -> Window:
 
 
 def _cells(window: Window, counts: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """Of a padded tensor what stands at one cell of all windows, for each cell of the kernel."""
+    """For each cell of the kernel, the slices of a padded tensor at that cell of all windows."""
     for cell in product(*map(range, window.kernel)):
         cells = (
             slice(at * dilation, at * dilation + (count - 1) * stride + 1, stride)
@@ -48,7 +49,7 @@ def _cells(window: Window, counts: Sequence[int]) -> Iterator[tuple[slice, ...]]
 
 
 class Conv(OpRun):
-    """The sum over the kernel's cells of a product of matrices each."""
+    """The sum, over the cells of the kernel, of a matrix product."""
 
     op_domain = ""
 
@@ -85,7 +86,7 @@ class Conv(OpRun):
 
 
 class ConvTranspose(OpRun):
-    """What Conv takes from a cell, given to it."""
+    """The transpose of Conv: each cell is spread over a window."""
 
     op_domain = ""
 
@@ -207,7 +208,7 @@ class GroupNormalization(OpRun):
 
 
 class MeanVarianceNormalization(OpRun):
-    """x less its mean, divided by its standard deviation and 1e-9."""
+    """x minus its mean, divided by its standard deviation plus 1e-9."""
 
     op_domain = ""
 
@@ -229,7 +230,7 @@ class LpNormalization(OpRun):
 
 
 class LRN(OpRun):
-    """Channels divided by what the channels around them hold."""
+    """Channels divided by a function of the channels around them."""
 
     op_domain = ""
 
@@ -268,4 +269,4 @@ OPERATORS = (
     LRN,
     GlobalLpPool,
 )
-"""What is put in the place of the reference evaluator's own."""
+"""The operators that replace those of the reference evaluator."""

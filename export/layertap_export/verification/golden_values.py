@@ -1,4 +1,4 @@
-"""What a golden sample keeps of a tensor."""
+"""The values of a tensor that a golden sample keeps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ VALUES_PER_LAYER = 5
 """Values per layer."""
 
 STEADY_TOLERANCE = 5e-5
-"""How much of their scale values may change with an input that is rounded otherwise."""
+"""The largest scaled change of golden values if the input is rounded otherwise."""
 
 
 def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
-    """What the card keeps of a tensor; six digits, so that equal exports are equal bytes.
+    """The entry of a tensor in the card; with six digits, so that equal exports have equal bytes.
 
     Args:
-        least: its scale is no less than this, see `scales`.
+        least: the least scale, see `error_scales`.
     """
     flat = value.astype(np.float64).ravel()
     return GoldenLayer(
@@ -34,7 +34,7 @@ def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
 
 
 def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
-    """Whether a golden sample could not tell two tensors apart."""
+    """Whether two tensors have the same golden values, up to rounding."""
     one, other = (x.astype(np.float64).ravel() for x in (value, expected))
     at = indices(other.size, VALUES_PER_LAYER)
     scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))

@@ -1,9 +1,8 @@
-"""Where a gradient jumps: kinks within the reach of rounding.
+"""Kinks so near that rounding decides on which side of them a value is.
 
-The slope of a relu is 0 on one side of 0, and 1 on the other. Where what goes into it is 0 up to
-rounding, two programs that compute in float32, in another order of sums, may see it on different
-sides; their gradients then differ there as they should, and both are right. Of the millions of
-relus in a network some are often that close.
+The slope of a relu is 0 below 0, and 1 above. Where its input is 0 up to rounding, two programs
+that compute in float32, with sums in another order, may be on different sides. Their gradients
+differ there, and both are right. Of the millions of values in a network, some are often that close.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDING_REACH = 1e-5
-"""How far aside, as a share of a tensor's largest value: more than forward passes differ by."""
+"""The size of the random changes, as a share of a tensor's largest value: more than the difference
+of two forward passes."""
 
 
 def neighbours(values: Mapping[str, NDArray[Any]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """The same tensors a very little aside, at random; those of whole numbers as they are."""
+    """The same tensors with tiny random changes; tensors of integers stay as they are."""
     generator = np.random.default_rng(0)
     for _ in range(count):
         yield {name: _moved(value, generator) for name, value in values.items()}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
 from layertap.images.load import ImageSource
@@ -204,41 +205,15 @@ def _precise_runner(subject: Subject, card: Described, wanted: Collection[str]) 
 def _difference(
     name: str, actual: NDArray[Any], expected: NDArray[Any] | None, least: float
 ) -> LayerDifference:
-    """Shape and dtype first, then values; a NaN equals only a NaN."""
-    problem = ""
     if expected is None:
         problem = "the model has no such layer"
-    elif actual.shape != expected.shape:
-        problem = f"shape {actual.shape} instead of {expected.shape}"
-    elif actual.dtype != expected.dtype:
-        problem = f"dtype {actual.dtype} instead of {expected.dtype}"
-    if expected is None or problem:
         return LayerDifference(name=name, max_abs=np.inf, scaled=np.inf, problem=problem)
-    if actual.dtype.kind not in "fiub":
-        unequal = float(np.mean(actual != expected)) if actual.size else 0.0
-        return LayerDifference(name=name, max_abs=unequal, scaled=unequal)
-    finite = np.isfinite(expected)
-    same = np.isnan(actual) == np.isnan(expected) if actual.dtype.kind == "f" else finite
-    if not np.all(same) or not np.array_equal(np.isfinite(actual), finite):
-        return LayerDifference(name=name, max_abs=np.inf, scaled=np.inf, problem="NaN or infinite")
-    if not finite.all():
-        actual, expected = actual[finite], expected[finite]
-    kind = np.float64 if actual.dtype.kind != "f" or actual.dtype.itemsize > 4 else np.float32
-    # float32 values subtract without a further rounding that matters here, in half the memory.
-    delta = np.abs(np.subtract(actual, expected, dtype=kind))
-    max_abs = float(delta.max(initial=0))
-    scale = float(np.abs(expected.astype(kind, copy=False)).max(initial=least))
-    return LayerDifference(name=name, max_abs=max_abs, scaled=max_abs / scale if scale else max_abs)
+    found = difference(actual, expected, least_scale=least)
+    return LayerDifference(name=name, **found._asdict())
 
 
 def _scaled(actual: NDArray[Any], truth: NDArray[Any], least: float) -> float:
-    """Largest difference, over the largest absolute value; of what is a finite number."""
-    if actual.shape != truth.shape or truth.dtype.kind not in "fiub":
-        return np.inf
-    finite = np.isfinite(truth)
-    delta = np.abs(actual[finite].astype(np.float64) - truth[finite])
-    scale = float(np.abs(truth[finite]).max(initial=least))
-    return float(delta.max(initial=0)) / (scale or 1.0)
+    return difference(actual, truth, least_scale=least, same_dtype=False).scaled
 
 
 def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDifference:

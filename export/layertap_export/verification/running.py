@@ -1,4 +1,4 @@
-"""Running a model that gives gradients, with plain onnxruntime."""
+"""Feeds for parts of a graph, and whether several rows of weights go with one sample."""
 
 from __future__ import annotations
 
@@ -9,33 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper
 
-from layertap._engine.session import plain_session
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
-from layertap_export.errors import ExportError
 
 WEIGHT_ROWS = 3
 """How many rows of weights are tried on one sample."""
 
 ROWS_TOLERANCE = 1e-4
-"""Difference, as a share of the largest value, up to which two runs count as equal: their sums may
-be in another order."""
-
-
-def session(model: Any) -> Any:
-    """A session over a whole model, a path or bytes, that prints nothing.
-
-    Raises:
-        ExportError: onnxruntime does not take it.
-    """
-    try:  # without the arena, which would keep all memory that a run took
-        return plain_session(model, enable_cpu_mem_arena=False)
-    except Exception as exc:
-        raise ExportError(f"onnxruntime cannot open the file with gradients: {exc}") from exc
+"""The largest scaled difference of two runs that count as equal: their sums may be in another
+order."""
 
 
 def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
-    """Element types and ranks."""
+    """Element types (`TensorProto.DataType`) and ranks, by name."""
     return {
         name: (helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
         for name, value in values.items()
@@ -49,12 +35,12 @@ def broadcasts(
     shape: Sequence[int],
     dtype: Any,
 ) -> bool:
-    """Whether one sample goes with many rows of weights, and gives what as many runs give.
+    """Whether one sample with several rows of weights has the gradients of as many runs.
 
     Args:
         opened: a session over the model.
-        gradients: what its card says.
-        feeds: a value for each input; the first sample of it is taken.
+        gradients: what its card says of them.
+        feeds: a value for each input, of which the first sample is used.
         shape: of the scores.
         dtype: of the scores.
     """
@@ -69,7 +55,7 @@ def broadcasts(
             opened.run(names, {**one, gradients.weights: weights[row : row + 1]})
             for row in range(WEIGHT_ROWS)
         ]
-    except Exception:  # noqa: BLE001 - the shapes do not fit together: that is the answer
+    except Exception:  # noqa: BLE001 - the shapes do not fit: the answer is no
         return False
     return all(
         difference(rows, _joined([run[i] for run in alone])).scaled <= ROWS_TOLERANCE

@@ -11,7 +11,8 @@ from typing import Any
 import onnx
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from layertap._engine.library import import_onnxruntime, supports_external_weights
+from layertap._engine.library import supports_external_weights
+from layertap._engine.session import plain_session
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import ELEMENT_TYPES, External, read_graph
 from layertap.format.limits import MAPPED_BYTES, REFERENCE_BYTES
@@ -90,17 +91,16 @@ class WrittenFile:
         return self._session(subgraph(self.model, outputs, given).SerializeToString())
 
     def _session(self, model: Any) -> Any:
-        onnxruntime = import_onnxruntime()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # errors are raised
-        options.enable_cpu_mem_arena = False  # it would keep all memory that a run took
-        # Rearranged for speed, the weights of a large model would be in memory once more.
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        entries: dict[str, Any] = {
+            "enable_cpu_mem_arena": False,  # it would keep all memory that a run took
+            # Rearranged for speed, the weights of a large model would be in memory once more.
+            "session.disable_prepacking": "1",
+        }
         if self.folder is not None:
-            entry = "session.model_external_initializers_file_folder_path"
-            options.add_session_config_entry(entry, os.fspath(self.folder))
+            folder = "session.model_external_initializers_file_folder_path"
+            entries[folder] = os.fspath(self.folder)
         try:
-            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return plain_session(model, **entries)
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from layertap._record import Record
-from layertap.errors import DeviceError, suggest
+from layertap.errors import DeviceError, install_hint, suggest
 
 Providers: TypeAlias = "list[tuple[str, dict[str, Any]]]"
 """onnxruntime's execution providers with their options, the first choice first."""
@@ -64,7 +64,7 @@ CUDA = Device(
     "CUDAExecutionProvider",
     "CUDA",
     "NVIDIA cards",
-    '`pip install "layertap[gpu]"`',
+    install_hint("gpu"),
     units=("0",),
     option="device_id",
     needs="Install the libraries of the CUDA version that it was built for, for example with "
@@ -77,7 +77,7 @@ TENSORRT = Device(
     "TensorrtExecutionProvider",
     "TensorRT",
     "NVIDIA cards, by TensorRT",
-    '`pip install "layertap[gpu]"`',
+    install_hint("gpu"),
     units=("0",),
     option="device_id",
     needs="Install the libraries of the TensorRT and CUDA versions that it was built for",
@@ -104,7 +104,7 @@ _OTHERS = (
         "CoreMLExecutionProvider",
         "Core ML",
         "Apple's processors, graphics and neural engine",
-        '`pip install "layertap[cpu]"`',
+        install_hint("cpu"),
         _MAC,
         # Of its two formats the one that keeps to the types that a model states.
         options={"ModelFormat": "MLProgram"},

@@ -15,6 +15,7 @@ from typing import Any
 
 from layertap.errors import (
     DependencyError,
+    install_hint,
 )
 
 
@@ -31,8 +32,8 @@ def import_onnxruntime() -> Any:
         if exc.name != "onnxruntime":
             raise _broken(exc) from exc
         raise DependencyError(
-            'onnxruntime is not installed. Install it with `pip install "layertap[cpu]"`, or with '
-            '`pip install "layertap[gpu]"` on a machine with an NVIDIA card.'
+            f"onnxruntime is not installed. Install it with {install_hint('cpu')}; on a machine "
+            "with an NVIDIA card, with the extra gpu instead of cpu."
         ) from exc
     except Exception as exc:  # whatever a library that does not fit makes of its import
         raise _broken(exc) from exc

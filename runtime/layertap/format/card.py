@@ -226,7 +226,7 @@ def _parse(text: str, where: str, read: Callable[[Any], U]) -> U:
         ) from exc
     raise CardVersionError(
         f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
-        "Upgrade with `pip install -U layertap`."
+        "Upgrade layertap."
     )
 
 

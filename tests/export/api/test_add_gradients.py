@@ -15,11 +15,11 @@ import layertap
 import layertap_export
 from generators import tiny
 from generators.tiny import model, node, value, weights
+from layertap._engine.session import plain_session
 from layertap.cli import main
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
 from layertap_export.verification.golden_values import digits
-from layertap_export.verification.running import session
 
 
 def classifier(**more: Any) -> onnx.ModelProto:
@@ -82,7 +82,7 @@ def test_its_layers_are_what_they_were(file: Path, tmp_path: Path) -> None:
 def test_the_gradient_is_what_the_formula_says(file: Path, tmp_path: Path) -> None:
     add_gradients(file, tmp_path / "out.onnx", "relu")
     dense = onnx.numpy_helper.to_array(classifier().graph.initializer[1])
-    opened = session(tmp_path / "out.onnx")
+    opened = plain_session(tmp_path / "out.onnx")
     images = np.zeros((2, 3, 6, 5), np.float32)
     mix = np.array([[1, 0], [0, -2]], np.float32)
     (found,) = opened.run(["grad/relu"], {"x": images, "score_weights": mix})
@@ -320,5 +320,5 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
         "gradients need the package onnx, which is not installed. Install it with "
-        '`pip install "layertap[gradients,cpu]"`.\n'
+        '`pip install ".[gradients,cpu]"` in a checkout of layertap.\n'
     )

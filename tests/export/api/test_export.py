@@ -357,7 +357,7 @@ def test_a_wrong_guess_of_the_batch_is_corrected_and_verified_again(
     from layertap_export.api import export as exporting
 
     verified: list[dict[str, str]] = []
-    original = exporting.verify_file  # type: ignore[attr-defined]
+    from layertap_export.verification.layers import verify_file as original
 
     def verify_file(file: Any, *args: Any, **kwargs: Any) -> Any:
         verified.append(first_axes(file.path))

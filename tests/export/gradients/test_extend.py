@@ -16,10 +16,10 @@ from generators.tiny import constant, model, node, value, weights
 from layertap import LayertapError, LayertapWarning, UsageError
 from layertap._cut.plan import plan_cut
 from layertap._cut.write import write_cut
+from layertap._engine.session import plain_session
 from layertap.format.card import Gradients
 from layertap_export import GradientError
 from layertap_export.gradients.extend import extend, warn_independent
-from layertap_export.verification.running import session
 
 
 def extended(
@@ -41,7 +41,7 @@ def extended(
 
 
 def run(made: onnx.ModelProto, name: str, **feeds: Any) -> np.ndarray:
-    (found,) = session(made.SerializeToString()).run([name], feeds)
+    (found,) = plain_session(made.SerializeToString()).run([name], feeds)
     return np.asarray(found)
 
 
@@ -71,7 +71,7 @@ def test_an_optional_input_and_an_output_per_layer() -> None:
     }
     assert shapes["grad/relu"] == ["", 8, 6, 4]
     assert shapes["grad/image"] == ["", 8, 6, 3]
-    ready = session(made.SerializeToString())
+    ready = plain_session(made.SerializeToString())
     assert [x.name for x in ready.get_inputs()] == ["image"]
     assert [x.name for x in ready.get_overridable_initializers()] == ["score_weights"]
 

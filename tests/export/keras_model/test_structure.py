@@ -364,7 +364,7 @@ def test_parameters_of_a_layer_in_two_models_are_counted_once(keras: Any) -> Non
 
 
 def test_the_edges_of_an_inner_graph_match_keras(keras: Any) -> None:
-    """Layers that return their input cannot be told apart by tensors."""
+    """Layers that return their input cannot be distinguished by their tensors."""
     keras.utils.clear_session()
     layers = keras.layers
     inside = keras.Input((4,), name="inside")

@@ -185,8 +185,8 @@ def test_recurrent_layers_do_not_use_cudnn_on_a_machine_with_a_gpu(
     concrete, _ = traced(layer.call, None, 5, 2)
     assert not [kind for kind in all_operations(concrete) if "Cudnn" in kind]
     plain = tf.function(layer.call, autograph=False)
-    otherwise = plain.get_concrete_function(tf.TensorSpec([None, 5, 2]))
-    assert "CudnnRNNV3" in all_operations(otherwise)
+    unpatched = plain.get_concrete_function(tf.TensorSpec([None, 5, 2]))
+    assert "CudnnRNNV3" in all_operations(unpatched)
 
 
 @pytest.mark.parametrize("default", [False, True])

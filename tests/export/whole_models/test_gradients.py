@@ -13,9 +13,9 @@ import pytest
 import layertap
 import layertap_export
 from cards import failed_in, gradients_of, verification_of
+from layertap._engine.session import plain_session
 from layertap.cli import main
 from layertap_export.gradients import backprop, registry
-from layertap_export.verification.running import session
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -53,7 +53,7 @@ def test_each_selected_layer_has_a_gradient(report: Any, small: Any, keras: Any)
     assert (gradients.output, gradients.score, gradients.broadcasts) == ("dense", "logits", True)
     x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
     mix = np.array([[1, 0, 0], [0, -1, 2]], np.float32)
-    (found,) = session(report.path).run(["grad/relu"], {"image": x, "score_weights": mix})
+    (found,) = plain_session(report.path).run(["grad/relu"], {"image": x, "score_weights": mix})
     expected = by_tensorflow(keras, small, "relu", x, mix)
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
 
@@ -156,7 +156,7 @@ def test_a_layer_that_does_not_affect_the_score_has_the_gradient_0(
         "the scores of 'dense' do not depend on 'dense': the gradient there is 0."
     ]
     x = np.zeros((2, 7, 9, 3), np.float32)
-    (found,) = session(report.path).run(["grad/dense"], {"image": x})
+    (found,) = plain_session(report.path).run(["grad/dense"], {"image": x})
     np.testing.assert_array_equal(found, np.zeros((2, 3)))
 
 
@@ -169,7 +169,7 @@ def test_the_score_can_be_the_probability(small: Any, keras: Any, tmp_path: Path
     assert gradients_of(report.card).score == "output"
     x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
     mix = np.array([[1, 0, 0]], np.float32)
-    (found,) = session(report.path).run(["grad/gap"], {"image": x, "score_weights": mix})
+    (found,) = plain_session(report.path).run(["grad/gap"], {"image": x, "score_weights": mix})
     part = keras.Model(small.input, [small.get_layer("gap").output, small.output])
     with tf.GradientTape() as tape:
         activation, output = part(x, training=False)
@@ -226,7 +226,7 @@ def test_a_padding_layer_has_a_gradient(keras: Any, tmp_path: Path) -> None:
     report = layertap_export.export(model, tmp_path / "pad.onnx", gradients="pad")
     assert report.verification
     x = np.ones((1, 8, 8, 3), np.float32)
-    (found,) = session(report.path).run(["grad/pad"], {report.card.inputs[0].name: x})
+    (found,) = plain_session(report.path).run(["grad/pad"], {report.card.inputs[0].name: x})
     assert found.shape == (1, 10, 10, 3)
     assert np.abs(found[:, 0]).max() > 0
 
@@ -310,7 +310,7 @@ def test_gradients_of_models_of_all_kinds_are_verified(
     assert gradients_of(report.card).score == score
     shape = report.card.inputs[0].shape[1:]
     batch = np.ones([2, *(size or 1 for size in shape)], report.card.inputs[0].dtype)
-    # Where it does not know the scores, central differences tell the gradient.
+    # If the tape does not know the scores, gradients are compared with central differences.
     from layertap_export.verification.against_tape import Tape
 
     assert Tape(model, report.card, report.card.layers, [batch]).knows_scores == (
@@ -387,7 +387,7 @@ def test_a_signature_has_gradients_of_its_inputs(keras: Any, tmp_path: Path) -> 
     assert "verified 1 output and 1 gradient against TensorFlow" in str(report)
     x = np.random.default_rng(1).normal(size=(4, 5)).astype(np.float32)
     mix = np.array([[1, 0, -2]], np.float32)
-    (found,) = session(report.path).run(["grad/x"], {"x": x, "score_weights": mix})
+    (found,) = plain_session(report.path).run(["grad/x"], {"x": x, "score_weights": mix})
     expected = (mix @ weights.T) * (1 - np.tanh(x) ** 2)
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
 

@@ -16,8 +16,8 @@ import pytest
 import layertap
 import layertap_export
 from generators.layer_table import KINDS, built
+from layertap._engine.session import plain_session
 from layertap_export.gradients.reading import strip
-from layertap_export.verification.running import session
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -111,7 +111,7 @@ def test_gradients_of_each_family_match(name: str, keras: Any, tmp_path: Path) -
     assert max(errors) < 1e-5
     assert growth(report.path) < 0.02
 
-    opened = session(report.path)
+    opened = plain_session(report.path)
     names = list(gradients.tensors.values())
     entry = report.card.inputs[0].name
     images = np.random.default_rng(0).uniform(-1, 1, (3, size, size, 3)).astype(np.float32)

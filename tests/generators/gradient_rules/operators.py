@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from layertap._engine.session import plain_session
 from layertap.format.card import Gradients, TensorInfo
 from layertap_export.gradients.extend import extend
 from layertap_export.verification.float64_operators import evaluator
-from layertap_export.verification.running import session
 
 Array = NDArray[Any]
 Function = Callable[..., Any]
@@ -100,7 +100,7 @@ def _info(name: str, value: Array, dims: Sequence[int | str | None]) -> onnx.Val
 
 
 def _result(made: onnx.ModelProto, entries: Mapping[str, Array]) -> onnx.ValueInfoProto:
-    (value,) = session(made.SerializeToString()).run(["y"], dict(entries))
+    (value,) = plain_session(made.SerializeToString()).run(["y"], dict(entries))
     return _info("y", value, [None] * value.ndim)
 
 
@@ -128,7 +128,7 @@ class Backward:
 
     def run(self, feeds: Mapping[str, Array], weights: Array) -> dict[str, Array]:
         """Gradients by name of the input."""
-        opened = session(self.model.SerializeToString())
+        opened = plain_session(self.model.SerializeToString())
         names = list(self.gradients.tensors)
         outputs = [self.gradients.tensors[name] for name in names]
         found = opened.run(outputs, {**feeds, self.gradients.weights: weights})
@@ -137,7 +137,7 @@ class Backward:
 
 def forward(made: onnx.ModelProto, feeds: Mapping[str, Array]) -> Array:
     """What onnxruntime makes of it."""
-    (value,) = session(made.SerializeToString()).run(["y"], dict(feeds))
+    (value,) = plain_session(made.SerializeToString()).run(["y"], dict(feeds))
     return np.asarray(value)
 
 

@@ -271,8 +271,8 @@ def test_cuda_asked_of_the_wheel_that_is_installed() -> None:
     assert installed.split()[1] == onnxruntime.__version__
     assert refusal() == (
         f"device 'cuda' is not to be had: the installed {installed} has no CUDA in it. Run `pip "
-        f'uninstall {installed.split()[0]}`, then `pip install "layertap[gpu]"`, or use '
-        'device="cpu".'
+        f'uninstall {installed.split()[0]}`, then `pip install ".[gpu]"` in a checkout of '
+        'layertap, or use device="cpu".'
     )
 
 
@@ -336,7 +336,8 @@ def test_two_wheels_that_overwrote_one_another(wheel: Any) -> None:
     assert refusal() == (
         "device 'cuda' is not to be had: onnxruntime 1.99.0 and onnxruntime-gpu 1.99.0 are both "
         "installed and have overwritten one another; what is left offers CPU. Run `pip uninstall "
-        'onnxruntime onnxruntime-gpu`, then `pip install "layertap[gpu]"`, or use device="cpu".'
+        'onnxruntime onnxruntime-gpu`, then `pip install ".[gpu]"` in a checkout of layertap, or '
+        'use device="cpu".'
     )
 
 
@@ -470,7 +471,7 @@ def test_the_list(wheel: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[3:5] == [
         "cuda      no   the installed onnxruntime 1.99.0 has no CUDA in it. "
         "Run `pip uninstall onnxruntime`,",
-        '               then `pip install "layertap[gpu]"`',
+        '               then `pip install ".[gpu]"` in a checkout of layertap',
     ]
     assert lines[-1] == "own       yes  as onnxruntime has it"
     assert max(map(len, lines)) <= 100

@@ -203,8 +203,8 @@ def failing_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Depende
 def test_no_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     error = ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
     assert str(failing_import(monkeypatch, error)) == (
-        'onnxruntime is not installed. Install it with `pip install "layertap[cpu]"`, or with `pip '
-        'install "layertap[gpu]"` on a machine with an NVIDIA card.'
+        'onnxruntime is not installed. Install it with `pip install ".[cpu]"` in a checkout of '
+        "layertap; on a machine with an NVIDIA card, with the extra gpu instead of cpu."
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layertap.errors import DependencyError
+from layertap.errors import DependencyError, install_hint
 from layertap.format.source import describe
 from layertap_export.errors import ModelLoadError, UnsafeModelError
 
@@ -151,7 +151,7 @@ def h5py_for(purpose: str) -> Any:
     except ImportError as exc:
         raise DependencyError(
             f"h5py is needed to {purpose}, and importing it failed: {exc}. It comes with the "
-            'export: pip install "layertap[export,cpu]"'
+            f"export: {install_hint('export', 'cpu')}."
         ) from exc
 
 

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from layertap.errors import DependencyError
+from layertap.errors import DependencyError, install_hint
 from layertap.format.text import shape_text
 from layertap_export.errors import ExportError, ModelLoadError
 
@@ -83,7 +83,7 @@ def import_tf_keras(why: str) -> Any:
     except ImportError as exc:
         raise DependencyError(
             f"{why}. This needs Keras 2, the package tf_keras: install it with "
-            '`pip install "layertap[tf-keras]"`, or, if you use tensorflow-cpu, with '
+            f"{install_hint('tf-keras')}, or, if you use tensorflow-cpu, with "
             "`pip install --no-deps tf_keras`."
         ) from exc
 

@@ -245,8 +245,8 @@ def test_missing_tf_keras_is_an_error(
     assert str(caught.value) == (
         f"{str(file.path)!r} was written by Keras 2.0.8, and Keras {keras.__version__} cannot load "
         "it: hard_sigmoid is a different function in Keras 3. This needs Keras 2, the package "
-        'tf_keras: install it with `pip install "layertap[tf-keras]"`, or, if you use '
-        "tensorflow-cpu, with `pip install --no-deps tf_keras`."
+        'tf_keras: install it with `pip install ".[tf-keras]"` in a checkout of layertap, or, if '
+        "you use tensorflow-cpu, with `pip install --no-deps tf_keras`."
     )
 
 

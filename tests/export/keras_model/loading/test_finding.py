@@ -19,14 +19,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def here(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model_folder(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a model in it."""
     small.save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.usefixtures("here")
+@pytest.mark.usefixtures("model_folder")
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
@@ -73,9 +73,9 @@ def test_an_invalid_source_is_an_error(source: str, options: dict[str, Any], mes
     ],
 )
 def test_invalid_arguments_are_reported_without_importing_tensorflow(
-    argv: list[str], here: Path
+    argv: list[str], model_folder: Path
 ) -> None:
-    (here / "empty.h5").touch()
+    (model_folder / "empty.h5").touch()
     code = (
         f"import sys; from layertap.cli import main; code = main({argv!r}); "
         "print(code, 'tensorflow' in sys.modules, 'keras' in sys.modules, 'h5py' in sys.modules)"

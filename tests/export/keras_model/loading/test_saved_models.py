@@ -146,8 +146,8 @@ def test_missing_tf_keras_is_an_error(
     assert str(caught.value) == (
         f"{str(path)!r} was saved by Keras 2, and Keras 3 cannot load layers from a SavedModel; "
         "--signature serving_default (signature= in Python) exports only the outputs. This needs "
-        'Keras 2, the package tf_keras: install it with `pip install "layertap[tf-keras]"`, or, if '
-        "you use tensorflow-cpu, with `pip install --no-deps tf_keras`."
+        'Keras 2, the package tf_keras: install it with `pip install ".[tf-keras]"` in a checkout '
+        "of layertap, or, if you use tensorflow-cpu, with `pip install --no-deps tf_keras`."
     )
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,15 +160,6 @@ def test_truncated_file_is_an_error() -> None:
             "`layertap layers FILE` lists them.",
         ),
         (
-            ["layers", "good.onnx", "--layers", "zzz*"],
-            "the pattern 'zzz*' matches none of the 6 exposed layers.",
-        ),
-        (
-            ["layers", "good.onnx", "--type", "LSTM"],
-            "no exposed layer has the class 'LSTM'. The classes are Conv2D, Dense, "
-            "Dropout, GlobalAveragePooling2D, InputLayer, ReLU.",
-        ),
-        (
             ["layers", "good.onnx", "--layers", "99"],
             "layer index 99 is out of range: the model has 7 layers, 0 to 6 or -7 to -1.",
         ),
@@ -188,15 +177,6 @@ def test_truncated_file_is_an_error() -> None:
             ["run", "good.onnx", "rank.npy"],
             "input 'image' has shape (8, 6, 3), but (n, 8, 6, 3) is expected. Add "
             "the batch axis: x[None].",
-        ),
-        (
-            ["run", "good.onnx", "channels.npy"],
-            "input 'image' has shape (1, 8, 6, 4), but (n, 8, 6, 3) is expected: "
-            "axis 3 (channels) must be 3, not 4.",
-        ),
-        (
-            ["run", "good.onnx", "words.npy"],
-            "input 'image' is of dtype <U1, but float32 is expected.",
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
@@ -226,43 +206,5 @@ def test_invalid_request_is_an_error(argv: list[str], message: str) -> None:
     if "bomb.png" in argv:  # which takes a second to write
         Image.new("1", (20_000, 20_000)).save("bomb.png")
     np.save("rank.npy", np.zeros((8, 6, 3), np.float32))
-    np.save("channels.npy", np.zeros((1, 8, 6, 4), np.float32))
-    np.save("words.npy", np.full((1, 8, 6, 3), "a"))
     Path("recipe.json").write_text('{"sise": [8, 6]}')
     assert error_of(*argv) == message
-
-
-def test_nan_is_kept() -> None:
-    np.save("nan.npy", np.full((1, 8, 6, 3), np.nan, np.float32))
-    done = shell("run", "good.onnx", "nan.npy", "--layers", "conv", "-o", "out.npz")
-    assert done.code == 0
-    assert np.isnan(np.load("out.npz")["conv"]).all()
-
-
-def test_failing_images_are_reported_and_others_run() -> None:
-    Path("text.png").write_text("no picture")
-    done = shell("run", "good.onnx", "text.png", "good.png", "-o", "out.npz")
-    assert done.code == 1
-    assert done.err.startswith("layertap: text.png: ")
-    assert list(np.load("out.npz")["layertap.files"]) == ["good.png"]
-
-
-def test_full_disk_leaves_the_previous_file() -> None:
-    """A real write error, caused by a limit on the size of files, in a separate process."""
-    Path("out.npz").write_bytes(b"older")
-    before = listing()
-    program = (
-        "import resource, signal, sys; from layertap.cli import main; "
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (512, 512)); "
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    argv = ["run", "good.onnx", "good.png", "--layers", "all", "-o", "out.npz"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *argv], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "layertap: cannot write 'out.npz': File too large. Nothing was written.\n"
-    )
-    assert listing() == before

@@ -185,6 +185,11 @@ def image_classifier(
     )
 
 
+def images(n: int = 2, seed: int = 0) -> np.ndarray:
+    """What `image_classifier` takes, (n, 8, 6, 3)."""
+    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
+
+
 def two_inputs() -> onnx.ModelProto:
     """An image (n, 4, 4, 3) and a vector (n, 5) -> `sum` and `product`; `seen` reads the image."""
     rows = [

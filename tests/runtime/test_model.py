@@ -21,6 +21,7 @@ from PIL import Image
 import layertap
 import reference
 from generators import tiny
+from generators.tiny import images
 from layertap._engine import engine, program
 from layertap._engine.library import give_back_memory
 from layertap._engine.program import program_of
@@ -31,17 +32,8 @@ RUNTIME = Path(layertap.__file__).parents[1]
 
 
 @pytest.fixture
-def classifier(tiny_file: TinyFile) -> layertap.Model:
-    return layertap.open(tiny_file("image_classifier"))
-
-
-@pytest.fixture
 def chain(tiny_file: TinyFile) -> layertap.Model:
     return layertap.open(tiny_file("linear_chain"))
-
-
-def images(n: int = 2, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
 
 
 def expected(name: str, tensors: list[str], feeds: dict[str, Any]) -> dict[str, Any]:
@@ -109,19 +101,6 @@ def test_opening_reads_no_weights_and_needs_no_onnxruntime(
     model = layertap.open(tiny_file("image_classifier"))
     assert model.summary().splitlines()[0].startswith("index  name")
     assert len(model.summary().splitlines()) == 2 + 7
-
-
-# --- Choosing -----------------------------------------------------------------------------------
-
-
-def test_layers_by_name_index_pattern_and_class(classifier: layertap.Model) -> None:
-    assert classifier.layer("relu") is classifier.layers[2]
-    assert classifier.layer(-1).name == "probs"
-    assert [layer.name for layer in classifier.select("re:.*o.*")] == [
-        "conv", "drop", "pool", "probs",
-    ]  # fmt: skip
-    assert [layer.name for layer in classifier.select(slice(1, 3))] == ["conv", "relu"]
-    assert [layer.name for layer in classifier.select(type="Dropout")] == ["drop"]
 
 
 # --- Fetching -----------------------------------------------------------------------------------
@@ -416,32 +395,6 @@ def test_room_is_made_before_much_is_asked_for(
     assert calls == [True]
     monkeypatch.undo()
     give_back_memory()  # for real: nothing is raised
-
-
-def test_many_threads_get_what_one_thread_gets(
-    classifier: layertap.Model, started: list[str]
-) -> None:
-    """Sixteen threads, mixed requests and batches; more requests than sessions are kept."""
-    model = layertap.open(classifier.path or "", threads=1)
-    requests: list[Any] = ["conv", "relu", ["probs", "conv"], "pool", ["drop", "image"], None]
-    calls = [(request, images(1 + i % 3, seed=i)) for i, request in enumerate(requests * 3)]
-    alone = [model.activations(x, request) for request, x in calls]
-    failures: list[BaseException] = []
-
-    def work(offset: int) -> None:
-        try:
-            for i in range(len(calls)):
-                request, x = calls[(i + offset) % len(calls)]
-                compare(model.activations(x, request), alone[(i + offset) % len(calls)])
-        except BaseException as exc:  # noqa: BLE001 - for the test to see, whatever it is
-            failures.append(exc)
-
-    threads = [threading.Thread(target=work, args=(offset,)) for offset in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
 
 
 def compare(found: Any, wanted: Any) -> None:

@@ -98,17 +98,6 @@ def test_check_and_verify_compare_gradients(
     assert "The first to diverge is 'grad/" in capsys.readouterr().out + capsys.readouterr().err
 
 
-def test_a_wrong_rule_fails_the_export(
-    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wrong = {**registry.RULES, "MaxPool": lambda step: [step.x * 0.01]}
-    monkeypatch.setattr(backprop, "RULES", wrong)
-    with pytest.raises(layertap_export.VerificationError) as caught:
-        layertap_export.export(small, tmp_path / "small.onnx", gradients=["relu", "gap"])
-    assert failed_in(caught.value) == ["grad/relu"]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_file_has_no_gradients_by_default(small_file: Path) -> None:
     model = onnx.load(small_file)
     assert [x.name for x in model.graph.input] == ["image"]

@@ -16,6 +16,7 @@ import layertap
 import reference
 from generators import tiny
 from generators.random_graphs import chains
+from generators.tiny import images
 from layertap._engine import engine, session
 from layertap._engine.program import program_of
 
@@ -36,10 +37,6 @@ def inputs(tiny_file: TinyFile) -> layertap.Model:
 def plain(tiny_file: TinyFile) -> layertap.Model:
     """Without a card: x -> a -> b -> c; d = a + c; y = d + b."""
     return layertap.open(tiny_file("residual"), reproducible=True)
-
-
-def images(n: int = 2, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
 
 
 def ones(n: int = 1) -> np.ndarray:

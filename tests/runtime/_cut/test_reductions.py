@@ -12,6 +12,7 @@ import pytest
 
 import layertap
 from generators import tiny
+from generators.tiny import images
 from layertap._engine import engine
 from layertap._engine.program import program_of
 
@@ -153,15 +154,6 @@ def test_a_mean_of_nothing_has_no_direction() -> None:
     model = model_of(4, True)
     zeros = np.zeros_like(fed(model))
     np.testing.assert_array_equal(model.activations(zeros, {"layer": "mean_l2"})["layer"], 0)
-
-
-@pytest.fixture
-def classifier(tiny_file: TinyFile) -> layertap.Model:
-    return layertap.open(tiny_file("image_classifier"))
-
-
-def images(n: int = 2, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
 
 
 def test_several_layers_each_in_its_way(classifier: layertap.Model) -> None:

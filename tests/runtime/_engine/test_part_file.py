@@ -18,6 +18,7 @@ import layertap
 import reference
 from generators import tiny
 from generators.random_graphs import chains
+from generators.tiny import images
 from layertap._engine.program import program_of
 from layertap.cli import main
 from layertap.format.card import (
@@ -31,10 +32,6 @@ from layertap.format.card import (
 )
 
 TinyFile = Callable[[str], Path]
-
-
-def images(n: int = 2, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
 
 
 def stock(path: Path, feeds: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ import pytest
 
 import layertap
 from generators import tiny
+from generators.tiny import images
 from layertap._engine import session as session_module
 from layertap._engine.engine import Engine
 from layertap._engine.program import program_of
@@ -28,15 +29,6 @@ TinyFile = Callable[[str], Path]
 RUNTIME = Path(layertap.__file__).parents[1]
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-def images(n: int = 2, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
-
-
-@pytest.fixture
-def classifier(tiny_file: TinyFile) -> layertap.Model:
-    return layertap.open(tiny_file("image_classifier"))
 
 
 # --- Copies -------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ FLOORS = {
     "layertap_export": [
         "errors progress",
         "graph",
-        "gradients variants writing keras_model",
+        "gradients writing keras_model",
         "convert",
         "verification",
         "api",

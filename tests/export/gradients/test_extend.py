@@ -223,7 +223,7 @@ def test_all_are_those_that_count() -> None:
 
 
 def test_steps_end_a_way() -> None:
-    """Through Floor, comparisons and whole numbers no gradient flows, but none is missing."""
+    """No gradient flows through Floor, comparisons and integers, and that is no error."""
     made = model(
         [
             node("Floor", "x", "steps"),

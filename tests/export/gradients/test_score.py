@@ -1,4 +1,4 @@
-"""Which output is differentiated, and what of it."""
+"""The output that is differentiated, and its logits."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ ENDS: dict[str, tuple[list[Any], str, bool]] = {
     "log softmax": ([node("LogSoftmax", "z", "y")], "z", True),
     "linear": ([node("Identity", "z", "y")], "y", False),
     "tanh": ([node("Tanh", "z", "y")], "y", False),
-    "softmax, turned": (
+    "softmax, transposed": (
         [node("Softmax", "z", "p"), node("Transpose", "p", "y", perm=[0, 2, 1])],
         "grad/scores/Transpose",
         True,
     ),
-    "sigmoid, laid out in two steps": (
+    "sigmoid, moved in two steps": (
         [
             node("Sigmoid", "z", "p"),
             node("Transpose", "p", "t", perm=[0, 2, 1]),

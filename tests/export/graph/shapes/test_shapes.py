@@ -158,7 +158,7 @@ def test_free_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "partly known"])
-def test_what_is_known_is_what_comes_out(name: str) -> None:
+def test_known_sizes_are_those_that_onnxruntime_computes(name: str) -> None:
     """With sizes put in for the names."""
     nodes, more, _ = FORMS[name]
     made = images(nodes, more)

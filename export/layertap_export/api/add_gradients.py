@@ -26,8 +26,8 @@ from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import Slopes, compare
 from layertap_export.verification.golden_values import digits, golden_layer, steady
 from layertap_export.verification.kinks import neighbours
-from layertap_export.verification.running import broadcasts
 from layertap_export.verification.samples import sample
+from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 

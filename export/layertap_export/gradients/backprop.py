@@ -55,9 +55,9 @@ class Backprop:
             GradientError: a node on a path has no rule; the message names its layer and operator.
         """
         targets = tuple(targets)
-        behind, needed = leading_to(nodes, [score])
+        leading, needed = leading_to(nodes, [score])
         reached, found = needed.intersection(targets), []
-        for node in behind:
+        for node in leading:
             if _ends(node) or reached.isdisjoint(reads(node)):
                 continue
             wanted = [name for name in node.output if name in needed]

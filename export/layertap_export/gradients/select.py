@@ -96,8 +96,8 @@ def last_feature_maps(
     """
     made_by = makers(nodes)
     origin = _peeled(score, made_by)
-    behind, needed = leading_to(nodes, [origin])
-    order = {name: index for index, node in enumerate(behind) for name in node.output}
+    leading, needed = leading_to(nodes, [origin])
+    order = {name: index for index, node in enumerate(leading) for name in node.output}
     last = next(
         (
             sizes

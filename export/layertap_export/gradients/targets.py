@@ -1,4 +1,4 @@
-"""The tensors whose gradients are the gradients of layers."""
+"""Finds the tensors that layers are differentiated with respect to."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Differentiated:
     tensor: str
     shape: Shape
     source: str
-    """The tensor whose gradient is computed: `tensor` itself, or the one that it is a copy of."""
+    """The tensor that has the gradient: `tensor` itself, or the one that it is a copy of."""
     movers: tuple[onnx.NodeProto, ...]
     """The nodes that make `tensor` from `source`, in order."""
 
 
 class SourceFinder:
-    """Finds the tensor whose gradient is that of a layer: its own, or the one it is a copy of.
+    """Finds the tensor that has the gradient of a layer: its own, or the one it is a copy of.
 
     The graph output of a layer is often made by a mover, such as a Transpose, that no node reads
     but other movers. The score does not depend on that output, but on what it is made from.

@@ -80,7 +80,7 @@ class Part(NamedTuple):
     nodes: list[onnx.NodeProto]
     """In the order of the graph."""
     needed: set[str]
-    """The tensors that were asked for, and all that the nodes read."""
+    """The tensors to compute, and all that the nodes read."""
 
 
 def leading_to(

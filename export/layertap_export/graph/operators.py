@@ -75,7 +75,7 @@ class Operator:
     result: int = 0
     """The `TensorProto.DataType` of the first output; 0 if it is that of the input `typed_by`."""
     typed_by: int = 0
-    """The position of the input whose dtype decides which kernel runs."""
+    """The index of the input that selects the kernel by its dtype."""
     no_gradient: NoGradient | None = None
     """Set for an operator whose result does not change with small changes of its inputs."""
     selects: bool = False

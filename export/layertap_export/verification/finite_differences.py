@@ -25,8 +25,7 @@ from layertap_export.gradients.targets import Differentiated, SourceFinder, forw
 from layertap_export.graph.graph import between, makers, reads
 
 from .float64_operators import evaluator
-from .running import kinds
-from .written_file import WrittenFile
+from .written_file import WrittenFile, kinds
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -100,8 +99,8 @@ def compare(
         tensors: by name of a layer or input, the tensor that it is.
         feeds: a value for each of the model's inputs.
         seconds: how long this may take; one gradient is compared in any case. The last layers come
-            first, whose remainder of the network is short, then the first one, and then those in
-            between.
+            first, as the rest of the network is short there, then the first layer, and then those
+            in between.
 
     Returns:
         By name, those that were compared in time and that float64 has enough digits for.

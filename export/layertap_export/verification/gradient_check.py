@@ -25,8 +25,8 @@ from .described import Described
 from .finite_differences import compare
 from .golden_values import golden_layer, steady
 from .kinks import neighbours
-from .running import broadcasts, kinds
-from .written_file import WrittenFile
+from .weight_rows import broadcasts
+from .written_file import WrittenFile, kinds
 
 KINKS = 0.05
 """Share of a gradient's length by which two forward passes may differ, where they see other sides

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from numpy.typing import NDArray
+from onnx import helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from layertap._engine.library import supports_external_weights
@@ -103,6 +105,14 @@ class WrittenFile:
             return plain_session(model, **entries)
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
+
+
+def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
+    """Element types (`TensorProto.DataType`) and ranks, by name."""
+    return {
+        name: (helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
+        for name, value in values.items()
+    }
 
 
 def _lightened(buffer: Buffer, weights: Weights) -> Iterator[bytes]:

@@ -223,7 +223,7 @@ def test_all_are_those_that_count() -> None:
 
 
 def test_steps_end_a_way() -> None:
-    """Through Floor, comparisons and whole numbers no gradient flows, but none is missing."""
+    """No gradient flows through Floor, comparisons and integers, and that is no error."""
     made = model(
         [
             node("Floor", "x", "steps"),
@@ -364,7 +364,7 @@ def test_the_layer_is_named_by_its_nodes() -> None:
     ],
     ids=["whole output", "whole input", "nothing", "unknown", "two outputs"],
 )
-def test_what_cannot_be_asked_for(
+def test_selections_that_have_no_gradient_are_refused(
     made: onnx.ModelProto, asked: list[str], score: str | None, message: str | None
 ) -> None:
     with pytest.raises(LayertapError) as caught:

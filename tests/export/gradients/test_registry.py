@@ -63,8 +63,8 @@ def test_the_page_lists_them_all() -> None:
 
 
 WITHOUT = {"If", "LabelEncoder", "Loop", "MatMulInteger"}
-"""What a Resizing that pads leaves in the graph, to be decided when it runs; lookup tables, whose
-keys have no gradient; recurrent layers that ONNX has no operator for; and products in 8 bits."""
+"""The branches of a Resizing that pads; lookup tables, the keys of which have no gradient; layers
+with recurrence that ONNX has no operator for; and products in 8 bits."""
 
 
 @pytest.mark.tensorflow

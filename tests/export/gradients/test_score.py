@@ -1,4 +1,4 @@
-"""Which output is differentiated, and what of it."""
+"""The output that is differentiated, and its logits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TWO = ("age", "sex")
         ("probability", ("probability", "y"), ("probability", False)),
     ],
 )
-def test_what_is_asked_for(
+def test_score_names_an_output_or_its_probabilities(
     asked: str | None, outputs: tuple[str, ...], expected: tuple[str, bool]
 ) -> None:
     assert asked_output(asked, outputs) == expected
@@ -70,7 +70,7 @@ def test_what_is_asked_for(
         ),
     ],
 )
-def test_what_cannot_be_asked_for(
+def test_an_unknown_or_ambiguous_output_is_refused(
     asked: str | None, outputs: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -84,12 +84,12 @@ ENDS: dict[str, tuple[list[Any], str, bool]] = {
     "log softmax": ([node("LogSoftmax", "z", "y")], "z", True),
     "linear": ([node("Identity", "z", "y")], "y", False),
     "tanh": ([node("Tanh", "z", "y")], "y", False),
-    "softmax, turned": (
+    "softmax, transposed": (
         [node("Softmax", "z", "p"), node("Transpose", "p", "y", perm=[0, 2, 1])],
         "grad/scores/Transpose",
         True,
     ),
-    "sigmoid, laid out in two steps": (
+    "sigmoid, moved in two steps": (
         [
             node("Sigmoid", "z", "p"),
             node("Transpose", "p", "t", perm=[0, 2, 1]),
@@ -114,7 +114,7 @@ def ending(nodes: list[Any]) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_what_is_looked_through(name: str) -> None:
+def test_logits_are_found_behind_movers(name: str) -> None:
     nodes, tensor, logits = ENDS[name]
     made = ending(nodes)
     build = Builder(made, Shapes(made))

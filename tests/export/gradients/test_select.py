@@ -34,7 +34,7 @@ def test_names_patterns_and_indices(asked: list[Any], names: list[str]) -> None:
     assert [x.name for x in named_layers(asked, TABLE)] == names
 
 
-def test_what_matches_nothing() -> None:
+def test_a_selector_that_matches_no_layer_is_refused() -> None:
     with pytest.raises(LayerNotFoundError, match="no layer is called 'd'"):
         named_layers(["d"], TABLE)
 

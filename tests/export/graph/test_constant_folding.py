@@ -130,7 +130,7 @@ def converted(*nodes: onnx.NodeProto, outputs: str = "y", **constants: Any) -> o
         ),
     ],
 )
-def test_what_is_done_to_a_weight_alone_is_computed(
+def test_nodes_on_a_weight_alone_are_computed(
     nodes: list[onnx.NodeProto], constants: dict[str, Any], expected: np.ndarray
 ) -> None:
     read = nodes[-1].output[0] if nodes else "w"
@@ -148,7 +148,7 @@ def test_older_opsets_have_axes_as_an_attribute() -> None:
     assert numpy_helper.to_array(model.graph.initializer[0]).shape == (1, 3, 4, 5)
 
 
-def test_what_needs_more_than_the_weight_stays() -> None:
+def test_nodes_that_read_more_than_the_weight_stay() -> None:
     nodes = [
         node("Transpose", "w", "t"),
         node("Transpose", "w", "again"),

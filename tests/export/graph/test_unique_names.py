@@ -1,4 +1,4 @@
-"""Handing out names, each once."""
+"""Each name is given once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large weights beside the graph."""
+"""Large weights are kept outside the graph."""
 
 from __future__ import annotations
 

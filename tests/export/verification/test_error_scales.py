@@ -67,7 +67,7 @@ def test_the_golden_scale_is_that_of_the_sigmoid(sure: Any, sure_file: Path) -> 
     )
 
 
-def test_what_only_moves_a_sigmoids_values(tmp_path: Path) -> None:
+def test_movers_keep_the_least_scale_of_a_sigmoid(tmp_path: Path) -> None:
     x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3])
     nodes = [
         helper.make_node("Sigmoid", ["x"], ["s"]),

@@ -145,7 +145,7 @@ def test_the_turn_of_the_layers(written: Written) -> None:
 
 
 def test_kinks_are_not_taken_for_errors(monkeypatch: pytest.MonkeyPatch, written: Written) -> None:
-    """What goes into the first relu is 0 up to rounding, and rounds to either side."""
+    """The input of the first relu is 0 up to rounding, and may be on either side."""
     monkeypatch.setattr(finite_differences, "OFFSET", 1e-9)
     made, gradients, tensors = prepared("c0")
     zeros = {"x": np.full((1, 3, *SIZES), 1e-38, np.float32)}

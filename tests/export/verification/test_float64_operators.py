@@ -1,4 +1,4 @@
-"""The operators that are put in the place of the reference evaluator's own.
+"""The operators that replace those of the reference evaluator.
 
 That they compute what onnxruntime computes is asserted with every rule, in `test_rules`.
 """

@@ -90,8 +90,8 @@ CASES: Mapping[str, Case] = {
         tensorflow=lambda x: x ** np.array([1, 2, 3, 1, 2, 3], np.float32),
         smooth=False,
     ),
-    "Pow of whole numbers": Case("Pow", {"x": numbers(2, 3), "p": np.array(3, np.int64)}),
-    "Pow whose base is constant": Case(
+    "Pow with an integer exponent": Case("Pow", {"x": numbers(2, 3), "p": np.array(3, np.int64)}),
+    "Pow of a constant base": Case(
         "Pow",
         {"b_": np.array([0, 2, 3], np.float32), "x": positive(2, 3)},
         tensorflow=lambda x: _tf().constant([0, 2, 3], "float32") ** x,

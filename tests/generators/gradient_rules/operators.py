@@ -28,11 +28,11 @@ class Case:
     op_type: str
     inputs: Mapping[str, Array | None]
     """In the operator's order. Floating-point ones are differentiated by, others are constants;
-    `None` is an input that is left out. One whose name ends in `_` is a constant, too."""
+    `None` is an input that is left out. An input with a name that ends in `_` is constant too."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
     tensorflow: Function | None = None
     smooth: bool = True
-    """Whether central differences tell the gradient: not at a kink."""
+    """Whether central differences give the gradient; not at a kink."""
     opsets: tuple[int, ...] = (18,)
     outputs: int = 1
     rows: bool = True
@@ -136,7 +136,7 @@ class Backward:
 
 
 def forward(made: onnx.ModelProto, feeds: Mapping[str, Array]) -> Array:
-    """What onnxruntime makes of it."""
+    """The output `y`, computed by onnxruntime."""
     (value,) = plain_session(made.SerializeToString()).run(["y"], dict(feeds))
     return np.asarray(value)
 
@@ -167,13 +167,13 @@ def differences(case: Case, opset: int, weights: Array) -> dict[str, Array]:
     found = {}
     for name, value in feeds.items():
         gradient = np.zeros_like(value)
-        for place in np.ndindex(value.shape):
+        for index in np.ndindex(value.shape):
             ends = []
             for step in (1e-6, -1e-6):
                 moved = value.copy()
-                moved[place] += step
+                moved[index] += step
                 ends.append(total({**feeds, name: moved}))
-            gradient[place] = (ends[0] - ends[1]) / 2e-6
+            gradient[index] = (ends[0] - ends[1]) / 2e-6
         found[name] = gradient
     return found
 

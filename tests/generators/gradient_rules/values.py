@@ -29,7 +29,7 @@ def apart(*shape: int, seed: int = 0) -> Array:
 
 
 def steps(*shape: int, low: int = -2, high: int = 3, seed: int = 0) -> Array:
-    """Whole numbers as float32, many of them alike: ties, zeros and limits."""
+    """Integers as float32, many of them equal: ties, zeros and limits."""
     return np.random.default_rng(seed).integers(low, high, shape).astype(np.float32)
 
 

@@ -132,10 +132,10 @@ def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
         first: Size = start + size if start < 0 else start
         if isinstance(first, int) and isinstance(size, int):
             first = min(max(first, 0), size)
-        behind = size - first - count
-        if isinstance(first, Free) or isinstance(behind, Free):
+        after = size - first - count
+        if isinstance(first, Free) or isinstance(after, Free):
             return None
-        bounds[axis] = first, behind
+        bounds[axis] = first, after
     return bounds
 
 
@@ -282,8 +282,8 @@ def depth_to_space(step: Step) -> Gradients:
         raise step.unsupported("of a free number of channels")
     sizes = [step.build.size(step.x, axis) for axis in (2, 3)]
     apart = back.op("Reshape", step.build.vector([-1, block * block, channels, *sizes]))
-    turned = apart.op("Transpose", perm=[0, 2, 1, 3, 4])
-    return [step.build.shaped(turned, step.x)]
+    swapped = apart.op("Transpose", perm=[0, 2, 1, 3, 4])
+    return [step.build.shaped(swapped, step.x)]
 
 
 def space_to_depth(step: Step) -> Gradients:

@@ -15,7 +15,7 @@ def scatter(
     """Zeros in the shape of a forward tensor, with each value added at its position.
 
     Args:
-        values: a row per sample, of any shape behind the first axis.
+        values: a row per sample, of any shape after the first axis.
         positions: numbers of elements within a sample of `like`, `(rows or 1, values in a row)`.
         like: the forward tensor.
         unique: whether no two values of a row go to one element.

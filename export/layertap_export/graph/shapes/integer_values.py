@@ -17,7 +17,7 @@ from .node_facts import Integers, NodeFacts
 from .sizes import Free, Size, product, quotient
 
 LARGEST_VALUE = 1024
-"""How many elements a tensor may have whose values are followed."""
+"""The most elements of a tensor of which the values are worked out."""
 
 
 def shape(node: NodeFacts) -> Integers | None:

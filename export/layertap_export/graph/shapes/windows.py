@@ -22,9 +22,9 @@ class Window:
     same: str
     """`SAME_UPPER` or `SAME_LOWER` where the padding follows from the sizes, else empty."""
     ceil: bool
-    """Whether a last window may begin within the input and end behind it."""
+    """Whether a last window may begin inside the input and end beyond it."""
     shape: tuple[int, ...] | None
-    """The sizes that a ConvTranspose was told to put out."""
+    """The output sizes that a ConvTranspose states."""
 
     @classmethod
     def of(cls, attributes: Mapping[str, Any], kernel: Sequence[int]) -> Window:

@@ -273,7 +273,7 @@ def test_a_flattened_view_is_multiplied_in_its_own_order(rank: int) -> None:
     ],
     ids=["two samples in a row", "unknown sizes"],
 )
-def test_what_is_not_flattened_alike_stays(rows: list[int], shapes: dict[str, Any]) -> None:
+def test_a_product_of_another_flattening_stays(rows: list[int], shapes: dict[str, Any]) -> None:
     model = tiny.model(
         [
             node("Transpose", "x", "v", perm=CHANNELS_LAST),

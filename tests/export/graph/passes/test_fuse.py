@@ -32,7 +32,7 @@ def fused(
     keep: str = "y",
     dtype: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """The model after the pass, whose kept tensors are what they were before."""
+    """The model after the pass, which must not change the kept tensors."""
     names = keep.split()
     model = tiny.model(
         nodes,
@@ -165,7 +165,7 @@ def test_integers_are_left_alone() -> None:
     assert ops(fused([node("Mul", "x a", "y")], [factor], dtype=TensorProto.INT32)) == ["Mul"]
 
 
-def test_what_nobody_needs_is_dropped() -> None:
+def test_nodes_that_lead_to_no_kept_tensor_are_removed() -> None:
     model = fused(
         [CONV, node("Relu", "x", "y"), node("Mul", "conv a", "z")], [KERNEL, channels("a")]
     )

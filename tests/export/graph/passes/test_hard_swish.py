@@ -23,7 +23,7 @@ NUMBERS = {"three": 3, "zero": 0, "six": 6, "sixth": 1 / 6}
 def fused(
     steps: list[str], numbers: dict[str, Any] = NUMBERS, keep: str = "y", opset: int = 18
 ) -> list[str]:
-    """The operators after the pass, whose kept tensors are what they were before."""
+    """The operators after the pass, which must not change the kept tensors."""
     names = keep.split()
     model = tiny.model(
         [node(*step.split(":")) for step in steps],

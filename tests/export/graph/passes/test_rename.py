@@ -20,7 +20,7 @@ node, value = tiny.node, tiny.value
 X = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
 
 OWNERS = [("conv", "t2"), ("relu", "t3"), ("add", "t5"), ("early", "t0"), ("same", "t3")]
-"""Name of a layer, and the tensor it puts out."""
+"""Name and output tensor of each layer."""
 
 
 def two_branches(order: Sequence[int] = range(6)) -> onnx.ModelProto:

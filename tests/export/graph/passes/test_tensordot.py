@@ -45,7 +45,7 @@ def restored(
     result: tuple[int | None, ...],
     *more: onnx.TensorProto,
 ) -> list[str]:
-    """The operators after the pass, which has not changed what comes out."""
+    """The operators after the pass, which has not changed the result."""
     model = tiny.model(
         nodes,
         [tiny.value("x", known), tiny.value("z", ("a", "b", "c", "d"))],
@@ -101,7 +101,7 @@ def test_a_result_of_another_shape() -> None:
 
 
 def test_rows_that_are_half_of_the_last_axis() -> None:
-    """Twice as many samples come out, which the unknown size does not tell."""
+    """The result has twice as many samples, which the unknown size does not show."""
     model = tiny.model(
         product("target"),
         [tiny.value("x", (None, 4, 4, 6))],

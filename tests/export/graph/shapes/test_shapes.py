@@ -1,4 +1,4 @@
-"""What is known of tensors before a graph runs: beside what onnxruntime then computes."""
+"""What is known of tensors before a graph runs, compared with what onnxruntime computes."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_free_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FORMS if name != "partly known"])
-def test_what_is_known_is_what_comes_out(name: str) -> None:
+def test_known_sizes_are_those_that_onnxruntime_computes(name: str) -> None:
     """With sizes put in for the names."""
     nodes, more, _ = FORMS[name]
     made = images(nodes, more)
@@ -208,7 +208,7 @@ def test_an_initialiser_that_may_be_fed_is_no_constant() -> None:
     assert [str(size) for size in shapes.dims("y") or ()] == ["y[0]", "y[1]"]
 
 
-def test_what_nobody_can_infer_is_taken_from_what_the_file_states() -> None:
+def test_sizes_that_inference_leaves_open_are_taken_from_the_file() -> None:
     made = model(
         [node("Own", "x", "a", domain="own"), node("Relu", "a", "y")],
         [value("x", ["n", 4])],

@@ -48,7 +48,7 @@ def test_sizes_are_written_as_sums_and_products(size: Size, text: str) -> None:
         (product([]), 1),
     ],
 )
-def test_what_turns_out_to_be_a_number(size: Size, number: int) -> None:
+def test_free_sizes_that_cancel_give_a_number(size: Size, number: int) -> None:
     assert size == number
     assert isinstance(size, int)
 

@@ -1,4 +1,4 @@
-"""Feeds for parts of a graph, and whether several rows of weights go with one sample."""
+"""Whether a file gives several gradients of one sample, by several rows of weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
 
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
@@ -18,14 +17,6 @@ WEIGHT_ROWS = 3
 ROWS_TOLERANCE = 1e-4
 """The largest scaled difference of two runs that count as equal: their sums may be in another
 order."""
-
-
-def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
-    """Element types (`TensorProto.DataType`) and ranks, by name."""
-    return {
-        name: (helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
-        for name, value in values.items()
-    }
 
 
 def broadcasts(

@@ -49,8 +49,8 @@ demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
 	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
 
-# A file stays with one worker: what its tests share is made once. The files are run in order,
-# those of the runtime last, which are short.
+# All tests of a file run in one worker, so that their fixtures are made once. The files run in
+# order: the short tests of the runtime come last and fill both workers to the end.
 WORKERS ?= auto
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -1,4 +1,4 @@
-"""Parts of a card that the file at hand must have; and the layers that a failed export names."""
+"""Read optional parts of a card that must be present, and the layers that failed in an export."""
 
 from __future__ import annotations
 

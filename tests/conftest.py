@@ -22,23 +22,23 @@ settings.register_profile("steady", derandomize=True)
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
-if WORKER:  # the workers share the cores: one thread each is faster than several
+if WORKER:  # the workers share the cores, so one thread each is faster than several
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")
 
 MadeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist there is no such hook
+@pytest.hookimpl(optionalhook=True)  # the hook exists only with pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """What `-n auto` means: one worker per core, and 2 GiB of memory for each."""
+    """The number of workers for `-n auto`: one per core and 2 GiB of memory, at most 8."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min(cores, psutil.virtual_memory().total >> 31, 8))
 
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
-    """Gives a folder by its name, filled by a function: once per run, whatever the workers.
+    """Return a folder by its name. A function fills it once per run, also with several workers.
 
     Tests must not write to it.
     """

@@ -1,4 +1,4 @@
-"""Wherever a name is looked up, an error about one that does not exist offers the nearest names."""
+"""Every error about an unknown name suggests the nearest known names."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model() -> layertap.Model:
 
 
 def opened(**options: Any) -> layertap.Model:
-    """A model without a card, whose input `first` is no layer."""
+    """A model without a card; its input `first` is not a layer."""
     return layertap.open(tiny.channels_first().SerializeToString(), **options)
 
 

@@ -56,7 +56,7 @@ def small_file(small: Any, made_once: MadeOnce) -> Path:
 
 @pytest.fixture(scope="session")
 def layers_file(keras: Any, made_once: MadeOnce) -> Callable[[str], Path]:
-    """Gives the file of the quick layers of a kind. Tests must not write to it."""
+    """Return the exported file with the quick layers of a kind. Tests must not write to it."""
     import layertap_export
     from generators.layer_table import side_by_side
 

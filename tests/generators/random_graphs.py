@@ -1,4 +1,4 @@
-"""Random graphs: of square matrices, and of tensors in channels-first and channels-last order."""
+"""Random graphs of square matrices, and of tensors in channels-first and channels-last order."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ RANKS = (1, 2, 3, 4, 5)
 
 
 class RandomGraph:
-    """A graph that grows by drawn nodes; each is computed as soon as it is there.
+    """A graph to which drawn nodes are added; each node is computed when it is added.
 
-    Inputs are called in0, in1, ..., weights w0, w1, ..., all else t0_0, t1_0, ...
+    Inputs are named in0, in1, ..., weights w0, w1, ..., and outputs of nodes t0_0, t1_0, ...
     """
 
     def __init__(self, draw: st.DrawFn, *shapes: Shape) -> None:
@@ -153,7 +153,7 @@ class RandomGraph:
     def emit(
         self, op: str, *reads: str, outputs: int = 1, inside: Sequence[str] = (), **attributes: Any
     ) -> str:
-        """Add a node and compute it; gives its first output.
+        """Add a node and compute it. Return the name of its first output.
 
         Args:
             reads: its inputs; "" is one that is left out.
@@ -206,7 +206,7 @@ class RandomGraph:
         return self.emit("Sum", weight, self.computed_zero()) if self.chance(4) else weight
 
     def computed_zero(self) -> str:
-        """A tensor of rank 0 that no folding can know."""
+        """A tensor of rank 0 whose value constant folding cannot know."""
         total = self.emit("ReduceSum", "in0", keepdims=0)
         return self.emit("Sub", total, total)
 

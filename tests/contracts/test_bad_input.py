@@ -186,17 +186,17 @@ def test_truncated_file_is_an_error() -> None:
         ),
         (
             ["run", "good.onnx", "rank.npy"],
-            "input 'image' has shape (8, 6, 3), but (n, 8, 6, 3) is expected. Add "
-            "the batch axis: x[None].",
+            "input 'image' has shape (8, 6, 3), expected (n, 8, 6, 3). Add the batch axis: "
+            "x[None].",
         ),
         (
             ["run", "good.onnx", "channels.npy"],
-            "input 'image' has shape (1, 8, 6, 4), but (n, 8, 6, 3) is expected: "
-            "axis 3 (channels) must be 3, not 4.",
+            "input 'image' has shape (1, 8, 6, 4), expected (n, 8, 6, 3): axis 3 (channels) must "
+            "be 3, got 4.",
         ),
         (
             ["run", "good.onnx", "words.npy"],
-            "input 'image' is of dtype <U1, but float32 is expected.",
+            "input 'image' has dtype <U1, expected float32.",
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
@@ -209,9 +209,9 @@ def test_truncated_file_is_an_error() -> None:
         ),
         (
             ["run", "good.onnx", "good.png", "--device", "cdua"],
-            "there is no device 'cdua'. Give 'auto', one that `layertap devices` "
-            "lists, or another execution provider of onnxruntime in `providers`. "
-            "Did you mean 'cuda', 'cpu'?",
+            "unknown device 'cdua'. Give 'auto', a device that `layertap devices` lists, or "
+            "another execution provider of onnxruntime in `providers`. Did you mean 'cuda', "
+            "'cpu'?",
         ),
         (
             ["run", "good.onnx", "good.png", "--preprocess", "recipe.json"],

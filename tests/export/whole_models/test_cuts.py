@@ -51,8 +51,8 @@ def test_a_branch_alone_does_not_do(digits_file: Path) -> None:
     with pytest.raises(layertap.InputError) as caught:
         model.resume({"res_bn": model.activations(batch(model), "res_bn")})
     assert str(caught.value) == (
-        "what was asked for cannot be computed from 'res_bn' alone: 'stem_relu' is missing. Give "
-        "it as well."
+        "the requested layers cannot be computed from 'res_bn' alone: 'stem_relu' is missing. "
+        "Give it as well."
     )
 
 

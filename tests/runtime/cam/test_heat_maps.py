@@ -395,8 +395,8 @@ def test_methods_of_activations_run_no_gradients(
         (
             {"layer": "pool"},
             "the model has no gradient for 'pool', only for 'conv', 'image', 'last', 'mixed', "
-            "'relu'. `layertap gradients FILE.onnx --layers pool -o NEW.onnx` writes a file that "
-            "has.",
+            "'relu'. `layertap gradients FILE.onnx --layers pool -o NEW.onnx` writes a file with "
+            "it.",
         ),
         (
             {"layer": "pool", "method": "eigencam"},

@@ -192,7 +192,7 @@ def test_no_readable_image_stops_the_command(file: Path, pictures: Path) -> None
             ["--layer", "pool"],
             "'model.onnx' has no gradient for 'pool', only for 'conv', 'image', 'last', 'mixed', "
             "'relu'. `layertap gradients model.onnx --layers pool -o NEW.onnx` writes a file "
-            "that has.",
+            "with it.",
         ),
         (["--layer", "1:3"], "--layer must be a name or an index, got '1:3'."),
         (["--target", "3"], "class 3 is out of range: the output has 3, 0 to 2."),

@@ -175,8 +175,8 @@ def test_truncated_file_is_an_error() -> None:
         ),
         (
             ["run", "good.onnx", "rank.npy"],
-            "input 'image' has shape (8, 6, 3), but (n, 8, 6, 3) is expected. Add "
-            "the batch axis: x[None].",
+            "input 'image' has shape (8, 6, 3), expected (n, 8, 6, 3). Add the batch axis: "
+            "x[None].",
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
@@ -189,9 +189,9 @@ def test_truncated_file_is_an_error() -> None:
         ),
         (
             ["run", "good.onnx", "good.png", "--device", "cdua"],
-            "there is no device 'cdua'. Give 'auto', one that `layertap devices` "
-            "lists, or another execution provider of onnxruntime in `providers`. "
-            "Did you mean 'cuda', 'cpu'?",
+            "unknown device 'cdua'. Give 'auto', a device that `layertap devices` lists, or "
+            "another execution provider of onnxruntime in `providers`. Did you mean 'cuda', "
+            "'cpu'?",
         ),
         (
             ["run", "good.onnx", "good.png", "--preprocess", "recipe.json"],

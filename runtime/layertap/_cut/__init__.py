@@ -1,1 +1,1 @@
-"""A smaller graph: what computes some tensors of a file. The standard library alone."""
+"""Cutting a graph down to a request. Uses the standard library only."""

@@ -1,4 +1,4 @@
-"""Running on from given layers: which tensors they are, and what is still missing beside them."""
+"""Starting a run at given layers: which tensors they are, and which others are missing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from layertap.errors import InputError, LayerNotFoundError, UsageError, suggest
 from layertap.format.graph import Graph
 from layertap.format.layer import Layer
 from layertap.format.select import only
+from layertap.format.text import class_text
 
 from .plan import CutPlan, Leaf, border, dependents, peel, view
 
 
 class Given(NamedTuple):
-    """What was given to run on from, sorted out."""
+    """Given inputs and layers."""
 
     inputs: dict[str, Any]
     """Values by name of a model input."""
@@ -26,15 +27,15 @@ class Given(NamedTuple):
 def split_given(
     graph: Graph, layers: Sequence[Layer], given: Mapping[str | int | Layer, Any]
 ) -> Given:
-    """Tell layers from inputs.
+    """Split what was given into layers and inputs.
 
     Raises:
         LayerNotFoundError: a name that is neither.
-        UsageError: nothing is given, or no dict.
+        UsageError: nothing is given, or not a dict.
     """
     if not isinstance(given, Mapping) or not given:
-        what = "nothing" if isinstance(given, Mapping) else f"a {type(given).__name__}"
-        raise UsageError(f'{what} was given to run on from. Give a dict: {{"layer": activations}}.')
+        got = "an empty dict" if isinstance(given, Mapping) else class_text(given)
+        raise UsageError(f'the given layers must be a dict, {{"layer": value}}, got {got}.')
     found = Given({}, {})
     for key, value in given.items():
         if isinstance(key, str) and (key in graph.inputs or key in graph.optional):
@@ -57,11 +58,11 @@ def split_given(
 
 
 def check_apart(plan: CutPlan, names: Mapping[str, str], inputs: Iterable[str]) -> None:
-    """Refuse two layers that are one tensor in the file, as a Dropout and what it hands on.
+    """Reject two layers that are the same tensor in the file, such as a Dropout and its input.
 
     Args:
-        names: what to call the given tensors.
-        inputs: the model's inputs that were given beside them.
+        names: names of the given tensors in messages.
+        inputs: the model's inputs that were also given.
 
     Raises:
         UsageError: there are two.
@@ -75,8 +76,8 @@ def check_apart(plan: CutPlan, names: Mapping[str, str], inputs: Iterable[str]) 
 
 def _one_tensor(one: str, other: str) -> UsageError:
     return UsageError(
-        f"{one!r} and {other!r} are one and the same tensor in this file: one hands on what the "
-        "other gives. Give one of them."
+        f"{one!r} and {other!r} are the same tensor in this file: one passes the values of the "
+        "other on. Give only one of them."
     )
 
 
@@ -87,10 +88,10 @@ def check_batch(
     graph: Graph,
     batch: str | None,
 ) -> None:
-    """Refuse values that do not belong together: of different numbers of samples.
+    """Reject values with different numbers of samples.
 
     Args:
-        batch: the free size that stands for the batch among the model's inputs.
+        batch: the name of the free size that is the batch in the model's inputs.
 
     Raises:
         InputError: they do not agree.
@@ -107,7 +108,7 @@ def check_batch(
             sizes[layer.name] = shape[0]
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
-        raise InputError(f"what is given does not agree on the size of the batch: {listing}.")
+        raise InputError(f"the given values have different batch sizes: {listing}.")
 
 
 def check_separates(
@@ -117,15 +118,15 @@ def check_separates(
     names: Mapping[str, str],
     inputs: Iterable[str],
 ) -> None:
-    """Refuse a plan that goes back to inputs that were not given.
+    """Reject a plan that depends on inputs that were not given.
 
     Args:
-        layers: those of the model, of which the message names the ones to add.
-        names: what to call the given tensors.
+        layers: the model's layers; the message names the ones to add.
+        names: names of the given tensors in messages.
         inputs: the model's inputs that were given.
 
     Raises:
-        InputError: naming what is missing.
+        InputError: inputs or layers are missing; the message names them.
     """
     given_inputs = set(inputs)
     missing = [name for name in plan.needs if name not in given_inputs]
@@ -134,14 +135,14 @@ def check_separates(
     given = ", ".join(repr(name) for name in (*names.values(), *given_inputs))
     if not plan.starts:
         raise InputError(
-            f"what was asked for does not depend on {given}, but on input "
-            f"{' and '.join(map(repr, missing))}. Give that, or layers that lead to what was asked."
+            f"the requested layers do not depend on {given}, but on input "
+            f"{' and '.join(map(repr, missing))}. Give that, or layers in between."
         )
     wanted = _nearest(graph, layers, plan, missing)
     what = ", ".join(wanted[:3]) + (f" and {len(wanted) - 3} more" if len(wanted) > 3 else "")
     several = len(wanted) > 1
     raise InputError(
-        f"what was asked for cannot be computed from {given} alone: {what} "
+        f"the requested layers cannot be computed from {given} alone: {what} "
         f"{'are' if several else 'is'} missing. Give {'them' if several else 'it'} as well."
     )
 
@@ -149,7 +150,7 @@ def check_separates(
 def _nearest(
     graph: Graph, layers: Sequence[Layer], plan: CutPlan, missing: Sequence[str]
 ) -> list[str]:
-    """The last layers on the ways from the missing inputs to where the given tensors come in."""
+    """The last layers on the paths from the missing inputs to the part after the given tensors."""
     starts = {leaf.source for leaf in plan.given.values()}
     reached = dependents(graph, missing)
     makers = {name: at for at in plan.nodes for name in graph.nodes[at].writes}
@@ -173,7 +174,7 @@ def _nearest(
 
 
 def _by_source(graph: Graph, layers: Sequence[Layer]) -> dict[str, str]:
-    """Names of layers by the tensor that they are made from; of several, the first."""
+    """Names of layers by the tensor that they are made from; the first of several."""
     known = {name for node in graph.nodes for name in node.writes}
     names = {str(layer.tensor): layer.name for layer in reversed(layers) if layer.tensor in known}
     leaves = peel(graph, names)
@@ -184,11 +185,11 @@ def _by_source(graph: Graph, layers: Sequence[Layer]) -> dict[str, str]:
 
 
 class Edit(NamedTuple):
-    """A change to make to a layer or an input."""
+    """A change of a layer or an input."""
 
     name: str
     source: str
-    """The tensor that is computed, of which the layer is a view."""
+    """The computed tensor that the layer is a view of."""
     leaf: Leaf
     function: Callable[[Any], Any]
 
@@ -197,8 +198,8 @@ def edits(graph: Graph, changes: Given) -> dict[str, Edit]:
     """The changes, by the source that each replaces.
 
     Raises:
-        KeyError: a tensor that the graph has not.
-        UsageError: two of them are one tensor, or something is no function.
+        KeyError: the graph lacks a tensor.
+        UsageError: two of them are the same tensor, or a change is not callable.
     """
     functions = {
         **{name: (name, function) for name, function in changes.inputs.items()},
@@ -209,7 +210,7 @@ def edits(graph: Graph, changes: Given) -> dict[str, Edit]:
     for tensor, (name, function) in functions.items():
         if not callable(function):
             raise UsageError(
-                f"the change of {name!r} is a {type(function).__name__}, not a function. To give "
+                f"the change of {name!r} must be a function, got {class_text(function)}. To give "
                 "an activation, use `resume`."
             )
         edit = Edit(name, leaves[tensor].source, leaves[tensor], function)
@@ -220,41 +221,38 @@ def edits(graph: Graph, changes: Given) -> dict[str, Edit]:
 
 
 def check_edits(graph: Graph, edits: Mapping[str, Edit], plan: CutPlan) -> None:
-    """Refuse changes on which nothing that is asked for depends.
+    """Reject changes that do not affect the request.
 
     Args:
-        plan: of all that is asked for.
+        plan: the plan of the whole request.
 
     Raises:
-        UsageError: there is such a change.
+        UsageError: a change has no effect.
     """
     read = {name for at in plan.nodes for name in graph.nodes[at].reads}
     read |= plan.outputs.keys() | {*plan.fed}
     read |= {name for extra in plan.appended for name in extra.reads}
     for source, edit in edits.items():
         if source not in read:
-            raise UsageError(
-                f"nothing that was asked for depends on {edit.name!r}: the change would change "
-                "nothing."
-            )
+            raise UsageError(f"{edit.name!r} does not affect any requested layer.")
 
 
 def earliest(graph: Graph, sources: Iterable[str]) -> set[str]:
-    """Those of `sources` that depend on none of the others."""
+    """The sources that do not depend on any of the others."""
     later = dependents(graph, sources)
     made = {name for at in later for name in graph.nodes[at].writes}
     return {name for name in sources if name not in made} or set(sources)
 
 
 def bypassing(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
-    """What goes past `tensors`, and is needed with them for the rest of a plan.
+    """The tensors that bypass `tensors` and are needed with them for the rest of a plan.
 
-    Constants are not among it: to compute them again costs less than to hand them on.
+    Constants are not included: computing them again is cheaper than passing them on.
     """
     moving = {name for at in dependents(graph, graph.inputs) for name in graph.nodes[at].writes}
     return sources(graph, border(graph, plan, tensors) & (moving | graph.inputs.keys()))
 
 
 def sources(graph: Graph, tensors: Iterable[str]) -> set[str]:
-    """What `tensors` are made from by nothing but Transposes and Identities."""
+    """The sources that `tensors` are made from by Transposes and Identities only."""
     return {leaf.source for leaf in peel(graph, tensors).values()}

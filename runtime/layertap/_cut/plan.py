@@ -1,14 +1,14 @@
 """The cut: a smaller model that computes some tensors and nothing else.
 
-onnxruntime runs every node of a graph, also those that lead to no requested tensor, and cannot
-fuse over a tensor that is an output. So the cut keeps only what is on the way to the request, and
-a Transpose or Identity at its end is peeled off: its source becomes the output, and numpy gives
-the axes' order as a view.
+onnxruntime runs every node of a graph, including those that no requested tensor depends on, and
+cannot fuse across a tensor that is an output. So the cut keeps only the nodes that the request
+depends on. A Transpose or Identity at its end is peeled off: its source becomes the output, and
+numpy transposes it as a view.
 
-The other end can be cut too: tensors that are given become inputs, and what makes them is left out.
-They are peeled in the same way, so what is fed is the source, with its axes turned back.
+The other end can be cut, too: given tensors become inputs, and the nodes that make them are left
+out. They are peeled in the same way: the source is fed, with its axes transposed back.
 
-What is kept is copied byte for byte; nothing but names and edges is looked at.
+Kept nodes are copied byte for byte; only names and edges are read.
 """
 
 from __future__ import annotations
@@ -32,40 +32,40 @@ class Leaf(NamedTuple):
 
     source: str
     perms: tuple[Perm, ...]
-    """The Transposes to apply, first to last; none at all for the source itself."""
+    """The Transposes to apply, in order; empty for the source itself."""
 
 
 class Appended(NamedTuple):
-    """Nodes that are no part of the file, to be computed at the end of the cut."""
+    """Nodes that are not in the file, to be computed at the end of the cut."""
 
     reads: tuple[str, ...]
     """The graph's tensors that they read."""
     writes: Mapping[str, tuple[TensorType, tuple[Perm, ...]]]
-    """New outputs: what is known of their type, and the Transposes to apply to the value."""
+    """New outputs: their types, as far as known, and the Transposes to apply to the values."""
     nodes: bytes
-    """Whole fields of the graph."""
+    """The nodes as fields of the graph."""
 
 
 class CutPlan(NamedTuple):
-    """What a request takes of a graph."""
+    """The part of a graph that a request needs."""
 
     leaves: Mapping[str, Leaf]
-    """By requested tensor, in the order asked."""
+    """How each requested tensor is made, in the order requested."""
     outputs: Mapping[str, str]
-    """The cut's outputs: names in the cut by source. What is fed is not among the sources."""
+    """The cut's outputs: names in the cut, by source. Fed tensors are not among them."""
     nodes: tuple[int, ...]
-    """Positions of the nodes that stay."""
+    """Indices of the kept nodes."""
     initializers: tuple[str, ...]
     inputs: tuple[str, ...]
     """The model's inputs that the cut reads."""
     optional: tuple[str, ...]
-    """Those of the initialisers that may be fed."""
+    """The initializers that may be fed."""
     fed: tuple[str, ...]
-    """What is itself asked for, of that which is fed: fetching it gives what was fed."""
+    """Fed tensors that are themselves requested: fetching them returns the fed values."""
     given: Mapping[str, Leaf]
-    """How the tensors that were given are made from those that are fed, by tensor."""
+    """How each given tensor is made from a fed one."""
     starts: tuple[str, ...]
-    """Sources of given tensors that the cut reads, other than the model's inputs."""
+    """Sources of given tensors that the cut reads, except the model's inputs."""
     appended: tuple[Appended, ...]
     needs: tuple[str, ...]
     """Every input of the model that must be fed."""
@@ -80,17 +80,17 @@ def plan_cut(
     appended: Sequence[Appended] = (),
     peeled: bool = True,
 ) -> CutPlan:
-    """Decide what stays of `graph` for `tensors`.
+    """Plan the part of `graph` that computes `tensors`.
 
-    The same sources give the same plan, and so the same cut, in whatever order they are asked.
+    The same sources give the same plan, and so the same cut, in any order.
 
     Args:
-        given: tensors that need not be computed; the walk back from `tensors` ends at them.
-        appended: what is to be computed on top. Its outputs count among the leaves.
+        given: tensors that need not be computed; the search back from `tensors` stops at them.
+        appended: nodes to be added. Their outputs are among the leaves.
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
-        KeyError: the graph has no such tensor.
+        KeyError: the graph lacks a tensor.
     """
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
@@ -148,10 +148,10 @@ def plan_cut(
 
 
 def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
-    """How each tensor is made by nothing but Transposes and Identities.
+    """How each tensor is made from its source by Transposes and Identities only.
 
     Raises:
-        KeyError: the graph has no such tensor.
+        KeyError: the graph lacks a tensor.
     """
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
@@ -159,7 +159,7 @@ def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
 
 
 def dependents(graph: Graph, tensors: Iterable[str]) -> set[int]:
-    """Positions of the nodes that depend on any of `tensors`."""
+    """Indices of the nodes that depend on any of `tensors`."""
     readers: dict[str, list[int]] = {}
     for at, node in enumerate(graph.nodes):
         for name in node.reads:
@@ -175,9 +175,9 @@ def dependents(graph: Graph, tensors: Iterable[str]) -> set[int]:
 
 
 def border(graph: Graph, plan: CutPlan, tensors: AbstractSet[str]) -> set[str]:
-    """What a plan computes before `tensors` come in, and needs beside them from there on.
+    """The tensors that a plan computes without `tensors` and needs together with them.
 
-    With these and `tensors` given, the rest of the plan can be carried out.
+    The rest of the plan can be computed from these and `tensors`.
     """
     later = dependents(graph, tensors)
     earlier = {name for at in plan.nodes if at not in later for name in graph.nodes[at].writes}
@@ -212,7 +212,7 @@ def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tens
 
 
 def _copy_name(name: str, known: AbstractSet[str]) -> str:
-    """A free name for a weight that is asked for: an output cannot well be an initialiser."""
+    """An unused name for a requested weight: onnxruntime does not return an initializer itself."""
     name = f"layertap:{name}"
     while name in known:
         name += "'"
@@ -220,7 +220,7 @@ def _copy_name(name: str, known: AbstractSet[str]) -> str:
 
 
 def view(value: Any, perms: Iterable[Perm]) -> Any:
-    """`value` with its axes in the order that some Transposes give them."""
+    """`value` with its axes in the order that the Transposes give, as a view."""
     for perm in perms:
         value = value.transpose(perm)
     return value

@@ -1,8 +1,8 @@
-"""Reductions that are computed in the graph, so that only the small result leaves the session.
+"""Reductions computed in the graph, so that only the small result leaves the session.
 
-Each is a few nodes at the end of the cut. Operators are written as the file's own operator set has
-them: axes are an attribute of ReduceMean and ReduceMax before opset 18, and an input from there on;
-the number of channels is an attribute of TopK before opset 10.
+Each is a few nodes at the end of the cut. Operators are written for the file's own opset: axes are
+an attribute of ReduceMean and ReduceMax before opset 18, and an input since then; the number of
+channels is an attribute of TopK before opset 10.
 See https://onnx.ai/onnx/operators/.
 """
 
@@ -21,37 +21,37 @@ from .nodes import int64_tensor, node_field
 from .plan import Appended, Leaf, Perm
 
 NAMES = ("mean", "max", "mean_l2", "flatten", "top5")
-"""The reductions; `top5` stands for any number of channels."""
+"""The names of reductions; `top5` stands for any number of channels."""
 
 DTYPES = ("float16", "float32", "float64")
-"""What values may be cast to."""
+"""The dtypes that values may be cast to."""
 
 
 def check_name(how: object) -> str:
-    """The name of a reduction, if there is such a one.
+    """Return the name of a reduction.
 
     Raises:
-        UsageError: there is none.
+        UsageError: it is unknown.
     """
     if isinstance(how, str) and (how in NAMES or re.fullmatch(r"top[1-9]\d*", how)):
         return how
     raise UsageError(
-        f"there is no reduction {how!r}.{suggest(how, NAMES) if isinstance(how, str) else ''} "
+        f"unknown reduction {how!r}.{suggest(how, NAMES) if isinstance(how, str) else ''} "
         f"Give one of {', '.join(map(repr, NAMES))} (or another number), or None for the whole "
         "activation."
     )
 
 
 def check_dtype(dtype: object) -> str:
-    """The name of a dtype to cast to: of a string, a numpy dtype or a numpy scalar class.
+    """Return the name of a dtype to cast to, from a string, a numpy dtype or a scalar type.
 
     Raises:
-        UsageError: nothing can be cast to it here.
+        UsageError: layertap cannot cast to it.
     """
     name = str(getattr(dtype, "__name__", dtype))
     if name not in DTYPES:
         raise UsageError(
-            f"dtype={name!r}: values can be had as {', '.join(DTYPES)}.{suggest(name, DTYPES)}"
+            f"dtype must be one of {', '.join(DTYPES)}, got {name!r}.{suggest(name, DTYPES)}"
         )
     return name
 
@@ -74,11 +74,11 @@ def append(
         channels_last: whether a layer's channels are its last axis, or the one after the batch.
 
     Returns:
-        `None` where there is nothing to do. The result is the first output; `top5` has a second,
+        `None` if there is nothing to do. The result is the first output; `top5` has a second,
         the indices.
 
     Raises:
-        UsageError: the layer has not the axes that the reduction needs.
+        UsageError: the layer lacks the axes that the reduction needs.
     """
     kind = layer.dtype
     if how is None:
@@ -88,7 +88,7 @@ def append(
         return nodes.cast(str(dtype)).finish(str(dtype), leaf.perms)
 
     source, axes = leaf.source, _axes(layer, leaf, how, channels_last)
-    if how == "flatten" or axes is None:  # values are wanted in the order of the layer's own axes
+    if how == "flatten" or axes is None:  # the values must be in the order of the layer's own axes
         source, axes = str(layer.tensor), list(range(1, len(layer.shape)))
         if how != "flatten":
             axes.pop(-1 if channels_last else 0)
@@ -113,24 +113,24 @@ def append(
 
 
 def _differs(kind: str, dtype: str | None) -> bool:
-    """Whether values of `kind` are to be cast; whole numbers stay what they are."""
+    """Whether values of `kind` are cast; integers are not."""
     return dtype is not None and kind != dtype and (not kind or "float" in kind)
 
 
 def _axes(layer: Layer, leaf: Leaf, how: str, channels_last: bool) -> list[int] | None:
-    """The source's axes but batch and channels; `None` where these two come in another order."""
+    """The source's axes except batch and channels; `None` if the channels come before the batch."""
     rank = len(layer.shape)
     if not layer.dtype:
         raise UsageError(
-            f"the file does not state the shape of {layer.name!r}, which {how!r} needs to know."
+            f"{how!r} needs the shape of {layer.name!r}, which the file does not state."
         )
     if rank < 2 and how != "flatten":
         raise UsageError(
-            f"{layer.name!r} has the shape {shape_text(layer.shape)}, without an axis of "
-            f"channels, which {how!r} needs."
+            f"{how!r} needs an axis of channels, but {layer.name!r} has shape "
+            f"{shape_text(layer.shape)}."
         )
     if rank < 1:
-        raise UsageError(f"{layer.name!r} is one number, and cannot be flattened.")
+        raise UsageError(f"{layer.name!r} is a scalar and cannot be flattened.")
     order = list(range(rank))
     for perm in leaf.perms:
         turned = tuple(reversed(range(rank))) if perm is None else perm
@@ -142,16 +142,18 @@ def _axes(layer: Layer, leaf: Leaf, how: str, channels_last: bool) -> list[int] 
     if how.startswith("top"):
         known = layer.shape[-1 if channels_last else 1]
         if known is not None and int(how[3:]) > known:
-            raise UsageError(f"{layer.name!r} has {known} channels, too few for {how!r}.")
+            raise UsageError(f"{how!r} needs more channels than the {known} of {layer.name!r}.")
     return sorted(order) if batch <= channel else None
 
 
 class _Nodes:
-    """A chain of nodes, each of which reads what the one before it writes."""
+    """A chain of nodes: each reads the output of the one before it."""
 
     def __init__(self, label: str, source: str, opset: int) -> None:
         if opset < 1:
-            raise UsageError("the file uses no standard operators, so none can be added to it.")
+            raise UsageError(
+                "the file does not import the standard operators, so none can be added to it."
+            )
         self.label = f"layertap:{label}"
         self._source = self._now = source
         self._opset = opset
@@ -177,14 +179,14 @@ class _Nodes:
     def reduce(self, op_type: str, axes: Sequence[int]) -> None:
         """Append a reduction of `axes`."""
         if not axes:
-            return  # given none, these operators reduce all axes
+            return  # without axes, these operators reduce all of them
         if self._opset < 18:
             self.add(op_type, axes=axes, keepdims=0)
         else:
             self.add(op_type, self._constant(axes), keepdims=0)
 
     def top(self, count: int) -> None:
-        """Append the choice of the largest values along the last axis, and of their indices."""
+        """Append a TopK along the last axis."""
         self._indices = f"{self.label}/channels"
         if self._opset < 10:
             self.add("TopK", also=[self._indices], axis=-1, k=count)
@@ -192,13 +194,13 @@ class _Nodes:
             self.add("TopK", self._constant([count]), also=[self._indices], axis=-1)
 
     def _constant(self, values: Sequence[int]) -> str:
-        # A node and not an initialiser, which up to IR version 3 would have to be an input too.
+        # Not an initializer, which up to IR version 3 would have to be an input as well.
         name = self._name()
         self._fields.append(node_field("Constant", [], [name], value=int64_tensor(values)))
         return name
 
     def finish(self, dtype: str, perms: tuple[Perm, ...] = ()) -> Appended:
-        """The chain, its end named by the label."""
+        """The chain, with its end named by the label."""
         end = node_field("Identity", [self._now], [self.label])
         writes = {self.label: (TensorType(dtype), perms)}
         if self._indices:

@@ -1,4 +1,4 @@
-"""The bytes of a smaller model: what is kept is copied, and what is new is written."""
+"""The bytes of a cut: kept nodes are copied, and new ones are written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .nodes import entry_nodes, exit_nodes, node_field, renamed_node, type_field
 from .plan import CutPlan, Leaf
 
 Located: TypeAlias = "External | bytes"
-"""Where weights of another file are to be found: in a file, or here they are."""
+"""Weights of an external file: a reference to a file, or the bytes themselves."""
 
 
 def write_cut(
@@ -36,13 +36,13 @@ def write_cut(
 
     Args:
         buffer: the file that `graph` is the index of.
-        locate: says, for weights that are kept in another file, where they are from now on; without
-            it they stay where the file says.
-        dtypes: of given tensors, by source, for where the file does not state them.
-        stay: gives a reference to weights that stand in `buffer` from one byte to another, if
-            there is one; without it they are copied.
+        locate: for weights in an external file, gives their new location; without it they stay
+            where they are.
+        dtypes: of given tensors, by source, used if the file does not state them.
+        stay: gives a reference to weights within `buffer`, from their first and last byte, if it
+            can; without it they are copied.
     """
-    # Memory views, so that weights are copied once: when the chunks are joined.
+    # Memory views, so that weights are copied only once, when the chunks are joined.
     with memoryview(buffer) as view:
         body = _computing(view, buffer, graph, plan, locate, stay)
         body += [
@@ -64,11 +64,11 @@ def write_cut_file(
     types: Mapping[str, bytes],
     metadata: Mapping[str, str],
 ) -> bytes:
-    """A model file of its own, whose inputs and outputs are the tensors themselves, unpeeled.
+    """The bytes of a model file with the tensors themselves, unpeeled, as inputs and outputs.
 
     Args:
         types: the `ValueInfoProto` of each given and each requested tensor.
-        metadata: what to write beside the graph.
+        metadata: the metadata of the file.
     """
     entries = b"".join(entry_nodes(name, leaf) for name, leaf in plan.given.items())
     sources = {leaf.source for leaf in plan.given.values()}
@@ -98,7 +98,7 @@ def _computing(
     entries: bytes = b"",
     left_out: AbstractSet[str] = frozenset(),
 ) -> list[bytes | memoryview]:
-    """The fields of the graph that compute something.
+    """The title, nodes and initializers of the cut, as fields of the graph.
 
     Args:
         entries: nodes that come first.
@@ -115,7 +115,7 @@ def _computing(
         if taken.isdisjoint(node.writes):
             body.append(view[slice(*node.span)])
         else:
-            # It stays for the sake of its other outputs: those that are given get new names.
+            # It is kept for its other outputs; the given ones get new names.
             body.append(renamed_node(buffer, node, {}, renamed))
     body += [extra.nodes for extra in plan.appended]
     for name in plan.initializers:
@@ -131,7 +131,7 @@ def _computing(
 
 
 def _listed(buffer: Buffer, graph: Graph, plan: CutPlan, inputs: Iterable[str]) -> list[bytes]:
-    """Inputs, and initialisers that the file lists among them, as it has them."""
+    """The entries of inputs, and of initializers that are listed as inputs, copied."""
     kept = {*inputs, *plan.initializers}
     return [_named(buffer, 11, span) for name, span in graph.listed.items() if name in kept]
 
@@ -156,9 +156,9 @@ def _named(buffer: Buffer, number: int, span: Span) -> bytes:
 
 
 def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
-    """Where the data of a constant are, if they stand there as they are and are worth referring to.
+    """The span of a constant's raw data, if it has such data and enough of it to be referenced.
 
-    Whole numbers of 64 bits may be a shape, which onnxruntime wants to see when it infers others.
+    int64 data may be a shape, which onnxruntime must be able to read for shape inference.
     """
     ((number, _, _, start, end),) = fields(buffer, *weights.span)
     sparse = number != 5
@@ -169,7 +169,7 @@ def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
 
 
 def _located(buffer: Buffer, span: Span, located: Located) -> list[bytes]:
-    """A `TensorProto` field with its data inside, or with another reference to it."""
+    """A `TensorProto` field with its data inside, or with a new reference to it."""
     ((_, _, _, start, end),) = fields(buffer, *span)
     kept = [
         bytes(buffer[tag:stop])
@@ -190,16 +190,16 @@ def _located(buffer: Buffer, span: Span, located: Located) -> list[bytes]:
 def _inputs(
     buffer: Buffer, graph: Graph, plan: CutPlan, dtypes: Mapping[str, str]
 ) -> Iterator[bytes]:
-    """The given tensors as inputs of the cut."""
+    """The given tensors, as inputs of the cut."""
     if not plan.starts:
         return
     stated = read_values(buffer, graph)
-    telling = _telling(plan.given, stated)
+    typed = _stated_leaves(plan.given, stated)
     for source in plan.starts:
         if source in stated:
             yield _named(buffer, 11, stated[source])
-        elif source in telling:
-            tensor = telling[source]
+        elif source in typed:
+            tensor = typed[source]
             kind = read_type(buffer, stated[tensor])
             yield encode(11, encode(1, source) + type_field(kind, plan.given[tensor].perms))
         else:
@@ -207,9 +207,9 @@ def _inputs(
 
 
 def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:
-    """The cut's outputs, with their types where the file states them."""
+    """The cut's outputs, with their types if the file states them."""
     stated = read_values(buffer, graph)
-    telling = _telling(plan.leaves, stated)
+    typed = _stated_leaves(plan.leaves, stated)
     new = {name: kind for extra in plan.appended for name, (kind, _) in extra.writes.items()}
     for source, name in plan.outputs.items():
         if source in new:
@@ -218,15 +218,15 @@ def _outputs(buffer: Buffer, graph: Graph, plan: CutPlan) -> Iterator[bytes]:
             yield encode(12, encode(1, name) + type_field(graph.initializers[source].type, ()))
         elif source in stated:
             yield _named(buffer, 12, stated[source])
-        elif source in telling:
-            tensor = telling[source]
+        elif source in typed:
+            tensor = typed[source]
             kind = read_type(buffer, stated[tensor])
             yield encode(12, encode(1, name) + type_field(kind, plan.leaves[tensor].perms))
         else:
             yield encode(12, encode(1, name))  # onnxruntime infers it
 
 
-def _telling(leaves: Mapping[str, Leaf], stated: Mapping[str, Span]) -> dict[str, str]:
-    """Of the tensors made from one source one whose type is stated, by source."""
-    # Any of them tells; which one must not hang on the order.
+def _stated_leaves(leaves: Mapping[str, Leaf], stated: Mapping[str, Span]) -> dict[str, str]:
+    """For each source, a tensor made from it with a stated type."""
+    # Any of them will do, but the choice must not depend on the order.
     return {leaves[tensor].source: tensor for tensor in sorted(leaves) if tensor in stated}

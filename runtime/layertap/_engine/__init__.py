@@ -1,1 +1,1 @@
-"""Numbers: the one package that imports onnxruntime."""
+"""Running models. The only package that imports onnxruntime."""

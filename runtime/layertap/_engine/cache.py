@@ -1,4 +1,4 @@
-"""A cache of the last few things made, shared by threads."""
+"""A cache of recent results, shared by threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Cache(Generic[T]):
-    """Keeps the last few things made; what many threads ask for at once is made once."""
+    """Keeps the results that were used last. Threads that need the same one make it once."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -25,7 +25,7 @@ class Cache(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made for `key`; made now if it is not here."""
+        """The result for `key`; made now if it is not in the cache."""
         with self._lock:
             slot = self._slots.setdefault(key, _Slot())
             self._slots.move_to_end(key)
@@ -44,11 +44,11 @@ class _Slot(Generic[T]):
 
 
 _caches: weakref.WeakSet[Cache[Any]] = weakref.WeakSet()
-"""All caches that there are in this process."""
+"""All caches in this process."""
 
 
 def _after_fork() -> None:
-    """In a forked process: let go of what was made, and of locks that other threads held."""
+    """In a forked process: drop all results, and locks that other threads held."""
     for cache in list(_caches):
         cache._forget()
 

@@ -1,7 +1,7 @@
 """The devices that onnxruntime computes on: their short names, providers and memories.
 
-Which of them there are depends on how the installed onnxruntime was built, and on the machine; see
-`probe`.
+Which of them are available depends on how the installed onnxruntime was built, and on the machine;
+see `probe`.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ Providers: TypeAlias = "list[tuple[str, dict[str, Any]]]"
 """onnxruntime's execution providers with their options, the first choice first."""
 
 SILENT = 4
-"""Only fatal messages: what onnxruntime logs as an error it also raises, and that is enough."""
+"""Log fatal messages only: onnxruntime also raises what it logs as an error."""
 
 
 class Device(Record):
     """A kind of device."""
 
     name: str
-    """What users call it."""
+    """Its name in layertap, as in `device="cuda"`."""
     provider: str
-    """What onnxruntime calls it."""
+    """Its execution provider in onnxruntime."""
     title: str
-    """What its makers call it."""
-    what: str = "as onnxruntime has it"
-    """What it computes on."""
+    """Its name as its vendor writes it."""
+    what: str = "see onnxruntime's documentation"
+    """The hardware that it computes on."""
     install: str = ""
-    """What brings an onnxruntime that has it; empty where one has to build it."""
+    """How to install an onnxruntime with it; empty if it must be built from source."""
     systems: Mapping[str, str] = {}
-    """Where it is to be found, by `sys.platform`; empty for everywhere."""
+    """Operating systems that have it, by `sys.platform`; empty for all."""
     units: tuple[str, ...] = ()
-    """What stands behind the colon: names, or `0` for any number; the first is the default."""
+    """What may follow the colon: names, or `0` for any number; the first is the default."""
     option: str = ""
-    """The provider's option that takes it."""
+    """The provider's option for the unit."""
     options: Mapping[str, Any] = {}
     """The provider's other options, for float32 to be computed as float32."""
     needs: str = "See onnxruntime's documentation for what this execution provider needs"
-    """What to look after if it does not start."""
+    """What to check if it does not start."""
     note: str = ""
-    """What is not as elsewhere."""
+    """A difference from the other devices, shown by `layertap devices`."""
     maps: bool = False
-    """Whether it takes weights that are mapped from files."""
+    """Whether it can use weights that are mapped from files."""
     memory: str = "cpu"
-    """Where its results are, as onnxruntime calls it."""
+    """The memory that holds its results, as onnxruntime calls it."""
 
     def label(self, unit: str) -> str:
         """`cuda:0`."""
@@ -92,10 +92,10 @@ OPENVINO = Device(
     "`pip install onnxruntime-openvino`",
     units=("cpu", "gpu", "npu"),
     option="device_type",
-    # Else OpenVINO computes in float16 or bfloat16 where that is faster.
+    # Otherwise OpenVINO computes in float16 or bfloat16 where that is faster.
     options={"precision": "FP32"},
     needs="See that this computer has such a unit and a driver for it",
-    note="float16 on neural units (npu), which have nothing else",
+    note="float16 on neural units (npu), which support nothing else",
     maps=True,
 )
 _OTHERS = (
@@ -106,7 +106,7 @@ _OTHERS = (
         "Apple's processors, graphics and neural engine",
         install_hint("cpu"),
         _MAC,
-        # Of its two formats the one that keeps to the types that a model states.
+        # The one of its two formats that keeps the dtypes of the model.
         options={"ModelFormat": "MLProgram"},
     ),
     Device(
@@ -161,32 +161,34 @@ DEVICES = {device.name: device for device in (CPU, CUDA, TENSORRT, OPENVINO, *_O
 _OTHER_NAMES = {"dml": "directml"}
 
 _NO_DEVICES = ("AzureExecutionProvider",)
-"""Calls a service; computes nothing here."""
+"""Providers that call a remote service and do not compute on this machine."""
 
 
 def find(text: str, offered: Sequence[str] = ()) -> tuple[Device, str]:
-    """The device that `text` names, as in `cuda:1`, and its unit.
+    """Return the device that `text` names, as in `cuda:1`, and its unit.
 
     Args:
-        offered: the execution providers of the installed onnxruntime, of which some may not be
-            known here.
+        offered: the execution providers of the installed onnxruntime; they may include some that
+            this module does not list.
 
     Raises:
-        DeviceError: there is no such name.
+        DeviceError: no device has this name, or the unit is invalid.
     """
     known = {device.name: device for device in offers(offered)}
     name, colon, unit = text.partition(":")
     device = known.get(_OTHER_NAMES.get(name, name))
     if device is None:
         raise DeviceError(
-            f"there is no device {text!r}. Give 'auto', one that `layertap devices` lists, or "
+            f"unknown device {text!r}. Give 'auto', a device that `layertap devices` lists, or "
             f"another execution provider of onnxruntime in `providers`.{suggest(name, [*known])}"
         )
     if not colon:
         return device, device.units[0] if device.units else ""
     if device.units == ("0",):
         if not re.fullmatch(r"[0-9]+", unit):
-            raise DeviceError(f"device {text!r}: give a card's number, as in '{device.name}:0'.")
+            raise DeviceError(
+                f"device {text!r}: the unit must be a number, as in '{device.name}:0'."
+            )
         return device, str(int(unit))
     if not re.fullmatch(rf"({'|'.join(device.units) or '-'})(\.[0-9]+)?", unit):
         allowed = ", ".join(repr(device.label(unit)) for unit in device.units)
@@ -195,7 +197,7 @@ def find(text: str, offered: Sequence[str] = ()) -> tuple[Device, str]:
 
 
 def offers(offered: Sequence[str]) -> Iterator[Device]:
-    """All devices known here, and those of the installed onnxruntime that are not."""
+    """All devices of this module, and those that only the installed onnxruntime has."""
     yield from DEVICES.values()
     known = {device.provider for device in DEVICES.values()}
     for provider in offered:
@@ -207,7 +209,7 @@ def offers(offered: Sequence[str]) -> Iterator[Device]:
 def providers(
     device: Device, unit: str, threads: int, tf32: bool = False, prefer_nhwc: bool = False
 ) -> Providers:
-    """What onnxruntime is to be asked for, the CPU for what the device cannot do last."""
+    """The execution providers for a device; the CPU comes last, for operators that it lacks."""
     options = dict(device.options)
     if device.option:
         options[device.option] = int(unit) if unit.isdigit() else unit.upper()
@@ -216,7 +218,7 @@ def providers(
             del options["precision"]
         options["num_of_threads"] = str(threads)
     if device is CUDA:
-        # TF32 has a mantissa of 10 bits: activations are off by 1e-3 of their scale.
+        # TF32 has 10 bits of mantissa: errors are about 1e-3 of an activation's scale.
         options["use_tf32"] = int(tf32)
         if prefer_nhwc:
             options["prefer_nhwc"] = 1
@@ -229,13 +231,13 @@ def providers(
 
 
 def maps(chosen: Providers) -> bool:
-    """Whether all of these take weights that are mapped from files."""
+    """Whether all of these can use weights that are mapped from files."""
     known = {device.provider for device in DEVICES.values() if device.maps}
     return all(name in known for name, _ in chosen)
 
 
 class DeviceMemory(NamedTuple):
-    """A memory, as onnxruntime's bindings name it."""
+    """A device's memory, as onnxruntime's bindings name it."""
 
     kind: str
     unit: int
@@ -248,7 +250,7 @@ HOST = DeviceMemory("cpu", 0)
 
 
 def memory(chosen: Providers) -> DeviceMemory:
-    """Where these providers leave results."""
+    """The memory that these providers leave their results in."""
     provider, options = chosen[0]
     kinds = {device.provider: device.memory for device in DEVICES.values()}
     kind = kinds.get(provider, HOST.kind)

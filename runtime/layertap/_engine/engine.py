@@ -1,4 +1,4 @@
-"""The engine: sessions on one device, with one way to treat weights."""
+"""The engine: makes sessions on one device."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from layertap.errors import (
     suggest,
 )
 from layertap.format.limits import MAPPED_BYTES
+from layertap.format.text import class_text
 
 from . import devices, probe
 from .library import (
@@ -33,15 +34,15 @@ class Engine:
     """Makes sessions on one device."""
 
     def __init__(self, settings: Settings) -> None:
-        """Finds the device; for `cpu` alone onnxruntime is not imported yet.
+        """Find the device. For `cpu`, onnxruntime is not imported yet.
 
         Raises:
-            DeviceError: it is not to be had.
+            DeviceError: it is not available.
         """
         self._settings = settings
         self._threads = settings.threads or available_threads()
         self.device = settings.device
-        """The device in use: `cpu`, `cuda:0`, or the first provider's name in short."""
+        """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
         self._providers: devices.Providers = [(devices.CPU.provider, {})]
         if settings.providers is not None:
             self._providers = _checked(settings.providers)
@@ -55,7 +56,7 @@ class Engine:
             self._use(settings.device)
         self._maps = devices.maps(self._providers)
         self.memory = devices.memory(self._providers)
-        """The memory in which the device leaves results."""
+        """The memory that the device leaves its results in."""
 
     def _use(self, name: str) -> None:
         ort = import_onnxruntime()
@@ -75,23 +76,23 @@ class Engine:
         """What to do about weights that are too large to be copied."""
         if self._settings.copy_weights:
             return "Open it without copy_weights=True."
-        return "From onnxruntime 1.21 on, weights stay in their files: upgrade it."
+        return "Upgrade onnxruntime: from version 1.21 on, weights can stay in their files."
 
     def leaves_weights(self, size: int) -> bool:
-        """Whether weights within a file of `size` bytes are to stay there.
+        """Whether weights in a model file of `size` bytes stay there.
 
         Raises:
-            DependencyError: they are to be shared, and this onnxruntime cannot do so.
-            UsageError: they are to be shared, and this device cannot do so.
+            DependencyError: they are to be shared, and onnxruntime is too old.
+            UsageError: they are to be shared, which the device does not support.
         """
         share = self._settings.share_weights
         if share and not supports_external_weights():
             raise DependencyError(
-                "share_weights=True needs onnxruntime 1.21 or newer, and this is "
-                f"{import_onnxruntime().__version__}. Upgrade it."
+                "share_weights=True needs onnxruntime 1.21 or newer, but "
+                f"{import_onnxruntime().__version__} is installed. Upgrade it."
             )
         if share and not self._maps:
-            raise UsageError(f"share_weights=True is not for device {self.device!r}.")
+            raise UsageError(f"share_weights=True is not supported on device {self.device!r}.")
         return self._maps and self.maps_weights and (share or size >= MAPPED_BYTES)
 
     def start(
@@ -105,13 +106,13 @@ class Engine:
 
         Args:
             model: a whole ONNX model.
-            name: what messages call it.
-            folder: where the files are in which it keeps weights.
-            check: called before each run; raises if those files are not what they were.
+            name: the model's name in messages.
+            folder: the folder of its weight files, if it has any.
+            check: called before each run; raises if those files were changed.
 
         Raises:
-            ModelFileError: onnxruntime does not take the model.
-            DeviceError: a provider that was asked for is not in use.
+            ModelFileError: onnxruntime rejects the model.
+            DeviceError: onnxruntime does not use a requested provider.
         """
         ort = import_onnxruntime()
         options = self._options(ort)
@@ -123,15 +124,15 @@ class Engine:
             session = ort.InferenceSession(
                 model, options, providers=self._providers, enable_fallback=0
             )
-        except Exception as exc:  # onnxruntime's errors have no common class but this
+        except Exception as exc:  # onnxruntime's errors have no common base class
             raise ModelFileError(_refusal(ort, name, exc)) from exc
         missing = dict(self._providers).keys() - set(session.get_providers())
         if missing:
             raise DeviceError(
-                f"onnxruntime {ort.__version__} runs {name} on {session.get_providers()[0]}, and "
-                f"not on {', '.join(sorted(missing))} as asked."
+                f"onnxruntime {ort.__version__} runs {name} on {session.get_providers()[0]}, "
+                f"not on {', '.join(sorted(missing))} as requested."
             )
-        # It keeps the bytes for ever, in case somebody changes the providers.
+        # onnxruntime keeps the bytes, in case the providers are changed later.
         with contextlib.suppress(AttributeError):
             session._model_bytes = None
         return Session(session, name, check, self.memory)
@@ -142,27 +143,27 @@ class Engine:
             return given
         if given is not None and not isinstance(given, Mapping):
             raise UsageError(
-                f"session_options is a {type(given).__name__}. Give an "
-                "onnxruntime.SessionOptions, or a dict of its attributes and configuration entries."
+                "session_options must be an onnxruntime.SessionOptions, or a dict of its "
+                f"attributes and configuration entries, got {class_text(given)}."
             )
         defaults = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
-            # Threads that wait for the next run by spinning halve the speed of other sessions.
+            # Threads that spin while they wait halve the speed of other sessions.
             "session.force_spinning_stop": "1",
         }
         if self._settings.share_weights:
-            # Else each process packs weights anew, into memory of its own.
+            # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
         if self._settings.reproducible:
-            # Fusions hang on what is an output; and sums may hang on the number of threads.
+            # Fusions depend on which tensors are outputs, sums on the number of threads.
             defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             defaults["intra_op_num_threads"] = 1
         return session_options(ort, {**defaults, **(given or {})})
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
-    """onnxruntime's own list of providers, each of them one that it has."""
+    """The caller's providers with their options, if the installed onnxruntime has them all."""
     ort = import_onnxruntime()
     pairs = [
         (item, {}) if isinstance(item, str) else (item[0], dict(item[1])) for item in providers
@@ -171,11 +172,11 @@ def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
     for name, _ in pairs:
         if name not in available:
             raise DeviceError(
-                f"the installed onnxruntime {ort.__version__} has no {name!r}; it has "
+                f"the installed onnxruntime {ort.__version__} does not have {name!r}; it has "
                 f"{', '.join(available)}.{suggest(str(name), available)}"
             )
     if not pairs:
-        raise UsageError("providers is empty; leave it out for the CPU.")
+        raise UsageError("providers is empty; omit it to use the CPU.")
     return pairs
 
 
@@ -185,13 +186,13 @@ def _refusal(ort: Any, name: str, exc: Exception) -> str:
     found = re.search(r"IR version: (\d+), max supported IR version: (\d+)", message)
     if found:
         return (
-            f"{name} is written in ONNX IR version {found[1]}, and the installed onnxruntime reads "
+            f"{name} is written in ONNX IR version {found[1]}, but the installed onnxruntime reads "
             f"up to {found[2]}. {upgrade}"
         )
     found = re.search(r"Opset (\d+) is under .* domain (\S+) is till opset (\d+)", message)
     if found:
         return (
-            f"{name} uses opset {found[1]} of {found[2]}, and the installed onnxruntime knows up "
-            f"to {found[3]}. {upgrade}"
+            f"{name} uses opset {found[1]} of {found[2]}, but the installed onnxruntime supports "
+            f"up to {found[3]}. {upgrade}"
         )
-    return f"onnxruntime {ort.__version__} does not take {name}. It says: {message}"
+    return f"onnxruntime {ort.__version__} rejects {name}: {message}"

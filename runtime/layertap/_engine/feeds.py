@@ -1,8 +1,8 @@
-"""What a caller gives, as arrays that onnxruntime takes.
+"""Conversion of the caller's inputs into arrays for onnxruntime.
 
-Types are converted as Keras converts them: real numbers of any kind go into a float input, whole
-numbers into another width when all of them fit. An array that has the right type and lies in one
-piece is not copied.
+Dtypes are converted as in Keras: real numbers of any dtype can be fed to a float input, integers to
+an integer input of another width if all values fit. A contiguous array of the right dtype is not
+copied.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from layertap._cut.plan import Leaf
 from layertap.errors import InputError, suggest
 from layertap.format.graph import TensorType
+from layertap.format.text import class_text
 
 from .devices import HOST, DeviceMemory
 from .on_device import dtype_of, is_ortvalue, memory_of, take
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"
-"""A preprocessing recipe: as an object, as data, or in a JSON file."""
+"""A preprocessing recipe: an object, a dict, or the path of a JSON file."""
 
 
 def as_recipe(given: Recipe) -> Preprocessing:
     """The recipe as an object.
 
     Raises:
-        PreprocessingError: it is invalid, or its file cannot be read.
+        PreprocessingError: the recipe is invalid, or its file cannot be read.
     """
     from layertap.images.preprocessing import Preprocessing  # needs Pillow; arrays do not
 
@@ -53,23 +54,23 @@ def prepare(
     recipe: Preprocessing | None = None,
     batch: str | None = None,
     optional: Mapping[str, TensorType] | None = None,
-    here: DeviceMemory = HOST,
+    memory: DeviceMemory = HOST,
 ) -> dict[str, Any]:
-    """Arrays by input name, for the inputs that are `needed`, and the optional ones given.
+    """Return arrays by input name, for the `needed` inputs and the given optional ones.
 
     Args:
-        given: a value for the one input; a dict by input name; or a list in the inputs' order.
-            A value is a batch (any array-like of the input's rank), or where the input takes
-            images, an image or a list of images (see `is_image`).
-        inputs: all inputs of the model, in its order.
-        needed: those that the request reads; others may be given, and are left alone.
-        recipe: makes images into arrays `(n, h, w, c)`.
-        batch: the free size that stands for the batch: inputs that have it must agree on it.
-        optional: inputs that have a value of their own, which a dict may replace.
-        here: the memory of the model's device. What is there already is not copied.
+        given: a value for the only input; a dict by input name; or a list in the inputs' order.
+            A value is a batch (any array-like of the input's rank), or, for an input of images, an
+            image or a list of images (see `is_image`).
+        inputs: all inputs of the model, in order.
+        needed: the inputs that the request reads. Other given inputs are ignored.
+        recipe: converts images into arrays `(n, h, w, c)`.
+        batch: the name of the free size that is the batch: inputs with it must agree on it.
+        optional: inputs with a default value, which a dict may replace.
+        memory: the memory of the model's device. A value that is already there is not copied.
 
     Raises:
-        InputError: something is missing, unknown, or of the wrong rank, size or dtype.
+        InputError: an input is missing, unknown, or has the wrong rank, size or dtype.
     """
     values = _by_name(given, inputs, needed)
     known = {**inputs, **(optional or {})}
@@ -82,24 +83,26 @@ def prepare(
     missing = [name for name in needed if name not in values]
     if missing:
         raise InputError(
-            f"input {missing[0]!r} is missing; what was asked for needs {_listing(needed)}, and "
-            f"{_listing(values) if values else 'nothing'} was given."
+            f"input {missing[0]!r} is missing: the request needs {_listing(needed)}, but only "
+            f"{_listing(values)} was given."
+            if values
+            else f"input {missing[0]!r} is missing: the request needs {_listing(needed)}."
         )
-    arrays = {name: _array(name, values[name], inputs[name], recipe, here) for name in needed}
+    arrays = {name: _array(name, values[name], inputs[name], recipe, memory) for name in needed}
     if batch is not None and len(arrays) > 1:
         _check_batch(arrays, inputs, batch)
     chosen = [name for name in values if name not in inputs]
     return arrays | {name: _array(name, values[name], known[name], recipe) for name in chosen}
 
 
-def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
-    """An activation that is given, as the source tensor of its layer.
+def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
+    """Convert a given activation into a value of the source tensor of its layer.
 
-    A view that came out of that tensor goes back without a copy.
+    A view of that tensor is converted back without a copy.
 
     Args:
-        what: what messages call it.
-        spec: the layer's dtype and shape, as Keras has them.
+        label: the activation's name in messages.
+        spec: the layer's dtype and shape, as in Keras.
         leaf: how the layer is made from the source.
 
     Raises:
@@ -107,15 +110,15 @@ def prepare_layer(what: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     """
     if spec.dtype in ("sequence", "map", "optional"):
         return value
-    array = _as_array(what, value)
-    _check_shape(what, array.shape, spec)
+    array = _as_array(label, value)
+    _check_shape(label, array.shape, spec)
     for perm in reversed(leaf.perms):
         array = array.transpose(None if perm is None else np.argsort(perm))
-    return _cast(what, array, spec.dtype)
+    return _cast(label, array, spec.dtype)
 
 
 def is_ready(value: Any, spec: TensorType) -> bool:
-    """Whether it is an array that needs no change: most are, and all else here takes its time."""
+    """Whether the value is an array that needs no conversion. A fast path for the usual case."""
     if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:
         return False
     if value.dtype != _NUMPY[spec.dtype] or not value.flags.c_contiguous:
@@ -124,10 +127,10 @@ def is_ready(value: Any, spec: TensorType) -> bool:
 
 
 def is_image(value: Any) -> bool:
-    """Whether `value` is one image, for an input of four axes.
+    """Whether `value` is one image, for an input with four axes.
 
     A path, the bytes of an image file, a binary file object, a PIL image, or an array of uint8 or
-    uint16 of shape `(h, w)` or `(h, w, c)`; an array of four axes is a batch that is ready.
+    uint16 of shape `(h, w)` or `(h, w, c)`. An array with four axes is a batch.
     """
     if isinstance(value, np.ndarray):
         return value.dtype in (np.uint8, np.uint16) and value.ndim in (2, 3)
@@ -135,7 +138,7 @@ def is_image(value: Any) -> bool:
         return True
     if hasattr(value, "read"):
         return True
-    pillow = sys.modules.get("PIL.Image")  # whoever holds an image has imported it
+    pillow = sys.modules.get("PIL.Image")  # if the value is an image, PIL has been imported
     return pillow is not None and isinstance(value, pillow.Image)
 
 
@@ -152,30 +155,32 @@ def _by_name(
             (only,) = given
             rank = len(inputs[name].dims or ())
             if isinstance(only, np.ndarray) and only.ndim == rank:
-                return {name: only}  # a list of inputs, of which there is one
+                return {name: only}  # a list of inputs, with one item
         return {name: given}
     if not needed and given is None:
         return {}
-    what = f"{_kind(given)} was"
-    if isinstance(given, (list, tuple)):
-        what = f"a list of {len(given)} was"
+    got = f"a list of {len(given)}" if isinstance(given, (list, tuple)) else _kind(given)
     raise InputError(
-        f"the model has {len(inputs)} inputs ({_listing(inputs)}), but {what} given. Give a "
-        "dict by input name."
+        f"the model has {len(inputs)} inputs ({_listing(inputs)}), got {got}. Give a dict by input "
+        "name."
     )
 
 
 def _array(
-    name: str, value: Any, spec: TensorType, recipe: Preprocessing | None, here: DeviceMemory = HOST
+    name: str,
+    value: Any,
+    spec: TensorType,
+    recipe: Preprocessing | None,
+    memory: DeviceMemory = HOST,
 ) -> Any:
     if is_ready(value, spec) or spec.dtype in ("sequence", "map", "optional"):
         return value
-    what = f"input {name!r}"
-    there = memory_of(value)
-    if there is not None:
-        value = take(what, value, there, here)
+    label = f"input {name!r}"
+    source = memory_of(value)
+    if source is not None:
+        value = take(label, value, source, memory)
         if is_ortvalue(value):
-            return _checked(what, value, spec)
+            return _checked(label, value, spec)
     rank = None if spec.dims is None else len(spec.dims)
     if rank == 4 and spec.dtype != "string":
         images = [value] if is_image(value) else value
@@ -183,19 +188,19 @@ def _array(
             if recipe is None:
                 raise InputError(_no_recipe(name, spec, images[0]))
             value = recipe.batch(images)
-    array = _as_array(what, value)
-    _check_shape(what, array.shape, spec)
-    return _cast(what, array, spec.dtype)
+    array = _as_array(label, value)
+    _check_shape(label, array.shape, spec)
+    return _cast(label, array, spec.dtype)
 
 
-def _checked(what: str, value: Any, spec: TensorType) -> Any:
-    """An `OrtValue`, which stays where it is: nothing is converted there."""
-    _check_shape(what, tuple(value.shape()), spec)
+def _checked(label: str, value: Any, spec: TensorType) -> Any:
+    """An `OrtValue` that stays on its device: it is checked, but not converted."""
+    _check_shape(label, tuple(value.shape()), spec)
     given = dtype_of(value)
     if spec.dtype and given != spec.dtype:
         raise InputError(
-            f"{what} is of dtype {given}, but {spec.dtype} is expected. What is on a device is "
-            "taken as it is; convert it there."
+            f"{label} has dtype {given}, expected {spec.dtype}. A value on a device is not "
+            "converted; convert it there."
         )
     return value
 
@@ -203,45 +208,43 @@ def _checked(what: str, value: Any, spec: TensorType) -> Any:
 def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
     _, height, width, _ = spec.dims or (None,) * 4
     size = [height, width] if isinstance(height, int) and isinstance(width, int) else [320, 320]
-    batch = " (an array that is a batch already needs its first axis: x[None])"
+    batch = " (for an array that is one sample, add the batch axis: x[None])"
     return (
-        f"input {name!r}: {_kind(image)} was given as an image, but the model's file has no "
-        f'preprocessing. Say how images are prepared, as in preprocess={{"size": {size}}}, or give '
-        f"a batch of shape {_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
+        f"input {name!r}: got {_kind(image)} as an image, but the model's file has no "
+        f'preprocessing. Give a recipe, as in preprocess={{"size": {size}}}, or a batch of shape '
+        f"{_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
     )
 
 
-def _as_array(what: str, value: Any) -> Array:
+def _as_array(label: str, value: Any) -> Array:
     if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
-        raise InputError(f"{what}: {_kind(value)} is not an array.")
+        raise InputError(f"{label} must be an array, got {_kind(value)}.")
     if is_ortvalue(value):
-        return np.asarray(take(what, value, HOST, HOST))
+        return np.asarray(take(label, value, HOST, HOST))
     try:
         return np.asarray(value)
-    except Exception as exc:  # array-likes raise what they like
-        raise InputError(f"{what}: {_kind(value)} cannot be made an array ({exc}).") from exc
+    except Exception as exc:  # an array-like may raise anything
+        raise InputError(f"{label}: cannot convert {_kind(value)} to an array ({exc}).") from exc
 
 
-def _check_shape(what: str, given: tuple[int, ...], spec: TensorType) -> None:
+def _check_shape(label: str, given: tuple[int, ...], spec: TensorType) -> None:
     if spec.dims is None:
         return
     wanted = spec.dims
     if len(given) == len(wanted) and _fits(given, wanted):
         return
-    problem = f"{what} has shape {given}, but {_dims(spec)} is expected"
+    problem = f"{label} has shape {given}, expected {_dims(spec)}"
     if len(given) != len(wanted):
         if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
             raise InputError(f"{problem}. Add the batch axis: x[None].")
-        raise InputError(f"{problem}: {len(wanted)} axes, not {len(given)}.")
+        raise InputError(f"{problem}: it must have {len(wanted)} axes, got {len(given)}.")
     if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
-        raise InputError(
-            f"{problem}. It has its channels first; turn it with x.transpose(0, 2, 3, 1)."
-        )
+        raise InputError(f"{problem}. Its channels come first; use x.transpose(0, 2, 3, 1).")
     if len(given) == 4 and _fits((given[0], given[2], given[1], given[3]), wanted):
         raise InputError(f"{problem}. Height and width are swapped.")
     axis = next(i for i in range(len(given)) if not _fits(given[i : i + 1], wanted[i : i + 1]))
     kind = " (channels)" if len(given) == 4 and axis == 3 else ""
-    raise InputError(f"{problem}: axis {axis}{kind} must be {wanted[axis]}, not {given[axis]}.")
+    raise InputError(f"{problem}: axis {axis}{kind} must be {wanted[axis]}, got {given[axis]}.")
 
 
 def _fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
@@ -250,30 +253,30 @@ def _fits(given: Sequence[int], wanted: Sequence[int | str | None]) -> bool:
     )
 
 
-def _cast(what: str, array: Array, wanted: str) -> Array:
-    """`array` in the dtype that the input takes, in one piece."""
+def _cast(label: str, array: Array, wanted: str) -> Array:
+    """Convert `array` to the dtype of the input, C-contiguous."""
     given = array.dtype
     if wanted == "string":
         if given.kind not in "UO" or not all(isinstance(item, str) for item in array.flat):
-            raise InputError(f"{what} takes strings, but its dtype is {given}.")
+            raise InputError(f"{label} must contain strings, got dtype {given}.")
         return np.asarray(array, dtype=object, order="C")
     if not wanted:
         return np.asarray(array, order="C")
-    if wanted not in _NUMPY:  # bfloat16 and the like: an array of ml_dtypes as it is
+    if wanted not in _NUMPY:  # bfloat16 and such: only an array of ml_dtypes
         if given.name != wanted:
             raise InputError(
-                f"{what} is of type {wanted}, which numpy has not; {given} does not do."
+                f"{label} must have dtype {wanted}, which numpy lacks, got {given}. Use ml_dtypes."
             )
         return np.asarray(array, order="C")
     dtype = _NUMPY[wanted]
     if given != dtype and given.kind not in "biuf":
         raise InputError(
-            f"{what} is of dtype {given}, but {dtype} is expected."
+            f"{label} has dtype {given}, expected {dtype}."
             + (" Give its real part, or its absolute value." if given.kind == "c" else "")
         )
     if dtype.kind in "biu" and given != dtype:
-        _check_integers(what, array, dtype)
-    with np.errstate(over="ignore"):  # what is too large for float32 becomes inf, as in Keras
+        _check_integers(label, array, dtype)
+    with np.errstate(over="ignore"):  # values too large for float32 become inf, as in Keras
         return np.asarray(array, dtype=dtype, order="C")
 
 
@@ -282,14 +285,14 @@ _NAMES = (
     "int8 int16 int32 int64 uint8 uint16 uint32 uint64"
 ).split()
 _NUMPY = dict(zip(_NAMES, map(np.dtype, _NAMES), strict=True))
-"""Types that numpy has of itself."""
+"""Dtypes that numpy itself supports."""
 
 
-def _check_integers(what: str, array: Array, dtype: np.dtype[Any]) -> None:
+def _check_integers(label: str, array: Array, dtype: np.dtype[Any]) -> None:
     if array.dtype.kind == "f":
         raise InputError(
-            f"{what} takes whole numbers ({dtype}), but its dtype is {array.dtype}. Round "
-            f"it and convert it: np.rint(x).astype({dtype.name!r})."
+            f"{label} must contain integers ({dtype}), got dtype {array.dtype}. Round and "
+            f"convert it: np.rint(x).astype({dtype.name!r})."
         )
     if not array.size or array.dtype == np.bool_:
         return
@@ -297,8 +300,8 @@ def _check_integers(what: str, array: Array, dtype: np.dtype[Any]) -> None:
     least, most = int(array.min()), int(array.max())
     if least < low or most > high:
         raise InputError(
-            f"{what} is of dtype {dtype}, which holds {low} to {high}, but the values "
-            f"given go from {least} to {most}."
+            f"{label} has dtype {dtype}, with values from {low} to {high}, but the given values "
+            f"range from {least} to {most}."
         )
 
 
@@ -310,7 +313,7 @@ def _check_batch(arrays: Mapping[str, Any], inputs: Mapping[str, TensorType], ba
     }
     if len(set(sizes.values())) > 1:
         listing = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
-        raise InputError(f"the inputs do not agree on the size of the batch: {listing}.")
+        raise InputError(f"the inputs have different batch sizes: {listing}.")
 
 
 def _dims(spec: TensorType) -> str:
@@ -333,5 +336,5 @@ def _kind(value: Any) -> str:
     if isinstance(value, (str, os.PathLike)):
         return repr(os.fsdecode(value))
     if value is None or isinstance(value, bytes):
-        return "nothing" if value is None else "a byte string"
-    return f"a {type(value).__name__}"
+        return "None" if value is None else "bytes"
+    return class_text(value)

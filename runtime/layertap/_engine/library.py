@@ -1,4 +1,4 @@
-"""onnxruntime itself: the one module that imports it.
+"""The only module that imports onnxruntime.
 
 onnxruntime's wheels carry telemetry from 1.29 on. It is switched off before the import
 (`ORT_DISABLE_TELEMETRY=1`, unless the user has set the variable); after it, it would be too late.
@@ -35,7 +35,7 @@ def import_onnxruntime() -> Any:
             f"onnxruntime is not installed. Install it with {install_hint('cpu')}; on a machine "
             "with an NVIDIA card, with the extra gpu instead of cpu."
         ) from exc
-    except Exception as exc:  # whatever a library that does not fit makes of its import
+    except Exception as exc:  # a broken installation may raise anything
         raise _broken(exc) from exc
     if not hasattr(onnxruntime, "InferenceSession"):
         raise _broken(ImportError("the package is empty"))
@@ -50,7 +50,7 @@ def _broken(exc: Exception) -> DependencyError:
 
 
 def available_threads() -> int:
-    """How many cores this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

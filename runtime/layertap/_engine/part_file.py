@@ -1,4 +1,4 @@
-"""A part of a model as a file of its own: from some layers to others, with a card."""
+"""Writing a part of a model, from some layers to others, as a file of its own with a card."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def cut_to_file(
 def _named(
     program: Program, what: Selector | Iterable[Selector] | None, others: Mapping[str, Any]
 ) -> list[Any]:
-    """What `what` names: layers, and where no layer has the name, of `others`."""
+    """The layers that `what` selects; a name that no layer has is looked up in `others`."""
     if what is None:
         return []
     layers = {layer.name for layer in program.layers}
@@ -61,16 +61,16 @@ def write_part(
     ends: Sequence[Layer | str],
     data: DataFile,
 ) -> bytes:
-    """The file that computes `ends` from `starts`.
+    """The bytes of the file that computes `ends` from `starts`.
 
     Args:
-        starts: layers and inputs; none for the model's inputs.
-        ends: layers, and names of outputs that are gradients; none for the model's outputs.
-        data: takes the weights of a part that is too large for one file, and is settled then.
+        starts: layers and inputs; empty for the model's inputs.
+        ends: layers, and names of outputs that are gradients; empty for the model's outputs.
+        data: receives the weights of a part that is too large for one file, and is settled.
 
     Raises:
-        InputError: the starts do not separate the inputs from the ends.
-        UsageError: something is both start and end.
+        InputError: the ends also depend on inputs that are not among the starts.
+        UsageError: a layer is both start and end, or no end depends on a start.
         ModelFileError: the file was changed.
     """
     graph = program.graph
@@ -81,7 +81,7 @@ def write_part(
         for start in starts
     }
     for name in asked.keys() & given.keys():
-        raise UsageError(f"{asked[name]!r} is both where the part starts and where it ends.")
+        raise UsageError(f"{asked[name]!r} is both start and end of the part.")
     inputs = [name for name in given if name in graph.inputs]
     layers = {name: start.name for name, start in given.items() if name not in graph.inputs}
     plan = program.plan(tuple(asked), tuple(layers))
@@ -92,7 +92,7 @@ def write_part(
         name for tensor, name in layers.items() if plan.given[tensor].source not in _read(plan)
     ]
     if unread:
-        raise UsageError(f"nothing that the part ends with is computed from {unread[0]!r}.")
+        raise UsageError(f"no end of the part depends on {unread[0]!r}.")
     known = _known_types(program, [*layers, *asked])
     metadata = dict(program.metadata)
     if program.card:
@@ -115,8 +115,8 @@ def _name(end: Layer | str) -> str:
 def _locating(
     weights: Weights, graph: Graph, plan: CutPlan, data: DataFile
 ) -> Callable[[External], External | bytes]:
-    """Where the part keeps weights that the model keeps in other files: inside, or, where they are
-    too many, in a data file of its own."""
+    """Decide where the part stores weights that the model keeps in external files: inside, or in
+    a data file of its own if they are too large."""
     kept = (graph.initializers[name].external for name in plan.initializers)
     sizes = {external: weights.size(external) for external in kept if external}
     if sum(sizes.values()) <= INLINE_BYTES:
@@ -140,7 +140,7 @@ def _read(plan: CutPlan) -> set[str]:
 
 
 def _known_types(program: Program, tensors: Iterable[str]) -> dict[str, TensorType]:
-    """Types of tensors by the card, or by what onnxruntime makes of the file."""
+    """Types of tensors, from the card, or as onnxruntime infers them."""
     rows = {layer.tensor: layer for layer in program.layers}
     infos = {info.name: info for info in (*program.inputs, *program.outputs)}
     found = {}
@@ -156,7 +156,7 @@ def _known_types(program: Program, tensors: Iterable[str]) -> dict[str, TensorTy
 def _types(
     buffer: Buffer, graph: Graph, known: Mapping[str, TensorType]
 ) -> Iterator[tuple[str, bytes]]:
-    """The `ValueInfoProto`s: as they stand in the file, else of the types that are known."""
+    """The `ValueInfoProto`s: copied from the file, or made from the known types."""
     stated = read_values(buffer, graph)
     for name, kind in known.items():
         span = stated.get(name)
@@ -170,7 +170,7 @@ def _types(
 
 
 def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorType]) -> Card:
-    """What of the card holds for the part."""
+    """The card of the part."""
     rows = tuple(_rows(card.layers, graph, plan))
     exposed = {row.tensor for row in rows}
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
@@ -205,7 +205,7 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
 
 
 def _gradients(gradients: Gradients | None, plan: CutPlan) -> Gradients | None:
-    """Those that the part gives, if it also gives the output that they are of."""
+    """The gradients that the part contains, if it also contains their output."""
     if gradients is None or gradients.output not in plan.leaves:
         return None
     kept = {name: tensor for name, tensor in gradients.tensors.items() if tensor in plan.leaves}
@@ -218,10 +218,10 @@ def _info(name: str, kind: TensorType) -> TensorInfo:
 
 
 def _rows(layers: Sequence[Layer], graph: Graph, plan: CutPlan) -> Iterator[Layer]:
-    """The layers inside. The given ones are inputs of the part, as in a Keras model cut there.
+    """The layers of the part. Given layers become its inputs, as in a Keras model cut there.
 
-    Of the others only those can be had whose tensors are there: in a channels-first graph these
-    are the ones that were asked for, the leaves of others being gone.
+    Others are exposed if their tensors are in the part. In a channels-first graph these are the
+    requested layers only: the Transposes that make the others are not copied.
     """
     inside = {name for at in plan.nodes for name in graph.nodes[at].writes} | {*_read(plan)}
     present = (inside - {leaf.source for leaf in plan.given.values()}) | {*plan.leaves, *plan.given}

@@ -1,6 +1,6 @@
-"""Whether a device computes, and if not, why and what to do about it.
+"""Whether a device works, and if not, why and what to do about it.
 
-That one computes is known only when it has: onnxruntime falls back to the CPU in silence.
+A small model is run to find out: onnxruntime falls back to the CPU without an error.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Trouble(NamedTuple):
-    """Why a device is not to be had, and what to do about it, if anything; without a full stop."""
+class Problem(NamedTuple):
+    """Why a device is not available, and what to do about it; both without a full stop."""
 
     reason: str
     remedy: str
 
 
 def check(ort: Any, device: Device, unit: str) -> None:
-    """Return if the device computes.
+    """Return if the device works.
 
     Raises:
-        DeviceError: it does not; the message says why and what to do.
+        DeviceError: it does not work; the message says why and what to do.
     """
-    found = trouble(ort, device, unit)
+    found = find_problem(ort, device, unit)
     if found:
         label = device.label(unit) if is_built(ort, device) else device.name
         remedy = f"{found.remedy}, or use" if found.remedy else "Use"
         raise DeviceError(
-            f'device {label!r} is not to be had: {found.reason}. {remedy} device="cpu".'
+            f'device {label!r} is not available: {found.reason}. {remedy} device="cpu".'
         )
 
 
@@ -53,11 +53,11 @@ def is_built(ort: Any, device: Device) -> bool:
 
 _lock = threading.Lock()
 _work: set[tuple[str, str]] = set()
-"""Devices that have computed something."""
+"""Devices that have run a model."""
 
 
-def trouble(ort: Any, device: Device, unit: str) -> Trouble | None:
-    """Why the device does not compute; `None` if it does."""
+def find_problem(ort: Any, device: Device, unit: str) -> Problem | None:
+    """Why the device does not work; `None` if it works."""
     with _lock:
         if (device.name, unit) in _work:
             return None
@@ -65,7 +65,7 @@ def trouble(ort: Any, device: Device, unit: str) -> Trouble | None:
             return _not_built(ort, device)
         reason = _try(ort, device, unit)
         if reason:
-            return Trouble(
+            return Problem(
                 f"onnxruntime {ort.__version__} could not start {device.title}: {reason}",
                 device.needs,
             )
@@ -74,8 +74,8 @@ def trouble(ort: Any, device: Device, unit: str) -> Trouble | None:
 
 
 def wheels() -> list[str]:
-    """The installed distributions that bring a package called onnxruntime."""
-    from importlib import metadata  # which takes as long as all the rest here
+    """The installed distributions that contain a package called onnxruntime."""
+    from importlib import metadata  # slow to import
 
     found = []
     for ending in _WHEELS:
@@ -88,30 +88,30 @@ def wheels() -> list[str]:
 _WHEELS = ("", *(f"-{end}" for end in "gpu openvino directml webgpu migraphx rocm qnn".split()))
 
 
-def _not_built(ort: Any, device: Device) -> Trouble:
+def _not_built(ort: Any, device: Device) -> Problem:
     if device.systems and sys.platform not in device.systems:
         there = " and ".join(device.systems.values())
-        return Trouble(f"{device.title} is there on {there} alone", "")
+        return Problem(f"{device.title} is only available on {there}", "")
     installed = wheels()
     if len(installed) > 1:
         names = " ".join(wheel.split()[0] for wheel in installed)
         offered = ", ".join(
             name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()
         )
-        return Trouble(
-            f"{' and '.join(installed)} are both installed and have overwritten one another; what "
-            f"is left offers {offered}",
+        return Problem(
+            f"{' and '.join(installed)} are both installed and have overwritten each other's "
+            f"files; the result supports {offered}",
             f"Run `pip uninstall {names}`, then {device.install or 'install the one you need'}",
         )
     wheel = installed[0] if installed else f"onnxruntime {ort.__version__}"
-    reason = f"the installed {wheel} has no {device.title} in it"
+    reason = f"the installed {wheel} was built without {device.title}"
     if not device.install:
-        return Trouble(f"{reason}, nor has any other wheel", "Build onnxruntime from its sources")
-    return Trouble(reason, f"Run `pip uninstall {wheel.split()[0]}`, then {device.install}")
+        return Problem(f"{reason}, as are all other wheels", "Build onnxruntime from source")
+    return Problem(reason, f"Run `pip uninstall {wheel.split()[0]}`, then {device.install}")
 
 
 def _try(ort: Any, device: Device, unit: str) -> str:
-    """Run a model of one node on the device; why it failed, or nothing."""
+    """Run a model of one node on the device; return why it failed, or an empty string."""
     from pathlib import Path
 
     import numpy as np
@@ -120,7 +120,7 @@ def _try(ort: Any, device: Device, unit: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if device in (CUDA, TENSORRT):
-            # Finds the CUDA libraries that came as wheels; what is missing it prints.
+            # This finds CUDA libraries installed as wheels, and prints what is missing.
             with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
                 if hasattr(ort, "preload_dlls"):
                     ort.preload_dlls()
@@ -130,19 +130,19 @@ def _try(ort: Any, device: Device, unit: str) -> str:
             if device.provider in session.get_providers():
                 session.run(None, {"x": np.ones(1, np.float32)})
                 return ""
-        except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no other common class
+        except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no common base class
             return reason_of(exc).rstrip(".")
         finally:
             ort.set_default_logger_severity(2)  # onnxruntime's default
     missing = re.findall(r"Failed to load (\S+): ", said.getvalue())
     if missing:
         return f"it cannot load {', '.join(dict.fromkeys(missing))}"
-    return _loading_fails(Path(ort.__file__).parent / "capi", device) or "it does not say why"
+    return _loading_fails(Path(ort.__file__).parent / "capi", device) or "no reason given"
 
 
 def _loading_fails(folder: Path, device: Device) -> str:
-    """The operating system's word on why a provider cannot be loaded."""
-    # Only after onnxruntime has failed with it: loaded before, it would not work at all.
+    """The operating system's reason why a provider cannot be loaded."""
+    # Only after onnxruntime has failed: a library that was loaded before would not work.
     name = device.provider.removesuffix("ExecutionProvider").lower()
     libraries = sorted(folder.glob(f"*onnxruntime_providers_{name}.*"))
     try:

@@ -1,7 +1,7 @@
-"""A program: what a model file holds, and how it is planned, prepared and run.
+"""Programs: what a model file contains, and how requests for it are planned and run.
 
-`Model` documents what users may ask for; everything below it, and the heat maps, work with the
-program alone.
+`Model` is the documented face of a program. The heat maps, the check and the cut to a file use the
+program only.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
     from .feeds import Recipe
 
 SESSIONS = 4
-"""How many prepared sessions a program keeps: those for the requests that came last. A `Runner`
-keeps its own for as long as it lives."""
+"""Number of sessions that a program keeps: those for the latest requests. A `Runner` keeps its own
+session as long as it exists."""
 
 PLANS = 64
-"""How many plans of cuts a program keeps; they are small."""
+"""Number of plans that a program keeps; they are small."""
 
 MUCH = 100_000_000
-"""Bytes of activations before which it is worth some milliseconds to free memory for them."""
+"""Bytes of activations from which on it is worth some milliseconds to free memory first."""
 
 
 class Program:
-    """What a file holds, and how it is run. It may be used from any number of threads."""
+    """What a file contains, and how it is run. It is safe to use from several threads."""
 
     def __init__(self, source: FileSource | BytesSource, settings: Settings) -> None:
         """Read the file's index, and find the device.
@@ -60,7 +60,7 @@ class Program:
         self.source = source
         self.settings = settings
         self.name = source.name
-        """What messages call the model."""
+        """The model's name in messages."""
         index = read_index(source)
         self.graph = index.graph
         self.card = index.card
@@ -69,11 +69,11 @@ class Program:
         self.outputs = index.outputs
         self.metadata = index.metadata
         self.channels_last = index.card is not None and index.card.channels_last
-        """Whether the layers' shapes have the channels last, as Keras's do; else they are ONNX's,
-        with the channels after the batch."""
+        """Whether channels are the last axis of the layers' shapes, as in Keras; otherwise they
+        are the axis after the batch, as in ONNX."""
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
-        """Where the computation of gradients can start, by their tensors."""
+        """Tensors from which gradients can be computed, by the gradients' tensors."""
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[CutPlan] = Cache(PLANS)
 
@@ -97,13 +97,13 @@ class Program:
 
     @cached_property
     def batch(self) -> str | None:
-        """The name of the batch's size; `None` in files from elsewhere, which may use one name for
-        several sizes."""
+        """The name of the free size that is the batch; `None` in a file without a card, which may
+        use one name for several sizes."""
         kinds = self.graph.inputs.values() if self.card else ()
         sizes = [kind.dims[0] for kind in kinds if kind.dims]
         return next((size for size in sizes if isinstance(size, str)), None)
 
-    # --- What is asked for ----------------------------------------------------------------------
+    # --- Requests -------------------------------------------------------------------------------
 
     def layer(self, what: str | int | Layer) -> Layer:
         """See `Model.layer`."""
@@ -130,8 +130,8 @@ class Program:
             peeled: whether Transposes at the end are left to numpy.
 
         Raises:
-            LayerNotFoundError: something matches nothing.
-            UsageError: no such reduction or dtype, or a layer that has no channels.
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: unknown reduction or dtype, or a layer without channels.
             ModelFileError: the graph lacks a tensor that the card names.
         """
         reductions: dict[str, str | None] = {}
@@ -159,7 +159,7 @@ class Program:
         except KeyError as exc:
             raise self.missing_tensor(exc.args[0]) from exc
 
-    # --- How it is computed ---------------------------------------------------------------------
+    # --- Plans and sessions ---------------------------------------------------------------------
 
     def plan(
         self,
@@ -168,7 +168,7 @@ class Program:
         appended: Sequence[Appended] = (),
         peeled: bool = True,
     ) -> CutPlan:
-        """What of the graph computes `tensors` and what is appended; see `plan_cut`.
+        """The part of the graph that computes `tensors` and the appended nodes; see `plan_cut`.
 
         Raises:
             ModelFileError: the graph lacks a tensor.
@@ -198,10 +198,10 @@ class Program:
         peeled: bool = True,
         on_device: bool = False,
     ) -> Fetch:
-        """Prepare to compute `tensors` and what is appended, from `given` on.
+        """Prepare to compute `tensors` and the appended nodes, starting from `given`.
 
         Args:
-            feeds: values by source; only their dtypes count here.
+            feeds: values by source; only their dtypes are used here.
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
         """
@@ -226,23 +226,23 @@ class Program:
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
                 model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
-            except WireError as exc:  # in a part that the index passes over
+            except WireError as exc:  # in bytes that the index skips
                 raise ModelFileError(
                     f"{self.name} is damaged ({exc}). Copy or export it again."
                 ) from exc
         if len(model) > PROTOBUF_BYTES:
             raise ModelFileError(
-                f"what was asked for takes {len(model) / 1e9:.1f} GB of {self.name} and its "
-                f"weights, more than fits into one piece. {engine.large_remedy}"
+                f"the request needs {len(model) / 1e9:.1f} GB of {self.name} and its weights, more "
+                f"than onnxruntime can load from memory. {engine.large_remedy}"
             )
         if weights is None or not (weights.mapped or locations):
             return engine.start(model, self.name, None)
         session = engine.start(model, self.name, weights.folder, weights.check)
-        with self.source.read():  # what onnxruntime has mapped is still the file that was cut
+        with self.source.read():  # checks that onnxruntime mapped the file that was cut
             return session
 
     def infer(self, tensor: str) -> TensorType:
-        """The type of a tensor, as onnxruntime infers it, where the file states none."""
+        """The type of a tensor as onnxruntime infers it, for files that do not state it."""
         fetch = self.fetch([tensor])
         leaf = fetch.plan.leaves[tensor]
         kind = self.graph.inputs[leaf.source] if fetch.plan.fed else fetch.output_type()
@@ -257,10 +257,10 @@ class Program:
     def prepare(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
     ) -> dict[str, Any]:
-        """What a caller gives, as values by input name; see `feeds.prepare`.
+        """Convert the caller's inputs into values by input name; see `feeds.prepare`.
 
         Args:
-            needed: the inputs that must be among them.
+            needed: the inputs that are required.
             inputs: see `Model.activations`.
             preprocess: a recipe for images instead of the card's.
         """
@@ -273,14 +273,14 @@ class Program:
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
     ) -> dict[str, Any]:
-        """The same, with what is on a device copied into numpy arrays."""
+        """The same, with values on a device copied into numpy arrays."""
         from .on_device import on_host
 
         feeds = self.prepare(needed, inputs, preprocess)
         return {name: on_host(value) for name, value in feeds.items()}
 
     def runner(self, request: Request, *, peeled: bool = True, on_device: bool = False) -> Runner:
-        """Make everything ready to compute `request` from inputs."""
+        """Prepare to compute `request` from inputs."""
         runner = Runner(self, request, peeled, on_device)
         size = 0
         for layer in request.layers:
@@ -291,7 +291,7 @@ class Program:
 
 
 class Runner:
-    """A request that is ready to run. It may be used from any number of threads."""
+    """A request that is ready to run. It is safe to use from several threads."""
 
     def __init__(self, program: Program, request: Request, peeled: bool, on_device: bool) -> None:
         from .feeds import is_ready
@@ -305,7 +305,7 @@ class Runner:
         self._needs = self.fetch.plan.needs
 
     def __call__(self, inputs: Any, preprocess: Recipe | None) -> Any:
-        """The result for `inputs`, which may be what `Model.activations` takes."""
+        """Compute the result for `inputs`; see `Model.activations` for what these may be."""
         known = self._program.graph.inputs
         if len(known) == len(self._needs) == 1 and self._is_ready(inputs, known[self._needs[0]]):
             feeds = {self._needs[0]: inputs}
@@ -315,7 +315,7 @@ class Runner:
 
 
 class Fetch:
-    """A plan and the session that carries it out; no session where nothing is computed."""
+    """A plan and the session that runs it; no session if nothing is computed."""
 
     def __init__(
         self,
@@ -327,10 +327,10 @@ class Fetch:
     ) -> None:
         """
         Args:
-            name: what messages call the model.
-            start: makes the session, or finds it.
-            session: what it made; `None` where nothing is computed.
-            memory: the device's memory, if the values are to stay there. The plan is not peeled
+            name: the model's name in messages.
+            start: makes or finds the session.
+            session: the result of `start`; `None` if nothing is computed.
+            memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
         """
         self.plan = plan
@@ -338,7 +338,7 @@ class Fetch:
         self._start = start
         self._memory = memory
         self.session = session
-        # What each call needs, made once.
+        # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
         self.outputs = list(plan.outputs.values())
         self._leaves = [(tensor, leaf.source, leaf.perms) for tensor, leaf in plan.leaves.items()]
@@ -348,10 +348,10 @@ class Fetch:
         return self.session.output_type() if self.session else TensorType()
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the requested tensors, in the order asked.
+        """Compute the requested tensors, in the order requested.
 
         Args:
-            feeds: values of the sources that the plan needs, and of optional inputs.
+            feeds: values of the sources that the plan needs, and of optional inputs, by name.
         """
         plan = self.plan
         values = {name: self._returned(feeds[name]) for name in plan.fed}
@@ -373,7 +373,7 @@ class Fetch:
         return results
 
     def _returned(self, value: Any) -> Any:
-        """What was fed, in the memory where the other values are."""
+        """A fed value, moved to the memory of the other values."""
         from .on_device import keep, on_host
 
         if self._memory is None:
@@ -382,7 +382,7 @@ class Fetch:
 
 
 class HasProgram(Protocol):
-    """A `layertap.Model`, as the modules below it see it."""
+    """A `layertap.Model`, as seen by modules that must not import it."""
 
     @property
     def _program(self) -> Program: ...
@@ -398,6 +398,6 @@ def _dtypes(feeds: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
 
 
 def dtype_name(value: Any) -> str:
-    """The dtype of an array as the file format calls it; empty for what is not an array."""
+    """The dtype of an array, as the file format calls it; empty for other values."""
     name = str(getattr(value, "dtype", ""))
     return "string" if name == "object" or name.startswith(("<U", "str")) else name

@@ -22,16 +22,16 @@ reductions."""
 
 
 class Request(NamedTuple):
-    """What is asked for of a graph."""
+    """What a caller asks for, as tensors of a graph."""
 
     tensors: list[str]
-    """The graph's own tensors among what is asked for."""
+    """The requested tensors that are in the graph itself."""
     results: Mapping[str, tuple[str, ...]]
-    """By name of the result the tensor that it is; for a `TopChannels` there are two."""
+    """The tensor of each result, by the result's name; two tensors for a `TopChannels`."""
     single: bool
-    """Whether the result is one array, and not a dict of them."""
+    """Whether the result is one array instead of a dict."""
     layers: tuple[Layer, ...] = ()
-    """The layers asked for, in the order asked; none for the model's own outputs."""
+    """The requested layers, in order; empty for the model's own outputs."""
     appended: tuple[Appended, ...] = ()
 
     def collect(self, values: Mapping[str, Any]) -> Any:
@@ -63,7 +63,7 @@ def request_layers(
 
     Args:
         layers: each layer once.
-        reductions: names of reductions, by layer; the others are asked for as they are.
+        reductions: names of reductions, by name of the layer; other layers are not reduced.
         single: whether the result is one array.
         dtype: what floating-point results are cast to; `None` leaves them as they are.
         channels_last: whether a layer's channels are its last axis, or the one after the batch.
@@ -71,7 +71,7 @@ def request_layers(
 
     Raises:
         KeyError: the graph has no such tensor.
-        UsageError: a layer cannot be reduced in this way.
+        UsageError: a layer does not support the reduction.
     """
     tensors: list[str] = []
     results: dict[str, tuple[str, ...]] = {}
@@ -90,13 +90,13 @@ def request_layers(
             results[layer.name] = (tensor,)
         else:
             results[layer.name] = tuple(extra.writes)
-            appended[results[layer.name][0]] = extra  # two layers may be one tensor
+            appended[results[layer.name][0]] = extra  # two layers may be the same tensor
     return Request(tensors, results, single, tuple(layers), tuple(appended.values()))
 
 
 @public
 class TopChannels(NamedTuple):
-    """What a reduction like `top5` gives: the channels with the largest means, largest first."""
+    """The result of a reduction such as `top5`: the channels with the largest means, in order."""
 
     channels: npt.NDArray[np.int64]
     """Their indices, `(n, k)`."""

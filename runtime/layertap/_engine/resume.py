@@ -1,4 +1,4 @@
-"""Running on from given activations, and changing activations on the way."""
+"""Resuming a run from given activations, and editing activations during a run."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def edit(
         for source in ready:
             change = edits.pop(source)
             if source not in feeds:
-                raise UsageError(f"{change.name!r} is no array, and cannot be changed.")
+                raise UsageError(f"{change.name!r} is not an array and cannot be changed.")
             feeds[source] = _changed(program, change, feeds[source])
     fetch = program.fetch(request.tensors, feeds, tuple(feeds), request.appended)
     return request.collect(fetch(feeds))
@@ -91,7 +91,7 @@ def _changed(program: Program, edit: boundary.Edit, value: Any) -> Any:
     changed = edit.function(seen)
     if changed is None:
         raise UsageError(
-            f"the function for {edit.name!r} returned nothing; it must return the activation."
+            f"the function for {edit.name!r} returned None; it must return the activation."
         )
-    what = f"what the function for {edit.name!r} returned"
-    return prepare_layer(what, changed, TensorType(dtype_name(value), seen.shape), edit.leaf)
+    label = f"the result of the function for {edit.name!r}"
+    return prepare_layer(label, changed, TensorType(dtype_name(value), seen.shape), edit.leaf)

@@ -1,4 +1,4 @@
-"""Sessions: models that are ready to run, safe in forked processes, with errors that help."""
+"""Sessions: models that are ready to run, also after a fork, with readable errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def session_options(ort: Any, entries: Mapping[str, Any]) -> Any:
         entries: attributes of it, and configuration entries, which have a dot in their name.
 
     Raises:
-        UsageError: onnxruntime has no such attribute, or does not take the value.
+        UsageError: onnxruntime has no such attribute, or rejects the value.
     """
     options = ort.SessionOptions()
     for key, value in entries.items():
@@ -72,7 +72,7 @@ def _set_option(options: Any, key: str, value: Any) -> None:
 
 
 class Session:
-    """A model that is ready to run, from any number of threads."""
+    """A model that is ready to run. It is safe to use from several threads."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Session:
         self.inner = session
         """onnxruntime's own session."""
         self.lost = False
-        """Whether this is a forked process, in which another one is needed."""
+        """Whether this is a forked process, which needs a session of its own."""
         self._name = name
         self._check = check
         self._memory = memory
@@ -92,14 +92,14 @@ class Session:
 
     def _lose(self) -> None:
         if self.inner is not None:
-            # Its threads did not come along, and to free it would wait for them, or crash.
+            # Its threads do not exist here, and freeing it would wait for them, or crash.
             _lost_providers.update(self.inner.get_providers())
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.inner))
             self.inner = None
             self.lost = True
 
     def output_type(self) -> TensorType:
-        """What onnxruntime has inferred about the first output."""
+        """The type of the first output, as onnxruntime inferred it."""
         info = self.inner.get_outputs()[0]
         dtype = re.sub(r"tensor\((\w+)\)", r"\1", info.type)
         dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
@@ -108,11 +108,11 @@ class Session:
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool = False
     ) -> list[Any]:
-        """The values of `outputs`, in that order: arrays, or `OrtValue`s that stay on the device.
+        """Compute `outputs`, in that order: arrays, or `OrtValue`s that stay on the device.
 
         Raises:
             InputError: the model cannot be run with these inputs.
-            DeviceError: the memory does not suffice.
+            DeviceError: there is not enough memory.
             ModelFileError: a file that holds weights was overwritten.
         """
         if self._check is not None:
@@ -121,23 +121,23 @@ class Session:
             if on_device or any(hasattr(value, "data_ptr") for value in feeds.values()):
                 return self._run_bound(outputs, feeds, on_device)
             values: list[Any] = self.inner.run(outputs, feeds)
-        except Exception as exc:  # onnxruntime's errors have no common class but this
+        except Exception as exc:  # onnxruntime's errors have no common base class
             message = reason_of(exc)
             given = ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items())
             if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):
                 raise DeviceError(
-                    f"there is not enough memory to run {self._name} on {given}. Give smaller "
-                    f"batches. onnxruntime says: {message}"
+                    f"not enough memory to run {self._name} on {given}. Use smaller batches. "
+                    f"onnxruntime's message: {message}"
                 ) from exc
             raise InputError(
-                f"onnxruntime could not run {self._name} on {given}. It says: {message}"
+                f"onnxruntime could not run {self._name} on {given}: {message}"
             ) from exc
         return values
 
     def _run_bound(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool
     ) -> list[Any]:
-        """The same with inputs or outputs that are in the device's memory."""
+        """The same, with inputs or outputs in the device's memory."""
         from .on_device import is_ortvalue, shareable
 
         binding = self.inner.io_binding()
@@ -146,7 +146,7 @@ class Session:
             bind(name, value)
         for name in outputs:
             binding.bind_output(name, *(self._memory if on_device else devices.HOST))
-        # Other libraries compute in queues of their own, and may not have finished what they gave.
+        # Other libraries compute asynchronously, and may not have finished yet.
         binding.synchronize_inputs()
         self.inner.run_with_iobinding(binding)
         binding.synchronize_outputs()
@@ -155,20 +155,20 @@ class Session:
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-"""All sessions that there are in this process."""
+"""All sessions in this process."""
 
 _lost_providers: set[str] = set()
-"""Execution providers that were in use in the process that this one was forked from."""
+"""Execution providers that the parent process used before a fork."""
 
 _UNFORKABLE = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
-"""Those whose driver does not survive a fork."""
+"""Providers with a driver that does not survive a fork."""
 
 
 def check_fork(providers: devices.Providers) -> None:
     """Return if sessions on these providers can be made in this process.
 
     Raises:
-        DeviceError: it was forked from a process that used CUDA, whose driver is lost.
+        DeviceError: it was forked from a process that used CUDA.
     """
     if _UNFORKABLE & _lost_providers & dict(providers).keys():
         raise DeviceError(
@@ -178,7 +178,7 @@ def check_fork(providers: devices.Providers) -> None:
 
 
 def _after_fork() -> None:
-    """In a forked process: let go of all sessions."""
+    """Drop all sessions in a forked process."""
     for session in list(_sessions):
         session._lose()
 

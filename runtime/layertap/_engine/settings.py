@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from layertap._record import Record
-from layertap.errors import (
-    DeviceError,
-    UsageError,
-)
-
-if TYPE_CHECKING:
-    pass
-
+from layertap.errors import DeviceError, UsageError
 
 Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """An execution provider's name, alone or with its options, as onnxruntime takes it."""
@@ -23,30 +16,29 @@ class Settings(Record):
     """How sessions are made.
 
     Raises:
-        DeviceError: no such device.
-        UsageError: settings that contradict each other.
+        DeviceError: the device is not a name.
+        UsageError: options that contradict each other.
     """
 
     device: str = "cpu"
-    """A short name of `_devices`: `cpu`, `cuda:1`, ...; or `auto`."""
+    """A short name from `devices`: `cpu`, `cuda:1`, ...; or `auto`."""
     providers: Sequence[Provider] | None = None
-    """onnxruntime's own list of execution providers; then `device` is not consulted."""
+    """onnxruntime's own list of execution providers; `device` is ignored then."""
     session_options: Any = None
-    """An `onnxruntime.SessionOptions`, used as it is; or a mapping of its attributes and of
-    configuration entries (keys with a dot), set on top of layertap's."""
+    """An `onnxruntime.SessionOptions`, used unchanged; or a mapping of its attributes and of
+    configuration entries (keys with a dot), applied on top of layertap's own options."""
     threads: int | None = None
-    """Threads for one operation; `None` takes the cores that the process may use."""
+    """Threads for one operation; `None` uses all cores that the process may use."""
     copy_weights: bool = False
-    """Never leave weights in their files: sessions are independent of them."""
+    """Never leave weights in their files: sessions do not depend on the files."""
     share_weights: bool = False
-    """Always leave weights in their files, and use them as they stand there: processes share
-    them."""
+    """Always leave weights in their files and use them as they are stored: processes share them."""
     reproducible: bool = False
-    """Run the graph as it stands, on one thread."""
+    """Run the graph unoptimized, on one thread."""
     tf32: bool = False
     """Let CUDA round float32 to TF32."""
     prefer_nhwc: bool = False
-    """Let CUDA convolve channels last."""
+    """Let CUDA run convolutions with channels last."""
 
     def __post_init__(self) -> None:
         if self.share_weights and self.copy_weights:
@@ -54,19 +46,19 @@ class Settings(Record):
         options = self.session_options
         if self.share_weights and not (options is None or isinstance(options, Mapping)):
             raise UsageError(
-                "share_weights=True sets session options, and session_options that are no dict are "
-                'used as they are. Give a dict, or set "session.disable_prepacking" to "1" in them.'
+                "share_weights=True sets session options, and an onnxruntime.SessionOptions is "
+                'used unchanged. Give a dict, or set "session.disable_prepacking" to "1" in it.'
             )
         if self.reproducible and not (options is None or isinstance(options, Mapping)):
             raise UsageError(
-                "reproducible=True sets session options, and session_options that are no dict are "
-                "used as they are. Give a dict."
+                "reproducible=True sets session options, and an onnxruntime.SessionOptions is "
+                "used unchanged. Give a dict."
             )
         if self.reproducible and self.threads not in (None, 1):
-            raise UsageError(f"reproducible=True runs on one thread, and threads={self.threads!r}.")
+            raise UsageError(f"reproducible=True runs on one thread, got threads={self.threads!r}.")
         device = self.device
         if not isinstance(device, str):
-            raise DeviceError(f"there is no device {device!r}. Give a name, as in 'cuda:0'.")
+            raise DeviceError(f"device must be a name such as 'cuda:0', got {device!r}.")
         if self.providers is not None and device != "cpu":
             raise UsageError(
                 f"device={device!r} and providers={list(self.providers)!r} cannot both be given."
@@ -74,11 +66,11 @@ class Settings(Record):
         for name, option in (("tf32", "use_tf32"), ("prefer_nhwc", "prefer_nhwc")):
             if getattr(self, name) and device.partition(":")[0] not in ("cuda", "auto"):
                 raise UsageError(
-                    f"{name}=True is for device='cuda', and this is {device!r}."
+                    f"{name}=True needs device='cuda', got {device!r}."
                     if self.providers is None
                     else f"{name}=True and providers cannot both be given. Put {option} into the "
                     "options of CUDAExecutionProvider."
                 )
         threads = self.threads
         if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise UsageError(f"threads={threads!r}: give a whole number from 1 up, or None.")
+            raise UsageError(f"threads must be an integer of at least 1, or None, got {threads!r}.")

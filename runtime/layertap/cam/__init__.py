@@ -1,8 +1,9 @@
-"""Heat maps and attributions: where in an input the evidence for a class is.
+"""Heat maps and attributions: which parts of an input the score of a class depends on.
 
     model.cam("chest.png", layer="conv5_block16_concat", target="Cardiomegaly")
 
-is the short way. `heat_maps` says more of what it computed; `metrics` measures how good a map is.
+is the short form. `heat_maps` also returns the classes and their scores; `metrics` measures the
+quality of a map.
 """
 
 from __future__ import annotations

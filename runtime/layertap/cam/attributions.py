@@ -1,6 +1,6 @@
-"""Attributions: how much each element of the input counts for a class.
+"""Attributions: how much each element of the input contributes to the score of a class.
 
-They need a file that gives gradients with respect to its inputs.
+They need a file with gradients with respect to its inputs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ METHODS = ("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients")
 
 
 class Point(NamedTuple):
-    """A place at which the gradient is taken."""
+    """A point at which the gradient is computed."""
 
     share: float
-    """How much the gradient there counts."""
+    """The weight of its gradient."""
     move: Callable[[Array, str, int], Array]
-    """From one sample's input, the input's name and the sample's number, to the place."""
+    """From one sample's input, the input's name and the sample's index, to the point."""
 
 
 def attribute(
@@ -54,14 +54,14 @@ def attribute(
     """See `Model.attribute`."""
     if method not in METHODS:
         raise UsageError(
-            f"there is no method {method!r}; there are {', '.join(METHODS)}."
+            f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
             + suggest(str(method), METHODS)
         )
     for name, value in (("steps", steps), ("samples", samples), ("batch_size", batch_size)):
         if value < 1:
-            raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
+            raise UsageError(f"{name} must be at least 1, got {value}.")
     if noise < 0:
-        raise UsageError(f"noise {noise} makes no sense: give 0 or more.")
+        raise UsageError(f"noise must be at least 0, got {noise}.")
     gradients = available.require(program)
     wanted = _of_inputs(program, gradients)
     feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
@@ -93,7 +93,7 @@ def _of_inputs(program: Program, gradients: Gradients) -> dict[str, str]:
     """The gradients' tensors by name of the input.
 
     Raises:
-        LayerNotFoundError: the file gives none.
+        LayerNotFoundError: the file has none.
     """
     layers = {row.tensor: row.name for row in program.layers}
     found = {}
@@ -152,7 +152,7 @@ def _mean_gradients(
 
 
 def _noisy(samples: int, noise: float, seed: int) -> Iterator[Point]:
-    """Points around the input. Which they are hangs on the seed, the image and its input alone."""
+    """Points around the input. They depend only on the seed, the sample and the input's name."""
 
     def shaken(number: int, value: Array, name: str, sample: int) -> Array:
         generator = np.random.default_rng([seed, number, sample, *name.encode()])
@@ -165,7 +165,7 @@ def _noisy(samples: int, noise: float, seed: int) -> Iterator[Point]:
 
 
 def _on_the_way(steps: int, baselines: Mapping[str, Array]) -> Iterator[Point]:
-    """Points on the straight line from the baseline to the input, by Gauss and Legendre's rule."""
+    """Points on the straight line from the baseline to the input, by Gauss-Legendre quadrature."""
 
     def between(part: float, value: Array, name: str, sample: int) -> Array:
         start = baselines[name][sample]
@@ -177,7 +177,7 @@ def _on_the_way(steps: int, baselines: Mapping[str, Array]) -> Iterator[Point]:
 
 
 def _baselines(baseline: Any, feeds: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
-    """For each input, one per sample."""
+    """The baseline of each input, one per sample."""
     named = baseline if isinstance(baseline, Mapping) else dict.fromkeys(feeds, baseline)
     found = {}
     for name, value in feeds.items():
@@ -186,7 +186,7 @@ def _baselines(baseline: Any, feeds: Mapping[str, Array]) -> dict[str, npt.NDArr
             found[name] = np.broadcast_to(given, value.shape)
         except ValueError:
             raise InputError(
-                f"the baseline has shape {given.shape}, which does not fit input {name!r} with "
-                f"{value.shape}. Give a number, or one sample, or one for each."
+                f"the baseline has shape {given.shape}, but input {name!r} has shape "
+                f"{value.shape}. Give a number, one sample, or one sample for each."
             ) from None
     return found

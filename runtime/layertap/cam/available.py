@@ -1,4 +1,4 @@
-"""Which gradients a file gives."""
+"""The gradients that a file has."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ if TYPE_CHECKING:
 
 
 def find(program: Program) -> Gradients | None:
-    """What the file says of its gradients; `None` where it gives none."""
+    """The card's description of the file's gradients; `None` if it has none."""
     return program.card.gradients if program.card else None
 
 
 def require(program: Program) -> Gradients:
-    """What the file says of its gradients.
+    """The card's description of the file's gradients.
 
     Raises:
-        ModelFileError: it gives none.
+        ModelFileError: it has none.
     """
     gradients = find(program)
     if gradients is None or not gradients.tensors:
-        raise ModelFileError(f"{program.name} gives no gradients. {_command(program, 'LAYER')}")
+        raise ModelFileError(f"{program.name} has no gradients. {_command(program, 'LAYER')}")
     return gradients
 
 
 def missing(program: Program, known: Iterable[str], name: str) -> LayerNotFoundError:
-    """The error for a layer that is not among those that the file `known` gives gradients of."""
+    """The error for a layer without a gradient; `known` are the layers that have one."""
     return LayerNotFoundError(
-        f"{program.name} gives no gradient of {name!r}, but of {_listing(list(known))}. "
+        f"{program.name} has no gradient for {name!r}, only for {_listing(list(known))}. "
         f"{_command(program, name)}"
     )
 
@@ -46,6 +46,6 @@ def _listing(names: list[str]) -> str:
 def _command(program: Program, layer: str) -> str:
     file = shlex.quote(str(program.source.path or "FILE.onnx"))
     return (
-        f"`layertap gradients {file} --layers {shlex.quote(layer)} -o NEW.onnx` writes a file that "
-        "does."
+        f"`layertap gradients {file} --layers {shlex.quote(layer)} -o NEW.onnx` writes a file with "
+        "it."
     )

@@ -1,4 +1,4 @@
-"""How images lie in a batch: their axes, and copies of one of them."""
+"""The axes of a batch of images, and copies of one sample."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Array = npt.NDArray[Any]
 
 
 def channels_last(program: Program, values: Array) -> Array:
-    """`(n, ..., c)`; files from elsewhere have the channels after the batch."""
+    """The values with channels last, `(n, ..., c)`; in a file without a card they come second."""
     return values if program.channels_last else np.moveaxis(values, 1, -1)
 
 
 def as_fed(program: Program, images: Array) -> Array:
-    """The reverse of `channels_last`, in one piece."""
+    """The reverse of `channels_last`, as a contiguous array."""
     return np.ascontiguousarray(images if program.channels_last else np.moveaxis(images, -1, 1))
 
 
 def copies(values: Mapping[str, Any], sample: int, samples: int, count: int) -> dict[str, Any]:
     """`count` copies of one sample out of a batch of `samples`.
 
-    What has no row for each sample, an optional input perhaps, stays as it is.
+    A value without a row for each sample, such as an optional input, is not changed.
     """
     return {
         name: np.repeat(value[sample : sample + 1], count, axis=0)

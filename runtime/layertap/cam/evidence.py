@@ -1,4 +1,4 @@
-"""What the methods compute heat maps from: activations, and gradients or scores beside them."""
+"""What the methods compute heat maps from: activations, and gradients or scores."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ Reshape = Callable[[Array], Array]
 
 
 class Evidence(NamedTuple):
-    """What is known of a batch of images."""
+    """The data that the heat maps of a batch are computed from."""
 
     activations: npt.NDArray[np.float64]
     """`(n, h, w, c)`."""
     outputs: Array
-    """What the model's output says of each class, `(n, classes)`."""
+    """The model's output for each class, `(n, classes)`."""
     targets: Targets
     extras: Callable[[int], Sequence[tuple[Any, ...]]]
-    """For each target of an image, what the method takes beside the activations."""
+    """For each target of an image, the method's arguments after the activations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,13 @@ class Gatherer:
     layer: Layer
     method: Method
     output: str
-    """Whose classes the targets are."""
+    """The output that contains the classes."""
     masks_input: bool = False
-    """Whether Score-CAM masks the input, and not the layer."""
+    """Whether Score-CAM masks the input instead of the layer."""
     channels: int | None = None
-    """How many channels to try, the strongest; `None` for all."""
+    """Number of channels to try, the strongest ones; `None` for all."""
     batch_size: int = 32
-    """How many channels to try at a time."""
+    """Number of channels per run."""
     reshape: Reshape | None = None
 
     def prepare(self, inputs: Any, preprocess: Recipe | None) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Gatherer:
         return self.program.prepare_arrays(self.program.plan(wanted).needs, inputs, preprocess)
 
     def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
-        """The evidence for a batch, by as few runs as the file allows."""
+        """Gather the evidence for a batch, in as few runs as the file allows."""
         if self.method.takes == "gradients":
             return self._differentiated(feeds, target)
         if self.method.takes:
@@ -76,19 +76,19 @@ class Gatherer:
         return self._activated(feeds, target)
 
     def image(self, feeds: Mapping[str, Any], rank: int) -> str:
-        """The input that has an axis for each of the `rank` axes of the maps.
+        """Return the input that has an axis for each of the `rank` axes of the maps.
 
         Raises:
-            UsageError: there is none.
+            UsageError: no input has.
         """
         for name, value in feeds.items():
             if np.ndim(value) == rank + 2:
                 return name
         shapes = ", ".join(f"{name!r} {np.shape(value)}" for name, value in feeds.items())
         raise UsageError(
-            f"{self.layer.name!r} gives maps with {rank} axes, and no input has as many between "
-            f"the batch and the channels: {shapes}. Say with reshape= how its values become maps "
-            "(n, h, w, c), or say resize=False."
+            f"{self.layer.name!r} gives maps with {rank} axes, but no input has that many between "
+            f"batch and channels: {shapes}. Give a function reshape= that makes maps (n, h, w, c), "
+            "or resize=False."
         )
 
     @property
@@ -143,7 +143,7 @@ class Gatherer:
         return Evidence(maps, outputs, found, attempts)
 
     def _change(self, maps: Array) -> Change:
-        """What to do to the tensor for each channel of an image's maps, `(h, w, c)`."""
+        """How the tensor is changed for each channel of an image's maps, `(h, w, c)`."""
         if self.method.takes == "ablated":
             return _without
         if not self.masks_input:
@@ -170,7 +170,7 @@ class Gatherer:
 
 
 def _masked(whole: Array, mask: Array) -> Array | None:
-    """`whole`, `(h, w, c)`, times the mask `(h, w)`, stretched to 0..1; nothing for a flat mask."""
+    """`whole`, `(h, w, c)`, times the mask `(h, w)` scaled to 0..1; `None` for a constant mask."""
     low, high = mask.min(), mask.max()
     if not high > low:
         return None
@@ -179,7 +179,7 @@ def _masked(whole: Array, mask: Array) -> Array | None:
 
 
 def _without(whole: Array, channel: int) -> Array | None:
-    """`whole`, `(h, w, c)`, with a channel set to 0; nothing where it is 0 anyway."""
+    """`whole`, `(h, w, c)`, with a channel set to 0; `None` if it is 0 already."""
     if not whole[..., channel].any():
         return None
     left: Array = whole.copy()

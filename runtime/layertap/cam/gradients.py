@@ -1,9 +1,9 @@
 """Gradients of a class's score with respect to layers, computed by the file itself.
 
-A file with gradients differentiates `sum(weights * scores)`, sample by sample, where the weights
-are one more input. Where one sample may go with many rows of weights, many targets take one run.
-Else, and where the targets hang on the scores, the network runs up to the first of the layers once,
-and on from there with the weights.
+A file with gradients differentiates `sum(weights * scores)` for each sample; the weights are an
+additional input. If one sample can be combined with several rows of weights, several targets take
+one run. Otherwise, or if the targets depend on the scores, the network runs up to the first of the
+layers once, and from there on for each target.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def layer_gradients(
 def choose(
     program: Program, gradients: Gradients, layers: Selector | Sequence[Selector] | None
 ) -> dict[str, str]:
-    """The gradients' tensors by name of the layer or input, in the order asked.
+    """The gradients' tensors by name of the layer or input, in the order requested.
 
     Raises:
-        LayerNotFoundError: something matches nothing, or nothing that has a gradient.
+        LayerNotFoundError: a selector matches nothing, or only layers without a gradient.
     """
     if layers is None:
         return dict(gradients.tensors)
@@ -74,12 +74,12 @@ def choose(
 
 
 class Differentiated(NamedTuple):
-    """What came of a batch."""
+    """The result for a batch."""
 
     gradients: dict[str, Array]
     """By name of a layer or input, `(n, targets, ...)` with the axes of the layer's shape."""
     values: dict[str, Any]
-    """The other tensors that were asked for."""
+    """The other requested tensors."""
     targets: Targets
 
 
@@ -106,11 +106,11 @@ def differentiate(
     also: Sequence[str],
     target: Target,
 ) -> Differentiated:
-    """Gradients of the targets' scores, and what else is asked for of the same batch.
+    """Compute gradients of the targets' scores, and other tensors for the same batch.
 
     Args:
-        feeds: by input name, as `prepare` gives them.
-        wanted: tensors of gradients by name of the layer or input.
+        feeds: values by input name, from `prepare`.
+        wanted: tensors of gradients, by name of the layer or input.
         also: further tensors.
     """
     samples = len(next(iter(feeds.values())))
@@ -126,7 +126,7 @@ def differentiate(
     )
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
     found = seed.resolve(target, samples, by_class(values[gradients.output]))
-    # What is no array (a sequence) cannot well be fed, and is computed again.
+    # A value that is not an array (a sequence) cannot be fed, and is computed again.
     given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and gradients.broadcasts:
@@ -142,7 +142,7 @@ def differentiate(
 
 
 class Seed:
-    """The input that weighs the scores."""
+    """The input for the weights of the scores."""
 
     def __init__(self, program: Program, gradients: Gradients) -> None:
         default = program.graph.initializers[gradients.weights].type
@@ -159,7 +159,7 @@ class Seed:
         )
 
     def __call__(self, weights: Array) -> Array:
-        """Weights `(rows, classes)` as they are fed: the same for all places of the scores."""
+        """Weights `(rows, classes)` in the shape of the input, equal for all positions."""
         rows, classes = weights.shape
         return weights.reshape(rows, *self._shape, classes).astype(self._dtype)
 
@@ -172,7 +172,7 @@ def _in_one_run(
     also: Sequence[str],
     weights: Array,
 ) -> dict[str, Any]:
-    """One run for a target each, or one per sample, with all of its targets."""
+    """One run if each sample has one target, otherwise one run per sample with all its targets."""
     samples, count, _ = weights.shape
     fetch = program.fetch([*dict.fromkeys([*tensors, *also])])
     if count == 1:
@@ -195,7 +195,7 @@ def _result(
 
 def _starts(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:
     """Tensors from which the gradients can be computed without the network's first half: the
-    first of the layers, and what goes past them. None if a layer's activations are not in reach.
+    first of the layers, and what bypasses them. Empty if a layer's activations are not exposed.
     """
     graph = program.graph
     tensors = {layer.name: layer.tensor for layer in program.layers}

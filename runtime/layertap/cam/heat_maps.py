@@ -1,4 +1,4 @@
-"""Heat maps: where in an image the evidence for a class is, by one of the CAM methods."""
+"""Heat maps by one of the CAM methods."""
 
 from __future__ import annotations
 
@@ -28,22 +28,21 @@ if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
 
 MASKS = ("layer", "input")
-"""What Score-CAM may mask."""
+"""The values of `mask`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMaps:
-    """What came of a batch of images."""
+    """The result for a batch of images."""
 
     maps: npt.NDArray[np.float32]
     """`(n, targets, h, w)`."""
     method: str
     layer: str
     classes: npt.NDArray[np.int64] | None
-    """`(n, targets)`: the class of each map; `None` where weights of the classes were given."""
+    """`(n, targets)`: the class of each map; `None` if weights of the classes were given."""
     scores: npt.NDArray[np.float32]
-    """`(n, targets)`: what the model's output says of each; where the output has many places, their
-    mean."""
+    """`(n, targets)`: the model's output for each target; its mean if it has several positions."""
 
 
 def cam(model: HasProgram, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
@@ -71,16 +70,16 @@ def heat_maps(
     reshape: Reshape | None = None,
     preprocess: Recipe | None = None,
 ) -> HeatMaps:
-    """Heat maps as `Model.cam` gives them, always with four axes, and what they are of.
+    """Heat maps as in `Model.cam`, always with four axes, with their classes and scores.
 
     Args:
         model: a `layertap.Model`. See `Model.cam` for the other arguments and the errors.
     """
     if mask not in MASKS:
-        raise UsageError(f"mask is {mask!r}, but it must be 'layer' or 'input'.")
+        raise UsageError(f"mask must be 'layer' or 'input', got {mask!r}.")
     for name, value in (("batch_size", batch_size), ("channels", channels)):
         if value is not None and value < 1:
-            raise UsageError(f"{name} {value} makes no sense: give 1 or more.")
+            raise UsageError(f"{name} must be at least 1, got {value}.")
     program, chosen = program_of(model), find_method(method)
     gather = Gatherer(
         program=program,
@@ -102,7 +101,7 @@ def heat_maps(
 
     maps = finished(evidence)
     if aug_smooth:
-        weights = evidence.targets.weights  # those of the image as it is, for all of them
+        weights = evidence.targets.weights  # the targets of the unchanged image
         image = gather.image(feeds, rank)
         parts = [maps]
         for changed, back in _augmented(program, feeds[image]):
@@ -118,11 +117,11 @@ def heat_maps(
 
 
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
-    """The layer given, or the last one with gradients.
+    """Return the given layer, or the last one with gradients.
 
     Raises:
-        LayerNotFoundError: there is none, or it has no gradient and the method needs one.
-        UsageError: none is given, and the file has no gradients to go by.
+        LayerNotFoundError: unknown layer, or it has no gradient and the method needs one.
+        UsageError: no layer is given, and the file has no gradients.
     """
     gradients = (
         available.require(program) if method.takes == "gradients" else available.find(program)
@@ -139,14 +138,14 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
     if not rows_with:
         maps = [repr(row.name) for row in rows if len(row.shape) == 4]
         last = f" The last one with feature maps is {maps[-1]}." if maps else ""
-        raise UsageError(f"{program.name} does not tell which layer to take. Give one.{last}")
+        raise UsageError(f"give a layer: {program.name} has no gradients to choose one by.{last}")
     return rows_with[-1]
 
 
 def _size(
     gather: Gatherer, feeds: Mapping[str, Any], rank: int, asked: bool | Sequence[int]
 ) -> Sequence[int] | None:
-    """The size that the maps are to have; `None` for the layer's own."""
+    """The size of the maps; `None` for the layer's own."""
     if asked is False:
         return None
     if asked is True:
@@ -155,8 +154,8 @@ def _size(
     size = tuple(asked)
     if len(size) != rank or any(side < 1 for side in size):
         raise UsageError(
-            f"resize is {asked!r}, but it must be true, false, or "
-            f"{'(height, width)' if rank == 2 else f'{rank} sizes'}."
+            f"resize must be True, False or "
+            f"{'(height, width)' if rank == 2 else f'{rank} sizes'}, got {asked!r}."
         )
     return size
 
@@ -179,7 +178,7 @@ def _summed(weighted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _finished(
     maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
 ) -> npt.NDArray[np.float32]:
-    """Rectified, resized and divided by the maximum, in this order."""
+    """Set negative values to 0, resize, and divide by the maximum, in this order."""
     if normalize:
         maps = np.maximum(maps, 0)
     done = np.stack([upsampling.resize(one, size or one.shape[1:]) for one in maps])
@@ -190,7 +189,7 @@ def _finished(
 
 
 def _augmented(program: Program, batch: Array) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
-    """The batch made darker and brighter, and flipped; and what flips the maps back."""
+    """The batch made darker, brighter and mirrored, with functions that mirror the maps back."""
     for flip, factor in itertools.product((False, True), (0.9, 1.0, 1.1)):
         if flip or factor != 1.0:
             images = channels_last(program, (batch * factor).astype(batch.dtype))
@@ -204,7 +203,7 @@ def _flipped(values: Array, axis: int) -> Array:
 
 
 def _is_one_image(program: Program, inputs: Any) -> bool:
-    """Whether one image was given, and not a list of images or a batch."""
+    """Whether one image was given, not a list of images or a batch."""
     several = len(program.graph.inputs) > 1
     if isinstance(inputs, Mapping):
         return any(map(is_image, inputs.values()))

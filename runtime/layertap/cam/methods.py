@@ -1,13 +1,12 @@
-"""The methods: from a layer's activations, and what else a method takes, to a heat map.
+"""The methods: from a layer's activations, and gradients or scores, to a heat map.
 
 Each works on one image and one target, in float64. `A` are the activations, `(h, w, c)`; `G` is the
 gradient of the target's score with respect to them; `k` counts channels, and sums without a
 variable run over the positions. What a function returns with a channel axis are *weighted
 activations*: their sum over the channels is the map.
 
-The definitions are those of pytorch-grad-cam, whose names these are, but for its small constants
-in denominators: they let a map hang on the scale of the gradient. Where a denominator is 0, the
-quotient is 0.
+Names and definitions are those of pytorch-grad-cam, except for its small constants in denominators,
+which make a map depend on the scale of the gradient. If a denominator is 0, the quotient is 0.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class Method:
     `(h, w, c)` or a map `(h, w)`."""
     takes: str = ""
     """`gradients`: the gradient, `(h, w, c)`; `masked` or `ablated`: the target's scores with each
-    channel as a mask, or without it; empty for nothing else."""
+    channel as a mask, or without it; empty if it takes activations only."""
 
 
 def find_method(name: str) -> Method:
-    """The method of this name; capitals, hyphens, spaces and underscores do not count.
+    """Return the method of this name; case, hyphens, spaces and underscores are ignored.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
     """
     plain = str(name).lower()
     for sign in "-_ ":
@@ -51,7 +50,7 @@ def find_method(name: str) -> Method:
     plain = _ALIASES.get(plain, plain)
     if plain not in METHODS:
         raise UsageError(
-            f"there is no method {name!r}; there are {', '.join(METHODS)}."
+            f"unknown method {name!r}; the methods are {', '.join(METHODS)}."
             + suggest(plain, list(METHODS))
         )
     return METHODS[plain]
@@ -74,7 +73,7 @@ def gradcam_plus_plus(activations: Maps, gradient: Maps) -> Maps:
     Chattopadhay et al. 2018: Grad-CAM++: Improved Visual Explanations for Deep Convolutional
     Networks. https://arxiv.org/abs/1710.11063
     """
-    # Divided by G^2, so that small gradients do not vanish when they are squared.
+    # Divided by G^2, so that squares of small gradients do not underflow.
     share = _ratio(1.0 * (gradient != 0), 2 + _over_positions(np.sum, activations) * gradient)
     return activations * _over_positions(np.sum, share * np.maximum(gradient, 0))
 
@@ -140,15 +139,15 @@ def scorecam(activations: Maps, scores: Maps) -> Maps:
     """`w_k A_k` with `w = softmax(s)`: `s_k` is the target's score with channel `k` as a mask.
 
     The mask is `(A_k - min A_k) / (max A_k - min A_k)`. What is masked is the layer (`A` times the
-    mask) or, as in the paper, the input: see `Model.cam`. A channel that is the same everywhere
-    masks nothing, and has no weight.
+    mask) or, as in the paper, the input: see `Model.cam`. A constant channel
+    masks nothing and has weight 0.
 
     Wang et al. 2020: Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural
     Networks. https://arxiv.org/abs/1910.01279
 
     Args:
         activations: `(h, w, c)`.
-        scores: `(c,)`; NaN where there was no run.
+        scores: `(c,)`; NaN for channels that were not tried.
     """
     known = np.isfinite(scores)
     weights = np.zeros(len(scores))
@@ -161,15 +160,15 @@ def scorecam(activations: Maps, scores: Maps) -> Maps:
 def ablationcam(activations: Maps, scores: Maps, whole: float) -> Maps:
     """`w_k A_k` with `w_k = (s - s_k) / |s|`: the drop of the score when channel `k` is set to 0.
 
-    The paper divides by `s`; by its absolute value a channel that the score needs counts as such
-    where the score is negative, too.
+    The paper divides by `s`. With its absolute value, a channel that raises the score has a
+    positive weight also if the score is negative.
 
     Desai and Ramaswamy 2020: Ablation-CAM: Visual Explanations for Deep Convolutional Network via
     Gradient-free Localization. https://doi.org/10.1109/WACV45572.2020.9093360
 
     Args:
         activations: `(h, w, c)`.
-        scores: `(c,)`; NaN where there was no run.
+        scores: `(c,)`; NaN for channels that were not tried.
         whole: the score with all channels.
     """
     drop = np.where(np.isfinite(scores), whole - scores, 0.0)

@@ -1,4 +1,4 @@
-"""How good a heat map is, measured by what the model says of changed images."""
+"""Quality of heat maps, measured by the model's output for changed images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
 
 Baseline = "float | str | npt.ArrayLike"
-"""What stands where an image is taken away: a number or an array that fits the image, in the units
-of the model's input; or `"blur"`, the image itself without its details."""
+"""What replaces removed pixels: a number or an array that fits the image, in the units of the
+model's input; or `"blur"`, the blurred image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """The target's score while an image is taken away, or comes in."""
+    """The target's score while pixels are removed or inserted."""
 
     fractions: npt.NDArray[np.float64]
-    """`(steps + 1,)`: how much of the image is changed, 0 to 1."""
+    """`(steps + 1,)`: the fraction of the pixels that is changed, 0 to 1."""
     scores: npt.NDArray[np.float32]
-    """`(n, targets, steps + 1)`: what the model's output says of the target."""
+    """`(n, targets, steps + 1)`: the model's output for the target."""
 
     @property
     def auc(self) -> npt.NDArray[np.float64]:
@@ -44,7 +44,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confidence:
-    """The target's score for the image, and for what its map leaves of it."""
+    """The target's score for the image, and for the image times its map."""
 
     before: npt.NDArray[np.float32]
     """`(n, targets)`: of the image."""
@@ -53,9 +53,9 @@ class Confidence:
 
     @property
     def average_drop(self) -> float:
-        """Percent of its score that an image loses, on average: `max(0, before - after) / before`.
+        """Mean loss of score in percent: `max(0, before - after) / before`.
 
-        An image whose score is not above 0 has nothing to lose.
+        It is 0 for an image with a score of 0 or less.
         """
         lost = np.maximum(0, self.before.astype(np.float64) - self.after)
         share = np.divide(lost, self.before, out=np.zeros_like(lost), where=self.before > 0)
@@ -63,7 +63,7 @@ class Confidence:
 
     @property
     def increase(self) -> float:
-        """Percent of the images whose score is greater without what the map leaves out."""
+        """Percent of the images with a higher score after multiplication by the map."""
         return float(100 * (self.after > self.before).mean())
 
 
@@ -79,26 +79,26 @@ def deletion(
     output: str | None = None,
     preprocess: Recipe | None = None,
 ) -> Curve:
-    """Take the image away, the hottest positions first: a good map makes the score fall soon.
+    """Remove pixels, those with the largest map values first: for a good map the score falls fast.
 
     Petsiuk, Das and Saenko 2018: RISE: Randomized Input Sampling for Explanation of Black-box
-    Models. https://arxiv.org/abs/1806.07421. There a place becomes 0 (as here, in the units of the
-    model's input), as many positions per step as an image has columns.
+    Models. https://arxiv.org/abs/1806.07421. The paper sets pixels to 0 (as here, in the units of
+    the model's input), as many per step as the image has columns.
 
     Args:
         model: a `layertap.Model`.
-        inputs: as for `Model.activations`.
-        maps: `(h, w)` or `(n, targets, h, w)`, as `Model.cam` gives them, of the image's size.
-        target: what the maps are of, see `Model.cam`.
-        steps: how many steps it takes.
-        baseline: what a place becomes: a number, an array that fits the image, or `"blur"`.
-        batch_size: how many changed images to run at a time.
-        output: the model's output that the scores are taken from, where there are several.
+        inputs: as in `Model.activations`.
+        maps: `(h, w)` or `(n, targets, h, w)`, as returned by `Model.cam`, of the image's size.
+        target: the target of the maps, see `Model.cam`.
+        steps: number of steps.
+        baseline: the new value of pixels: a number, an array that fits the image, or `"blur"`.
+        batch_size: number of changed images per run.
+        output: name of the output that contains the classes, if the model has several.
         preprocess: a recipe for images instead of the card's.
 
     Raises:
         InputError: maps or a baseline that do not fit the images.
-        UsageError: no such target.
+        UsageError: invalid target.
     """
     return _curve(
         model, inputs, maps, target, steps, baseline, batch_size, output, preprocess, deleting=True
@@ -117,10 +117,10 @@ def insertion(
     output: str | None = None,
     preprocess: Recipe | None = None,
 ) -> Curve:
-    """Bring the image in, the hottest positions first: a good map makes the score rise soon.
+    """Insert pixels, those with the largest map values first: for a good map the score rises fast.
 
-    The counterpart of `deletion`, in the same paper and with the same arguments. It starts with
-    `baseline`, for which the paper takes the blurred image.
+    The counterpart of `deletion`, from the same paper and with the same arguments. It starts from
+    `baseline`; the paper uses the blurred image.
     """
     return _curve(
         model, inputs, maps, target, steps, baseline, batch_size, output, preprocess, deleting=False
@@ -145,13 +145,13 @@ def confidence(
     confidence*.
 
     Args:
-        maps: see `deletion`; of 0 to 1.
-        baseline: what takes the place of what the map leaves out: `map * image + (1 - map) *
+        maps: see `deletion`; values from 0 to 1.
+        baseline: what replaces the image where the map is 0: `map * image + (1 - map) *
             baseline`; 0 in the paper.
 
     Raises:
         InputError: maps or a baseline that do not fit the images.
-        UsageError: no such target.
+        UsageError: invalid target.
     """
     trial = _Trial(
         program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
@@ -178,7 +178,7 @@ def _curve(
     deleting: bool,
 ) -> Curve:
     if steps < 1:
-        raise UsageError(f"steps {steps} makes no sense: give 1 or more.")
+        raise UsageError(f"steps must be at least 1, got {steps}.")
     trial = _Trial(
         program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
     )
@@ -200,7 +200,7 @@ def _curve(
 
 
 class _Trial:
-    """A batch of images, what is said of them, and what is said of changed ones."""
+    """A batch of images, with the model's output for them and for changed images."""
 
     def __init__(
         self,
@@ -214,7 +214,7 @@ class _Trial:
         preprocess: Recipe | None,
     ) -> None:
         if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size} makes no sense: give 1 or more.")
+            raise UsageError(f"batch_size must be at least 1, got {batch_size}.")
         self._program, self._batch_size = program, batch_size
         self._output = choose_output(program, output)
         self._fetch = program.fetch([self._output])
@@ -242,10 +242,10 @@ class _Trial:
     def scores(
         self, changed: Callable[[int, int], Iterator[Array]], count: int
     ) -> npt.NDArray[np.float32]:
-        """What is said of `count` changed images for each image and target.
+        """The output for `count` changed images, for each image and target.
 
         Args:
-            changed: gives them, `(h, w, c)`, one after another, for an image and a target.
+            changed: yields the changed images, `(h, w, c)`, of an image and a target.
 
         Returns:
             `(n, targets, count)`.
@@ -263,7 +263,7 @@ class _Trial:
         return found
 
     def _batch(self, images: Array, sample: int) -> dict[str, Any]:
-        """Changed images with whatever other inputs belong to the one that they are made from."""
+        """Changed images, with the other inputs of the sample that they are made from."""
         others = {name: value for name, value in self._feeds.items() if name != self._name}
         feeds = copies(others, sample, len(self.images), len(images))
         return {**feeds, self._name: as_fed(self._program, images.astype(self.images.dtype))}
@@ -273,7 +273,7 @@ class _Trial:
         names = [name for name, value in self._feeds.items() if np.ndim(value) == rank + 2]
         if not names:
             raise InputError(
-                f"maps of shape {maps.shape} fit none of the inputs: "
+                f"maps of shape {maps.shape} do not fit any input: "
                 + ", ".join(f"{name!r} {np.shape(value)}" for name, value in self._feeds.items())
             )
         return names[0]
@@ -284,8 +284,8 @@ class _Trial:
             return maps[None, None]
         if maps.shape != shape:
             raise InputError(
-                f"the maps have shape {maps.shape}, but {shape} is expected: one of the image's "
-                "size for each image and target, as Model.cam gives them."
+                f"the maps have shape {maps.shape}, expected {shape}: one map of the image's size "
+                "for each image and target, as returned by Model.cam."
             )
         return maps
 
@@ -293,8 +293,8 @@ class _Trial:
         if isinstance(baseline, str):
             if baseline != "blur":
                 raise UsageError(
-                    f"baseline is {baseline!r}; give a number, an array that fits the image, or "
-                    "'blur'."
+                    "baseline must be a number, an array that fits the image, or 'blur', got "
+                    f"{baseline!r}."
                 )
             return _blurred(self.images)
         given = np.asarray(baseline, self.images.dtype)
@@ -302,14 +302,14 @@ class _Trial:
             return np.broadcast_to(given, self.images.shape)
         except ValueError:
             raise InputError(
-                f"the baseline has shape {given.shape}, which does not fit images of "
+                f"the baseline has shape {given.shape}, but the images have shape "
                 f"{self.images.shape}."
             ) from None
 
 
 def _blurred(images: Array) -> Array:
-    """Images `(n, h, w, c)` without their details: a Gaussian of 11 x 11 pixels and deviation 5, as
-    the paper has it; beyond the edge an image goes on as it is there.
+    """Images `(n, h, w, c)`, blurred by a Gaussian of 11 x 11 pixels and deviation 5, as in the
+    paper; edge pixels are repeated beyond the edge.
     """
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 5.0**2))
     kernel /= kernel.sum()

@@ -1,6 +1,6 @@
-"""Running a network again and again with one of its tensors changed.
+"""Running a network many times with one of its tensors changed.
 
-What comes before that tensor is computed once for the whole batch of images; what follows is
+The part before that tensor is computed once for the whole batch of images. The part after it is
 computed for many changed copies of one image's tensor at a time.
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 Change = Callable[[Array, int], "Array | None"]
-"""Makes the new value of a copy, `(h, w, c)`, out of the old one and a channel; `None` where there
-is nothing to try."""
+"""From the old value of a copy, `(h, w, c)`, and a channel, to the new value; `None` to skip the
+channel."""
 
 
 class Perturbation:
@@ -41,12 +41,12 @@ class Perturbation:
         feeds: Mapping[str, Any],
         also: Sequence[str] = (),
     ) -> None:
-        """Runs the network once, as far as `also` and the tensor are.
+        """Run the network once, as far as the tensor and `also` need.
 
         Args:
-            tensor: a layer's, or an input.
-            name: what messages call it.
-            feeds: by input name, `(n, ...)`.
+            tensor: the tensor of a layer, or an input.
+            name: its name in messages.
+            feeds: values by input name, `(n, ...)`.
             also: further tensors to fetch in the same run, into `values`.
 
         Raises:
@@ -60,18 +60,18 @@ class Perturbation:
         self._source = self._leaf.source
         plan = program.plan(scores.tensors, (tensor,), scores.appended)
         if self._source not in (*plan.starts, *plan.inputs):
-            raise UsageError(f"no score depends on {name!r}: to change it would change nothing.")
+            raise UsageError(f"the scores do not depend on {name!r}.")
         self._bypassing = sorted(boundary.bypassing(graph, plan, {self._source}))
         wanted = [*also, *scores.tensors, self._source, *self._bypassing]
         self._before = program.fetch([*dict.fromkeys(wanted)], appended=scores.appended)
         self.values = self._before(feeds)
-        """Of the tensors asked for, `(n, ...)`."""
+        """The values of the fetched tensors, `(n, ...)`."""
         self.whole = scores.read(self.values)
-        """The scores with nothing changed, `(n, classes)`."""
+        """The scores without a change, `(n, classes)`."""
         if self.values[self._source].dtype.kind != "f":
             raise UsageError(
-                f"{name!r} is of dtype {self.values[self._source].dtype}; only floats can be "
-                "changed bit by bit."
+                f"{name!r} must be of a float dtype to be changed channel by channel, got "
+                f"{self.values[self._source].dtype}."
             )
         given = (self._source, *self._bypassing)
         values = {**feeds, **self.values}
@@ -82,11 +82,11 @@ class Perturbation:
     ) -> npt.NDArray[np.float64]:
         """The scores of all classes with each channel's change, `(channels, classes)`.
 
-        NaN where there is nothing to change.
+        NaN for skipped channels.
 
         Args:
-            sample: which image of the batch.
-            batch_size: how many copies are computed at a time, and so held in memory.
+            sample: index of the image in the batch.
+            batch_size: number of copies per run, which are in memory together.
         """
         whole = self._seen(self.values[self._source])[sample]
         size = max(1, min(batch_size, len(channels)))
@@ -100,7 +100,7 @@ class Perturbation:
                 changed[len(waiting)] = value
                 waiting.append(at)
             if waiting and (len(waiting) == size or at == len(channels) - 1):
-                # The last copies may be left over from before: they cost less than another shape.
+                # The last copies may be stale: computing them is cheaper than another shape.
                 scores = self._scores.read(self._after(feeds))
                 found |= dict(zip(waiting, scores, strict=False))
                 waiting = []
@@ -108,16 +108,16 @@ class Perturbation:
         return np.array([found.get(at, nothing) for at in range(len(channels))], np.float64)
 
     def _seen(self, source: Array) -> Array:
-        """The tensor, `(n, h, w, c)`, as a view of what it is made from."""
+        """The tensor, `(n, h, w, c)`, as a view of its source."""
         return channels_last(self._program, view(source, self._leaf.perms))
 
     def _copies(self, sample: int, size: int) -> dict[str, Any]:
-        """All that the second half reads, for as many copies of one image."""
+        """All inputs of the second half, for `size` copies of one image."""
         samples = len(self.values[self._source])
         values = {name: self.values[name] for name in (self._source, *self._bypassing)}
         if all(_is_batch(value, samples) for value in values.values()):
             return copies(values, sample, samples, size)
-        # Something, a shape perhaps, that hangs on the batch but does not lie along it.
+        # A tensor (a shape, perhaps) depends on the batch but has no axis for it.
         values = self._before(copies(self._feeds, sample, samples, size))
         return {name: np.array(values[name]) for name in (self._source, *self._bypassing)}
 

@@ -14,7 +14,7 @@ from layertap.errors import UsageError
 Maps = npt.NDArray[np.float64]
 
 POSITIONS = 4096
-"""The most positions of a map of which a kernel matrix is made; it takes 128 MiB."""
+"""Largest number of positions for a kernel matrix, which then takes 128 MiB."""
 
 
 def principal(maps: Maps) -> Maps:

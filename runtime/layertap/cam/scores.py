@@ -1,4 +1,4 @@
-"""Scores of the classes: which tensor of the graph they are, and how its values are read."""
+"""Scores of the classes: the tensor that contains them, and how its values are read."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class Scores(NamedTuple):
-    """Where scores are in a graph."""
+    """The tensor of a graph that contains the scores."""
 
     tensor: str
     """The tensor that holds them, laid out as the output is."""
     appended: tuple[Appended, ...] = ()
-    """Nodes that make it, where it is not in the file."""
+    """The nodes that make it, if it is not in the file."""
 
     @property
     def tensors(self) -> list[str]:
-        """The file's own tensors to ask for."""
+        """The file's own tensors to fetch."""
         return [] if self.appended else [self.tensor]
 
     def read(self, values: Mapping[str, Any]) -> npt.NDArray[Any]:
@@ -38,24 +38,24 @@ class Scores(NamedTuple):
 
 
 def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The scores of the classes, `(n, classes)`; where there are many places, their mean."""
+    """The scores of the classes, `(n, classes)`; their mean if there are several positions."""
     if outputs.ndim < 2:
         raise UsageError(
-            f"the scores have the shape {outputs.shape}, but classes are the last of two axes or "
-            "more, (n, classes)."
+            f"the scores must have at least two axes, classes last, (n, classes), got shape "
+            f"{outputs.shape}."
         )
     scores: npt.NDArray[Any] = outputs.reshape(len(outputs), -1, outputs.shape[-1]).mean(axis=1)
     return scores
 
 
 def choose_output(program: Program, output: str | None, *, with_gradients: bool = False) -> str:
-    """The output whose classes are meant: the one given, that of the gradients, or the first.
+    """The output that contains the classes: the given one, that of the gradients, or the first.
 
     Args:
         with_gradients: whether it must be that of the gradients.
 
     Raises:
-        UsageError: the model has no such output, or none, or the gradients are of another.
+        UsageError: unknown output, the model has none, or the gradients belong to another.
     """
     names = [info.name for info in program.outputs]
     if output is not None and output not in names:
@@ -66,7 +66,7 @@ def choose_output(program: Program, output: str | None, *, with_gradients: bool 
     gradients = available.find(program)
     if with_gradients and gradients and output not in (None, gradients.output):
         raise UsageError(
-            f"{program.name} gives gradients of the scores of {gradients.output!r}, and not of "
+            f"{program.name} has gradients of the scores of {gradients.output!r}, not of "
             f"{output!r}."
         )
     if output is not None:
@@ -74,7 +74,7 @@ def choose_output(program: Program, output: str | None, *, with_gradients: bool 
     if gradients is not None:
         return gradients.output
     if not names:
-        raise UsageError(f"{program.name} has no output of its own whose classes could be meant.")
+        raise UsageError(f"{program.name} has no outputs, and so no scores of classes.")
     return names[0]
 
 

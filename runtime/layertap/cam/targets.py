@@ -1,4 +1,4 @@
-"""Targets: which class, or which mix of classes, a gradient or a heat map is for."""
+"""Targets: the class, or the weighted sum of classes, that a heat map explains."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Target: TypeAlias = "str | int | Sequence[Any] | Array"
 """What a caller may give; see `resolve`."""
 
 TOP = "top"
-"""The class with the highest score, of every image its own."""
+"""Each image's class with the highest score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What was asked for, image by image."""
+    """The targets of each image."""
 
     weights: npt.NDArray[np.float32]
-    """`(n, targets, classes)`: how much each score counts."""
+    """`(n, targets, classes)`: the weight of each score."""
     classes: npt.NDArray[np.int64] | None
-    """`(n, targets)`; `None` where weights were given."""
+    """`(n, targets)`; `None` if weights were given."""
 
     def scores(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """The scores of the targets, `(n, targets)`, out of those of all classes `(n, classes)`."""
+        """The scores of the targets, `(n, targets)`, from those of all classes, `(n, classes)`."""
         mixed: Array = np.einsum("ntc,nc->nt", self.weights.astype(np.float64), outputs)
         return mixed.astype(np.float32)
 
@@ -44,7 +44,7 @@ def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:
 
 
 def several(target: Target) -> bool:
-    """Whether several targets are asked for, be it a list of one, and not one alone."""
+    """Whether a list of targets was given (also a list of one) instead of a single target."""
     return _is_list(target) or (isinstance(target, np.ndarray) and target.ndim == 3)
 
 
@@ -56,21 +56,21 @@ def resolve(
     labels: Sequence[str] | None = None,
     scores: Array | None = None,
 ) -> Targets:
-    """What `target` means for a batch.
+    """Resolve `target` for a batch.
 
     Args:
-        target: one target: a label, a class's index (negative ones count from the end), or `"top"`,
-            the class with the highest score, of every image its own. Several, the same for every
-            image: a list of such. Others for every image: a list of lists, one for each image, all
-            of one length. Or any mix of the scores: an array of floats, `(classes,)` for all
-            images, `(n, classes)`, or `(n, targets, classes)` for several mixes.
-        samples: how many images there are.
-        classes: how many classes.
+        target: one target: a label, the index of a class (negative ones count from the end), or
+            `"top"`, each image's class with the highest score. Several targets for all images: a
+            list of these. Different targets for each image: a list of lists, one per image, all of
+            the same length. A weighted sum of scores: an array of floats, `(classes,)` for all
+            images, `(n, classes)`, or `(n, targets, classes)` for several sums.
+        samples: number of images.
+        classes: number of classes.
         labels: the names of the classes.
-        scores: of all classes, `(n, classes)`, where `needs_scores` says so.
+        scores: scores of all classes, `(n, classes)`, if `needs_scores` is true.
 
     Raises:
-        UsageError: no such class, or something that fits neither the images nor the classes.
+        UsageError: unknown class, or weights or lists that do not fit the images and classes.
     """
     if isinstance(target, np.ndarray) and not _lists(target):
         return _mixes(target, samples, classes)
@@ -85,15 +85,15 @@ def resolve(
     if not all(nested):
         if any(nested):
             raise UsageError(
-                "the list of targets holds both targets and lists of them. Give targets, which "
-                "hold for every image, or one list for each image."
+                "the list of targets contains both targets and lists of targets. Give targets, "
+                "which apply to all images, or one list for each image."
             )
         columns = [known.column(one, samples) for one in target]
         return _of_classes(np.stack(columns, axis=1), classes)
     if len(target) != samples:
         raise UsageError(
-            f"lists of targets for {len(target)} images were given, but there "
-            f"{'is 1 image' if samples == 1 else f'are {samples} images'}."
+            f"expected lists of targets for {samples} image{'s' if samples > 1 else ''}, got "
+            f"{len(target)}."
         )
     lengths = {len(one) for one in target}
     if len(lengths) != 1 or 0 in lengths:
@@ -110,7 +110,7 @@ def _is_list(target: Any) -> bool:
 
 
 def _lists(target: Array) -> bool:
-    """Whether an array is a list of indices, as `argsort` gives it; none of a whole number is."""
+    """Whether an array is a list of indices, such as `argsort` returns."""
     return target.ndim == 1 and target.dtype.kind in "iu"
 
 
@@ -123,26 +123,26 @@ def _of_classes(found: Array, classes: int) -> Targets:
 def _mixes(target: Array, samples: int, classes: int) -> Targets:
     if target.ndim == 0 or target.dtype.kind != "f":
         raise UsageError(
-            f"an array of dtype {target.dtype} and shape {target.shape} is no target. Weights of "
-            "the classes are floats; the indices of several classes go in as a list."
+            f"an array of dtype {target.dtype} and shape {target.shape} is not a valid target. "
+            "Weights of the classes must be floats; give the indices of several classes as a list."
         )
     given = target[None] if target.ndim == 1 else target
     given = given[:, None] if given.ndim == 2 else given
     if given.ndim != 3 or given.shape[2] != classes or given.shape[0] not in (1, samples):
         raise UsageError(
-            f"weights of the classes have the shape ({classes},), ({samples}, {classes}) or "
-            f"({samples}, targets, {classes}), but these have {target.shape}."
+            f"weights of the classes must have shape ({classes},), ({samples}, {classes}) or "
+            f"({samples}, targets, {classes}), got {target.shape}."
         )
     weights = np.broadcast_to(given, (samples, *given.shape[1:])).astype(np.float32)
     return Targets(weights, None)
 
 
 class _Classes:
-    """Finds classes by what they are called."""
+    """Finds classes by label or index."""
 
     def __init__(self, classes: int, labels: Sequence[str] | None, scores: Array | None) -> None:
         self._count = classes
-        # A file's labels are those of its one output; another output has none.
+        # A file's labels belong to its only output; other outputs have none.
         self._labels = tuple(labels) if labels and len(labels) == classes else ()
         self._scores = scores
 
@@ -162,21 +162,22 @@ class _Classes:
             return self._by_label(target)
         if not isinstance(target, Integral) or isinstance(target, bool):
             raise UsageError(
-                f"{target!r} is no target. Give a class by its label or index, or 'top'; weights "
-                "of the classes go in as an array."
+                f"{target!r} is not a valid target. Give a label or an index, or 'top'; or "
+                "weights of the classes as an array."
             )
         index = int(target)
         if not -self._count <= index < self._count:
             raise UsageError(
-                f"there is no class {index}: the output has {self._count}, 0 to {self._count - 1}."
+                f"class {index} is out of range: the output has {self._count}, 0 to "
+                f"{self._count - 1}."
             )
         return index % self._count
 
     def _by_label(self, label: str) -> int:
         if not self._labels:
             raise UsageError(
-                f"the file has no labels for its classes, and {label!r} cannot be found. Give an "
-                f"index, 0 to {self._count - 1}, or 'top'."
+                f"unknown class {label!r}: the file has no labels. Give an index, 0 to "
+                f"{self._count - 1}, or 'top'."
             )
         if label not in self._labels:
             near = suggest(label, self._labels)

@@ -1,4 +1,4 @@
-"""Bilinear resizing, as `cv2.resize` with `INTER_LINEAR` does it on float32."""
+"""Bilinear resizing, equal to `cv2.resize` with `INTER_LINEAR` on float32."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy.typing as npt
 def resize(maps: npt.ArrayLike, size: Sequence[int]) -> npt.NDArray[np.float32]:
     """Resize the last axes of `maps` to `size`, by linear interpolation along each.
 
-    The middle of pixel `i` of `new` lies at `(i + 0.5) * old / new - 0.5` in the pixels of `old`;
-    what lies beyond the middle of the first or last pixel takes its value. Nothing is averaged
-    where a map shrinks. OpenCV's result differs by rounding alone (it computes in float32).
+    The center of new pixel `i` is at `(i + 0.5) * old / new - 0.5` in old pixels; beyond the center
+    of the first or last pixel its value is repeated. Shrinking does not average. OpenCV's result
+    differs by rounding only (it computes in float32).
 
     Args:
         maps: `(..., h, w)` for a size of two; as many axes as `size` has at the end.

@@ -9,7 +9,7 @@ from typing import Any
 
 from layertap._engine.devices import CPU, Device, offers
 from layertap._engine.library import available_threads, import_onnxruntime
-from layertap._engine.probe import is_built, trouble, wheels
+from layertap._engine.probe import find_problem, is_built, wheels
 
 from . import OK, OWN, Command
 
@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _row(ort: Any, device: Device, unit: str) -> dict[str, Any]:
-    found = trouble(ort, device, unit)
+    found = find_problem(ort, device, unit)
     return {
         "device": device.label(unit),
         "provider": device.provider,

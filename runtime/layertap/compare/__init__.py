@@ -1,1 +1,1 @@
-"""How far two results are apart: a file and its golden sample."""
+"""Comparing results: a file with its golden sample, an array with another."""

@@ -1,4 +1,4 @@
-"""Checking a file on this machine against the golden sample that it carries."""
+"""Checking a file on this machine against the golden sample that it contains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerDeviation:
-    """How far one layer on this machine is from what Keras gave at the export."""
+    """How far one layer on this machine is from Keras's result at the export."""
 
     name: str
     scaled: float
@@ -35,14 +35,14 @@ class LayerDeviation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """What came of a check. True if every layer passed."""
+    """The result of a check. True if every layer passed."""
 
     device: str
     tolerance: float
     layers: tuple[LayerDeviation, ...]
     """In the order in which the layers run; gradients come last."""
     gradients: int = 0
-    """How many of them are gradients."""
+    """The number of gradients among `layers`."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -68,15 +68,15 @@ class CheckReport:
 
 
 def check(model: Model, tolerance: float | None = None) -> CheckReport:
-    """Run the golden sample through all layers, and compare with what Keras gave.
+    """Run the golden sample through all layers, and compare with Keras's results.
 
     Args:
         model: the opened file.
-        tolerance: largest scaled error that passes; by default what the export allowed, which
-            depends on the number types that Keras computed in.
+        tolerance: largest scaled error that passes; by default the tolerance of the export, which
+            depends on the dtypes that Keras computed in.
 
     Raises:
-        ModelFileError: the file carries no golden sample.
+        ModelFileError: the file contains no golden sample.
     """
     program = program_of(model)
     golden = model.card.golden if model.card else None

@@ -1,4 +1,4 @@
-"""Seeded inputs that any machine and any numpy makes alike.
+"""Seeded inputs that are the same on all machines and with all versions of numpy.
 
 numpy does not promise that its generators give the same numbers in every version, so this one is
 written down: element `i` of an input is number `seed * 2**32 + i` of the SplitMix64 sequence that
@@ -43,7 +43,7 @@ def seeded(
 ) -> NDArray[Any]:
     """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool.
 
-    With `choices` each number, rounded down, is the place of the one to take.
+    With `choices`, each number, rounded down, is the index of a choice.
     """
     numbers = uniform(shape, low, high, seed)
     if choices is not None:
@@ -61,7 +61,7 @@ def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any
 
     Args:
         golden: the sample.
-        inputs: the model's inputs, which have the dtypes.
+        inputs: the model's inputs, for their dtypes.
     """
     dtypes = {info.name: info.dtype for info in inputs}
     return {
@@ -73,7 +73,7 @@ def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any
 
 
 def indices(size: int, count: int) -> NDArray[np.int64]:
-    """Evenly spaced places in a flat array of `size`, first and last among them."""
+    """Evenly spaced indices of a flat array of `size`, including the first and the last."""
     if size <= count:
         return np.arange(size)
     return (np.arange(count) * (size - 1)) // (count - 1)

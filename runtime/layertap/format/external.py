@@ -1,4 +1,4 @@
-"""The files that hold a model's weights: the model's own, and others beside it."""
+"""The files that contain a model's weights: the model file itself, and external files."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ def find_weights(source: FileSource | BytesSource, locations: tuple[str, ...]) -
 
 
 class Weights:
-    """The files that hold a model's weights: those beside it, and itself.
+    """The files that contain a model's weights: external files, and the model file itself.
 
-    A file that is referred to is mapped by onnxruntime for as long as a session lives.
+    onnxruntime maps a referenced file as long as a session exists.
     """
 
     def __init__(self, folder: Path, files: dict[str, Path], own: Path | None = None) -> None:
         self.folder = folder
-        """The folder in which onnxruntime is to look for them."""
+        """The folder in which onnxruntime looks for them."""
         self._files = files
         self._own = own
         self._mapped: dict[Path, FileStamp] = {}
 
     @property
     def mapped(self) -> bool:
-        """Whether any file has been referred to."""
+        """Whether any file has been referenced."""
         return bool(self._mapped)
 
     def refer(self, external: External) -> External | bytes:
-        """The weights as a reference from `folder`; their bytes where they are not in it."""
+        """The weights as a reference from `folder`; their bytes if they are not in it."""
         file = self._files[external.location]
         location = self._location(file)
         return self.load(external) if location is None else external._replace(location=location)
@@ -76,7 +76,7 @@ class Weights:
         location = file.relative_to(self.folder).as_posix()
         try:
             f"{self.folder}/{location}".encode()
-        except UnicodeEncodeError:  # onnxruntime takes names in UTF-8 alone
+        except UnicodeEncodeError:  # onnxruntime accepts names in UTF-8 only
             return None
         if file not in self._mapped:
             self._mapped[file] = self._stamp(file)
@@ -89,15 +89,15 @@ class Weights:
             raise ModelFileError(f"the weights in {str(file)!r} cannot be read: {exc}.") from exc
 
     def check(self) -> None:
-        """Return if what was referred to is as it was, or is mapped under no name any more.
+        """Return if the referenced files are unchanged, or were removed while mapped.
 
         Raises:
-            ModelFileError: a file was written to in place: what is mapped has changed.
+            ModelFileError: a file was written to in place, so that mapped weights changed.
         """
         for file, was in self._mapped.items():
             try:
                 now = FileStamp.of(os.stat(file))
-            except OSError:  # removed: what is mapped lives on
+            except OSError:  # removed: the mapped data stay valid
                 continue
             if (now.inode, now.device) == (was.inode, was.device) and now != was:
                 raise ModelFileError(
@@ -143,7 +143,7 @@ def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
         f"{name} keeps weights in {location!r}, which is not there. Copy it into the model's "
         "folder."
     )
-    if "\0" in location:  # which no name of a file has, and some functions do not take
+    if "\0" in location:  # not valid in file names, and some functions raise for it
         raise missing
     file = Path(os.path.realpath(folder / location))
     if not file.is_relative_to(folder) and not file.is_relative_to(home):

@@ -29,7 +29,7 @@ class FileStamp(NamedTuple):
 
 
 class Reading:
-    """Gives the bytes of a model, and lets go of them in the end."""
+    """A context manager that gives the bytes of a model and releases them at the end."""
 
     def __init__(self, buffer: Buffer) -> None:
         self._buffer = buffer
@@ -41,7 +41,7 @@ class Reading:
         if isinstance(self._buffer, mmap.mmap):
             try:
                 self._buffer.close()
-            except BufferError:  # an error on its way out still holds a view
+            except BufferError:  # an exception that is being raised still holds a view
                 return
 
 
@@ -51,7 +51,7 @@ class BytesSource:
     path: Path | None = None
     name = "the model"
     size = 0
-    """Bytes of the file, of which there is none."""
+    """Bytes of the file: 0, because there is none."""
 
     def __init__(self, data: bytes) -> None:
         if not data:
@@ -59,12 +59,12 @@ class BytesSource:
         self.data = data
 
     def read(self, sparsely: bool = False) -> Reading:
-        """The bytes, as what a `with` gives."""
+        """The bytes, as a context manager."""
         return Reading(self.data)
 
 
 class FileSource:
-    """A model file. It is open only while it is being read, and must stay what it was."""
+    """A model file. It is open only while it is read, and must not change."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
@@ -81,14 +81,14 @@ class FileSource:
         return Path(self._path)
 
     def read(self, sparsely: bool = False) -> Reading:
-        """The file's bytes, mapped and not read, as what a `with` gives.
+        """The file's bytes, mapped instead of read, as a context manager.
 
         Args:
-            sparsely: what is looked at are specks here and there. Around each the system would
-                read some megabytes ahead: half of a large file that is not in memory yet.
+            sparsely: whether only a few small spans are read. Otherwise the system reads some
+                megabytes ahead at each: half of a large file that is not in memory yet.
 
         Raises:
-            ModelFileError: it cannot be opened, or is not the file any more that it was.
+            ModelFileError: it cannot be opened, or has changed since the first read.
         """
         try:
             with open(self._path, "rb") as file:

@@ -99,8 +99,8 @@ def test_a_layer_and_the_input_that_it_hands_on() -> None:
     with pytest.raises(layertap.UsageError) as caught:
         model.resume({"tx": values["tx"], "x": x}, "r")
     assert str(caught.value) == (
-        "'x' and 'tx' are one and the same tensor in this file: one hands on what the other "
-        "gives. Give one of them."
+        "'x' and 'tx' are the same tensor in this file: one passes the values of the other on. "
+        "Give only one of them."
     )
 
 
@@ -116,8 +116,8 @@ def test_all_that_is_missing_is_named() -> None:
     with pytest.raises(layertap.InputError) as caught:
         model.resume({"p": np.ones(1, np.float32)})
     assert str(caught.value) == (
-        "what was asked for cannot be computed from 'p' alone: 'q', input 'v' are missing. Give "
-        "them as well."
+        "the requested layers cannot be computed from 'p' alone: 'q', input 'v' are missing. "
+        "Give them as well."
     )
 
 
@@ -239,67 +239,67 @@ def test_a_node_that_stays_for_its_other_output() -> None:
             "residual",
             {"c": ones()},
             "d",
-            "what was asked for cannot be computed from 'c' alone: 'a' is missing. Give it as "
+            "the requested layers cannot be computed from 'c' alone: 'a' is missing. Give it as "
             "well.",
         ),
         (
             "residual",
             {"d": ones()},
             "y",
-            "what was asked for cannot be computed from 'd' alone: 'b' is missing. Give it as "
+            "the requested layers cannot be computed from 'd' alone: 'b' is missing. Give it as "
             "well.",
         ),
         (
             "two_inputs",
             {"seen": np.ones((1, 5))},
             "sum",
-            "what was asked for cannot be computed from 'seen' alone: input 'vector' is missing. "
-            "Give it as well.",
+            "the requested layers cannot be computed from 'seen' alone: input 'vector' is "
+            "missing. Give it as well.",
         ),
         (
             "residual",
             {"d": ones()},
             "a",
-            "what was asked for does not depend on 'd', but on input 'x'. Give that, or layers "
-            "that lead to what was asked.",
+            "the requested layers do not depend on 'd', but on input 'x'. Give that, or layers "
+            "in between.",
         ),
         (
             "image_classifier",
             {"relu": np.ones((1, 8, 6, 4)), "drop": np.ones((1, 8, 6, 4))},
             None,
-            "'relu' and 'drop' are one and the same tensor in this file: one hands on what the "
-            "other gives. Give one of them.",
+            "'relu' and 'drop' are the same tensor in this file: one passes the values of the "
+            "other on. Give only one of them.",
         ),
         (
             "image_classifier",
             {"relu": np.ones((1, 4, 8, 6))},
             None,
-            "layer 'relu' has shape (1, 4, 8, 6), but (n, 8, 6, 4) is expected. It has its "
-            "channels first; turn it with x.transpose(0, 2, 3, 1).",
+            "layer 'relu' has shape (1, 4, 8, 6), expected (n, 8, 6, 4). Its channels come "
+            "first; use x.transpose(0, 2, 3, 1).",
         ),
         (
             "image_classifier",
             {"relu": "chest.png"},
             None,
-            "layer 'relu' has shape (), but (n, 8, 6, 4) is expected: 4 axes, not 0.",
+            "layer 'relu' has shape (), expected (n, 8, 6, 4): it must have 4 axes, got 0.",
         ),
         (
             "image_classifier",
             {},
             None,
-            'nothing was given to run on from. Give a dict: {"layer": activations}.',
+            'the given layers must be a dict, {"layer": value}, got an empty dict.',
         ),
         (
             "image_classifier",
             np.ones((1, 8, 6, 4)),
             None,
-            'a ndarray was given to run on from. Give a dict: {"layer": activations}.',
+            'the given layers must be a dict, {"layer": value}, got a ndarray.',
         ),
         (
             "two_inputs",
             {"seen": np.ones((2, 5)), "vector": np.ones((1, 5))},
             None,
-            "what is given does not agree on the size of the batch: 'vector' has 1, 'seen' has 2.",
+            "the given values have different batch sizes: 'vector' has 1, 'seen' has 2.",
         ),
     ],
 )
@@ -389,30 +389,30 @@ def test_the_callers_input_is_not_changed(classifier: layertap.Model) -> None:
         (
             {"conv": lambda a: None},
             None,
-            "the function for 'conv' returned nothing; it must return the activation.",
+            "the function for 'conv' returned None; it must return the activation.",
         ),
         (
             {"conv": lambda a: a[..., :2]},
             None,
-            "what the function for 'conv' returned has shape (2, 8, 6, 2), but (2, 8, 6, 4) is "
-            "expected: axis 3 (channels) must be 4, not 2.",
+            "the result of the function for 'conv' has shape (2, 8, 6, 2), expected (2, 8, 6, "
+            "4): axis 3 (channels) must be 4, got 2.",
         ),
         (
             {"conv": np.zeros((2, 8, 6, 4))},
             None,
-            "the change of 'conv' is a ndarray, not a function. To give an activation, use "
+            "the change of 'conv' must be a function, got a ndarray. To give an activation, use "
             "`resume`.",
         ),
         (
             {"probs": lambda a: a},
             "conv",
-            "nothing that was asked for depends on 'probs': the change would change nothing.",
+            "'probs' does not affect any requested layer.",
         ),
         (
             {"relu": lambda a: a, "drop": lambda a: a},
             None,
-            "'relu' and 'drop' are one and the same tensor in this file: one hands on what the "
-            "other gives. Give one of them.",
+            "'relu' and 'drop' are the same tensor in this file: one passes the values of the "
+            "other on. Give only one of them.",
         ),
     ],
 )

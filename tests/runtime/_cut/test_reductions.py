@@ -245,25 +245,24 @@ def test_whole_numbers_are_not_cast() -> None:
     [
         (
             {"layers": {"relu": "men"}},
-            "there is no reduction 'men'. Did you mean 'mean', 'mean_l2'? Give one of 'mean', "
-            "'max', 'mean_l2', 'flatten', 'top5' (or another number), or None for the whole "
-            "activation.",
+            "unknown reduction 'men'. Did you mean 'mean', 'mean_l2'? Give one of 'mean', 'max', "
+            "'mean_l2', 'flatten', 'top5' (or another number), or None for the whole activation.",
         ),
         (
             {"layers": {"relu": "top0"}},
-            "there is no reduction 'top0'. Did you mean 'top5'? Give one of 'mean', 'max', "
+            "unknown reduction 'top0'. Did you mean 'top5'? Give one of 'mean', 'max', "
             "'mean_l2', 'flatten', 'top5' (or another number), or None for the whole activation.",
         ),
         (
             {"layers": {"relu": np.mean}},
-            f"there is no reduction {np.mean!r}. Give one of 'mean', 'max', 'mean_l2', 'flatten', "
+            f"unknown reduction {np.mean!r}. Give one of 'mean', 'max', 'mean_l2', 'flatten', "
             "'top5' (or another number), or None for the whole activation.",
         ),
-        ({"layers": {"probs": "top3"}}, "'probs' has 2 channels, too few for 'top3'."),
+        ({"layers": {"probs": "top3"}}, "'top3' needs more channels than the 2 of 'probs'."),
         ({"layers": {}}, "the dict of reductions is empty."),
         (
             {"layers": "relu", "dtype": "float17"},
-            "dtype='float17': values can be had as float16, float32, float64. Did you mean "
+            "dtype must be one of float16, float32, float64, got 'float17'. Did you mean "
             "'float16', 'float64', 'float32'?",
         ),
     ],
@@ -279,12 +278,8 @@ def test_what_cannot_be_asked_for(
 def test_layers_that_cannot_be_reduced(tiny_file: TinyFile) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         layertap.open(tiny_file("residual")).tap({"a": "mean"})
-    assert str(caught.value) == (
-        "the file does not state the shape of 'a', which 'mean' needs to know."
-    )
+    assert str(caught.value) == ("'mean' needs the shape of 'a', which the file does not state.")
     with pytest.raises(layertap.UsageError) as caught:
         model_of(1, False).tap({"layer": "mean"})
-    assert str(caught.value) == (
-        "'layer' has the shape (None,), without an axis of channels, which 'mean' needs."
-    )
+    assert str(caught.value) == ("'mean' needs an axis of channels, but 'layer' has shape (None,).")
     assert model_of(1, False).activations(np.ones(2), {"layer": "flatten"})["layer"].shape == (2, 1)

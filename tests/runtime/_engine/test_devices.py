@@ -56,18 +56,19 @@ def test_a_device_name_is_a_kind_and_a_unit(text: str, name: str, unit: str) -> 
     [
         (
             "cudda",
-            "there is no device 'cudda'. Give 'auto', one that `layertap devices` lists, or "
-            "another execution provider of onnxruntime in `providers`. Did you mean 'cuda', 'cpu'?",
+            "unknown device 'cudda'. Give 'auto', a device that `layertap devices` lists, or "
+            "another execution provider of onnxruntime in `providers`. Did you mean 'cuda', "
+            "'cpu'?",
         ),
         (
             "own:1",
-            "there is no device 'own:1'. Give 'auto', one that `layertap devices` lists, or "
+            "unknown device 'own:1'. Give 'auto', a device that `layertap devices` lists, or "
             "another execution provider of onnxruntime in `providers`.",
         ),
-        ("cuda:x", "device 'cuda:x': give a card's number, as in 'cuda:0'."),
-        ("cuda:-1", "device 'cuda:-1': give a card's number, as in 'cuda:0'."),
-        ("cuda:", "device 'cuda:': give a card's number, as in 'cuda:0'."),
-        ("dml:²", "device 'dml:²': give a card's number, as in 'directml:0'."),
+        ("cuda:x", "device 'cuda:x': the unit must be a number, as in 'cuda:0'."),
+        ("cuda:-1", "device 'cuda:-1': the unit must be a number, as in 'cuda:0'."),
+        ("cuda:", "device 'cuda:': the unit must be a number, as in 'cuda:0'."),
+        ("dml:²", "device 'dml:²': the unit must be a number, as in 'directml:0'."),
         ("coreml:0", "device 'coreml:0': give 'coreml'."),
         ("cpu:", "device 'cpu:': give 'cpu'."),
         *(
@@ -173,7 +174,7 @@ def test_tf32_is_an_option_of_open(wheel: Any, tmp_path: Path) -> None:
     path = tiny.save(tiny.residual(), tmp_path / "m.onnx")
     layertap.open(path, device="cuda", tf32=True).tap("y")
     assert made.asked[-1][0][1]["use_tf32"] == 1
-    with pytest.raises(UsageError, match="this is 'tensorrt'"):
+    with pytest.raises(UsageError, match="got 'tensorrt'"):
         layertap.open(path, device="tensorrt", tf32=True)
 
 
@@ -192,7 +193,7 @@ def test_weights_are_not_shared_on_a_device_that_copies_them(wheel: Any, tmp_pat
     assert model.device == "directml:0"
     with pytest.raises(UsageError) as caught:
         model.tap("a")
-    assert str(caught.value) == "share_weights=True is not for device 'directml:0'."
+    assert str(caught.value) == "share_weights=True is not supported on device 'directml:0'."
 
 
 # --- Why one is not to be had -------------------------------------------------------------------
@@ -270,8 +271,8 @@ def test_cuda_asked_of_the_wheel_that_is_installed() -> None:
     (installed,) = probe.wheels()
     assert installed.split()[1] == onnxruntime.__version__
     assert refusal() == (
-        f"device 'cuda' is not to be had: the installed {installed} has no CUDA in it. Run `pip "
-        f'uninstall {installed.split()[0]}`, then `pip install ".[gpu]"` in a checkout of '
+        f"device 'cuda' is not available: the installed {installed} was built without CUDA. Run "
+        f'`pip uninstall {installed.split()[0]}`, then `pip install ".[gpu]"` in a checkout of '
         'layertap, or use device="cpu".'
     )
 
@@ -305,10 +306,10 @@ def test_cuda_without_its_libraries(wheel: Any, capsys: pytest.CaptureFixture[st
         "Failed to load /x/libcurand.so.10: cannot open\nPlease follow https://somewhere",
     )
     assert refusal() == (
-        "device 'cuda:0' is not to be had: onnxruntime 1.99.0 could not start CUDA: it cannot load "
-        "libcublas.so.13, /x/libcurand.so.10. Install the libraries of the CUDA version that it "
-        'was built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or use '
-        'device="cpu".'
+        "device 'cuda:0' is not available: onnxruntime 1.99.0 could not start CUDA: it cannot "
+        "load libcublas.so.13, /x/libcurand.so.10. Install the libraries of the CUDA version "
+        'that it was built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or '
+        'use device="cpu".'
     )
     assert capsys.readouterr().out == ""
 
@@ -323,7 +324,7 @@ def test_cuda_without_a_card(wheel: Any) -> None:
 
 def test_cuda_that_does_not_say_why(wheel: Any, tmp_path: Path) -> None:
     made = wheel(GPU, False)
-    assert "could not start CUDA: it does not say why. Install" in refusal()
+    assert "could not start CUDA: no reason given. Install" in refusal()
     library = tmp_path / "capi" / "libonnxruntime_providers_cuda.so"
     library.parent.mkdir()
     library.write_bytes(b"no library")
@@ -334,10 +335,10 @@ def test_cuda_that_does_not_say_why(wheel: Any, tmp_path: Path) -> None:
 def test_two_wheels_that_overwrote_one_another(wheel: Any) -> None:
     wheel(["CPUExecutionProvider"], wheels=["onnxruntime", "onnxruntime-gpu"])
     assert refusal() == (
-        "device 'cuda' is not to be had: onnxruntime 1.99.0 and onnxruntime-gpu 1.99.0 are both "
-        "installed and have overwritten one another; what is left offers CPU. Run `pip uninstall "
-        'onnxruntime onnxruntime-gpu`, then `pip install ".[gpu]"` in a checkout of layertap, or '
-        'use device="cpu".'
+        "device 'cuda' is not available: onnxruntime 1.99.0 and onnxruntime-gpu 1.99.0 are both "
+        "installed and have overwritten each other's files; the result supports CPU. Run `pip "
+        'uninstall onnxruntime onnxruntime-gpu`, then `pip install ".[gpu]"` in a checkout of '
+        'layertap, or use device="cpu".'
     )
 
 
@@ -349,8 +350,8 @@ def test_a_provider_that_drops_out_when_the_session_is_made(wheel: Any) -> None:
     with pytest.raises(DeviceError) as caught:
         engine.start(tiny.residual().SerializeToString(), "'m.onnx'", None)
     assert str(caught.value) == (
-        "onnxruntime 1.99.0 runs 'm.onnx' on CPUExecutionProvider, and not on "
-        "CUDAExecutionProvider as asked."
+        "onnxruntime 1.99.0 runs 'm.onnx' on CPUExecutionProvider, not on CUDAExecutionProvider "
+        "as requested."
     )
 
 
@@ -360,34 +361,34 @@ def test_a_provider_that_drops_out_when_the_session_is_made(wheel: Any) -> None:
         (
             "openvino:gpu",
             "linux",
-            "device 'openvino' is not to be had: the installed onnxruntime 1.99.0 has no OpenVINO "
-            "in it. Run `pip uninstall onnxruntime`, then `pip install onnxruntime-openvino`, or "
-            'use device="cpu".',
+            "device 'openvino' is not available: the installed onnxruntime 1.99.0 was built "
+            "without OpenVINO. Run `pip uninstall onnxruntime`, then `pip install "
+            'onnxruntime-openvino`, or use device="cpu".',
         ),
         (
             "coreml",
             "linux",
-            "device 'coreml' is not to be had: Core ML is there on macOS alone. Use "
+            "device 'coreml' is not available: Core ML is only available on macOS. Use "
             'device="cpu".',
         ),
         (
             "dml",
             "darwin",
-            "device 'directml' is not to be had: DirectML is there on Windows alone. Use "
+            "device 'directml' is not available: DirectML is only available on Windows. Use "
             'device="cpu".',
         ),
         (
             "dml",
             "win32",
-            "device 'directml' is not to be had: the installed onnxruntime 1.99.0 has no DirectML "
-            "in it. Run `pip uninstall onnxruntime`, then `pip install onnxruntime-directml`, or "
-            'use device="cpu".',
+            "device 'directml' is not available: the installed onnxruntime 1.99.0 was built "
+            "without DirectML. Run `pip uninstall onnxruntime`, then `pip install "
+            'onnxruntime-directml`, or use device="cpu".',
         ),
         (
             "xnnpack",
             "linux",
-            "device 'xnnpack' is not to be had: the installed onnxruntime 1.99.0 has no XNNPACK in "
-            "it, nor has any other wheel. Build onnxruntime from its sources, or use "
+            "device 'xnnpack' is not available: the installed onnxruntime 1.99.0 was built "
+            "without XNNPACK, as are all other wheels. Build onnxruntime from source, or use "
             'device="cpu".',
         ),
     ],
@@ -403,15 +404,15 @@ def test_devices_that_the_installed_onnxruntime_was_not_built_for(
 def test_a_unit_that_is_not_there(wheel: Any) -> None:
     wheel(["OpenVINOExecutionProvider", "CPUExecutionProvider"], wheels=["onnxruntime-openvino"])
     assert refusal("openvino:gpu") == (
-        "device 'openvino:gpu' is not to be had: onnxruntime 1.99.0 could not start OpenVINO: it "
-        "does not say why. See that this computer has such a unit and a driver for it, or use "
+        "device 'openvino:gpu' is not available: onnxruntime 1.99.0 could not start OpenVINO: no "
+        "reason given. See that this computer has such a unit and a driver for it, or use "
         'device="cpu".'
     )
 
 
 def test_an_unknown_name_is_told_before_anything_is_tried(wheel: Any) -> None:
     made = wheel(GPU, True)
-    assert refusal("gpu").startswith("there is no device 'gpu'. Give 'auto', one that ")
+    assert refusal("gpu").startswith("unknown device 'gpu'. Give 'auto', a device that ")
     assert made.asked == []
 
 
@@ -456,7 +457,7 @@ def test_openvino_computes_what_the_cpu_does(
 @needs_openvino
 def test_openvino_does_not_fall_to_the_cpu_in_silence() -> None:
     for unit in ("gpu.77", "npu.77"):
-        assert f"device 'openvino:{unit}' is not to be had" in refusal(f"openvino:{unit}")
+        assert f"device 'openvino:{unit}' is not available" in refusal(f"openvino:{unit}")
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -469,11 +470,11 @@ def test_the_list(wheel: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines[0] == "onnxruntime 1.99.0, from no wheel"
     assert lines[2].startswith("cpu       yes  this computer's processor; ")
     assert lines[3:5] == [
-        "cuda      no   the installed onnxruntime 1.99.0 has no CUDA in it. "
-        "Run `pip uninstall onnxruntime`,",
-        '               then `pip install ".[gpu]"` in a checkout of layertap',
+        "cuda      no   the installed onnxruntime 1.99.0 was built without CUDA. "
+        "Run `pip uninstall",
+        '               onnxruntime`, then `pip install ".[gpu]"` in a checkout of layertap',
     ]
-    assert lines[-1] == "own       yes  as onnxruntime has it"
+    assert lines[-1] == "own       yes  see onnxruntime's documentation"
     assert max(map(len, lines)) <= 100
     assert not any(line.endswith("-") for line in lines)  # commands are for copying
 
@@ -498,7 +499,7 @@ def test_the_list_for_machines(wheel: Any, capsys: pytest.CaptureFixture[str]) -
         "provider": "WebGpuExecutionProvider",
         "what": "graphics cards of all makers",
         "available": False,
-        "reason": "the installed onnxruntime-gpu 1.99.0 has no WebGPU in it",
+        "reason": "the installed onnxruntime-gpu 1.99.0 was built without WebGPU",
         "remedy": "Run `pip uninstall onnxruntime-gpu`, then `pip install onnxruntime-webgpu`",
         "note": None,
     }

@@ -66,46 +66,47 @@ def test_numbers_are_converted(given: Any, dtype: str) -> None:
         (
             np.zeros((1, 4)),
             "int32",
-            "input 'x' takes whole numbers (int32), but its dtype is float64. Round it and convert "
-            "it: np.rint(x).astype('int32').",
+            "input 'x' must contain integers (int32), got dtype float64. Round and convert it: "
+            "np.rint(x).astype('int32').",
         ),
         (
             np.array([[0, 1, 2, 300]]),
             "uint8",
-            "input 'x' is of dtype uint8, which holds 0 to 255, but the values given go from 0 to "
-            "300.",
+            "input 'x' has dtype uint8, with values from 0 to 255, but the given values range "
+            "from 0 to 300.",
         ),
         (
             np.array([[0, 1, 2, 3]]),
             "bool",
-            "input 'x' is of dtype bool, which holds 0 to 1, but the values given go from 0 to 3.",
+            "input 'x' has dtype bool, with values from 0 to 1, but the given values range from "
+            "0 to 3.",
         ),
         (
             np.zeros((1, 4), np.complex64),
             "float32",
-            "input 'x' is of dtype complex64, but float32 is expected. Give its real part, or its "
+            "input 'x' has dtype complex64, expected float32. Give its real part, or its "
             "absolute value.",
         ),
         (
             np.array([[1, None, "a", 2]], object),
             "float32",
-            "input 'x' is of dtype object, but float32 is expected.",
+            "input 'x' has dtype object, expected float32.",
         ),
         (
             np.array([["a", "b", "c", "d"]]),
             "float32",
-            "input 'x' is of dtype <U1, but float32 is expected.",
+            "input 'x' has dtype <U1, expected float32.",
         ),
-        (np.zeros((1, 4)), "string", "input 'x' takes strings, but its dtype is float64."),
+        (np.zeros((1, 4)), "string", "input 'x' must contain strings, got dtype float64."),
         (
             np.array([["a", 1, "b", "c"]], object),
             "string",
-            "input 'x' takes strings, but its dtype is object.",
+            "input 'x' must contain strings, got dtype object.",
         ),
         (
             np.zeros((1, 4), np.float32),
             "bfloat16",
-            "input 'x' is of type bfloat16, which numpy has not; float32 does not do.",
+            "input 'x' must have dtype bfloat16, which numpy lacks, got float32. Use ml_dtypes.",
         ),
     ],
 )
@@ -156,36 +157,35 @@ def test_what_is_no_tensor_is_passed_on() -> None:
     [
         (
             (8, 6, 3),
-            "input 'x' has shape (8, 6, 3), but (n, 8, 6, 3) is expected. Add the batch axis: "
-            "x[None].",
+            "input 'x' has shape (8, 6, 3), expected (n, 8, 6, 3). Add the batch axis: x[None].",
         ),
         (
             (2, 3, 8, 6),
-            "input 'x' has shape (2, 3, 8, 6), but (n, 8, 6, 3) is expected. It has its channels "
-            "first; turn it with x.transpose(0, 2, 3, 1).",
+            "input 'x' has shape (2, 3, 8, 6), expected (n, 8, 6, 3). Its channels come first; "
+            "use x.transpose(0, 2, 3, 1).",
         ),
         (
             (2, 6, 8, 3),
-            "input 'x' has shape (2, 6, 8, 3), but (n, 8, 6, 3) is expected. Height and width are "
+            "input 'x' has shape (2, 6, 8, 3), expected (n, 8, 6, 3). Height and width are "
             "swapped.",
         ),
         (
             (2, 8, 6, 1),
-            "input 'x' has shape (2, 8, 6, 1), but (n, 8, 6, 3) is expected: axis 3 (channels) "
-            "must be 3, not 1.",
+            "input 'x' has shape (2, 8, 6, 1), expected (n, 8, 6, 3): axis 3 (channels) must be "
+            "3, got 1.",
         ),
         (
             (2, 9, 6, 3),
-            "input 'x' has shape (2, 9, 6, 3), but (n, 8, 6, 3) is expected: axis 1 must be 8, not "
-            "9.",
+            "input 'x' has shape (2, 9, 6, 3), expected (n, 8, 6, 3): axis 1 must be 8, got 9.",
         ),
         (
             (5,),
-            "input 'x' has shape (5,), but (n, 8, 6, 3) is expected: 4 axes, not 1.",
+            "input 'x' has shape (5,), expected (n, 8, 6, 3): it must have 4 axes, got 1.",
         ),
         (
             (1, 2, 8, 6, 3),
-            "input 'x' has shape (1, 2, 8, 6, 3), but (n, 8, 6, 3) is expected: 4 axes, not 5.",
+            "input 'x' has shape (1, 2, 8, 6, 3), expected (n, 8, 6, 3): it must have 4 axes, "
+            "got 5.",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_shapes_that_do_not_fit(shape: tuple[int, ...], words: str) -> None:
 )
 def test_how_expected_shapes_are_written(dims: Any, words: str) -> None:
     spec = TensorType("float32", dims)
-    assert f"but {words} is expected" in message(np.zeros((1,) * 7), {"x": spec}, ["x"])
+    assert f"expected {words}: it must" in message(np.zeros((1,) * 7), {"x": spec}, ["x"])
 
 
 def test_free_sizes_take_anything() -> None:
@@ -218,13 +218,13 @@ def test_lists_of_numbers_are_arrays() -> None:
     assert array([np.zeros(4), np.ones(4)]).shape == (2, 4)
     assert array([np.zeros((2, 4))]).shape == (2, 4)  # a list of inputs, of which there is one
     assert message([[1], [2, 3]], {"x": VECTOR}, ["x"]).startswith(
-        "input 'x': a list cannot be made an array ("
+        "input 'x': cannot convert a list to an array ("
     )
 
 
-def test_what_is_no_array() -> None:
-    assert message(None, {"x": VECTOR}, ["x"]) == "input 'x': nothing is not an array."
-    assert message(b"abc", {"x": VECTOR}, ["x"]) == "input 'x': a byte string is not an array."
+def test_none_and_bytes_are_not_arrays() -> None:
+    assert message(None, {"x": VECTOR}, ["x"]) == "input 'x' must be an array, got None."
+    assert message(b"abc", {"x": VECTOR}, ["x"]) == "input 'x' must be an array, got bytes."
 
 
 # --- several inputs -----------------------------------------------------------------------------
@@ -261,23 +261,22 @@ def test_only_what_is_needed_must_be_given() -> None:
         ),
         (
             {"vector": VECTORS},
-            "input 'image' is missing; what was asked for needs 'image', 'vector', and 'vector' "
+            "input 'image' is missing: the request needs 'image', 'vector', but only 'vector' "
             "was given.",
         ),
         (
             {},
-            "input 'image' is missing; what was asked for needs 'image', 'vector', and nothing was "
-            "given.",
+            "input 'image' is missing: the request needs 'image', 'vector'.",
         ),
         (
             VECTORS,
-            "the model has 2 inputs ('image', 'vector'), but an array of shape (2, 4), float32, "
-            "was given. Give a dict by input name.",
+            "the model has 2 inputs ('image', 'vector'), got an array of shape (2, 4), float32,. "
+            "Give a dict by input name.",
         ),
         (
             [VECTORS] * 3,
-            "the model has 2 inputs ('image', 'vector'), but a list of 3 was given. Give a dict "
-            "by input name.",
+            "the model has 2 inputs ('image', 'vector'), got a list of 3. Give a dict by input "
+            "name.",
         ),
     ],
 )
@@ -288,7 +287,7 @@ def test_inputs_that_do_not_fit(given: Any, words: str) -> None:
 def test_inputs_must_agree_on_the_batch() -> None:
     given = {"image": IMAGES, "vector": VECTORS[:1]}
     assert message(given, TWO, ["image", "vector"], batch="batch") == (
-        "the inputs do not agree on the size of the batch: 'image' has 2, 'vector' has 1."
+        "the inputs have different batch sizes: 'image' has 2, 'vector' has 1."
     )
     assert set(prepare(given, TWO, ["image", "vector"])) == {"image", "vector"}
 
@@ -339,8 +338,8 @@ def test_images_by_input_name() -> None:
 def test_a_recipe_that_does_not_fit_the_input() -> None:
     grey = Preprocessing(size=(8, 6), color_mode="grayscale")
     assert message(pixels(), {"x": IMAGE}, ["x"], grey) == (
-        "input 'x' has shape (1, 8, 6, 1), but (n, 8, 6, 3) is expected: axis 3 (channels) must be "
-        "3, not 1."
+        "input 'x' has shape (1, 8, 6, 1), expected (n, 8, 6, 3): axis 3 (channels) must be 3, "
+        "got 1."
     )
 
 
@@ -354,16 +353,14 @@ def test_an_image_that_is_none() -> None:
     [
         (
             "a.png",
-            "input 'x': 'a.png' was given as an image, but the model's file has no preprocessing. "
-            'Say how images are prepared, as in preprocess={"size": [8, 6]}, or give a batch of '
-            "shape (n, 8, 6, 3).",
+            "input 'x': got 'a.png' as an image, but the model's file has no preprocessing. Give "
+            'a recipe, as in preprocess={"size": [8, 6]}, or a batch of shape (n, 8, 6, 3).',
         ),
         (
             np.zeros((8, 6, 3), np.uint8),
-            "input 'x': an array of shape (8, 6, 3), uint8, was given as an image, but the model's "
-            "file has no preprocessing. Say how images are prepared, as in "
-            'preprocess={"size": [8, 6]}, or give a batch of shape (n, 8, 6, 3) (an array that is '
-            "a batch already needs its first axis: x[None]).",
+            "input 'x': got an array of shape (8, 6, 3), uint8, as an image, but the model's file "
+            'has no preprocessing. Give a recipe, as in preprocess={"size": [8, 6]}, or a batch of '
+            "shape (n, 8, 6, 3) (for an array that is one sample, add the batch axis: x[None]).",
         ),
     ],
 )

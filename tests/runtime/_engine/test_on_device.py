@@ -274,8 +274,8 @@ def test_what_cannot_be_made_an_array(model: layertap.Model, kind: type[Sulking]
     with pytest.raises(InputError) as caught:
         model.activations(kind(), "relu")
     assert str(caught.value) == (
-        f"input 'image': a {kind.__name__} cannot be made an array (Can't call numpy() on Tensor "
-        "that requires grad.)."
+        f"input 'image': cannot convert a {kind.__name__} to an array (Can't call numpy() on "
+        "Tensor that requires grad.)."
     )
 
 
@@ -303,7 +303,7 @@ def test_what_is_on_a_card_does_not_go_to_the_cpu(
     with pytest.raises(InputError) as caught:
         model.activations(Elsewhere(kind, unit), "relu")
     assert str(caught.value) == (
-        f"input 'image' is on {where}, and the model runs on cpu. Bring it there first, or open "
+        f"input 'image' is on {where}, but the model runs on cpu. Move it there first, or open "
         f"the model with device={where!r}."
     )
 
@@ -314,8 +314,8 @@ def test_what_is_on_the_card_but_not_to_be_shared() -> None:
             "input 'x'", Elsewhere(2, 0), DeviceMemory("cuda", 0), DeviceMemory("cuda", 0)
         )
     assert str(caught.value) == (
-        "input 'x': onnxruntime cannot take this Elsewhere as it is (strides). Give one that lies "
-        "in one piece (x.contiguous()) and needs no gradient (x.detach())."
+        "input 'x': onnxruntime cannot use this Elsewhere (strides). Give one that is contiguous "
+        "(x.contiguous()) and does not require a gradient (x.detach())."
     )
 
 
@@ -327,19 +327,19 @@ def test_what_is_on_the_card_is_checked_there(batch: Array) -> None:
     assert on_device.take("x", value, card, card) is value
     spec = TensorType("float32", ("n", 8, 6, 3))
     assert feeds_module._checked("input 'x'", value, spec) is value
-    with pytest.raises(InputError, match=re.escape("axis 1 must be 9, not 8.")):
+    with pytest.raises(InputError, match=re.escape("axis 1 must be 9, got 8.")):
         feeds_module._checked("input 'x'", value, TensorType("float32", ("n", 9, 6, 3)))
     with pytest.raises(InputError) as caught:
         feeds_module._checked("input 'x'", value, TensorType("float16", ("n", 8, 6, 3)))
     assert str(caught.value) == (
-        "input 'x' is of dtype float32, but float16 is expected. What is on a device is taken as "
-        "it is; convert it there."
+        "input 'x' has dtype float32, expected float16. A value on a device is not converted; "
+        "convert it there."
     )
 
 
 @pytest.mark.parametrize(
     ("shape", "words"),
-    [((2, 8, 6), "4 axes, not 3"), ((2, 8, 5, 3), "axis 2 must be 6, not 5")],
+    [((2, 8, 6), "4 axes, got 3"), ((2, 8, 5, 3), "axis 2 must be 6, got 5")],
 )
 def test_an_ortvalue_that_does_not_fit(
     model: layertap.Model, shape: tuple[int, ...], words: str

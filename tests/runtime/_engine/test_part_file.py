@@ -230,15 +230,17 @@ def test_types_that_the_file_does_not_state_are_inferred(
 def test_a_start_that_is_not_read(tiny_file: TinyFile, tmp_path: Path) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         layertap.open(tiny_file("residual")).cut(tmp_path / "p.onnx", start=["a", "b"], end="c")
-    assert str(caught.value) == "nothing that the part ends with is computed from 'a'."
+    assert str(caught.value) == "no end of the part depends on 'a'."
 
 
 @pytest.mark.parametrize(
     ("start", "end", "message"),
     [
-        ("c", "d", "what was asked for cannot be computed from 'c' alone: 'a' is missing. Give it "
-         "as well."),
-        ("c", "c", "'c' is both where the part starts and where it ends."),
+        ("c", "d", (
+            "the requested layers cannot be computed from 'c' alone: 'a' is missing. Give it "
+            "as well."
+        )),
+        ("c", "c", "'c' is both start and end of the part."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_cut(
@@ -279,7 +281,7 @@ def test_the_cut_command_writes_a_part(
     )
     assert main(["cut", source, "--from", "seen", "-o", str(path)]) == 2
     assert capsys.readouterr().err == (
-        "layertap: what was asked for cannot be computed from 'seen' alone: input 'vector' is "
+        "layertap: the requested layers cannot be computed from 'seen' alone: input 'vector' is "
         "missing. Give it as well.\n"
     )
     assert [info.name for info in layertap.open(path).outputs] == ["sum"]  # as it was

@@ -84,11 +84,11 @@ def test_reproducible_sessions_run_the_graph_as_it_stands(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 2}, "reproducible=True runs on one thread, and threads=2."),
+        ({"threads": 2}, "reproducible=True runs on one thread, got threads=2."),
         (
             {"session_options": onnxruntime.SessionOptions()},
-            "reproducible=True sets session options, and session_options that are no dict are "
-            "used as they are. Give a dict.",
+            "reproducible=True sets session options, and an onnxruntime.SessionOptions is used "
+            "unchanged. Give a dict.",
         ),
     ],
 )

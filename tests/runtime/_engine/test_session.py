@@ -52,19 +52,19 @@ def options(session: session_module.Session) -> Any:
 @pytest.mark.parametrize(
     ("settings", "kind", "words"),
     [
-        ({"device": 1}, DeviceError, "there is no device 1. Give a name, as in 'cuda:0'."),
+        ({"device": 1}, DeviceError, "device must be a name such as 'cuda:0', got 1."),
         (
             {"device": "cuda", "providers": ["CPUExecutionProvider"]},
             UsageError,
             "device='cuda' and providers=['CPUExecutionProvider'] cannot both be given.",
         ),
-        ({"threads": 0}, UsageError, "threads=0: give a whole number from 1 up, or None."),
+        ({"threads": 0}, UsageError, "threads must be an integer of at least 1, or None, got 0."),
         (
             {"threads": "two"},
             UsageError,
-            "threads='two': give a whole number from 1 up, or None.",
+            "threads must be an integer of at least 1, or None, got 'two'.",
         ),
-        ({"tf32": True}, UsageError, "tf32=True is for device='cuda', and this is 'cpu'."),
+        ({"tf32": True}, UsageError, "tf32=True needs device='cuda', got 'cpu'."),
         (
             {"tf32": True, "providers": ["CUDAExecutionProvider"]},
             UsageError,
@@ -74,7 +74,7 @@ def options(session: session_module.Session) -> Any:
         (
             {"prefer_nhwc": True},
             UsageError,
-            "prefer_nhwc=True is for device='cuda', and this is 'cpu'.",
+            "prefer_nhwc=True needs device='cuda', got 'cpu'.",
         ),
         (
             {"prefer_nhwc": True, "providers": ["CUDAExecutionProvider"]},
@@ -145,8 +145,8 @@ def test_session_options_as_they_are() -> None:
         ({"intra_op_num_threads": "x"}, r"session_options: intra_op_num_threads cannot be 'x': .*"),
         (
             7,
-            r"session_options is a int\. Give an onnxruntime\.SessionOptions, or a dict of its "
-            r"attributes and configuration entries\.",
+            r"session_options must be an onnxruntime\.SessionOptions, or a dict of its attributes "
+            r"and configuration entries, got an int\.",
         ),
     ],
 )
@@ -175,10 +175,10 @@ def test_providers_are_those_of_onnxruntime() -> None:
         Engine(Settings(providers=["OpenVinoExecutionProvider", "CPUExecutionProvider"]))
     available = onnxruntime.get_available_providers()
     assert str(caught.value).startswith(
-        f"the installed onnxruntime {HERE} has no 'OpenVinoExecutionProvider'; it has "
+        f"the installed onnxruntime {HERE} does not have 'OpenVinoExecutionProvider'; it has "
         f"{', '.join(available)}."
     )
-    with pytest.raises(UsageError, match=r"^providers is empty; leave it out for the CPU\.$"):
+    with pytest.raises(UsageError, match=r"^providers is empty; omit it to use the CPU\.$"):
         Engine(Settings(providers=[]))
 
 
@@ -258,7 +258,7 @@ def rejected(model: onnx.ModelProto) -> str:
 def test_a_newer_ir_version() -> None:
     words = rejected(tiny.model([], [], [], ir_version=99))
     assert re.fullmatch(
-        r"'m\.onnx' is written in ONNX IR version 99, and the installed onnxruntime reads up to "
+        r"'m\.onnx' is written in ONNX IR version 99, but the installed onnxruntime reads up to "
         rf"\d+\. {UPGRADE}",
         words,
     )
@@ -271,7 +271,7 @@ def test_a_newer_opset() -> None:
         )
     )
     assert re.fullmatch(
-        r"'m\.onnx' uses opset 99 of ai\.onnx, and the installed onnxruntime knows up to \d+\. "
+        r"'m\.onnx' uses opset 99 of ai\.onnx, but the installed onnxruntime supports up to \d+\. "
         rf"{UPGRADE}",
         words,
     )
@@ -280,7 +280,7 @@ def test_a_newer_opset() -> None:
 def test_an_operator_that_onnxruntime_has_not() -> None:
     made = tiny.model([tiny.node("Nope", "x", "y")], [tiny.value("x", [1])], [tiny.value("y", [1])])
     assert rejected(made).startswith(
-        f"onnxruntime {HERE} does not take 'm.onnx'. It says: This is an invalid model."
+        f"onnxruntime {HERE} rejects 'm.onnx': This is an invalid model."
     )
 
 
@@ -290,9 +290,9 @@ def test_inputs_that_do_not_go_together() -> None:
     with pytest.raises(InputError) as caught:
         start(model).run(["y"], {"x": np.zeros((2, 5), np.float32)})
     assert str(caught.value) == (
-        "onnxruntime could not run 'm.onnx' on x (2, 5) float32. It says: Non-zero status code "
-        "returned while running MatMul node. Name:'a' Status Message: matmul_helper.h:59 Compute "
-        "MatMul dimension mismatch"
+        "onnxruntime could not run 'm.onnx' on x (2, 5) float32: Non-zero status code returned "
+        "while running MatMul node. Name:'a' Status Message: matmul_helper.h:59 Compute MatMul "
+        "dimension mismatch"
     )
 
 
@@ -318,8 +318,8 @@ def test_too_little_memory() -> None:
     with pytest.raises(DeviceError) as caught:
         start(made).run(["y"], {"s": np.array([100_000, 100_000, 1000])})
     assert str(caught.value).startswith(
-        "there is not enough memory to run 'm.onnx' on s (3,) int64. Give smaller batches. "
-        "onnxruntime says: Non-zero status code returned while running ConstantOfShape node."
+        "not enough memory to run 'm.onnx' on s (3,) int64. Use smaller batches. onnxruntime's "
+        "message: Non-zero status code returned while running ConstantOfShape node."
     )
 
 

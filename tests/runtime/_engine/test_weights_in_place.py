@@ -188,12 +188,12 @@ def test_sharing_that_cannot_be(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "share_weights=True and copy_weights=True cannot both be given."
     )
     assert refusal(file, session_options=onnxruntime.SessionOptions()) == (
-        "share_weights=True sets session options, and session_options that are no dict are used "
-        'as they are. Give a dict, or set "session.disable_prepacking" to "1" in them.'
+        "share_weights=True sets session options, and an onnxruntime.SessionOptions is used "
+        'unchanged. Give a dict, or set "session.disable_prepacking" to "1" in it.'
     )
     monkeypatch.setattr(onnxruntime, "__version__", "1.20.1")
     assert refusal(file) == (
-        "share_weights=True needs onnxruntime 1.21 or newer, and this is 1.20.1. Upgrade it."
+        "share_weights=True needs onnxruntime 1.21 or newer, but 1.20.1 is installed. Upgrade it."
     )
 
 
@@ -202,8 +202,8 @@ def test_a_copy_too_large_for_one_piece(file: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(file, copy_weights=True).tap("a")
     assert str(caught.value) == (
-        f"what was asked for takes 0.0 GB of '{file}' and its weights, more than fits into one "
-        "piece. Open it without copy_weights=True."
+        f"the request needs 0.0 GB of '{file}' and its weights, more than onnxruntime can load "
+        "from memory. Open it without copy_weights=True."
     )
 
 
@@ -390,7 +390,7 @@ def test_a_file_cut_short_is_refused_by_onnxruntime(
     os.truncate(file.parent / "m.data", 100)
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(path).tap("y")
-    assert str(caught.value).startswith(f"onnxruntime {onnxruntime.__version__} does not take ")
+    assert str(caught.value).startswith(f"onnxruntime {onnxruntime.__version__} rejects ")
     assert len(started) == 1
 
 

@@ -236,17 +236,17 @@ def test_images_are_prepared(differentiable: Any) -> None:
     [
         (
             {"method": "smothgrad"},
-            "there is no method 'smothgrad'; there are saliency, input_x_gradient, smoothgrad, "
+            "unknown method 'smothgrad'; the methods are saliency, input_x_gradient, smoothgrad, "
             "integrated_gradients. Did you mean 'smoothgrad'?",
         ),
-        ({"steps": 0}, "steps 0 makes no sense: give 1 or more."),
-        ({"samples": -1}, "samples -1 makes no sense: give 1 or more."),
-        ({"batch_size": 0}, "batch_size 0 makes no sense: give 1 or more."),
-        ({"noise": -0.1}, "noise -0.1 makes no sense: give 0 or more."),
+        ({"steps": 0}, "steps must be at least 1, got 0."),
+        ({"samples": -1}, "samples must be at least 1, got -1."),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
+        ({"noise": -0.1}, "noise must be at least 0, got -0.1."),
         (
             {"baseline": [1.0, 2.0]},
-            "the baseline has shape (2,), which does not fit input 'image' with (3, 8, 6, 3). Give "
-            "a number, or one sample, or one for each.",
+            "the baseline has shape (2,), but input 'image' has shape (3, 8, 6, 3). Give a "
+            "number, one sample, or one sample for each.",
         ),
     ],
 )
@@ -261,7 +261,7 @@ def test_invalid_arguments_are_refused(
 def test_a_file_that_gives_no_gradient_of_its_input(
     tiny_file: TinyFile, images: np.ndarray
 ) -> None:
-    with pytest.raises(layertap.ModelFileError, match="gives no gradients"):
+    with pytest.raises(layertap.ModelFileError, match="has no gradients"):
         layertap.open(tiny_file("image_classifier")).attribute(images)
     made = tiny.differentiable()
     for prop in made.metadata_props:
@@ -269,6 +269,6 @@ def test_a_file_that_gives_no_gradient_of_its_input(
     with pytest.raises(layertap.LayerNotFoundError) as caught:
         layertap.open(made.SerializeToString()).attribute(images)
     assert str(caught.value) == (
-        "the model gives no gradient of 'image', but of 'conv', 'last', 'mixed', 'relu'. "
-        "`layertap gradients FILE.onnx --layers image -o NEW.onnx` writes a file that does."
+        "the model has no gradient for 'image', only for 'conv', 'last', 'mixed', 'relu'. "
+        "`layertap gradients FILE.onnx --layers image -o NEW.onnx` writes a file with it."
     )

@@ -196,8 +196,8 @@ def test_a_file_without_gradients(tiny_file: TinyFile, name: str) -> None:
         model.gradients(np.zeros((1, 8, 6, 3), np.float32), "relu")
     path = tiny_file(name)
     assert str(caught.value) == (
-        f"'{path}' gives no gradients. `layertap gradients {path} --layers LAYER -o NEW.onnx` "
-        "writes a file that does."
+        f"'{path}' has no gradients. `layertap gradients {path} --layers LAYER -o NEW.onnx` "
+        "writes a file with it."
     )
 
 
@@ -209,8 +209,8 @@ def test_a_layer_without_one(
     with pytest.raises(layertap.LayerNotFoundError) as caught:
         layertap.open(path).gradients(images, layers)
     assert str(caught.value) == (
-        f"'{path}' gives no gradient of 'pool', but of 'conv', 'image', 'last', 'mixed', 'relu'. "
-        f"`layertap gradients '{path}' --layers pool -o NEW.onnx` writes a file that does."
+        f"'{path}' has no gradient for 'pool', only for 'conv', 'image', 'last', 'mixed', 'relu'. "
+        f"`layertap gradients '{path}' --layers pool -o NEW.onnx` writes a file with it."
     )
 
 

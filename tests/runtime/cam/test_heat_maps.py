@@ -300,9 +300,9 @@ def test_tokens_become_maps(images: np.ndarray) -> None:
     with pytest.raises(layertap.UsageError) as caught:
         model.cam(images, "tokens", 0)
     assert str(caught.value) == (
-        "'tokens' gives maps with 1 axes, and no input has as many between the batch and the "
-        "channels: 'x' (3, 8, 6, 3). Say with reshape= how its values become maps (n, h, w, c), or "
-        "say resize=False."
+        "'tokens' gives maps with 1 axes, but no input has that many between batch and channels: "
+        "'x' (3, 8, 6, 3). Give a function reshape= that makes maps (n, h, w, c), or "
+        "resize=False."
     )
     assert model.cam(images, "tokens", 0, resize=False).shape == (3, 1, 49)
 
@@ -394,22 +394,22 @@ def test_methods_of_activations_run_no_gradients(
     [
         (
             {"layer": "pool"},
-            "the model gives no gradient of 'pool', but of 'conv', 'image', 'last', 'mixed', "
-            "'relu'. `layertap gradients FILE.onnx --layers pool -o NEW.onnx` writes a file that "
-            "does.",
+            "the model has no gradient for 'pool', only for 'conv', 'image', 'last', 'mixed', "
+            "'relu'. `layertap gradients FILE.onnx --layers pool -o NEW.onnx` writes a file with "
+            "it.",
         ),
         (
             {"layer": "pool", "method": "eigencam"},
             "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
         ),
-        ({"mask": "imput"}, "mask is 'imput', but it must be 'layer' or 'input'."),
-        ({"batch_size": 0}, "batch_size 0 makes no sense: give 1 or more."),
-        ({"channels": 0}, "channels 0 makes no sense: give 1 or more."),
-        ({"resize": (5,)}, "resize is (5,), but it must be true, false, or (height, width)."),
-        ({"resize": (5, 0)}, "resize is (5, 0), but it must be true, false, or (height, width)."),
+        ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'."),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
+        ({"channels": 0}, "channels must be at least 1, got 0."),
+        ({"resize": (5,)}, "resize must be True, False or (height, width), got (5,)."),
+        ({"resize": (5, 0)}, "resize must be True, False or (height, width), got (5, 0)."),
         (
             {"layer": "probs", "method": "ablationcam"},
-            "no score depends on 'probs': to change it would change nothing.",
+            "the scores do not depend on 'probs'.",
         ),
     ],
 )
@@ -428,10 +428,10 @@ def test_a_layer_must_be_named_where_there_are_no_gradients(
     with pytest.raises(layertap.UsageError) as caught:
         layertap.open(path).cam(images, method="eigencam")
     assert str(caught.value) == (
-        f"'{path}' does not tell which layer to take. Give one. The last one with feature maps is "
-        "'drop'."
+        f"give a layer: '{path}' has no gradients to choose one by. The last one with feature "
+        "maps is 'drop'."
     )
-    with pytest.raises(layertap.ModelFileError, match="gives no gradients"):
+    with pytest.raises(layertap.ModelFileError, match="has no gradients"):
         layertap.open(path).cam(images, "relu")
 
 
@@ -441,9 +441,7 @@ def test_gradients_of_another_output(images: np.ndarray) -> None:
     model = layertap.open(changed_card(outputs=(probs, pool)))
     with pytest.raises(layertap.UsageError) as caught:
         model.cam(images, "relu", 0, output="pool")
-    assert str(caught.value) == (
-        "the model gives gradients of the scores of 'probs', and not of 'pool'."
-    )
+    assert str(caught.value) == ("the model has gradients of the scores of 'probs', not of 'pool'.")
     found = heat_maps(model, images, "relu", 4, method="scorecam", output="pool")
     np.testing.assert_allclose(
         found.scores[:, 0], float64_network.forward(images)["pool"][:, 4], rtol=1e-5

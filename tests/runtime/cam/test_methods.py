@@ -194,9 +194,9 @@ def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(UsageError) as caught:
         find_method("gradkam")
     assert str(caught.value) == (
-        "there is no method 'gradkam'; there are gradcam, gradcam++, xgradcam, layercam, hirescam, "
-        "gradcamelementwise, eigengradcam, eigencam, kpcacam, scorecam, ablationcam. Did you mean "
-        "'gradcam', 'xgradcam', 'gradcam++'?"
+        "unknown method 'gradkam'; the methods are gradcam, gradcam++, xgradcam, layercam, "
+        "hirescam, gradcamelementwise, eigengradcam, eigencam, kpcacam, scorecam, ablationcam. "
+        "Did you mean 'gradcam', 'xgradcam', 'gradcam++'?"
     )
 
 

@@ -246,28 +246,28 @@ def test_average_drop_and_increase() -> None:
     [
         (
             {"maps": np.zeros((2, 3, 8, 6))},
-            "the maps have shape (2, 3, 8, 6), but (2, 3, 4, 3) is expected: one of the image's "
-            "size for each image and target, as Model.cam gives them.",
+            "the maps have shape (2, 3, 8, 6), expected (2, 3, 4, 3): one map of the image's "
+            "size for each image and target, as returned by Model.cam.",
         ),
         (
             {"maps": np.zeros((HEIGHT, WIDTH))},
-            "the maps have shape (4, 3), but (2, 3, 4, 3) is expected: one of the image's size for "
-            "each image and target, as Model.cam gives them.",
+            "the maps have shape (4, 3), expected (2, 3, 4, 3): one map of the image's size for "
+            "each image and target, as returned by Model.cam.",
         ),
         (
             {"maps": np.zeros(5)},
-            "maps of shape (5,) fit none of the inputs: 'x' (2, 4, 3, 2)",
+            "maps of shape (5,) do not fit any input: 'x' (2, 4, 3, 2)",
         ),
         (
             {"baseline": "blurred"},
-            "baseline is 'blurred'; give a number, an array that fits the image, or 'blur'.",
+            "baseline must be a number, an array that fits the image, or 'blur', got 'blurred'.",
         ),
         (
             {"baseline": np.zeros(7)},
-            "the baseline has shape (7,), which does not fit images of (2, 4, 3, 2).",
+            "the baseline has shape (7,), but the images have shape (2, 4, 3, 2).",
         ),
-        ({"steps": 0}, "steps 0 makes no sense: give 1 or more."),
-        ({"batch_size": 0}, "batch_size 0 makes no sense: give 1 or more."),
+        ({"steps": 0}, "steps must be at least 1, got 0."),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"target": ["d"]}, "no class is called 'd'; there are 'a', 'b', 'c'."),
     ],
 )

@@ -123,7 +123,7 @@ def test_what_cannot_be_changed(differentiable: Any, images: np.ndarray) -> None
     model = differentiable()
     with pytest.raises(layertap.UsageError) as caught:
         Perturbation(program_of(model), "probs", "probs", LOGITS, {"image": images})
-    assert str(caught.value) == "no score depends on 'probs': to change it would change nothing."
+    assert str(caught.value) == "the scores do not depend on 'probs'."
     made = tiny.model(
         [tiny.node("Cast", "index", "x", to=tiny.FLOAT), tiny.node("Neg", "x", "y")],
         [tiny.value("index", ["n", 2], onnx.TensorProto.INT64)],
@@ -135,5 +135,5 @@ def test_what_cannot_be_changed(differentiable: Any, images: np.ndarray) -> None
             program_of(model), "index", "index", Scores("y"), {"index": np.zeros((1, 2), int)}
         )
     assert str(caught.value) == (
-        "'index' is of dtype int64; only floats can be changed bit by bit."
+        "'index' must be of a float dtype to be changed channel by channel, got int64."
     )

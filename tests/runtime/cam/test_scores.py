@@ -159,13 +159,12 @@ def test_a_file_without_an_output() -> None:
     model = layertap.open(made.SerializeToString())
     with pytest.raises(layertap.UsageError) as caught:
         choose_output(program_of(model), None)
-    assert str(caught.value) == ("the model has no output of its own whose classes could be meant.")
+    assert str(caught.value) == ("the model has no outputs, and so no scores of classes.")
 
 
 def test_scores_without_classes() -> None:
     with pytest.raises(layertap.UsageError) as caught:
         by_class(np.zeros(3))
     assert str(caught.value) == (
-        "the scores have the shape (3,), but classes are the last of two axes or more, (n, "
-        "classes)."
+        "the scores must have at least two axes, classes last, (n, classes), got shape (3,)."
     )

@@ -97,32 +97,32 @@ def test_a_class_that_is_called_top() -> None:
             "'Edema'?",
         ),
         (["dog", "xyz"], "no class is called 'xyz'; there are 4, 'cat', 'dog', 'bird', ..."),
-        (4, "there is no class 4: the output has 4, 0 to 3."),
-        ([0, -5], "there is no class -5: the output has 4, 0 to 3."),
+        (4, "class 4 is out of range: the output has 4, 0 to 3."),
+        ([0, -5], "class -5 is out of range: the output has 4, 0 to 3."),
         (
             1.0,
-            "1.0 is no target. Give a class by its label or index, or 'top'; weights of the "
-            "classes go in as an array.",
+            "1.0 is not a valid target. Give a label or an index, or 'top'; or weights of the "
+            "classes as an array.",
         ),
         (
             True,
-            "True is no target. Give a class by its label or index, or 'top'; weights of the "
-            "classes go in as an array.",
+            "True is not a valid target. Give a label or an index, or 'top'; or weights of the "
+            "classes as an array.",
         ),
         (
             [[0.5, 0.5, 0, 0], [1, 0, 0, 0]],
-            "0.5 is no target. Give a class by its label or index, or 'top'; weights of the "
-            "classes go in as an array.",
+            "0.5 is not a valid target. Give a label or an index, or 'top'; or weights of the "
+            "classes as an array.",
         ),
         ([], "the list of targets is empty. Give labels or indices of classes, or 'top'."),
         (
             ["dog", ["cat"]],
-            "the list of targets holds both targets and lists of them. Give targets, which hold "
-            "for every image, or one list for each image.",
+            "the list of targets contains both targets and lists of targets. Give targets, which "
+            "apply to all images, or one list for each image.",
         ),
         (
             [["dog"], ["cat"], ["bird"]],
-            "lists of targets for 3 images were given, but there are 2 images.",
+            "expected lists of targets for 2 images, got 3.",
         ),
         (
             [["dog"], ["cat", "bird"]],
@@ -134,18 +134,16 @@ def test_a_class_that_is_called_top() -> None:
         ),
         (
             np.eye(4, dtype=int),
-            "an array of dtype int64 and shape (4, 4) is no target. Weights of the classes are "
-            "floats; the indices of several classes go in as a list.",
+            "an array of dtype int64 and shape (4, 4) is not a valid target. Weights of the "
+            "classes must be floats; give the indices of several classes as a list.",
         ),
         (
             np.ones((3, 4)),
-            "weights of the classes have the shape (4,), (2, 4) or (2, targets, 4), but these have "
-            "(3, 4).",
+            "weights of the classes must have shape (4,), (2, 4) or (2, targets, 4), got (3, 4).",
         ),
         (
             np.ones(3),
-            "weights of the classes have the shape (4,), (2, 4) or (2, targets, 4), but these have "
-            "(3,).",
+            "weights of the classes must have shape (4,), (2, 4) or (2, targets, 4), got (3,).",
         ),
     ],
 )
@@ -156,7 +154,7 @@ def test_invalid_targets_are_refused(target: Any, message: str) -> None:
 
 
 def test_one_image_is_one() -> None:
-    with pytest.raises(UsageError, match=r"but there is 1 image\.$"):
+    with pytest.raises(UsageError, match=r"for 1 image, got 2\.$"):
         resolve([["dog"], ["cat"]], samples=1)
 
 
@@ -166,8 +164,7 @@ def test_a_file_whose_labels_do_not_help(labels: tuple[str, ...] | None) -> None
     with pytest.raises(UsageError) as caught:
         resolve("a", labels=labels)
     assert str(caught.value) == (
-        "the file has no labels for its classes, and 'a' cannot be found. Give an index, 0 to 3, "
-        "or 'top'."
+        "unknown class 'a': the file has no labels. Give an index, 0 to 3, or 'top'."
     )
 
 

@@ -192,15 +192,15 @@ def test_no_readable_image_stops_the_command(file: Path, pictures: Path) -> None
     [
         (
             ["--layer", "pool"],
-            "'model.onnx' gives no gradient of 'pool', but of 'conv', 'image', 'last', 'mixed', "
-            "'relu'. `layertap gradients model.onnx --layers pool -o NEW.onnx` writes a file that "
-            "does.",
+            "'model.onnx' has no gradient for 'pool', only for 'conv', 'image', 'last', 'mixed', "
+            "'relu'. `layertap gradients model.onnx --layers pool -o NEW.onnx` writes a file "
+            "with it.",
         ),
         (["--layer", "1:3"], "--layer must be a name or an index, got '1:3'."),
-        (["--target", "3"], "there is no class 3: the output has 3, 0 to 2."),
+        (["--target", "3"], "class 3 is out of range: the output has 3, 0 to 2."),
         (["--alpha", "2"], "--alpha must be between 0 and 1, got 2."),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
-        (["--channels", "0"], "channels 0 makes no sense: give 1 or more."),
+        (["--channels", "0"], "channels must be at least 1, got 0."),
         (["-o", "model.onnx"], "-o must be a folder, but 'model.onnx' is a file."),
     ],
 )  # fmt: skip
@@ -222,8 +222,8 @@ def test_method_with_gradients_requires_them_in_the_file(
     assert done == (
         2,
         "",
-        f"layertap: '{file}' gives no gradients. `layertap gradients {file} --layers LAYER -o "
-        "NEW.onnx` writes a file that does.\n",
+        f"layertap: '{file}' has no gradients. `layertap gradients {file} --layers LAYER -o "
+        "NEW.onnx` writes a file with it.\n",
     )
     options = ["--layer", "relu", "--method", "eigencam", "-o", "out"]
     assert layertap("cam", file, "pictures/a.png", *options).code == 0

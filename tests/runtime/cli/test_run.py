@@ -545,7 +545,7 @@ def test_warning_is_printed_once() -> None:
     [
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
         (["--top", "-1"], "--top must be at least 1, got -1."),
-        (["--threads", "0"], "threads=0: give a whole number from 1 up, or None."),
+        (["--threads", "0"], "threads must be an integer of at least 1, or None, got 0."),
         (["-o", "out.txt"], "the name of the output must end in .npz, got 'out.txt'."),
         (["-o", "no/out.npz"], "cannot write 'no/out.npz': the folder 'no' does not exist. Nothing "
          "was written."),
@@ -560,8 +560,10 @@ def test_warning_is_printed_once() -> None:
         (["--preprocess", "bad.json"], 'bad.json: "sise" is not a key of a preprocessing recipe, '
          "which has size, color_mode, interpolation, keep_aspect_ratio, depth, scaling. Did you "
          "mean 'size'?"),
-        (["--preprocess", "other.json"], "pictures/a.png: input 'image' has shape (1, 5, 6, 3), "
-         "but (n, 8, 6, 3) is expected: axis 1 must be 8, not 5."),
+        (["--preprocess", "other.json"], (
+            "pictures/a.png: input 'image' has shape (1, 5, 6, 3), expected (n, 8, 6, 3): "
+            "axis 1 must be 8, got 5."
+        )),
     ],
 )  # fmt: skip
 def test_invalid_argument_is_an_error(
@@ -593,8 +595,8 @@ def test_image_of_the_wrong_size_is_named() -> None:
     assert done == Done(
         2,
         "",
-        "layertap: pictures/a.png and 4 more: input 'image' has shape (5, 16, 12, 3), but "
-        "(n, 8, 6, 3) is expected: axis 1 must be 8, not 16.\n",
+        "layertap: pictures/a.png and 4 more: input 'image' has shape (5, 16, 12, 3), expected "
+        "(n, 8, 6, 3): axis 1 must be 8, got 16.\n",
     )
 
 

@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
+from layertap._public import public
 from layertap.errors import LayertapError
 
 
@@ -36,30 +37,37 @@ class Report(Protocol):
     def __bool__(self) -> bool: ...
 
 
+@public
 class ExportError(LayertapError):
     """The model cannot be exported; the message says why and what to do."""
 
 
+@public
 class ModelLoadError(ExportError):
     """The argument cannot be loaded as a Keras model."""
 
 
+@public
 class UnsafeModelError(ModelLoadError):
     """The model file contains Python code, which runs only with `unsafe=True`."""
 
 
+@public
 class WeightsError(ModelLoadError):
     """A weights file cannot be read, or contains the weights of another model."""
 
 
+@public
 class UnsupportedLayerError(ExportError):
     """A layer uses an operation that cannot be converted to ONNX."""
 
 
+@public
 class GradientError(ExportError):
     """A requested gradient does not exist; the message names the layer and the operator."""
 
 
+@public
 class VerificationError(ExportError):
     """The file's activations or gradients differ from those of its model; `report` contains every
     difference."""

@@ -9,11 +9,13 @@ import pydoc
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import layertap
+import layertap_export
 from layertap import errors
 
 PUBLIC = [
@@ -47,14 +49,14 @@ def test_the_public_names() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_each_public_name_is_there_in_a_fresh_process(name: str) -> None:
+def test_each_public_name_can_be_imported(name: str) -> None:
     assert getattr(layertap, name) is not None
     scope: dict[str, object] = {}
     exec(f"from layertap import {name}", scope)
     assert scope[name] is getattr(layertap, name)
 
 
-def test_a_name_that_is_not_there() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError) as caught:
         layertap.load  # noqa: B018
     assert str(caught.value) == "module 'layertap' has no attribute 'load'"
@@ -85,20 +87,26 @@ def test_star_import_works_in_a_fresh_process() -> None:
     assert done.stdout == "layertap Model Preprocessing\n"
 
 
-NAMED = sorted(set(layertap.__all__) - {"__version__", "cam"})
+NAMED = [
+    *(("layertap", name) for name in layertap.__all__ if name not in {"__version__", "cam"}),
+    *(
+        pytest.param("layertap_export", name, marks=pytest.mark.tensorflow)
+        for name in layertap_export.__all__
+    ),
+]
 
 
-@pytest.mark.parametrize("name", NAMED)
-def test_a_public_name_says_that_it_is_of_layertap(name: str) -> None:
-    thing = getattr(layertap, name)
-    assert (thing.__module__, thing.__qualname__) == ("layertap", name)
+@pytest.mark.parametrize(("package", "name"), NAMED)
+def test_a_public_name_names_its_package_as_its_module(package: str, name: str) -> None:
+    thing = getattr(import_module(package), name)
+    assert (thing.__module__, thing.__qualname__) == (package, name)
     assert pickle.loads(pickle.dumps(thing)) is thing
     first = pydoc.plain(pydoc.render_doc(thing)).splitlines()[0]
-    assert first.endswith(f"{name} in module layertap")
+    assert first.endswith(f"{name} in module {package}")
 
 
-def test_an_error_says_that_it_is_of_layertap_before_anybody_has_named_it() -> None:
-    """A traceback shows the class of an error that the program never imported."""
+def test_a_traceback_names_layertap_as_the_module_of_an_error() -> None:
+    """Also for an error class that the program never accessed."""
     done = subprocess.run(
         [sys.executable, "-c", "import layertap; layertap.open('gone.onnx')"],
         env={"PYTHONPATH": str(Path(layertap.__file__).parents[1])},
@@ -108,10 +116,10 @@ def test_an_error_says_that_it_is_of_layertap_before_anybody_has_named_it() -> N
     assert done.stderr.splitlines()[-1].startswith("layertap.ModelFileError: there is no file")
 
 
-def test_a_pickled_model_names_no_private_module_for_what_it_is(
+def test_a_pickled_model_names_public_modules_only(
     tiny_file: Callable[[str], Path],
 ) -> None:
-    """So that pickles stay readable when modules move."""
+    """Pickles stay readable when modules move."""
     model = layertap.open(tiny_file("image_classifier"), threads=1)
     named = [
         str(argument)

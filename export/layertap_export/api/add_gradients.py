@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.library import import_onnxruntime
+from layertap._public import public
 from layertap.errors import UsageError
 from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
 from layertap.format.data_file import replacing_model
@@ -41,6 +42,7 @@ SECONDS = 60.0
 """How long gradients are compared unless the caller says otherwise."""
 
 
+@public
 def add_gradients(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],

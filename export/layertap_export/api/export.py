@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from layertap._public import public
 from layertap.errors import UsageError
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
@@ -38,6 +39,7 @@ OPSETS = range(13, 19)
 """The opsets that tf2onnx 1.17 writes and `channels_first` supports; 18 is the default."""
 
 
+@public
 def export(
     model: Any,
     path: str | os.PathLike[str],

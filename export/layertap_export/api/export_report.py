@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from layertap._public import public
 from layertap.format.card import Card
 from layertap_export.verification.report import VerificationReport
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
     """The result of an export."""

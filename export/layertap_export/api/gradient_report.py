@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from layertap._public import public
 from layertap.format.card import Card
 from layertap_export.verification.finite_differences import Slopes
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradientReport:
     """The gradients that were added to a file, and their distance from central differences."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import layertap
+from layertap._public import public
 from layertap.errors import ModelFileError
 from layertap.format.card import Card
 from layertap.format.layer import Shape
@@ -22,6 +23,7 @@ from layertap_export.verification.tolerances import TOLERANCE
 from layertap_export.verification.written_file import WrittenFile
 
 
+@public
 def verify(
     path: str | os.PathLike[str],
     model: Any,

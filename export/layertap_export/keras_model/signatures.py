@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from layertap._public import public
 from layertap.format.card import Source, TensorInfo
 from layertap.format.layer import Layer, Shape
 from layertap_export.errors import ExportError
@@ -20,6 +21,7 @@ from .tracing import Trace
 from .variables import sha256
 
 
+@public
 class Signature:
     """One signature of a loaded SavedModel."""
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from layertap._engine.library import import_onnxruntime
+from layertap._public import public
 from layertap.format.card import Golden, Gradients, LayerCheck, Verification
 from layertap.format.text import counted
 from layertap_export.errors import VerificationError
@@ -13,6 +14,7 @@ from layertap_export.errors import VerificationError
 from .golden_values import digits
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerDifference:
     """How far one layer of the file is from Keras's, over all batches."""
@@ -30,6 +32,7 @@ class LayerDifference:
     """The same error of Keras itself; the smaller of the two is closer to the truth."""
 
 
+@public
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerificationReport:
     """The result of comparing a file with its model. True if every layer passed."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from layertap._public import public
 from layertap.errors import suggest
 from layertap_export.errors import ModelLoadError
 from layertap_export.keras_model.tensorflow import prepared
@@ -23,6 +24,7 @@ Loader = Callable[[Mapping[str, Any]], Any]
 """Loads a model or signature; takes the custom objects by name."""
 
 
+@public
 def load_model(
     source: str | os.PathLike[str],
     *,

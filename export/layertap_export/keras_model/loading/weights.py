@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from layertap._public import public
 from layertap_export.errors import WeightsError
 
 from .matching import ModelLayer, Shape, match, model_layers
@@ -23,6 +24,7 @@ from .weight_files import Arrays, SavedLayer, read_weights, structural_suffix
 _PROBLEMS_SHOWN = 3
 
 
+@public
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
     """Set all weights of a Keras model from a file that contains exactly these weights.
 

@@ -229,12 +229,12 @@ def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
 
 def _check_source(args: argparse.Namespace) -> None:
     """Raise what can be known to be wrong before TensorFlow is imported, which takes seconds."""
-    from .keras_model.loading import find  # not above: numpy and all, for the sake of `--help`
-    from .keras_model.loading.custom_objects import split_place
+    from .keras_model.loading import find_loader  # not above: imports numpy, slows `--help`
+    from .keras_model.loading.custom_objects import split_reference
 
-    for place in args.custom_objects:
-        split_place(place)
-    find(args.model, weights=args.weights, signature=args.signature, unsafe=args.unsafe)
+    for reference in args.custom_objects:
+        split_reference(reference)
+    find_loader(args.model, weights=args.weights, signature=args.signature, unsafe=args.unsafe)
 
 
 EXPORT = Command(

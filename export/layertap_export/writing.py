@@ -66,7 +66,7 @@ class Writer:
                 file.write(part)
 
     def _parts(self) -> Iterator[bytes | memoryview]:
-        """The bytes of the model, in pieces."""
+        """The bytes of the model, in parts."""
         graph = self._model.graph
         head, before, after = onnx.ModelProto(), onnx.GraphProto(), onnx.GraphProto()
         tail = onnx.ModelProto()
@@ -81,7 +81,7 @@ class Writer:
         del after.node[:], after.initializer[:]
         after.ClearField("name")
         first, last = _bytes(before), _bytes(after)
-        moved = {name: self._data.refer(place) for name, place in self._moved.items()}
+        moved = {name: self._data.refer(extent) for name, extent in self._moved.items()}
         stated = [self._stated(item, moved.get(item.name)) for item in graph.initializer]
         sizes = [sum(map(len, parts)) for parts in stated]
         whole = sum(len(header(INITIALIZER, size)) + size for size in sizes)
@@ -119,7 +119,7 @@ def append_card(path: Path, card: Card) -> None:
         file.write(encode(METADATA, _bytes(entry)))
 
 
-def check(model: onnx.ModelProto) -> None:
+def validate(model: onnx.ModelProto) -> None:
     """Return if the model is valid ONNX, and all its shapes and dtypes are consistent.
 
     Raises:

@@ -17,7 +17,7 @@ from layertap.cli import main
 from layertap.format.card import KEY, Card
 from layertap.format.data_file import DataFile
 from layertap_export.graph.weights import Initializers
-from layertap_export.writing import Writer, append_card, check
+from layertap_export.writing import Writer, append_card, validate
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -109,10 +109,10 @@ def test_a_graph_is_checked_without_its_weights(dims: tuple[int, int]) -> None:
     del item.dims[:]
     item.dims.extend(dims)
     with pytest.raises(layertap_export.ExportError) as caught:
-        check(model)
+        validate(model)
     assert str(caught.value).startswith("the converted model is not valid ONNX: ")
     model, _ = graph()
-    check(model)
+    validate(model)
 
 
 # --- The export as a whole ----------------------------------------------------------------------

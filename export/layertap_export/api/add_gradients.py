@@ -24,22 +24,17 @@ from layertap_export.gradients.extend import extend, warn_independent
 from layertap_export.gradients.reading import card_of, read, strip
 from layertap_export.gradients.select import listed
 from layertap_export.graph.weights import Initializers
-from layertap_export.verification.finite_differences import Slopes, compare
+from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
 from layertap_export.verification.golden_values import digits, golden_layer, steady
 from layertap_export.verification.kinks import neighbours
 from layertap_export.verification.samples import sample
+from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
 from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
-from .finished import check_finished
+from .final_check import check_finished
 from .gradient_report import GradientReport
-
-TOLERANCE = 1e-4
-"""Largest scaled error that passes unless the caller says otherwise."""
-
-SECONDS = 60.0
-"""How long gradients are compared unless the caller says otherwise."""
 
 
 @public
@@ -49,8 +44,8 @@ def add_gradients(
     layers: Selector | Sequence[Selector],
     *,
     score: str | None = None,
-    tolerance: float = TOLERANCE,
-    seconds: float = SECONDS,
+    tolerance: float = DEFAULT_TOLERANCE,
+    seconds: float = DEFAULT_SECONDS,
 ) -> GradientReport:
     """Write a copy of an ONNX file that also computes the gradients of its scores at some layers.
 

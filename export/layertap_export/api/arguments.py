@@ -26,14 +26,14 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
         LayerNotFoundError: something matches nothing.
     """
     table = [row.layer for row in traced.rows]
-    what: Any = layers
+    selectors: Any = layers
     if isinstance(layers, str):
-        what = None if layers == "all" else parse_selector(layers, table)
+        selectors = None if layers == "all" else parse_selector(layers, table)
     elif not isinstance(layers, (int, slice, Layer)):
-        what = [parse_selector(x, table) if isinstance(x, str) else x for x in layers]
-        if "all" in what:
-            what = None
-    chosen = {layer.name for layer in select(table, what, types)}
+        selectors = [parse_selector(x, table) if isinstance(x, str) else x for x in layers]
+        if "all" in selectors:
+            selectors = None
+    chosen = {layer.name for layer in select(table, selectors, types)}
     # The model's own outputs are in the file anyway.
     own = {info.name for info in traced.outputs}
     return chosen | {layer.name for layer in table if layer.tensor in own}

@@ -18,7 +18,7 @@ from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
 from layertap_export.convert.to_onnx import to_onnx
-from layertap_export.gradients.differentiating import add_gradients, narrow, pads_needed
+from layertap_export.gradients.for_export import add_gradients, narrow, pads_needed
 from layertap_export.gradients.select import listed
 from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
@@ -28,12 +28,12 @@ from layertap_export.verification.layers import verify_file
 from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.written_file import WrittenFile
-from layertap_export.writing import Writer, append_card, check
+from layertap_export.writing import Writer, append_card, validate
 
 from .arguments import check_fit, chosen_layers, labels_of, preprocessing_of
 from .draft import CardDraft
 from .export_report import ExportReport
-from .finished import check_finished
+from .final_check import check_finished
 
 OPSETS = range(13, 19)
 """The opsets that tf2onnx 1.17 writes and `channels_first` supports; 18 is the default."""
@@ -148,7 +148,7 @@ def export(
     # Gradients are compared layer by layer, and therefore added to a graph that shows all of them.
     graph = assemble(raw, traced, chosen_layers(traced, "all", None) if asked else draft.exposed)
     draft.notes += narrowing_notes(cast_around(graph, raw.initializers))
-    check(graph)
+    validate(graph)
     sources = None
     if asked:
         progress("adding gradients")
@@ -157,7 +157,7 @@ def export(
         )
         sources = LayerSources.of(graph.graph, draft.table)
         narrow(graph, draft.shown)
-        check(graph)
+        validate(graph)
     # Gradients have as many rows as the weights of the scores.
     per_sample = draft.shown - draft.gradient_outputs
     name_batch(graph, per_sample)
@@ -185,7 +185,7 @@ def export(
             name_batch(graph, per_sample - report.misnamed)
             report = verified()
         report = replace(report, file=str(path))
-        report.check()
+        report.raise_if_failed()
         card = draft.finished(report)
         append_card(temporary, card)
         check_finished(temporary, path, report)

@@ -30,13 +30,14 @@ class ExportReport:
 
     def __str__(self) -> str:
         count = len(self.card.layers)
-        what = f"{len(self.exposed)} of {count} layers exposed"
+        content = f"{len(self.exposed)} of {count} layers exposed"
         signature = self.card.source.signature
         if signature:
             outputs = "output" if count == 1 else "outputs"
-            what = f"{count} {outputs} of the signature {signature!r}"
+            content = f"{count} {outputs} of the signature {signature!r}"
         lines = (
-            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {what}) in {self.seconds:.0f} s",
+            f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {content}) "
+            f"in {self.seconds:.0f} s",
             self.note,
             str(self.verification),
             *(f"note: {note}" for note in self.card.notes or ()),

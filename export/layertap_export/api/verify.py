@@ -19,7 +19,7 @@ from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.subject import Subject, subject_of
 from layertap_export.verification.layers import verify_file
 from layertap_export.verification.report import VerificationReport
-from layertap_export.verification.tolerances import TOLERANCE
+from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
 from layertap_export.verification.written_file import WrittenFile
 
 
@@ -79,7 +79,7 @@ def verify(
     subject = subject_of(model)
     _check_same_inputs(subject, card, os.fspath(path))
     if tolerance is None:
-        tolerance = card.verification.tolerance if card.verification else TOLERANCE
+        tolerance = card.verification.tolerance if card.verification else DEFAULT_TOLERANCE
     progress(f"comparing with {subject.framework}")
     return verify_file(
         WrittenFile(Path(path)),

@@ -22,7 +22,7 @@ from tensorflow.python.framework.convert_to_constants import (
 from tf2onnx import tf_loader
 
 from layertap_export.errors import ExportError
-from layertap_export.graph.weights import LARGE
+from layertap_export.graph.weights import STUB_BYTES
 from layertap_export.keras_model.variables import shared
 
 from .dtypes import as_in_file, nodes_of, widen
@@ -44,8 +44,8 @@ READERS: Mapping[str, tuple[int, ...]] = {
 """Operations that tf2onnx converts in the same way whether it knows the values of these inputs or
 not."""
 
-MOST = 2**31 - 2**24
-"""Bytes of the variables that stand in the graph: protobuf's limit, less room for the rest."""
+GRAPH_DEF_BYTES = 2**31 - 2**24
+"""Largest total size of the variables in the GraphDef: protobuf's limit, less room for the rest."""
 
 PASSING = frozenset({"Cast", "ExpandDims", "Identity", "ReadVariableOp", "Reshape", "Transpose"})
 """Operations through which a weight may go on its way there; `initializers` computes them."""
@@ -146,8 +146,8 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
         self._readers: dict[str, list[tuple[Any, int]]] = {}
         self._nodes = {node.name: node for node in self.graph_def.node}
         for node in self.graph_def.node:
-            for place, name in enumerate(_read_by(node)):
-                self._readers.setdefault(name, []).append((node, place))
+            for position, name in enumerate(_read_by(node)):
+                self._readers.setdefault(name, []).append((node, position))
         super()._build_tensor_data()
 
     def _eval(self, tensor: Any) -> NDArray[Any]:
@@ -156,13 +156,13 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
             return np.asarray(tensor.numpy())
         value = shared(tensor)
         name = self._names[id(tensor.handle)]
-        if value.nbytes < LARGE or not self._goes_straight(name):
+        if value.nbytes < STUB_BYTES or not self._goes_straight(name):
             self._inside += value.nbytes
-            if self._inside > MOST:
+            if self._inside > GRAPH_DEF_BYTES:
                 raise ExportError(
-                    f"more than {MOST / 1e9:.1f} GB of the weights, {tensor.name!r} among them, go "
-                    "into loops or arithmetic. The export can only handle more where they go into "
-                    "convolutions and products of matrices."
+                    f"more than {GRAPH_DEF_BYTES / 1e9:.1f} GB of the weights are used in loops or "
+                    f"arithmetic, {tensor.name!r} among them. Above this size, weights can only be "
+                    "exported if convolutions and matrix products use them."
                 )
             return value
         self.kept[name] = value
@@ -170,11 +170,11 @@ class _Variables(_FunctionConverterDataInEager):  # type: ignore[misc]
 
     def _goes_straight(self, name: str) -> bool:
         """Whether all that reads a node leads it, as it is, to one of READERS."""
-        for node, place in self._readers.get(name, []):
-            if place in READERS.get(node.op, ()):
+        for node, position in self._readers.get(name, []):
+            if position in READERS.get(node.op, ()):
                 continue
             others = _read_by(node)[1:]
-            known = place == 0 and all(self._nodes[other].op == "Const" for other in others)
+            known = position == 0 and all(self._nodes[other].op == "Const" for other in others)
             if node.op not in PASSING or not known or not self._goes_straight(node.name):
                 return False
         return True

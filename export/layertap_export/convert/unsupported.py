@@ -15,9 +15,9 @@ from layertap_export.errors import UnsupportedLayerError
 from layertap_export.keras_model.wrapping import setting
 
 from .dtypes import nodes_of
-from .tf_ops.expressions import NoWayError
+from .tf_ops.expressions import UnsupportedUseError
 from .tf_ops.fourier import COMPLEX_OPERATIONS
-from .tf_ops.reasons import RANDOM, way_out, why
+from .tf_ops.reasons import RANDOM, explanation, workaround
 
 UNKNOWN_TYPES: Mapping[int, str] = {
     **{
@@ -95,8 +95,8 @@ def check_operators(failed: Mapping[str, Failure], layer_of: Callable[[str], str
     operations = [operation for operation, _, _ in found]
     sentences = [
         f"ONNX has no way for these TensorFlow operations: {listed}.",
-        why(operations),
-        way_out(operations),
+        explanation(operations),
+        workaround(operations),
     ]
     raise UnsupportedLayerError(" ".join(sentence for sentence in sentences if sentence))
 
@@ -126,10 +126,10 @@ class _Listener(logging.Handler):
             self.failed.setdefault(str(name), Failure(str(operation), ""))
         elif record.msg.startswith("Failed to convert node") and record.exc_info:
             name, _, summary = record.args
-            kind = re.match(r"OP=(\w+)", str(summary))
+            op_type = re.match(r"OP=(\w+)", str(summary))
             exc = record.exc_info[1]
-            reason = str(exc) if isinstance(exc, NoWayError) else "not as it is used here"
-            self.failed[str(name)] = Failure(kind[1] if kind else "While", reason)
+            reason = str(exc) if isinstance(exc, UnsupportedUseError) else "not as it is used here"
+            self.failed[str(name)] = Failure(op_type[1] if op_type else "While", reason)
 
 
 @contextmanager

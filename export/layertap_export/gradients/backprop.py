@@ -15,7 +15,7 @@ import onnx
 from layertap_export.errors import GradientError
 from layertap_export.graph.graph import is_standard, leading_to, reads
 
-from .builder import FLOATS, Builder, Value
+from .builder import FLOAT_TYPES, Builder, Value
 from .registry import NO_GRADIENT, RULES
 from .step import Step
 
@@ -64,7 +64,7 @@ class Backprop:
             if not _has_rule(node):
                 # Its gradient must not silently be 0, as that of a rounding to int8 would.
                 raise _failure(layer_of(node, wanted[0]), _no_rule(node))
-            flowing = [name for name in wanted if build.shapes.dtype(name) in (0, *FLOATS)]
+            flowing = [name for name in wanted if build.shapes.dtype(name) in (0, *FLOAT_TYPES)]
             if flowing:
                 found.append(node)
                 reached.update(flowing)
@@ -134,5 +134,5 @@ def _no_rule(node: onnx.NodeProto) -> str:
     return f"layertap has no rule for the operator {domain}{node.op_type}"
 
 
-def _failure(layer: str, why: str) -> GradientError:
-    return GradientError(f"layer {layer!r} has no gradient: {why}.")
+def _failure(layer: str, reason: str) -> GradientError:
+    return GradientError(f"layer {layer!r} has no gradient: {reason}.")

@@ -28,7 +28,7 @@ from layertap_export.graph.unique_names import UniqueNames
 PREFIX = "grad/"
 """The prefix of all names of the backward half."""
 
-FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 """The element types that have gradients."""
 
 Operand: TypeAlias = "Value | float"
@@ -205,18 +205,18 @@ class Builder:
 
     def vector(self, parts: Iterable[Value | int]) -> Value:
         """An int64 vector of numbers and of vectors that the graph computes."""
-        pieces: list[Value] = []
+        sizes: list[Value] = []
         pending: list[int] = []
         for part in [*parts, None]:
             if isinstance(part, int):
                 pending.append(part)
                 continue
             if pending:
-                pieces.append(self.int64(pending))
+                sizes.append(self.int64(pending))
                 pending = []
             if part is not None:
-                pieces.append(part)
-        return pieces[0] if len(pieces) == 1 else self.node("Concat", *pieces, axis=0)
+                sizes.append(part)
+        return sizes[0] if len(sizes) == 1 else self.node("Concat", *sizes, axis=0)
 
     def count(self, value: Value, axes: Sequence[int]) -> Value | int:
         """How many elements there are along some axes, as a number or an int64 scalar."""

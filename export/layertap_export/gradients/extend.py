@@ -16,7 +16,7 @@ from layertap.format.select import Selector
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .backprop import Backprop
-from .builder import FLOATS, PREFIX, Builder, Value
+from .builder import FLOAT_TYPES, PREFIX, Builder, Value
 from .score import Score, asked_output, find_score
 from .select import ALL, INPUT, LAST, asks_for, last_feature_maps, named_layers
 from .targets import Differentiated, SourceFinder
@@ -67,7 +67,7 @@ def extend(
     _check_score(build, found)
 
     def is_float(tensor: str | None) -> bool:
-        return tensor is not None and build.shapes.dtype(tensor) in FLOATS
+        return tensor is not None and build.shapes.dtype(tensor) in FLOAT_TYPES
 
     chosen = named_layers(asked, layers, lambda layer: is_float(layer.tensor))
     if asks_for(LAST, asked, layers):
@@ -132,12 +132,13 @@ def warn_independent(names: Sequence[str], output: str) -> None:
 
 def _check_score(build: Builder, score: Score) -> None:
     dtype = build.shapes.dtype(score.tensor)
-    if dtype not in FLOATS:
-        kind = (
+    if dtype not in FLOAT_TYPES:
+        content = (
             helper.tensor_dtype_to_np_dtype(dtype).name if dtype else "values of an unknown dtype"
         )
         raise UsageError(
-            f"the output {score.output!r} holds {kind}; only floating-point numbers have gradients."
+            f"the output {score.output!r} holds {content}; only floating-point numbers have "
+            "gradients."
         )
 
 
@@ -154,10 +155,10 @@ def _targets(
 def _layer_of(node: onnx.NodeProto, tensor: str, layers: Sequence[Layer]) -> str:
     """The layer that a node belongs to: nodes are named after layers, or make their tensors."""
     names = {layer.name for layer in layers}
-    place = node.name
-    while place and place not in names:
-        place = place.rpartition("/")[0]
-    return place or (tensor if tensor in names else node.name or tensor)
+    scope = node.name
+    while scope and scope not in names:
+        scope = scope.rpartition("/")[0]
+    return scope or (tensor if tensor in names else node.name or tensor)
 
 
 def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:

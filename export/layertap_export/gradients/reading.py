@@ -20,7 +20,7 @@ from layertap.format.card import Card, Source
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External
 from layertap_export.graph.graph import opset_of, prune
-from layertap_export.graph.weights import LARGE, Initializers
+from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 OLDEST_OPSET = 13
 """The oldest opset that the gradient rules support."""
@@ -84,7 +84,7 @@ def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDA
     """The value of a large weight in another file; `None` for one that has to be read."""
     dtype = helper.tensor_dtype_to_np_dtype(item.data_type)
     count, size = math.prod(item.dims), weights.size(external)
-    if size < LARGE or size != count * dtype.itemsize:  # types of less than a byte are packed
+    if size < STUB_BYTES or size != count * dtype.itemsize:  # types of less than a byte are packed
         return None
     found = weights.refer(external)
     if isinstance(found, bytes):
@@ -93,12 +93,12 @@ def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDA
 
 
 def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:
-    values, places = numpy_helper.to_array(item.values), numpy_helper.to_array(item.indices)
+    values, positions = numpy_helper.to_array(item.values), numpy_helper.to_array(item.indices)
     full = np.zeros(tuple(item.dims), values.dtype)
-    if places.ndim == 1:
-        full.ravel()[places] = values
+    if positions.ndim == 1:
+        full.ravel()[positions] = values
     else:
-        full[tuple(places.T)] = values
+        full[tuple(positions.T)] = values
     return numpy_helper.from_array(full, item.values.name)
 
 

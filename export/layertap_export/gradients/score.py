@@ -47,8 +47,8 @@ def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
     """
     if asked is not None and asked in outputs:
         return asked, False
-    name, separator, kind = (asked or "").rpartition(":")
-    probability = kind == PROBABILITY
+    name, separator, suffix = (asked or "").rpartition(":")
+    probability = suffix == PROBABILITY
     if asked is not None and (not probability or (separator and name not in outputs)):
         wanted = name if probability else asked
         raise UsageError(
@@ -66,9 +66,9 @@ def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
     return outputs[0], probability
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return f"{shown} and {len(names) - most} more" if names[most:] else shown
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:limit]))
+    return f"{shown} and {len(names) - limit} more" if names[limit:] else shown
 
 
 def find_score(

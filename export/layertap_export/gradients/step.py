@@ -107,13 +107,13 @@ class Step:
                 formal = _formal(self, index)
                 raise self.unsupported(f"whose {formal} depends on the layer")
 
-    def unsupported(self, what: str) -> GradientError:
+    def unsupported(self, form: str) -> GradientError:
         """The error for a form of the operator that has no rule.
 
         Args:
-            what: the form, as in `with a kernel of free size`.
+            form: as in `with a kernel of free size`.
         """
-        return GradientError(f"{self.node.op_type} {what}")
+        return GradientError(f"{self.node.op_type} {form}")
 
 
 def _formal(step: Step, index: int) -> str:

@@ -1,8 +1,8 @@
 """The large weights of a graph that is being made, kept outside it.
 
 A protobuf message copies what is put into it, every pass over the graph copies it again, and no
-message may hold more than 2 GB. So a weight of LARGE bytes or more is only a stub in the graph: an
-initializer with a name, dtype and shape whose data is marked as external, with a key of the table
+message may hold more than 2 GB. So a weight of STUB_BYTES or more is only a stub in the graph: an
+initializer with a name, dtype and shape, marked as external data, with an index into the table
 here. The values stay where they are, for most weights in Keras's own variables, until the file is
 written.
 """
@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-LARGE = 1 << 16
-"""Bytes from which a weight is kept outside the graph."""
+STUB_BYTES = 1 << 16
+"""Smallest weight, in bytes, that is kept outside the graph."""
 
 
 class Initializers:
@@ -27,7 +27,7 @@ class Initializers:
 
     def make(self, value: NDArray[Any], name: str) -> onnx.TensorProto:
         """An initializer with this value, which is not copied if it is large."""
-        if value.nbytes < LARGE or value.dtype == object:
+        if value.nbytes < STUB_BYTES or value.dtype == object:
             return numpy_helper.from_array(value, name)
         made = onnx.TensorProto(
             name=name,

@@ -17,7 +17,7 @@ from layertap_export.errors import ExportError, keras_words
 
 from .wrapping import setting
 
-FLOATS = ("float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat16")
+FLOAT_DTYPES = ("float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat16")
 """Dtypes and dtype policies that are replaced with float64."""
 
 
@@ -59,7 +59,7 @@ def _in_float64(value: Any) -> Any:
         if str(value.get("class_name")).endswith("DTypePolicy"):
             return "float64"
         return {
-            key: "float64" if key == "dtype" and item in FLOATS else _in_float64(item)
+            key: "float64" if key == "dtype" and item in FLOAT_DTYPES else _in_float64(item)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):

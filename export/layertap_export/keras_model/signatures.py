@@ -29,21 +29,21 @@ class Signature:
     keras_model: Any | None = None
     layers: tuple[Any, ...] = ()
 
-    def __init__(self, root: Any, key: str, name: str, why: str) -> None:
+    def __init__(self, root: Any, key: str, name: str, explanation: str) -> None:
         """Take a signature.
 
         Args:
             root: the object that `tf.saved_model.load` returned, which keeps the variables alive.
             key: the signature's name.
             name: the SavedModel's.
-            why: a sentence on why there are no layers.
+            explanation: a sentence that says why there are no layers.
 
         Raises:
             ExportError: an input or output has no known rank.
         """
         self._root = root
         self._function = root.signatures[key]
-        self.key, self.name, self.why = key, name, why
+        self.key, self.name, self._explanation = key, name, explanation
         keywords = self._function.structured_input_signature[1]
         outputs = self._function.structured_outputs
         # A SavedModel keeps no order: it differs from load to load.
@@ -53,7 +53,7 @@ class Signature:
     @property
     def note(self) -> str:
         """Why there are no layers."""
-        return self.why
+        return self._explanation
 
     @property
     def source(self) -> Source:

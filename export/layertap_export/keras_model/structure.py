@@ -274,10 +274,10 @@ FUNCTION = "it runs inside a separate TensorFlow function"
 def _kind_of_graph(graph: Any) -> str:
     """Whether an inner graph of TensorFlow is the body of a loop, a branch, or a function."""
     while graph is not None:
-        kind = type(graph).__name__
-        if kind.startswith("While"):
+        graph_class = type(graph).__name__
+        if graph_class.startswith("While"):
             return LOOP
-        if kind.startswith("Cond"):
+        if graph_class.startswith("Cond"):
             return BRANCH
         graph = getattr(graph, "outer_graph", None)
     return FUNCTION

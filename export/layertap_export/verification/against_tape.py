@@ -27,7 +27,7 @@ from layertap_export.keras_model.traceable import traceable
 from layertap_export.keras_model.tracing import returned
 from layertap_export.keras_model.wrapping import wrapped
 
-from .described import Described
+from .card_like import CardLike
 
 
 class Tape:
@@ -36,7 +36,7 @@ class Tape:
     def __init__(
         self,
         model: Any,
-        card: Described,
+        card: CardLike,
         layers: Sequence[Layer],
         arrays: Sequence[NDArray[Any]],
     ) -> None:

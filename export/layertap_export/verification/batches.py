@@ -1,5 +1,4 @@
-"""The batches on which a file is compared, and the sizes that they have where a model leaves these
-free."""
+"""The batches on which a file is compared, and their sizes where the model leaves these free."""
 
 from __future__ import annotations
 
@@ -62,8 +61,8 @@ def seeded_batches(
         yield Batch(f"{label}, seeded", arrays, specs)
 
 
-LARGEST_CHOICE = 20
-"""The most keys of a lookup table that are used."""
+KEY_COUNT = 20
+"""The number of keys of lookup tables that are used at most."""
 
 
 def _draw(
@@ -79,14 +78,14 @@ def _draw(
 def _keys(layers: Sequence[Any], info: TensorInfo) -> tuple[Any, ...]:
     """Keys of the lookup tables that an input of this type may go into, and one that is in none."""
     whole = info.dtype != "string"
-    kind = "layers.IntegerLookup" if whole else "layers.StringLookup"
-    tables = [layer for layer in layers if is_a(layer, kind)]
+    lookup = "layers.IntegerLookup" if whole else "layers.StringLookup"
+    tables = [layer for layer in layers if is_a(layer, lookup)]
     if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(layers)):
         return ()
     if tables and all(table.invert for table in tables):
         return tuple(range(min(table.vocabulary_size() for table in tables)))
     keys = [key for table in tables if not table.invert for key in table.get_vocabulary()]
-    keys = list(dict.fromkeys(int(key) if whole else key for key in keys))[:LARGEST_CHOICE]
+    keys = list(dict.fromkeys(int(key) if whole else key for key in keys))[:KEY_COUNT]
     if any(table.num_oov_indices == 0 for table in tables):  # which takes keys alone
         return tuple(keys)
     return (*keys, max(keys) + 1 if whole else "neither of these")

@@ -25,9 +25,12 @@ from layertap_export.gradients.targets import Differentiated, SourceFinder, forw
 from layertap_export.graph.graph import between, makers, reads
 
 from .float64_operators import evaluator
-from .written_file import WrittenFile, kinds
+from .written_file import WrittenFile, tensor_types
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+DEFAULT_SECONDS = 60.0
+"""How long gradients are compared unless the caller says otherwise."""
 
 DIRECTION_COUNT = 2
 """Random directions per layer."""
@@ -37,8 +40,8 @@ FIRST_STEP = 1e-7
 
 
 VISIBLE_CHANGE, STEP_COUNT = 1e-10, 7
-"""The least change of the scores, as a share of the largest score, and how many steps are tried to
-reach it, each a hundred times the one before."""
+"""The smallest change of the scores, as a share of the largest score, and the number of steps that
+are tried to reach it, each a hundred times the one before."""
 
 EVALUATOR_TOLERANCE = 1e-3
 """The largest scaled difference between onnxruntime and the reference evaluator."""
@@ -238,7 +241,7 @@ class _Check:
         asked = [name for name in dict.fromkeys(names) if name not in given]
         key = tuple(asked), tuple(given)
         if key not in self._sessions:
-            self._sessions[key] = self._file.part(asked, kinds(given))
+            self._sessions[key] = self._file.part(asked, tensor_types(given))
         opened = self._sessions[key]
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
         try:
@@ -275,7 +278,7 @@ class _Check:
         read = {name for node in self._movers for name in reads(node)}
         graph = helper.make_graph(
             [_in_double(node) for node in self._movers],
-            "leaves",
+            "movers",
             [onnx.ValueInfoProto(name=self._source)],
             [onnx.ValueInfoProto(name=self._movers[-1].output[0])],
             self._weights_of(read),
@@ -317,11 +320,11 @@ def _change(
     return found if np.abs(found - other).max() < 1e-5 * np.abs(found).max() else None
 
 
-_SINGLE = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_NARROW_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def _tensor(item: onnx.TensorProto) -> onnx.TensorProto:
-    if item.data_type not in _SINGLE:
+    if item.data_type not in _NARROW_FLOATS:
         return item
     return numpy_helper.from_array(numpy_helper.to_array(item).astype(np.float64), item.name)
 
@@ -335,8 +338,8 @@ def _in_double(node: onnx.NodeProto) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     for attribute in copy.attribute:
-        if attribute.name in ("to", "dtype") and attribute.i in _SINGLE:
+        if attribute.name in ("to", "dtype") and attribute.i in _NARROW_FLOATS:
             attribute.i = TensorProto.DOUBLE
-        elif attribute.name == "value" and attribute.t.data_type in _SINGLE:
+        elif attribute.name == "value" and attribute.t.data_type in _NARROW_FLOATS:
             attribute.t.CopyFrom(_tensor(attribute.t))
     return copy

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
     """An evaluator that computes in the precision of its inputs."""
-    return ReferenceEvaluator(model, new_ops=list(OPERATORS))
+    return ReferenceEvaluator(model, new_ops=list(REPLACEMENTS))
 
 
 def _window(kernel: Sequence[int], **attributes: Any) -> Window:
@@ -257,7 +257,7 @@ class GlobalLpPool(OpRun):
         return ((np.abs(x) ** (p or 2)).sum(axes, keepdims=True) ** (1 / (p or 2)),)
 
 
-OPERATORS = (
+REPLACEMENTS = (
     Conv,
     ConvTranspose,
     Erf,

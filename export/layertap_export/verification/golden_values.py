@@ -18,17 +18,17 @@ STEADY_TOLERANCE = 5e-5
 """The largest scaled change of golden values if the input is rounded otherwise."""
 
 
-def golden_layer(value: NDArray[Any], least: float = 0.0) -> GoldenLayer:
+def golden_layer(value: NDArray[Any], least_scale: float = 0.0) -> GoldenLayer:
     """The entry of a tensor in the card; with six digits, so that equal exports have equal bytes.
 
     Args:
-        least: the least scale, see `error_scales`.
+        least_scale: the scale is at least this, see `error_scales`.
     """
     flat = value.astype(np.float64).ravel()
     return GoldenLayer(
         shape=value.shape,
         norm=digits(float(np.linalg.norm(flat)), 6),
-        scale=digits(float(np.abs(flat).max(initial=least)), 6),
+        scale=digits(float(np.abs(flat).max(initial=least_scale)), 6),
         values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES_PER_LAYER)),
     )
 

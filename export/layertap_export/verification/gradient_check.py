@@ -21,19 +21,16 @@ from layertap_export.graph.operators import facts, is_view
 from layertap_export.keras_model.subject import Subject
 
 from .against_tape import Tape
-from .described import Described
-from .finite_differences import compare
+from .card_like import CardLike
+from .finite_differences import DEFAULT_SECONDS, compare
 from .golden_values import golden_layer, steady
 from .kinks import neighbours
 from .weight_rows import broadcasts
-from .written_file import WrittenFile, kinds
+from .written_file import WrittenFile, tensor_types
 
-KINKS = 0.05
+KINK_TOLERANCE = 0.05
 """Share of a gradient's length by which two forward passes may differ, where they see other sides
 of kinks. Measured: up to 0.01, in the middle of DenseNet121."""
-
-SECONDS = 60.0
-"""Time in seconds for central differences, where TensorFlow cannot compute the gradients."""
 
 Pair = tuple[str, NDArray[Any], NDArray[Any]]
 """The name of a graph output, its value, and the expected value."""
@@ -45,7 +42,7 @@ class GradientCheck:
     def __init__(
         self,
         file: WrittenFile,
-        card: Described,
+        card: CardLike,
         subject: Subject,
         sources: LayerSources,
     ) -> None:
@@ -68,7 +65,7 @@ class GradientCheck:
         """Of the first batch, for the default weights. Those near a kink are left out, because a
         machine that rounds differently would see a difference."""
         self._started = False
-        self._told: bool | None = None
+        self._tape_usable: bool | None = None
         """Whether TensorFlow can compute the gradients; `None` before the first batch."""
 
     def pairs(self, arrays: Sequence[NDArray[Any]]) -> Iterator[Pair]:
@@ -97,7 +94,7 @@ class GradientCheck:
             tensors = {layer.name: str(layer.tensor) for layer in self._card.layers}
             tensors = {info.name: info.name for info in self._card.inputs} | tensors
             rest = replace(self._gradients, tensors=others)
-            found = compare(self._file, rest, tensors, feeds, SECONDS)
+            found = compare(self._file, rest, tensors, feeds, DEFAULT_SECONDS)
             for name, slopes in found.items():
                 yield others[name], slopes.ours, slopes.expected
 
@@ -107,9 +104,9 @@ class GradientCheck:
             return None
         tape = Tape(self._model, self._card, self._sources.layers, arrays)
         self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
-        if self._told is None:
-            self._told = tape.knows_scores and tape.default_gradients is not None
-        return tape if self._told else None
+        if self._tape_usable is None:
+            self._tape_usable = tape.knows_scores and tape.default_gradients is not None
+        return tape if self._tape_usable else None
 
     def _against_tape(self, tape: Tape, feeds: Mapping[str, NDArray[Any]]) -> Iterator[Pair]:
         """The largest difference over all sets of weights, scaled by the largest value.
@@ -157,7 +154,7 @@ class GradientCheck:
         return numpy_helper.to_array(self._file.loaded(ones))
 
     def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
-        part = self._file.part([self._gradients.output], kinds(feeds))
+        part = self._file.part([self._gradients.output], tensor_types(feeds))
         (scores,) = part.run(None, dict(feeds))
         return tuple(scores.shape)
 
@@ -169,11 +166,13 @@ class GradientCheck:
     @cached_property
     def _backward(self) -> Any:
         """A session that computes all gradients from the activations of the layers."""
-        return self._session({tensor: layer.kind for tensor, layer in self._layers.items()})
+        return self._session({tensor: layer.tensor_type for tensor, layer in self._layers.items()})
 
     def _session(self, given: Mapping[str, tuple[int, int]]) -> Any:
-        entries = {info.name: _kind(info.dtype, len(info.shape)) for info in self._card.inputs}
-        entries |= kinds({self._gradients.weights: self._default()})
+        entries = {
+            info.name: _tensor_type(info.dtype, len(info.shape)) for info in self._card.inputs
+        }
+        entries |= tensor_types({self._gradients.weights: self._default()})
         return self._file.part(self._names, {**given, **entries})
 
     def _from_activations(
@@ -202,7 +201,7 @@ class GradientCheck:
             raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
 
 
-def _kind(dtype: str, rank: int) -> tuple[int, int]:
+def _tensor_type(dtype: str, rank: int) -> tuple[int, int]:
     return element_type(dtype), rank
 
 
@@ -219,9 +218,9 @@ class _Shown:
         return self.layer.name
 
     @property
-    def kind(self) -> tuple[int, int]:
+    def tensor_type(self) -> tuple[int, int]:
         """Element type and rank of the tensor."""
-        return _kind(self.layer.dtype, len(self.layer.shape))
+        return _tensor_type(self.layer.dtype, len(self.layer.shape))
 
     def of(self, activation: Any) -> NDArray[Any]:
         """The tensor's value, from Keras's activation."""
@@ -278,4 +277,4 @@ def _is_near(value: NDArray[Any], expected: NDArray[Any]) -> bool:
         return False
     distance = np.linalg.norm((value.astype(np.float64) - expected).ravel())
     length = np.linalg.norm(expected.astype(np.float64).ravel())
-    return bool(distance <= KINKS * length)
+    return bool(distance <= KINK_TOLERANCE * length)

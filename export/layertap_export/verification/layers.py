@@ -20,12 +20,12 @@ from layertap_export.keras_model.subject import Run, Subject
 from layertap_export.keras_model.tracing import Trace
 
 from .batches import Batch, doublings, seeded_batches
-from .described import Described
+from .card_like import CardLike
 from .error_scales import least_scales
 from .golden_values import golden_layer
 from .gradient_check import GradientCheck, LayerSources
 from .report import LayerDifference, VerificationReport
-from .tolerances import TOLERANCE
+from .tolerances import DEFAULT_TOLERANCE
 from .written_file import WrittenFile
 
 REFERENCES = ("keras", "float64")
@@ -37,9 +37,9 @@ Activations = dict[str, NDArray[Any]]
 def verify_file(
     file: WrittenFile,
     subject: Subject,
-    card: Described,
+    card: CardLike,
     *,
-    tolerance: float = TOLERANCE,
+    tolerance: float = DEFAULT_TOLERANCE,
     samples: Sequence[ImageSource] = (),
     reference: str = "keras",
     traced: Trace | None = None,
@@ -76,13 +76,13 @@ def verify_file(
         sources = sources or LayerSources.of(file.model.graph, card.layers)
         check = GradientCheck(file, card, subject, sources)
     precisely = _precise_runner(subject, card, wanted) if reference == "float64" else None
-    least = least_scales(file.path)
+    scales = least_scales(file.path)
     totals: dict[str, LayerDifference] = {}
     batches: list[str] = []
     golden: Golden | None = None
     per_sample, misnamed = set(wanted), set[str]()
     for batch, expected in _references(subject, card, wanted, samples, traced):
-        golden = golden or _golden(batch, expected, least)
+        golden = golden or _golden(batch, expected, scales)
         sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
         per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
         actual = _run(session, card, batch)
@@ -90,14 +90,14 @@ def verify_file(
         truth = precisely(batch.arrays) if precisely else {}
         for name in wanted:
             ours, theirs = actual.pop(name), expected.pop(name, None)
-            smallest = least.get(name, 0.0)
-            found = _difference(name, ours, theirs, smallest)
+            least_scale = scales.get(name, 0.0)
+            found = _difference(name, ours, theirs, least_scale)
             if theirs is not None and name in truth:
                 exact = truth.pop(name)
                 found = replace(
                     found,
-                    from_float64=_scaled(ours, exact, smallest),
-                    keras_from_float64=_scaled(theirs, exact, smallest),
+                    from_float64=_scaled(ours, exact, least_scale),
+                    keras_from_float64=_scaled(theirs, exact, least_scale),
                 )
             totals[name] = _larger(totals.get(name), found)
         for name, value, other in check.pairs(batch.arrays) if check else ():
@@ -106,14 +106,14 @@ def verify_file(
     assert golden is not None  # the seeded batches always come first
     if check:
         golden = replace(golden, layers={**golden.layers, **check.golden})
-    ends = _places(card)
+    order = _run_order(card)
     return VerificationReport(
         file=str(file.path),
         tolerance=tolerance,
         batches=tuple(batches),
         # Outputs that are no layer come last.
         layers=tuple(
-            sorted(totals.values(), key=lambda x: ends.get(x.name, (len(card.layers), 0)))
+            sorted(totals.values(), key=lambda x: order.get(x.name, (len(card.layers), 0)))
         ),
         golden=golden,
         gradients=check.measured if check else None,
@@ -123,7 +123,7 @@ def verify_file(
     )
 
 
-def _run(session: Any, card: Described, batch: Batch) -> dict[str, NDArray[Any]]:
+def _run(session: Any, card: CardLike, batch: Batch) -> dict[str, NDArray[Any]]:
     feeds = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
     names = [output.name for output in session.get_outputs()]
     try:
@@ -133,7 +133,7 @@ def _run(session: Any, card: Described, batch: Batch) -> dict[str, NDArray[Any]]
 
 
 def _misnamed(
-    session: Any, card: Described, actual: Mapping[str, NDArray[Any]], sizes: Sequence[int]
+    session: Any, card: CardLike, actual: Mapping[str, NDArray[Any]], sizes: Sequence[int]
 ) -> set[str]:
     """Outputs with a first axis that is named after the batch and has another size.
 
@@ -152,7 +152,7 @@ def _misnamed(
 
 def _references(
     subject: Subject,
-    card: Described,
+    card: CardLike,
     wanted: Sequence[str],
     samples: Sequence[ImageSource],
     traced: Trace | None,
@@ -183,7 +183,7 @@ def _references(
 
 
 def runner(
-    subject: Subject, card: Described, wanted: Collection[str], traced: Trace | None = None
+    subject: Subject, card: CardLike, wanted: Collection[str], traced: Trace | None = None
 ) -> Run:
     """What the subject itself gives for a batch, by the names of the file's outputs."""
     layers = {layer.name: str(layer.tensor) for layer in card.layers if layer.tensor in wanted}
@@ -191,7 +191,7 @@ def runner(
     return lambda arrays: {name: as_in_file(value) for name, value in run(arrays).items()}
 
 
-def _precise_runner(subject: Subject, card: Described, wanted: Collection[str]) -> Run:
+def _precise_runner(subject: Subject, card: CardLike, wanted: Collection[str]) -> Run:
     """The same in float64."""
     copy = subject.in_float64()
     run = runner(copy, card, wanted)
@@ -203,17 +203,17 @@ def _precise_runner(subject: Subject, card: Described, wanted: Collection[str]) 
 
 
 def _difference(
-    name: str, actual: NDArray[Any], expected: NDArray[Any] | None, least: float
+    name: str, actual: NDArray[Any], expected: NDArray[Any] | None, least_scale: float
 ) -> LayerDifference:
     if expected is None:
         problem = "the model has no such layer"
         return LayerDifference(name=name, max_abs=np.inf, scaled=np.inf, problem=problem)
-    found = difference(actual, expected, least_scale=least)
+    found = difference(actual, expected, least_scale=least_scale)
     return LayerDifference(name=name, **found._asdict())
 
 
-def _scaled(actual: NDArray[Any], truth: NDArray[Any], least: float) -> float:
-    return difference(actual, truth, least_scale=least, same_dtype=False).scaled
+def _scaled(actual: NDArray[Any], truth: NDArray[Any], least_scale: float) -> float:
+    return difference(actual, truth, least_scale=least_scale, same_dtype=False).scaled
 
 
 def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDifference:
@@ -224,30 +224,30 @@ def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDiffere
         max_abs=max(one.max_abs, other.max_abs),
         scaled=max(one.scaled, other.scaled),
         problem=one.problem or other.problem,
-        from_float64=_most(one.from_float64, other.from_float64),
-        keras_from_float64=_most(one.keras_from_float64, other.keras_from_float64),
+        from_float64=_largest(one.from_float64, other.from_float64),
+        keras_from_float64=_largest(one.keras_from_float64, other.keras_from_float64),
     )
 
 
-def _most(one: float | None, other: float | None) -> float | None:
+def _largest(one: float | None, other: float | None) -> float | None:
     return max((x for x in (one, other) if x is not None), default=None)
 
 
-def _golden(batch: Batch, expected: Activations, least: Mapping[str, float]) -> Golden:
+def _golden(batch: Batch, expected: Activations, scales: Mapping[str, float]) -> Golden:
     layers = {}
     for name, value in sorted(expected.items()):
         if value.dtype.kind in "fiub" and np.isfinite(value).all():
-            layers[name] = golden_layer(value, least.get(name, 0.0))
+            layers[name] = golden_layer(value, scales.get(name, 0.0))
     return Golden(seed=0, inputs=batch.golden, layers=layers)
 
 
-def _places(card: Described) -> dict[str, tuple[int, int]]:
+def _run_order(card: CardLike) -> dict[str, tuple[int, int]]:
     """Sort keys by which outputs come in the order in which their layers end."""
     last: dict[str, int] = {}
-    places: dict[str, tuple[int, int]] = {}
+    keys: dict[str, tuple[int, int]] = {}
     for layer in reversed(card.layers):
         end = max(layer.index, last.get(layer.name, 0))
-        places[str(layer.tensor)] = (end, -layer.index)
+        keys[str(layer.tensor)] = (end, -layer.index)
         if layer.parent is not None:
             last[layer.parent] = max(end, last.get(layer.parent, 0))
-    return places
+    return keys

@@ -65,7 +65,7 @@ class VerificationReport:
         """The layer with the largest scaled error."""
         return max(self.layers, key=lambda layer: layer.scaled)
 
-    def check(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raise VerificationError, with the table of the worst layers, unless all passed."""
         if not self:
             raise VerificationError(str(self), self)

@@ -31,8 +31,8 @@ def sample(ready: Any, card: Card) -> tuple[Golden, dict[str, NDArray[Any]]]:
         if all(np.size(result) for result in results):
             return golden, arrays
     # A deep network may shrink small sizes to nothing.
-    why = "an output is empty" if trouble is None else str(trouble)
-    raise ExportError(f"onnxruntime cannot run the model on a test batch: {why}") from trouble
+    reason = "an output is empty" if trouble is None else str(trouble)
+    raise ExportError(f"onnxruntime cannot run the model on a test batch: {reason}") from trouble
 
 
 def _golden_inputs(inputs: Sequence[TensorInfo], doubling: int) -> Iterator[GoldenInput]:

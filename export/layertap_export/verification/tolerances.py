@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-TOLERANCE = 1e-4
+DEFAULT_TOLERANCE = 1e-4
 """Largest scaled error that passes in float32 and float64 unless the caller says otherwise."""
 
-TOLERANCES = {"float16": 1e-2, "bfloat16": 5e-2}
+TOLERANCE_BY_DTYPE = {"float16": 1e-2, "bfloat16": 5e-2}
 """The same where Keras computes in this type.
 
 These are three times what was measured: with seeded weights the worst layer of MobileNetV2,
@@ -18,4 +18,6 @@ DenseNet121, ResNet50 and EfficientNetB0 was off by 2.8e-3 under `mixed_float16`
 
 def tolerance_for(dtypes: Iterable[str]) -> float:
     """The tolerance for a model whose layers compute in these types."""
-    return max([TOLERANCE, *(TOLERANCES.get(dtype, TOLERANCE) for dtype in dtypes)])
+    return max(
+        [DEFAULT_TOLERANCE, *(TOLERANCE_BY_DTYPE.get(dtype, DEFAULT_TOLERANCE) for dtype in dtypes)]
+    )

@@ -107,7 +107,7 @@ class WrittenFile:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
 
 
-def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
+def tensor_types(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
     """Element types (`TensorProto.DataType`) and ranks, by name."""
     return {
         name: (helper.np_dtype_to_tensor_dtype(value.dtype), value.ndim)
@@ -117,8 +117,8 @@ def kinds(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:
 
 def _lightened(buffer: Buffer, weights: Weights) -> Iterator[bytes]:
     """The fields of a model, with references in place of large weights."""
-    for number, kind, tag, start, end in fields(buffer, 0, len(buffer)):
-        if number == GRAPH and kind == LEN:
+    for number, wire_type, tag, start, end in fields(buffer, 0, len(buffer)):
+        if number == GRAPH and wire_type == LEN:
             yield encode(GRAPH, b"".join(_light_graph(buffer, start, end, weights)))
         else:
             yield bytes(buffer[tag:end])

@@ -74,7 +74,7 @@ def test_the_file_is_the_same_as_with_all_weights_in_the_graph(
     model = MODELS[name](keras.layers, keras)
     files = {}
     for large in (1, 1 << 40):
-        monkeypatch.setattr("layertap_export.convert.freezing.LARGE", large)
+        monkeypatch.setattr("layertap_export.convert.freezing.STUB_BYTES", large)
         path = tmp_path / f"{large}.onnx"
         # The tolerance is that of half precision.
         layertap_export.export(model, path, tolerance=1e-2 if name == "half" else 1e-4)
@@ -87,7 +87,7 @@ def frozen(model: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     from layertap_export.convert.freezing import freeze
     from layertap_export.keras_model.tracing import trace
 
-    monkeypatch.setattr("layertap_export.convert.freezing.LARGE", 1)
+    monkeypatch.setattr("layertap_export.convert.freezing.STUB_BYTES", 1)
     traced = trace(model)
     kept = freeze(traced.function).weights
     names = {id(value): name for name, value in kept.items()}
@@ -130,8 +130,8 @@ def test_a_weight_that_is_used_otherwise_too_stays_in_the_graph(
 def test_more_than_tensorflow_s_graphs_hold(
     keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layertap_export.convert.freezing.LARGE", 1)
-    monkeypatch.setattr("layertap_export.convert.freezing.MOST", 1000)
+    monkeypatch.setattr("layertap_export.convert.freezing.STUB_BYTES", 1)
+    monkeypatch.setattr("layertap_export.convert.freezing.GRAPH_DEF_BYTES", 1000)
     layers = keras.layers
     # 36 kB go into products, and 860 bytes into additions and the loop of an LSTM.
     model = chain(keras, (5, 90), layers.Dense(100), layers.Dense(3), layers.LSTM(4))
@@ -140,7 +140,7 @@ def test_more_than_tensorflow_s_graphs_hold(
     with pytest.raises(layertap_export.ExportError) as caught:
         layertap_export.export(model, tmp_path / "large.onnx")
     assert str(caught.value) == (
-        "more than 0.0 GB of the weights, 'lstm/lstm_cell/recurrent_kernel:0' among them, go into "
-        "loops or arithmetic. The export can only handle more where they go into convolutions and "
-        "products of matrices."
+        "more than 0.0 GB of the weights are used in loops or arithmetic, "
+        "'lstm/lstm_cell/recurrent_kernel:0' among them. Above this size, weights can only be "
+        "exported if convolutions and matrix products use them."
     )

@@ -39,7 +39,7 @@ def test_a_good_file_passes(small: Any, small_file: Path) -> None:
     assert [x.name for x in report.layers] == [x.name for x in small.layers if x.name != "image"]
     assert 0 < report.worst.scaled < 1e-5
     assert report.batches == ("1 x 7 x 9 x 3, seeded", "2 x 7 x 9 x 3, seeded")
-    report.check()
+    report.raise_if_failed()
 
 
 def test_a_tampered_weight_is_found_where_it_is(
@@ -60,7 +60,7 @@ def test_a_tampered_weight_is_found_where_it_is(
     assert lines[2].startswith("bn ")
     assert len(lines) == 2 + 7
     with pytest.raises(layertap_export.VerificationError) as caught:
-        report.check()
+        report.raise_if_failed()
     assert caught.value.report is report
     assert str(caught.value) == str(report)
 

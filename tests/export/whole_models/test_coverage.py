@@ -51,18 +51,18 @@ def test_the_page_lists_the_functions_that_cannot_be_exported() -> None:
 def test_the_page_lists_the_dtypes_tolerances_and_missing_kernels(keras: Any) -> None:
     from layertap_export.convert.dtypes import file_dtype
     from layertap_export.graph.operators import OPERATORS
-    from layertap_export.verification.tolerances import TOLERANCE, TOLERANCES
+    from layertap_export.verification.tolerances import DEFAULT_TOLERANCE, TOLERANCE_BY_DTYPE
 
     table = section("Number types")
     for policies, computed, allowed in table:
         for policy in quoted(policies):
             dtype = keras.DTypePolicy(policy).compute_dtype
             assert quoted(computed) == [file_dtype(dtype)]
-            assert float(allowed) == TOLERANCES.get(dtype, TOLERANCE)
+            assert float(allowed) == TOLERANCE_BY_DTYPE.get(dtype, DEFAULT_TOLERANCE)
     assert {keras.DTypePolicy(x).compute_dtype for x in in_code([row[0] for row in table])} == {
         "float32",
         "float64",
-        *TOLERANCES,
+        *TOLERANCE_BY_DTYPE,
     }
     (paragraph,) = re.findall(r"names them: (.*?)\. If there", PAGE, re.DOTALL)
     missing = [name for name, row in OPERATORS.items() if "float64" in row.no_kernel.split()]

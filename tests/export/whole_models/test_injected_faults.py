@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 import layertap_export
 from layertap_export.api import export as exporting
 from layertap_export.convert import assemble as assembling
-from layertap_export.gradients import differentiating
+from layertap_export.gradients import for_export
 from layertap_export.graph.passes import fuse as fusing
 from layertap_export.graph.weights import is_stub
 from layertap_export.writing import Writer
@@ -133,7 +133,7 @@ def before_writing(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
 
 
 PLACES: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
-    "extend": lambda patch, fault: after(patch, differentiating, "extend", fault),
+    "extend": lambda patch, fault: after(patch, for_export, "extend", fault),
     "narrow": lambda patch, fault: after(patch, exporting, "narrow", fault),
     "name_batch": lambda patch, fault: after(patch, exporting, "name_batch", fault),
     "Writer": before_writing,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.nn import ConvOp
 
-from .expressions import NoWayError, Value, attribute, replace_node
+from .expressions import UnsupportedUseError, Value, attribute, replace_node
 
 
 def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -35,7 +35,7 @@ def transposed(graph: Any, node: Any, name: str, args: Any) -> None:
         _spatial(attribute(node, x), channels_last) for x in ("strides", "dilations")
     )
     if padding == "EXPLICIT":
-        raise NoWayError("a transposed convolution with explicit padding is not supported")
+        raise UnsupportedUseError("a transposed convolution with explicit padding is not supported")
 
     def build(size: Value, kernel: Value, x: Value, *bias: Value) -> Value:  # tf2onnx joins a bias
         rank = x.rank
@@ -99,9 +99,9 @@ def _static_shape(x: Value) -> tuple[int, ...]:
     """The shape of `x`.
 
     Raises:
-        NoWayError: a size is not known.
+        UnsupportedUseError: a size is not known.
     """
     shape = x.shape
     if shape is None or None in shape:
-        raise NoWayError("the size of the convolution's kernel is not known")
+        raise UnsupportedUseError("the size of the convolution's kernel is not known")
     return shape  # type: ignore[return-value]

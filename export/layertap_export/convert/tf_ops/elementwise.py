@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import Handler, NoWayError, Value, attribute, formula, numpy_dtype, replace_node
+from .expressions import (
+    Handler,
+    UnsupportedUseError,
+    Value,
+    attribute,
+    formula,
+    numpy_dtype,
+    replace_node,
+)
 
 
 def erfc(x: Value) -> Value:
@@ -223,16 +231,16 @@ def bitcast(graph: Any, node: Any, name: str, args: Any) -> None:
     """The bits of a float as an integer, if only the sign bit is read, as in `signbit`.
 
     Raises:
-        NoWayError: other bits are read too, which ONNX cannot do.
+        UnsupportedUseError: other bits are read too, which ONNX cannot do.
     """
     dtype = numpy_dtype(attribute(node, "type"))
     if dtype.kind != "i":
-        raise NoWayError("the bits of a tensor cannot be read as another type")
+        raise UnsupportedUseError("the bits of a tensor cannot be read as another type")
     sign_bit = np.iinfo(dtype).min
     for reader in graph.find_output_consumers(node.output[0]):
         masks = [x.get_tensor_value() for x in reader.inputs if x.is_const()]
         if reader.type != "BitwiseAnd" or masks != [sign_bit]:
-            raise NoWayError("the bits of a tensor cannot be read as another type")
+            raise UnsupportedUseError("the bits of a tensor cannot be read as another type")
 
     def build(x: Value) -> Value:
         return _negative(x).where(x.const(sign_bit, dtype), x.const(0, dtype))

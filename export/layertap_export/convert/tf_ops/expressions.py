@@ -25,7 +25,7 @@ COMPLEX = {TensorProto.COMPLEX64: TensorProto.FLOAT, TensorProto.COMPLEX128: Ten
 Operand: TypeAlias = "Value | ArrayLike"
 
 
-class NoWayError(Exception):
+class UnsupportedUseError(Exception):
     """An operation cannot be converted in this use; the message is part of the export's error."""
 
 
@@ -55,11 +55,11 @@ class Value(Arithmetic):
         """The number of axes.
 
         Raises:
-            NoWayError: it is not known.
+            UnsupportedUseError: it is not known.
         """
         shape = self.shape
         if shape is None:
-            raise NoWayError("the number of axes of a tensor is not known")
+            raise UnsupportedUseError("the number of axes of a tensor is not known")
         return len(shape)
 
     @property

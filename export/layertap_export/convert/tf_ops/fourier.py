@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .elementwise import arctan2
-from .expressions import Handler, NoWayError, Value, concat, replace_node, stack
+from .expressions import Handler, UnsupportedUseError, Value, concat, replace_node, stack
 
 COMPLEX_OPERATIONS = frozenset(
     "Angle Complex ComplexAbs Conj Imag Real "
@@ -96,7 +96,7 @@ def real_inverse(axes: int) -> Handler:
 def _handler(build: Any) -> Handler:
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         if graph.opset < 17:
-            raise NoWayError("ONNX has the Fourier transform since opset 17")
+            raise UnsupportedUseError("ONNX has the Fourier transform since opset 17")
         replace_node(graph, node, build)
 
     return handler

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from tf2onnx.onnx_opset.logical import Equal
 
-from .expressions import Handler, NoWayError, Value, replace_node
+from .expressions import Handler, UnsupportedUseError, Value, replace_node
 
 DOMAIN, VERSION = "ai.onnx.ml", 2
 """The operator set of LabelEncoder; every build of onnxruntime contains it."""
@@ -33,7 +33,7 @@ def lookup(tables: Mapping[str, Table]) -> Handler:
 
         def build(table: Value, key: Value, default: Value) -> Value:
             if default.constant is None:
-                raise NoWayError("the default of the lookup is not a constant")
+                raise UnsupportedUseError("the default of the lookup is not a constant")
             (constant,) = default.constant.reshape(-1).tolist()
             found = _encoded(key, keys[order].tolist(), values[order].tolist(), constant)
             return found if dtype is None else found.cast(dtype)
@@ -56,7 +56,9 @@ def equal(graph: Any, node: Any, name: str, args: Any) -> None:
     def build(x: Value, y: Value) -> Value:
         constant, strings = (x, y) if y.constant is None else (y, x)
         if constant.constant is None or constant.constant.size != 1:
-            raise NoWayError("in ONNX, strings can be compared with one constant string only")
+            raise UnsupportedUseError(
+                "in ONNX, strings can be compared with one constant string only"
+            )
         key = constant.constant.reshape(-1).tolist()
         return _encoded(strings, key, [int(not negated)], int(negated)).cast(np.bool_)
 

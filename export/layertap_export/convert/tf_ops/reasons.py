@@ -43,14 +43,14 @@ REASONS: Mapping[str, tuple[Collection[str], str]] = {
 """By theme: the operations, and a sentence that says why they cannot be converted."""
 
 
-def why(operations: Collection[str]) -> str:
+def explanation(operations: Collection[str]) -> str:
     """Why the operations cannot be converted: a sentence for each of their themes."""
     return " ".join(
         sentence for theme, sentence in REASONS.values() if any(x in theme for x in operations)
     )
 
 
-def way_out(operations: Collection[str]) -> str:
+def workaround(operations: Collection[str]) -> str:
     """What to do about operations that cannot be exported."""
     if any(operation in TEXT for operation in operations):
         return (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.nn import Resize as TensorFlowResize
 
-from .expressions import NoWayError, Value, arange, attribute, concat, replace_node
+from .expressions import UnsupportedUseError, Value, arange, attribute, concat, replace_node
 
 RESIZE_ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
     "ResizeBilinear": {"mode": "linear"},
@@ -82,7 +82,7 @@ def area(graph: Any, node: Any, name: str, args: Any) -> None:
     Source: tensorflow/core/kernels/image/resize_area_op.cc
     """
     if attribute(node, "align_corners"):
-        raise NoWayError("area interpolation with align_corners is not supported")
+        raise UnsupportedUseError("area interpolation with align_corners is not supported")
 
     def weights(old: Value, new: Value) -> Value:
         old, new = old.cast(np.float32), new.cast(np.float32)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import NoWayError, Value, arange, attribute, numpy_dtype, replace_node
+from .expressions import UnsupportedUseError, Value, arange, attribute, numpy_dtype, replace_node
 
 
 def bucketize(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -99,7 +99,7 @@ def bincount(graph: Any, node: Any, name: str, args: Any) -> None:
             return in_bin.cast(np.int32).reduce("Max", -2).cast(weights.dtype)
         shape = weights.shape
         if shape is None:
-            raise NoWayError("it is not known whether the weights are empty")
+            raise UnsupportedUseError("it is not known whether the weights are empty")
         counts = (
             in_bin.cast(weights.dtype) if 0 in shape else in_bin.where(weights.unsqueeze(-1), 0)
         )

@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from tf2onnx.onnx_opset.math import CumProd
 
-from .expressions import Handler, NoWayError, Value, arange, attribute, concat, replace_node, stack
+from .expressions import (
+    Handler,
+    UnsupportedUseError,
+    Value,
+    arange,
+    attribute,
+    concat,
+    replace_node,
+    stack,
+)
 
 
 def cumprod(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -42,7 +51,9 @@ def segments(largest: bool) -> Handler:
 
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         if graph.opset < 18:
-            raise NoWayError("ONNX can compute the largest element of a segment since opset 18")
+            raise UnsupportedUseError(
+                "ONNX can compute the largest element of a segment since opset 18"
+            )
         replace_node(graph, node, build)
 
     return handler

@@ -43,8 +43,8 @@ def substitute(op_type: str, dtype: str, opset: int) -> str | None:
     allowed = set(schema.inputs[row.typed_by].types)
     missing = row.no_kernel.split()
 
-    def has_kernel(kind: str) -> bool:
-        return kind not in missing and f"tensor({_ONNX_NAMES.get(kind, kind)})" in allowed
+    def has_kernel(name: str) -> bool:
+        return name not in missing and f"tensor({_ONNX_NAMES.get(name, name)})" in allowed
 
     if dtype not in SUBSTITUTES or has_kernel(dtype):
         return None
@@ -108,11 +108,11 @@ class _Casts:
         if dtype == "float64":
             self.narrowed.add(node.op_type)
         schema = onnx.defs.get_schema(node.op_type, self.opset, "")
-        kind = schema.inputs[row.typed_by].type_str
+        typed = schema.inputs[row.typed_by].type_str
         target, nodes = helper.np_dtype_to_tensor_dtype(np.dtype(other)), []
         for index, name in enumerate(node.input):
             formal = schema.inputs[min(index, len(schema.inputs) - 1)].type_str
-            if not name or formal != kind:
+            if not name or formal != typed:
                 continue
             key = (name, other)
             if key not in self.made:
@@ -126,7 +126,7 @@ class _Casts:
         nodes.append(node)
         for index, name in enumerate(node.output):
             formal = schema.outputs[min(index, len(schema.outputs) - 1)].type_str
-            if name and formal == kind:
+            if name and formal == typed:
                 node.output[index] = f"{name}/in_{other}"
                 source = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
                 nodes.append(self.cast(node.output[index], name, source))

@@ -35,7 +35,7 @@ from .contract import graph_pass, in_order, no_identities, outputs_exist
 Perm = tuple[int, ...]
 Shape = tuple["int | None", ...]
 
-LARGEST_FOLD = 1 << 24
+FOLDED_BYTES = 1 << 24
 """Bytes above which a computed constant is left to the runtime, unless it shrinks what it reads."""
 
 
@@ -298,7 +298,7 @@ class _Pass:
         if results is None:
             return False
         size = sum(item.nbytes for item in results)
-        if size > max(LARGEST_FOLD, sum(value.nbytes for value in known.values())):
+        if size > max(FOLDED_BYTES, sum(value.nbytes for value in known.values())):
             return False
         for name, result in zip(filter(None, node.output), results, strict=True):
             self._add_constant(name, result)

@@ -44,7 +44,7 @@ class _Chain:
         self.numbers = {
             item.name: numpy_helper.to_array(item).reshape(-1)[0]
             for item in graph.initializer
-            if math.prod(item.dims) == 1 and item.data_type in _FLOATS
+            if math.prod(item.dims) == 1 and item.data_type in _FLOAT_TYPES
         }
 
     def source_of(self, last: onnx.NodeProto) -> str:
@@ -91,4 +91,4 @@ class _Chain:
         return node if matches else None
 
 
-_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+_FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from .node_facts import Integers, NodeFacts
 from .sizes import Free, Size, product, quotient
 
-LARGEST_VALUE = 1024
+COMPUTED_ELEMENTS = 1024
 """The most elements of a tensor of which the values are worked out."""
 
 
@@ -138,7 +138,7 @@ def reduce_prod(node: NodeFacts) -> Integers | None:
 
 def constant_of_shape(node: NodeFacts) -> Integers | None:
     target = node.value(0)
-    if target is None or math.prod(target) > LARGEST_VALUE:
+    if target is None or math.prod(target) > COMPUTED_ELEMENTS:
         return None
     tensor = node.attribute("value")
     value = 0 if tensor is None else numpy_helper.to_array(tensor).ravel()[0].item()

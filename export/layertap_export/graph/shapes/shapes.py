@@ -21,7 +21,7 @@ from layertap_export.graph.graph import bodies, opset_of
 from layertap_export.graph.operators import facts
 from layertap_export.graph.weights import is_stub
 
-from .integer_values import LARGEST_VALUE
+from .integer_values import COMPUTED_ELEMENTS
 from .node_facts import Integers, NodeFacts
 from .sizes import Dims, Free, Size, fixed
 
@@ -135,8 +135,8 @@ class Shapes:
     def _is_own(self, name: str, axis: int, size: Size) -> bool:
         return isinstance(size, Free) and size == self._own(name, axis)
 
-    def _set_type(self, name: str, kind: onnx.TypeProto) -> None:
-        tensor = kind.tensor_type
+    def _set_type(self, name: str, type_proto: onnx.TypeProto) -> None:
+        tensor = type_proto.tensor_type
         self._dtypes[name] = tensor.elem_type
         if tensor.HasField("shape"):
             self._dims[name] = tuple(
@@ -150,9 +150,9 @@ class Shapes:
             return self._own(name, axis)
         return self._free.get(dim.dim_param) or Free.named(dim.dim_param)
 
-    def _note_stated(self, name: str, kind: onnx.TypeProto) -> None:
+    def _note_stated(self, name: str, type_proto: onnx.TypeProto) -> None:
         """Use the numbers that the file states where inference finds none."""
-        tensor = kind.tensor_type
+        tensor = type_proto.tensor_type
         if not self._dtypes.get(name):
             self._dtypes[name] = tensor.elem_type
         if not tensor.HasField("shape"):
@@ -205,7 +205,7 @@ class Shapes:
         """The value of a small constant, from which shapes may follow."""
         if name in self._weights:
             item = self._weights[name]
-            return item if math.prod(item.dims) <= LARGEST_VALUE else None
+            return item if math.prod(item.dims) <= COMPUTED_ELEMENTS else None
         value = self.value(name)
         if value is None:
             return None
@@ -225,7 +225,7 @@ class Shapes:
         if self._dtypes.get(name) not in _WHOLE:
             return None
         item = self._weights.get(name)
-        if item is None or math.prod(item.dims) > LARGEST_VALUE:
+        if item is None or math.prod(item.dims) > COMPUTED_ELEMENTS:
             return None
         return np.array(numpy_helper.to_array(item).tolist(), object)
 
@@ -237,10 +237,10 @@ class Shapes:
         values = row.integers(NodeFacts(self, node)) if row and row.integers else None
         if values is None:  # other elements may become known later, by a Concat
             dims = fixed(self._dims.get(name))
-            if dims is None or math.prod(dims) > LARGEST_VALUE:
+            if dims is None or math.prod(dims) > COMPUTED_ELEMENTS:
                 return
             values = np.full(dims, None, object)
-        if values.size <= LARGEST_VALUE:
+        if values.size <= COMPUTED_ELEMENTS:
             self._values[name] = values
 
 

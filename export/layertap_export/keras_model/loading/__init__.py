@@ -1,7 +1,8 @@
 """Load the model to export from a file, a folder, or a function.
 
-`find` first checks all that can be checked without TensorFlow: whether the source exists, what it
-is, whether it is complete, and whether loading it would run code. Keras is imported after that.
+`find_loader` first checks all that can be checked without TensorFlow: whether the source exists,
+what it is, whether it is complete, and whether loading it would run code. Keras is imported after
+that.
 """
 
 from __future__ import annotations
@@ -57,13 +58,13 @@ def load_model(
         WeightsError: the weights do not fit the model.
         DependencyError: only `tf_keras` can read the file, and it is not installed.
     """
-    load = find(source, weights=weights, signature=signature, unsafe=unsafe)
+    load = find_loader(source, weights=weights, signature=signature, unsafe=unsafe)
     with prepared():
         importlib.import_module("keras")
     return load(custom_objects_of(custom_objects))
 
 
-def find(
+def find_loader(
     source: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
@@ -85,13 +86,13 @@ def find(
             f"{text!r} contains its weights; `weights` is only for package.module:function."
         )
     if saved_models.is_saved_model(path):
-        return saved_models.find(path, signature, unsafe)
+        return saved_models.find_loader(path, signature, unsafe)
     if signature is not None:
         raise ModelLoadError(f"{text!r} has no signatures; only SavedModel folders have them.")
     if is_function:
-        return functions.find(module, name, weights)
+        return functions.find_loader(module, name, weights)
     if path.exists():
-        return files.find(path, unsafe)
+        return files.find_loader(path, unsafe)
     if is_file or path.parent != Path("."):
         others = [item.name for item in path.parent.glob("*") if item.suffix in files.SUFFIXES]
         raise ModelLoadError(f"there is no file {text!r}.{suggest(path.name, others)}")

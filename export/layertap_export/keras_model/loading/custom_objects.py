@@ -52,7 +52,7 @@ def import_object(reference: str) -> Any:
     Raises:
         ModelLoadError: the module cannot be imported, or does not have the name.
     """
-    module_name, name = split_place(reference)
+    module_name, name = split_reference(reference)
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -73,7 +73,7 @@ def import_object(reference: str) -> Any:
     return value
 
 
-def split_place(reference: str) -> tuple[str, str]:
+def split_reference(reference: str) -> tuple[str, str]:
     """The module and the name in `package.module:name`.
 
     Raises:

@@ -27,7 +27,7 @@ class _RefusedError(ExportError):
     """Keras cannot load a file; the message is the reason in one line."""
 
 
-def find(path: Path, unsafe: bool) -> Callable[[Mapping[str, Any]], Any]:
+def find_loader(path: Path, unsafe: bool) -> Callable[[Mapping[str, Any]], Any]:
     """A function that loads the model in a file or unpacked archive.
 
     Raises:
@@ -69,11 +69,11 @@ def _load(
         raise _not_loaded(path, f"tf_keras {tf_keras.__version__}", str(exc)) from exc
 
 
-def import_tf_keras(why: str) -> Any:
+def import_tf_keras(explanation: str) -> Any:
     """Import `tf_keras`, which is Keras 2.
 
     Args:
-        why: why it is needed, for the error: a sentence without its full stop.
+        explanation: why it is needed, for the error: a sentence without its full stop.
 
     Raises:
         DependencyError: it is not installed; the message says how to install it.
@@ -82,7 +82,7 @@ def import_tf_keras(why: str) -> Any:
         return importlib.import_module("tf_keras")
     except ImportError as exc:
         raise DependencyError(
-            f"{why}. This needs Keras 2, the package tf_keras: install it with "
+            f"{explanation}. This needs Keras 2, the package tf_keras: install it with "
             f"{install_hint('tf-keras')}, or, if you use tensorflow-cpu, with "
             "`pip install --no-deps tf_keras`."
         ) from exc

@@ -15,7 +15,7 @@ from .custom_objects import import_object
 from .weights import load_weights
 
 
-def find(
+def find_loader(
     module: str, function: str, weights: str | os.PathLike[str] | None
 ) -> Callable[[Mapping[str, Any]], Any]:
     """A function that loads the model that `module:function` is or returns."""

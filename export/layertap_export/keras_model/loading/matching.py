@@ -25,7 +25,7 @@ class ModelLayer:
 
     path: tuple[str, ...]
     """Names of the layers from the model down to this one; an RNN's cell has the RNN's name."""
-    kind: str
+    class_name: str
     """Its class in the form of Keras's automatic names: `conv2d`."""
     variables: Mapping[str, Any]
     """The variables by name, in Keras's order: the trainable ones first."""
@@ -40,23 +40,23 @@ def model_layers(model: Any) -> list[ModelLayer]:
     """The layers that have weights themselves, each once, in the order of `model.layers`."""
     seen: set[int] = set()
 
-    def walk(layer: Any, path: tuple[str, ...], kind: str) -> Iterator[ModelLayer]:
+    def walk(layer: Any, path: tuple[str, ...], class_name: str) -> Iterator[ModelLayer]:
         if id(layer) in seen:
             return
         seen.add(id(layer))
         variables = _own_variables(layer)
         if variables:
-            yield ModelLayer(path or (layer.name,), kind, variables)
+            yield ModelLayer(path or (layer.name,), class_name, variables)
         for inner in _inner_layers(layer):
             if is_a(layer, "layers.RNN"):
-                yield from walk(inner, path, kind)
+                yield from walk(inner, path, class_name)
             else:
-                yield from walk(inner, (*path, inner.name), _kind(inner))
+                yield from walk(inner, (*path, inner.name), _class_name(inner))
 
-    return list(walk(model, (), _kind(model)))
+    return list(walk(model, (), _class_name(model)))
 
 
-def _kind(layer: Any) -> str:
+def _class_name(layer: Any) -> str:
     """`Conv2DTranspose` -> `conv2d_transpose`."""
     name = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", type(layer).__name__)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
@@ -157,7 +157,7 @@ def _by_number(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Ke
 def _by_class(layers: Sequence[ModelLayer], saved: Sequence[SavedLayer]) -> _Keys:
     """The rank among the layers of a class, for files that state nothing else."""
     numbered = [x for x in saved if x.numbered]
-    return _ranks(layers, lambda x: x.kind), _ranks(numbered, lambda x: _stem(x.name))
+    return _ranks(layers, lambda x: x.class_name), _ranks(numbered, lambda x: _stem(x.name))
 
 
 _RULES = (
@@ -189,19 +189,19 @@ def _by_shapes(
 def _is_automatic(layers: Sequence[ModelLayer]) -> Callable[[str], bool]:
     """A function that says whether a name is one that Keras gives to layers without a name."""
     containers = {"bidirectional", "functional", "model", "sequential", "time_distributed"}
-    kinds = {layer.kind for layer in layers} | containers
-    return lambda name: re.sub(r"^(forward|backward)_", "", _stem(name)) in kinds
+    classes = {layer.class_name for layer in layers} | containers
+    return lambda name: re.sub(r"^(forward|backward)_", "", _stem(name)) in classes
 
 
-def _ranks(items: Sequence[_Item], kind_of: Callable[[_Item], str]) -> dict[_Item, Hashable]:
-    """For each item its kind, its rank among the items of that kind, and their number."""
-    total = Counter(map(kind_of, items))
+def _ranks(items: Sequence[_Item], group_of: Callable[[_Item], str]) -> dict[_Item, Hashable]:
+    """For each item its group, its rank among the items of that group, and their number."""
+    total = Counter(map(group_of, items))
     seen: Counter[str] = Counter()
     ranks: dict[_Item, Hashable] = {}
     for item in items:
-        kind = kind_of(item)
-        ranks[item] = (kind, seen[kind], total[kind])
-        seen[kind] += 1
+        group = group_of(item)
+        ranks[item] = (group, seen[group], total[group])
+        seen[group] += 1
     return ranks
 
 

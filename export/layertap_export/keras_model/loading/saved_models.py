@@ -18,8 +18,8 @@ from .files import import_tf_keras, reason_of
 SERVING = "serving_default"
 """The default signature."""
 
-GRAPHS = ("saved_model.pb", "saved_model.pbtxt")
-KERAS = "keras_metadata.pb"
+GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
+METADATA_FILE = "keras_metadata.pb"
 """The configurations of all layers, which Keras 2 writes next to the graph."""
 
 REVIVED = "tf_keras.src.saving.legacy.saved_model.load"
@@ -28,33 +28,35 @@ REVIVED = "tf_keras.src.saving.legacy.saved_model.load"
 
 def is_saved_model(path: Path) -> bool:
     """Whether a path is a folder with a SavedModel."""
-    return any((path / name).is_file() for name in GRAPHS)
+    return any((path / name).is_file() for name in GRAPH_FILES)
 
 
-def find(path: Path, signature: str | None, unsafe: bool) -> Callable[[Mapping[str, Any]], Any]:
+def find_loader(
+    path: Path, signature: str | None, unsafe: bool
+) -> Callable[[Mapping[str, Any]], Any]:
     """A function that loads the model in a SavedModel folder, or one of its signatures.
 
     Raises:
         ModelLoadError: it is damaged.
         UnsafeModelError: loading it would run Python code, and `unsafe` is false.
     """
-    for name in GRAPHS:
+    for name in GRAPH_FILES:
         if (path / name).is_file() and not (path / name).stat().st_size:
             raise ModelLoadError(f"{str(path / name)!r} is empty. Copy or save it again.")
     if signature is not None:
-        why = "Layers are not included, because a signature was requested."
-        return lambda _: _signature(path, signature, why)
-    if (path / KERAS).is_file():
-        metadata = list(_metadata(path / KERAS))
+        explanation = "Layers are not included, because a signature was requested."
+        return lambda _: _signature(path, signature, explanation)
+    if (path / METADATA_FILE).is_file():
+        metadata = list(_metadata(path / METADATA_FILE))
         if not unsafe:
             configs.ensure_no_code(metadata, path)
         return lambda custom_objects: _with_layers(path, custom_objects, unsafe)
-    why = (
+    explanation = (
         "There are no layers: only SavedModels that Keras 2's `save` wrote contain them, others "
         "contain only functions (signatures). For layers, export the .keras file, or the code that "
         "builds the model."
     )
-    return lambda _: _signature(path, SERVING, why)
+    return lambda _: _signature(path, SERVING, explanation)
 
 
 def _metadata(path: Path) -> Iterator[Any]:
@@ -110,7 +112,7 @@ def _with_layers(path: Path, custom_objects: Mapping[str, Any], unsafe: bool) ->
     return model
 
 
-def _signature(path: Path, key: str, why: str) -> Any:
+def _signature(path: Path, key: str, explanation: str) -> Any:
     import tensorflow as tf
 
     from layertap_export.keras_model.signatures import Signature
@@ -127,4 +129,4 @@ def _signature(path: Path, key: str, why: str) -> Any:
         raise ModelLoadError(
             f"{str(path)!r} has no signature {key!r}. {listed}{suggest(key, known)}"
         )
-    return Signature(root, key, path.resolve().name, why)
+    return Signature(root, key, path.resolve().name, explanation)

@@ -11,7 +11,7 @@ import pytest
 import reference
 from generators.tiny import constant, model, node, value, weights
 from layertap_export.graph.shapes.shapes import Shapes
-from layertap_export.graph.weights import LARGE, Initializers
+from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 FREE = ["n", "h", "w"]
 
@@ -240,7 +240,7 @@ def test_tensors_inside_a_body_have_dtypes_too() -> None:
 
 
 def test_a_large_weight_outside_the_graph_has_a_shape_and_no_value() -> None:
-    array = np.zeros(LARGE, np.float32)
+    array = np.zeros(STUB_BYTES, np.float32)
     shapes = inferred([node("Identity", "x", "y")], [Initializers().make(array, "table")])
-    assert shapes.dims("table") == (LARGE,)
+    assert shapes.dims("table") == (STUB_BYTES,)
     assert shapes.value("table") is None

@@ -1,4 +1,4 @@
-"""The last look at a file before it is renamed into place."""
+"""The check of a finished file before it is renamed into place."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def check_finished(temporary: Path, path: Path, report: Report) -> None:
 
     Args:
         temporary: the file.
-        path: what it will be called, for messages.
-        report: what was found when the file was verified.
+        path: the name that it will have, for messages.
+        report: the result of its verification.
 
     Raises:
         ModelFileError: layertap cannot open it.
-        VerificationError: the golden sample does not fit.
+        VerificationError: the golden sample does not match.
     """
     checked = check(layertap.open(temporary, device="cpu"))
     if not checked:

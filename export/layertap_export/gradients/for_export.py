@@ -16,7 +16,7 @@ from .select import ALL, asks_for, named_layers
 
 
 def pads_needed(asked: Sequence[Selector], table: Sequence[Layer]) -> bool:
-    """Whether a layer that pads is among those whose gradients are asked for."""
+    """Whether a layer that pads is among those whose gradients are requested."""
     named = table if asks_for(ALL, asked, table) else named_layers(asked, table)
     return any("pad" in layer.type.lower() for layer in named)
 
@@ -29,7 +29,7 @@ def add_gradients(
     asked: Sequence[Selector],
     score: str | None,
 ) -> Gradients:
-    """Add gradients to a finished graph, in place, and warn of those that are 0.
+    """Add gradients to a finished graph, in place, and warn about those that are 0.
 
     Args:
         graph: the graph, with all layers as outputs; large weights may be stubs.
@@ -40,11 +40,11 @@ def add_gradients(
         score: the output whose scores are differentiated, see `gradients.score`.
 
     Returns:
-        What the card says of the gradients.
+        The card's entry for the gradients.
 
     Raises:
         GradientError: an operator between a layer and the score has no gradient.
-        LayertapError: something that was asked for does not exist.
+        LayertapError: a requested layer or output does not exist.
     """
     gradients, independent = extend(graph, table, inputs, outputs, asked, score, channels_last=True)
     if independent:

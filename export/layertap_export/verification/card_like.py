@@ -1,4 +1,4 @@
-"""What a comparison has to know of a file."""
+"""What a comparison needs to know about a file: a card, or the draft of one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from layertap.format.card import Gradients, TensorInfo
 from layertap.format.layer import Layer
 
 
-class Described(Protocol):
+class CardLike(Protocol):
     """A card, or the draft of one."""
 
     @property

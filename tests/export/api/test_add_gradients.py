@@ -231,18 +231,12 @@ def test_a_wrong_rule_leaves_nothing_behind(
             "`onnx.version_converter` converts it.",
         ),
         (
-            tiny.two_inputs(),
-            "seen",
-            "the model has 2 outputs, 'sum', 'product'. Name the one whose scores are to be "
-            "differentiated, as in score='sum'.",
-        ),
-        (
             tiny.branching(),
             "a",
             "layer 'y' has no gradient: layertap has no rule for the operator If.",
         ),
     ],
-    ids=["opset", "outputs", "operator"],
+    ids=["opset", "operator"],
 )
 def test_one_sentence(
     made: onnx.ModelProto,
@@ -284,19 +278,6 @@ def test_the_gradients_command_writes_a_file(
     )
     assert second.endswith("allowed 1e-04; the others were not compared")
     assert printed.err == ""
-
-
-def test_a_layer_that_does_not_count_is_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = classifier()
-    made.graph.node.append(node("Exp", "relu", "aside"))
-    path = tiny.save(made, tmp_path / "in.onnx")
-    out = str(tmp_path / "out.onnx")
-    assert main(["gradients", str(path), "--layers", "aside", "-o", out]) == 0
-    assert capsys.readouterr().err == (
-        "layertap: warning: the scores of 'y' do not depend on 'aside': the gradient there is 0.\n"
-    )
 
 
 def test_it_needs_no_tensorflow(file: Path, tmp_path: Path) -> None:

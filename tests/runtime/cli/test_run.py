@@ -190,6 +190,20 @@ def test_npz_is_a_ready_batch_by_input_name(tiny_file: TinyFile, pictures: Path)
     assert layertap("run", "m.onnx", "pictures/a.png", "--layers", "seen").code == 0
 
 
+@pytest.mark.usefixtures("classifier")
+def test_nan_is_kept() -> None:
+    x = batch(2, 8, 6, 3)
+    x[1] = np.nan
+    np.save("x.npy", x)
+    done = layertap("run", "m.onnx", "x.npy", "--layers", "conv", "-o", "out.npz")
+    assert (done.code, done.out) == (0, "")
+    values = loaded("out.npz")["conv"]
+    assert np.isfinite(values[0]).all()
+    assert np.isnan(values[1]).any()
+    done = layertap("run", "m.onnx", "x.npy", "--layers", "conv")
+    assert re.fullmatch(r"conv +\(2, 8, 6, 4\) +float32 +nan +nan +nan", done.out.splitlines()[-1])
+
+
 def test_strings_are_written_and_sequences_are_an_error(
     tiny_file: TinyFile, pictures: Path
 ) -> None:
@@ -387,6 +401,16 @@ def test_sheet_draws_one_picture_per_image_and_layer() -> None:
             tiles * (160 + MARGIN) + MARGIN,
             160 + CAPTION + 2 * MARGIN,
         )
+
+
+@pytest.mark.usefixtures("classifier")
+def test_sheet_and_output_can_be_combined() -> None:
+    done = layertap(
+        *("run", "m.onnx", NAMES[0], "--layers", "conv", "--sheet", "s", "-o", "out.npz")
+    )
+    written = f"wrote out.npz: conv (1, 8, 6, 4)\nwrote {Path('s', 'a.conv.png')}\n"
+    assert done == Done(0, "", written)
+    assert Path("out.npz").exists()
 
 
 @pytest.mark.usefixtures("pictures")

@@ -578,6 +578,12 @@ def test_invalid_size_is_a_preprocessing_error(size: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["color_mode", "interpolation", "depth"])
+def test_unknown_choice_is_a_preprocessing_error(option: str) -> None:
+    with pytest.raises(PreprocessingError, match=rf'^"{option}" is .+, but it must be one of '):
+        load_image(RGB, **{option: "none"})  # type: ignore[arg-type]
+
+
 def test_files_are_closed(zoo: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.png"
     cut.write_bytes(ZOO["rgb.png"][:400])

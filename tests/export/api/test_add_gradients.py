@@ -280,6 +280,19 @@ def test_the_gradients_command_writes_a_file(
     assert printed.err == ""
 
 
+def test_a_layer_that_does_not_count_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = classifier()
+    made.graph.node.append(node("Exp", "relu", "aside"))
+    path = tiny.save(made, tmp_path / "in.onnx")
+    out = str(tmp_path / "out.onnx")
+    assert main(["gradients", str(path), "--layers", "aside", "-o", out]) == 0
+    assert capsys.readouterr().err == (
+        "layertap: warning: the scores of 'y' do not depend on 'aside': the gradient there is 0.\n"
+    )
+
+
 def test_it_needs_no_tensorflow(file: Path, tmp_path: Path) -> None:
     """Neither is it imported, nor Keras, nor tf2onnx."""
     code = (

@@ -161,28 +161,3 @@ def test_a_model_beyond_what_one_file_holds(
     assert len(list(tmp_path.glob("part-*.data"))) == 1
     hidden = layertap.open(part).predict(x)
     np.testing.assert_array_equal(hidden, opened.activations(x, "hidden"))
-
-
-@pytest.mark.usefixtures("low")
-def test_the_same_model_again_is_the_same_pair(model: Any, tmp_path: Path) -> None:
-    pairs = []
-    for _ in range(2):
-        layertap_export.export(model, tmp_path / "wide.onnx")
-        pairs.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
-    assert pairs[0] == pairs[1]
-    assert len(pairs[0]) == 2
-
-
-@pytest.mark.usefixtures("low")
-def test_a_failure_leaves_the_pair_before(
-    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    layertap_export.export(model, tmp_path / "wide.onnx")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    model.layers[1].kernel.assign(np.ones((40, 50)))
-    with pytest.raises(layertap_export.VerificationError):
-        layertap_export.export(model, tmp_path / "wide.onnx", tolerance=0)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    monkeypatch.undo()  # now it fits into one file
-    layertap_export.export(model, tmp_path / "wide.onnx")
-    assert [path.name for path in tmp_path.iterdir()] == ["wide.onnx"]

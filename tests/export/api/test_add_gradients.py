@@ -231,18 +231,12 @@ def test_a_wrong_rule_leaves_nothing_behind(
             "`onnx.version_converter` converts it.",
         ),
         (
-            tiny.two_inputs(),
-            "seen",
-            "the model has 2 outputs, 'sum', 'product'. Name the one whose scores are to be "
-            "differentiated, as in score='sum'.",
-        ),
-        (
             tiny.branching(),
             "a",
             "layer 'y' has no gradient: layertap has no rule for the operator If.",
         ),
     ],
-    ids=["opset", "outputs", "operator"],
+    ids=["opset", "operator"],
 )
 def test_one_sentence(
     made: onnx.ModelProto,

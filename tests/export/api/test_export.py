@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,51 +129,6 @@ def test_free_sizes_stay_free(keras: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(tapped.predict(x), expected, atol=1e-5)
 
 
-def two_by_two(keras: Any) -> Any:
-    layers = keras.layers
-    numbers = keras.Input((4,), name="numbers")
-    words = keras.Input((6,), dtype="int32", name="words")
-    x = layers.Concatenate(name="both")(
-        [numbers, layers.Flatten(name="flat")(layers.Embedding(20, 3, name="embed")(words))]
-    )
-    score = layers.Dense(2, name="score")(x)
-    return keras.Model([numbers, words], [score, layers.Dense(1, "sigmoid", name="extra")(x)])
-
-
-def test_several_inputs_and_outputs(keras: Any, tmp_path: Path) -> None:
-    model = two_by_two(keras)
-    layertap_export.export(model, tmp_path / "two.onnx")
-    tapped = layertap.open(tmp_path / "two.onnx")
-    assert [(info.name, info.dtype) for info in tapped.inputs] == [
-        ("numbers", "float32"),
-        ("words", "int32"),
-    ]
-    assert [info.name for info in tapped.outputs] == ["score", "extra"]
-    feeds = {"numbers": np.ones((3, 4), np.float32), "words": np.arange(18).reshape(3, 6)}
-    expected = model.predict([feeds["numbers"], feeds["words"]], verbose=0)
-    for ours, theirs in zip(tapped.predict(feeds).values(), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-
-
-def test_dict_inputs_and_outputs_keep_their_keys(keras: Any, tmp_path: Path) -> None:
-    layers = keras.layers
-    a, b = keras.Input((2,), name="a"), keras.Input((3,), name="b")
-    x = layers.Dense(2, name="x")(layers.Concatenate(name="both")([a, b]))
-    y = layers.Dense(2, name="y")(x)
-    # The key "x" is the output of the layer "y": the layer "x" must still be there.
-    model = keras.Model({"a": a, "b": b}, {"x": y, "z": x})
-    layertap_export.export(model, tmp_path / "dicts.onnx")
-    tapped = layertap.open(tmp_path / "dicts.onnx")
-    feeds = {"a": np.ones((1, 2), np.float32), "b": np.full((1, 3), 2, np.float32)}
-    expected = model.predict(feeds, verbose=0)
-    predicted = tapped.predict(feeds)
-    assert set(predicted) == {"x", "z"}
-    for key in predicted:
-        np.testing.assert_allclose(predicted[key], expected[key], rtol=1e-5)
-    np.testing.assert_allclose(tapped.activations(feeds, "x"), expected["z"], rtol=1e-5)
-    np.testing.assert_allclose(tapped.activations(feeds, "y"), expected["x"], rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("layers", "types", "exposed"),
     [
@@ -238,14 +192,6 @@ def test_options_that_do_not_fit(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("opset", [13, 15, 17])
-def test_older_opsets(opset: int, small: Any, tmp_path: Path) -> None:
-    report = layertap_export.export(small, tmp_path / "old.onnx", opset=opset)
-    assert onnx.load(report.path).opset_import[0].version == opset
-    assert report.verification
-
-
 # --- Failing well -------------------------------------------------------------------------------
 
 
@@ -270,36 +216,6 @@ def test_nothing_is_left_behind(
         layertap_export.export(small, target, **options)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == b"older"
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (
-            lambda folder: folder / "missing" / "small.onnx",
-            "cannot write {target!r}: the folder {parent!r} does not exist. Nothing was written.",
-        ),
-        (lambda folder: folder, "cannot write {target!r}: it is a folder. Give a file name."),
-    ],
-)
-def test_targets_that_cannot_be_written(
-    make: Callable[[Path], Path], message: str, small: Any, tmp_path: Path
-) -> None:
-    target = make(tmp_path)
-    with pytest.raises(layertap.OutputError) as caught:
-        layertap_export.export(small, target)
-    assert str(caught.value) == message.format(target=str(target), parent=str(target.parent))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_model_that_was_never_built(keras: Any, tmp_path: Path) -> None:
-    model = keras.Sequential([keras.layers.Dense(2)], name="bare")
-    with pytest.raises(layertap_export.ExportError) as caught:
-        layertap_export.export(model, tmp_path / "bare.onnx")
-    assert str(caught.value) == (
-        "the model 'bare' has no inputs yet. Build it first: call it once on a batch, or give its "
-        "first layer an input shape."
-    )
 
 
 def test_not_a_model(tmp_path: Path) -> None:

@@ -122,14 +122,6 @@ def test_logits_or_probabilities() -> None:
     assert kinds == {"y": "logits", "probability": "output"}
 
 
-def test_each_sample_has_weights_of_its_own() -> None:
-    made, gradients, _ = extended(tiny.linear_chain(), "b")
-    w = next(onnx.numpy_helper.to_array(x) for x in made.graph.initializer if x.name == "c/w")
-    mix = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
-    found = run(made, gradients.tensors["b"], x=np.ones((2, 4), np.float32), score_weights=mix)
-    np.testing.assert_allclose(found, mix @ w.T, rtol=1e-5)
-
-
 def test_names_that_are_taken() -> None:
     made = model(
         [node("Relu", "score_weights", "grad/a"), node("Neg", "grad/a", "a", name="grad/y/Expand")],

@@ -163,13 +163,6 @@ def test_inputs_that_are_not_known_are_an_error(
     assert str(caught.value) == message
 
 
-def test_a_symbolic_call_as_the_error_suggests_defines_the_inputs(keras: Any) -> None:
-    model = subclass(keras, two)
-    model(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
-    model(keras.Input((3,)), keras.Input((3,)))
-    assert found(model) == {"left": ((None, 3), FLOAT), "right": ((None, 3), FLOAT)}
-
-
 def test_parameters_of_build_that_call_does_not_have_are_an_error(keras: Any) -> None:
     from layertap_export import ExportError
 

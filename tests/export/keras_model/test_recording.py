@@ -141,16 +141,6 @@ def test_the_cells_of_a_loop_are_recorded_once(keras: Any, layers: Any) -> None:
         assert len(calls) == 1 + 3 * times
 
 
-def test_the_layer_of_a_time_distributed_is_recorded_at_each_step(keras: Any, layers: Any) -> None:
-    inner = keras.Sequential([keras.Input((2,)), layers.Dense(3, name="dense")], name="inner")
-    model = keras.Sequential([keras.Input((2, 2)), layers.TimeDistributed(inner, name="td")])
-    x = np.random.default_rng(0).normal(size=(3, 2, 2)).astype(np.float32)
-    found = outputs(model, x)
-    assert list(found) == ["td", "td/inner", "td/inner/dense", "td/inner#1", "td/inner#1/dense"]
-    np.testing.assert_array_equal(found["td/inner#1/dense"], inner(x[:, 1]))
-    assert "call" not in vars(inner)
-
-
 def test_symbolic_calls_are_not_recorded(keras: Any, layers: Any) -> None:
     """A layer may build a model while it is called."""
 

@@ -104,21 +104,6 @@ def test_functions_of_keras_are_not_inlined_in_a_trace_to_run(to_run: bool, kera
         assert "Conv3D" in operations(concrete)
 
 
-def test_layers_may_have_any_name(keras: Any) -> None:
-    import tensorflow as tf
-
-    names = ["a.b-c d@1", "größe", "_x", ">", "#"]
-    chain = [keras.layers.Activation("relu", name=name) for name in names]
-
-    def call(x: Any) -> Any:
-        for layer in chain:
-            x = layer(x)
-        return x
-
-    concrete, _ = traced(call, None, 2)
-    np.testing.assert_array_equal(concrete(tf.constant(x(3, 2))), np.maximum(x(3, 2), 0))
-
-
 def test_time_distributed_with_a_free_number_of_steps_matches_keras(keras: Any) -> None:
     """The eager layer loops over the steps. The inner layer also reads a mask."""
     import tensorflow as tf
@@ -145,26 +130,6 @@ def test_time_distributed_with_a_free_number_of_steps_matches_keras(keras: Any) 
     concrete, _ = traced(call, None, None, 4)
     np.testing.assert_allclose(concrete(tf.constant(value)), expected, rtol=1e-5, atol=1e-6)
     assert concrete.output_shapes.as_list()[1:] == [None, 3]
-
-
-def test_layers_under_a_remat_scope_can_be_traced(keras: Any) -> None:
-    import tensorflow as tf
-
-    with keras.RematScope(mode="full"):
-        dense = keras.layers.Dense(3)
-    dense.build((None, 2))
-    concrete, _ = traced(lambda x: dense(x, training=False), None, 2)
-    np.testing.assert_allclose(concrete(tf.constant(x(4, 2))), dense(x(4, 2)), rtol=1e-6)
-
-
-def test_images_can_be_resized_to_a_computed_size(keras: Any) -> None:
-    """Keras checks that the sizes are positive, which fails for tensors of a graph."""
-    import tensorflow as tf
-
-    layer = keras.layers.UpSampling2D((2, 3), interpolation="bilinear")
-    concrete, _ = traced(layer.call, None, None, None, 2)
-    value = x(1, 4, 5, 2)
-    np.testing.assert_allclose(concrete(tf.constant(value)), layer(value), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU"])

@@ -98,15 +98,6 @@ def test_check_and_verify_compare_gradients(
     assert "The first to diverge is 'grad/" in capsys.readouterr().out + capsys.readouterr().err
 
 
-def test_a_file_has_no_gradients_by_default(small_file: Path) -> None:
-    model = onnx.load(small_file)
-    assert [x.name for x in model.graph.input] == ["image"]
-    assert not any("grad/" in x.name for x in [*model.graph.node, *model.graph.output])
-    card = layertap.open(small_file).card
-    assert card is not None
-    assert card.gradients is None
-
-
 def test_gradients_do_not_change_the_layers(report: Any, small_file: Path) -> None:
     """Activations, names and order are those of an export without gradients."""
     plain, extended = layertap.open(small_file), layertap.open(report.path)
@@ -117,12 +108,6 @@ def test_gradients_do_not_change_the_layers(report: Any, small_file: Path) -> No
     assert names == [*plain_names, "grad/relu", "grad/drop", "grad/image"]
     x = np.random.default_rng(0).normal(size=(2, 7, 9, 3)).astype(np.float32)
     np.testing.assert_equal(extended.activations(x), plain.activations(x))
-
-
-def test_every_export_writes_the_same_bytes(small: Any, report: Any, tmp_path: Path) -> None:
-    selectors = ["relu", "last-conv", "input"]
-    again = layertap_export.export(small, tmp_path / "small.onnx", gradients=selectors)
-    assert again.path.read_bytes() == report.path.read_bytes()
 
 
 # --- Which layers, which score --------------------------------------------------------------------
@@ -331,23 +316,6 @@ def test_without_logits_in_tensorflow_gradients_are_compared_with_differences(
             reshaped(keras), tmp_path / "model.onnx", gradients=["input", "first"]
         )
     assert failed_in(caught.value) == ["grad/x"]
-
-
-def test_a_gradient_through_a_recurrent_layer_is_an_error(keras: Any, tmp_path: Path) -> None:
-    """A gradient of the recurrent layer's output is not."""
-    keras.utils.set_random_seed(0)
-    entry = keras.Input((6, 4), name="x")
-    x = keras.layers.Dense(5, name="before")(entry)
-    x = keras.layers.LSTM(3, name="lstm")(x)
-    model = keras.Model(entry, keras.layers.Dense(2, name="after")(x))
-    report = layertap_export.export(model, tmp_path / "model.onnx", gradients="lstm")
-    assert report.verification
-    with pytest.raises(layertap_export.GradientError) as caught:
-        layertap_export.export(model, tmp_path / "other.onnx", gradients="before")
-    assert str(caught.value) == (
-        "layer 'lstm' has no gradient: layertap has no rule for the operator LSTM."
-    )
-    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_the_gradient_of_a_layer_that_keras_runs_step_by_step_is_verified(

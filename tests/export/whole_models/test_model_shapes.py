@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 import layertap
@@ -221,41 +220,6 @@ def test_the_models_own_outputs_match_keras(name: str, exported: Exported, keras
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
 
 
-QUICK_BARE = ("dicts", "nested_structures", "outputs_that_are_inputs", "shared_models")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK_BARE else pytest.param(n, marks=pytest.mark.slow) for n in zoo.ZOO],
-)
-def test_exposing_layers_does_not_change_the_outputs(
-    name: str, exported: Exported, tmp_path: Path
-) -> None:
-    """Up to rounding: onnxruntime cannot fuse a layer that is an output with the next one."""
-    model, path = exported(name)
-    layertap_export.export(model, tmp_path / "bare.onnx", layers=[])
-    card = card_of(path)
-    feeds, names = zoo.batch(card.inputs), [info.name for info in card.outputs]
-    whole, bare = (
-        onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        for file in (path, tmp_path / "bare.onnx")
-    )
-    assert [output.name for output in bare.get_outputs()] == names
-    assert [output.name for output in whole.get_outputs()[: len(names)]] == names
-    for ours, theirs in zip(whole.run(names, feeds), bare.run(names, feeds), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.ZOO)
-def test_the_same_model_gives_the_same_bytes(
-    name: str, exported: Exported, keras: Any, tmp_path: Path
-) -> None:
-    _, path = exported(name)
-    layertap_export.export(zoo.make(keras, name), tmp_path / "again.onnx")
-    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
-
-
 # --- Names --------------------------------------------------------------------------------------
 
 
@@ -305,12 +269,6 @@ def test_a_layer_with_the_name_of_an_input_has_another_tensor(keras: Any, tmp_pa
     ]
     x = np.ones((2, 3), np.float32)
     np.testing.assert_allclose(tapped.activations({"x": x}, "x"), model.layers[1](x), rtol=1e-5)
-
-
-def test_predict_returns_a_dict_in_the_models_order(exported: Exported) -> None:
-    model, path = exported("dicts")
-    feeds = zoo.batch(layertap.open(path).inputs)
-    assert list(layertap.open(path).predict(feeds)) == list(caller(model, feeds)()) == ["z", "a"]
 
 
 # --- Layers that cannot be exposed --------------------------------------------------------------
@@ -526,11 +484,6 @@ def test_the_error_suggests_a_symbolic_call_if_the_assumed_dtype_is_wrong(
     model(keras.Input((4,), dtype="int32"))
     report = layertap_export.export(model, tmp_path / "pick.onnx")
     assert [(info.name, info.dtype) for info in report.card.inputs] == [("indices", "int32")]
-
-
-def test_inputs_of_an_embedding_are_int32(exported: Exported) -> None:
-    (tokens,) = card_of(exported("token_classifier")[1]).inputs
-    assert (tokens.name, tokens.shape, tokens.dtype) == ("tokens", (None, 6), "int32")
 
 
 def test_a_subclassed_model_from_a_file_can_be_exported(keras: Any, tmp_path: Path) -> None:

@@ -330,19 +330,6 @@ def test_a_batch_of_pixels_is_ready() -> None:
     np.testing.assert_array_equal(array(batch, IMAGE, recipe), batch.astype(np.float32))
 
 
-def test_images_by_input_name() -> None:
-    prepared = prepare({"image": pixels(), "vector": VECTORS[:1]}, TWO, ["image", "vector"], RECIPE)
-    assert prepared["image"].shape == (1, 8, 6, 3)
-
-
-def test_a_recipe_that_does_not_fit_the_input() -> None:
-    grey = Preprocessing(size=(8, 6), color_mode="grayscale")
-    assert message(pixels(), {"x": IMAGE}, ["x"], grey) == (
-        "input 'x' has shape (1, 8, 6, 1), expected (n, 8, 6, 3): axis 3 (channels) must be 3, "
-        "got 1."
-    )
-
-
 def test_an_image_that_is_none() -> None:
     with pytest.raises(ImageError, match=r"^image bytes: this is not an image"):
         array(b"not an image", IMAGE, RECIPE)

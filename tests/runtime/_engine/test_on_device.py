@@ -190,18 +190,6 @@ def test_a_file_without_a_card(tiny_file: TinyFile) -> None:
 # --- Contiguous arrays --------------------------------------------------------------------------
 
 
-def test_contiguous_arrays_come_out_of_the_graph_in_order(
-    model: layertap.Model, batch: Array
-) -> None:
-    layers = ["conv", "relu", "pool", "probs", "image"]
-    values = model.activations(batch, layers, contiguous=True)
-    expected = model.activations(batch, layers)
-    assert not expected["relu"].flags.c_contiguous
-    for name, value in values.items():
-        assert value.flags.c_contiguous
-        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
-
-
 # --- Inputs -------------------------------------------------------------------------------------
 
 

@@ -492,21 +492,6 @@ def measure(path: Path, layer: str, options: str = "{}") -> tuple[float, float, 
 
 @needs_proc
 @pytest.mark.slow
-def test_a_file_that_is_not_in_memory_is_not_read_into_it(large: Path) -> None:
-    def read() -> int:
-        return int(Path("/proc/self/io").read_text().split("read_bytes: ")[1].split()[0])
-
-    file = os.open(large, os.O_RDONLY)
-    os.fsync(file)
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(file)
-    before = read()
-    layertap.open(large)
-    assert read() - before < 4_000_000
-
-
-@needs_proc
-@pytest.mark.slow
 def test_weights_are_in_memory_once(large: Path) -> None:
     opened, early, _ = measure(large, "r0")
     assert opened < 0.05

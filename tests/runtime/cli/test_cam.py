@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,6 @@ from generators import tiny
 from layertap.cam import METHODS
 from layertap.view.overlays import overlay, panel
 from shell import layertap
-
-TinyFile = Callable[[str], Path]
 
 LABELS = ("cat", "dog", "bird")
 
@@ -190,17 +187,10 @@ def test_no_readable_image_stops_the_command(file: Path, pictures: Path) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            ["--layer", "pool"],
-            "'model.onnx' has no gradient for 'pool', only for 'conv', 'image', 'last', 'mixed', "
-            "'relu'. `layertap gradients model.onnx --layers pool -o NEW.onnx` writes a file "
-            "with it.",
-        ),
         (["--layer", "1:3"], "--layer must be a name or an index, got '1:3'."),
         (["--target", "3"], "class 3 is out of range: the output has 3, 0 to 2."),
         (["--alpha", "2"], "--alpha must be between 0 and 1, got 2."),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
-        (["--channels", "0"], "channels must be at least 1, got 0."),
         (["-o", "model.onnx"], "-o must be a folder, but 'model.onnx' is a file."),
     ],
 )  # fmt: skip
@@ -212,18 +202,3 @@ def test_invalid_option_is_an_error(
     done = layertap("cam", "model.onnx", "pictures/a.png", "-o", "out", *options)
     assert done == (2, "", f"layertap: {message}\n")
     assert sorted(Path().rglob("*")) == before
-
-
-def test_method_with_gradients_requires_them_in_the_file(
-    tiny_file: TinyFile, pictures: Path
-) -> None:
-    file = tiny_file("image_classifier")
-    done = layertap("cam", file, "pictures/a.png", "--layer", "relu", "-o", "out")
-    assert done == (
-        2,
-        "",
-        f"layertap: '{file}' has no gradients. `layertap gradients {file} --layers LAYER -o "
-        "NEW.onnx` writes a file with it.\n",
-    )
-    options = ["--layer", "relu", "--method", "eigencam", "-o", "out"]
-    assert layertap("cam", file, "pictures/a.png", *options).code == 0

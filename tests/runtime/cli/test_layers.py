@@ -94,20 +94,12 @@ index  name  class   output shape  parameters        MB  connected to
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (["--layers", "conv"], ["conv"]),
         (["--layers", "p*", "--layers", "conv"], ["pool", "probs", "conv"]),
-        (["--layers", "re:.*o.*"], ["conv", "drop", "pool", "probs"]),
         (["--layers", "-1"], ["probs"]),
-        (["--layers", "1"], ["conv"]),
-        (["--layers", "1:3"], ["conv", "relu"]),
-        (["--layers", "::3"], ["image", "drop", "probs"]),
-        (["--layers", "-3:"], ["pool", "probs"]),
         (["--layers", "-6:-4"], ["conv", "relu"]),
         (["--layers=-2:"], ["probs"]),
-        (["--type", "Dense"], ["probs"]),
         (["--type", "Dense", "--type", "Conv2D"], ["conv", "probs"]),
         (["--layers", "p*", "--type", "Dense"], ["probs"]),
-        (["--layers", "all", "--type", "ReLU"], ["relu"]),
         (
             ["--layers", "all"],
             ["image", "conv", "relu", "drop", "pool", "(hidden)", "probs"],
@@ -117,22 +109,6 @@ index  name  class   output shape  parameters        MB  connected to
 def test_layers_are_filtered(classifier: Path, options: list[str], names: list[str]) -> None:
     """As in `layertap export`; layers that are not exposed are only in the whole table."""
     assert column(layertap("layers", classifier, *options), "name") == names
-
-
-def test_layer_names_take_precedence_over_other_selectors(tmp_path: Path) -> None:
-    names = ["all", "3", "1:2", "c*"]
-    rows = [tiny.layer(0, "x", "InputLayer", (None, 1))]
-    rows += [tiny.layer(i, name, "Dense", (None, 1), "x") for i, name in enumerate(names, start=1)]
-    made = tiny.model(
-        [tiny.node("Neg", "x", name) for name in names],
-        [tiny.value("x", ["n", 1])],
-        [tiny.value(name, ["n", 1]) for name in names],
-        card=tiny.card(rows, {"x": (None, 1)}, {"all": (None, 1)}),
-    )
-    path = tiny.save(made, tmp_path / "m.onnx")
-    for name in names:
-        assert column(layertap("layers", path, "--layers", name), "name") == [name]
-    assert column(layertap("layers", path, "--layers", "0:2"), "name") == ["x", "all"]
 
 
 def rows(done: Done) -> list[dict[str, Any]]:
@@ -223,7 +199,6 @@ def test_size_without_a_measurement_gives_a_warning(tiny_file: TinyFile, tmp_pat
             "the layer 'hidden' is in the model, but this file does not expose it. Export the "
             "model again with this layer in --layers, or with all layers.",
         ),
-        (["--layers", "::0"], "the step of the slice '::0' must not be 0."),
         (["--batch", "0"], "batch must be at least 1, got 0."),
     ],
 )

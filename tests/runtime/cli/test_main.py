@@ -19,7 +19,6 @@ from PIL import Image
 import layertap as package
 from generators import tiny
 from layertap import cli as shell_package
-from layertap._engine import engine
 from layertap.cli import Command
 from layertap.errors import LayertapWarning, ModelFileError
 from shell import Done, fresh, layertap
@@ -165,12 +164,6 @@ def test_programming_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     replace_info(monkeypatch, fail)
     with pytest.raises(ZeroDivisionError):
         layertap("info")
-
-
-@pytest.mark.parametrize("code", [0, 1, 2])
-def test_exit_code_of_the_command_is_returned(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    replace_info(monkeypatch, lambda _: code)
-    assert layertap("info").code == code
 
 
 def test_warnings_are_printed_as_messages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,12 +349,3 @@ def test_table_does_not_import_slow_modules(tiny_file: TinyFile) -> None:
     )
     assert done.stdout == layertap("layers", tiny_file("image_classifier")).out
     assert set(done.stderr.split()) & SLOW - set(started.stderr.split()) == set()
-
-
-@pytest.mark.parametrize("command", ["layers", "info"])
-def test_light_commands_create_no_session(
-    tiny_file: TinyFile, monkeypatch: pytest.MonkeyPatch, command: str
-) -> None:
-    monkeypatch.setattr(engine.Engine, "start", lambda *_: pytest.fail("a session was made"))
-    monkeypatch.setattr(engine, "import_onnxruntime", lambda: pytest.fail("it was imported"))
-    assert layertap(command, tiny_file("image_classifier")).code == 0

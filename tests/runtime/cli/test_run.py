@@ -77,16 +77,6 @@ def test_activations_are_written_for_images(classifier: Path) -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_rows_are_in_the_order_of_the_arguments() -> None:
-    order = [NAMES[3], NAMES[0], NAMES[4], NAMES[0]]
-    assert layertap("run", "m.onnx", *order, "--layers", "probs", "-o", "o.npz").code == 0
-    assert layertap("run", "m.onnx", *NAMES, "--layers", "probs", "-o", "all.npz").code == 0
-    found, all_ = loaded("o.npz"), loaded("all.npz")
-    assert found["layertap.files"].tolist() == order
-    np.testing.assert_allclose(found["probs"], all_["probs"][[3, 0, 4, 0]], rtol=1e-5)
-
-
-@pytest.mark.usefixtures("classifier")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])
 def test_results_do_not_depend_on_the_batch_size(
     size: int, monkeypatch: pytest.MonkeyPatch
@@ -327,18 +317,6 @@ def test_labels_are_used_if_they_match_the_output(pictures: Path, count: int) ->
 # --- Preprocessing ------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("classifier")
-def test_preprocess_replaces_the_recipe_of_the_file() -> None:
-    Path("r.json").write_text('{"size": [8, 6], "scaling": {"mode": "tf"}}')
-    assert layertap("run", "m.onnx", NAMES[0], "--layers", "image", "-o", "own.npz").code == 0
-    options = ["--layers", "image", "--preprocess", "r.json", "-o", "tf.npz"]
-    assert layertap("run", "m.onnx", NAMES[0], *options).code == 0
-    own, tf = loaded("own.npz")["image"], loaded("tf.npz")["image"]
-    assert own.min() >= 0
-    assert tf.min() < 0
-    np.testing.assert_allclose(own * 2 - 1, tf, atol=1e-6)
-
-
 @pytest.mark.usefixtures("pictures")
 def test_images_without_a_recipe_are_an_error() -> None:
     tiny.save(tiny.image_classifier(preprocessing=False), Path("m.onnx"))
@@ -526,51 +504,23 @@ def test_no_readable_image_writes_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("classifier")
-def test_warning_is_printed_once() -> None:
-    """Independent of the number of images that it applies to."""
-    for name in ("x", "y", "z"):
-        Image.fromarray(np.full((8, 6), 40_000, np.uint16)).save(f"{name}.png")
-    done = layertap("run", "m.onnx", "x.png", "y.png", "z.png")
-    assert (done.code, len(done.out.splitlines())) == (0, 3)
-    assert done.err == (
-        "layertap: warning: a 16-bit grey image was read as rgb, which clips its values to "
-        'integers in 0..255, as Keras does: it may now be all white. Set "depth": "scale" in the '
-        "preprocessing to map its full range to 0..255.\n"
-    )
-
-
-@pytest.mark.usefixtures("classifier")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
         (["--top", "-1"], "--top must be at least 1, got -1."),
         (["--threads", "0"], "threads must be an integer of at least 1, or None, got 0."),
-        (["-o", "out.txt"], "the name of the output must end in .npz, got 'out.txt'."),
-        (["-o", "no/out.npz"], "cannot write 'no/out.npz': the folder 'no' does not exist. Nothing "
-         "was written."),
         (["--sheet", "m.onnx"], "--sheet must be a folder, but 'm.onnx' is a file."),
         (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot create the folder 'm.onnx/sub': "
          "Not a directory."),
         (["x.npy"], "give images, or one ready batch (.npy or .npz), not several batches."),
-        (["--layers", "hidden"], "the layer 'hidden' is in the model, but this file does not "
-         "expose it. Export the model again with this layer in --layers, or with all layers."),
         (["--preprocess", "gone.json"], "gone.json: there is no such file."),
         (["--preprocess", "m.onnx"], None),
-        (["--preprocess", "bad.json"], 'bad.json: "sise" is not a key of a preprocessing recipe, '
-         "which has size, color_mode, interpolation, keep_aspect_ratio, depth, scaling. Did you "
-         "mean 'size'?"),
-        (["--preprocess", "other.json"], (
-            "pictures/a.png: input 'image' has shape (1, 5, 6, 3), expected (n, 8, 6, 3): "
-            "axis 1 must be 8, got 5."
-        )),
     ],
 )  # fmt: skip
 def test_invalid_argument_is_an_error(
     tmp_path: Path, arguments: list[str], message: str | None
 ) -> None:
-    Path("bad.json").write_text('{"sise": [8, 6]}')
-    Path("other.json").write_text('{"size": [5, 6]}')
     np.save("x.npy", batch(1, 8, 6, 3))
     before = listing(tmp_path)
     done = layertap("run", "m.onnx", NAMES[0], *arguments)

@@ -5,18 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import layertap
 from layertap.errors import LayertapError, OutputError
 from layertap.format.atomic import check_target, replacing
 
-RUNTIME = Path(layertap.__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="requires POSIX modes and links")
 
 
@@ -219,33 +215,6 @@ def test_symbolic_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
         f"cannot write '{dangling}': the folder '{tmp_path / 'nowhere'}' does not exist. Nothing "
         "was written."
     )
-
-
-@posix
-def test_full_disk_is_an_output_error(tmp_path: Path) -> None:
-    """A real error of the system: a limit of 64 kB for each file that the process writes."""
-    (tmp_path / "out.bin").write_bytes(b"the old")
-    code = (
-        "import resource, sys\n"
-        "from layertap.errors import OutputError\n"
-        "from layertap.format.atomic import replacing\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
-        "try:\n"
-        "    with replacing('out.bin') as temporary:\n"
-        "        temporary.write_bytes(bytes(100_000))\n"
-        "except OutputError as exc:\n"
-        "    print(exc)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(RUNTIME)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "cannot write 'out.bin': File too large. Nothing was written.\n"
-    assert contents(tmp_path) == {"out.bin": b"the old"}
 
 
 def test_check_target_does_not_change_a_writable_target(tmp_path: Path) -> None:

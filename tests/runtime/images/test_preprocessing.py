@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from layertap.errors import ImageError, InputError, PreprocessingError
+from layertap.errors import InputError, PreprocessingError
 from layertap.images.preprocessing import (
     ImageNet,
     Preprocessing,
@@ -100,11 +100,6 @@ def test_imagenet_scaling_requires_three_channels() -> None:
     assert str(caught.value) == (
         'scaling "torch" expects RGB pixels of shape (..., 3), got (2, 2, 4).'
     )
-
-
-def test_image_errors_are_raised_unchanged() -> None:
-    with pytest.raises(ImageError, match=r"^image bytes: this is not an image"):
-        Preprocessing()(b"")
 
 
 # --- batches -------------------------------------------------------------------------------------

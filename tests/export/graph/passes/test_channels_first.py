@@ -97,42 +97,12 @@ X = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5) / 60 - 1
 node, value, constant = tiny.node, tiny.value, tiny.constant
 
 
-def test_a_convolution_between_transposes_passes_its_order_on() -> None:
-    model = tiny.model(
-        [
-            node("Transpose", "x", "first", perm=CHANNELS_FIRST),
-            node("Conv", "first w", "conv"),
-            node("Transpose", "conv", "last", perm=CHANNELS_LAST),
-            node("Add", "last b", "biased"),
-            node("Relu", "biased", "relu"),
-            node("Transpose", "relu", "again", perm=CHANNELS_FIRST),
-            node("Conv", "again v", "second"),
-            node("Transpose", "second", "out", perm=CHANNELS_LAST),
-        ],
-        [value("x", (2, 3, 4, 5))],
-        [value("relu", None), value("out", None)],
-        [
-            tiny.weights("w", 6, 5, 1, 1),
-            tiny.weights("b", 6),
-            tiny.weights("v", 2, 6, 1, 1),
-        ],
-    )
-    made = assert_same(model, {"x": X})
-    assert ops(made) == ["Transpose", "Conv", "Add", "Relu", "Conv"]
-    _, views = laid_out(model)
-    assert {view.perm for view in views.values()} == {CHANNELS_LAST}
-
-
 @pytest.mark.parametrize(
     "nodes",
     [
         [node("Relu", "v", "y")],
         [node("Add", "v row", "y")],
-        [node("Sub", "column v", "y")],
-        [node("Mul", "v number", "y")],
         [node("ReduceSum", "v first", "total", keepdims=0), node("Add", "v total", "y")],
-        [node("ReduceMax", "v first", "peak", keepdims=0), node("Add", "peak v", "y")],
-        [node("PRelu", "v row", "y")],
         [node("Less", "v row", "less"), node("Where", "less v row", "y")],
         [node("Cast", "v", "y", to=TensorProto.INT32)],
         [node("Clip", "v _ number", "y")],
@@ -142,25 +112,18 @@ def test_a_convolution_between_transposes_passes_its_order_on() -> None:
         [node("LpNormalization", "v", "y", axis=2)],
         [node("Split", "v two", "y z", axis=1)],
         [node("Concat", "v v", "y", axis=3)],
-        [node("Concat", "v full", "y", axis=-1)],
-        [node("Pad", "v pads", "y")],
         [node("Pad", "v pad_two _ axes", "y")],
         [node("Pad", "v pads_late", "y")],
-        [node("Slice", "v one_two three_four", "y")],
         [node("Slice", "v one_two three_four axes", "y")],
         [node("Slice", "v known_late three_four axes", "y")],
         [node("Slice", "v starts32 ends32", "y")],
         [node("Slice", "v starts32 ends32 axes32", "y")],
         [node("ReduceMean", "v axes", "y")],
-        [node("ReduceMean", "v first", "y", keepdims=0)],
         [node("ReduceMean", "v", "y", keepdims=0)],
-        [node("ArgMax", "v", "y", axis=1)],
         [node("ArgMin", "v", "y", axis=-1, keepdims=0)],
         [node("ReduceMean", "v axes", "mean"), node("Squeeze", "mean axes", "y")],
         [node("Unsqueeze", "v first", "y")],
-        [node("Shape", "v", "y")],
         [node("Shape", "v", "y", start=1)],
-        [node("Reshape", "v flat", "y")],
         [node("ReduceMean", "v axes", "mean"), node("Reshape", "mean flat", "y")],
     ],
     ids=lambda nodes: onnx.printer.to_text(nodes[-1]),
@@ -183,8 +146,6 @@ def test_one_node_behind_a_transpose(nodes: list[onnx.NodeProto]) -> None:
         [value(name, None, 0) for name in nodes[-1].output],
         [
             tiny.weights("row", 3),
-            tiny.weights("column", 4, 1, 1),
-            tiny.weights("full", 2, 4, 5, 1),
             constant("number", 0.25, np.float32),
             constant("first", [0]),
             constant("axes", [-3, 2]),

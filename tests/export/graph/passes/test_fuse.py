@@ -133,19 +133,6 @@ def test_a_convolution_has_one_bias_only() -> None:
     assert ops(model) == ["Conv", "Add"]
 
 
-def test_two_normalisations_in_a_row() -> None:
-    model = fused(
-        [
-            node("Mul", "x a", "one"),
-            node("Add", "one b", "two"),
-            node("Mul", "two a", "three"),
-            node("Add", "three b", "y"),
-        ],
-        [channels("a", 3), channels("b", 3)],
-    )
-    assert ops(model) == ["BatchNormalization", "BatchNormalization"]
-
-
 @pytest.mark.parametrize(
     "other",
     [

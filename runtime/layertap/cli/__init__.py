@@ -16,12 +16,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from layertap._record import Record
 from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
 
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
 if TYPE_CHECKING:
     import argparse
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from layertap.errors import LayertapWarning
 from layertap.format.cost import activation_costs
@@ -14,7 +15,6 @@ from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layertap.errors import OutputError, UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
 

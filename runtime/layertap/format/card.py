@@ -10,20 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any, TypeAlias, TypeVar
 
 from layertap._record import Record
 from layertap.errors import CardVersionError, ModelFileError
 
 from .layer import Layer, Shape
 
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    from typing import Any, TypeAlias, TypeVar
-
-    T = TypeVar("T", bound=Record)
-    U = TypeVar("U")
-    Reader: TypeAlias = Callable[[Any], Any]
-    Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
+T = TypeVar("T", bound=Record)
+U = TypeVar("U")
+Reader: TypeAlias = Callable[[Any], Any]
+Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 
 KEY = "layertap"
 """The key of the card in `metadata_props`."""

@@ -25,7 +25,7 @@ class Index(Record):
     outputs: tuple[TensorInfo, ...]
     """The model's own outputs; in a file without a card, the graph's."""
     metadata: Mapping[str, str]
-    """The file's metadata beside the card."""
+    """The metadata of the file except the card."""
 
 
 def read_index(source: FileSource | BytesSource) -> Index:

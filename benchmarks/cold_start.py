@@ -54,7 +54,7 @@ def measure() -> list[Row]:
             unit="s",
             ours=seconds["table"],
             theirs=seconds["python"],
-            most=2.5,
+            most=4,
         ),
         Row(
             what=f"first activation of {models.EARLY}, a fresh process",

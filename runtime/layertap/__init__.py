@@ -16,9 +16,7 @@ from importlib import import_module
 
 from ._version import __version__
 
-TYPE_CHECKING = (
-    False  # `typing` alone would triple the time; type checkers treat the name specially
-)
+TYPE_CHECKING = False  # `typing` imports `re`; type checkers treat the name specially
 if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels

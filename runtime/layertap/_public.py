@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import TypeVar
+from typing import TypeVar
 
-    T = TypeVar("T")
+T = TypeVar("T")
 
 
 def public(thing: T) -> T:

@@ -7,18 +7,18 @@ time on that. `dataclasses.fields`, `replace` and `asdict` accept records as dat
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
 if TYPE_CHECKING:
-    from typing import Any, ClassVar, TypeVar
-
     from typing_extensions import dataclass_transform
-
-    R = TypeVar("R", bound="Record")
 else:
 
     def dataclass_transform(**_):
         """Marks subclasses as dataclasses for type checkers."""
         return lambda cls: cls
+
+
+R = TypeVar("R", bound="Record")
 
 
 class _Fields:

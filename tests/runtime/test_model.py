@@ -41,7 +41,7 @@ def expected(name: str, tensors: list[str], feeds: dict[str, Any]) -> dict[str, 
 # --- Opening ------------------------------------------------------------------------------------
 
 
-def test_what_a_model_tells_of_itself(tiny_file: TinyFile) -> None:
+def test_properties_of_a_model(tiny_file: TinyFile) -> None:
     path = tiny_file("image_classifier")
     model = layertap.open(path)
     assert model.path == path
@@ -503,8 +503,8 @@ def test_weights_outside_the_folder_are_refused(beside: Path, tmp_path: Path) ->
     with pytest.raises(layertap.ModelFileError) as caught:
         layertap.open(beside).tap("a")
     assert str(caught.value) == (
-        f"'{beside}' keeps weights in '../outside.data', outside its own folder. That is refused; "
-        "put them beside the model."
+        f"'{beside}' keeps weights in '../outside.data', outside its own folder. Put them in "
+        "the folder of the model."
     )
 
 

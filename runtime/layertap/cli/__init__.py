@@ -7,6 +7,7 @@ entry-point group `layertap.commands`, so this package does not depend on them.
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import gc
 import io
@@ -20,10 +21,6 @@ from importlib import import_module
 from layertap._record import Record
 from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
-
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    import argparse
 
 GROUP = "layertap.commands"
 """The entry-point group of commands from other packages."""
@@ -41,8 +38,6 @@ class Command(Record):
     """Adds the command's arguments to its parser."""
     run: Callable[[argparse.Namespace], int]
     """Runs the command and returns the exit code."""
-    plain: Callable[[str], int] | None = None
-    """Runs the command for one file without options, which avoids importing argparse."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,26 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if len(arguments) == 2 and arguments[0] in OWN and arguments[1][:1] not in ("", "-"):
-        plain = _own(arguments[0]).plain
-        if plain is not None:
-            return _without_gc(plain, arguments[1])
     try:
         args = _parse(arguments)
     except SystemExit as exc:  # argparse has printed its help or an error message
         return int(exc.code or 0)
     return int(args.run(args))
-
-
-def _without_gc(plain: Callable[[str], int], file: str) -> int:
-    """Run a short command without the garbage collector, for speed: it creates no cycles."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return plain(file)
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _print_message(message: str) -> None:
@@ -118,8 +98,6 @@ def _discard_stdout() -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    import argparse
-
     parser = argparse.ArgumentParser(
         prog="layertap", description="Read any layer's activations out of an ONNX file."
     )

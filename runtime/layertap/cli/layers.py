@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import warnings
-from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning
 from layertap.format.cost import activation_costs
-from layertap.format.index import read_outline
+from layertap.format.index import read_card, read_index
+from layertap.format.select import select
 from layertap.format.source import FileSource
 from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
-
-    from layertap.format.card import Card
-    from layertap.format.layer import Layer
+from .options import add_layer_selection, image_size, layer_selectors
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    from .options import add_layer_selection, image_size
-
     parser.add_argument("file", metavar="FILE.onnx")
     add_layer_selection(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
@@ -40,15 +33,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from layertap.format.select import select
-
-    from .options import layer_selectors
-
-    known, card = _read(FileSource(args.file), args.size is not None)
+    source = FileSource(args.file)
+    card = read_card(source)
+    known = card.layers if card else read_index(source).layers
     selectors = layer_selectors(args, known)
     everything = selectors is None and not args.type
     layers = known if everything else select(known, selectors, args.type)
-    costs = activation_costs(layers, card, args.size, args.batch)
+    costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size
         and all(cost.exact for cost in costs)
@@ -70,22 +61,4 @@ def _run(args: argparse.Namespace) -> int:
     return OK
 
 
-def _read(source: FileSource, with_card: bool) -> tuple[Sequence[Layer], Card | None]:
-    """The layers, and the card if it was requested and the file has one."""
-    if not with_card:
-        layers = read_outline(source)
-        if layers is not None:
-            return layers, None
-    from layertap.format.index import read_index  # faster than `open`, which imports numpy
-
-    index = read_index(source)
-    return index.layers, index.card
-
-
-def _print(file: str) -> int:
-    layers, _ = _read(FileSource(file), False)
-    print(as_text(layers, activation_costs(layers, None)))
-    return OK
-
-
-COMMAND = Command(OWN["layers"], _configure, _run, _print)
+COMMAND = Command(OWN["layers"], _configure, _run)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from layertap.errors import OutputError, UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import argparse
 
 
 def add_layer_selection(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +65,7 @@ def check_folder(option: str, path: str) -> None:
     Raises:
         OutputError: it is.
     """
-    if Path(path).exists() and not Path(path).is_dir():
+    if os.path.exists(path) and not os.path.isdir(path):
         raise OutputError(f"{option} must be a folder, but {path!r} is a file.")
 
 
@@ -87,7 +84,7 @@ def image_size(text: str) -> tuple[int, int]:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
-        from argparse import ArgumentTypeError
-
-        raise ArgumentTypeError(f"{text!r} is not a size: give HEIGHTxWIDTH, for example 320x320")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give HEIGHTxWIDTH, for example 320x320"
+        )
     return sizes[0], sizes[-1]

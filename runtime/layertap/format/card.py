@@ -10,20 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any, TypeAlias, TypeVar
 
 from layertap._record import Record
 from layertap.errors import CardVersionError, ModelFileError
 
 from .layer import Layer, Shape
 
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    from typing import Any, TypeAlias, TypeVar
-
-    T = TypeVar("T", bound=Record)
-    U = TypeVar("U")
-    Reader: TypeAlias = Callable[[Any], Any]
-    Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
+T = TypeVar("T", bound=Record)
+Reader: TypeAlias = Callable[[Any], Any]
+Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 
 KEY = "layertap"
 """The key of the card in `metadata_props`."""
@@ -200,34 +196,20 @@ class Card(Record):
             CardVersionError: the format has a newer major version.
             ModelFileError: the text is not a valid card.
         """
-        return _parse(text, where, _read_card)
-
-
-def read_layers(text: str, where: str = "the file") -> tuple[Layer, ...]:
-    """Read the layers of a card, and skip the rest of it.
-
-    Raises:
-        CardVersionError: the format has a newer major version.
-        ModelFileError: the text is not a valid card.
-    """
-    return _parse(text, where, _read_layers)
-
-
-def _parse(text: str, where: str, read: Callable[[Any], U]) -> U:
-    try:
-        data = json.loads(text)
-        major, version = _major(data)
-        if major <= MAJOR:
-            return read(data)
-    except (ValueError, RecursionError) as exc:
-        reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
-        raise ModelFileError(
-            f"{where} has a damaged layertap card ({reason}). Export the model again."
-        ) from exc
-    raise CardVersionError(
-        f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
-        "Upgrade layertap."
-    )
+        try:
+            data = json.loads(text)
+            major, version = _major(data)
+            if major <= MAJOR:
+                return _read_card(data)
+        except (ValueError, RecursionError) as exc:
+            reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+            raise ModelFileError(
+                f"{where} has a damaged layertap card ({reason}). Export the model again."
+            ) from exc
+        raise CardVersionError(
+            f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
+            "Upgrade layertap."
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -310,13 +292,6 @@ def _by_name(cls: type[T]) -> Reader:
         return {name: _read(cls, item) for name, item in data.items()}
 
     return read
-
-
-def _read_layers(data: Mapping[str, Any]) -> tuple[Layer, ...]:
-    if "layers" not in data:
-        raise ValueError("Card has no 'layers'")
-    layers: tuple[Layer, ...] = _many(Layer)(data["layers"])
-    return layers
 
 
 def _optional(cls: type[T], **nested: Reader) -> Reader:

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from layertap._record import Record
 from layertap.errors import UsageError
 
+from .card import Card, Golden
 from .layer import ITEM_BYTES, Layer
-
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    from .card import Card, Golden
 
 
 class Cost(Record):

@@ -136,8 +136,8 @@ def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
     parts = PurePosixPath(location).parts + windows.parts
     if not location or location.startswith("/") or windows.anchor or ".." in parts:
         raise ModelFileError(
-            f"{name} keeps weights in {location!r}, outside its own folder. That is refused; put "
-            "them beside the model."
+            f"{name} keeps weights in {location!r}, outside its own folder. Put them "
+            "in the folder of the model."
         )
     missing = ModelFileError(
         f"{name} keeps weights in {location!r}, which is not there. Copy it into the model's "
@@ -149,7 +149,7 @@ def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
     if not file.is_relative_to(folder) and not file.is_relative_to(home):
         raise ModelFileError(
             f"{name} keeps weights in {location!r}, a link to {str(file)!r} outside its own "
-            "folder. That is refused; put them beside the model."
+            "folder. Put them in the folder of the model."
         )
     if not os.path.isfile(file):
         raise missing

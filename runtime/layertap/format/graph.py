@@ -122,15 +122,14 @@ def read_graph(buffer: Buffer) -> Graph:
     Raises:
         WireError: the bytes are not an ONNX model, or are truncated.
     """
+    metadata = read_metadata(buffer)
     reader = _Reader(buffer)
     head: list[Span] = []
     opsets: dict[str, int] = {}
-    metadata: dict[str, str] = {}
     functions: set[tuple[str, str]] = set()
-    ir_version, producer, graphs = 0, "", 0
+    ir_version, producer = 0, ""
     for number, wire, tag, start, end in fields(buffer, 0, len(buffer)):
         if number == 7 and wire == LEN:
-            graphs += 1
             reader.read(start, end)  # protobuf merges a message that occurs twice
             continue
         if number == 1 and wire == VARINT:
@@ -140,16 +139,11 @@ def read_graph(buffer: Buffer) -> Graph:
         elif number == 8 and wire == LEN:
             domain, version = _opset(buffer, start, end)
             opsets[domain] = version
-        elif number == 14 and wire == LEN:
-            key = find_text(buffer, start, end, 1)
-            metadata[key] = find_text(buffer, start, end, 2)
         elif number == 25 and wire == LEN:
             function = find_text(buffer, start, end, 10), find_text(buffer, start, end, 1)
             functions.add(function)
         if number not in _OMITTED:
             head.append((tag, end))
-    if not graphs:
-        raise WireError("there is no graph in it")
     return Graph(
         ir_version=ir_version,
         opsets=opsets,
@@ -176,6 +170,25 @@ def read_graph(buffer: Buffer) -> Graph:
         head=tuple(head),
         title=tuple(reader.title),
     )
+
+
+def read_metadata(buffer: Buffer) -> dict[str, str]:
+    """The file's metadata, without reading its graph.
+
+    Raises:
+        WireError: the bytes are not an ONNX model, or are truncated.
+    """
+    metadata: dict[str, str] = {}
+    has_graph = False
+    for number, wire, _, start, end in fields(buffer, 0, len(buffer)):
+        if number == 7 and wire == LEN:
+            has_graph = True
+        elif number == 14 and wire == LEN:
+            key = find_text(buffer, start, end, 1)
+            metadata[key] = find_text(buffer, start, end, 2)
+    if not has_graph:
+        raise WireError("it has no graph")
+    return metadata
 
 
 _OMITTED = frozenset({6, 14, 20})

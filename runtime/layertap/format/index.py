@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from layertap._record import Record
 from layertap.errors import ModelFileError
 
-from .card import KEY, Card, TensorInfo, read_layers
-from .graph import Graph, TensorType, read_graph, read_types
+from .card import KEY, Card, TensorInfo
+from .graph import Graph, TensorType, read_graph, read_metadata, read_types
 from .layer import Layer, Shape
 from .source import BytesSource, FileSource, describe
-from .wire import LEN, Buffer, WireError, fields, find_text
+from .wire import Buffer, WireError
 
 
 class Index(Record):
@@ -25,7 +25,7 @@ class Index(Record):
     outputs: tuple[TensorInfo, ...]
     """The model's own outputs; in a file without a card, the graph's."""
     metadata: Mapping[str, str]
-    """The file's metadata beside the card."""
+    """The metadata of the file except the card."""
 
 
 def read_index(source: FileSource | BytesSource) -> Index:
@@ -95,31 +95,19 @@ def _dtype(kind: TensorType) -> str:
 _CONTAINERS = ("sequence", "map", "optional")
 
 
-def read_outline(source: FileSource | BytesSource) -> tuple[Layer, ...] | None:
-    """The layers of the file's card; `None` where it has no card.
+def read_card(source: FileSource | BytesSource) -> Card | None:
+    """The file's card; `None` if it has none. Faster than `read_index`: the graph is not read.
 
     Raises:
-        ModelFileError: no ONNX model, or a damaged card.
+        ModelFileError: not an ONNX model, or a damaged card.
         CardVersionError: the card was written by a newer layertap.
     """
     with source.read(sparsely=True) as buffer:
         try:
-            card = _card(buffer)
+            metadata = read_metadata(buffer)
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
-    return None if card is None else read_layers(card, source.name)
-
-
-def _card(buffer: Buffer) -> str | None:
-    card, graphs = None, 0
-    for number, kind, _, start, end in fields(buffer, 0, len(buffer)):
-        if kind == LEN and number == 7:
-            graphs += 1
-        elif kind == LEN and number == 14 and find_text(buffer, start, end, 1) == KEY:
-            card = find_text(buffer, start, end, 2)
-    if not graphs:
-        raise WireError("there is no graph in it")
-    return card
+    return Card.from_json(metadata[KEY], source.name) if KEY in metadata else None
 
 
 def refusal(name: str, buffer: Buffer, exc: WireError) -> ModelFileError:

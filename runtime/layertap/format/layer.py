@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from layertap._public import public
 from layertap._record import Record
-
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
 
 Shape = tuple["int | None", ...]
 """A tensor's shape in Keras axis order, batch first; `None` is a free dimension."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
 
 from .layer import Layer
-
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    from typing import Any, TypeAlias
 
 Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative indices

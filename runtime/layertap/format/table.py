@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from .cost import Cost
 from .layer import Layer
 from .text import aligned, type_text
-
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    from typing import Any
-
-    from .cost import Cost
 
 HEAD = ("index", "name", "class", "output shape", "parameters", "MB", "connected to")
 RIGHT = {0, 4, 5}

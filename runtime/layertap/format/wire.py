@@ -9,12 +9,9 @@ The format: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
-
-TYPE_CHECKING = False  # `typing` is slow to import, see layertap/_record.py
-if TYPE_CHECKING:
-    import mmap
-    from typing import TypeAlias
+from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | mmap.mmap"
 

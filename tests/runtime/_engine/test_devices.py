@@ -1,4 +1,4 @@
-"""Devices by short name: which there are, and why one is not to be had."""
+"""Devices by short name: the list, and the reason if one is not available."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_weights_are_not_shared_on_a_device_that_copies_them(wheel: Any, tmp_pat
     assert str(caught.value) == "share_weights=True is not supported on device 'directml:0'."
 
 
-# --- Why one is not to be had -------------------------------------------------------------------
+# --- Why one is not available ---------------------------------------------------------------------
 
 
 class Wheel:

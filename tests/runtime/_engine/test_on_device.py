@@ -46,7 +46,7 @@ def batch() -> Array:
 
 
 def cuda() -> str:
-    """Why CUDA is not to be had here; empty if it is."""
+    """Why CUDA is not available here; empty if it is."""
     try:
         probe.check(ort, devices.CUDA, "0")
     except DeviceError as exc:
@@ -238,7 +238,7 @@ def test_an_object_that_has_dlpack_alone(model: layertap.Model, batch: Array) ->
 
 
 class Sulking:
-    """As torch's tensors that need a gradient: in this computer's memory, and not to be had."""
+    """As torch's tensors that need a gradient: in main memory, and not available."""
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad.")

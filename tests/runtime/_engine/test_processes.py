@@ -51,7 +51,7 @@ def test_contiguous_arrays_on_request(classifier: layertap.Model) -> None:
 
 
 @pytest.mark.parametrize("name", ["image_classifier", "linear_chain", "two_inputs", "residual"])
-def test_reproducible_values_do_not_hang_on_what_is_asked_beside(
+def test_reproducible_values_do_not_depend_on_the_other_requests(
     tiny_file: TinyFile, name: str
 ) -> None:
     model = layertap.open(tiny_file(name), reproducible=True)

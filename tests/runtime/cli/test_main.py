@@ -331,7 +331,7 @@ def test_light_commands_do_not_import_heavy_modules(
     assert loaded & excluded == set()
 
 
-SLOW = COMPUTING | {"argparse", "dataclasses", "difflib", "inspect", "pathlib", "shutil"}
+SLOW = COMPUTING | {"dataclasses", "difflib", "inspect", "pathlib"}
 
 
 def test_table_does_not_import_slow_modules(tiny_file: TinyFile) -> None:

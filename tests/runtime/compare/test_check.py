@@ -76,7 +76,7 @@ def test_a_file_without_a_golden_sample_says_so(tmp_path: Path) -> None:
     with pytest.raises(layertap.ModelFileError) as caught:
         check(layertap.open(path))
     assert str(caught.value) == (
-        f"{str(path)!r} carries no golden sample to check against; files that layertap exports do."
+        f"{str(path)!r} has no golden sample to check against; files that layertap exports do."
     )
 
 

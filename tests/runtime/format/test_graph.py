@@ -174,8 +174,8 @@ def test_external_weights_are_found_in_every_position() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "there is no graph in it"),
-        (onnx.ModelProto(ir_version=8).SerializeToString(), "there is no graph in it"),
+        (b"", "it has no graph"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "it has no graph"),
         (b"\x3a\x05", "the field at byte 0 extends beyond the end"),
         (tiny.residual().SerializeToString()[:-9], "the field at byte 8 extends beyond the end"),
         (b"hello, this is no model", "invalid wire type 4 at byte 2"),

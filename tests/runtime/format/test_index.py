@@ -12,7 +12,7 @@ from onnx import helper
 from generators import tiny
 from layertap.errors import ModelFileError
 from layertap.format.card import KEY
-from layertap.format.index import Index, read_index, read_outline
+from layertap.format.index import Index, read_card, read_index
 from layertap.format.source import BytesSource
 
 
@@ -97,7 +97,7 @@ def test_a_newer_minor_card_is_read() -> None:
     assert index.card.extra == {"novelty": [1]}
 
 
-# --- The layers of a card, without the graph ----------------------------------------------------
+# --- The card, without the graph ----------------------------------------------------------------
 
 
 def source(model: onnx.ModelProto) -> BytesSource:
@@ -105,23 +105,23 @@ def source(model: onnx.ModelProto) -> BytesSource:
 
 
 @pytest.mark.parametrize("make", [tiny.linear_chain, tiny.image_classifier, tiny.two_inputs])
-def test_the_layers_are_those_of_the_index(make: Callable[[], onnx.ModelProto]) -> None:
-    assert read_outline(source(make())) == read_index(source(make())).layers
+def test_read_card_returns_the_card_of_the_index(make: Callable[[], onnx.ModelProto]) -> None:
+    assert read_card(source(make())) == read_index(source(make())).card
 
 
-def test_a_file_without_a_card_has_no_outline() -> None:
+def test_read_card_returns_none_for_a_file_without_a_card() -> None:
     made = tiny.residual()
-    assert read_outline(source(made)) is None
+    assert read_card(source(made)) is None
     helper.set_model_props(made, {"other": "{}"})
-    assert read_outline(source(made)) is None
+    assert read_card(source(made)) is None
 
 
-def test_the_graph_is_not_looked_at() -> None:
+def test_read_card_does_not_read_the_graph() -> None:
     made = tiny.linear_chain()
     made.graph.node[0].ClearField("output")
     data = bytearray(made.SerializeToString())
     name = data.index(b"a/product")
-    data[name : name + 9] = b"\xff" * 9  # no name in UTF-8
+    data[name : name + 9] = b"\xff" * 9  # invalid UTF-8
     with pytest.raises(ModelFileError, match="is not UTF-8"):
         read_index(BytesSource(bytes(data)))
-    assert read_outline(BytesSource(bytes(data))) == read_index(source(tiny.linear_chain())).layers
+    assert read_card(BytesSource(bytes(data))) == read_card(source(tiny.linear_chain()))

@@ -169,8 +169,8 @@ def test_weights_outside_the_models_folder(model: FileSource, location: str) -> 
     with pytest.raises(ModelFileError) as caught:
         find_weights(model, (location,))
     assert str(caught.value) == (
-        f"{model.name} keeps weights in {location!r}, outside its own folder. That is refused; put "
-        "them beside the model."
+        f"{model.name} keeps weights in {location!r}, outside its own folder. Put them "
+        "in the folder of the model."
     )
 
 
@@ -180,7 +180,7 @@ def test_a_link_that_leads_out_of_the_folder(model: FileSource, tmp_path: Path) 
         find_weights(model, ("link",))
     assert str(caught.value) == (
         f"{model.name} keeps weights in 'link', a link to '{(tmp_path / 'secret').resolve()}' "
-        "outside its own folder. That is refused; put them beside the model."
+        "outside its own folder. Put them in the folder of the model."
     )
 
 

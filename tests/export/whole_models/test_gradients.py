@@ -196,8 +196,7 @@ def test_one_of_several_outputs_must_be_named(keras: Any, tmp_path: Path) -> Non
     with pytest.raises(layertap.UsageError) as caught:
         layertap_export.export(model, target, gradients="stem")
     assert str(caught.value) == (
-        "the model has 2 outputs, 'age', 'kind'. Name the one whose scores are to be "
-        "differentiated, as in score='age'."
+        "the model has 2 outputs, 'age', 'kind'. Name the one to differentiate, as in score='age'."
     )
     report = layertap_export.export(model, target, gradients=["stem", "last-conv"], score="kind")
     gradients = gradients_of(report.card)
@@ -345,7 +344,8 @@ def test_a_gradient_through_a_recurrent_layer_is_an_error(keras: Any, tmp_path: 
     with pytest.raises(layertap_export.GradientError) as caught:
         layertap_export.export(model, tmp_path / "other.onnx", gradients="before")
     assert str(caught.value) == (
-        "layer 'lstm' has no gradient: layertap has no rule for the operator LSTM."
+        "layer 'lstm' has no gradient: layertap has no rule for the operator LSTM. "
+        "Choose layers after it."
     )
     assert not (tmp_path / "other.onnx").exists()
 

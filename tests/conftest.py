@@ -60,7 +60,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
 
 @pytest.fixture(scope="session")
 def shared_xrays() -> Path:
-    """A folder of real chest radiographs, beside the repository; not everybody has it."""
+    """A folder of real chest radiographs next to the repository; tests are skipped without it."""
     folder = Path(__file__).parents[2] / "shared" / "data" / "chest_xray"
     if not folder.is_dir():
         pytest.skip("needs the folder of real X-rays, shared/data/chest_xray")

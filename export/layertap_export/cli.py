@@ -36,8 +36,8 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="give the gradient of the score at this layer, too: as for --layers, or last-conv, "
-        "all, input (repeatable)",
+        help="also compute the gradient of the score at this layer: as for --layers, or "
+        "last-conv, all, input (repeatable)",
     )
     _add_score(parser)
     parser.add_argument(
@@ -95,7 +95,7 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="for a function: handed to it as its argument `weights`, or loaded into the model "
+        help="for a function: passed to it as the argument `weights`, or loaded into the model "
         "that it returns",
     )
     parser.add_argument(
@@ -103,13 +103,13 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
         action="append",
         default=[],
         metavar="MODULE:NAME",
-        help="a class or function of the model's own, or a dict of them (repeatable)",
+        help="a custom class or function of the model, or a dict of them (repeatable)",
     )
     parser.add_argument(
         "--signature",
         metavar="NAME",
-        help="of a SavedModel, take the outputs of this signature, and no layers; for one without "
-        "Keras layers the default is serving_default",
+        help="export only the outputs of this signature of a SavedModel; the default is "
+        "serving_default if the SavedModel has no Keras layers",
     )
 
 
@@ -117,8 +117,8 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score",
         metavar="OUTPUT",
-        help="the output whose scores are differentiated; a final sigmoid or softmax is looked "
-        "through, unless this is `probability` or OUTPUT:probability",
+        help="the output to differentiate; its logits if it ends in a sigmoid or softmax, unless "
+        "this is `probability` or OUTPUT:probability",
     )
 
 
@@ -134,16 +134,18 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="IMAGE",
-        help="compare on this image too (repeatable)",
+        help="also compare on this image (repeatable)",
     )
     parser.add_argument(
         "--reference",
         choices=("keras", "float64"),
         default="keras",
-        help="float64: say also how far the file and Keras itself are from Keras in float64",
+        help="float64: also report the errors of the file and of Keras against Keras in float64",
     )
     parser.add_argument(
-        "--unsafe", action="store_true", help="load models with Lambda layers: runs code in them"
+        "--unsafe",
+        action="store_true",
+        help="load models with Lambda layers, which runs their code",
     )
 
 
@@ -228,7 +230,7 @@ def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_source(args: argparse.Namespace) -> None:
-    """Raise what can be known to be wrong before TensorFlow is imported, which takes seconds."""
+    """Raise errors that can be found before TensorFlow is imported, which takes seconds."""
     from .keras_model.loading import find_loader  # not above: imports numpy, slows `--help`
     from .keras_model.loading.custom_objects import split_reference
 
@@ -241,7 +243,7 @@ EXPORT = Command(
     "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
 )
 GRADIENTS = Command(
-    "write an ONNX file once more, with the gradients of its scores at some layers",
+    "write a copy of an ONNX file that also computes gradients of its scores at layers",
     _configure_gradients,
     _run_gradients,
 )

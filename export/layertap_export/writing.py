@@ -1,7 +1,7 @@
-"""Writing the finished graph to disk, weight by weight, without a copy of the whole in memory.
+"""Writing the finished graph to disk, weight by weight, without a second copy in memory.
 
-The bytes are those that `onnx.save` would write. Where they are too many for one file, the weights
-go to a data file in the same folder.
+The bytes are those that `onnx.save` would write. If the file would be too large, the weights go
+to a data file in the same folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Writer:
     def __init__(self, model: onnx.ModelProto, initializers: Initializers, data: DataFile) -> None:
         """
         Args:
-            model: the finished graph; it must not be changed any more.
+            model: the finished graph; it must not be changed afterwards.
             initializers: the values of its stubs.
             data: takes the weights, now, of a graph that is too large for one file.
         """
@@ -109,7 +109,7 @@ class Writer:
 
 
 def append_card(path: Path, card: Card) -> None:
-    """Write a card behind the bytes of a model file, which stay what they are.
+    """Write a card behind the bytes of a model file, which do not change.
 
     A protobuf message may be continued: fields that follow add to those before, and the card is one
     more entry of the model's metadata.
@@ -120,7 +120,7 @@ def append_card(path: Path, card: Card) -> None:
 
 
 def validate(model: onnx.ModelProto) -> None:
-    """Return if the model is valid ONNX, and all its shapes and dtypes are consistent.
+    """Check that a model is valid ONNX, and that all its shapes and dtypes are consistent.
 
     Raises:
         ExportError: it is not.

@@ -35,12 +35,12 @@ def _application(name: str, size: int) -> Build:
 
 
 def _calm(model: Any) -> None:
-    """Halve what the batch normalisations multiply by.
+    """Halve the scales of the batch normalisations.
 
-    As Keras makes them they leave everything as it is, and the activations of a deep network grow
-    from block to block, until its sigmoids are all or nothing and hang on the last digit of what
-    goes in: EfficientNetV2L, whose input is changed by 1e-7 of itself, gives something else
-    altogether, in Keras too.
+    With Keras's initial values they change nothing, and the activations of a deep network grow
+    from block to block, until its sigmoids are saturated and depend on the last digit of their
+    input: EfficientNetV2L with an input that is changed by a factor of 1 + 1e-7 has
+    entirely different outputs, in Keras too.
     """
     import keras
 

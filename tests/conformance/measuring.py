@@ -13,7 +13,7 @@ from .families import Build
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What came of exporting one model."""
+    """The result of exporting one model."""
 
     layers: int
     """How many layers the file gives."""
@@ -147,8 +147,8 @@ def _difference_alone(file: Path) -> float:
     outputs = [info.name for info in model.outputs]
     alone = program_of(model).fetch(outputs)(arrays)
     layers = [str(layer.tensor) for layer in model.layers]
-    beside = program_of(model).fetch([*dict.fromkeys([*outputs, *layers])])(arrays)
+    together = program_of(model).fetch([*dict.fromkeys([*outputs, *layers])])(arrays)
     return max(
-        float(np.abs(alone[name] - beside[name]).max() / (np.abs(beside[name]).max() or 1))
+        float(np.abs(alone[name] - together[name]).max() / (np.abs(together[name]).max() or 1))
         for name in outputs
     )

@@ -1,4 +1,4 @@
-"""The line on the terminal that tells what is going on."""
+"""The line on the terminal that shows the current stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file that is written, byte by byte, and the data file beside it."""
+"""The written file, byte by byte, and the data file next to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ X = np.random.default_rng(1).normal(size=(2, 200)).astype(np.float32)
 
 
 def graph() -> tuple[onnx.ModelProto, Initializers]:
-    """`x w.T + b`, with `w` beside the graph."""
+    """`x w.T + b`, with `w` outside the graph."""
     initializers = Initializers()
     model = tiny.model(
         [tiny.node("MatMul", "x w", "p"), tiny.node("Add", "p b", "y")],
@@ -78,7 +78,7 @@ def test_a_card_is_appended_and_changes_no_byte_before_it(tmp_path: Path) -> Non
     assert [(x.key, x.value) for x in loaded.metadata_props] == [(KEY, card("a note").to_json())]
 
 
-def test_weights_that_are_too_many_go_beside_the_file(
+def test_too_many_weights_go_to_a_data_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "m.onnx"

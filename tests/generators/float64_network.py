@@ -48,7 +48,7 @@ def gradient(image: Array, layer: str, weights: Array, score: str = "logits") ->
     if layer == "image":
         found = forward(moved)[score]
     else:
-        # What comes before the layer stays what it is, also where it is read beside the layer.
+        # The layers before it do not change, also where other layers read them.
         names = list(whole)
         before = {
             name: np.repeat(whole[name], len(moved), axis=0) for name in names[: names.index(layer)]

@@ -841,9 +841,9 @@ class Refusal:
 
 
 TEXT = (
-    "ONNX has no way for these TensorFlow operations: {}. ONNX has no operators for the characters "
-    "of strings. Export the part of the model after the layer, keras.Model(layer.output, "
-    "model.outputs), and run the layer itself in Keras before it."
+    "these TensorFlow operations cannot be converted to ONNX: {}. ONNX has no operators for "
+    "the characters of strings. Export the part of the model after the layer, "
+    "keras.Model(layer.output, model.outputs), and run the layer itself in Keras before it."
 )
 
 REFUSALS: Mapping[str, Refusal] = {

@@ -475,14 +475,15 @@ OPS: Mapping[str, Op] = {
     "image.ssim": Op(lambda o, x, y: o.image.ssim(x, y, filter_size=5), (IMAGE, IMAGE)),
 }
 
-NO_WAY = (
-    "ONNX has no way for these TensorFlow operations: {}. {}Export a model that ends before them."
+UNSUPPORTED = (
+    "these TensorFlow operations cannot be converted to ONNX: {}. {}Export a model that ends "
+    "before them."
 )
 MATRICES = "ONNX has no matrix factorisations. "
 LOOPS = "tf2onnx does not support this form of loop or condition. "
 COMPLEX = (
     "layer {!r} uses the TensorFlow operation {} on numbers of type complex64, which onnxruntime "
-    "does not compute. Work with real and imaginary parts in tensors of their own, or export a "
+    "does not compute. Work with real and imaginary parts in separate tensors, or export a "
     "model that ends before it."
 )
 
@@ -490,7 +491,7 @@ REFUSED: Mapping[str, tuple[Op, str]] = {
     **{
         name: (
             square(lambda o, x, name=name: getattr(o, name)(x + 3 * o.eye(4))),
-            NO_WAY.format(f"{operation} (layer {name!r})", MATRICES),
+            UNSUPPORTED.format(f"{operation} (layer {name!r})", MATRICES),
         )
         for name, operation in {
             "inv": "MatrixInverse",
@@ -507,33 +508,33 @@ REFUSED: Mapping[str, tuple[Op, str]] = {
     "eig": (square(lambda o, x: o.eig(x)), COMPLEX.format("eig", "Eig")),
     "lstsq": (
         square(lambda o, x: o.lstsq(x[0] + 3 * o.eye(4), x[0])),
-        NO_WAY.format("Svd (layer 'lstsq')", MATRICES),
+        UNSUPPORTED.format("Svd (layer 'lstsq')", MATRICES),
     ),
     "solve": (
         square(lambda o, x: o.solve(x + 3 * o.eye(4), x)),
-        NO_WAY.format("MatrixSolve (layer 'solve')", MATRICES),
+        UNSUPPORTED.format("MatrixSolve (layer 'solve')", MATRICES),
     ),
     "solve_triangular": (
         square(lambda o, x: o.solve_triangular(o.tril(x) + 3 * o.eye(4), x, lower=True)),
-        NO_WAY.format("MatrixTriangularSolve (layer 'solve_triangular')", MATRICES),
+        UNSUPPORTED.format("MatrixTriangularSolve (layer 'solve_triangular')", MATRICES),
     ),
     "norm nuclear": (
         rows(lambda o, x: o.norm(x, ord="nuc", axis=(1, 2))),
-        NO_WAY.format("Svd (layer 'norm')", MATRICES),
+        UNSUPPORTED.format("Svd (layer 'norm')", MATRICES),
     ),
     "view": (
         rows(lambda o, x: o.view(x, "int32")),
-        NO_WAY.format(
+        UNSUPPORTED.format(
             "Bitcast (layer 'view': the bits of a tensor cannot be read as another type)", ""
         ),
     ),
     "scan": (
         rows(lambda o, x: o.scan(lambda c, y: (c + y, c * y), x[0], x)),
-        NO_WAY.format("While (layer 'scan': not as it is used here)", LOOPS),
+        UNSUPPORTED.format("While (layer 'scan': not as it is used here)", LOOPS),
     ),
     "associative_scan": (
         Op(lambda o, x: o.associative_scan(lambda a, b: a + b, x, axis=1), (ROWS,)),
-        NO_WAY.format(
+        UNSUPPORTED.format(
             "Concat (layer 'associative_scan': not as it is used here), "
             "Gather (layer 'associative_scan': not as it is used here)",
             "",
@@ -542,8 +543,8 @@ REFUSED: Mapping[str, tuple[Op, str]] = {
     "image.elastic_transform": (
         Op(lambda o, x: o.image.elastic_transform(x, seed=1), (IMAGE,)),
         "layer 'elastic_transform' draws random numbers (StatelessRandomNormalV2) in inference "
-        "too, so that nothing could be compared with Keras. Export a model that ends before it, or "
-        "that takes them as an input.",
+        "too, so its results cannot be compared with Keras. Export a model that ends before it, or "
+        "that takes the random numbers as an input.",
     ),
 }
 """What cannot be exported, and the whole message."""

@@ -132,7 +132,7 @@ class RandomGraph:
         if perm is None:
             usual = [CHANNELS_FIRST, CHANNELS_LAST] if len(axes) == 4 else []
             perm = self.one_of([self.draw(st.permutations(axes)), *usual])
-        reverse = list(perm) == list(axes)[::-1]  # which is what a Transpose does unless told
+        reverse = list(perm) == list(axes)[::-1]  # the default of Transpose
         attributes: dict[str, Any] = {} if reverse else {"perm": list(perm)}
         return self.emit("Transpose", name, **attributes)
 

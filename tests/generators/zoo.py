@@ -301,7 +301,7 @@ def functional_with_a_call(keras: Any) -> Any:
 
 
 def masks_and_arguments(keras: Any) -> Any:
-    """Masks that layers hand on and ask for, and arguments by name."""
+    """Masks that layers pass on and require, and keyword arguments."""
     layers = keras.layers
 
     class Masked(keras.layers.Layer):

@@ -51,18 +51,18 @@ def add_gradients(
 
     The graph is written once. Its gradients are compared, from the file, with central differences
     in float64; then the card is appended, the finished file is opened and its golden sample
-    checked, and it is renamed into place. If anything fails, nothing is left behind. TensorFlow is
+    checked, and it is renamed into place. If anything fails, no file is left behind. TensorFlow is
     not needed.
 
     Args:
         source: an `.onnx` file of opset 13 or newer, exported by layertap or from elsewhere. Its
             layers are those that `layertap layers` lists. Gradients that it has are replaced.
         path: the file to write; it may be `source`.
-        layers: names, globs, `re:` patterns, indices, slices, or the words `"last-conv"` (what
-            Grad-CAM looks at), `"all"` and `"input"`.
-        score: the output whose scores are differentiated, where the model has several. If it ends
-            in a sigmoid or softmax, the scores are what goes into that, the logits; with
-            `"probability"` or `"OUTPUT:probability"` they are the output itself.
+        layers: names, globs, `re:` patterns, indices, slices, or the words `"last-conv"` (the
+            layer that Grad-CAM explains), `"all"` and `"input"`.
+        score: the output to differentiate, if the model has several. If it ends in a sigmoid or
+            softmax, the scores are the input of that, the logits; with `"probability"` or
+            `"OUTPUT:probability"` they are the output itself.
         tolerance: largest scaled error that passes.
         seconds: time in seconds for comparing gradients; at least one is compared.
 

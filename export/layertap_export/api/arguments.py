@@ -10,6 +10,7 @@ from typing import Any
 from layertap.errors import UsageError
 from layertap.format.layer import Layer
 from layertap.format.select import parse_selector, select
+from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.keras_model.tracing import Trace
 
@@ -20,10 +21,10 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
     Args:
         traced: the model.
         layers: `"all"`, or one or more names, globs, `re:` patterns, indices, slices or layers.
-        types: Keras class names, which narrow these.
+        types: Keras class names, which narrow down `layers`.
 
     Raises:
-        LayerNotFoundError: something matches nothing.
+        LayerNotFoundError: a selector or type matches nothing.
     """
     table = [row.layer for row in traced.rows]
     selectors: Any = layers
@@ -64,23 +65,31 @@ def labels_of(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str
         try:
             text = Path(given).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"cannot read the labels from {os.fspath(given)!r}: {exc}") from exc
+            raise UsageError(
+                f"cannot read the labels from {os.fspath(given)!r}: {exc}. Give a text file with "
+                "one label per line."
+            ) from exc
         given = [line.strip() for line in text.splitlines() if line.strip()]
     return tuple(given)
 
 
 def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ...] | None) -> None:
-    """Raise UsageError unless labels and preprocessing belong to this model."""
+    """Raise UsageError unless labels and preprocessing fit this model."""
     last = traced.outputs[0].shape[-1] if traced.outputs and traced.outputs[0].shape else None
     if labels is not None and last is not None and len(labels) != last:
         raise UsageError(
             f"got {len(labels)} labels, but the model's output "
-            f"{traced.outputs[0].name!r} has {last} classes."
+            f"{traced.outputs[0].name!r} has {last} classes. Give one label for each "
+            "class, in order."
         )
     images = [info for info in traced.inputs if len(info.shape) == 4]
     if recipe is None or not images:
         if recipe is not None:
-            raise UsageError("got a preprocessing, but no input of the model is an image.")
+            shown = ", ".join(f"{x.name!r} {shape_text(x.shape)}" for x in traced.inputs)
+            raise UsageError(
+                "got a preprocessing, but no input of the model is an image, with the axes "
+                f"(n, h, w, c): its inputs are {shown}. Export it without a preprocessing."
+            )
         return
     height, width, channels = images[0].shape[1:]
     size = recipe.size or (None, None)

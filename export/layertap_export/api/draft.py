@@ -14,7 +14,7 @@ from layertap_export.verification.report import VerificationReport
 
 @dataclass(kw_only=True)
 class CardDraft:
-    """What is known of a file that is being made. `finished` makes the card, once."""
+    """What is known about a file that is being made. `finished` makes the card, once."""
 
     source: Source
     inputs: tuple[TensorInfo, ...]
@@ -54,7 +54,7 @@ class CardDraft:
 
     @property
     def complete(self) -> bool:
-        """Whether the file exposes all layers that can be."""
+        """Whether the file exposes all layers that can be exposed."""
         return all(layer.exposed for layer in self.layers if layer.why_not is None)
 
     def add_gradients(self, gradients: Gradients) -> None:

@@ -65,7 +65,7 @@ def export(
     The finished graph is written and verified from the file, activations and gradients; then the
     card is appended, which changes none of the bytes before it (see `writing.Writer`), the finished
     file is opened and its golden sample checked, and it is renamed into place. If anything fails,
-    nothing is left behind and what stood there before is unharmed.
+    no new file is left behind, and a file that was at `path` before is unchanged.
 
     Args:
         model: a built `keras.Model` or `tf_keras.Model`, or what `layertap export` takes: a
@@ -74,11 +74,12 @@ def export(
         layers: `"all"`, or names, globs, `re:` patterns, indices, slices of the layers to expose.
         type: Keras class names; narrows `layers`.
         gradients: the layers for which the file also computes the gradient of the score: as for
-            `layers`, and the words `"last-conv"` (what Grad-CAM usually reads), `"all"` (all
-            exposed layers that the score depends on) and `"input"`. They are exposed, too.
-        score: the output whose scores are differentiated, where the model has several. If it ends
-            in a sigmoid or softmax, the scores are what goes into that, the logits; with
-            `"probability"` or `"OUTPUT:probability"` they are the output itself.
+            `layers`, and the words `"last-conv"` (the layer that Grad-CAM usually explains),
+            `"all"` (all exposed layers that the score depends on) and `"input"`. They are also
+            exposed.
+        score: the output to differentiate, if the model has several. If it ends in a sigmoid or
+            softmax, the scores are the input of that, the logits; with `"probability"` or
+            `"OUTPUT:probability"` they are the output itself.
         preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
             JSON file with it.
         labels: names of the classes, in the order of the output's last axis, or a text file with
@@ -88,7 +89,7 @@ def export(
             Keras computes in 16 bits (`verification.tolerances`).
         samples: images to verify on, in addition to the seeded batches: paths, bytes, PIL images,
             arrays.
-        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+        weights: for a `"package.module:function"`, a file passed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
         signature: of a SavedModel, take the outputs of this signature and no layers.
@@ -98,7 +99,7 @@ def export(
         progress: called with the name of each stage.
 
     Returns:
-        What was written, and every layer's difference from Keras.
+        The written file, and every layer's difference from Keras.
 
     Raises:
         VerificationError: a layer differs from Keras; carries the report.

@@ -49,8 +49,8 @@ class GradientReport:
         if self.failed:
             return (
                 f"{self.path}: {len(self.failed)} of {len(self.compared)} gradients differ from "
-                f"central differences by more than {self.tolerance:.0e}, most of all that of "
-                f"{self.worst!r}, by {largest:.1e}."
+                f"central differences by more than {self.tolerance:.0e}. The largest scaled error "
+                f"is {largest:.1e} in {self.worst!r}."
             )
         score = "the logits of " if gradients.score == "logits" else ""
         written = (

@@ -42,9 +42,9 @@ def verify(
     Args:
         path: the `.onnx` file.
         model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
-        tolerance: largest scaled error that passes; by default what the export allowed.
+        tolerance: largest scaled error that passes; by default the tolerance of the export.
         samples: images to verify on, in addition to the seeded batches.
-        weights: for a `"package.module:function"`, a file handed to it as `weights`, or loaded
+        weights: for a `"package.module:function"`, a file passed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
         signature: of a SavedModel, the signature to compare with; by default the one that the file
@@ -65,7 +65,7 @@ def verify(
     if card is None:
         raise ModelFileError(
             f"{os.fspath(path)!r} has no layertap card, so its layers cannot be matched by name. "
-            "`layertap export` writes files that have one."
+            "Export the model with `layertap export`, which writes one."
         )
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")

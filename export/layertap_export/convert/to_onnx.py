@@ -63,8 +63,8 @@ def to_onnx(
             its gradient needs, instead of padding by itself.
 
     Raises:
-        UnsupportedLayerError: an operation has no way into ONNX; the message names it and the
-            layer that uses it.
+        UnsupportedLayerError: an operation cannot be converted to ONNX; the message names it and
+            the layer that uses it.
     """
 
     def layer_of(node_name: str) -> str:

@@ -22,8 +22,8 @@ from .tf_ops.reasons import RANDOM, explanation, workaround
 UNKNOWN_TYPES: Mapping[int, str] = {
     **{
         dtype.as_datatype_enum: (
-            "which onnxruntime does not compute. Work with real and imaginary parts in tensors of "
-            "their own, or export a model that ends before it."
+            "which onnxruntime does not compute. Work with real and imaginary parts in separate "
+            "tensors, or export a model that ends before it."
         )
         for dtype in (tf.complex64, tf.complex128)
     },
@@ -44,8 +44,8 @@ def refuse_changes(function: Any, layer_of: Callable[[str], str]) -> None:
         if node.op.startswith("Assign"):
             raise UnsupportedLayerError(
                 f"layer {layer_of(node.name)!r} changes a tf.Variable while it runs, which an ONNX "
-                "file cannot. Make it a weight of the layer (add_weight), whose changes are left "
-                "out, or change it in training only."
+                "file cannot. Make it a weight of the layer with add_weight (its changes are "
+                "ignored), or change it only in training."
             )
 
 
@@ -62,8 +62,9 @@ def refuse_random(function: Any, layer_of: Callable[[str], str]) -> None:
         if operation.type in RANDOM:
             raise UnsupportedLayerError(
                 f"layer {layer_of(operation.name)!r} draws random numbers "
-                f"({operation.type}) in inference too, so that nothing could be compared with "
-                "Keras. Export a model that ends before it, or that takes them as an input."
+                f"({operation.type}) in inference too, so its results cannot be compared with "
+                "Keras. Export a model that ends before it, or that takes the random numbers as an "
+                "input."
             )
 
 
@@ -94,7 +95,7 @@ def check_operators(failed: Mapping[str, Failure], layer_of: Callable[[str], str
     )
     operations = [operation for operation, _, _ in found]
     sentences = [
-        f"ONNX has no way for these TensorFlow operations: {listed}.",
+        f"these TensorFlow operations cannot be converted to ONNX: {listed}.",
         explanation(operations),
         workaround(operations),
     ]

@@ -135,4 +135,4 @@ def _no_rule(node: onnx.NodeProto) -> str:
 
 
 def _failure(layer: str, reason: str) -> GradientError:
-    return GradientError(f"layer {layer!r} has no gradient: {reason}.")
+    return GradientError(f"layer {layer!r} has no gradient: {reason}. Choose layers after it.")

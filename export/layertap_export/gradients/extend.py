@@ -46,7 +46,7 @@ def extend(
         layers: the layers that it shows.
         inputs: the model's inputs.
         outputs: its own outputs.
-        asked: the layers to differentiate by, see `choice`.
+        asked: the layers to differentiate by, see `select`.
         score: which output the scores are, see `score.asked_output`.
         channels_last: whether the layers' channels are their last axis, or the second.
 
@@ -55,8 +55,8 @@ def extend(
         layers that the scores do not depend on: their gradient is 0.
 
     Raises:
-        GradientError: an operator on the way has no gradient.
-        LayerNotFoundError: something asked for matches nothing.
+        GradientError: an operator between a layer and the score has no gradient.
+        LayerNotFoundError: a selector matches nothing.
         UsageError: there is no such output, or it has no gradient.
     """
     name, probability = asked_output(score, [info.name for info in outputs])
@@ -80,11 +80,13 @@ def extend(
     if not asks_for(INPUT, asked, layers):
         entries = []
     elif not entries:
-        raise UsageError("the model has no input of floating-point numbers.")
+        raise UsageError(_no_float_input(inputs))
     named.update(info.name for info in entries)
     wanted = _targets(chosen, entries, SourceFinder(forward, found.tensor))
     if not wanted:
-        raise UsageError("no layer was named for the gradients.")
+        raise UsageError(
+            "no layers were given for the gradients. Give at least one, for example 'last-conv'."
+        )
 
     backprop = Backprop.between(
         build,
@@ -118,6 +120,14 @@ def extend(
         broadcasts=False,
     )
     return kept, tuple(independent)
+
+
+def _no_float_input(inputs: Sequence[TensorInfo]) -> str:
+    shown = ", ".join(f"{info.name!r} ({info.dtype})" for info in inputs)
+    return (
+        "no input of the model has a gradient: only floating-point numbers have gradients, its "
+        f"inputs are {shown}."
+    )
 
 
 def warn_independent(names: Sequence[str], output: str) -> None:

@@ -42,8 +42,8 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     version = opset_of(model)
     if version < OLDEST_OPSET:
         raise ModelFileError(
-            f"{os.fspath(source)!r} has opset {version}; gradients are added to files of opset "
-            f"{OLDEST_OPSET} and newer. `onnx.version_converter` converts it."
+            f"{os.fspath(source)!r} has opset {version}, but gradients need opset "
+            f"{OLDEST_OPSET} or newer. Convert the file with `onnx.version_converter`."
         )
     _map_weights(model, opened, initializers)
     for item in model.graph.sparse_initializer:

@@ -59,8 +59,8 @@ def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
         return name, True
     if len(outputs) != 1:
         raise UsageError(
-            f"the model has {len(outputs)} outputs, {_listed(outputs)}. Name the one whose scores "
-            "are to be differentiated, as in score="
+            f"the model has {len(outputs)} outputs, {_listed(outputs)}. Name the one to "
+            "differentiate, as in score="
             f"{(outputs[0] + ':' + PROBABILITY if probability else outputs[0])!r}."
         )
     return outputs[0], probability

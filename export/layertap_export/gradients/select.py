@@ -126,7 +126,7 @@ def last_feature_maps(
                 found = position, layer
     if found is None:
         raise UsageError(
-            "last-conv: no layer that the file exposes shows what the last convolution gives. "
+            "last-conv: the file exposes no layer with the spatial size of the last convolution. "
             "Name the layers instead."
         )
     return found[1]

@@ -47,7 +47,7 @@ class Step:
     def gradient(self) -> Value:
         """The gradient of the first output."""
         if self.gradients[0] is None:
-            raise self.unsupported("of which another output than the first leads to the score")
+            raise self.unsupported("with a score that depends on another output than the first")
         return self.gradients[0]
 
     @property
@@ -97,15 +97,15 @@ class Step:
                 return None
             given = self.constant(index)
             if given is None:
-                raise self.unsupported("whose axes are computed")
+                raise self.unsupported("with computed axes")
         return sorted({int(axis) % len(self.dims) for axis in np.ravel(given)})
 
     def only(self, *indices: int) -> None:
-        """Refuse gradients of other inputs than these."""
+        """Refuse gradients of inputs other than these."""
         for index, wanted in enumerate(self.wanted):
             if wanted and index not in indices:
                 formal = _formal(self, index)
-                raise self.unsupported(f"whose {formal} depends on the layer")
+                raise self.unsupported(f"with {formal} that depends on the layer")
 
     def unsupported(self, form: str) -> GradientError:
         """The error for a form of the operator that has no rule.
@@ -113,7 +113,7 @@ class Step:
         Args:
             form: as in `with a kernel of free size`.
         """
-        return GradientError(f"{self.node.op_type} {form}")
+        return GradientError(f"layertap has no rule for {self.node.op_type} {form}")
 
 
 def _formal(step: Step, index: int) -> str:

@@ -57,7 +57,7 @@ class Signature:
 
     @property
     def source(self) -> Source:
-        """What the card says of it."""
+        """The card's entry for it."""
         return Source(
             framework="tensorflow",
             version=tf.__version__,
@@ -122,7 +122,7 @@ class Signature:
 def _info(name: str, spec: Any) -> TensorInfo:
     if spec.shape.rank is None:
         raise ExportError(
-            f"the signature does not say how many axes {name!r} has. Save the model with an "
+            f"the signature does not state how many axes {name!r} has. Save the model with an "
             "input_signature that does."
         )
     shape: Shape = tuple(spec.shape)

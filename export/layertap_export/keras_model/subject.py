@@ -49,7 +49,7 @@ class Subject(Protocol):
 
     @property
     def source(self) -> Source:
-        """What the card says of it."""
+        """The card's entry for it."""
 
     def trace(self) -> Trace:
         """It as one TensorFlow function that returns the tensors of all layers.
@@ -142,7 +142,7 @@ class KerasModel:
         )
 
         def run(arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            # What Keras refuses it refuses here, in its own words.
+            # Keras raises its own errors here for invalid inputs.
             own = returned(self.keras_model, self._inputs, arrays)
             with _unoptimised():
                 flat = function.function(*map(tf.convert_to_tensor, arrays))

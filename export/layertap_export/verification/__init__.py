@@ -1,1 +1,1 @@
-"""Comparing a file with what it should compute."""
+"""Comparing a file with the model that it was made from."""

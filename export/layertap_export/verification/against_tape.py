@@ -53,7 +53,7 @@ class Tape:
             info.name: tf.convert_to_tensor(array)
             for info, array in zip(card.inputs, arrays, strict=True)
         }
-        # Only what comes after the layers is recorded: all that is, is computed backwards.
+        # Only operations after the layers are recorded: all recorded ones are differentiated.
         self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         recorder = _WatchingRecorder(self._tape, layers, self._gradients)
         entries = {layer.name: layer.tensor for layer in layers}

@@ -19,7 +19,7 @@ LEAST_SIGMOID_SCALE = 1e-2
 
 
 def least_scales(path: str | os.PathLike[str]) -> dict[str, float]:
-    """The tensors of a file that have a least scale, and what it is."""
+    """The least scale of the tensors of a file that have one."""
     with FileSource(path).read(sparsely=True) as buffer:
         nodes = read_graph(buffer).nodes
     found: dict[str, float] = {}

@@ -98,7 +98,7 @@ def compare(
 
     Args:
         file: the file with gradients.
-        gradients: what the card says of them.
+        gradients: the card's entry for them.
         tensors: by name of a layer or input, the tensor that it is.
         feeds: a value for each of the model's inputs.
         seconds: how long this may take; one gradient is compared in any case. The last layers come

@@ -29,8 +29,8 @@ from .weight_rows import broadcasts
 from .written_file import WrittenFile, tensor_types
 
 KINK_TOLERANCE = 0.05
-"""Share of a gradient's length by which two forward passes may differ, where they see other sides
-of kinks. Measured: up to 0.01, in the middle of DenseNet121."""
+"""Share of a gradient's length by which two forward passes may differ where they are on different
+sides of kinks. Measured: up to 0.01, in the middle of DenseNet121."""
 
 Pair = tuple[str, NDArray[Any], NDArray[Any]]
 """The name of a graph output, its value, and the expected value."""
@@ -49,8 +49,8 @@ class GradientCheck:
         """
         Args:
             file: the file; its gradients and all that leads to them are run as they are in it.
-            card: what is known of the file.
-            subject: what it was made from.
+            card: the card of the file, or its draft.
+            subject: the model that it was made from.
             sources: where its graph has the layers, those that it does not expose too.
         """
         assert card.gradients is not None

@@ -45,12 +45,12 @@ def verify_file(
     traced: Trace | None = None,
     sources: LayerSources | None = None,
 ) -> VerificationReport:
-    """Compare every output of the file with what it was made from.
+    """Compare every output of the file with the model that it was made from.
 
     Args:
         file: the file.
-        subject: what it was made from.
-        card: what is known of the file.
+        subject: the model that it was made from.
+        card: the card of the file, or its draft.
         tolerance: largest scaled error that passes.
         samples: the user's own images, compared too, with the card's preprocessing.
         reference: one of `REFERENCES`.
@@ -111,7 +111,7 @@ def verify_file(
         file=str(file.path),
         tolerance=tolerance,
         batches=tuple(batches),
-        # Outputs that are no layer come last.
+        # Outputs that are not layers come last.
         layers=tuple(
             sorted(totals.values(), key=lambda x: order.get(x.name, (len(card.layers), 0)))
         ),
@@ -185,7 +185,7 @@ def _references(
 def runner(
     subject: Subject, card: CardLike, wanted: Collection[str], traced: Trace | None = None
 ) -> Run:
-    """What the subject itself gives for a batch, by the names of the file's outputs."""
+    """What the subject itself computes for a batch, by the names of the file's outputs."""
     layers = {layer.name: str(layer.tensor) for layer in card.layers if layer.tensor in wanted}
     run = subject.runner(layers, [info.name for info in card.outputs], traced)
     return lambda arrays: {name: as_in_file(value) for name, value in run(arrays).items()}
@@ -195,7 +195,7 @@ def _precise_runner(subject: Subject, card: CardLike, wanted: Collection[str]) -
     """The same in float64."""
     copy = subject.in_float64()
     run = runner(copy, card, wanted)
-    # A model may say of an input that it is float32, whatever the layers compute in.
+    # A model may declare a float32 input although its layers compute in another dtype.
     dtypes = [np.dtype(info.dtype) for info in copy.inputs]
     return lambda arrays: run(
         [x.astype(to) if x.dtype.kind == "f" else x for x, to in zip(arrays, dtypes, strict=True)]
@@ -242,7 +242,7 @@ def _golden(batch: Batch, expected: Activations, scales: Mapping[str, float]) ->
 
 
 def _run_order(card: CardLike) -> dict[str, tuple[int, int]]:
-    """Sort keys by which outputs come in the order in which their layers end."""
+    """Sort keys that put outputs in the order in which their layers end."""
     last: dict[str, int] = {}
     keys: dict[str, tuple[int, int]] = {}
     for layer in reversed(card.layers):

@@ -1,4 +1,4 @@
-"""A seeded input for a model of which only the file is known."""
+"""A seeded input for a model that is only known from its file."""
 
 from __future__ import annotations
 

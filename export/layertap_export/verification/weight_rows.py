@@ -30,7 +30,7 @@ def broadcasts(
 
     Args:
         opened: a session over the model.
-        gradients: what its card says of them.
+        gradients: the card's entry for them.
         feeds: a value for each input, of which the first sample is used.
         shape: of the scores.
         dtype: of the scores.

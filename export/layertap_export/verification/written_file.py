@@ -1,4 +1,4 @@
-"""A model file as it stands on disk, for comparisons that run it, or parts of it."""
+"""A model file on disk, for comparisons that run it or parts of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 
 
 class WrittenFile:
-    """Runs a model file and parts of it, from the very bytes on disk.
+    """Runs a model file and parts of it, from the bytes on disk.
 
     The weights of a large file stay there: `model` refers to them, and onnxruntime maps them. That
     takes onnxruntime 1.21; older ones read all weights into memory.

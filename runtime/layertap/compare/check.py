@@ -82,8 +82,7 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     golden = model.card.golden if model.card else None
     if model.card is None or golden is None:
         raise ModelFileError(
-            f"{program.name} has no golden sample to check against; files that layertap "
-            "exports do."
+            f"{program.name} has no golden sample to check against; files that layertap exports do."
         )
     if tolerance is None:
         checked = model.card.verification

@@ -69,7 +69,7 @@ def test_nodes_and_weights_are_named_after_layers(small_file: Path) -> None:
     assert {"conv/Conv", "conv/Conv/W", "conv/Conv/B", "dense/MatMul"} <= set(names)
 
 
-def test_the_card_tells_the_truth(small: Any, small_file: Path) -> None:
+def test_the_card_matches_the_model(small: Any, small_file: Path) -> None:
     card = card_of(small_file)
     assert card.source.model == "small"
     assert card.source.type == "Functional"
@@ -168,7 +168,8 @@ def test_labels_and_preprocessing_go_into_the_file(small: Any, tmp_path: Path) -
     [
         (
             {"labels": ["cat", "dog"]},
-            "got 2 labels, but the model's output 'dense' has 3 classes.",
+            "got 2 labels, but the model's output 'dense' has 3 classes. Give one label for each "
+            "class, in order.",
         ),
         (
             {"preprocess": {"size": [9, 7]}},

@@ -325,7 +325,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "RNN": {"hidden_size": 2},
     "SpaceToDepth": {"blocksize": 2},
 }
-"""What an operator must be told."""
+"""The attributes and inputs that an operator requires."""
 
 
 def opens(op_type: str, dtype: str) -> bool:

@@ -215,7 +215,7 @@ def test_all_are_those_that_count() -> None:
 
 
 def test_steps_end_a_way() -> None:
-    """No gradient flows through Floor, comparisons and integers, and that is no error."""
+    """No gradient flows through Floor, comparisons and integers, and that is not an error."""
     made = model(
         [
             node("Floor", "x", "steps"),
@@ -264,34 +264,41 @@ def a_loop() -> onnx.ModelProto:
     [
         (
             over(node("LSTM", "x w r", "all y", name="lstm/LSTM", hidden_size=2)),
-            "layer 'y' has no gradient: layertap has no rule for the operator LSTM.",
+            "layer 'y' has no gradient: layertap has no rule for the operator LSTM. "
+            "Choose layers after it.",
         ),
         (
             over(node("Swish", "x", "y", domain="own"), own=1),
-            "layer 'y' has no gradient: layertap has no rule for the operator own.Swish.",
+            "layer 'y' has no gradient: layertap has no rule for the operator own.Swish. "
+            "Choose layers after it.",
         ),
         (
             tiny.branching(),
-            "layer 'y' has no gradient: layertap has no rule for the operator If.",
+            "layer 'y' has no gradient: layertap has no rule for the operator If. "
+            "Choose layers after it.",
         ),
         (
             a_loop(),
-            "layer 'total' has no gradient: layertap has no rule for the operator Scan.",
+            "layer 'total' has no gradient: layertap has no rule for the operator Scan. "
+            "Choose layers after it.",
         ),
         (
             tiny.quantised(),
-            "layer 'q' has no gradient: layertap has no rule for the operator QuantizeLinear.",
+            "layer 'q' has no gradient: layertap has no rule for the operator QuantizeLinear. "
+            "Choose layers after it.",
         ),
         (
             over(
                 node("Relu", "x", "a"),
                 node("Conv", "x a", "y"),
             ),
-            "layer 'y' has no gradient: Conv whose input 'W' depends on the layer.",
+            "layer 'y' has no gradient: layertap has no rule for Conv with input 'W' that "
+            "depends on the layer. Choose layers after it.",
         ),
         (
             over(node("Einsum", "x", "y", equation="nij->n")),
-            "layer 'y' has no gradient: Einsum of the form 'nij->n'.",
+            "layer 'y' has no gradient: layertap has no rule for Einsum of the form 'nij->n'. "
+            "Choose layers after it.",
         ),
     ],
     ids=["lstm", "domain", "if", "scan", "quantised", "kernel", "einsum"],
@@ -316,7 +323,8 @@ def test_the_layer_is_named_by_its_nodes() -> None:
     with pytest.raises(GradientError) as caught:
         extend_only(made)
     assert str(caught.value) == (
-        "layer 'relu' has no gradient: layertap has no rule for the operator GRU."
+        "layer 'relu' has no gradient: layertap has no rule for the operator GRU. "
+        "Choose layers after it."
     )
 
 
@@ -342,16 +350,22 @@ def test_the_layer_is_named_by_its_nodes() -> None:
             ),
             ["input"],
             None,
-            "the model has no input of floating-point numbers.",
+            "no input of the model has a gradient: only floating-point numbers have gradients, its "
+            "inputs are 'x' (int64).",
         ),
-        (tiny.residual(), [], None, "no layer was named for the gradients."),
+        (
+            tiny.residual(),
+            [],
+            None,
+            "no layers were given for the gradients. Give at least one, for example 'last-conv'.",
+        ),
         (tiny.residual(), ["e"], None, None),
         (
             tiny.two_inputs(),
             ["seen"],
             None,
-            "the model has 2 outputs, 'sum', 'product'. Name the one whose scores are to be "
-            "differentiated, as in score='sum'.",
+            "the model has 2 outputs, 'sum', 'product'. Name the one to "
+            "differentiate, as in score='sum'.",
         ),
     ],
     ids=["whole output", "whole input", "nothing", "unknown", "two outputs"],
@@ -380,7 +394,7 @@ def test_old_opsets_cannot_add_up() -> None:
         extended(made, "input")
     assert str(caught.value) == (
         "layer 'y' has no gradient: adding several values to one element needs opset 16 or "
-        "newer, and this file has opset 15."
+        "newer, and this file has opset 15. Choose layers after it."
     )
 
 

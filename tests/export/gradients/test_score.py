@@ -42,14 +42,14 @@ def test_score_names_an_output_or_its_probabilities(
         (
             None,
             TWO,
-            "the model has 2 outputs, 'age', 'sex'. Name the one whose scores are to be "
-            "differentiated, as in score='age'.",
+            "the model has 2 outputs, 'age', 'sex'. Name the one to "
+            "differentiate, as in score='age'.",
         ),
         (
             "probability",
             TWO,
-            "the model has 2 outputs, 'age', 'sex'. Name the one whose scores are to be "
-            "differentiated, as in score='age:probability'.",
+            "the model has 2 outputs, 'age', 'sex'. Name the one to "
+            "differentiate, as in score='age:probability'.",
         ),
         (
             "agee",
@@ -66,7 +66,7 @@ def test_score_names_an_output_or_its_probabilities(
             None,
             tuple("abcdefghij"),
             "the model has 10 outputs, 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h' and 2 more. Name "
-            "the one whose scores are to be differentiated, as in score='a'.",
+            "the one to differentiate, as in score='a'.",
         ),
     ],
 )

@@ -139,7 +139,7 @@ def test_the_users_own_images(small: Any, tmp_path: Path) -> None:
 def test_what_conversion_gets_wrong_is_caught(
     keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An operation that comes out as another one is no file, and is found by name."""
+    """A file with an operation converted to another one is refused; the error names the layer."""
     from layertap_export.convert import tf_ops
     from layertap_export.convert.tf_ops.expressions import formula
 

@@ -181,8 +181,7 @@ def test_one_of_several_outputs_must_be_named(keras: Any, tmp_path: Path) -> Non
     with pytest.raises(layertap.UsageError) as caught:
         layertap_export.export(model, target, gradients="stem")
     assert str(caught.value) == (
-        "the model has 2 outputs, 'age', 'kind'. Name the one whose scores are to be "
-        "differentiated, as in score='age'."
+        "the model has 2 outputs, 'age', 'kind'. Name the one to differentiate, as in score='age'."
     )
     report = layertap_export.export(model, target, gradients=["stem", "last-conv"], score="kind")
     gradients = gradients_of(report.card)

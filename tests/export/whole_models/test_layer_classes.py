@@ -106,7 +106,7 @@ FREE = [(kind, name) for kind, name in ROWS if KINDS[kind].free]
 def test_each_layer_matches(kind: str, name: str, opset: int, keras: Any, tmp_path: Path) -> None:
     table = KINDS[kind]
     if opset < 17 and name in OPSET_17:
-        pytest.skip("ONNX has the Fourier transform since opset 17")
+        pytest.skip("the Fourier transform needs opset 17")
     model = built(keras, {name: table.rows[name]}, table.shape, table.dtype, table.batch)
     assert exported(model, tmp_path, opset=opset).verification
 
@@ -194,9 +194,9 @@ def test_random_numbers_in_inference_are_an_error(keras: Any, tmp_path: Path) ->
     with pytest.raises(layertap_export.UnsupportedLayerError) as caught:
         exported(model, tmp_path)
     assert str(caught.value) == (
-        "layer 'draw' draws random numbers (StatelessRandomNormalV2) in inference too, so that "
-        "nothing could be compared with Keras. Export a model that ends before it, or that takes "
-        "them as an input."
+        "layer 'draw' draws random numbers (StatelessRandomNormalV2) in inference too, so its "
+        "results cannot be compared with Keras. Export a model that ends before it, or that takes "
+        "the random numbers as an input."
     )
 
 

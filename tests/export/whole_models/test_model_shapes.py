@@ -446,8 +446,8 @@ def test_a_layer_that_changes_a_tf_variable_is_an_error(keras: Any, tmp_path: Pa
         layertap_export.export(model, tmp_path / "counts.onnx")
     assert str(caught.value) == (
         "layer 'counts' changes a tf.Variable while it runs, which an ONNX file cannot. Make it a "
-        "weight of the layer (add_weight), whose changes are left out, or change it in training "
-        "only."
+        "weight of the layer with add_weight (its changes are ignored), or change it only in "
+        "training."
     )
 
 

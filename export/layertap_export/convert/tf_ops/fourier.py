@@ -96,7 +96,9 @@ def real_inverse(axes: int) -> Handler:
 def _handler(build: Any) -> Handler:
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         if graph.opset < 17:
-            raise UnsupportedUseError("ONNX has the Fourier transform since opset 17")
+            raise UnsupportedUseError(
+                f"the Fourier transform needs opset 17 or newer, and this export has {graph.opset}"
+            )
         replace_node(graph, node, build)
 
     return handler

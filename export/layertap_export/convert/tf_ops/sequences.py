@@ -52,7 +52,8 @@ def segments(largest: bool) -> Handler:
     def handler(graph: Any, node: Any, name: str, args: Any) -> None:
         if graph.opset < 18:
             raise UnsupportedUseError(
-                "ONNX can compute the largest element of a segment since opset 18"
+                "the largest or smallest element of a segment needs opset 18 or newer, and this "
+                f"export has {graph.opset}"
             )
         replace_node(graph, node, build)
 

@@ -141,7 +141,7 @@ def conv_transpose(step: Step) -> Gradients:
     extra = step.attribute("output_padding") or [0] * len(cells)
     padded = window.fixed_spread(step.dims[2:], extra)
     if padded is None:
-        raise step.unsupported("whose padding depends on a free size")
+        raise step.unsupported("with padding that depends on a free size")
     return [
         step.gradient.op(
             "Conv",

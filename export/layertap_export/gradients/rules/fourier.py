@@ -43,7 +43,7 @@ def _axis(step: Step) -> int:
         return len(step.dims) - 2
     (axis,) = step.integers(2) or [None]
     if not isinstance(axis, int):
-        raise step.unsupported("whose axis is computed")
+        raise step.unsupported("with a computed axis")
     return axis % len(step.dims)
 
 

@@ -90,7 +90,7 @@ def _flat_indices(step: Step) -> Value:
     last = build.rank(indices) - 1
     depth = build.dims(indices)[last]
     if not isinstance(depth, int):
-        raise step.unsupported("whose indices have a free length")
+        raise step.unsupported("with indices of free length")
     number: Value | None = None
     for column in range(depth):
         size = build.sizes(step.x, [column + 1])

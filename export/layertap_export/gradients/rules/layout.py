@@ -182,7 +182,7 @@ def pad(step: Step) -> Gradients:
     mode = step.text("mode", "constant")
     axes = step.axes(3) if step.has(3) else list(range(len(step.dims)))
     if axes is None:
-        raise step.unsupported("whose axes are computed")
+        raise step.unsupported("with computed axes")
     pads = step.integers(1) or [None] * (2 * len(axes))
     g = step.gradient
     for index, axis in enumerate(axes):
@@ -197,7 +197,7 @@ def pad(step: Step) -> Gradients:
         elif mode == "constant":
             g = _cropped(step, g, axis, index)
         else:
-            raise step.unsupported(f"of mode {mode!r} whose pads are computed")
+            raise step.unsupported(f"of mode {mode!r} with computed pads")
     return [g]
 
 

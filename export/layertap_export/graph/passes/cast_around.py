@@ -1,4 +1,4 @@
-"""Casts around nodes for whose dtype onnxruntime has no kernel on the CPU.
+"""Casts around nodes with a dtype for which onnxruntime has no CPU kernel.
 
 The inputs are cast to another dtype, and the outputs back:
 

@@ -45,7 +45,7 @@ def run_plainly(model: onnx.ModelProto, tensors: Sequence[str], feeds: dict[str,
     whole = onnx.ModelProto()
     whole.CopyFrom(model)
     del whole.graph.output[:]
-    for index, name in enumerate(tensors):  # an input or a weight is no output, an Identity is
+    for index, name in enumerate(tensors):  # outputs are Identities, never inputs or weights
         whole.graph.node.append(helper.make_node("Identity", [name], [f"output {index}"]))
         whole.graph.output.add().name = f"output {index}"
     options = onnxruntime.SessionOptions()

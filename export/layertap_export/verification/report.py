@@ -70,6 +70,10 @@ class VerificationReport:
         if not self:
             raise VerificationError(str(self), self)
 
+    def check(self) -> None:
+        """Do the same as `raise_if_failed`; this is its former name."""
+        self.raise_if_failed()
+
     def __str__(self) -> str:
         if self.misnamed and not self.failed:
             return (

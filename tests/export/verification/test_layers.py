@@ -60,7 +60,7 @@ def test_a_tampered_weight_is_found_where_it_is(
     assert lines[2].startswith("bn ")
     assert len(lines) == 2 + 7
     with pytest.raises(layertap_export.VerificationError) as caught:
-        report.raise_if_failed()
+        report.check()
     assert caught.value.report is report
     assert str(caught.value) == str(report)
 

@@ -36,7 +36,7 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="give the gradient of the score at this layer, too: as for --layers, or last-conv, "
+        help="also write the gradient of the score at this layer: as for --layers, or last-conv, "
         "all, input (repeatable)",
     )
     _add_score(parser)
@@ -95,7 +95,7 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="for a function: handed to it as its argument `weights`, or loaded into the model "
+        help="for a function: passed as its argument `weights`, or loaded into the model "
         "that it returns",
     )
     parser.add_argument(
@@ -103,12 +103,12 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
         action="append",
         default=[],
         metavar="MODULE:NAME",
-        help="a class or function of the model's own, or a dict of them (repeatable)",
+        help="a custom class or function of the model, or a dict of them (repeatable)",
     )
     parser.add_argument(
         "--signature",
         metavar="NAME",
-        help="of a SavedModel, take the outputs of this signature, and no layers; for one without "
+        help="export only the outputs of this signature of a SavedModel, and no layers; without "
         "Keras layers the default is serving_default",
     )
 
@@ -117,8 +117,8 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score",
         metavar="OUTPUT",
-        help="the output whose scores are differentiated; a final sigmoid or softmax is looked "
-        "through, unless this is `probability` or OUTPUT:probability",
+        help="the output whose scores are differentiated; a final sigmoid or softmax is skipped: "
+        "the scores are the logits, unless this is `probability` or OUTPUT:probability",
     )
 
 
@@ -140,10 +140,12 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         "--reference",
         choices=("keras", "float64"),
         default="keras",
-        help="float64: say also how far the file and Keras itself are from Keras in float64",
+        help="float64: also compare the file, and Keras, with Keras in float64",
     )
     parser.add_argument(
-        "--unsafe", action="store_true", help="load models with Lambda layers: runs code in them"
+        "--unsafe",
+        action="store_true",
+        help="load models with Lambda layers: this runs code in the file",
     )
 
 
@@ -241,7 +243,7 @@ EXPORT = Command(
     "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
 )
 GRADIENTS = Command(
-    "write an ONNX file once more, with the gradients of its scores at some layers",
+    "add gradients to an existing ONNX file",
     _configure_gradients,
     _run_gradients,
 )

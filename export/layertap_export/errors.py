@@ -8,6 +8,8 @@
         +-- UnsupportedLayerError   a layer uses an operation that cannot be converted to ONNX
         +-- GradientError           a requested gradient does not exist
         `-- VerificationError       the file differs from its model; carries the report
+
+The runtime's own errors, such as `layertap.OutputError`, can be raised by the exporter, too.
 """
 
 from __future__ import annotations

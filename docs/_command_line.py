@@ -1,6 +1,7 @@
 """A hook of mkdocs: puts the output of `layertap COMMAND --help` into the pages.
 
-A line `<!-- layertap COMMAND --help -->` is replaced by what that command prints.
+A line `<!-- layertap COMMAND --help -->` is replaced by what that command prints. Paragraphs about
+the pages as they are in the repository are left out.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import sys
 from typing import Any
 
 LINE = re.compile(r"^<!-- layertap( .*)? --help -->$", re.MULTILINE)
+IN_THE_REPOSITORY = re.compile(r"^\*In the repository[^*]*\*\n\n", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
+    markdown = IN_THE_REPOSITORY.sub("", markdown)
     return LINE.sub(lambda found: help_of((found[1] or "").split()), markdown)
 
 

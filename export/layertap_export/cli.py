@@ -36,8 +36,8 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LAYER",
-        help="also compute the gradient of the score at this layer: as for --layers, or "
-        "last-conv, all, input (repeatable)",
+        help="also write the gradient of the score at this layer: as for --layers, or last-conv, "
+        "all, input (repeatable)",
     )
     _add_score(parser)
     parser.add_argument(
@@ -243,7 +243,7 @@ EXPORT = Command(
     "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
 )
 GRADIENTS = Command(
-    "write a copy of an ONNX file that also computes gradients of its scores at layers",
+    "add gradients to an existing ONNX file",
     _configure_gradients,
     _run_gradients,
 )

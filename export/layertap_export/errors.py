@@ -1,13 +1,15 @@
 """The errors of the exporter.
 
-layertap.LayertapError
-`-- ExportError
-    +-- ModelLoadError          MODEL cannot be loaded as a Keras model
-    |   +-- UnsafeModelError    it holds code (a Lambda layer) and --unsafe was not given
-    |   `-- WeightsError        a weights file that cannot be read, or is another model's
-    +-- UnsupportedLayerError   a layer uses an operation that cannot be converted to ONNX
-    +-- GradientError           a requested gradient does not exist
-    `-- VerificationError       the file differs from its model; carries the report
+    layertap.LayertapError
+    `-- ExportError
+        +-- ModelLoadError          MODEL cannot be loaded as a Keras model
+        |   +-- UnsafeModelError    it contains code (a Lambda layer) and --unsafe was not given
+        |   `-- WeightsError        a weights file that cannot be read, or is another model's
+        +-- UnsupportedLayerError   a layer uses an operation that cannot be converted to ONNX
+        +-- GradientError           a requested gradient does not exist
+        `-- VerificationError       the file differs from its model; carries the report
+
+The runtime's own errors, such as `layertap.OutputError`, can be raised by the exporter, too.
 """
 
 from __future__ import annotations

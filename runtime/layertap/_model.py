@@ -412,7 +412,8 @@ class Model:
             ModelFileError: the file has no gradients.
             LayerNotFoundError: a selector matches nothing, or only layers without a gradient.
             UsageError: unknown class, or targets that do not fit the batch.
-            InputError, ImageError: see `activations`.
+            InputError: see `activations`.
+            ImageError: see `activations`.
         """
         from .cam.gradients import layer_gradients
 
@@ -487,7 +488,8 @@ class Model:
                 not have it.
             UsageError: unknown class or method; a layer without feature maps; a score that does not
                 depend on the layer.
-            InputError, ImageError: see `activations`.
+            InputError: see `activations`.
+            ImageError: see `activations`.
         """
         from .cam.heat_maps import cam
 
@@ -565,7 +567,8 @@ class Model:
             ModelFileError: the file has no gradients.
             LayerNotFoundError: it has none with respect to its input.
             UsageError: unknown class or method.
-            InputError, ImageError: see `activations`; or a baseline that does not fit.
+            InputError: see `activations`; or a baseline that does not fit.
+            ImageError: see `activations`.
         """
         from .cam.attributions import attribute
 

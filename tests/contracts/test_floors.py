@@ -39,7 +39,7 @@ FLOORS = {
         "cli",
     ],
 }
-"""By package its parts, from the ground up. A part imports from itself and from floors below."""
+"""By package its floors, from bottom to top. A part imports from itself and from floors below."""
 
 BANNED = {
     "layertap_export.graph": "tensorflow keras tf_keras tf2onnx",

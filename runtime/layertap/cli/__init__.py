@@ -99,7 +99,7 @@ def _discard_stdout() -> None:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="layertap", description="Read any layer's activations out of an ONNX file."
+        prog="layertap", description="Read any layer's activations from an ONNX file."
     )
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     requested = arguments[0] if arguments else ""
@@ -139,7 +139,7 @@ OWN = {
     "info": "print a description of a file",
     "layers": "print the table of a file's layers",
     "run": "fetch activations or predictions for images",
-    "stats": "compute the mean and deviation of images, as a recipe",
+    "stats": "compute the mean and deviation of images, as a preprocessing recipe",
 }
 """The runtime's own commands, each in a module of this package, and their descriptions."""
 

@@ -32,7 +32,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=100,
         metavar="N",
-        help="number of images to draw (default 100)",
+        help="sample size: the number of images to draw (default 100)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default 0)")
     parser.add_argument(

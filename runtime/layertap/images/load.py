@@ -85,7 +85,7 @@ def load_image(
     keep_aspect_ratio: bool = False,
     depth: Depth = "clip",
 ) -> npt.NDArray[np.float32]:
-    """Read one image as Keras does; see the module docstring for the rules.
+    """Read one image as Keras does; docs/file-format.md describes the steps.
 
     Args:
         source: A path; the bytes of an image file; a binary file object, which is read from its

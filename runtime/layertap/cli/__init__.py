@@ -1,8 +1,9 @@
 """The command line: `layertap COMMAND ...`.
 
-Data goes to stdout, messages to stderr. Exit codes: 0 for success; 1 if a verification or some of
-several inputs failed; 2 if an error stopped the command. Other packages add commands through the
-entry-point group `layertap.commands`, so this package does not depend on them.
+Errors go to stderr; docs/command-line.md says what else does. Exit codes: 0 for success; 1 if a
+verification or some of several inputs failed; 2 if an error stopped the command. Other packages
+add commands through the entry-point group `layertap.commands`, so this package does not depend on
+them.
 """
 
 from __future__ import annotations

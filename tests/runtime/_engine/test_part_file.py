@@ -52,7 +52,7 @@ def valid(path: Path) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("layer", ["conv", "relu", "drop", "pool"])
 def test_head_then_tail_is_the_whole(tiny_file: TinyFile, tmp_path: Path, layer: str) -> None:
-    """For layertap and for stock onnxruntime; what is handed on has its Keras shape."""
+    """For layertap and for stock onnxruntime; what one part passes on has its Keras shape."""
     whole = layertap.open(tiny_file("image_classifier"), reproducible=True)
     head, tail = tmp_path / "head.onnx", tmp_path / "tail.onnx"
     whole.cut(head, end=layer)

@@ -175,7 +175,7 @@ def test_the_best_class_and_others_of_one_image_take_two_runs(
 def test_without_broadcasting_the_first_half_runs_once(
     differentiable: Any, images: np.ndarray, runs: Any
 ) -> None:
-    """And `conv`, which goes past `relu`, is handed on; what is no longer needed is not."""
+    """`conv`, which also feeds a layer after `relu`, is kept; what is no longer needed is not."""
     model = differentiable(broadcasts=False)
     model.gradients(images, "relu", ["cat", "dog"])
     second = {"relu_nchw": 3, "conv_nchw": 3, "score_weights": 3}

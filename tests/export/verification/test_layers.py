@@ -119,7 +119,7 @@ def test_a_file_without_a_card(small: Any, small_file: Path, tmp_path: Path) -> 
         layertap_export.verify(path, small)
     assert str(caught.value) == (
         f"{str(path)!r} has no layertap card, so its layers cannot be matched by name. "
-        "`layertap export` writes files that have one."
+        "Export the model with `layertap export`, which writes one."
     )
 
 

@@ -26,6 +26,7 @@ from layertap_export.gradients.select import listed
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
 from layertap_export.verification.golden_values import digits, golden_layer, steady
+from layertap_export.verification.interface import check_gradients
 from layertap_export.verification.kinks import neighbours
 from layertap_export.verification.samples import sample
 from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
@@ -33,7 +34,7 @@ from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
-from .final_check import check_finished
+from .final_check import Verified, check_finished
 from .gradient_report import GradientReport
 
 
@@ -101,6 +102,7 @@ def add_gradients(
     with replacing_model(path) as (temporary, data):
         Writer(model, initializers, data).write(temporary)
         file = WrittenFile(temporary)
+        check_gradients(file, replace(card, gradients=gradients))
         ready = file.session()
         golden, feeds = sample(ready, card)
         (scores,) = ready.run([gradients.output], feeds)
@@ -120,8 +122,9 @@ def add_gradients(
         )
         if not report:
             raise VerificationError(str(report), report)
+        verified = Verified.of(temporary)
         append_card(temporary, card)
-        check_finished(temporary, Path(path), report)
+        check_finished(temporary, Path(path), verified, card, report)
         size = temporary.stat().st_size + data.size
     return replace(report, size_bytes=size, seconds=time.perf_counter() - started)
 

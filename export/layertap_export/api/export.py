@@ -24,6 +24,7 @@ from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.subject import subject_of
 from layertap_export.verification.gradient_check import LayerSources
+from layertap_export.verification.interface import check_interface
 from layertap_export.verification.layers import verify_file
 from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import tolerance_for
@@ -33,7 +34,7 @@ from layertap_export.writing import Writer, append_card, validate
 from .arguments import check_fit, chosen_layers, labels_of, preprocessing_of
 from .draft import CardDraft
 from .export_report import ExportReport
-from .final_check import check_finished
+from .final_check import Verified, check_finished
 
 OPSETS = range(13, 19)
 """The opsets that tf2onnx 1.17 writes and `channels_first` supports; 18 is the default."""
@@ -167,11 +168,13 @@ def export(
         progress("writing")
         writer = Writer(graph, raw.initializers, data)
 
-        def verified() -> VerificationReport:
+        def compared() -> VerificationReport:
             writer.write(temporary)
             progress(f"verifying against {subject.framework}")
+            file = WrittenFile(temporary)
+            check_interface(file, draft)
             return verify_file(
-                WrittenFile(temporary),
+                file,
                 subject,
                 draft,
                 tolerance=tolerance,
@@ -181,15 +184,16 @@ def export(
                 sources=sources,
             )
 
-        report = verified()
+        report = compared()
         if report.misnamed and not report.failed:  # a guess of name_batch was wrong, which is rare
             name_batch(graph, per_sample - report.misnamed)
-            report = verified()
+            report = compared()
         report = replace(report, file=str(path))
         report.raise_if_failed()
         card = draft.finished(report)
+        verified = Verified.of(temporary)
         append_card(temporary, card)
-        check_finished(temporary, path, report)
+        check_finished(temporary, path, verified, card, report)
         size = temporary.stat().st_size + data.size
     seconds = time.perf_counter() - started
     return ExportReport(

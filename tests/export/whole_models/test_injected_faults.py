@@ -3,7 +3,9 @@ can spoil a file unseen."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -95,6 +97,54 @@ OF_ALL: dict[str, Fault] = {
     "two swapped channels in the weights": swapped_weights,
     "two swapped channels in an output": swapped("dense", -1, 3),
 }
+
+
+def fixed_batch(model: onnx.ModelProto) -> None:
+    """The file states that the model's own output always has two rows."""
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 2
+
+
+def other_order(model: onnx.ModelProto) -> None:
+    """The model's own output comes last."""
+    own = model.graph.output.pop(0)
+    model.graph.output.append(own)
+
+
+def other_symbol(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "height"
+
+
+def no_output(model: onnx.ModelProto) -> None:
+    """A gradient that no client can ask for, in a file that computes it rightly."""
+    name = gradient(model)
+    kept = [value for value in model.graph.output if value.name != name]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+
+
+def in_float64(model: onnx.ModelProto) -> None:
+    name = gradient(model)
+    to = helper.make_node("Cast", ["before"], ["after"], to=onnx.TensorProto.DOUBLE)
+    behind(model, name, to)
+    (value,) = [value for value in model.graph.output if value.name == name]
+    value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+
+
+def doubled_weights(model: onnx.ModelProto) -> None:
+    """The default weights of the scores, which `GradientCheck` never uses alone."""
+    (item,) = [item for item in model.graph.initializer if item.name == "score_weights"]
+    item.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(item), item.name))
+
+
+STATED: dict[str, tuple[Fault, str]] = {
+    "a fixed batch": (fixed_batch, "states the type float32 (2, 3) for 'dense'"),
+    "outputs in another order": (other_order, "the first outputs of the written file are ['conv']"),
+    "another symbol of the batch": (other_symbol, "states the type float32 ('height', 3)"),
+    "a gradient that is no output": (no_output, "expected ['add', 'bn', 'conv', 'dense', 'drop', "),
+    "a gradient in float64": (in_float64, "states the type float64 (None, 7, 9, 8) for 'grad/"),
+    "doubled default weights": (doubled_weights, "the default of 'score_weights' is not a tensor"),
+}
+"""Faults that no comparison of values finds, and what is said of them."""
 
 # --- Where they are put --------------------------------------------------------------------------
 
@@ -202,30 +252,51 @@ def test_a_fault_makes_add_gradients_fail(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("field", ["bytes", "card"])
+@pytest.mark.parametrize(("fault", "words"), STATED.values(), ids=STATED)
+def test_a_file_that_states_other_inputs_and_outputs_than_its_card_is_refused(
+    fault: Fault, words: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_writing(monkeypatch, fault)
+    with pytest.raises(layertap_export.ExportError, match=re.escape(words)):
+        layertap_export.export(small, tmp_path / "small.onnx", gradients="relu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", [no_output, in_float64, doubled_weights])
+def test_added_gradients_are_stated_as_the_card_says(
+    fault: Fault, small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_writing(monkeypatch, fault)
+    with pytest.raises(layertap_export.ExportError, match=r"grad/relu|'score_weights'"):
+        layertap_export.add_gradients(small_file, tmp_path / "out.onnx", "relu")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", ["bytes", "gradient", "graph", "card", "labels"])
 def test_a_file_that_is_spoiled_after_its_verification_is_not_renamed(
     field: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The golden sample of the finished file is checked last."""
     original = exporting.append_card  # type: ignore[attr-defined]
+    faults = {"bytes": swapped_weights, "gradient": turned_sign}
 
     def spoiled(path: Path, card: Any) -> None:
-        if field == "bytes":
+        if field in faults:
             model = onnx.load(path)
-            swapped_weights(model)
+            faults[field](model)
             onnx.save(model, path)
-        else:
-            golden = card.golden
-            dense = golden.layers["dense"]
-            values = tuple(-value for value in dense.values)
-            changed = {**golden.layers, "dense": type(dense)(**{**vars(dense), "values": values})}
-            card = type(card)(
-                **{**vars(card), "golden": type(golden)(**{**vars(golden), "layers": changed})}
-            )
+        if field == "card":
+            card = replace(card, golden=replace(card.golden, layers={}))
+        if field == "labels":
+            card = replace(card, labels=card.labels[::-1])
         original(path, card)
+        if field == "graph":  # protobuf adds it to the graph before it
+            more = onnx.ModelProto()
+            more.graph.node.append(helper.make_node("Identity", ["dense"], ["other"]))
+            with path.open("ab") as file:
+                file.write(more.SerializeToString())
 
     monkeypatch.setattr(exporting, "append_card", spoiled)
-    refused(small, tmp_path / "small.onnx")
+    refused(small, tmp_path / "small.onnx", labels=["a", "b", "c"])
 
 
 def test_what_is_renamed_is_what_was_verified(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -47,11 +46,7 @@ _caches: weakref.WeakSet[Cache[Any]] = weakref.WeakSet()
 """All caches in this process."""
 
 
-def _after_fork() -> None:
+def forget_all() -> None:
     """In a forked process: drop all results, and locks that other threads held."""
     for cache in list(_caches):
         cache._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -13,6 +13,7 @@ from layertap.errors import DeviceError, InputError, UsageError, suggest
 from layertap.format.graph import TensorType
 
 from . import devices
+from .cache import forget_all
 from .library import import_onnxruntime
 
 
@@ -178,9 +179,10 @@ def check_fork(providers: devices.Providers) -> None:
 
 
 def _after_fork() -> None:
-    """Drop all sessions in a forked process."""
+    """Drop all sessions in a forked process, and only then the caches that hold them."""
     for session in list(_sessions):
         session._lose()
+    forget_all()
 
 
 if hasattr(os, "register_at_fork"):

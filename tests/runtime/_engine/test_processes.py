@@ -259,6 +259,45 @@ def test_a_forked_process_gets_sessions_of_its_own(tiny_file: TinyFile, leave: s
     assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
 
 
+CACHED = """
+import os
+
+from layertap._engine.program import Program  # imports the modules in the usual order
+from layertap._engine.cache import Cache
+from layertap._engine.session import Session
+
+freed = []
+
+class Inner:
+    def get_providers(self):
+        return []
+
+    def __del__(self):
+        freed.append(self)
+
+cache = Cache(1)
+cache.get("key", lambda: Session(Inner(), "model"))
+child = os.fork()
+if child == 0:
+    os._exit(len(freed))
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@forks
+def test_a_session_that_only_a_cache_holds_is_not_freed_in_a_forked_process() -> None:
+    """Freeing onnxruntime's session waits there for threads that do not exist."""
+    done = subprocess.run(
+        [sys.executable, "-c", CACHED],
+        env={**os.environ, "PYTHONPATH": str(RUNTIME)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
 def test_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_module, "_lost_providers", set())
     monkeypatch.setattr(session_module, "_sessions", set())

@@ -65,7 +65,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eigen-smooth", action="store_true", help="use the first principal component"
     )
-    parser.add_argument("--mask", default="layer", help="what scorecam masks: layer or input")
+    parser.add_argument("--mask", help="what scorecam masks: layer (default) or input")
     parser.add_argument(
         "--channels",
         type=int,
@@ -128,6 +128,13 @@ def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.alpha <= 1:
         raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
+    method = args.method.lower().replace("-", "").replace("_", "")
+    if args.mask is not None and method != "scorecam":
+        raise UsageError(f"--mask is for --method scorecam, got --method {args.method}.")
+    if args.channels is not None and method not in ("scorecam", "ablationcam"):
+        raise UsageError(
+            f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
+        )
     check_folder("-o", args.output)
 
 
@@ -148,7 +155,7 @@ def _heat_maps(
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
-            mask=args.mask,
+            mask=args.mask or "layer",
             channels=args.channels,
             batch_size=args.batch_size,
         )

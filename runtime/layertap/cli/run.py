@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
+from layertap._engine.program import program_of
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, LayerNotFoundError, UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.format.atomic import check_target, make_folder, replacing
@@ -241,6 +243,10 @@ def _summary(
     """The best labels per image for predictions with labels; else each array's shape and range."""
     labels, value = model.labels, next(iter(results.values()))
     predicted = labels and len(results) == 1 and not args.layers and not args.type
+    if predicted and len(labels or ()) == 2 and np.shape(value) == (len(names), 1):
+        # One unit for [negative, positive].
+        certain = ends_in_activation(program_of(model), model.outputs[0].name)
+        value = np.concatenate([1 - value if certain else -value, value], axis=1)
     if predicted and labels and np.shape(value) == (len(names), len(labels)):
         rows = zip(names, value, strict=True)
         return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)

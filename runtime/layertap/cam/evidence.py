@@ -160,7 +160,10 @@ class Gatherer:
 
     def _maps(self, values: Array) -> npt.NDArray[np.float64]:
         """A layer's values as feature maps `(n, h, w, c)`."""
-        maps = self.reshape(values) if self.reshape else channels_last(self.program, values)
+        if self.reshape:
+            maps = self.reshape(values)
+        else:
+            maps = channels_last(self.program, self._tensor, values)
         if np.ndim(maps) < 3:
             raise UsageError(
                 "a heat map needs a layer with feature maps, (n, h, w, c), but "

@@ -104,7 +104,7 @@ def heat_maps(
         weights = evidence.targets.weights  # the targets of the unchanged image
         image = gather.image(feeds, rank)
         parts = [maps]
-        for changed, back in _augmented(program, feeds[image]):
+        for changed, back in _augmented(program, image, feeds[image]):
             parts.append(back(finished(gather({**feeds, image: changed}, weights))))
         maps = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
     return HeatMaps(
@@ -149,7 +149,8 @@ def _size(
     if asked is False:
         return None
     if asked is True:
-        image = channels_last(gather.program, feeds[gather.image(feeds, rank)])
+        name = gather.image(feeds, rank)
+        image = channels_last(gather.program, name, feeds[name])
         return tuple(image.shape[1:-1])
     size = tuple(asked)
     if len(size) != rank or any(side < 1 for side in size):
@@ -188,14 +189,16 @@ def _finished(
     return done
 
 
-def _augmented(program: Program, batch: Array) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
+def _augmented(
+    program: Program, name: str, batch: Array
+) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
     """The batch made darker, brighter and mirrored, with functions that mirror the maps back."""
     for flip, factor in itertools.product((False, True), (0.9, 1.0, 1.1)):
         if flip or factor != 1.0:
-            images = channels_last(program, (batch * factor).astype(batch.dtype))
+            images = channels_last(program, name, (batch * factor).astype(batch.dtype))
             images = _flipped(images, -2) if flip else images
             back = functools.partial(_flipped, axis=-1) if flip else np.asarray
-            yield as_fed(program, images), back
+            yield as_fed(program, name, images), back
 
 
 def _flipped(values: Array, axis: int) -> Array:

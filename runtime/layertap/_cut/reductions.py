@@ -130,7 +130,7 @@ def _axes(layer: Layer, leaf: Leaf, how: str, meanings: Axes) -> list[int] | Non
         )
     if rank < 1:
         raise UsageError(f"{layer.name!r} is a scalar and cannot be flattened.")
-    channels = channel_axis(meanings)
+    channels = 1 if rank == 2 and "C" not in meanings else channel_axis(meanings)
     if how != "flatten" and channels is None:
         raise UsageError(
             f"{how!r} needs an axis of channels, but {layer.name!r}, of shape "

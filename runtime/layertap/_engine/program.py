@@ -123,7 +123,7 @@ class Program:
             rank: the number of its axes.
         """
         known = self._axes.get(tensor, "")
-        if len(known) == rank and (rank > 2 or "C" in known):
+        if len(known) == rank:
             return known
         rest = "?" * (rank - 2)
         if rank < 2:

@@ -36,6 +36,13 @@ def as_fed(program: Program, tensor: str, images: Array) -> Array:
     return np.ascontiguousarray(np.transpose(images, np.argsort(order)))
 
 
+def space(program: Program, tensor: str, values: Array) -> tuple[int, ...]:
+    """The sizes of a tensor's axes that are neither samples nor channels."""
+    axes = program.axes(tensor, np.ndim(values))
+    sizes = zip(np.shape(values), axes, strict=True)
+    return tuple(size for size, letter in sizes if letter not in "NC")
+
+
 def _order(program: Program, tensor: str, rank: int) -> list[int]:
     """The axes of a tensor in the order samples, all others, channels."""
     axes = program.axes(tensor, rank)

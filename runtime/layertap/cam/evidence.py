@@ -13,7 +13,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import channels_last
+from .axes import channels_last, space
 from .gradients import differentiate
 from .gradients import prepare as prepare_feeds
 from .methods import Method
@@ -82,7 +82,7 @@ class Gatherer:
             UsageError: no input has.
         """
         for name, value in feeds.items():
-            if np.ndim(value) == rank + 2:
+            if len(space(self.program, name, value)) == rank:
                 return name
         shapes = ", ".join(f"{name!r} {np.shape(value)}" for name, value in feeds.items())
         raise UsageError(

@@ -17,7 +17,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import as_fed, channels_last
+from .axes import as_fed, channels_last, space
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -43,6 +43,11 @@ class HeatMaps:
     """`(n, targets)`: the class of each map; `None` if weights of the classes were given."""
     scores: npt.NDArray[np.float32]
     """`(n, targets)`: the model's output for each target; its mean if it has several positions."""
+
+    @property
+    def explains_class(self) -> bool:
+        """Whether the maps depend on the targets; those of EigenCAM and KPCA-CAM do not."""
+        return bool(find_method(self.method).takes)
 
 
 def cam(model: HasProgram, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
@@ -150,8 +155,7 @@ def _size(
         return None
     if asked is True:
         name = gather.image(feeds, rank)
-        image = channels_last(gather.program, name, feeds[name])
-        return tuple(image.shape[1:-1])
+        return space(gather.program, name, feeds[name])
     size = tuple(asked)
     if len(size) != rank or any(side < 1 for side in size):
         raise UsageError(

@@ -47,7 +47,7 @@ def infer_axes(
         buffer: the file that `graph` is the index of.
         known: the axes of some tensors, where `?` leaves an axis open.
         by_size: whether an axis of 1 or 3 decides where the channels of an input with four axes
-            are, if no operator does.
+            are, if no operator does. The others must be free, or at least 8.
 
     Returns:
         The axes by name of the tensor, in the notation of `layer.Axes`. A tensor without channels,
@@ -71,24 +71,15 @@ def stated_axes(layers: Iterable[Layer], tensors: Iterable[TensorInfo]) -> dict[
 
 def _as_text(labels: Sequence[str]) -> Axes | None:
     """The labels of one tensor in the notation of the card; `None` if too little is known."""
-    if "C" not in labels:
-        if "" in labels:
-            return None
-        others = [label for label in labels if label not in "N?"]
-        return "".join(
-            label if label == "N" or (label == "T" and len(others) == 1) else "?"
-            for label in labels
-        )
-    labels = [*labels]
-    if not labels[0] and "N" not in labels:
-        labels[0] = "N"
     others = [label for label in labels if label not in ("N", "C")]
-    if "?" in others:
-        letters = [label if label == "T" else "?" for label in others]
-    elif "" in others or len(others) == 1:
+    if "C" not in labels:
+        if "" in others:
+            return None
+        letters = others if others == ["T"] else ["?"] * len(others)
+    elif not any(others) or (len(others) == 1 and others != ["?"]):
         letters = [*SPACE.get(len(others), "?" * len(others))]
     else:
-        letters = others
+        letters = [label or "?" for label in others]
     named = iter(letters)
     return "".join(label if label in ("N", "C") else next(named) for label in labels)
 
@@ -143,7 +134,11 @@ class _Inference:
 
     def varying(self) -> Iterator[tuple[str, list[str]]]:
         """The labels of the tensors that are not constants."""
-        return ((name, x) for name, x in self.labels.items() if name not in self._constant)
+        for name, labels in self.labels.items():
+            if name not in self._constant:
+                if labels and not labels[0] and "C" in labels and "N" not in labels:
+                    labels = ["N", *labels[1:]]
+                yield name, labels
 
     def run(self, known: Mapping[str, Axes], by_size: bool) -> None:
         """Find the labels."""
@@ -180,9 +175,11 @@ class _Inference:
             dims = self._dims.get(name, ())
             if "N" not in self.labels.get(name, ()):
                 self._put(name, 0, "N")
-            first, last = dims[1:2] in _FEW, dims[-1:] in _FEW
-            if by_size and len(dims) == 4 and first != last and self._lacks_channels(name):
-                self._put(name, 1 if first else 3, "C")
+            for axis in (1, 3) if by_size and len(dims) == 4 else ():
+                sides = [size for at, size in enumerate(dims) if at not in (0, axis)]
+                small = any(isinstance(size, int) and size < 8 for size in sides)
+                if dims[axis] in (1, 3) and not small and self._lacks_channels(name):
+                    self._put(name, axis, "C")
         for op in self._ops:
             if op.kind in ("MatMul", "Gemm", "MatMulInteger"):
                 on_last = self._constant.issuperset(op.reads[1:2])
@@ -545,9 +542,6 @@ _LONG = 1024
 
 _INTEGERS = {"int32": 4, "int64": 8}
 """Bytes of one integer, by dtype."""
-
-_FEW = ((1,), (3,))
-"""The usual numbers of channels of images."""
 
 
 def _is_short(dims: Dims) -> bool:

@@ -265,12 +265,13 @@ class Model:
 
                 - `mean`, `max`: over all axes except batch and channels, `(n, c)`;
                 - `mean_l2`: the mean, divided by its Euclidean norm (zeros stay zeros), `(n, c)`;
-                - `flatten`: all axes except the batch in one, channels last, `(n, h * w * c)`;
+                - `flatten`: all axes except the batch in one, in their order, `(n, h * w * c)`;
                 - `top5`, or any other number: a `TopChannels` of the channels with the largest
                   means, `.channels` and `.values`, each `(n, 5)`, the largest first.
 
-                Channels are the last axis; in a file without a card, which does not state the
-                layout, they are the axis after the batch, as in ONNX's operators.
+                Which axis the channels are is in the card, or follows from the operators. Where
+                neither tells, they are the last axis in a file from Keras, and the axis after the
+                batch in any other.
             dtype: `float16`, `float32` or `float64`; floating-point results are cast to it in the
                 graph, which is many times faster than in numpy, with the same result.
             contiguous: return C-contiguous arrays: the graph transposes them to Keras's order of

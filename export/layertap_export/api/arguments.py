@@ -175,13 +175,15 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
             )
         return
     height, width, channels = images[0].shape[1:]
+    if recipe.channels == "first":
+        channels, height, width = images[0].shape[1:]
     size = recipe.size or (None, None)
     wrong_size = any(
         want is not None and got is not None and want != got
         for want, got in zip((height, width), size, strict=True)
     )
-    if wrong_size or (channels is not None and channels != recipe.channels):
+    if wrong_size or (channels is not None and channels != recipe.channel_count):
         raise UsageError(
-            f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channels}, but "
-            f"the model's input {images[0].name!r} takes {height} x {width} x {channels}."
+            f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channel_count}, "
+            f"but the model's input {images[0].name!r} takes {height} x {width} x {channels}."
         )

@@ -153,6 +153,7 @@ def export(
     raw = to_onnx(traced.function, inputs, opset, traced.scopes, keep_pads=pads)
     # Gradients are compared layer by layer, and therefore added to a graph that shows all of them.
     graph = assemble(raw, traced, chosen_layers(traced, "all", None) if asked else draft.exposed)
+    draft.infer_axes(graph)
     draft.notes += narrowing_notes(cast_around(graph, raw.initializers))
     validate(graph)
     sources = None

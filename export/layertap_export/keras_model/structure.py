@@ -16,6 +16,7 @@ from layertap.format.layer import Layer, Shape
 
 from .families import functional_of, is_a, members_of, nodes_of
 from .inputs import input_layer_name
+from .layer_axes import stated_axes
 from .recording import Call, Recorder, layer_name
 
 
@@ -212,6 +213,7 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, exposure: _Exposure
                 tensor=None if why_not else name,
                 parent=_row_name(call.parent) if call.parent else None,
                 why_not=why_not or None,
+                axes=stated_axes(call.layer, len(shape)),
             ),
             None if why_not else value,
             call.finished,

@@ -227,6 +227,9 @@ def _array(
     array = _as_array(label, value)
     pixels = array.ndim == 4 and array.dtype.kind in "iu" and _is_float(spec)
     if recipe and rank == 4 and pixels:
+        count = recipe.channel_count
+        if recipe.channels == "first" and array.shape[1] == count != array.shape[3]:
+            array = array.transpose(0, 2, 3, 1)
         array = _prepared(label, list(array), spec, recipe)
     _check_shape(label, array.shape, spec, recipe)
     return _cast(label, array, spec.dtype)

@@ -16,9 +16,10 @@ from layertap._cut.plan import Appended, CutPlan, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.axes import infer_axes, stated_axes
 from layertap.format.graph import TensorType
 from layertap.format.index import read_index
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
 from layertap.format.recipe import ValueRange, value_range
 from layertap.format.select import Selector, as_selectors, is_single, only, select
@@ -71,9 +72,7 @@ class Program:
         self.inputs = index.inputs
         self.outputs = index.outputs
         self.metadata = index.metadata
-        self.channels_last = index.card is not None and index.card.channels_last
-        """Whether channels are the last axis of the layers' shapes, as in Keras; otherwise they
-        are the axis after the batch, as in ONNX."""
+        self._channels_last = index.card is not None and index.card.channels_last
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
         """Tensors from which gradients can be computed, by the gradients' tensors."""
@@ -126,6 +125,41 @@ class Program:
         sizes = [kind.dims[0] for kind in kinds if kind.dims]
         return next((size for size in sizes if isinstance(size, str)), None)
 
+    @cached_property
+    def _axes(self) -> Mapping[str, Axes]:
+        """What the axes of tensors mean, as far as it is known; from the card, or from the graph
+        if the card, of format 1.2 or older, says nothing."""
+        stated = stated_axes(self.layers, (*self.inputs, *self.outputs))
+        if stated:
+            return stated
+        with self.source.read(sparsely=True) as buffer:
+            return infer_axes(buffer, self.graph, by_size=not self._channels_last)
+
+    def axes(self, tensor: str, rank: int) -> Axes:
+        """What each axis of a tensor means, in the notation of `Layer.axes`.
+
+        Where it is not known, the channels are the last axis in a file from Keras, and the second
+        in any other.
+
+        Args:
+            tensor: the name of a tensor in the graph.
+            rank: the number of its axes.
+        """
+        known = self._axes.get(tensor, "")
+        if len(known) == rank:
+            return known
+        rest = "?" * (rank - 2)
+        if rank < 2:
+            return "N"[:rank]
+        return f"N{rest}C" if self._channels_last else f"NC{rest}"
+
+    def fitted(self, recipe: Preprocessing) -> Preprocessing:
+        """A recipe for images in the order of axes of the model's first input of images."""
+        for name, kind in self.graph.inputs.items():
+            if kind.dims is not None and len(kind.dims) == 4:
+                return recipe.fitted(self.axes(name, 4))
+        return recipe
+
     # --- Requests -------------------------------------------------------------------------------
 
     def layer(self, what: str | int | Layer) -> Layer:
@@ -175,9 +209,7 @@ class Program:
             layers = select(self.layers, asked)
         target = None if dtype is None else check_dtype(dtype)
         try:
-            return request_layers(
-                self.graph, layers, reductions, single, target, self.channels_last, peeled
-            )
+            return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
         except KeyError as exc:
             raise self.missing_tensor(exc.args[0]) from exc
 
@@ -294,6 +326,8 @@ class Program:
         )  # needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else as_recipe(preprocess)
+        if recipe is not None:
+            recipe = self.fitted(recipe)
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
         used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)

@@ -13,7 +13,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import channels_last
+from .axes import channels_last, space
 from .gradients import differentiate
 from .gradients import prepare as prepare_feeds
 from .methods import Method
@@ -82,7 +82,7 @@ class Gatherer:
             UsageError: no input has.
         """
         for name, value in feeds.items():
-            if np.ndim(value) == rank + 2:
+            if len(space(self.program, name, value)) == rank:
                 return name
         shapes = ", ".join(f"{name!r} {np.shape(value)}" for name, value in feeds.items())
         raise UsageError(
@@ -165,7 +165,10 @@ class Gatherer:
 
     def _maps(self, values: Array) -> npt.NDArray[np.float64]:
         """A layer's values as feature maps `(n, h, w, c)`."""
-        maps = self.reshape(values) if self.reshape else channels_last(self.program, values)
+        if self.reshape:
+            maps = self.reshape(values)
+        else:
+            maps = channels_last(self.program, self._tensor, values)
         if np.ndim(maps) < 3:
             raise UsageError(
                 "a heat map needs a layer with feature maps, (n, h, w, c), but "

@@ -221,7 +221,7 @@ class _Trial:
         self._feeds = program.prepare_arrays(self._fetch.plan.needs, inputs, preprocess)
         given = np.asarray(maps, np.float32)
         self._name = self._image(given)
-        self.images: Array = channels_last(program, self._feeds[self._name])
+        self.images: Array = channels_last(program, self._name, self._feeds[self._name])
         """`(n, h, w, c)`."""
         outputs = by_class(self._fetch(self._feeds)[self._output])
         found = targets.resolve(
@@ -270,7 +270,10 @@ class _Trial:
         """Changed images, with the other inputs of the sample that they are made from."""
         others = {name: value for name, value in self._feeds.items() if name != self._name}
         feeds = copies(others, sample, len(self.images), len(images))
-        return {**feeds, self._name: as_fed(self._program, images.astype(self.images.dtype))}
+        return {
+            **feeds,
+            self._name: as_fed(self._program, self._name, images.astype(self.images.dtype)),
+        }
 
     def _image(self, maps: Array) -> str:
         rank = maps.ndim if maps.ndim <= 3 else maps.ndim - 2

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from layertap import _model
+from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, read_images
 from layertap.format.text import shape_text
@@ -15,15 +16,14 @@ from layertap.images.preprocessing import Preprocessing, example
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
-    """The recipe of `--preprocess`, or the file's own.
+    """The recipe of `--preprocess`, or the file's own, in the order of axes of the model's input.
 
     Raises:
         UsageError: there is none.
     """
-    if args.preprocess:
-        return Preprocessing.load(args.preprocess)
-    if model.preprocessing:
-        return model.preprocessing
+    recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
+    if recipe:
+        return program_of(model).fitted(recipe)
     shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]
     if not shapes:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in model.inputs)

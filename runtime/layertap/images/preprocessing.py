@@ -8,6 +8,8 @@ A recipe is plain data. It is stored in the model file's card, or in a JSON file
      "interpolation": "nearest",     or "bilinear", "bicubic", "lanczos", "box", "hamming"
      "keep_aspect_ratio": false,     true crops a centred region to the size's aspect ratio
      "depth": "clip",                or "scale": grey of more than 8 bits (layertap.images.load)
+     "channels": null,               "first" or "last": the order of axes, (c, h, w) or (h, w, c);
+                                     null: that of the model's input, or "last" without a model
      "scaling": null}                null keeps the pixels, 0..255; or one of
 
     {"mode": "standardize", "mean": 127.5, "std": 58.0}         numbers, or lists, one per channel
@@ -24,7 +26,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
@@ -52,6 +54,7 @@ _NUMBER = (int, float, np.integer, np.floating)
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
+Channels: TypeAlias = Literal["first", "last"]
 PerChannel: TypeAlias = float | tuple[float, ...]
 """One number for all channels, or one per channel."""
 
@@ -187,6 +190,9 @@ class Preprocessing:
     interpolation: Interpolation = "nearest"
     keep_aspect_ratio: bool = False
     depth: Depth = "clip"
+    channels: Channels | None = None
+    """Whether the axis of the channels is the first or the last of an image; `None`: as in the
+    model's input, and last without a model."""
     scaling: Scaling | None = None
     """The scaling of the pixels, 0..255, after resizing; `None` keeps them."""
 
@@ -195,6 +201,8 @@ class Preprocessing:
         check_choice("color_mode", self.color_mode, get_args(ColorMode))
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
         check_choice("depth", self.depth, get_args(Depth))
+        if self.channels is not None:
+            check_choice("channels", self.channels, get_args(Channels))
         if not isinstance(self.keep_aspect_ratio, bool):
             raise PreprocessingError(
                 f'"keep_aspect_ratio" is {self.keep_aspect_ratio!r}, but it must be true or false.'
@@ -213,16 +221,25 @@ class Preprocessing:
                 f'scaling "{scaling.mode}" is for images read as "rgb", not as "{self.color_mode}".'
             )
         for key, value in asdict(scaling).items():
-            if isinstance(value, tuple) and len(value) != self.channels:
+            if isinstance(value, tuple) and len(value) != self.channel_count:
                 raise PreprocessingError(
                     f'"{key}" is a list of length {len(value)}, but for "{self.color_mode}" '
-                    f"images it must have length {self.channels}: one number per channel."
+                    f"images it must have length {self.channel_count}: one number per channel."
                 )
 
     @property
-    def channels(self) -> int:
+    def channel_count(self) -> int:
         """Number of channels of the result."""
         return CHANNELS[self.color_mode]
+
+    def fitted(self, axes: str) -> Preprocessing:
+        """The recipe for an input with these axes, in the notation of `Layer.axes`.
+
+        It only differs if `channels` is `None`, and the axes are `NCHW`.
+        """
+        if self.channels is None and axes == "NCHW":
+            return replace(self, channels="first")
+        return self
 
     def __call__(self, image: ImageSource) -> Pixels:
         """Read one image and scale it.
@@ -232,11 +249,22 @@ class Preprocessing:
                 uint16 or bool; as for `load_image`.
 
         Returns:
-            A float32 array of shape `(h, w, c)`.
+            A float32 array of shape `(h, w, c)`, or `(c, h, w)` if `channels` is `first`.
 
         Raises:
             ImageError: the image cannot be read.
         """
+        pixels = self._read(image)
+        return self._ordered(pixels)
+
+    def _ordered(self, pixels: Pixels) -> Pixels:
+        """Pixels `(..., h, w, c)` in the order of axes that `channels` states."""
+        if self.channels != "first":
+            return pixels
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
+
+    def _read(self, image: ImageSource) -> Pixels:
+        """One image as scaled pixels, `(h, w, c)`."""
         pixels = load_image(
             image,
             size=self.size,
@@ -248,7 +276,10 @@ class Preprocessing:
         return pixels if self.scaling is None else self.scaling(pixels)
 
     def batch(self, images: Iterable[ImageSource]) -> Pixels:
-        """Read several images, scale them, and stack them to float32 of shape `(n, h, w, c)`.
+        """Read several images, scale them, and stack them.
+
+        Returns:
+            A float32 array of shape `(n, h, w, c)`, or `(n, c, h, w)` if `channels` is `first`.
 
         Raises:
             ImageError: an image cannot be read.
@@ -261,7 +292,7 @@ class Preprocessing:
         images = list(images)
         if not images:
             raise InputError("batch expects at least one image, got none.")
-        arrays = [self(image) for image in images]
+        arrays = [self._read(image) for image in images]
         for index, array in enumerate(arrays):
             if array.shape != arrays[0].shape:
                 (height, width, _), (first_height, first_width, _) = array.shape, arrays[0].shape
@@ -271,7 +302,7 @@ class Preprocessing:
                     f"{image_name(images[index])} (image {index}) has {height} x {width}. "
                     'Set a "size" in the preprocessing.'
                 )
-        return np.stack(arrays)
+        return self._ordered(np.stack(arrays))
 
     @classmethod
     def of(cls, given: Any) -> Preprocessing:
@@ -307,8 +338,13 @@ class Preprocessing:
         return cls(**{**data, "scaling": _scaling_from(data.get("scaling"))})
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain JSON data, with all keys in a fixed order; `from_dict` reads it."""
+        """The recipe as plain JSON data, with all keys in a fixed order; `from_dict` reads it.
+
+        `channels` is left out if it is `None`: readers of format 1.2 refuse recipes with the key.
+        """
         data = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        if self.channels is None:
+            del data["channels"]
         if self.scaling is not None:
             options = {key: _plain(value) for key, value in asdict(self.scaling).items()}
             data["scaling"] = {"mode": self.scaling.mode, **options}

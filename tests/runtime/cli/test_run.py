@@ -456,8 +456,8 @@ def test_sheet_without_feature_maps_is_an_error() -> None:
     assert done == Done(
         2,
         "",
-        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), but "
-        "none of the results has four axes: pool, probs.\n",
+        "layertap: --sheet draws feature maps, which have four axes: samples, height, width and "
+        "channels. None of the results has them: pool, probs.\n",
     )
     assert not Path("s").exists()
 

@@ -18,6 +18,14 @@ from .progress import ProgressLine
 def _configure_export(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model")
     parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=SHAPE:DTYPE",
+        help="shape of an input, batch first, ? for a free size, and its dtype: "
+        "x=?,?,?,3:float32 (repeatable)",
+    )
+    parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
     )
     parser.add_argument(
@@ -154,6 +162,9 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
+    from .keras_model.stated import parsed  # not above: slows `--help`
+
+    inputs = parsed(args.input)
     _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
@@ -170,6 +181,7 @@ def _run_export(args: argparse.Namespace) -> int:
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
+                inputs=inputs,
                 progress=progress,
                 **_loading_and_verification(args),
             )

@@ -21,6 +21,7 @@ from layertap_export.gradients.score import asked_output
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.loading.custom_objects import import_object
 from layertap_export.keras_model.loading.weight_files import read_weights
+from layertap_export.keras_model.stated import parsed, stated_inputs
 from layertap_models.registry import find
 from shell import layertap as shell
 
@@ -95,6 +96,10 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
     "layertap_export/keras_model/loading/custom_objects.py": [
         (lambda: import_object("pathlib:Pth"), "Path")
     ],
+    "layertap_export/keras_model/stated.py": [
+        (lambda: stated_inputs({"x": ((None, 3), "flaot32")}), "float32"),
+        (lambda: parsed(["x=?,3:flaot32"]), "float32"),
+    ],
     "layertap_export/keras_model/loading/weight_files.py": [
         (lambda: read_weights("god.weights.h5"), "good.weights.h5")
     ],
@@ -102,6 +107,8 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
+    "layertap_export/keras_model/inputs.py": "test_freeing.py",
+    "layertap_export/keras_model/signatures.py": "test_freeing.py",
     "layertap_export/keras_model/loading/saved_models.py": "test_saved_models.py",
     "layertap_export/verification/layers.py": "test_float64.py",
 }

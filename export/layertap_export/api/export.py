@@ -6,6 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from layertap._public import public
@@ -18,11 +20,13 @@ from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
 from layertap_export.convert.to_onnx import to_onnx
+from layertap_export.errors import ExportError
 from layertap_export.gradients.for_export import add_gradients, narrow, pads_needed
 from layertap_export.gradients.select import listed
 from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.subject import subject_of
+from layertap_export.keras_model.stated import stated_inputs
+from layertap_export.keras_model.subject import Subject, subject_of
 from layertap_export.verification.gradient_check import LayerSources
 from layertap_export.verification.interface import check_interface
 from layertap_export.verification.layers import verify_file
@@ -57,6 +61,7 @@ def export(
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | Iterable[Any] = (),
     signature: str | None = None,
+    inputs: Any = None,
     unsafe: bool = False,
     reference: str = "keras",
     progress: Callable[[str], None] = lambda stage: None,
@@ -94,6 +99,10 @@ def export(
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
         signature: of a SavedModel, take the outputs of this signature and no layers.
+        inputs: shapes and dtypes of inputs by name, batch first, where the file shall have others
+            than the model states, or the model states none: `{"x": (None, None, None, 3)}`,
+            `{"x": ((None, 10), "int32")}`, `{"x": keras.Input(...)}` or a `tf.TensorSpec`; `None`
+            is a free size. For a model with one input, the value alone is enough.
         unsafe: load files that hold Python code (Lambda layers).
         reference: with `float64` the report also says how far the file and Keras itself are from
             the same model in float64.
@@ -108,6 +117,7 @@ def export(
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
         OutputError: `path` cannot be written.
+        UsageError: an argument is not valid, for example an input that the model does not have.
     """
     started = time.perf_counter()
     path = target_of(model, path)
@@ -116,6 +126,7 @@ def export(
         check_tolerance(tolerance)
     if opset not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
+    stated = stated_inputs(inputs)
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
         model = load_model(
@@ -125,8 +136,51 @@ def export(
             signature=signature,
             unsafe=unsafe,
         )
-    subject = subject_of(model)
+    subject = subject_of(model, stated)
+    export_as = partial(
+        _export,
+        path=path,
+        layers=layers,
+        type=type,
+        gradients=gradients,
+        score=score,
+        recipe=recipe,
+        names=names,
+        opset=opset,
+        tolerance=tolerance,
+        samples=samples,
+        reference=reference,
+        progress=progress,
+        started=started,
+    )
+    try:
+        return export_as(subject)
+    except ExportError:
+        # Sizes that Keras takes free may be more than ONNX can express.
+        fixed = subject.with_fixed_sizes()
+        if fixed is None:
+            raise
+    return export_as(fixed)
 
+
+def _export(
+    subject: Subject,
+    *,
+    path: Path,
+    layers: str | Selector | Iterable[Selector],
+    type: str | Iterable[str] | None,  # noqa: A002
+    gradients: Selector | Iterable[Selector],
+    score: str | None,
+    recipe: Preprocessing | None,
+    names: tuple[str, ...] | None,
+    opset: int,
+    tolerance: float | None,
+    samples: Sequence[ImageSource],
+    reference: str,
+    progress: Callable[[str], None],
+    started: float,
+) -> ExportReport:
+    """The export of one subject; see `export`."""
     progress("tracing")
     traced = subject.trace()
     if tolerance is None:
@@ -140,7 +194,7 @@ def export(
         exposed=chosen_layers(traced, layers, type),
         recipe=recipe,
         labels=names,
-        notes=[*notes],
+        notes=[*subject.notes, *notes],
     )
     asked = listed(gradients)
     if score is not None and not asked:

@@ -20,6 +20,9 @@ Target: TypeAlias = "str | int | Sequence[Any] | Array"
 TOP = "top"
 """Each image's class with the highest score."""
 
+ALL = "all"
+"""Every class, one target each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -43,9 +46,15 @@ def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:
     return isinstance(target, str) and target == TOP and target not in (labels or ())
 
 
-def several(target: Target) -> bool:
+def several(target: Target, labels: Sequence[str] | None) -> bool:
     """Whether a list of targets was given (also a list of one) instead of a single target."""
-    return _is_list(target) or (isinstance(target, np.ndarray) and target.ndim == 3)
+    if _is_all(target, labels) or _is_list(target):
+        return True
+    return isinstance(target, np.ndarray) and target.ndim == 3
+
+
+def _is_all(target: Any, labels: Sequence[str] | None) -> bool:
+    return isinstance(target, str) and target == ALL and target not in (labels or ())
 
 
 def resolve(
@@ -61,9 +70,10 @@ def resolve(
     Args:
         target: one target: a label, the index of a class (negative ones count from the end), or
             `"top"`, each image's class with the highest score. Several targets for all images: a
-            list of these. Different targets for each image: a list of lists, one per image, all of
-            the same length. A weighted sum of scores: an array of floats, `(classes,)` for all
-            images, `(n, classes)`, or `(n, targets, classes)` for several sums.
+            list of these, or `"all"`, every class. Different targets for each image: a list of
+            lists, one per image, all of the same length. A weighted sum of scores: an array of
+            floats, `(classes,)` for all images, `(n, classes)`, or `(n, targets, classes)` for
+            several sums.
         samples: number of images.
         classes: number of classes.
         labels: the names of the classes.
@@ -75,6 +85,8 @@ def resolve(
     if isinstance(target, np.ndarray) and not _lists(target):
         return _mixes(target, samples, classes)
     known = _Classes(classes, labels, scores)
+    if _is_all(target, labels):
+        target = list(range(classes))
     if not _is_list(target):
         return _of_classes(known.column(target, samples)[:, None], classes)
     if not len(target):
@@ -88,7 +100,9 @@ def resolve(
                 "the list of targets contains both targets and lists of targets. Give targets, "
                 "which apply to all images, or one list for each image."
             )
-        columns = [known.column(one, samples) for one in target]
+        every = range(classes)
+        each = [x for one in target for x in (every if _is_all(one, labels) else [one])]
+        columns = [known.column(one, samples) for one in each]
         return _of_classes(np.stack(columns, axis=1), classes)
     if len(target) != samples:
         raise UsageError(

@@ -13,6 +13,7 @@ from typing import Any
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
+from layertap.format.card import check_class_input
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
 from layertap.images.load import ImageSource
@@ -51,8 +52,9 @@ def export(
     *,
     layers: str | Selector | Iterable[Selector] = "all",
     type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
-    gradients: Selector | Iterable[Selector] = (),
+    gradients: Selector | Iterable[Selector] | None = (),
     score: str | None = None,
+    class_input: str = "optional",
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Labels | None = None,
     opset: int = 18,
@@ -82,10 +84,13 @@ def export(
         gradients: the layers for which the file also computes the gradient of the score: as for
             `layers`, and the words `"last-conv"` (the layer that Grad-CAM usually explains),
             `"all"` (all exposed layers that the score depends on) and `"input"`. They are also
-            exposed.
+            exposed. `True` is `"all"`; `False` and `None` are none.
         score: the output to differentiate, if the model has several. If it ends in a sigmoid or
             softmax, the scores are the input of that, the logits; with `"probability"` or
             `"OUTPUT:probability"` they are the output itself.
+        class_input: with gradients, whether a client has to feed the weights of the classes:
+            `"optional"`, or `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other
+            clients that cannot feed an optional input, see docs/gradients.md.
         preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
             JSON file with it.
         labels: names of the classes, in the order of the output's last axis, or a text file with
@@ -127,6 +132,14 @@ def export(
     if opset not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
     stated = stated_inputs(inputs)
+    check_class_input(class_input)
+    asked = listed(gradients)
+    for name, given in (("score", score), ("class_input", class_input != "optional")):
+        if given and not asked:
+            raise UsageError(
+                f"{name} was given without gradients, which it applies to. Name layers in "
+                "gradients=, for example 'last-conv'."
+            )
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
         model = load_model(
@@ -142,8 +155,9 @@ def export(
         path=path,
         layers=layers,
         type=type,
-        gradients=gradients,
+        asked=asked,
         score=score,
+        class_input=class_input,
         recipe=recipe,
         names=names,
         opset=opset,
@@ -169,8 +183,9 @@ def _export(
     path: Path,
     layers: str | Selector | Iterable[Selector],
     type: str | Iterable[str] | None,  # noqa: A002
-    gradients: Selector | Iterable[Selector],
+    asked: list[Selector],
     score: str | None,
+    class_input: str,
     recipe: Preprocessing | None,
     names: tuple[str, ...] | None,
     opset: int,
@@ -196,9 +211,6 @@ def _export(
         labels=names,
         notes=[*subject.notes, *notes],
     )
-    asked = listed(gradients)
-    if score is not None and not asked:
-        raise UsageError(f"score={score!r} is the output for gradients, and none were requested.")
     check_fit(traced, recipe, names)
 
     progress("converting")
@@ -213,9 +225,11 @@ def _export(
     sources = None
     if asked:
         progress("adding gradients")
-        draft.add_gradients(
-            add_gradients(graph, draft.table, draft.inputs, draft.outputs, asked, score)
+        added = add_gradients(
+            graph, draft.table, draft.inputs, draft.outputs, asked, score, class_input
         )
+        draft.add_gradients(added.gradients)
+        draft.notes += added.notes
         sources = LayerSources.of(graph.graph, draft.table)
         narrow(graph, draft.shown)
         validate(graph)

@@ -115,6 +115,12 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     return _cast(label, array, spec.dtype)
 
 
+def ones(kind: TensorType) -> Array:
+    """Ones of a dtype, with a size of 1 for every axis that is free."""
+    sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+    return np.ones(sizes, _NUMPY.get(kind.dtype, np.float32))
+
+
 def is_ready(value: Any, spec: TensorType) -> bool:
     """Whether the value is an array that needs no conversion. A fast path for the usual case."""
     if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:

@@ -51,7 +51,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="labels or indices of classes, or `top` (default): each image's best class",
+        help="labels or indices of classes, `all` of them, or `top` (default): each image's best "
+        "class",
     )
     parser.add_argument(
         "-o",

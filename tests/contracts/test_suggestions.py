@@ -103,6 +103,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
     "layertap_export/keras_model/loading/saved_models.py": "test_saved_models.py",
+    "layertap_export/verification/sizes.py": "test_sizes.py",
     "layertap_export/verification/layers.py": "test_float64.py",
 }
 

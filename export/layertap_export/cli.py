@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
-<<<<<<< HEAD
-from layertap.errors import InputError, UsageError
-=======
 from layertap.cli.options import add_class_input
-from layertap.errors import UsageError
->>>>>>> main
+from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
@@ -179,17 +175,12 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-<<<<<<< HEAD
-    check_target(args.output)
-    checked = _checked_verification(args)
-    _check_source(args)
-=======
     from .keras_model.stated import parsed  # not above: slows `--help`
 
     check_class_input(args.class_input)
     inputs = parsed(args.input)
     _check_export(args)
->>>>>>> main
+    checked = _checked_verification(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -269,7 +260,6 @@ def _loading(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-<<<<<<< HEAD
 def _checked_verification(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the comparison; what is wrong is found before TensorFlow is imported."""
     return {
@@ -309,7 +299,8 @@ def _sizes(given: list[str]) -> dict[str, int]:
             raise UsageError(f"--size must be NAME=VALUE, as in height=512, got {text!r}.")
         sizes[name] = int(size)
     return sizes
-=======
+
+
 def _check_export(args: argparse.Namespace) -> None:
     """Raise errors in the options of `export` before TensorFlow is imported."""
     from .api.arguments import labels_of, preprocessing_of
@@ -320,7 +311,6 @@ def _check_export(args: argparse.Namespace) -> None:
     preprocessing_of(args.preprocess)
     labels_of(args.labels)
     _check_source(args)
->>>>>>> main
 
 
 def _check_source(args: argparse.Namespace) -> None:

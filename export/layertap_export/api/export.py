@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -168,6 +168,7 @@ def export(
         opset=opset,
         tolerance=tolerance,
         samples=samples,
+        sizes=sizes,
         reference=reference,
         progress=progress,
         started=started,
@@ -195,7 +196,8 @@ def _export(
     names: tuple[str, ...] | None,
     opset: int,
     tolerance: float | None,
-    samples: Sequence[ImageSource],
+    samples: Any,
+    sizes: Mapping[str, int] | None,
     reference: str,
     progress: Callable[[str], None],
     started: float,

@@ -234,7 +234,7 @@ def _plain(info: TensorInfo, layers: Sequence[Any], recipe: Preprocessing | None
         pixels = info.dtype == "uint8" and len(info.shape) > 2
         return Draw(low=0.0, high=256.0 if pixels else float(WHOLE))
     if recipe is not None and len(info.shape) == 4:
-        ends = _pixel_ends(recipe, info.shape[-1])
+        ends = _pixel_ends(recipe)
         return Draw(low=float(np.floor(ends.min())), high=float(np.ceil(ends.max())))
     for layer in layers:
         values = getattr(layer, "value_range", None)
@@ -245,9 +245,9 @@ def _plain(info: TensorInfo, layers: Sequence[Any], recipe: Preprocessing | None
     return Draw()
 
 
-def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float32]:
+def _pixel_ends(recipe: Preprocessing) -> NDArray[np.float32]:
     """Black and white after the recipe, shape `(2, 1, c)`, float32."""
-    ends = np.zeros((2, 1, channels or recipe.channels), np.float32)
+    ends = np.zeros((2, 1, recipe.channel_count), np.float32)
     ends[1] = 255.0
     return ends if recipe.scaling is None else recipe.scaling(ends)
 

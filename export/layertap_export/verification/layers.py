@@ -81,15 +81,11 @@ def verify_file(
         )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
-<<<<<<< HEAD
     recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
     own = user_batches(samples, card.inputs, recipe)
-    session = file.session()
+    session = file.session(card.gradients)
     stated = {entry.name: tuple(entry.shape) for entry in session.get_inputs()}
     fixed = given_sizes(sizes or {}, card.inputs, stated)
-=======
-    session = file.session(card.gradients)
->>>>>>> main
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
     check = None

@@ -7,13 +7,8 @@ from dataclasses import dataclass, field
 
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
-<<<<<<< HEAD
 from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
-from layertap.format.text import counted
-=======
-from layertap.format.card import Golden, Gradients, LayerCheck, Verification
 from layertap.format.text import Readable, counted, number_of
->>>>>>> main
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits

@@ -91,6 +91,17 @@ class LayerCheck(Record):
     extra: Mapping[str, Any] = {}
 
 
+class TableRows(Record):
+    """How much of a table the comparison has read: of weights that an input is an index of, or of
+    the keys of a vocabulary."""
+
+    read: int
+    """Rows that at least one batch has read."""
+    rows: int
+    """Rows that the table has."""
+    extra: Mapping[str, Any] = {}
+
+
 class Verification(Record):
     """The comparison with Keras at the export."""
 
@@ -102,6 +113,8 @@ class Verification(Record):
     """Version of onnxruntime that ran the file."""
     layers: Mapping[str, LayerCheck]
     """The differences, by name of the layer."""
+    tables: Mapping[str, TableRows] | None = None
+    """The tables that the inputs select rows of, by name of the layer. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
     @property
@@ -111,7 +124,7 @@ class Verification(Record):
 
 
 class GoldenInput(Record):
-    """One input of the golden sample: uniform random numbers in [low, high).
+    """One input of the golden sample: numbers in [low, high), uniform random ones or steps.
 
     `layertap.compare.golden` generates them.
     """
@@ -121,7 +134,10 @@ class GoldenInput(Record):
     low: float
     high: float
     choices: tuple[Any, ...] | None = None
-    """Strings or integers; each random number, rounded down, is an index into them."""
+    """Strings or integers; each number, rounded down, is an index into them."""
+    step: float | None = None
+    """If given, the numbers are not random, but element `i` is
+    `low + floor(i * step) mod (high - low)`. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -331,7 +347,9 @@ def _read_card(data: object) -> Card:
         inputs=_many(TensorInfo),
         outputs=_many(TensorInfo),
         layers=_many(Layer),
-        verification=_optional(Verification, layers=_by_name(LayerCheck)),
+        verification=_optional(
+            Verification, layers=_by_name(LayerCheck), tables=_by_name(TableRows)
+        ),
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
         gradients=_optional(Gradients),
     )
@@ -371,6 +389,7 @@ _KINDS: Mapping[str, Kind] = {
     "bool | None": ("true, false or null", (bool, type(None)), None),
     "int": ("an integer", (int,), None),
     "float": ("a number", (int, float), None),
+    "float | None": ("a number or null", (int, float, type(None)), None),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
     "tuple[int, ...]": ("a list of integers", (tuple,), _all(int)),
     "tuple[float, ...]": ("a list of numbers", (tuple,), _all(int, float)),

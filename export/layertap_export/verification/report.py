@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
 from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
-from layertap.format.text import Readable, counted, number_of
+from layertap.format.text import Readable, counted
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -137,7 +137,7 @@ class VerificationReport(Readable):
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
             f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
-            f"{number_of(count, self._noun)} differ by more than {self.tolerance:.0e} of their "
+            f"{count} {self._noun}s differ by more than {self.tolerance:.0e} of their "
             f"scale. The first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
-from layertap.format.text import Readable, counted, number_of
+from layertap.format.text import Readable, counted
 
 from .golden import feeds, indices
 from .measures import check_tolerance, difference
@@ -55,7 +55,7 @@ class CheckReport(Readable):
         if self.failed:
             first = self.failed[0]
             return (
-                f"{len(self.failed)} of {number_of(len(self.layers), 'layer')} differ from the "
+                f"{len(self.failed)} of {len(self.layers)} layers differ from the "
                 f"golden sample on {self.device}. The first to diverge is {first.name!r}, by "
                 f"{first.scaled:.1e} of its scale; allowed are {self.tolerance:.0e}."
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper
 
@@ -19,6 +20,9 @@ from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External
+from layertap.format.index import refusal
+from layertap.format.references import without_references
+from layertap.format.wire import WireError
 from layertap_export.graph.graph import opset_of, prune
 from layertap_export.graph.weights import STUB_BYTES, Initializers
 
@@ -38,14 +42,13 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     Raises:
         ModelFileError: the file is too old.
     """
-    model = onnx.load(source, load_external_data=False)
+    model = _loaded(opened, initializers)
     version = opset_of(model)
     if version < OLDEST_OPSET:
         raise ModelFileError(
             f"{os.fspath(source)!r} has opset {version}, but gradients need opset "
             f"{OLDEST_OPSET} or newer. Convert the file with `onnx.version_converter`."
         )
-    _map_weights(model, opened, initializers)
     for item in model.graph.sparse_initializer:
         model.graph.initializer.append(_dense(item))
     del model.graph.sparse_initializer[:]
@@ -60,24 +63,33 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     return model
 
 
-def _map_weights(
-    model: onnx.ModelProto, opened: layertap.Model, initializers: Initializers
-) -> None:
-    """Put stubs in place of large weights in other files, and load smaller data into the model."""
+def _loaded(opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
+    """The model with all data inside, but for large weights, which become stubs.
+
+    The onnx package does not follow any reference: `find_weights` has checked those that are left.
+    """
     program = program_of(opened)
-    if not program.graph.locations:
-        return
     weights = find_weights(program.source, program.graph.locations)
-    stubs: dict[int, onnx.TensorProto] = {}
-    for index, item in enumerate(model.graph.initializer):
+    stated = {item.external for item in program.graph.initializers.values() if item.external}
+    with program.source.read() as buffer:
+        try:
+            data = without_references(bytes(buffer), stated, weights.load)
+            model: onnx.ModelProto = onnx.ModelProto.FromString(data)
+        except (WireError, DecodeError) as exc:
+            raise refusal(program.name, buffer, WireError(str(exc))) from exc
+    model.ClearField("training_info")
+    for item in model.graph.initializer:
         external = program.graph.initializers[item.name].external
-        value = _mapped(item, external, weights) if external else None
+        if item.data_location != onnx.TensorProto.EXTERNAL or external is None:
+            continue
+        value = _mapped(item, external, weights)
         if value is not None:
-            stubs[index] = initializers.make(value, item.name)
-            item.ClearField("data_location")
-    onnx.load_external_data_for_model(model, os.fspath(weights.folder))
-    for index, stub in stubs.items():
-        model.graph.initializer[index].CopyFrom(stub)
+            item.CopyFrom(initializers.make(value, item.name))
+        else:
+            item.raw_data = weights.load(external)
+            del item.external_data[:]
+        item.ClearField("data_location")
+    return model
 
 
 def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDArray[Any] | None:

@@ -27,6 +27,11 @@ Perm: TypeAlias = "tuple[int, ...] | None"
 """A Transpose's order of axes; `None` reverses them."""
 
 
+MOST_PEELED = 64
+"""Most Transposes and Identities that are peeled off one tensor, so that the time for many tensors
+along one long chain does not grow with its square."""
+
+
 class Leaf(NamedTuple):
     """How a requested tensor is made from a tensor that is computed."""
 
@@ -196,9 +201,9 @@ def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tens
     if tensor not in known:
         raise KeyError(tensor)
     perms: list[Perm] = []
-    seen = set()
+    seen: set[str] = set()
     source = tensor
-    while source in makers and source not in seen:
+    while source in makers and source not in seen and len(seen) < MOST_PEELED:
         seen.add(source)
         node = graph.nodes[makers[source]]
         if node.op_type not in VIEWS or node.domain or ("", node.op_type) in graph.functions:

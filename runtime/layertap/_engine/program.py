@@ -18,6 +18,7 @@ from layertap.format.graph import TensorType
 from layertap.format.index import read_index
 from layertap.format.layer import Layer
 from layertap.format.limits import PROTOBUF_BYTES
+from layertap.format.references import without_references
 from layertap.format.select import Selector, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
@@ -226,6 +227,11 @@ class Program:
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
                 model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
+                model = without_references(
+                    model,
+                    weights.referred if weights else (),
+                    weights.load if weights else None,
+                )
             except WireError as exc:  # in bytes that the index skips
                 raise ModelFileError(
                     f"{self.name} is damaged ({exc}). Copy or export it again."
@@ -249,7 +255,10 @@ class Program:
         dims = kind.dims
         for perm in leaf.perms:
             if dims is not None:
-                dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
+                order = tuple(reversed(range(len(dims)))) if perm is None else perm
+                if sorted(order) != list(range(len(dims))):
+                    return TensorType(kind.dtype)
+                dims = tuple(dims[axis] for axis in order)
         return TensorType(kind.dtype, dims)
 
     # --- Running it -----------------------------------------------------------------------------

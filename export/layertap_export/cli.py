@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
+from layertap.cli.printing import show, tell
 from layertap.format.atomic import check_target
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
@@ -175,9 +175,9 @@ def _run_export(args: argparse.Namespace) -> int:
         else:
             failure = ""
     if failure:
-        print(f"layertap: {failure}", file=sys.stderr)
+        tell(f"layertap: {failure}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -195,9 +195,9 @@ def _run_gradients(args: argparse.Namespace) -> int:
             seconds=args.seconds,
         )
     except VerificationError as exc:
-        print(f"layertap: {exc}", file=sys.stderr)
+        tell(f"layertap: {exc}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -211,9 +211,9 @@ def _run_verify(args: argparse.Namespace) -> int:
 
         report = verify(args.file, args.model, progress=progress, **_loading_and_verification(args))
     if report:
-        print(report)
+        show(str(report))
         return OK
-    print(f"layertap: {report}", file=sys.stderr)
+    tell(f"layertap: {report}", several_lines=True)
     return PARTLY_FAILED
 
 

@@ -18,10 +18,14 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
+from layertap._escaping import printable
 from layertap._record import Record
 from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
+
+from .printing import tell
 
 GROUP = "layertap.commands"
 """The entry-point group of commands from other packages."""
@@ -81,7 +85,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _print_message(message: str) -> None:
-    print(f"layertap: {message}", file=sys.stderr)
+    tell(f"layertap: {message}")
 
 
 def _discard_stdout() -> None:
@@ -99,9 +103,7 @@ def _discard_stdout() -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="layertap", description="Read any layer's activations from an ONNX file."
-    )
+    parser = _Parser(prog="layertap", description="Read any layer's activations from an ONNX file.")
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     requested = arguments[0] if arguments else ""
     commands = {} if requested == "--version" else _commands(requested)
@@ -119,6 +121,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         parser.print_help(sys.stderr)
         parser.exit(STOPPED)
     return parser.parse_args(_join_negative_slices(arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages are printed as all others are; so are those of its commands."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def _join_negative_slices(arguments: list[str]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from layertap.images.preprocessing import Preprocessing
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import free_name, prepared, recipe_for
 from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
+from .printing import tell
 
 if TYPE_CHECKING:
     from layertap.cam import HeatMaps
@@ -116,7 +116,7 @@ def _run(args: argparse.Namespace) -> int:
     with replacing(Path(args.output, REPORT)) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"wrote {Path(args.output, REPORT)}", file=sys.stderr)
+    tell(f"wrote {Path(args.output, REPORT)}")
     return PARTLY_FAILED if failures else OK
 
 
@@ -188,7 +188,7 @@ def _write_image(
         sheet.save(temporary, format="PNG")
     with replacing(folder / f"{name}.npy") as temporary:
         np.save(temporary, heats[0] if len(heats) == 1 else heats)
-    print(f"wrote {folder / name}.png: {', '.join(titles)}", file=sys.stderr)
+    tell(f"wrote {folder / name}.png: {', '.join(titles)}")
     return {"image": path, "overlay": f"{name}.png", "maps": f"{name}.npy", "targets": targets}
 
 

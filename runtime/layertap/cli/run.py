@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from .options import (
     check_positive,
     layer_selectors,
 )
+from .printing import show, tell
 
 FILES = "layertap.files"
 """The name of the array in the `.npz` file that contains the path of the image of each row."""
@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.sheet:
         _draw_sheets(Path(args.sheet), names, results, images=not ready)
     if not args.output and not args.sheet:
-        print(_summary(model, names, results, args))
+        show(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
 
 
@@ -200,7 +200,7 @@ def _save(path: Path, names: list[str], results: Arrays) -> None:
                 np.lib.format.write_array(file, value, allow_pickle=False)
     shapes = [f"{name} {shape_text(value.shape)}" for name, value in results.items()]
     listed = ", ".join(shapes[:3]) + (f" and {len(shapes) - 3} more" if len(shapes) > 3 else "")
-    print(f"wrote {path}: {listed}", file=sys.stderr)
+    tell(f"wrote {path}: {listed}")
 
 
 def _storable(name: str, value: Any) -> NDArray[Any]:
@@ -232,7 +232,7 @@ def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: boo
             with replacing(target) as temporary:
                 image = color_picture(name) if images else None
                 contact_sheet(activation, image=image).save(temporary, format="PNG")
-            print(f"wrote {target}", file=sys.stderr)
+            tell(f"wrote {target}")
 
 
 def _summary(
@@ -243,7 +243,7 @@ def _summary(
     predicted = labels and len(results) == 1 and not args.layers and not args.type
     if predicted and labels and np.shape(value) == (len(names), len(labels)):
         rows = zip(names, value, strict=True)
-        return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)
+        return "\n".join(f"{printable(name)}: {_best(row, labels, args.top)}" for name, row in rows)
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
 

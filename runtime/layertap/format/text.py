@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
+
+from layertap._escaping import printable as printable
+from layertap._escaping import shortened
 
 from .layer import Shape
+
+WIDEST = 200
+"""Most characters of a cell."""
 
 
 def counted(layers: int, gradients: int, noun: str = "layers") -> str:
@@ -18,9 +25,11 @@ def counted(layers: int, gradients: int, noun: str = "layers") -> str:
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows as aligned columns, with a line below the first row.
 
-    Columns whose indices are in `right` are right-aligned.
+    Columns whose indices are in `right` are right-aligned. Long cells are shortened.
     """
     columns = [list(column) for column in zip(*rows, strict=True)]
+    if max(map(len, chain.from_iterable(rows))) > WIDEST:
+        columns = [[shortened(cell, WIDEST) for cell in column] for column in columns]
     if not "".join(map("".join, columns)).isprintable():
         columns = [[printable(cell) for cell in column] for column in columns]
     widths = [max(map(len, column)) for column in columns]
@@ -31,11 +40,6 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """The text, with control characters escaped: names in a file may contain any characters."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def shape_text(shape: Shape) -> str:

@@ -8,12 +8,14 @@ layers once, and from there on for each target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from layertap._cut import boundary
+from layertap.errors import ModelFileError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, is_single
 
@@ -141,6 +143,10 @@ def differentiate(
     return _result({**values, **late}, wanted, also, found)
 
 
+MOST_CLASSES = 1 << 24
+"""Most classes of a score; arrays of their weights are made before the file is run."""
+
+
 class Seed:
     """The input for the weights of the scores."""
 
@@ -150,6 +156,11 @@ class Seed:
         self._shape = (1,) * (len(default.dims or ()) - 2)
         self._dtype = default.dtype
         self._classes = int((default.dims or (0,))[-1] or 0)
+        if math.prod(size for size in default.dims or () if isinstance(size, int)) > MOST_CLASSES:
+            raise ModelFileError(
+                f"{program.name} is damaged: its weights of classes, {self.name!r}, have the shape "
+                f"{default.dims}."
+            )
         self._labels = program.labels
 
     def resolve(self, target: Target, samples: int, scores: Array | None = None) -> Targets:

@@ -20,6 +20,10 @@ ITEM_BYTES = {
 """Bytes of one element, by dtype. Strings have no fixed size."""
 
 
+MOST_BYTES = 1 << 63
+"""No memory has as many bytes."""
+
+
 @public
 class Layer(Record):
     """One layer of the model."""
@@ -64,4 +68,4 @@ class Layer(Record):
             return None
         for size in self.shape:
             total *= batch if size is None else size
-        return total
+        return total if total < MOST_BYTES else None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.library import import_onnxruntime
+from layertap._engine.program import program_of
 from layertap._public import public
 from layertap.errors import UsageError
 from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
@@ -79,6 +80,7 @@ def add_gradients(
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
     opened = layertap.open(source)
     initializers = Initializers()
+    program_of(opened).fetch([info.name for info in opened.outputs])  # is it a valid model?
     model = read(Path(source), opened, initializers)
     card = card_of(opened, model, initializers)
     strip(model, card)

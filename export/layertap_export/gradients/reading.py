@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -25,6 +26,9 @@ from layertap.format.references import without_references
 from layertap.format.wire import WireError
 from layertap_export.graph.graph import opset_of, prune
 from layertap_export.graph.weights import STUB_BYTES, Initializers
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 OLDEST_OPSET = 13
 """The oldest opset that the gradient rules support."""
@@ -50,8 +54,10 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             f"{OLDEST_OPSET} or newer. Convert the file with `onnx.version_converter`."
         )
     for item in model.graph.sparse_initializer:
-        model.graph.initializer.append(_dense(item))
+        model.graph.initializer.append(_checked(_dense, item, item.values.name))
     del model.graph.sparse_initializer[:]
+    for item in model.graph.initializer:
+        _checked(initializers.value, item, item.name)
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
@@ -102,6 +108,21 @@ def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDA
     if isinstance(found, bytes):
         return np.frombuffer(found, dtype).reshape(tuple(item.dims))
     return np.memmap(weights.folder / found.location, dtype, "r", found.offset, tuple(item.dims))
+
+
+def _checked(read: Callable[[P], T], item: P, name: str) -> T:
+    """The result of a function that reads weights.
+
+    Raises:
+        ModelFileError: their data do not fit the type and shape that they state.
+    """
+    try:
+        return read(item)
+    except (ValueError, TypeError, LookupError, MemoryError) as exc:
+        raise ModelFileError(
+            f"the data of the weights {name!r} do not fit their type and shape: {exc}. Copy or "
+            "export the file again."
+        ) from exc
 
 
 def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:

@@ -17,10 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, TypeAlias
 
-from layertap.format.graph import (
-    Graph,
-    TensorType,
-)
+from layertap.errors import ModelFileError
+from layertap.format.graph import Graph, TensorType
 from layertap.format.operators import VIEWS
 
 Perm: TypeAlias = "tuple[int, ...] | None"
@@ -30,6 +28,17 @@ Perm: TypeAlias = "tuple[int, ...] | None"
 MOST_PEELED = 64
 """Most Transposes and Identities that are peeled off one tensor, so that the time for many tensors
 along one long chain does not grow with its square."""
+
+
+class MissingTensorError(ModelFileError, KeyError):
+    """The graph lacks a tensor, which the card names."""
+
+    def __init__(self, tensor: str, name: str = "the file") -> None:
+        super().__init__(
+            f"{name} has no tensor {tensor!r}, though its card names it. It was "
+            "changed after the export; export it again."
+        )
+        self.tensor = tensor
 
 
 class Leaf(NamedTuple):
@@ -95,7 +104,7 @@ def plan_cut(
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
-        KeyError: the graph lacks a tensor.
+        MissingTensorError: the graph lacks a tensor.
     """
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
@@ -156,7 +165,7 @@ def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
     """How each tensor is made from its source by Transposes and Identities only.
 
     Raises:
-        KeyError: the graph lacks a tensor.
+        MissingTensorError: the graph lacks a tensor.
     """
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
@@ -199,7 +208,7 @@ def _makers(graph: Graph) -> dict[str, int]:
 def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tensor: str) -> Leaf:
     """Walk back from `tensor` over Transposes and Identities."""
     if tensor not in known:
-        raise KeyError(tensor)
+        raise MissingTensorError(tensor)
     perms: list[Perm] = []
     seen: set[str] = set()
     source = tensor

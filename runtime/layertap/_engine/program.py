@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from layertap._cut.plan import Appended, CutPlan, plan_cut, view
+from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import ModelFileError, UsageError
@@ -157,8 +157,8 @@ class Program:
             return request_layers(
                 self.graph, layers, reductions, single, target, self.channels_last, peeled
             )
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     # --- Plans and sessions ---------------------------------------------------------------------
 
@@ -179,15 +179,12 @@ class Program:
         make = partial(plan_cut, self.graph, tensors, given, appended, peeled)
         try:
             return self._plans.get(key, make)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     def missing_tensor(self, name: str) -> ModelFileError:
         """The error for a tensor that the card names and the graph lacks."""
-        return ModelFileError(
-            f"{self.name} has no tensor {name!r}, though its card names it. It was "
-            "changed after the export; export it again."
-        )
+        return MissingTensorError(name, self.name)
 
     def fetch(
         self,

@@ -115,6 +115,8 @@ def differentiate(
         wanted: tensors of gradients, by name of the layer or input.
         also: further tensors.
     """
+    if not feeds:
+        raise ModelFileError(f"{program.name} is damaged: its gradients depend on no input.")
     samples = len(next(iter(feeds.values())))
     seed = Seed(program, gradients)
     tensors = list(wanted.values())

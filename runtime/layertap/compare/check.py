@@ -79,7 +79,7 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     """
     program = program_of(model)
     golden = model.card.golden if model.card else None
-    if model.card is None or golden is None:
+    if model.card is None or golden is None or not golden.layers:
         raise ModelFileError(
             f"{program.name} has no golden sample to check against; files that layertap exports do."
         )

@@ -306,6 +306,7 @@ class _Reader:
         writes: list[str] = []
         names = ["", "", ""]
         attributes: list[Span] = []
+        omits = False
         for number, wire, _, at, stop in fields(buffer, start, end):
             if wire != LEN:
                 continue
@@ -317,6 +318,8 @@ class _Reader:
             elif number == 2:
                 if stop > at:
                     writes.append(text(buffer, at, stop))
+                else:
+                    omits = True
             elif number == 3:
                 names[0] = text(buffer, at, stop)
             elif number == 4:
@@ -324,6 +327,8 @@ class _Reader:
             elif number == 7:
                 names[2] = text(buffer, at, stop)
         name, op_type, domain = names
+        if omits and op_type in _COMPLETE:
+            raise WireError(f"a node of type {op_type} leaves out one of its outputs")
         perm = None
         for at, stop in attributes:
             order = _perm(buffer, at, stop) if op_type == "Transpose" else None
@@ -471,6 +476,11 @@ def _add_sizes(dims: list[int], sizes: Iterable[int]) -> None:
         if len(dims) == MAX_RANK:
             raise WireError(f"a tensor has more than {MAX_RANK} axes")
         dims.append(size)
+
+
+_COMPLETE = frozenset({"If", "Loop", "Scan", "Split"})
+"""Operators whose outputs cannot be left out one by one: onnxruntime ends the process if they are.
+"""
 
 
 def _perm(buffer: Buffer, start: int, end: int) -> tuple[int, ...] | None:

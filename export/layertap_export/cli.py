@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
 from layertap.cli.options import add_class_input
+from layertap.cli.printing import show, tell
 from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
@@ -207,9 +207,9 @@ def _run_export(args: argparse.Namespace) -> int:
         else:
             failure = ""
     if failure:
-        print(f"layertap: {failure}", file=sys.stderr)
+        tell(f"layertap: {failure}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -228,9 +228,9 @@ def _run_gradients(args: argparse.Namespace) -> int:
             seconds=args.seconds,
         )
     except VerificationError as exc:
-        print(f"layertap: {exc}", file=sys.stderr)
+        tell(f"layertap: {exc}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -245,9 +245,9 @@ def _run_verify(args: argparse.Namespace) -> int:
 
         report = verify(args.file, args.model, progress=progress, **checked, **_loading(args))
     if report:
-        print(report)
+        show(str(report))
         return OK
-    print(f"layertap: {report}", file=sys.stderr)
+    tell(f"layertap: {report}", several_lines=True)
     return PARTLY_FAILED
 
 

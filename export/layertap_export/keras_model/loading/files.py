@@ -18,6 +18,7 @@ from layertap_export.errors import ExportError, ModelLoadError
 
 from . import configs
 from .custom_objects import unknown_name_in
+from .renumbered import in_new_layout, is_old
 from .suffixes import named
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -51,6 +52,9 @@ def _load(
     """Load a file with Keras 3 or, if that fails for a file of Keras 2, with `tf_keras`."""
     import keras
 
+    if stored.suffix == ".keras" and is_old(path):
+        with in_new_layout(path) as copy:
+            return _load(copy, stored, custom_objects, unsafe)
     try:
         return _in_keras(path, stored, custom_objects, unsafe)
     except _RefusedError as exc:

@@ -72,7 +72,8 @@ def main(folder: Path) -> None:
             model.compile("adam", "mse")
             model.fit(given, model.predict(given, verbose=0), verbose=0)
         arrays = {f"x{index}": array for index, array in enumerate(inputs)}
-        np.savez(folder / f"{build.__name__}.npz", y=model.predict(given, verbose=0), **arrays)
+        arrays["y"] = model.predict(given, verbose=0)
+        np.savez(folder / f"{build.__name__}.npz", **arrays)  # type: ignore[arg-type]
         model.save(folder / f"{build.__name__}.keras")
 
 

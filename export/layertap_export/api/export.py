@@ -138,7 +138,7 @@ def export(
         exposed=chosen_layers(traced, layers, type),
         recipe=recipe,
         labels=labels_of(labels),
-        notes=[*notes],
+        notes=[*notes, *traced.notes],
     )
     asked = listed(gradients)
     check_fit(traced, recipe, draft.labels)

@@ -88,7 +88,7 @@ class Operator:
     array: ArrayFunction | None = None
     """Computes it with numpy, without a copy where that is possible."""
     own_float64: bool = False
-    """Whether `verification/float64_operators.py` computes it: the reference evaluator of the
+    """Whether `verification/float64_operators.py` replaces it: the reference evaluator of the
     `onnx` package is slow, computes in float32, or has another formula than onnxruntime."""
     no_kernel: str = ""
     """The dtypes of the input `typed_by` for which some onnxruntime since 1.19 has no kernel on the
@@ -210,8 +210,8 @@ OPERATORS: Mapping[str, Operator] = {
     "EyeLike": Operator("generator", no_gradient="not of values"),
     "Flatten": Operator("layout", moves=True, sizes=output_sizes.flatten),
     "Floor": Operator("elementwise", no_gradient="step"),
-    "GRU": Operator("recurrent", no_kernel="float64"),
-    "Gather": Operator("indexing", integers=integer_values.gather),
+    "GRU": Operator("recurrent", own_float64=True, no_kernel="float64"),
+    "Gather": Operator("indexing", integers=integer_values.gather, array=array_functions.gather),
     "GatherElements": Operator("indexing"),
     "GatherND": Operator("indexing"),
     "Gelu": Operator("elementwise", own_float64=True),
@@ -246,7 +246,7 @@ OPERATORS: Mapping[str, Operator] = {
     "IsInf": Operator("elementwise", no_gradient="discrete", result=TensorProto.BOOL),
     "IsNaN": Operator("elementwise", no_gradient="discrete", result=TensorProto.BOOL),
     "LRN": Operator("normalisation", own_float64=True, no_kernel="float64"),
-    "LSTM": Operator("recurrent", no_kernel="float64"),
+    "LSTM": Operator("recurrent", own_float64=True, no_kernel="float64"),
     "LayerNormalization": Operator("normalisation"),
     "LeakyRelu": Operator("elementwise"),
     "Less": Operator(
@@ -304,7 +304,7 @@ OPERATORS: Mapping[str, Operator] = {
     "QLinearMatMul": Operator("quantised"),
     "QuantizeLinear": Operator("quantised"),
     "RMSNormalization": Operator("normalisation", typed_by=1),
-    "RNN": Operator("recurrent", no_kernel="float64"),
+    "RNN": Operator("recurrent", own_float64=True, no_kernel="float64"),
     "RandomNormal": Operator("random", no_gradient="random"),
     "RandomNormalLike": Operator("random", no_gradient="random"),
     "RandomUniform": Operator("random", no_gradient="random"),

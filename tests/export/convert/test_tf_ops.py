@@ -201,6 +201,12 @@ def test_select_ignores_the_elements_not_selected(dtype: str, tf: Any) -> None:
     agree(both(tf, tf.where, np.array([False, False, True, True]), x, y))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_where_a_gradient_stops_the_values_pass(dtype: str, tf: Any) -> None:
+    x = noise(2, 3, low=-9, high=9).astype(dtype)
+    agree(both(tf, lambda a: tf.stop_gradient(a + a) * a, x), rtol=0, atol=0)
+
+
 def test_the_sign_bit_is_that_of_numpy(tf: Any, keras: Any) -> None:
     x = np.array([0.0, -0.0, 1.0, -1.0, INF, -INF, 1e-40, -1e-40], np.float32)
     (pair,) = both(tf, keras.ops.signbit, x, free=False)

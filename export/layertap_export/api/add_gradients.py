@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
-from layertap.errors import UsageError
+from layertap.compare.measures import check_tolerance
+from layertap.format.axes import stated_axes
 from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
@@ -23,6 +23,7 @@ from layertap_export.errors import VerificationError
 from layertap_export.gradients.extend import extend, warn_independent
 from layertap_export.gradients.reading import card_of, read, strip
 from layertap_export.gradients.select import listed
+from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
 from layertap_export.verification.golden_values import digits, golden_layer, steady
@@ -75,13 +76,20 @@ def add_gradients(
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
-    if not 0 <= tolerance < np.inf:
-        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
+    check_tolerance(tolerance)
     opened = layertap.open(source)
     initializers = Initializers()
     model = read(Path(source), opened, initializers)
     card = card_of(opened, model, initializers)
     strip(model, card)
+    if not stated_axes(card.layers, (*card.inputs, *card.outputs)):
+        axes = axes_of(model, by_size=not card.channels_last)
+        card = replace(
+            card,
+            layers=with_axes(card.layers, axes),
+            inputs=with_axes(card.inputs, axes),
+            outputs=with_axes(card.outputs, axes),
+        )
     gradients, independent = extend(
         model,
         card.layers,

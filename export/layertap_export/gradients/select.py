@@ -89,7 +89,8 @@ def last_feature_maps(
         nodes: the graph, in topological order.
         layers: the model's.
         score: the tensor that is differentiated.
-        channels_last: whether the layers' channels are their last axis, or the second.
+        channels_last: whether the channels of a layer that does not state its axes are the last
+            axis, or the second.
 
     Raises:
         UsageError: no convolution leads to the score, or no layer has the size of its output.
@@ -119,7 +120,7 @@ def last_feature_maps(
         if source in made_by and is_kind(made_by[source], "pooling"):
             continue
         dims = shapes.dims(layer.tensor) or ()
-        spatial = dims[1:-1] if channels_last else dims[2:]
+        spatial = _space(layer, dims, channels_last)
         if source in order and source != origin and _same(spatial, last):
             position = order[source]
             if found is None or position >= found[0]:
@@ -132,8 +133,22 @@ def last_feature_maps(
     return found[1]
 
 
+def _space(layer: Layer, dims: Sequence[Size], channels_last: bool) -> Sequence[Size]:
+    """The sizes of a layer's axes except samples and channels; none if it has no channels."""
+    axes = layer.axes or ""
+    if len(axes) != len(dims):
+        return dims[1:-1] if channels_last else dims[2:]
+    if "C" not in axes:
+        return ()
+    return [size for size, letter in zip(dims, axes, strict=True) if letter not in "NC"]
+
+
 def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
-    """Whether spatial sizes are equal. Two free sizes count as equal."""
+    """Whether spatial sizes are equal. Two free sizes count as equal.
+
+    Axes of size 1 do not count: a convolution of sequences may be one of images of one row.
+    """
+    sizes, others = ([size for size in shape if size != 1] for shape in (sizes, others))
     return len(sizes) == len(others) and all(
         size == other or (isinstance(size, Free) and isinstance(other, Free))
         for size, other in zip(sizes, others, strict=True)

@@ -19,6 +19,7 @@ from layertap.format.layer import Layer, Shape
 
 from .families import functional_of, is_a, members_of, nodes_of
 from .inputs import input_layer_name
+from .layer_axes import stated_axes
 from .naming import layer_name
 from .recording import Call, Recorder
 
@@ -278,6 +279,7 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, exposure: _Exposure
                 tensor=None if why_not else name,
                 parent=_row_name(call.parent) if call.parent else None,
                 why_not=why_not or None,
+                axes=stated_axes(call.layer, len(shape)),
             ),
             None if why_not else value,
             call.finished,

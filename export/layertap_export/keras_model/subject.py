@@ -188,6 +188,8 @@ class KerasModel:
 
     def with_fixed_sizes(self) -> Subject | None:
         """The same with the sizes of the data, if some of them were found to be free."""
+        if "_traced" not in vars(self):  # it has failed
+            return None
         known = model_inputs(self.keras_model, self._stated)
         free = any(
             None in ours.shape[1:] and None not in theirs.shape[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,13 @@ from layertap._cut import boundary
 from layertap._cut.nodes import value_info
 from layertap._cut.plan import CutPlan, peel
 from layertap._cut.write import write_cut_file
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.axes import stated_axes
 from layertap.format.card import KEY, Card, Gradients, TensorInfo
 from layertap.format.data_file import DataFile, replacing_model
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.select import Selector
 from layertap.format.wire import Buffer, WireError
@@ -173,11 +175,15 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
     """The card of the part."""
     rows = tuple(_rows(card.layers, graph, plan))
     exposed = {row.tensor for row in rows}
+    axes = stated_axes(card.layers, (*card.inputs, *card.outputs))
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
-    inputs += tuple(_info(name, known[name]) for name in plan.given)
+    inputs += tuple(_info(name, known[name], axes.get(name)) for name in plan.given)
     gradients = _gradients(card.gradients, plan)
     slopes = set(card.gradients.tensors.values()) if card.gradients else set()
-    outputs = tuple(_info(name, known[name]) for name in plan.leaves if name not in slopes)
+    outputs = tuple(
+        _info(name, known[name], axes.get(name)) for name in plan.leaves if name not in slopes
+    )
+    exposed |= slopes & plan.leaves.keys() | {info.name for info in outputs}
     first = [info.name for info in outputs[: len(card.outputs)]]
     whole = first == [info.name for info in card.outputs]
     images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
@@ -205,26 +211,45 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
 
 
 def _gradients(gradients: Gradients | None, plan: CutPlan) -> Gradients | None:
-    """The gradients that the part contains, if it also contains their output."""
-    if gradients is None or gradients.output not in plan.leaves:
+    """The gradients that the part contains, if it also contains their output.
+
+    Warns:
+        LayertapWarning: it does not, and so its card cannot describe the gradients.
+    """
+    if gradients is None:
         return None
     kept = {name: tensor for name, tensor in gradients.tensors.items() if tensor in plan.leaves}
+    if kept and gradients.output not in plan.leaves:
+        warnings.warn(
+            f"the part has the gradient {next(iter(kept.values()))!r}, but not the output "
+            f"{gradients.output!r} with the scores that it is the gradient of, so `gradients` and "
+            "`cam` cannot use it. Name that output as an end of the part as well.",
+            LayertapWarning,
+            stacklevel=6,
+        )
+        return None
     return replace(gradients, tensors=kept) if kept else None
 
 
-def _info(name: str, kind: TensorType) -> TensorInfo:
+def _info(name: str, kind: TensorType, axes: Axes | None) -> TensorInfo:
+    """What the card says of an input or output; no dtype if the number of its axes is unknown."""
     shape = tuple(size if isinstance(size, int) else None for size in kind.dims or ())
-    return TensorInfo(name=name, shape=shape, dtype=kind.dtype)
+    stated = kind.dims is not None or kind.dtype in ("sequence", "map", "optional")
+    return TensorInfo(
+        name=name,
+        shape=shape,
+        dtype=kind.dtype if stated else "",
+        axes=axes if axes and len(axes) == len(shape) else None,
+    )
 
 
 def _rows(layers: Sequence[Layer], graph: Graph, plan: CutPlan) -> Iterator[Layer]:
     """The layers of the part. Given layers become its inputs, as in a Keras model cut there.
 
-    Others are exposed if their tensors are in the part. In a channels-first graph these are the
-    requested layers only: the Transposes that make the others are not copied.
+    Others are exposed if the part gives their tensors out.
     """
     inside = {name for at in plan.nodes for name in graph.nodes[at].writes} | {*_read(plan)}
-    present = (inside - {leaf.source for leaf in plan.given.values()}) | {*plan.leaves, *plan.given}
+    present = {*plan.leaves, *plan.given, *plan.needs}
     known = {name for node in graph.nodes for name in node.writes} | graph.inputs.keys()
     tensors = [layer.tensor for layer in layers if layer.tensor in known]
     sources = {name: leaf.source for name, leaf in peel(graph, map(str, tensors)).items()}

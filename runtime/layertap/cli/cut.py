@@ -10,7 +10,7 @@ from layertap import _model
 from layertap._engine.program import program_of
 from layertap.format.card import TensorInfo
 from layertap.format.select import parse_selector
-from layertap.format.text import shape_text
+from layertap.format.text import type_text
 
 from . import OK, OWN, Command
 
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _tensors(infos: tuple[TensorInfo, ...]) -> str:
-    return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "none"
+    return ", ".join(f"{info.name} {type_text(info.shape, info.dtype)}" for info in infos) or "none"
 
 
 COMMAND = Command(OWN["cut"], _configure, _run)

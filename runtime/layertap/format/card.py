@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from layertap._record import Record
 from layertap.errors import CardVersionError, ModelFileError
 
-from .layer import Layer, Shape
+from .layer import AXIS_LETTERS, Axes, Layer, Shape
 
 T = TypeVar("T", bound=Record)
 Reader: TypeAlias = Callable[[Any], Any]
@@ -24,7 +24,7 @@ Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 KEY = "layertap"
 """The key of the card in `metadata_props`."""
 
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 """The format version that this layertap writes; it reads every minor version of the same major."""
 
 
@@ -34,6 +34,8 @@ class TensorInfo(Record):
     name: str
     shape: Shape
     dtype: str
+    axes: Axes | None = None
+    """What each axis of `shape` means, as for layers; `None` if it is not known."""
     extra: Mapping[str, Any] = {}
 
 
@@ -266,6 +268,11 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
     known = len(values) - absent
     extra = {k: v for k, v in data.items() if k not in values} if len(data) > known else {}
     values["extra"] = extra
+    if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
+        raise ValueError(
+            f"{cls.__name__} {_short(values['name'])} has {len(values['shape'])} axes, but "
+            f"{_short(values['axes'])} as 'axes'"
+        )
     return cls.trusted(values)
 
 
@@ -325,6 +332,11 @@ def _are_sizes(value: Any) -> bool:
     return _are_integers(value) and min(filter(None, value), default=0) >= 0
 
 
+def _are_axes(value: Any) -> bool:
+    known = [letter for letter in value or "" if letter != "?"]
+    return len(set(known)) == len(known) and set(AXIS_LETTERS).issuperset(known)
+
+
 def _are_strings(value: Any) -> bool:
     return all(item.__class__ is str for item in value.values())
 
@@ -332,6 +344,11 @@ def _are_strings(value: Any) -> bool:
 _KINDS: Mapping[str, Kind] = {
     "str": ("a string", (str,), None),
     "str | None": ("a string or null", (str, type(None)), None),
+    "Axes | None": (
+        f"a letter of {AXIS_LETTERS}? for each axis, or null",
+        (str, type(None)),
+        _are_axes,
+    ),
     "bool": ("true or false", (bool,), None),
     "bool | None": ("true, false or null", (bool, type(None)), None),
     "int": ("an integer", (int,), None),

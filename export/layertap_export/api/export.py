@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from typing import Any
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
+from layertap.format.card import check_class_input
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
-from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
@@ -51,13 +51,15 @@ def export(
     *,
     layers: str | Selector | Iterable[Selector] = "all",
     type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
-    gradients: Selector | Iterable[Selector] = (),
+    gradients: Selector | Iterable[Selector] | None = (),
     score: str | None = None,
+    class_input: str = "optional",
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
     labels: Labels | None = None,
     opset: int = 18,
     tolerance: float | None = None,
-    samples: Sequence[ImageSource] = (),
+    samples: Any = (),
+    sizes: Mapping[str, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | Iterable[Any] = (),
     signature: str | None = None,
@@ -82,10 +84,13 @@ def export(
         gradients: the layers for which the file also computes the gradient of the score: as for
             `layers`, and the words `"last-conv"` (the layer that Grad-CAM usually explains),
             `"all"` (all exposed layers that the score depends on) and `"input"`. They are also
-            exposed.
+            exposed. `True` is `"all"`; `False` and `None` are none.
         score: the output to differentiate, if the model has several. If it ends in a sigmoid or
             softmax, the scores are the input of that, the logits; with `"probability"` or
             `"OUTPUT:probability"` they are the output itself.
+        class_input: with gradients, whether a client has to feed the weights of the classes:
+            `"optional"`, or `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other
+            clients that cannot feed an optional input, see docs/gradients.md.
         preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
             JSON file with it.
         labels: names of the classes, in the order of the output's last axis, or a text file with
@@ -93,8 +98,12 @@ def export(
         opset: ONNX opset, 13 to 18.
         tolerance: largest scaled error that passes verification; by default 1e-4, and more where
             Keras computes in 16 bits (`verification.tolerances`).
-        samples: images to verify on, in addition to the seeded batches: paths, bytes, PIL images,
-            arrays.
+        samples: batches of your own to verify on, in addition to those that layertap makes: a path
+            of an image, of a folder of images, of an `.npy` file or of an `.npz` file (arrays by
+            the name of the input); an image as bytes, as a PIL image or as a uint8 array; an array
+            with a batch axis; a dict of these by the name of the input; or a list of these.
+        sizes: values for the free sizes of the inputs in all batches, by their names in the file,
+            as in `{"height": 512}`.
         weights: for a `"package.module:function"`, a file passed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
@@ -116,6 +125,7 @@ def export(
         ExportError: the model cannot be loaded or converted.
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
+        InputError: a sample does not fit the inputs of the model.
         OutputError: `path` cannot be written.
         UsageError: an argument is not valid, for example an input that the model does not have.
     """
@@ -127,6 +137,14 @@ def export(
     if opset not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
     stated = stated_inputs(inputs)
+    check_class_input(class_input)
+    asked = listed(gradients)
+    for name, given in (("score", score), ("class_input", class_input != "optional")):
+        if given and not asked:
+            raise UsageError(
+                f"{name} was given without gradients, which it applies to. Name layers in "
+                "gradients=, for example 'last-conv'."
+            )
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
         model = load_model(
@@ -142,13 +160,15 @@ def export(
         path=path,
         layers=layers,
         type=type,
-        gradients=gradients,
+        asked=asked,
         score=score,
+        class_input=class_input,
         recipe=recipe,
-        labels=names,
+        names=names,
         opset=opset,
         tolerance=tolerance,
         samples=samples,
+        sizes=sizes,
         reference=reference,
         progress=progress,
         started=started,
@@ -169,13 +189,15 @@ def _export(
     path: Path,
     layers: str | Selector | Iterable[Selector],
     type: str | Iterable[str] | None,  # noqa: A002
-    gradients: Selector | Iterable[Selector],
+    asked: list[Selector],
     score: str | None,
+    class_input: str,
     recipe: Preprocessing | None,
-    labels: tuple[str, ...] | None,
+    names: tuple[str, ...] | None,
     opset: int,
     tolerance: float | None,
-    samples: Sequence[ImageSource],
+    samples: Any,
+    sizes: Mapping[str, int] | None,
     reference: str,
     progress: Callable[[str], None],
     started: float,
@@ -193,13 +215,10 @@ def _export(
         table=tuple(row.layer for row in traced.rows),
         exposed=chosen_layers(traced, layers, type),
         recipe=recipe,
-        labels=labels,
+        labels=names,
         notes=[*subject.notes, *notes],
     )
-    asked = listed(gradients)
-    if score is not None and not asked:
-        raise UsageError(f"score={score!r} is the output for gradients, and none were requested.")
-    check_fit(traced, recipe, labels)
+    check_fit(traced, recipe, names)
 
     progress("converting")
     inputs = [info.name for info in traced.inputs]
@@ -213,9 +232,11 @@ def _export(
     sources = None
     if asked:
         progress("adding gradients")
-        draft.add_gradients(
-            add_gradients(graph, draft.table, draft.inputs, draft.outputs, asked, score)
+        added = add_gradients(
+            graph, draft.table, draft.inputs, draft.outputs, asked, score, class_input
         )
+        draft.add_gradients(added.gradients)
+        draft.notes += added.notes
         sources = LayerSources.of(graph.graph, draft.table)
         narrow(graph, draft.shown)
         validate(graph)
@@ -238,8 +259,9 @@ def _export(
                 draft,
                 tolerance=tolerance,
                 samples=samples,
+                sizes=sizes,
                 reference=reference,
-                traced=traced if draft.complete else None,
+                traced=traced,
                 sources=sources,
             )
 

@@ -111,8 +111,19 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     array = _as_array(label, value)
     _check_shape(label, array.shape, spec)
     for perm in reversed(leaf.perms):
-        array = array.transpose(None if perm is None else np.argsort(perm))
+        order = list(reversed(range(array.ndim))) if perm is None else list(perm)
+        if sorted(order) != list(range(array.ndim)):
+            raise InputError(
+                f"{label} has {array.ndim} axes, but a Transpose in the file reorders {order}."
+            )
+        array = array.transpose(np.argsort(order))
     return _cast(label, array, spec.dtype)
+
+
+def ones(kind: TensorType) -> Array:
+    """Ones of a dtype, with a size of 1 for every axis that is free."""
+    sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+    return np.ones(sizes, _NUMPY.get(kind.dtype, np.float32))
 
 
 def is_ready(value: Any, spec: TensorType) -> bool:

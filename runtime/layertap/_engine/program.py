@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from layertap._cut.plan import Appended, CutPlan, plan_cut, view
+from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
@@ -22,6 +22,7 @@ from layertap.format.index import read_index
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
 from layertap.format.recipe import ValueRange, value_range
+from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
@@ -210,8 +211,8 @@ class Program:
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     # --- Plans and sessions ---------------------------------------------------------------------
 
@@ -232,15 +233,12 @@ class Program:
         make = partial(plan_cut, self.graph, tensors, given, appended, peeled)
         try:
             return self._plans.get(key, make)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     def missing_tensor(self, name: str) -> ModelFileError:
         """The error for a tensor that the card names and the graph lacks."""
-        return ModelFileError(
-            f"{self.name} has no tensor {name!r}, though its card names it. It was "
-            "changed after the export; export it again."
-        )
+        return MissingTensorError(name, self.name)
 
     def fetch(
         self,
@@ -265,7 +263,16 @@ class Program:
         key = (*plan.key, *dtypes.values())
         start = partial(self._sessions.get, key, partial(self._start, plan, dtypes))
         memory = self.engine.memory if on_device else None
-        return Fetch(self.name, plan, start, start() if plan.outputs else None, memory)
+        session = start() if plan.outputs else None
+        return Fetch(self.name, plan, start, session, memory, self._defaults(plan))
+
+    def _defaults(self, plan: CutPlan) -> dict[str, Any]:
+        """Values for the optional inputs of a plan that have no initializer in the file."""
+        from .feeds import ones  # needs numpy, which the table of layers does not
+
+        graph = self.graph
+        names = (name for name in plan.optional if name not in graph.initializers)
+        return {name: ones(graph.optional[name]) for name in names}
 
     def _start(self, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
@@ -281,6 +288,11 @@ class Program:
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
                 model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
+                model = without_references(
+                    model,
+                    weights.referred if weights else (),
+                    weights.load if weights else None,
+                )
             except WireError as exc:  # in bytes that the index skips
                 raise ModelFileError(
                     f"{self.name} is damaged ({exc}). Copy or export it again."
@@ -304,7 +316,10 @@ class Program:
         dims = kind.dims
         for perm in leaf.perms:
             if dims is not None:
-                dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
+                order = tuple(reversed(range(len(dims)))) if perm is None else perm
+                if sorted(order) != list(range(len(dims))):
+                    return TensorType(kind.dtype)
+                dims = tuple(dims[axis] for axis in order)
         return TensorType(kind.dtype, dims)
 
     # --- Running it -----------------------------------------------------------------------------
@@ -405,6 +420,7 @@ class Fetch:
         start: Callable[[], Session],
         session: Session | None,
         memory: DeviceMemory | None,
+        defaults: Mapping[str, Any],
     ) -> None:
         """
         Args:
@@ -413,11 +429,13 @@ class Fetch:
             session: the result of `start`; `None` if nothing is computed.
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
+            defaults: values for the optional inputs that the file has no value for.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
+        self._defaults = defaults
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -440,6 +458,7 @@ class Fetch:
             if self.session.lost:
                 self.session = self._start()
             read = {name: feeds[name] for name in self._read}
+            read |= self._defaults
             read |= {name: feeds[name] for name in plan.optional if name in feeds}
             computed = self.session.run(self.outputs, read, self._memory is not None)
             values.update(zip(plan.outputs, computed, strict=True))

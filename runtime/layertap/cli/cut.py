@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from layertap import _model
 from layertap._engine.program import program_of
@@ -13,6 +12,8 @@ from layertap.format.select import parse_selector
 from layertap.format.text import type_text
 
 from . import OK, OWN, Command
+from .options import add_class_input
+from .printing import tell
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="layers at which the part ends (default: the model's outputs)",
     )
+    add_class_input(parser, "as in FILE")
     parser.add_argument("-o", "--output", required=True, metavar="PART.onnx", help="the new file")
 
 
@@ -42,17 +44,16 @@ def _run(args: argparse.Namespace) -> int:
         [parse_selector(text, model.layers) for text in texts] if texts else None
         for texts in (args.start, args.end)
     )
-    model.cut(args.output, start, end)
+    model.cut(args.output, start, end, class_input=args.class_input)
     part = _model.open(args.output)
     data = (
         os.path.join(os.path.dirname(args.output), name)
         for name in program_of(part).graph.locations
     )
     size = sum(map(os.path.getsize, (args.output, *data)))
-    print(
+    tell(
         f"wrote {args.output} ({size / 1e6:.1f} MB): "
-        f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}",
-        file=sys.stderr,
+        f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}"
     )
     return OK
 

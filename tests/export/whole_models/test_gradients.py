@@ -63,7 +63,7 @@ def test_gradients_are_verified_like_layers(report: Any) -> None:
     names = {"grad/relu", "grad/drop", "grad/image"}
     assert {name for name in checked if name.startswith("grad/")} == names
     assert all(0 < checked[name].scaled < 1e-5 for name in names)
-    assert "verified 8 layers and 3 gradients against Keras on 2 batches" in str(report)
+    assert "verified 8 layers and 3 gradients against Keras on 5 batches" in str(report)
 
 
 def test_the_golden_sample_contains_gradients(report: Any, small: Any, keras: Any) -> None:
@@ -138,7 +138,7 @@ def test_a_layer_that_does_not_affect_the_score_has_the_gradient_0(
     with pytest.warns(layertap.LayertapWarning) as caught:
         report = layertap_export.export(small, tmp_path / "small.onnx", gradients="dense")
     assert [str(x.message) for x in caught] == [
-        "the scores of 'dense' do not depend on 'dense': the gradient there is 0."
+        "no gradient flows from the scores of 'dense' to 'dense': it is 0 there."
     ]
     x = np.zeros((2, 7, 9, 3), np.float32)
     (found,) = plain_session(report.path).run(["grad/dense"], {"image": x})

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
+from layertap.errors import UsageError
 from layertap.format.atomic import check_target
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
@@ -21,23 +22,26 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layers",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="LAYER",
-        help="expose only these: name, glob, re:PATTERN, index or slice (repeatable; default all)",
+        help="expose only these: names, globs, re:PATTERN, indices or slices (default all)",
     )
     parser.add_argument(
         "--type",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="CLASS",
-        help="expose only layers of this Keras class (repeatable)",
+        help="expose only layers of these Keras classes",
     )
     parser.add_argument(
         "--gradients",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="LAYER",
-        help="also write the gradient of the score at this layer: as for --layers, or last-conv, "
-        "all, input (repeatable)",
+        help="also write the gradient of the score at these layers: as for --layers, or last-conv, "
+        "all, input",
     )
     _add_score(parser)
     parser.add_argument(
@@ -150,8 +154,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    check_target(args.output)
-    _check_source(args)
+    _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -227,6 +230,18 @@ def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
         "unsafe": args.unsafe,
         "reference": args.reference,
     }
+
+
+def _check_export(args: argparse.Namespace) -> None:
+    """Raise errors in the options of `export` before TensorFlow is imported."""
+    from .api.arguments import labels_of, preprocessing_of
+
+    check_target(args.output)
+    if args.score and not args.gradients:
+        raise UsageError("--score is the output for --gradients, which is missing.")
+    preprocessing_of(args.preprocess)
+    labels_of(args.labels)
+    _check_source(args)
 
 
 def _check_source(args: argparse.Namespace) -> None:

@@ -84,7 +84,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: Preprocessing.from_dict({"colour_mode": "rgb"}), "color_mode"),
         (lambda: Preprocessing.from_dict({"scaling": {"mode": "standardise"}}), "standardize"),
         (lambda: Preprocessing.from_dict({"scaling": {"mode": "torch", "mod": 1}}), "mode"),
-        (lambda: Preprocessing.from_dict({"scaling": "torch"}), "torch"),
+        (lambda: Preprocessing.from_dict({"scaling": {"mode": "troch"}}), "torch"),
     ],
     "layertap/view/colormaps.py": [(lambda: colored(X[0, ..., 0], "virdis"), "viridis")],
     "layertap_models/registry.py": [(lambda: find("digit"), "digits")],

@@ -187,7 +187,7 @@ def image_classifier(
 
 def images(n: int = 2, seed: int = 0) -> np.ndarray:
     """What `image_classifier` takes, (n, 8, 6, 3)."""
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
+    return np.random.default_rng(seed).random((n, 8, 6, 3)).astype(np.float32)
 
 
 def two_inputs() -> onnx.ModelProto:
@@ -702,7 +702,7 @@ def feeds(made: onnx.ModelProto, n: int = 2, seed: int = 0) -> dict[str, np.ndar
         if tensor.elem_type == TensorProto.STRING:
             given[item.name] = np.array(["one", "two", "three"], dtype=object)
         elif tensor.elem_type == FLOAT:
-            given[item.name] = generator.normal(size=shape).astype(np.float32)
+            given[item.name] = generator.random(shape).astype(np.float32)
         else:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
             given[item.name] = generator.integers(0, 2, size=shape).astype(dtype)

@@ -9,13 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
-from layertap.errors import UsageError
+from layertap.compare.measures import check_tolerance
 from layertap.format.axes import stated_axes
 from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
 from layertap.format.data_file import replacing_model
@@ -77,8 +76,7 @@ def add_gradients(
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
-    if not 0 <= tolerance < np.inf:
-        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
+    check_tolerance(tolerance)
     opened = layertap.open(source)
     initializers = Initializers()
     model = read(Path(source), opened, initializers)

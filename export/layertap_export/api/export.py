@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from layertap._public import public
+from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
@@ -31,7 +31,7 @@ from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card, validate
 
-from .arguments import check_fit, chosen_layers, labels_of, preprocessing_of
+from .arguments import Labels, check_fit, chosen_layers, labels_of, preprocessing_of, target_of
 from .draft import CardDraft
 from .export_report import ExportReport
 from .final_check import Verified, check_finished
@@ -50,7 +50,7 @@ def export(
     gradients: Selector | Iterable[Selector] = (),
     score: str | None = None,
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: Labels | None = None,
     opset: int = 18,
     tolerance: float | None = None,
     samples: Sequence[ImageSource] = (),
@@ -110,7 +110,10 @@ def export(
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
-    path = Path(path)
+    path = target_of(model, path)
+    recipe, names = preprocessing_of(preprocess), labels_of(labels)
+    if tolerance is not None:
+        check_tolerance(tolerance)
     if opset not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
     if isinstance(model, (str, os.PathLike)):
@@ -123,7 +126,6 @@ def export(
             unsafe=unsafe,
         )
     subject = subject_of(model)
-    recipe = preprocessing_of(preprocess)
 
     progress("tracing")
     traced = subject.trace()
@@ -137,16 +139,18 @@ def export(
         table=tuple(row.layer for row in traced.rows),
         exposed=chosen_layers(traced, layers, type),
         recipe=recipe,
-        labels=labels_of(labels),
+        labels=names,
         notes=[*notes],
     )
     asked = listed(gradients)
-    check_fit(traced, recipe, draft.labels)
+    if score is not None and not asked:
+        raise UsageError(f"score={score!r} is the output for gradients, and none were requested.")
+    check_fit(traced, recipe, names)
 
     progress("converting")
-    names = [info.name for info in traced.inputs]
+    inputs = [info.name for info in traced.inputs]
     pads = pads_needed(asked, draft.table)
-    raw = to_onnx(traced.function, names, opset, traced.scopes, keep_pads=pads)
+    raw = to_onnx(traced.function, inputs, opset, traced.scopes, keep_pads=pads)
     # Gradients are compared layer by layer, and therefore added to a graph that shows all of them.
     graph = assemble(raw, traced, chosen_layers(traced, "all", None) if asked else draft.exposed)
     draft.infer_axes(graph)

@@ -9,6 +9,7 @@ from typing import Any
 
 import layertap
 from layertap._public import public
+from layertap.compare.measures import check_tolerance
 from layertap.errors import ModelFileError
 from layertap.format.card import Card
 from layertap.format.layer import Shape
@@ -61,6 +62,8 @@ def verify(
         ModelFileError: the file cannot be read or was not made by layertap.
         ExportError: the model cannot be loaded or run, or is not the one in the file.
     """
+    if tolerance is not None:
+        check_tolerance(tolerance)
     card = layertap.open(path).card
     if card is None:
         raise ModelFileError(

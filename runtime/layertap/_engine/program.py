@@ -6,6 +6,8 @@ program only.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,13 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from layertap._cut.plan import Appended, CutPlan, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import LayertapWarning, ModelFileError, UsageError
 from layertap.format.axes import infer_axes, stated_axes
 from layertap.format.graph import TensorType
 from layertap.format.index import read_index
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
-from layertap.format.select import Selector, is_single, only, select
+from layertap.format.recipe import ValueRange, value_range
+from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
 
@@ -73,8 +76,28 @@ class Program:
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
         """Tensors from which gradients can be computed, by the gradients' tensors."""
+        recipe = self.card.preprocessing if self.card else None
+        self.prepared = value_range(recipe) if recipe else None
+        """The values of batches that the card's recipe prepared."""
+        self.has_warned = False
+        """Whether a batch was noticed that the recipe cannot have returned."""
+        self.closed = False
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[CutPlan] = Cache(PLANS)
+
+    def close(self) -> None:
+        """Free the sessions; the program cannot run afterwards."""
+        self.closed = True
+        self._sessions.clear()
+        self._plans.clear()
+
+    def check_open(self) -> None:
+        """Raise UsageError if the program was closed."""
+        if self.closed:
+            raise UsageError(
+                f"the model {self.name} is closed. Open the file again, or use it inside its "
+                "`with` block."
+            )
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -181,8 +204,7 @@ class Program:
             if not layers:
                 raise UsageError("the dict of reductions is empty.")
         else:
-            if asked is not None and not isinstance(asked, (str, int, slice, Layer)):
-                asked = list(asked)
+            asked = as_selectors(asked)
             single = is_single(self.layers, asked)
             layers = select(self.layers, asked)
         target = None if dtype is None else check_dtype(dtype)
@@ -237,6 +259,7 @@ class Program:
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
         """
+        self.check_open()
         plan = self.plan(tensors, given, appended, peeled)
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
         key = (*plan.key, *dtypes.values())
@@ -296,13 +319,28 @@ class Program:
             inputs: see `Model.activations`.
             preprocess: a recipe for images instead of the card's.
         """
-        from .feeds import as_recipe, prepare  # needs numpy, which the table of layers does not
+        from .feeds import (
+            as_recipe,
+            prepare,
+            unprepared,
+        )  # needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else as_recipe(preprocess)
         if recipe is not None:
             recipe = self.fitted(recipe)
         graph, memory = self.graph, self.engine.memory
-        return prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)
+        if used is not None and not self.has_warned:
+            problems = (unprepared(x, feeds[x], graph.inputs[x], used) for x in needed)
+            self.warn_once(next(filter(None, problems), ""))
+        return feeds
+
+    def warn_once(self, problem: str) -> None:
+        """Warn of a batch; nothing happens for an empty text, or after the first."""
+        if problem and not self.has_warned:
+            self.has_warned = True
+            warnings.warn(problem, LayertapWarning, stacklevel=_outside())
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
@@ -328,11 +366,11 @@ class Runner:
     """A request that is ready to run. It is safe to use from several threads."""
 
     def __init__(self, program: Program, request: Request, peeled: bool, on_device: bool) -> None:
-        from .feeds import is_ready
+        from .feeds import is_ready, unprepared
 
         self._program = program
         self._request = request
-        self._is_ready = is_ready
+        self._is_ready, self._unprepared = is_ready, unprepared
         self.fetch = program.fetch(
             request.tensors, appended=request.appended, peeled=peeled, on_device=on_device
         )
@@ -340,11 +378,20 @@ class Runner:
 
     def __call__(self, inputs: Any, preprocess: Recipe | None) -> Any:
         """Compute the result for `inputs`; see `Model.activations` for what these may be."""
-        known = self._program.graph.inputs
+        program = self._program
+        if program.closed:
+            self.fetch.session = None
+            program.check_open()
+        known = program.graph.inputs
         if len(known) == len(self._needs) == 1 and self._is_ready(inputs, known[self._needs[0]]):
-            feeds = {self._needs[0]: inputs}
+            (name,) = self._needs
+            feeds = {name: inputs}
+            if preprocess is None and program.prepared is not None and not program.has_warned:
+                problem = self._unprepared(name, inputs, known[name], program.prepared)
+                if problem:
+                    program.warn_once(problem)
         else:
-            feeds = self._program.prepare(self._needs, inputs, preprocess)
+            feeds = program.prepare(self._needs, inputs, preprocess)
         return self._request.collect(self.fetch(feeds))
 
 
@@ -425,6 +472,18 @@ class HasProgram(Protocol):
 def program_of(model: HasProgram) -> Program:
     """The program of an opened model."""
     return model._program
+
+
+def _range_of(recipe: Preprocessing) -> ValueRange | None:
+    return value_range(recipe.to_dict())
+
+
+def _outside() -> int:
+    """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__package__", "").startswith("layertap"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _dtypes(feeds: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from .gradients import differentiate
 from .gradients import prepare as prepare_feeds
 from .methods import Method
 from .perturbing import Change, Perturbation
-from .scores import by_class, find_scores
+from .scores import by_class, ends_in_activation, find_scores
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -155,7 +155,12 @@ class Gatherer:
     def _resolved(self, target: Target, outputs: Array) -> Targets:
         samples, classes = outputs.shape
         return targets.resolve(
-            target, samples=samples, classes=classes, labels=self.program.labels, scores=outputs
+            target,
+            samples=samples,
+            classes=classes,
+            labels=self.program.labels,
+            scores=outputs,
+            probability=ends_in_activation(self.program, self.output),
         )
 
     def _maps(self, values: Array) -> npt.NDArray[np.float64]:

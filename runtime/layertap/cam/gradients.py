@@ -19,7 +19,7 @@ from layertap.format.select import Selector, is_single
 
 from . import available, targets
 from .axes import copies
-from .scores import by_class
+from .scores import by_class, ends_in_activation
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -151,11 +151,17 @@ class Seed:
         self._dtype = default.dtype
         self._classes = int((default.dims or (0,))[-1] or 0)
         self._labels = program.labels
+        self._probability = ends_in_activation(program, gradients.output)
 
     def resolve(self, target: Target, samples: int, scores: Array | None = None) -> Targets:
         """See `targets.resolve`."""
         return targets.resolve(
-            target, samples=samples, classes=self._classes, labels=self._labels, scores=scores
+            target,
+            samples=samples,
+            classes=self._classes,
+            labels=self._labels,
+            scores=scores,
+            probability=self._probability,
         )
 
     def __call__(self, weights: Array) -> Array:

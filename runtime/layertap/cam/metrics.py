@@ -14,7 +14,7 @@ from layertap.errors import InputError, UsageError
 
 from . import targets
 from .axes import as_fed, channels_last, copies
-from .scores import by_class, choose_output
+from .scores import by_class, choose_output, ends_in_activation
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -230,7 +230,9 @@ class _Trial:
             classes=outputs.shape[1],
             labels=program.labels,
             scores=outputs,
+            probability=ends_in_activation(program, self._output),
         )
+        self._offsets = found.offsets
         self._weights = found.weights.astype(np.float64)
         self.before = found.scores(outputs)
         """`(n, targets)`."""
@@ -258,7 +260,9 @@ class _Trial:
                     [next(images) for _ in range(min(self._batch_size, count - start))]
                 )
                 said = by_class(self._fetch(self._batch(batch, sample))[self._output])
-                found[sample, at, start : start + len(batch)] = said @ self._weights[sample, at]
+                found[sample, at, start : start + len(batch)] = (
+                    said @ self._weights[sample, at] + self._offsets[sample, at]
+                )
                 start += len(batch)
         return found
 

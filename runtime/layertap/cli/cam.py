@@ -72,7 +72,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eigen-smooth", action="store_true", help="use the first principal component"
     )
-    parser.add_argument("--mask", default="layer", help="what scorecam masks: layer or input")
+    parser.add_argument("--mask", help="what scorecam masks: layer (default) or input")
     parser.add_argument(
         "--channels",
         type=int,
@@ -145,10 +145,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
     ready_batch(args.inputs)
-    if args.target and not find_method(args.method).takes:
+    method = find_method(args.method)
+    if args.target and not method.takes:
         raise UsageError(
-            f"--target is for methods that explain a class; the map of {args.method} is the same "
+            f"--target is for methods that explain a class; the map of {method.name} is the same "
             "for every class. Leave out --target."
+        )
+    if args.mask is not None and method.name != "scorecam":
+        raise UsageError(f"--mask is for --method scorecam, got --method {args.method}.")
+    if args.channels is not None and method.takes not in ("masked", "ablated"):
+        raise UsageError(
+            f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
         )
     check_folder("-o", args.output)
 
@@ -170,7 +177,7 @@ def _heat_maps(
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
-            mask=args.mask,
+            mask=args.mask or "layer",
             channels=args.channels,
             batch_size=args.batch_size,
         )

@@ -12,7 +12,7 @@ from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, read_images
 from layertap.format.text import shape_text
-from layertap.images.preprocessing import Preprocessing
+from layertap.images.preprocessing import Preprocessing, example
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
@@ -31,11 +31,9 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
             f"{args.file!r} takes no images; its input is {inputs}. Give a ready batch: .npy, or "
             ".npz with an array for each input."
         )
-    _, *sides, channels = shapes[0] or (None,) * 4
-    size = [side or 320 for side in sides] if channels in (1, 3, 4) else [320, 320]
     raise UsageError(
         f"{args.file!r} does not say how an image becomes its input. Say it in a file for "
-        f'--preprocess, as in {{"size": {size}}}, or give a ready batch (.npy).'
+        f"--preprocess, as in {example(shapes[0])}, or give a ready batch (.npy)."
     )
 
 

@@ -61,9 +61,9 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         verification, worst = card.verification, card.verification.worst
         tensors = card.gradients.tensors.values() if card.gradients else ()
         gradients = sum(name in tensors for name in verification.layers)
-        noun, reference = "layers", "Keras"
+        noun, reference = "layer", "Keras"
         if card.source.signature:
-            noun, reference = "outputs", "TensorFlow"
+            noun, reference = "output", "TensorFlow"
         elif not card.channels_last:
             reference = "central differences"
         count = counted(len(verification.layers) - gradients, gradients, noun)

@@ -15,12 +15,13 @@ def add_layer_selection(parser: argparse.ArgumentParser) -> None:
     """Add `--layers` and `--type`; `layertap export` has the same options."""
     parser.add_argument(
         "--layers",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="LAYER",
-        help="a name, glob, re:PATTERN, index, slice or `all` (repeatable)",
+        help="names, globs, re:PATTERN, indices, slices or `all`",
     )
     parser.add_argument(
-        "--type", action="append", metavar="CLASS", help="a Keras class name (repeatable)"
+        "--type", action="extend", nargs="+", metavar="CLASS", help="Keras class names"
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap.cam.axes import channels_last
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, LayerNotFoundError, UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.format.atomic import check_target, make_folder, replacing
@@ -244,6 +245,10 @@ def _summary(
     """The best classes per image for predictions with labels, or if `--top` asks for them; else
     each array's shape and range."""
     value, predicted = next(iter(results.values())), not args.layers and not args.type
+    if predicted and len(model.labels or ()) == 2 and np.shape(value) == (len(names), 1):
+        # One unit for [negative, positive].
+        certain = ends_in_activation(program_of(model), model.outputs[0].name)
+        value = np.concatenate([1 - value if certain else -value, value], axis=1)
     classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
     labels = model.labels if len(model.labels or ()) == classes else None
     fits = len(results) == 1 and classes and len(value) == len(names)

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -35,6 +36,7 @@ from PIL import Image
 
 from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
+from layertap.format.recipe import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
 
 from .load import (
     CHANNELS,
@@ -157,9 +159,9 @@ class ImageNet:
 
 
 _IMAGENET_MODES = ("caffe", "tf", "torch")
-_TORCH_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-_TORCH_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-_CAFFE_MEAN = np.array([103.939, 116.779, 123.68], dtype=np.float32)  # BGR
+_TORCH_MEAN = np.array(TORCH_MEAN, dtype=np.float32)
+_TORCH_STD = np.array(TORCH_STD, dtype=np.float32)
+_CAFFE_MEAN = np.array(CAFFE_MEAN, dtype=np.float32)  # BGR
 
 Scaling: TypeAlias = Standardize | Samplewise | Rescale | ImageNet
 
@@ -303,6 +305,24 @@ class Preprocessing:
         return self._ordered(np.stack(arrays))
 
     @classmethod
+    def of(cls, given: Any) -> Preprocessing:
+        """A recipe in any of its forms: an object, a dict, or the path of a JSON file.
+
+        Raises:
+            PreprocessingError: it is none of these, or it is invalid.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, (str, os.PathLike)):
+            return cls.load(given)
+        if callable(given):
+            raise PreprocessingError(
+                "a preprocessing recipe is data, which a file can hold, not a function, got "
+                f"{getattr(given, '__qualname__', type(given).__name__)}.{_written_out(given)}"
+            )
+        return cls.from_dict(given)
+
+    @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
         """Create a recipe from plain JSON data; missing keys have their default values.
 
@@ -353,15 +373,55 @@ class Preprocessing:
             raise PreprocessingError(f"{name}: this is not a JSON file ({exc}).") from exc
 
 
+def example(shape: Sequence[object] | None) -> str:
+    """A recipe, as JSON, for an input `(n, h, w, c)` or `(n, c, h, w)` of this shape; `None` if it
+    is unknown."""
+    _, height, width, channels = shape if shape and len(shape) == 4 else (None,) * 4
+    if channels not in CHANNELS.values() and height in CHANNELS.values():
+        channels, height, width = height, width, channels
+    known = isinstance(height, int) and isinstance(width, int)
+    mode = next((mode for mode, count in CHANNELS.items() if count == channels), "rgb")
+    data = {"size": [height, width] if known else [320, 320]}
+    return json.dumps(data if mode == "rgb" else {**data, "color_mode": mode})
+
+
+_APPLICATIONS = {
+    "caffe": ("resnet", "resnet50", "vgg16", "vgg19"),
+    "torch": ("densenet",),
+    "tf": (
+        *("inception_resnet_v2", "inception_v3", "mobilenet", "mobilenet_v2", "nasnet"),
+        *("resnet_v2", "xception"),
+    ),
+}
+"""The modules of keras.applications whose `preprocess_input` has each mode."""
+
+
+def _written_out(function: Any) -> str:
+    """How to write a `preprocess_input` of keras.applications as a recipe."""
+    module = str(getattr(function, "__module__", "")).rpartition(".")[2]
+    mode = next((mode for mode, names in _APPLICATIONS.items() if module in names), None)
+    if mode and getattr(function, "__name__", "") == "preprocess_input":
+        return f' Write it as {{"size": [height, width], "scaling": {{"mode": "{mode}"}}}}.'
+    return (
+        ' Write what it does as a dict, for example {"size": [224, 224], "scaling": '
+        '{"mode": "rescale", "scale": 0.00392156862745098}}; or call it yourself, and give '
+        "batches that are ready."
+    )
+
+
 def _scaling_from(data: object) -> Scaling | None:
     if data is None:
         return None
     if not isinstance(data, Mapping):
+        example = _object_with(data) if isinstance(data, str) else ""
         raise PreprocessingError(
-            f'"scaling" is {data!r}, but it must be null or an object with a "mode".'
-            + suggest(str(data), list(_SCALINGS))
+            f'"scaling" is {data!r}, but it must be null or an object with a "mode".{example}'
         )
-    mode = data.get("mode")
+    if "mode" not in data:
+        raise PreprocessingError(
+            f'"scaling" has no "mode". It must be one of {", ".join(map(repr, _SCALINGS))}.'
+        )
+    mode = data["mode"]
     check_choice("mode", mode, list(_SCALINGS))
     scaling = _SCALINGS[str(mode)]
     options = {field.name: field.default is MISSING for field in fields(scaling)}
@@ -370,6 +430,16 @@ def _scaling_from(data: object) -> Scaling | None:
         if required and key not in data:
             raise PreprocessingError(f'scaling "{mode}" requires "{key}".')
     return scaling(**{key: value for key, value in data.items() if key in options})
+
+
+def _object_with(mode: str) -> str:
+    """The object that was meant by a mode alone."""
+    known = get_close_matches(mode, _SCALINGS, n=1)
+    if not known:
+        return ""
+    required = [field.name for field in fields(_SCALINGS[known[0]]) if field.default is MISSING]
+    others = "".join(f', "{key}": ...' for key in required if key != "mode")
+    return f' Write {{"mode": "{known[0]}"{others}}}.'
 
 
 def _check_keys(data: Mapping[str, Any], known: list[str], owner: str) -> None:

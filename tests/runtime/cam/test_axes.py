@@ -18,6 +18,8 @@ from layertap.cam import METHODS, heat_maps, metrics
 from layertap.errors import UsageError
 from layertap.format.card import KEY
 
+pytestmark = pytest.mark.filterwarnings("ignore:input 'image'. the batch has values")
+
 Made = Callable[..., layertap.Model]
 WITHOUT = [name for name, method in METHODS.items() if method.takes != "gradients"]
 LAYERS = ("conv", "relu", "mixed", "last")

@@ -248,9 +248,9 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         ),
         ({"depth": "clop"}, "\"depth\" is 'clop', but it must be one of 'clip', 'scale'."
                             " Did you mean 'clip'?"),
-        ({"scaling": "torch"}, NO_SCALING.format("'torch'") + " Did you mean 'torch'?"),
+        ({"scaling": "torch"}, NO_SCALING.format("'torch'") + ' Write {"mode": "torch"}.'),
         ({"scaling": 255}, NO_SCALING.format(255)),
-        ({"scaling": {}}, f'"mode" is None, but it must be one of {MODES}.'),
+        ({"scaling": {}}, f'"scaling" has no "mode". It must be one of {MODES}.'),
         (
             {"scaling": {"mode": "standardise"}},
             f"\"mode\" is 'standardise', but it must be one of {MODES}. "

@@ -7,8 +7,10 @@ import sys
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
+from layertap.cli.options import add_class_input
 from layertap.errors import UsageError
 from layertap.format.atomic import check_target
+from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
 
@@ -17,6 +19,14 @@ from .progress import ProgressLine
 
 def _configure_export(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=SHAPE:DTYPE",
+        help="shape of an input, batch first, ? for a free size, and its dtype: "
+        "x=?,?,?,3:float32 (repeatable)",
+    )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
     )
@@ -44,6 +54,7 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         "all, input",
     )
     _add_score(parser)
+    add_class_input(parser, CLASS_INPUTS[0])
     parser.add_argument(
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
@@ -65,6 +76,7 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
         help="name, glob, re:PATTERN, index or slice; or last-conv, all, input",
     )
     _add_score(parser)
+    add_class_input(parser, CLASS_INPUTS[0])
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
     )
@@ -154,6 +166,10 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
+    from .keras_model.stated import parsed  # not above: slows `--help`
+
+    check_class_input(args.class_input)
+    inputs = parsed(args.input)
     _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
@@ -167,9 +183,11 @@ def _run_export(args: argparse.Namespace) -> int:
                 type=args.type,
                 gradients=args.gradients,
                 score=args.score,
+                class_input=args.class_input or CLASS_INPUTS[0],
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
+                inputs=inputs,
                 progress=progress,
                 **_loading_and_verification(args),
             )
@@ -194,6 +212,7 @@ def _run_gradients(args: argparse.Namespace) -> int:
             args.output,
             args.layers,
             score=args.score,
+            class_input=args.class_input or CLASS_INPUTS[0],
             tolerance=args.tolerance,
             seconds=args.seconds,
         )

@@ -417,10 +417,10 @@ class Model:
                 layers that have a gradient.
             target: the class, or classes, to explain. One target: a label, the index of a class, or
                 `"top"`, each image's class with the highest score. Several targets: a list of
-                these. Different targets for each image: a list of lists, one per image, all of the
-                same length. A weighted sum of scores: an array of floats, `(classes,)` or
-                `(n, classes)`, or `(n, targets, classes)` for several sums. If there are scores at
-                many positions, as in a segmentation, they are summed.
+                these, or `"all"`, every class. Different targets for each image: a list of lists,
+                one per image, all of the same length. A weighted sum of scores: an array of
+                floats, `(classes,)` or `(n, classes)`, or `(n, targets, classes)` for several
+                sums. If there are scores at many positions, as in a segmentation, they are summed.
             preprocess: a recipe for images instead of the card's.
 
         Returns:
@@ -678,6 +678,8 @@ class Model:
         path: str | os.PathLike[str],
         start: Selector | Iterable[Selector] | None = None,
         end: Selector | Iterable[Selector] | None = None,
+        *,
+        class_input: str | None = None,
     ) -> None:
         """Write the part of the model between some layers and others as a file of its own.
 
@@ -692,16 +694,19 @@ class Model:
             end: layers, see `select`, and names of outputs that are gradients (`grad/conv1`); by
                 default the model's own outputs. The part's card describes the gradients if the
                 output that they belong to is included.
+            class_input: `"required"` or `"optional"`: whether clients of a part with gradients have
+                to feed the weights of the classes; by default as in this file.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
             InputError: `start` is not enough for `end`; the message says which layer to add.
-            UsageError: a layer is both start and end, or `end` does not depend on it.
+            UsageError: a layer is both start and end, `end` does not depend on it, or `class_input`
+                is given and the part has no gradients.
             OutputError: the file cannot be written.
         """
         from ._engine.part_file import cut_to_file
 
-        cut_to_file(self._program, path, start, end)
+        cut_to_file(self._program, path, start, end, class_input)
 
 
 @public

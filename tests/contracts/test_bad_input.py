@@ -172,7 +172,7 @@ def test_truncated_file_is_an_error() -> None:
         (
             ["run", "good.onnx", "good.png", "--preprocess", "recipe.json"],
             'recipe.json: "sise" is not a key of a preprocessing recipe, which '
-            "has size, color_mode, interpolation, keep_aspect_ratio, depth, "
+            "has size, color_mode, interpolation, keep_aspect_ratio, depth, channels, "
             "scaling. Did you mean 'size'?",
         ),
     ],

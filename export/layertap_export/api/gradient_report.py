@@ -59,6 +59,7 @@ class GradientReport(Readable):
             f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
             f"{self.seconds:.0f} s\n"
         )
+        written += "".join(f"note: {note}\n" for note in self.card.notes or ())
         if not self.compared:
             return (
                 f"{written}none of the gradients could be compared with central differences: the "

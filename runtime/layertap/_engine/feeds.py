@@ -115,6 +115,12 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     return _cast(label, array, spec.dtype)
 
 
+def ones(kind: TensorType) -> Array:
+    """Ones of a dtype, with a size of 1 for every axis that is free."""
+    sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+    return np.ones(sizes, _NUMPY.get(kind.dtype, np.float32))
+
+
 def is_ready(value: Any, spec: TensorType) -> bool:
     """Whether the value is an array that needs no conversion. A fast path for the usual case."""
     if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:
@@ -227,6 +233,9 @@ def _array(
     array = _as_array(label, value)
     pixels = array.ndim == 4 and array.dtype.kind in "iu" and _is_float(spec)
     if recipe and rank == 4 and pixels:
+        count = recipe.channel_count
+        if recipe.channels == "first" and array.shape[1] == count != array.shape[3]:
+            array = array.transpose(0, 2, 3, 1)
         array = _prepared(label, list(array), spec, recipe)
     _check_shape(label, array.shape, spec, recipe)
     return _cast(label, array, spec.dtype)

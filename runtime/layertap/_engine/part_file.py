@@ -14,7 +14,14 @@ from layertap._cut.plan import CutPlan, peel
 from layertap._cut.write import write_cut_file
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
 from layertap.format.axes import stated_axes
-from layertap.format.card import KEY, Card, Gradients, TensorInfo
+from layertap.format.card import (
+    CLASS_INPUTS,
+    KEY,
+    Card,
+    Gradients,
+    TensorInfo,
+    check_class_input,
+)
 from layertap.format.data_file import DataFile, replacing_model
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
@@ -31,14 +38,16 @@ def cut_to_file(
     path: str | os.PathLike[str],
     start: Selector | Iterable[Selector] | None,
     end: Selector | Iterable[Selector] | None,
+    class_input: str | None = None,
 ) -> None:
     """See `Model.cut`."""
+    check_class_input(class_input)
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
     slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
     starts, ends = _named(program, start, infos), _named(program, end, slopes)
     with replacing_model(path) as (temporary, data):
-        temporary.write_bytes(write_part(program, starts, ends, data))
+        temporary.write_bytes(write_part(program, starts, ends, data, class_input))
 
 
 def _named(
@@ -62,6 +71,7 @@ def write_part(
     starts: Sequence[Layer | TensorInfo],
     ends: Sequence[Layer | str],
     data: DataFile,
+    class_input: str | None = None,
 ) -> bytes:
     """The bytes of the file that computes `ends` from `starts`.
 
@@ -69,10 +79,12 @@ def write_part(
         starts: layers and inputs; empty for the model's inputs.
         ends: layers, and names of outputs that are gradients; empty for the model's outputs.
         data: receives the weights of a part that is too large for one file, and is settled.
+        class_input: the form of the input that selects the class of gradients; `None` keeps it.
 
     Raises:
         InputError: the ends also depend on inputs that are not among the starts.
-        UsageError: a layer is both start and end, or no end depends on a start.
+        UsageError: a layer is both start and end, no end depends on a start, or `class_input` is
+            given for a part without gradients.
         ModelFileError: the file was changed.
     """
     graph = program.graph
@@ -96,18 +108,49 @@ def write_part(
     if unread:
         raise UsageError(f"no end of the part depends on {unread[0]!r}.")
     known = _known_types(program, [*layers, *asked])
+    defaults = _default_weights(program, plan, class_input)
     metadata = dict(program.metadata)
     if program.card:
-        metadata[KEY] = _card(program.card, graph, plan, known).to_json()
+        card = _card(program.card, graph, plan, known)
+        if card.gradients:
+            required = _is_required(graph, card.gradients.weights, defaults)
+            form = CLASS_INPUTS[required]
+            card = replace(card, gradients=replace(card.gradients, class_input=form))
+        metadata[KEY] = card.to_json()
     locate = _locating(find_weights(program.source, graph.locations), graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            return write_cut_file(buffer, graph, plan, locate, types, metadata)
+            return write_cut_file(buffer, graph, plan, locate, types, metadata, defaults)
         except WireError as exc:
             raise ModelFileError(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
+
+
+def _default_weights(
+    program: Program, plan: CutPlan, class_input: str | None
+) -> dict[str, TensorType | None]:
+    """What changes for the input that selects the class, as `write_cut_file` takes it."""
+    gradients = program.card.gradients if program.card else None
+    if class_input is None:
+        return {}
+    if gradients is None or gradients.weights not in plan.optional:
+        raise UsageError(
+            f"the part of {program.name} has no gradients, so it has no input that could be "
+            f"{class_input}. Leave out class_input, or name a gradient among the ends, as in "
+            "grad/LAYER."
+        )
+    name = gradients.weights
+    required = name not in program.graph.initializers
+    if class_input == CLASS_INPUTS[required]:
+        return {}
+    return {name: program.graph.optional[name] if required else None}
+
+
+def _is_required(graph: Graph, name: str, defaults: Mapping[str, TensorType | None]) -> bool:
+    """Whether the part has no default for an optional input of the model."""
+    return defaults[name] is None if name in defaults else name not in graph.initializers
 
 
 def _name(end: Layer | str) -> str:

@@ -265,7 +265,16 @@ class Program:
         key = (*plan.key, *dtypes.values())
         start = partial(self._sessions.get, key, partial(self._start, plan, dtypes))
         memory = self.engine.memory if on_device else None
-        return Fetch(self.name, plan, start, start() if plan.outputs else None, memory)
+        session = start() if plan.outputs else None
+        return Fetch(self.name, plan, start, session, memory, self._defaults(plan))
+
+    def _defaults(self, plan: CutPlan) -> dict[str, Any]:
+        """Values for the optional inputs of a plan that have no initializer in the file."""
+        from .feeds import ones  # needs numpy, which the table of layers does not
+
+        graph = self.graph
+        names = (name for name in plan.optional if name not in graph.initializers)
+        return {name: ones(graph.optional[name]) for name in names}
 
     def _start(self, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
@@ -405,6 +414,7 @@ class Fetch:
         start: Callable[[], Session],
         session: Session | None,
         memory: DeviceMemory | None,
+        defaults: Mapping[str, Any],
     ) -> None:
         """
         Args:
@@ -413,11 +423,13 @@ class Fetch:
             session: the result of `start`; `None` if nothing is computed.
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
+            defaults: values for the optional inputs that the file has no value for.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
+        self._defaults = defaults
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -440,6 +452,7 @@ class Fetch:
             if self.session.lost:
                 self.session = self._start()
             read = {name: feeds[name] for name in self._read}
+            read |= self._defaults
             read |= {name: feeds[name] for name in plan.optional if name in feeds}
             computed = self.session.run(self.outputs, read, self._memory is not None)
             values.update(zip(plan.outputs, computed, strict=True))

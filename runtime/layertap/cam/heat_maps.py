@@ -53,7 +53,8 @@ class HeatMaps:
 def cam(model: HasProgram, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
     """See `Model.cam`."""
     maps = heat_maps(model, inputs, layer, target, **options).maps
-    one = _is_one_image(program_of(model), inputs) and not targets.several(target)
+    program = program_of(model)
+    one = _is_one_image(program, inputs) and not targets.several(target, program.labels)
     return maps[0, 0] if one else maps
 
 

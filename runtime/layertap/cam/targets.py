@@ -20,6 +20,9 @@ Target: TypeAlias = "str | int | Sequence[Any] | Array"
 TOP = "top"
 """Each image's class with the highest score."""
 
+ALL = "all"
+"""Every class, one target each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -46,9 +49,15 @@ def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:
     return isinstance(target, str) and target == TOP and target not in (labels or ())
 
 
-def several(target: Target) -> bool:
+def several(target: Target, labels: Sequence[str] | None) -> bool:
     """Whether a list of targets was given (also a list of one) instead of a single target."""
-    return _is_list(target) or (isinstance(target, np.ndarray) and target.ndim == 3)
+    if _is_all(target, labels) or _is_list(target):
+        return True
+    return isinstance(target, np.ndarray) and target.ndim == 3
+
+
+def _is_all(target: Any, labels: Sequence[str] | None) -> bool:
+    return isinstance(target, str) and target == ALL and target not in (labels or ())
 
 
 def resolve(
@@ -65,9 +74,10 @@ def resolve(
     Args:
         target: one target: a label, the index of a class (negative ones count from the end), or
             `"top"`, each image's class with the highest score. Several targets for all images: a
-            list of these. Different targets for each image: a list of lists, one per image, all of
-            the same length. A weighted sum of scores: an array of floats, `(classes,)` for all
-            images, `(n, classes)`, or `(n, targets, classes)` for several sums.
+            list of these, or `"all"`, every class. Different targets for each image: a list of
+            lists, one per image, all of the same length. A weighted sum of scores: an array of
+            floats, `(classes,)` for all images, `(n, classes)`, or `(n, targets, classes)` for
+            several sums.
         samples: number of images.
         classes: number of classes.
         labels: the names of the classes. Two names for one score are [negative, positive], the
@@ -81,6 +91,8 @@ def resolve(
     if isinstance(target, np.ndarray) and not _lists(target):
         return _mixes(target, samples, classes)
     known = _Classes(classes, labels, scores, probability)
+    if _is_all(target, labels):
+        target = list(range(known.count))
     if not _is_list(target):
         return known.targets(known.column(target, samples)[:, None])
     if not len(target):
@@ -94,7 +106,9 @@ def resolve(
                 "the list of targets contains both targets and lists of targets. Give targets, "
                 "which apply to all images, or one list for each image."
             )
-        columns = [known.column(one, samples) for one in target]
+        every = range(known.count)
+        each = [x for one in target for x in (every if _is_all(one, labels) else [one])]
+        columns = [known.column(one, samples) for one in each]
         return known.targets(np.stack(columns, axis=1))
     if len(target) != samples:
         raise UsageError(
@@ -149,7 +163,7 @@ class _Classes:
     ) -> None:
         self._binary = classes == 1 and labels is not None and len(labels) == 2
         self._probability = probability
-        self._count = classes = 2 if self._binary else classes
+        self.count = classes = 2 if self._binary else classes
         # A file's labels belong to its only output; other outputs have none.
         self._labels = tuple(labels) if labels and len(labels) == classes else ()
         self._scores = scores
@@ -174,7 +188,7 @@ class _Classes:
             negative = classes == 0
             weights = np.where(negative, -1, 1).astype(np.float32)[..., None]
             return Targets(weights, classes, offsets + (negative & self._probability))
-        weights = np.zeros((*found.shape, self._count), np.float32)
+        weights = np.zeros((*found.shape, self.count), np.float32)
         np.put_along_axis(weights, found[..., None], 1, axis=-1)
         return Targets(weights, classes, offsets)
 
@@ -187,18 +201,18 @@ class _Classes:
                 "weights of the classes as an array."
             )
         index = int(target)
-        if not -self._count <= index < self._count:
+        if not -self.count <= index < self.count:
             raise UsageError(
-                f"class {index} is out of range: the output has {self._count}, 0 to "
-                f"{self._count - 1}."
+                f"class {index} is out of range: the output has {self.count}, 0 to "
+                f"{self.count - 1}."
             )
-        return index % self._count
+        return index % self.count
 
     def _by_label(self, label: str) -> int:
         if not self._labels:
             raise UsageError(
                 f"unknown class {label!r}: the file has no labels. Give an index, 0 to "
-                f"{self._count - 1}, or 'top'."
+                f"{self.count - 1}, or 'top'."
             )
         if label not in self._labels:
             near = suggest(label, self._labels)

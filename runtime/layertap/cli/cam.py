@@ -51,7 +51,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="labels or indices of classes, or `top` (default): each image's best class",
+        help="labels or indices of classes, `all` of them, or `top` (default): each image's best "
+        "class",
     )
     parser.add_argument(
         "-o",
@@ -144,18 +145,18 @@ def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.alpha <= 1:
         raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
-    ready_batch(args.inputs)
     method = find_method(args.method)
-    if args.target and not method.takes:
-        raise UsageError(
-            f"--target is for methods that explain a class; the map of {method.name} is the same "
-            "for every class. Leave out --target."
-        )
-    if args.mask is not None and method.name != "scorecam":
+    if args.mask is not None and method.takes != "masked":
         raise UsageError(f"--mask is for --method scorecam, got --method {args.method}.")
     if args.channels is not None and method.takes not in ("masked", "ablated"):
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
+        )
+    ready_batch(args.inputs)
+    if args.target and not method.takes:
+        raise UsageError(
+            f"--target is for methods that explain a class; the map of {args.method} is the same "
+            "for every class. Leave out --target."
         )
     check_folder("-o", args.output)
 

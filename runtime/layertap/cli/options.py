@@ -50,6 +50,16 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_class_input(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--class-input`; `default` describes what holds without it."""
+    parser.add_argument(
+        "--class-input",
+        metavar="FORM",
+        help="of gradients: whether clients have to feed the weights of the classes, `required` or "
+        f"`optional` (default: {default}); see docs/gradients.md",
+    )
+
+
 def check_positive(option: str, value: int) -> None:
     """Check that the value of an option is at least 1.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src import ops as keras_ops
+
+from layertap_export.errors import ExportError
 
 from .recurrence import Loop, recurrent_operators
 from .wrapping import wrapped
@@ -62,6 +65,7 @@ def traceable(to_run: bool) -> Iterator[Changes]:
         _without_cudnn(),
         _without_recomputation(),
         _without_metrics(),
+        _finite(),
     ):
         yield changes
 
@@ -124,6 +128,39 @@ def _valid_scopes() -> Iterator[None]:
         return original(graph, name)
 
     with wrapped(tf.Graph, "name_scope", name_scope):
+        yield
+
+
+MOST_OPERATIONS = 100_000
+"""More operations than any model makes; the largest of keras.applications makes some 30,000."""
+
+
+@contextmanager
+def _finite() -> Iterator[None]:
+    """Stop a trace that does not end: a loop in Python that waits for a size which is free."""
+    made = itertools.count(1)
+
+    def create(original: Any, graph: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(made) > MOST_OPERATIONS:
+            raise ExportError(
+                f"the model makes more than {MOST_OPERATIONS:,} TensorFlow operations: a loop in "
+                "its code does not end. If it waits for a size that is free, fix the sizes of the "
+                "inputs: --input NAME=SHAPE (inputs= in Python)."
+            )
+        return original(graph, *args, **kwargs)
+
+    def scan(original: Any, f: Any, elems: Any, reverse: bool = False, axis: int = 0) -> Any:
+        if any(x.shape[axis] is None for x in tf.nest.flatten(elems)):
+            raise ExportError(
+                "keras.ops.associative_scan does not end over an axis of free size. Fix the sizes "
+                "of the inputs: --input NAME=SHAPE (inputs= in Python)."
+            )
+        return original(f, elems, reverse=reverse, axis=axis)
+
+    with (
+        wrapped(tf.Graph, "_create_op_internal", create),
+        wrapped(keras.src.backend.core, "associative_scan", scan),
+    ):
         yield
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
 from layertap.cli.options import add_class_input
+from layertap.cli.printing import show, tell
 from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
@@ -175,10 +175,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    from .keras_model.stated import parsed  # not above: slows `--help`
-
     check_class_input(args.class_input)
-    inputs = parsed(args.input)
     _check_export(args)
     checked = _checked_verification(args)
     with ProgressLine() as progress:
@@ -197,7 +194,7 @@ def _run_export(args: argparse.Namespace) -> int:
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
-                inputs=inputs,
+                inputs=args.input,
                 progress=progress,
                 **checked,
                 **_loading(args),
@@ -207,9 +204,9 @@ def _run_export(args: argparse.Namespace) -> int:
         else:
             failure = ""
     if failure:
-        print(f"layertap: {failure}", file=sys.stderr)
+        tell(f"layertap: {failure}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -228,9 +225,9 @@ def _run_gradients(args: argparse.Namespace) -> int:
             seconds=args.seconds,
         )
     except VerificationError as exc:
-        print(f"layertap: {exc}", file=sys.stderr)
+        tell(f"layertap: {exc}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -245,9 +242,9 @@ def _run_verify(args: argparse.Namespace) -> int:
 
         report = verify(args.file, args.model, progress=progress, **checked, **_loading(args))
     if report:
-        print(report)
+        show(str(report))
         return OK
-    print(f"layertap: {report}", file=sys.stderr)
+    tell(f"layertap: {report}", several_lines=True)
     return PARTLY_FAILED
 
 
@@ -304,12 +301,14 @@ def _sizes(given: list[str]) -> dict[str, int]:
 def _check_export(args: argparse.Namespace) -> None:
     """Raise errors in the options of `export` before TensorFlow is imported."""
     from .api.arguments import labels_of, preprocessing_of
+    from .keras_model.stated import parsed
 
     check_target(args.output)
     if args.score and not args.gradients:
         raise UsageError("--score is the output for --gradients, which is missing.")
     preprocessing_of(args.preprocess)
     labels_of(args.labels)
+    args.input = parsed(args.input)
     _check_source(args)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
 from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
-from layertap.format.text import Readable, counted, number_of
+from layertap.format.text import Readable, counted, printable
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -137,13 +137,15 @@ class VerificationReport(Readable):
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
             f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
-            f"{number_of(count, self._noun)} differ by more than {self.tolerance:.0e} of their "
+            f"{count} {self._noun}s differ by more than {self.tolerance:.0e} of their "
             f"scale. The first to diverge is {first.name!r}."
         )
-        width = max(len(x.name) for x in [first, *others])
+        names = {x.name: printable(x.name) for x in [first, *others]}
+        width = max(map(len, names.values()))
         yield f"{'layer':{width}}  max abs diff  scaled error"
         for x in [first, *others]:
-            yield f"{x.name:{width}}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {x.problem}".rstrip()
+            name = f"{names[x.name]:{width}}"
+            yield f"{name}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {x.problem}".rstrip()
 
     def for_card(self) -> Verification:
         """The card's entry, rounded to two digits, so that equal exports are equal bytes."""

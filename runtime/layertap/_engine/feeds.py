@@ -111,7 +111,12 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     array = _as_array(label, value)
     _check_shape(label, array.shape, spec)
     for perm in reversed(leaf.perms):
-        array = array.transpose(None if perm is None else np.argsort(perm))
+        order = list(reversed(range(array.ndim))) if perm is None else list(perm)
+        if sorted(order) != list(range(array.ndim)):
+            raise InputError(
+                f"{label} has {array.ndim} axes, but a Transpose in the file reorders {order}."
+            )
+        array = array.transpose(np.argsort(order))
     return _cast(label, array, spec.dtype)
 
 
@@ -343,6 +348,8 @@ def _check_shape(
         raise InputError(f"{problem}: it must have {len(wanted)} axes, got {len(given)}.")
     if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
         raise InputError(f"{problem}. Its channels come first; use x.transpose(0, 2, 3, 1).")
+    if len(given) == 4 and _fits((given[0], given[3], given[1], given[2]), wanted):
+        raise InputError(f"{problem}. Its channels come last; use x.transpose(0, 3, 1, 2).")
     if len(given) == 4 and _fits((given[0], given[2], given[1], given[3]), wanted):
         raise InputError(f"{problem}. Height and width are swapped.")
     axis = next(i for i in range(len(given)) if not _fits(given[i : i + 1], wanted[i : i + 1]))

@@ -8,16 +8,21 @@ version is rejected; a card with a newer minor version is read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import isfinite
 from typing import Any, TypeAlias, TypeVar
 
 from layertap._record import Record
 from layertap.errors import CardVersionError, ModelFileError, UsageError, suggest
 
+from .graph import MAX_RANK
 from .layer import AXIS_LETTERS, Axes, Layer, Shape
 
 T = TypeVar("T", bound=Record)
+Finite: TypeAlias = float
+"""A number that is neither NaN nor infinite."""
 Reader: TypeAlias = Callable[[Any], Any]
 Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 
@@ -26,6 +31,9 @@ KEY = "layertap"
 
 MAJOR, MINOR = 1, 3
 """The format version that this layertap writes; it reads every minor version of the same major."""
+
+MAX_NESTING = 32
+"""Most levels of what this version does not know."""
 
 
 CLASS_INPUTS = ("optional", "required")
@@ -105,7 +113,7 @@ class TableRows(Record):
 class Verification(Record):
     """The comparison with Keras at the export."""
 
-    tolerance: float
+    tolerance: Finite
     """Largest scaled error that was allowed."""
     batches: tuple[str, ...]
     """A description of each batch, for example `2 x 320 x 320 x 3, seeded`."""
@@ -131,11 +139,11 @@ class GoldenInput(Record):
 
     name: str
     shape: tuple[int, ...]
-    low: float
-    high: float
+    low: Finite
+    high: Finite
     choices: tuple[Any, ...] | None = None
     """Strings or integers; each number, rounded down, is an index into them."""
-    step: float | None = None
+    step: Finite | None = None
     """If given, the numbers are not random, but element `i` is
     `low + floor(i * step) mod (high - low)`. Since format 1.3."""
     extra: Mapping[str, Any] = {}
@@ -145,11 +153,11 @@ class GoldenLayer(Record):
     """A summary of Keras's activations of one layer for the golden sample."""
 
     shape: tuple[int, ...]
-    norm: float
+    norm: Finite
     """Euclidean norm of the activations."""
-    scale: float
+    scale: Finite
     """Largest absolute value; at least 0.01 for a sigmoid."""
-    values: tuple[float, ...]
+    values: tuple[Finite, ...]
     """Values at evenly spaced positions in the flattened (C order) activations."""
     extra: Mapping[str, Any] = {}
 
@@ -233,7 +241,7 @@ class Card(Record):
             ModelFileError: the text is not a valid card.
         """
         try:
-            data = json.loads(text)
+            data = _parsed(text)
             major, version = _major(data)
             if major <= MAJOR:
                 return _read_card(data)
@@ -246,6 +254,31 @@ class Card(Record):
             f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
             "Upgrade layertap."
         )
+
+
+def _parsed(text: str) -> Any:
+    """The JSON data of a card.
+
+    Raises:
+        ValueError: it is not JSON, or has a number that does not fit into 64 bits, or half of a
+            character, which cannot be written again.
+    """
+    if not _SUSPICIOUS.search(text):
+        return json.loads(text)
+    data = json.loads(text, parse_int=_integer)
+    json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+_SUSPICIOUS = re.compile(r"[0-9]{19}|\\u[dD][89a-fA-F]")
+"""What may be a large number or a lone surrogate: the test is faster than looking at each."""
+
+
+def _integer(digits: str) -> int:
+    value = int(digits) if len(digits) < 21 else 1 << 63
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"the number {_short(digits)} is too large")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -301,6 +334,8 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
             values[name] = value
     known = len(values) - absent
     extra = {k: v for k, v in data.items() if k not in values} if len(data) > known else {}
+    if extra and not _is_shallow(extra):
+        raise ValueError(f"the unknown keys of {cls.__name__} are nested too deeply")
     values["extra"] = extra
     if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
         raise ValueError(
@@ -340,7 +375,7 @@ def _optional(cls: type[T], **nested: Reader) -> Reader:
 
 
 def _read_card(data: object) -> Card:
-    return _read(
+    card = _read(
         Card,
         data,
         source=lambda source: _read(Source, source),
@@ -353,6 +388,22 @@ def _read_card(data: object) -> Card:
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
         gradients=_optional(Gradients),
     )
+    _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
+    return card
+
+
+def _check_parents(parents: Mapping[str, str]) -> None:
+    """Check that no layer is inside itself."""
+    known: set[str] = set()
+    for layer in parents:
+        path: set[str] = set()
+        name = layer
+        while name in parents and name not in known:
+            if name in path:
+                raise ValueError(f"the layer {_short(name)} is inside itself")
+            path.add(name)
+            name = parents[name]
+        known |= path
 
 
 def _all(*types: type) -> Callable[[Any], bool]:
@@ -362,10 +413,32 @@ def _all(*types: type) -> Callable[[Any], bool]:
 
 
 _are_integers = _all(int, type(None))
+_are_numbers = _all(int, float)
 
 
 def _are_sizes(value: Any) -> bool:
-    return _are_integers(value) and min(filter(None, value), default=0) >= 0
+    return (
+        len(value) <= MAX_RANK and _are_integers(value) and min(filter(None, value), default=0) >= 0
+    )
+
+
+def _are_finite(value: Any) -> bool:
+    return _are_numbers(value) and all(map(isfinite, value))
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether JSON data are nested at most `MAX_NESTING` deep."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _are_axes(value: Any) -> bool:
@@ -387,12 +460,21 @@ _KINDS: Mapping[str, Kind] = {
     ),
     "bool": ("true or false", (bool,), None),
     "bool | None": ("true, false or null", (bool, type(None)), None),
-    "int": ("an integer", (int,), None),
+    "int": ("an integer of at least 0", (int,), lambda value: value >= 0),
     "float": ("a number", (int, float), None),
-    "float | None": ("a number or null", (int, float, type(None)), None),
+    "Finite": ("a finite number", (int, float), isfinite),
+    "Finite | None": (
+        "a finite number or null",
+        (int, float, type(None)),
+        lambda value: value is None or isfinite(value),
+    ),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
-    "tuple[int, ...]": ("a list of integers", (tuple,), _all(int)),
-    "tuple[float, ...]": ("a list of numbers", (tuple,), _all(int, float)),
+    "tuple[int, ...]": (
+        "a list of sizes without null",
+        (tuple,),
+        lambda value: _are_sizes(value) and None not in value,
+    ),
+    "tuple[Finite, ...]": ("a list of finite numbers", (tuple,), _are_finite),
     "tuple[str, ...]": ("a list of strings", (tuple,), _all(str)),
     "tuple[str, ...] | None": ("a list of strings or null", (tuple, type(None)), _all(str)),
     "tuple[Any, ...] | None": (
@@ -401,7 +483,11 @@ _KINDS: Mapping[str, Kind] = {
         _all(str, int, float),
     ),
     "Mapping[str, str]": ("an object of strings", (dict,), _are_strings),
-    "Mapping[str, Any] | None": ("an object or null", (dict, type(None)), None),
+    "Mapping[str, Any] | None": (
+        "an object or null",
+        (dict, type(None)),
+        _is_shallow,
+    ),
 }
 """The valid values of a field, by its annotation: a description, the types, and a test of the
 contents."""
@@ -411,5 +497,5 @@ _NESTED: Kind = ("an object", (), None)
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -61,6 +61,7 @@ def traceable(to_run: bool) -> Iterator[Changes]:
         _valid_scopes(),
         _free_steps(),
         _computed_sizes(),
+        _centre_crops(),
         _two_way_branches(),
         _without_cudnn(),
         _without_recomputation(),
@@ -213,6 +214,44 @@ def _computed_sizes() -> Iterator[None]:
 
     with wrapped(keras_ops.image, "resize", resize), wrapped(keras.ops.image, "resize", resize):
         yield
+
+
+@contextmanager
+def _centre_crops() -> Iterator[None]:
+    """Let CenterCrop look at sizes that are free: Keras then always crops, also an image that is
+    smaller than the crop, which it enlarges where it knows the sizes."""
+
+    def transform_images(
+        original: Any, layer: Any, images: Any, transformation: Any = None, training: bool = True
+    ) -> Any:
+        first = layer.data_format == "channels_first"
+        rows, columns = (-2, -1) if first else (-3, -2)
+        if None not in (images.shape[rows], images.shape[columns]):
+            return original(layer, images, transformation, training)
+        images = tf.cast(images, layer.compute_dtype)
+        sizes = tf.shape(images)
+        height, width = sizes[rows], sizes[columns]
+        fits = tf.logical_and(height >= layer.height, width >= layer.width)
+        # Else the largest part of the same proportions, which is resized; as Keras computes it.
+        part_height = _share(width, layer.height, layer.width, height)
+        part_width = _share(height, layer.width, layer.height, width)
+        part_height = tf.where(fits, layer.height, part_height)
+        part_width = tf.where(fits, layer.width, part_width)
+        top, left = (height - part_height) // 2, (width - part_width) // 2
+        where = (..., slice(top, top + part_height), slice(left, left + part_width))
+        part = images[where if first else (*where, slice(None))]
+        return keras.src.backend.image.resize(
+            part, (layer.height, layer.width), data_format=layer.data_format
+        )
+
+    with wrapped(keras.layers.CenterCrop, "transform_images", transform_images):
+        yield
+
+
+def _share(other: Any, numerator: int, denominator: int, limit: Any) -> Any:
+    """`other * numerator / denominator`, rounded down in float32, from 1 to `limit`."""
+    exact = tf.cast(other * numerator, "float32") / denominator
+    return tf.maximum(tf.minimum(limit, tf.cast(exact, "int32")), 1)
 
 
 @contextmanager

@@ -340,7 +340,12 @@ class Program:
     # --- Running it -----------------------------------------------------------------------------
 
     def prepare(
-        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
+        self,
+        needed: Sequence[str],
+        inputs: Any,
+        preprocess: Recipe | None,
+        *,
+        watch: bool = True,
     ) -> dict[str, Any]:
         """Convert the caller's inputs into values by input name; see `feeds.prepare`.
 
@@ -348,6 +353,7 @@ class Program:
             needed: the inputs that are required.
             inputs: see `Model.activations`.
             preprocess: a recipe for images instead of the card's.
+            watch: warn of batches that no image can have become.
         """
         from .feeds import (
             as_recipe,
@@ -361,7 +367,7 @@ class Program:
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
         used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)
-        if used is not None and not self.has_warned:
+        if watch and used is not None and not self.has_warned:
             problems = (unprepared(x, feeds[x], graph.inputs[x], used) for x in needed)
             self.warn_once(next(filter(None, problems), ""))
         return feeds

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layertap._engine.feeds import prepare
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
@@ -92,15 +91,7 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     fetch = program.fetch(names)
-    graph = program.graph
-    # In the dtypes of the graph, which may have been converted since the export.
-    sample = prepare(
-        feeds(golden, model.card.inputs),
-        graph.inputs,
-        fetch.plan.needs,
-        batch=program.batch,
-        optional=graph.optional,
-    )
+    sample = program.prepare(fetch.plan.needs, feeds(golden, model.card.inputs), None, watch=False)
     values = fetch(sample)
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()

@@ -337,7 +337,9 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
     if extra and not _is_shallow(extra):
         raise ValueError(f"the unknown keys of {cls.__name__} are nested too deeply")
     values["extra"] = extra
-    if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
+    # Without a dtype, the file does not state how many axes there are.
+    states_axes = values.get("axes") is not None and values["dtype"]
+    if states_axes and len(values["axes"]) != len(values["shape"]):
         raise ValueError(
             f"{cls.__name__} {_short(values['name'])} has {len(values['shape'])} axes, but "
             f"{_short(values['axes'])} as 'axes'"

@@ -72,6 +72,7 @@ class _Recurrent(OpRun):
                 np.zeros((samples, units), x.dtype) if state is None else state[number]
                 for state in initial
             ]
+            self.direction_index = number
             own = functions[number * len(self.functions) :][: len(self.functions)]
             for step in reversed(range(time)) if reverse else range(time):
                 runs = (step < lengths)[:, None]
@@ -94,7 +95,7 @@ class LSTM(_Recurrent):
         self, x: Array, w: Array, r: Array, b: Array, states: list[Array], f: list[Function]
     ) -> list[Array]:
         h, c = states
-        p_i, p_o, p_f = self.peepholes
+        p_i, p_o, p_f = self.peepholes[self.direction_index]
         i, o, forget, new = np.split(x @ w.T + h @ r.T + b.sum(0), 4, -1)
         i, forget = f[0](i + p_i * c), f[0](forget + p_f * c)
         c = forget * c + i * f[1](new)
@@ -119,7 +120,7 @@ class LSTM(_Recurrent):
         input_forget: Any = None,
         layout: Any = None,
     ) -> tuple[Array, ...]:
-        self.peepholes = [0, 0, 0] if p is None else np.split(p[0], 3)
+        self.peepholes = [[0, 0, 0]] * len(w) if p is None else [np.split(x, 3) for x in p]
         return self.compute(
             *(x, w, r, b, sequence_lens, [initial_h, initial_c]),
             *(activations, activation_alpha, activation_beta, direction, layout),

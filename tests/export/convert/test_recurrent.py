@@ -182,6 +182,38 @@ def test_any_of_many_layers_matches(chosen: Mapping[str, Any], keras: Any) -> No
     any_layer_matches(chosen, keras)
 
 
+# --- Numbers that are not finite ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("cls", OPERATORS)
+def test_nan_and_infinity_match(cls: str, backwards: bool, masked: bool, keras: Any) -> None:
+    """From a NaN on all results are NaN, also from one in a state; those of other samples, and of
+    the steps before it, are not, and neither are those of infinite inputs."""
+    chosen: dict[str, Any] = {
+        "cls": cls,
+        "layer": {
+            "units": 3, "return_sequences": True, "return_state": True, "go_backwards": backwards,
+            "activation": "relu" if cls == "SimpleRNN" and backwards else "tanh",
+        },
+        "masked": masked, "given_states": True, "both_ways": False, "samples": None,
+        "steps": None, "features": 2, "seed": 1,
+    }  # fmt: skip
+    model = model_of(keras, chosen)
+    x, *states = feeds_of({**chosen, "masked": False}, 7, 6)
+    x[1, 2, 0], x[2, 5, 1], x[3, 0, :] = np.nan, np.nan, np.nan
+    if chosen["layer"]["activation"] == "tanh":
+        x[4, 1, 0], x[4, 3, 0] = np.inf, -np.inf
+    states[0][5, 0] = np.nan
+    mask = np.ones((7, 6), bool)
+    mask[1, 3:5], mask[2, 5], mask[3, 0], mask[5, :2], mask[6] = False, False, False, False, False
+    feeds = [x, *([mask] if masked else []), *states]
+    expected = [np.asarray(value) for value in model(feeds)]
+    assert any(np.isnan(value).any() for value in expected)
+    agree(model, converted(model), *feeds)
+
+
 # --- Operators, and notes on the others ---------------------------------------------------------
 
 

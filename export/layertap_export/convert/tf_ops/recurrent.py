@@ -112,8 +112,9 @@ class _Layer:
         """The outputs of all steps, of the last one, and the states after it."""
         steps = self.x.transpose(1, 0, 2)
         outputs, *states = self._operator(steps, None, reverse=self.found.backwards)
-        after = [state.squeeze(0) for state in states]
-        return [outputs.squeeze(1).transpose(1, 0, 2), after[0], *after]
+        guard = self._guard(None)
+        after = [guard.at_end(state.squeeze(0)) for state in states]
+        return [guard.at_steps(outputs.squeeze(1).transpose(1, 0, 2)), after[0], *after]
 
     def masked(self, mask: Value) -> list[Value]:
         """The same, where each sample has steps that are left out.
@@ -139,22 +140,69 @@ class _Layer:
         lengths = count.op("Max", 1).cast(np.int32)
         outputs, *states = self._operator(steps, lengths, reverse=False)
 
+        guard = self._guard(kept)
         every = outputs.reshape(-1, self.units)
         at = (taken - 1).op("Max", 0) * samples + row.unsqueeze(1)
         shown = mask if self.found.zero_output_for_mask else taken > 0
-        sequence = shown.unsqueeze(2).where(every.op("Gather", at, axis=0), 0)
+        repeated = guard.at_steps(every.op("Gather", at, axis=0))
+        sequence = shown.unsqueeze(2).where(repeated, 0)
 
         before: Sequence[Value | None] = self.states or [None] * len(states)
         # Not the operator's own output, which the evaluator of the onnx package takes from the
         # last step whatever the lengths.
         hidden = every.op("Gather", (count - 1).op("Max", 0) * samples + row, axis=0)
-        ends = [hidden, *(state.squeeze(0) for state in states[1:])]
+        hidden, *others = [
+            guard.at_end(end) for end in (hidden, *(state.squeeze(0) for state in states[1:]))
+        ]
         after = [
             some.unsqueeze(1).where(end, 0 if start is None else start.squeeze(0))
-            for end, start in zip(ends, before, strict=True)
+            for end, start in zip([hidden, *others], before, strict=True)
         ]
         is_last = mask.take(0 if backwards else -1, 1) if self.found.zero_output_for_mask else some
         return [sequence, is_last.unsqueeze(1).where(hidden, 0), *after]
+
+    def _guard(self, kept: Value | None) -> _Guard:
+        """What makes results NaN where Keras gives NaN.
+
+        onnxruntime's LSTM and GRU limit what goes into an activation to finite numbers, so a NaN
+        in the input would give plausible outputs.
+
+        Args:
+            kept: 1 for the steps that are not left out, `(n, time)`; `None` if all are kept.
+        """
+        names = [function.name for function in self.found.activations]
+        if self.found.operator == "RNN" and names == ["Tanh"]:
+            return _Guard(None, self.found.backwards)
+        found = _has_nan(self.x)
+        if kept is not None:
+            found = found * kept.unsqueeze(2).cast(np.float32)
+        for state in self.states:
+            found = found + _has_nan(state).transpose(1, 0, 2)
+        reverse = int(self.found.backwards)
+        count = found.op("CumSum", *found.int64s(1), reverse=reverse)
+        return _Guard((-count).op("Sqrt").cast(self.x.dtype), self.found.backwards)
+
+
+class _Guard:
+    """Adds to outputs 0 up to the first step whose input has a NaN, and NaN from there on."""
+
+    def __init__(self, added: Value | None, backwards: bool) -> None:
+        self.added, self.backwards = added, backwards
+
+    def at_steps(self, outputs: Value) -> Value:
+        """For the outputs of all steps, `(n, time, units)`."""
+        return outputs if self.added is None else outputs + self.added
+
+    def at_end(self, state: Value) -> Value:
+        """For what there is after the last step, `(n, units)`."""
+        if self.added is None:
+            return state
+        return state + self.added.take(0 if self.backwards else -1, 1)
+
+
+def _has_nan(x: Value) -> Value:
+    """1 where a vector along the last of three axes has a NaN, else 0."""
+    return x.reduce("Sum", 2, keep=True).op("IsNaN").cast(np.float32)
 
 
 def _size(x: Value, axis: int) -> int:

@@ -262,6 +262,20 @@ def test_one_sentence(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_command_writes_a_required_class_input(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.onnx"
+    command = ["gradients", str(file), "--layers", "relu", "--class-input", "required"]
+    assert main([*command, "-o", str(out)]) == 0
+    graph = onnx.load(out).graph
+    assert [x.name for x in graph.input] == ["x", "score_weights"]
+    assert "score_weights" not in {x.name for x in graph.initializer}
+    assert main(["check", str(out)]) == 0
+    assert main(["info", str(out)]) == 0
+    assert "\nclass input   score_weights, required\n" in capsys.readouterr().out
+
+
 # --- Old, unsorted and quantised files ------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
-from onnx import helper, inliner, numpy_helper
+from onnx import helper, inliner, numpy_helper, version_converter
 
 import layertap
 from layertap._engine.program import program_of
@@ -24,7 +24,7 @@ from layertap.format.graph import External
 from layertap.format.index import refusal
 from layertap.format.references import without_references
 from layertap.format.wire import WireError
-from layertap_export.graph.graph import opset_of, prune
+from layertap_export.graph.graph import in_order, opset_of, prune
 from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 P = TypeVar("P")
@@ -32,6 +32,10 @@ T = TypeVar("T")
 
 OLDEST_OPSET = 13
 """The oldest opset that the gradient rules support."""
+
+UPGRADED_OPSET = 17
+"""The opset that older files are converted to. From 16 on, several values can be added to one
+element; 18 has other attributes for reductions, which not all converters write."""
 
 
 def read(source: Path, opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
@@ -44,15 +48,14 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             mapped.
 
     Raises:
-        ModelFileError: the file is too old.
+        ModelFileError: the file is too old to be converted to a newer opset.
     """
     model = _loaded(opened, initializers)
-    version = opset_of(model)
-    if version < OLDEST_OPSET:
-        raise ModelFileError(
-            f"{os.fspath(source)!r} has opset {version}, but gradients need opset "
-            f"{OLDEST_OPSET} or newer. Convert the file with `onnx.version_converter`."
-        )
+    if opset_of(model) < OLDEST_OPSET:
+        model = _upgraded(model, source)
+    nodes = in_order(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     for item in model.graph.sparse_initializer:
         model.graph.initializer.append(_checked(_dense, item, item.values.name))
     del model.graph.sparse_initializer[:]
@@ -67,6 +70,22 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
         model.graph.input.extend(entries)
         model.ir_version = 4
     return model
+
+
+def _upgraded(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """The model in a newer opset."""
+    version = opset_of(model)
+    try:
+        newer: onnx.ModelProto = version_converter.convert_version(model, UPGRADED_OPSET)
+    except Exception as exc:  # it raises errors of any class
+        raise ModelFileError(
+            f"{os.fspath(source)!r} has opset {version}, but gradients need opset {OLDEST_OPSET} "
+            f"or newer, and `onnx.version_converter` cannot convert it to {UPGRADED_OPSET}: {exc}. "
+            "Export the model again, with a newer opset."
+        ) from exc
+    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        setattr(newer, name, getattr(model, name))
+    return newer
 
 
 def _loaded(opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
@@ -88,13 +107,13 @@ def _loaded(opened: layertap.Model, initializers: Initializers) -> onnx.ModelPro
         external = program.graph.initializers[item.name].external
         if item.data_location != onnx.TensorProto.EXTERNAL or external is None:
             continue
-        value = _mapped(item, external, weights)
+        value = _mapped(item, external, weights) if opset_of(model) >= OLDEST_OPSET else None
         if value is not None:
             item.CopyFrom(initializers.make(value, item.name))
         else:
             item.raw_data = weights.load(external)
-            del item.external_data[:]
-        item.ClearField("data_location")
+            item.ClearField("external_data")
+            item.ClearField("data_location")
     return model
 
 

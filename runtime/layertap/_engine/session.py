@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from layertap._escaping import shortened
+from layertap._escaping import abridged
 from layertap.errors import DeviceError, InputError, UsageError, suggest
 from layertap.format.graph import TensorType
 
@@ -73,6 +73,10 @@ def _set_option(options: Any, key: str, value: Any) -> None:
     )
 
 
+_CONTAINERS = {"seq": "sequence", "map": "map", "optional": "optional"}
+"""Types of values that are not tensors, by onnxruntime's word for them."""
+
+
 class Session:
     """A model that is ready to run. It is safe to use from several threads."""
 
@@ -101,11 +105,18 @@ class Session:
             self.lost = True
 
     def output_type(self) -> TensorType:
-        """The type of the first output, as onnxruntime inferred it."""
+        """The type of the first output, as onnxruntime inferred it.
+
+        onnxruntime gives the same empty shape for a scalar and for a tensor whose number of axes
+        it does not know: then there are no dims.
+        """
         info = self.inner.get_outputs()[0]
+        kind, _, _ = info.type.partition("(")
+        if kind in _CONTAINERS:
+            return TensorType(_CONTAINERS[kind])
         dtype = re.sub(r"tensor\((\w+)\)", r"\1", info.type)
         dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-        return TensorType(dtype, tuple(info.shape))
+        return TensorType(dtype, tuple(info.shape) or None)
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool = False
@@ -197,7 +208,7 @@ def _shape(value: Any) -> str:
 def reason_of(exc: Exception) -> str:
     """onnxruntime's message without its codes and source lines."""
     # It may contain names from the file, of any length; the time of a search grows with its square.
-    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", shortened(str(exc).strip(), 2000))
+    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", abridged(str(exc).strip(), 2000))
     message = re.sub(r"^Failed to load model with error: ", "", message)
     # A source file's line, and the signature of the function there.
     message = re.sub(r"\S*/onnxruntime/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ", "", message)

@@ -15,10 +15,10 @@ from math import isfinite
 from typing import Any, TypeAlias, TypeVar
 
 from layertap._record import Record
-from layertap.errors import CardVersionError, ModelFileError
+from layertap.errors import CardVersionError, ModelFileError, UsageError, suggest
 
 from .graph import MAX_RANK
-from .layer import Layer, Shape
+from .layer import AXIS_LETTERS, Axes, Layer, Shape
 
 T = TypeVar("T", bound=Record)
 Finite: TypeAlias = float
@@ -29,11 +29,26 @@ Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 KEY = "layertap"
 """The key of the card in `metadata_props`."""
 
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 """The format version that this layertap writes; it reads every minor version of the same major."""
 
 MAX_NESTING = 32
 """Most levels of what this version does not know."""
+
+
+CLASS_INPUTS = ("optional", "required")
+"""The forms of the input with the weights of the scores."""
+
+
+def check_class_input(given: Any) -> None:
+    """Check that an argument is one of `CLASS_INPUTS`, or `None`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if given is not None and given not in CLASS_INPUTS:
+        near = suggest(given, CLASS_INPUTS) if isinstance(given, str) else ""
+        raise UsageError(f"class_input must be 'optional' or 'required', got {given!r}.{near}")
 
 
 class TensorInfo(Record):
@@ -42,6 +57,8 @@ class TensorInfo(Record):
     name: str
     shape: Shape
     dtype: str
+    axes: Axes | None = None
+    """What each axis of `shape` means, as for layers; `None` if it is not known."""
     extra: Mapping[str, Any] = {}
 
 
@@ -149,13 +166,16 @@ class Gradients(Record):
     score: str
     """`logits`: the input of the output's final sigmoid or softmax; `output`: the output itself."""
     weights: str
-    """The graph's optional input with the weights of the scores; its shape broadcasts to theirs."""
+    """The graph's input with the weights of the scores; its shape broadcasts to theirs."""
     tensors: Mapping[str, str]
     """The graph output that holds the gradient, by name of the layer or input it is taken with
     respect to."""
     broadcasts: bool
     """Whether one sample can be combined with several rows of weights, which gives one gradient
     per row."""
+    class_input: str | None = None
+    """Whether a client has to feed the weights: `optional`, where the graph has ones to fall back
+    on, or `required`. `None`, in older files, is `optional`."""
     extra: Mapping[str, Any] = {}
 
 
@@ -301,6 +321,11 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
     if extra and not _is_shallow(extra):
         raise ValueError(f"the unknown keys of {cls.__name__} are nested too deeply")
     values["extra"] = extra
+    if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
+        raise ValueError(
+            f"{cls.__name__} {_short(values['name'])} has {len(values['shape'])} axes, but "
+            f"{_short(values['axes'])} as 'axes'"
+        )
     return cls.trusted(values)
 
 
@@ -398,6 +423,11 @@ def _is_shallow(value: Any) -> bool:
     return False
 
 
+def _are_axes(value: Any) -> bool:
+    known = [letter for letter in value or "" if letter != "?"]
+    return len(set(known)) == len(known) and set(AXIS_LETTERS).issuperset(known)
+
+
 def _are_strings(value: Any) -> bool:
     return all(item.__class__ is str for item in value.values())
 
@@ -405,6 +435,11 @@ def _are_strings(value: Any) -> bool:
 _KINDS: Mapping[str, Kind] = {
     "str": ("a string", (str,), None),
     "str | None": ("a string or null", (str, type(None)), None),
+    "Axes | None": (
+        f"a letter of {AXIS_LETTERS}? for each axis, or null",
+        (str, type(None)),
+        _are_axes,
+    ),
     "bool": ("true or false", (bool,), None),
     "bool | None": ("true, false or null", (bool, type(None)), None),
     "int": ("an integer of at least 0", (int,), lambda value: value >= 0),

@@ -11,6 +11,17 @@ from layertap._record import Record
 Shape = tuple["int | None", ...]
 """A tensor's shape in Keras axis order, batch first; `None` is a free dimension."""
 
+Axes = str
+"""What each axis of a tensor means, one letter for each: `NHWC`, `NCHW`, `NTC`, `NC`.
+
+`N` is the axis of the samples, `C` of the channels (or features), `D`, `H` and `W` are depth,
+height and width, `T` is time, or the position in a sequence. `?` is any other axis, such as the
+heads of attention scores.
+"""
+
+AXIS_LETTERS = "NCDHWT"
+"""The letters in `Axes`; each occurs at most once. In addition, `?` may occur several times."""
+
 ITEM_BYTES = {
     "float64": 8, "int64": 8, "uint64": 8, "complex64": 8, "complex128": 16,
     "float32": 4, "int32": 4, "uint32": 4,
@@ -51,6 +62,8 @@ class Layer(Record):
     per_sample: bool | None = None
     """`False` if the first axis is not the sample axis. This happens if a layer processes all
     windows of all images as one batch, or if its output does not depend on the input."""
+    axes: Axes | None = None
+    """What each axis of `shape` means, for example `NHWC`; `None` if it is not known."""
     extra: Mapping[str, Any] = {}
     """Further keys of the layer in a card written by a newer layertap."""
 
@@ -58,6 +71,11 @@ class Layer(Record):
     def exposed(self) -> bool:
         """Whether the file contains this layer's activations as a tensor."""
         return self.tensor is not None
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Index of the axis of the channels; `None` if there is none, or if it is not known."""
+        return channel_axis(self.axes)
 
     def nbytes(self, batch: int = 1) -> int | None:
         """Bytes of the activations for `batch` samples; `None` if it is unknown."""
@@ -69,3 +87,9 @@ class Layer(Record):
         for size in self.shape:
             total *= batch if size is None else size
         return total if total < MOST_BYTES else None
+
+
+def channel_axis(axes: Axes | None) -> int | None:
+    """Index of the axis of the channels; `None` if there is none, or if it is not known."""
+    found = axes.find("C") if axes else -1
+    return found if found >= 0 else None

@@ -40,8 +40,8 @@ FULL: dict[str, Any] = {
         "type": "Functional",
         "weights_sha256": "ab12",
     },
-    "inputs": [{"name": "x", "shape": [None, 4], "dtype": "float32"}],
-    "outputs": [{"name": "größe/y#1", "shape": [None], "dtype": "int64"}],
+    "inputs": [{"name": "x", "shape": [None, 4], "dtype": "float32", "axes": "NC"}],
+    "outputs": [{"name": "größe/y#1", "shape": [None], "dtype": "int64", "axes": "N"}],
     "layers": [
         {
             "name": "x",
@@ -57,14 +57,15 @@ FULL: dict[str, Any] = {
             "name": "hidden",
             "type": "Dense",
             "index": 1,
-            "shape": [],
-            "dtype": "",
+            "shape": [None, 5, 4],
+            "dtype": "float16",
             "parameters": 7,
             "inbound": ["x"],
             "tensor": None,
             "parent": "x",
             "why_not": "it runs inside a loop",
             "per_sample": False,
+            "axes": "N?C",
         },
     ],
     "preprocessing": {"size": None, "scaling": {"mode": "tf"}},
@@ -88,6 +89,7 @@ FULL: dict[str, Any] = {
         "weights": "score_weights",
         "tensors": {"x": "grad/x"},
         "broadcasts": True,
+        "class_input": "required",
     },
     "notes": ["computed in float32"],
 }
@@ -128,7 +130,7 @@ def at(data: Any, path: tuple[str | int, ...]) -> Any:
 def test_full_card_is_read() -> None:
     card = Card.from_json(full())
     assert card.source.model == "tiny"
-    assert card.inputs == (TensorInfo(name="x", shape=(None, 4), dtype="float32"),)
+    assert card.inputs == (TensorInfo(name="x", shape=(None, 4), dtype="float32", axes="NC"),)
     assert [layer.tensor for layer in card.layers] == ["x", None]
     assert card.labels == ("cat", "dog")
     assert card.preprocessing == {"size": None, "scaling": {"mode": "tf"}}
@@ -168,7 +170,7 @@ def test_written_json_is_stable() -> None:
         layers=(),
     )
     assert card.to_json() == (
-        '{"format":"1.2","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
+        '{"format":"1.3","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
         '"model":"","type":"","version":"","weights_sha256":""}}'
     )
 
@@ -308,7 +310,7 @@ def test_every_class_of_the_schema_is_tested_with_extra_keys() -> None:
         assert frozenset(item.name for item in fields(kind)) - {"extra"} in levels, kind
 
 
-@pytest.mark.parametrize("format_", ["1.0", "1.2", "1.99", "1", "1.5.2", "0.1"])
+@pytest.mark.parametrize("format_", ["1.0", "1.3", "1.99", "1", "1.5.2", "0.1"])
 def test_newer_minor_format_is_read(format_: str) -> None:
     card = Card.from_json(full(lambda data: data.update(format=format_)))
     assert card.format == format_
@@ -380,6 +382,14 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
         (("layers", 0), "shape", [2.0], "Layer has [2.0] as 'shape', not a list of sizes"),
         (("layers", 0), "shape", [True], "Layer has [true] as 'shape', not a list of sizes"),
         (("layers", 0), "shape", [[4]], "Layer has [[4]] as 'shape', not a list of sizes"),
+        (("layers", 0), "axes", 4, "Layer has 4 as 'axes', not a letter of NCDHWT? for each axis, "
+         "or null"),
+        (("layers", 0), "axes", "NX", "Layer has \"NX\" as 'axes', not a letter of NCDHWT? for "
+         "each axis, or null"),
+        (("layers", 0), "axes", "CC", "Layer has \"CC\" as 'axes', not a letter of NCDHWT? for "
+         "each axis, or null"),
+        (("layers", 0), "axes", "NHWC", "Layer \"x\" has 2 axes, but \"NHWC\" as 'axes'"),
+        (("inputs", 0), "axes", "", "TensorInfo \"x\" has 2 axes, but \"\" as 'axes'"),
         (("layers", 0), "index", "0", "Layer has \"0\" as 'index', not an "
          "integer of at least 0"),
         (("layers", 0), "parameters", 1.5, "Layer has 1.5 as 'parameters', not "
@@ -414,7 +424,7 @@ def test_invalid_value_is_a_damaged_card(
 @pytest.mark.parametrize("path", PATHS)
 def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
-    optional |= {"parent", "why_not", "per_sample", "notes", "choices"}
+    optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")
@@ -451,3 +461,4 @@ def test_arbitrary_value_is_read_or_a_damaged_card(data: st.DataObject) -> None:
     for layer in card.layers:
         hash(layer)
         layer.nbytes(2)
+        assert layer.channel_axis is None or layer.channel_axis < len(layer.shape)

@@ -17,7 +17,7 @@ def printable(text: str) -> str:
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 
-def abridged(text: str, most: int = LONGEST) -> str:
+def shortened(text: str, most: int = LONGEST) -> str:
     """The text; of a longer one its beginning and its end."""
     if len(text) <= most:
         return text
@@ -26,5 +26,5 @@ def abridged(text: str, most: int = LONGEST) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text for a message: `printable`, and `abridged`."""
-    return printable(abridged(text))
+    """The text for a message: `printable`, and `shortened`."""
+    return printable(shortened(text))

@@ -52,7 +52,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     """
     model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
-        model = _upgraded(model, source)
+        model = _upgraded(_loaded(opened, None), source)
     nodes = in_order(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -88,8 +88,8 @@ def _upgraded(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     return newer
 
 
-def _loaded(opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
-    """The model with all data inside, but for large weights, which become stubs.
+def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.ModelProto:
+    """The model with all data inside, but for large weights, which become stubs of `initializers`.
 
     The onnx package does not follow any reference: `find_weights` has checked those that are left.
     """
@@ -107,8 +107,8 @@ def _loaded(opened: layertap.Model, initializers: Initializers) -> onnx.ModelPro
         external = program.graph.initializers[item.name].external
         if item.data_location != onnx.TensorProto.EXTERNAL or external is None:
             continue
-        value = _mapped(item, external, weights) if opset_of(model) >= OLDEST_OPSET else None
-        if value is not None:
+        value = _mapped(item, external, weights) if initializers is not None else None
+        if initializers is not None and value is not None:
             item.CopyFrom(initializers.make(value, item.name))
         else:
             item.raw_data = weights.load(external)

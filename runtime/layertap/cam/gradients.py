@@ -174,15 +174,15 @@ class Seed:
         default = graph.initializers.get(name)
         kind = default.type if default else graph.optional[name]
         sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
-        self.name = name
-        self._shape = (1,) * (len(sizes) - 2)
-        self._dtype = kind.dtype
-        self._classes = sizes[-1] if sizes else 0
         if math.prod(sizes) > MOST_CLASSES:
             raise ModelFileError(
                 f"{program.name} is damaged: its weights of classes, {name!r}, have the shape "
                 f"{kind.dims}."
             )
+        self.name = name
+        self._shape = (1,) * (len(sizes) - 2)
+        self._dtype = kind.dtype
+        self._classes = sizes[-1] if sizes else 0
         self._labels = program.labels
         self._probability = ends_in_activation(program, gradients.output)
 

@@ -141,8 +141,10 @@ class _UnparsableError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that can raise an exception instead of ending the process, and whose messages are
-    printed as all others are; so are those of its commands."""
+    """A parser that can raise an exception instead of ending the process.
+
+    Its messages are printed as all others are; so are those of its commands.
+    """
 
     raises = False
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layertap._engine.feeds import prepare
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
-from layertap.format.text import Readable, counted, number_of
+from layertap.format.text import Readable, counted
 
 from .golden import feeds, indices
 from .measures import check_tolerance, difference
@@ -54,7 +55,7 @@ class CheckReport(Readable):
         if self.failed:
             first = self.failed[0]
             return (
-                f"{len(self.failed)} of {number_of(len(self.layers), 'layer')} differ from the "
+                f"{len(self.failed)} of {len(self.layers)} layers differ from the "
                 f"golden sample on {self.device}. The first to diverge is {first.name!r}, by "
                 f"{first.scaled:.1e} of its scale; allowed are {self.tolerance:.0e}."
             )
@@ -91,8 +92,8 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     fetch = program.fetch(names)
-    sample = program.prepare(fetch.plan.needs, feeds(golden, model.card.inputs), None)
-    values = fetch(sample)
+    inputs, sample = program.graph.inputs, feeds(golden, model.card.inputs)
+    values = fetch(prepare(sample, inputs, fetch.plan.needs, optional=program.graph.optional))
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(

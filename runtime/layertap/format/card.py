@@ -99,6 +99,17 @@ class LayerCheck(Record):
     extra: Mapping[str, Any] = {}
 
 
+class TableRows(Record):
+    """How much of a table the comparison has read: of weights that an input is an index of, or of
+    the keys of a vocabulary."""
+
+    read: int
+    """Rows that at least one batch has read."""
+    rows: int
+    """Rows that the table has."""
+    extra: Mapping[str, Any] = {}
+
+
 class Verification(Record):
     """The comparison with Keras at the export."""
 
@@ -110,6 +121,8 @@ class Verification(Record):
     """Version of onnxruntime that ran the file."""
     layers: Mapping[str, LayerCheck]
     """The differences, by name of the layer."""
+    tables: Mapping[str, TableRows] | None = None
+    """The tables that the inputs select rows of, by name of the layer. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
     @property
@@ -119,7 +132,7 @@ class Verification(Record):
 
 
 class GoldenInput(Record):
-    """One input of the golden sample: uniform random numbers in [low, high).
+    """One input of the golden sample: numbers in [low, high), uniform random ones or steps.
 
     `layertap.compare.golden` generates them.
     """
@@ -129,7 +142,10 @@ class GoldenInput(Record):
     low: Finite
     high: Finite
     choices: tuple[Any, ...] | None = None
-    """Strings or integers; each random number, rounded down, is an index into them."""
+    """Strings or integers; each number, rounded down, is an index into them."""
+    step: Finite | None = None
+    """If given, the numbers are not random, but element `i` is
+    `low + floor(i * step) mod (high - low)`. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -366,7 +382,9 @@ def _read_card(data: object) -> Card:
         inputs=_many(TensorInfo),
         outputs=_many(TensorInfo),
         layers=_many(Layer),
-        verification=_optional(Verification, layers=_by_name(LayerCheck)),
+        verification=_optional(
+            Verification, layers=_by_name(LayerCheck), tables=_by_name(TableRows)
+        ),
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
         gradients=_optional(Gradients),
     )
@@ -445,6 +463,11 @@ _KINDS: Mapping[str, Kind] = {
     "int": ("an integer of at least 0", (int,), lambda value: value >= 0),
     "float": ("a number", (int, float), None),
     "Finite": ("a finite number", (int, float), isfinite),
+    "Finite | None": (
+        "a finite number or null",
+        (int, float, type(None)),
+        lambda value: value is None or isfinite(value),
+    ),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
     "tuple[int, ...]": (
         "a list of sizes without null",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from itertools import chain
 
 from layertap._escaping import printable as printable
+from layertap._escaping import shortened as shortened
 
 from .layer import Shape
 
@@ -19,8 +20,8 @@ class Readable:
     __slots__ = ()
 
     def __repr__(self) -> str:
-        line = str(self).partition("\n")[0]
-        return f"<{type(self).__module__}.{type(self).__qualname__}: {printable(shortened(line, 160))}>"
+        line = printable(shortened(str(self).partition("\n")[0], 160))
+        return f"<{type(self).__module__}.{type(self).__qualname__}: {line}>"
 
     def _repr_html_(self) -> str:
         """The whole text, for notebooks."""
@@ -43,11 +44,6 @@ def as_html(text: str) -> str:
     """A text as HTML that keeps its lines and columns, with nothing in it read as HTML."""
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f'<pre style="white-space: pre; overflow-x: auto">{escaped}</pre>'
-
-
-def shortened(text: str, length: int) -> str:
-    """The text, or its beginning and `...` if it is longer."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def number_of(count: int, noun: str, plural: str | None = None) -> str:

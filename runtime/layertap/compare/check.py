@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layertap._engine.feeds import prepare
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
@@ -92,8 +91,8 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     fetch = program.fetch(names)
-    inputs, sample = program.graph.inputs, feeds(golden, model.card.inputs)
-    values = fetch(prepare(sample, inputs, fetch.plan.needs, optional=program.graph.optional))
+    sample = program.prepare(fetch.plan.needs, feeds(golden, model.card.inputs), None, watch=False)
+    values = fetch(sample)
     deviations = ((name, _deviation(values[name], golden.layers[name])) for name in names)
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     return CheckReport(

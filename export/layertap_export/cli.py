@@ -150,7 +150,8 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    check_target(args.output)
+    read = [args.model, args.weights, args.labels, args.preprocess, *args.sample]
+    check_target(args.output, ".onnx", [name for name in read if name])
     _check_source(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
@@ -184,7 +185,7 @@ def _run_export(args: argparse.Namespace) -> int:
 def _run_gradients(args: argparse.Namespace) -> int:
     from . import VerificationError, add_gradients
 
-    check_target(args.output)
+    check_target(args.output, ".onnx")
     try:
         report = add_gradients(
             args.file,

@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.library import import_onnxruntime
+from layertap._engine.program import program_of
 from layertap._public import public
 from layertap.errors import UsageError
+from layertap.format.atomic import check_target
 from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
 from layertap.format.data_file import replacing_model
+from layertap.format.digest import digest_of, inherited
+from layertap.format.external import find_weights
 from layertap.format.select import Selector
+from layertap.format.source import FileSource
 from layertap_export.errors import VerificationError
 from layertap_export.gradients.extend import extend, warn_independent
 from layertap_export.gradients.reading import card_of, read, strip
@@ -78,9 +83,12 @@ def add_gradients(
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
     opened = layertap.open(source)
+    program = program_of(opened)
+    weights = find_weights(program.source, program.graph.locations)
+    check_target(path, ".onnx", weights.paths)  # replacing the source itself is safe
     initializers = Initializers()
     model = read(Path(source), opened, initializers)
-    card = card_of(opened, model, initializers)
+    card = inherited(card_of(opened, model, initializers), "gradients", FileSource(source))
     strip(model, card)
     gradients, independent = extend(
         model,
@@ -122,6 +130,7 @@ def add_gradients(
         )
         if not report:
             raise VerificationError(str(report), report)
+        card = replace(card, digest=digest_of(FileSource(temporary)))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, Path(path), verified, card, report)

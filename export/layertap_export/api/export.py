@@ -11,8 +11,11 @@ from typing import Any
 
 from layertap._public import public
 from layertap.errors import UsageError
+from layertap.format.atomic import check_target
 from layertap.format.data_file import replacing_model
+from layertap.format.digest import digest_of
 from layertap.format.select import Selector
+from layertap.format.source import FileSource
 from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
@@ -31,7 +34,7 @@ from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card, validate
 
-from .arguments import check_fit, chosen_layers, labels_of, preprocessing_of
+from .arguments import check_fit, chosen_layers, labels_of, paths_in, preprocessing_of
 from .draft import CardDraft
 from .export_report import ExportReport
 from .final_check import Verified, check_finished
@@ -107,10 +110,12 @@ def export(
         ExportError: the model cannot be loaded or converted.
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
-        OutputError: `path` cannot be written.
+        OutputError: `path` cannot be written, or is a file that is read.
+        UsageError: `path` does not end in `.onnx`, or an option is invalid.
     """
     started = time.perf_counter()
     path = Path(path)
+    check_target(path, ".onnx", paths_in(model, weights, labels, preprocess, *samples))
     if opset not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
     if isinstance(model, (str, os.PathLike)):
@@ -190,7 +195,7 @@ def export(
             report = compared()
         report = replace(report, file=str(path))
         report.raise_if_failed()
-        card = draft.finished(report)
+        card = replace(draft.finished(report), digest=digest_of(FileSource(temporary)))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, path, verified, card, report)

@@ -12,16 +12,22 @@ from layertap._cut.nodes import value_info
 from layertap._cut.plan import CutPlan, peel
 from layertap._cut.write import write_cut_file
 from layertap.errors import ModelFileError, UsageError
+from layertap.format.atomic import check_target
 from layertap.format.card import KEY, Card, Gradients, TensorInfo
 from layertap.format.data_file import DataFile, replacing_model
+from layertap.format.digest import digest_of, inherited
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
 from layertap.format.layer import Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.select import Selector
-from layertap.format.wire import Buffer, WireError
+from layertap.format.source import FileSource
+from layertap.format.wire import Buffer, WireError, encode
 
 from .program import Program
+
+METADATA = 14
+"""The field of `ModelProto` with the metadata; the card is appended as one more entry."""
 
 
 def cut_to_file(
@@ -31,12 +37,26 @@ def cut_to_file(
     end: Selector | Iterable[Selector] | None,
 ) -> None:
     """See `Model.cut`."""
+    if program.source.path is not None:
+        own = find_weights(program.source, program.graph.locations).paths
+        check_target(path, ".onnx", [program.source.path, *own])
+    if start is None and end is None:
+        raise UsageError(
+            "give start, end or both: without them the part would be the whole model. Copy the "
+            "file instead."
+        )
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
     slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
     starts, ends = _named(program, start, infos), _named(program, end, slopes)
     with replacing_model(path) as (temporary, data):
-        temporary.write_bytes(write_part(program, starts, ends, data))
+        model, card = write_part(program, starts, ends, data)
+        with temporary.open("wb") as file:
+            file.write(model)
+            file.flush()
+            if card is not None:
+                card = replace(card, digest=digest_of(FileSource(temporary)))
+                file.write(encode(METADATA, encode(1, KEY) + encode(2, card.to_json())))
 
 
 def _named(
@@ -60,8 +80,8 @@ def write_part(
     starts: Sequence[Layer | TensorInfo],
     ends: Sequence[Layer | str],
     data: DataFile,
-) -> bytes:
-    """The bytes of the file that computes `ends` from `starts`.
+) -> tuple[bytes, Card | None]:
+    """The bytes of the file that computes `ends` from `starts`, without its card, and the card.
 
     Args:
         starts: layers and inputs; empty for the model's inputs.
@@ -94,18 +114,19 @@ def write_part(
     if unread:
         raise UsageError(f"no end of the part depends on {unread[0]!r}.")
     known = _known_types(program, [*layers, *asked])
-    metadata = dict(program.metadata)
+    card = None
     if program.card:
-        metadata[KEY] = _card(program.card, graph, plan, known).to_json()
+        card = _card(inherited(program.card, "cut", program.source), graph, plan, known)
     locate = _locating(find_weights(program.source, graph.locations), graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            return write_cut_file(buffer, graph, plan, locate, types, metadata)
+            model = write_cut_file(buffer, graph, plan, locate, types, program.metadata)
         except WireError as exc:
             raise ModelFileError(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
+    return model, card
 
 
 def _name(end: Layer | str) -> str:

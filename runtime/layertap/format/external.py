@@ -55,6 +55,11 @@ class Weights:
         self._mapped: dict[Path, FileStamp] = {}
 
     @property
+    def paths(self) -> list[Path]:
+        """The external files."""
+        return [*self._files.values()]
+
+    @property
     def mapped(self) -> bool:
         """Whether any file has been referenced."""
         return bool(self._mapped)

@@ -9,6 +9,7 @@ from layertap._record import Record
 from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
+from .digest import graph_changed
 from .graph import Graph, TensorType, read_graph, read_metadata, read_types
 from .layer import Layer, Shape
 from .source import BytesSource, FileSource, describe
@@ -26,6 +27,8 @@ class Index(Record):
     """The model's own outputs; in a file without a card, the graph's."""
     metadata: Mapping[str, str]
     """The metadata of the file except the card."""
+    changed: bool = False
+    """Whether the graph is not the one that the card states; the weights are not looked at."""
 
 
 def read_index(source: FileSource | BytesSource) -> Index:
@@ -39,12 +42,15 @@ def read_index(source: FileSource | BytesSource) -> Index:
         try:
             graph = read_graph(buffer)
             types = {} if KEY in graph.metadata else read_types(buffer, graph)
+            text = graph.metadata.get(KEY)
+            card = None if text is None else Card.from_json(text, source.name)
+            digest = card.digest if card else None
+            changed = digest is not None and graph_changed(buffer, graph, digest)
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
-    if KEY in graph.metadata:
-        card = Card.from_json(graph.metadata[KEY], source.name)
-        return Index(graph, card, card.layers, card.inputs, card.outputs, metadata)
+    if card is not None:
+        return Index(graph, card, card.layers, card.inputs, card.outputs, metadata, changed)
     inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(_info(name, types[name]) for name in graph.outputs)
     return Index(graph, None, tuple(_layers(graph, types)), inputs, outputs, metadata)

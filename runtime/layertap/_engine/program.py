@@ -68,6 +68,8 @@ class Program:
         self.inputs = index.inputs
         self.outputs = index.outputs
         self.metadata = index.metadata
+        self.changed = index.changed
+        """Whether the graph is not the one that was verified, as far as the index says."""
         self.channels_last = index.card is not None and index.card.channels_last
         """Whether channels are the last axis of the layers' shapes, as in Keras; otherwise they
         are the axis after the batch, as in ONNX."""
@@ -210,7 +212,17 @@ class Program:
         key = (*plan.key, *dtypes.values())
         start = partial(self._sessions.get, key, partial(self._start, plan, dtypes))
         memory = self.engine.memory if on_device else None
-        return Fetch(self.name, plan, start, start() if plan.outputs else None, memory)
+        session = start() if plan.outputs else None
+        return Fetch(self.name, plan, start, session, memory, partial(self._divides, plan))
+
+    def _divides(self, plan: CutPlan) -> bool:
+        """Whether an operator that must not get empty arrays is in a plan, or may be: in a function
+        or a subgraph."""
+        from .empty import DIVIDING
+
+        spans = [*self.graph.head, *(self.graph.nodes[at].span for at in plan.nodes)]
+        with self.source.read(sparsely=True) as buffer:
+            return any(DIVIDING in buffer[start:end] for start, end in spans)
 
     def _start(self, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
@@ -324,6 +336,7 @@ class Fetch:
         start: Callable[[], Session],
         session: Session | None,
         memory: DeviceMemory | None,
+        divides: Callable[[], bool],
     ) -> None:
         """
         Args:
@@ -332,11 +345,13 @@ class Fetch:
             session: the result of `start`; `None` if nothing is computed.
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
+            divides: see `empty.run_empty`.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
+        self._divides = divides
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -360,8 +375,7 @@ class Fetch:
                 self.session = self._start()
             read = {name: feeds[name] for name in self._read}
             read |= {name: feeds[name] for name in plan.optional if name in feeds}
-            computed = self.session.run(self.outputs, read, self._memory is not None)
-            values.update(zip(plan.outputs, computed, strict=True))
+            values.update(zip(plan.outputs, self._compute(self.session, read), strict=True))
         results = {}
         try:
             for tensor, source, perms in self._leaves:
@@ -371,6 +385,25 @@ class Fetch:
                 f"{self._name} has a Transpose that does not fit its tensor: {exc}."
             ) from exc
         return results
+
+    def _compute(self, session: Session, feeds: Mapping[str, Any]) -> Sequence[Any]:
+        """Run the session; but not on empty arrays, which may end the process."""
+        on_device = self._memory is not None
+        for value in feeds.values():
+            shape = getattr(
+                value, "shape", ()
+            )  # a sequence has none, that of an OrtValue is a method
+            if 0 in (shape() if callable(shape) else shape):
+                break
+        else:
+            return session.run(self.outputs, feeds, on_device)
+        from .empty import run_empty
+        from .on_device import keep
+
+        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._divides)
+        if self._memory is None:
+            return found
+        return [keep(import_onnxruntime(), value, self._memory) for value in found]
 
     def _returned(self, value: Any) -> Any:
         """A fed value, moved to the memory of the other values."""

@@ -11,18 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from layertap import _model
+from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
-from layertap.format.atomic import make_folder, replacing
 from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import free_name, prepared, recipe_for
-from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
+from .image_input import ImageInput, recipe_for
+from .image_output import OutputFiles, remove_pictures
+from .options import (
+    add_device,
+    add_preprocess,
+    add_threads,
+    add_timeout,
+    check_folder,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     from layertap.cam import HeatMaps
@@ -86,24 +93,30 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     add_threads(parser)
+    add_timeout(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    with time_limit(args.timeout):
+        return _draw(args)
+
+
+def _draw(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     recipe = recipe_for(model, args)
+    given = ImageInput(args.inputs, args.output)
+    files = OutputFiles(Path(args.output), args.inputs, given.paths)
     images: list[dict[str, Any]] = []
-    failures: list[str] = []
     maps = None
-    taken: set[str] = set()
-    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
+    for batch in in_batches(given.prepared(recipe), args.batch_size):
         paths, arrays = zip(*batch, strict=True)
         maps = _heat_maps(model, args, paths, np.stack(arrays))
         for row, path in enumerate(paths):
-            name = free_name(Path(path).stem, "cam", taken)
-            images.append(_write_image(model, args, recipe, path, name, maps, row))
+            images.append(_write_image(model, args, recipe, path, files, maps, row))
     if maps is None:
         return STOPPED
+    failures = given.failures
     report = {
         "model": args.file,
         "layer": maps.layer,
@@ -113,10 +126,16 @@ def _run(args: argparse.Namespace) -> int:
         "images": images,
         "failures": failures,
     }
-    with replacing(Path(args.output, REPORT)) as temporary:
+    before = _pictures(files.folder)
+    with files.writing(REPORT) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {Path(args.output, REPORT)}", file=sys.stderr)
+    stale = before - {image["overlay"] for image in images}
+    removed = remove_pictures(files.folder, sorted(stale), "cam")
+    if removed:
+        noun = "picture" if removed == 1 else "pictures"
+        print(f"removed {removed} {noun} of the run before from {args.output}", file=sys.stderr)
     return PARTLY_FAILED if failures else OK
 
 
@@ -164,7 +183,7 @@ def _write_image(
     args: argparse.Namespace,
     recipe: Preprocessing,
     path: str,
-    name: str,
+    files: OutputFiles,
     maps: HeatMaps,
     row: int,
 ) -> dict[str, Any]:
@@ -181,15 +200,23 @@ def _write_image(
     )
     titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
     overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
-    folder = Path(args.output)
-    make_folder(folder)
-    with replacing(folder / f"{name}.png") as temporary:
-        sheet: Image.Image = panel([("Original", original), *zip(titles, overlays, strict=True)])
-        sheet.save(temporary, format="PNG")
-    with replacing(folder / f"{name}.npy") as temporary:
+    name = files.name(path, "cam")
+    sheet = panel([("Original", original), *zip(titles, overlays, strict=True)])
+    files.save_picture(sheet, f"{name}.png", "cam")
+    with files.writing(f"{name}.npy") as temporary:
         np.save(temporary, heats[0] if len(heats) == 1 else heats)
-    print(f"wrote {folder / name}.png: {', '.join(titles)}", file=sys.stderr)
+    print(f"wrote {files.folder / name}.png: {', '.join(titles)}", file=sys.stderr)
     return {"image": path, "overlay": f"{name}.png", "maps": f"{name}.npy", "targets": targets}
+
+
+def _pictures(folder: Path) -> set[str]:
+    """The pictures that the report of an earlier run in the folder lists."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        listed = [image["overlay"] for image in report["images"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return set()
+    return {name for name in listed if isinstance(name, str)}
 
 
 def _describe(model: _model.Model, maps: HeatMaps, row: int, column: int) -> dict[str, Any]:

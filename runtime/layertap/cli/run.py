@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,20 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
+from layertap._engine.stopping import time_limit
 from layertap.errors import InputError, LayerNotFoundError, UsageError
-from layertap.extract.images import color_picture, in_batches, naming_images
-from layertap.format.atomic import check_target, make_folder, replacing
+from layertap.extract.images import PreparedImage, color_picture, in_batches, naming_images
+from layertap.format.atomic import check_target, replacing
 from layertap.format.text import aligned, printable, shape_text
-from layertap.images.preprocessing import Preprocessing
 from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import free_name, prepared, recipe_for
+from .image_input import ImageInput, recipe_for
+from .image_output import OutputFiles, layer_parts
 from .options import (
     add_device,
     add_layer_selection,
     add_preprocess,
     add_threads,
+    add_timeout,
     check_folder,
     check_positive,
     layer_selectors,
@@ -76,25 +78,40 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     add_threads(parser)
+    add_timeout(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    with time_limit(args.timeout):
+        return _fetch_and_write(args)
+
+
+def _fetch_and_write(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
+    paths: list[str] = []
     ready = Path(args.inputs[0]).suffix in READY
     if ready:
         results = fetch(_load_ready(args.inputs[0]))
-        names = _row_names(args.inputs[0], results)
+        names, paths = _row_names(args.inputs[0], results), args.inputs
     else:
-        names, results = _run_images(args, recipe_for(model, args), fetch, failures)
-    if not names:
+        recipe = recipe_for(model, args)
+        given = ImageInput(args.inputs, args.sheet)
+        paths, failures = given.paths, given.failures
+        names, results = _run_images(given.prepared(recipe), args.batch_size, fetch)
+    if not names and not ready:
         return STOPPED
     if args.output:
         _save(Path(args.output), names, results)
     if args.sheet:
-        _draw_sheets(Path(args.sheet), names, results, images=not ready)
+        files = OutputFiles(Path(args.sheet), args.inputs, paths)
+        parts = layer_parts([*(layer.name for layer in model.layers), *results])
+        rows = [(name, "") for name in names]
+        if ready and len(rows) > 1:
+            rows = [(args.inputs[0], f"{row}.") for row in range(len(rows))]
+        _draw_sheets(files, parts, rows, results, images=not ready)
     if not args.output and not args.sheet:
         print(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
@@ -107,9 +124,7 @@ def _check(args: argparse.Namespace) -> None:
     if len(args.inputs) > 1 and any(Path(name).suffix in READY for name in args.inputs):
         raise UsageError("give images, or one ready batch (.npy or .npz), not several batches.")
     if args.output:
-        if Path(args.output).suffix != ".npz":
-            raise UsageError(f"the name of the output must end in .npz, got {args.output!r}.")
-        check_target(args.output)
+        check_target(args.output, ".npz", [args.file, *args.inputs])
     if args.sheet:
         check_folder("--sheet", args.sheet)
 
@@ -132,15 +147,12 @@ def _as_dict(value: Any, name: str) -> Arrays:
 
 
 def _run_images(
-    args: argparse.Namespace,
-    recipe: Preprocessing,
-    fetch: Callable[[Any], Arrays],
-    failures: list[str],
+    images: Iterable[PreparedImage], batch_size: int, fetch: Callable[[Any], Arrays]
 ) -> tuple[list[str], Arrays]:
     """Run the images batch by batch; return the paths, and arrays with a row per image."""
     names: list[str] = []
     parts: dict[str, list[NDArray[Any]]] = {}
-    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
+    for batch in in_batches(images, batch_size):
         paths, arrays = zip(*batch, strict=True)
         with naming_images(paths):
             values = fetch(np.stack(arrays))
@@ -187,7 +199,7 @@ def _row_names(path: str, results: Arrays) -> list[str]:
     """`batch.npy[0]`, ... if all arrays have the same number of rows, and more than one row."""
     rows = {len(value) if np.ndim(value) else 1 for value in results.values()}
     count = rows.pop() if len(rows) == 1 else 1
-    return [path] if count <= 1 else [f"{path}[{row}]" for row in range(count)]
+    return [path] if count == 1 else [f"{path}[{row}]" for row in range(count)]
 
 
 def _save(path: Path, names: list[str], results: Arrays) -> None:
@@ -209,14 +221,22 @@ def _storable(name: str, value: Any) -> NDArray[Any]:
     return value.astype(str) if value.dtype == object else value  # onnxruntime's strings
 
 
-def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: bool) -> None:
+def _draw_sheets(
+    files: OutputFiles,
+    parts: Mapping[str, str],
+    rows: Sequence[tuple[str, str]],
+    results: Arrays,
+    *,
+    images: bool,
+) -> None:
     """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
 
     Args:
-        folder: the output folder.
-        names: the name of each row.
+        files: the files to write.
+        parts: parts of file names by layer.
+        rows: for each row the image or batch, and what distinguishes the rows of a batch.
         results: the arrays by layer.
-        images: whether the names are paths of images, not rows of a ready batch.
+        images: whether there is an image for each row, instead of a ready batch.
     """
     maps = {name: value for name, value in results.items() if np.ndim(value) == 4}
     if not maps:
@@ -224,15 +244,12 @@ def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: boo
             "--sheet draws layers with four axes, (batch, height, width, channels), but none of "
             f"the results has four axes: {', '.join(results)}."
         )
-    make_folder(folder)
-    taken: set[str] = set()
     for layer, value in maps.items():
-        for name, activation in zip(names, value, strict=False):
-            target = folder / f"{free_name(Path(name).stem, layer, taken)}.png"
-            with replacing(target) as temporary:
-                image = color_picture(name) if images else None
-                contact_sheet(activation, image=image).save(temporary, format="PNG")
-            print(f"wrote {target}", file=sys.stderr)
+        for (path, row), activation in zip(rows, value, strict=False):
+            file = f"{files.name(path, row + parts[layer])}.png"
+            image = color_picture(path) if images else None
+            files.save_picture(contact_sheet(activation, image=image), file, "sheet")
+            print(f"wrote {files.folder / file}", file=sys.stderr)
 
 
 def _summary(
@@ -240,7 +257,7 @@ def _summary(
 ) -> str:
     """The best labels per image for predictions with labels; else each array's shape and range."""
     labels, value = model.labels, next(iter(results.values()))
-    predicted = labels and len(results) == 1 and not args.layers and not args.type
+    predicted = labels and names and len(results) == 1 and not args.layers and not args.type
     if predicted and labels and np.shape(value) == (len(names), len(labels)):
         rows = zip(names, value, strict=True)
         return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
 from layertap.format.card import Golden, Gradients, LayerCheck, Verification
-from layertap.format.text import counted
+from layertap.format.text import Readable, counted, number_of
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -33,8 +33,8 @@ class LayerDifference:
 
 
 @public
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerificationReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class VerificationReport(Readable):
     """The result of comparing a file with its model. True if every layer passed."""
 
     file: str
@@ -108,20 +108,19 @@ class VerificationReport:
         shown = self.gradients.tensors.values() if self.gradients else ()
         gradients = sum(x.name in shown for x in self.layers)
         count = len(self.layers) - gradients
-        return counted(count, gradients, self._things(count))
+        return counted(count, gradients, self._noun)
 
-    def _things(self, count: int) -> str:
-        if self.reference != "TensorFlow":
-            return "layers"
-        return "output" if count == 1 else "outputs"
+    @property
+    def _noun(self) -> str:
+        return "output" if self.reference == "TensorFlow" else "layer"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
         count, (first, *others) = len(self.layers), self.failed
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
-            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of {count} "
-            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The "
-            f"first to diverge is {first.name!r}."
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
+            f"{number_of(count, self._noun)} differ by more than {self.tolerance:.0e} of their "
+            f"scale. The first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"

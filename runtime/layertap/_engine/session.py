@@ -41,17 +41,21 @@ def plain_session(
     options = session_options(ort, {"log_severity_level": devices.SILENT, **entries})
     chosen = providers or [(devices.CPU.provider, {})]
     name = "the model" if isinstance(model, bytes) else repr(os.fspath(model))
+    return _Plain(start_stoppably(ort.InferenceSession, model, options, chosen, name), name)
 
-    class Stoppable(ort.InferenceSession):  # type: ignore[name-defined, misc]
-        """A session whose runs can be stopped."""
 
-        def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-            if run_options is not None:
-                return super().run(output_names, input_feed, run_options)
-            call = partial(super().run, output_names, input_feed)
-            return run_stoppably(call, name, input_feed)
+class _Plain:
+    """An `InferenceSession` whose runs Ctrl-C stops."""
 
-    return start_stoppably(Stoppable, model, options, chosen, name)
+    def __init__(self, inner: Any, name: str) -> None:
+        self._inner = inner
+        self._name = name
+
+    def run(self, outputs: Any, feeds: Any) -> Any:
+        return run_stoppably(partial(self._inner.run, outputs, feeds), self._name, feeds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 def session_options(ort: Any, entries: Mapping[str, Any]) -> Any:
@@ -87,6 +91,10 @@ def _set_option(options: Any, key: str, value: Any) -> None:
     )
 
 
+_CONTAINERS = {"seq": "sequence", "map": "map", "optional": "optional"}
+"""Types of values that are not tensors, by onnxruntime's word for them."""
+
+
 class Session:
     """A model that is ready to run. It is safe to use from several threads."""
 
@@ -115,11 +123,18 @@ class Session:
             self.lost = True
 
     def output_type(self) -> TensorType:
-        """The type of the first output, as onnxruntime inferred it."""
+        """The type of the first output, as onnxruntime inferred it.
+
+        onnxruntime gives the same empty shape for a scalar and for a tensor whose number of axes
+        it does not know: then there are no dims.
+        """
         info = self.inner.get_outputs()[0]
+        kind, _, _ = info.type.partition("(")
+        if kind in _CONTAINERS:
+            return TensorType(_CONTAINERS[kind])
         dtype = re.sub(r"tensor\((\w+)\)", r"\1", info.type)
         dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-        return TensorType(dtype, tuple(info.shape))
+        return TensorType(dtype, tuple(info.shape) or None)
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool = False

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from layertap import _model
 from layertap._engine.stopping import time_limit
@@ -21,7 +22,7 @@ from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import ImageInput, recipe_for
-from .image_output import OutputFiles, remove_pictures
+from .image_output import OutputFiles, remove_own
 from .options import (
     add_device,
     add_preprocess,
@@ -30,6 +31,7 @@ from .options import (
     check_folder,
     check_positive,
 )
+from .ready_batch import load_ready, ready_batch, row_names
 
 if TYPE_CHECKING:
     from layertap.cam import HeatMaps
@@ -40,7 +42,13 @@ REPORT = "cam.json"
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument("inputs", metavar="IMAGE", nargs="+", help="images, or folders of images")
+    parser.add_argument(
+        "inputs",
+        metavar="IMAGE",
+        nargs="+",
+        help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
+        "each input",
+    )
     parser.add_argument(
         "--layer",
         metavar="LAYER",
@@ -51,7 +59,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="labels or indices of classes, or `top` (default): each image's best class",
+        help="labels or indices of classes, `all` of them, or `top` (default): each image's best "
+        "class",
     )
     parser.add_argument(
         "-o",
@@ -72,7 +81,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eigen-smooth", action="store_true", help="use the first principal component"
     )
-    parser.add_argument("--mask", default="layer", help="what scorecam masks: layer or input")
+    parser.add_argument("--mask", help="what scorecam masks: layer (default) or input")
     parser.add_argument(
         "--channels",
         type=int,
@@ -104,19 +113,29 @@ def _run(args: argparse.Namespace) -> int:
 def _draw(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
-    recipe = recipe_for(model, args)
-    given = ImageInput(args.inputs, args.output)
-    files = OutputFiles(Path(args.output), args.inputs, given.paths)
     images: list[dict[str, Any]] = []
     maps = None
-    for batch in in_batches(given.prepared(recipe), args.batch_size):
-        paths, arrays = zip(*batch, strict=True)
-        maps = _heat_maps(model, args, paths, np.stack(arrays))
-        for row, path in enumerate(paths):
-            images.append(_write_image(model, args, recipe, path, files, maps, row))
+    failures: list[str] = []
+    ready = ready_batch(args.inputs)
+    if ready is not None:
+        files = OutputFiles(Path(args.output), args.inputs, [ready])
+        maps = _heat_maps(model, args, (ready,), load_ready(ready))
+        for row, path in enumerate(row_names(ready, {"maps": maps.maps})):
+            name = files.name(ready, "cam", row if len(maps.maps) > 1 else None)
+            images.append(_write_image(model, args, None, path, files, name, maps, row))
+    else:
+        recipe = recipe_for(model, args)
+        given = ImageInput(args.inputs, args.output)
+        failures = given.failures
+        files = OutputFiles(Path(args.output), args.inputs, given.paths)
+        for batch in in_batches(given.prepared(recipe), args.batch_size):
+            paths, arrays = zip(*batch, strict=True)
+            maps = _heat_maps(model, args, paths, np.stack(arrays))
+            for row, path in enumerate(paths):
+                name = files.name(path, "cam")
+                images.append(_write_image(model, args, recipe, path, files, name, maps, row))
     if maps is None:
         return STOPPED
-    failures = given.failures
     report = {
         "model": args.file,
         "layer": maps.layer,
@@ -126,27 +145,40 @@ def _draw(args: argparse.Namespace) -> int:
         "images": images,
         "failures": failures,
     }
-    before = _pictures(files.folder)
+    before = _listed(files.folder)
     with files.writing(REPORT) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {Path(args.output, REPORT)}", file=sys.stderr)
-    stale = before - {image["overlay"] for image in images}
-    removed = remove_pictures(files.folder, sorted(stale), "cam")
+    removed = remove_own(files.folder, before - _files_of(images), "cam")
     if removed:
-        noun = "picture" if removed == 1 else "pictures"
+        noun = "file" if removed == 1 else "files"
         print(f"removed {removed} {noun} of the run before from {args.output}", file=sys.stderr)
     return PARTLY_FAILED if failures else OK
 
 
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
+    from layertap.cam.methods import find_method
     from layertap.view.colormaps import shades
 
     check_positive("--batch-size", args.batch_size)
     if not 0 <= args.alpha <= 1:
         raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
+    method = find_method(args.method)
+    if args.mask is not None and method.takes != "masked":
+        raise UsageError(f"--mask is for --method scorecam, got --method {args.method}.")
+    if args.channels is not None and method.takes not in ("masked", "ablated"):
+        raise UsageError(
+            f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
+        )
+    ready_batch(args.inputs)
+    if args.target and not method.takes:
+        raise UsageError(
+            f"--target is for methods that explain a class; the map of {args.method} is the same "
+            "for every class. Leave out --target."
+        )
     check_folder("-o", args.output)
 
 
@@ -167,7 +199,7 @@ def _heat_maps(
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
-            mask=args.mask,
+            mask=args.mask or "layer",
             channels=args.channels,
             batch_size=args.batch_size,
         )
@@ -181,42 +213,72 @@ def _parse_target(text: str, labels: tuple[str, ...]) -> str | int:
 def _write_image(
     model: _model.Model,
     args: argparse.Namespace,
-    recipe: Preprocessing,
+    recipe: Preprocessing | None,
     path: str,
     files: OutputFiles,
+    name: str,
     maps: HeatMaps,
     row: int,
 ) -> dict[str, Any]:
-    """Write the heat maps of one image as an array and as overlays; return its report entry."""
+    """Write the heat maps of one image as an array and as a picture; return its report entry.
+
+    Without a recipe, for a ready batch, the picture shows the colours alone; maps that do not have
+    two axes have no picture.
+    """
+    heats = maps.maps[row]
+    columns = range(len(heats)) if maps.explains_class else ()
+    targets = [_describe(model, maps, row, column) for column in columns]
+    titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
+    titles = titles or [maps.method]
+    picture = _picture(args, recipe, path, heats, titles) if heats.ndim == 3 else None
+    if picture is not None:
+        files.save_picture(picture, f"{name}.png", "cam")
+    with files.writing(f"{name}.npy") as temporary:
+        np.save(temporary, heats[0] if len(heats) == 1 else heats)
+    shown = f"{name}.npy" if picture is None else f"{name}.png"
+    print(f"wrote {files.folder / shown}: {', '.join(titles)}", file=sys.stderr)
+    entry = {"image": path, "maps": f"{name}.npy", "targets": targets}
+    return entry if picture is None else {**entry, "overlay": f"{name}.png"}
+
+
+def _picture(
+    args: argparse.Namespace,
+    recipe: Preprocessing | None,
+    path: str,
+    heats: NDArray[Any],
+    titles: list[str],
+) -> Image.Image:
+    """The original and an overlay for each target; for a ready batch the colours of the maps."""
+    from layertap.view.colormaps import colored
     from layertap.view.overlays import overlay, panel
 
-    heats = maps.maps[row]
-    targets = [_describe(model, maps, row, column) for column in range(len(heats))]
+    if recipe is None:
+        tiles = [Image.fromarray(colored(heat, args.colormap)) for heat in heats]
+        return panel(list(zip(titles, tiles, strict=True)))
     original = color_picture(
         path,
         size=heats.shape[1:],
         interpolation=recipe.interpolation,
         keep_aspect_ratio=recipe.keep_aspect_ratio,
     )
-    titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
     overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
-    name = files.name(path, "cam")
-    sheet = panel([("Original", original), *zip(titles, overlays, strict=True)])
-    files.save_picture(sheet, f"{name}.png", "cam")
-    with files.writing(f"{name}.npy") as temporary:
-        np.save(temporary, heats[0] if len(heats) == 1 else heats)
-    print(f"wrote {files.folder / name}.png: {', '.join(titles)}", file=sys.stderr)
-    return {"image": path, "overlay": f"{name}.png", "maps": f"{name}.npy", "targets": targets}
+    return panel([("Original", original), *zip(titles, overlays, strict=True)])
 
 
-def _pictures(folder: Path) -> set[str]:
-    """The pictures that the report of an earlier run in the folder lists."""
+def _listed(folder: Path) -> set[str]:
+    """The files that the report of an earlier run in the folder lists."""
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        listed = [image["overlay"] for image in report["images"]]
+        return _files_of(report["images"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return set()
-    return {name for name in listed if isinstance(name, str)}
+
+
+def _files_of(images: Any) -> set[str]:
+    """The pictures and arrays in the entries of a report."""
+    entries = [image for image in images if isinstance(image, dict)]
+    names = (image.get(key) for image in entries for key in ("overlay", "maps"))
+    return {name for name in names if isinstance(name, str)}
 
 
 def _describe(model: _model.Model, maps: HeatMaps, row: int, column: int) -> dict[str, Any]:

@@ -35,9 +35,10 @@ class OutputFiles:
         self._names = dict(zip(images, _mirrored(sources, images), strict=True))
         self._inputs: frozenset[tuple[int, int]] | None = None
 
-    def name(self, image: str, part: str) -> str:
-        """The name of the file for a part of an image, without its suffix: `p1/chest.bn`."""
-        return f"{self._names[image]}.{part}"
+    def name(self, image: str, part: str, row: int | None = None) -> str:
+        """The name of the file for a part of an image, without its suffix: `p1/chest.bn`; for one
+        of several rows of a ready batch `batch_2.bn`."""
+        return f"{self._names[image]}{'' if row is None else f'_{row}'}.{part}"
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -95,31 +96,41 @@ def layer_parts(layers: Iterable[str]) -> dict[str, str]:
     return parts
 
 
-def remove_pictures(folder: Path, names: Iterable[str], kind: str) -> int:
-    """Remove pictures that an earlier run wrote, and the arrays next to them.
+def remove_own(folder: Path, names: Iterable[str], kind: str) -> int:
+    """Remove files that an earlier run wrote to a folder, and that it listed.
 
     Args:
         folder: the output folder.
-        names: the pictures, relative to it. What is not inside it, or was not written by layertap
-            as a picture of this kind, stays.
-        kind: the kind of the pictures.
+        names: the files, relative to it. What is not inside it, or was not written by layertap,
+            stays.
+        kind: the kind of the pictures: `cam` or `sheet`.
 
     Returns:
-        How many pictures were removed.
+        How many files were removed.
     """
     count = 0
     for name in names:
         parts = PurePath(name).parts
         if not parts or PurePath(name).is_absolute() or ".." in parts or "\0" in name:
             continue
-        picture = folder / name
-        inside = os.path.realpath(picture).startswith(os.path.realpath(folder) + os.sep)
-        if inside and not picture.is_symlink() and kind_of_own(picture) == kind:
-            for file in (picture, picture.with_suffix(".npy")):
-                with contextlib.suppress(OSError):
-                    file.unlink(missing_ok=True)
-            count += 1
+        file = folder / name
+        inside = os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep)
+        if inside and not file.is_symlink() and _is_own(file, kind):
+            with contextlib.suppress(OSError):
+                file.unlink()
+                count += 1
     return count
+
+
+def _is_own(file: Path, kind: str) -> bool:
+    """Whether layertap wrote a picture of this kind; or an array, which has no mark, but a name."""
+    if not file.name.endswith(f".{kind}.npy"):
+        return kind_of_own(file) == kind
+    try:
+        with file.open("rb") as stream:
+            return stream.read(6) == b"\x93NUMPY"
+    except OSError:
+        return False
 
 
 def _mirrored(sources: Sequence[str], images: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from layertap.errors import ModelFileError
-from layertap.format.card import Card, MadeFrom, TensorInfo
+from layertap.format.card import CLASS_INPUTS, Card, MadeFrom, TensorInfo
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
@@ -76,9 +76,9 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
         verification, worst = card.verification, card.verification.worst
         tensors = card.gradients.tensors.values() if card.gradients else ()
         gradients = sum(name in tensors for name in verification.layers)
-        noun, reference = "layers", "Keras"
+        noun, reference = "layer", "Keras"
         if card.source.signature:
-            noun, reference = "outputs", "TensorFlow"
+            noun, reference = "output", "TensorFlow"
         elif not card.channels_last:
             reference = "central differences"
         count = counted(len(verification.layers) - gradients, gradients, noun)
@@ -96,6 +96,8 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
         scores = f"the {score if score == 'logits' else 'value'} of {output}"
         names = ", ".join(card.gradients.tensors)
         lines.append(("gradients", f"of {scores}, with respect to {names}"))
+        weights = f"{card.gradients.weights}, {card.gradients.class_input or CLASS_INPUTS[0]}"
+        lines.append(("class input", weights))
     if card.made_from:
         lines.append(("made from", _origin(card.made_from)))
     lines += [("note", note) for note in card.notes or ()]

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
+from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
+from layertap.cam.axes import channels_last
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, LayerNotFoundError, UsageError
 from layertap.extract.images import PreparedImage, color_picture, in_batches, naming_images
 from layertap.format.atomic import check_target, replacing
@@ -33,12 +36,7 @@ from .options import (
     check_positive,
     layer_selectors,
 )
-
-FILES = "layertap.files"
-"""The name of the array in the `.npz` file that contains the path of the image of each row."""
-
-READY = (".npy", ".npz")
-"""Suffixes of ready batches, which are fed without preprocessing."""
+from .ready_batch import files_key, load_ready, ready_batch, row_names
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -72,9 +70,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top",
         type=int,
-        default=5,
         metavar="N",
-        help="number of classes to print per image (default 5)",
+        help="number of classes to print per image (default 5 if the file has labels)",
     )
     add_device(parser)
     add_threads(parser)
@@ -91,27 +88,27 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
-    paths: list[str] = []
-    ready = Path(args.inputs[0]).suffix in READY
-    if ready:
-        results = fetch(_load_ready(args.inputs[0]))
-        names, paths = _row_names(args.inputs[0], results), args.inputs
+    ready = ready_batch(args.inputs)
+    if ready is not None:
+        results = fetch(load_ready(ready))
+        names, paths = row_names(ready, results), [ready]
     else:
         recipe = recipe_for(model, args)
         given = ImageInput(args.inputs, args.sheet)
         paths, failures = given.paths, given.failures
         names, results = _run_images(given.prepared(recipe), args.batch_size, fetch)
-    if not names and not ready:
+    if not names and ready is None:
         return STOPPED
     if args.output:
         _save(Path(args.output), names, results)
     if args.sheet:
+        maps = _feature_maps(model, results)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
         parts = layer_parts([*(layer.name for layer in model.layers), *results])
-        rows = [(name, "") for name in names]
-        if ready and len(rows) > 1:
-            rows = [(args.inputs[0], f"{row}.") for row in range(len(rows))]
-        _draw_sheets(files, parts, rows, results, images=not ready)
+        rows: list[tuple[str, int | None]] = [(name, None) for name in names]
+        if ready is not None and len(rows) > 1:
+            rows = [(ready, row) for row in range(len(rows))]
+        _draw_sheets(files, parts, rows, maps, images=ready is None)
     if not args.output and not args.sheet:
         print(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
@@ -120,9 +117,22 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
     check_positive("--batch-size", args.batch_size)
-    check_positive("--top", args.top)
-    if len(args.inputs) > 1 and any(Path(name).suffix in READY for name in args.inputs):
-        raise UsageError("give images, or one ready batch (.npy or .npz), not several batches.")
+    if args.top is not None:
+        check_positive("--top", args.top)
+    ready_batch(args.inputs)
+    unused = [
+        option
+        for option, given in (
+            ("--layers", args.layers), ("--type", args.type), ("-o", args.output),
+            ("--sheet", args.sheet),
+        )
+        if given and args.top is not None
+    ]  # fmt: skip
+    if unused:
+        raise UsageError(
+            f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
+            "print. Leave out one of the two."
+        )
     if args.output:
         check_target(args.output, ".npz", [args.file, *args.inputs])
     if args.sheet:
@@ -180,32 +190,10 @@ def _concatenated(name: str, parts: list[Any]) -> Any:
     )
 
 
-def _load_ready(path: str) -> Any:
-    """Load a ready batch: an array, or a dict of arrays by input name."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                # A file written by `-o` can be fed to the next part of a cut model.
-                return {name: loaded[name] for name in loaded.files if name != FILES}
-    except FileNotFoundError as exc:
-        raise InputError(f"{path}: there is no such file.") from exc
-    except Exception as exc:  # zipfile, zlib and numpy raise many different exceptions
-        raise InputError(f"{path}: it cannot be read as arrays ({exc}).") from exc
-    return loaded
-
-
-def _row_names(path: str, results: Arrays) -> list[str]:
-    """`batch.npy[0]`, ... if all arrays have the same number of rows, and more than one row."""
-    rows = {len(value) if np.ndim(value) else 1 for value in results.values()}
-    count = rows.pop() if len(rows) == 1 else 1
-    return [path] if count == 1 else [f"{path}[{row}]" for row in range(count)]
-
-
 def _save(path: Path, names: list[str], results: Arrays) -> None:
     """Write an `.npz` file like `numpy.savez`, which does not accept every layer name."""
     arrays = {name: _storable(name, value) for name, value in results.items()}
-    arrays[FILES] = np.array(names)
+    arrays[files_key(arrays)] = np.array(names)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, value in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -221,11 +209,32 @@ def _storable(name: str, value: Any) -> NDArray[Any]:
     return value.astype(str) if value.dtype == object else value  # onnxruntime's strings
 
 
+def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
+    """The results that are feature maps, as `(n, h, w, c)`.
+
+    Raises:
+        UsageError: none is.
+    """
+    program = program_of(model)
+    tensors = {layer.name: str(layer.tensor) for layer in model.layers}
+    maps = {}
+    for name, value in results.items():
+        tensor = tensors.get(name, name)
+        if np.ndim(value) == 4 and "C" in program.axes(tensor, 4):
+            maps[name] = channels_last(program, tensor, value)
+    if not maps:
+        raise UsageError(
+            "--sheet draws feature maps, which have four axes: samples, height, width and "
+            f"channels. None of the results has them: {', '.join(results)}."
+        )
+    return maps
+
+
 def _draw_sheets(
     files: OutputFiles,
     parts: Mapping[str, str],
-    rows: Sequence[tuple[str, str]],
-    results: Arrays,
+    rows: Sequence[tuple[str, int | None]],
+    maps: Arrays,
     *,
     images: bool,
 ) -> None:
@@ -234,19 +243,13 @@ def _draw_sheets(
     Args:
         files: the files to write.
         parts: parts of file names by layer.
-        rows: for each row the image or batch, and what distinguishes the rows of a batch.
-        results: the arrays by layer.
+        rows: for each row the image; or the batch, and the number of the row in it.
+        maps: the feature maps by layer, `(n, h, w, c)`.
         images: whether there is an image for each row, instead of a ready batch.
     """
-    maps = {name: value for name, value in results.items() if np.ndim(value) == 4}
-    if not maps:
-        raise UsageError(
-            "--sheet draws layers with four axes, (batch, height, width, channels), but none of "
-            f"the results has four axes: {', '.join(results)}."
-        )
     for layer, value in maps.items():
         for (path, row), activation in zip(rows, value, strict=False):
-            file = f"{files.name(path, row + parts[layer])}.png"
+            file = f"{files.name(path, parts[layer], row)}.png"
             image = color_picture(path) if images else None
             files.save_picture(contact_sheet(activation, image=image), file, "sheet")
             print(f"wrote {files.folder / file}", file=sys.stderr)
@@ -255,12 +258,26 @@ def _draw_sheets(
 def _summary(
     model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
 ) -> str:
-    """The best labels per image for predictions with labels; else each array's shape and range."""
-    labels, value = model.labels, next(iter(results.values()))
-    predicted = labels and names and len(results) == 1 and not args.layers and not args.type
-    if predicted and labels and np.shape(value) == (len(names), len(labels)):
+    """The best classes per image for predictions with labels, or if `--top` asks for them; else
+    each array's shape and range."""
+    value, predicted = next(iter(results.values())), names and not args.layers and not args.type
+    if predicted and len(model.labels or ()) == 2 and np.shape(value) == (len(names), 1):
+        # One unit for [negative, positive].
+        certain = ends_in_activation(program_of(model), model.outputs[0].name)
+        value = np.concatenate([1 - value if certain else -value, value], axis=1)
+    classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
+    labels = model.labels if len(model.labels or ()) == classes else None
+    fits = len(results) == 1 and classes and len(value) == len(names)
+    if predicted and fits and (labels or args.top is not None):
+        texts = [printable(label) for label in labels or map(str, range(classes))]
         rows = zip(names, value, strict=True)
-        return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)
+        return "\n".join(f"{name}: {_best(row, texts, args.top or 5)}" for name, row in rows)
+    if args.top is not None:
+        shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
+        raise UsageError(
+            "--top needs a model with one output of class scores, (samples, classes); this one "
+            f"gives {shapes}."
+        )
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
 
@@ -278,7 +295,7 @@ def _cells(name: str, value: Any) -> tuple[str, ...]:
 
 def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     order = np.argsort(-scores, kind="stable")[:top]
-    return ", ".join(f"{printable(labels[i])} {scores[i]:.3f}" for i in order)
+    return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
 
 
 COMMAND = Command(OWN["run"], _configure, _run)

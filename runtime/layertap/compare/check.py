@@ -13,10 +13,10 @@ from layertap._engine.stopping import time_limit
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
 from layertap.format.digest import change_text, changed_parts, digest_of
-from layertap.format.text import counted
+from layertap.format.text import Readable, counted, number_of
 
 from .golden import feeds, indices
-from .measures import difference
+from .measures import check_tolerance, difference
 
 if TYPE_CHECKING:
     from layertap._model import Model
@@ -35,8 +35,8 @@ class LayerDeviation:
     difference of the norms, whichever is larger; infinite for a NaN."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CheckReport(Readable):
     """The result of a check. True if every layer passed."""
 
     device: str
@@ -66,9 +66,9 @@ class CheckReport:
         if self.failed:
             first = self.failed[0]
             return (
-                f"{len(self.failed)} of {len(self.layers)} layers differ from the golden sample "
-                f"on {self.device}. The first to diverge is {first.name!r}, by {first.scaled:.1e} "
-                f"of its scale; allowed are {self.tolerance:.0e}."
+                f"{len(self.failed)} of {number_of(len(self.layers), 'layer')} differ from the "
+                f"golden sample on {self.device}. The first to diverge is {first.name!r}, by "
+                f"{first.scaled:.1e} of its scale; allowed are {self.tolerance:.0e}."
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
         count = counted(len(self.layers) - self.gradients, self.gradients)
@@ -91,6 +91,7 @@ def check(
 
     Raises:
         ModelFileError: the file contains no golden sample.
+        UsageError: the tolerance is negative or not a number.
         RunTimeoutError: the run took longer than `timeout`.
     """
     program = program_of(model)
@@ -102,6 +103,7 @@ def check(
     if tolerance is None:
         checked = model.card.verification
         tolerance = checked.tolerance if checked else TOLERANCE
+    check_tolerance(tolerance)
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     with time_limit(timeout):

@@ -17,7 +17,7 @@ from PIL import Image
 
 import layertap as api
 from generators import tiny
-from layertap.cli.image_output import OutputFiles, _mirrored, layer_parts, remove_pictures
+from layertap.cli.image_output import OutputFiles, _mirrored, layer_parts, remove_own
 from layertap.errors import LayertapWarning, OutputError, UsageError
 from layertap.extract.images import find_images
 from layertap.extract.moments import collection_statistics
@@ -303,7 +303,7 @@ def test_pictures_that_the_report_no_longer_lists_are_removed() -> None:
     Path("heat/mine.txt").write_text("not ours")
     done = layertap("cam", "m.onnx", "pictures/b.png", "-o", "heat")
     assert done.code == 0
-    assert done.err.endswith("removed 4 pictures of the run before from heat\n")
+    assert done.err.endswith("removed 8 files of the run before from heat\n")
     sheets = [f"{letter}.last.png" for letter in "abcde"]
     assert listing("heat") == sorted(["b.cam.npy", "b.cam.png", "cam.json", "mine.txt", *sheets])
 
@@ -320,7 +320,7 @@ def test_only_own_pictures_inside_the_folder_are_removed() -> None:
     names = ["../outside.png", str(Path("outside.png").resolve()), "plain.png", "sheet.png"]
     names += ["link.png", "up/outside.png", "", ".", "gone.png", "nul\0.png"]
     before = everything()
-    assert remove_pictures(Path("heat"), names, "cam") == 0
+    assert remove_own(Path("heat"), names, "cam") == 0
     report = {"images": [*({"overlay": name} for name in names), {"overlay": 3}, 4]}
     Path("heat/cam.json").write_text(json.dumps(report), encoding="utf-8")
     assert layertap("cam", "m.onnx", "pictures/a.png", "-o", "heat").code == 0

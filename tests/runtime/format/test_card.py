@@ -91,6 +91,7 @@ FULL: dict[str, Any] = {
         "weights": "score_weights",
         "tensors": {"x": "grad/x"},
         "broadcasts": True,
+        "class_input": "required",
     },
     "notes": ["computed in float32"],
     "digest": {"nodes": "0", "graph": "1", "weights": "2"},
@@ -431,7 +432,7 @@ def test_invalid_value_is_a_damaged_card(
 @pytest.mark.parametrize("path", PATHS)
 def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
-    optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes"}
+    optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -12,13 +12,14 @@ from ._engine.devices import canonical
 from ._engine.program import Program
 from ._engine.settings import Provider, Settings
 from ._engine.stopping import time_limit
+from ._escaping import one_line
 from ._public import public
 from .errors import LayertapWarning, UsageError
 from .format.card import Card, TensorInfo
 from .format.cost import activation_costs
 from .format.digest import change_text
 from .format.layer import Layer
-from .format.select import Selector, as_selectors
+from .format.select import Selector
 from .format.source import BytesSource, FileSource
 from .format.table import as_text
 from .format.text import Text, as_html, class_text, number_of, shape_text, shortened
@@ -181,7 +182,7 @@ class Model:
         return partial(open, **vars(settings)), (given,)
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in self.inputs)
+        inputs = ", ".join(f"{one_line(x.name)} {shape_text(x.shape)}" for x in self.inputs)
         return (
             f"<layertap.Model {self._program.name}: {number_of(len(self.layers), 'layer')}, "
             f"inputs {shortened(inputs, 200) or 'none'}, device {self.device}>"
@@ -776,7 +777,8 @@ class Tap:
         self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
     ) -> None:
         program = model._program
-        asked = as_selectors(asked)
+        if isinstance(asked, Iterator):  # it is kept for pickling
+            asked = list(asked)
         peeled = not (contiguous or on_device)
         request = program.request(asked, dtype, peeled)
         self.layers = request.layers

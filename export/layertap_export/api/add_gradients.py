@@ -108,6 +108,7 @@ def add_gradients(
     weights = find_weights(program.source, program.graph.locations)
     check_target(path, ".onnx", weights.paths)  # replacing the source itself is safe
     initializers = Initializers()
+    program_of(opened).fetch([info.name for info in opened.outputs])  # is it a valid model?
     model = read(Path(source), opened, initializers)
     card = inherited(card_of(opened, model, initializers), "gradients", FileSource(source))
     strip(model, card)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
-from layertap.format.card import Golden, Gradients, LayerCheck, Verification
-from layertap.format.text import Readable, counted, number_of
+from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
+from layertap.format.text import Readable, counted, printable
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -52,6 +52,11 @@ class VerificationReport(Readable):
     """The outputs whose first axis had the size of every batch."""
     misnamed: frozenset[str] = frozenset()
     """The outputs whose first axis is named after the batch, but has another size."""
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By the name of the layer that reads it, how many rows of a table (weights that an input is an
+    index of, the keys of a vocabulary) were read in all batches, and how many it has."""
+    notes: tuple[str, ...] = ()
+    """Batches that the model does not take, in words."""
 
     def __bool__(self) -> bool:
         return not self.failed and not self.misnamed
@@ -85,9 +90,22 @@ class VerificationReport(Readable):
             return (
                 f"verified {self._counted} against {self.reference} on {len(self.batches)} "
                 f"batches ({'; '.join(self.batches)}): largest scaled error "
-                f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}{truth}"
+                f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
+                f"{truth}{self._rows}"
             )
         return "\n".join(self._failure())
+
+    @property
+    def _rows(self) -> str:
+        """Which share of the tables was read, as a line of its own; empty without tables."""
+        if not self.tables:
+            return ""
+        shown = [
+            f"{name!r} {read:,} of {rows:,}"
+            for name, (read, rows) in sorted(self.tables.items(), key=_share)
+        ]
+        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+        return f"\nrows of tables that were read: {', '.join(shown[:5])}{more}"
 
     def _against_float64(self) -> str:
         known = [x for x in self.layers if x.from_float64 is not None]
@@ -119,13 +137,15 @@ class VerificationReport(Readable):
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
             f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
-            f"{number_of(count, self._noun)} differ by more than {self.tolerance:.0e} of their "
+            f"{count} {self._noun}s differ by more than {self.tolerance:.0e} of their "
             f"scale. The first to diverge is {first.name!r}."
         )
-        width = max(len(x.name) for x in [first, *others])
+        names = {x.name: printable(x.name) for x in [first, *others]}
+        width = max(map(len, names.values()))
         yield f"{'layer':{width}}  max abs diff  scaled error"
         for x in [first, *others]:
-            yield f"{x.name:{width}}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {x.problem}".rstrip()
+            name = f"{names[x.name]:{width}}"
+            yield f"{name}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {x.problem}".rstrip()
 
     def for_card(self) -> Verification:
         """The card's entry, rounded to two digits, so that equal exports are equal bytes."""
@@ -137,4 +157,13 @@ class VerificationReport(Readable):
                 x.name: LayerCheck(max_abs=digits(x.max_abs, 2), scaled=digits(x.scaled, 2))
                 for x in self.layers
             },
+            tables={
+                name: TableRows(read=read, rows=rows) for name, (read, rows) in self.tables.items()
+            }
+            or None,
         )
+
+
+def _share(item: tuple[str, tuple[int, int]]) -> float:
+    read, rows = item[1]
+    return read / rows if rows else 1.0

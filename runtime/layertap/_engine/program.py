@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from layertap._cut.plan import Appended, CutPlan, plan_cut, view
+from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
@@ -22,6 +22,7 @@ from layertap.format.index import read_index
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
 from layertap.format.recipe import ValueRange, value_range
+from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
@@ -212,8 +213,8 @@ class Program:
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     # --- Plans and sessions ---------------------------------------------------------------------
 
@@ -234,15 +235,12 @@ class Program:
         make = partial(plan_cut, self.graph, tensors, given, appended, peeled)
         try:
             return self._plans.get(key, make)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     def missing_tensor(self, name: str) -> ModelFileError:
         """The error for a tensor that the card names and the graph lacks."""
-        return ModelFileError(
-            f"{self.name} has no tensor {name!r}, though its card names it. It was "
-            "changed after the export; export it again."
-        )
+        return MissingTensorError(name, self.name)
 
     def fetch(
         self,
@@ -302,6 +300,11 @@ class Program:
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
                 model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
+                model = without_references(
+                    model,
+                    weights.referred if weights else (),
+                    weights.load if weights else None,
+                )
             except WireError as exc:  # in bytes that the index skips
                 raise ModelFileError(
                     f"{self.name} is damaged ({exc}). Copy or export it again."
@@ -325,13 +328,21 @@ class Program:
         dims = kind.dims
         for perm in leaf.perms:
             if dims is not None:
-                dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
+                order = tuple(reversed(range(len(dims)))) if perm is None else perm
+                if sorted(order) != list(range(len(dims))):
+                    return TensorType(kind.dtype)
+                dims = tuple(dims[axis] for axis in order)
         return TensorType(kind.dtype, dims)
 
     # --- Running it -----------------------------------------------------------------------------
 
     def prepare(
-        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
+        self,
+        needed: Sequence[str],
+        inputs: Any,
+        preprocess: Recipe | None,
+        *,
+        watch: bool = True,
     ) -> dict[str, Any]:
         """Convert the caller's inputs into values by input name; see `feeds.prepare`.
 
@@ -339,6 +350,7 @@ class Program:
             needed: the inputs that are required.
             inputs: see `Model.activations`.
             preprocess: a recipe for images instead of the card's.
+            watch: warn of batches that no image can have become.
         """
         from .feeds import (
             as_recipe,
@@ -352,7 +364,7 @@ class Program:
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
         used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)
-        if used is not None and not self.has_warned:
+        if watch and used is not None and not self.has_warned:
             problems = (unprepared(x, feeds[x], graph.inputs[x], used) for x in needed)
             self.warn_once(next(filter(None, problems), ""))
         return feeds

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from layertap._escaping import shortened
 from layertap.errors import DeviceError, InputError, LayertapError, UsageError, suggest
 from layertap.format.graph import TensorType
 
@@ -295,7 +296,8 @@ def _shape(value: Any) -> str:
 
 def reason_of(exc: Exception) -> str:
     """onnxruntime's message without its codes and source lines."""
-    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(exc).strip())
+    # It may contain names from the file, of any length; the time of a search grows with its square.
+    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", shortened(str(exc).strip(), 2000))
     message = re.sub(r"^Failed to load model with error: ", "", message)
     # A source file's line, and the signature of the function there.
     message = re.sub(r"\S*/onnxruntime/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ", "", message)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from .options import (
     check_folder,
     check_positive,
 )
+from .printing import tell
 from .ready_batch import load_ready, ready_batch, row_names
 
 if TYPE_CHECKING:
@@ -149,11 +149,11 @@ def _draw(args: argparse.Namespace) -> int:
     with files.writing(REPORT) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"wrote {Path(args.output, REPORT)}", file=sys.stderr)
+    tell(f"wrote {Path(args.output, REPORT)}")
     removed = remove_own(files.folder, before - _files_of(images), "cam")
     if removed:
         noun = "file" if removed == 1 else "files"
-        print(f"removed {removed} {noun} of the run before from {args.output}", file=sys.stderr)
+        tell(f"removed {removed} {noun} of the run before from {args.output}")
     return PARTLY_FAILED if failures else OK
 
 
@@ -236,7 +236,7 @@ def _write_image(
     with files.writing(f"{name}.npy") as temporary:
         np.save(temporary, heats[0] if len(heats) == 1 else heats)
     shown = f"{name}.npy" if picture is None else f"{name}.png"
-    print(f"wrote {files.folder / shown}: {', '.join(titles)}", file=sys.stderr)
+    tell(f"wrote {files.folder / shown}: {', '.join(titles)}")
     entry = {"image": path, "maps": f"{name}.npy", "targets": targets}
     return entry if picture is None else {**entry, "overlay": f"{name}.png"}
 

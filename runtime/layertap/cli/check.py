@@ -9,6 +9,7 @@ from layertap.compare.check import check
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .options import add_device, add_timeout
+from .printing import show
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     model = _model.open(args.file, device=args.device)
     report = check(model, args.tolerance, timeout=args.timeout)
-    print(report)
+    show(str(report))
     return OK if report else PARTLY_FAILED
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 
 from layertap import _model
@@ -12,6 +11,8 @@ from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, list_images, read_images
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
+
+from .printing import tell
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
@@ -59,4 +60,4 @@ class ImageInput:
 
     def _failed(self, _: str, error: ImageError) -> None:
         self.failures.append(str(error))
-        print(f"layertap: {error}", file=sys.stderr)
+        tell(f"layertap: {error}")

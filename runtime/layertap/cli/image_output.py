@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -13,6 +12,7 @@ from PIL import Image
 
 from layertap.errors import OutputError
 from layertap.format.atomic import make_folder, replacing
+from layertap.format.file_names import clash_key, file_name
 from layertap.images.own_pictures import kind_of_own, mark
 
 
@@ -38,7 +38,10 @@ class OutputFiles:
     def name(self, image: str, part: str, row: int | None = None) -> str:
         """The name of the file for a part of an image, without its suffix: `p1/chest.bn`; for one
         of several rows of a ready batch `batch_2.bn`."""
-        return f"{self._names[image]}{'' if row is None else f'_{row}'}.{part}"
+        folders, _, stem = self._names[image].rpartition("/")
+        number = "" if row is None else f"_{row}"
+        parts = [*filter(None, folders.split("/")), f"{stem}{number}.{part}"]
+        return "/".join(map(file_name, parts))
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Path]:
@@ -86,12 +89,12 @@ def layer_parts(layers: Iterable[str]) -> dict[str, str]:
     parts: dict[str, str] = {}
     taken: set[str] = set()
     for layer in dict.fromkeys(layers):
-        plain = re.sub(r'[\\/:*?"<>|]', "_", layer)
+        plain = file_name(layer)
         part, number = plain, 1
-        while part.lower() in taken:
+        while clash_key(part) in taken:
             number += 1
             part = f"{plain}_{number}"
-        taken.add(part.lower())
+        taken.add(clash_key(part))
         parts[layer] = part
     return parts
 

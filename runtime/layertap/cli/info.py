@@ -13,6 +13,7 @@ from layertap.format.source import FileSource
 from layertap.format.text import counted, printable, type_text
 
 from . import OK, OWN, Command
+from .printing import show
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def _run(args: argparse.Namespace) -> int:
         changes = _changes(source, model.card)
         lines = [*_head(model.card), *changes, *lines, *_tail(model.card, bool(changes))]
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
+    show("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
     return OK
 
 

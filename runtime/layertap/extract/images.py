@@ -2,10 +2,10 @@
 
 One image that cannot be read does not stop the others: it is handed to a function of the caller.
 
-In a folder, and all folders below it, a file is an image when its suffix is one of a kind that
-Pillow can decode (`image_suffixes`), in capitals or not. Files and folders whose name begins with a
-dot are left out, and links to folders are not followed. Pictures that layertap itself wrote (heat
-maps, contact sheets) are left out too, with a warning that says how many.
+In a folder, and all folders below it, a file is an image when its suffix is one of a format that
+`load_image` reads (`image_suffixes`), in capitals or not. Files and folders whose name begins with
+a dot are left out, and links to folders are not followed. Pictures that layertap itself wrote
+(heat maps, contact sheets) are left out too, with a warning that says how many.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap.errors import ImageError, InputError, LayertapWarning
-from layertap.images.load import load_image
+from layertap.images.load import FORMATS, load_image
 from layertap.images.own_pictures import check_not_own, kind_of_own
 from layertap.images.preprocessing import Preprocessing
-
-_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow recognises these, but cannot decode them
 
 
 def find_images(
@@ -80,9 +78,9 @@ def _warn_of(paths: Sequence[str], reason: str) -> None:
 
 
 def image_suffixes() -> frozenset[str]:
-    """The suffixes, in small letters and with their dot, of the files that Pillow can decode."""
+    """The suffixes, in small letters and with their dot, of the formats that `load_image` reads."""
     known = Image.registered_extensions()
-    readable = Image.OPEN.keys() - _STUBS
+    readable = {*FORMATS, "MPO"}  # which is read as JPEG
     return frozenset(suffix.lower() for suffix, kind in known.items() if kind in readable)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, NamedTuple
+import stat
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from layertap.errors import ModelFileError, suggest
 
@@ -91,7 +93,7 @@ class FileSource:
             ModelFileError: it cannot be opened, or has changed since the first read.
         """
         try:
-            with open(self._path, "rb") as file:
+            with open_regular(self._path) as file:
                 stamp = FileStamp.of(os.fstat(file.fileno()))
                 if self._stamp is None:
                     if not stamp.size:
@@ -124,6 +126,25 @@ class FileSource:
             return sorted(item.name for item in self.path.parent.glob("*.onnx"))
         except OSError:
             return []
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading, as `open(path, "rb")` does, if it is a regular file.
+
+    A pipe would be waited for, and a device may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a pipe or a device.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def describe(start: bytes) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -60,6 +61,7 @@ def traceable(to_run: bool) -> Iterator[Changes]:
         _two_way_branches(),
         _without_cudnn(),
         _without_recomputation(),
+        _without_metrics(),
     ):
         yield changes
 
@@ -122,6 +124,17 @@ def _valid_scopes() -> Iterator[None]:
         return original(graph, name)
 
     with wrapped(tf.Graph, "name_scope", name_scope):
+        yield
+
+
+@contextmanager
+def _without_metrics() -> Iterator[None]:
+    """Ignore `add_metric` of Keras 2, which changes variables: predictions do not depend on it."""
+    tf_keras = sys.modules.get("tf_keras")
+    if tf_keras is None:
+        yield
+        return
+    with wrapped(tf_keras.layers.Layer, "add_metric", lambda *_, **__: None):
         yield
 
 

@@ -170,7 +170,7 @@ def add_gradients(
         append_card(temporary, card)
         check_finished(temporary, Path(path), verified, card, report)
         size = temporary.stat().st_size + data.size
-    return replace(report, size_bytes=size, seconds=time.perf_counter() - started)
+    return replace(report, card=card, size_bytes=size, seconds=time.perf_counter() - started)
 
 
 def _compare_upgraded(

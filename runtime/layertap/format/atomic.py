@@ -43,8 +43,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
         OutputError: the folder is missing or not writable, or the disk is full.
     """
     target = Path(target)
-    claim = _claimed(target)
+    claim = Claim(Path(os.path.realpath(target)))
     try:
+        _create(claim, target)
         try:
             yield claim.path
             claim.rename(Path(os.path.realpath(target)))
@@ -91,7 +92,11 @@ def check_target(
     if suffix and target.suffix.lower() != suffix:
         raise UsageError(f"the name of the output must end in {suffix}, got {str(target)!r}.")
     check_apart(target, inputs)
-    _claimed(target).release()
+    claim = Claim(Path(os.path.realpath(target)))
+    try:
+        _create(claim, target)
+    finally:
+        claim.release()
 
 
 def check_apart(target: str | os.PathLike[str], inputs: Iterable[str | os.PathLike[str]]) -> None:
@@ -119,24 +124,35 @@ def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> 
 
 
 class Claim:
-    """A new, empty file under a temporary name, locked until it is released."""
+    """A file under a temporary name, locked until it is released.
+
+    It is made in two steps, so that a signal between them leaves no file that nobody removes.
+    """
 
     def __init__(self, target: Path, suffix: str | None = None) -> None:
-        """Create it next to `target`, with the mode that a plain `open` would set.
-
+        """
         Args:
             target: what it is written for; the name of a real file, not of a link.
             suffix: by default that of `target`.
+        """
+        self._target = target
+        self._suffix = target.suffix if suffix is None else suffix
+        self._descriptor: int | None = None
+        self.path = target
+        """The temporary name, once the file is created."""
+
+    def create(self) -> None:
+        """Create it, empty, with the mode that a plain `open` would set.
 
         Raises:
             OSError: it cannot be created.
         """
-        suffix = target.suffix if suffix is None else suffix
+        target = self._target
         while True:
             mark = f"{_machine()}{os.urandom(4).hex()}"
-            self.path = target.with_name(f".{target.stem[:32]}.layertap-{mark}{suffix}")
+            self.path = target.with_name(f".{target.stem[:32]}.layertap-{mark}{self._suffix}")
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
-            self._descriptor: int | None = os.open(self.path, flags, 0o666)
+            self._descriptor = os.open(self.path, flags, 0o666)
             _lock(self._descriptor)
             if fcntl is None:  # Windows renames no file that is open
                 os.close(self._descriptor)
@@ -161,7 +177,8 @@ class Claim:
 
     def release(self) -> None:
         """Remove the file, unless it was renamed, and give up the lock."""
-        self.path.unlink(missing_ok=True)
+        if self.path != self._target:
+            self.path.unlink(missing_ok=True)
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -260,8 +277,8 @@ def _synchronize(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _claimed(target: Path) -> Claim:
-    """A temporary file for `target`."""
+def _create(claim: Claim, target: Path) -> None:
+    """Create a temporary file for `target`."""
     resolved = Path(os.path.realpath(target))
     try:
         _check_replaceable(target)
@@ -269,7 +286,7 @@ def _claimed(target: Path) -> Claim:
             missing = resolved.parent if target.parent.is_dir() else target.parent
             raise _failure(target, f"the folder {str(missing)!r} does not exist")
         sweep(resolved.parent)
-        return Claim(resolved)
+        claim.create()
     except OSError as exc:
         raise _failure(target, exc.strerror or str(exc)) from exc
 

@@ -81,6 +81,7 @@ class DataFile:
         """Append the bytes of one weight; return their offset and length."""
         if self._file is None:
             self._claim = Claim(self._model, ".data")
+            self._claim.create()
             self._file = self._claim.path.open("wb")
         offset = -(-self._size // ALIGNED) * ALIGNED
         for part in (bytes(offset - self._size), weights):

@@ -195,6 +195,32 @@ class Gradients(Record):
     extra: Mapping[str, Any] = {}
 
 
+class Digest(Record):
+    """Of the graph and the weights that were verified; see `layertap.format.digest`."""
+
+    nodes: str
+    """CRC-32 of the bytes of the nodes. Another program may store the same nodes in other bytes."""
+    graph: str
+    """SHA-256 of the graph's contents, without the values of its weights."""
+    weights: str
+    """SHA-256 of the values of all weights."""
+    extra: Mapping[str, Any] = {}
+
+
+class MadeFrom(Record):
+    """The file that this one was made from, by `layertap cut` or `layertap gradients`."""
+
+    step: str
+    """`cut` or `gradients`."""
+    graph: str
+    """The digest of its graph."""
+    weights: str
+    """The digest of its weights."""
+    file: str | None = None
+    """The name of the file, without its folder; `None` for a model that was in memory."""
+    extra: Mapping[str, Any] = {}
+
+
 class Card(Record):
     """The description of a model that a layertap file contains in addition to the graph."""
 
@@ -213,6 +239,10 @@ class Card(Record):
     gradients: Gradients | None = None
     notes: tuple[str, ...] | None = None
     """Sentences that describe how the file differs from the model, such as another dtype."""
+    digest: Digest | None = None
+    """What the file contained when it was verified."""
+    made_from: MadeFrom | None = None
+    """The file that this one was made from; `None` for an export."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = {}
 
@@ -389,6 +419,8 @@ def _read_card(data: object) -> Card:
         ),
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
         gradients=_optional(Gradients),
+        digest=_optional(Digest),
+        made_from=_optional(MadeFrom),
     )
     _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
     return card

@@ -67,12 +67,16 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         elif not card.channels_last:
             reference = "central differences"
         count = counted(len(verification.layers) - gradients, gradients, noun)
+        unsteady = sum(one.reference is not None for one in verification.layers.values())
+        inexact = (
+            f"; more in {unsteady}, where {reference} itself is less exact" if unsteady else ""
+        )
         lines.append(
             (
                 "verification",
                 f"{count} against {reference} ({'; '.join(verification.batches)}): "
                 f"largest scaled error {verification.layers[worst].scaled:.1e} in {worst!r}, "
-                f"allowed {verification.tolerance:.0e}",
+                f"allowed {verification.tolerance:.0e}{inexact}",
             )
         )
     if card.gradients:

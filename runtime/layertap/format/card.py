@@ -73,6 +73,10 @@ class LayerCheck(Record):
     """The scaled error: the largest absolute difference in a batch, divided by the layer's scale in
     that batch; the maximum over all batches. The scale is the largest absolute value, and at least
     0.01 for a sigmoid."""
+    reference: float | None = None
+    """How far Keras is from itself in this layer, scaled: from Keras in float64, or after a change
+    of the input by a millionth. Only where `scaled` is over the tolerance, which Keras cannot hold
+    there either. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -91,8 +95,9 @@ class Verification(Record):
 
     @property
     def worst(self) -> str:
-        """Name of the layer with the largest scaled error."""
-        return max(self.layers, key=lambda name: self.layers[name].scaled)
+        """Name of the layer with the largest scaled error, if possible within the tolerance."""
+        checks = self.layers
+        return max(checks, key=lambda name: (checks[name].reference is None, checks[name].scaled))
 
 
 class GoldenInput(Record):
@@ -120,6 +125,9 @@ class GoldenLayer(Record):
     """Largest absolute value; at least 0.01 for a sigmoid."""
     values: tuple[float, ...]
     """Values at evenly spaced positions in the flattened (C order) activations."""
+    sums: tuple[float, ...] | None = None
+    """Sums of all activations, each with other seeded weights; see `compare.golden.weighted_sums`.
+    Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -353,9 +361,15 @@ _KINDS: Mapping[str, Kind] = {
     "bool | None": ("true, false or null", (bool, type(None)), None),
     "int": ("an integer", (int,), None),
     "float": ("a number", (int, float), None),
+    "float | None": ("a number or null", (int, float, type(None)), None),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
     "tuple[int, ...]": ("a list of integers", (tuple,), _all(int)),
     "tuple[float, ...]": ("a list of numbers", (tuple,), _all(int, float)),
+    "tuple[float, ...] | None": (
+        "a list of numbers or null",
+        (tuple, type(None)),
+        _all(int, float),
+    ),
     "tuple[str, ...]": ("a list of strings", (tuple,), _all(str)),
     "tuple[str, ...] | None": ("a list of strings or null", (tuple, type(None)), _all(str)),
     "tuple[Any, ...] | None": (

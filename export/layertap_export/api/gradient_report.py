@@ -21,7 +21,7 @@ class GradientReport:
     compared: Mapping[str, Slopes] = field(repr=False)
     """By layer, along random directions; only those that were compared within the time."""
     batch: str
-    """The batch, in words."""
+    """The batches, in words."""
     tolerance: float
     size_bytes: int
     seconds: float
@@ -60,8 +60,9 @@ class GradientReport:
         )
         if not self.compared:
             return (
-                f"{written}none of the gradients could be compared with central differences: the "
-                "scores depend too little on the layers, or the onnx package computes other values"
+                f"{written}none of the gradients could be compared with central differences: there "
+                "was too little time, the scores depend too little on the layers, or the onnx "
+                "package computes other values"
             )
         some = "" if len(self.compared) == count else "; the others were not compared"
         return (

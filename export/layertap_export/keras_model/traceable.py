@@ -36,6 +36,7 @@ def traceable(to_run: bool) -> Iterator[list[Any]]:
         _valid_scopes(),
         _free_steps(),
         _computed_sizes(),
+        _enlarging_crops(),
         _two_way_branches(),
         _without_cudnn(),
         _without_recomputation(),
@@ -141,6 +142,39 @@ def _computed_sizes() -> Iterator[None]:
         return original(images, size, *args, **kwargs)
 
     with wrapped(keras_ops.image, "resize", resize), wrapped(keras.ops.image, "resize", resize):
+        yield
+
+
+@contextmanager
+def _enlarging_crops() -> Iterator[None]:
+    """Let CenterCrop enlarge images of free sizes where they are smaller than the crop.
+
+    Keras does that for images of known sizes. For free sizes it only cuts, and the result has
+    another shape than it declares. What is only cut is then resized to its own size, which changes
+    nothing.
+    """
+
+    def transform_images(
+        original: Any, layer: Any, images: Any, transformation: Any = None, training: bool = True
+    ) -> Any:
+        first = layer.data_format == "channels_first"
+        ends = slice(-2, None) if first else slice(-3, -1)
+        if images.shape[ends].is_fully_defined():
+            return original(layer, images, transformation, training)
+        images = tf.cast(images, layer.compute_dtype)
+        size, crop = tf.shape(images)[ends], tf.constant([layer.height, layer.width])
+        # As `keras.utils.image_utils.smart_resize` does: the largest part of these proportions.
+        other = tf.cast(size[::-1] * crop, tf.float32) / tf.cast(crop[::-1], tf.float32)
+        part = tf.maximum(tf.minimum(size, tf.cast(other, tf.int32)), 1)
+        part = tf.where(tf.reduce_all(size >= crop), crop, part)
+        top, left = tf.unstack((size - part) // 2)
+        height, width = tf.unstack(part)
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        taken = images[..., rows, columns] if first else images[..., rows, columns, :]
+        wanted = layer.height, layer.width
+        return keras_ops.image.resize(taken, wanted, data_format=layer.data_format)
+
+    with wrapped(keras.layers.CenterCrop, "transform_images", transform_images):
         yield
 
 

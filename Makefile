@@ -36,14 +36,16 @@ $(READY): pyproject.toml tests/download_wheels.py
 demo: demo/chest.onnx
 	$(BIN)/layertap info demo/chest.onnx
 	$(BIN)/layertap layers demo/chest.onnx --layers 'conv5_block16*' --layers bn --layers relu
-	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --layers conv5_block16_concat -o demo/activations.npz --sheet demo/sheets
-	$(BIN)/layertap run demo/chest.onnx $(PICTURES) --top 3
-	$(BIN)/python examples/fetch.py demo/chest.onnx conv5_block16_concat $(PICTURES)
-	$(BIN)/layertap cam demo/chest.onnx $(PICTURES) -o demo/heat_maps
+	$(BIN)/layertap run demo/chest.onnx "$$PICTURES" --layers conv5_block16_concat -o demo/activations.npz --sheet demo/sheets
+	$(BIN)/layertap run demo/chest.onnx "$$PICTURES" --top 3
+	$(BIN)/python examples/fetch.py demo/chest.onnx conv5_block16_concat "$$PICTURES"
+	$(BIN)/layertap cam demo/chest.onnx "$$PICTURES" -o demo/heat_maps
 	@echo "model: demo/chest.onnx   activations: demo/activations.npz   pictures: demo/sheets/ demo/heat_maps/"
 
 # The user's own images, or synthetic X-ray images that layertap_models draws.
 PICTURES = $(if $(IMAGES),$(IMAGES),demo/images)
+# The shell reads the name from its environment, so that it may contain spaces and quotes.
+export PICTURES
 
 demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3

@@ -9,6 +9,8 @@ from pathlib import Path
 import layertap
 from layertap.extract.images import find_images
 
+if len(sys.argv) < 4:
+    sys.exit("usage: python examples/fetch.py MODEL.onnx LAYER IMAGE_OR_FOLDER...")
 file, layer, *sources = sys.argv[1:]
 model = layertap.open(file)
 tap = model.tap(layer)  # prepared once, used for every image

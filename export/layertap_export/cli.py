@@ -7,7 +7,10 @@ import sys
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
+from layertap.cli.options import add_class_input
+from layertap.errors import UsageError
 from layertap.format.atomic import check_target
+from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
 
@@ -17,29 +20,41 @@ from .progress import ProgressLine
 def _configure_export(parser: argparse.ArgumentParser) -> None:
     _add_model(parser, "model")
     parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=SHAPE:DTYPE",
+        help="shape of an input, batch first, ? for a free size, and its dtype: "
+        "x=?,?,?,3:float32 (repeatable)",
+    )
+    parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
     )
     parser.add_argument(
         "--layers",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="LAYER",
-        help="expose only these: name, glob, re:PATTERN, index or slice (repeatable; default all)",
+        help="expose only these: names, globs, re:PATTERN, indices or slices (default all)",
     )
     parser.add_argument(
         "--type",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="CLASS",
-        help="expose only layers of this Keras class (repeatable)",
+        help="expose only layers of these Keras classes",
     )
     parser.add_argument(
         "--gradients",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="LAYER",
-        help="also write the gradient of the score at this layer: as for --layers, or last-conv, "
-        "all, input (repeatable)",
+        help="also write the gradient of the score at these layers: as for --layers, or last-conv, "
+        "all, input",
     )
     _add_score(parser)
+    add_class_input(parser, CLASS_INPUTS[0])
     parser.add_argument(
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
@@ -61,6 +76,7 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
         help="name, glob, re:PATTERN, index or slice; or last-conv, all, input",
     )
     _add_score(parser)
+    add_class_input(parser, CLASS_INPUTS[0])
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE.onnx", help="the file to write"
     )
@@ -150,8 +166,11 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    check_target(args.output)
-    _check_source(args)
+    from .keras_model.stated import parsed  # not above: slows `--help`
+
+    check_class_input(args.class_input)
+    inputs = parsed(args.input)
+    _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -164,9 +183,11 @@ def _run_export(args: argparse.Namespace) -> int:
                 type=args.type,
                 gradients=args.gradients,
                 score=args.score,
+                class_input=args.class_input or CLASS_INPUTS[0],
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
+                inputs=inputs,
                 progress=progress,
                 **_loading_and_verification(args),
             )
@@ -191,6 +212,7 @@ def _run_gradients(args: argparse.Namespace) -> int:
             args.output,
             args.layers,
             score=args.score,
+            class_input=args.class_input or CLASS_INPUTS[0],
             tolerance=args.tolerance,
             seconds=args.seconds,
         )
@@ -227,6 +249,18 @@ def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
         "unsafe": args.unsafe,
         "reference": args.reference,
     }
+
+
+def _check_export(args: argparse.Namespace) -> None:
+    """Raise errors in the options of `export` before TensorFlow is imported."""
+    from .api.arguments import labels_of, preprocessing_of
+
+    check_target(args.output)
+    if args.score and not args.gradients:
+        raise UsageError("--score is the output for --gradients, which is missing.")
+    preprocessing_of(args.preprocess)
+    labels_of(args.labels)
+    _check_source(args)
 
 
 def _check_source(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from ._engine.devices import canonical
 from ._engine.program import Program
 from ._engine.settings import Provider, Settings
 from ._public import public
@@ -14,10 +15,10 @@ from .errors import UsageError
 from .format.card import Card, TensorInfo
 from .format.cost import activation_costs
 from .format.layer import Layer
-from .format.select import Selector
+from .format.select import Selector, as_selectors
 from .format.source import BytesSource, FileSource
 from .format.table import as_text
-from .format.text import class_text, shape_text
+from .format.text import Text, as_html, class_text, number_of, shape_text, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,12 +55,12 @@ def open(  # noqa: A001 - the usual name for opening a file
 
     Args:
         source: the `.onnx` file, or its contents.
-        device: `cpu`; `cuda` or `cuda:1` (an NVIDIA card); `auto`, which uses the card if it
-            works, and otherwise the CPU; or another device that the installed onnxruntime supports:
-            `openvino` (`openvino:gpu`, `openvino:npu`), `coreml`, `directml`, `webgpu`, `tensorrt`,
-            `migraphx`, `rocm`, `qnn`, `xnnpack`. A device that does not work is an error;
-            `layertap devices` lists which devices work, and why the others do not. `Model.device`
-            says which one is in use. All devices compute in float32 where they can.
+        device: `cpu`; `cuda` or `cuda:1` (an NVIDIA card; also `gpu`); `auto`, which uses the card
+            if it works, and otherwise the CPU; or another device that the installed onnxruntime
+            supports: `openvino` (`openvino:gpu`, `openvino:npu`), `coreml`, `directml`, `webgpu`,
+            `tensorrt`, `migraphx`, `rocm`, `qnn`, `xnnpack`. A device that does not work is an
+            error; `layertap devices` lists which devices work, and why the others do not.
+            `Model.device` says which one is in use. All devices compute in float32 where they can.
         providers: onnxruntime's own list of execution providers, instead of `device`.
         session_options: an `onnxruntime.SessionOptions`, which is used unchanged; or a dict of its
             attributes (`{"enable_profiling": True}`) and of configuration entries, which have a
@@ -100,7 +101,7 @@ def open(  # noqa: A001 - the usual name for opening a file
         UsageError: options that contradict each other.
     """
     settings = Settings(
-        device,
+        canonical(device) if isinstance(device, str) else device,
         providers,
         session_options,
         threads,
@@ -165,9 +166,26 @@ class Model:
     def __repr__(self) -> str:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in self.inputs)
         return (
-            f"<layertap.Model {self._program.name}: {len(self.layers)} layers, "
-            f"inputs {inputs or 'none'}, device {self.device}>"
+            f"<layertap.Model {self._program.name}: {number_of(len(self.layers), 'layer')}, "
+            f"inputs {shortened(inputs, 200) or 'none'}, device {self.device}>"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: this line, and the table of layers."""
+        return as_html(f"{self!r}\n\n{self.summary()}")
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the sessions and their memory. The model and its taps cannot run afterwards.
+
+        This happens by itself when a model is no longer referenced. Closing it twice is allowed.
+        """
+        self._program.close()
 
     @property
     def device(self) -> str:
@@ -223,8 +241,11 @@ class Model:
             size: the input's free sizes after the batch axis, `(height, width)` for images; with
                 it, the MB of layers with free sizes are estimated (`~`).
             batch: number of samples that the MB are for.
+
+        Returns:
+            A string; a notebook shows it as a table, and so does a Python prompt.
         """
-        return as_text(self.layers, activation_costs(self.layers, self.card, size, batch))
+        return Text(as_text(self.layers, activation_costs(self.layers, self.card, size, batch)))
 
     def tap(
         self,
@@ -244,12 +265,13 @@ class Model:
 
                 - `mean`, `max`: over all axes except batch and channels, `(n, c)`;
                 - `mean_l2`: the mean, divided by its Euclidean norm (zeros stay zeros), `(n, c)`;
-                - `flatten`: all axes except the batch in one, channels last, `(n, h * w * c)`;
+                - `flatten`: all axes except the batch in one, in their order, `(n, h * w * c)`;
                 - `top5`, or any other number: a `TopChannels` of the channels with the largest
                   means, `.channels` and `.values`, each `(n, 5)`, the largest first.
 
-                Channels are the last axis; in a file without a card, which does not state the
-                layout, they are the axis after the batch, as in ONNX's operators.
+                Which axis the channels are is in the card, or follows from the operators. Where
+                neither tells, they are the last axis in a file from Keras, and the axis after the
+                batch in any other.
             dtype: `float16`, `float32` or `float64`; floating-point results are cast to it in the
                 graph, which is many times faster than in numpy, with the same result.
             contiguous: return C-contiguous arrays: the graph transposes them to Keras's order of
@@ -266,8 +288,6 @@ class Model:
             ModelFileError: onnxruntime rejects the file, or it was changed.
             DependencyError: onnxruntime is not installed.
         """
-        if layers is not None and not isinstance(layers, (str, int, slice, Layer, Mapping)):
-            layers = list(layers)
         return Tap(self, layers, dtype, contiguous, on_device)
 
     @overload
@@ -397,10 +417,10 @@ class Model:
                 layers that have a gradient.
             target: the class, or classes, to explain. One target: a label, the index of a class, or
                 `"top"`, each image's class with the highest score. Several targets: a list of
-                these. Different targets for each image: a list of lists, one per image, all of the
-                same length. A weighted sum of scores: an array of floats, `(classes,)` or
-                `(n, classes)`, or `(n, targets, classes)` for several sums. If there are scores at
-                many positions, as in a segmentation, they are summed.
+                these, or `"all"`, every class. Different targets for each image: a list of lists,
+                one per image, all of the same length. A weighted sum of scores: an array of
+                floats, `(classes,)` or `(n, classes)`, or `(n, targets, classes)` for several
+                sums. If there are scores at many positions, as in a segmentation, they are summed.
             preprocess: a recipe for images instead of the card's.
 
         Returns:
@@ -658,6 +678,8 @@ class Model:
         path: str | os.PathLike[str],
         start: Selector | Iterable[Selector] | None = None,
         end: Selector | Iterable[Selector] | None = None,
+        *,
+        class_input: str | None = None,
     ) -> None:
         """Write the part of the model between some layers and others as a file of its own.
 
@@ -672,16 +694,19 @@ class Model:
             end: layers, see `select`, and names of outputs that are gradients (`grad/conv1`); by
                 default the model's own outputs. The part's card describes the gradients if the
                 output that they belong to is included.
+            class_input: `"required"` or `"optional"`: whether clients of a part with gradients have
+                to feed the weights of the classes; by default as in this file.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
             InputError: `start` is not enough for `end`; the message says which layer to add.
-            UsageError: a layer is both start and end, or `end` does not depend on it.
+            UsageError: a layer is both start and end, `end` does not depend on it, or `class_input`
+                is given and the part has no gradients.
             OutputError: the file cannot be written.
         """
         from ._engine.part_file import cut_to_file
 
-        cut_to_file(self._program, path, start, end)
+        cut_to_file(self._program, path, start, end, class_input)
 
 
 @public
@@ -698,6 +723,7 @@ class Tap:
         self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
     ) -> None:
         program = model._program
+        asked = as_selectors(asked)
         peeled = not (contiguous or on_device)
         request = program.request(asked, dtype, peeled)
         self.layers = request.layers

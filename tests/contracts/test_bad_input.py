@@ -108,7 +108,7 @@ def test_invalid_model_file_is_an_error(contents: bytes | None, message: str | N
 def test_truncated_file_is_an_error() -> None:
     """At every position of a small file. A file that is cut between two fields after the graph can
     be valid; then the results must be those of the whole file."""
-    x = np.random.default_rng(0).normal(size=(1, 8, 6, 3)).astype(np.float32)
+    x = np.random.default_rng(0).random((1, 8, 6, 3)).astype(np.float32)
     whole = layertap.open(WHOLE).predict(x)
     refusals = 0
     for end in range(len(WHOLE)):
@@ -150,8 +150,9 @@ def test_truncated_file_is_an_error() -> None:
         ),
         (
             ["run", "good.onnx", "rank.npy"],
-            "input 'image' has shape (8, 6, 3), expected (n, 8, 6, 3). Add the batch axis: "
-            "x[None].",
+            "input 'image' has shape (8, 6, 3), expected (n, 8, 6, 3). If its values are prepared, "
+            "add the batch axis: x[None]. If they are pixels, give them as integers, which are "
+            "prepared: x.astype('uint8').",
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "missing/out.npz"],
@@ -171,7 +172,7 @@ def test_truncated_file_is_an_error() -> None:
         (
             ["run", "good.onnx", "good.png", "--preprocess", "recipe.json"],
             'recipe.json: "sise" is not a key of a preprocessing recipe, which '
-            "has size, color_mode, interpolation, keep_aspect_ratio, depth, "
+            "has size, color_mode, interpolation, keep_aspect_ratio, depth, channels, "
             "scaling. Did you mean 'size'?",
         ),
     ],

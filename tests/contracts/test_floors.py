@@ -18,7 +18,8 @@ FLOORS = {
     "layertap": [
         "_public",
         "errors _record _version",
-        "format images",
+        "format",
+        "images",
         "_cut",
         "_engine",
         "cam",

@@ -17,10 +17,12 @@ from generators import tiny
 from layertap.errors import LayertapError
 from layertap.images.preprocessing import Preprocessing
 from layertap.view.colormaps import colored
+from layertap_export.api.add_gradients import add_gradients
 from layertap_export.gradients.score import asked_output
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.loading.custom_objects import import_object
 from layertap_export.keras_model.loading.weight_files import read_weights
+from layertap_export.keras_model.stated import parsed, stated_inputs
 from layertap_models.registry import find
 from shell import layertap as shell
 
@@ -75,6 +77,9 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
             "intra_op_num_threads",
         ),
     ],
+    "layertap/format/card.py": [
+        (lambda: opened().cut("cut.onnx", class_input="requried"), "required")
+    ],
     "layertap/format/source.py": [(lambda: layertap.open("god.onnx"), "good.onnx")],
     "layertap/images/load.py": [
         (lambda: layertap.load_image("god.png", color_mode="greyscale"), "grayscale"),  # type: ignore[arg-type]
@@ -84,16 +89,23 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: Preprocessing.from_dict({"colour_mode": "rgb"}), "color_mode"),
         (lambda: Preprocessing.from_dict({"scaling": {"mode": "standardise"}}), "standardize"),
         (lambda: Preprocessing.from_dict({"scaling": {"mode": "torch", "mod": 1}}), "mode"),
-        (lambda: Preprocessing.from_dict({"scaling": "torch"}), "torch"),
+        (lambda: Preprocessing.from_dict({"scaling": {"mode": "troch"}}), "torch"),
     ],
     "layertap/view/colormaps.py": [(lambda: colored(X[0, ..., 0], "virdis"), "viridis")],
     "layertap_models/registry.py": [(lambda: find("digit"), "digits")],
+    "layertap_export/gradients/select.py": [
+        (lambda: add_gradients("small.onnx", "new.onnx", "last-cnv"), "last-conv")
+    ],
     "layertap_export/gradients/score.py": [(lambda: asked_output("agee", ["age"]), "age")],
     "layertap_export/keras_model/loading/__init__.py": [
         (lambda: load_model("god.keras"), "good.keras")
     ],
     "layertap_export/keras_model/loading/custom_objects.py": [
         (lambda: import_object("pathlib:Pth"), "Path")
+    ],
+    "layertap_export/keras_model/stated.py": [
+        (lambda: stated_inputs({"x": ((None, 3), "flaot32")}), "float32"),
+        (lambda: parsed(["x=?,3:flaot32"]), "float32"),
     ],
     "layertap_export/keras_model/loading/weight_files.py": [
         (lambda: read_weights("god.weights.h5"), "good.weights.h5")
@@ -102,6 +114,8 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
+    "layertap_export/keras_model/inputs.py": "test_freeing.py",
+    "layertap_export/keras_model/signatures.py": "test_freeing.py",
     "layertap_export/keras_model/loading/saved_models.py": "test_saved_models.py",
     "layertap_export/verification/layers.py": "test_float64.py",
 }
@@ -128,6 +142,7 @@ def test_a_near_name_elsewhere_is_suggested(
     for name in ("good.onnx", "good.keras", "good.weights.h5"):
         Path(name).touch()
     Image.new("RGB", (6, 8)).save("good.png")
+    tiny.save(tiny.image_classifier(), tmp_path / "small.onnx")
     assert_suggests(call, near)
 
 

@@ -187,7 +187,7 @@ def image_classifier(
 
 def images(n: int = 2, seed: int = 0) -> np.ndarray:
     """What `image_classifier` takes, (n, 8, 6, 3)."""
-    return np.random.default_rng(seed).normal(size=(n, 8, 6, 3)).astype(np.float32)
+    return np.random.default_rng(seed).random((n, 8, 6, 3)).astype(np.float32)
 
 
 def two_inputs() -> onnx.ModelProto:
@@ -243,8 +243,20 @@ def _forwards(final: str) -> list[onnx.NodeProto]:
     ]
 
 
+def turned(source: str, target: str, perm: list[int]) -> onnx.NodeProto:
+    """A Transpose, or an Identity if the axes keep their order."""
+    if perm == sorted(perm):
+        return node("Identity", source, target)
+    return node("Transpose", source, target, perm=perm)
+
+
 def differentiable(
-    *, broadcasts: bool = True, score: str = "logits", final: str = "Sigmoid"
+    *,
+    broadcasts: bool = True,
+    score: str = "logits",
+    final: str = "Sigmoid",
+    channels_first: bool = False,
+    states_axes: bool = False,
 ) -> onnx.ModelProto:
     """Images (n, 8, 6, 3) -> conv -> relu, + conv -> mixed (n, 4, 3, 5) -> last -> pool -> probs,
     three classes; and its gradients, put in by hand.
@@ -253,9 +265,17 @@ def differentiable(
         broadcasts: whether one image may go with many rows of weights.
         score: what is differentiated: `logits`, or `output` (for a sigmoid).
         final: the last operator, `Sigmoid` or `Softmax`.
+        channels_first: whether the image and all layers have channels first, as in a Keras model
+            with `data_format="channels_first"`.
+        states_axes: whether the card states the axes, as cards of format 1.3 do.
     """
+    order = (2, 0, 1) if channels_first else (0, 1, 2)
+
+    def arranged(shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape[axis] for axis in order) if len(shape) == 3 else tuple(shape)
+
     nodes = [
-        node("Transpose", "image", "first", perm=[0, 3, 1, 2]),
+        turned("image", "first", [0, 1, 2, 3] if channels_first else [0, 3, 1, 2]),
         *_forwards(final),
         node("Sub", "one probs", "left"),
         node("Mul", "probs left", "slope"),
@@ -280,11 +300,12 @@ def differentiable(
         node("ConvTranspose", "g_conv kernel", "g_image", pads=[1, 1, 1, 1]),
     ]  # fmt: skip
     shapes = {"conv": (8, 6, 4), "relu": (8, 6, 4), "mixed": (4, 3, 5), "last": (4, 3, 5)}
-    nodes += [node("Transpose", f"{n}_nchw", n, perm=[0, 2, 3, 1]) for n in shapes]
+    perm = [0, 1, 2, 3] if channels_first else [0, 2, 3, 1]
+    nodes += [turned(f"{n}_nchw", n, perm) for n in shapes]
     sources = {"conv": "conv", "relu": "joined", "mixed": "mixed", "last": "last", "image": "image"}
     for name, source in sources.items():
-        turned = f"grad/{name}" if broadcasts else f"turned/{name}"
-        nodes.append(node("Transpose", f"g_{source}", turned, perm=[0, 2, 3, 1]))
+        shown = f"grad/{name}" if broadcasts else f"turned/{name}"
+        nodes.append(turned(f"g_{source}", shown, perm))
         if not broadcasts:  # a shape that must be that of the layer
             nodes.append(node("Shape", name, f"shape/{name}"))
             nodes.append(node("Reshape", f"turned/{name} shape/{name}", f"grad/{name}"))
@@ -297,15 +318,25 @@ def differentiable(
         layer(5, "pool", "GlobalAveragePooling2D", (None, 5), "last"),
         layer(6, "probs", "Dense", (None, 3), "pool", 18),
     ]
+    maps = "NCHW" if channels_first else "NHWC"
+    rows = [
+        replace(
+            row,
+            shape=(None, *arranged([size or 0 for size in row.shape[1:]])),
+            axes=(maps if len(row.shape) == 4 else "NC") if states_axes else None,
+        )
+        for row in rows
+    ]
+    image = arranged((8, 6, 3))
     return model(
         nodes,
-        [value("image", ["batch", 8, 6, 3]), value("score_weights", ["rows", 3])],
+        [value("image", ["batch", *image]), value("score_weights", ["rows", 3])],
         [
             value("probs", ["batch", 3]),
-            *(value(name, ["batch", *shape]) for name, shape in shapes.items()),
+            *(value(name, ["batch", *arranged(shape)]) for name, shape in shapes.items()),
             value("pool", ["batch", 5]),
             *(
-                value(f"grad/{name}", [None, *shape])
+                value(f"grad/{name}", [None, *arranged(shape)])
                 for name, shape in {**shapes, "image": (8, 6, 3)}.items()
             ),
         ],
@@ -318,7 +349,7 @@ def differentiable(
         ],
         card=card(
             rows,
-            {"image": (None, 8, 6, 3)},
+            {"image": (None, *image)},
             {"probs": (None, 3)},
             labels=("cat", "dog", "bird"),
             preprocessing={"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}},
@@ -671,7 +702,7 @@ def feeds(made: onnx.ModelProto, n: int = 2, seed: int = 0) -> dict[str, np.ndar
         if tensor.elem_type == TensorProto.STRING:
             given[item.name] = np.array(["one", "two", "three"], dtype=object)
         elif tensor.elem_type == FLOAT:
-            given[item.name] = generator.normal(size=shape).astype(np.float32)
+            given[item.name] = generator.random(shape).astype(np.float32)
         else:
             dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
             given[item.name] = generator.integers(0, 2, size=shape).astype(dtype)

@@ -44,7 +44,7 @@ def test_preprocessing_fits_the_input(name: str) -> None:
     spec = MODELS[name]
     recipe = Preprocessing.from_dict(spec.preprocessing)
     assert recipe.size is not None
-    assert (*recipe.size, recipe.channels) == spec.input_shape
+    assert (*recipe.size, recipe.channel_count) == spec.input_shape
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.library import import_onnxruntime
+from layertap._engine.program import program_of
+from layertap._engine.session import plain_session
 from layertap._public import public
-from layertap.errors import UsageError
-from layertap.format.card import Card, Golden, GoldenLayer, LayerCheck, Verification
+from layertap.compare.measures import check_tolerance, difference
+from layertap.errors import ModelFileError, UsageError
+from layertap.format.axes import stated_axes
+from layertap.format.card import (
+    Card,
+    Golden,
+    GoldenLayer,
+    LayerCheck,
+    Verification,
+    check_class_input,
+)
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
 from layertap_export.errors import VerificationError
-from layertap_export.gradients.extend import extend, warn_independent
-from layertap_export.gradients.reading import card_of, read, strip
+from layertap_export.gradients.extend import LEFT_OUT, extend, warn_independent
+from layertap_export.gradients.reading import OLDEST_OPSET, card_of, read, strip
 from layertap_export.gradients.select import listed
+from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
 from layertap_export.verification.golden_values import digits, golden_layer, steady
@@ -38,14 +49,18 @@ from layertap_export.writing import Writer, append_card
 from .final_check import Verified, check_finished
 from .gradient_report import GradientReport
 
+UPGRADE_TOLERANCE = 1e-5
+"""The largest scaled difference between a file and the same in a newer opset."""
+
 
 @public
 def add_gradients(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
-    layers: Selector | Sequence[Selector],
+    layers: Selector | Iterable[Selector],
     *,
     score: str | None = None,
+    class_input: str = "optional",
     tolerance: float = DEFAULT_TOLERANCE,
     seconds: float = DEFAULT_SECONDS,
 ) -> GradientReport:
@@ -57,14 +72,18 @@ def add_gradients(
     not needed.
 
     Args:
-        source: an `.onnx` file of opset 13 or newer, exported by layertap or from elsewhere. Its
-            layers are those that `layertap layers` lists. Gradients that it has are replaced.
+        source: an `.onnx` file, exported by layertap or from elsewhere. Its layers are those that
+            `layertap layers` lists. Gradients that it has are replaced. A file of an opset before
+            13 is converted to opset 17, and its outputs are compared with those of the original.
         path: the file to write; it may be `source`.
         layers: names, globs, `re:` patterns, indices, slices, or the words `"last-conv"` (the
-            layer that Grad-CAM explains), `"all"` and `"input"`.
+            layer that Grad-CAM explains), `"all"` and `"input"`. `True` is `"all"`.
         score: the output to differentiate, if the model has several. If it ends in a sigmoid or
             softmax, the scores are the input of that, the logits; with `"probability"` or
             `"OUTPUT:probability"` they are the output itself.
+        class_input: whether a client has to feed the weights of the classes: `"optional"`, or
+            `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other clients that
+            cannot feed an optional input, see docs/gradients.md.
         tolerance: largest scaled error that passes.
         seconds: time in seconds for comparing gradients; at least one is compared.
 
@@ -72,25 +91,37 @@ def add_gradients(
         VerificationError: a gradient differs from the central differences; carries the report.
         GradientError: an operator between a layer and the score has no gradient.
         LayerNotFoundError: `layers` match nothing.
-        ModelFileError: `source` is not an ONNX model, or its opset is too old.
+        ModelFileError: `source` is not an ONNX model, or it is too old to be converted.
         OutputError: `path` cannot be written.
     """
     started = time.perf_counter()
-    if not 0 <= tolerance < np.inf:
-        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
+    check_tolerance(tolerance)
+    if not seconds >= 0:
+        raise UsageError(f"seconds must be at least 0, got {seconds}.")
+    check_class_input(class_input)
+    asked = listed(layers)
     opened = layertap.open(source)
     initializers = Initializers()
     model = read(Path(source), opened, initializers)
     card = card_of(opened, model, initializers)
     strip(model, card)
-    gradients, independent = extend(
+    if not stated_axes(card.layers, (*card.inputs, *card.outputs)):
+        axes = axes_of(model, by_size=not card.channels_last)
+        card = replace(
+            card,
+            layers=with_axes(card.layers, axes),
+            inputs=with_axes(card.inputs, axes),
+            outputs=with_axes(card.outputs, axes),
+        )
+    gradients, independent, notes = extend(
         model,
         card.layers,
         card.inputs,
         card.outputs,
-        listed(layers),
+        asked,
         score,
         channels_last=card.channels_last,
+        class_input=class_input,
     )
     if independent:
         warn_independent(independent, gradients.output)
@@ -98,14 +129,18 @@ def add_gradients(
     for key, value in opened.metadata.items():
         model.metadata_props.add(key=key, value=value)
 
+    kept = [note for note in card.notes or () if not note.startswith(LEFT_OUT)]
+    card = replace(card, notes=(*kept, *notes) or None)
     tensors = {info.name: info.name for info in card.inputs}
     tensors |= {layer.name: str(layer.tensor) for layer in card.layers}
     with replacing_model(path) as (temporary, data):
         Writer(model, initializers, data).write(temporary)
         file = WrittenFile(temporary)
         check_gradients(file, replace(card, gradients=gradients))
-        ready = file.session()
+        ready = file.session(gradients)
         golden, feeds = sample(ready, card)
+        if program_of(opened).graph.opsets.get("", 0) < OLDEST_OPSET:
+            _compare_upgraded(source, ready, [info.name for info in card.outputs], feeds)
         (scores,) = ready.run([gradients.output], feeds)
         rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
         card = replace(card, gradients=replace(gradients, broadcasts=rows))
@@ -146,6 +181,25 @@ def add_gradients(
         check_finished(temporary, Path(path), verified, card, report)
         size = temporary.stat().st_size + data.size
     return replace(report, size_bytes=size, seconds=time.perf_counter() - started)
+
+
+def _compare_upgraded(
+    source: str | os.PathLike[str],
+    ready: Any,
+    outputs: Sequence[str],
+    feeds: Mapping[str, NDArray[Any]],
+) -> None:
+    """Check that a file has the outputs that it had before it was converted to a newer opset."""
+    before = plain_session(Path(source)).run(outputs, dict(feeds))
+    after = ready.run(outputs, feeds)
+    for name, one, other in zip(outputs, before, after, strict=True):
+        apart = difference(other, one).scaled
+        if not apart <= UPGRADE_TOLERANCE:
+            raise ModelFileError(
+                f"the output {name!r} of {os.fspath(source)!r} is not the same, but {apart:.1e} of "
+                "its scale apart, after `onnx.version_converter` converted the file to a newer "
+                "opset. Export the model again, with opset 13 or newer."
+            )
 
 
 def _noted(

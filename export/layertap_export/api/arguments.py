@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from layertap.errors import UsageError
-from layertap.format.layer import Layer
-from layertap.format.select import parse_selector, select
-from layertap.format.text import shape_text
+from layertap.format.select import ALL, as_selectors, parse_selector, select
+from layertap.format.text import class_text, number_of, shape_text
 from layertap.images.preprocessing import Preprocessing
-from layertap_export.keras_model.tracing import Trace
+
+if TYPE_CHECKING:  # it imports TensorFlow; the arguments are checked before
+    from layertap_export.keras_model.tracing import Trace
+
+Labels: TypeAlias = "Iterable[Any] | Mapping[Any, Any] | str | os.PathLike[str]"
+"""What a caller may give as the names of the classes; see `labels_of`."""
 
 
 def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
@@ -27,13 +34,14 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
         LayerNotFoundError: a selector or type matches nothing.
     """
     table = [row.layer for row in traced.rows]
-    selectors: Any = layers
-    if isinstance(layers, str):
-        selectors = None if layers == "all" else parse_selector(layers, table)
-    elif not isinstance(layers, (int, slice, Layer)):
-        selectors = [parse_selector(x, table) if isinstance(x, str) else x for x in layers]
-        if "all" in selectors:
-            selectors = None
+    selectors = as_selectors(layers)
+    if isinstance(selectors, str):
+        selectors = [selectors]
+    if isinstance(selectors, list):
+        # Here the word comes before a layer of this name, because it is the default.
+        everything = any(isinstance(x, str) and x == ALL for x in selectors)
+        parsed = [parse_selector(x, table) if isinstance(x, str) else x for x in selectors]
+        selectors = None if everything else parsed
     chosen = {layer.name for layer in select(table, selectors, types)}
     # The model's own outputs are in the file anyway.
     own = {info.name for info in traced.outputs}
@@ -46,41 +54,116 @@ def preprocessing_of(given: Any) -> Preprocessing | None:
     Raises:
         PreprocessingError: it is not valid.
     """
-    if given is None or isinstance(given, Preprocessing):
-        return given
-    if isinstance(given, Mapping):
-        return Preprocessing.from_dict(given)
-    return Preprocessing.load(given)
+    return None if given is None else Preprocessing.of(given)
 
 
-def labels_of(given: Sequence[str] | str | os.PathLike[str] | None) -> tuple[str, ...] | None:
-    """Names of the classes: from a sequence of them, or a text file with one per line.
+def target_of(model: Any, path: Any) -> Path:
+    """The path of the file that is written.
 
     Raises:
-        UsageError: the file cannot be read.
+        UsageError: it is not a path.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        return Path(path)
+    swapped = isinstance(model, (str, os.PathLike))
+    raise UsageError(
+        f"the path of the file to write must be a string or a Path, got {class_text(path)}."
+        + (" The model comes first: export(model, path)." if swapped else "")
+    )
+
+
+def labels_of(given: Labels | None) -> tuple[str, ...] | None:
+    """Names of the classes, in order.
+
+    Args:
+        given: a sequence of names; a mapping from indices to names or from names to indices (such
+            as Keras's `class_indices`); or the path of a text file with one name per line. Numbers
+            and truth values become text.
+
+    Raises:
+        UsageError: the file cannot be read, or the labels are not names of classes.
     """
     if given is None:
         return None
     if isinstance(given, (str, os.PathLike)):
-        try:
-            text = Path(given).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(
-                f"cannot read the labels from {os.fspath(given)!r}: {exc}. Give a text file with "
-                "one label per line."
-            ) from exc
-        given = [line.strip() for line in text.splitlines() if line.strip()]
-    return tuple(given)
+        return _labels_in(given)
+    if isinstance(given, Mapping):
+        return _labels_by_index(given)
+    series: Any = given
+    if hasattr(series, "to_dict") and any(isinstance(key, str) for key in series.index):
+        return _labels_by_index(series.to_dict())  # of pandas: indices by name
+    if isinstance(given, (bytes, set, frozenset)) or not isinstance(given, Iterable):
+        kind = "a set, which has no order" if isinstance(given, (set, frozenset)) else repr(given)
+        raise UsageError(
+            f"labels must be a list of names, a dict of names by index, or a file, got {kind}."
+        )
+    return tuple(_label(item) for item in given)
+
+
+def _labels_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    name = os.fsdecode(path)
+    form = "Give a text file with one label per line."
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as exc:
+        raise UsageError(f"labels: there is no file {name!r}. {form}") from exc
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"cannot read the labels from {name!r}: {reason}. {form}") from exc
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _labels_by_index(given: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The names from a mapping from indices to names, or from names to indices."""
+    by_key = {_index(key): value for key, value in given.items()}
+    by_value = {_index(value): key for key, value in given.items()}
+    wanted = set(range(len(given)))
+    readings = [
+        [reading[index] for index in range(len(given))]
+        for reading in (by_key, by_value)
+        if given and reading.keys() == wanted
+    ]
+    if len(readings) == 2 and isinstance(next(iter(given)), str):
+        readings = readings[1:]  # class_indices of folders whose names are numbers
+    if not readings or readings[0] != readings[-1]:
+        raise UsageError(
+            f"labels as a dict must map each index, 0 to {max(len(given) - 1, 0)}, to a name, or "
+            f"each name to its index, got {repr(dict(given))[:100]}."
+        )
+    return tuple(_label(item) for item in readings[0])
+
+
+def _index(value: object) -> int | None:
+    """An integer, a truth value or a text of digits, as an index."""
+    if isinstance(value, (Integral, np.bool_)):
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else None
+
+
+def _label(item: object) -> str:
+    """The name of one class as text."""
+    if isinstance(item, np.generic):
+        item = item.item()
+    if isinstance(item, bytes):
+        item = item.decode("utf-8", "replace")
+    if isinstance(item, (str, int, float)) and item == item:  # but not NaN
+        text = str(item)
+        if not any("\ud800" <= character <= "\udfff" for character in text):
+            return text
+    raise UsageError(f"each label must be a name or a number, got {item!r}.")
 
 
 def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ...] | None) -> None:
     """Raise UsageError unless labels and preprocessing fit this model."""
     last = traced.outputs[0].shape[-1] if traced.outputs and traced.outputs[0].shape else None
-    if labels is not None and last is not None and len(labels) != last:
+    # One unit for two classes: the names are [negative, positive].
+    fitting = last is None or (labels and len(labels) in ((1, 2) if last == 1 else (last,)))
+    if labels is not None and not fitting:
+        name = traced.outputs[0].name
         raise UsageError(
-            f"got {len(labels)} labels, but the model's output "
-            f"{traced.outputs[0].name!r} has {last} classes. Give one label for each "
-            "class, in order."
+            f"got {number_of(len(labels), 'label')}, but the model's output {name!r} has "
+            f"{number_of(last or 0, 'class', 'classes')}. Give one label for each class, in order"
+            + (", or two: [negative, positive]." if last == 1 else ".")
         )
     images = [info for info in traced.inputs if len(info.shape) == 4]
     if recipe is None or not images:
@@ -92,13 +175,15 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
             )
         return
     height, width, channels = images[0].shape[1:]
+    if recipe.channels == "first":
+        channels, height, width = images[0].shape[1:]
     size = recipe.size or (None, None)
     wrong_size = any(
         want is not None and got is not None and want != got
         for want, got in zip((height, width), size, strict=True)
     )
-    if wrong_size or (channels is not None and channels != recipe.channels):
+    if wrong_size or (channels is not None and channels != recipe.channel_count):
         raise UsageError(
-            f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channels}, but "
-            f"the model's input {images[0].name!r} takes {height} x {width} x {channels}."
+            f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channel_count}, "
+            f"but the model's input {images[0].name!r} takes {height} x {width} x {channels}."
         )

@@ -6,9 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import onnx
+
 from layertap.format.card import Card, Gradients, Source, TensorInfo
 from layertap.format.layer import Layer, Shape
 from layertap.images.preprocessing import Preprocessing
+from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.verification.declared_shapes import freed
 from layertap_export.verification.report import VerificationReport
 
@@ -57,6 +60,13 @@ class CardDraft:
     def complete(self) -> bool:
         """Whether the file exposes all layers that can be exposed."""
         return all(layer.exposed for layer in self.layers if layer.why_not is None)
+
+    def infer_axes(self, graph: onnx.ModelProto) -> None:
+        """Note what the axes of layers, inputs and outputs mean, as far as the graph tells."""
+        axes = axes_of(graph, self.table)
+        self.table = with_axes(self.table, axes)
+        self.inputs = with_axes(self.inputs, axes)
+        self.outputs = with_axes(self.outputs, axes)
 
     def add_gradients(self, gradients: Gradients) -> None:
         """Note the gradients that the file has.

@@ -6,11 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from layertap._public import public
+from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
+from layertap.format.card import check_class_input
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
 from layertap.images.load import ImageSource
@@ -18,11 +21,13 @@ from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
 from layertap_export.convert.to_onnx import to_onnx
+from layertap_export.errors import ExportError
 from layertap_export.gradients.for_export import add_gradients, narrow, pads_needed
 from layertap_export.gradients.select import listed
 from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.subject import subject_of
+from layertap_export.keras_model.stated import stated_inputs
+from layertap_export.keras_model.subject import Subject, subject_of
 from layertap_export.verification.declared_shapes import declare
 from layertap_export.verification.gradient_check import LayerSources
 from layertap_export.verification.interface import check_interface
@@ -32,7 +37,7 @@ from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card, validate
 
-from .arguments import check_fit, chosen_layers, labels_of, preprocessing_of
+from .arguments import Labels, check_fit, chosen_layers, labels_of, preprocessing_of, target_of
 from .draft import CardDraft
 from .export_report import ExportReport
 from .final_check import Verified, check_finished
@@ -48,16 +53,18 @@ def export(
     *,
     layers: str | Selector | Iterable[Selector] = "all",
     type: str | Iterable[str] | None = None,  # noqa: A002 - the word that users know from Keras
-    gradients: Selector | Iterable[Selector] = (),
+    gradients: Selector | Iterable[Selector] | None = (),
     score: str | None = None,
+    class_input: str = "optional",
     preprocess: Preprocessing | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    labels: Sequence[str] | str | os.PathLike[str] | None = None,
+    labels: Labels | None = None,
     opset: int = 18,
     tolerance: float | None = None,
     samples: Sequence[ImageSource] = (),
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | Iterable[Any] = (),
     signature: str | None = None,
+    inputs: Any = None,
     unsafe: bool = False,
     reference: str = "keras",
     progress: Callable[[str], None] = lambda stage: None,
@@ -78,10 +85,13 @@ def export(
         gradients: the layers for which the file also computes the gradient of the score: as for
             `layers`, and the words `"last-conv"` (the layer that Grad-CAM usually explains),
             `"all"` (all exposed layers that the score depends on) and `"input"`. They are also
-            exposed.
+            exposed. `True` is `"all"`; `False` and `None` are none.
         score: the output to differentiate, if the model has several. If it ends in a sigmoid or
             softmax, the scores are the input of that, the logits; with `"probability"` or
             `"OUTPUT:probability"` they are the output itself.
+        class_input: with gradients, whether a client has to feed the weights of the classes:
+            `"optional"`, or `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other
+            clients that cannot feed an optional input, see docs/gradients.md.
         preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
             JSON file with it.
         labels: names of the classes, in the order of the output's last axis, or a text file with
@@ -95,6 +105,10 @@ def export(
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
         signature: of a SavedModel, take the outputs of this signature and no layers.
+        inputs: shapes and dtypes of inputs by name, batch first, where the file shall have others
+            than the model states, or the model states none: `{"x": (None, None, None, 3)}`,
+            `{"x": ((None, 10), "int32")}`, `{"x": keras.Input(...)}` or a `tf.TensorSpec`; `None`
+            is a free size. For a model with one input, the value alone is enough.
         unsafe: load files that hold Python code (Lambda layers).
         reference: with `float64` the report also says how far the file and Keras itself are from
             the same model in float64.
@@ -109,11 +123,24 @@ def export(
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
         OutputError: `path` cannot be written.
+        UsageError: an argument is not valid, for example an input that the model does not have.
     """
     started = time.perf_counter()
-    path = Path(path)
+    path = target_of(model, path)
+    recipe, names = preprocessing_of(preprocess), labels_of(labels)
+    if tolerance is not None:
+        check_tolerance(tolerance)
     if opset not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
+    stated = stated_inputs(inputs)
+    check_class_input(class_input)
+    asked = listed(gradients)
+    for name, given in (("score", score), ("class_input", class_input != "optional")):
+        if given and not asked:
+            raise UsageError(
+                f"{name} was given without gradients, which it applies to. Name layers in "
+                "gradients=, for example 'last-conv'."
+            )
     if isinstance(model, (str, os.PathLike)):
         progress("loading the model")
         model = load_model(
@@ -123,9 +150,53 @@ def export(
             signature=signature,
             unsafe=unsafe,
         )
-    subject = subject_of(model)
-    recipe = preprocessing_of(preprocess)
+    subject = subject_of(model, stated)
+    export_as = partial(
+        _export,
+        path=path,
+        layers=layers,
+        type=type,
+        asked=asked,
+        score=score,
+        class_input=class_input,
+        recipe=recipe,
+        names=names,
+        opset=opset,
+        tolerance=tolerance,
+        samples=samples,
+        reference=reference,
+        progress=progress,
+        started=started,
+    )
+    try:
+        return export_as(subject)
+    except ExportError:
+        # Sizes that Keras takes free may be more than ONNX can express.
+        fixed = subject.with_fixed_sizes()
+        if fixed is None:
+            raise
+    return export_as(fixed)
 
+
+def _export(
+    subject: Subject,
+    *,
+    path: Path,
+    layers: str | Selector | Iterable[Selector],
+    type: str | Iterable[str] | None,  # noqa: A002
+    asked: list[Selector],
+    score: str | None,
+    class_input: str,
+    recipe: Preprocessing | None,
+    names: tuple[str, ...] | None,
+    opset: int,
+    tolerance: float | None,
+    samples: Sequence[ImageSource],
+    reference: str,
+    progress: Callable[[str], None],
+    started: float,
+) -> ExportReport:
+    """The export of one subject; see `export`."""
     progress("tracing")
     traced = subject.trace()
     if tolerance is None:
@@ -138,26 +209,28 @@ def export(
         table=tuple(row.layer for row in traced.rows),
         exposed=chosen_layers(traced, layers, type),
         recipe=recipe,
-        labels=labels_of(labels),
-        notes=[*notes],
+        labels=names,
+        notes=[*subject.notes, *notes],
     )
-    asked = listed(gradients)
-    check_fit(traced, recipe, draft.labels)
+    check_fit(traced, recipe, names)
 
     progress("converting")
-    names = [info.name for info in traced.inputs]
+    inputs = [info.name for info in traced.inputs]
     pads = pads_needed(asked, draft.table)
-    raw = to_onnx(traced.function, names, opset, traced.scopes, keep_pads=pads)
+    raw = to_onnx(traced.function, inputs, opset, traced.scopes, keep_pads=pads)
     # Gradients are compared layer by layer, and therefore added to a graph that shows all of them.
     graph = assemble(raw, traced, chosen_layers(traced, "all", None) if asked else draft.exposed)
+    draft.infer_axes(graph)
     draft.notes += narrowing_notes(cast_around(graph, raw.initializers))
     validate(graph)
     sources = None
     if asked:
         progress("adding gradients")
-        draft.add_gradients(
-            add_gradients(graph, draft.table, draft.inputs, draft.outputs, asked, score)
+        added = add_gradients(
+            graph, draft.table, draft.inputs, draft.outputs, asked, score, class_input
         )
+        draft.add_gradients(added.gradients)
+        draft.notes += added.notes
         sources = LayerSources.of(graph.graph, draft.table)
         narrow(graph, draft.shown)
         validate(graph)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from layertap._public import public
 from layertap.format.card import Card
+from layertap.format.text import Readable, number_of
 from layertap_export.verification.report import VerificationReport
 
 
 @public
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class ExportReport(Readable):
     """The result of an export."""
 
     path: Path
@@ -30,11 +31,10 @@ class ExportReport:
 
     def __str__(self) -> str:
         count = len(self.card.layers)
-        content = f"{len(self.exposed)} of {count} layers exposed"
+        content = f"{len(self.exposed)} of {number_of(count, 'layer')} exposed"
         signature = self.card.source.signature
         if signature:
-            outputs = "output" if count == 1 else "outputs"
-            content = f"{count} {outputs} of the signature {signature!r}"
+            content = f"{number_of(count, 'output')} of the signature {signature!r}"
         lines = (
             f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, {content}) "
             f"in {self.seconds:.0f} s",

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from layertap._public import public
 from layertap.format.card import Card
+from layertap.format.text import Readable
 from layertap_export.verification.finite_differences import Slopes
 
 
 @public
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GradientReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class GradientReport(Readable):
     """The gradients that were added to a file, and their distance from central differences."""
 
     path: Path
     card: Card
-    compared: Mapping[str, Slopes] = field(repr=False)
+    compared: Mapping[str, Slopes]
     """By layer, along random directions; only those that were compared within the time."""
     batch: str
     """The batches, in words."""
@@ -58,6 +59,7 @@ class GradientReport:
             f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
             f"{self.seconds:.0f} s\n"
         )
+        written += "".join(f"note: {note}\n" for note in self.card.notes or ())
         if not self.compared:
             return (
                 f"{written}none of the gradients could be compared with central differences: there "

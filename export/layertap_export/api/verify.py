@@ -9,6 +9,7 @@ from typing import Any
 
 import layertap
 from layertap._public import public
+from layertap.compare.measures import check_tolerance
 from layertap.errors import ModelFileError
 from layertap.format.card import Card
 from layertap.format.layer import Shape
@@ -16,11 +17,14 @@ from layertap.format.text import shape_text
 from layertap.images.load import ImageSource
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.subject import Subject, subject_of
+from layertap_export.keras_model.naming import uncounted
+from layertap_export.keras_model.subject import Subject, subject_like
 from layertap_export.verification.layers import verify_file
 from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
 from layertap_export.verification.written_file import WrittenFile
+
+from .same_layers import named_as_in
 
 
 @public
@@ -61,6 +65,8 @@ def verify(
         ModelFileError: the file cannot be read or was not made by layertap.
         ExportError: the model cannot be loaded or run, or is not the one in the file.
     """
+    if tolerance is not None:
+        check_tolerance(tolerance)
     card = layertap.open(path).card
     if card is None:
         raise ModelFileError(
@@ -76,8 +82,12 @@ def verify(
             signature=signature or card.source.signature,
             unsafe=unsafe,
         )
-    subject = subject_of(model)
+    subject = subject_like(model, card.inputs)
     _check_same_inputs(subject, card, os.fspath(path))
+    progress("tracing")
+    traced = subject.trace()
+    card = named_as_in(card, traced.rows)
+    complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
     if tolerance is None:
         tolerance = card.verification.tolerance if card.verification else DEFAULT_TOLERANCE
     progress(f"comparing with {subject.framework}")
@@ -88,13 +98,16 @@ def verify(
         tolerance=tolerance,
         samples=samples,
         reference=reference,
+        traced=traced if complete else None,
     )
 
 
 def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
     given = [(info.name, info.shape) for info in subject.inputs]
     expected = [(info.name, info.shape) for info in card.inputs]
-    if given != expected:
+    if [(uncounted(name), shape) for name, shape in given] != [
+        (uncounted(name), shape) for name, shape in expected
+    ]:
         raise ExportError(
             f"{path!r} was made from another model: its inputs are {_listed(expected)}, "
             f"the model's are {_listed(given)}."

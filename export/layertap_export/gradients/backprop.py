@@ -7,17 +7,28 @@ of a tensor that several nodes read is the sum of the gradients from each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import onnx
 
 from layertap_export.errors import GradientError
 from layertap_export.graph.graph import is_standard, leading_to, reads
+from layertap_export.graph.operators import is_kind, stops_gradient
 
 from .builder import FLOAT_TYPES, Builder, Value
-from .registry import NO_GRADIENT, RULES
+from .registry import RULES
 from .step import Step
+
+
+class Blocked(NamedTuple):
+    """A node through which no gradient can be computed."""
+
+    node: onnx.NodeProto
+    tensor: str
+    """The output of the node on the way to the score."""
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -25,13 +36,15 @@ class Backprop:
     """The nodes between some tensors and the score, ready to be differentiated."""
 
     build: Builder
-    score: str
     targets: tuple[str, ...]
     nodes: tuple[onnx.NodeProto, ...]
     """In topological order; each has a rule."""
     reached: frozenset[str]
     """The tensors that have a gradient."""
-    layer_of: Callable[[onnx.NodeProto, str], str]
+    blocked: list[Blocked]
+    """The nodes without a rule; after `gradients` also those whose form has none."""
+    flow: tuple[onnx.NodeProto, ...]
+    """All nodes before the score that a gradient flows through, those without a rule too."""
 
     @classmethod
     def between(
@@ -39,8 +52,7 @@ class Backprop:
         build: Builder,
         nodes: Sequence[onnx.NodeProto],
         targets: Iterable[str],
-        score: str,
-        layer_of: Callable[[onnx.NodeProto, str], str],
+        scores: Iterable[str],
     ) -> Backprop:
         """Find the nodes.
 
@@ -48,40 +60,38 @@ class Backprop:
             build: writes the backward half.
             nodes: the forward half, in topological order.
             targets: the tensors to differentiate with respect to.
-            score: the tensor to differentiate.
-            layer_of: gives the layer that a node and one of its outputs belong to, for messages.
-
-        Raises:
-            GradientError: a node on a path has no rule; the message names its layer and operator.
+            scores: the tensors to differentiate.
         """
         targets = tuple(targets)
-        leading, needed = leading_to(nodes, [score])
-        reached, found = needed.intersection(targets), []
+        leading, needed = leading_to(nodes, scores)
+        reached, found, blocked, flow = needed.intersection(targets), [], [], []
         for node in leading:
-            if _ends(node) or reached.isdisjoint(reads(node)):
+            if stops_gradient(node):
                 continue
-            wanted = [name for name in node.output if name in needed]
+            flow.append(node)
+            if reached.isdisjoint(reads(node)):
+                continue
             if not _has_rule(node):
                 # Its gradient must not silently be 0, as that of a rounding to int8 would.
-                raise _failure(layer_of(node, wanted[0]), _no_rule(node))
-            flowing = [name for name in wanted if build.shapes.dtype(name) in (0, *FLOAT_TYPES)]
+                tensor = next(name for name in node.output if name in needed)
+                blocked.append(Blocked(node, tensor, _no_rule(node)))
+                continue
+            flowing = [name for name in _flowing(build, node) if name in needed]
             if flowing:
                 found.append(node)
                 reached.update(flowing)
-        return cls(build, score, targets, tuple(found), frozenset(reached), layer_of)
+        return cls(build, targets, tuple(found), frozenset(reached), blocked, tuple(flow))
 
-    def gradients(self, seed: Value) -> dict[str, Value]:
-        """The gradients of `sum(seed * score)` by target.
+    def gradients(self, seeds: Mapping[str, Value]) -> dict[str, Value]:
+        """The gradients of `sum(seed * score)` over all scores, by target.
 
-        Targets that the score does not depend on are left out.
+        Targets that the scores do not depend on are left out, and so are those before a node that
+        is blocked.
 
         Args:
-            seed: the weights of the score, in its shape.
-
-        Raises:
-            GradientError: there is no rule for this form of an operator.
+            seeds: by score its weights, in its shape.
         """
-        found: dict[str, list[Value]] = {self.score: [seed]}
+        found: dict[str, list[Value]] = {name: [seed] for name, seed in seeds.items()}
         for node in reversed(self.nodes):
             step = self._step(node, found)
             if step is None:
@@ -90,12 +100,31 @@ class Backprop:
             try:
                 results = RULES[node.op_type](step)
             except GradientError as exc:
-                raise _failure(self.layer_of(node, node.output[0]), str(exc)) from None
+                tensor = next(name for name in node.output if name in found)
+                self.blocked.append(Blocked(node, tensor, str(exc)))
+                continue
             for name, result, wanted in zip(node.input, results, step.wanted, strict=False):
                 if wanted and result is not None:
                     found.setdefault(name, []).append(result)
         totals = {name: self._total(found, name) for name in self.targets}
-        return {name: total for name, total in totals.items() if total is not None}
+        return {
+            name: total
+            for name, total in totals.items()
+            if total is not None and self.obstacle(name) is None
+        }
+
+    def obstacle(self, tensor: str) -> Blocked | None:
+        """The first blocked node that a gradient would have to flow through to a tensor."""
+        if not self.blocked:
+            return None
+        reached = {tensor}
+        blocked = {id(one.node): one for one in self.blocked}
+        for node in self.flow:
+            if not reached.isdisjoint(reads(node)):
+                if id(node) in blocked:
+                    return blocked[id(node)]
+                reached.update(_flowing(self.build, node))
+        return None
 
     def _step(self, node: onnx.NodeProto, found: Mapping[str, list[Value]]) -> Step | None:
         """The arguments of the node's rule; `None` if none of its outputs has a gradient."""
@@ -107,7 +136,8 @@ class Backprop:
             return tuple(self.build.tensor(name) if name else None for name in names)
 
         wanted = tuple(name in self.reached for name in node.input)
-        return Step(self.build, node, tensors(node.input), tensors(node.output), grads, wanted)
+        inputs, outputs = tensors(node.input), tensors(node.output)
+        return Step(self.build, node, inputs, outputs, grads, wanted, _differentiate)
 
     def _total(self, found: Mapping[str, list[Value]], name: str) -> Value | None:
         """The sum of the gradients of a tensor from all its readers, made once."""
@@ -120,9 +150,27 @@ class Backprop:
         return parts[0]
 
 
-def _ends(node: onnx.NodeProto) -> bool:
-    """Whether no gradient flows through a node."""
-    return is_standard(node) and node.op_type in NO_GRADIENT
+def _differentiate(
+    build: Builder,
+    nodes: Sequence[onnx.NodeProto],
+    targets: Sequence[str],
+    seeds: Mapping[str, Value],
+) -> dict[str, Value]:
+    """See `step.Differentiator`.
+
+    Raises:
+        GradientError: a node has no rule.
+    """
+    inner = Backprop.between(build, nodes, targets, seeds)
+    found = inner.gradients(seeds)
+    if inner.blocked:
+        raise GradientError(inner.blocked[0].reason)
+    return found
+
+
+def _flowing(build: Builder, node: onnx.NodeProto) -> list[str]:
+    """The outputs of a node that a gradient flows through: those of floating-point numbers."""
+    return [name for name in node.output if build.shapes.dtype(name) in (0, *FLOAT_TYPES)]
 
 
 def _has_rule(node: onnx.NodeProto) -> bool:
@@ -131,8 +179,5 @@ def _has_rule(node: onnx.NodeProto) -> bool:
 
 def _no_rule(node: onnx.NodeProto) -> str:
     domain = "" if is_standard(node) else f"{node.domain}."
-    return f"layertap has no rule for the operator {domain}{node.op_type}"
-
-
-def _failure(layer: str, reason: str) -> GradientError:
-    return GradientError(f"layer {layer!r} has no gradient: {reason}. Choose layers after it.")
+    hint = " (use the file that this one was quantised from)" if is_kind(node, "quantised") else ""
+    return f"layertap has no rule for the operator {domain}{node.op_type}{hint}"

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from layertap_export.errors import GradientError
 from layertap_export.graph.arithmetic import Arithmetic
+from layertap_export.graph.graph import leading_to
 from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
@@ -75,24 +76,46 @@ class Value(Arithmetic):
 class Builder:
     """Appends to one graph. `finish` puts the new nodes and constants into the model."""
 
-    def __init__(self, model: onnx.ModelProto, shapes: Shapes) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, shapes: Shapes, names: UniqueNames | None = None
+    ) -> None:
+        """
+        Args:
+            names: gives the new names; by default those that the graph does not have.
+        """
         self.shapes = shapes
         self.opset = shapes.opset
         self._graph = model.graph
-        self._names = UniqueNames(_names(model.graph), "_", 1)
+        self._names = names or UniqueNames(_names(model.graph), "_", 1)
         self._made: dict[tuple[Any, ...], tuple[Value, ...]] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
-        self._prefix = PREFIX
+        self._outputs: list[str] = []
+        self.prefix = PREFIX
+        """That of the names of nodes."""
+
+    def inside(self, model: onnx.ModelProto) -> Builder:
+        """A builder for a graph inside a node. Its names are given in neither graph again."""
+        made = Builder(model, Shapes(model), self._names)
+        made.prefix = self.prefix
+        return made
 
     def name_after(self, owner: str) -> None:
         """Name the nodes that follow after `owner`, a node of the forward half."""
-        self._prefix = f"{PREFIX}{owner}/"
+        self.prefix = f"{PREFIX}{owner.removeprefix(PREFIX)}/"
 
-    def finish(self) -> None:
-        """Put the new nodes and constants into the model."""
-        self._graph.node.extend(self._nodes)
-        self._graph.initializer.extend(self._constants)
+    def finish(self, *, whole: bool = False) -> None:
+        """Put the new nodes and constants that lead to an output into the model.
+
+        Args:
+            whole: also those that do not.
+        """
+        nodes = self._nodes
+        needed = {item.name for item in self._constants}
+        if not whole:
+            nodes, needed = leading_to(nodes, self._outputs)
+        self._graph.node.extend(nodes)
+        self._graph.initializer.extend(x for x in self._constants if x.name in needed)
 
     # -- making
 
@@ -125,7 +148,7 @@ class Builder:
             # Names take most of the added bytes: only that of the node says where it belongs.
             first = f"{PREFIX}{len(self._nodes)}"
             written = [self.free_name(f"{first}:{i}" if i else first) for i in range(outputs)]
-            name = self.free_name(f"{self._prefix}{op_type}")
+            name = self.free_name(f"{self.prefix}{op_type}")
             node = helper.make_node(op_type, names, written, name=name, **attributes)
             self._nodes.append(node)
             dtype = self._dtype_of(op_type, inputs, attributes)
@@ -135,6 +158,7 @@ class Builder:
     def output(self, value: Value, name: str) -> None:
         """Make a value a graph output of this name."""
         self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+        self._outputs.append(name)
 
     def _dtype_of(self, op_type: str, inputs: Sequence[Value | None], attributes: Any) -> int:
         if op_type == "Cast":
@@ -291,7 +315,8 @@ class Builder:
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:
-    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    stated = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    names = {value.name for value in stated}
     for node in graph.node:
         names.update((node.name, *node.output))
     return names

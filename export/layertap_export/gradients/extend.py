@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from layertap.errors import LayertapWarning, UsageError
-from layertap.format.card import Gradients, TensorInfo
+from layertap.format.card import CLASS_INPUTS, Gradients, TensorInfo
 from layertap.format.layer import Layer
 from layertap.format.select import Selector
+from layertap_export.errors import GradientError
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .backprop import Backprop
 from .builder import FLOAT_TYPES, PREFIX, Builder, Value
 from .score import Score, asked_output, find_score
 from .select import ALL, INPUT, LAST, asks_for, last_feature_maps, named_layers
-from .targets import Differentiated, SourceFinder
+from .targets import ROUNDING, Differentiated, SourceFinder
 
 WEIGHTS = "score_weights"
 """The name of the input that weighs the scores, if nothing else in the graph has it."""
+
+
+LEFT_OUT = "no gradient with respect to "
+"""The first words of a note on layers that `all` leaves out."""
+
+
+class Extended(NamedTuple):
+    """What was added to a model."""
+
+    gradients: Gradients
+    """The card's entry; `broadcasts` is false, which has to be measured."""
+    independent: tuple[str, ...]
+    """Names of layers that no gradient flows to: it is 0 there."""
+    notes: tuple[str, ...]
+    """Sentences on the layers that `all` leaves out, because they have no gradient."""
 
 
 def extend(
@@ -34,12 +51,12 @@ def extend(
     score: str | None,
     *,
     channels_last: bool,
-) -> tuple[Gradients, tuple[str, ...]]:
+    class_input: str = CLASS_INPUTS[0],
+) -> Extended:
     """Add to a model the gradients of its scores with respect to some layers, in place.
 
-    The differentiated quantity is `sum(weights * scores)` per sample, where the weights are an
-    optional input: an initialiser of ones that the graph lists among its inputs. Their last axis
-    is that of the scores; the others broadcast.
+    The differentiated quantity is `sum(weights * scores)` per sample, where the weights are one
+    more input. Their last axis is that of the scores; the others broadcast.
 
     Args:
         model: nodes in topological order.
@@ -49,13 +66,12 @@ def extend(
         asked: the layers to differentiate by, see `select`.
         score: which output the scores are, see `score.asked_output`.
         channels_last: whether the layers' channels are their last axis, or the second.
-
-    Returns:
-        The card's entry (with `broadcasts` false, which has to be measured), and the names of the
-        layers that the scores do not depend on: their gradient is 0.
+        class_input: `optional`: the graph also has an initialiser of ones for the weights;
+            `required`: clients have to feed them.
 
     Raises:
-        GradientError: an operator between a layer and the score has no gradient.
+        GradientError: an operator between a named layer and the score has no gradient, or between
+            each of `all` layers and the score.
         LayerNotFoundError: a selector matches nothing.
         UsageError: there is no such output, or it has no gradient.
     """
@@ -88,17 +104,16 @@ def extend(
             "no layers were given for the gradients. Give at least one, for example 'last-conv'."
         )
 
-    backprop = Backprop.between(
-        build,
-        forward,
-        dict.fromkeys(target.source for target in wanted),
-        found.tensor,
-        lambda node, tensor: _layer_of(node, tensor, layers),
-    )
-    weights = _add_weights(build, model.graph, found)
-    shown = {target.name: build.free_name(PREFIX + target.name) for target in wanted}
+    sources = dict.fromkeys(target.source for target in wanted)
+    backprop = Backprop.between(build, forward, sources, [found.tensor])
+    _obstacles(backprop, wanted, named, layers)
+    weights = _add_weights(build, model.graph, found, class_input)
     seed = weights.op("Expand", build.tensor(found.tensor).shape())
-    results = backprop.gradients(seed)
+    results = backprop.gradients({found.tensor: seed})
+    obstacles = _obstacles(backprop, wanted, named, layers)
+    without = {one.layer for one in obstacles}
+    wanted = [target for target in wanted if target.name not in without]
+    shown = {target.name: build.free_name(PREFIX + target.name) for target in wanted}
     independent = []
     for target in wanted:
         gradient = results.get(target.source)
@@ -118,8 +133,66 @@ def extend(
         weights=weights.name,
         tensors=shown,
         broadcasts=False,
+        class_input=class_input,
     )
-    return kept, tuple(independent)
+    return Extended(kept, tuple(independent), _left_out(obstacles))
+
+
+class Obstacle(NamedTuple):
+    """Why a layer has no gradient."""
+
+    layer: str
+    reason: str
+    place: str
+    """The layer of the operator that has no gradient."""
+
+    @property
+    def refusal(self) -> str:
+        return (
+            f"{self.layer!r} has no gradient: {self.reason}, in the layer {self.place!r} between "
+            f"it and the score. Choose {self.place!r} or a layer after it."
+        )
+
+
+def _obstacles(
+    backprop: Backprop,
+    targets: Sequence[Differentiated],
+    named: Collection[str],
+    layers: Sequence[Layer],
+) -> list[Obstacle]:
+    """The targets that have no gradient.
+
+    Raises:
+        GradientError: a named one is among them, or all are.
+    """
+    found = []
+    for target in targets:
+        blocked = backprop.obstacle(target.source)
+        if blocked is not None:
+            place = _layer_of(blocked.node, blocked.tensor, layers)
+            found.append(Obstacle(target.name, blocked.reason, place))
+    first = next((one for one in found if one.layer in named), None)
+    if first is None and found and len(found) == len(targets):
+        first = found[0]
+    if first is not None:
+        raise GradientError(first.refusal)
+    return found
+
+
+def _left_out(obstacles: Iterable[Obstacle]) -> tuple[str, ...]:
+    """A sentence for each operator because of which layers are left out."""
+    by_cause: dict[tuple[str, str], list[str]] = {}
+    for one in obstacles:
+        by_cause.setdefault((one.place, one.reason), []).append(one.layer)
+    return tuple(
+        f"{LEFT_OUT}{_listing(names)}: {reason}, in the layer {place!r}."
+        for (place, reason), names in by_cause.items()
+    )
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if names[3:] else shown
 
 
 def _no_float_input(inputs: Sequence[TensorInfo]) -> str:
@@ -132,9 +205,8 @@ def _no_float_input(inputs: Sequence[TensorInfo]) -> str:
 
 def warn_independent(names: Sequence[str], output: str) -> None:
     """Warn that some gradients are 0."""
-    shown = ", ".join(map(repr, names[:3])) + (f" and {len(names) - 3} more" if names[3:] else "")
     warnings.warn(
-        f"the scores of {output!r} do not depend on {shown}: the gradient there is 0.",
+        f"no gradient flows from the scores of {output!r} to {_listing(names)}: it is 0 there.",
         LayertapWarning,
         stacklevel=3,
     )
@@ -171,8 +243,8 @@ def _layer_of(node: onnx.NodeProto, tensor: str, layers: Sequence[Layer]) -> str
     return scope or (tensor if tensor in names else node.name or tensor)
 
 
-def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
-    """The input that weighs the scores, with ones to fall back on."""
+def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score, class_input: str) -> Value:
+    """The input that weighs the scores, with ones to fall back on if it is optional."""
     dims = build.dims(build.tensor(score.tensor))
     dtype = build.shapes.dtype(score.tensor)
     # The last axis of several is that of the classes; a lone one is that of the samples.
@@ -181,9 +253,10 @@ def _add_weights(build: Builder, graph: onnx.GraphProto, score: Score) -> Value:
     name = build.free_name(WEIGHTS)
     free = [None] * (len(dims) - 1)
     graph.input.append(helper.make_tensor_value_info(name, dtype, [*free, *last]))
-    sizes = [1] * len(free) + [size or 1 for size in last]
-    ones = np.ones(sizes, helper.tensor_dtype_to_np_dtype(dtype))
-    graph.initializer.append(numpy_helper.from_array(ones, name))
+    if class_input == CLASS_INPUTS[0]:
+        sizes = [1] * len(free) + [1 if size is None else size for size in last]
+        ones = np.ones(sizes, helper.tensor_dtype_to_np_dtype(dtype))
+        graph.initializer.append(numpy_helper.from_array(ones, name))
     return Value(build, name, dtype)
 
 
@@ -195,7 +268,7 @@ def _shown(build: Builder, gradient: Value, movers: Iterable[onnx.NodeProto]) ->
             gradient = gradient.op("Transpose", **({"perm": perm} if perm else {}))
         elif mover.op_type == "Cast":
             gradient = gradient.cast(build.shapes.dtype(mover.output[0]))
-        elif mover.op_type != "Identity":
+        elif mover.op_type not in ("Identity", *ROUNDING):
             gradient = build.shaped(gradient, build.tensor(mover.output[0]))
     return gradient
 

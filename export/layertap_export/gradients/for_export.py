@@ -6,12 +6,12 @@ from collections.abc import Collection, Sequence
 
 import onnx
 
-from layertap.format.card import Gradients, TensorInfo
+from layertap.format.card import TensorInfo
 from layertap.format.layer import Layer
 from layertap.format.select import Selector
 from layertap_export.graph.graph import prune
 
-from .extend import extend, warn_independent
+from .extend import Extended, extend, warn_independent
 from .select import ALL, asks_for, named_layers
 
 
@@ -28,7 +28,8 @@ def add_gradients(
     outputs: Sequence[TensorInfo],
     asked: Sequence[Selector],
     score: str | None,
-) -> Gradients:
+    class_input: str,
+) -> Extended:
     """Add gradients to a finished graph, in place, and warn about those that are 0.
 
     Args:
@@ -38,18 +39,25 @@ def add_gradients(
         outputs: the model's own outputs.
         asked: the layers, see `gradients.select`.
         score: the output whose scores are differentiated, see `gradients.score`.
-
-    Returns:
-        The card's entry for the gradients.
+        class_input: see `extend.extend`.
 
     Raises:
         GradientError: an operator between a layer and the score has no gradient.
         LayertapError: a requested layer or output does not exist.
     """
-    gradients, independent = extend(graph, table, inputs, outputs, asked, score, channels_last=True)
-    if independent:
-        warn_independent(independent, gradients.output)
-    return gradients
+    added = extend(
+        graph,
+        table,
+        inputs,
+        outputs,
+        asked,
+        score,
+        channels_last=True,
+        class_input=class_input,
+    )
+    if added.independent:
+        warn_independent(added.independent, added.gradients.output)
+    return added
 
 
 def narrow(model: onnx.ModelProto, outputs: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, inliner, numpy_helper
+from onnx import helper, inliner, numpy_helper, version_converter
 
 import layertap
 from layertap._engine.program import program_of
@@ -19,11 +19,15 @@ from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External
-from layertap_export.graph.graph import opset_of, prune
+from layertap_export.graph.graph import in_order, opset_of, prune
 from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 OLDEST_OPSET = 13
 """The oldest opset that the gradient rules support."""
+
+UPGRADED_OPSET = 17
+"""The opset that older files are converted to. From 16 on, several values can be added to one
+element; 18 has other attributes for reductions, which not all converters write."""
 
 
 def read(source: Path, opened: layertap.Model, initializers: Initializers) -> onnx.ModelProto:
@@ -36,16 +40,17 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             mapped.
 
     Raises:
-        ModelFileError: the file is too old.
+        ModelFileError: the file is too old to be converted to a newer opset.
     """
     model = onnx.load(source, load_external_data=False)
-    version = opset_of(model)
-    if version < OLDEST_OPSET:
-        raise ModelFileError(
-            f"{os.fspath(source)!r} has opset {version}, but gradients need opset "
-            f"{OLDEST_OPSET} or newer. Convert the file with `onnx.version_converter`."
-        )
-    _map_weights(model, opened, initializers)
+    if opset_of(model) < OLDEST_OPSET:
+        onnx.load_external_data_for_model(model, os.fspath(source.parent))
+        model = _upgraded(model, source)
+    else:
+        _map_weights(model, opened, initializers)
+    nodes = in_order(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
     for item in model.graph.sparse_initializer:
         model.graph.initializer.append(_dense(item))
     del model.graph.sparse_initializer[:]
@@ -58,6 +63,22 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
         model.graph.input.extend(entries)
         model.ir_version = 4
     return model
+
+
+def _upgraded(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """The model in a newer opset."""
+    version = opset_of(model)
+    try:
+        newer: onnx.ModelProto = version_converter.convert_version(model, UPGRADED_OPSET)
+    except Exception as exc:  # it raises errors of any class
+        raise ModelFileError(
+            f"{os.fspath(source)!r} has opset {version}, but gradients need opset {OLDEST_OPSET} "
+            f"or newer, and `onnx.version_converter` cannot convert it to {UPGRADED_OPSET}: {exc}. "
+            "Export the model again, with a newer opset."
+        ) from exc
+    for name in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
+        setattr(newer, name, getattr(model, name))
+    return newer
 
 
 def _map_weights(

@@ -16,6 +16,7 @@ from .rules import (
     matrix,
     normalisation,
     pooling,
+    recurrent,
     reduction,
     resampling,
 )
@@ -59,6 +60,7 @@ RULES = merge(
         pooling,
         resampling,
         normalisation,
+        recurrent,
     )
 )
 """Rules by operator."""

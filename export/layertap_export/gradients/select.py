@@ -7,11 +7,14 @@ spatial size of the last convolution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
+import numpy as np
 import onnx
 
-from layertap.errors import UsageError
+from layertap.errors import LayerNotFoundError, UsageError, suggest
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector, select
 from layertap_export.graph.graph import leading_to, makers
@@ -22,10 +25,29 @@ from layertap_export.graph.shapes.sizes import Free, Size
 ALL, INPUT, LAST = "all", "input", "last-conv"
 
 
-def listed(asked: Selector | Iterable[Selector]) -> list[Selector]:
-    """The selectors, as a list."""
-    alone = isinstance(asked, (str, int, slice, Layer))
-    return [asked] if alone else list(asked)  # type: ignore[list-item, arg-type]
+def listed(asked: Selector | Iterable[Selector] | None) -> list[Selector]:
+    """The selectors, as a list: of none for `None` and `False`, of `all` for `True`.
+
+    Raises:
+        UsageError: a selector is neither a name, an index, a slice nor a layer.
+    """
+    if asked is None or isinstance(asked, (bool, np.bool_)):
+        return [ALL] if asked else []
+    if not isinstance(asked, (str, Integral, slice, Layer, Iterable)):
+        raise UsageError(_not_a_selector(asked))
+    alone = isinstance(asked, (str, Integral, slice, Layer))
+    found: list[Any] = [asked] if alone else list(asked)  # type: ignore[arg-type]
+    for one in found:
+        if isinstance(one, (bool, np.bool_)) or not isinstance(one, (str, Integral, slice, Layer)):
+            raise UsageError(_not_a_selector(one))
+    return [int(one) if isinstance(one, Integral) else one for one in found]
+
+
+def _not_a_selector(given: object) -> str:
+    return (
+        f"cannot select layers for gradients by {given!r}: give names, patterns, indices or "
+        f"slices, or one of the words {ALL!r}, {INPUT!r} and {LAST!r}."
+    )
 
 
 def named_layers(
@@ -50,7 +72,10 @@ def named_layers(
         if isinstance(one, str) and one in words:
             continue
         selector = parse_selector(one, layers) if isinstance(one, str) else one
-        chosen = select(layers, [selector])
+        try:
+            chosen = select(layers, [selector])
+        except LayerNotFoundError as exc:
+            raise _with_words(one, words, exc) from None
         suited = [layer for layer in chosen if suits(layer)]
         if not suited:
             raise UsageError(
@@ -59,6 +84,14 @@ def named_layers(
             )
         found |= {layer.name: layer for layer in suited}
     return list(found.values())
+
+
+def _with_words(
+    asked: Selector, words: Collection[str], error: LayerNotFoundError
+) -> LayerNotFoundError:
+    """The error, with the special word that was perhaps meant."""
+    near = suggest(asked, sorted(words)) if isinstance(asked, str) else ""
+    return LayerNotFoundError(f"{error}{near}") if near else error
 
 
 def _words(layers: Sequence[Layer]) -> set[str]:
@@ -89,7 +122,8 @@ def last_feature_maps(
         nodes: the graph, in topological order.
         layers: the model's.
         score: the tensor that is differentiated.
-        channels_last: whether the layers' channels are their last axis, or the second.
+        channels_last: whether the channels of a layer that does not state its axes are the last
+            axis, or the second.
 
     Raises:
         UsageError: no convolution leads to the score, or no layer has the size of its output.
@@ -119,7 +153,7 @@ def last_feature_maps(
         if source in made_by and is_kind(made_by[source], "pooling"):
             continue
         dims = shapes.dims(layer.tensor) or ()
-        spatial = dims[1:-1] if channels_last else dims[2:]
+        spatial = _space(layer, dims, channels_last)
         if source in order and source != origin and _same(spatial, last):
             position = order[source]
             if found is None or position >= found[0]:
@@ -132,8 +166,22 @@ def last_feature_maps(
     return found[1]
 
 
+def _space(layer: Layer, dims: Sequence[Size], channels_last: bool) -> Sequence[Size]:
+    """The sizes of a layer's axes except samples and channels; none if it has no channels."""
+    axes = layer.axes or ""
+    if len(axes) != len(dims):
+        return dims[1:-1] if channels_last else dims[2:]
+    if "C" not in axes:
+        return ()
+    return [size for size, letter in zip(dims, axes, strict=True) if letter not in "NC"]
+
+
 def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
-    """Whether spatial sizes are equal. Two free sizes count as equal."""
+    """Whether spatial sizes are equal. Two free sizes count as equal.
+
+    Axes of size 1 do not count: a convolution of sequences may be one of images of one row.
+    """
+    sizes, others = ([size for size in shape if size != 1] for shape in (sizes, others))
     return len(sizes) == len(others) and all(
         size == other or (isinstance(size, Free) and isinstance(other, Free))
         for size, other in zip(sizes, others, strict=True)

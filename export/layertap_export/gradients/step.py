@@ -17,6 +17,12 @@ from layertap_export.graph.shapes.sizes import Dims, Size
 
 from .builder import Builder, Value
 
+Differentiator: TypeAlias = Callable[
+    [Builder, Sequence[onnx.NodeProto], Sequence[str], Mapping[str, Value]], "dict[str, Value]"
+]
+"""Gives the gradients of the weighted sum of some tensors with respect to others, by name. Its
+arguments: what writes them; the nodes, in topological order; the others; the weights, by tensor."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -31,6 +37,8 @@ class Step:
     """Of the outputs; `None` for an output that the score does not depend on."""
     wanted: tuple[bool, ...]
     """Whether each input's gradient is needed."""
+    differentiate: Differentiator
+    """Differentiates a graph inside a rule."""
 
     @property
     def x(self) -> Value:

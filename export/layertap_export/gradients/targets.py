@@ -9,7 +9,7 @@ import onnx
 
 from layertap.format.card import Gradients
 from layertap.format.layer import Shape
-from layertap_export.graph.graph import leading_to, makers, reads
+from layertap_export.graph.graph import is_standard, leading_to, makers, reads
 from layertap_export.graph.operators import is_mover
 
 
@@ -40,7 +40,7 @@ class SourceFinder:
         self._needed = leading_to(nodes, [score]).needed
         for node in reversed(nodes):
             read = reads(node)
-            if not is_mover(node) or self._read.intersection(node.output):
+            if not _passes_on(node) or self._read.intersection(node.output):
                 self._read.update(read)
 
     def find(self, name: str, tensor: str, shape: Shape) -> Differentiated:
@@ -48,11 +48,22 @@ class SourceFinder:
         source = tensor
         while source not in self._needed:
             node = self._makers.get(source)
-            if node is None or not is_mover(node) or source in self._read:
+            if node is None or not _passes_on(node) or source in self._read:
                 return Differentiated(name, tensor, shape, tensor, ())
             movers.insert(0, node)
             source = node.input[0]
         return Differentiated(name, tensor, shape, source, tuple(movers))
+
+
+def _passes_on(node: onnx.NodeProto) -> bool:
+    """Whether a node is a mover, or rounds to integers of few bits and back.
+
+    A layer of a quantised file is shown by its rounded values; the score depends on others.
+    """
+    return is_mover(node) or (is_standard(node) and node.op_type in ROUNDING)
+
+
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 
 
 def forward_half(graph: onnx.GraphProto, gradients: Gradients) -> tuple[list[onnx.NodeProto], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -114,14 +115,48 @@ def between(
     return found
 
 
+def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """The nodes in topological order, and otherwise in the order given.
+
+    Nodes that depend on themselves, which no valid graph has, come last.
+    """
+    waiting: dict[int, int] = {}
+    readers: dict[str, list[int]] = {}
+    made = {name for node in nodes for name in node.output if name}
+    for at, node in enumerate(nodes):
+        needed = made.intersection(reads(node))
+        waiting[at] = len(needed)
+        for name in needed:
+            readers.setdefault(name, []).append(at)
+    ready = [at for at, count in waiting.items() if not count]
+    heapq.heapify(ready)
+    found: list[int] = []
+    while ready:
+        at = heapq.heappop(ready)
+        found.append(at)
+        for name in nodes[at].output:
+            for reader in readers.get(name, ()):
+                waiting[reader] -= 1
+                if not waiting[reader]:
+                    heapq.heappush(ready, reader)
+    found += sorted(waiting.keys() - set(found))
+    return [nodes[at] for at in found]
+
+
 def prune(model: onnx.ModelProto, keep: Iterable[str]) -> None:
-    """Remove, in place, the nodes and weights that do not lead to a tensor in `keep`."""
+    """Remove, in place, the nodes and weights that do not lead to a tensor in `keep`.
+
+    So are the types that the graph states for tensors which it no longer has.
+    """
     graph = model.graph
     nodes, needed = leading_to(graph.node, keep)
     weights = [item for item in graph.initializer if item.name in needed]
-    del graph.node[:], graph.initializer[:]
+    left = needed.union(*(node.output for node in nodes))
+    stated = [value for value in graph.value_info if value.name in left]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
     graph.initializer.extend(weights)
+    graph.value_info.extend(stated)
 
 
 def subgraph(

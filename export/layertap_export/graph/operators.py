@@ -114,6 +114,21 @@ def is_mover(node: onnx.NodeProto) -> bool:
     return row is not None and row.moves
 
 
+STOP_GRADIENT = "stop_gradient"
+"""The doc string of a Dropout, an identity, through which no gradient flows: `tf.stop_gradient`."""
+
+
+def is_stop(node: onnx.NodeProto) -> bool:
+    """Whether a node is an identity through which no gradient flows."""
+    return is_standard(node) and node.op_type == "Dropout" and node.doc_string == STOP_GRADIENT
+
+
+def stops_gradient(node: onnx.NodeProto) -> bool:
+    """Whether no gradient flows through a node, because of its operator or its doc string."""
+    row = facts(node)
+    return is_stop(node) or (row is not None and row.no_gradient is not None)
+
+
 def is_view(node: onnx.NodeProto) -> bool:
     """Whether a node only changes the order of axes, or nothing at all."""
     return is_standard(node) and node.op_type in VIEWS
@@ -210,7 +225,7 @@ OPERATORS: Mapping[str, Operator] = {
     "EyeLike": Operator("generator", no_gradient="not of values"),
     "Flatten": Operator("layout", moves=True, sizes=output_sizes.flatten),
     "Floor": Operator("elementwise", no_gradient="step"),
-    "GRU": Operator("recurrent", no_kernel="float64"),
+    "GRU": Operator("recurrent", own_float64=True, no_kernel="float64"),
     "Gather": Operator("indexing", integers=integer_values.gather),
     "GatherElements": Operator("indexing"),
     "GatherND": Operator("indexing"),
@@ -246,7 +261,7 @@ OPERATORS: Mapping[str, Operator] = {
     "IsInf": Operator("elementwise", no_gradient="discrete", result=TensorProto.BOOL),
     "IsNaN": Operator("elementwise", no_gradient="discrete", result=TensorProto.BOOL),
     "LRN": Operator("normalisation", own_float64=True, no_kernel="float64"),
-    "LSTM": Operator("recurrent", no_kernel="float64"),
+    "LSTM": Operator("recurrent", own_float64=True, no_kernel="float64"),
     "LayerNormalization": Operator("normalisation"),
     "LeakyRelu": Operator("elementwise"),
     "Less": Operator(
@@ -304,7 +319,7 @@ OPERATORS: Mapping[str, Operator] = {
     "QLinearMatMul": Operator("quantised"),
     "QuantizeLinear": Operator("quantised"),
     "RMSNormalization": Operator("normalisation", typed_by=1),
-    "RNN": Operator("recurrent", no_kernel="float64"),
+    "RNN": Operator("recurrent", own_float64=True, no_kernel="float64"),
     "RandomNormal": Operator("random", no_gradient="random"),
     "RandomNormalLike": Operator("random", no_gradient="random"),
     "RandomUniform": Operator("random", no_gradient="random"),

@@ -7,6 +7,7 @@ imported here: if a `tf_keras` model exists, the caller has imported it.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,35 @@ def custom_object_scope(custom_objects: Mapping[str, Any]) -> Iterator[None]:
         for family in loaded():
             scopes.enter_context(family.utils.custom_object_scope(dict(custom_objects)))
         yield
+
+
+@contextmanager
+def names_of_a_fresh_process() -> Iterator[None]:
+    """Let Keras count the layers that it names in this block from 0, as in a new process.
+
+    Afterwards it counts on from the larger number, so that names stay unique in this process.
+    """
+    from keras.src.backend.common import global_state
+
+    key = "object_name_uids"
+    before = global_state.get_global_attribute(key) or {}
+    global_state.set_global_attribute(key, defaultdict(int))
+    # Keras 2 has a counter for each TensorFlow graph.
+    keras_2 = getattr(sys.modules.get("tf_keras.src.backend"), "PER_GRAPH_OBJECT_NAME_UIDS", {})
+    before_2 = dict(keras_2)
+    keras_2.clear()
+    try:
+        yield
+    finally:
+        inside = global_state.get_global_attribute(key) or {}
+        global_state.set_global_attribute(key, _larger(before, inside))
+        for graph, counters in before_2.items():
+            keras_2[graph] = _larger(counters, keras_2.get(graph, {}))
+
+
+def _larger(one: Mapping[Any, int], other: Mapping[Any, int]) -> Mapping[Any, int]:
+    largest = {key: max(one.get(key, 0), other.get(key, 0)) for key in {**one, **other}}
+    return defaultdict(int, largest)
 
 
 # --- Graphs -------------------------------------------------------------------------------------

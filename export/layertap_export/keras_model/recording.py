@@ -20,6 +20,7 @@ import tensorflow as tf
 from layertap_export.graph.unique_names import UniqueNames
 
 from .families import callables, functional_of, is_a, is_symbolic, operations_of
+from .naming import automatic_base, inner_names, layer_name
 from .wrapping import wrapped
 
 SCOPE = "layertap_call_"
@@ -42,6 +43,8 @@ class Call:
 
     path: str
     """Names of the layers from the model down to this one, joined by `/`; `#1`: the second call."""
+    keras_path: str
+    """The same with Keras's own names, which depend on what was built before; not unique."""
     layer: Any
     parent: Call | None
     """The call that contains this one; `None` directly below the model."""
@@ -78,6 +81,7 @@ class Recorder:
         self._repeats: dict[str, int] = {}
         self._tensor_names: dict[int, str] = {}
         self._members: dict[int, set[int]] = {}
+        self._inner_names: dict[int, dict[int, str]] = {}
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -96,10 +100,9 @@ class Recorder:
 
     def never_called(self, layer: Any, parent: Call | None) -> Call:
         """A placeholder, with a unique name, for a layer inside `parent` that was not called."""
-        path = self._names.free(
-            f"{parent.path}/{layer_name(layer)}" if parent else layer_name(layer)
-        )
-        return Call(path, layer, parent, -1, ((), {}), [], happened=False)
+        path = self._names.free(self._wanted(layer, parent))
+        keras_path = _keras_path(layer, parent)
+        return Call(path, keras_path, layer, parent, -1, ((), {}), [], happened=False)
 
     def run(self, original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:
         """Call `original(layer, *args, **kwargs)`, record the call, and return the result."""
@@ -143,20 +146,30 @@ class Recorder:
 
     def _begin(self, layer: Any, args: Any, kwargs: Any, in_loop: bool) -> Call:
         parent = self._stack[-1] if self._stack else None
-        inside = f"{parent.path}/" if parent else ""
-        key = (inside, id(layer))
+        key = (parent.path if parent else "", id(layer))
         if key not in self._paths:
-            self._paths[key] = self._names.free(inside + layer_name(layer))
-        path = self._paths[key]
+            self._paths[key] = self._names.free(self._wanted(layer, parent))
+        path, keras_path = self._paths[key], _keras_path(layer, parent)
         repeat = self._repeats.get(path, 0)
         self._repeats[path] = repeat + 1
         if repeat:
-            path = self._names.free(f"{path}#{repeat}")
+            path, keras_path = self._names.free(f"{path}#{repeat}"), f"{keras_path}#{repeat}"
         names = (self.name_of(x) for x in keras.tree.flatten([args, kwargs]))
         inbound = list(dict.fromkeys(name for name in names if name is not None))
-        call = Call(path, layer, parent, len(self.calls), (args, kwargs), inbound, in_loop)
+        number = len(self.calls)
+        call = Call(path, keras_path, layer, parent, number, (args, kwargs), inbound, in_loop)
         self.calls.append(call)
         return call
+
+    def _wanted(self, layer: Any, parent: Call | None) -> str:
+        """The path of a layer inside `parent`, if no other has it."""
+        if parent is None:
+            return layer_name(layer)
+        owner = parent.layer
+        if id(layer) not in self._inner_names.get(id(owner), ()):  # made after the others, perhaps
+            self._inner_names[id(owner)] = inner_names(owner)
+        name = self._inner_names[id(owner)].get(id(layer))
+        return f"{parent.path}/{name or automatic_base(layer, owner) or layer_name(layer)}"
 
     def _end(self, call: Call, result: Any) -> None:
         call.finished, self._finished = self._finished, self._finished + 1
@@ -170,9 +183,8 @@ class Recorder:
                 self._tensor_names[id(value)] = name
 
 
-def layer_name(layer: Any) -> str:
-    """The layer's name, or its class if the name is empty, which a tensor's name must not be."""
-    return str(layer.name or type(layer).__name__)
+def _keras_path(layer: Any, parent: Call | None) -> str:
+    return f"{parent.keras_path}/{layer_name(layer)}" if parent else layer_name(layer)
 
 
 def nested_values(value: Any) -> list[NestedValue]:

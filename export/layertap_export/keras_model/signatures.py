@@ -6,16 +6,21 @@ It can be exported like a Keras model, but has no layers: only its outputs have 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from layertap._public import public
+from layertap.errors import UsageError, suggest
 from layertap.format.card import Source, TensorInfo
 from layertap.format.layer import Layer, Shape
+from layertap.format.text import shape_text
 from layertap_export.errors import ExportError
 
+from .stated import Stated
 from .structure import Row
 from .tracing import Trace
 from .variables import sha256, shared
@@ -28,6 +33,7 @@ class Signature:
     framework = "TensorFlow"
     keras_model: Any | None = None
     layers: tuple[Any, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(self, root: Any, key: str, name: str, explanation: str) -> None:
         """Take a signature.
@@ -49,6 +55,41 @@ class Signature:
         # A SavedModel keeps no order: it differs from load to load.
         self.inputs = tuple(_info(name, spec) for name, spec in sorted(keywords.items()))
         self.outputs = tuple(_info(name, spec) for name, spec in sorted(outputs.items()))
+
+    def with_inputs(self, stated: Mapping[str, Any]) -> Signature:
+        """The same signature with sizes that it leaves free fixed.
+
+        Raises:
+            UsageError: it has no such input, or takes no such shape or dtype.
+        """
+        names = [info.name for info in self.inputs]
+        infos = {info.name: info for info in self.inputs}
+        for given, item in stated.items():
+            name = given or (names[0] if len(names) == 1 else "")
+            if name not in infos or not isinstance(item, Stated):
+                raise UsageError(
+                    f"the signature {self.key!r} has no input {name!r}.{suggest(name, names)} Its "
+                    f"inputs are {', '.join(map(repr, names))}."
+                )
+            info = infos[name]
+            shape, dtype = item.shape or info.shape, item.dtype or info.dtype
+            fits = len(shape) == len(info.shape) and all(
+                size is None or size == wanted
+                for size, wanted in zip(info.shape, shape, strict=True)
+            )
+            if not fits or dtype != info.dtype:
+                raise UsageError(
+                    f"the signature {self.key!r} takes {name!r} as {info.dtype} "
+                    f"{shape_text(info.shape)}, got {dtype} {shape_text(shape)}. A signature is a "
+                    "finished graph: only its free sizes can be fixed."
+                )
+            infos[name] = replace(info, shape=shape)
+        changed = copy(self)
+        changed.inputs = tuple(infos[name] for name in names)
+        return changed
+
+    def with_fixed_sizes(self) -> None:
+        """Return `None`: a signature states its sizes."""
 
     @property
     def note(self) -> str:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from layertap.format.card import TensorInfo
 from layertap.format.layer import Layer, Shape
 
 from .families import functional_of, is_a, members_of, nodes_of
 from .inputs import input_layer_name
-from .recording import Call, Recorder, layer_name
+from .layer_axes import stated_axes
+from .naming import layer_name
+from .recording import Call, Recorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +35,8 @@ class Row:
     """The tensor in the traced graph; `None` for an input layer or if it cannot be exposed."""
     finished: int = -1
     """Index in the order in which the calls of the layers end."""
+    keras_name: str = ""
+    """The name made of Keras's own names only, as layertap 1.2 had it; not unique."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,11 @@ class _Edges:
 
 
 def layer_table(
-    model: Any, recorder: Recorder, graph: Any, input_names: Mapping[str, str]
+    model: Any,
+    recorder: Recorder,
+    graph: Any,
+    inputs: Mapping[str, TensorInfo],
+    shapes: Sequence[Shape],
 ) -> tuple[list[Row], list[str | None]]:
     """The rows of `model`, and which rows are its outputs, from one recorded trace.
 
@@ -54,7 +65,8 @@ def layer_table(
         model: the Keras model.
         recorder: the calls of one trace.
         graph: the traced graph; tensors of inner graphs cannot be exposed.
-        input_names: ONNX input name by input layer name.
+        inputs: the model's inputs by the names of their input layers.
+        shapes: the shapes of all inputs in the trace, in order.
 
     Returns:
         The rows. And, if the model has a Keras graph, for each output (in Keras's flat order) the
@@ -65,13 +77,23 @@ def layer_table(
         inside.setdefault(call.parent, []).append(call)
 
     edges: dict[Call, _Edges] = {}
+    declared: dict[str, Shape] = {}
     outputs: list[str | None] = []
+    fits = True
     for parent in [None, *recorder.calls]:
         functional = functional_of(parent.layer if parent else model)
         if functional is not None:
-            sources = _input_sources(functional, parent, edges, input_names)
-            of_graph, returned = _edges(functional, inside.get(parent, []), sources)
+            sources = _input_sources(functional, parent, edges, inputs)
+            given = _given_shapes(parent, sources, declared) if parent else shapes
+            # Keras itself does not call a Functional model on other sizes than it states.
+            checked = parent is not None and fits and not is_a(parent.layer, "Sequential")
+            expected = [tuple(x.shape) for x in functional.inputs]
+            fitting = _fits(expected, given, checked)
+            fits = fits and (parent is not None or fitting)
+            of_graph, returned = _edges(functional, inside.get(parent, []), sources, fitting)
             edges |= of_graph
+            for found in of_graph.values():
+                declared |= found.shapes
             if parent is None:
                 outputs = returned
 
@@ -84,8 +106,8 @@ def layer_table(
                 parameters = 0 if id(call.layer) in counted else _parameters(call.layer)
                 counted.add(id(call.layer))
                 rows += _rows(call, edges.get(call), parameters, exposure)
-        elif layer_name(item) in input_names:
-            rows.append(_input_row(item, input_names[layer_name(item)]))
+        elif layer_name(item) in inputs:
+            rows.append(_input_row(item, inputs[layer_name(item)]))
     rows = [replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)]
     return rows, outputs
 
@@ -108,12 +130,12 @@ def _input_sources(
     functional: Any,
     parent: Call | None,
     edges: Mapping[Call, _Edges],
-    input_names: Mapping[str, str],
+    inputs: Mapping[str, TensorInfo],
 ) -> list[str | None]:
     """For each input of a graph the name of the row that feeds it, or `None` if no row does."""
     if parent is None:
         names = (input_layer_name(x) for x in functional.inputs)
-        return [name if name in input_names else None for name in names]
+        return [name if name in inputs else None for name in names]
     inbound: list[str | None] = edges[parent].inbound if parent in edges else [*parent.inbound]
     return inbound if len(inbound) == len(functional.inputs) else [None] * len(functional.inputs)
 
@@ -141,7 +163,7 @@ def _with_inner(call: Call, inside: Mapping[Call | None, list[Call]]) -> Iterato
 
 
 def _edges(
-    functional: Any, calls: list[Call], sources: Sequence[str | None]
+    functional: Any, calls: list[Call], sources: Sequence[str | None], fits: bool
 ) -> tuple[dict[Call, _Edges], list[str | None]]:
     """The edges that a Functional graph states for its calls, and the rows of its outputs.
 
@@ -149,6 +171,7 @@ def _edges(
         functional: the graph; its nodes are in the order in which the calls were made.
         calls: the calls directly inside it.
         sources: for each input of the graph the name of the row that feeds it, or `None`.
+        fits: whether the sizes in the graph are those of this trace.
     """
     name_of = {id(symbol): name for symbol, name in zip(functional.inputs, sources, strict=True)}
     pending: dict[int, list[Call]] = {}
@@ -164,25 +187,69 @@ def _edges(
         outputs = [(x, call.names.get(index)) for index, x in enumerate(node.outputs)]
         edges[call] = _Edges(
             inbound=[name_of.get(id(tensor)) for tensor in node.inputs],
-            shapes={name: tuple(x.shape) for x, name in outputs if name is not None},
+            shapes={
+                name: tuple(x.shape) if fits else (None,) * len(x.shape)
+                for x, name in outputs
+                if name is not None
+            },
         )
         name_of.update((id(x), name) for x, name in outputs)
     return edges, [name_of.get(id(tensor)) for tensor in functional.outputs]
 
 
-def _input_row(layer: Any, input_name: str) -> Row:
-    tensor = layer.output
+def _given_shapes(
+    call: Call, sources: Sequence[str | None], declared: Mapping[str, Shape]
+) -> list[Shape]:
+    """The shapes of the tensors among the arguments of a call, as far as they are known.
+
+    Args:
+        call: the call.
+        sources: for each of them the name of the row that feeds it, or `None`.
+        declared: the shapes that Keras's graphs state, by name of the row.
+    """
+    shapes = [_type(x)[0] for x in keras.tree.flatten(call.arguments) if tf.is_tensor(x)]
+    return [
+        _merged(shape, declared.get(source or "", shape))
+        for shape, source in zip_longest(shapes, sources[: len(shapes)])
+    ]
+
+
+def _fits(declared: Sequence[Shape], given: Sequence[Shape], checked: bool) -> bool:
+    """Whether a graph that was made for inputs of the `declared` shapes has its sizes in a call on
+    the `given` ones too.
+
+    A Sequential model that was called on data has the sizes of these data in its graph, and runs
+    with others.
+
+    Args:
+        declared: the shapes of the inputs in the graph.
+        given: the shapes in the call; sizes that are not known are `None`.
+        checked: whether Keras checks all sizes but that of the batch.
+    """
+    return len(declared) <= len(given) and all(
+        len(one) == len(other)
+        and all(
+            size is None or size == actual or (actual is None and checked and axis > 0)
+            for axis, (size, actual) in enumerate(zip(one, other, strict=True))
+        )
+        for one, other in zip(declared, given, strict=False)
+    )
+
+
+def _input_row(layer: Any, info: TensorInfo) -> Row:
+    name = layer_name(layer)
     return Row(
         Layer(
-            name=layer_name(layer),
+            name=name,
             type="InputLayer",
             index=0,
-            shape=tuple(tensor.shape),
-            dtype=tf.as_dtype(tensor.dtype).name,
+            shape=info.shape,
+            dtype=info.dtype,
             parameters=0,
             inbound=(),
-            tensor=input_name,
-        )
+            tensor=info.name,
+        ),
+        keras_name=name,
     )
 
 
@@ -212,9 +279,11 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, exposure: _Exposure
                 tensor=None if why_not else name,
                 parent=_row_name(call.parent) if call.parent else None,
                 why_not=why_not or None,
+                axes=stated_axes(call.layer, len(shape)),
             ),
             None if why_not else value,
             call.finished,
+            call.keras_path + name.removeprefix(call.path),
         )
         parameters = 0
 

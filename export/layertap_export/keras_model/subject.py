@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from layertap.compare.measures import difference
+from layertap.errors import UsageError
 from layertap.format.card import Source, TensorInfo
+from layertap_export.errors import ExportError
 
 from .families import checked_model, family_of
 from .float64 import rebuilt
-from .inputs import model_inputs
+from .freeing import fixed, freed
+from .inputs import Inputs, model_inputs
+from .naming import automatic_base, layer_name, uncounted
 from .signatures import Signature
-from .tracing import Trace, returned, trace
+from .stated import Stated
+from .tracing import Trace, returned, trace, trace_and_inputs
 from .variables import in_place, sha256, shared
 from .wrapping import setting
 
@@ -38,6 +43,10 @@ class Subject(Protocol):
     @property
     def note(self) -> str:
         """Why there are no layers; empty for a Keras model."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences for the card: which sizes of the inputs are not free, and why."""
 
     @property
     def keras_model(self) -> Any | None:
@@ -77,6 +86,10 @@ class Subject(Protocol):
             traced: a trace of it, if there is one whose symbols are just those `layers`.
         """
 
+    def with_fixed_sizes(self) -> Subject | None:
+        """The same with the sizes of the data that the model was called on, where these were found
+        to be free; `None` if there are none."""
+
     def in_float64(self) -> Subject:
         """The same, computed in float64.
 
@@ -92,18 +105,55 @@ class Subject(Protocol):
         """
 
 
-def subject_of(model: Any) -> Subject:
+def subject_of(model: Any, stated: Mapping[str, Any] | None = None) -> Subject:
     """The subject that was given.
 
     Args:
         model: a Keras model of either family, or a `Signature`.
+        stated: what the user states of its inputs, from `stated_inputs`.
 
     Raises:
         ModelLoadError: it is something else.
+        UsageError: it has no input that is stated, or not of this shape.
     """
     if isinstance(model, Signature):
-        return model
-    return KerasModel(checked_model(model, "the caller"))
+        return model.with_inputs(stated) if stated else model
+    return KerasModel(checked_model(model, "the caller"), stated)
+
+
+def subject_like(model: Any, inputs: Sequence[TensorInfo]) -> Subject:
+    """The subject with the inputs of a file that may have been made from it.
+
+    Names that differ only in Keras's counters are taken for the same; sizes and dtypes are those of
+    the file, if the model can have them.
+
+    Raises:
+        ModelLoadError: it is no model.
+        ExportError: the inputs of the model are not known.
+    """
+    stated = {info.name: Stated(info.shape, info.dtype) for info in inputs}
+    if isinstance(model, Signature):
+        try:
+            return model.with_inputs(stated)
+        except UsageError:  # it is another signature
+            return model
+    checked = checked_model(model, "the caller")
+    try:
+        own = model_inputs(checked).infos
+    except ExportError:  # it was never called, and the user stated the inputs
+        return KerasModel(checked, stated)
+    if len(own) != len(inputs):
+        return KerasModel(checked)
+    return KerasModel(
+        checked,
+        {
+            ours.name: Stated(
+                theirs.shape, ours.dtype if ours.dtype == "bfloat16" else theirs.dtype
+            )
+            for ours, theirs in zip(own, inputs, strict=True)
+            if _pattern(ours) == _pattern(theirs)
+        },
+    )
 
 
 class KerasModel:
@@ -112,17 +162,53 @@ class KerasModel:
     framework = "Keras"
     note = ""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self, model: Any, stated: Mapping[str, Any] | None = None, *, free: bool = True
+    ) -> None:
+        """Take a model.
+
+        Args:
+            model: the model.
+            stated: what the user states of its inputs.
+            free: free the sizes that are only those of the data that the model was called on.
+        """
         self.keras_model = model
+        self._stated, self._free = stated, free
 
     @cached_property
-    def _inputs(self) -> Any:
-        return model_inputs(self.keras_model)
+    def _traced(self) -> tuple[Trace, Inputs, list[str]]:
+        """The trace, the inputs with their free sizes, and what stayed fixed and why."""
+        model, inputs = self.keras_model, model_inputs(self.keras_model, self._stated)
+        if inputs.data and self._free:
+            return freed(model, inputs)
+        if inputs.data:
+            traced, inputs, notes = fixed(model, inputs)
+            reason = "the file could not be made or verified with free sizes"
+            return traced, inputs, [*notes, f"the sizes of the inputs are fixed, because {reason}"]
+        return (*trace_and_inputs(model, inputs), [])
+
+    @property
+    def _inputs(self) -> Inputs:
+        return self._traced[1]
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
         infos: tuple[TensorInfo, ...] = self._inputs.infos
         return infos
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Which sizes of the inputs are not free, and why."""
+        return self._traced[2]
+
+    def with_fixed_sizes(self) -> Subject | None:
+        """The same with the sizes of the data, if some of them were found to be free."""
+        known = model_inputs(self.keras_model, self._stated)
+        free = any(
+            None in ours.shape[1:] and None not in theirs.shape[1:]
+            for ours, theirs in zip(self.inputs, known.infos, strict=True)
+        )
+        return KerasModel(self.keras_model, self._stated, free=False) if free else None
 
     @property
     def layers(self) -> Sequence[Any]:
@@ -135,7 +221,8 @@ class KerasModel:
         return Source(
             framework=family.__name__,
             version=family.__version__,
-            model=self.keras_model.name,
+            # Keras's counter says what else was built in that process.
+            model=automatic_base(self.keras_model) or layer_name(self.keras_model),
             type=type(self.keras_model).__name__,
             weights_sha256=sha256(self.keras_model.weights),
         )
@@ -145,7 +232,7 @@ class KerasModel:
         return [x for x in map(shared, self.keras_model.weights) if x.dtype.kind == "f"]
 
     def trace(self) -> Trace:
-        return trace(self.keras_model)
+        return self._traced[0]
 
     def runner(
         self, layers: Mapping[str, str], outputs: Sequence[str], traced: Trace | None = None
@@ -157,7 +244,9 @@ class KerasModel:
         come from a call of the model without the changes that a trace makes, see `_own_outputs`.
         """
         function = (
-            traced if traced and traced.runs else trace(self.keras_model, layers, to_run=True)
+            traced
+            if traced and traced.runs
+            else trace(self.keras_model, layers, inputs=self._inputs, to_run=True)
         )
 
         def run(arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -199,10 +288,24 @@ class KerasModel:
         return [in_place(x) for x in predicted]
 
     def in_float64(self) -> Subject:
-        return KerasModel(rebuilt(self.keras_model, "float64"))
+        return self._rebuilt("float64")
 
     def rebuilt(self) -> Subject:
-        return KerasModel(rebuilt(self.keras_model))
+        return self._rebuilt(None)
+
+    def _rebuilt(self, dtype: Literal["float64"] | None) -> Subject:
+        copy = rebuilt(self.keras_model, dtype)
+        dtypes = [info.dtype for info in model_inputs(copy).infos]
+        stated = {
+            info.name: Stated(info.shape, dtype if "float" in info.dtype else info.dtype)
+            for info, dtype in zip(self.inputs, dtypes, strict=True)
+        }
+        return KerasModel(copy, stated)
+
+
+def _pattern(info: TensorInfo) -> tuple[Any, ...]:
+    """What two inputs have in common if one has the sizes of the other, or leaves them free."""
+    return uncounted(info.name), len(info.shape)
 
 
 def _unoptimised() -> AbstractContextManager[None]:

@@ -39,21 +39,36 @@ class Trace:
     """Whether TensorFlow can run `function`; if not, it is for conversion only."""
 
 
-def trace(model: Any, only: Container[str] | None = None, *, to_run: bool = False) -> Trace:
+def trace(
+    model: Any,
+    only: Container[str] | None = None,
+    *,
+    inputs: Inputs | None = None,
+    to_run: bool = False,
+) -> Trace:
     """Trace a built Keras model in inference mode.
 
     Args:
         model: the Keras model.
         only: names of the rows whose symbols to return; by default all.
+        inputs: its inputs; by default, what it states.
         to_run: make a function that TensorFlow can run; it may not be suitable for conversion.
 
     Raises:
         ExportError: the model's inputs are not known, it returns something that is not a tensor, or
             Keras cannot call it.
     """
-    inputs = model_inputs(model)
+    return trace_and_inputs(model, inputs or model_inputs(model), only, to_run=to_run)[0]
+
+
+def trace_and_inputs(
+    model: Any, inputs: Inputs, only: Container[str] | None = None, *, to_run: bool = False
+) -> tuple[Trace, Inputs]:
+    """The trace of a model, and the inputs with the dtypes that a first trace corrected."""
     traced, corrected = _traced(model, inputs, only, to_run)
-    return traced if corrected == inputs else _traced(model, corrected, only, to_run)[0]
+    if corrected != inputs:
+        traced, corrected = _traced(model, corrected, only, to_run)
+    return traced, corrected
 
 
 def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[NestedValue]:
@@ -95,17 +110,16 @@ def _traced(
     """The trace, and the inputs with the dtypes that the trace corrected."""
     # Sequential models do not list their input layer.
     own = model.inputs if functional_of(model) is model and not is_a(model, "Sequential") else []
-    input_names = {
-        input_layer_name(x): info.name for x, info in zip(own, inputs.infos, strict=False)
-    }
+    by_layer = {input_layer_name(x): info for x, info in zip(own, inputs.infos, strict=False)}
+    shapes = [info.shape for info in inputs.infos]
     traces: list[tuple[Any, ...]] = []
 
     def call(*flat: Any) -> list[Any]:
-        recorder = Recorder(reserved=input_names)
+        recorder = Recorder(reserved=by_layer)
         with recorder.recording():
             results = returned(model, inputs, flat)
         graph = tf.compat.v1.get_default_graph()
-        rows, row_names = layer_table(model, recorder, graph, input_names)
+        rows, row_names = layer_table(model, recorder, graph, by_layer, shapes)
         sources = _sources(rows, row_names, results, recorder)
         outputs = _outputs(inputs.infos, results, sources)
         rows = _with_unique_tensors(inputs.infos, rows, outputs, sources)
@@ -142,7 +156,7 @@ def _concrete(
     except Exception as exc:
         hint = (
             " Its inputs were assumed to be floating point, because it was only called on data. If "
-            "they are not, call it once on keras.Input(..., dtype=...)."
+            "they are not, say so with --input NAME=SHAPE:DTYPE (in Python: inputs=)."
             if inputs.guessed
             else ""
         )

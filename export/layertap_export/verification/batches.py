@@ -110,7 +110,7 @@ def _range(
     if info.dtype == "bool":
         return 0.0, 1.0
     if recipe is not None and len(info.shape) == 4:
-        ends = _pixel_ends(recipe, info.shape[-1])
+        ends = _pixel_ends(recipe)
         return float(np.floor(ends.min())), float(np.ceil(ends.max()))
     for layer in layers:
         values = getattr(layer, "value_range", None)
@@ -121,9 +121,9 @@ def _range(
     return -1.0, 1.0
 
 
-def _pixel_ends(recipe: Preprocessing, channels: int | None) -> NDArray[np.float32]:
+def _pixel_ends(recipe: Preprocessing) -> NDArray[np.float32]:
     """Black and white after the recipe, shape `(2, 1, c)`, float32."""
-    ends = np.zeros((2, 1, channels or recipe.channels), np.float32)
+    ends = np.zeros((2, 1, recipe.channel_count), np.float32)
     ends[1] = 255.0
     return ends if recipe.scaling is None else recipe.scaling(ends)
 

@@ -23,6 +23,7 @@ from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 from layertap_export.gradients.targets import Differentiated, SourceFinder, forward_half
 from layertap_export.graph.graph import between, makers, reads
+from layertap_export.graph.operators import is_stop
 
 from .float64_operators import TimeUp, double, evaluator, in_double, tensor_in_double
 from .written_file import WrittenFile, tensor_types
@@ -174,7 +175,10 @@ class _Check:
         self._sessions: dict[Any, Any] = {}
         self._output = gradients.tensors[target.name]
         self._source, self._movers, self._scores = target.source, target.movers, scores
-        self._tail = between(forward, [self._source], [scores])
+        # What follows a `stop_gradient` counts as constant.
+        self._tail = between(
+            [node for node in forward if not is_stop(node)], [self._source], [scores]
+        )
         made = {output for node in self._tail for output in node.output}
         known = {*made, self._source, *(item.name for item in file.model.graph.initializer)}
         read = dict.fromkeys(name for node in self._tail for name in reads(node))

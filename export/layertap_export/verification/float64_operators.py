@@ -22,6 +22,8 @@ from onnx.reference.op_run import OpRun
 
 from layertap_export.graph.shapes.windows import Window
 
+from .float64_recurrent import RECURRENT
+
 Array = NDArray[Any]
 
 
@@ -320,5 +322,6 @@ REPLACEMENTS = (
     LpNormalization,
     LRN,
     GlobalLpPool,
+    *RECURRENT,
 )
 """The operators that replace those of the reference evaluator."""

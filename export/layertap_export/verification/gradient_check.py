@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from layertap.format.card import GoldenLayer
 from layertap.format.layer import ITEM_BYTES, Layer
@@ -151,7 +150,7 @@ class GradientCheck:
 
     def _take_note(self, tape: Tape | None, feeds: Mapping[str, NDArray[Any]]) -> None:
         """Measure on the first batch: golden values, and whether rows of weights broadcast."""
-        weights = self._default()
+        weights = self._default
         expected = self._run(self._whole, feeds, weights)
         if tape is not None:
             expected |= tape.default_gradients or {}
@@ -164,10 +163,9 @@ class GradientCheck:
         rows = broadcasts(self._whole, self._gradients, feeds, shape, weights.dtype)
         self.measured = replace(self._gradients, broadcasts=rows)
 
+    @cached_property
     def _default(self) -> NDArray[Any]:
-        items = self._file.model.graph.initializer
-        ones = next(item for item in items if item.name == self._gradients.weights)
-        return numpy_helper.to_array(self._file.loaded(ones))
+        return self._file.default_weights(self._gradients)
 
     def _shape(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
         part = self._file.part([self._gradients.output], tensor_types(feeds))
@@ -188,7 +186,7 @@ class GradientCheck:
         entries = {
             info.name: _tensor_type(info.dtype, len(info.shape)) for info in self._card.inputs
         }
-        entries |= tensor_types({self._gradients.weights: self._default()})
+        entries |= tensor_types({self._gradients.weights: self._default})
         return self._file.part(self._names, {**given, **entries})
 
     def _from_activations(

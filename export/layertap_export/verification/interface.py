@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx import numpy_helper
 
+from layertap.format.card import CLASS_INPUTS
 from layertap.format.graph import Graph, TensorType, read_graph, read_types
 from layertap.format.layer import Shape
 from layertap.format.source import FileSource
@@ -36,7 +37,7 @@ def check_interface(file: WrittenFile, card: CardLike) -> None:
     layers = {str(layer.tensor): (layer.dtype, layer.shape) for layer in exposed}
     shown = {name: kind for name, kind in layers.items() if name not in inputs} | own
     gradients = card.gradients.tensors.values() if card.gradients else ()
-    _check_names("inputs", list(graph.inputs), list(inputs))
+    _check_names("inputs", list(graph.inputs), [*inputs, *_weights_to_feed(card)])
     _check_names("first outputs", list(graph.outputs)[: len(own)], list(own))
     _check_names("outputs", sorted(graph.outputs), sorted({*shown, *gradients}))
     symbols = {size for name in inputs for size in types[name].dims or ()}
@@ -53,8 +54,8 @@ def check_gradients(file: WrittenFile, card: CardLike) -> None:
     """Check the gradients that a file states, and the default weights of the scores.
 
     Raises:
-        ExportError: a gradient does not have the dtype and the axes of its layer; or the default
-            weights are not ones.
+        ExportError: a gradient does not have the dtype and the axes of its layer; the default
+            weights are not ones; or there are default weights although they are required.
     """
     assert card.gradients is not None
     graph, types = _read(file)
@@ -70,10 +71,22 @@ def check_gradients(file: WrittenFile, card: CardLike) -> None:
             pairs = zip_longest(shape[1:], stated.dims[1 : len(shape)])
             sizes: list[Any] = [have if size is None else size for size, have in pairs]
             _check_type(output, stated, dtype, (None, *sizes), ())
-    items = (x for x in file.model.graph.initializer if x.name == card.gradients.weights)
+    weights = card.gradients.weights
+    if card.gradients.class_input == CLASS_INPUTS[1]:
+        if weights not in graph.inputs:
+            raise ExportError(f"the input {weights!r} has a default, although it is required.")
+        return
+    items = (x for x in file.model.graph.initializer if x.name == weights)
     values = [numpy_helper.to_array(file.loaded(item)) for item in items]
-    if len(values) != 1 or not (values[0] == 1).all():
-        raise ExportError(f"the default of {card.gradients.weights!r} is not a tensor of ones.")
+    if weights not in graph.optional or len(values) != 1 or not (values[0] == 1).all():
+        raise ExportError(f"the default of {weights!r} is not a tensor of ones.")
+
+
+def _weights_to_feed(card: CardLike) -> list[str]:
+    """The input with the weights of the scores, if clients have to feed it."""
+    gradients = card.gradients
+    required = gradients is not None and gradients.class_input == CLASS_INPUTS[1]
+    return [gradients.weights] if gradients is not None and required else []
 
 
 def _read(file: WrittenFile) -> tuple[Graph, Mapping[str, TensorType]]:

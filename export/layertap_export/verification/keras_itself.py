@@ -119,7 +119,12 @@ class KerasItself:
                 for run, truth in zip(runs, truths, strict=True)
             )
             file[name] = self._scaled(name, ours[name], exact[0][name]) if exact else None
-        graph = self._of_graph(arrays, exact[0]) if exact else {}
+        near = [
+            name
+            for name, error in file.items()
+            if error is not None and error <= max(self._tolerance, GRAPH_SHARE * keras[name])
+        ]
+        graph = self._of_graph(arrays, _only(near, exact[0])) if exact and near else {}
         return {
             name: OwnError(keras=keras[name], file=file[name], graph=graph.get(name))
             for name in ours

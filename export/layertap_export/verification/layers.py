@@ -71,7 +71,7 @@ def verify_file(
         )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
-    session = file.session()
+    session = file.session(card.gradients)
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
     check = None

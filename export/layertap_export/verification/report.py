@@ -9,7 +9,7 @@ from layertap._engine.library import import_onnxruntime
 from layertap._public import public
 from layertap.format.card import Golden, Gradients, LayerCheck, Verification
 from layertap.format.layer import Shape
-from layertap.format.text import counted, shape_text
+from layertap.format.text import Readable, counted, number_of, shape_text
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -39,8 +39,8 @@ class LayerDifference:
 
 
 @public
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerificationReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class VerificationReport(Readable):
     """The result of comparing a file with its model. True if every layer passed."""
 
     file: str
@@ -107,30 +107,34 @@ class VerificationReport:
                 f"free: {shape_text(shape)}."
             )
         if not self.failed:
-            worst = self.worst
             return (
                 f"verified {self._counted} against {self.reference} on {len(self.batches)} "
-                f"batches ({'; '.join(self.batches)}): largest scaled error "
-                f"{worst.scaled:.1e} in {worst.name!r}, allowed {self.tolerance:.0e}"
-                f"{self._of_unsteady()}{self._against_float64()}"
+                f"batches ({'; '.join(self.batches)}){self._of_steady()}{self._of_unsteady()}"
+                f"{self._against_float64()}"
             )
         return "\n".join(self._failure()) + self._against_float64()
 
+    def _of_steady(self) -> str:
+        worst = self.worst
+        if worst in self.unsteady:
+            return ""
+        return (
+            f": largest scaled error {worst.scaled:.1e} in {worst.name!r}, allowed "
+            f"{self.tolerance:.0e}"
+        )
+
     def _of_unsteady(self) -> str:
-        if not self.unsteady:
+        count = len(self.unsteady)
+        if not count:
             return ""
         worst = max(self.unsteady, key=lambda x: x.scaled)
-        some = (
-            "1 of these differs"
-            if len(self.unsteady) == 1
-            else f"{len(self.unsteady)} of these differ"
-        )
-        source = (
-            "from float64" if worst.from_float64 is not None else "if the input changes by 1e-06"
-        )
+        some = "1 of these differs" if count == 1 else f"{count} of these differ"
+        known = worst.from_float64 is not None
+        source = "from float64" if known else "if the input changes by 1e-06"
         return (
-            f"\n{some} by more, up to {worst.scaled:.1e} in {worst.name!r}: {self.reference} is "
-            f"not more exact there, its own result differs by {worst.reference_error:.1e} {source}"
+            f"\n{some} by more than {self.tolerance:.0e}, up to {worst.scaled:.1e} in "
+            f"{worst.name!r}: {self.reference} is not more exact there, its own result differs by "
+            f"{worst.reference_error:.1e} {source}"
         )
 
     def _against_float64(self) -> str:
@@ -152,20 +156,19 @@ class VerificationReport:
         shown = self.gradients.tensors.values() if self.gradients else ()
         gradients = sum(x.name in shown for x in self.layers)
         count = len(self.layers) - gradients
-        return counted(count, gradients, self._things(count))
+        return counted(count, gradients, self._noun)
 
-    def _things(self, count: int) -> str:
-        if self.reference != "TensorFlow":
-            return "layers"
-        return "output" if count == 1 else "outputs"
+    @property
+    def _noun(self) -> str:
+        return "output" if self.reference == "TensorFlow" else "layer"
 
     def _failure(self, rows: int = 10) -> Iterator[str]:
         count, (first, *others) = len(self.layers), self.failed
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
-            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of {count} "
-            f"{self._things(count)} differ by more than {self.tolerance:.0e} of their scale. The "
-            f"first to diverge is {first.name!r}."
+            f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
+            f"{number_of(count, self._noun)} differ by more than {self.tolerance:.0e} of their "
+            f"scale. The first to diverge is {first.name!r}."
         )
         width = max(len(x.name) for x in [first, *others])
         yield f"{'layer':{width}}  max abs diff  scaled error"

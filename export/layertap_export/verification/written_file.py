@@ -8,13 +8,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from layertap._engine.library import supports_external_weights
 from layertap._engine.session import plain_session
+from layertap.format.card import CLASS_INPUTS, Gradients
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import ELEMENT_TYPES, External, read_graph
 from layertap.format.limits import MAPPED_BYTES, REFERENCE_BYTES
@@ -71,14 +73,31 @@ class WrittenFile:
         del copy.external_data[:]
         return copy
 
-    def session(self) -> Any:
+    def session(self, gradients: Gradients | None = None) -> Any:
         """A plain onnxruntime session over the whole file, as any client would make it.
+
+        Args:
+            gradients: the card's entry for them. If the file has no default for the weights of the
+                scores, each run that gets none feeds ones.
 
         Raises:
             ExportError: onnxruntime cannot open the file.
         """
         whole = self.path if self.folder is None else self.model.SerializeToString()
-        return self._session(whole)
+        ready = self._session(whole)
+        if gradients is None or gradients.class_input != CLASS_INPUTS[1]:
+            return ready
+        return _Fed(ready, {gradients.weights: self.default_weights(gradients)})
+
+    def default_weights(self, gradients: Gradients) -> NDArray[Any]:
+        """The weights of the scores that count unless others are fed: the file's, or ones."""
+        graph, name = self.model.graph, gradients.weights
+        for item in graph.initializer:
+            if item.name == name:
+                return numpy_helper.to_array(self.loaded(item))
+        kind = next(value.type.tensor_type for value in graph.input if value.name == name)
+        sizes = [dim.dim_value or 1 for dim in kind.shape.dim]
+        return np.ones(sizes, helper.tensor_dtype_to_np_dtype(kind.elem_type))
 
     def part(self, outputs: Sequence[str], given: Mapping[str, tuple[int, int]]) -> Any:
         """A session over the nodes that compute some tensors of the file from others.
@@ -105,6 +124,20 @@ class WrittenFile:
             return plain_session(model, **entries)
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
+
+
+class _Fed:
+    """A session that feeds some inputs itself unless they are given."""
+
+    def __init__(self, session: Any, values: Mapping[str, NDArray[Any]]) -> None:
+        self._session = session
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, NDArray[Any]]) -> Any:
+        return self._session.run(names, {**self._values, **feeds})
 
 
 def tensor_types(values: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, int]]:

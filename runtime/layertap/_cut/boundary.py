@@ -139,7 +139,7 @@ def check_separates(
             f"{' and '.join(map(repr, missing))}. Give that, or layers in between."
         )
     wanted = _nearest(graph, layers, plan, missing)
-    what = ", ".join(wanted[:3]) + (f" and {len(wanted) - 3} more" if len(wanted) > 3 else "")
+    what = ", ".join(wanted[:20]) + (f" and {len(wanted) - 20} more" if len(wanted) > 20 else "")
     several = len(wanted) > 1
     raise InputError(
         f"the requested layers cannot be computed from {given} alone: {what} "

@@ -5,6 +5,8 @@ Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.prot
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -42,6 +44,25 @@ def int64_tensor(values: Sequence[int]) -> bytes:
     """A `TensorProto` of one axis."""
     data = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
     return encode(1, len(values)) + encode(2, ELEMENT_TYPES.index("int64")) + encode(9, data)
+
+
+def ones_field(name: str, kind: TensorType) -> bytes:
+    """An initializer of ones of a floating-point type, as a field of the graph.
+
+    A free axis gets the size 1.
+    """
+    sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+    body = b"".join(encode(1, size) for size in sizes)
+    body += encode(2, ELEMENT_TYPES.index(kind.dtype)) + encode(8, name)
+    return encode(5, body + encode(9, _ONES[kind.dtype] * math.prod(sizes)))
+
+
+_ONES = {
+    "float32": struct.pack("<f", 1),
+    "float64": struct.pack("<d", 1),
+    "float16": struct.pack("<e", 1),
+    "bfloat16": struct.pack("<f", 1)[2:],
+}
 
 
 def renamed_node(

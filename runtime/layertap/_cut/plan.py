@@ -59,7 +59,7 @@ class CutPlan(NamedTuple):
     inputs: tuple[str, ...]
     """The model's inputs that the cut reads."""
     optional: tuple[str, ...]
-    """The initializers that may be fed."""
+    """The inputs that may be fed."""
     fed: tuple[str, ...]
     """Fed tensors that are themselves requested: fetching them returns the fed values."""
     given: Mapping[str, Leaf]
@@ -93,7 +93,7 @@ def plan_cut(
         KeyError: the graph lacks a tensor.
     """
     makers = _makers(graph)
-    known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
+    known = makers.keys() | graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
     leaves = {name: _peel(graph, makers, known, name) for name in tensors}
     if not peeled:
         leaves = {name: Leaf(name, ()) for name in leaves}
@@ -111,7 +111,7 @@ def plan_cut(
         name = open_ends.pop()
         if name in fed:
             reads.add(name)
-        elif name in graph.initializers:
+        elif name in graph.initializers or name in graph.optional:
             weights.add(name)
         elif name in makers and makers[name] not in nodes:
             nodes.add(makers[name])
@@ -154,7 +154,7 @@ def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
         KeyError: the graph lacks a tensor.
     """
     makers = _makers(graph)
-    known = makers.keys() | graph.inputs.keys() | graph.initializers.keys()
+    known = makers.keys() | graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
     return {name: _peel(graph, makers, known, name) for name in tensors}
 
 

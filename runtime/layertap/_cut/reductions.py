@@ -14,7 +14,7 @@ from typing import Any
 
 from layertap.errors import UsageError, suggest
 from layertap.format.graph import ELEMENT_TYPES, TensorType
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer, channel_axis
 from layertap.format.text import shape_text
 
 from .nodes import int64_tensor, node_field
@@ -62,7 +62,7 @@ def append(
     how: str | None,
     dtype: str | None,
     opset: int,
-    channels_last: bool,
+    meanings: Axes,
 ) -> Appended | None:
     """The nodes that reduce a layer's activation and cast the result.
 
@@ -71,7 +71,7 @@ def append(
         how: the reduction, or `None` for the whole activation.
         dtype: what floating-point results are cast to; `None` leaves them as they are.
         opset: of the file's standard operators.
-        channels_last: whether a layer's channels are its last axis, or the one after the batch.
+        meanings: what each axis of the layer means; not read without a reduction.
 
     Returns:
         `None` if there is nothing to do. The result is the first output; `top5` has a second,
@@ -87,11 +87,10 @@ def append(
         nodes = _Nodes(f"{dtype}:{leaf.source}", leaf.source, opset)
         return nodes.cast(str(dtype)).finish(str(dtype), leaf.perms)
 
-    source, axes = leaf.source, _axes(layer, leaf, how, channels_last)
+    source, axes = leaf.source, _axes(layer, leaf, how, meanings)
     if how == "flatten" or axes is None:  # the values must be in the order of the layer's own axes
-        source, axes = str(layer.tensor), list(range(1, len(layer.shape)))
-        if how != "flatten":
-            axes.pop(-1 if channels_last else 0)
+        source = str(layer.tensor)
+        axes = [axis for axis, letter in enumerate(meanings) if letter not in "NC"]
     nodes = _Nodes(f"{how}:{dtype or ''}:{source}", source, opset)
     if how == "flatten":
         nodes.add("Flatten", axis=1)
@@ -117,7 +116,7 @@ def _differs(kind: str, dtype: str | None) -> bool:
     return dtype is not None and kind != dtype and (not kind or "float" in kind)
 
 
-def _axes(layer: Layer, leaf: Leaf, how: str, channels_last: bool) -> list[int] | None:
+def _axes(layer: Layer, leaf: Leaf, how: str, meanings: Axes) -> list[int] | None:
     """The source's axes except batch and channels; `None` if the channels come before the batch."""
     rank = len(layer.shape)
     if not layer.dtype:
@@ -131,19 +130,25 @@ def _axes(layer: Layer, leaf: Leaf, how: str, channels_last: bool) -> list[int] 
         )
     if rank < 1:
         raise UsageError(f"{layer.name!r} is a scalar and cannot be flattened.")
+    channels = 1 if rank == 2 and "C" not in meanings else channel_axis(meanings)
+    if how != "flatten" and channels is None:
+        raise UsageError(
+            f"{how!r} needs an axis of channels, but {layer.name!r}, of shape "
+            f"{shape_text(layer.shape)}, has none: its axes are {meanings} (docs/file-format.md)."
+        )
     order = list(range(rank))
     for perm in leaf.perms:
         turned = tuple(reversed(range(rank))) if perm is None else perm
         if sorted(turned) != list(range(rank)):
             return None
         order = [order[axis] for axis in turned]
-    batch = order.pop(0)
-    channel = order.pop(-1 if channels_last else 0) if order else batch
+    kept = [order[max(meanings.find("N"), 0)], order[channels or 0]]
     if how.startswith("top"):
-        known = layer.shape[-1 if channels_last else 1]
+        known = layer.shape[channels or 0]
         if known is not None and int(how[3:]) > known:
             raise UsageError(f"{how!r} needs more channels than the {known} of {layer.name!r}.")
-    return sorted(order) if batch <= channel else None
+    rest = [axis for axis in range(rank) if axis not in kept]
+    return rest if kept == sorted(kept) else None
 
 
 class _Nodes:

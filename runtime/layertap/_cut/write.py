@@ -17,7 +17,7 @@ from layertap.format.graph import (
 from layertap.format.limits import REFERENCE_BYTES
 from layertap.format.wire import Buffer, Span, encode, fields, find, header
 
-from .nodes import entry_nodes, exit_nodes, node_field, renamed_node, type_field
+from .nodes import entry_nodes, exit_nodes, node_field, ones_field, renamed_node, type_field
 from .plan import CutPlan, Leaf
 
 Located: TypeAlias = "External | bytes"
@@ -63,24 +63,30 @@ def write_cut_file(
     locate: Callable[[External], Located],
     types: Mapping[str, bytes],
     metadata: Mapping[str, str],
+    defaults: Mapping[str, TensorType | None],
 ) -> bytes:
     """The bytes of a model file with the tensors themselves, unpeeled, as inputs and outputs.
 
     Args:
         types: the `ValueInfoProto` of each given and each requested tensor.
         metadata: the metadata of the file.
+        defaults: by name of an optional input, the type of the ones that are its new default, or
+            `None` for no default.
     """
+    weights = tuple(name for name in plan.initializers if name not in defaults)
+    made = [ones_field(name, kind) for name, kind in defaults.items() if kind]
+    plan = plan._replace(initializers=weights)
     entries = b"".join(entry_nodes(name, leaf) for name, leaf in plan.given.items())
     sources = {leaf.source for leaf in plan.given.values()}
     left_out = plan.given.keys() - sources
-    made = {name for at in plan.nodes for name in graph.nodes[at].writes}
-    made |= plan.given.keys() | sources | graph.inputs.keys()
+    known = {name for at in plan.nodes for name in graph.nodes[at].writes}
+    known |= plan.given.keys() | sources | graph.inputs.keys()
     exits = b"".join(
-        exit_nodes(name, leaf) for name, leaf in plan.leaves.items() if name not in made
+        exit_nodes(name, leaf) for name, leaf in plan.leaves.items() if name not in known
     )
     with memoryview(buffer) as view:
         body = _computing(view, buffer, graph, plan, locate, None, entries, left_out)
-        body.append(exits)
+        body += [exits, *made]
         body += _listed(buffer, graph, plan, plan.needs)
         body += [encode(11, types[name]) for name in plan.given if name not in graph.inputs]
         body += [encode(12, types[name]) for name in plan.leaves]
@@ -132,7 +138,7 @@ def _computing(
 
 def _listed(buffer: Buffer, graph: Graph, plan: CutPlan, inputs: Iterable[str]) -> list[bytes]:
     """The entries of inputs, and of initializers that are listed as inputs, copied."""
-    kept = {*inputs, *plan.initializers}
+    kept = {*inputs, *plan.initializers, *plan.optional}
     return [_named(buffer, 11, span) for name, span in graph.listed.items() if name in kept]
 
 

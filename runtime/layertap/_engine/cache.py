@@ -23,6 +23,11 @@ class Cache(Generic[T]):
         self._slots: OrderedDict[Hashable, _Slot[T]] = OrderedDict()
         self._lock = threading.Lock()
 
+    def clear(self) -> None:
+        """Drop all results."""
+        with self._lock:
+            self._slots.clear()
+
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """The result for `key`; made now if it is not in the cache."""
         with self._lock:

@@ -158,10 +158,16 @@ _OTHERS = (
 )
 
 DEVICES = {device.name: device for device in (CPU, CUDA, TENSORRT, OPENVINO, *_OTHERS)}
-_OTHER_NAMES = {"dml": "directml"}
+_OTHER_NAMES = {"dml": "directml", "gpu": "cuda", "nvidia": "cuda"}
 
 _NO_DEVICES = ("AzureExecutionProvider",)
 """Providers that call a remote service and do not compute on this machine."""
+
+
+def canonical(text: str) -> str:
+    """A device's name as this module writes it: `GPU:1` is `cuda:1`."""
+    name, colon, unit = text.strip().lower().partition(":")
+    return f"{_OTHER_NAMES.get(name, name)}{colon}{unit}"
 
 
 def find(text: str, offered: Sequence[str] = ()) -> tuple[Device, str]:

@@ -40,7 +40,7 @@ class Engine:
             DeviceError: it is not available.
         """
         self._settings = settings
-        self._threads = settings.threads or available_threads()
+        self._threads = int(settings.threads or available_threads())
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
         self._providers: devices.Providers = [(devices.CPU.provider, {})]

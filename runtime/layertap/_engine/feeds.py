@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from layertap._cut.plan import Leaf
 from layertap.errors import InputError, suggest
 from layertap.format.graph import TensorType
+from layertap.format.recipe import ValueRange
 from layertap.format.text import class_text
 
 from .devices import HOST, DeviceMemory
@@ -40,11 +41,7 @@ def as_recipe(given: Recipe) -> Preprocessing:
     """
     from layertap.images.preprocessing import Preprocessing  # needs Pillow; arrays do not
 
-    if isinstance(given, Preprocessing):
-        return given
-    if isinstance(given, (str, os.PathLike)):
-        return Preprocessing.load(given)
-    return Preprocessing.from_dict(given)
+    return Preprocessing.of(given)
 
 
 def prepare(
@@ -61,7 +58,8 @@ def prepare(
     Args:
         given: a value for the only input; a dict by input name; or a list in the inputs' order.
             A value is a batch (any array-like of the input's rank), or, for an input of images, an
-            image or a list of images (see `is_image`).
+            image, a list of images (see `is_image`), or a batch of integers: with a recipe, these
+            are pixels, and are prepared. A batch of floating-point numbers is ready.
         inputs: all inputs of the model, in order.
         needed: the inputs that the request reads. Other given inputs are ignored.
         recipe: converts images into arrays `(n, h, w, c)`.
@@ -117,6 +115,12 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     return _cast(label, array, spec.dtype)
 
 
+def ones(kind: TensorType) -> Array:
+    """Ones of a dtype, with a size of 1 for every axis that is free."""
+    sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+    return np.ones(sizes, _NUMPY.get(kind.dtype, np.float32))
+
+
 def is_ready(value: Any, spec: TensorType) -> bool:
     """Whether the value is an array that needs no conversion. A fast path for the usual case."""
     if type(value) is not np.ndarray or spec.dims is None or spec.dtype not in _NUMPY:
@@ -126,14 +130,51 @@ def is_ready(value: Any, spec: TensorType) -> bool:
     return len(value.shape) == len(spec.dims) and _fits(value.shape, spec.dims)
 
 
+def unprepared(name: str, batch: Any, spec: TensorType, prepared: ValueRange) -> str:
+    """What to tell a caller whose batch of images cannot be the result of the recipe.
+
+    `prepared` is the range of the recipe. Of a large batch a sample is looked at, so that this
+    takes microseconds.
+
+    Returns:
+        The message, or an empty string.
+    """
+    if not _is_image_batch(batch, spec):
+        return ""
+    sample = batch.reshape(-1)
+    if sample.size > _SAMPLED:
+        # The step is odd and no multiple of 3: the sample has values of every channel.
+        sample = sample[:: sample.size // _SAMPLED // 6 * 6 + 1]
+    low, high = float(sample.min()), float(sample.max())
+    if prepared.low <= low <= high <= prepared.high or prepared.can_hold(low, high):
+        return ""
+    if low != low:
+        return f"input {name!r}: the batch contains NaN. The result will, too."
+    return (
+        f"input {name!r}: the batch has values from {low:.4g} to {high:.4g}, but the model's "
+        f"preprocessing returns {prepared}. A batch of dtype {batch.dtype} is used "
+        "as it is; to have pixels prepared, give images or a batch of integers: x.astype('uint8')."
+    )
+
+
+_SAMPLED = 4096
+"""How many values of a batch `unprepared` looks at."""
+
+
+def _is_image_batch(batch: Any, spec: TensorType) -> bool:
+    if not isinstance(batch, np.ndarray) or batch.dtype.kind != "f" or not batch.size:
+        return False
+    return spec.dims is not None and len(spec.dims) == batch.ndim == 4
+
+
 def is_image(value: Any) -> bool:
     """Whether `value` is one image, for an input with four axes.
 
-    A path, the bytes of an image file, a binary file object, a PIL image, or an array of uint8 or
-    uint16 of shape `(h, w)` or `(h, w, c)`. An array with four axes is a batch.
+    A path, the bytes of an image file, a binary file object, a PIL image, or an array of integers
+    of shape `(h, w)` or `(h, w, c)`. An array with four axes is a batch.
     """
     if isinstance(value, np.ndarray):
-        return value.dtype in (np.uint8, np.uint16) and value.ndim in (2, 3)
+        return value.dtype.kind in "iu" and value.ndim in (2, 3)
     if isinstance(value, (str, bytes, bytearray, memoryview, os.PathLike)):
         return True
     if hasattr(value, "read"):
@@ -182,15 +223,70 @@ def _array(
         if is_ortvalue(value):
             return _checked(label, value, spec)
     rank = None if spec.dims is None else len(spec.dims)
+    value = _listed(value, spec)
     if rank == 4 and spec.dtype != "string":
         images = [value] if is_image(value) else value
         if isinstance(images, (list, tuple)) and images and all(map(is_image, images)):
             if recipe is None:
                 raise InputError(_no_recipe(name, spec, images[0]))
-            value = recipe.batch(images)
+            value = _prepared(label, images, spec, recipe)
     array = _as_array(label, value)
-    _check_shape(label, array.shape, spec)
+    pixels = array.ndim == 4 and array.dtype.kind in "iu" and _is_float(spec)
+    if recipe and rank == 4 and pixels:
+        count = recipe.channel_count
+        if recipe.channels == "first" and array.shape[1] == count != array.shape[3]:
+            array = array.transpose(0, 2, 3, 1)
+        array = _prepared(label, list(array), spec, recipe)
+    _check_shape(label, array.shape, spec, recipe)
     return _cast(label, array, spec.dtype)
+
+
+def _listed(value: Any, spec: TensorType) -> Any:
+    """A generator, a pandas Series, or an array of paths as a list; no samples as an empty batch.
+
+    Other values are returned as they are.
+    """
+    paths = isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "UO"
+    series = hasattr(value, "to_numpy") and getattr(value, "ndim", 0) == 1
+    several = isinstance(value, Iterator) and not hasattr(value, "read")  # a file is one image
+    if several or series or (paths and spec.dtype != "string"):
+        value = list(value)
+    free = spec.dims and not isinstance(spec.dims[0], int)
+    if free and isinstance(value, (list, tuple)) and not value:
+        sizes = [size if isinstance(size, int) else 1 for size in (spec.dims or ())[1:]]
+        return np.empty((0, *sizes), _NUMPY.get(spec.dtype, object))
+    return value
+
+
+def _is_float(spec: TensorType) -> bool:
+    return spec.dtype in _NUMPY and _NUMPY[spec.dtype].kind == "f"
+
+
+def _prepared(label: str, images: Sequence[Any], spec: TensorType, recipe: Preprocessing) -> Array:
+    """Images as a batch, by the recipe; no images as an empty one."""
+    if not images:
+        _, height, width, channels = spec.dims or (None,) * 4
+        sizes = recipe.size or (height, width)
+        free = [size if isinstance(size, int) else 1 for size in (*sizes, channels)]
+        return np.empty((0, *free), np.float32)
+    batch = recipe.batch([_pixels(label, image) for image in images])
+    if recipe.scaling is None and spec.dtype in _NUMPY and _NUMPY[spec.dtype].kind in "iu":
+        return batch.astype(np.int64)  # pixels, which are whole numbers
+    return batch
+
+
+def _pixels(label: str, image: Any) -> Any:
+    """An image; an array of wide integers as one of 8 or 16 bits, which is how images are read."""
+    if not isinstance(image, np.ndarray) or image.dtype in (np.uint8, np.uint16):
+        return image
+    low, high = (int(image.min()), int(image.max())) if image.size else (0, 0)
+    if low < 0 or high > 65535:
+        raise InputError(
+            f"{label}: integers in an image are pixels, from 0 to 255 (or to 65535 for 16 bits), "
+            f"got {image.dtype} from {low} to {high}. If the batch is prepared already, convert it "
+            "to float: x.astype('float32')."
+        )
+    return image.astype(np.uint8 if high <= 255 else np.uint16)
 
 
 def _checked(label: str, value: Any, spec: TensorType) -> Any:
@@ -206,12 +302,12 @@ def _checked(label: str, value: Any, spec: TensorType) -> Any:
 
 
 def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
-    _, height, width, _ = spec.dims or (None,) * 4
-    size = [height, width] if isinstance(height, int) and isinstance(width, int) else [320, 320]
+    from layertap.images.preprocessing import example
+
     batch = " (for an array that is one sample, add the batch axis: x[None])"
     return (
         f"input {name!r}: got {_kind(image)} as an image, but the model's file has no "
-        f'preprocessing. Give a recipe, as in preprocess={{"size": {size}}}, or a batch of shape '
+        f"preprocessing. Give a recipe, as in preprocess={example(spec.dims)}, or a batch of shape "
         f"{_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
     )
 
@@ -227,7 +323,9 @@ def _as_array(label: str, value: Any) -> Array:
         raise InputError(f"{label}: cannot convert {_kind(value)} to an array ({exc}).") from exc
 
 
-def _check_shape(label: str, given: tuple[int, ...], spec: TensorType) -> None:
+def _check_shape(
+    label: str, given: tuple[int, ...], spec: TensorType, recipe: Preprocessing | None = None
+) -> None:
     if spec.dims is None:
         return
     wanted = spec.dims
@@ -236,7 +334,12 @@ def _check_shape(label: str, given: tuple[int, ...], spec: TensorType) -> None:
     problem = f"{label} has shape {given}, expected {_dims(spec)}"
     if len(given) != len(wanted):
         if len(given) == len(wanted) - 1 and _fits(given, wanted[1:]):
-            raise InputError(f"{problem}. Add the batch axis: x[None].")
+            if recipe is None or len(wanted) != 4:
+                raise InputError(f"{problem}. Add the batch axis: x[None].")
+            raise InputError(
+                f"{problem}. If its values are prepared, add the batch axis: x[None]. If they are "
+                "pixels, give them as integers, which are prepared: x.astype('uint8')."
+            )
         raise InputError(f"{problem}: it must have {len(wanted)} axes, got {len(given)}.")
     if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
         raise InputError(f"{problem}. Its channels come first; use x.transpose(0, 2, 3, 1).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,20 @@ from layertap._cut import boundary
 from layertap._cut.nodes import value_info
 from layertap._cut.plan import CutPlan, peel
 from layertap._cut.write import write_cut_file
-from layertap.errors import ModelFileError, UsageError
-from layertap.format.card import KEY, Card, Gradients, TensorInfo
+from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.axes import stated_axes
+from layertap.format.card import (
+    CLASS_INPUTS,
+    KEY,
+    Card,
+    Gradients,
+    TensorInfo,
+    check_class_input,
+)
 from layertap.format.data_file import DataFile, replacing_model
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.select import Selector
 from layertap.format.wire import Buffer, WireError
@@ -29,14 +38,16 @@ def cut_to_file(
     path: str | os.PathLike[str],
     start: Selector | Iterable[Selector] | None,
     end: Selector | Iterable[Selector] | None,
+    class_input: str | None = None,
 ) -> None:
     """See `Model.cut`."""
+    check_class_input(class_input)
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
     slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
     starts, ends = _named(program, start, infos), _named(program, end, slopes)
     with replacing_model(path) as (temporary, data):
-        temporary.write_bytes(write_part(program, starts, ends, data))
+        temporary.write_bytes(write_part(program, starts, ends, data, class_input))
 
 
 def _named(
@@ -60,6 +71,7 @@ def write_part(
     starts: Sequence[Layer | TensorInfo],
     ends: Sequence[Layer | str],
     data: DataFile,
+    class_input: str | None = None,
 ) -> bytes:
     """The bytes of the file that computes `ends` from `starts`.
 
@@ -67,10 +79,12 @@ def write_part(
         starts: layers and inputs; empty for the model's inputs.
         ends: layers, and names of outputs that are gradients; empty for the model's outputs.
         data: receives the weights of a part that is too large for one file, and is settled.
+        class_input: the form of the input that selects the class of gradients; `None` keeps it.
 
     Raises:
         InputError: the ends also depend on inputs that are not among the starts.
-        UsageError: a layer is both start and end, or no end depends on a start.
+        UsageError: a layer is both start and end, no end depends on a start, or `class_input` is
+            given for a part without gradients.
         ModelFileError: the file was changed.
     """
     graph = program.graph
@@ -94,18 +108,49 @@ def write_part(
     if unread:
         raise UsageError(f"no end of the part depends on {unread[0]!r}.")
     known = _known_types(program, [*layers, *asked])
+    defaults = _default_weights(program, plan, class_input)
     metadata = dict(program.metadata)
     if program.card:
-        metadata[KEY] = _card(program.card, graph, plan, known).to_json()
+        card = _card(program.card, graph, plan, known)
+        if card.gradients:
+            required = _is_required(graph, card.gradients.weights, defaults)
+            form = CLASS_INPUTS[required]
+            card = replace(card, gradients=replace(card.gradients, class_input=form))
+        metadata[KEY] = card.to_json()
     locate = _locating(find_weights(program.source, graph.locations), graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            return write_cut_file(buffer, graph, plan, locate, types, metadata)
+            return write_cut_file(buffer, graph, plan, locate, types, metadata, defaults)
         except WireError as exc:
             raise ModelFileError(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
+
+
+def _default_weights(
+    program: Program, plan: CutPlan, class_input: str | None
+) -> dict[str, TensorType | None]:
+    """What changes for the input that selects the class, as `write_cut_file` takes it."""
+    gradients = program.card.gradients if program.card else None
+    if class_input is None:
+        return {}
+    if gradients is None or gradients.weights not in plan.optional:
+        raise UsageError(
+            f"the part of {program.name} has no gradients, so it has no input that could be "
+            f"{class_input}. Leave out class_input, or name a gradient among the ends, as in "
+            "grad/LAYER."
+        )
+    name = gradients.weights
+    required = name not in program.graph.initializers
+    if class_input == CLASS_INPUTS[required]:
+        return {}
+    return {name: program.graph.optional[name] if required else None}
+
+
+def _is_required(graph: Graph, name: str, defaults: Mapping[str, TensorType | None]) -> bool:
+    """Whether the part has no default for an optional input of the model."""
+    return defaults[name] is None if name in defaults else name not in graph.initializers
 
 
 def _name(end: Layer | str) -> str:
@@ -173,11 +218,15 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
     """The card of the part."""
     rows = tuple(_rows(card.layers, graph, plan))
     exposed = {row.tensor for row in rows}
+    axes = stated_axes(card.layers, (*card.inputs, *card.outputs))
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
-    inputs += tuple(_info(name, known[name]) for name in plan.given)
+    inputs += tuple(_info(name, known[name], axes.get(name)) for name in plan.given)
     gradients = _gradients(card.gradients, plan)
     slopes = set(card.gradients.tensors.values()) if card.gradients else set()
-    outputs = tuple(_info(name, known[name]) for name in plan.leaves if name not in slopes)
+    outputs = tuple(
+        _info(name, known[name], axes.get(name)) for name in plan.leaves if name not in slopes
+    )
+    exposed |= slopes & plan.leaves.keys() | {info.name for info in outputs}
     first = [info.name for info in outputs[: len(card.outputs)]]
     whole = first == [info.name for info in card.outputs]
     images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
@@ -205,26 +254,45 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
 
 
 def _gradients(gradients: Gradients | None, plan: CutPlan) -> Gradients | None:
-    """The gradients that the part contains, if it also contains their output."""
-    if gradients is None or gradients.output not in plan.leaves:
+    """The gradients that the part contains, if it also contains their output.
+
+    Warns:
+        LayertapWarning: it does not, and so its card cannot describe the gradients.
+    """
+    if gradients is None:
         return None
     kept = {name: tensor for name, tensor in gradients.tensors.items() if tensor in plan.leaves}
+    if kept and gradients.output not in plan.leaves:
+        warnings.warn(
+            f"the part has the gradient {next(iter(kept.values()))!r}, but not the output "
+            f"{gradients.output!r} with the scores that it is the gradient of, so `gradients` and "
+            "`cam` cannot use it. Name that output as an end of the part as well.",
+            LayertapWarning,
+            stacklevel=6,
+        )
+        return None
     return replace(gradients, tensors=kept) if kept else None
 
 
-def _info(name: str, kind: TensorType) -> TensorInfo:
+def _info(name: str, kind: TensorType, axes: Axes | None) -> TensorInfo:
+    """What the card says of an input or output; no dtype if the number of its axes is unknown."""
     shape = tuple(size if isinstance(size, int) else None for size in kind.dims or ())
-    return TensorInfo(name=name, shape=shape, dtype=kind.dtype)
+    stated = kind.dims is not None or kind.dtype in ("sequence", "map", "optional")
+    return TensorInfo(
+        name=name,
+        shape=shape,
+        dtype=kind.dtype if stated else "",
+        axes=axes if axes and len(axes) == len(shape) else None,
+    )
 
 
 def _rows(layers: Sequence[Layer], graph: Graph, plan: CutPlan) -> Iterator[Layer]:
     """The layers of the part. Given layers become its inputs, as in a Keras model cut there.
 
-    Others are exposed if their tensors are in the part. In a channels-first graph these are the
-    requested layers only: the Transposes that make the others are not copied.
+    Others are exposed if the part gives their tensors out.
     """
     inside = {name for at in plan.nodes for name in graph.nodes[at].writes} | {*_read(plan)}
-    present = (inside - {leaf.source for leaf in plan.given.values()}) | {*plan.leaves, *plan.given}
+    present = {*plan.leaves, *plan.given, *plan.needs}
     known = {name for node in graph.nodes for name in node.writes} | graph.inputs.keys()
     tensors = [layer.tensor for layer in layers if layer.tensor in known]
     sources = {name: leaf.source for name, leaf in peel(graph, map(str, tensors)).items()}

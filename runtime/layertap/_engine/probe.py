@@ -42,7 +42,7 @@ def check(ort: Any, device: Device, unit: str) -> None:
         label = device.label(unit) if is_built(ort, device) else device.name
         remedy = f"{found.remedy}, or use" if found.remedy else "Use"
         raise DeviceError(
-            f'device {label!r} is not available: {found.reason}. {remedy} device="cpu".'
+            f"device {label!r} is not available: {found.reason}. {remedy} the device 'cpu'."
         )
 
 

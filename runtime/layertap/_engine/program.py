@@ -6,6 +6,8 @@ program only.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from layertap._cut.plan import Appended, CutPlan, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.axes import infer_axes, stated_axes
 from layertap.format.graph import TensorType
 from layertap.format.index import read_index
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
-from layertap.format.select import Selector, is_single, only, select
+from layertap.format.recipe import ValueRange, value_range
+from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
 
@@ -68,14 +72,32 @@ class Program:
         self.inputs = index.inputs
         self.outputs = index.outputs
         self.metadata = index.metadata
-        self.channels_last = index.card is not None and index.card.channels_last
-        """Whether channels are the last axis of the layers' shapes, as in Keras; otherwise they
-        are the axis after the batch, as in ONNX."""
+        self._channels_last = index.card is not None and index.card.channels_last
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
         """Tensors from which gradients can be computed, by the gradients' tensors."""
+        recipe = self.card.preprocessing if self.card else None
+        self.prepared = value_range(recipe) if recipe else None
+        """The values of batches that the card's recipe prepared."""
+        self.has_warned = False
+        """Whether a batch was noticed that the recipe cannot have returned."""
+        self.closed = False
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[CutPlan] = Cache(PLANS)
+
+    def close(self) -> None:
+        """Free the sessions; the program cannot run afterwards."""
+        self.closed = True
+        self._sessions.clear()
+        self._plans.clear()
+
+    def check_open(self) -> None:
+        """Raise UsageError if the program was closed."""
+        if self.closed:
+            raise UsageError(
+                f"the model {self.name} is closed. Open the file again, or use it inside its "
+                "`with` block."
+            )
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -102,6 +124,41 @@ class Program:
         kinds = self.graph.inputs.values() if self.card else ()
         sizes = [kind.dims[0] for kind in kinds if kind.dims]
         return next((size for size in sizes if isinstance(size, str)), None)
+
+    @cached_property
+    def _axes(self) -> Mapping[str, Axes]:
+        """What the axes of tensors mean, as far as it is known; from the card, or from the graph
+        if the card, of format 1.2 or older, says nothing."""
+        stated = stated_axes(self.layers, (*self.inputs, *self.outputs))
+        if stated:
+            return stated
+        with self.source.read(sparsely=True) as buffer:
+            return infer_axes(buffer, self.graph, by_size=not self._channels_last)
+
+    def axes(self, tensor: str, rank: int) -> Axes:
+        """What each axis of a tensor means, in the notation of `Layer.axes`.
+
+        Where it is not known, the channels are the last axis in a file from Keras, and the second
+        in any other.
+
+        Args:
+            tensor: the name of a tensor in the graph.
+            rank: the number of its axes.
+        """
+        known = self._axes.get(tensor, "")
+        if len(known) == rank:
+            return known
+        rest = "?" * (rank - 2)
+        if rank < 2:
+            return "N"[:rank]
+        return f"N{rest}C" if self._channels_last else f"NC{rest}"
+
+    def fitted(self, recipe: Preprocessing) -> Preprocessing:
+        """A recipe for images in the order of axes of the model's first input of images."""
+        for name, kind in self.graph.inputs.items():
+            if kind.dims is not None and len(kind.dims) == 4:
+                return recipe.fitted(self.axes(name, 4))
+        return recipe
 
     # --- Requests -------------------------------------------------------------------------------
 
@@ -147,15 +204,12 @@ class Program:
             if not layers:
                 raise UsageError("the dict of reductions is empty.")
         else:
-            if asked is not None and not isinstance(asked, (str, int, slice, Layer)):
-                asked = list(asked)
+            asked = as_selectors(asked)
             single = is_single(self.layers, asked)
             layers = select(self.layers, asked)
         target = None if dtype is None else check_dtype(dtype)
         try:
-            return request_layers(
-                self.graph, layers, reductions, single, target, self.channels_last, peeled
-            )
+            return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
         except KeyError as exc:
             raise self.missing_tensor(exc.args[0]) from exc
 
@@ -205,12 +259,22 @@ class Program:
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
         """
+        self.check_open()
         plan = self.plan(tensors, given, appended, peeled)
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
         key = (*plan.key, *dtypes.values())
         start = partial(self._sessions.get, key, partial(self._start, plan, dtypes))
         memory = self.engine.memory if on_device else None
-        return Fetch(self.name, plan, start, start() if plan.outputs else None, memory)
+        session = start() if plan.outputs else None
+        return Fetch(self.name, plan, start, session, memory, self._defaults(plan))
+
+    def _defaults(self, plan: CutPlan) -> dict[str, Any]:
+        """Values for the optional inputs of a plan that have no initializer in the file."""
+        from .feeds import ones  # needs numpy, which the table of layers does not
+
+        graph = self.graph
+        names = (name for name in plan.optional if name not in graph.initializers)
+        return {name: ones(graph.optional[name]) for name in names}
 
     def _start(self, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
@@ -264,11 +328,28 @@ class Program:
             inputs: see `Model.activations`.
             preprocess: a recipe for images instead of the card's.
         """
-        from .feeds import as_recipe, prepare  # needs numpy, which the table of layers does not
+        from .feeds import (
+            as_recipe,
+            prepare,
+            unprepared,
+        )  # needs numpy, which the table of layers does not
 
         recipe = self.preprocessing if preprocess is None else as_recipe(preprocess)
+        if recipe is not None:
+            recipe = self.fitted(recipe)
         graph, memory = self.graph, self.engine.memory
-        return prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)
+        if used is not None and not self.has_warned:
+            problems = (unprepared(x, feeds[x], graph.inputs[x], used) for x in needed)
+            self.warn_once(next(filter(None, problems), ""))
+        return feeds
+
+    def warn_once(self, problem: str) -> None:
+        """Warn of a batch; nothing happens for an empty text, or after the first."""
+        if problem and not self.has_warned:
+            self.has_warned = True
+            warnings.warn(problem, LayertapWarning, stacklevel=_outside())
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
@@ -294,11 +375,11 @@ class Runner:
     """A request that is ready to run. It is safe to use from several threads."""
 
     def __init__(self, program: Program, request: Request, peeled: bool, on_device: bool) -> None:
-        from .feeds import is_ready
+        from .feeds import is_ready, unprepared
 
         self._program = program
         self._request = request
-        self._is_ready = is_ready
+        self._is_ready, self._unprepared = is_ready, unprepared
         self.fetch = program.fetch(
             request.tensors, appended=request.appended, peeled=peeled, on_device=on_device
         )
@@ -306,11 +387,20 @@ class Runner:
 
     def __call__(self, inputs: Any, preprocess: Recipe | None) -> Any:
         """Compute the result for `inputs`; see `Model.activations` for what these may be."""
-        known = self._program.graph.inputs
+        program = self._program
+        if program.closed:
+            self.fetch.session = None
+            program.check_open()
+        known = program.graph.inputs
         if len(known) == len(self._needs) == 1 and self._is_ready(inputs, known[self._needs[0]]):
-            feeds = {self._needs[0]: inputs}
+            (name,) = self._needs
+            feeds = {name: inputs}
+            if preprocess is None and program.prepared is not None and not program.has_warned:
+                problem = self._unprepared(name, inputs, known[name], program.prepared)
+                if problem:
+                    program.warn_once(problem)
         else:
-            feeds = self._program.prepare(self._needs, inputs, preprocess)
+            feeds = program.prepare(self._needs, inputs, preprocess)
         return self._request.collect(self.fetch(feeds))
 
 
@@ -324,6 +414,7 @@ class Fetch:
         start: Callable[[], Session],
         session: Session | None,
         memory: DeviceMemory | None,
+        defaults: Mapping[str, Any],
     ) -> None:
         """
         Args:
@@ -332,11 +423,13 @@ class Fetch:
             session: the result of `start`; `None` if nothing is computed.
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
+            defaults: values for the optional inputs that the file has no value for.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
+        self._defaults = defaults
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -359,6 +452,7 @@ class Fetch:
             if self.session.lost:
                 self.session = self._start()
             read = {name: feeds[name] for name in self._read}
+            read |= self._defaults
             read |= {name: feeds[name] for name in plan.optional if name in feeds}
             computed = self.session.run(self.outputs, read, self._memory is not None)
             values.update(zip(plan.outputs, computed, strict=True))
@@ -391,6 +485,18 @@ class HasProgram(Protocol):
 def program_of(model: HasProgram) -> Program:
     """The program of an opened model."""
     return model._program
+
+
+def _range_of(recipe: Preprocessing) -> ValueRange | None:
+    return value_range(recipe.to_dict())
+
+
+def _outside() -> int:
+    """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals.get("__package__", "").startswith("layertap"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _dtypes(feeds: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from layertap._cut.plan import Appended, Leaf, peel
 from layertap._cut.reductions import append
 from layertap._public import public
 from layertap.format.graph import Graph
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.select import Selector
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def request_layers(
     reductions: Mapping[str, str | None],
     single: bool,
     dtype: str | None,
-    channels_last: bool,
+    axes: Callable[[str, int], Axes],
     peeled: bool = True,
 ) -> Request:
     """A request for layers, or for reductions of them.
@@ -66,7 +66,7 @@ def request_layers(
         reductions: names of reductions, by name of the layer; other layers are not reduced.
         single: whether the result is one array.
         dtype: what floating-point results are cast to; `None` leaves them as they are.
-        channels_last: whether a layer's channels are its last axis, or the one after the batch.
+        axes: what each axis of a tensor means, by its name and the number of its axes.
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
@@ -84,7 +84,8 @@ def request_layers(
         extra = None
         if reduction is not None or dtype is not None:
             leaf = leaves[tensor] if peeled or reduction is not None else Leaf(tensor, ())
-            extra = append(layer, leaf, reduction, dtype, opset, channels_last)
+            meanings = axes(tensor, len(layer.shape)) if reduction is not None else ""
+            extra = append(layer, leaf, reduction, dtype, opset, meanings)
         if extra is None:
             tensors.append(tensor)
             results[layer.name] = (tensor,)

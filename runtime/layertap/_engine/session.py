@@ -72,6 +72,10 @@ def _set_option(options: Any, key: str, value: Any) -> None:
     )
 
 
+_CONTAINERS = {"seq": "sequence", "map": "map", "optional": "optional"}
+"""Types of values that are not tensors, by onnxruntime's word for them."""
+
+
 class Session:
     """A model that is ready to run. It is safe to use from several threads."""
 
@@ -100,11 +104,18 @@ class Session:
             self.lost = True
 
     def output_type(self) -> TensorType:
-        """The type of the first output, as onnxruntime inferred it."""
+        """The type of the first output, as onnxruntime inferred it.
+
+        onnxruntime gives the same empty shape for a scalar and for a tensor whose number of axes
+        it does not know: then there are no dims.
+        """
         info = self.inner.get_outputs()[0]
+        kind, _, _ = info.type.partition("(")
+        if kind in _CONTAINERS:
+            return TensorType(_CONTAINERS[kind])
         dtype = re.sub(r"tensor\((\w+)\)", r"\1", info.type)
         dtype = {"float": "float32", "double": "float64"}.get(dtype, dtype)
-        return TensorType(dtype, tuple(info.shape))
+        return TensorType(dtype, tuple(info.shape) or None)
 
     def run(
         self, outputs: Sequence[str], feeds: Mapping[str, Any], on_device: bool = False

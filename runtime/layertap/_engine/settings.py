@@ -12,6 +12,16 @@ Provider: TypeAlias = "str | tuple[str, Mapping[str, Any]]"
 """An execution provider's name, alone or with its options, as onnxruntime takes it."""
 
 
+def _is_count(value: object) -> bool:
+    """Whether it is an integer, of Python or numpy, that is at least 1."""
+    from operator import index
+
+    try:
+        return not isinstance(value, bool) and index(value) >= 1  # type: ignore[arg-type]
+    except TypeError:
+        return False
+
+
 class Settings(Record):
     """How sessions are made.
 
@@ -72,5 +82,5 @@ class Settings(Record):
                     "options of CUDAExecutionProvider."
                 )
         threads = self.threads
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise UsageError(f"threads must be an integer of at least 1, or None, got {threads!r}.")
+        if threads is not None and not _is_count(threads):
+            raise UsageError(f"threads must be an integer of at least 1, got {threads!r}.")

@@ -84,7 +84,7 @@ def attribute(
             mean = mean * value
         elif method == "integrated_gradients":
             mean = mean * (value - baselines[name][:, None])
-        mean = mean if targets.several(target) else mean[:, 0]
+        mean = mean if targets.several(target, program.labels) else mean[:, 0]
         results[name] = mean.astype(np.float32)
     return results if len(program.inputs) > 1 else next(iter(results.values()))
 

@@ -1,4 +1,4 @@
-"""The axes of a batch of images, and copies of one sample."""
+"""The axes of images and feature maps in a batch, and copies of one sample."""
 
 from __future__ import annotations
 
@@ -8,20 +8,53 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap.errors import UsageError
+
 if TYPE_CHECKING:
     from layertap._engine.program import Program
 
 Array = npt.NDArray[Any]
 
 
-def channels_last(program: Program, values: Array) -> Array:
-    """The values with channels last, `(n, ..., c)`; in a file without a card they come second."""
-    return values if program.channels_last else np.moveaxis(values, 1, -1)
+def channels_last(program: Program, tensor: str, values: Array) -> Array:
+    """The values of a tensor as `(n, ..., c)`: samples first, channels last.
+
+    Args:
+        program: says what the axes of its tensors mean.
+        tensor: the name of a tensor in the graph, whose axes the values have.
+
+    Raises:
+        UsageError: the tensor has no channels.
+    """
+    order = _order(program, tensor, np.ndim(values))
+    return np.transpose(values, order)
 
 
-def as_fed(program: Program, images: Array) -> Array:
+def as_fed(program: Program, tensor: str, images: Array) -> Array:
     """The reverse of `channels_last`, as a contiguous array."""
-    return np.ascontiguousarray(images if program.channels_last else np.moveaxis(images, -1, 1))
+    order = _order(program, tensor, np.ndim(images))
+    return np.ascontiguousarray(np.transpose(images, np.argsort(order)))
+
+
+def space(program: Program, tensor: str, values: Array) -> tuple[int, ...]:
+    """The sizes of a tensor's axes that are neither samples nor channels."""
+    axes = program.axes(tensor, np.ndim(values))
+    sizes = zip(np.shape(values), axes, strict=True)
+    return tuple(size for size, letter in sizes if letter not in "NC")
+
+
+def _order(program: Program, tensor: str, rank: int) -> list[int]:
+    """The axes of a tensor in the order samples, all others, channels."""
+    axes = program.axes(tensor, rank)
+    if rank > 1 and "C" not in axes:
+        raise UsageError(
+            f"a heat map needs feature maps with channels, but {tensor!r} has none: its axes are "
+            f"{axes} (see docs/file-format.md). Choose another layer, or give a function reshape= "
+            "that makes feature maps (n, h, w, c) of its values."
+        )
+    samples, channels = max(axes.find("N"), 0), axes.find("C")
+    others = [axis for axis in range(rank) if axis not in (samples, channels)]
+    return [samples, *others, channels][:rank]
 
 
 def copies(values: Mapping[str, Any], sample: int, samples: int, count: int) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import channels_last
+from .axes import channels_last, space
 from .gradients import differentiate
 from .gradients import prepare as prepare_feeds
 from .methods import Method
 from .perturbing import Change, Perturbation
-from .scores import by_class, find_scores
+from .scores import by_class, ends_in_activation, find_scores
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Gatherer:
             UsageError: no input has.
         """
         for name, value in feeds.items():
-            if np.ndim(value) == rank + 2:
+            if len(space(self.program, name, value)) == rank:
                 return name
         shapes = ", ".join(f"{name!r} {np.shape(value)}" for name, value in feeds.items())
         raise UsageError(
@@ -155,12 +155,20 @@ class Gatherer:
     def _resolved(self, target: Target, outputs: Array) -> Targets:
         samples, classes = outputs.shape
         return targets.resolve(
-            target, samples=samples, classes=classes, labels=self.program.labels, scores=outputs
+            target,
+            samples=samples,
+            classes=classes,
+            labels=self.program.labels,
+            scores=outputs,
+            probability=ends_in_activation(self.program, self.output),
         )
 
     def _maps(self, values: Array) -> npt.NDArray[np.float64]:
         """A layer's values as feature maps `(n, h, w, c)`."""
-        maps = self.reshape(values) if self.reshape else channels_last(self.program, values)
+        if self.reshape:
+            maps = self.reshape(values)
+        else:
+            maps = channels_last(self.program, self._tensor, values)
         if np.ndim(maps) < 3:
             raise UsageError(
                 "a heat map needs a layer with feature maps, (n, h, w, c), but "

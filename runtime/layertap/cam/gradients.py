@@ -1,9 +1,10 @@
 """Gradients of a class's score with respect to layers, computed by the file itself.
 
 A file with gradients differentiates `sum(weights * scores)` for each sample; the weights are an
-additional input. If one sample can be combined with several rows of weights, several targets take
-one run. Otherwise, or if the targets depend on the scores, the network runs up to the first of the
-layers once, and from there on for each target.
+additional input, which has ones as its default in some files and has to be fed in others. If one
+sample can be combined with several rows of weights, several targets take one run. Otherwise, or if
+the targets depend on the scores, the network runs up to the first of the layers once, and from
+there on for each target.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from layertap.format.select import Selector, is_single
 
 from . import available, targets
 from .axes import copies
-from .scores import by_class
+from .scores import by_class, ends_in_activation
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -37,20 +38,36 @@ def layer_gradients(
 ) -> Any:
     """See `Model.gradients`."""
     gradients = available.require(program)
-    if layers is not None and not isinstance(layers, (str, int, slice, Layer)):
-        layers = list(layers)
-    wanted = choose(program, gradients, layers)
+    asked = _listed(program, layers)
+    wanted = choose(program, gradients, asked)
     feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
     found = differentiate(program, gradients, feeds, wanted, (), target)
-    many = targets.several(target)
+    many = targets.several(target, program.labels)
     values = {name: g if many else g[:, 0] for name, g in found.gradients.items()}
-    return next(iter(values.values())) if is_single(program.layers, layers) else values
+    return next(iter(values.values())) if is_single(program.layers, asked) else values
 
 
-def choose(
-    program: Program, gradients: Gradients, layers: Selector | Sequence[Selector] | None
-) -> dict[str, str]:
+def _listed(program: Program, layers: Any) -> Any:
+    """The selectors, with iterables as lists, and `None` for all layers that have a gradient."""
+    if layers is None or layers is True:
+        return None
+    if isinstance(layers, str) and layers == "all" and not _names(program, layers):
+        return None
+    if isinstance(layers, (str, slice, Layer)) or not isinstance(layers, Iterable):
+        return layers
+    return list(layers)
+
+
+def _names(program: Program, text: str) -> bool:
+    """Whether a text is the name of a layer."""
+    return any(layer.name == text for layer in program.layers)
+
+
+def choose(program: Program, gradients: Gradients, layers: Any) -> dict[str, str]:
     """The gradients' tensors by name of the layer or input, in the order requested.
+
+    Args:
+        layers: a selector, a list of them, or `None` for all.
 
     Raises:
         LayerNotFoundError: a selector matches nothing, or only layers without a gradient.
@@ -61,7 +78,7 @@ def choose(
     for one in layers if isinstance(layers, (list, tuple)) else [layers]:
         if isinstance(one, str) and one in gradients.tensors:
             names = [one]
-        elif isinstance(one, (str, int, Layer)) and is_single(program.layers, one):
+        elif is_single(program.layers, one):
             names = [program.layer(one).name]
         else:
             found = [layer.name for layer in program.select(one)]
@@ -145,17 +162,26 @@ class Seed:
     """The input for the weights of the scores."""
 
     def __init__(self, program: Program, gradients: Gradients) -> None:
-        default = program.graph.initializers[gradients.weights].type
-        self.name = gradients.weights
-        self._shape = (1,) * (len(default.dims or ()) - 2)
-        self._dtype = default.dtype
-        self._classes = int((default.dims or (0,))[-1] or 0)
+        graph, name = program.graph, gradients.weights
+        default = graph.initializers.get(name)
+        kind = default.type if default else graph.optional[name]
+        sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+        self.name = name
+        self._shape = (1,) * (len(sizes) - 2)
+        self._dtype = kind.dtype
+        self._classes = sizes[-1] if sizes else 0
         self._labels = program.labels
+        self._probability = ends_in_activation(program, gradients.output)
 
     def resolve(self, target: Target, samples: int, scores: Array | None = None) -> Targets:
         """See `targets.resolve`."""
         return targets.resolve(
-            target, samples=samples, classes=self._classes, labels=self._labels, scores=scores
+            target,
+            samples=samples,
+            classes=self._classes,
+            labels=self._labels,
+            scores=scores,
+            probability=self._probability,
         )
 
     def __call__(self, weights: Array) -> Array:

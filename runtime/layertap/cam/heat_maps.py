@@ -17,7 +17,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import as_fed, channels_last
+from .axes import as_fed, channels_last, space
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -44,11 +44,17 @@ class HeatMaps:
     scores: npt.NDArray[np.float32]
     """`(n, targets)`: the model's output for each target; its mean if it has several positions."""
 
+    @property
+    def explains_class(self) -> bool:
+        """Whether the maps depend on the targets; those of EigenCAM and KPCA-CAM do not."""
+        return bool(find_method(self.method).takes)
+
 
 def cam(model: HasProgram, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
     """See `Model.cam`."""
     maps = heat_maps(model, inputs, layer, target, **options).maps
-    one = _is_one_image(program_of(model), inputs) and not targets.several(target)
+    program = program_of(model)
+    one = _is_one_image(program, inputs) and not targets.several(target, program.labels)
     return maps[0, 0] if one else maps
 
 
@@ -104,7 +110,7 @@ def heat_maps(
         weights = evidence.targets.weights  # the targets of the unchanged image
         image = gather.image(feeds, rank)
         parts = [maps]
-        for changed, back in _augmented(program, feeds[image]):
+        for changed, back in _augmented(program, image, feeds[image]):
             parts.append(back(finished(gather({**feeds, image: changed}, weights))))
         maps = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
     return HeatMaps(
@@ -149,8 +155,8 @@ def _size(
     if asked is False:
         return None
     if asked is True:
-        image = channels_last(gather.program, feeds[gather.image(feeds, rank)])
-        return tuple(image.shape[1:-1])
+        name = gather.image(feeds, rank)
+        return space(gather.program, name, feeds[name])
     size = tuple(asked)
     if len(size) != rank or any(side < 1 for side in size):
         raise UsageError(
@@ -188,14 +194,16 @@ def _finished(
     return done
 
 
-def _augmented(program: Program, batch: Array) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
+def _augmented(
+    program: Program, name: str, batch: Array
+) -> Iterator[tuple[Array, Callable[[Array], Array]]]:
     """The batch made darker, brighter and mirrored, with functions that mirror the maps back."""
     for flip, factor in itertools.product((False, True), (0.9, 1.0, 1.1)):
         if flip or factor != 1.0:
-            images = channels_last(program, (batch * factor).astype(batch.dtype))
+            images = channels_last(program, name, (batch * factor).astype(batch.dtype))
             images = _flipped(images, -2) if flip else images
             back = functools.partial(_flipped, axis=-1) if flip else np.asarray
-            yield as_fed(program, images), back
+            yield as_fed(program, name, images), back
 
 
 def _flipped(values: Array, axis: int) -> Array:

@@ -14,7 +14,7 @@ from layertap.errors import InputError, UsageError
 
 from . import targets
 from .axes import as_fed, channels_last, copies
-from .scores import by_class, choose_output
+from .scores import by_class, choose_output, ends_in_activation
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class _Trial:
         self._feeds = program.prepare_arrays(self._fetch.plan.needs, inputs, preprocess)
         given = np.asarray(maps, np.float32)
         self._name = self._image(given)
-        self.images: Array = channels_last(program, self._feeds[self._name])
+        self.images: Array = channels_last(program, self._name, self._feeds[self._name])
         """`(n, h, w, c)`."""
         outputs = by_class(self._fetch(self._feeds)[self._output])
         found = targets.resolve(
@@ -230,7 +230,9 @@ class _Trial:
             classes=outputs.shape[1],
             labels=program.labels,
             scores=outputs,
+            probability=ends_in_activation(program, self._output),
         )
+        self._offsets = found.offsets
         self._weights = found.weights.astype(np.float64)
         self.before = found.scores(outputs)
         """`(n, targets)`."""
@@ -258,7 +260,9 @@ class _Trial:
                     [next(images) for _ in range(min(self._batch_size, count - start))]
                 )
                 said = by_class(self._fetch(self._batch(batch, sample))[self._output])
-                found[sample, at, start : start + len(batch)] = said @ self._weights[sample, at]
+                found[sample, at, start : start + len(batch)] = (
+                    said @ self._weights[sample, at] + self._offsets[sample, at]
+                )
                 start += len(batch)
         return found
 
@@ -266,7 +270,10 @@ class _Trial:
         """Changed images, with the other inputs of the sample that they are made from."""
         others = {name: value for name, value in self._feeds.items() if name != self._name}
         feeds = copies(others, sample, len(self.images), len(images))
-        return {**feeds, self._name: as_fed(self._program, images.astype(self.images.dtype))}
+        return {
+            **feeds,
+            self._name: as_fed(self._program, self._name, images.astype(self.images.dtype)),
+        }
 
     def _image(self, maps: Array) -> str:
         rank = maps.ndim if maps.ndim <= 3 else maps.ndim - 2

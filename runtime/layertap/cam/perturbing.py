@@ -53,7 +53,7 @@ class Perturbation:
             UsageError: the scores do not depend on the tensor.
         """
         graph = program.graph
-        self._program = program
+        self._program, self._tensor = program, tensor
         self._scores = scores
         self._feeds = feeds
         self._leaf = peel(graph, [tensor])[tensor]
@@ -109,7 +109,7 @@ class Perturbation:
 
     def _seen(self, source: Array) -> Array:
         """The tensor, `(n, h, w, c)`, as a view of its source."""
-        return channels_last(self._program, view(source, self._leaf.perms))
+        return channels_last(self._program, self._tensor, view(source, self._leaf.perms))
 
     def _copies(self, sample: int, size: int) -> dict[str, Any]:
         """All inputs of the second half, for `size` copies of one image."""

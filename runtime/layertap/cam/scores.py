@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy.typing as npt
@@ -88,6 +88,20 @@ def find_scores(program: Program, output: str) -> Scores:
     gradients = available.find(program)
     if gradients is not None and gradients.output == output and gradients.score != "logits":
         return Scores(output)
+    found = behind_final_activation(output, _maker(program))
+    if found is None:
+        return Scores(output)
+    logits, movers = found
+    return _moved(program, output, logits, movers) if movers else Scores(logits)
+
+
+def ends_in_activation(program: Program, output: str) -> bool:
+    """Whether the values of an output are probabilities: it ends in a sigmoid or softmax."""
+    return behind_final_activation(output, _maker(program)) is not None
+
+
+def _maker(program: Program) -> Callable[[str], Node | None]:
+    """Finds the node that writes a tensor; `None` for a function of the file itself."""
     graph = program.graph
     makers = {name: node for node in graph.nodes for name in node.writes}
 
@@ -96,11 +110,7 @@ def find_scores(program: Program, output: str) -> Scores:
         own = node is not None and (node.domain, node.op_type) in graph.functions
         return None if own else node
 
-    found = behind_final_activation(output, maker)
-    if found is None:
-        return Scores(output)
-    logits, movers = found
-    return _moved(program, output, logits, movers) if movers else Scores(logits)
+    return maker
 
 
 def _moved(program: Program, output: str, logits: str, movers: Sequence[Node]) -> Scores:

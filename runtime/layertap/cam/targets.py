@@ -20,6 +20,9 @@ Target: TypeAlias = "str | int | Sequence[Any] | Array"
 TOP = "top"
 """Each image's class with the highest score."""
 
+ALL = "all"
+"""Every class, one target each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -29,11 +32,14 @@ class Targets:
     """`(n, targets, classes)`: the weight of each score."""
     classes: npt.NDArray[np.int64] | None
     """`(n, targets)`; `None` if weights were given."""
+    offsets: npt.NDArray[np.float32]
+    """`(n, targets)`, added to the weighted scores: 1 where the probability of the negative of two
+    classes is meant, `1 - p`; otherwise 0."""
 
     def scores(self, outputs: Array) -> npt.NDArray[np.float32]:
         """The scores of the targets, `(n, targets)`, from those of all classes, `(n, classes)`."""
         mixed: Array = np.einsum("ntc,nc->nt", self.weights.astype(np.float64), outputs)
-        return mixed.astype(np.float32)
+        return (mixed + self.offsets).astype(np.float32)
 
 
 def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:
@@ -43,9 +49,15 @@ def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:
     return isinstance(target, str) and target == TOP and target not in (labels or ())
 
 
-def several(target: Target) -> bool:
+def several(target: Target, labels: Sequence[str] | None) -> bool:
     """Whether a list of targets was given (also a list of one) instead of a single target."""
-    return _is_list(target) or (isinstance(target, np.ndarray) and target.ndim == 3)
+    if _is_all(target, labels) or _is_list(target):
+        return True
+    return isinstance(target, np.ndarray) and target.ndim == 3
+
+
+def _is_all(target: Any, labels: Sequence[str] | None) -> bool:
+    return isinstance(target, str) and target == ALL and target not in (labels or ())
 
 
 def resolve(
@@ -55,28 +67,34 @@ def resolve(
     classes: int,
     labels: Sequence[str] | None = None,
     scores: Array | None = None,
+    probability: bool = False,
 ) -> Targets:
     """Resolve `target` for a batch.
 
     Args:
         target: one target: a label, the index of a class (negative ones count from the end), or
             `"top"`, each image's class with the highest score. Several targets for all images: a
-            list of these. Different targets for each image: a list of lists, one per image, all of
-            the same length. A weighted sum of scores: an array of floats, `(classes,)` for all
-            images, `(n, classes)`, or `(n, targets, classes)` for several sums.
+            list of these, or `"all"`, every class. Different targets for each image: a list of
+            lists, one per image, all of the same length. A weighted sum of scores: an array of
+            floats, `(classes,)` for all images, `(n, classes)`, or `(n, targets, classes)` for
+            several sums.
         samples: number of images.
         classes: number of classes.
-        labels: the names of the classes.
+        labels: the names of the classes. Two names for one score are [negative, positive], the
+            classes of a binary model: the first is explained by the negative score.
         scores: scores of all classes, `(n, classes)`, if `needs_scores` is true.
+        probability: whether the scores end in a sigmoid or softmax.
 
     Raises:
         UsageError: unknown class, or weights or lists that do not fit the images and classes.
     """
     if isinstance(target, np.ndarray) and not _lists(target):
         return _mixes(target, samples, classes)
-    known = _Classes(classes, labels, scores)
+    known = _Classes(classes, labels, scores, probability)
+    if _is_all(target, labels):
+        target = list(range(known.count))
     if not _is_list(target):
-        return _of_classes(known.column(target, samples)[:, None], classes)
+        return known.targets(known.column(target, samples)[:, None])
     if not len(target):
         raise UsageError(
             "the list of targets is empty. Give labels or indices of classes, or 'top'."
@@ -88,8 +106,10 @@ def resolve(
                 "the list of targets contains both targets and lists of targets. Give targets, "
                 "which apply to all images, or one list for each image."
             )
-        columns = [known.column(one, samples) for one in target]
-        return _of_classes(np.stack(columns, axis=1), classes)
+        every = range(known.count)
+        each = [x for one in target for x in (every if _is_all(one, labels) else [one])]
+        columns = [known.column(one, samples) for one in each]
+        return known.targets(np.stack(columns, axis=1))
     if len(target) != samples:
         raise UsageError(
             f"expected lists of targets for {samples} image{'s' if samples > 1 else ''}, got "
@@ -102,7 +122,7 @@ def resolve(
             f"{', '.join(str(len(one)) for one in target)}."
         )
     rows = [[known.column(one, samples)[i] for one in each] for i, each in enumerate(target)]
-    return _of_classes(np.array(rows), classes)
+    return known.targets(np.array(rows))
 
 
 def _is_list(target: Any) -> bool:
@@ -112,12 +132,6 @@ def _is_list(target: Any) -> bool:
 def _lists(target: Array) -> bool:
     """Whether an array is a list of indices, such as `argsort` returns."""
     return target.ndim == 1 and target.dtype.kind in "iu"
-
-
-def _of_classes(found: Array, classes: int) -> Targets:
-    weights = np.zeros((*found.shape, classes), np.float32)
-    np.put_along_axis(weights, found[..., None], 1, axis=-1)
-    return Targets(weights, found.astype(np.int64))
 
 
 def _mixes(target: Array, samples: int, classes: int) -> Targets:
@@ -134,14 +148,22 @@ def _mixes(target: Array, samples: int, classes: int) -> Targets:
             f"({samples}, targets, {classes}), got {target.shape}."
         )
     weights = np.broadcast_to(given, (samples, *given.shape[1:])).astype(np.float32)
-    return Targets(weights, None)
+    return Targets(weights, None, np.zeros(weights.shape[:2], np.float32))
 
 
 class _Classes:
     """Finds classes by label or index."""
 
-    def __init__(self, classes: int, labels: Sequence[str] | None, scores: Array | None) -> None:
-        self._count = classes
+    def __init__(
+        self,
+        classes: int,
+        labels: Sequence[str] | None,
+        scores: Array | None,
+        probability: bool,
+    ) -> None:
+        self._binary = classes == 1 and labels is not None and len(labels) == 2
+        self._probability = probability
+        self.count = classes = 2 if self._binary else classes
         # A file's labels belong to its only output; other outputs have none.
         self._labels = tuple(labels) if labels and len(labels) == classes else ()
         self._scores = scores
@@ -153,9 +175,22 @@ class _Classes:
         if isinstance(target, str) and target == TOP and target not in self._labels:
             if self._scores is None:
                 raise ValueError("'top' needs the scores")
+            if self._binary:
+                return (self._scores[:, 0] > (0.5 if self._probability else 0)).astype(np.int64)
             best: npt.NDArray[np.int64] = self._scores.argmax(axis=-1)
             return best
         return np.full(samples, self._index(target))
+
+    def targets(self, found: Array) -> Targets:
+        """The targets for classes `(n, targets)`."""
+        classes, offsets = found.astype(np.int64), np.zeros(found.shape, np.float32)
+        if self._binary:
+            negative = classes == 0
+            weights = np.where(negative, -1, 1).astype(np.float32)[..., None]
+            return Targets(weights, classes, offsets + (negative & self._probability))
+        weights = np.zeros((*found.shape, self.count), np.float32)
+        np.put_along_axis(weights, found[..., None], 1, axis=-1)
+        return Targets(weights, classes, offsets)
 
     def _index(self, target: Any) -> int:
         if isinstance(target, str):
@@ -166,18 +201,18 @@ class _Classes:
                 "weights of the classes as an array."
             )
         index = int(target)
-        if not -self._count <= index < self._count:
+        if not -self.count <= index < self.count:
             raise UsageError(
-                f"class {index} is out of range: the output has {self._count}, 0 to "
-                f"{self._count - 1}."
+                f"class {index} is out of range: the output has {self.count}, 0 to "
+                f"{self.count - 1}."
             )
-        return index % self._count
+        return index % self.count
 
     def _by_label(self, label: str) -> int:
         if not self._labels:
             raise UsageError(
                 f"unknown class {label!r}: the file has no labels. Give an index, 0 to "
-                f"{self._count - 1}, or 'top'."
+                f"{self.count - 1}, or 'top'."
             )
         if label not in self._labels:
             near = suggest(label, self._labels)

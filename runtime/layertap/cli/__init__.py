@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from layertap._record import Record
 from layertap._version import __version__
@@ -99,9 +100,7 @@ def _discard_stdout() -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="layertap", description="Read any layer's activations from an ONNX file."
-    )
+    parser = _Parser(prog="layertap", description="Read any layer's activations from an ONNX file.")
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     requested = arguments[0] if arguments else ""
     commands = {} if requested == "--version" else _commands(requested)
@@ -111,24 +110,67 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             "`layertap --help` lists the commands."
         )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    lists: list[argparse.Action] = []
     for name, command in commands.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         command.configure(subparser)
         subparser.set_defaults(run=command.run)
+        options = (action for action in subparser._actions if action.option_strings)
+        lists += [action for action in options if action.nargs == "+"]
     if not arguments:
         parser.print_help(sys.stderr)
         parser.exit(STOPPED)
-    return parser.parse_args(_join_negative_slices(arguments))
+    try:
+        _Parser.raises = True
+        return parser.parse_args(_join_negative_slices(arguments, lists))
+    except _UnparsableError:
+        # A list such as `--layers bn chest.png` takes all words up to the next option. If that is
+        # too many, each takes one.
+        for action in lists:
+            action.nargs = 1
+    finally:
+        _Parser.raises = False
+    return parser.parse_args(_join_negative_slices(arguments, ()))
 
 
-def _join_negative_slices(arguments: list[str]) -> list[str]:
-    """Replace `--layers -3:` by `--layers=-3:`, because argparse would read `-3:` as an option."""
+class _UnparsableError(Exception):
+    """Arguments that do not fit."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that can raise an exception instead of ending the process."""
+
+    raises = False
+
+    def error(self, message: str) -> NoReturn:
+        if _Parser.raises:
+            raise _UnparsableError(message)
+        super().error(message)
+
+
+def _join_negative_slices(arguments: list[str], lists: Sequence[argparse.Action]) -> list[str]:
+    """Replace `--layers -3:` by `--layers=-3:`, because argparse would read `-3:` as an option.
+
+    Args:
+        lists: options that take several words; words after such a slice belong to them.
+    """
+    many = {text for action in lists for text in action.option_strings}
     joined: list[str] = []
+    option, ended = "", False
     for argument in arguments:
-        if joined and joined[-1] == "--layers" and re.fullmatch(r"-\d+:.*", argument):
-            joined[-1] = f"--layers={argument}"
-        else:
-            joined.append(argument)
+        follows = bool(joined) and joined[-1] == option
+        if re.fullmatch(r"-\d+:.*", argument) and (follows or option in many):
+            if follows:
+                joined.pop()
+            joined.append(f"{option}={argument}")
+            ended = True
+            continue
+        if argument.startswith("--"):
+            option, ended = argument, False
+        elif ended and option in many:
+            joined.append(option)
+            ended = False
+        joined.append(argument)
     return joined
 
 

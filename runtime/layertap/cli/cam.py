@@ -23,6 +23,7 @@ from layertap.images.preprocessing import Preprocessing
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import free_name, prepared, recipe_for
 from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
+from .ready_batch import load_ready, ready_batch, row_names
 
 if TYPE_CHECKING:
     from layertap.cam import HeatMaps
@@ -33,7 +34,13 @@ REPORT = "cam.json"
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument("inputs", metavar="IMAGE", nargs="+", help="images, or folders of images")
+    parser.add_argument(
+        "inputs",
+        metavar="IMAGE",
+        nargs="+",
+        help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
+        "each input",
+    )
     parser.add_argument(
         "--layer",
         metavar="LAYER",
@@ -44,7 +51,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="CLASS",
-        help="labels or indices of classes, or `top` (default): each image's best class",
+        help="labels or indices of classes, `all` of them, or `top` (default): each image's best "
+        "class",
     )
     parser.add_argument(
         "-o",
@@ -65,7 +73,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eigen-smooth", action="store_true", help="use the first principal component"
     )
-    parser.add_argument("--mask", default="layer", help="what scorecam masks: layer or input")
+    parser.add_argument("--mask", help="what scorecam masks: layer (default) or input")
     parser.add_argument(
         "--channels",
         type=int,
@@ -91,17 +99,25 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
-    recipe = recipe_for(model, args)
     images: list[dict[str, Any]] = []
     failures: list[str] = []
     maps = None
     taken: set[str] = set()
-    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
-        paths, arrays = zip(*batch, strict=True)
-        maps = _heat_maps(model, args, paths, np.stack(arrays))
-        for row, path in enumerate(paths):
-            name = free_name(Path(path).stem, "cam", taken)
-            images.append(_write_image(model, args, recipe, path, name, maps, row))
+    ready = ready_batch(args.inputs)
+    if ready is not None:
+        maps = _heat_maps(model, args, (ready,), load_ready(ready))
+        for row, path in enumerate(row_names(ready, {"maps": maps.maps})):
+            number = f"_{row}" if len(maps.maps) > 1 else ""
+            name = free_name(f"{Path(ready).stem}{number}", "cam", taken)
+            images.append(_write_image(model, args, None, path, name, maps, row))
+    else:
+        recipe = recipe_for(model, args)
+        for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
+            paths, arrays = zip(*batch, strict=True)
+            maps = _heat_maps(model, args, paths, np.stack(arrays))
+            for row, path in enumerate(paths):
+                name = free_name(Path(path).stem, "cam", taken)
+                images.append(_write_image(model, args, recipe, path, name, maps, row))
     if maps is None:
         return STOPPED
     report = {
@@ -122,12 +138,26 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
+    from layertap.cam.methods import find_method
     from layertap.view.colormaps import shades
 
     check_positive("--batch-size", args.batch_size)
     if not 0 <= args.alpha <= 1:
         raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
+    method = find_method(args.method)
+    if args.mask is not None and method.takes != "masked":
+        raise UsageError(f"--mask is for --method scorecam, got --method {args.method}.")
+    if args.channels is not None and method.takes not in ("masked", "ablated"):
+        raise UsageError(
+            f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
+        )
+    ready_batch(args.inputs)
+    if args.target and not method.takes:
+        raise UsageError(
+            f"--target is for methods that explain a class; the map of {args.method} is the same "
+            "for every class. Leave out --target."
+        )
     check_folder("-o", args.output)
 
 
@@ -148,7 +178,7 @@ def _heat_maps(
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
-            mask=args.mask,
+            mask=args.mask or "layer",
             channels=args.channels,
             batch_size=args.batch_size,
         )
@@ -162,34 +192,58 @@ def _parse_target(text: str, labels: tuple[str, ...]) -> str | int:
 def _write_image(
     model: _model.Model,
     args: argparse.Namespace,
-    recipe: Preprocessing,
+    recipe: Preprocessing | None,
     path: str,
     name: str,
     maps: HeatMaps,
     row: int,
 ) -> dict[str, Any]:
-    """Write the heat maps of one image as an array and as overlays; return its report entry."""
+    """Write the heat maps of one image as an array and as a picture; return its report entry.
+
+    Without a recipe, for a ready batch, the picture shows the colours alone; maps that do not have
+    two axes have no picture.
+    """
+    heats = maps.maps[row]
+    columns = range(len(heats)) if maps.explains_class else ()
+    targets = [_describe(model, maps, row, column) for column in columns]
+    titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
+    titles = titles or [maps.method]
+    folder = Path(args.output)
+    make_folder(folder)
+    picture = _picture(args, recipe, path, heats, titles) if heats.ndim == 3 else None
+    if picture is not None:
+        with replacing(folder / f"{name}.png") as temporary:
+            picture.save(temporary, format="PNG")
+    with replacing(folder / f"{name}.npy") as temporary:
+        np.save(temporary, heats[0] if len(heats) == 1 else heats)
+    shown = f"{name}.npy" if picture is None else f"{name}.png"
+    print(f"wrote {folder / shown}: {', '.join(titles)}", file=sys.stderr)
+    entry = {"image": path, "maps": f"{name}.npy", "targets": targets}
+    return entry if picture is None else {**entry, "overlay": f"{name}.png"}
+
+
+def _picture(
+    args: argparse.Namespace,
+    recipe: Preprocessing | None,
+    path: str,
+    heats: NDArray[Any],
+    titles: list[str],
+) -> Image.Image:
+    """The original and an overlay for each target; for a ready batch the colours of the maps."""
+    from layertap.view.colormaps import colored
     from layertap.view.overlays import overlay, panel
 
-    heats = maps.maps[row]
-    targets = [_describe(model, maps, row, column) for column in range(len(heats))]
+    if recipe is None:
+        tiles = [Image.fromarray(colored(heat, args.colormap)) for heat in heats]
+        return panel(list(zip(titles, tiles, strict=True)))
     original = color_picture(
         path,
         size=heats.shape[1:],
         interpolation=recipe.interpolation,
         keep_aspect_ratio=recipe.keep_aspect_ratio,
     )
-    titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
     overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
-    folder = Path(args.output)
-    make_folder(folder)
-    with replacing(folder / f"{name}.png") as temporary:
-        sheet: Image.Image = panel([("Original", original), *zip(titles, overlays, strict=True)])
-        sheet.save(temporary, format="PNG")
-    with replacing(folder / f"{name}.npy") as temporary:
-        np.save(temporary, heats[0] if len(heats) == 1 else heats)
-    print(f"wrote {folder / name}.png: {', '.join(titles)}", file=sys.stderr)
-    return {"image": path, "overlay": f"{name}.png", "maps": f"{name}.npy", "targets": targets}
+    return panel([("Original", original), *zip(titles, overlays, strict=True)])
 
 
 def _describe(model: _model.Model, maps: HeatMaps, row: int, column: int) -> dict[str, Any]:

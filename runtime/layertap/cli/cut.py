@@ -10,9 +10,10 @@ from layertap import _model
 from layertap._engine.program import program_of
 from layertap.format.card import TensorInfo
 from layertap.format.select import parse_selector
-from layertap.format.text import shape_text
+from layertap.format.text import type_text
 
 from . import OK, OWN, Command
+from .options import add_class_input
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER",
         help="layers at which the part ends (default: the model's outputs)",
     )
+    add_class_input(parser, "as in FILE")
     parser.add_argument("-o", "--output", required=True, metavar="PART.onnx", help="the new file")
 
 
@@ -42,7 +44,7 @@ def _run(args: argparse.Namespace) -> int:
         [parse_selector(text, model.layers) for text in texts] if texts else None
         for texts in (args.start, args.end)
     )
-    model.cut(args.output, start, end)
+    model.cut(args.output, start, end, class_input=args.class_input)
     part = _model.open(args.output)
     data = (
         os.path.join(os.path.dirname(args.output), name)
@@ -58,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _tensors(infos: tuple[TensorInfo, ...]) -> str:
-    return ", ".join(f"{info.name} {shape_text(info.shape)}" for info in infos) or "none"
+    return ", ".join(f"{info.name} {type_text(info.shape, info.dtype)}" for info in infos) or "none"
 
 
 COMMAND = Command(OWN["cut"], _configure, _run)

@@ -8,22 +8,22 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from layertap import _model
+from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, read_images
 from layertap.format.text import shape_text
-from layertap.images.preprocessing import Preprocessing
+from layertap.images.preprocessing import Preprocessing, example
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
-    """The recipe of `--preprocess`, or the file's own.
+    """The recipe of `--preprocess`, or the file's own, in the order of axes of the model's input.
 
     Raises:
         UsageError: there is none.
     """
-    if args.preprocess:
-        return Preprocessing.load(args.preprocess)
-    if model.preprocessing:
-        return model.preprocessing
+    recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
+    if recipe:
+        return program_of(model).fitted(recipe)
     shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]
     if not shapes:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in model.inputs)
@@ -31,11 +31,9 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
             f"{args.file!r} takes no images; its input is {inputs}. Give a ready batch: .npy, or "
             ".npz with an array for each input."
         )
-    _, *sides, channels = shapes[0] or (None,) * 4
-    size = [side or 320 for side in sides] if channels in (1, 3, 4) else [320, 320]
     raise UsageError(
         f"{args.file!r} does not say how an image becomes its input. Say it in a file for "
-        f'--preprocess, as in {{"size": {size}}}, or give a ready batch (.npy).'
+        f"--preprocess, as in {example(shapes[0])}, or give a ready batch (.npy)."
     )
 
 

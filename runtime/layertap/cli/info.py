@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from layertap.format.card import Card, TensorInfo
+from layertap.format.card import CLASS_INPUTS, Card, TensorInfo
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
 from layertap.format.text import counted, printable, type_text
@@ -61,9 +61,9 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         verification, worst = card.verification, card.verification.worst
         tensors = card.gradients.tensors.values() if card.gradients else ()
         gradients = sum(name in tensors for name in verification.layers)
-        noun, reference = "layers", "Keras"
+        noun, reference = "layer", "Keras"
         if card.source.signature:
-            noun, reference = "outputs", "TensorFlow"
+            noun, reference = "output", "TensorFlow"
         elif not card.channels_last:
             reference = "central differences"
         count = counted(len(verification.layers) - gradients, gradients, noun)
@@ -84,6 +84,8 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         scores = f"the {score if score == 'logits' else 'value'} of {output}"
         names = ", ".join(card.gradients.tensors)
         lines.append(("gradients", f"of {scores}, with respect to {names}"))
+        weights = f"{card.gradients.weights}, {card.gradients.class_input or CLASS_INPUTS[0]}"
+        lines.append(("class input", weights))
     lines += [("note", note) for note in card.notes or ()]
     lines.append(("format", card.format))
     return lines

@@ -15,12 +15,13 @@ def add_layer_selection(parser: argparse.ArgumentParser) -> None:
     """Add `--layers` and `--type`; `layertap export` has the same options."""
     parser.add_argument(
         "--layers",
-        action="append",
+        action="extend",
+        nargs="+",
         metavar="LAYER",
-        help="a name, glob, re:PATTERN, index, slice or `all` (repeatable)",
+        help="names, globs, re:PATTERN, indices, slices or `all`",
     )
     parser.add_argument(
-        "--type", action="append", metavar="CLASS", help="a Keras class name (repeatable)"
+        "--type", action="extend", nargs="+", metavar="CLASS", help="Keras class names"
     )
 
 
@@ -46,6 +47,16 @@ def add_preprocess(parser: argparse.ArgumentParser) -> None:
         "--preprocess",
         metavar="FILE.json",
         help="a preprocessing recipe, to use instead of the one in the file",
+    )
+
+
+def add_class_input(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add `--class-input`; `default` describes what holds without it."""
+    parser.add_argument(
+        "--class-input",
+        metavar="FORM",
+        help="of gradients: whether clients have to feed the weights of the classes, `required` or "
+        f"`optional` (default: {default}); see docs/gradients.md",
     )
 
 

@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
+from layertap._engine.program import program_of
+from layertap.cam.axes import channels_last
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, LayerNotFoundError, UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.format.atomic import check_target, make_folder, replacing
@@ -31,12 +34,7 @@ from .options import (
     check_positive,
     layer_selectors,
 )
-
-FILES = "layertap.files"
-"""The name of the array in the `.npz` file that contains the path of the image of each row."""
-
-READY = (".npy", ".npz")
-"""Suffixes of ready batches, which are fed without preprocessing."""
+from .ready_batch import files_key, load_ready, ready_batch, row_names
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -70,9 +68,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top",
         type=int,
-        default=5,
         metavar="N",
-        help="number of classes to print per image (default 5)",
+        help="number of classes to print per image (default 5 if the file has labels)",
     )
     add_device(parser)
     add_threads(parser)
@@ -83,10 +80,10 @@ def _run(args: argparse.Namespace) -> int:
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
-    ready = Path(args.inputs[0]).suffix in READY
-    if ready:
-        results = fetch(_load_ready(args.inputs[0]))
-        names = _row_names(args.inputs[0], results)
+    ready = ready_batch(args.inputs)
+    if ready is not None:
+        results = fetch(load_ready(ready))
+        names = row_names(ready, results)
     else:
         names, results = _run_images(args, recipe_for(model, args), fetch, failures)
     if not names:
@@ -94,7 +91,8 @@ def _run(args: argparse.Namespace) -> int:
     if args.output:
         _save(Path(args.output), names, results)
     if args.sheet:
-        _draw_sheets(Path(args.sheet), names, results, images=not ready)
+        maps = _feature_maps(model, results)
+        _draw_sheets(Path(args.sheet), names, maps, images=ready is None)
     if not args.output and not args.sheet:
         print(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
@@ -103,9 +101,22 @@ def _run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
     check_positive("--batch-size", args.batch_size)
-    check_positive("--top", args.top)
-    if len(args.inputs) > 1 and any(Path(name).suffix in READY for name in args.inputs):
-        raise UsageError("give images, or one ready batch (.npy or .npz), not several batches.")
+    if args.top is not None:
+        check_positive("--top", args.top)
+    ready_batch(args.inputs)
+    unused = [
+        option
+        for option, given in (
+            ("--layers", args.layers), ("--type", args.type), ("-o", args.output),
+            ("--sheet", args.sheet),
+        )
+        if given and args.top is not None
+    ]  # fmt: skip
+    if unused:
+        raise UsageError(
+            f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
+            "print. Leave out one of the two."
+        )
     if args.output:
         if Path(args.output).suffix != ".npz":
             raise UsageError(f"the name of the output must end in .npz, got {args.output!r}.")
@@ -168,32 +179,10 @@ def _concatenated(name: str, parts: list[Any]) -> Any:
     )
 
 
-def _load_ready(path: str) -> Any:
-    """Load a ready batch: an array, or a dict of arrays by input name."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
-                # A file written by `-o` can be fed to the next part of a cut model.
-                return {name: loaded[name] for name in loaded.files if name != FILES}
-    except FileNotFoundError as exc:
-        raise InputError(f"{path}: there is no such file.") from exc
-    except Exception as exc:  # zipfile, zlib and numpy raise many different exceptions
-        raise InputError(f"{path}: it cannot be read as arrays ({exc}).") from exc
-    return loaded
-
-
-def _row_names(path: str, results: Arrays) -> list[str]:
-    """`batch.npy[0]`, ... if all arrays have the same number of rows, and more than one row."""
-    rows = {len(value) if np.ndim(value) else 1 for value in results.values()}
-    count = rows.pop() if len(rows) == 1 else 1
-    return [path] if count <= 1 else [f"{path}[{row}]" for row in range(count)]
-
-
 def _save(path: Path, names: list[str], results: Arrays) -> None:
     """Write an `.npz` file like `numpy.savez`, which does not accept every layer name."""
     arrays = {name: _storable(name, value) for name, value in results.items()}
-    arrays[FILES] = np.array(names)
+    arrays[files_key(arrays)] = np.array(names)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, value in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
@@ -209,21 +198,36 @@ def _storable(name: str, value: Any) -> NDArray[Any]:
     return value.astype(str) if value.dtype == object else value  # onnxruntime's strings
 
 
-def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: bool) -> None:
+def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
+    """The results that are feature maps, as `(n, h, w, c)`.
+
+    Raises:
+        UsageError: none is.
+    """
+    program = program_of(model)
+    tensors = {layer.name: str(layer.tensor) for layer in model.layers}
+    maps = {}
+    for name, value in results.items():
+        tensor = tensors.get(name, name)
+        if np.ndim(value) == 4 and "C" in program.axes(tensor, 4):
+            maps[name] = channels_last(program, tensor, value)
+    if not maps:
+        raise UsageError(
+            "--sheet draws feature maps, which have four axes: samples, height, width and "
+            f"channels. None of the results has them: {', '.join(results)}."
+        )
+    return maps
+
+
+def _draw_sheets(folder: Path, names: list[str], maps: Arrays, *, images: bool) -> None:
     """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
 
     Args:
         folder: the output folder.
         names: the name of each row.
-        results: the arrays by layer.
+        maps: the feature maps by layer, `(n, h, w, c)`.
         images: whether the names are paths of images, not rows of a ready batch.
     """
-    maps = {name: value for name, value in results.items() if np.ndim(value) == 4}
-    if not maps:
-        raise UsageError(
-            "--sheet draws layers with four axes, (batch, height, width, channels), but none of "
-            f"the results has four axes: {', '.join(results)}."
-        )
     make_folder(folder)
     taken: set[str] = set()
     for layer, value in maps.items():
@@ -238,12 +242,26 @@ def _draw_sheets(folder: Path, names: list[str], results: Arrays, *, images: boo
 def _summary(
     model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
 ) -> str:
-    """The best labels per image for predictions with labels; else each array's shape and range."""
-    labels, value = model.labels, next(iter(results.values()))
-    predicted = labels and len(results) == 1 and not args.layers and not args.type
-    if predicted and labels and np.shape(value) == (len(names), len(labels)):
+    """The best classes per image for predictions with labels, or if `--top` asks for them; else
+    each array's shape and range."""
+    value, predicted = next(iter(results.values())), not args.layers and not args.type
+    if predicted and len(model.labels or ()) == 2 and np.shape(value) == (len(names), 1):
+        # One unit for [negative, positive].
+        certain = ends_in_activation(program_of(model), model.outputs[0].name)
+        value = np.concatenate([1 - value if certain else -value, value], axis=1)
+    classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
+    labels = model.labels if len(model.labels or ()) == classes else None
+    fits = len(results) == 1 and classes and len(value) == len(names)
+    if predicted and fits and (labels or args.top is not None):
+        texts = [printable(label) for label in labels or map(str, range(classes))]
         rows = zip(names, value, strict=True)
-        return "\n".join(f"{name}: {_best(row, labels, args.top)}" for name, row in rows)
+        return "\n".join(f"{name}: {_best(row, texts, args.top or 5)}" for name, row in rows)
+    if args.top is not None:
+        shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
+        raise UsageError(
+            "--top needs a model with one output of class scores, (samples, classes); this one "
+            f"gives {shapes}."
+        )
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
 
@@ -261,7 +279,7 @@ def _cells(name: str, value: Any) -> tuple[str, ...]:
 
 def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     order = np.argsort(-scores, kind="stable")[:top]
-    return ", ".join(f"{printable(labels[i])} {scores[i]:.3f}" for i in order)
+    return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
 
 
 COMMAND = Command(OWN["run"], _configure, _run)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
-from layertap.format.text import counted
+from layertap.format.text import Readable, counted, number_of
 
 from .golden import feeds, indices, sum_scale, weighted_sums
-from .measures import difference
+from .measures import check_tolerance, difference
 
 if TYPE_CHECKING:
     from layertap._model import Model
@@ -41,8 +41,8 @@ class LayerDeviation:
     could not hold the tolerance at the export."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckReport:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class CheckReport(Readable):
     """The result of a check. True if every layer passed."""
 
     device: str
@@ -63,9 +63,9 @@ class CheckReport:
         if self.failed:
             first = self.failed[0]
             return (
-                f"{len(self.failed)} of {len(self.layers)} layers differ from the golden sample "
-                f"on {self.device}. The first to diverge is {first.name!r}, by {first.scaled:.1e} "
-                f"of its scale; allowed are {first.allowed:.0e}."
+                f"{len(self.failed)} of {number_of(len(self.layers), 'layer')} differ from the "
+                f"golden sample on {self.device}. The first to diverge is {first.name!r}, by "
+                f"{first.scaled:.1e} of its scale; allowed are {first.allowed:.0e}."
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
         count = counted(len(self.layers) - self.gradients, self.gradients)
@@ -85,6 +85,7 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
 
     Raises:
         ModelFileError: the file contains no golden sample.
+        UsageError: the tolerance is negative or not a number.
     """
     program = program_of(model)
     golden = model.card.golden if model.card else None
@@ -96,6 +97,7 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     own = {} if tolerance is not None or checked is None else checked.layers
     if tolerance is None:
         tolerance = checked.tolerance if checked else TOLERANCE
+    check_tolerance(tolerance)
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     values = program.fetch(names)(feeds(golden, model.card.inputs))

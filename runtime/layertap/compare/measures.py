@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.errors import UsageError
+
 
 class Difference(NamedTuple):
     """How far an array is from the expected one."""
@@ -29,6 +31,16 @@ class Difference(NamedTuple):
             max(self.scaled, other.scaled),
             self.problem or other.problem,
         )
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise UsageError unless the tolerance is a finite number of at least 0."""
+    try:
+        valid = 0 <= tolerance < np.inf
+    except TypeError:
+        valid = False
+    if not valid:
+        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
 
 
 def difference(

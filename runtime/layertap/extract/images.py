@@ -78,7 +78,7 @@ class PreparedImage(NamedTuple):
 
     path: str
     pixels: NDArray[np.float32]
-    """`(h, w, c)`."""
+    """`(h, w, c)`, or `(c, h, w)` if the recipe says so."""
 
 
 def read_images(

@@ -99,7 +99,7 @@ def collection_statistics(
     drawn = found
     if sample is not None and sample < len(found):
         drawn = [found[i] for i in sorted(random.Random(seed).sample(range(len(found)), sample))]
-    moments = _Moments(channels=recipe.channels if per_channel else 1)
+    moments = _Moments(channels=recipe.channel_count if per_channel else 1)
     files: list[str] = []
     failures: dict[str, str] = {}
     for file in drawn:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from layertap._record import Record
-from layertap.errors import CardVersionError, ModelFileError
+from layertap.errors import CardVersionError, ModelFileError, UsageError, suggest
 
 from .layer import AXIS_LETTERS, Axes, Layer, Shape
 
@@ -26,6 +26,21 @@ KEY = "layertap"
 
 MAJOR, MINOR = 1, 3
 """The format version that this layertap writes; it reads every minor version of the same major."""
+
+
+CLASS_INPUTS = ("optional", "required")
+"""The forms of the input with the weights of the scores."""
+
+
+def check_class_input(given: Any) -> None:
+    """Check that an argument is one of `CLASS_INPUTS`, or `None`.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if given is not None and given not in CLASS_INPUTS:
+        near = suggest(given, CLASS_INPUTS) if isinstance(given, str) else ""
+        raise UsageError(f"class_input must be 'optional' or 'required', got {given!r}.{near}")
 
 
 class TensorInfo(Record):
@@ -151,13 +166,16 @@ class Gradients(Record):
     score: str
     """`logits`: the input of the output's final sigmoid or softmax; `output`: the output itself."""
     weights: str
-    """The graph's optional input with the weights of the scores; its shape broadcasts to theirs."""
+    """The graph's input with the weights of the scores; its shape broadcasts to theirs."""
     tensors: Mapping[str, str]
     """The graph output that holds the gradient, by name of the layer or input it is taken with
     respect to."""
     broadcasts: bool
     """Whether one sample can be combined with several rows of weights, which gives one gradient
     per row."""
+    class_input: str | None = None
+    """Whether a client has to feed the weights: `optional`, where the graph has ones to fall back
+    on, or `required`. `None`, in older files, is `optional`."""
     extra: Mapping[str, Any] = {}
 
 

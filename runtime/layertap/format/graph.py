@@ -101,7 +101,8 @@ class Graph(Record):
     inputs: Mapping[str, TensorType]
     """The inputs that must be fed, that is, all without an initializer of the same name."""
     optional: Mapping[str, TensorType]
-    """The inputs that have an initializer of the same name, which is the default value."""
+    """The inputs that have an initializer of the same name, which is the default value; in an index
+    also the weights of the scores that gradients are taken of, which are ones by default."""
     outputs: Mapping[str, Span]
     """The graph's outputs; the span is the `ValueInfoProto`."""
     listed: Mapping[str, Span]

@@ -44,10 +44,25 @@ def read_index(source: FileSource | BytesSource) -> Index:
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
     if KEY in graph.metadata:
         card = Card.from_json(graph.metadata[KEY], source.name)
+        graph = _with_default_weights(graph, card)
         return Index(graph, card, card.layers, card.inputs, card.outputs, metadata)
     inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(_info(name, types[name]) for name in graph.outputs)
     return Index(graph, None, tuple(_layers(graph, types)), inputs, outputs, metadata)
+
+
+def _with_default_weights(graph: Graph, card: Card) -> Graph:
+    """The graph with the weights of the scores among its optional inputs, in both forms of a file.
+
+    Callers do not have to feed them where the graph has no initializer for them either: they are
+    ones then, see `Program.fetch`.
+    """
+    name = card.gradients.weights if card.gradients else ""
+    if name not in graph.inputs:
+        return graph
+    inputs = dict(graph.inputs)
+    optional = {**graph.optional, name: inputs.pop(name)}
+    return Graph.trusted({**vars(graph), "inputs": inputs, "optional": optional})
 
 
 def _layers(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
@@ -12,7 +12,10 @@ from .layer import Layer
 
 Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative indices
-count from the end), a slice of indices, or a `Layer`."""
+count from the end), a slice of indices, a `Layer`; or `all`, unless a layer has this name."""
+
+ALL = "all"
+"""Selects every layer that the file exposes."""
 
 
 def select(
@@ -59,16 +62,14 @@ def only(layers: Sequence[Layer], selector: str | int | Layer) -> Layer:
     if _is_integer(selector):
         return _exposed(layers, _at(layers, int(selector)))
     if not isinstance(selector, str):
-        raise UsageError(
-            f"cannot select a layer by {selector!r}: give a name, a pattern, an index or a slice."
-        )
+        raise _invalid(selector)
     return _exposed(layers, _named(layers, selector))
 
 
 def is_single(layers: Sequence[Layer], selector: object) -> bool:
     """Whether `selector` is the name or index of exactly one layer; false for a list."""
     if isinstance(selector, str):
-        return not _is_pattern(layers, selector)
+        return not (_is_pattern(layers, selector) or _is_all(layers, selector))
     return isinstance(selector, Layer) or _is_integer(selector)
 
 
@@ -95,10 +96,33 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if single else list(value)
 
 
+def as_selectors(value: Any) -> Any:
+    """One selector, `None` or a dict as it is; the items of any other iterable as a list.
+
+    Raises:
+        UsageError: the value is none of these, for example a float or a truth value.
+    """
+    if value is None or isinstance(value, (str, slice, Layer, Mapping)) or _is_integer(value):
+        return value
+    if isinstance(value, (bytes, bool)) or not isinstance(value, Iterable):
+        raise _invalid(value)
+    try:
+        return list(value)
+    except TypeError as exc:  # a numpy array without axes
+        raise _invalid(value) from exc
+
+
+def _invalid(selector: object) -> UsageError:
+    hint = " Truth values are no indices: give 0 or 1." if isinstance(selector, bool) else ""
+    return UsageError(
+        f"cannot select a layer by {selector!r}: give a name, a pattern, an index or a slice.{hint}"
+    )
+
+
 def _is_integer(value: object) -> bool:
-    """Whether it is an `int` or a numpy integer."""
+    """Whether it is an `int` or a numpy integer. A truth value is not an index."""
     if isinstance(value, int):
-        return True
+        return not isinstance(value, bool)
     from numbers import Integral
 
     return isinstance(value, Integral)
@@ -115,13 +139,21 @@ def _class_names(value: Any) -> list[str]:
 def _matching(layers: Sequence[Layer], selector: Selector) -> list[Layer]:
     if isinstance(selector, slice):
         return _sliced(layers, selector)
+    if isinstance(selector, str) and _is_all(layers, selector):
+        return [layer for layer in layers if layer.exposed]
     if isinstance(selector, str) and _is_pattern(layers, selector):
         return _by_pattern(layers, selector)
     return [only(layers, selector)]
 
 
+def _is_all(layers: Sequence[Layer], text: str) -> bool:
+    return text == ALL and not any(layer.name == ALL for layer in layers)
+
+
 def _sliced(layers: Sequence[Layer], selector: slice) -> list[Layer]:
     text = _slice_text(selector)
+    if any(isinstance(part, bool) for part in (selector.start, selector.stop, selector.step)):
+        raise UsageError(f"the slice {text} is invalid: its parts must be integers or None.")
     try:
         inside = layers[selector]
     except (TypeError, ValueError) as exc:

@@ -21,7 +21,8 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
 
     `shape` has `null` for a free axis. `exposed` states whether the file contains the activations.
     If present, `parent` is the name of the layer that contains this one, and `why_not` is the
-    reason why no export can expose the activations.
+    reason why no export can expose the activations. `axes` says what each axis of `shape` means, if
+    the card states it: `NHWC`.
     """
     return [
         {
@@ -35,6 +36,7 @@ def as_rows(layers: Sequence[Layer]) -> list[dict[str, Any]]:
             "exposed": layer.exposed,
             **({"parent": layer.parent} if layer.parent is not None else {}),
             **({"why_not": layer.why_not} if layer.why_not is not None else {}),
+            **({"axes": layer.axes} if layer.axes is not None else {}),
         }
         for layer in layers
     ]

@@ -7,11 +7,53 @@ from collections.abc import Collection, Sequence
 from .layer import Shape
 
 
-def counted(layers: int, gradients: int, noun: str = "layers") -> str:
+class Readable:
+    """An object whose `str` is for people: a notebook shows that, and `repr` its first line."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        line = str(self).partition("\n")[0]
+        return f"<{type(self).__module__}.{type(self).__qualname__}: {shortened(line, 160)}>"
+
+    def _repr_html_(self) -> str:
+        """The whole text, for notebooks."""
+        return as_html(str(self))
+
+
+class Text(str):
+    """A text of several lines, which a notebook or a prompt shows as such."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def as_html(text: str) -> str:
+    """A text as HTML that keeps its lines and columns, with nothing in it read as HTML."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f'<pre style="white-space: pre; overflow-x: auto">{escaped}</pre>'
+
+
+def shortened(text: str, length: int) -> str:
+    """The text, or its beginning and `...` if it is longer."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def number_of(count: int, noun: str, plural: str | None = None) -> str:
+    """A count with its noun: `1 layer`, `0 layers`, `2 classes`."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def counted(layers: int, gradients: int, noun: str = "layer") -> str:
     """Counts such as `428 layers and 1 gradient`; a count of 0 is omitted."""
-    parts = [f"{layers} {noun}"] if layers or not gradients else []
+    parts = [number_of(layers, noun)] if layers or not gradients else []
     if gradients:
-        parts.append(f"{gradients} gradient{'s' if gradients > 1 else ''}")
+        parts.append(number_of(gradients, "gradient"))
     return " and ".join(parts)
 
 

@@ -269,13 +269,37 @@ def _resized(
         top, left = (image.height - box_height) // 2, (image.width - box_width) // 2
         box = (left, top, left + box_width, top + box_height)
     resample = _FILTERS[interpolation]
-    try:
+    if interpolation == "nearest":
         return image.resize((width, height), resample, box=box)
+    try:
+        return _filtered(image, (width, height), resample, box or (0, 0, *image.size))
     except ValueError:
         if image.mode != "I;16":
             raise
         # Before version 11, Pillow's filters accept 32-bit grey, but not 16-bit grey.
-        return image.convert("I").resize((width, height), resample, box=box)
+        return _filtered(image.convert("I"), (width, height), resample, box or (0, 0, *image.size))
+
+
+def _filtered(
+    image: Image.Image,
+    size: tuple[int, int],
+    resample: Image.Resampling,
+    box: tuple[int, int, int, int],
+) -> Image.Image:
+    """`image.resize(size, resample, box)`, always horizontally first.
+
+    Each of the two passes rounds to the image's dtype, so their order changes pixels. Pillow 13
+    chooses the order by the sizes; before, it was always this one, and models were trained with it.
+
+    Args:
+        size: (width, height).
+        box: (left, top, right, bottom), the region that is resized.
+    """
+    if image.mode == "RGBA":  # as in Image.resize: colours are weighted by their alpha
+        return _filtered(image.convert("RGBa"), size, resample, box).convert("RGBA")
+    (width, height), (left, top, right, bottom) = size, box
+    image = image.resize((width, image.height), resample, box=(left, 0, right, image.height))
+    return image.resize((width, height), resample, box=(0, top, width, bottom))
 
 
 def _range(image: Image.Image) -> tuple[str, int]:

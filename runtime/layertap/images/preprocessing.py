@@ -8,6 +8,8 @@ A recipe is plain data. It is stored in the model file's card, or in a JSON file
      "interpolation": "nearest",     or "bilinear", "bicubic", "lanczos", "box", "hamming"
      "keep_aspect_ratio": false,     true crops a centred region to the size's aspect ratio
      "depth": "clip",                or "scale": grey of more than 8 bits (layertap.images.load)
+     "channels": null,               "first" or "last": the order of axes, (c, h, w) or (h, w, c);
+                                     null: that of the model's input, or "last" without a model
      "scaling": null}                null keeps the pixels, 0..255; or one of
 
     {"mode": "standardize", "mean": 127.5, "std": 58.0}         numbers, or lists, one per channel
@@ -23,8 +25,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -33,6 +36,7 @@ from PIL import Image
 
 from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
+from layertap.format.recipe import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
 
 from .load import (
     CHANNELS,
@@ -50,6 +54,7 @@ _NUMBER = (int, float, np.integer, np.floating)
 _SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 Pixels: TypeAlias = npt.NDArray[np.float32]
+Channels: TypeAlias = Literal["first", "last"]
 PerChannel: TypeAlias = float | tuple[float, ...]
 """One number for all channels, or one per channel."""
 
@@ -154,9 +159,9 @@ class ImageNet:
 
 
 _IMAGENET_MODES = ("caffe", "tf", "torch")
-_TORCH_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-_TORCH_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
-_CAFFE_MEAN = np.array([103.939, 116.779, 123.68], dtype=np.float32)  # BGR
+_TORCH_MEAN = np.array(TORCH_MEAN, dtype=np.float32)
+_TORCH_STD = np.array(TORCH_STD, dtype=np.float32)
+_CAFFE_MEAN = np.array(CAFFE_MEAN, dtype=np.float32)  # BGR
 
 Scaling: TypeAlias = Standardize | Samplewise | Rescale | ImageNet
 
@@ -185,6 +190,9 @@ class Preprocessing:
     interpolation: Interpolation = "nearest"
     keep_aspect_ratio: bool = False
     depth: Depth = "clip"
+    channels: Channels | None = None
+    """Whether the axis of the channels is the first or the last of an image; `None`: as in the
+    model's input, and last without a model."""
     scaling: Scaling | None = None
     """The scaling of the pixels, 0..255, after resizing; `None` keeps them."""
 
@@ -193,6 +201,8 @@ class Preprocessing:
         check_choice("color_mode", self.color_mode, get_args(ColorMode))
         check_choice("interpolation", self.interpolation, get_args(Interpolation))
         check_choice("depth", self.depth, get_args(Depth))
+        if self.channels is not None:
+            check_choice("channels", self.channels, get_args(Channels))
         if not isinstance(self.keep_aspect_ratio, bool):
             raise PreprocessingError(
                 f'"keep_aspect_ratio" is {self.keep_aspect_ratio!r}, but it must be true or false.'
@@ -211,16 +221,25 @@ class Preprocessing:
                 f'scaling "{scaling.mode}" is for images read as "rgb", not as "{self.color_mode}".'
             )
         for key, value in asdict(scaling).items():
-            if isinstance(value, tuple) and len(value) != self.channels:
+            if isinstance(value, tuple) and len(value) != self.channel_count:
                 raise PreprocessingError(
                     f'"{key}" is a list of length {len(value)}, but for "{self.color_mode}" '
-                    f"images it must have length {self.channels}: one number per channel."
+                    f"images it must have length {self.channel_count}: one number per channel."
                 )
 
     @property
-    def channels(self) -> int:
+    def channel_count(self) -> int:
         """Number of channels of the result."""
         return CHANNELS[self.color_mode]
+
+    def fitted(self, axes: str) -> Preprocessing:
+        """The recipe for an input with these axes, in the notation of `Layer.axes`.
+
+        It only differs if `channels` is `None`, and the axes are `NCHW`.
+        """
+        if self.channels is None and axes == "NCHW":
+            return replace(self, channels="first")
+        return self
 
     def __call__(self, image: ImageSource) -> Pixels:
         """Read one image and scale it.
@@ -230,11 +249,22 @@ class Preprocessing:
                 uint16 or bool; as for `load_image`.
 
         Returns:
-            A float32 array of shape `(h, w, c)`.
+            A float32 array of shape `(h, w, c)`, or `(c, h, w)` if `channels` is `first`.
 
         Raises:
             ImageError: the image cannot be read.
         """
+        pixels = self._read(image)
+        return self._ordered(pixels)
+
+    def _ordered(self, pixels: Pixels) -> Pixels:
+        """Pixels `(..., h, w, c)` in the order of axes that `channels` states."""
+        if self.channels != "first":
+            return pixels
+        return np.ascontiguousarray(np.moveaxis(pixels, -1, -3))
+
+    def _read(self, image: ImageSource) -> Pixels:
+        """One image as scaled pixels, `(h, w, c)`."""
         pixels = load_image(
             image,
             size=self.size,
@@ -246,7 +276,10 @@ class Preprocessing:
         return pixels if self.scaling is None else self.scaling(pixels)
 
     def batch(self, images: Iterable[ImageSource]) -> Pixels:
-        """Read several images, scale them, and stack them to float32 of shape `(n, h, w, c)`.
+        """Read several images, scale them, and stack them.
+
+        Returns:
+            A float32 array of shape `(n, h, w, c)`, or `(n, c, h, w)` if `channels` is `first`.
 
         Raises:
             ImageError: an image cannot be read.
@@ -259,7 +292,7 @@ class Preprocessing:
         images = list(images)
         if not images:
             raise InputError("batch expects at least one image, got none.")
-        arrays = [self(image) for image in images]
+        arrays = [self._read(image) for image in images]
         for index, array in enumerate(arrays):
             if array.shape != arrays[0].shape:
                 (height, width, _), (first_height, first_width, _) = array.shape, arrays[0].shape
@@ -269,7 +302,25 @@ class Preprocessing:
                     f"{image_name(images[index])} (image {index}) has {height} x {width}. "
                     'Set a "size" in the preprocessing.'
                 )
-        return np.stack(arrays)
+        return self._ordered(np.stack(arrays))
+
+    @classmethod
+    def of(cls, given: Any) -> Preprocessing:
+        """A recipe in any of its forms: an object, a dict, or the path of a JSON file.
+
+        Raises:
+            PreprocessingError: it is none of these, or it is invalid.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, (str, os.PathLike)):
+            return cls.load(given)
+        if callable(given):
+            raise PreprocessingError(
+                "a preprocessing recipe is data, which a file can hold, not a function, got "
+                f"{getattr(given, '__qualname__', type(given).__name__)}.{_written_out(given)}"
+            )
+        return cls.from_dict(given)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:
@@ -287,8 +338,13 @@ class Preprocessing:
         return cls(**{**data, "scaling": _scaling_from(data.get("scaling"))})
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain JSON data, with all keys in a fixed order; `from_dict` reads it."""
+        """The recipe as plain JSON data, with all keys in a fixed order; `from_dict` reads it.
+
+        `channels` is left out if it is `None`: readers of format 1.2 refuse recipes with the key.
+        """
         data = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        if self.channels is None:
+            del data["channels"]
         if self.scaling is not None:
             options = {key: _plain(value) for key, value in asdict(self.scaling).items()}
             data["scaling"] = {"mode": self.scaling.mode, **options}
@@ -317,15 +373,52 @@ class Preprocessing:
             raise PreprocessingError(f"{name}: this is not a JSON file ({exc}).") from exc
 
 
+def example(shape: Sequence[object] | None) -> str:
+    """A recipe, as JSON, for an input `(n, h, w, c)` of this shape; `None` if it is unknown."""
+    _, height, width, channels = shape if shape and len(shape) == 4 else (None,) * 4
+    known = isinstance(height, int) and isinstance(width, int)
+    mode = next((mode for mode, count in CHANNELS.items() if count == channels), "rgb")
+    data = {"size": [height, width] if known else [320, 320]}
+    return json.dumps(data if mode == "rgb" else {**data, "color_mode": mode})
+
+
+_APPLICATIONS = {
+    "caffe": ("resnet", "resnet50", "vgg16", "vgg19"),
+    "torch": ("densenet",),
+    "tf": (
+        *("inception_resnet_v2", "inception_v3", "mobilenet", "mobilenet_v2", "nasnet"),
+        *("resnet_v2", "xception"),
+    ),
+}
+"""The modules of keras.applications whose `preprocess_input` has each mode."""
+
+
+def _written_out(function: Any) -> str:
+    """How to write a `preprocess_input` of keras.applications as a recipe."""
+    module = str(getattr(function, "__module__", "")).rpartition(".")[2]
+    mode = next((mode for mode, names in _APPLICATIONS.items() if module in names), None)
+    if mode and getattr(function, "__name__", "") == "preprocess_input":
+        return f' Write it as {{"size": [height, width], "scaling": {{"mode": "{mode}"}}}}.'
+    return (
+        ' Write what it does as a dict, for example {"size": [224, 224], "scaling": '
+        '{"mode": "rescale", "scale": 0.00392156862745098}}; or call it yourself, and give '
+        "batches that are ready."
+    )
+
+
 def _scaling_from(data: object) -> Scaling | None:
     if data is None:
         return None
     if not isinstance(data, Mapping):
+        example = _object_with(data) if isinstance(data, str) else ""
         raise PreprocessingError(
-            f'"scaling" is {data!r}, but it must be null or an object with a "mode".'
-            + suggest(str(data), list(_SCALINGS))
+            f'"scaling" is {data!r}, but it must be null or an object with a "mode".{example}'
         )
-    mode = data.get("mode")
+    if "mode" not in data:
+        raise PreprocessingError(
+            f'"scaling" has no "mode". It must be one of {", ".join(map(repr, _SCALINGS))}.'
+        )
+    mode = data["mode"]
     check_choice("mode", mode, list(_SCALINGS))
     scaling = _SCALINGS[str(mode)]
     options = {field.name: field.default is MISSING for field in fields(scaling)}
@@ -334,6 +427,16 @@ def _scaling_from(data: object) -> Scaling | None:
         if required and key not in data:
             raise PreprocessingError(f'scaling "{mode}" requires "{key}".')
     return scaling(**{key: value for key, value in data.items() if key in options})
+
+
+def _object_with(mode: str) -> str:
+    """The object that was meant by a mode alone."""
+    known = get_close_matches(mode, _SCALINGS, n=1)
+    if not known:
+        return ""
+    required = [field.name for field in fields(_SCALINGS[known[0]]) if field.default is MISSING]
+    others = "".join(f', "{key}": ...' for key in required if key != "mode")
+    return f' Write {{"mode": "{known[0]}"{others}}}.'
 
 
 def _check_keys(data: Mapping[str, Any], known: list[str], owner: str) -> None:

@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from layertap.cam.upsampling import resize
 from layertap.errors import InputError, UsageError
+from layertap.format.text import class_text
 
 from .colormaps import colored
+from .pictures import Picture, as_picture
 
 MARGIN = 8
 """Pixels between the pictures of a panel, and around them."""
@@ -23,7 +25,7 @@ PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
 def overlay(
-    picture: Image.Image,
+    picture: Picture,
     heat: npt.ArrayLike,
     *,
     colormap: str = "jet",
@@ -32,8 +34,10 @@ def overlay(
     """Blend a heat map over a picture: `(1 - alpha) * picture + alpha * colours`.
 
     Args:
-        picture: grey or in colour.
-        heat: `(h, w)`, values between 0 and 1; resized to the picture's size if necessary.
+        picture: grey or in colour: a PIL image, a path, the bytes of a file, or an array
+            `(h, w)` or `(h, w, c)` of integers, or of floats in 0..1 or 0..255.
+        heat: `(h, w)`, values between 0 and 1; resized to the picture's size if necessary. Axes of
+            size 1 before these are ignored.
         colormap: `jet`, `viridis` or `magma`.
         alpha: 0 shows only the picture, 1 only the colours of the heat map.
 
@@ -43,31 +47,62 @@ def overlay(
     Raises:
         UsageError: the colormap is unknown, or `alpha` is not between 0 and 1.
         InputError: the heat map does not have shape `(h, w)`.
+        ImageError: the picture cannot be read.
     """
     if not 0 <= alpha <= 1:
         raise UsageError(f"alpha must be between 0 and 1, got {alpha}.")
-    values = np.asarray(heat, np.float32)
-    if values.ndim != 2:
-        raise InputError(f"a heat map must have the shape (h, w), got {values.shape}.")
-    pixels = np.asarray(picture.convert("RGB"), np.float64)
+    pixels = np.asarray(as_picture(picture).convert("RGB"), np.float64)
+    values = _heat_map(heat)
     colors = colored(resize(values, pixels.shape[:2]), colormap)
     return Image.fromarray(np.round((1 - alpha) * pixels + alpha * colors).astype(np.uint8))
 
 
-def panel(pictures: Sequence[tuple[str, Image.Image]], *, columns: int = 6) -> Image.Image:
+def _heat_map(heat: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    try:
+        values = np.asarray(heat, np.float32)
+    except (TypeError, ValueError) as exc:
+        raise InputError(f"a heat map must be an array (h, w), got {class_text(heat)}.") from exc
+    shape = values.shape
+    while values.ndim > 2 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 2:
+        hint = " Give one of them, as in heat[0]." if values.ndim > 2 else ""
+        raise InputError(f"a heat map must have the shape (h, w), got {shape}.{hint}")
+    if not values.size:
+        raise InputError(f"the heat map is empty: its shape is {shape}.")
+    return values
+
+
+def panel(pictures: Sequence[tuple[str, Picture]], *, columns: int = 6) -> Image.Image:
     """Pictures side by side, each with a title above it.
 
     Small pictures are enlarged by an integer factor, without smoothing. A title that is wider than
     its picture gets a smaller font, and is truncated if that is not enough.
 
     Args:
-        pictures: titles and pictures, left to right; all pictures have the same size.
+        pictures: titles and pictures, left to right; all pictures have the same size. A picture
+            may have any form that `overlay` takes.
         columns: number of pictures in a row.
 
     Returns:
         RGB.
+
+    Raises:
+        InputError: there are no pictures, or one is not a pair of title and picture.
+        UsageError: `columns` is less than 1.
     """
-    tiles = [(title, _enlarged(picture.convert("RGB"))) for title, picture in pictures]
+    if columns < 1:
+        raise UsageError(f"columns must be at least 1, got {columns}.")
+    pairs = [one if isinstance(one, (tuple, list)) and len(one) == 2 else None for one in pictures]
+    if not pairs or None in pairs:
+        raise InputError(
+            "panel expects pairs of a title and a picture, as in [('heat map', picture)], got "
+            + ("something else." if pairs else "none.")
+        )
+    tiles = [
+        (str(title), _enlarged(as_picture(picture).convert("RGB")))
+        for title, picture in filter(None, pairs)
+    ]
     width, height = tiles[0][1].size
     size = max(12, height // 16)
     title_height = size + size // 2

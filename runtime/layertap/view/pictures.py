@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from layertap.errors import InputError
+from layertap.images.load import ImageSource, load_image
 
 MARGIN = 4
 """Pixels between the tiles."""
@@ -17,6 +18,34 @@ CAPTION = 14
 """Height in pixels of the line of text above a tile."""
 PAPER, INK = 255, 0
 """Grey values of background and text."""
+
+
+Picture: TypeAlias = ImageSource
+"""A PIL image, a path, the bytes of a file, or an array `(h, w)` or `(h, w, c)`."""
+
+
+def as_picture(given: Picture) -> Image.Image:
+    """A picture for people, in any of its forms.
+
+    An array of floats holds values in 0..1 or 0..255. A PIL image is returned as it is.
+
+    Raises:
+        ImageError: it cannot be read.
+        InputError: an array whose values are not pixels.
+    """
+    if isinstance(given, Image.Image):
+        return given
+    if isinstance(given, np.ndarray) and given.dtype.kind in "fiu" and given.dtype != np.uint8:
+        low, high = (float(given.min()), float(given.max())) if given.size else (0.0, 0.0)
+        if not 0 <= low <= high <= 255:
+            raise InputError(
+                f"the pixels of a picture must be in 0..255 or 0..1, got values from {low:.4g} to "
+                f"{high:.4g}. Give the image itself, not the batch that was prepared from it."
+            )
+        white = 255.0 if given.dtype.kind == "f" and high <= 1 else 1.0
+        given = np.round(given * white).astype(np.uint8)
+    pixels = load_image(given)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def strongest_channels(activation: NDArray[Any], count: int) -> list[int]:
@@ -39,7 +68,7 @@ def strongest_channels(activation: NDArray[Any], count: int) -> list[int]:
 def contact_sheet(
     activation: NDArray[Any],
     *,
-    image: Image.Image | None = None,
+    image: Picture | None = None,
     count: int = 17,
     tile: int = 160,
     columns: int = 6,
@@ -64,7 +93,7 @@ def contact_sheet(
         InputError: the activation does not have shape `(h, w, c)`.
     """
     maps = _checked(activation)
-    tiles = [("input", image.convert("L"))] if image is not None else []
+    tiles = [("input", as_picture(image).convert("L"))] if image is not None else []
     tiles += [(str(c), _as_grey(maps[:, :, c])) for c in strongest_channels(maps, count)]
     rows = math.ceil(len(tiles) / columns)
     step_x, step_y = tile + MARGIN, tile + CAPTION + MARGIN

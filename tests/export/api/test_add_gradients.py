@@ -226,15 +226,16 @@ def test_a_wrong_rule_leaves_nothing_behind(
     [
         (
             classifier(opset=12),
-            "relu",
-            "{path!r} has opset 12, but gradients need opset 13 or newer. "
-            "Convert the file with `onnx.version_converter`.",
+            "y",
+            "{path!r} has opset 8, but gradients need opset 13 or newer, and "
+            "`onnx.version_converter` cannot convert it to 17: REASON. Export the model again, "
+            "with a newer opset.",
         ),
         (
             tiny.branching(),
             "a",
-            "layer 'y' has no gradient: layertap has no rule for the operator If. "
-            "Choose layers after it.",
+            "'a' has no gradient: layertap has no rule for the operator If, in the layer 'y' "
+            "between it and the score. Choose 'y' or a layer after it.",
         ),
     ],
     ids=["opset", "operator"],
@@ -291,7 +292,7 @@ def test_a_layer_that_does_not_count_is_warned_of(
     out = str(tmp_path / "out.onnx")
     assert main(["gradients", str(path), "--layers", "aside", "-o", out]) == 0
     assert capsys.readouterr().err == (
-        "layertap: warning: the scores of 'y' do not depend on 'aside': the gradient there is 0.\n"
+        "layertap: warning: no gradient flows from the scores of 'y' to 'aside': it is 0 there.\n"
     )
 
 

@@ -27,7 +27,7 @@ def extended(
 ) -> tuple[onnx.ModelProto, Gradients, tuple[str, ...]]:
     opened = layertap.open(made.SerializeToString())
     card = opened.card
-    gradients, independent = extend(
+    gradients, independent, _ = extend(
         made,
         opened.layers,
         opened.inputs,
@@ -236,7 +236,7 @@ def test_the_warning() -> None:
     with pytest.warns(LayertapWarning) as caught:
         warn_independent(("a", "b", "c", "d", "e"), "y")
     assert [str(x.message) for x in caught] == [
-        "the scores of 'y' do not depend on 'a', 'b', 'c' and 2 more: the gradient there is 0."
+        "no gradient flows from the scores of 'y' to 'a', 'b', 'c' and 2 more: it is 0 there."
     ]
 
 
@@ -248,7 +248,16 @@ def over(*nodes: Any, **domains: int) -> onnx.ModelProto:
         list(nodes),
         [value("x", ["n", 3, 4])],
         [value("y", None)],
-        [weights("w", 1, 8, 4), weights("r", 1, 8, 2), weights("k", 3, 4, 1)],
+        [
+            weights("w", 1, 8, 4),
+            weights("r", 1, 8, 2),
+            weights("k", 3, 4, 1),
+            weights("b", 1, 16),
+            weights("h", 1, 3, 2),
+            weights("c", 1, 3, 2),
+            weights("p", 1, 6),
+            constant("l", [4, 4, 4], np.int32),
+        ],
         domains=domains or {},
     )
 
@@ -263,42 +272,44 @@ def a_loop() -> onnx.ModelProto:
     ("made", "message"),
     [
         (
-            over(node("LSTM", "x w r", "all y", name="lstm/LSTM", hidden_size=2)),
-            "layer 'y' has no gradient: layertap has no rule for the operator LSTM. "
-            "Choose layers after it.",
+            over(node("LSTM", "x w r b l h c p", "all y", name="lstm/LSTM", hidden_size=2)),
+            "'x' has no gradient: layertap has no rule for LSTM with peepholes, in the layer 'y' "
+            "between it and the score. Choose 'y' or a layer after it.",
         ),
         (
             over(node("Swish", "x", "y", domain="own"), own=1),
-            "layer 'y' has no gradient: layertap has no rule for the operator own.Swish. "
-            "Choose layers after it.",
+            "'x' has no gradient: layertap has no rule for the operator own.Swish, in the layer "
+            "'y' between it and the score. Choose 'y' or a layer after it.",
         ),
         (
             tiny.branching(),
-            "layer 'y' has no gradient: layertap has no rule for the operator If. "
-            "Choose layers after it.",
+            "'x' has no gradient: layertap has no rule for the operator If, in the layer 'y' "
+            "between it and the score. Choose 'y' or a layer after it.",
         ),
         (
             a_loop(),
-            "layer 'total' has no gradient: layertap has no rule for the operator Scan. "
-            "Choose layers after it.",
+            "'x' has no gradient: layertap has no rule for the operator Scan, in the layer 'total' "
+            "between it and the score. Choose 'total' or a layer after it.",
         ),
         (
             tiny.quantised(),
-            "layer 'q' has no gradient: layertap has no rule for the operator QuantizeLinear. "
-            "Choose layers after it.",
+            "'x' has no gradient: layertap has no rule for the operator QuantizeLinear (use the "
+            "file that this one was quantised from), in the layer 'q' between it and the score. "
+            "Choose 'q' or a layer after it.",
         ),
         (
             over(
                 node("Relu", "x", "a"),
                 node("Conv", "x a", "y"),
             ),
-            "layer 'y' has no gradient: layertap has no rule for Conv with input 'W' that "
-            "depends on the layer. Choose layers after it.",
+            "'x' has no gradient: layertap has no rule for Conv with input 'W' that depends on "
+            "the layer, in the layer 'y' between it and the score. Choose 'y' or a layer after "
+            "it.",
         ),
         (
             over(node("Einsum", "x", "y", equation="nij->n")),
-            "layer 'y' has no gradient: layertap has no rule for Einsum of the form 'nij->n'. "
-            "Choose layers after it.",
+            "'x' has no gradient: layertap has no rule for Einsum of the form 'nij->n', in the "
+            "layer 'y' between it and the score. Choose 'y' or a layer after it.",
         ),
     ],
     ids=["lstm", "domain", "if", "scan", "quantised", "kernel", "einsum"],
@@ -319,12 +330,12 @@ def test_the_layer_is_named_by_its_nodes() -> None:
     """In files that layertap exports nodes are named after layers."""
     made = tiny.image_classifier()
     relu = next(x for x in made.graph.node if x.op_type == "Relu")
-    relu.op_type, relu.name = "GRU", "relu/GRU"
+    relu.op_type, relu.name = "Scan", "relu/Scan"
     with pytest.raises(GradientError) as caught:
         extend_only(made)
     assert str(caught.value) == (
-        "layer 'relu' has no gradient: layertap has no rule for the operator GRU. "
-        "Choose layers after it."
+        "'image' has no gradient: layertap has no rule for the operator Scan, in the layer 'relu' "
+        "between it and the score. Choose 'relu' or a layer after it."
     )
 
 
@@ -393,8 +404,9 @@ def test_old_opsets_cannot_add_up() -> None:
     with pytest.raises(GradientError) as caught:
         extended(made, "input")
     assert str(caught.value) == (
-        "layer 'y' has no gradient: adding several values to one element needs opset 16 or "
-        "newer, and this file has opset 15. Choose layers after it."
+        "'x' has no gradient: adding several values to one element needs opset 16 or newer, and "
+        "this file has opset 15, in the layer 'y' between it and the score. Choose 'y' or a layer "
+        "after it."
     )
 
 

@@ -121,15 +121,15 @@ def subclassed(k: Any) -> Any:
     [
         (images, ["image", "a/conv", "a/bn", "leaky", "separable", "add", "pool", "drop", "gap",
                   "scores"]),
-        (words, ["embed", "both", "both/forward_lstm", "both/backward_lstm", "gru", "scores"]),
+        (words, ["embed", "both", "both/forward_layer", "both/backward_layer", "gru", "scores"]),
         (nested, ["left", "right", "encoder", "encoder/inner", "encoder/inner/one", "encoder/two",
                   "encoder#1", "encoder#1/inner", "encoder#1/inner/one", "encoder#1/two", "dot"]),
         (operations, ["x", "dense", "tf.math.multiply", "tf.__operators__.getitem",
                       "tf.__operators__.add", "tf.nn.relu"]),
         (dicts, ["a", "b", "both", "out"]),
         (states, ["x", "lstm", "lstm:1", "lstm:2"]),
-        (attention, ["x", "mha", "mha/query", "mha/key", "mha/value", "mha/softmax", "mha/dropout",
-                     "mha/attention_output"]),
+        (attention, ["x", "mha", "mha/query", "mha/key", "mha/value", "mha/softmax",
+                     "mha/dropout_layer", "mha/attention_output"]),
         (subclassed, ["first", "first/dense", "second", "second/dense"]),
     ],
 )  # fmt: skip
@@ -171,8 +171,10 @@ def test_a_model_that_was_never_called_is_an_error(k: Any, tmp_path: Path) -> No
     with pytest.raises(layertap_export.ExportError) as caught:
         layertap_export.export(Net(name="bare"), tmp_path / "bare.onnx")
     assert str(caught.value) == (
-        "the model 'bare' has no inputs yet. Build it first: call it once on a batch, or give its "
-        "first layer an input shape."
+        "the model 'bare' has never been called, so its inputs are not known. Call it once on a "
+        "batch, give its first layer an input shape, or state its inputs with --input x=SHAPE (in "
+        "Python: inputs={'x': shape}); for example --input x=?,224,224,3:float32, where ? is a "
+        "free size."
     )
 
 

@@ -139,15 +139,18 @@ def two(self: Any, left: Any, right: Any, training: Any = None, mask: Any = None
         (
             lambda model: None,
             lambda self, x: x,
-            "the model 'net' has no inputs yet. Build it first: call it once on a batch, or give "
-            "its first layer an input shape.",
+            "the model 'net' has never been called, so its inputs are not known. Call it once on a "
+            "batch, give its first layer an input shape, or state its inputs with --input x=SHAPE "
+            "(in Python: inputs={'x': shape}); for example --input x=?,224,224,3:float32, where ? "
+            "is a free size.",
         ),
         (
             lambda model: model(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)),
             two,
             "the shapes of all arguments of call(left, right) are not known: the model 'net' was "
             "only called on data, or built with shapes. Call it once on symbolic inputs, "
-            "model(keras.Input(...), keras.Input(...)), before you export it.",
+            "model(keras.Input(...), keras.Input(...)), before you export it, or state its inputs "
+            "with --input left=SHAPE --input right=SHAPE (in Python: inputs={'left': shape}).",
         ),
     ],
 )

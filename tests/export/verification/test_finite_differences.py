@@ -51,7 +51,7 @@ def network(relus: int = 1) -> onnx.ModelProto:
 def prepared(*asked: str, score: str = "y") -> tuple[onnx.ModelProto, Gradients, dict[str, str]]:
     made = network()
     opened = layertap.open(made.SerializeToString())
-    gradients, _ = extend(
+    gradients, _, _ = extend(
         made, opened.layers, opened.inputs, opened.outputs, asked, score, channels_last=False
     )
     tensors = {layer.name: str(layer.tensor) for layer in opened.layers} | {"x": "x"}
@@ -124,7 +124,7 @@ def test_a_layer_that_the_scores_do_not_depend_on(written: Written) -> None:
     made = network()
     made.graph.node.append(node("Exp", "c0", "aside"))
     opened = layertap.open(made.SerializeToString())
-    gradients, independent = extend(
+    gradients, independent, _ = extend(
         made, opened.layers, opened.inputs, opened.outputs, ["aside"], "y", channels_last=False
     )
     assert independent == ("aside",)

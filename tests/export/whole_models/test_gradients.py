@@ -138,7 +138,7 @@ def test_a_layer_that_does_not_affect_the_score_has_the_gradient_0(
     with pytest.warns(layertap.LayertapWarning) as caught:
         report = layertap_export.export(small, tmp_path / "small.onnx", gradients="dense")
     assert [str(x.message) for x in caught] == [
-        "the scores of 'dense' do not depend on 'dense': the gradient there is 0."
+        "no gradient flows from the scores of 'dense' to 'dense': it is 0 there."
     ]
     x = np.zeros((2, 7, 9, 3), np.float32)
     (found,) = plain_session(report.path).run(["grad/dense"], {"image": x})

@@ -26,8 +26,8 @@ pytestmark = [
 ]
 
 REFUSED = (
-    r"layer '.+' has no gradient: layertap has no rule for the operator (If|Loop|MatMulInteger)\. "
-    r"Choose layers after it\."
+    r"'.+' has no gradient: layertap has no rule for the operator (If|Loop|MatMulInteger)"
+    r"( \(.+\))?, in the layer '(.+)' between it and the score\. Choose '\3' or a layer after it\."
 )
 """Conditions, loops, and products in 8 bits."""
 

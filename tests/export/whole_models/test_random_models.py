@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import layertap
 import layertap_export
 from generators import random_models, zoo
-from spying import spied_on
+from spying import layer_at, spied_on
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -71,7 +71,7 @@ def compare_random_model(data: st.DataObject, keras: Any, folder: Path) -> None:
     for row in tapped.select():
         if row.type == "InputLayer" or row.per_sample is False:
             continue
-        name = re.split(r"[#~:]", row.name.split("/")[-1])[0]
+        name = layer_at(model, row.name).name
         values = [np.asarray(x) for x in keras.tree.flatten(returned[name])]
         assert any(near(activations[row.name], x) for x in values), row.name
 

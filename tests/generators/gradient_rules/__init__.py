@@ -14,6 +14,7 @@ from generators.gradient_rules import (
     matrix,
     normalisation,
     pooling,
+    recurrent,
     reduction,
     resampling,
 )
@@ -31,6 +32,7 @@ THEMES = (
     pooling,
     resampling,
     normalisation,
+    recurrent,
 )
 
 CASES: Mapping[str, Case] = {name: case for theme in THEMES for name, case in theme.CASES.items()}

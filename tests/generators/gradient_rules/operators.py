@@ -120,7 +120,7 @@ class Backward:
             for x in made.graph.input
         ]
         outputs = [TensorInfo(name="y", shape=(), dtype="float32")]
-        gradients, independent = extend(
+        gradients, independent, _ = extend(
             extended, [], inputs, outputs, ["input"], "y:probability", channels_last=False
         )
         assert independent == ()

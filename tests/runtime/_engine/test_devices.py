@@ -261,7 +261,7 @@ def test_cuda_asked_of_the_wheel_that_is_installed() -> None:
     assert refusal() == (
         f"device 'cuda' is not available: the installed {installed} was built without CUDA. Run "
         f'`pip uninstall {installed.split()[0]}`, then `pip install ".[gpu]"` in a checkout of '
-        'layertap, or use device="cpu".'
+        "layertap, or use the device 'cpu'."
     )
 
 
@@ -297,7 +297,7 @@ def test_cuda_without_its_libraries(wheel: Any, capsys: pytest.CaptureFixture[st
         "device 'cuda:0' is not available: onnxruntime 1.99.0 could not start CUDA: it cannot "
         "load libcublas.so.13, /x/libcurand.so.10. Install the libraries of the CUDA version "
         'that it was built for, for example with `pip install "onnxruntime-gpu[cuda,cudnn]"`, or '
-        'use device="cpu".'
+        "use the device 'cpu'."
     )
     assert capsys.readouterr().out == ""
 
@@ -326,7 +326,7 @@ def test_two_wheels_that_overwrote_one_another(wheel: Any) -> None:
         "device 'cuda' is not available: onnxruntime 1.99.0 and onnxruntime-gpu 1.99.0 are both "
         "installed and have overwritten each other's files; the result supports CPU. Run `pip "
         'uninstall onnxruntime onnxruntime-gpu`, then `pip install ".[gpu]"` in a checkout of '
-        'layertap, or use device="cpu".'
+        "layertap, or use the device 'cpu'."
     )
 
 
@@ -351,26 +351,26 @@ def test_a_provider_that_drops_out_when_the_session_is_made(wheel: Any) -> None:
             "linux",
             "device 'openvino' is not available: the installed onnxruntime 1.99.0 was built "
             "without OpenVINO. Run `pip uninstall onnxruntime`, then `pip install "
-            'onnxruntime-openvino`, or use device="cpu".',
+            "onnxruntime-openvino`, or use the device 'cpu'.",
         ),
         (
             "coreml",
             "linux",
             "device 'coreml' is not available: Core ML is only available on macOS. Use "
-            'device="cpu".',
+            "the device 'cpu'.",
         ),
         (
             "dml",
             "darwin",
             "device 'directml' is not available: DirectML is only available on Windows. Use "
-            'device="cpu".',
+            "the device 'cpu'.",
         ),
         (
             "xnnpack",
             "linux",
             "device 'xnnpack' is not available: the installed onnxruntime 1.99.0 was built "
             "without XNNPACK, as are all other wheels. Build onnxruntime from source, or use "
-            'device="cpu".',
+            "the device 'cpu'.",
         ),
     ],
 )
@@ -387,13 +387,13 @@ def test_a_unit_that_is_not_there(wheel: Any) -> None:
     assert refusal("openvino:gpu") == (
         "device 'openvino:gpu' is not available: onnxruntime 1.99.0 could not start OpenVINO: no "
         "reason given. See that this computer has such a unit and a driver for it, or use "
-        'device="cpu".'
+        "the device 'cpu'."
     )
 
 
 def test_an_unknown_name_is_told_before_anything_is_tried(wheel: Any) -> None:
     made = wheel(GPU, True)
-    assert refusal("gpu").startswith("unknown device 'gpu'. Give 'auto', a device that ")
+    assert refusal("gpus").startswith("unknown device 'gpus'. Give 'auto', a device that ")
     assert made.asked == []
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from layertap._engine.feeds import is_image, prepare
+from layertap._engine.feeds import is_image, prepare, unprepared
 from layertap.errors import ImageError, InputError
 from layertap.format.graph import TensorType
+from layertap.format.recipe import value_range
 from layertap.images.preprocessing import Preprocessing
 
 IMAGE = TensorType("float32", ("batch", 8, 6, 3))
@@ -323,11 +324,117 @@ def test_a_list_of_images_is_a_batch() -> None:
     assert prepared.shape == (2, 8, 6, 3)
 
 
-def test_a_batch_of_pixels_is_ready() -> None:
-    """Full rank is never preprocessed, whatever its dtype."""
+TF = Preprocessing.from_dict({"size": [8, 6], "scaling": {"mode": "tf"}})
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "int64", ">i2"])
+def test_a_batch_of_integers_is_pixels(dtype: str) -> None:
+    batch = np.stack([pixels(0, 16, 12), pixels(1, 16, 12)])
+    prepared = array(batch.astype(dtype), IMAGE, TF)
+    if np.dtype(dtype) == np.uint16:  # colour of 16 bits, of which the upper 8 are read
+        batch >>= 8
+    np.testing.assert_array_equal(prepared, TF.batch(list(batch)))
+    assert prepared.shape == (2, 8, 6, 3)
+    nested = array(batch.tolist(), IMAGE, TF)
+    np.testing.assert_array_equal(nested, TF.batch(list(batch)))
+
+
+def test_a_batch_of_floats_is_ready() -> None:
+    batch = np.stack([pixels(0), pixels(1)]).astype(np.float32)
+    assert array(batch, IMAGE, TF) is batch
+
+
+def test_integers_for_an_input_of_integers_are_its_values() -> None:
+    spec = TensorType("uint8", ("n", 8, 6, 3))
     batch = np.stack([pixels(0), pixels(1)])
-    recipe = Preprocessing.from_dict({"size": [8, 6], "scaling": {"mode": "tf"}})
-    np.testing.assert_array_equal(array(batch, IMAGE, recipe), batch.astype(np.float32))
+    assert array(batch, spec, RECIPE) is batch
+    np.testing.assert_array_equal(array(list(batch), spec, RECIPE), batch)  # images, as integers
+    assert array(list(batch), spec, RECIPE).dtype == np.uint8
+
+
+def test_integers_without_a_recipe_are_numbers() -> None:
+    batch = np.stack([pixels(0)])
+    np.testing.assert_array_equal(array(batch, IMAGE), batch.astype(np.float32))
+
+
+def test_integers_that_are_no_pixels() -> None:
+    batch = np.full((1, 8, 6, 3), -1)
+    assert message(batch, {"x": IMAGE}, ["x"], TF) == (
+        "input 'x': integers in an image are pixels, from 0 to 255 (or to 65535 for 16 bits), got "
+        "int64 from -1 to -1. If the batch is prepared already, convert it to float: "
+        "x.astype('float32')."
+    )
+
+
+def test_one_float_sample_without_its_batch_axis() -> None:
+    assert message(np.zeros((8, 6, 3), np.float32), {"x": IMAGE}, ["x"], TF) == (
+        "input 'x' has shape (8, 6, 3), expected (n, 8, 6, 3). If its values are prepared, add the "
+        "batch axis: x[None]. If they are pixels, give them as integers, which are prepared: "
+        "x.astype('uint8')."
+    )
+
+
+@pytest.mark.parametrize("many", [list, tuple, iter, lambda x: (one for one in x)])
+def test_several_images_in_any_iterable(many: Any, tmp_path: Path) -> None:
+    data = [pixels(0), pixels(1)]
+    np.testing.assert_array_equal(array(many(data), IMAGE, TF), TF.batch(data))
+    paths = []
+    for at, one in enumerate(data):
+        paths.append(str(tmp_path / f"{at}.png"))
+        Image.fromarray(one).save(paths[-1])
+    np.testing.assert_array_equal(array(many(paths), IMAGE, TF), TF.batch(data))
+    np.testing.assert_array_equal(array(np.array(paths), IMAGE, TF), TF.batch(data))
+    np.testing.assert_array_equal(array(np.array(paths, object), IMAGE, TF), TF.batch(data))
+
+
+def test_a_series_of_paths_of_pandas(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    Image.fromarray(pixels(0)).save(tmp_path / "a.png")
+    series = pandas.Series([str(tmp_path / "a.png")], index=["x"])
+    np.testing.assert_array_equal(array(series, IMAGE, TF), TF.batch([pixels(0)]))
+
+
+@pytest.mark.parametrize("none", [[], (), np.zeros((0, 5, 5, 3), np.uint8), iter(())])
+def test_no_images_are_an_empty_batch(none: Any) -> None:
+    assert array(none, IMAGE, TF).shape == (0, 8, 6, 3)
+    assert array(none, IMAGE, TF).dtype == np.float32
+
+
+def test_no_samples_are_an_empty_batch() -> None:
+    assert array([]).shape == (0, 4)
+    assert array([], TensorType("string", ("n", 2))).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "ready", "pixels_alike"),
+    [
+        ({"mode": "standardize", "mean": 120.0, "std": 60.0}, (-2.0, 2.2), (0.0, 255.0)),
+        ({"mode": "standardize", "mean": 120.0, "std": 60.0}, (0.0, 2.2), (0.0, 3.0)),
+        ({"mode": "samplewise"}, (-3.0, 40.0), (0.0, 1.0)),
+        ({"mode": "rescale", "scale": 1 / 255}, (0.0, 1.0), (0.0, 255.0)),
+        ({"mode": "rescale", "scale": 1 / 255}, (0.0, 1.0), (-1.0, 1.0)),
+        ({"mode": "tf"}, (-1.0, 1.0), (0.0, 255.0)),
+        ({"mode": "torch"}, (-2.1, 2.6), (0.0, 255.0)),
+        ({"mode": "caffe"}, (-123.0, 151.0), (0.0, 255.0)),
+        (None, (0.0, 255.0), (-1.0, 1.0)),
+        (None, (0.0, 255.0), (0.0, float("nan"))),
+    ],
+)
+def test_a_batch_that_the_recipe_cannot_return(
+    scaling: Any, ready: tuple[float, float], pixels_alike: tuple[float, float]
+) -> None:
+    prepared = value_range({"size": [8, 6], "scaling": scaling})
+    assert prepared is not None
+    batch = np.linspace(*ready, 8 * 6 * 3, dtype=np.float32).reshape(1, 8, 6, 3)
+    assert unprepared("x", batch, IMAGE, prepared) == ""
+    large = np.broadcast_to(batch, (400, 8, 6, 3)).copy()
+    assert unprepared("x", large, IMAGE, prepared) == ""
+    low, high = pixels_alike
+    wrong = np.linspace(low, high, 8 * 6 * 3, dtype=np.float32).reshape(1, 8, 6, 3)
+    for given in (wrong, np.broadcast_to(wrong, (400, 8, 6, 3)).copy()):
+        problem = unprepared("x", given, IMAGE, prepared)
+        assert problem.startswith("input 'x': the batch ")
+        assert ("contains NaN" in problem) == (high != high)
 
 
 def test_an_image_that_is_none() -> None:
@@ -365,6 +472,7 @@ def test_images_without_a_recipe(given: Any, words: str) -> None:
         (Image.new("L", (1, 1)), True),
         (np.zeros((2, 2), np.uint8), True),
         (np.zeros((2, 2, 3), np.uint16), True),
+        (np.zeros((2, 2, 3), np.int64), True),
         (np.zeros((1, 2, 2, 3), np.uint8), False),
         (np.zeros((2, 2, 3), np.float32), False),
         (np.zeros(2, np.uint8), False),

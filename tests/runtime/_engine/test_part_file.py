@@ -131,8 +131,69 @@ def test_the_card_of_a_tail(tiny_file: TinyFile, tmp_path: Path) -> None:
         ("probs", "Dense", 8, ("hidden",)),
     ]
     assert [row.index for row in model.layers] == [0, 1, 2, 3, 4, 5]
+    assert [row.name for row in model.layers if row.exposed] == ["conv", "probs"]
     conv = np.ones((1, 8, 6, 4), np.float32)
-    assert model.activations(conv, ["conv", "pool"])["pool"].shape == (1, 4)
+    assert model.activations(conv, ["conv", "probs"])["probs"].shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(None, None), (None, "relu"), (None, ["conv", "pool"]), ("conv", None), (["relu"], "pool")],
+)
+def test_the_card_names_only_what_the_file_gives_out(
+    tiny_file: TinyFile, tmp_path: Path, start: Any, end: Any
+) -> None:
+    """A client asks onnxruntime for the tensors that the card names."""
+    path = tmp_path / "part.onnx"
+    layertap.open(tiny_file("image_classifier")).cut(path, start, end)
+    made, card = onnx.load(path), layertap.open(path).card
+    assert card is not None
+    inputs = {item.name for item in made.graph.input}
+    outputs = {item.name for item in made.graph.output}
+    assert {row.tensor for row in card.layers if row.tensor} <= inputs | outputs
+    assert {info.name for info in card.inputs} == inputs
+    assert {info.name for info in card.outputs} == outputs
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {x.name: np.ones([1, *x.shape[1:]], np.float32) for x in session.get_inputs()}
+    for row in card.layers:
+        if row.tensor and row.tensor not in inputs:
+            (found,) = session.run([row.tensor], feeds)
+            assert found.shape[1:] == row.shape[1:]
+
+
+def unranked() -> onnx.ModelProto:
+    """x (n, 6) -> Reshape to a computed shape -> elu -> times the number of its rows."""
+    nodes = [
+        tiny.node("Shape", "x", "sizes"),
+        tiny.node("Slice", "sizes zero to", "some"),
+        tiny.node("Reshape", "x some", "reshaped"),
+        tiny.node("Elu", "reshaped", "elu"),
+        tiny.node("Shape", "elu", "shape"),
+        tiny.node("Gather", "shape first", "rows"),
+        tiny.node("Cast", "rows", "count", to=1),
+        tiny.node("Mul", "elu count", "y"),
+    ]
+    return tiny.model(
+        nodes,
+        [tiny.value("x", ["n", 6]), tiny.value("to", [1], 7)],
+        [tiny.value("y", None)],
+        [tiny.constant("zero", [0]), tiny.constant("first", 0)],
+    )
+
+
+def test_a_tensor_of_unknown_rank_has_no_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = layertap.open(tiny.save(unranked(), tmp_path / "whole.onnx"))
+    feeds = {"x": np.arange(12, dtype=np.float32).reshape(2, 6), "to": np.array([2])}
+    values = whole.activations(feeds, ["reshaped", "y"])
+    path = tmp_path / "tail.onnx"
+    assert main(["cut", str(tmp_path / "whole.onnx"), "--from", "reshaped", "-o", str(path)]) == 0
+    assert capsys.readouterr().err.endswith("MB): reshaped ? -> y ?\n")
+    for item in [*onnx.load(path).graph.input, *onnx.load(path).graph.output]:
+        assert not item.type.tensor_type.HasField("shape"), item.name
+    tail = layertap.open(path)
+    np.testing.assert_array_equal(tail.predict(values["reshaped"]), values["y"])
 
 
 def with_evidence() -> layertap.Model:
@@ -181,7 +242,7 @@ def test_evidence_is_kept_for_what_is_still_there(tmp_path: Path) -> None:
     tail = layertap.open(tmp_path / "tail.onnx").card
     assert tail is not None
     assert tail.verification is not None
-    assert list(tail.verification.layers) == ["b", "c"]
+    assert list(tail.verification.layers) == ["c"]
     assert tail.golden is None  # its sample is one of the model's own inputs
 
 
@@ -305,6 +366,18 @@ def test_the_gradients_of_a_tail(whole: layertap.Model, tmp_path: Path) -> None:
     np.testing.assert_allclose(tail.cam(conv), whole.cam(images()), atol=1e-5)
 
 
+def test_gradients_without_their_score_are_warned_of(whole: layertap.Model, tmp_path: Path) -> None:
+    with pytest.warns(layertap.LayertapWarning) as caught:
+        whole.cut(tmp_path / "part.onnx", end=["last", "grad/last"])
+    assert str(caught[0].message) == (
+        "the part has the gradient 'grad/last', but not the output 'probs' with the scores that it "
+        "is the gradient of, so `gradients` and `cam` cannot use it. Name that output as an end of "
+        "the part as well."
+    )
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore:the part has the gradient")
 @pytest.mark.parametrize("end", [None, ["probs", "last"], ["last", "grad/last"]])
 def test_a_part_that_gives_none(
     whole: layertap.Model, tmp_path: Path, end: list[str] | None

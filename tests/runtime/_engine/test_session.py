@@ -58,11 +58,11 @@ def options(session: session_module.Session) -> Any:
             UsageError,
             "device='cuda' and providers=['CPUExecutionProvider'] cannot both be given.",
         ),
-        ({"threads": 0}, UsageError, "threads must be an integer of at least 1, or None, got 0."),
+        ({"threads": 0}, UsageError, "threads must be an integer of at least 1, got 0."),
         (
             {"threads": "two"},
             UsageError,
-            "threads must be an integer of at least 1, or None, got 'two'.",
+            "threads must be an integer of at least 1, got 'two'.",
         ),
         ({"tf32": True}, UsageError, "tf32=True needs device='cuda', got 'cpu'."),
         (

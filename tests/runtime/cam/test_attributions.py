@@ -16,6 +16,12 @@ import layertap
 from generators import float64_network, tiny
 from layertap.format.card import Gradients
 
+NOISE = "ignore:input .* the batch has values from"
+"""These batches are noise, which the recipe in the file cannot have returned."""
+
+pytestmark = pytest.mark.filterwarnings(NOISE)
+
+
 TinyFile = Callable[[str], Path]
 CLASSES = np.eye(3)
 

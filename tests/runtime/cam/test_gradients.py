@@ -14,7 +14,14 @@ from PIL import Image
 
 import layertap
 from generators import float64_network, tiny
+from layertap.cam import targets
 from layertap.format.card import KEY, Gradients
+
+NOISE = "ignore:input .* the batch has values from"
+"""These batches are noise, which the recipe in the file cannot have returned."""
+
+pytestmark = pytest.mark.filterwarnings(NOISE)
+
 
 TinyFile = Callable[[str], Path]
 LAYERS = ["conv", "relu", "mixed", "last", "image"]
@@ -265,7 +272,7 @@ def test_weights_of_scores_that_have_places() -> None:
     """A segmentation, (n, h, w, classes): the gradient is that of the sum over the places."""
     made = segmentation()
     model = layertap.open(made.SerializeToString())
-    x = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype(np.float32)
+    x = np.random.default_rng(0).random((2, 4, 4, 2)).astype(np.float32)
     w = onnx.numpy_helper.to_array(made.graph.initializer[0])
     found = model.gradients(x, "squared", ["a", 2])
     np.testing.assert_allclose(
@@ -320,3 +327,44 @@ def segmentation() -> onnx.ModelProto:
             ),
         ),
     )
+
+
+# --- Truth values, numbers of numpy, all ----------------------------------------------------------
+
+
+def test_true_and_all_are_all_layers(differentiable: Any, images: np.ndarray) -> None:
+    model = differentiable()
+    every = model.gradients(images, None, 0)
+    assert len(every) == 5
+    for asked in (True, "all"):
+        found = model.gradients(images, asked, 0)
+        assert list(found) == list(every)
+        np.testing.assert_equal(found, every)
+
+
+def test_numbers_of_numpy_are_indices(differentiable: Any, images: np.ndarray) -> None:
+    model = differentiable()
+    relu = model.gradients(images, 2, 0)
+    np.testing.assert_array_equal(model.gradients(images, np.int64(2), 0), relu)
+    several = model.gradients(images, np.array([2, 3]), 0)
+    assert list(several) == ["relu", "mixed"]
+
+
+def test_all_classes_are_a_target(differentiable: Any, images: np.ndarray) -> None:
+    model = differentiable()
+    every = model.gradients(images, "relu", [0, 1, 2])
+    assert every.shape[:2] == (3, 3)
+    np.testing.assert_array_equal(model.gradients(images, "relu", "all"), every)
+    np.testing.assert_array_equal(model.gradients(images, "relu", ["all"]), every)
+    np.testing.assert_array_equal(
+        model.cam(images, "relu", "all"), model.cam(images, "relu", [0, 1, 2])
+    )
+    saliency = model.attribute(images, "saliency", "all")
+    np.testing.assert_array_equal(saliency, model.attribute(images, "saliency", [0, 1, 2]))
+
+
+def test_a_class_may_be_called_all() -> None:
+    found = targets.resolve("all", samples=2, classes=2, labels=("none", "all"))
+    assert found.classes is not None
+    assert found.classes.tolist() == [[1], [1]]
+    assert not targets.several("all", ("none", "all"))

@@ -45,7 +45,7 @@ def test_a_target_is_one_class_per_image_and_target(
     assert found.classes.tolist() == classes
     assert found.weights.dtype == np.float32
     assert found.weights.tolist() == np.eye(4)[classes].tolist()
-    assert targets.several(target) is several
+    assert targets.several(target, None) is several
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_mixes_of_classes(shape: tuple[int, ...], wanted: tuple[int, ...], sever
     assert found.weights.shape == wanted
     expected = np.broadcast_to(target.reshape(-1, *wanted[1:]), wanted)
     np.testing.assert_array_equal(found.weights, expected.astype(np.float32))
-    assert targets.several(target) is several
+    assert targets.several(target, None) is several
 
 
 def test_the_scores_of_targets() -> None:

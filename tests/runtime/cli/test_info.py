@@ -27,7 +27,7 @@ outputs        probs (None, 2) float32
 layers         7, 6 of them with activations
 labels         cat, dog
 preprocessing  {"scaling": {"mode": "rescale", "scale": 0.00392156862745098}, "size": [8, 6]}
-format         1.2
+format         1.3
 """,
         "",
     )

@@ -95,6 +95,9 @@ index  name  class   output shape  parameters        MB  connected to
     ("options", "names"),
     [
         (["--layers", "p*", "--layers", "conv"], ["pool", "probs", "conv"]),
+        (["--layers", "p*", "conv"], ["pool", "probs", "conv"]),
+        (["--layers", "-2:", "conv", "-6:-4"], ["probs", "conv", "relu"]),
+        (["--layers", "conv", "-2:", "pool", "--type", "Dense", "Conv2D"], ["conv", "probs"]),
         (["--layers", "-1"], ["probs"]),
         (["--layers", "-6:-4"], ["conv", "relu"]),
         (["--layers=-2:"], ["probs"]),
@@ -115,6 +118,14 @@ def rows(done: Done) -> list[dict[str, Any]]:
     assert (done.code, done.err) == (0, "")
     found: list[dict[str, Any]] = json.loads(done.out)
     return found
+
+
+@pytest.mark.parametrize("option", ["--layers", "--type"])
+def test_a_list_before_the_file_takes_one_word(classifier: Path, option: str) -> None:
+    word = "conv" if option == "--layers" else "Conv2D"
+    assert column(layertap("layers", option, word, classifier), "name") == ["conv"]
+    if option == "--layers":
+        assert column(layertap("layers", option, "-1:", classifier), "name") == ["probs"]
 
 
 def test_json_describes_the_layers(classifier: Path) -> None:

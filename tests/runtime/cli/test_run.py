@@ -156,7 +156,7 @@ def test_folder_gives_all_its_images_sorted() -> None:
 
 
 def batch(rows: int, *shape: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(rows, *shape)).astype(np.float32)
+    return np.random.default_rng(1).random((rows, *shape)).astype(np.float32)
 
 
 @pytest.mark.usefixtures("classifier")
@@ -456,8 +456,8 @@ def test_sheet_without_feature_maps_is_an_error() -> None:
     assert done == Done(
         2,
         "",
-        "layertap: --sheet draws layers with four axes, (batch, height, width, channels), but "
-        "none of the results has four axes: pool, probs.\n",
+        "layertap: --sheet draws feature maps, which have four axes: samples, height, width and "
+        "channels. None of the results has them: pool, probs.\n",
     )
     assert not Path("s").exists()
 
@@ -509,7 +509,7 @@ def test_no_readable_image_writes_no_file(tmp_path: Path) -> None:
     [
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0."),
         (["--top", "-1"], "--top must be at least 1, got -1."),
-        (["--threads", "0"], "threads must be an integer of at least 1, or None, got 0."),
+        (["--threads", "0"], "threads must be an integer of at least 1, got 0."),
         (["--sheet", "m.onnx"], "--sheet must be a folder, but 'm.onnx' is a file."),
         (["--sheet", "m.onnx/sub", "--layers", "conv"], "cannot create the folder 'm.onnx/sub': "
          "Not a directory."),

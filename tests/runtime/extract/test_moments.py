@@ -48,7 +48,7 @@ def test_statistics_equal_numpy(
     result = collection_statistics(collection, per_channel=per_channel, **options)
     recipe = Preprocessing(**options)
     pixels = np.concatenate(
-        [recipe(collection / name).reshape(-1, recipe.channels) for name in NAMES]
+        [recipe(collection / name).reshape(-1, recipe.channel_count) for name in NAMES]
     ).astype(np.float64)
     axis = 0 if per_channel else None
     np.testing.assert_allclose(result.mean, pixels.mean(axis=axis), rtol=1e-13)

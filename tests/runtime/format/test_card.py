@@ -97,6 +97,7 @@ FULL: dict[str, Any] = {
         "weights": "score_weights",
         "tensors": {"x": "grad/x"},
         "broadcasts": True,
+        "class_input": "required",
     },
     "notes": ["computed in float32"],
 }
@@ -431,7 +432,8 @@ def test_invalid_value_is_a_damaged_card(
 @pytest.mark.parametrize("path", PATHS)
 def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
-    optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "sums", "reference"}
+    optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
+    optional |= {"sums", "reference"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

@@ -226,7 +226,8 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         (
             {"colour_mode": "rgb"},
             '"colour_mode" is not a key of a preprocessing recipe, which has size, color_mode, '
-            "interpolation, keep_aspect_ratio, depth, scaling. Did you mean 'color_mode'?",
+            "interpolation, keep_aspect_ratio, depth, channels, scaling. "
+            "Did you mean 'color_mode'?",
         ),
         ({"size": 320}, NO_SIZE.format(320)),
         ({"size": [320]}, NO_SIZE.format([320])),
@@ -247,9 +248,9 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         ),
         ({"depth": "clop"}, "\"depth\" is 'clop', but it must be one of 'clip', 'scale'."
                             " Did you mean 'clip'?"),
-        ({"scaling": "torch"}, NO_SCALING.format("'torch'") + " Did you mean 'torch'?"),
+        ({"scaling": "torch"}, NO_SCALING.format("'torch'") + ' Write {"mode": "torch"}.'),
         ({"scaling": 255}, NO_SCALING.format(255)),
-        ({"scaling": {}}, f'"mode" is None, but it must be one of {MODES}.'),
+        ({"scaling": {}}, f'"scaling" has no "mode". It must be one of {MODES}.'),
         (
             {"scaling": {"mode": "standardise"}},
             f"\"mode\" is 'standardise', but it must be one of {MODES}. "
@@ -336,7 +337,8 @@ def test_load_reads_a_json_file(tmp_path: Path) -> None:
         (b"[" * 100_000, None),
         (b"\xff\xfe\x00", None),
         (b'{"siz": 3}', '"siz" is not a key of a preprocessing recipe, which has size, color_mode, '
-                        "interpolation, keep_aspect_ratio, depth, scaling. Did you mean 'size'?"),
+                        "interpolation, keep_aspect_ratio, depth, channels, scaling. "
+                        "Did you mean 'size'?"),
     ],
 )  # fmt: skip
 def test_invalid_file_is_a_preprocessing_error(

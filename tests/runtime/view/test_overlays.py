@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from layertap.cam import resize
-from layertap.errors import InputError, UsageError
+from layertap.errors import InputError, LayertapError, UsageError
 from layertap.view import overlays
 from layertap.view.colormaps import COLORMAPS, colored
 from layertap.view.overlays import MARGIN, overlay, panel
@@ -50,8 +53,65 @@ def test_invalid_alpha_or_shape_is_an_error(pixels: np.ndarray, heat: np.ndarray
         overlay(picture, heat, alpha=1.5)
     assert str(caught.value) == "alpha must be between 0 and 1, got 1.5."
     with pytest.raises(InputError) as wrong:
-        overlay(picture, heat[None])
-    assert str(wrong.value) == "a heat map must have the shape (h, w), got (1, 20, 30)."
+        overlay(picture, np.stack([heat, heat]))
+    assert str(wrong.value) == (
+        "a heat map must have the shape (h, w), got (2, 20, 30). Give one of them, as in heat[0]."
+    )
+
+
+def test_pictures_in_any_form(pixels: np.ndarray, heat: np.ndarray, tmp_path: Path) -> None:
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "a.png")
+    expected = overlay(image, heat).tobytes()
+    forms: list[Any] = [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+        pixels,
+        pixels.astype(np.int64),
+        pixels.astype(np.float32),
+        pixels / 255.0,
+    ]
+    assert [overlay(form, heat).tobytes() == expected for form in forms] == [True] * len(forms)
+    assert overlay(image, heat[None, None]).tobytes() == expected
+    grey = Image.fromarray(pixels[:, :, 0])
+    assert overlay(pixels[:, :, 0], heat).tobytes() == overlay(grey, heat).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("picture", "map_", "words"),
+    [
+        (
+            np.full((2, 2, 3), -1.0),
+            np.zeros((2, 2)),
+            "the pixels of a picture must be in 0..255 or 0..1, got values from -1 to -1. Give the "
+            "image itself, not the batch that was prepared from it.",
+        ),
+        (
+            np.zeros((1, 2, 2, 3), np.uint8),
+            np.zeros((2, 2)),
+            "image array: its shape is (1, 2, 2, 3), but it must be (height, width) or (height, "
+            "width, channels) with 1, 3 or 4 channels.",
+        ),
+        ("missing.png", np.zeros((2, 2)), "missing.png: there is no such file."),
+        (np.zeros((2, 2), np.uint8), "hot", "a heat map must be an array (h, w), got a str."),
+        (
+            np.zeros((2, 2), np.uint8),
+            np.zeros((0, 2)),
+            "the heat map is empty: its shape is (0, 2).",
+        ),
+    ],
+)
+def test_what_is_no_picture_or_no_map(picture: Any, map_: Any, words: str) -> None:
+    with pytest.raises(LayertapError) as caught:
+        overlay(picture, map_)
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("pictures", [[], [Image.new("L", (2, 2))], [("a", "b", "c")]])
+def test_what_is_no_panel(pictures: Any) -> None:
+    with pytest.raises(InputError, match=r"^panel expects pairs of a title and a picture"):
+        panel(pictures)
 
 
 # --- Panels -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from . import (
     warping,
 )
 from .expressions import Handler, formula
+from .stopping import stop_gradient
 
 HANDLERS: Mapping[str, Handler] = {
     # elementwise
@@ -54,6 +55,7 @@ HANDLERS: Mapping[str, Handler] = {
     "BroadcastArgs": formula(shapes.broadcast_args),
     "XlaDynamicUpdateSlice": formula(shapes.dynamic_update_slice),
     "Empty": shapes.empty,
+    "StopGradient": stop_gradient,
     # strings
     "Equal": lookup.equal,
     "NotEqual": lookup.equal,

@@ -106,7 +106,7 @@ def spread(step: Step, g: Value, kernel: Value, window: Window, group: int) -> V
         **attributes,
     )
     sizes = build.sizes(step.x, axes)
-    start = build.int64([0] * len(axes)) if padded else _begins(step, window, sizes)
+    start = build.int64([0] * len(axes)) if padded else begins_of(step, window, sizes)
     return full.op("Slice", start, start + sizes, build.int64(axes))
 
 
@@ -123,7 +123,7 @@ def _behind(step: Step, window: Window) -> list[int] | None:
     return cells
 
 
-def _begins(step: Step, window: Window, sizes: Value) -> Value:
+def begins_of(step: Step, window: Window, sizes: Value) -> Value:
     """The padding in front by `auto_pad`, computed when the graph runs."""
     build = step.build
     counts = build.sizes(step.y, window.axes)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from layertap_export.gradients.builder import Value
 from layertap_export.gradients.step import Gradients, Rule, Step
 from layertap_export.graph.shapes.output_sizes import slice_size
-from layertap_export.graph.shapes.sizes import Free, Size, fixed
-
-from .scattering import scatter
+from layertap_export.graph.shapes.sizes import Free, fixed
 
 
 def reshape(step: Step) -> Gradients:
@@ -104,73 +103,79 @@ def _nothing(step: Step, given: Value, like: Value | None, axis: int) -> Value:
 
 
 def slice_(step: Step) -> Gradients:
-    """g with zeros around it, or between its elements."""
+    """g with zeros around it, and between its elements where there is a step."""
     step.only(0)
-    bounds = _bounds(step)
-    if bounds is None:
-        return [_scattered(step)]
-    pads = [before for before, _ in bounds] + [after for _, after in bounds]
-    return [step.gradient.op("Pad", step.build.vector(pads))]
+    rank, g = len(step.dims), step.gradient
+    pads: list[Value | int] = [0] * (2 * rank)
+    for index, axis in enumerate(_sliced(step)):
+        bounds = _left_out(step, axis, index)
+        if bounds is None:
+            g = _put_back(step, g, axis, index)
+        else:
+            pads[axis], pads[axis + rank] = bounds
+    return [g if pads == [0] * len(pads) else g.op("Pad", step.build.vector(pads))]
 
 
-def _bounds(step: Step) -> list[tuple[int, Value | int]] | None:
-    """Per axis, how many elements a Slice left out before and after; `None` for other forms."""
-    starts, ends, steps = step.integers(1), step.integers(2), step.integers(4)
-    axes = step.integers(3) if step.has(3) else list(range(len(starts or ())))
-    if starts is None or ends is None or axes is None or (step.has(4) and steps is None):
-        return None
-    bounds: list[tuple[int, Value | int]] = [(0, 0)] * len(step.dims)
-    for axis, start, end, stride in zip(
-        axes, starts, ends, steps or [1] * len(starts), strict=True
-    ):
-        assert isinstance(axis, int)
-        axis %= len(step.dims)
-        size = step.dims[axis]
-        count = slice_size(size, start, end, 1)
-        if stride != 1 or count is None or not isinstance(start, int):
-            return None
-        first: Size = start + size if start < 0 else start
-        if isinstance(first, int) and isinstance(size, int):
-            first = min(max(first, 0), size)
-        after = size - first - count
-        if isinstance(first, Free) or isinstance(after, Free):
-            return None
-        bounds[axis] = first, after
-    return bounds
+def _sliced(step: Step) -> list[int]:
+    """The axes of a Slice, in its order, counted from the front."""
+    if not step.has(3):
+        count = step.build.dims(step.input(1))[0]
+        if isinstance(count, Free):
+            raise step.unsupported("of a number of axes that is not known")
+        return list(range(count))
+    axes = step.integers(3)
+    if axes is None or not all(isinstance(axis, int) for axis in axes):
+        raise step.unsupported("with computed axes")
+    return [axis % len(step.dims) for axis in axes if isinstance(axis, int)]
 
 
-def _scattered(step: Step) -> Value:
-    """For any Slice: slice the numbers of the elements in the same way, and scatter g to them.
+def _left_out(step: Step, axis: int, index: int) -> tuple[int, int] | None:
+    """How many elements of an axis a Slice left out before and after.
 
-    Elements are numbered within a sample, so the first axis must not be sliced.
+    `None` where that is not known, or there is a step.
     """
-    build, x = step.build, step.x
-    if not _keeps_samples(step):
-        raise step.unsupported("of the first axis with computed bounds, or a step")
-    rest = list(range(1, len(step.dims)))
-    count = build.count(x, rest)
-    end = build.int64(count) if isinstance(count, int) else count
-    numbers = build.node("Range", build.int64(0), end, build.int64(1))
-    shape = build.vector([1, *(build.size(x, axis) for axis in rest)])
-    picked = numbers.op("Reshape", shape).op("Slice", *step.inputs[1:])
-    positions = picked.op("Reshape", build.int64([1, -1]))
-    return scatter(build, step.gradient, positions, x, unique=True)
+    bounds = [step.integers(number) for number in (1, 2, 4)]
+    start, end = (None if given is None else given[index] for given in bounds[:2])
+    stride = (bounds[2] or [None] * (index + 1))[index] if step.has(4) else 1
+    size = step.dims[axis]
+    if stride != 1 or not isinstance(start, int):
+        return None
+    count = slice_size(size, start, end, 1)
+    if isinstance(size, Free) or not isinstance(count, int):
+        # An axis of free size may be shorter than a Slice leaves out.
+        return (0, 0) if start == 0 and count == size else None
+    first = min(max(start + size if start < 0 else start, 0), size)
+    return first, size - first - count
 
 
-def _keeps_samples(step: Step) -> bool:
-    """Whether a Slice takes all of the first axis, as far as is known."""
-    starts, ends = step.integers(1) or [], step.integers(2) or []
-    axes = step.integers(3) if step.has(3) else list(range(len(starts)))
-    steps = step.integers(4) if step.has(4) else [1] * len(starts)
-    if axes is None or steps is None or None in axes:
-        return False
-    first = [index for index, axis in enumerate(axes) if axis in (0, -len(step.dims))]
-    return all(
-        starts[index] == 0
-        and steps[index] == 1
-        and not (isinstance(end := ends[index], int) and end < 2**31 - 1)
-        for index in first
+def _put_back(step: Step, g: Value, axis: int, index: int) -> Value:
+    """g with its elements along an axis at the positions in x that a Slice took them from.
+
+    The positions are the numbers of the elements, sliced in the same way; all others get a zero.
+    """
+    build, end = step.build, len(step.dims)
+    size = build.size(step.x, axis)
+    whole = build.int64(size) if isinstance(size, int) else size.op("Squeeze", build.int64([0]))
+    numbers = build.node("Range", build.int64(0), whole, build.int64(1))
+    start, stop = (_element(step, number, index) for number in (1, 2))
+    stride = _element(step, 4, index) if step.has(4) else build.int64([1])
+    taken = numbers.op("Slice", start, stop, build.int64([0]), stride)
+    count = taken.shape()
+    order = build.node(
+        "Range", build.int64(0), count.op("Squeeze", build.int64([0])), build.int64(1)
     )
+    # For each element of x, its number in g; that of the others is one zero at the end of g.
+    origin = count.op("Expand", build.vector([size])).op("ScatterElements", taken, order, axis=0)
+    pads = [0] * (2 * end)
+    pads[axis + end] = 1
+    return g.op("Pad", build.int64(pads)).op("Gather", origin, axis=axis)
+
+
+def _element(step: Step, number: int, index: int) -> Value:
+    """One element of an input that holds integers, an int64 vector of one."""
+    int64 = step.build.int64
+    values = step.input(number).cast(TensorProto.INT64)
+    return values.op("Slice", int64([index]), int64([index + 1]), int64([0]))
 
 
 # --- Padding -------------------------------------------------------------------------------------

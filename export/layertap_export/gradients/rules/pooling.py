@@ -7,13 +7,14 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from onnx import helper
 
 from layertap_export.gradients.builder import Value
 from layertap_export.gradients.step import Gradients, Rule, Step
 from layertap_export.graph.shapes.sizes import Free
 from layertap_export.graph.shapes.windows import Window
 
-from .convolution import margins, spread
+from .convolution import begins_of, margins, spread
 from .scattering import ADDING, scatter
 
 
@@ -25,11 +26,13 @@ def _window(step: Step) -> Window:
 
 
 def maximum(step: Step) -> Gradients:
-    """g for the first maximum of each window, in row-major order.
+    """g for the first maximum of each window, in row-major order; in volumes g for every maximum.
 
     Windows overlap, so several gradients may be added up at one element.
     """
     build, x, g = step.build, step.x, step.gradient
+    if len(step.dims) == 5:  # as TensorFlow's MaxPool3DGrad has it
+        return [_every_maximum(step)]
     if step.attribute("storage_order", 0):
         raise step.unsupported("with storage_order 1")
     indices = step.outputs[1] if len(step.outputs) > 1 else None
@@ -63,6 +66,43 @@ def _in_phases(step: Step, g: Value, indices: Value) -> Value:
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+def _every_maximum(step: Step) -> Value:
+    """g for every element that equals the maximum of its window, added up over the windows."""
+    build, x, y, g, window = step.build, step.x, step.y, step.gradient, _window(step)
+    if _tiles(step, window):
+        return x.equals(_repeated(step, y, window)).masks(_repeated(step, g, window))
+    channels = step.dims[1]
+    if isinstance(channels, Free):
+        raise step.unsupported("with a free number of channels")
+    # For each cell of the window a tensor like y, which holds g where the maximum is there.
+    around = _surrounded(step, window)
+    counts = build.sizes(y, window.axes)
+    parts = []
+    for cell in product(*map(range, window.kernel)):
+        start = build.int64([i * d for i, d in zip(cell, window.dilations, strict=True)])
+        stop = start + (counts - build.int64([1])) * build.int64(window.strides) + build.int64([1])
+        seen = around.op(
+            "Slice", start, stop, build.int64(window.axes), build.int64(window.strides)
+        )
+        parts.append(seen.equals(y).masks(g).op("Unsqueeze", build.int64([2])))
+    together = build.node("Concat", *parts, axis=2)
+    shape = build.vector([-1, channels * len(parts), *(build.size(y, i) for i in window.axes)])
+    kernel = np.tile(np.eye(len(parts)).reshape(-1, 1, *window.kernel), (channels, 1, 1, 1, 1))
+    cells = build.constant(kernel.astype(helper.tensor_dtype_to_np_dtype(g.dtype)))
+    return spread(step, together.op("Reshape", shape), cells, window, channels)
+
+
+def _surrounded(step: Step, window: Window) -> Value:
+    """x with the padding of the pooling, and enough at the end for all windows: lowest numbers."""
+    build, fixed = step.build, window.fixed(step.dims[2:])
+    sizes = build.sizes(step.x, window.axes)
+    begins = build.int64(fixed.begins) if fixed else begins_of(step, window, sizes)
+    room = [extent + stride for extent, stride in zip(window.extents, window.strides, strict=True)]
+    pads = build.vector([0, 0, begins, 0, 0, *room])
+    lowest = np.array(-np.inf, helper.tensor_dtype_to_np_dtype(step.x.dtype))
+    return step.x.op("Pad", pads, build.constant(lowest))
 
 
 # --- The mean of a window ------------------------------------------------------------------------

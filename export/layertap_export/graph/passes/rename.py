@@ -119,6 +119,8 @@ def _apply(node: onnx.NodeProto, new: dict[str, str]) -> None:
 def _rename_body(body: onnx.GraphProto, prefix: str, outer: dict[str, str]) -> None:
     taken = UniqueNames((), "_", 1)
     new = dict(outer)
+    for item in (body, *body.node, *body.input, *body.output, *body.value_info, *body.initializer):
+        item.ClearField("doc_string")  # tf2onnx writes TensorFlow's names into it, with counters
     for value in (*body.input, *body.output):
         for size in value.type.tensor_type.shape.dim:
             size.ClearField("dim_param")  # it has a number that continues from export to export

@@ -105,8 +105,8 @@ def slice_size(size: Size, start: Size | None, end: Size | None, step: int) -> S
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
         stop = None if step < 0 and end < -size else end
         return len(range(*slice(start, stop, step).indices(size)))
-    if step != 1:
-        return None
+    if step != 1 or (isinstance(start, int) and start < -1 and isinstance(size, Free)):
+        return None  # the axis may be shorter than the Slice would take
     if isinstance(start, int) and start < 0:
         start = size + start
     if isinstance(end, int) and end < 0:
@@ -115,7 +115,8 @@ def slice_size(size: Size, start: Size | None, end: Size | None, step: int) -> S
         end = size
     if isinstance(end, int) and isinstance(size, Free):
         return None  # the axis may be shorter
-    return end - start
+    count = end - start
+    return max(count, 0) if isinstance(count, int) else count
 
 
 def split(node: NodeFacts) -> OutputSizes:

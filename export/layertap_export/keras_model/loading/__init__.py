@@ -16,6 +16,7 @@ from typing import Any
 from layertap._public import public
 from layertap.errors import suggest
 from layertap_export.errors import ModelLoadError
+from layertap_export.keras_model.families import names_of_a_fresh_process
 from layertap_export.keras_model.tensorflow import prepared
 
 from . import files, functions, saved_models
@@ -86,13 +87,13 @@ def find_loader(
             f"{text!r} contains its weights; `weights` is only for package.module:function."
         )
     if saved_models.is_saved_model(path):
-        return saved_models.find_loader(path, signature, unsafe)
+        return _named_afresh(saved_models.find_loader(path, signature, unsafe))
     if signature is not None:
         raise ModelLoadError(f"{text!r} has no signatures; only SavedModel folders have them.")
     if is_function:
         return functions.find_loader(module, name, weights)
     if path.exists():
-        return files.find_loader(path, unsafe)
+        return _named_afresh(files.find_loader(path, unsafe))
     if is_file or path.parent != Path("."):
         others = [item.name for item in path.parent.glob("*") if item.suffix in files.SUFFIXES]
         raise ModelLoadError(f"there is no file {text!r}.{suggest(path.name, others)}")
@@ -100,3 +101,13 @@ def find_loader(
         f"{text!r} is neither a file nor a function. Give a .keras file, a whole-model .h5 file, a "
         "SavedModel folder, or package.module:function."
     )
+
+
+def _named_afresh(load: Loader) -> Loader:
+    """The loader, with the names that a fresh process gives to the layers without a name."""
+
+    def loader(custom_objects: Mapping[str, Any]) -> Any:
+        with names_of_a_fresh_process():
+            return load(custom_objects)
+
+    return loader

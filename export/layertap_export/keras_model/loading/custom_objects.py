@@ -79,7 +79,10 @@ def split_reference(reference: str) -> tuple[str, str]:
     Raises:
         ModelLoadError: the reference does not have this form.
     """
-    module, _, name = reference.partition(":")
+    module, _, name = reference.rpartition(":") if ".py:" in reference else reference.partition(":")
+    if module.endswith(".py") and not os.path.isabs(module):  # the module's file, as it is called
+        parts = os.path.normpath(module.removesuffix(".py")).split(os.sep)
+        module = ".".join(parts) if all(map(str.isidentifier, parts)) else module
     if not module or not name:
         raise ModelLoadError(f"expected package.module:name, got {reference!r}.")
     return module, name

@@ -9,7 +9,11 @@ from typing import Any
 
 from layertap.errors import LayertapError
 from layertap_export.errors import ModelLoadError
-from layertap_export.keras_model.families import checked_model, custom_object_scope
+from layertap_export.keras_model.families import (
+    checked_model,
+    custom_object_scope,
+    names_of_a_fresh_process,
+)
 
 from .custom_objects import import_object
 from .weights import load_weights
@@ -37,7 +41,7 @@ def _load(
     options = {"weights": os.fspath(weights)} if takes_weights and weights is not None else {}
     try:
         with custom_object_scope(custom_objects):
-            model = builder(**options)
+            model = _built(builder, options)
     except LayertapError:
         raise
     except Exception as exc:
@@ -46,6 +50,18 @@ def _load(
     if weights is not None and not takes_weights:
         load_weights(model, weights)
     return model
+
+
+def _built(builder: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """The model, with the names that its layers have in a fresh process."""
+    try:
+        with names_of_a_fresh_process():
+            return builder(**options)
+    except ValueError as exc:
+        if "unique" not in str(exc):
+            raise
+    # It puts layers that its module made on import into the model, and new ones have their names.
+    return builder(**options)
 
 
 def _takes_weights(builder: Callable[..., Any]) -> bool:

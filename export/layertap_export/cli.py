@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
 from layertap.cli.options import add_class_input
-from layertap.errors import UsageError
+from layertap.cli.printing import show, tell
+from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
@@ -149,8 +150,16 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         "--sample",
         action="append",
         default=[],
-        metavar="IMAGE",
-        help="also compare on this image (repeatable)",
+        metavar="FILE",
+        help="also compare on this image, folder of images, .npy file, or .npz file with an array "
+        "for each input; NAME=FILE gives the value of one input (repeatable)",
+    )
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="compare with this size where the model leaves it free, as in height=512 (repeatable)",
     )
     parser.add_argument(
         "--reference",
@@ -171,6 +180,7 @@ def _run_export(args: argparse.Namespace) -> int:
     check_class_input(args.class_input)
     inputs = parsed(args.input)
     _check_export(args)
+    checked = _checked_verification(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -189,16 +199,17 @@ def _run_export(args: argparse.Namespace) -> int:
                 opset=args.opset,
                 inputs=inputs,
                 progress=progress,
-                **_loading_and_verification(args),
+                **checked,
+                **_loading(args),
             )
         except VerificationError as exc:
             failure = str(exc)
         else:
             failure = ""
     if failure:
-        print(f"layertap: {failure}", file=sys.stderr)
+        tell(f"layertap: {failure}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -217,9 +228,9 @@ def _run_gradients(args: argparse.Namespace) -> int:
             seconds=args.seconds,
         )
     except VerificationError as exc:
-        print(f"layertap: {exc}", file=sys.stderr)
+        tell(f"layertap: {exc}", several_lines=True)
         return PARTLY_FAILED
-    print(report)
+    show(str(report))
     return OK
 
 
@@ -227,28 +238,67 @@ def _run_verify(args: argparse.Namespace) -> int:
     card = read_index(FileSource(args.file)).card
     args.signature = args.signature or (card.source.signature if card else None)
     _check_source(args)
+    checked = _checked_verification(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import verify
 
-        report = verify(args.file, args.model, progress=progress, **_loading_and_verification(args))
+        report = verify(args.file, args.model, progress=progress, **checked, **_loading(args))
     if report:
-        print(report)
+        show(str(report))
         return OK
-    print(f"layertap: {report}", file=sys.stderr)
+    tell(f"layertap: {report}", several_lines=True)
     return PARTLY_FAILED
 
 
-def _loading_and_verification(args: argparse.Namespace) -> dict[str, Any]:
+def _loading(args: argparse.Namespace) -> dict[str, Any]:
     return {
-        "tolerance": args.tolerance,
-        "samples": args.sample,
         "weights": args.weights,
         "custom_objects": args.custom_objects,
         "signature": args.signature,
         "unsafe": args.unsafe,
-        "reference": args.reference,
     }
+
+
+def _checked_verification(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the comparison; what is wrong is found before TensorFlow is imported."""
+    return {
+        "tolerance": args.tolerance,
+        "reference": args.reference,
+        "samples": _samples(args.sample),
+        "sizes": _sizes(args.size),
+    }
+
+
+def _samples(given: list[str]) -> list[Any]:
+    """The files of `--sample`; those with a name are collected into batches of all inputs."""
+    files: list[Any] = []
+    named: list[dict[str, str]] = []
+    for text in given:
+        name, equals, file = text.partition("=")
+        path = file if equals and not Path(text).exists() else text
+        if not Path(path).exists():
+            raise InputError(f"--sample {text}: there is no such file or folder.")
+        if path == text:
+            files.append(path)
+            continue
+        free = next((batch for batch in named if name not in batch), None)
+        if free is None:
+            free = {}
+            named.append(free)
+        free[name] = path
+    return [*named, *files]
+
+
+def _sizes(given: list[str]) -> dict[str, int]:
+    """The sizes of `--size`, by name."""
+    sizes = {}
+    for text in given:
+        name, _, size = text.rpartition("=")
+        if not name or not size.isascii() or not size.isdigit():
+            raise UsageError(f"--size must be NAME=VALUE, as in height=512, got {text!r}.")
+        sizes[name] = int(size)
+    return sizes
 
 
 def _check_export(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from layertap._public import public
 from layertap.errors import LayertapError
+from layertap.format.text import printable
 
 
 class Report(Protocol):
@@ -77,6 +78,10 @@ class VerificationError(ExportError):
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
         self.report = report
+
+    def __str__(self) -> str:
+        """The message: lines of text, each of them printable."""
+        return "\n".join(map(printable, str(self.args[0]).split("\n")))
 
 
 def keras_words(error: Exception) -> str:

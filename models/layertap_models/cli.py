@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from layertap.cli import Command
+from layertap.cli.printing import show, tell
 from layertap.errors import UsageError
 from layertap.format.atomic import make_folder, replacing
 
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--samples and --seed require --write FOLDER.")
     if args.name is None:
         specs = list(SPECS.values())
-        print(json.dumps([*map(_plain, specs)], indent=2) if args.json else _table(specs))
+        show(json.dumps([*map(_plain, specs)], indent=2) if args.json else _table(specs))
     else:
         spec = find(args.name)
-        print(json.dumps(_plain(spec), indent=2) if args.json else _page(spec))
+        show(json.dumps(_plain(spec), indent=2) if args.json else _page(spec))
     return 0
 
 
@@ -74,10 +74,10 @@ def _write(args: argparse.Namespace) -> None:
     labels, preprocess = folder / "labels.txt", folder / "preprocess.json"
     _write_text(labels, "\n".join(spec.labels))
     _write_text(preprocess, json.dumps(dict(spec.preprocessing), indent=2))
-    print(*[labels, preprocess, *images], sep="\n")
+    show("\n".join(map(str, [labels, preprocess, *images])))
     command = ["layertap", "export", spec.entry_point, "-o", f"{spec.name}.onnx"]
     command += ["--labels", str(labels), "--preprocess", str(preprocess)]
-    print(f"next: {shlex.join(command)}", file=sys.stderr)
+    tell(f"next: {shlex.join(command)}")
 
 
 def _write_text(path: Path, text: str) -> None:

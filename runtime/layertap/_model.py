@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from ._engine.devices import canonical
 from ._engine.program import Program
 from ._engine.settings import Provider, Settings
+from ._escaping import one_line
 from ._public import public
 from .errors import UsageError
 from .format.card import Card, TensorInfo
@@ -164,7 +165,7 @@ class Model:
         return partial(open, **vars(settings)), (given,)
 
     def __repr__(self) -> str:
-        inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in self.inputs)
+        inputs = ", ".join(f"{one_line(x.name)} {shape_text(x.shape)}" for x in self.inputs)
         return (
             f"<layertap.Model {self._program.name}: {number_of(len(self.layers), 'layer')}, "
             f"inputs {shortened(inputs, 200) or 'none'}, device {self.device}>"

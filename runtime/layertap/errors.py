@@ -20,16 +20,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ._escaping import one_line
 from ._public import public
 
 
 @public
 class LayertapError(Exception):
-    """The root of every error that layertap raises on purpose."""
+    """The root of every error that layertap raises on purpose.
+
+    Its text is one line without control characters, whatever a file has put into it.
+    """
 
     def __str__(self) -> str:
         # KeyError would print the message in quotes.
-        return str(self.args[0]) if self.args else ""
+        return one_line(str(self.args[0])) if self.args else ""
 
 
 @public
@@ -84,14 +88,25 @@ class UsageError(LayertapError, ValueError):
 
 @public
 class LayertapWarning(UserWarning):
-    """Something worth knowing that does not stop the call."""
+    """Something worth knowing that does not stop the call.
+
+    Its text is one line without control characters, as that of errors is.
+    """
+
+    def __str__(self) -> str:
+        return one_line(str(self.args[0])) if self.args else ""
+
+
+_COMPARED, _LONGEST = 10_000, 300
+"""Most names that are compared, and their most characters: the time grows with both."""
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """` Did you mean 'a', 'b'?` with up to three similar names, or an empty string."""
     import difflib
 
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    short = [one for one in known[:_COMPARED] if len(one) <= _LONGEST]
+    near = difflib.get_close_matches(name[:_LONGEST], short, n=3, cutoff=0.5)
     return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
 
 

@@ -33,6 +33,7 @@ TABLES = {
     "Keys of each of `layers`": Layer,
     "Keys of `verification`": schema.Verification,
     "Keys of each of `verification.layers`": schema.LayerCheck,
+    "Keys of each of `verification.tables`": schema.TableRows,
     "Keys of `golden`": schema.Golden,
     "Keys of each of `golden.inputs`": schema.GoldenInput,
     "Keys of each of `golden.layers`": schema.GoldenLayer,
@@ -110,7 +111,7 @@ def test_recipe_is_documented_with_every_key_and_choice() -> None:
 # --- The example --------------------------------------------------------------------------------
 
 
-RARE = {"choices", "notes", "reference"}
+RARE = {"choices", "notes", "reference", "step", "tables", "read", "rows"}
 """Keys that the model of the example does not have."""
 
 

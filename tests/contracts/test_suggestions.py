@@ -117,6 +117,7 @@ IN_OTHER_TESTS = {
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",
     "layertap_export/keras_model/loading/saved_models.py": "test_saved_models.py",
+    "layertap_export/verification/sizes.py": "test_sizes.py",
     "layertap_export/verification/layers.py": "test_float64.py",
 }
 

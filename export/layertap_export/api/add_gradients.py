@@ -102,6 +102,7 @@ def add_gradients(
     asked = listed(layers)
     opened = layertap.open(source)
     initializers = Initializers()
+    program_of(opened).fetch([info.name for info in opened.outputs])  # is it a valid model?
     model = read(Path(source), opened, initializers)
     card = card_of(opened, model, initializers)
     strip(model, card)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,6 @@ from layertap.errors import UsageError
 from layertap.format.card import check_class_input
 from layertap.format.data_file import replacing_model
 from layertap.format.select import Selector
-from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
@@ -60,7 +59,8 @@ def export(
     labels: Labels | None = None,
     opset: int = 18,
     tolerance: float | None = None,
-    samples: Sequence[ImageSource] = (),
+    samples: Any = (),
+    sizes: Mapping[str, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | Iterable[Any] = (),
     signature: str | None = None,
@@ -99,8 +99,12 @@ def export(
         opset: ONNX opset, 13 to 18.
         tolerance: largest scaled error that passes verification; by default 1e-4, and more where
             Keras computes in 16 bits (`verification.tolerances`).
-        samples: images to verify on, in addition to the seeded batches: paths, bytes, PIL images,
-            arrays.
+        samples: batches of your own to verify on, in addition to those that layertap makes: a path
+            of an image, of a folder of images, of an `.npy` file or of an `.npz` file (arrays by
+            the name of the input); an image as bytes, as a PIL image or as a uint8 array; an array
+            with a batch axis; a dict of these by the name of the input; or a list of these.
+        sizes: values for the free sizes of the inputs in all batches, by their names in the file,
+            as in `{"height": 512}`.
         weights: for a `"package.module:function"`, a file passed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
@@ -122,6 +126,7 @@ def export(
         ExportError: the model cannot be loaded or converted.
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
+        InputError: a sample does not fit the inputs of the model.
         OutputError: `path` cannot be written.
         UsageError: an argument is not valid, for example an input that the model does not have.
     """
@@ -164,6 +169,7 @@ def export(
         opset=opset,
         tolerance=tolerance,
         samples=samples,
+        sizes=sizes,
         reference=reference,
         progress=progress,
         started=started,
@@ -191,7 +197,8 @@ def _export(
     names: tuple[str, ...] | None,
     opset: int,
     tolerance: float | None,
-    samples: Sequence[ImageSource],
+    samples: Any,
+    sizes: Mapping[str, int] | None,
     reference: str,
     progress: Callable[[str], None],
     started: float,
@@ -253,8 +260,9 @@ def _export(
                 draft,
                 tolerance=tolerance,
                 samples=samples,
+                sizes=sizes,
                 reference=reference,
-                traced=traced if draft.complete else None,
+                traced=traced,
                 sources=sources,
             )
 

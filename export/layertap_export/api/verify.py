@@ -14,7 +14,6 @@ from layertap.errors import ModelFileError
 from layertap.format.card import Card
 from layertap.format.layer import Shape
 from layertap.format.text import shape_text
-from layertap.images.load import ImageSource
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.naming import uncounted
@@ -33,7 +32,8 @@ def verify(
     model: Any,
     *,
     tolerance: float | None = None,
-    samples: Sequence[ImageSource] = (),
+    samples: Any = (),
+    sizes: Mapping[str, int] | None = None,
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | Iterable[Any] = (),
     signature: str | None = None,
@@ -47,7 +47,8 @@ def verify(
         path: the `.onnx` file.
         model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
         tolerance: largest scaled error that passes; by default the tolerance of the export.
-        samples: images to verify on, in addition to the seeded batches.
+        samples: batches of your own to verify on, and
+        sizes: values for the free sizes of the inputs, both as for `export`.
         weights: for a `"package.module:function"`, a file passed to it as `weights`, or loaded
             into the model that it returns.
         custom_objects: the model's own classes and functions, as `load_model` takes them.
@@ -64,6 +65,7 @@ def verify(
     Raises:
         ModelFileError: the file cannot be read or was not made by layertap.
         ExportError: the model cannot be loaded or run, or is not the one in the file.
+        InputError: a sample does not fit the inputs of the model.
     """
     if tolerance is not None:
         check_tolerance(tolerance)
@@ -97,6 +99,7 @@ def verify(
         card,
         tolerance=tolerance,
         samples=samples,
+        sizes=sizes,
         reference=reference,
         traced=traced if complete else None,
     )

@@ -29,7 +29,14 @@ from layertap_export.keras_model.wrapping import wrapped
 from .freezing import freeze, lookup_tables
 from .tf_ops import handlers
 from .tf_ops.lookup import DOMAIN, VERSION
-from .unsupported import check_operators, failures, refuse_changes, refuse_random, refuse_types
+from .unsupported import (
+    check_operators,
+    failures,
+    refuse_changes,
+    refuse_effects,
+    refuse_random,
+    refuse_types,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +78,7 @@ def to_onnx(
         return _layer_of(node_name, layers or {})
 
     refuse_changes(function, layer_of)
+    refuse_effects(function, layer_of)
     refuse_random(function, layer_of)
     frozen = freeze(function)
     refuse_types(frozen.graph_def, layer_of)

@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from layertap_export.errors import UnsupportedLayerError
+from layertap_export.keras_model.effects import effect_of
 from layertap_export.keras_model.wrapping import setting
 
 from .dtypes import nodes_of
@@ -46,6 +47,22 @@ def refuse_changes(function: Any, layer_of: Callable[[str], str]) -> None:
                 f"layer {layer_of(node.name)!r} changes a tf.Variable while it runs, which an ONNX "
                 "file cannot. Make it a weight of the layer with add_weight (its changes are "
                 "ignored), or change it only in training."
+            )
+
+
+def refuse_effects(function: Any, layer_of: Callable[[str], str]) -> None:
+    """Raise if the model reaches files, the network or Python, which a file cannot.
+
+    If nothing reads the result of such an operation, the conversion would leave it out.
+    """
+    for node in nodes_of(function.graph.as_graph_def()):
+        stream = node.attr["output_stream"].s.decode("utf-8", "replace")
+        effect = effect_of(node.op, stream if node.op == "PrintV2" else "")
+        if effect:
+            raise UnsupportedLayerError(
+                f"layer {layer_of(node.name)!r} {effect} (the TensorFlow operation {node.op}), "
+                "which an ONNX file cannot. Export a model without this layer, or one that ends "
+                "before it."
             )
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper, version_converter
 
@@ -19,8 +21,14 @@ from layertap.errors import ModelFileError
 from layertap.format.card import Card, Source
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External
+from layertap.format.index import refusal
+from layertap.format.references import without_references
+from layertap.format.wire import WireError
 from layertap_export.graph.graph import in_order, opset_of, prune
 from layertap_export.graph.weights import STUB_BYTES, Initializers
+
+P = TypeVar("P")
+T = TypeVar("T")
 
 OLDEST_OPSET = 13
 """The oldest opset that the gradient rules support."""
@@ -42,18 +50,17 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     Raises:
         ModelFileError: the file is too old to be converted to a newer opset.
     """
-    model = onnx.load(source, load_external_data=False)
+    model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
-        onnx.load_external_data_for_model(model, os.fspath(source.parent))
-        model = _upgraded(model, source)
-    else:
-        _map_weights(model, opened, initializers)
+        model = _upgraded(_loaded(opened, None), source)
     nodes = in_order(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for item in model.graph.sparse_initializer:
-        model.graph.initializer.append(_dense(item))
+        model.graph.initializer.append(_checked(_dense, item, item.values.name))
     del model.graph.sparse_initializer[:]
+    for item in model.graph.initializer:
+        _checked(initializers.value, item, item.name)
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
@@ -81,24 +88,33 @@ def _upgraded(model: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     return newer
 
 
-def _map_weights(
-    model: onnx.ModelProto, opened: layertap.Model, initializers: Initializers
-) -> None:
-    """Put stubs in place of large weights in other files, and load smaller data into the model."""
+def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.ModelProto:
+    """The model with all data inside, but for large weights, which become stubs of `initializers`.
+
+    The onnx package does not follow any reference: `find_weights` has checked those that are left.
+    """
     program = program_of(opened)
-    if not program.graph.locations:
-        return
     weights = find_weights(program.source, program.graph.locations)
-    stubs: dict[int, onnx.TensorProto] = {}
-    for index, item in enumerate(model.graph.initializer):
+    stated = {item.external for item in program.graph.initializers.values() if item.external}
+    with program.source.read() as buffer:
+        try:
+            data = without_references(bytes(buffer), stated, weights.load)
+            model: onnx.ModelProto = onnx.ModelProto.FromString(data)
+        except (WireError, DecodeError) as exc:
+            raise refusal(program.name, buffer, WireError(str(exc))) from exc
+    model.ClearField("training_info")
+    for item in model.graph.initializer:
         external = program.graph.initializers[item.name].external
-        value = _mapped(item, external, weights) if external else None
-        if value is not None:
-            stubs[index] = initializers.make(value, item.name)
-            item.ClearField("data_location")
-    onnx.load_external_data_for_model(model, os.fspath(weights.folder))
-    for index, stub in stubs.items():
-        model.graph.initializer[index].CopyFrom(stub)
+        if item.data_location != onnx.TensorProto.EXTERNAL or external is None:
+            continue
+        value = _mapped(item, external, weights) if initializers is not None else None
+        if initializers is not None and value is not None:
+            item.CopyFrom(initializers.make(value, item.name))
+        else:
+            item.raw_data = weights.load(external)
+            del item.external_data[:]
+        item.ClearField("data_location")
+    return model
 
 
 def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDArray[Any] | None:
@@ -111,6 +127,21 @@ def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDA
     if isinstance(found, bytes):
         return np.frombuffer(found, dtype).reshape(tuple(item.dims))
     return np.memmap(weights.folder / found.location, dtype, "r", found.offset, tuple(item.dims))
+
+
+def _checked(read: Callable[[P], T], item: P, name: str) -> T:
+    """The result of a function that reads weights.
+
+    Raises:
+        ModelFileError: their data do not fit the type and shape that they state.
+    """
+    try:
+        return read(item)
+    except (ValueError, TypeError, LookupError, MemoryError) as exc:
+        raise ModelFileError(
+            f"the data of the weights {name!r} do not fit their type and shape: {exc}. Copy or "
+            "export the file again."
+        ) from exc
 
 
 def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:

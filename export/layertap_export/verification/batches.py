@@ -1,18 +1,62 @@
-"""The batches on which a file is compared, and their sizes where the model leaves these free."""
+"""The batches on which a file is compared.
+
+What the inputs are used for determines the first draw, and tables the first sizes. Then Keras is
+asked: other sizes and ranges are tried until it runs, and where possible until all its values are
+finite. The model itself is the only one to know which sizes belong together, where an index ends
+and from where on a logarithm exists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.compare.golden import seeded
 from layertap.format.card import GoldenInput, TensorInfo
 from layertap.images.preprocessing import Preprocessing
-from layertap_export.keras_model.families import is_a
+from layertap_export.errors import ExportError, keras_words
+
+from .draws import Draw, first_draw, other_draws
+from .finite import finite_share
+from .rows_read import RowsRead
+from .sizes import LARGER, SECOND, SMALLER, Layout, has_free_sizes, layouts
+from .uses import Uses
+
+Kind = Literal["seeded", "rows", "zeros", "negative", "large", "sizes", "user"]
+"""What a batch is for. `seeded` batches hold values as the model expects them, of two sizes; `rows`
+go through every row of large tables; `user` batches come from the user."""
+
+Activations = dict[str, NDArray[Any]]
+Run = Callable[[Sequence[NDArray[Any]]], Activations]
+
+SEARCH_SECONDS = 60.0
+"""How long sizes and ranges are tried on a model that does not run with the first ones."""
+
+FIRST_ELEMENTS = 1e6
+"""The largest number of activations in a first batch of more samples than one."""
+
+FEW = 8
+"""The most samples of the batches that need not touch all rows of a table."""
+
+LARGE_ELEMENTS = 8e6
+"""From this number of activations per sample on, negative and large numbers are one batch."""
+
+ROW_ELEMENTS = 3e7
+"""The largest number of activations in a batch that goes through the rows of a table."""
+
+MOST_ROWS = 20_000
+"""The most rows of a table that such a batch goes through."""
+
+WIDEST = 1000.0
+"""The widest range of whole numbers that is looked for where the graph does not state it."""
+
+LONGEST = 4096
+"""The longest sequence that is tried to reach the last rows of learned positions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,145 +68,373 @@ class Batch:
     arrays: tuple[NDArray[Any], ...]
     """In the order of the model's inputs."""
     golden: tuple[GoldenInput, ...] = ()
-    """How to generate it again; empty for the user's own images."""
+    """How to generate it again; of the first batch alone."""
+    kind: Kind = "seeded"
+
+    @property
+    def expected(self) -> bool:
+        """Whether it holds values as the model expects them."""
+        return self.kind not in ("zeros", "negative", "large")
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients are compared on it."""
+        return self.kind in ("seeded", "user")
 
 
-def seeded_batches(
-    layers: Sequence[Any],
-    inputs: Sequence[TensorInfo],
-    recipe: Preprocessing | None,
-    doublings: int,
-) -> Iterator[Batch]:
-    """Two seeded batches, of one sample and of two; where sizes are free, of two sizes.
+class Batches:
+    """Finds the batches of a model, and runs it on them."""
 
-    Args:
-        layers: the Keras layers, which say what the inputs may hold.
-        inputs: the inputs, as the file has them.
-        recipe: the preprocessing, which determines the range of an image's values.
-        doublings: how many times to double the free sizes.
-    """
-    draws = [_draw(layers, info, recipe) for info in inputs]
-    for seed, batch in enumerate((1, 2)):
-        specs = tuple(
-            GoldenInput(
-                name=info.name,
-                shape=filled(info, batch, seed, doublings),
-                low=low,
-                high=high,
-                choices=choices,
+    def __init__(
+        self,
+        inputs: Sequence[TensorInfo],
+        uses: Uses | None,
+        layers: Sequence[Any],
+        recipe: Preprocessing | None,
+        run: Run,
+        *,
+        sizes: Mapping[tuple[int, int], int],
+        cost: Callable[[int], float] = lambda length: 0.0,
+        rows: RowsRead | None = None,
+    ) -> None:
+        """
+        Args:
+            inputs: the inputs, as the file has them.
+            uses: what they are used for, if that is known.
+            layers: the Keras layers, which say in which range images are.
+            recipe: the preprocessing, which determines the range of an image's values.
+            run: computes the model's values for a batch.
+            sizes: sizes that the user has fixed, by the index of the input and its axis.
+            cost: about how many activations one sample has, for sequences of a length.
+            rows: takes note of the rows of tables that are read.
+        """
+        self._inputs, self._run, self._rows = tuple(inputs), run, rows
+        by_input = uses.by_input if uses else [[] for _ in inputs]
+        self._draws = tuple(
+            first_draw(info, found, layers, recipe)
+            for info, found in zip(inputs, by_input, strict=True)
+        )
+        short = {i for i, draw in enumerate(self._draws) if draw.whole or draw.keys is not None}
+        if uses and uses.loops:
+            short |= set(range(len(inputs)))
+        self._layout = Layout(short=frozenset(short), given=dict(sizes))
+        self._cost = cost
+        self._first = 1
+        self.notes: list[str] = []
+        """What could not be run, in words."""
+
+    def __iter__(self) -> Iterator[tuple[Batch, Activations]]:
+        """The batches, each with the values that Keras computes for it."""
+        first, values = self._settle()
+        per_sample = sum(x.size for x in values.values()) / max(1, self._first)
+        yield from self._seen(first, values)
+        values = {}
+        few = min(self._first, FEW)
+        yield from self._further(SECOND, "seeded", seed=1, batch=few + 1)
+        yield from self._rest_of_rows(per_sample)
+        large = per_sample > LARGE_ELEMENTS
+        kinds: Sequence[tuple[Kind, str, float]] = (
+            ("zeros", "zeros", 0.0),
+            ("negative", "negative", -1.0),
+            ("large", "times 100", 100.0),
+        )
+        if large:
+            kinds = (kinds[0], ("large", "negative, times 100", -100.0))
+        pairs = zip(self._draws, self._inputs, strict=True)
+        if any(draw.varies(info) for draw, info in pairs):
+            for kind, words, factor in kinds:
+                more = 2 if kind == "negative" else 0
+                yield from self._varied(kind, words, factor, few + more)
+        if has_free_sizes(self._inputs, self._layout):
+            yield from self._further(SMALLER, "sizes", seed=2, batch=few)
+            yield from self._further(LARGER, "sizes", seed=3, batch=few)
+        yield from self._longest()
+
+    def user(self, samples: Sequence[tuple[str, Sequence[NDArray[Any]]]]) -> Iterator[Any]:
+        """The user's own batches, each with its name."""
+        for name, arrays in samples:
+            label = f"{_shown([x.shape for x in arrays])}, {name}"
+            yield from self._seen(
+                Batch(label, tuple(arrays), kind="user"), self._keras(arrays, label)
             )
-            for info, (low, high, choices) in zip(inputs, draws, strict=True)
+
+    def _keras(self, arrays: Sequence[NDArray[Any]], label: str) -> Activations:
+        try:
+            return self._run(arrays)
+        except Exception as exc:
+            raise ExportError(f"Keras cannot run the model on {label}: {keras_words(exc)}") from exc
+
+    # --- The first batch -------------------------------------------------------------------------
+
+    def _settle(self) -> tuple[Batch, Activations]:
+        """The first batch, and with it the layout and the draws of the others.
+
+        Raises:
+            ExportError: Keras runs with none of the sizes and ranges that are tried.
+        """
+        started = time.monotonic()
+        trouble: Exception | None = None
+        for draws, layout in self._candidates():
+            batch = self._first_size(draws, layout)
+            arrays, values = self._attempt(layout.shapes(self._inputs, batch), draws)
+            if not isinstance(values, Exception):
+                self._draws, self._layout, self._first = draws, layout, batch
+                self._draws, arrays, values = self._widened(arrays, values)
+                return self._golden(arrays), values
+            trouble = trouble or values
+            if time.monotonic() - started > SEARCH_SECONDS:
+                break
+        raise ExportError(
+            "Keras cannot run the model on a test batch: "
+            f"{keras_words(trouble) if trouble else ''} {self.way_out}"
+        ) from trouble
+
+    @property
+    def way_out(self) -> str:
+        """What the user can do if the batches are not what the model takes."""
+        names = ", ".join(info.name for info in self._inputs)
+        return (
+            "Give a batch that it takes: --sample FILE.npz with the names "
+            f"{names} (samples= in Python); or the sizes of its free axes: --size NAME=VALUE "
+            "(sizes=)."
         )
+
+    def _candidates(self) -> Iterator[tuple[tuple[Draw, ...], Layout]]:
+        """Draws and sizes in the order in which they are tried: whole numbers too large for a table
+        are more likely than a network that needs large inputs, and quicker to rule out."""
+        plain, first = self._draws, self._layout
+        sizes = list(layouts(self._inputs, first))[1:]
+        moderate = [layout for layout in sizes if layout.doublings <= 0]
+        large = [layout for layout in sizes if layout.doublings > 0]
+        others = list(self._other_draws())
+        names = any(draw.whole or draw.keys is not None for draw in plain) or any(
+            info.dtype == "string" or np.dtype(info.dtype).kind in "iu" for info in self._inputs
+        )
+        yield plain, first
+        yield from ((plain, layout) for layout in moderate)
+        if names:
+            yield from ((draws, first) for draws in others)
+        yield from ((plain, layout) for layout in large)
+        if not names:
+            yield from ((draws, first) for draws in others)
+        yield from ((draws, layout) for layout in moderate for draws in others)
+
+    def _other_draws(self) -> Iterator[tuple[Draw, ...]]:
+        """Another draw for one input, then for all."""
+        plain = self._draws
+        others = [list(other_draws(i, d)) for i, d in zip(self._inputs, plain, strict=True)]
+        for index, found in enumerate(others):
+            for draw in found:
+                yield (*plain[:index], draw, *plain[index + 1 :])
+        for choice in range(max(map(len, others)) if len(plain) > 1 else 0):
+            yield tuple(
+                found[min(choice, len(found) - 1)] if found else draw
+                for found, draw in zip(others, plain, strict=True)
+            )
+
+    def _first_size(self, draws: Sequence[Draw], layout: Layout) -> int:
+        """How many samples touch all rows of small tables, within bounds."""
+        needed, length = 1, 1
+        for info, draw, shape in zip(
+            self._inputs, draws, layout.shapes(self._inputs, 1), strict=True
+        ):
+            if draw.open:
+                needed = max(needed, 7)
+            if draw.rows > 1:
+                needed = max(needed, -(-draw.rows // max(1, math.prod(shape))))
+            length = max([length, *shape[1:2]]) if None in info.shape[1:] else length
+        most = FIRST_ELEMENTS / max(1.0, self._cost(length))
+        return int(max(1, min(needed, most)))
+
+    def _attempt(
+        self, shapes: Sequence[tuple[int, ...]], draws: Sequence[Draw]
+    ) -> tuple[tuple[NDArray[Any], ...], Activations | Exception]:
+        """A first batch, and Keras's values, or why there are none."""
+        try:
+            arrays = self._drawn(shapes, draws)
+            values = self._run(arrays)
+        except Exception as exc:  # noqa: BLE001 - what Keras raises has no common class but this
+            return (), exc
+        # A deep network may shrink small sizes to nothing.
+        empty = [name for name, value in values.items() if value.size == 0]
+        if empty and has_free_sizes(self._inputs, self._layout):
+            return arrays, ValueError(f"layer {empty[0]!r} returns an empty array at this size")
+        return arrays, values
+
+    def _drawn(
+        self, shapes: Sequence[tuple[int, ...]], draws: Sequence[Draw]
+    ) -> tuple[NDArray[Any], ...]:
+        """The first batch, as the golden sample generates it."""
+        return tuple(
+            draw.first(info, shape)
+            for info, shape, draw in zip(self._inputs, shapes, draws, strict=True)
+        )
+
+    def _golden(self, arrays: Sequence[NDArray[Any]]) -> Batch:
+        shapes = [x.shape for x in arrays]
+        golden = tuple(
+            draw.golden(info, shape)
+            for info, shape, draw in zip(self._inputs, shapes, self._draws, strict=True)
+        )
+        return Batch(f"{_shown(shapes)}, seeded", tuple(arrays), golden)
+
+    def _widened(
+        self, arrays: tuple[NDArray[Any], ...], values: Activations
+    ) -> tuple[tuple[Draw, ...], tuple[NDArray[Any], ...], Activations]:
+        """Draws for which Keras is finite in as many elements as possible, and whole numbers as
+        far as Keras takes them."""
+        draws = list(self._draws)
+        shapes = [x.shape for x in arrays]
+        for index, (info, draw) in enumerate(zip(self._inputs, draws, strict=True)):
+            if finite_share(values) < 1 and not draw.fixed and draw.keys is None:
+                for other in other_draws(info, draw):
+                    if other.whole or info.dtype == "bool":
+                        continue
+                    tried = [*draws[:index], other, *draws[index + 1 :]]
+                    found, better = self._attempt(shapes, tried)
+                    if not isinstance(better, Exception) and finite_share(better) > finite_share(
+                        values
+                    ):
+                        draws, arrays, values = tried, found, better
+                        if finite_share(values) == 1:
+                            break
+            if draws[index].open:
+                low, high = draws[index].high - draws[index].low, 0.0
+                while low < WIDEST and high - low != 1:
+                    middle = 2 * low if not high else (low + high) // 2
+                    tried = [*draws]
+                    tried[index] = replace(draws[index], high=draws[index].low + middle)
+                    found, wider = self._attempt(shapes, tried)
+                    if isinstance(wider, Exception) or finite_share(wider) < finite_share(values):
+                        high = middle
+                    else:
+                        draws, arrays, values, low = tried, found, wider, middle
+        return tuple(draws), arrays, values
+
+    # --- Further batches -------------------------------------------------------------------------
+
+    def _seen(self, batch: Batch, values: Activations) -> Iterator[tuple[Batch, Activations]]:
+        if self._rows is not None:
+            self._rows.add(batch.arrays)
+        yield batch, values
+
+    def _further(
+        self, which: int, kind: Kind, *, seed: int, batch: int
+    ) -> Iterator[tuple[Batch, Activations]]:
+        """A batch of another size, with the first choice of sizes that Keras takes."""
+        words = "seeded" if kind == "seeded" else "other sizes"
+        for choice in range(self._layout.choices(self._inputs, which)):
+            shapes = self._layout.shapes(self._inputs, batch, which, choice)
+            made = self._made(kind, words, shapes, seed)
+            if made is not None:
+                yield from self._seen(*made)
+                return
+        if kind == "seeded":  # the model takes one size only
+            shapes = self._layout.shapes(self._inputs, batch)
+            made = self._made(kind, words, shapes, seed)
+            if made is None:
+                shapes = self._layout.shapes(self._inputs, self._first)
+                made = self._made(kind, words, shapes, seed)
+            if made is not None:
+                yield from self._seen(*made)
+        elif which == LARGER:
+            yield from self._largest()
+
+    def _largest(self) -> Iterator[tuple[Batch, Activations]]:
+        """A batch of the largest size that the model takes, if that has one free axis."""
+        free = [info for info in self._inputs if None in info.shape[1:]]
+        if any(info.shape[1:].count(None) > 1 for info in free):
+            return
+        shapes = self._layout.shapes(self._inputs, 1)
+        low = max(shape[info.shape.index(None, 1)] for info, shape in self._free(shapes))
+        shapes = self._layout.shapes(self._inputs, 1, LARGER)
+        high = max(shape[info.shape.index(None, 1)] for info, shape in self._free(shapes))
+        best = None
+        while high - low > 1:
+            middle = (low + high) // 2
+            layout = replace(self._layout, exact=middle)
+            made = self._made("sizes", "largest size", layout.shapes(self._inputs, 1), 3)
+            low, high, best = (low, middle, best) if made is None else (middle, high, made)
+        if best is not None:
+            yield from self._seen(*best)
+
+    def _free(self, shapes: Sequence[tuple[int, ...]]) -> list[tuple[TensorInfo, tuple[int, ...]]]:
+        """The inputs that have a free size, each with its shape in numbers."""
+        pairs = zip(self._inputs, shapes, strict=True)
+        return [(info, shape) for info, shape in pairs if None in info.shape[1:]]
+
+    def _made(
+        self,
+        kind: Kind,
+        words: str,
+        shapes: Sequence[tuple[int, ...]],
+        seed: int,
+        factor: float | None = None,
+    ) -> tuple[Batch, Activations] | None:
+        """A batch of these shapes, unless Keras does not take it."""
+        try:
+            arrays = tuple(
+                draw.array(info, shape, seed, factor)
+                for info, shape, draw in zip(self._inputs, shapes, self._draws, strict=True)
+            )
+            values = self._run(arrays)
+        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            return None
+        if has_free_sizes(self._inputs, self._layout) and not all(x.size for x in values.values()):
+            return None
+        return Batch(f"{_shown(shapes)}, {words}", arrays, kind=kind), values
+
+    def _varied(
+        self, kind: Kind, words: str, factor: float, batch: int
+    ) -> Iterator[tuple[Batch, Activations]]:
+        for size in dict.fromkeys((batch, self._first)):
+            shapes = self._layout.shapes(self._inputs, size)
+            made = self._made(kind, words, shapes, 4, factor)
+            if made is not None:
+                yield from self._seen(*made)
+                return
+        self.notes.append(f"the model does not run on {words}")
+
+    def _rest_of_rows(self, per_sample: float) -> Iterator[tuple[Batch, Activations]]:
+        """A batch that goes through every row of the tables, if the first ones did not."""
+        if self._rows is None or not any(
+            self._rows.unread(i).size for i, t in enumerate(self._rows.tables) if not t.by_size
+        ):
+            return
+        needed = 1
+        for draw, shape in zip(self._draws, self._layout.shapes(self._inputs, 1), strict=True):
+            rows = min(draw.all_rows, MOST_ROWS)
+            if rows > 1:
+                needed = max(needed, -(-rows // max(1, math.prod(shape))))
+        most = int(ROW_ELEMENTS / max(1.0, per_sample))
+        shapes = self._layout.shapes(self._inputs, max(1, min(needed, most)))
         arrays = tuple(
-            seeded(spec.shape, info.dtype, spec.low, spec.high, seed, spec.choices)
-            for spec, info in zip(specs, inputs, strict=True)
+            draw.every_row(info, shape)
+            if draw.all_rows > 1 and not draw.ascending
+            else draw.array(info, shape, 5)
+            for info, shape, draw in zip(self._inputs, shapes, self._draws, strict=True)
         )
-        label = " and ".join(" x ".join(map(str, spec.shape)) or "1" for spec in specs)
-        yield Batch(f"{label}, seeded", arrays, specs)
+        try:
+            values = self._run(arrays)
+        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            return
+        yield from self._seen(Batch(f"{_shown(shapes)}, every row", arrays, kind="rows"), values)
+
+    def _longest(self) -> Iterator[tuple[Batch, Activations]]:
+        """A batch as long as learned positions are, if their last rows were not read."""
+        if self._rows is None:
+            return
+        lengths = {
+            table.rows
+            for i, table in enumerate(self._rows.tables)
+            if table.by_size and self._rows.unread(i).size and table.rows <= LONGEST
+        }
+        for length in sorted(lengths):
+            layout = replace(self._layout, exact=length)
+            made = self._made("sizes", "other sizes", layout.shapes(self._inputs, 1), 6)
+            if made is not None:
+                yield from self._seen(*made)
 
 
-KEY_COUNT = 20
-"""The number of keys of lookup tables that are used at most."""
-
-
-def _draw(
-    layers: Sequence[Any], info: TensorInfo, recipe: Preprocessing | None
-) -> tuple[float, float, tuple[Any, ...] | None]:
-    """The range of an input's values; and the choices that they are indices of, if any."""
-    choices = _keys(layers, info)
-    if choices:
-        return 0.0, float(len(choices)), choices
-    return (*_range(layers, info, recipe), None)
-
-
-def _keys(layers: Sequence[Any], info: TensorInfo) -> tuple[Any, ...]:
-    """Keys of the lookup tables that an input of this type may go into, and one that is in none."""
-    whole = info.dtype != "string"
-    lookup = "layers.IntegerLookup" if whole else "layers.StringLookup"
-    tables = [layer for layer in layers if is_a(layer, lookup)]
-    if whole and (np.dtype(info.dtype).kind not in "iu" or not tables or _bounds(layers)):
-        return ()
-    if tables and all(table.invert for table in tables):
-        return tuple(range(min(table.vocabulary_size() for table in tables)))
-    keys = [key for table in tables if not table.invert for key in table.get_vocabulary()]
-    keys = list(dict.fromkeys(int(key) if whole else key for key in keys))[:KEY_COUNT]
-    if any(table.num_oov_indices == 0 for table in tables):  # which takes keys alone
-        return tuple(keys)
-    return (*keys, max(keys) + 1 if whole else "neither of these")
-
-
-def _bounds(layers: Sequence[Any]) -> list[int]:
-    """Exclusive upper bounds of integer inputs."""
-    return [
-        layer.input_dim if is_a(layer, "layers.Embedding") else layer.num_tokens
-        for layer in layers
-        if is_a(layer, "layers.Embedding", "layers.CategoryEncoding")
-    ]
-
-
-def _range(
-    layers: Sequence[Any], info: TensorInfo, recipe: Preprocessing | None
-) -> tuple[float, float]:
-    """The range of an input's values: preprocessed or raw pixels, indices, or [-1, 1)."""
-    if np.dtype(info.dtype).kind in "iu":
-        pixels = info.dtype == "uint8" and len(info.shape) > 2
-        return 0.0, float(min(_bounds(layers), default=256 if pixels else 10))
-    if info.dtype == "bool":
-        return 0.0, 1.0
-    if recipe is not None and len(info.shape) == 4:
-        ends = _pixel_ends(recipe)
-        return float(np.floor(ends.min())), float(np.ceil(ends.max()))
-    for layer in layers:
-        values = getattr(layer, "value_range", None)
-        if values is not None and np.size(values) == 2:
-            return float(values[0]), float(values[1])
-        if is_a(layer, "layers.Rescaling", "layers.Normalization"):
-            return 0.0, 255.0
-    return -1.0, 1.0
-
-
-def _pixel_ends(recipe: Preprocessing) -> NDArray[np.float32]:
-    """Black and white after the recipe, shape `(2, 1, c)`, float32."""
-    ends = np.zeros((2, 1, recipe.channel_count), np.float32)
-    ends[1] = 255.0
-    return ends if recipe.scaling is None else recipe.scaling(ends)
-
-
-# --- Sizes, where a model leaves them free -------------------------------------------------------
-
-SIZES = {4: ((64, 64), (96, 80)), 5: ((16, 32, 32), (24, 40, 32))}
-"""Two choices for free axes behind the batch axis, by rank; not square, so that they can't be
-confused. Other ranks take 12 and 7."""
-
-WAVES = ((4096,), (2560,))
-"""The same for inputs of real numbers with one free axis, which are waves as a rule: sound."""
-
-DOUBLINGS = {2: 8, 3: 8, 4: 3, 5: 3}
-"""How often the sizes are doubled for a model that is too deep for them, by rank of its largest
-input: sound has more samples than an image has rows."""
-
-
-def doublings(inputs: Sequence[TensorInfo]) -> range:
-    """How often the free sizes of a model's inputs may be doubled, from 0 up."""
-    ranks = [len(info.shape) for info in inputs if None in info.shape[1:]]
-    return range(1 + DOUBLINGS.get(max(ranks), 3)) if ranks else range(1)
-
-
-def filled(info: TensorInfo, batch: int, choice: int, doublings: int) -> tuple[int, ...]:
-    """The shape of an input in numbers.
-
-    Args:
-        info: the input.
-        batch: the size of its first axis, if that is free.
-        choice: which of the two sizes the other axes take, 0 or 1.
-        doublings: how often these are doubled.
-    """
-    shape = info.shape
-    if not shape:  # a signature may take a number
-        return ()
-    sizes = SIZES.get(len(shape), ((12,) * len(shape), (7,) * len(shape)))[choice]
-    if len(shape) == 2 and "float" in info.dtype:
-        sizes = WAVES[choice]
-    free = iter([size << doublings for size in sizes] + [3] * len(shape))
-    rest = [next(free) if size is None else size for size in shape[1:]]
-    return (batch if shape[0] is None else shape[0], *rest)
+def _shown(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join(" x ".join(map(str, shape)) or "1" for shape in shapes)

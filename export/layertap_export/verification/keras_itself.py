@@ -77,7 +77,6 @@ class KerasItself:
         subject: Subject,
         card: CardLike,
         wanted: Collection[str],
-        scales: Mapping[str, float],
         tolerance: float,
     ) -> None:
         """
@@ -86,25 +85,28 @@ class KerasItself:
             subject: the model.
             card: the card of the file, or its draft.
             wanted: names of the file's outputs.
-            scales: the least scales of the outputs that have one.
             tolerance: largest scaled error that passes.
         """
         self._file, self._subject, self._card, self._wanted = file, subject, card, wanted
-        self._scales, self._tolerance = scales, tolerance
+        self._tolerance = tolerance
+        self._scales: Mapping[str, float] = {}
 
     def errors(
         self,
         arrays: Sequence[NDArray[Any]],
         values: Mapping[str, tuple[NDArray[Any], NDArray[Any]]],
+        scales: Mapping[str, float],
     ) -> dict[str, OwnError]:
         """How far Keras is from itself on one batch, by the name of the output.
 
         Args:
             arrays: the batch.
             values: the file's value and Keras's of each output in question.
+            scales: the least scales of the outputs that have one on this batch.
         """
         if not values:
             return {}
+        self._scales = scales
         ours = {name: pair[0] for name, pair in values.items()}
         theirs = {name: pair[1] for name, pair in values.items()}
         batches = [list(arrays), *_changes(arrays)]

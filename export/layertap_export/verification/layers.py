@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,26 +15,33 @@ from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
 from layertap.format.layer import Shape
-from layertap.images.load import ImageSource
 from layertap.images.preprocessing import Preprocessing
-from layertap_export.errors import ExportError, keras_words
+from layertap_export.errors import ExportError
 from layertap_export.keras_model.subject import Subject
 from layertap_export.keras_model.tracing import Trace
 
-from .batches import Batch, doublings, seeded_batches
+from .batches import Batch, Batches
 from .card_like import CardLike
 from .declared_shapes import contradicted, freed
 from .error_scales import least_scales
+from .finite import NotFinite, scale_of
 from .golden_values import golden_layer
 from .gradient_check import GradientCheck, LayerSources
 from .keras_itself import KerasItself, OwnError
 from .reference import precise_runner, runner
 from .report import LayerDifference, VerificationReport
+from .rows_read import RowsRead
+from .sizes import given_sizes
 from .tolerances import DEFAULT_TOLERANCE
+from .user_samples import user_batches
+from .uses import follow
 from .written_file import WrittenFile
 
 REFERENCES = ("keras", "float64")
 """What a file is compared with: Keras as it is; `float64` adds Keras in float64."""
+
+LAST = (1 << 62, 0)
+"""The sort key of outputs that are not layers: they come last."""
 
 Activations = dict[str, NDArray[Any]]
 
@@ -43,7 +52,8 @@ def verify_file(
     card: CardLike,
     *,
     tolerance: float = DEFAULT_TOLERANCE,
-    samples: Sequence[ImageSource] = (),
+    samples: Any = (),
+    sizes: Mapping[str, int] | None = None,
     reference: str = "keras",
     traced: Trace | None = None,
     sources: LayerSources | None = None,
@@ -55,14 +65,17 @@ def verify_file(
         subject: the model that it was made from.
         card: the card of the file, or its draft.
         tolerance: largest scaled error that passes.
-        samples: the user's own images, compared too, with the card's preprocessing.
+        samples: the user's own batches, compared too, in one of the forms of `user_batches`.
+        sizes: values for free sizes of the inputs, by the symbol in the file.
         reference: one of `REFERENCES`.
-        traced: a trace of the subject, if there is one whose symbols are all in the file.
+        traced: a trace of the subject, if there is one.
         sources: where the file's graph has the layers; by default, those that it exposes.
 
     Raises:
         ExportError: onnxruntime cannot open or run the file, or Keras the model.
-        UsageError: the tolerance is not a finite number of at least 0, or the reference is unknown.
+        UsageError: the tolerance is not a finite number of at least 0, or the reference or the name
+            of a size is unknown.
+        InputError: a sample does not fit the inputs.
     """
     if reference not in REFERENCES:
         raise UsageError(
@@ -71,7 +84,11 @@ def verify_file(
         )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
+    recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
+    own = user_batches(samples, card.inputs, recipe)
     session = file.session(card.gradients)
+    stated = {entry.name: tuple(entry.shape) for entry in session.get_inputs()}
+    fixed = given_sizes(sizes or {}, card.inputs, stated)
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
     check = None
@@ -80,29 +97,53 @@ def verify_file(
         check = GradientCheck(file, card, subject, sources)
     precisely = precise_runner(subject, card, wanted) if reference == "float64" else None
     scales = least_scales(file.path)
-    itself = KerasItself(file, subject, card, wanted, scales, tolerance)
+    itself = KerasItself(file, subject, card, wanted, tolerance)
     totals: dict[str, LayerDifference] = {}
     free: dict[str, Shape] = {}
-    batches: list[str] = []
+    labels: list[str] = []
     golden: Golden | None = None
+    largest = dict(scales)
+    order = _run_order(card)
     per_sample, misnamed = set(wanted), set[str]()
-    for batch, expected in _references(subject, card, wanted, samples, traced):
+    traced = traced or subject.trace()
+    uses = follow(traced)
+    rows = RowsRead(traced, uses.tables)
+    batches = Batches(
+        card.inputs,
+        uses,
+        subject.layers,
+        recipe,
+        runner(subject, card, wanted, _reusable(traced, card, wanted)),
+        sizes=fixed,
+        cost=_cost(traced),
+        rows=rows,
+    )
+    for batch, expected in chain(batches, batches.user(own)):
         golden = golden or _golden(batch, expected, scales)
-        sizes = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
-        per_sample &= {name for name, value in expected.items() if value.shape[:1] == sizes}
+        length = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
+        per_sample &= {name for name, value in expected.items() if value.shape[:1] == length}
         actual = _run(session, card, batch)
-        misnamed |= _misnamed(session, card, actual, sizes)
+        misnamed |= _misnamed(session, card, actual, length)
         fed = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
         for name, shape in contradicted(card, {**fed, **actual}).items():
             free[name] = freed(shape, free.get(name, shape))
         truth = precisely(batch.arrays) if precisely else {}
-        own = {info.name: expected[info.name] for info in card.outputs if info.name in expected}
+        outputs = {info.name: expected[info.name] for info in card.outputs if info.name in expected}
         found_now: dict[str, LayerDifference] = {}
         over: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
-        for name in wanted:
+        unknown = NotFinite({} if batch.expected else expected, order)
+        leasts = dict(scales if batch.expected else largest)
+        for name in sorted(wanted, key=lambda name: order.get(name, LAST)):
             ours, theirs = actual.pop(name), expected.pop(name, None)
-            least_scale = scales.get(name, 0.0)
+            # A difference of two numbers that are nearly equal, as on zeros, is no larger error
+            # than that of the numbers.
+            least_scale = leasts.get(name, 0.0)
             found = _difference(name, ours, theirs, least_scale)
+            if theirs is not None and batch.expected:
+                scale = scale_of(theirs)
+                largest[name] = max(largest.get(name, 0.0), scale if np.isfinite(scale) else 0.0)
+            if unknown.excuses(name, found, tolerance):
+                continue
             if theirs is not None and name in truth:
                 exact = truth.pop(name)
                 found = replace(
@@ -113,25 +154,26 @@ def verify_file(
             if theirs is not None and not found.problem and found.scaled > tolerance:
                 over[name] = ours, theirs
             found_now[name] = found
-        for name, error in itself.errors(batch.arrays, over).items():
+        for name, error in itself.errors(batch.arrays, over, leasts).items():
             found_now[name] = _judged(found_now[name], error, tolerance)
         for name, found in found_now.items():
             totals[name] = _larger(totals.get(name), found)
-        for name, value, other in check.pairs(batch.arrays, own) if check else ():
+        for name, value, other in (
+            check.pairs(batch.arrays, outputs) if check and batch.differentiable else ()
+        ):
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
-        batches.append(batch.label)
+        labels.append(batch.label + unknown.words)
     assert golden is not None  # the seeded batches always come first
     if check:
         golden = replace(golden, layers={**golden.layers, **check.golden})
-    order = _run_order(card)
     return VerificationReport(
         file=str(file.path),
         tolerance=tolerance,
-        batches=tuple(batches),
+        batches=tuple(labels),
+        tables=rows.shares(),
+        notes=tuple(batches.notes),
         # Outputs that are not layers come last.
-        layers=tuple(
-            sorted(totals.values(), key=lambda x: order.get(x.name, (len(card.layers), 0)))
-        ),
+        layers=tuple(sorted(totals.values(), key=lambda x: order.get(x.name, LAST))),
         golden=golden,
         gradients=check.measured if check else None,
         reference=subject.framework,
@@ -168,36 +210,18 @@ def _misnamed(
     }
 
 
-def _references(
-    subject: Subject,
-    card: CardLike,
-    wanted: Sequence[str],
-    samples: Sequence[ImageSource],
-    traced: Trace | None,
-) -> Iterator[tuple[Batch, Activations]]:
-    """The batches, each with the values that the subject computes for it."""
-    recipe = Preprocessing.from_dict(card.preprocessing) if card.preprocessing else None
-    run = runner(subject, card, wanted, traced)
-    choices = doublings(card.inputs)
-    for doubling in choices:
-        try:
-            for batch in seeded_batches(subject.layers, card.inputs, recipe, doubling):
-                expected = run(batch.arrays)
-                empty = [name for name, value in expected.items() if value.size == 0]
-                if empty and doubling != choices[-1]:
-                    raise ValueError(f"layer {empty[0]!r} returns an empty array at this size")
-                yield batch, expected
-            break
-        except Exception as exc:
-            # A deep network may shrink small sizes to nothing.
-            if doubling == choices[-1]:
-                raise ExportError(
-                    f"Keras cannot run the model on a test batch: {keras_words(exc)}"
-                ) from exc
-    if samples:
-        pixels = (recipe or Preprocessing()).batch(samples)
-        label = f"{' x '.join(map(str, pixels.shape))}, your images"
-        yield Batch(label, (pixels,)), run((pixels,))
+def _reusable(traced: Trace, card: CardLike, wanted: Collection[str]) -> Trace | None:
+    """The trace, if its symbols are those that are compared."""
+    layers = {layer.name for layer in card.layers if layer.tensor in wanted}
+    return traced if {x.layer.name for x in traced.rows if x.symbol is not None} == layers else None
+
+
+def _cost(traced: Trace) -> Callable[[int], float]:
+    """About how many activations one sample has, where free sizes are of some length."""
+    shapes = [row.layer.shape[1:] for row in traced.rows]
+    return lambda length: float(
+        sum(math.prod(length if size is None else size for size in shape) for shape in shapes)
+    )
 
 
 def _difference(

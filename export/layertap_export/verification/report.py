@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
-from layertap.format.card import Golden, Gradients, LayerCheck, Verification
+from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
 from layertap.format.layer import Shape
-from layertap.format.text import Readable, counted, number_of, shape_text
+from layertap.format.text import Readable, counted, printable, shape_text
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -61,6 +61,11 @@ class VerificationReport(Readable):
     misdeclared: Mapping[str, Shape] = field(default_factory=dict)
     """By name of an input or output whose arrays do not have the declared sizes: the shape with
     `None` for these sizes."""
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By the name of the layer that reads it, how many rows of a table (weights that an input is an
+    index of, the keys of a vocabulary) were read in all batches, and how many it has."""
+    notes: tuple[str, ...] = ()
+    """Batches that the model does not take, in words."""
 
     def __bool__(self) -> bool:
         return not self.failed and not self.misnamed and not self.misdeclared
@@ -110,7 +115,7 @@ class VerificationReport(Readable):
             return (
                 f"verified {self._counted} against {self.reference} on {len(self.batches)} "
                 f"batches ({'; '.join(self.batches)}){self._of_steady()}{self._of_unsteady()}"
-                f"{self._against_float64()}"
+                f"{self._against_float64()}{self._rows}"
             )
         return "\n".join(self._failure()) + self._against_float64()
 
@@ -136,6 +141,18 @@ class VerificationReport(Readable):
             f"{worst.name!r}: {self.reference} is not more exact there, its own result differs by "
             f"{worst.reference_error:.1e} {source}"
         )
+
+    @property
+    def _rows(self) -> str:
+        """Which share of the tables was read, as a line of its own; empty without tables."""
+        if not self.tables:
+            return ""
+        shown = [
+            f"{name!r} {read:,} of {rows:,}"
+            for name, (read, rows) in sorted(self.tables.items(), key=_share)
+        ]
+        more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
+        return f"\nrows of tables that were read: {', '.join(shown[:5])}{more}"
 
     def _against_float64(self) -> str:
         known = [x for x in self.layers if x.from_float64 is not None]
@@ -167,10 +184,11 @@ class VerificationReport(Readable):
         others = sorted(others, key=lambda x: (not x.problem, -x.scaled))[: rows - 1]
         yield (
             f"{self.file} is not what {self.reference} computes: {len(self.failed)} of "
-            f"{number_of(count, self._noun)} differ by more than {self.tolerance:.0e} of their "
+            f"{count} {self._noun}s differ by more than {self.tolerance:.0e} of their "
             f"scale. The first to diverge is {first.name!r}."
         )
-        width = max(len(x.name) for x in [first, *others])
+        names = {x.name: printable(x.name) for x in [first, *others]}
+        width = max(map(len, names.values()))
         yield f"{'layer':{width}}  max abs diff  scaled error"
         for x in [first, *others]:
             reason = x.problem
@@ -179,7 +197,8 @@ class VerificationReport(Readable):
                     f"from float64: {x.from_float64:.1e}, "
                     f"{self.reference} {x.keras_from_float64:.1e}"
                 )
-            yield f"{x.name:{width}}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {reason}".rstrip()
+            name = f"{names[x.name]:{width}}"
+            yield f"{name}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {reason}".rstrip()
 
     def for_card(self) -> Verification:
         """The card's entry, rounded to two digits, so that equal exports are equal bytes."""
@@ -195,4 +214,13 @@ class VerificationReport(Readable):
                 )
                 for x in self.layers
             },
+            tables={
+                name: TableRows(read=read, rows=rows) for name, (read, rows) in self.tables.items()
+            }
+            or None,
         )
+
+
+def _share(item: tuple[str, tuple[int, int]]) -> float:
+    read, rows = item[1]
+    return read / rows if rows else 1.0

@@ -198,7 +198,7 @@ def edits(graph: Graph, changes: Given) -> dict[str, Edit]:
     """The changes, by the source that each replaces.
 
     Raises:
-        KeyError: the graph lacks a tensor.
+        MissingTensorError: the graph lacks a tensor.
         UsageError: two of them are the same tensor, or a change is not callable.
     """
     functions = {

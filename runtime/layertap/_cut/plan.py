@@ -17,14 +17,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, TypeAlias
 
-from layertap.format.graph import (
-    Graph,
-    TensorType,
-)
+from layertap.errors import ModelFileError
+from layertap.format.graph import Graph, TensorType
 from layertap.format.operators import VIEWS
 
 Perm: TypeAlias = "tuple[int, ...] | None"
 """A Transpose's order of axes; `None` reverses them."""
+
+
+MOST_PEELED = 64
+"""Most Transposes and Identities that are peeled off one tensor, so that the time for many tensors
+along one long chain does not grow with its square."""
+
+
+class MissingTensorError(ModelFileError, KeyError):
+    """The graph lacks a tensor, which the card names."""
+
+    def __init__(self, tensor: str, name: str = "the file") -> None:
+        super().__init__(
+            f"{name} has no tensor {tensor!r}, though its card names it. It was "
+            "changed after the export; export it again."
+        )
+        self.tensor = tensor
 
 
 class Leaf(NamedTuple):
@@ -90,7 +104,7 @@ def plan_cut(
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
-        KeyError: the graph lacks a tensor.
+        MissingTensorError: the graph lacks a tensor.
     """
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
@@ -151,7 +165,7 @@ def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
     """How each tensor is made from its source by Transposes and Identities only.
 
     Raises:
-        KeyError: the graph lacks a tensor.
+        MissingTensorError: the graph lacks a tensor.
     """
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
@@ -194,11 +208,11 @@ def _makers(graph: Graph) -> dict[str, int]:
 def _peel(graph: Graph, makers: Mapping[str, int], known: AbstractSet[str], tensor: str) -> Leaf:
     """Walk back from `tensor` over Transposes and Identities."""
     if tensor not in known:
-        raise KeyError(tensor)
+        raise MissingTensorError(tensor)
     perms: list[Perm] = []
-    seen = set()
+    seen: set[str] = set()
     source = tensor
-    while source in makers and source not in seen:
+    while source in makers and source not in seen and len(seen) < MOST_PEELED:
         seen.add(source)
         node = graph.nodes[makers[source]]
         if node.op_type not in VIEWS or node.domain or ("", node.op_type) in graph.functions:

@@ -33,7 +33,7 @@ def check_name(how: object) -> str:
     Raises:
         UsageError: it is unknown.
     """
-    if isinstance(how, str) and (how in NAMES or re.fullmatch(r"top[1-9]\d*", how)):
+    if isinstance(how, str) and (how in NAMES or re.fullmatch(r"top[1-9]\d{0,8}", how)):
         return how
     raise UsageError(
         f"unknown reduction {how!r}.{suggest(how, NAMES) if isinstance(how, str) else ''} "

@@ -15,6 +15,7 @@ from layertap.format.graph import (
     read_values,
 )
 from layertap.format.limits import REFERENCE_BYTES
+from layertap.format.references import DATA_LOCATION, EXTERNAL_DATA, RAW_DATA, stripped
 from layertap.format.wire import Buffer, Span, encode, fields, find, header
 
 from .nodes import entry_nodes, exit_nodes, node_field, ones_field, renamed_node, type_field
@@ -170,26 +171,24 @@ def _raw_data(buffer: Buffer, weights: Initializer) -> Span | None:
     sparse = number != 5
     if sparse or weights.external or weights.type.dtype in ("int64", "string"):
         return None
-    raw = find(buffer, start, end, 9)
+    raw = find(buffer, start, end, RAW_DATA)
     return raw if raw and raw[1] - raw[0] >= REFERENCE_BYTES else None
 
 
 def _located(buffer: Buffer, span: Span, located: Located) -> list[bytes]:
     """A `TensorProto` field with its data inside, or with a new reference to it."""
     ((_, _, _, start, end),) = fields(buffer, *span)
-    kept = [
-        bytes(buffer[tag:stop])
-        for number, _, tag, _, stop in fields(buffer, start, end)
-        if number not in (9, 13, 14)
-    ]
+    kept = stripped(buffer, start, end)
     if isinstance(located, External):
         entries = {"location": located.location, "offset": str(located.offset)}
         if located.length is not None:
             entries["length"] = str(located.length)
-        kept += [encode(13, encode(1, key) + encode(2, text)) for key, text in entries.items()]
-        kept.append(encode(14, 1))
+        kept += [
+            encode(EXTERNAL_DATA, encode(1, key) + encode(2, text)) for key, text in entries.items()
+        ]
+        kept.append(encode(DATA_LOCATION, 1))
     else:
-        kept += [header(9, len(located)), located]
+        kept += [header(RAW_DATA, len(located)), located]
     return [header(5, sum(map(len, kept))), *kept]
 
 

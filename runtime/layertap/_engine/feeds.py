@@ -111,7 +111,12 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     array = _as_array(label, value)
     _check_shape(label, array.shape, spec)
     for perm in reversed(leaf.perms):
-        array = array.transpose(None if perm is None else np.argsort(perm))
+        order = list(reversed(range(array.ndim))) if perm is None else list(perm)
+        if sorted(order) != list(range(array.ndim)):
+            raise InputError(
+                f"{label} has {array.ndim} axes, but a Transpose in the file reorders {order}."
+            )
+        array = array.transpose(np.argsort(order))
     return _cast(label, array, spec.dtype)
 
 

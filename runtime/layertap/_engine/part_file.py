@@ -27,6 +27,7 @@ from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
+from layertap.format.references import without_references
 from layertap.format.select import Selector
 from layertap.format.wire import Buffer, WireError
 
@@ -117,11 +118,13 @@ def write_part(
             form = CLASS_INPUTS[required]
             card = replace(card, gradients=replace(card.gradients, class_input=form))
         metadata[KEY] = card.to_json()
-    locate = _locating(find_weights(program.source, graph.locations), graph, plan, data)
+    weights = find_weights(program.source, graph.locations)
+    locate = _locating(weights, graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            return write_cut_file(buffer, graph, plan, locate, types, metadata, defaults)
+            part = write_cut_file(buffer, graph, plan, locate, types, metadata, defaults)
+            return without_references(part, data.referred, weights.load)
         except WireError as exc:
             raise ModelFileError(
                 f"{program.name} is damaged ({exc}). Copy or export it again."

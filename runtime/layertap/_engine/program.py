@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from layertap._cut.plan import Appended, CutPlan, plan_cut, view
+from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
@@ -22,6 +22,7 @@ from layertap.format.index import read_index
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
 from layertap.format.recipe import ValueRange, value_range
+from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
@@ -210,8 +211,8 @@ class Program:
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     # --- Plans and sessions ---------------------------------------------------------------------
 
@@ -232,15 +233,12 @@ class Program:
         make = partial(plan_cut, self.graph, tensors, given, appended, peeled)
         try:
             return self._plans.get(key, make)
-        except KeyError as exc:
-            raise self.missing_tensor(exc.args[0]) from exc
+        except MissingTensorError as exc:
+            raise self.missing_tensor(exc.tensor) from exc
 
     def missing_tensor(self, name: str) -> ModelFileError:
         """The error for a tensor that the card names and the graph lacks."""
-        return ModelFileError(
-            f"{self.name} has no tensor {name!r}, though its card names it. It was "
-            "changed after the export; export it again."
-        )
+        return MissingTensorError(name, self.name)
 
     def fetch(
         self,
@@ -290,6 +288,11 @@ class Program:
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
                 model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
+                model = without_references(
+                    model,
+                    weights.referred if weights else (),
+                    weights.load if weights else None,
+                )
             except WireError as exc:  # in bytes that the index skips
                 raise ModelFileError(
                     f"{self.name} is damaged ({exc}). Copy or export it again."
@@ -313,7 +316,10 @@ class Program:
         dims = kind.dims
         for perm in leaf.perms:
             if dims is not None:
-                dims = dims[::-1] if perm is None else tuple(dims[axis] for axis in perm)
+                order = tuple(reversed(range(len(dims)))) if perm is None else perm
+                if sorted(order) != list(range(len(dims))):
+                    return TensorType(kind.dtype)
+                dims = tuple(dims[axis] for axis in order)
         return TensorType(kind.dtype, dims)
 
     # --- Running it -----------------------------------------------------------------------------

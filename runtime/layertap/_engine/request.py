@@ -70,7 +70,7 @@ def request_layers(
         peeled: whether Transposes at the end are left to numpy.
 
     Raises:
-        KeyError: the graph has no such tensor.
+        MissingTensorError: the graph has no such tensor.
         UsageError: a layer does not support the reduction.
     """
     tensors: list[str] = []

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from layertap._escaping import shortened
 from layertap.errors import DeviceError, InputError, UsageError, suggest
 from layertap.format.graph import TensorType
 
@@ -206,7 +207,8 @@ def _shape(value: Any) -> str:
 
 def reason_of(exc: Exception) -> str:
     """onnxruntime's message without its codes and source lines."""
-    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(exc).strip())
+    # It may contain names from the file, of any length; the time of a search grows with its square.
+    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", shortened(str(exc).strip(), 2000))
     message = re.sub(r"^Failed to load model with error: ", "", message)
     # A source file's line, and the signature of the function there.
     message = re.sub(r"\S*/onnxruntime/\S+:\d+ [^()]*\([^()]*(?:\([^()]*\)[^()]*)*\) ", "", message)

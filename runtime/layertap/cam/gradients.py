@@ -9,12 +9,14 @@ there on for each target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from layertap._cut import boundary
+from layertap.errors import ModelFileError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, is_single
 
@@ -130,6 +132,8 @@ def differentiate(
         wanted: tensors of gradients, by name of the layer or input.
         also: further tensors.
     """
+    if not feeds:
+        raise ModelFileError(f"{program.name} is damaged: its gradients depend on no input.")
     samples = len(next(iter(feeds.values())))
     seed = Seed(program, gradients)
     tensors = list(wanted.values())
@@ -158,6 +162,10 @@ def differentiate(
     return _result({**values, **late}, wanted, also, found)
 
 
+MOST_CLASSES = 1 << 24
+"""Most classes of a score; arrays of their weights are made before the file is run."""
+
+
 class Seed:
     """The input for the weights of the scores."""
 
@@ -166,6 +174,11 @@ class Seed:
         default = graph.initializers.get(name)
         kind = default.type if default else graph.optional[name]
         sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+        if math.prod(sizes) > MOST_CLASSES:
+            raise ModelFileError(
+                f"{program.name} is damaged: its weights of classes, {name!r}, have the shape "
+                f"{kind.dims}."
+            )
         self.name = name
         self._shape = (1,) * (len(sizes) - 2)
         self._dtype = kind.dtype

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import UsageError, suggest
+from layertap.errors import ModelFileError, UsageError, suggest
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -38,6 +38,11 @@ class Targets:
 
     def scores(self, outputs: Array) -> npt.NDArray[np.float32]:
         """The scores of the targets, `(n, targets)`, from those of all classes, `(n, classes)`."""
+        if outputs.shape[1] != self.weights.shape[2]:
+            raise ModelFileError(
+                f"the model has {outputs.shape[1]} scores, but its gradients take the weights of "
+                f"{self.weights.shape[2]} classes. Export it again."
+            )
         mixed: Array = np.einsum("ntc,nc->nt", self.weights.astype(np.float64), outputs)
         return (mixed + self.offsets).astype(np.float32)
 

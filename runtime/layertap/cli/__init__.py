@@ -20,9 +20,12 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from layertap._escaping import printable
 from layertap._record import Record
 from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
+
+from .printing import tell
 
 GROUP = "layertap.commands"
 """The entry-point group of commands from other packages."""
@@ -82,7 +85,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _print_message(message: str) -> None:
-    print(f"layertap: {message}", file=sys.stderr)
+    tell(f"layertap: {message}")
 
 
 def _discard_stdout() -> None:
@@ -138,14 +141,17 @@ class _UnparsableError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that can raise an exception instead of ending the process."""
+    """A parser that can raise an exception instead of ending the process.
+
+    Its messages are printed as all others are; so are those of its commands.
+    """
 
     raises = False
 
     def error(self, message: str) -> NoReturn:
         if _Parser.raises:
             raise _UnparsableError(message)
-        super().error(message)
+        super().error(printable(message))
 
 
 def _join_negative_slices(arguments: list[str], lists: Sequence[argparse.Action]) -> list[str]:

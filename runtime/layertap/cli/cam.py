@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from layertap.images.preprocessing import Preprocessing
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import free_name, prepared, recipe_for
 from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
+from .printing import tell
 from .ready_batch import load_ready, ready_batch, row_names
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
     with replacing(Path(args.output, REPORT)) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
-    print(f"wrote {Path(args.output, REPORT)}", file=sys.stderr)
+    tell(f"wrote {Path(args.output, REPORT)}")
     return PARTLY_FAILED if failures else OK
 
 
@@ -217,7 +217,7 @@ def _write_image(
     with replacing(folder / f"{name}.npy") as temporary:
         np.save(temporary, heats[0] if len(heats) == 1 else heats)
     shown = f"{name}.npy" if picture is None else f"{name}.png"
-    print(f"wrote {folder / shown}: {', '.join(titles)}", file=sys.stderr)
+    tell(f"wrote {folder / shown}: {', '.join(titles)}")
     entry = {"image": path, "maps": f"{name}.npy", "targets": targets}
     return entry if picture is None else {**entry, "overlay": f"{name}.png"}
 

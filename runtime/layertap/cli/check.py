@@ -9,6 +9,7 @@ from layertap.compare.check import check
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .options import add_device
+from .printing import show
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     report = check(_model.open(args.file, device=args.device), args.tolerance)
-    print(report)
+    show(str(report))
     return OK if report else PARTLY_FAILED
 
 

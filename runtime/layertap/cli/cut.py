@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 
 from layertap import _model
 from layertap._engine.program import program_of
@@ -14,6 +13,7 @@ from layertap.format.text import type_text
 
 from . import OK, OWN, Command
 from .options import add_class_input
+from .printing import tell
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +51,9 @@ def _run(args: argparse.Namespace) -> int:
         for name in program_of(part).graph.locations
     )
     size = sum(map(os.path.getsize, (args.output, *data)))
-    print(
+    tell(
         f"wrote {args.output} ({size / 1e6:.1f} MB): "
-        f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}",
-        file=sys.stderr,
+        f"{_tensors(part.inputs)} -> {_tensors(part.outputs)}"
     )
     return OK
 

@@ -12,6 +12,7 @@ from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.probe import find_problem, is_built, wheels
 
 from . import OK, OWN, Command
+from .printing import show
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +28,11 @@ def _run(args: argparse.Namespace) -> int:
     ]
     if args.json:
         found = {"onnxruntime": ort.__version__, "wheels": wheels(), "devices": rows}
-        print(json.dumps(found, indent=1, ensure_ascii=False))
+        show(json.dumps(found, indent=1, ensure_ascii=False))
     else:
-        print(f"onnxruntime {ort.__version__}, from {' and '.join(wheels()) or 'no wheel'}\n")
+        show(f"onnxruntime {ort.__version__}, from {' and '.join(wheels()) or 'no wheel'}\n")
         width = max(len(row["device"]) for row in rows)
-        print("\n".join(_text(row, width) for row in rows))
+        show("\n".join(_text(row, width) for row in rows))
     return OK
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from collections.abc import Iterable, Iterator
 
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, read_images
+from layertap.format.file_names import clash_key, file_name
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
+
+from .printing import tell
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
@@ -47,17 +48,17 @@ def prepared(
 
     def failed(_: str, error: ImageError) -> None:
         failures.append(str(error))
-        print(f"layertap: {error}", file=sys.stderr)
+        tell(f"layertap: {error}")
 
     return read_images(inputs, recipe, failed)
 
 
 def free_name(image: str, layer: str, taken: set[str]) -> str:
     """`chest.bn`; with a number where two images or layers would have the same file."""
-    plain = re.sub(r'[\\/:*?"<>|]', "_", f"{image}.{layer}")
+    plain = file_name(f"{image}.{layer}")
     name, number = plain, 1
-    while name.lower() in taken:
+    while clash_key(name) in taken:
         number += 1
         name = f"{plain}_{number}"
-    taken.add(name.lower())
+    taken.add(clash_key(name))
     return name

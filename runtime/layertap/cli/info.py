@@ -11,6 +11,7 @@ from layertap.format.source import FileSource
 from layertap.format.text import counted, printable, type_text
 
 from . import OK, OWN, Command
+from .printing import show
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         lines = [*_head(model.card), *lines, *_tail(model.card)]
     width = max(len(name) for name, _ in lines)
-    print("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
+    show("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
     return OK
 
 

@@ -15,6 +15,7 @@ from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
 from .options import add_layer_selection, image_size, layer_selectors
+from .printing import show
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +56,9 @@ def _run(args: argparse.Namespace) -> int:
         rows = as_rows(layers)
         for row, cost in zip(rows, costs, strict=True):
             row["bytes"] = cost.nbytes
-        print("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
+        show("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
     else:
-        print(as_text(layers, costs))
+        show(as_text(layers, costs))
     return OK
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +33,7 @@ from .options import (
     check_positive,
     layer_selectors,
 )
+from .printing import show, tell
 from .ready_batch import files_key, load_ready, ready_batch, row_names
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
@@ -94,7 +94,7 @@ def _run(args: argparse.Namespace) -> int:
         maps = _feature_maps(model, results)
         _draw_sheets(Path(args.sheet), names, maps, images=ready is None)
     if not args.output and not args.sheet:
-        print(_summary(model, names, results, args))
+        show(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
 
 
@@ -189,7 +189,7 @@ def _save(path: Path, names: list[str], results: Arrays) -> None:
                 np.lib.format.write_array(file, value, allow_pickle=False)
     shapes = [f"{name} {shape_text(value.shape)}" for name, value in results.items()]
     listed = ", ".join(shapes[:3]) + (f" and {len(shapes) - 3} more" if len(shapes) > 3 else "")
-    print(f"wrote {path}: {listed}", file=sys.stderr)
+    tell(f"wrote {path}: {listed}")
 
 
 def _storable(name: str, value: Any) -> NDArray[Any]:
@@ -236,7 +236,7 @@ def _draw_sheets(folder: Path, names: list[str], maps: Arrays, *, images: bool) 
             with replacing(target) as temporary:
                 image = color_picture(name) if images else None
                 contact_sheet(activation, image=image).save(temporary, format="PNG")
-            print(f"wrote {target}", file=sys.stderr)
+            tell(f"wrote {target}")
 
 
 def _summary(
@@ -255,7 +255,9 @@ def _summary(
     if predicted and fits and (labels or args.top is not None):
         texts = [printable(label) for label in labels or map(str, range(classes))]
         rows = zip(names, value, strict=True)
-        return "\n".join(f"{name}: {_best(row, texts, args.top or 5)}" for name, row in rows)
+        return "\n".join(
+            f"{printable(name)}: {_best(row, texts, args.top or 5)}" for name, row in rows
+        )
     if args.top is not None:
         shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
         raise UsageError(

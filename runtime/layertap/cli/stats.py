@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from typing import get_args
 
 import numpy as np
@@ -16,6 +15,7 @@ from layertap.images.load import ColorMode, Depth, Interpolation
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .options import image_size
+from .printing import show, tell
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -79,23 +79,22 @@ def _run(args: argparse.Namespace) -> int:
         per_channel=args.per_channel,
     )
     for reason in found.failures.values():
-        print(f"layertap: {reason}", file=sys.stderr)
+        tell(f"layertap: {reason}")
     if not np.all(found.std):
         raise ImageError(
             f"the standard deviation over the {found.count} images is {found.std}, and a recipe "
             "cannot divide by 0: the pixels, or those of one channel, are all equal."
         )
     text = json.dumps(found.preprocessing().to_dict(), indent=2)
-    print(
+    tell(
         f"mean {found.mean}, standard deviation {found.std} over {found.count} of "
-        f"{found.available} images",
-        file=sys.stderr,
+        f"{found.available} images"
     )
     if args.output:
         with replacing(args.output) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     else:
-        print(text)
+        show(text)
     return PARTLY_FAILED if found.failures else OK
 
 

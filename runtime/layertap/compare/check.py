@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layertap._engine.program import program_of
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
-from layertap.format.text import Readable, counted, number_of
+from layertap.format.text import Readable, counted
 
 from .golden import feeds, indices, sum_scale, weighted_sums
 from .measures import check_tolerance, difference
@@ -63,7 +62,7 @@ class CheckReport(Readable):
         if self.failed:
             first = self.failed[0]
             return (
-                f"{len(self.failed)} of {number_of(len(self.layers), 'layer')} differ from the "
+                f"{len(self.failed)} of {len(self.layers)} layers differ from the "
                 f"golden sample on {self.device}. The first to diverge is {first.name!r}, by "
                 f"{first.scaled:.1e} of its scale; allowed are {first.allowed:.0e}."
             )
@@ -89,7 +88,7 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     """
     program = program_of(model)
     golden = model.card.golden if model.card else None
-    if model.card is None or golden is None:
+    if model.card is None or golden is None or not golden.layers:
         raise ModelFileError(
             f"{program.name} has no golden sample to check against; files that layertap exports do."
         )
@@ -100,7 +99,9 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     check_tolerance(tolerance)
     order = {layer.tensor: layer.index for layer in model.layers}
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
-    values = program.fetch(names)(feeds(golden, model.card.inputs))
+    fetch = program.fetch(names)
+    sample = program.prepare(fetch.plan.needs, feeds(golden, model.card.inputs), None)
+    values = fetch(sample)
     allowed = {
         name: tolerance + UNSTEADY * one.reference for name, one in own.items() if one.reference
     }
@@ -120,8 +121,10 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     )
 
 
-def _deviation(value: NDArray[Any], expected: GoldenLayer) -> float:
-    if value.shape != expected.shape:
+def _deviation(value: Any, expected: GoldenLayer) -> float:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        return float("inf")
+    if value.shape != expected.shape or len(expected.values) > value.size:
         return float("inf")
     flat = value.astype(np.float64).ravel()
     sample = flat[indices(flat.size, len(expected.values))]

@@ -20,8 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.errors import ModelFileError
+
 if TYPE_CHECKING:
     from layertap.format.card import Golden, TensorInfo
+
+
+MOST_VALUES = 1 << 27
+"""Most values of a sample: a volume of 512 x 512 x 512, or 800 images of 224 x 224."""
 
 
 WEIGHT_SEED = 100
@@ -48,7 +54,19 @@ def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray
     """Uniform numbers in [low, high), float64, in C order."""
     state = _splitmix64(0, math.prod(shape), seed)
     fraction = (state >> np.uint64(40)).astype(np.float64) / 2**24
-    numbers: NDArray[np.float64] = low + (high - low) * fraction
+    with np.errstate(all="ignore"):
+        numbers: NDArray[np.float64] = low + (high - low) * fraction
+    return numbers.reshape(tuple(shape))
+
+
+def swept(shape: Sequence[int], low: float, high: float, step: float) -> NDArray[np.float64]:
+    """Numbers that go through [low, high) in whole steps, again and again, float64, in C order.
+
+    Element `i` is `low + floor(i * step) mod (high - low)`. So a few elements touch every row of a
+    table, where random numbers would leave out a third of them.
+    """
+    turns = np.floor(np.arange(math.prod(shape)) * step)
+    numbers: NDArray[np.float64] = low + np.mod(turns, high - low)
     return numbers.reshape(tuple(shape))
 
 
@@ -59,12 +77,14 @@ def seeded(
     high: float,
     seed: int,
     choices: Sequence[Any] | None = None,
+    step: float | None = None,
 ) -> NDArray[Any]:
     """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool.
 
-    With `choices`, each number, rounded down, is the index of a choice.
+    With `choices`, each number, rounded down, is the index of a choice. With `step`, the numbers
+    are those of `swept`, and the seed has no effect.
     """
-    numbers = uniform(shape, low, high, seed)
+    numbers = uniform(shape, low, high, seed) if step is None else swept(shape, low, high, step)
     if choices is not None:
         values = np.array(choices, object if dtype == "string" else dtype)
         return values[np.floor(numbers).astype(np.int64)]
@@ -72,7 +92,8 @@ def seeded(
         return numbers >= (low + high) / 2
     if np.dtype(dtype).kind in "iu":
         numbers = np.floor(numbers)
-    return numbers.astype(dtype)
+    with np.errstate(all="ignore"):  # numbers beyond the range of the dtype
+        return numbers.astype(dtype)
 
 
 def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any]]:
@@ -81,21 +102,41 @@ def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any
     Args:
         golden: the sample.
         inputs: the model's inputs, for their dtypes.
+
+    Raises:
+        ModelFileError: the card's description does not give a sample, or one that is too large.
     """
-    dtypes = {info.name: info.dtype for info in inputs}
-    return {
-        item.name: seeded(
-            item.shape, dtypes[item.name], item.low, item.high, golden.seed, item.choices
+    if sum(math.prod(item.shape) for item in golden.inputs) > MOST_VALUES:
+        raise ModelFileError(
+            f"the golden sample in the card has more than {MOST_VALUES:,} values. Export the model "
+            "again, at a smaller size."
         )
-        for item in golden.inputs
-    }
+    dtypes = {info.name: info.dtype for info in inputs}
+    try:
+        return {
+            item.name: seeded(
+                item.shape,
+                dtypes[item.name],
+                item.low,
+                item.high,
+                golden.seed,
+                item.choices,
+                item.step,
+            )
+            for item in golden.inputs
+        }
+    except (LookupError, TypeError, ValueError, OverflowError) as exc:
+        raise ModelFileError(
+            f"the golden sample in the card is damaged ({type(exc).__name__}: {exc}). Export the "
+            "model again."
+        ) from exc
 
 
 def indices(size: int, count: int) -> NDArray[np.int64]:
     """Evenly spaced indices of a flat array of `size`, including the first and the last."""
     if size <= count:
         return np.arange(size)
-    return (np.arange(count) * (size - 1)) // (count - 1)
+    return (np.arange(count) * (size - 1)) // max(count - 1, 1)
 
 
 def weighted_sums(flat: NDArray[Any], count: int) -> NDArray[np.float64]:

@@ -2,9 +2,9 @@
 
 One image that cannot be read does not stop the others: it is handed to a function of the caller.
 
-In a folder, and all folders below it, a file is an image when its suffix is one of a kind that
-Pillow can decode (`image_suffixes`), in capitals or not. Files and folders whose name begins with a
-dot are left out, and links to folders are not followed.
+In a folder, and all folders below it, a file is an image when its suffix is one of a format that
+`load_image` reads (`image_suffixes`), in capitals or not. Files and folders whose name begins with
+a dot are left out, and links to folders are not followed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap.errors import ImageError, InputError
-from layertap.images.load import load_image
+from layertap.images.load import FORMATS, load_image
 from layertap.images.preprocessing import Preprocessing
-
-_STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}  # Pillow recognises these, but cannot decode them
 
 
 def find_images(
@@ -58,9 +56,9 @@ def find_images(
 
 
 def image_suffixes() -> frozenset[str]:
-    """The suffixes, in small letters and with their dot, of the files that Pillow can decode."""
+    """The suffixes, in small letters and with their dot, of the formats that `load_image` reads."""
     known = Image.registered_extensions()
-    readable = Image.OPEN.keys() - _STUBS
+    readable = {*FORMATS, "MPO"}  # which is read as JPEG
     return frozenset(suffix.lower() for suffix, kind in known.items() if kind in readable)
 
 

@@ -8,16 +8,21 @@ version is rejected; a card with a newer minor version is read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import isfinite
 from typing import Any, TypeAlias, TypeVar
 
 from layertap._record import Record
 from layertap.errors import CardVersionError, ModelFileError, UsageError, suggest
 
+from .graph import MAX_RANK
 from .layer import AXIS_LETTERS, Axes, Layer, Shape
 
 T = TypeVar("T", bound=Record)
+Finite: TypeAlias = float
+"""A number that is neither NaN nor infinite."""
 Reader: TypeAlias = Callable[[Any], Any]
 Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 
@@ -26,6 +31,9 @@ KEY = "layertap"
 
 MAJOR, MINOR = 1, 3
 """The format version that this layertap writes; it reads every minor version of the same major."""
+
+MAX_NESTING = 32
+"""Most levels of what this version does not know."""
 
 
 CLASS_INPUTS = ("optional", "required")
@@ -88,17 +96,28 @@ class LayerCheck(Record):
     """The scaled error: the largest absolute difference in a batch, divided by the layer's scale in
     that batch; the maximum over all batches. The scale is the largest absolute value, and at least
     0.01 for a sigmoid."""
-    reference: float | None = None
+    reference: Finite | None = None
     """How far Keras is from itself in this layer, scaled: from Keras in float64, or after a change
     of the input by a millionth. Only where `scaled` is over the tolerance, which Keras cannot hold
     there either. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
+class TableRows(Record):
+    """How much of a table the comparison has read: of weights that an input is an index of, or of
+    the keys of a vocabulary."""
+
+    read: int
+    """Rows that at least one batch has read."""
+    rows: int
+    """Rows that the table has."""
+    extra: Mapping[str, Any] = {}
+
+
 class Verification(Record):
     """The comparison with Keras at the export."""
 
-    tolerance: float
+    tolerance: Finite
     """Largest scaled error that was allowed."""
     batches: tuple[str, ...]
     """A description of each batch, for example `2 x 320 x 320 x 3, seeded`."""
@@ -106,6 +125,8 @@ class Verification(Record):
     """Version of onnxruntime that ran the file."""
     layers: Mapping[str, LayerCheck]
     """The differences, by name of the layer."""
+    tables: Mapping[str, TableRows] | None = None
+    """The tables that the inputs select rows of, by name of the layer. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
     @property
@@ -116,17 +137,20 @@ class Verification(Record):
 
 
 class GoldenInput(Record):
-    """One input of the golden sample: uniform random numbers in [low, high).
+    """One input of the golden sample: numbers in [low, high), uniform random ones or steps.
 
     `layertap.compare.golden` generates them.
     """
 
     name: str
     shape: tuple[int, ...]
-    low: float
-    high: float
+    low: Finite
+    high: Finite
     choices: tuple[Any, ...] | None = None
-    """Strings or integers; each random number, rounded down, is an index into them."""
+    """Strings or integers; each number, rounded down, is an index into them."""
+    step: Finite | None = None
+    """If given, the numbers are not random, but element `i` is
+    `low + floor(i * step) mod (high - low)`. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -134,13 +158,13 @@ class GoldenLayer(Record):
     """A summary of Keras's activations of one layer for the golden sample."""
 
     shape: tuple[int, ...]
-    norm: float
+    norm: Finite
     """Euclidean norm of the activations."""
-    scale: float
+    scale: Finite
     """Largest absolute value; at least 0.01 for a sigmoid."""
-    values: tuple[float, ...]
+    values: tuple[Finite, ...]
     """Values at evenly spaced positions in the flattened (C order) activations."""
-    sums: tuple[float, ...] | None = None
+    sums: tuple[Finite, ...] | None = None
     """Sums of all activations, each with other seeded weights; see `compare.golden.weighted_sums`.
     Since format 1.3."""
     extra: Mapping[str, Any] = {}
@@ -225,7 +249,7 @@ class Card(Record):
             ModelFileError: the text is not a valid card.
         """
         try:
-            data = json.loads(text)
+            data = _parsed(text)
             major, version = _major(data)
             if major <= MAJOR:
                 return _read_card(data)
@@ -238,6 +262,31 @@ class Card(Record):
             f"{where} has a layertap card of format {version}; this layertap reads format {MAJOR}. "
             "Upgrade layertap."
         )
+
+
+def _parsed(text: str) -> Any:
+    """The JSON data of a card.
+
+    Raises:
+        ValueError: it is not JSON, or has a number that does not fit into 64 bits, or half of a
+            character, which cannot be written again.
+    """
+    if not _SUSPICIOUS.search(text):
+        return json.loads(text)
+    data = json.loads(text, parse_int=_integer)
+    json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+_SUSPICIOUS = re.compile(r"[0-9]{19}|\\u[dD][89a-fA-F]")
+"""What may be a large number or a lone surrogate: the test is faster than looking at each."""
+
+
+def _integer(digits: str) -> int:
+    value = int(digits) if len(digits) < 21 else 1 << 63
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError(f"the number {_short(digits)} is too large")
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -293,6 +342,8 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
             values[name] = value
     known = len(values) - absent
     extra = {k: v for k, v in data.items() if k not in values} if len(data) > known else {}
+    if extra and not _is_shallow(extra):
+        raise ValueError(f"the unknown keys of {cls.__name__} are nested too deeply")
     values["extra"] = extra
     if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
         raise ValueError(
@@ -332,17 +383,35 @@ def _optional(cls: type[T], **nested: Reader) -> Reader:
 
 
 def _read_card(data: object) -> Card:
-    return _read(
+    card = _read(
         Card,
         data,
         source=lambda source: _read(Source, source),
         inputs=_many(TensorInfo),
         outputs=_many(TensorInfo),
         layers=_many(Layer),
-        verification=_optional(Verification, layers=_by_name(LayerCheck)),
+        verification=_optional(
+            Verification, layers=_by_name(LayerCheck), tables=_by_name(TableRows)
+        ),
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
         gradients=_optional(Gradients),
     )
+    _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
+    return card
+
+
+def _check_parents(parents: Mapping[str, str]) -> None:
+    """Check that no layer is inside itself."""
+    known: set[str] = set()
+    for layer in parents:
+        path: set[str] = set()
+        name = layer
+        while name in parents and name not in known:
+            if name in path:
+                raise ValueError(f"the layer {_short(name)} is inside itself")
+            path.add(name)
+            name = parents[name]
+        known |= path
 
 
 def _all(*types: type) -> Callable[[Any], bool]:
@@ -352,10 +421,32 @@ def _all(*types: type) -> Callable[[Any], bool]:
 
 
 _are_integers = _all(int, type(None))
+_are_numbers = _all(int, float)
 
 
 def _are_sizes(value: Any) -> bool:
-    return _are_integers(value) and min(filter(None, value), default=0) >= 0
+    return (
+        len(value) <= MAX_RANK and _are_integers(value) and min(filter(None, value), default=0) >= 0
+    )
+
+
+def _are_finite(value: Any) -> bool:
+    return _are_numbers(value) and all(map(isfinite, value))
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether JSON data are nested at most `MAX_NESTING` deep."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, (dict, list))
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def _are_axes(value: Any) -> bool:
@@ -377,16 +468,25 @@ _KINDS: Mapping[str, Kind] = {
     ),
     "bool": ("true or false", (bool,), None),
     "bool | None": ("true, false or null", (bool, type(None)), None),
-    "int": ("an integer", (int,), None),
+    "int": ("an integer of at least 0", (int,), lambda value: value >= 0),
     "float": ("a number", (int, float), None),
-    "float | None": ("a number or null", (int, float, type(None)), None),
+    "Finite": ("a finite number", (int, float), isfinite),
+    "Finite | None": (
+        "a finite number or null",
+        (int, float, type(None)),
+        lambda value: value is None or isfinite(value),
+    ),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
-    "tuple[int, ...]": ("a list of integers", (tuple,), _all(int)),
-    "tuple[float, ...]": ("a list of numbers", (tuple,), _all(int, float)),
-    "tuple[float, ...] | None": (
-        "a list of numbers or null",
+    "tuple[int, ...]": (
+        "a list of sizes without null",
+        (tuple,),
+        lambda value: _are_sizes(value) and None not in value,
+    ),
+    "tuple[Finite, ...]": ("a list of finite numbers", (tuple,), _are_finite),
+    "tuple[Finite, ...] | None": (
+        "a list of finite numbers or null",
         (tuple, type(None)),
-        _all(int, float),
+        lambda value: value is None or _are_finite(value),
     ),
     "tuple[str, ...]": ("a list of strings", (tuple,), _all(str)),
     "tuple[str, ...] | None": ("a list of strings or null", (tuple, type(None)), _all(str)),
@@ -396,7 +496,11 @@ _KINDS: Mapping[str, Kind] = {
         _all(str, int, float),
     ),
     "Mapping[str, str]": ("an object of strings", (dict,), _are_strings),
-    "Mapping[str, Any] | None": ("an object or null", (dict, type(None)), None),
+    "Mapping[str, Any] | None": (
+        "an object or null",
+        (dict, type(None)),
+        _is_shallow,
+    ),
 }
 """The valid values of a field, by its annotation: a description, the types, and a test of the
 contents."""
@@ -406,5 +510,5 @@ _NESTED: Kind = ("an object", (), None)
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

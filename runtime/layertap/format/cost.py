@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from layertap._record import Record
 from layertap.errors import UsageError
 
-from .card import Card, Golden
-from .layer import ITEM_BYTES, Layer
+from .card import Card
+from .layer import ITEM_BYTES, MOST_BYTES, Layer
 
 
 class Cost(Record):
@@ -43,23 +43,29 @@ def activation_costs(
         raise UsageError(f"batch must be at least 1, got {batch}.")
     if size is not None and any(axis < 1 for axis in size):
         raise UsageError(f"each axis of the size must be at least 1, got {tuple(size)}.")
-    return [_cost(layer, card, size, batch) for layer in layers]
+    measured: dict[str | None, tuple[int, ...]] = {}
+    if card is not None and card.golden is not None:
+        measured = {item.name: item.shape for item in card.golden.inputs}
+        measured |= {tensor: found.shape for tensor, found in card.golden.layers.items()}
+    return [_cost(layer, card, size, batch, measured.get(layer.tensor)) for layer in layers]
 
 
-def _measured(layer: Layer, golden: Golden) -> tuple[int, ...] | None:
-    """The shape of the layer in the golden sample; for an input layer, of the input."""
-    inputs = {item.name: item.shape for item in golden.inputs}
-    found = golden.layers.get(layer.tensor or "")
-    return found.shape if found else inputs.get(layer.tensor or "")
-
-
-def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: int) -> Cost:
+def _cost(
+    layer: Layer,
+    card: Card | None,
+    size: Sequence[int] | None,
+    batch: int,
+    measured: tuple[int, ...] | None,
+) -> Cost:
+    """
+    Args:
+        measured: the shape of the layer, or of the input that it is, in the golden sample.
+    """
     nbytes = layer.nbytes(batch)
     if nbytes is not None or card is None or card.golden is None:
         return Cost.trusted({"nbytes": nbytes, "exact": True})
     import math
 
-    measured = _measured(layer, card.golden)
     item_bytes = ITEM_BYTES.get(layer.dtype)
     if measured is None or item_bytes is None or not card.inputs or not card.golden.inputs:
         return Cost(None)
@@ -70,7 +76,9 @@ def _cost(layer: Layer, card: Card | None, size: Sequence[int] | None, batch: in
     size = size or ()
     if len(free) != len(size):
         return Cost(None)
-    growth = math.prod(size) / math.prod(free) if free else 1.0
     samples = batch if layer.shape[:1] == (None,) else 1
-    elements = round(math.prod(measured) / sample_shape[0] * samples * growth)
-    return Cost(elements * item_bytes, exact=False)
+    # In whole numbers: a product of sizes may be more than a float can hold.
+    above = math.prod(measured) * samples * math.prod(size if free else ())
+    below = sample_shape[0] * math.prod(free)
+    nbytes = (above + below // 2) // below * item_bytes
+    return Cost(nbytes if nbytes < MOST_BYTES else None, exact=False)

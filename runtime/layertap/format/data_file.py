@@ -60,6 +60,8 @@ class DataFile:
         self._new = False
         self.settled: Path | None = None
         """The final path; `None` before `settle`."""
+        self.referred: set[External] = set()
+        """The references that `refer` made."""
 
     @property
     def size(self) -> int:
@@ -84,7 +86,9 @@ class DataFile:
 
     def refer(self, position: tuple[int, int]) -> External:
         """A reference to the offset and length that `add` returned."""
-        return External(self.location, *position)
+        external = External(self.location, *position)
+        self.referred.add(external)
+        return external
 
     def flush(self) -> None:
         """Write buffered bytes to the file, so that other readers see them."""

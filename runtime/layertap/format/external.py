@@ -53,6 +53,8 @@ class Weights:
         self._files = files
         self._own = own
         self._mapped: dict[Path, FileStamp] = {}
+        self.referred: set[External] = set()
+        """The references that `refer` and `stay` gave out."""
 
     @property
     def mapped(self) -> bool:
@@ -61,14 +63,38 @@ class Weights:
 
     def refer(self, external: External) -> External | bytes:
         """The weights as a reference from `folder`; their bytes if they are not in it."""
-        file = self._files[external.location]
+        file = self._find(external)
         location = self._location(file)
-        return self.load(external) if location is None else external._replace(location=location)
+        if location is None:
+            return self.load(external)
+        self._check_extent(external, file)
+        return self._given(external._replace(location=location))
 
     def stay(self, start: int, end: int) -> External | None:
         """A reference from `folder` to bytes of the model file; `None` if it is not in it."""
         location = self._location(self._own) if self._own else None
-        return None if location is None else External(location, start, end - start)
+        return None if location is None else self._given(External(location, start, end - start))
+
+    def _given(self, external: External) -> External:
+        self.referred.add(external)
+        return external
+
+    def _find(self, external: External) -> Path:
+        if external.location not in self._files:
+            raise ModelFileError(
+                f"the model refers to data in another file, {external.location!r}, in a way that "
+                "cannot be followed. Save it with all data inside."
+            )
+        return self._files[external.location]
+
+    def _check_extent(self, external: External, file: Path) -> None:
+        """Raise if the data do not lie within the file, before memory is taken for them."""
+        size = self._stamp(file).size
+        if external.offset + (external.length or 0) > size:
+            raise ModelFileError(
+                f"{str(file)!r} is cut off: it ends at byte {size}, within the model's weights. "
+                "Copy it again."
+            )
 
     def _location(self, file: Path) -> str | None:
         if not file.is_relative_to(self.folder):
@@ -110,23 +136,18 @@ class Weights:
         """Bytes of the weights."""
         if external.length is not None:
             return external.length
-        return max(0, self._stamp(self._files[external.location]).size - external.offset)
+        return max(0, self._stamp(self._find(external)).size - external.offset)
 
     def load(self, external: External) -> bytes:
         """The weights themselves."""
-        file = self._files[external.location]
+        file = self._find(external)
+        self._check_extent(external, file)
         try:
             with open(file, "rb") as stream:
                 stream.seek(external.offset)
-                length = -1 if external.length is None else external.length
-                data = stream.read(length)
+                data = stream.read(-1 if external.length is None else external.length)
         except (OSError, ValueError) as exc:
             raise ModelFileError(f"the weights in {str(file)!r} cannot be read: {exc}.") from exc
-        if external.length is not None and len(data) != external.length:
-            raise ModelFileError(
-                f"{str(file)!r} is cut off: it ends at byte {external.offset + len(data)}, within "
-                "the model's weights. Copy it again."
-            )
         return data
 
 
@@ -134,6 +155,11 @@ def _inside(name: str, location: str, folder: Path, home: Path) -> Path:
     """The real path of a file of weights, if the model may read it."""
     windows = PureWindowsPath(location)
     parts = PurePosixPath(location).parts + windows.parts
+    if location.startswith("*"):  # for onnxruntime, an address in the memory of the process
+        raise ModelFileError(
+            f"{name} keeps weights in {location!r}, which is not the name of a file. Save it with "
+            "all data inside."
+        )
     if not location or location.startswith("/") or windows.anchor or ".." in parts:
         raise ModelFileError(
             f"{name} keeps weights in {location!r}, outside its own folder. Put them "

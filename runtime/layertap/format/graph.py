@@ -6,8 +6,9 @@ those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, which never cha
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from layertap._record import Record
@@ -23,6 +24,7 @@ from .wire import (
     find_text,
     integer,
     integers,
+    merged,
     text,
     varint,
 )
@@ -41,6 +43,10 @@ ELEMENT_TYPES = (
 
 MAX_DEPTH = 32
 """Deepest nesting of subgraphs: protobuf's own limit of 100 nested messages is reached at 33."""
+
+
+MAX_RANK = 255
+"""Most axes of a tensor: numpy has at most 64, and onnxruntime fails with more."""
 
 
 class TensorType(NamedTuple):
@@ -141,8 +147,7 @@ def read_graph(buffer: Buffer) -> Graph:
             domain, version = _opset(buffer, start, end)
             opsets[domain] = version
         elif number == 25 and wire == LEN:
-            function = find_text(buffer, start, end, 10), find_text(buffer, start, end, 1)
-            functions.add(function)
+            functions.add(reader.function(start, end))
         if number not in _OMITTED:
             head.append((tag, end))
     return Graph(
@@ -245,6 +250,8 @@ def _dims(buffer: Buffer, start: int, end: int) -> Dims:
                     size = value if value >= 0 else None
                 elif inner == 2 and inner_wire == LEN:
                     size = text(buffer, first, last) or None
+            if len(dims) == MAX_RANK:
+                raise WireError(f"a tensor has more than {MAX_RANK} axes")
             dims.append(size)
     return tuple(dims)
 
@@ -300,6 +307,7 @@ class _Reader:
         writes: list[str] = []
         names = ["", "", ""]
         attributes: list[Span] = []
+        omits = False
         for number, wire, _, at, stop in fields(buffer, start, end):
             if wire != LEN:
                 continue
@@ -311,6 +319,8 @@ class _Reader:
             elif number == 2:
                 if stop > at:
                     writes.append(text(buffer, at, stop))
+                else:
+                    omits = True
             elif number == 3:
                 names[0] = text(buffer, at, stop)
             elif number == 4:
@@ -318,12 +328,14 @@ class _Reader:
             elif number == 7:
                 names[2] = text(buffer, at, stop)
         name, op_type, domain = names
+        if omits and op_type in _COMPLETE:
+            raise WireError(f"a node of type {op_type} leaves out one of its outputs")
         perm = None
         for at, stop in attributes:
             order = _perm(buffer, at, stop) if op_type == "Transpose" else None
             if order is not None:
                 perm = order
-            elif _may_nest(buffer, at, stop):
+            elif may_nest(buffer, at, stop):
                 reads.update(self.attribute(at, stop, depth))
         return Node(
             op_type,
@@ -337,17 +349,37 @@ class _Reader:
 
     def attribute(self, start: int, end: int, depth: int) -> dict[str, None]:
         """The outer tensors that subgraphs in an attribute use. Also collects `locations`."""
+        buffer = self.buffer
         captured: dict[str, None] = {}
-        for number, wire, tag, at, stop in fields(self.buffer, start, end):
+        tensor: list[Span] = []
+        sparse: list[Span] = []
+        for number, wire, _, at, stop in fields(buffer, start, end):
             if wire != LEN:
                 continue
             if number in (6, 11):
                 captured.update(self.captures(at, stop, depth + 1))
-            elif number in (5, 10):
-                self.tensor(tag, at, stop)
-            elif number in (22, 23):
-                self.sparse_tensor(tag, at, stop)
+            elif number == 5:
+                tensor.append((at, stop))
+            elif number == 10:
+                self.tensor(at, at, stop)
+            elif number == 22:
+                sparse.append((at, stop))
+            elif number == 23:
+                self.locate_sparse(buffer, at, stop)
+        if tensor:
+            self.locate(read_tensor(*merged(buffer, tensor)))
+        if sparse:
+            self.locate_sparse(*merged(buffer, sparse))
         return captured
+
+    def function(self, start: int, end: int) -> tuple[str, str]:
+        """The domain and name of a `FunctionProto`. Also collects `locations`."""
+        for number, wire, tag, at, stop in fields(self.buffer, start, end):
+            if number == 7 and wire == LEN:
+                self.node(tag, at, stop, 0)
+            elif number == 11 and wire == LEN:
+                self.attribute(at, stop, 0)
+        return find_text(self.buffer, start, end, 10), find_text(self.buffer, start, end, 1)
 
     def captures(self, start: int, end: int, depth: int) -> dict[str, None]:
         """The outer tensors that a subgraph (a body of If, Loop or Scan) uses."""
@@ -375,38 +407,81 @@ class _Reader:
 
     def tensor(self, tag: int, start: int, end: int) -> Initializer:
         """The `TensorProto` in `buffer[start:end]`, without its data."""
-        buffer = self.buffer
-        name, dtype = "", ""
-        dims: list[int] = []
-        entries: dict[str, str] = {}
-        outside = False
-        for number, wire, _, at, stop in fields(buffer, start, end):
-            if number == 1 and wire == VARINT:
-                dims.append(integer(buffer, at, stop))
-            elif number == 1:
-                dims.extend(integers(buffer, wire, at, stop))
-            elif number == 2 and wire == VARINT:
-                dtype = element_type(varint(buffer, at, stop)[0])
-            elif number == 8 and wire == LEN:
-                name = text(buffer, at, stop)
-            elif number == 13 and wire == LEN:
-                entries[find_text(buffer, at, stop, 1)] = find_text(buffer, at, stop, 2)
-            elif number == 14 and wire == VARINT:
-                outside = varint(buffer, at, stop)[0] == 1
-        external = _external(entries) if outside else None
-        if external:
-            self.locations[external.location] = None
-        return Initializer(name, TensorType(dtype, tuple(dims)), (tag, end), external)
+        name, kind, external = read_tensor(self.buffer, start, end)
+        self.locate((name, kind, external))
+        return Initializer(name, kind, (tag, end), external)
 
     def sparse_tensor(self, tag: int, start: int, end: int) -> Initializer:
         """The `SparseTensorProto` in `buffer[start:end]`; its values hold its name."""
-        values = find(self.buffer, start, end, 1)
-        tensor = self.tensor(tag, *(values or (start, start)))
-        indices = find(self.buffer, start, end, 2)
-        if indices:
-            self.tensor(tag, *indices)
-        dims = tuple(_repeated(self.buffer, start, end, 3))
-        return Initializer(tensor.name, TensorType(tensor.type.dtype, dims), (tag, end), None)
+        name, kind = self.locate_sparse(self.buffer, start, end)
+        return Initializer(name, kind, (tag, end), None)
+
+    def locate_sparse(self, buffer: Buffer, start: int, end: int) -> tuple[str, TensorType]:
+        """The name and type of a `SparseTensorProto`. Also collects `locations`."""
+        parts: dict[int, list[Span]] = {1: [], 2: []}
+        dims: list[int] = []
+        for number, wire, _, at, stop in fields(buffer, start, end):
+            if number in parts and wire == LEN:
+                parts[number].append((at, stop))
+            elif number == 3:
+                _add_sizes(dims, integers(buffer, wire, at, stop))
+        values, indices = (read_tensor(*merged(buffer, spans)) for spans in parts.values())
+        self.locate(values)
+        self.locate(indices)
+        return values[0], TensorType(values[1].dtype, tuple(dims))
+
+    def locate(self, tensor: Tensor) -> None:
+        """Collect the location of a tensor's data, if they are in another file."""
+        external = tensor[2]
+        if external is not None:
+            self.locations[external.location] = None
+
+
+Tensor: TypeAlias = "tuple[str, TensorType, External | None]"
+"""The name and type of a `TensorProto`, and where its data are, if they are in another file."""
+
+
+def read_tensor(buffer: Buffer, start: int, end: int) -> Tensor:
+    """The `TensorProto` in `buffer[start:end]`, without its data."""
+    name, dtype = "", ""
+    dims: list[int] = []
+    entries: dict[str, str] = {}
+    outside = False
+    for number, wire, tag, at, stop in fields(buffer, start, end):
+        if number == 1:
+            _add_sizes(dims, integers(buffer, wire, at, stop))
+        elif number == 2 and wire == VARINT:
+            dtype = element_type(varint(buffer, at, stop)[0])
+        elif number == 8 and wire == LEN:
+            name = text(buffer, at, stop)
+        elif number == 13 and wire == LEN:
+            entries[find_text(buffer, at, stop, 1)] = find_text(buffer, at, stop, 2)
+        elif number == 14 and wire == VARINT:
+            # protobuf keeps 32 bits of the number, and passes over numbers that mean nothing.
+            place = varint(buffer, at, stop)[0]
+            if place > 1:
+                raise WireError(f"the data location at byte {tag} is {place}, not 0 or 1")
+            outside = place == 1
+    if math.prod(dims) >> 63:
+        raise WireError(f"the tensor at byte {start} has an impossible size")
+    return name, TensorType(dtype, tuple(dims)), _external(entries) if outside else None
+
+
+def _add_sizes(dims: list[int], sizes: Iterable[int]) -> None:
+    """Append sizes of axes.
+
+    Raises:
+        WireError: there are more axes than any tensor has.
+    """
+    for size in sizes:
+        if len(dims) == MAX_RANK:
+            raise WireError(f"a tensor has more than {MAX_RANK} axes")
+        dims.append(size)
+
+
+_COMPLETE = frozenset({"If", "Loop", "Scan", "Split"})
+"""Operators whose outputs cannot be left out one by one: onnxruntime ends the process if they are.
+"""
 
 
 def _perm(buffer: Buffer, start: int, end: int) -> tuple[int, ...] | None:
@@ -421,15 +496,11 @@ def _perm(buffer: Buffer, start: int, end: int) -> tuple[int, ...] | None:
     return tuple(axes) if name == "perm" else None
 
 
-def _repeated(buffer: Buffer, start: int, end: int, number: int) -> Iterator[int]:
-    """The values of the repeated integer field `number`."""
-    for field, wire, _, at, stop in fields(buffer, start, end):
-        if field == number:
-            yield from integers(buffer, wire, at, stop)
+def may_nest(buffer: Buffer, start: int, end: int) -> bool:
+    """Whether an attribute may contain a graph or a tensor: a quick test for the tags' bytes.
 
-
-def _may_nest(buffer: Buffer, start: int, end: int) -> bool:
-    """Whether an attribute may contain a graph or a tensor: a quick test for the tags' bytes."""
+    A tag has one spelling only, see `wire`.
+    """
     if end - start > 256:
         return True
     return _NESTING.search(buffer[start:end]) is not None
@@ -440,12 +511,14 @@ _NESTING = re.compile(rb"[\x2a\x32\x52\x5a]|[\xb2\xba]\x01")
 
 
 def _external(entries: Mapping[str, str]) -> External:
+    location, length = entries.get("location", ""), entries.get("length")
     try:
-        length = entries.get("length")
-        return External(
-            entries.get("location", ""),
-            int(entries.get("offset", 0)),
-            int(length) if length else None,
+        external = External(
+            location, int(entries.get("offset") or 0), int(length) if length else None
         )
     except ValueError as exc:
         raise WireError(f"invalid external data: {exc}") from exc
+    for number in external[1:]:
+        if number is not None and not 0 <= number < 1 << 63:
+            raise WireError(f"invalid external data: offset {external.offset}, length {length}")
+    return external

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from layertap._record import Record
 from layertap.errors import ModelFileError
@@ -38,7 +39,9 @@ def read_index(source: FileSource | BytesSource) -> Index:
     with source.read(sparsely=True) as buffer:
         try:
             graph = read_graph(buffer)
+            _check_names(graph)
             types = {} if KEY in graph.metadata else read_types(buffer, graph)
+            layers = () if KEY in graph.metadata else tuple(_layers(graph, types))
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
@@ -48,7 +51,7 @@ def read_index(source: FileSource | BytesSource) -> Index:
         return Index(graph, card, card.layers, card.inputs, card.outputs, metadata)
     inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(_info(name, types[name]) for name in graph.outputs)
-    return Index(graph, None, tuple(_layers(graph, types)), inputs, outputs, metadata)
+    return Index(graph, None, layers, inputs, outputs, metadata)
 
 
 def _with_default_weights(graph: Graph, card: Card) -> Graph:
@@ -68,6 +71,7 @@ def _with_default_weights(graph: Graph, card: Card) -> Graph:
 def _layers(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:
     """One layer per tensor that a node writes; tensors within subgraphs are not offered."""
     index = 0
+    _check_amount(graph)
     for node in graph.nodes:
         weights = [name for name in node.reads if name in graph.initializers]
         inbound = tuple(name for name in node.reads if name not in graph.initializers)
@@ -86,6 +90,30 @@ def _layers(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:
             )
             index += 1
             parameters = 0  # counted once, with the node's first tensor
+
+
+def _check_amount(graph: Graph) -> None:
+    """Check that the rows, one for each tensor that a node writes, do not become too long.
+
+    Every row names all tensors that the node reads, so that a small file could fill the memory.
+    """
+    amount = sum(len(node.writes) * sum(map(len, node.reads)) for node in graph.nodes)
+    if amount > MOST_TEXT:
+        raise WireError(
+            "one node, or several, read and write so many tensors that the names in its table of "
+            f"layers have {amount:,} characters"
+        )
+
+
+def _check_names(graph: Graph) -> None:
+    """Check that onnxruntime, whose names end at a zero byte, reads the same names."""
+    written = chain.from_iterable(node.writes for node in graph.nodes)
+    if "\0" in "".join(chain(graph.inputs, graph.outputs, graph.initializers, written)):
+        raise WireError("the name of a tensor contains a zero byte")
+
+
+MOST_TEXT = 1 << 27
+"""Most characters in the column `connected to` of a file without a card."""
 
 
 def _count(weights: TensorType) -> int:

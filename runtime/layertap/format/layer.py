@@ -31,6 +31,10 @@ ITEM_BYTES = {
 """Bytes of one element, by dtype. Strings have no fixed size."""
 
 
+MOST_BYTES = 1 << 63
+"""No memory has as many bytes."""
+
+
 @public
 class Layer(Record):
     """One layer of the model."""
@@ -82,7 +86,7 @@ class Layer(Record):
             return None
         for size in self.shape:
             total *= batch if size is None else size
-        return total
+        return total if total < MOST_BYTES else None
 
 
 def channel_axis(axes: Axes | None) -> int | None:

@@ -6,6 +6,7 @@ import mmap
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from layertap._regular import open_regular
 from layertap.errors import ModelFileError, suggest
 
 from .wire import Buffer
@@ -91,7 +92,7 @@ class FileSource:
             ModelFileError: it cannot be opened, or has changed since the first read.
         """
         try:
-            with open(self._path, "rb") as file:
+            with open_regular(self._path) as file:
                 stamp = FileStamp.of(os.fstat(file.fileno()))
                 if self._stamp is None:
                     if not stamp.size:

@@ -12,6 +12,8 @@ from .text import aligned, type_text
 HEAD = ("index", "name", "class", "output shape", "parameters", "MB", "connected to")
 RIGHT = {0, 4, 5}
 """Indices of the right-aligned columns, which contain numbers."""
+MAX_NAMES = 50
+"""Number of names in the column `connected to`, before the others are only counted."""
 MAX_LINE = 44
 """Number of characters in one line of the column `connected to`, before it is wrapped."""
 
@@ -63,6 +65,8 @@ def as_text(layers: Sequence[Layer], costs: Sequence[Cost]) -> str:
 
 def _wrapped(names: Sequence[str]) -> list[str]:
     """Names in lines of at most `MAX_LINE` characters, unless a single name is longer."""
+    if len(names) > MAX_NAMES:
+        names = [*names[:MAX_NAMES], f"and {len(names) - MAX_NAMES} more"]
     text = ", ".join(names)
     if len(text) <= MAX_LINE:
         return [text]

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import chain
+
+from layertap._escaping import printable as printable
+from layertap._escaping import shortened as shortened
 
 from .layer import Shape
+
+WIDEST = 200
+"""Most characters of a cell."""
 
 
 class Readable:
@@ -39,11 +46,6 @@ def as_html(text: str) -> str:
     return f'<pre style="white-space: pre; overflow-x: auto">{escaped}</pre>'
 
 
-def shortened(text: str, length: int) -> str:
-    """The text, or its beginning and `...` if it is longer."""
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
 def number_of(count: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun: `1 layer`, `0 layers`, `2 classes`."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
@@ -60,9 +62,11 @@ def counted(layers: int, gradients: int, noun: str = "layer") -> str:
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows as aligned columns, with a line below the first row.
 
-    Columns whose indices are in `right` are right-aligned.
+    Columns whose indices are in `right` are right-aligned. Long cells are shortened.
     """
     columns = [list(column) for column in zip(*rows, strict=True)]
+    if max(map(len, chain.from_iterable(rows))) > WIDEST:
+        columns = [[shortened(cell, WIDEST) for cell in column] for column in columns]
     if not "".join(map("".join, columns)).isprintable():
         columns = [[printable(cell) for cell in column] for column in columns]
     widths = [max(map(len, column)) for column in columns]
@@ -73,11 +77,6 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """The text, with control characters escaped: names in a file may contain any characters."""
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def shape_text(shape: Shape) -> str:

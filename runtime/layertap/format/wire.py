@@ -4,13 +4,17 @@ A buffer is an object with integers by index and bytes by slice: `bytes` or an `
 skipped, not parsed, so a file's weights are never read. For any bytes, the functions here return
 or raise `WireError`, and they always terminate.
 
+protobuf reads some bytes that no writer of it makes, such as a tag of more bytes than it needs, and
+its versions differ in what they make of them. These are errors here: what is accepted means the
+same to every reader.
+
 The format: https://protobuf.dev/programming-guides/encoding/
 """
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 Buffer: TypeAlias = "bytes | mmap.mmap"
@@ -42,7 +46,7 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int
         key = buffer[at]
         at += 1
         if key > 127:
-            key, at = varint(buffer, tag, end)
+            key, at = _long_tag(buffer, tag, end)
         wire = key & 7
         if wire == LEN:
             size = buffer[at] if at < end else 128
@@ -65,6 +69,14 @@ def fields(buffer: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int
             raise WireError(f"the field at byte {tag} extends beyond the end")
         yield key >> 3, wire, tag, at, stop
         at = stop
+
+
+def _long_tag(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
+    """The tag of several bytes at `at`, and the position after it."""
+    key, stop = varint(buffer, at, end)
+    if buffer[stop - 1] == 0 or stop - at > 5 or key >> 32:
+        raise WireError(f"the tag at byte {at} is longer than a tag can be")
+    return key, stop
 
 
 def varint(buffer: Buffer, at: int, end: int) -> tuple[int, int]:
@@ -112,6 +124,18 @@ def find(buffer: Buffer, start: int, end: int, number: int) -> Span | None:
         if field == number and wire == LEN:
             found = at, stop
     return found
+
+
+def merged(buffer: Buffer, spans: Sequence[Span]) -> tuple[Buffer, int, int]:
+    """The message that occurs at `spans`, as a buffer with its start and end.
+
+    protobuf merges a message that occurs more than once, although it is not repeated: the same
+    message results from their bytes one after another. Without spans it is the empty message.
+    """
+    if len(spans) == 1:
+        return buffer, *spans[0]
+    data = b"".join(buffer[start:end] for start, end in spans)
+    return data, 0, len(data)
 
 
 def find_text(buffer: Buffer, start: int, end: int, number: int) -> str:

@@ -26,7 +26,8 @@ Pixels outside the range in the table raise an error. Colour images, and images 
 are read as with `clip`. (Pillow, and so Keras, reads the upper 8 bits of 16-bit colour.)
 
 Images of up to `PIL.Image.MAX_IMAGE_PIXELS` (89 million pixels) are read without a warning. Up to
-twice that size, Pillow issues a `DecompressionBombWarning`. Larger images raise an `ImageError`.
+twice that size, Pillow issues a `DecompressionBombWarning`. Larger images raise an `ImageError`,
+larger sizes a `PreprocessingError`. Only files in one of `FORMATS` are read, whatever their suffix.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from layertap._public import public
+from layertap._regular import open_regular
 from layertap.errors import (
     ImageError,
     LayertapError,
@@ -67,6 +69,12 @@ ImageSource: TypeAlias = (
 )
 """A path, an encoded file as bytes or as a binary file object, a Pillow image, or an array."""
 
+FORMATS = (
+    "PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF", "ICO", "TGA",
+)  # fmt: skip
+"""Pillow's names of the formats that are read: those in use for pictures, none of which starts a
+program. PPM includes PBM, PGM and PFM. TGA is the last, because it has no mark of its own."""
+
 CHANNELS = {"rgb": 3, "rgba": 4, "grayscale": 1}
 """Number of channels, by colour mode."""
 
@@ -84,6 +92,7 @@ def load_image(
     interpolation: Interpolation = "nearest",
     keep_aspect_ratio: bool = False,
     depth: Depth = "clip",
+    formats: Sequence[str] = FORMATS,
 ) -> npt.NDArray[np.float32]:
     """Read one image as Keras does; docs/file-format.md describes the steps.
 
@@ -98,6 +107,9 @@ def load_image(
         keep_aspect_ratio: Crop a centred region with the target's aspect ratio, instead of
             changing the image's aspect ratio.
         depth: How grey of more than 8 bits is converted: `clip` or `scale`.
+        formats: Pillow's names of the formats that are read, whatever the suffix of the file. For
+            more, give `(*FORMATS, "PCX")`; some of Pillow's other formats start programs: `EPS`
+            starts Ghostscript. An image that you opened with Pillow yourself may have any format.
 
     Returns:
         The pixels, float32, of shape `(h, w, c)`, where c is 3, 4 or 1 depending on the colour
@@ -116,8 +128,9 @@ def load_image(
     check_choice("color_mode", color_mode, get_args(ColorMode))
     check_choice("interpolation", interpolation, get_args(Interpolation))
     check_choice("depth", depth, get_args(Depth))
+    accepted = _checked_formats(formats)
     name = image_name(source)
-    with _image_errors(name), _opened(source) as image:
+    with _image_errors(name), _opened(source, accepted) as image:
         image.load()
         if 0 in image.size:
             raise ImageError(
@@ -152,17 +165,29 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
     """The size as a pair of ints.
 
     Raises:
-        PreprocessingError: the size is not a (height, width) of positive integers.
+        PreprocessingError: the size is not a (height, width) of positive integers, or has too many
+            pixels.
     """
     if size is None:
         return None
     with contextlib.suppress(TypeError, ValueError):
         height, width = (operator.index(side) for side in size)
         if min(height, width) > 0 and not any(isinstance(side, bool) for side in size):
+            _check_pixels(height, width)
             return height, width
     raise PreprocessingError(
         f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
     )
+
+
+def _check_pixels(height: int, width: int) -> None:
+    """Raise if Pillow would not read an image of this size either."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and height * width > 2 * most:
+        raise PreprocessingError(
+            f'"size" is [{height}, {width}], which is more than {2 * most} pixels. If you need '
+            "that, increase PIL.Image.MAX_IMAGE_PIXELS."
+        )
 
 
 def check_choice(key: str, value: object, known: Sequence[str]) -> None:
@@ -178,20 +203,69 @@ def check_choice(key: str, value: object, known: Sequence[str]) -> None:
         )
 
 
+def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """Names of formats, in capitals.
+
+    Raises:
+        PreprocessingError: Pillow does not know one of them.
+    """
+    if formats is FORMATS:  # of which an old Pillow may not know all
+        return FORMATS
+    names = [formats] if isinstance(formats, str) else list(formats)
+    Image.init()
+    known = {*FORMATS, *Image.OPEN}
+    for name in names:
+        if str(name).upper() not in known:
+            raise PreprocessingError(
+                f'"formats" contains {name!r}, which Pillow does not read.'
+                + suggest(str(name).upper(), sorted(known))
+            )
+    return tuple(name.upper() for name in names)
+
+
+def _identified(file: Any, formats: tuple[str, ...]) -> Image.Image:
+    """The image in a file of one of the formats."""
+    Image.preinit()  # the plugins of the common formats; to import all takes some time
+    with contextlib.suppress(UnidentifiedImageError):
+        return Image.open(file, formats=[name for name in formats if name in Image.OPEN])
+    Image.init()
+    try:
+        return Image.open(file, formats=[name for name in formats if name in Image.OPEN])
+    except UnidentifiedImageError:
+        other = _other_format(file)
+        if not other:
+            raise
+        raise ImageError(
+            f"{image_name(file)}: this is an image in the format {other}, which is read only on "
+            f'request, with load_image(..., formats=["{other}"]). Convert it to PNG.'
+        ) from None
+
+
+def _other_format(file: Any) -> str:
+    """Pillow's name of the format of a file by its first bytes, none of which is interpreted."""
+    file.seek(0)
+    start = file.read(16)
+    for name, (_, accept) in Image.OPEN.items():
+        with contextlib.suppress(Exception):  # some expect more bytes
+            if accept is not None and accept(start) is True:
+                return name
+    return ""
+
+
 @contextlib.contextmanager
-def _opened(source: ImageSource) -> Iterator[Image.Image]:
+def _opened(source: ImageSource, formats: tuple[str, ...]) -> Iterator[Image.Image]:
     if isinstance(source, Image.Image):
         yield source
     elif isinstance(source, np.ndarray):
         yield _from_array(source)
     elif isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file, Image.open(file) as image:
+        with open_regular(source) as file, _identified(file, formats) as image:
             yield image
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        with Image.open(io.BytesIO(source)) as image:
+        with _identified(io.BytesIO(source), formats) as image:
             yield image
     elif hasattr(source, "read"):
-        with Image.open(source) as image:
+        with _identified(source, formats) as image:
             yield image
     else:
         raise ImageError(

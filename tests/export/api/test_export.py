@@ -118,6 +118,11 @@ def test_free_sizes_stay_free(keras: Any, tmp_path: Path) -> None:
     assert report.verification.batches == (
         "1 x 64 x 64 x 3, seeded",
         "2 x 96 x 80 x 3, seeded",
+        "1 x 64 x 64 x 3, zeros",
+        "3 x 64 x 64 x 3, negative",
+        "1 x 64 x 64 x 3, times 100",
+        "1 x 33 x 47 x 3, other sizes",
+        "1 x 131 x 97 x 3, other sizes",
     )
     graph = onnx.load(report.path).graph
     assert dims(graph.input[0]) == ["batch", "height", "width", 3]
@@ -240,7 +245,7 @@ def test_the_export_and_verify_commands(
     assert "2 of 9 layers exposed" in printed.out
     assert printed.err == ""
     assert main(["verify", str(file), str(model)]) == 0
-    assert capsys.readouterr().out.startswith("verified 2 layers against Keras on 2 batches (")
+    assert capsys.readouterr().out.startswith("verified 2 layers against Keras on 5 batches (")
     assert main(["export", str(model), "-o", str(file), "--tolerance", "1e-12"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""

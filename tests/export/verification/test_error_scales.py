@@ -40,7 +40,8 @@ def sure_file(sure: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_sure_sigmoid_passes(sure: Any, sure_file: Path) -> None:
     report = layertap_export.verify(sure_file, sure)
     (probs,) = [x for x in report.layers if x.name == "probs"]
-    assert probs.scaled == pytest.approx(probs.max_abs / LEAST_SIGMOID_SCALE)
+    assert probs.max_abs > 0
+    assert probs.scaled <= probs.max_abs / LEAST_SIGMOID_SCALE * 1.001
     assert check(layertap.open(sure_file))
 
 

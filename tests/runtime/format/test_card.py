@@ -401,25 +401,28 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
          "each axis, or null"),
         (("layers", 0), "axes", "NHWC", "Layer \"x\" has 2 axes, but \"NHWC\" as 'axes'"),
         (("inputs", 0), "axes", "", "TensorInfo \"x\" has 2 axes, but \"\" as 'axes'"),
-        (("layers", 0), "index", "0", "Layer has \"0\" as 'index', not an integer"),
-        (("layers", 0), "parameters", 1.5, "Layer has 1.5 as 'parameters', not an integer"),
+        (("layers", 0), "index", "0", "Layer has \"0\" as 'index', not an "
+         "integer of at least 0"),
+        (("layers", 0), "parameters", 1.5, "Layer has 1.5 as 'parameters', not "
+         "an integer of at least 0"),
         (("layers", 0), "inbound", "x", "Layer has \"x\" as 'inbound', not a list of strings"),
         (("layers", 0), "tensor", 0, "Layer has 0 as 'tensor', not a string or null"),
         (("verification",), "tolerance", "1e-4", "Verification has \"1e-4\" as 'tolerance', not a "
-         "number"),
+         "finite number"),
         (("verification",), "layers", [], "LayerChecks are [], not an object"),
         (("verification", "layers"), "x", 0, "LayerCheck is 0, not an object"),
-        (("golden",), "seed", None, "Golden has null as 'seed', not an integer"),
+        (("golden",), "seed", None, "Golden has null as 'seed', not an integer of at least 0"),
         (("golden", "inputs", 0), "shape", [None, 4], "GoldenInput has [null, 4] as 'shape', not a "
-         "list of integers"),
+         "list of sizes without null"),
         (("golden", "layers", "x"), "values", [0.5, "1"], "GoldenLayer has [0.5, \"1\"] as "
-         "'values', not a list of numbers"),
+         "'values', not a list of finite numbers"),
         (("gradients",), "tensors", {"x": 1}, "Gradients has {\"x\": 1} as 'tensors', not an "
          "object of strings"),
         (("gradients",), "broadcasts", 1, "Gradients has 1 as 'broadcasts', not true or false"),
-        (("golden", "layers", "x"), "norm", True, "GoldenLayer has true as 'norm', not a number"),
+        (("golden", "layers", "x"), "norm", True, "GoldenLayer has true as 'norm', not a "
+         "finite number"),
         (("golden", "layers", "x"), "scale", {"a": "b" * 99}, "GoldenLayer has {\"a\": \""
-         + "b" * 30 + "... as 'scale', not a number"),
+         + "b" * 30 + "... as 'scale', not a finite number"),
     ],
 )  # fmt: skip
 def test_invalid_value_is_a_damaged_card(

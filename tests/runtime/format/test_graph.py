@@ -206,3 +206,15 @@ def test_transpose_has_its_perm_among_other_attributes() -> None:
     made = tiny.model([node], [tiny.value("x", [1, 2])], [tiny.value("y", [2, 1])])
     graph = graph_module.read_graph(made.SerializeToString())
     assert [item.perm for item in graph.nodes] == [(1, 0)]
+
+
+@pytest.mark.parametrize("op", ["If", "Loop", "Scan", "Split"])
+def test_nodes_that_leave_out_an_output_of_many(op: str) -> None:
+    """onnxruntime 1.32 ends the process when it runs such a Split, If or Loop."""
+    node = helper.make_node(op, ["x"], ["", "y"])
+    made = tiny.model([node], [tiny.value("x", [2])], [tiny.value("y", [1])])
+    with pytest.raises(WireError, match=f"^a node of type {op} leaves out one of its outputs$"):
+        read(made)
+    body = helper.make_graph([node], "b", [], [tiny.value("y", [1])])
+    with pytest.raises(WireError, match="leaves out"):
+        read(tiny.model([tiny.node("If", "c", "z", then_branch=body, else_branch=body)], [], []))

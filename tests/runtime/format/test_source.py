@@ -99,7 +99,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
 def test_other_reasons_are_told_in_the_systems_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(*_: object) -> None:
+    def denied(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", denied)

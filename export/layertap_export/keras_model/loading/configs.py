@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -10,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layertap.errors import DependencyError, install_hint
+from layertap.errors import DependencyError
 from layertap.format.source import describe
 from layertap_export.errors import ModelLoadError, UnsafeModelError
+
+from .hdf5 import check_archive, opened
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 """First bytes of HDF5 files: Keras's `.h5` files, and `.keras` files from before 2023."""
@@ -61,7 +62,7 @@ def read(path: Path) -> Stored:
             return _hdf5(path)
         if start.startswith(ZIP):
             return _archive(path)
-    except (ModelLoadError, DependencyError):
+    except (ModelLoadError, DependencyError):  # the first includes UnsafeModelError
         raise
     except Exception as exc:  # for damaged files h5py and zipfile raise many types of exceptions
         reason = exc.args[0] if isinstance(exc, KeyError) else exc
@@ -82,29 +83,41 @@ def read(path: Path) -> Stored:
 _JSON_FILES: tuple[str, ...] = ("config.json", "metadata.json")
 """The members of a `.keras` archive that describe the model."""
 
+WEIGHTS = "model.weights.h5"
+"""The member with its weights."""
+
 
 def _unpacked(path: Path) -> Stored:
     if not (path / "config.json").is_file():
         inside = sorted(x.name for x in path.iterdir() if x.suffix in (".keras", ".h5", ".hdf5"))
         hint = f" Give the file in it: {', '.join(map(repr, inside[:3]))}." if inside else ""
         raise ModelLoadError(f"{str(path)!r} is a folder, but not a SavedModel.{hint}")
-    if not (path / "model.weights.h5").is_file():
+    if not (path / WEIGHTS).is_file():
         raise ModelLoadError(f"{str(path)!r} has a config.json, but no model.weights.h5.")
     try:
         present = [name for name in _JSON_FILES if (path / name).is_file()]
-        return _of_archive({name: (path / name).read_bytes() for name in present}, suffix="")
+        stored = _of_archive({name: (path / name).read_bytes() for name in present}, suffix="")
     except (OSError, ValueError) as exc:
         raise ModelLoadError(f"the config.json in {str(path)!r} is damaged: {exc}") from exc
+    try:
+        with opened(path / WEIGHTS, path / WEIGHTS, "read .keras files"):
+            return stored  # its weights are self-contained
+    except OSError as exc:
+        raise ModelLoadError(f"{str(path / WEIGHTS)!r} is damaged: {exc}") from exc
 
 
 def _archive(path: Path) -> Stored:
     with zipfile.ZipFile(path) as archive:
+        check_archive(archive, path)
         names = archive.namelist()
         if "config.json" not in names:
             raise ModelLoadError(
                 f"{str(path)!r} is a zip archive without the config.json of a Keras model."
             )
         contents = {name: archive.read(name) for name in _JSON_FILES if name in names}
+        if WEIGHTS in names:
+            with archive.open(WEIGHTS) as weights, opened(weights, path, "read .keras files"):
+                pass  # it is self-contained
     return _of_archive(contents, suffix=".keras")
 
 
@@ -116,7 +129,7 @@ def _of_archive(contents: Mapping[str, bytes], suffix: str) -> Stored:
 
 
 def _hdf5(path: Path) -> Stored:
-    with h5py_for("read .h5 files").File(path, "r") as file:
+    with opened(path, path, "read .h5 files") as file:
         config = file.attrs.get("model_config")
         weights = file.get("model_weights", file)
         written_by = {
@@ -140,40 +153,38 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def h5py_for(purpose: str) -> Any:
-    """The package h5py.
-
-    Raises:
-        DependencyError: it is not installed.
-    """
-    try:
-        return importlib.import_module("h5py")
-    except ImportError as exc:
-        raise DependencyError(
-            f"h5py is needed to {purpose}, and importing it failed: {exc}. It comes with the "
-            f"export: {install_hint('export', 'cpu')}."
-        ) from exc
-
-
 def ensure_no_code(config: Any, path: Path) -> None:
-    """Check that a configuration contains no Python code.
+    """Check that a configuration contains no Python code, and reads no other files.
 
     Raises:
-        UnsafeModelError: it has a Lambda layer or a lambda function.
+        UnsafeModelError: it has a Lambda layer, a lambda function, a layer that loads a SavedModel,
+            or a lookup layer whose vocabulary is a file.
     """
     for item in _objects(config):
         inner = item.get("config")
-        name = inner.get("name") if isinstance(inner, dict) else None
-        if item["class_name"] == "Lambda":
-            code = f"a Lambda layer ({name or 'lambda'!r})"
-        elif item["class_name"] == "__lambda__":
-            code = "a lambda function"
+        inner = inner if isinstance(inner, dict) else {}
+        kind, name = str(item["class_name"]).rpartition(">")[2], inner.get("name")
+        effect = "loading it would run Python code from the file"
+        if kind == "Lambda":
+            what = f"a Lambda layer ({name or 'lambda'!r})"
+        elif kind == "__lambda__":
+            what = "a lambda function"
+        elif kind in ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"):
+            what = f"a {kind} ({name!r})"
+            effect = "loading it would read other files, or run code from this one"
+        elif isinstance(inner.get("vocabulary"), str) and kind in LOOKUPS:
+            what = f"a layer {name!r} whose vocabulary is the file {inner['vocabulary']!r}"
+            effect = "loading it would read that file"
         else:
             continue
         raise UnsafeModelError(
-            f"{str(path)!r} has {code}: loading it would run Python code from the file. If you "
-            "trust the file, export it with --unsafe (unsafe=True in Python)."
+            f"{str(path)!r} has {what}: {effect}. If you trust the file, export it with --unsafe "
+            "(unsafe=True in Python)."
         )
+
+
+LOOKUPS = frozenset({"IndexLookup", "IntegerLookup", "StringLookup", "TextVectorization"})
+"""Layers that take a vocabulary, or the path of a file with one."""
 
 
 def _objects(config: Any) -> Iterator[dict[str, Any]]:

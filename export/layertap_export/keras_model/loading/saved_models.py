@@ -14,6 +14,7 @@ from layertap_export.errors import ModelLoadError
 
 from . import configs
 from .files import import_tf_keras, reason_of
+from .saved_graphs import ensure_harmless
 
 SERVING = "serving_default"
 """The default signature."""
@@ -38,11 +39,25 @@ def find_loader(
 
     Raises:
         ModelLoadError: it is damaged.
-        UnsafeModelError: loading it would run Python code, and `unsafe` is false.
+        UnsafeModelError: loading it would run Python code, and `unsafe` is false. The returned
+            function raises this if the SavedModel reaches files, the network or Python.
     """
     for name in GRAPH_FILES:
         if (path / name).is_file() and not (path / name).stat().st_size:
             raise ModelLoadError(f"{str(path / name)!r} is empty. Copy or save it again.")
+    load = _find_loader(path, signature, unsafe)
+
+    def checked(custom_objects: Mapping[str, Any]) -> Any:
+        if not unsafe:
+            ensure_harmless(path)
+        return load(custom_objects)
+
+    return checked
+
+
+def _find_loader(
+    path: Path, signature: str | None, unsafe: bool
+) -> Callable[[Mapping[str, Any]], Any]:
     if signature is not None:
         explanation = "Layers are not included, because a signature was requested."
         return lambda _: _signature(path, signature, explanation)

@@ -26,10 +26,11 @@ from typing import Any, BinaryIO
 
 from numpy.typing import NDArray
 
-from layertap.errors import suggest
-from layertap_export.errors import WeightsError
+from layertap.errors import DependencyError, suggest
+from layertap_export.errors import ModelLoadError, WeightsError
 
-from .configs import HDF5, ZIP, h5py_for, text
+from .configs import HDF5, WEIGHTS, ZIP, text
+from .hdf5 import check_archive, h5py_for, opened
 
 Arrays = dict[str, NDArray[Any]]
 """The arrays of one layer, by the variable's name (`kernel`) or its index in the layer (`0`)."""
@@ -90,9 +91,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Open the HDF5 group that contains the layers."""
     path = Path(path)
     _check_exists(path)
-    h5py = h5py_for("read a weights file")
     try:
-        with _hdf5(path) as source, h5py.File(source, "r") as file:
+        with _hdf5(path) as source, opened(source, path, "read a weights file") as file:
             root = file.get("model_weights", file)
             if text(root.attrs.get("backend", "")) == "theano":
                 raise WeightsError(
@@ -100,7 +100,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
                     "flipped. Load it in Keras 2 on TensorFlow and save it again."
                 )
             yield root
-    except WeightsError:
+    except (ModelLoadError, DependencyError):  # the first includes WeightsError
         raise
     except Exception as exc:  # for damaged files h5py and zipfile raise many types of exceptions
         reason = exc.args[0] if isinstance(exc, KeyError) else exc
@@ -137,7 +137,8 @@ def _hdf5(path: Path) -> Iterator[BinaryIO]:
             yield file
         elif start.startswith(ZIP):
             with zipfile.ZipFile(file) as archive:
-                yield io.BytesIO(archive.read("model.weights.h5"))
+                check_archive(archive, path)
+                yield io.BytesIO(archive.read(WEIGHTS))
         else:
             raise WeightsError(f"{str(path)!r} is not {_KINDS}.")
 

@@ -85,7 +85,7 @@ def test_functions_and_weights_work_on_the_command_line(
     assert main(["verify", "built.onnx", *options]) == 0
     assert main(["verify", "built.onnx", f"{builders}:build"]) == 1  # other random weights
     printed = capsys.readouterr()
-    assert printed.out.count("verified 1 layers against Keras") == 2
+    assert printed.out.count("verified 1 layer against Keras") == 2
     assert printed.err.startswith("layertap: built.onnx is not what Keras computes: 1 of 1 layers")
 
 

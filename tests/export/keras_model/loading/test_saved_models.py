@@ -205,7 +205,7 @@ def test_the_outputs_of_a_signature_can_be_exported(
         "contain only functions (signatures). For layers, export the .keras file, or the code that "
         "builds the model."
     )
-    assert verified.startswith("verified 2 outputs against TensorFlow on 2 batches (")
+    assert verified.startswith("verified 2 outputs against TensorFlow on 5 batches (")
     model = layertap.open(path)
     assert model.card is not None
     assert model.card.source.framework == "tensorflow"

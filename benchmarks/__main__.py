@@ -33,6 +33,7 @@ SUBJECTS = (
     "import_time",
     "exporting",
     "gradients",
+    "recurrent",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

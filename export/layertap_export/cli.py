@@ -175,10 +175,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    from .keras_model.stated import parsed  # not above: slows `--help`
-
     check_class_input(args.class_input)
-    inputs = parsed(args.input)
     _check_export(args)
     checked = _checked_verification(args)
     with ProgressLine() as progress:
@@ -197,7 +194,7 @@ def _run_export(args: argparse.Namespace) -> int:
                 preprocess=args.preprocess,
                 labels=args.labels,
                 opset=args.opset,
-                inputs=inputs,
+                inputs=args.input,
                 progress=progress,
                 **checked,
                 **_loading(args),
@@ -304,12 +301,14 @@ def _sizes(given: list[str]) -> dict[str, int]:
 def _check_export(args: argparse.Namespace) -> None:
     """Raise errors in the options of `export` before TensorFlow is imported."""
     from .api.arguments import labels_of, preprocessing_of
+    from .keras_model.stated import parsed
 
     check_target(args.output)
     if args.score and not args.gradients:
         raise UsageError("--score is the output for --gradients, which is missing.")
     preprocessing_of(args.preprocess)
     labels_of(args.labels)
+    args.input = parsed(args.input)
     _check_source(args)
 
 

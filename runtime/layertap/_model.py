@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -16,7 +16,7 @@ from .errors import UsageError
 from .format.card import Card, TensorInfo
 from .format.cost import activation_costs
 from .format.layer import Layer
-from .format.select import Selector, as_selectors
+from .format.select import Selector
 from .format.source import BytesSource, FileSource
 from .format.table import as_text
 from .format.text import Text, as_html, class_text, number_of, shape_text, shortened
@@ -724,7 +724,8 @@ class Tap:
         self, model: Model, asked: Asked, dtype: Any, contiguous: bool, on_device: bool
     ) -> None:
         program = model._program
-        asked = as_selectors(asked)
+        if isinstance(asked, Iterator):  # it is kept for pickling
+            asked = list(asked)
         peeled = not (contiguous or on_device)
         request = program.request(asked, dtype, peeled)
         self.layers = request.layers

@@ -16,7 +16,7 @@ import layertap_export
 
 FLOORS = {
     "layertap": [
-        "_public _escaping _regular",
+        "_public _escaping",
         "errors _record _version",
         "format",
         "images",

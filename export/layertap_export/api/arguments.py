@@ -175,7 +175,8 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
             )
         return
     height, width, channels = images[0].shape[1:]
-    if recipe.channels == "first":
+    fits_first = channels != recipe.channel_count == images[0].shape[1]
+    if recipe.channels == "first" or (recipe.channels is None and fits_first):
         channels, height, width = images[0].shape[1:]
     size = recipe.size or (None, None)
     wrong_size = any(

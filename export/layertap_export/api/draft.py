@@ -67,6 +67,9 @@ class CardDraft:
         self.table = with_axes(self.table, axes)
         self.inputs = with_axes(self.inputs, axes)
         self.outputs = with_axes(self.outputs, axes)
+        images = [info.axes for info in self.inputs if len(info.shape) == 4]
+        if self.recipe and images:
+            self.recipe = self.recipe.fitted(images[0] or "")
 
     def add_gradients(self, gradients: Gradients) -> None:
         """Note the gradients that the file has.

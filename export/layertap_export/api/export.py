@@ -217,7 +217,7 @@ def _export(
         exposed=chosen_layers(traced, layers, type),
         recipe=recipe,
         labels=names,
-        notes=[*subject.notes, *notes],
+        notes=[*subject.notes, *notes, *traced.notes],
     )
     check_fit(traced, recipe, names)
 

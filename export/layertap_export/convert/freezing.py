@@ -23,6 +23,7 @@ from tf2onnx import tf_loader
 
 from layertap_export.errors import ExportError
 from layertap_export.graph.weights import STUB_BYTES
+from layertap_export.keras_model.recurrence import OPERATION
 from layertap_export.keras_model.variables import shared
 
 from .dtypes import as_in_file, nodes_of, widen
@@ -40,6 +41,7 @@ READERS: Mapping[str, tuple[int, ...]] = {
     "GatherV2": (0,),
     "MatMul": (0, 1),
     "ResourceGather": (0,),
+    OPERATION: (1, 2),
 }
 """Operations that tf2onnx converts in the same way whether it knows the values of these inputs or
 not."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from layertap_export.errors import UnsupportedLayerError
 from layertap_export.keras_model.effects import effect_of
+from layertap_export.keras_model.recurrence import OPERATION, Recurrence
 from layertap_export.keras_model.wrapping import setting
 
 from .dtypes import nodes_of
@@ -56,6 +57,10 @@ def refuse_effects(function: Any, layer_of: Callable[[str], str]) -> None:
     If nothing reads the result of such an operation, the conversion would leave it out.
     """
     for node in nodes_of(function.graph.as_graph_def()):
+        if node.op == OPERATION and Recurrence.from_token(
+            node.attr["token"].s.decode("utf-8", "replace")
+        ):
+            continue  # our own, which stands for a recurrent layer
         stream = node.attr["output_stream"].s.decode("utf-8", "replace")
         effect = effect_of(node.op, stream if node.op == "PrintV2" else "")
         if effect:

@@ -144,13 +144,15 @@ class Obstacle(NamedTuple):
     layer: str
     reason: str
     place: str
-    """The layer of the operator that has no gradient."""
+    """The operator that has no gradient: its layer or, where it is in none, its node."""
+    advice: str
+    """Which layers have a gradient."""
 
     @property
     def refusal(self) -> str:
         return (
-            f"{self.layer!r} has no gradient: {self.reason}, in the layer {self.place!r} between "
-            f"it and the score. Choose {self.place!r} or a layer after it."
+            f"{self.layer!r} has no gradient: {self.reason}, in the {self.place} between it and "
+            f"the score. Choose {self.advice}."
         )
 
 
@@ -169,8 +171,11 @@ def _obstacles(
     for target in targets:
         blocked = backprop.obstacle(target.source)
         if blocked is not None:
-            place = _layer_of(blocked.node, blocked.tensor, layers)
-            found.append(Obstacle(target.name, blocked.reason, place))
+            name = _layer_of(blocked.node, blocked.tensor, layers)
+            inside = any(layer.name == name for layer in layers)
+            place = f"layer {name!r}" if inside else f"node {name!r}"
+            advice = f"{name!r} or a layer after it" if inside else "a layer after that"
+            found.append(Obstacle(target.name, blocked.reason, place, advice))
     first = next((one for one in found if one.layer in named), None)
     if first is None and found and len(found) == len(targets):
         first = found[0]
@@ -185,7 +190,7 @@ def _left_out(obstacles: Iterable[Obstacle]) -> tuple[str, ...]:
     for one in obstacles:
         by_cause.setdefault((one.place, one.reason), []).append(one.layer)
     return tuple(
-        f"{LEFT_OUT}{_listing(names)}: {reason}, in the layer {place!r}."
+        f"{LEFT_OUT}{_listing(names)}: {reason}, in the {place}."
         for (place, reason), names in by_cause.items()
     )
 

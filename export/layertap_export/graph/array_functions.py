@@ -1,4 +1,4 @@
-"""Operators that numpy computes without a copy, for constants that may be large.
+"""Operators that numpy computes with at most one copy, for constants that may be large.
 
 Each function takes the values of a node's inputs and its attributes.
 """
@@ -42,6 +42,15 @@ def reshape(inputs: Arrays, attributes: Attributes) -> NDArray[Any]:
     if not attributes.get("allowzero", 0):
         target = [size or value.shape[axis] for axis, size in enumerate(target)]
     return value.reshape(target)
+
+
+def gather(inputs: Arrays, attributes: Attributes) -> NDArray[Any] | None:
+    """A copy of the chosen parts."""
+    value, indices = inputs
+    axis: int = attributes.get("axis", 0)
+    if not indices.ndim or (np.abs(indices + 0.5) > value.shape[axis]).any():
+        return None
+    return np.take(value, indices, axis)
 
 
 def unsqueeze(inputs: Arrays, attributes: Attributes) -> NDArray[Any]:

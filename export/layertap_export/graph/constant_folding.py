@@ -113,11 +113,16 @@ def weights_to_initializers(
             continue
         output, settings = node.output[0], attributes(node)
         key = (first, node.op_type, str(settings), *(value.tobytes() for value in rest))
-        same[output] = output if output in outputs else made.setdefault(key, output)
-        if same[output] == output:
-            value = row.array([known[first], *rest], settings)
-            assert value is not None  # weights are numbers, and cast to numbers
-            known[output] = value
+        if output not in outputs and key in made:
+            same[output] = made[key]
+            continue
+        value = row.array([known[first], *rest], settings)
+        if value is None:
+            nodes.append(node)
+            continue
+        known[output] = value
+        if output not in outputs:
+            made[key] = output
     kept = [_copy(node) for node in nodes]
     del graph.node[:]
     graph.node.extend(kept)

@@ -88,7 +88,7 @@ class Operator:
     array: ArrayFunction | None = None
     """Computes it with numpy, without a copy where that is possible."""
     own_float64: bool = False
-    """Whether `verification/float64_operators.py` computes it: the reference evaluator of the
+    """Whether `verification/float64_operators.py` replaces it: the reference evaluator of the
     `onnx` package is slow, computes in float32, or has another formula than onnxruntime."""
     no_kernel: str = ""
     """The dtypes of the input `typed_by` for which some onnxruntime since 1.19 has no kernel on the
@@ -226,7 +226,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Flatten": Operator("layout", moves=True, sizes=output_sizes.flatten),
     "Floor": Operator("elementwise", no_gradient="step"),
     "GRU": Operator("recurrent", own_float64=True, no_kernel="float64"),
-    "Gather": Operator("indexing", integers=integer_values.gather),
+    "Gather": Operator("indexing", integers=integer_values.gather, array=array_functions.gather),
     "GatherElements": Operator("indexing"),
     "GatherND": Operator("indexing"),
     "Gelu": Operator("elementwise", own_float64=True),

@@ -148,7 +148,7 @@ def _is_stateful(model: Any) -> bool:
 def _with_batch(inputs: Inputs) -> Inputs:
     """The inputs with the size of the batch that the data had."""
     infos = tuple(
-        replace(info, shape=(data[0], *info.shape[1:])) if info.shape else info
+        replace(info, shape=(data[0], *info.shape[1:])) if data else info
         for info, data in zip(inputs.infos, inputs.data, strict=True)
     )
     return replace(inputs, infos=infos)
@@ -160,7 +160,7 @@ def _fixed_axes(inputs: Inputs) -> list[Axis]:
         (index, axis)
         for index, info in enumerate(inputs.infos)
         for axis in range(1, len(info.shape))
-        if info.shape[axis] is not None
+        if info.shape[axis] is not None and inputs.data[index]
     ]
 
 

@@ -48,9 +48,10 @@ class Inputs:
     """The keyword arguments, likewise."""
     guessed: bool = False
     """Whether the dtypes are assumed, not known."""
-    data: tuple[Shape, ...] = ()
+    data: tuple[Shape | None, ...] = ()
     """The shapes of the data that the model was called on, if these are all that is known. The
-    sizes in `infos` are then theirs, but for that of the batch."""
+    sizes in `infos` are then theirs, but for that of the batch. `None` for an input that the user
+    states."""
     other_sizes: bool = False
     """Whether Keras's own check of the sizes is switched off, because the user states others."""
 
@@ -159,12 +160,13 @@ def _with_stated(model: Any, inputs: Inputs, stated: Mapping[str, Any]) -> Input
             name=name if own else old.name, shape=shape, dtype=item.dtype or old.dtype
         )
     changed = any(new.shape != old.shape for new, old in zip(infos, inputs.infos, strict=True))
-    known = {_position(model, names, name) for name in stated} >= set(range(len(infos)))
+    known = {_position(model, names, name) for name in stated}
+    data = tuple(None if i in known else shape for i, shape in enumerate(inputs.data))
     return replace(
         inputs,
         infos=tuple(infos),
         guessed=inputs.guessed and not all(x.dtype for x in stated.values()),
-        data=() if known else inputs.data,
+        data=data if any(data) else (),
         other_sizes=changed and functional_of(model) is not None,
     )
 
@@ -209,7 +211,7 @@ def _of_graph(model: Any, functional: Any) -> Inputs:
             names[item.position] = item.suffix.removeprefix(":")
     infos = [_info(name, x) for name, x in zip(names, functional.inputs, strict=True)]
     slots = [_Slot(index) for index in range(len(infos))]
-    data: tuple[Shape, ...] = ()
+    data: tuple[Shape | None, ...] = ()
     if not _states_input(model):
         data = tuple(info.shape for info in infos)
         infos = [replace(info, shape=(None, *info.shape[1:])) for info in infos]
@@ -233,7 +235,8 @@ def _states_input(model: Any) -> bool:
     if functional_of(inner) is not None and _states_input(inner):
         return True
     layer = model._layers[0]
-    if automatic_base(layer) is None or layer.dtype != inner.compute_dtype:
+    automatic = automatic_base(layer) or layer.name == f"{inner.name}_input"  # the latter: Keras 2
+    if not automatic or layer.dtype != inner.compute_dtype:
         return True  # Keras makes neither
     # Keras's own code passes these two, and every file has both.
     given = getattr(layer, "_auto_config", None)

@@ -24,8 +24,9 @@ def stated_axes(layer: Any, rank: int) -> Axes | None:
     if data_format in ("channels_first", "channels_last") and rank >= 2:
         first = data_format == "channels_first"
         if is_a(layer, "layers.ConvLSTM1D", "layers.ConvLSTM2D", "layers.ConvLSTM3D"):
-            space = {1: "W", 2: "HW", 3: "DHW"}.get(int(layer.rank), "")
-            time = "T" if layer.return_sequences else ""
+            spatial = int(layer.cell.rank)
+            space = {1: "W", 2: "HW", 3: "DHW"}.get(spatial, "")
+            time = "T" if rank == spatial + 3 else ""
             return f"N{time}C{space}" if first else f"N{time}{space}C"
         return image_axes(rank, 1 if first else rank - 1)
     if is_a(layer, "layers.BatchNormalization", "layers.GroupNormalization"):

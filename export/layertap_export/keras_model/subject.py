@@ -139,10 +139,10 @@ def subject_like(model: Any, inputs: Sequence[TensorInfo]) -> Subject:
             return model
     checked = checked_model(model, "the caller")
     try:
-        own = model_inputs(checked).infos
+        own = model_inputs(checked)
     except ExportError:  # it was never called, and the user stated the inputs
         return KerasModel(checked, stated)
-    if len(own) != len(inputs):
+    if len(own.infos) != len(inputs):
         return KerasModel(checked)
     return KerasModel(
         checked,
@@ -150,9 +150,21 @@ def subject_like(model: Any, inputs: Sequence[TensorInfo]) -> Subject:
             ours.name: Stated(
                 theirs.shape, ours.dtype if ours.dtype == "bfloat16" else theirs.dtype
             )
-            for ours, theirs in zip(own, inputs, strict=True)
-            if _pattern(ours) == _pattern(theirs)
+            for ours, theirs in zip(own.infos, inputs, strict=True)
+            if _may_be_same(ours, theirs, any_size=bool(own.data))
         },
+    )
+
+
+def _may_be_same(ours: TensorInfo, theirs: TensorInfo, any_size: bool) -> bool:
+    """Whether an input of a file can be that of a model, where its sizes were fixed or freed."""
+    return (
+        uncounted(ours.name) == uncounted(theirs.name)
+        and len(ours.shape) == len(theirs.shape)
+        and all(
+            any_size or one is None or other is None or one == other
+            for one, other in zip(ours.shape, theirs.shape, strict=True)
+        )
     )
 
 
@@ -203,6 +215,8 @@ class KerasModel:
 
     def with_fixed_sizes(self) -> Subject | None:
         """The same with the sizes of the data, if some of them were found to be free."""
+        if "_traced" not in vars(self):  # it has failed
+            return None
         known = model_inputs(self.keras_model, self._stated)
         free = any(
             None in ours.shape[1:] and None not in theirs.shape[1:]
@@ -295,17 +309,15 @@ class KerasModel:
 
     def _rebuilt(self, dtype: Literal["float64"] | None) -> Subject:
         copy = rebuilt(self.keras_model, dtype)
-        dtypes = [info.dtype for info in model_inputs(copy).infos]
+        try:
+            dtypes = [info.dtype for info in model_inputs(copy).infos]
+        except ExportError:  # the copy was not called on all arguments
+            dtypes = [dtype or info.dtype for info in self.inputs]
         stated = {
-            info.name: Stated(info.shape, dtype if "float" in info.dtype else info.dtype)
-            for info, dtype in zip(self.inputs, dtypes, strict=True)
+            info.name: Stated(info.shape, given if "float" in info.dtype else info.dtype)
+            for info, given in zip(self.inputs, dtypes, strict=True)
         }
         return KerasModel(copy, stated)
-
-
-def _pattern(info: TensorInfo) -> tuple[Any, ...]:
-    """What two inputs have in common if one has the sizes of the other, or leaves them free."""
-    return uncounted(info.name), len(info.shape)
 
 
 def _unoptimised() -> AbstractContextManager[None]:

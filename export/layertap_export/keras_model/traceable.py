@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -14,25 +16,45 @@ import keras
 import tensorflow as tf
 from keras.src import ops as keras_ops
 
+from .recurrence import Loop, recurrent_operators
 from .wrapping import wrapped
 
 LIBRARIES = ("keras", "tensorflow")
 
 
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What was changed in a trace so that it can be converted."""
+
+    inlined: list[Any] = field(default_factory=list)
+    """The functions of Keras and TensorFlow themselves that were inlined."""
+    operators: list[Any] = field(default_factory=list)
+    """The recurrent layers that are one operation each."""
+    loops: list[Loop] = field(default_factory=list)
+    """The recurrent layers that stay loops."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether TensorFlow can run the trace."""
+        return not self.inlined and not self.operators
+
+
 @contextmanager
-def traceable(to_run: bool) -> Iterator[list[Any]]:
+def traceable(to_run: bool) -> Iterator[Changes]:
     """Trace models in this block: layers may have any name, and the tensors of all layers, inner
     ones included, are in one graph.
 
     Args:
-        to_run: do not inline those functions of Keras that TensorFlow can run only if compiled.
+        to_run: make a trace that TensorFlow can run: keep recurrent layers as loops, and do not
+            inline those functions of Keras that TensorFlow can run only if compiled.
 
     Yields:
-        The functions of Keras and TensorFlow themselves that were inlined in this block.
+        What was changed so far.
     """
-    inlined: list[Any] = []
+    changes = Changes()
     with (
-        _inlined_functions(None if to_run else inlined),
+        _inlined_functions(None if to_run else changes.inlined),
+        nullcontext() if to_run else recurrent_operators(changes.operators, changes.loops),
         _valid_scopes(),
         _free_steps(),
         _computed_sizes(),
@@ -40,8 +62,9 @@ def traceable(to_run: bool) -> Iterator[list[Any]]:
         _two_way_branches(),
         _without_cudnn(),
         _without_recomputation(),
+        _without_metrics(),
     ):
-        yield inlined
+        yield changes
 
 
 @contextmanager
@@ -102,6 +125,17 @@ def _valid_scopes() -> Iterator[None]:
         return original(graph, name)
 
     with wrapped(tf.Graph, "name_scope", name_scope):
+        yield
+
+
+@contextmanager
+def _without_metrics() -> Iterator[None]:
+    """Ignore `add_metric` of Keras 2, which changes variables: predictions do not depend on it."""
+    tf_keras = sys.modules.get("tf_keras")
+    if tf_keras is None:
+        yield
+        return
+    with wrapped(tf_keras.layers.Layer, "add_metric", lambda *_, **__: None):
         yield
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,9 +18,10 @@ from layertap_export.graph.unique_names import UniqueNames
 
 from .families import functional_of, is_a
 from .inputs import Inputs, input_layer_name, model_inputs
-from .recording import SCOPE, NestedValue, Recorder, nested_values
+from .recording import SCOPE, Call, NestedValue, Recorder, nested_values
+from .recurrence import Loop
 from .structure import Row, layer_table
-from .traceable import traceable
+from .traceable import Changes, traceable
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,8 @@ class Trace:
     the symbols of all rows that have one."""
     runs: bool
     """Whether TensorFlow can run `function`; if not, it is for conversion only."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the file should know about the trace."""
 
 
 def trace(
@@ -125,23 +128,44 @@ def _traced(
         rows = _with_unique_tensors(inputs.infos, rows, outputs, sources)
         if only is not None:
             rows = [x if x.layer.name in only else replace(x, symbol=None) for x in rows]
-        scopes = {f"{SCOPE}{call.number}": call.path for call in recorder.calls}
-        traces.append((outputs, rows, scopes, inputs.with_indices(recorder.calls, flat)))
+        corrected = inputs.with_indices(recorder.calls, flat)
+        traces.append((outputs, rows, recorder.calls, corrected))
         symbols = [row.symbol for row in rows if row.symbol is not None]
         # A tensor that occurs twice must be returned twice.
         return [tf.identity(tensor) for tensor in [*(x.value for x in results), *symbols]]
 
-    function, runs = _concrete(model, inputs, call, to_run)
+    function, changes = _concrete(model, inputs, call, to_run)
     # TensorFlow traces a second time if weights were created during the first trace. In that first
     # trace Keras called inner layers once more, to build them.
-    outputs, rows, scopes, corrected = traces[-1]
-    return Trace(inputs.infos, outputs, tuple(rows), scopes, function, runs), corrected
+    outputs, rows, calls, corrected = traces[-1]
+    result = Trace(
+        inputs=inputs.infos,
+        outputs=outputs,
+        rows=tuple(rows),
+        scopes={f"{SCOPE}{call.number}": call.path for call in calls},
+        function=function,
+        runs=changes.runs,
+        notes=tuple(_loop_notes(changes.loops, calls)),
+    )
+    return result, corrected
+
+
+def _loop_notes(loops: Sequence[Loop], calls: Sequence[Call]) -> Iterator[str]:
+    """A note for each recurrent layer that stays a loop."""
+    reasons = {id(loop.layer): loop.reason for loop in loops}
+    for call in calls:
+        reason = reasons.pop(id(call.layer), None)
+        if reason is not None:
+            yield (
+                f"layer {call.path!r} runs as an ONNX Loop, which is slower than an operator: "
+                f"{reason}."
+            )
 
 
 def _concrete(
     model: Any, inputs: Inputs, call: Callable[..., Any], to_run: bool
-) -> tuple[Any, bool]:
-    """`call` traced on symbolic inputs, and whether TensorFlow can run the result."""
+) -> tuple[Any, Changes]:
+    """`call` traced on symbolic inputs, and what was changed for that."""
     specs = [
         # Keras allows characters that TensorFlow scopes do not; the file has the original names.
         tf.TensorSpec(info.shape, info.dtype, name=f"input_{index}")
@@ -149,8 +173,8 @@ def _concrete(
     ]
     function = tf.function(call, input_signature=specs, autograph=False)
     try:
-        with traceable(to_run) as inlined:
-            return function.get_concrete_function(), not inlined
+        with traceable(to_run) as changes:
+            return function.get_concrete_function(), changes
     except LayertapError:
         raise
     except Exception as exc:

@@ -22,7 +22,7 @@ from onnx.reference.op_run import OpRun
 
 from layertap_export.graph.shapes.windows import Window
 
-from .float64_recurrent import RECURRENT
+from .float64_recurrent import GRU, LSTM, RNN
 
 Array = NDArray[Any]
 
@@ -322,6 +322,8 @@ REPLACEMENTS = (
     LpNormalization,
     LRN,
     GlobalLpPool,
-    *RECURRENT,
+    LSTM,
+    GRU,
+    RNN,
 )
 """The operators that replace those of the reference evaluator."""

@@ -1,13 +1,13 @@
-"""LSTM, GRU and RNN in float64, step by step, by the formulas in ONNX's documentation.
+"""LSTM, GRU and RNN in float64, with all their options.
 
-The reference evaluator of the `onnx` package has neither lengths of sequences nor other activations
-than the default ones.
+The reference evaluator of the `onnx` package ignores `sequence_lens` and the activations of LSTM
+and GRU, and knows two activations of RNN.
+Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, onnx__GRU.html, onnx__RNN.html.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from math import nan
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,68 +17,89 @@ from onnx.reference.op_run import OpRun
 Array: TypeAlias = NDArray[Any]
 Function: TypeAlias = Callable[[Array], Array]
 
-FIRST_H, FIRST_C = 5, 6
-"""Inputs of the operators."""
-
 
 class _Recurrent(OpRun):
-    """The loop over directions and steps, which the operators share."""
+    """What the three operators share: directions, lengths, states and activations."""
 
     op_domain = ""
+    gates = 1
+    functions: Sequence[str] = ("Tanh",)
+    """The default activations of one direction."""
     states = 1
-    defaults: tuple[str, ...] = ("Tanh",)
 
-    def _step(
-        self, x: Array, states: list[Array], r: Array, b: Array, functions: Sequence[Function]
+    def step(
+        self, x: Array, w: Array, r: Array, b: Array, states: list[Array], f: list[Function]
     ) -> list[Array]:
-        """The states after a step.
+        """The states after a step, the output first.
 
         Args:
-            x: the input's part of all gates, with its biases.
-            states: before the step; the first one is the output.
-            r: the weights of the states.
-            b: the biases of the states' part.
-            functions: the activations.
+            x: `(n, features)`.
+            w: the weights of the inputs, `(gates * units, features)`.
+            r: those of the states, `(gates * units, units)`.
+            b: the biases of both, `(2, gates * units)`.
+            states: `(n, units)` each.
+            f: the activations.
         """
         raise NotImplementedError
 
-    def _all(self, inputs: Sequence[Array | None], attributes: dict[str, Any]) -> tuple[Array, ...]:
-        x, w, r = inputs[:3]
-        assert x is not None
-        assert w is not None
-        assert r is not None
-        steps, rows, _ = x.shape
-        count, width, hidden = r.shape
-        b = inputs[3] if inputs[3] is not None else np.zeros((count, 2 * width))
-        lengths = inputs[4] if inputs[4] is not None else np.full(rows, steps)
-        direction = attributes.get("direction") or "forward"
-        firsts = [inputs[i] for i in (FIRST_H, FIRST_C)[: self.states]]
-        y = np.zeros((steps, count, rows, hidden), x.dtype)
-        last: list[list[Array]] = []
-        functions = list(_functions(attributes, self.defaults))
-        for d in range(count):
-            mine = functions[d * len(self.defaults) :][: len(self.defaults)]
+    def compute(
+        self,
+        x: Array,
+        w: Array,
+        r: Array,
+        b: Array | None,
+        lengths: Array | None,
+        initial: Sequence[Array | None],
+        activations: Sequence[str] | None,
+        alpha: Sequence[float] | None,
+        beta: Sequence[float] | None,
+        direction: str | None,
+        layout: int | None,
+    ) -> tuple[Array, ...]:
+        if layout:
+            x = x.swapaxes(0, 1)
+            initial = [None if state is None else state.swapaxes(0, 1) for state in initial]
+        time, samples = x.shape[:2]
+        directions, units = len(w), r.shape[-1]
+        lengths = np.full(samples, time) if lengths is None else lengths
+        functions = _functions(activations or list(self.functions) * directions, alpha, beta)
+        y = np.zeros((time, directions, samples, units), x.dtype)
+        ends = []
+        for number in range(directions):
+            reverse = direction == "reverse" or number == 1
+            biases = np.zeros(2 * self.gates * units, x.dtype) if b is None else b[number]
             states = [
-                np.zeros((rows, hidden), x.dtype) if one is None else one[d] for one in firsts
+                np.zeros((samples, units), x.dtype) if state is None else state[number]
+                for state in initial
             ]
-            backwards = direction == "reverse" or d == 1
-            for t in reversed(range(steps)) if backwards else range(steps):
-                terms = x[t] @ w[d].T + b[d, :width]
-                found = self._step(terms, states, r[d], b[d, width:], mine)
-                within = (t < lengths)[:, None]
-                states = [
-                    np.where(within, new, old) for new, old in zip(found, states, strict=True)
-                ]
-                y[t, d] = np.where(within, found[0], 0)
-            last.append(states)
-        return (y, *(np.stack([each[i] for each in last]) for i in range(self.states)))
+            self.direction_index = number
+            own = functions[number * len(self.functions) :][: len(self.functions)]
+            for step in reversed(range(time)) if reverse else range(time):
+                runs = (step < lengths)[:, None]
+                new = self.step(x[step], w[number], r[number], biases.reshape(2, -1), states, own)
+                states = [np.where(runs, a, b) for a, b in zip(new, states, strict=True)]
+                y[step, number] = np.where(runs, states[0], 0)
+            ends.append(states)
+        last = [np.stack([end[index] for end in ends]) for index in range(self.states)]
+        if layout:
+            return y.transpose(2, 0, 1, 3), *(state.swapaxes(0, 1) for state in last)
+        return y, *last
 
 
 class LSTM(_Recurrent):
-    """c' = f c + i n, h' = o tanh(c')."""
+    """The gates are i, o, f, c."""
 
-    states = 2
-    defaults = ("Sigmoid", "Tanh", "Tanh")
+    gates, functions, states = 4, ("Sigmoid", "Tanh", "Tanh"), 2
+
+    def step(
+        self, x: Array, w: Array, r: Array, b: Array, states: list[Array], f: list[Function]
+    ) -> list[Array]:
+        h, c = states
+        p_i, p_o, p_f = self.peepholes[self.direction_index]
+        i, o, forget, new = np.split(x @ w.T + h @ r.T + b.sum(0), 4, -1)
+        i, forget = f[0](i + p_i * c), f[0](forget + p_f * c)
+        c = forget * c + i * f[1](new)
+        return [f[0](o + p_o * c) * f[2](c), c]
 
     def _run(
         self,
@@ -86,29 +107,43 @@ class LSTM(_Recurrent):
         w: Array,
         r: Array,
         b: Array | None = None,
-        lengths: Array | None = None,
-        h: Array | None = None,
-        c: Array | None = None,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+        initial_c: Array | None = None,
         p: Array | None = None,
-        **attributes: Any,
+        activation_alpha: Any = None,
+        activation_beta: Any = None,
+        activations: Any = None,
+        clip: Any = None,
+        direction: Any = None,
+        hidden_size: Any = None,
+        input_forget: Any = None,
+        layout: Any = None,
     ) -> tuple[Array, ...]:
-        if p is not None or attributes.get("input_forget"):
-            raise NotImplementedError("peepholes and input_forget")
-        return self._all([x, w, r, b, lengths, h, c], attributes)
-
-    def _step(
-        self, x: Array, states: list[Array], r: Array, b: Array, functions: Sequence[Function]
-    ) -> list[Array]:
-        (h, c), (gate, inner, outer) = states, functions
-        i, o, f, n = np.split(x + h @ r.T + b, 4, axis=1)
-        cell = gate(f) * c + gate(i) * inner(n)
-        return [gate(o) * outer(cell), cell]
+        self.peepholes = [[0, 0, 0]] * len(w) if p is None else [np.split(x, 3) for x in p]
+        return self.compute(
+            *(x, w, r, b, sequence_lens, [initial_h, initial_c]),
+            *(activations, activation_alpha, activation_beta, direction, layout),
+        )
 
 
 class GRU(_Recurrent):
-    """h' = (1 - z) n + z h."""
+    """The gates are z, r, h."""
 
-    defaults = ("Sigmoid", "Tanh")
+    gates, functions = 3, ("Sigmoid", "Tanh")
+
+    def step(
+        self, x: Array, w: Array, r: Array, b: Array, states: list[Array], f: list[Function]
+    ) -> list[Array]:
+        (h,) = states
+        units = h.shape[-1]
+        inputs = x @ w.T + b[0]
+        z, reset = np.split(
+            f[0](inputs[:, : 2 * units] + h @ r[: 2 * units].T + b[1, : 2 * units]), 2, -1
+        )
+        rest, bias = r[2 * units :].T, b[1, 2 * units :]
+        before = reset * (h @ rest + bias) if self.reset_after else (reset * h) @ rest + bias
+        return [(1 - z) * f[1](inputs[:, 2 * units :] + before) + z * h]
 
     def _run(
         self,
@@ -116,30 +151,31 @@ class GRU(_Recurrent):
         w: Array,
         r: Array,
         b: Array | None = None,
-        lengths: Array | None = None,
-        h: Array | None = None,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+        activation_alpha: Any = None,
+        activation_beta: Any = None,
+        activations: Any = None,
+        clip: Any = None,
+        direction: Any = None,
+        hidden_size: Any = None,
+        layout: Any = None,
         linear_before_reset: Any = None,
-        **attributes: Any,
     ) -> tuple[Array, ...]:
-        self._linear = bool(linear_before_reset)
-        return self._all([x, w, r, b, lengths, h], attributes)
-
-    def _step(
-        self, x: Array, states: list[Array], r: Array, b: Array, functions: Sequence[Function]
-    ) -> list[Array]:
-        (h,), (gate, inner) = states, functions
-        of_z, of_r, of_n = np.split(r, 3)
-        b_z, b_r, b_n = np.split(b, 3)
-        x_z, x_r, x_n = np.split(x, 3, axis=1)
-        z = gate(x_z + h @ of_z.T + b_z)
-        reset = gate(x_r + h @ of_r.T + b_r)
-        linear = reset * (h @ of_n.T + b_n)
-        n = inner(x_n + (linear if self._linear else (reset * h) @ of_n.T + b_n))
-        return [(1 - z) * n + z * h]
+        self.reset_after = bool(linear_before_reset)
+        return self.compute(
+            *(x, w, r, b, sequence_lens, [initial_h]),
+            *(activations, activation_alpha, activation_beta, direction, layout),
+        )
 
 
 class RNN(_Recurrent):
-    """h' = tanh(x + h R)."""
+    """One activation of a product."""
+
+    def step(
+        self, x: Array, w: Array, r: Array, b: Array, states: list[Array], f: list[Function]
+    ) -> list[Array]:
+        return [f[0](x @ w.T + states[0] @ r.T + b.sum(0))]
 
     def _run(
         self,
@@ -147,49 +183,63 @@ class RNN(_Recurrent):
         w: Array,
         r: Array,
         b: Array | None = None,
-        lengths: Array | None = None,
-        h: Array | None = None,
-        **attributes: Any,
+        sequence_lens: Array | None = None,
+        initial_h: Array | None = None,
+        activation_alpha: Any = None,
+        activation_beta: Any = None,
+        activations: Any = None,
+        clip: Any = None,
+        direction: Any = None,
+        hidden_size: Any = None,
+        layout: Any = None,
     ) -> tuple[Array, ...]:
-        return self._all([x, w, r, b, lengths, h], attributes)
-
-    def _step(
-        self, x: Array, states: list[Array], r: Array, b: Array, functions: Sequence[Function]
-    ) -> list[Array]:
-        return [functions[0](x + states[0] @ r.T + b)]
+        return self.compute(
+            *(x, w, r, b, sequence_lens, [initial_h]),
+            *(activations, activation_alpha, activation_beta, direction, layout),
+        )
 
 
-def _functions(attributes: dict[str, Any], defaults: Sequence[str]) -> Iterator[Function]:
-    """The activations of all directions."""
-    alphas = iter(attributes.get("activation_alpha") or ())
-    betas = iter(attributes.get("activation_beta") or ())
-    if attributes.get("clip"):
-        raise NotImplementedError("clip")
-    for name in attributes.get("activations") or [*defaults] * 2:
-        make, values = _ACTIVATIONS[name.lower()]
-        rows = (alphas, betas)[: len(values)]
-        yield make(*(next(row, value) for row, value in zip(rows, values, strict=True)))
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(0.5 * (np.tanh(0.5 * x) + 1))
-
-
-_ACTIVATIONS: dict[str, tuple[Callable[..., Function], tuple[float, ...]]] = {
-    "relu": (lambda: lambda x: np.maximum(x, 0), ()),
-    "tanh": (lambda: np.tanh, ()),
-    "sigmoid": (lambda: _sigmoid, ()),
-    "softsign": (lambda: lambda x: x / (1 + np.abs(x)), ()),
-    "softplus": (lambda: lambda x: np.logaddexp(x, 0), ()),
-    "hardsigmoid": (lambda a, b: lambda x: np.clip(a * x + b, 0, 1), (0.2, 0.5)),
-    "elu": (lambda a: lambda x: np.where(x >= 0, x, a * np.expm1(np.minimum(x, 0))), (1.0,)),
-    "leakyrelu": (lambda a: lambda x: np.where(x >= 0, x, a * x), (0.01,)),
-    "thresholdedrelu": (lambda a: lambda x: np.where(x > a, x, 0), (nan,)),
-    "affine": (lambda a, b: lambda x: a * x + b, (nan, nan)),
-    "scaledtanh": (lambda a, b: lambda x: a * np.tanh(b * x), (nan, nan)),
+DEFAULTS = {
+    "affine": (1.0, 0.0),
+    "leakyrelu": (0.01, 0.0),
+    "thresholdedrelu": (1.0, 0.0),
+    "scaledtanh": (1.0, 1.0),
+    "hardsigmoid": (0.2, 0.5),
+    "elu": (1.0, 0.0),
 }
-"""By name, how to make it from its parameters, and their defaults; NaN where onnxruntime has
-another default than ONNX."""
+"""alpha and beta of the activations that have them, where none are stated."""
 
-RECURRENT = (LSTM, GRU, RNN)
-"""The operators."""
+WITH_BETA = frozenset({"affine", "scaledtanh", "hardsigmoid"})
+
+
+def _functions(
+    names: Sequence[str], alpha: Sequence[float] | None, beta: Sequence[float] | None
+) -> list[Function]:
+    """The activations; those that have parameters take them from the lists in order."""
+    alphas, betas = list(alpha or ()), list(beta or ())
+    functions = []
+    for name in map(str.lower, names):
+        a, b = DEFAULTS.get(name, (0.0, 0.0))
+        if name in DEFAULTS and alphas:
+            a = alphas.pop(0)
+        if name in WITH_BETA and betas:
+            b = betas.pop(0)
+        functions.append(_function(name, a, b))
+    return functions
+
+
+def _function(name: str, a: float, b: float) -> Function:
+    known: dict[str, Function] = {
+        "relu": lambda x: np.maximum(x, 0),
+        "tanh": np.tanh,
+        "sigmoid": lambda x: (1 + np.tanh(x / 2)) / 2,
+        "affine": lambda x: a * x + b,
+        "leakyrelu": lambda x: np.where(x < 0, a * x, x),
+        "thresholdedrelu": lambda x: np.where(x > a, x, 0),
+        "scaledtanh": lambda x: a * np.tanh(b * x),
+        "hardsigmoid": lambda x: np.clip(a * x + b, 0, 1),
+        "elu": lambda x: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
+        "softsign": lambda x: x / (1 + np.abs(x)),
+        "softplus": lambda x: np.logaddexp(x, 0),
+    }
+    return known[name]

@@ -151,7 +151,13 @@ def verify_file(
                     from_float64=_scaled(ours, exact, least_scale),
                     keras_from_float64=_scaled(theirs, exact, least_scale),
                 )
-            if theirs is not None and not found.problem and found.scaled > tolerance:
+            decided = name in totals and totals[name].worse
+            if (
+                theirs is not None
+                and not found.problem
+                and found.scaled > tolerance
+                and not decided
+            ):
                 over[name] = ours, theirs
             found_now[name] = found
         for name, error in itself.errors(batch.arrays, over, leasts).items():

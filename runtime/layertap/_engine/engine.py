@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from layertap.errors import (
@@ -57,6 +58,13 @@ class Engine:
         self._maps = devices.maps(self._providers)
         self.memory = devices.memory(self._providers)
         """The memory that the device leaves its results in."""
+        self._quantised_in_float = False
+
+    def in_float(self) -> Engine:
+        """The same engine, without onnxruntime's operators on integers for quantised models."""
+        engine = copy(self)
+        engine._quantised_in_float = True
+        return engine
 
     def _use(self, name: str) -> None:
         ort = import_onnxruntime()
@@ -155,6 +163,8 @@ class Engine:
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
+        if self._quantised_in_float:
+            defaults["session.disable_quant_qdq"] = "1"
         if self._settings.reproducible:
             # Fusions depend on which tensors are outputs, sums on the number of threads.
             defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -348,6 +348,8 @@ def _check_shape(
         raise InputError(f"{problem}: it must have {len(wanted)} axes, got {len(given)}.")
     if len(given) == 4 and _fits((given[0], given[2], given[3], given[1]), wanted):
         raise InputError(f"{problem}. Its channels come first; use x.transpose(0, 2, 3, 1).")
+    if len(given) == 4 and _fits((given[0], given[3], given[1], given[2]), wanted):
+        raise InputError(f"{problem}. Its channels come last; use x.transpose(0, 3, 1, 2).")
     if len(given) == 4 and _fits((given[0], given[2], given[1], given[3]), wanted):
         raise InputError(f"{problem}. Height and width are swapped.")
     axis = next(i for i in range(len(given)) if not _fits(given[i : i + 1], wanted[i : i + 1]))

@@ -249,6 +249,7 @@ class Program:
         *,
         peeled: bool = True,
         on_device: bool = False,
+        fused: bool = False,
     ) -> Fetch:
         """Prepare to compute `tensors` and the appended nodes, starting from `given`.
 
@@ -256,12 +257,15 @@ class Program:
             feeds: values by source; only their dtypes are used here.
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
+            fused: whether a quantised model may be computed in integers, see `_quantised`.
         """
         self.check_open()
         plan = self.plan(tensors, given, appended, peeled)
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
-        key = (*plan.key, *dtypes.values())
-        start = partial(self._sessions.get, key, partial(self._start, plan, dtypes))
+        in_float = self._quantised and not fused
+        key = (*plan.key, *dtypes.values(), in_float)
+        engine = self.engine.in_float() if in_float else self.engine
+        start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
         memory = self.engine.memory if on_device else None
         session = start() if plan.outputs else None
         return Fetch(self.name, plan, start, session, memory, self._defaults(plan))
@@ -274,9 +278,20 @@ class Program:
         names = (name for name in plan.optional if name not in graph.initializers)
         return {name: ones(graph.optional[name]) for name in names}
 
-    def _start(self, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
+    @cached_property
+    def _quantised(self) -> bool:
+        """Whether the file has pairs of QuantizeLinear and DequantizeLinear.
+
+        onnxruntime fuses the operators between such pairs into operators on integers, which round
+        differently. But it cannot fuse across a tensor that is an output: a layer's values, and
+        those of all layers after it, would depend on what else is requested. So layers are computed
+        without these fusions, as the file defines them, and only predictions with them.
+        """
+        return any(node.op_type == "DequantizeLinear" for node in self.graph.nodes)
+
+    def _start(self, engine: Engine, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        engine, locations = self.engine, self.graph.locations
+        locations = self.graph.locations
         leaves = engine.leaves_weights(self.source.size)
         locate = stay = weights = None
         if leaves or locations:
@@ -325,7 +340,12 @@ class Program:
     # --- Running it -----------------------------------------------------------------------------
 
     def prepare(
-        self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
+        self,
+        needed: Sequence[str],
+        inputs: Any,
+        preprocess: Recipe | None,
+        *,
+        watch: bool = True,
     ) -> dict[str, Any]:
         """Convert the caller's inputs into values by input name; see `feeds.prepare`.
 
@@ -333,6 +353,7 @@ class Program:
             needed: the inputs that are required.
             inputs: see `Model.activations`.
             preprocess: a recipe for images instead of the card's.
+            watch: warn of batches that no image can have become.
         """
         from .feeds import (
             as_recipe,
@@ -346,7 +367,7 @@ class Program:
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
         used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)
-        if used is not None and not self.has_warned:
+        if watch and used is not None and not self.has_warned:
             problems = (unprepared(x, feeds[x], graph.inputs[x], used) for x in needed)
             self.warn_once(next(filter(None, problems), ""))
         return feeds
@@ -387,7 +408,11 @@ class Runner:
         self._request = request
         self._is_ready, self._unprepared = is_ready, unprepared
         self.fetch = program.fetch(
-            request.tensors, appended=request.appended, peeled=peeled, on_device=on_device
+            request.tensors,
+            appended=request.appended,
+            peeled=peeled,
+            on_device=on_device,
+            fused=not request.layers,
         )
         self._needs = self.fetch.plan.needs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def load_ready(path: str) -> Any:
         if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
                 # A file written by `layertap run -o` can be fed to the next part of a cut model.
-                paths = _last_key(loaded.files)
+                paths = _paths_key(loaded.files)
                 return {name: loaded[name] for name in loaded.files if name != paths}
     except FileNotFoundError as exc:
         raise InputError(f"{path}: there is no such file.") from exc
@@ -58,10 +59,10 @@ def files_key(names: Collection[str]) -> str:
     return key
 
 
-def _last_key(names: Collection[str]) -> str | None:
-    """The name that `files_key` gave; arrays whose names came before it are layers."""
-    keys = [name for name in names if name == FILES or name.startswith(f"{FILES}~")]
-    return max(keys, key=len, default=None)
+def _paths_key(names: Sequence[str]) -> str | None:
+    """The name that `files_key` gave: `layertap run` writes the array with the paths last."""
+    keys = [name for name in names if re.fullmatch(rf"{re.escape(FILES)}(~\d+)?", name)]
+    return keys[-1] if keys else None
 
 
 def row_names(path: str, results: Mapping[str, Any]) -> list[str]:

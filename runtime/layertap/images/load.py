@@ -45,7 +45,6 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from layertap._public import public
-from layertap._regular import open_regular
 from layertap.errors import (
     ImageError,
     LayertapError,
@@ -53,6 +52,7 @@ from layertap.errors import (
     PreprocessingError,
     suggest,
 )
+from layertap.format.source import open_regular
 
 ColorMode: TypeAlias = Literal["rgb", "rgba", "grayscale"]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]

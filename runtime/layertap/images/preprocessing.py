@@ -374,8 +374,11 @@ class Preprocessing:
 
 
 def example(shape: Sequence[object] | None) -> str:
-    """A recipe, as JSON, for an input `(n, h, w, c)` of this shape; `None` if it is unknown."""
+    """A recipe, as JSON, for an input `(n, h, w, c)` or `(n, c, h, w)` of this shape; `None` if it
+    is unknown."""
     _, height, width, channels = shape if shape and len(shape) == 4 else (None,) * 4
+    if channels not in CHANNELS.values() and height in CHANNELS.values():
+        channels, height, width = height, width, channels
     known = isinstance(height, int) and isinstance(width, int)
     mode = next((mode for mode, count in CHANNELS.items() if count == channels), "rgb")
     data = {"size": [height, width] if known else [320, 320]}

@@ -109,9 +109,10 @@ def test_a_weight_is_the_variable_itself(keras: Any, monkeypatch: pytest.MonkeyP
 def test_what_is_computed_with_stays_in_the_graph(
     keras: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bias is added, an LSTM's kernel goes into a loop: tf2onnx wants to see their values."""
+    """A bias is added, and a kernel goes into a loop: tf2onnx wants to see their values."""
     layers = keras.layers
-    model = chain(keras, (5, 4), layers.LSTM(3, name="lstm"), layers.Dense(2, name="dense"))
+    lstm = layers.LSTM(3, "gelu", name="lstm")  # for which there is no operator
+    model = chain(keras, (5, 4), lstm, layers.Dense(2, name="dense"))
     assert list(frozen(model, monkeypatch)) == ["(3, 2)"]
 
 
@@ -134,9 +135,9 @@ def test_more_than_tensorflow_s_graphs_hold(
     monkeypatch.setattr("layertap_export.convert.freezing.GRAPH_DEF_BYTES", 1000)
     layers = keras.layers
     # 36 kB go into products, and 860 bytes into additions and the loop of an LSTM.
-    model = chain(keras, (5, 90), layers.Dense(100), layers.Dense(3), layers.LSTM(4))
+    model = chain(keras, (5, 90), layers.Dense(100), layers.Dense(3), layers.LSTM(4, "gelu"))
     assert layertap_export.export(model, tmp_path / "fits.onnx")
-    model = chain(keras, (5, 4), layers.LSTM(8, name="lstm"))
+    model = chain(keras, (5, 4), layers.LSTM(8, "gelu", name="lstm"))
     with pytest.raises(layertap_export.ExportError) as caught:
         layertap_export.export(model, tmp_path / "large.onnx")
     assert str(caught.value) == (

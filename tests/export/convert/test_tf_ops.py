@@ -201,6 +201,12 @@ def test_select_ignores_the_elements_not_selected(dtype: str, tf: Any) -> None:
     agree(both(tf, tf.where, np.array([False, False, True, True]), x, y))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_where_a_gradient_stops_the_values_pass(dtype: str, tf: Any) -> None:
+    x = noise(2, 3, low=-9, high=9).astype(dtype)
+    agree(both(tf, lambda a: tf.stop_gradient(a + a) * a, x), rtol=0, atol=0)
+
+
 def test_the_sign_bit_is_that_of_numpy(tf: Any, keras: Any) -> None:
     x = np.array([0.0, -0.0, 1.0, -1.0, INF, -INF, 1e-40, -1e-40], np.float32)
     (pair,) = both(tf, keras.ops.signbit, x, free=False)
@@ -619,3 +625,26 @@ def test_comparing_two_computed_strings_is_an_error(tf: Any) -> None:
     with pytest.raises(UnsupportedLayerError) as caught:
         both(tf, tf.equal, WORDS, WORDS)
     assert "strings can be compared with one constant string only" in str(caught.value)
+
+
+# --- Reversed axes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axes", [[0], [1], [-1], [0, 2], [2, -2, 0], []])
+def test_reversed_axes_match(axes: list[int], tf: Any) -> None:
+    agree(both(tf, lambda x: tf.reverse(x, tf.constant(axes, tf.int32)), noise(2, 3, 4)))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float64, bool])
+def test_a_reversed_vector_matches(dtype: Any, tf: Any) -> None:
+    agree(both(tf, lambda x: tf.reverse(x, [0]), np.array([1, 0, 2, 5]).astype(dtype)))
+
+
+def test_axes_that_are_reversed_twice_match(tf: Any) -> None:
+    """The same axes are left as they are, others are not."""
+
+    def call(x: Any) -> list[Any]:
+        once = tf.reverse(x, [1])
+        return [tf.reverse(once, [-2]), tf.reverse(once, [0]), tf.reverse(once[:, ::-1], [1]), once]
+
+    agree(both(tf, call, noise(2, 3, 4)))

@@ -85,8 +85,8 @@ def test_free_sizes(name: str) -> None:
         with pytest.raises(GradientError) as caught:
             Backward.of(free)
         assert str(caught.value) == (
-            f"'x' has no gradient: layertap has no rule for {FIXED_ONLY[name]}, in the layer "
-            "'node' between it and the score. Choose 'node' or a layer after it."
+            f"'x' has no gradient: layertap has no rule for {FIXED_ONLY[name]}, in the node "
+            "'node' between it and the score. Choose a layer after that."
         )
         return
     expected = Backward.of(operators.model(case, opset)).run(case.entries, weights)

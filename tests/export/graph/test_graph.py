@@ -14,6 +14,7 @@ from generators.tiny import model, node, value, weights
 from layertap_export.graph.graph import (
     between,
     captured,
+    in_order,
     leading_to,
     makers,
     opset_of,
@@ -121,3 +122,25 @@ def test_the_opset_of_a_domain() -> None:
     graph = helper.make_graph([], "empty", [], [])
     found = helper.make_model(graph, opset_imports=imports)
     assert [opset_of(found, name) for name in ("", "ai.onnx", "own", "other")] == [17, 17, 3, 0]
+
+
+# --- Topological order ----------------------------------------------------------------------------
+
+
+def test_nodes_in_order_stay_as_they_are() -> None:
+    assert in_order(NODES) == NODES
+
+
+def test_shuffled_nodes_are_put_in_an_order_in_which_they_can_run() -> None:
+    for seed in range(20):
+        shuffled = [NODES[i] for i in np.random.default_rng(seed).permutation(len(NODES))]
+        known = {"x", "w"}
+        for one in in_order(shuffled):
+            assert known.issuperset(one.input)
+            known.update(one.output)
+        assert len(known) == 2 + len(NODES)
+
+
+def test_no_node_of_a_circle_is_lost() -> None:
+    circle = [node("Neg", "b", "a"), node("Exp", "a", "b"), node("Abs", "x", "c")]
+    assert in_order(circle) == [circle[2], *circle[:2]]

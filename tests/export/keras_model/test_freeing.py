@@ -12,6 +12,7 @@ from onnxruntime import InferenceSession
 
 import layertap
 import layertap_export
+from shell import layertap as shell
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -370,3 +371,65 @@ def test_sizes_of_a_signature_are_fixed(keras: Any, tmp_path: Path) -> None:
         layertap_export.export(tmp_path / "saved", path, inputs={"x": (1, 5, 4)})
     with pytest.raises(layertap.UsageError, match=r"no input 'xx'. Did you mean 'x'\?"):
         layertap_export.export(tmp_path / "saved", path, inputs={"xx": (1, 5, 3)})
+
+
+def test_the_command_line_states_inputs(keras: Any, tmp_path: Path) -> None:
+    functional(keras, None).save(tmp_path / "x.keras")
+    argv = ["export", str(tmp_path / "x.keras"), "-o", str(tmp_path / "x.onnx"), "--input"]
+    done = shell(*argv, "image=?,8,?,3:float32")
+    assert (done.code, done.err) == (0, "")
+    assert card_of(tmp_path / "x.onnx") == {"image": ((None, 8, None, 3), "float32")}
+    for text, words in (("image", "cannot read the input 'image'"), ("x=?,8,8,3", "no input 'x'")):
+        done = shell(*argv, text)
+        assert done.code == 2
+        assert words in done.err
+
+
+def card_of(path: Path) -> dict[str, tuple[Shape, str]]:
+    card = layertap.open(path).card
+    assert card is not None
+    return {info.name: (info.shape, info.dtype) for info in card.inputs}
+
+
+def test_one_of_two_inputs_is_stated(keras: Any, stated: Stated) -> None:
+    class Net(keras.Model):
+        def build(self, left_shape: Any, right_shape: Any) -> None:
+            pass
+
+        def call(self, left: Any, right: Any) -> Any:
+            return keras.ops.mean(left, 1) + keras.ops.mean(right, 1)
+
+    model = Net(name="net")
+    model(zeros(2, 4, 3), zeros(2, 5, 3))
+    assert stated(model, {"left": (None, 4, 3)}) == {
+        "left": ((None, 4, 3), "float32"),
+        "right": ((None, None, 3), "float32"),
+    }
+    assert layertap_export.verify(stated.path, model)
+
+
+# --- Keras 2 ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def k() -> Any:
+    return pytest.importorskip("tf_keras")
+
+
+def test_models_of_keras_2_that_were_only_called_on_data(k: Any, stated: Stated) -> None:
+    chain = k.Sequential([k.layers.Dense(4), k.layers.Dense(2)])
+    chain(zeros(5, 6))
+    assert [shape for shape, _ in stated(chain, None).values()] == [(None, 6)]
+    chain.save(stated.path.with_suffix(".h5"))
+    assert [x for x, _ in stated(stated.path.with_suffix(".h5"), None).values()] == [(None, 6)]
+
+    class Net(k.Model):
+        def __init__(self) -> None:
+            super().__init__(name="net")
+            self.conv, self.pool = k.layers.Conv2D(2, 3), k.layers.GlobalMaxPooling2D()
+            self(zeros(1, 32, 32, 3))
+
+        def call(self, x: Any) -> Any:
+            return self.pool(self.conv(x))
+
+    assert stated(Net(), None) == {"x": ((None, None, None, 3), "float32")}

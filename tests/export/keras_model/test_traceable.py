@@ -22,9 +22,9 @@ def traced(function: Callable[..., Any], *shape: int | None, to_run: bool = Fals
     from layertap_export.keras_model.traceable import traceable
 
     spec = [tf.TensorSpec(shape)]
-    with traceable(to_run) as inlined:
+    with traceable(to_run) as changes:
         made = tf.function(function, input_signature=spec, autograph=False)
-        return made.get_concrete_function(), inlined
+        return made.get_concrete_function(), changes.inlined
 
 
 def operations(concrete: Any) -> set[str]:

@@ -86,7 +86,7 @@ def test_the_tolerance_decides(small: Any, small_file: Path, tmp_path: Path) -> 
     bad = tampered(
         small_file, tmp_path / "bad.onnx", "bn/BatchNormalization/scale", lambda w: w * 1.01
     )
-    assert layertap_export.verify(bad, small, tolerance=1e-2)
+    assert layertap_export.verify(bad, small, tolerance=5e-2)
     assert not layertap_export.verify(bad, small, tolerance=1e-3)
 
 

@@ -6,6 +6,7 @@ horizontal from vertical stripes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,3 +204,156 @@ def test_deletion_and_insertion_prefer_the_map_of_the_class(model: layertap.Mode
     good = metrics.insertion(model, both.images, maps, list(LABELS), steps=16, baseline=0.0)
     bad = metrics.insertion(model, both.images, maps[:, ::-1], list(LABELS), steps=16, baseline=0.0)
     assert (good.auc > bad.auc + 0.2).all()
+
+
+# --- Channels first, and sequences --------------------------------------------------------------
+
+
+def exported(keras_model: Any, folder: Path, **options: Any) -> layertap.Model:
+    import layertap_export
+
+    path = folder / "model.onnx"
+    layertap_export.export(keras_model, path, **options)
+    return layertap.open(path)
+
+
+def twin(keras: Any, data_format: str) -> Any:
+    """A network with seeded weights that do not depend on the order of axes.
+
+    No map is as wide as it has channels: Keras 3.15 called eagerly then adds a bias along the
+    width, if channels come first.
+    """
+    layers = keras.layers
+    axis = 1 if data_format == "channels_first" else -1
+    shape = (3, 16, 14) if data_format == "channels_first" else (16, 14, 3)
+    options = {"data_format": data_format}
+    image = keras.Input(shape, name="image")
+    x = layers.Conv2D(6, 3, padding="same", name="conv", **options)(image)
+    x = layers.BatchNormalization(axis=axis, name="norm")(x)
+    x = layers.Activation("relu", name="relu")(x)
+    x = layers.MaxPooling2D(name="pool", **options)(x)
+    y = layers.Conv2D(6, 3, padding="same", activation="relu", name="late", **options)(x)
+    x = layers.Concatenate(axis=axis, name="joined")([x, y])
+    x = layers.Permute((2, 3, 1) if axis == 1 else (3, 1, 2), name="turned")(x)
+    back = (3, 1, 2) if axis == 1 else (2, 3, 1)
+    x = layers.Permute(back, name="back")(x)
+    x = layers.GlobalAveragePooling2D(name="mean", **options)(x)
+    x = layers.Dense(3, "softmax", name="probs")(x)
+    model = keras.Model(image, x, name="twin")
+    generator = np.random.default_rng(5)
+    model.set_weights([np.abs(generator.normal(size=w.shape)) * 0.3 for w in model.get_weights()])
+    kernels = [model.get_layer(name) for name in ("conv", "late", "probs")]
+    for layer in kernels:
+        kernel, bias = layer.get_weights()
+        layer.set_weights([generator.normal(size=kernel.shape) * 0.4, bias])
+    return model
+
+
+@pytest.fixture(scope="module")
+def twins(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> list[layertap.Model]:
+    """The same network with channels last and with channels first."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("last", "first")]
+    formats = ("channels_last", "channels_first")
+    return [
+        exported(twin(keras, name), folder, gradients="all")
+        for name, folder in zip(formats, folders, strict=True)
+    ]
+
+
+def test_the_card_states_the_axes(twins: list[layertap.Model]) -> None:
+    last, first = ({row.name: row.axes for row in made.layers} for made in twins)
+    maps = ("image", "conv", "norm", "relu", "pool", "late", "joined", "back")
+    assert last == {**dict.fromkeys(maps, "NHWC"), "turned": "NCHW", "mean": "NC", "probs": "NC"}
+    assert first == {**dict.fromkeys(maps, "NCHW"), "turned": "NHWC", "mean": "NC", "probs": "NC"}
+    for made, axes in zip(twins, ("NHWC", "NCHW"), strict=True):
+        assert [info.axes for info in (*made.inputs, *made.outputs)] == [axes, "NC"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", ["relu", "joined", "turned"])
+def test_channels_first_gives_the_same_maps(
+    twins: list[layertap.Model], method: str, layer: str
+) -> None:
+    last, first = twins
+    x = np.random.default_rng(1).normal(size=(2, 16, 14, 3)).astype(np.float32)
+    wanted = last.cam(x, layer, [0, 2], method=method)
+    found = first.cam(x.transpose(0, 3, 1, 2), layer, [0, 2], method=method)
+    assert found.shape == (2, 2, 16, 14)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_last_conv_of_channels_first(keras: Any, tmp_path: Path) -> None:
+    names = []
+    for data_format in ("channels_last", "channels_first"):
+        made = exported(twin(keras, data_format), tmp_path, gradients="last-conv")
+        assert made.card is not None
+        assert made.card.gradients is not None
+        names.append(list(made.card.gradients.tensors))
+    assert names == [["back"], ["back"]]
+
+
+def test_an_image_for_channels_first(keras: Any, tmp_path: Path) -> None:
+    """The recipe in the card says the order, so that readers of format 1.2 refuse it."""
+    recipe = {"size": [16, 14], "scaling": {"mode": "rescale", "scale": 1 / 255}}
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
+    found = []
+    for data_format in ("channels_last", "channels_first"):
+        made = exported(twin(keras, data_format), tmp_path, preprocess=recipe)
+        assert made.preprocessing is not None
+        found.append(made.predict(pixels))
+        assert made.preprocessing.channels == ("first" if "first" in data_format else None)
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+
+
+def test_maps_of_an_ecg(keras: Any, tmp_path: Path) -> None:
+    """Conv1D over (n, t, c): Grad-CAM by a tape, at the layer that `last-conv` finds."""
+    import tensorflow as tf
+
+    layers = keras.layers
+    keras.utils.set_random_seed(3)
+    beats = keras.Input((40, 2), name="beats")
+    x = layers.Conv1D(5, 7, strides=2, padding="same", name="early")(beats)
+    x = layers.ReLU(name="relu")(x)
+    x = layers.Conv1D(4, 3, padding="same", activation="relu", name="late")(x)
+    x = layers.GlobalAveragePooling1D(name="mean")(x)
+    model = keras.Model(beats, layers.Dense(3, name="scores")(x))
+    made = exported(model, tmp_path, gradients="last-conv")
+    assert {row.name: row.axes for row in made.layers} == {
+        **dict.fromkeys(("beats", "early", "relu", "late"), "NTC"),
+        **dict.fromkeys(("mean", "scores"), "NC"),
+    }
+    data = np.random.default_rng(0).normal(size=(2, 40, 2)).astype(np.float32)
+    part = keras.Model(beats, [model.get_layer("late").output, model.output])
+    with tf.GradientTape() as tape:
+        activations, scores = part(tf.constant(data))
+        tape.watch(activations)
+        score = tf.reduce_sum(model.get_layer("scores")(model.get_layer("mean")(activations))[:, 1])
+    slopes = tape.gradient(score, activations).numpy()
+    assert scores.shape == (2, 3)
+    heat = (activations.numpy() * slopes.mean(axis=1, keepdims=True)).sum(axis=-1)
+    found = made.cam(data, target=[1], resize=False, normalize=False)
+    np.testing.assert_allclose(found[:, 0], heat, atol=1e-6)
+    assert made.cam(data, target=[1]).shape == (2, 1, 40)
+    means = made.activations(data, {"late": "mean"})["late"]
+    np.testing.assert_allclose(means, activations.numpy().mean(axis=1), atol=1e-6)
+
+
+def test_axes_of_text_and_attention(keras: Any, tmp_path: Path) -> None:
+    layers = keras.layers
+    tokens = keras.Input((9,), dtype="int32", name="tokens")
+    x = layers.Embedding(50, 8, name="embedding")(tokens)
+    attention = layers.MultiHeadAttention(2, 4, name="heads")
+    y, weights = attention(x, x, return_attention_scores=True)
+    x = layers.LayerNormalization(name="norm")(layers.Add(name="sum")([x, y]))
+    x = layers.Dense(6, activation="gelu", name="dense")(x)
+    x = layers.LSTM(5, return_sequences=True, name="lstm")(x)
+    outputs = [layers.GlobalMaxPooling1D(name="max")(x), weights]
+    made = exported(keras.Model(tokens, outputs), tmp_path)
+    axes = {row.name: row.axes for row in made.layers}
+    for name in ("embedding", "sum", "norm", "dense", "heads"):
+        assert axes[name] == "NTC", name
+    assert axes["lstm"] in ("NTC", None)  # None while it is a loop
+    assert axes["tokens"] == "NT"
+    assert axes["max"] == "NC"
+    assert axes["heads:1"] in ("N???", None)
+    assert "C" not in (axes["heads:1"] or "")

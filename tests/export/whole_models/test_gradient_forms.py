@@ -200,25 +200,41 @@ def recurrent(keras: Any, *layers: Any) -> Any:
     return keras.Model(entry, keras.layers.Dense(2, name="last")(x))
 
 
+RECURRENT: dict[str, Callable[[Any], list[Any]]] = {
+    "lstm": lambda layers: [layers.LSTM(4)],
+    "two": lambda layers: [layers.LSTM(4, return_sequences=True), layers.LSTM(3)],
+    "lstm both ways": lambda layers: [layers.Bidirectional(layers.LSTM(4))],
+    "lstm backwards": lambda layers: [layers.LSTM(4, go_backwards=True, use_bias=False)],
+    "gru": lambda layers: [layers.GRU(4)],
+    "gru before": lambda layers: [layers.GRU(4, reset_after=False)],
+    "gru both ways": lambda layers: [layers.Bidirectional(layers.GRU(4), merge_mode="sum")],
+    "rnn": lambda layers: [layers.SimpleRNN(4, activation="relu")],
+    "masked": lambda layers: [layers.ReLU(), layers.Masking(), layers.LSTM(4)],
+}
+QUICK = ("lstm both ways", "gru", "masked")
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        pytest.param(lambda layers: [layers.LSTM(4, name="rnn")], marks=pytest.mark.slow),
-        pytest.param(
-            lambda layers: [layers.LSTM(4, return_sequences=True), layers.LSTM(3, name="rnn")],
-            marks=pytest.mark.slow,
-        ),
-        lambda layers: [layers.Bidirectional(layers.LSTM(4), name="rnn")],
-        lambda layers: [layers.LSTM(4, go_backwards=True, use_bias=False, name="rnn")],
-    ],
-    ids=["lstm", "two", "both ways", "backwards"],
+    "name", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in RECURRENT]
 )
-def test_lstm(make: Callable[[Any], Any], keras: Any, tmp_path: Path) -> None:
-    model = recurrent(keras, *make(keras.layers))
+def test_recurrent_layers(name: str, keras: Any, tmp_path: Path) -> None:
+    model = recurrent(keras, *RECURRENT[name](keras.layers))
     path = tmp_path / "model.onnx"
     report = layertap_export.export(model, path, gradients=["input", "first"])
     assert verification_of(report.card).layers["grad/first"].scaled < 1e-5
+    assert {"LSTM", "GRU", "RNN"} & {node.op_type for node in onnx.load(path).graph.node}
     check_against_the_tape(model, path, np.random.default_rng(0).normal(size=(3, 5, 3)).astype("f"))
+
+
+@pytest.mark.slow
+def test_masked_words(keras: Any, tmp_path: Path) -> None:
+    keras.utils.set_random_seed(0)
+    entry = keras.Input((6,), dtype="int32", name="x")
+    x = keras.layers.Embedding(10, 4, mask_zero=True, name="first")(entry)
+    x = keras.layers.Bidirectional(keras.layers.GRU(4))(x)
+    model = keras.Model(entry, keras.layers.Dense(2, name="last")(x))
+    report = layertap_export.export(model, tmp_path / "model.onnx", gradients="first")
+    assert verification_of(report.card).layers["grad/first"].scaled < 1e-5
 
 
 # --- Layers that have none ------------------------------------------------------------------------

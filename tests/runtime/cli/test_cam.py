@@ -13,6 +13,7 @@ from PIL import Image
 import layertap as api
 from generators import tiny
 from layertap.cam import METHODS
+from layertap.view.colormaps import colored
 from layertap.view.overlays import overlay, panel
 from shell import layertap
 
@@ -150,6 +151,87 @@ def test_classes_without_labels_have_their_index(pictures: Path, tmp_path: Path)
     done = layertap("cam", file, "pictures/a.png", "-o", "out", "--target", "-1")
     assert re.match(r"wrote out/a.cam.png: class 2 \d\.\d{3}\n", done.err)
     assert done.code == 0
+
+
+@pytest.mark.parametrize("method", ["eigencam", "KPCA-CAM"])
+def test_a_map_that_explains_no_class_names_none(file: Path, pictures: Path, method: str) -> None:
+    done = layertap("cam", file, "pictures/a.png", "--method", method, "-o", "out")
+    name = method.lower().replace("-", "")
+    assert (done.code, done.err) == (0, f"wrote out/a.cam.png: {name}\nwrote out/cam.json\n")
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    assert report["method"] == name
+    (entry,) = report["images"]
+    assert entry["targets"] == []
+    heat = api.open(file).cam("pictures/a.png", method=method)
+    np.testing.assert_allclose(np.load("out/a.cam.npy"), heat, atol=1e-6)
+    done = layertap("cam", file, "pictures/a.png", "--method", method, "--target", "0", "-o", "two")
+    assert done == (
+        2,
+        "",
+        f"layertap: --target is for methods that explain a class; the map of {method} is the same "
+        "for every class. Leave out --target.\n",
+    )
+    assert not Path("two").exists()
+
+
+def test_a_ready_batch_has_a_map_for_each_row(file: Path, pictures: Path) -> None:
+    batch = api.Preprocessing.from_dict(
+        {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
+    ).batch([pictures / "a.png", pictures / "b.png"])
+    np.save("both.npy", batch)
+    done = layertap("cam", file, "both.npy", "--target", "dog", "--layer", "relu", "-o", "out")
+    assert done.code == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "both_0.cam.npy", "both_0.cam.png", "both_1.cam.npy", "both_1.cam.png", "cam.json",
+    ]  # fmt: skip
+    expected = api.open(file).cam(batch, "relu", ["dog"])
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    for row, entry in enumerate(report["images"]):
+        assert entry["image"] == f"both.npy[{row}]"
+        np.testing.assert_allclose(np.load(Path("out", entry["maps"])), expected[row, 0], atol=1e-6)
+        title = f"dog {entry['targets'][0]['score']:.3f}"
+        colours = Image.fromarray(colored(expected[row, 0]))
+        with Image.open(Path("out", entry["overlay"])) as drawn:
+            assert drawn.tobytes() == panel([(title, colours)]).tobytes()
+
+
+def test_one_row_keeps_the_name_of_the_batch(file: Path, pictures: Path) -> None:
+    np.savez("one.npz", image=np.zeros((1, 8, 6, 3), np.float32))
+    assert layertap("cam", file, "one.npz", "-o", "out").code == 0
+    assert Path("out/one.cam.npy").exists()
+    done = layertap("cam", file, "one.npz", "pictures/a.png", "-o", "out")
+    assert done == (
+        2, "", "layertap: give images, or one ready batch (.npy or .npz), not several batches.\n"
+    )  # fmt: skip
+
+
+def test_maps_of_sequences_are_arrays_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ECG with channels second."""
+    monkeypatch.chdir(tmp_path)
+    made = tiny.model(
+        [
+            tiny.node("Conv", "x k", "c", strides=[2]),
+            tiny.node("GlobalAveragePool", "c", "p"),
+            tiny.node("Flatten", "p", "y"),
+        ],
+        [tiny.value("x", ["n", 2, 10])],
+        [tiny.value("y", ["n", 3])],
+        [tiny.weights("k", 3, 2, 1)],
+    )
+    file = tiny.save(made, tmp_path / "ecg.onnx")
+    x = np.random.default_rng(0).normal(size=(2, 2, 10)).astype(np.float32)
+    np.save("beats.npy", x)
+    done = layertap("cam", file, "beats.npy", "--layer", "c", "--method", "eigencam", "-o", "out")
+    assert done.code == 0
+    assert done.err.startswith("wrote out/beats_0.cam.npy: eigencam\n")
+    found = np.load("out/beats_1.cam.npy")
+    np.testing.assert_allclose(found, api.open(file).cam(x, "c", method="eigencam")[1, 0])
+    assert found.shape == (10,)
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    assert report["images"][0] == {
+        "image": "beats.npy[0]", "maps": "beats_0.cam.npy", "targets": []
+    }  # fmt: skip
+    assert not list(Path("out").glob("*.png"))
 
 
 def test_help_lists_all_methods() -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from generators import tiny
 from layertap import open as open_model
 from layertap.cli import run as command
+from layertap.cli.ready_batch import load_ready
 from layertap.view.pictures import CAPTION, MARGIN
 from shell import Done, layertap
 
@@ -121,6 +123,28 @@ def test_layer_names_with_special_characters_are_written() -> None:
     assert list(found) == [*names, "layertap.files"]
     for name in names:
         np.testing.assert_array_equal(found[name], open_model("m.onnx").activations(NAMES[0], name))
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (["layertap.files", "b"], "layertap.files~2"),
+        (["layertap.files", "layertap.files~2"], "layertap.files~3"),
+        (["layertap.files~2", "b"], "layertap.files"),
+    ],
+)
+def test_a_layer_that_has_the_name_of_the_paths_is_kept(names: list[str], key: str) -> None:
+    """The array with the paths gets another name, and the file can still be fed to a model."""
+    model_with_layers(names)
+    done = layertap("run", "m.onnx", "pictures", "--layers", "all", "-o", "out.npz")
+    assert done.code == 0
+    found = loaded("out.npz")
+    assert list(found) == [*names, key]
+    assert found[key].tolist() == NAMES
+    for name in names:
+        np.testing.assert_array_equal(found[name], open_model("m.onnx").activations(NAMES, name))
+    assert sorted(load_ready("out.npz")) == sorted(names)
 
 
 @pytest.mark.usefixtures("classifier")
@@ -268,6 +292,99 @@ def test_top_limits_the_number_of_classes() -> None:
     (line,) = layertap("run", "m.onnx", NAMES[0], "--top", "1").out.splitlines()
     assert re.fullmatch(r"pictures/a.png: (cat|dog) 0\.\d{3}", line)
     assert layertap("run", "m.onnx", NAMES[0], "--top", "99").out.count(",") == 1
+
+
+def without_labels(file: Path) -> None:
+    """Write `m.onnx`, the model in `file` without its labels."""
+    made = onnx.load(file)
+    for prop in made.metadata_props:
+        prop.value = prop.value.replace('"labels":["cat","dog"],', "")
+    tiny.save(made, Path("m.onnx"))
+
+
+def test_top_without_labels_prints_indices(classifier: Path) -> None:
+    scores = open_model(classifier).predict(NAMES[:2])
+    without_labels(classifier)
+    done = layertap("run", "m.onnx", *NAMES[:2], "--top", "2")
+    lines = []
+    for name, row in zip(NAMES, scores, strict=False):
+        first, second = np.argsort(-row)
+        lines.append(f"{name}: {first} {row[first]:.3f}, {second} {row[second]:.3f}")
+    assert done == Done(0, "\n".join(lines) + "\n", "")
+    assert layertap("run", "m.onnx", NAMES[0]).out.startswith("name ")
+
+
+@pytest.mark.usefixtures("classifier")
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        (["--layers", "probs"], "--layers"),
+        (["--type", "Dense"], "--type"),
+        (["-o", "out.npz"], "-o"),
+        (["--sheet", "out"], "--sheet"),
+    ],
+)
+def test_top_that_would_have_no_effect_is_an_error(options: list[str], given: str) -> None:
+    done = layertap("run", "m.onnx", NAMES[0], "--top", "3", *options)
+    assert done == Done(
+        2,
+        "",
+        "layertap: --top prints the best classes of the model's predictions, which "
+        f"{given} does not print. Leave out one of the two.\n",
+    )
+    assert not Path("out.npz").exists()
+    assert not Path("out").exists()
+
+
+@pytest.mark.usefixtures("pictures")
+def test_top_of_a_model_that_gives_no_classes_is_an_error() -> None:
+    model_with_layers(["a"])
+    assert layertap("run", "m.onnx", NAMES[0], "--top", "3") == Done(
+        2,
+        "",
+        "layertap: --top needs a model with one output of class scores, (samples, classes); this "
+        "one gives a (1, 4, 4, 3).\n",
+    )
+
+
+# --- Channels first -----------------------------------------------------------------------------
+
+
+def foreign(pictures: Path, *, card: bool = False) -> None:
+    """Write `m.onnx`, a network with channels first, and the same one channels last as `l.onnx`."""
+    made = tiny.differentiable(channels_first=True)
+    if not card:
+        del made.metadata_props[:]
+    tiny.save(made, Path("m.onnx"))
+    tiny.save(tiny.differentiable(), Path("l.onnx"))
+    recipe = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
+    Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+
+
+def test_images_are_turned_for_a_file_with_channels_first(pictures: Path) -> None:
+    foreign(pictures)
+    done = layertap(
+        *("run", "m.onnx", "pictures", "--preprocess", "recipe.json"),
+        *("--layers", "last", "--layers", "probs", "-o", "out.npz"),
+    )
+    assert done.code == 0
+    found, model = loaded("out.npz"), open_model("l.onnx")
+    np.testing.assert_allclose(found["probs"], model.predict(NAMES), atol=1e-6)
+    expected = model.activations(NAMES, "last").transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found["last"], expected, atol=1e-5)
+
+
+def test_sheets_of_channels_first(pictures: Path) -> None:
+    foreign(pictures, card=True)
+    for file, folder in (("m.onnx", "first"), ("l.onnx", "last")):
+        done = layertap("run", file, NAMES[0], "--layers", "relu", "--sheet", folder)
+        assert done.code == 0
+    assert listing(Path("first")) == listing(Path("last"))
+    for name in listing(Path("first")):
+        with Image.open(Path("first", name)) as one, Image.open(Path("last", name)) as other:
+            assert one.size == other.size
+            # The maps are equal but for rounding, so a grey value may differ by one.
+            assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
 
 
 @pytest.mark.usefixtures("classifier")

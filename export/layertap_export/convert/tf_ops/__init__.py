@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 
+from layertap_export.keras_model.recurrence import OPERATION
+
 from . import (
     colours,
     convolution,
@@ -16,6 +18,7 @@ from . import (
     fourier,
     linear_algebra,
     lookup,
+    recurrent,
     resizing,
     searching,
     sequences,
@@ -56,6 +59,7 @@ HANDLERS: Mapping[str, Handler] = {
     "XlaDynamicUpdateSlice": formula(shapes.dynamic_update_slice),
     "Empty": shapes.empty,
     "StopGradient": stop_gradient,
+    "ReverseV2": shapes.reverse,
     # strings
     "Equal": lookup.equal,
     "NotEqual": lookup.equal,
@@ -109,5 +113,9 @@ def handlers(tables: Mapping[str, lookup.Table]) -> dict[str, tuple[Handler, lis
     Args:
         tables: the lookup tables in the graph, by the name of their TensorFlow node.
     """
-    of_graph = {**HANDLERS, "LookupTableFindV2": lookup.lookup(tables)}
+    of_graph = {
+        **HANDLERS,
+        "LookupTableFindV2": lookup.lookup(tables),
+        OPERATION: recurrent.recurrence,
+    }
     return {operation: (handler, []) for operation, handler in of_graph.items()}

@@ -1,4 +1,4 @@
-"""Shapes that are computed in the graph, and updates of slices."""
+"""Shapes that are computed in the graph, updates of slices, and reversed axes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from .expressions import Value, attribute, concat, numpy_dtype, replace_node
+from .expressions import (
+    UnsupportedUseError,
+    Value,
+    attribute,
+    concat,
+    numpy_dtype,
+    replace_node,
+)
 
 
 def broadcast_args(x: Value, y: Value) -> Value:
@@ -43,3 +50,48 @@ def empty(graph: Any, node: Any, name: str, args: Any) -> None:
         return shape.const(0, dtype).op("Expand", shape.cast(np.int64))
 
     replace_node(graph, node, build)
+
+
+def reverse(graph: Any, node: Any, name: str, args: Any) -> None:
+    """A tensor with the elements along some axes in reverse order.
+
+    tf2onnx 1.17 takes several transpositions and a ReverseSequence for each axis. An axis that is
+    reversed twice in a row, as by `Bidirectional`, is not reversed at all.
+    """
+
+    def build(x: Value, axes: Value) -> Value:
+        if axes.constant is None:
+            raise UnsupportedUseError("the axes to reverse are not constant")
+        wanted = sorted(int(axis) % x.rank for axis in axes.constant.ravel())
+        if not wanted:
+            return x
+        before = _source(graph, node.input[0])
+        if before is not None and before.type == "Slice" and _reversed_axes(before) == wanted:
+            return Value(graph, before.input[0])
+        ones = [1] * len(wanted)
+        start, end, steps = -np.array(ones), np.full(len(wanted), LOWEST), -np.array(ones)
+        return x.op("Slice", *x.int64s(start, end, wanted, steps))
+
+    replace_node(graph, node, build)
+
+
+LOWEST = np.iinfo(np.int64).min
+"""The end of a Slice that goes backwards to the first element, which has no number before it."""
+
+
+def _source(graph: Any, name: str) -> Any:
+    """The node that computes a tensor, without those that pass it on."""
+    node = graph.get_node_by_output(name)
+    while node is not None and node.type in ("Identity", "EnsureShape"):
+        node = node.inputs[0]
+    return node
+
+
+def _reversed_axes(node: Any) -> list[int]:
+    """The axes that a Slice only reverses; none if it does anything else."""
+    parameters = [item.get_tensor_value() if item.is_const() else [] for item in node.inputs[1:]]
+    if len(parameters) != 4 or not all(parameters):
+        return []
+    start, end, axes, steps = parameters
+    only = all(x == -1 for x in [*start, *steps]) and all(x == LOWEST for x in end)
+    return list(axes) if only else []

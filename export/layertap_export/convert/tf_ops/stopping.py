@@ -16,7 +16,8 @@ def stop_gradient(graph: Any, node: Any, name: str, args: Any) -> None:
     Its doc string says that no gradient flows through it. tf2onnx's own Identity would not be left
     in the graph.
     """
-    if graph.get_dtype(node.input[0]) not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+    if graph.get_dtype(node.input[0]) not in floats:
         MoveToIdent.version_1(graph, node)
         return
     node.type = "Dropout"

@@ -34,6 +34,9 @@ def rename(
         New name by old name, of tensors and weights.
     """
     graph = model.graph
+    for node in graph.node:
+        for body in bodies(node):
+            _sort_body(body)
     new = {**{value.name: value.name for value in graph.input}, **fixed}
     taken = UniqueNames({*new.values(), *(owner for owner, _ in owners)}, "_", 1)
     weights = {item.name: item for item in graph.initializer}
@@ -116,10 +119,31 @@ def _apply(node: onnx.NodeProto, new: dict[str, str]) -> None:
         _rename_body(body, f"{node.name}/body_{index}", new)
 
 
+def _sort_body(body: onnx.GraphProto) -> None:
+    """Sort the nodes and constants of a body, in place, in the order in which its outputs need
+    them.
+
+    tf2onnx's order depends on the hashes of TensorFlow's names, which have counters in them.
+    """
+    for node in body.node:
+        for inner in bodies(node):
+            _sort_body(inner)
+    made_by, placed = makers(body.node), set[int]()
+    ends = [value.name for value in body.output]
+    nodes = [node for end in ends for node in _needed(made_by.get(end), made_by, placed)]
+    read = dict.fromkeys([name for node in nodes for name in reads(node)] + ends)
+    constants = {item.name: item for item in body.initializer}
+    ordered = [_copy(node) for node in nodes]
+    initializers = [_copy(constants[name]) for name in read if name in constants]
+    del body.node[:], body.initializer[:], body.value_info[:]
+    body.node.extend(ordered)
+    body.initializer.extend(initializers)
+
+
 def _rename_body(body: onnx.GraphProto, prefix: str, outer: dict[str, str]) -> None:
     taken = UniqueNames((), "_", 1)
     new = dict(outer)
-    for item in (body, *body.node, *body.input, *body.output, *body.value_info, *body.initializer):
+    for item in (body, *body.node, *body.input, *body.output, *body.initializer):
         item.ClearField("doc_string")  # tf2onnx writes TensorFlow's names into it, with counters
     for value in (*body.input, *body.output):
         for size in value.type.tensor_type.shape.dim:

@@ -36,6 +36,8 @@ def custom_objects_of(given: Mapping[str, Any] | Iterable[CustomObject]) -> dict
             found |= value
         elif hasattr(value, "__name__"):
             found[value.__name__] = value
+        elif isinstance(item, str):  # a constant, which the code of a Lambda layer may use
+            found[split_reference(item)[1]] = value
         else:
             raise ModelLoadError(
                 f"invalid custom object {item!r} of type {type(value).__name__}: expected a class, "
@@ -90,6 +92,7 @@ def split_reference(reference: str) -> tuple[str, str]:
 
 _UNKNOWN = re.compile(
     r"Could not locate (?:class|function) '([^']+)'"
+    r"|Cannot deserialize object of type `(\w+)`"
     r"|Unknown (?:layer|object|initializer|[a-z ]*function|[a-z]+): '?([\w>]+(?:\.\w+)*)'?"
     r"|Could not interpret [a-z ]+ identifier: '?([\w>]+(?:\.\w+)*)'?"
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 from layertap.errors import DependencyError, install_hint
 from layertap.format.text import shape_text
 from layertap_export.errors import ExportError, ModelLoadError
+from layertap_export.keras_model.wrapping import wrapped
 
 from . import configs
 from .custom_objects import unknown_name_in
+from .renumbered import in_new_layout, is_old
 from .suffixes import named
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -25,6 +28,11 @@ SUFFIXES = (".keras", ".h5", ".hdf5")
 
 class _RefusedError(ExportError):
     """Keras cannot load a file; the message is the reason in one line."""
+
+    def __init__(self, reason: str, missing: str = "") -> None:
+        super().__init__(reason)
+        self.missing = missing
+        """A global name that the code of a Lambda layer uses, and that is not defined."""
 
 
 def find_loader(path: Path, unsafe: bool) -> Callable[[Mapping[str, Any]], Any]:
@@ -51,13 +59,18 @@ def _load(
     """Load a file with Keras 3 or, if that fails for a file of Keras 2, with `tf_keras`."""
     import keras
 
+    if stored.suffix == ".keras" and is_old(path):
+        with in_new_layout(path) as copy:
+            return _load(copy, stored, custom_objects, unsafe)
+    given = set(custom_objects)
     try:
         return _in_keras(path, stored, custom_objects, unsafe)
     except _RefusedError as exc:
+        refused = _not_loaded(path, stored, keras, given, exc)
         if not stored.by_keras_2:
-            raise _not_loaded(path, f"Keras {keras.__version__}", str(exc)) from exc
+            raise refused from exc
         if _custom_name(str(exc)) and not find_spec("tf_keras"):
-            raise _not_loaded(path, f"Keras {keras.__version__}", str(exc)) from exc
+            raise refused from exc
         reason = exc
     tf_keras = import_tf_keras(
         f"{str(path)!r} was written by Keras {stored.version or 1}, and Keras {keras.__version__} "
@@ -66,7 +79,7 @@ def _load(
     try:
         return _in_tf_keras(tf_keras, path, stored, custom_objects, unsafe)
     except _RefusedError as exc:
-        raise _not_loaded(path, f"tf_keras {tf_keras.__version__}", str(exc)) from exc
+        raise _not_loaded(path, stored, tf_keras, given, exc) from exc
 
 
 def import_tf_keras(explanation: str) -> Any:
@@ -105,15 +118,78 @@ _ONLY_IN_KERAS_2 = frozenset(
 """Classes that Keras 3 no longer has."""
 
 
-def _not_loaded(path: Path, loader: str, reason: str) -> ModelLoadError:
-    name = _custom_name(reason)
+def _not_loaded(
+    path: Path, stored: configs.Stored, library: Any, given: Collection[str], error: _RefusedError
+) -> ModelLoadError:
+    """The error for a file that a library cannot load: what is missing, and where to give it.
+
+    Args:
+        library: `keras` or `tf_keras`.
+        given: the names of the custom objects.
+        error: what the library said.
+    """
+    file, reason = repr(str(path)), str(error)
+    loader = f"{'Keras' if library.__name__ == 'keras' else 'tf_keras'} {library.__version__}"
+    name = _custom_name(reason) or _unknown_layer(stored.config, library, given)
+    own_h5 = stored.suffix == ".h5" and not stored.by_keras_2
+    if own_h5 and (name is None or name in _operations(library)):
+        return ModelLoadError(
+            f"{loader} cannot load {file}, although Keras {stored.version} wrote it: {reason}. "
+            "The .h5 format cannot hold all that Keras 3 writes to it. Load the model with the "
+            "code that made it, and save it as a .keras file."
+        )
     if name is not None:
         return ModelLoadError(
-            f"{str(path)!r} uses {name!r}, which {loader} does not know. If it is a custom class "
-            f"or function, say where it is: --custom-objects package.module:{name} "
-            f"(custom_objects= in Python)."
+            f"{file} uses {name!r}, which {loader} does not know. If it is a custom class or "
+            f"function, say where it is: --custom-objects package.module:{name} (custom_objects= "
+            "in Python)."
         )
-    return ModelLoadError(f"{loader} cannot load {str(path)!r}: {reason}")
+    if error.missing:
+        return ModelLoadError(
+            f"{file} has a Lambda layer whose code uses {error.missing!r}, which the file does not "
+            f"contain. Say where it is: --custom-objects package.module:{error.missing} "
+            f"(custom_objects={{{error.missing!r}: ...}} in Python)."
+        )
+    if re.search("marshal|EOF read where object", reason):
+        return ModelLoadError(
+            f"{file} has a Lambda layer whose code another version of Python compiled: this is "
+            f"Python {sys.version_info.major}.{sys.version_info.minor}, and its code cannot be "
+            f"read ({reason}). Export the model with the Python that saved it, or with the code "
+            "that builds it, package.module:function and --weights."
+        )
+    return ModelLoadError(f"{loader} cannot load {file}: {reason}")
+
+
+def _unknown_layer(config: Any, library: Any, given: Collection[str]) -> str | None:
+    """The class of a layer in a configuration that neither the library nor the caller has."""
+    for layer in _layers(config):
+        name = str(layer.get("class_name", "")).rpartition(">")[2]
+        known = any(hasattr(owner, name) for owner in (library.layers, library, library.models))
+        registered = library.utils.get_registered_object(str(layer.get("class_name", "")))
+        if name and not (known or registered or name in given or name in _ONLY_IN_KERAS_2):
+            return name
+    return None
+
+
+def _layers(config: Any) -> Iterator[Mapping[str, Any]]:
+    """The layers in the configuration of a model, at any depth."""
+    inner = config.get("config") if isinstance(config, dict) else None
+    inside = inner.get("layers") if isinstance(inner, dict) else inner
+    for layer in inside if isinstance(inside, list) else ():
+        if isinstance(layer, dict):
+            yield layer
+            yield from _layers(layer)
+
+
+def _operations(library: Any) -> set[str]:
+    """The names of Keras 3's operations, which models contain as layers."""
+    found, waiting = set(), [getattr(library, "Operation", None)]
+    while waiting:
+        kind = waiting.pop()
+        if kind is not None and not issubclass(kind, library.layers.Layer):
+            found.add(kind.__name__)
+            waiting += kind.__subclasses__()
+    return found
 
 
 def _in_keras(
@@ -123,7 +199,8 @@ def _in_keras(
 
     if stored.by_keras_2 and '"hard_sigmoid"' in json.dumps(stored.config):
         raise _RefusedError("hard_sigmoid is a different function in Keras 3")
-    with _refusals(), named(path, stored.suffix) as file, warnings.catch_warnings():
+    reaching = _lambdas_reach(keras.src.utils.python_utils, custom_objects)
+    with _refusals(), reaching, named(path, stored.suffix) as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the user can do nothing about warnings on old files
         model = keras.models.load_model(
             file, custom_objects=dict(custom_objects), compile=False, safe_mode=not unsafe
@@ -157,9 +234,11 @@ def _in_tf_keras(
     unsafe: bool,
 ) -> Any:
     from tf_keras.src.saving.serialization_lib import SafeModeScope
+    from tf_keras.src.utils import generic_utils
 
     scope = tf_keras.utils.custom_object_scope(dict(custom_objects))
-    with _refusals(), scope, SafeModeScope(not unsafe), named(path, stored.suffix) as file:
+    safe, reaching = SafeModeScope(not unsafe), _lambdas_reach(generic_utils, custom_objects)
+    with _refusals(), scope, safe, reaching, named(path, stored.suffix) as file:
         if stored.suffix != ".h5":
             return tf_keras.models.load_model(file, compile=False, safe_mode=not unsafe)
         config = json.dumps(_completed(stored.config))
@@ -184,12 +263,39 @@ def _completed(config: Any) -> Any:
 
 
 @contextmanager
+def _lambdas_reach(module: Any, custom_objects: Mapping[str, Any]) -> Iterator[None]:
+    """Let the code of Lambda layers use custom objects as its global names.
+
+    Args:
+        module: the module of Keras that makes functions from stored code, by `func_load`.
+    """
+
+    def load(
+        original: Any, code: Any, defaults: Any = None, closure: Any = None, globs: Any = None
+    ) -> Any:
+        known = vars(module) if globs is None else globs
+        return original(code, defaults, closure, {**known, **custom_objects})
+
+    with wrapped(module, "func_load", load):
+        yield
+
+
+@contextmanager
 def _refusals() -> Iterator[None]:
     """Raise any exception of Keras as a `_RefusedError`."""
     try:
         yield
     except Exception as exc:
-        raise _RefusedError(reason_of(exc)) from exc
+        raise _RefusedError(reason_of(exc), _missing_name(exc)) from exc
+
+
+def _missing_name(error: BaseException | None) -> str:
+    """The global name that code of the file did not find; empty if the error is another."""
+    while error is not None:
+        if isinstance(error, NameError) and error.name:
+            return error.name
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def reason_of(error: Exception, limit: int = 300) -> str:

@@ -141,14 +141,18 @@ def test_a_missing_custom_object_is_reported_before_missing_tf_keras(
         ("{}:Scal", "the module '{}' has no 'Scal'. Did you mean 'Scale'?"),
         ("no_such_module_here:Own", "cannot import the module 'no_such_module_here': No module "
          "named 'no_such_module_here'"),
-        ("{}:number", "invalid custom object '{}:number' of type int: expected a class, a "
-         "function, or a dict of them by name."),
     ],
 )  # fmt: skip
 def test_invalid_references_are_an_error(given: str, message: str, own: str) -> None:
     with pytest.raises(ModelLoadError) as caught:
         custom_objects_of([given.format(own)])
     assert str(caught.value) == message.format(own)
+
+
+def test_a_constant_for_the_code_of_lambda_layers(own: str) -> None:
+    assert custom_objects_of([f"{own}:number"]) == {"number": 3}
+    with pytest.raises(ModelLoadError, match=r"^invalid custom object 3 of type int: expected"):
+        custom_objects_of([3])
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,9 @@ def add_gradients(
         if not report:
             raise VerificationError(str(report), report)
         written = layertap.open(temporary, device="cpu")
-        own = {layer.tensor for layer in opened.layers} | {info.name for info in card.outputs}
-        shown = [name for node in model.graph.node for name in node.output if name in own]
+        own = [*(str(layer.tensor) for layer in opened.layers), *(x.name for x in card.outputs)]
+        made = {name for node in model.graph.node for name in node.output}
+        shown = [name for name in dict.fromkeys(own) if name in made]
         for batch in batches:
             changed = first_difference(opened, written, shown, batch, tolerance)
             if changed:

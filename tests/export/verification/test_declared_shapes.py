@@ -87,3 +87,22 @@ def test_verify_says_what_a_file_declares_wrongly(
     )
     with pytest.raises(layertap_export.VerificationError):
         report.raise_if_failed()
+
+
+@pytest.mark.parametrize("order", ["channels_last", "channels_first"])
+def test_a_crop_enlarges_what_is_smaller(order: str, keras: Any, tmp_path: Path) -> None:
+    """Of images of free sizes too: then Keras's own trace would only cut, and not give the declared
+    shape; so does `predict`, from its second size on."""
+    first = order == "channels_first"
+    entry = keras.Input((3, None, None) if first else (None, None, 3), name="image")
+    crop = keras.layers.CenterCrop(6, 8, data_format=order, name="crop")(entry)
+    model = keras.Model(entry, crop)
+    path = tmp_path / "crop.onnx"
+    layertap_export.export(model, path)
+    assert stated(path)["crop"][1:] == ([3, 6, 8] if first else [6, 8, 3])
+    for height, width in ((12, 11), (6, 8), (3, 20), (20, 5), (4, 4), (7, 7)):
+        x = np.random.default_rng(0).uniform(size=(2, height, width, 3)).astype(np.float32)
+        x = np.moveaxis(x, 3, 1) if first else x
+        (found,) = plain_session(path).run(["crop"], {"image": x})
+        expected = model(x).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"{height} x {width}")

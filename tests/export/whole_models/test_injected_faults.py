@@ -283,6 +283,19 @@ def test_a_fault_makes_add_gradients_fail(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_added_gradients_leave_the_layers_as_they_are(
+    small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in the forward half, which the gradients follow."""
+    before_writing(monkeypatch, swapped_weights)
+    with pytest.raises(layertap_export.VerificationError) as caught:
+        layertap_export.add_gradients(small_file, tmp_path / "out.onnx", "relu")
+    assert f"would not compute what {str(small_file)!r} computes: 'conv' differs by " in str(
+        caught.value
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("fault", "words"), STATED.values(), ids=STATED)
 def test_a_file_that_states_other_inputs_and_outputs_than_its_card_is_refused(
     fault: Fault, words: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,7 +22,7 @@ class GradientReport(Readable):
     compared: Mapping[str, Slopes]
     """By layer, along random directions; only those that were compared within the time."""
     batch: str
-    """The batch, in words."""
+    """The batches, in words."""
     tolerance: float
     size_bytes: int
     seconds: float
@@ -62,8 +62,9 @@ class GradientReport(Readable):
         written += "".join(f"note: {printable(note)}\n" for note in self.card.notes or ())
         if not self.compared:
             return (
-                f"{written}none of the gradients could be compared with central differences: the "
-                "scores depend too little on the layers, or the onnx package computes other values"
+                f"{written}none of the gradients could be compared with central differences: there "
+                "was too little time, the scores depend too little on the layers, or the onnx "
+                "package computes other values"
             )
         some = "" if len(self.compared) == count else "; the others were not compared"
         return (

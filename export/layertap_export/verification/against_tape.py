@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap.format.layer import Layer
 from layertap.format.operators import FINAL_ACTIVATIONS
@@ -29,6 +30,9 @@ from layertap_export.keras_model.tracing import returned
 from layertap_export.keras_model.wrapping import wrapped
 
 from .card_like import CardLike
+
+EAGER_TOLERANCE = 1e-3
+"""The largest scaled difference of an output between an eager run and a TensorFlow function."""
 
 
 class Tape:
@@ -72,7 +76,7 @@ class Tape:
         wanted = self._gradients.tensors.keys() & self._recorded.keys()
         self._sources |= {name: self._recorded[name] for name in wanted}
         outputs = dict(zip((info.name for info in card.outputs), result, strict=True))
-        output = outputs[self._gradients.output].value
+        output = self._output = outputs[self._gradients.output].value
         logits = self._gradients.score == "logits"
         self._scores: Any = kept.get(id(output)) if logits else output
 
@@ -90,6 +94,12 @@ class Tape:
     def knows(self) -> Collection[str]:
         """Names of the layers and inputs that it has gradients of."""
         return self._sources.keys()
+
+    def returns(self, output: NDArray[Any]) -> bool:
+        """Whether the output is the same as in a TensorFlow function: a layer may compute otherwise
+        where it runs eagerly, as under a tape."""
+        value = as_in_file(self._output.numpy())
+        return difference(value, output).scaled <= EAGER_TOLERANCE
 
     @property
     def knows_scores(self) -> bool:

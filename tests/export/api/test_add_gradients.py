@@ -60,7 +60,7 @@ def test_a_file_from_elsewhere(file: Path, tmp_path: Path) -> None:
     assert report
     assert report.compared.keys() == {"relu", "x"}
     assert max(slopes.scaled for slopes in report.compared.values()) < 1e-5
-    assert report.batch == "1 x 3 x 64 x 64, seeded"
+    assert report.batch == "1 x 3 x 64 x 64, seeded; 2 x 3 x 64 x 64, seeded"
     opened = layertap.open(report.path)
     card = opened.card
     assert card is not None
@@ -173,7 +173,7 @@ def test_a_network_that_small_images_are_too_small_for(tmp_path: Path) -> None:
         [weights("w", 1, 1, 90, 90)],
     )
     report = add_gradients(tiny.save(made, tmp_path / "in.onnx"), tmp_path / "out.onnx", "c")
-    assert report.batch == "1 x 1 x 128 x 128, seeded"
+    assert report.batch == "1 x 1 x 128 x 128, seeded; 2 x 1 x 128 x 128, seeded"
 
 
 # --- A file of layertap's -------------------------------------------------------------------------
@@ -447,7 +447,8 @@ def test_the_gradients_command_writes_a_file(
     first, second = printed.out.splitlines()
     assert first.startswith(f"wrote {out} (0.0 MB, gradients of 'y' at 2 layers) in ")
     assert second.startswith(
-        "compared 1 of 2 gradients with central differences in float64 (1 x 3 x 64 x 64, seeded): "
+        "compared 1 of 2 gradients with central differences in float64 (1 x 3 x 64 x 64, seeded; "
+        "2 x 3 x 64 x 64, seeded): largest scaled error "
     )
     assert second.endswith("allowed 1e-04; the others were not compared")
     assert printed.err == ""

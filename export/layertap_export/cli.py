@@ -94,6 +94,17 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long gradients are compared with central differences (default 60)",
     )
+    _add_size(parser)
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="compare with this size where the model leaves it free, as in height=512 (repeatable)",
+    )
 
 
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
@@ -154,13 +165,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         help="also compare on this image, folder of images, .npy file, or .npz file with an array "
         "for each input; NAME=FILE gives the value of one input (repeatable)",
     )
-    parser.add_argument(
-        "--size",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="compare with this size where the model leaves it free, as in height=512 (repeatable)",
-    )
+    _add_size(parser)
     parser.add_argument(
         "--reference",
         choices=("keras", "float64"),
@@ -223,6 +228,7 @@ def _run_gradients(args: argparse.Namespace) -> int:
             class_input=args.class_input or CLASS_INPUTS[0],
             tolerance=args.tolerance,
             seconds=args.seconds,
+            sizes=_sizes(args.size),
         )
     except VerificationError as exc:
         tell(f"layertap: {exc}", several_lines=True)

@@ -67,6 +67,7 @@ def add_gradients(
     class_input: str = "optional",
     tolerance: float = DEFAULT_TOLERANCE,
     seconds: float = DEFAULT_SECONDS,
+    sizes: Mapping[str, int] | None = None,
 ) -> GradientReport:
     """Write a copy of an ONNX file that also computes the gradients of its scores at some layers.
 
@@ -90,6 +91,8 @@ def add_gradients(
             cannot feed an optional input, see docs/gradients.md.
         tolerance: largest scaled error that passes.
         seconds: time in seconds for comparing gradients; at least one is compared.
+        sizes: values for the free sizes of the inputs in the comparison, by their names in the
+            file, as in `{"height": 512}`.
 
     Raises:
         VerificationError: a gradient differs from the central differences; carries the report.
@@ -146,7 +149,7 @@ def add_gradients(
         file = WrittenFile(temporary)
         check_gradients(file, replace(card, gradients=gradients))
         ready = file.session(gradients)
-        golden, feeds = sample(ready, card)
+        golden, feeds = sample(ready, card, sizes)
         if program_of(opened).graph.opsets.get("", 0) < OLDEST_OPSET:
             _compare_upgraded(source, ready, [info.name for info in card.outputs], feeds)
         (scores,) = ready.run([gradients.output], feeds)

@@ -95,6 +95,11 @@ def resolve(
     """
     if isinstance(target, np.ndarray) and not _lists(target):
         return _mixes(target, samples, classes)
+    if scores is not None and needs_scores(target, labels) and np.shape(scores)[1:] != (classes,):
+        raise ModelFileError(
+            f"the model has scores of shape {np.shape(scores)}, but its gradients take the weights "
+            f"of {classes} classes. Export it again."
+        )
     known = _Classes(classes, labels, scores, probability)
     if _is_all(target, labels):
         target = list(range(known.count))

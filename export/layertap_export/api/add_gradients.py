@@ -43,7 +43,8 @@ from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slo
 from layertap_export.verification.golden_values import digits, golden_layer, steady
 from layertap_export.verification.interface import check_gradients
 from layertap_export.verification.kinks import neighbours
-from layertap_export.verification.samples import sample
+from layertap_export.verification.same_values import first_difference
+from layertap_export.verification.samples import sample, two_samples
 from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
 from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
@@ -151,20 +152,39 @@ def add_gradients(
         (scores,) = ready.run([gradients.output], feeds)
         rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
         card = replace(card, gradients=replace(gradients, broadcasts=rows))
-        compared = compare(file, gradients, tensors, feeds, seconds)
-        label = " and ".join(" x ".join(map(str, value.shape)) for value in feeds.values())
-        card = _noted(card, compared, golden, label, tolerance, ready, feeds)
+        two = two_samples(ready, golden, card.inputs)
+        batches = [feeds] if two is None else [feeds, two]
+        compared: dict[str, Slopes] = {}
+        labels: list[str] = []
+        for batch in batches:
+            found = compare(file, gradients, tensors, batch, seconds / len(batches))
+            compared |= {k: x.joined(compared.get(k)) for k, x in found.items()}
+            sizes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
+            labels.append(f"{sizes}, seeded")
+        card = _noted(card, compared, golden, labels, tolerance, ready, feeds)
         report = GradientReport(
             path=Path(path),
             card=card,
             compared=compared,
-            batch=f"{label}, seeded",
+            batch="; ".join(labels),
             tolerance=tolerance,
             size_bytes=0,
             seconds=0,
         )
         if not report:
             raise VerificationError(str(report), report)
+        written = layertap.open(temporary, device="cpu")
+        own = [*(str(layer.tensor) for layer in opened.layers), *(x.name for x in card.outputs)]
+        made = {name for node in model.graph.node for name in node.output}
+        shown = [name for name in dict.fromkeys(own) if name in made]
+        for batch in batches:
+            changed = first_difference(opened, written, shown, batch, tolerance)
+            if changed:
+                raise VerificationError(
+                    f"{path} would not compute what {os.fspath(source)!r} computes: {changed[0]!r} "
+                    f"differs by {changed[1]:.1e} of its scale, allowed are {tolerance:.0e}.",
+                    report,
+                )
         card = replace(card, digest=digest_of(FileSource(temporary)))
         verified = Verified.of(temporary)
         append_card(temporary, card)
@@ -196,7 +216,7 @@ def _noted(
     card: Card,
     compared: Mapping[str, Slopes],
     golden: Golden,
-    label: str,
+    labels: Sequence[str],
     tolerance: float,
     ready: Any,
     feeds: Mapping[str, NDArray[Any]],
@@ -212,7 +232,7 @@ def _noted(
     }
     verification = Verification(
         tolerance=known.tolerance if known else tolerance,
-        batches=known.batches if known else (f"{label}, seeded, central differences",),
+        batches=known.batches if known else tuple(f"{x}, central differences" for x in labels),
         onnxruntime=known.onnxruntime if known else import_onnxruntime().__version__,
         layers={**old, **checks},
     )

@@ -9,9 +9,10 @@ from typing import Any
 import onnx
 
 from layertap.format.card import Card, Gradients, Source, TensorInfo
-from layertap.format.layer import Layer
+from layertap.format.layer import Layer, Shape
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.graph.axes import axes_of, with_axes
+from layertap_export.verification.declared_shapes import freed
 from layertap_export.verification.report import VerificationReport
 
 
@@ -80,6 +81,19 @@ class CardDraft:
         entries = {info.name for info in self.inputs}
         self.exposed |= gradients.tensors.keys()
         self.exposed |= {layer.name for layer in self.table if layer.tensor in entries}
+
+    def declare(self, shapes: Mapping[str, Shape]) -> None:
+        """Free the sizes of layers and outputs that are free in these shapes, by tensor."""
+
+        def corrected(shape: Shape, tensor: str | None) -> Shape:
+            return freed(shape, shapes.get(tensor or "", shape))
+
+        self.outputs = tuple(
+            replace(info, shape=corrected(info.shape, info.name)) for info in self.outputs
+        )
+        self.table = tuple(
+            replace(layer, shape=corrected(layer.shape, layer.tensor)) for layer in self.table
+        )
 
     def finished(self, report: VerificationReport) -> Card:
         """The card, with the results of verification."""

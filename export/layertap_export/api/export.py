@@ -30,6 +30,7 @@ from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.stated import stated_inputs
 from layertap_export.keras_model.subject import Subject, subject_of
+from layertap_export.verification.declared_shapes import declare
 from layertap_export.verification.gradient_check import LayerSources
 from layertap_export.verification.interface import check_interface
 from layertap_export.verification.layers import verify_file
@@ -279,8 +280,13 @@ def _export(
             )
 
         report = compared()
-        if report.misnamed and not report.failed:  # a guess of name_batch was wrong, which is rare
-            name_batch(graph, per_sample - report.misnamed)
+        for _ in range(2):  # sizes that are not what was stated: rare
+            if report.failed or not (report.misnamed or report.misdeclared):
+                break
+            draft.declare(report.misdeclared)
+            declare(graph.graph, draft)
+            per_sample -= report.misnamed
+            name_batch(graph, per_sample)
             report = compared()
         report = replace(report, file=str(path))
         report.raise_if_failed()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layertap._public import public
 from layertap.format.card import Card
-from layertap.format.text import Readable
+from layertap.format.text import Readable, printable
 from layertap_export.verification.finite_differences import Slopes
 
 
@@ -22,7 +22,7 @@ class GradientReport(Readable):
     compared: Mapping[str, Slopes]
     """By layer, along random directions; only those that were compared within the time."""
     batch: str
-    """The batch, in words."""
+    """The batches, in words."""
     tolerance: float
     size_bytes: int
     seconds: float
@@ -59,11 +59,12 @@ class GradientReport(Readable):
             f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
             f"{self.seconds:.0f} s\n"
         )
-        written += "".join(f"note: {note}\n" for note in self.card.notes or ())
+        written += "".join(f"note: {printable(note)}\n" for note in self.card.notes or ())
         if not self.compared:
             return (
-                f"{written}none of the gradients could be compared with central differences: the "
-                "scores depend too little on the layers, or the onnx package computes other values"
+                f"{written}none of the gradients could be compared with central differences: there "
+                "was too little time, the scores depend too little on the layers, or the onnx "
+                "package computes other values"
             )
         some = "" if len(self.compared) == count else "; the others were not compared"
         return (

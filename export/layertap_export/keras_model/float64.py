@@ -1,15 +1,16 @@
-"""A copy of a Keras model that computes in float64.
+"""A copy of a Keras model, built from its configuration, that may compute in float64.
 
-It is a reference for float32: it shows whether the file or Keras is closer to the exact result.
+In float64 it is a reference for float32: it shows whether the file or Keras is closer to the exact
+result.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -21,25 +22,32 @@ FLOAT_DTYPES = ("float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat
 """Dtypes and dtype policies that are replaced with float64."""
 
 
-def in_float64(model: Any) -> Any:
-    """A copy of a Keras model, with its weights, that computes in float64.
+def rebuilt(model: Any, dtype: Literal["float64"] | None = None) -> Any:
+    """A copy of a Keras model, with its weights, built from the model's configuration.
 
-    It is built from the model's configuration, in which every floating-point dtype is replaced.
+    Args:
+        model: the Keras model.
+        dtype: replaces every floating-point dtype in the configuration; `None` keeps them.
 
     Raises:
         ExportError: the model cannot be rebuilt from its configuration.
     """
-    with _float64_defaults(), tempfile.TemporaryDirectory() as folder:
+    with (
+        _float64_defaults() if dtype else nullcontext(),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         try:
-            config = _in_float64(keras.saving.serialize_keras_object(model))
+            config = keras.saving.serialize_keras_object(model)
+            config = _in_float64(config) if dtype else config
             # safe_mode=False allows the code of Lambda layers, which is the given model's own.
             copy = keras.saving.deserialize_keras_object(config, _classes(model), safe_mode=False)
             weights = Path(folder, "model.weights.h5")
             model.save_weights(weights)
             copy.load_weights(weights)
         except Exception as exc:
+            where = " in float64" if dtype else ""
             raise ExportError(
-                f"the model {model.name!r} cannot be rebuilt in float64: {keras_words(exc)}"
+                f"the model {model.name!r} cannot be rebuilt{where}: {keras_words(exc)}"
             ) from exc
     return copy
 

@@ -23,7 +23,7 @@ from layertap_export.errors import ExportError
 from .stated import Stated
 from .structure import Row
 from .tracing import Trace
-from .variables import sha256
+from .variables import sha256, shared
 
 
 @public
@@ -119,6 +119,15 @@ class Signature:
             f"the signature {self.key!r} cannot be computed in float64: a SavedModel keeps its "
             "operations with their number types. Compare with reference='keras'."
         )
+
+    @property
+    def weights(self) -> Sequence[NDArray[Any]]:
+        """The values of its variables that are real numbers."""
+        return [x for x in map(shared, self._function.variables) if x.dtype.kind == "f"]
+
+    def rebuilt(self) -> Signature:
+        """Itself: nothing is lost."""
+        return self
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The values that TensorFlow computes, by name of the output, from the inputs in order."""

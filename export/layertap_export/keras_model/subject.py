@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from layertap.compare.measures import difference
 from layertap.errors import UsageError
 from layertap.format.card import Source, TensorInfo
 from layertap_export.errors import ExportError
 
 from .families import checked_model, family_of
-from .float64 import in_float64
+from .float64 import rebuilt
 from .freeing import fixed, freed
 from .inputs import Inputs, model_inputs
 from .naming import automatic_base, layer_name, uncounted
 from .signatures import Signature
 from .stated import Stated
 from .tracing import Trace, returned, trace, trace_and_inputs
-from .variables import in_place, sha256
+from .variables import in_place, sha256, shared
 from .wrapping import setting
 
 Run: TypeAlias = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
 """Computes values by name of the file's output from arrays in the order of the inputs."""
+
+EAGER_TOLERANCE = 1e-5
+"""The largest scaled difference between an eager call and a trace that is rounding."""
 
 
 class Subject(Protocol):
@@ -60,6 +64,10 @@ class Subject(Protocol):
     def source(self) -> Source:
         """The card's entry for it."""
 
+    @property
+    def weights(self) -> Sequence[NDArray[Any]]:
+        """The values of its weights that are real numbers."""
+
     def trace(self) -> Trace:
         """It as one TensorFlow function that returns the tensors of all layers.
 
@@ -84,6 +92,13 @@ class Subject(Protocol):
 
     def in_float64(self) -> Subject:
         """The same, computed in float64.
+
+        Raises:
+            ExportError: it cannot be built a second time.
+        """
+
+    def rebuilt(self) -> Subject:
+        """The same in its own dtypes, built a second time as `in_float64` does it.
 
         Raises:
             ExportError: it cannot be built a second time.
@@ -226,6 +241,10 @@ class KerasModel:
             weights_sha256=sha256(self.keras_model.weights),
         )
 
+    @property
+    def weights(self) -> Sequence[NDArray[Any]]:
+        return [x for x in map(shared, self.keras_model.weights) if x.dtype.kind == "f"]
+
     def trace(self) -> Trace:
         return self._traced[0]
 
@@ -236,7 +255,7 @@ class KerasModel:
 
         The layers run as a TensorFlow function, as in `model.predict`: there the calls that are to
         be compared are those of the export, also where some are in loops. The model's own outputs
-        come from a plain call of the model.
+        come from a call of the model without the changes that a trace makes, see `_own_outputs`.
         """
         function = (
             traced
@@ -245,27 +264,58 @@ class KerasModel:
         )
 
         def run(arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-            # Keras raises its own errors here for invalid inputs.
-            own = returned(self.keras_model, self._inputs, arrays)
             with _unoptimised():
                 flat = function.function(*map(tf.convert_to_tensor, arrays))
             names = [layers[row.layer.name] for row in function.rows if row.symbol is not None]
-            inner = flat[len(function.outputs) :]
-            values = {name: in_place(x) for name, x in zip(names, inner, strict=True)}
-            values |= {name: in_place(x.value) for name, x in zip(outputs, own, strict=True)}
+            count = len(function.outputs)
+            values = {name: in_place(x) for name, x in zip(names, flat[count:], strict=True)}
+            own = self._own_outputs(arrays, [in_place(x) for x in flat[:count]])
+            values |= dict(zip(outputs, own, strict=True))
             return values
 
         return run
 
+    def _own_outputs(
+        self, arrays: Sequence[NDArray[Any]], traced: Sequence[NDArray[Any]]
+    ) -> list[NDArray[Any]]:
+        """The model's outputs as `model.predict` gives them.
+
+        An eager call takes no time to trace. Where it does not agree with the trace, the model runs
+        as a TensorFlow function of its own: a layer may compute otherwise eagerly, or fail, and a
+        trace may be wrong. Keras raises its own errors here for invalid inputs.
+        """
+        try:
+            own = [in_place(x.value) for x in returned(self.keras_model, self._inputs, arrays)]
+            if all(
+                difference(one, other).scaled <= EAGER_TOLERANCE
+                for one, other in zip(own, traced, strict=True)
+            ):
+                return own
+        except Exception:  # noqa: BLE001 - if it is the model's, the run below raises it
+            pass
+
+        def call(*flat: Any) -> list[Any]:
+            return [tf.identity(x.value) for x in returned(self.keras_model, self._inputs, flat)]
+
+        with _unoptimised():
+            predicted = tf.function(call, autograph=False)(*map(tf.convert_to_tensor, arrays))
+        return [in_place(x) for x in predicted]
+
     def in_float64(self) -> Subject:
-        copy = in_float64(self.keras_model)
+        return self._rebuilt("float64")
+
+    def rebuilt(self) -> Subject:
+        return self._rebuilt(None)
+
+    def _rebuilt(self, dtype: Literal["float64"] | None) -> Subject:
+        copy = rebuilt(self.keras_model, dtype)
         try:
             dtypes = [info.dtype for info in model_inputs(copy).infos]
         except ExportError:  # the copy was not called on all arguments
-            dtypes = ["float64" for _ in self.inputs]
+            dtypes = [dtype or info.dtype for info in self.inputs]
         stated = {
-            info.name: Stated(info.shape, dtype if "float" in info.dtype else info.dtype)
-            for info, dtype in zip(self.inputs, dtypes, strict=True)
+            info.name: Stated(info.shape, given if "float" in info.dtype else info.dtype)
+            for info, given in zip(self.inputs, dtypes, strict=True)
         }
         return KerasModel(copy, stated)
 

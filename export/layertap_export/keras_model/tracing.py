@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.utils.backend_utils import TFGraphScope
 
 from layertap.errors import LayertapError
 from layertap.format.card import TensorInfo
@@ -76,7 +77,8 @@ def trace_and_inputs(
 def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[NestedValue]:
     """The tensors that the model returns; for a dict, `suffix` holds the key of each.
 
-    The state of the layers does not change.
+    The state of the layers does not change. Layers for preprocessing compute as in a TensorFlow
+    graph, also in an eager call: there Keras would keep the dtype of the input.
 
     Args:
         model: the Keras model.
@@ -86,7 +88,7 @@ def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[NestedValu
     Raises:
         ExportError: the model returns a sparse or ragged tensor, or no tensor.
     """
-    with keras.StatelessScope():
+    with keras.StatelessScope(), TFGraphScope():
         result = inputs.call(model, flat)
     named = isinstance(result, dict) or hasattr(result, "_fields")
     tensors = []

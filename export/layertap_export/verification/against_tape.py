@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap.format.layer import Layer
 from layertap.format.operators import FINAL_ACTIVATIONS
@@ -28,6 +30,9 @@ from layertap_export.keras_model.tracing import returned
 from layertap_export.keras_model.wrapping import wrapped
 
 from .card_like import CardLike
+
+EAGER_TOLERANCE = 1e-3
+"""The largest scaled difference of an output between an eager run and a TensorFlow function."""
 
 
 class Tape:
@@ -62,7 +67,8 @@ class Tape:
             for name in self._gradients.tensors
             if entries.get(name, name) in tensors
         }
-        inputs = model_inputs(model)
+        # The file was compared already, and the user may have freed sizes that Keras checks.
+        inputs = replace(model_inputs(model), other_sizes=True)
         with self._tape, recorder.recording(), traceable(to_run=True), _inputs_kept() as kept:
             self._tape.watch(list(self._sources.values()))
             result = returned(model, inputs, list(tensors.values()))
@@ -70,7 +76,7 @@ class Tape:
         wanted = self._gradients.tensors.keys() & self._recorded.keys()
         self._sources |= {name: self._recorded[name] for name in wanted}
         outputs = dict(zip((info.name for info in card.outputs), result, strict=True))
-        output = outputs[self._gradients.output].value
+        output = self._output = outputs[self._gradients.output].value
         logits = self._gradients.score == "logits"
         self._scores: Any = kept.get(id(output)) if logits else output
 
@@ -88,6 +94,12 @@ class Tape:
     def knows(self) -> Collection[str]:
         """Names of the layers and inputs that it has gradients of."""
         return self._sources.keys()
+
+    def returns(self, output: NDArray[Any]) -> bool:
+        """Whether the output is the same as in a TensorFlow function: a layer may compute otherwise
+        where it runs eagerly, as under a tape."""
+        value = as_in_file(self._output.numpy())
+        return difference(value, output).scaled <= EAGER_TOLERANCE
 
     @property
     def knows_scores(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
@@ -25,13 +25,16 @@ from layertap_export.gradients.targets import Differentiated, SourceFinder, forw
 from layertap_export.graph.graph import between, makers, reads
 from layertap_export.graph.operators import is_stop
 
-from .float64_operators import evaluator
+from .float64_operators import TimeUp, double, evaluator, in_double, tensor_in_double
 from .written_file import WrittenFile, tensor_types
 
 Scores: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 DEFAULT_SECONDS = 60.0
 """How long gradients are compared unless the caller says otherwise."""
+
+FIRST_SECONDS = 5.0
+"""How long the first comparison may take at least."""
 
 DIRECTION_COUNT = 2
 """Random directions per layer."""
@@ -77,6 +80,14 @@ class Slopes:
     expected: NDArray[np.float64]
     """By central differences."""
 
+    def joined(self, other: Slopes | None) -> Slopes:
+        """With the slopes of the same layer on another batch, if it was compared there."""
+        if other is None:
+            return self
+        both = [(self.ours, other.ours), (self.expected, other.expected)]
+        ours, expected = map(np.concatenate, both)
+        return Slopes(ours=ours, expected=expected)
+
     @property
     def max_abs(self) -> float:
         """The largest difference."""
@@ -102,9 +113,9 @@ def compare(
         gradients: the card's entry for them.
         tensors: by name of a layer or input, the tensor that it is.
         feeds: a value for each of the model's inputs.
-        seconds: how long this may take; one gradient is compared in any case. The last layers come
-            first, as the rest of the network is short there, then the first layer, and then those
-            in between.
+        seconds: how long this may take; the first comparison may take `FIRST_SECONDS` in any case.
+            The last layers come first, as the rest of the network is short there, then the first
+            layer, and then those in between. A comparison that takes too long is cut short.
 
     Returns:
         By name, those that were compared in time and that float64 has enough digits for.
@@ -114,12 +125,17 @@ def compare(
     sources = SourceFinder(forward, scores)
     targets = {name: sources.find(name, tensors[name], ()) for name in gradients.tensors}
     found: dict[str, Slopes] = {}
+    until = started + max(seconds, FIRST_SECONDS)
     for target in _in_turn(list(targets.values()), forward):
-        if found and time.monotonic() - started > seconds:
+        try:
+            slopes = _Check(file, gradients, target, forward, scores, feeds, until).result()
+        except TimeUp:
             break
-        slopes = _Check(file, gradients, target, forward, scores, feeds).result()
         if slopes is not None:
             found[target.name] = slopes
+            until = started + seconds
+        if time.monotonic() > until:
+            break
     return found
 
 
@@ -153,8 +169,9 @@ class _Check:
         forward: Sequence[onnx.NodeProto],
         scores: str,
         feeds: Mapping[str, NDArray[Any]],
+        until: float,
     ) -> None:
-        self._file, self._weights = file, gradients.weights
+        self._file, self._weights, self._until = file, gradients.weights, until
         self._sessions: dict[Any, Any] = {}
         self._output = gradients.tensors[target.name]
         self._source, self._movers, self._scores = target.source, target.movers, scores
@@ -169,7 +186,11 @@ class _Check:
         self._values = self._run([self._source, *self._border, scores], feeds)
 
     def result(self) -> Slopes | None:
-        """`None` where float64 has too few digits, or the reference evaluator differs."""
+        """`None` where float64 has too few digits, or the reference evaluator differs.
+
+        Raises:
+            TimeUp: there was no time for any direction.
+        """
         generator = np.random.default_rng(0)
         activation = self._values[self._source]
         size = float(np.sqrt(np.mean(np.square(activation.astype(np.float64))))) or 1.0
@@ -188,10 +209,16 @@ class _Check:
         ]
         # One length for all weights: the sum of a softmax never changes, so its gradient is 0.
         length = float(max(map(np.linalg.norm, rows))) or 1.0
-        ours, expected = [], []
+        ours: list[float] = []
+        expected: list[float] = []
         for _ in range(DIRECTION_COUNT):
             direction = generator.normal(size=x.shape)
-            change = _change(scores, x, direction, size)
+            try:
+                change = _change(scores, x, direction, size)
+            except TimeUp:
+                if not ours:
+                    raise
+                break
             if change is None:
                 return None
             shown = self._laid_out(direction)
@@ -212,7 +239,7 @@ class _Check:
         if not self._tail:
             return lambda x: np.zeros(self._values[self._scores].shape)
         tail = self._evaluator()
-        border = {name: _double(self._values[name]) for name in self._border}
+        border = {name: double(self._values[name]) for name in self._border}
         return lambda x: np.asarray(tail.run(None, {**border, self._source: x})[0])
 
     def _computes(self, scores: Scores, x: NDArray[np.float64]) -> bool:
@@ -224,6 +251,8 @@ class _Check:
         expected = self._run([self._scores], given)[self._scores]
         try:
             found = scores(x)
+        except TimeUp:
+            raise
         except Exception:  # noqa: BLE001 - it raises errors of any class
             return False
         apart = difference(found, expected, same_dtype=False).scaled
@@ -261,14 +290,15 @@ class _Check:
         """The part of the network after the layer, in float64."""
         read = {name for node in self._tail for name in reads(node)}
         graph = helper.make_graph(
-            [_in_double(node) for node in self._tail],
+            [in_double(node) for node in self._tail],
             "tail",
             [onnx.ValueInfoProto(name=name) for name in (self._source, *self._border)],
             [onnx.ValueInfoProto(name=self._scores)],
-            [_tensor(item) for item in self._weights_of(read)],
+            [tensor_in_double(item) for item in self._weights_of(read)],
         )
         return evaluator(
-            helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
+            helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8),
+            self._until,
         )
 
     def _weights_of(self, names: Collection[str]) -> list[onnx.TensorProto]:
@@ -281,7 +311,7 @@ class _Check:
             return direction
         read = {name for node in self._movers for name in reads(node)}
         graph = helper.make_graph(
-            [_in_double(node) for node in self._movers],
+            [in_double(node) for node in self._movers],
             "movers",
             [onnx.ValueInfoProto(name=self._source)],
             [onnx.ValueInfoProto(name=self._movers[-1].output[0])],
@@ -322,28 +352,3 @@ def _change(
         return found
     other, _ = slope(step / 3)
     return found if np.abs(found - other).max() < 1e-5 * np.abs(found).max() else None
-
-
-_NARROW_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-
-
-def _tensor(item: onnx.TensorProto) -> onnx.TensorProto:
-    if item.data_type not in _NARROW_FLOATS:
-        return item
-    return numpy_helper.from_array(numpy_helper.to_array(item).astype(np.float64), item.name)
-
-
-def _double(value: NDArray[Any]) -> NDArray[Any]:
-    return value.astype(np.float64) if value.dtype.kind == "f" else value
-
-
-def _in_double(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A copy of a node that makes float64 instead of a narrower dtype."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    for attribute in copy.attribute:
-        if attribute.name in ("to", "dtype") and attribute.i in _NARROW_FLOATS:
-            attribute.i = TensorProto.DOUBLE
-        elif attribute.name == "value" and attribute.t.data_type in _NARROW_FLOATS:
-            attribute.t.CopyFrom(_tensor(attribute.t))
-    return copy

@@ -8,13 +8,15 @@ onnxruntime. The classes here replace them, and Conv, which is slow there. The r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
@@ -25,9 +27,59 @@ from .float64_recurrent import GRU, LSTM, RNN
 Array = NDArray[Any]
 
 
-def evaluator(model: onnx.ModelProto) -> ReferenceEvaluator:
-    """An evaluator that computes in the precision of its inputs."""
-    return ReferenceEvaluator(model, new_ops=list(REPLACEMENTS))
+class TimeUp(Exception):  # noqa: N818 - no error: what was computed so far counts
+    """The time for an evaluation is over."""
+
+
+def evaluator(model: onnx.ModelProto, until: float = math.inf) -> ReferenceEvaluator:
+    """An evaluator that computes in the precision of its inputs.
+
+    Args:
+        model: the model.
+        until: the value of `time.monotonic()` from which it starts no further node, and raises
+            `TimeUp`.
+    """
+    made = ReferenceEvaluator(model, new_ops=list(REPLACEMENTS))
+    for node in made.rt_nodes_:
+        node.run = _timed(node.run, until)
+    return made
+
+
+def _timed(run: Callable[..., Any], until: float) -> Callable[..., Any]:
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        if time.monotonic() > until:
+            raise TimeUp
+        return run(*args, **kwargs)
+
+    return timed
+
+
+NARROW_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+"""Element types that are replaced with float64."""
+
+
+def tensor_in_double(item: onnx.TensorProto) -> onnx.TensorProto:
+    """A weight in float64, if it has a narrower floating-point type."""
+    if item.data_type not in NARROW_FLOATS:
+        return item
+    return numpy_helper.from_array(numpy_helper.to_array(item).astype(np.float64), item.name)
+
+
+def double(value: Array) -> Array:
+    """A value in float64, if it has a floating-point type."""
+    return value.astype(np.float64) if value.dtype.kind == "f" else value
+
+
+def in_double(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A copy of a node that makes float64 instead of a narrower dtype."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for attribute in copy.attribute:
+        if attribute.name in ("to", "dtype") and attribute.i in NARROW_FLOATS:
+            attribute.i = TensorProto.DOUBLE
+        elif attribute.name == "value" and attribute.t.data_type in NARROW_FLOATS:
+            attribute.t.CopyFrom(tensor_in_double(attribute.t))
+    return copy
 
 
 def _window(kernel: Sequence[int], **attributes: Any) -> Window:

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.compare.golden import indices
+from layertap.compare.golden import indices, sum_scale, weighted_sums
 from layertap.compare.measures import difference, scaled
 from layertap.format.card import GoldenLayer
 
 VALUES_PER_LAYER = 5
 """Values per layer."""
+
+SUMS_PER_LAYER = 3
+"""Sums with seeded weights per layer. One misses a change only where its weights happen to cancel
+it."""
 
 STEADY_TOLERANCE = 5e-5
 """The largest scaled change of golden values if the input is rounded otherwise."""
@@ -30,6 +34,7 @@ def golden_layer(value: NDArray[Any], least_scale: float = 0.0) -> GoldenLayer:
         norm=digits(float(np.linalg.norm(flat)), 6),
         scale=digits(float(np.abs(flat).max(initial=least_scale)), 6),
         values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES_PER_LAYER)),
+        sums=tuple(digits(float(x), 6) for x in weighted_sums(flat, SUMS_PER_LAYER)),
     )
 
 
@@ -40,7 +45,9 @@ def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
     scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
     values = difference(one[at], other[at], least_scale=scale).scaled
     norms = scaled(abs(float(np.linalg.norm(one)) - norm), norm)
-    return max(values, norms) <= STEADY_TOLERANCE
+    apart = weighted_sums(one - other, SUMS_PER_LAYER)
+    sums = scaled(float(np.abs(apart).max()), sum_scale(scale, other.size))
+    return max(values, norms, sums) <= STEADY_TOLERANCE
 
 
 def digits(value: float, count: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -14,25 +14,29 @@ from numpy.typing import NDArray
 from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
+from layertap.format.layer import Layer, Shape
 from layertap.images.preprocessing import Preprocessing
-from layertap_export.convert.dtypes import as_in_file
 from layertap_export.errors import ExportError
-from layertap_export.keras_model.subject import Run, Subject
+from layertap_export.keras_model.subject import Subject
 from layertap_export.keras_model.tracing import Trace
 
 from .batches import Batch, Batches
 from .card_like import CardLike
+from .declared_shapes import contradicted, freed
 from .error_scales import least_scales
 from .finite import NotFinite, scale_of
 from .golden_values import golden_layer
 from .gradient_check import GradientCheck, LayerSources
+from .keras_itself import KerasItself, OwnError
+from .reference import precise_runner, runner
 from .report import LayerDifference, VerificationReport
 from .rows_read import RowsRead
 from .sizes import given_sizes
 from .tolerances import DEFAULT_TOLERANCE
+from .traced_part import TracedPart, layer_tensors
 from .user_samples import user_batches
 from .uses import follow
-from .written_file import WrittenFile
+from .written_file import WrittenFile, tensor_types
 
 REFERENCES = ("keras", "float64")
 """What a file is compared with: Keras as it is; `float64` adds Keras in float64."""
@@ -92,9 +96,11 @@ def verify_file(
     if card.gradients:
         sources = sources or LayerSources.of(file.model.graph, card.layers)
         check = GradientCheck(file, card, subject, sources)
-    precisely = _precise_runner(subject, card, wanted) if reference == "float64" else None
+    precisely = precise_runner(subject, card, wanted) if reference == "float64" else None
     scales = least_scales(file.path)
+    itself = KerasItself(file, subject, card, wanted, tolerance)
     totals: dict[str, LayerDifference] = {}
+    free: dict[str, Shape] = {}
     labels: list[str] = []
     golden: Golden | None = None
     largest = dict(scales)
@@ -119,13 +125,20 @@ def verify_file(
         per_sample &= {name for name, value in expected.items() if value.shape[:1] == length}
         actual = _run(session, card, batch)
         misnamed |= _misnamed(session, card, actual, length)
+        fed = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
+        for name, shape in contradicted(card, {**fed, **actual}).items():
+            free[name] = freed(shape, free.get(name, shape))
         truth = precisely(batch.arrays) if precisely else {}
+        outputs = {info.name: expected[info.name] for info in card.outputs if info.name in expected}
+        found_now: dict[str, LayerDifference] = {}
+        over: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
         unknown = NotFinite({} if batch.expected else expected, order)
+        leasts = dict(scales if batch.expected else largest)
         for name in sorted(wanted, key=lambda name: order.get(name, LAST)):
             ours, theirs = actual.pop(name), expected.pop(name, None)
             # A difference of two numbers that are nearly equal, as on zeros, is no larger error
             # than that of the numbers.
-            least_scale = (scales if batch.expected else largest).get(name, 0.0)
+            least_scale = leasts.get(name, 0.0)
             found = _difference(name, ours, theirs, least_scale)
             if theirs is not None and batch.expected:
                 scale = scale_of(theirs)
@@ -139,12 +152,32 @@ def verify_file(
                     from_float64=_scaled(ours, exact, least_scale),
                     keras_from_float64=_scaled(theirs, exact, least_scale),
                 )
+            decided = name in totals and totals[name].worse
+            if (
+                theirs is not None
+                and not found.problem
+                and found.scaled > tolerance
+                and not decided
+            ):
+                over[name] = ours, theirs
+            found_now[name] = found
+        for name, error in itself.errors(batch.arrays, over, leasts).items():
+            found_now[name] = _judged(found_now[name], error, tolerance)
+        for name, found in found_now.items():
             totals[name] = _larger(totals.get(name), found)
         for name, value, other in (
-            check.pairs(batch.arrays) if check and batch.differentiable else ()
+            check.pairs(batch.arrays, outputs) if check and batch.differentiable else ()
         ):
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         labels.append(batch.label + unknown.words)
+    for name, layer in _readers(rows, card, wanted):
+        alone = _rows_alone(file, traced, card, batches, name, layer)
+        if alone is not None:
+            batch, ours, theirs = alone
+            found = _difference(name, ours, theirs, scales.get(name, 0.0))
+            totals[name] = _larger(totals.get(name), found)
+            rows.add(batch.arrays)
+            labels.append(f"{batch.label}, {layer.name!r} alone")
     assert golden is not None  # the seeded batches always come first
     if check:
         golden = replace(golden, layers={**golden.layers, **check.golden})
@@ -161,6 +194,7 @@ def verify_file(
         reference=subject.framework,
         per_sample=frozenset(per_sample),
         misnamed=frozenset(misnamed),
+        misdeclared=free,
     )
 
 
@@ -191,6 +225,38 @@ def _misnamed(
     }
 
 
+def _readers(
+    rows: RowsRead, card: CardLike, wanted: Collection[str]
+) -> Iterator[tuple[str, Layer]]:
+    """The layers that read tables of which rows are left, each with its output in the file."""
+    tables = {table.name for table in rows.unread if not table.by_size}
+    for layer in card.layers:
+        if layer.name in tables and layer.tensor in wanted:
+            yield str(layer.tensor), layer
+
+
+def _rows_alone(
+    file: WrittenFile, traced: Trace, card: CardLike, batches: Batches, name: str, layer: Layer
+) -> tuple[Batch, NDArray[Any], NDArray[Any]] | None:
+    """A layer in the file and in Keras for every row of its table; `None` if Keras does not run.
+
+    The network behind it may be too large to be run for every word of a vocabulary.
+    """
+    tensor = layer_tensors(traced).get(layer.name)
+    if tensor is None:
+        return None
+    inner = math.prod(size or 1 for size in layer.shape[1:])
+    batch = batches.every_row(float(inner))
+    try:
+        (theirs,) = TracedPart(traced, [tensor]).run(batch.arrays)
+    except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+        return None
+    feeds = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
+    part = file.part([name], tensor_types(feeds))
+    (ours,) = part.run([name], {x.name: feeds[x.name] for x in part.get_inputs()})
+    return batch, ours, theirs
+
+
 def _reusable(traced: Trace, card: CardLike, wanted: Collection[str]) -> Trace | None:
     """The trace, if its symbols are those that are compared."""
     layers = {layer.name for layer in card.layers if layer.tensor in wanted}
@@ -202,26 +268,6 @@ def _cost(traced: Trace) -> Callable[[int], float]:
     shapes = [row.layer.shape[1:] for row in traced.rows]
     return lambda length: float(
         sum(math.prod(length if size is None else size for size in shape) for shape in shapes)
-    )
-
-
-def runner(
-    subject: Subject, card: CardLike, wanted: Collection[str], traced: Trace | None = None
-) -> Run:
-    """What the subject itself computes for a batch, by the names of the file's outputs."""
-    layers = {layer.name: str(layer.tensor) for layer in card.layers if layer.tensor in wanted}
-    run = subject.runner(layers, [info.name for info in card.outputs], traced)
-    return lambda arrays: {name: as_in_file(value) for name, value in run(arrays).items()}
-
-
-def _precise_runner(subject: Subject, card: CardLike, wanted: Collection[str]) -> Run:
-    """The same in float64."""
-    copy = subject.in_float64()
-    run = runner(copy, card, wanted)
-    # A model may declare a float32 input although its layers compute in another dtype.
-    dtypes = [np.dtype(info.dtype) for info in copy.inputs]
-    return lambda arrays: run(
-        [x.astype(to) if x.dtype.kind == "f" else x for x, to in zip(arrays, dtypes, strict=True)]
     )
 
 
@@ -239,6 +285,18 @@ def _scaled(actual: NDArray[Any], truth: NDArray[Any], least_scale: float) -> fl
     return difference(actual, truth, least_scale=least_scale, same_dtype=False).scaled
 
 
+def _judged(found: LayerDifference, error: OwnError, tolerance: float) -> LayerDifference:
+    """A layer over the tolerance, with how far Keras is from itself there."""
+    holds = error.excuses(found.scaled, tolerance)
+    return replace(
+        found,
+        reference_error=error.keras if holds else None,
+        worse=not holds,
+        from_float64=error.file,
+        keras_from_float64=error.keras if error.file is not None else None,
+    )
+
+
 def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDifference:
     if one is None:
         return other
@@ -249,6 +307,8 @@ def _larger(one: LayerDifference | None, other: LayerDifference) -> LayerDiffere
         problem=one.problem or other.problem,
         from_float64=_largest(one.from_float64, other.from_float64),
         keras_from_float64=_largest(one.keras_from_float64, other.keras_from_float64),
+        reference_error=_largest(one.reference_error, other.reference_error),
+        worse=one.worse or other.worse,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,21 @@ def sample(
         f"onnxruntime cannot run the model on a test batch: {reason}. Give the sizes of its free "
         "axes: --size NAME=VALUE (sizes= in Python)."
     ) from trouble
+
+
+def two_samples(
+    ready: Any, golden: Golden, inputs: Sequence[TensorInfo]
+) -> dict[str, NDArray[Any]] | None:
+    """Two other samples, to find what is wrong only for several; `None` if the model takes one."""
+    if not all(info.shape and info.shape[0] is None for info in inputs):
+        return None
+    items = [replace(item, shape=(2, *item.shape[1:])) for item in golden.inputs]
+    arrays = feeds(replace(golden, seed=golden.seed + 1, inputs=tuple(items)), inputs)
+    try:
+        ready.run(None, arrays)
+    except Exception:  # noqa: BLE001 - a file may state a free batch, and compute with one sample
+        return None
+    return arrays
 
 
 def _is_whole(info: TensorInfo) -> bool:

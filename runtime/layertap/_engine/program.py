@@ -558,7 +558,7 @@ def _range_of(recipe: Preprocessing) -> ValueRange | None:
 def _outside() -> int:
     """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__package__", "").startswith("layertap"):
+    while frame.f_back and (frame.f_globals.get("__package__") or "").startswith("layertap"):
         frame, level = frame.f_back, level + 1
     return level
 

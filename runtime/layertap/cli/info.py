@@ -84,12 +84,16 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
             reference = "central differences"
         count = counted(len(verification.layers) - gradients, gradients, noun)
         before = " (before it was changed)" if changed else ""
+        unsteady = sum(one.reference is not None for one in verification.layers.values())
+        inexact = (
+            f"; more in {unsteady}, where {reference} itself is less exact" if unsteady else ""
+        )
         lines.append(
             (
                 "verification",
                 f"{count} against {reference} ({'; '.join(verification.batches)}): "
                 f"largest scaled error {verification.layers[worst].scaled:.1e} in {worst!r}, "
-                f"allowed {verification.tolerance:.0e}{before}",
+                f"allowed {verification.tolerance:.0e}{inexact}{before}",
             )
         )
     if card.gradients:

@@ -4,12 +4,17 @@ numpy does not promise that its generators give the same numbers in every versio
 written down: element `i` of an input is number `seed * 2**32 + i` of the SplitMix64 sequence that
 starts from 0; its upper 24 bits, as a fraction of 2**24, are stretched over [low, high).
 Source: Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014.
+
+A tensor of millions of elements is remembered by a few sums of all of them, with seeded weights
+between -1 and 1. Another value of any element, or two of them swapped, changes nearly every such
+sum (Alon, Matias, Szegedy: The Space Complexity of Approximating the Frequency Moments, 1999).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,15 +30,29 @@ MOST_VALUES = 1 << 27
 """Most values of a sample: a volume of 512 x 512 x 512, or 800 images of 224 x 224."""
 
 
-def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray[np.float64]:
-    """Uniform numbers in [low, high), float64, in C order."""
-    count = math.prod(shape)
+WEIGHT_SEED = 100
+"""The seed of the weights of the first sum; each further sum has the next one."""
+
+BLOCK = 1 << 20
+"""Elements that are added up at once; a multiple of 8."""
+
+
+def _splitmix64(start: int, count: int, seed: int) -> NDArray[np.uint64]:
+    """Numbers `start` to `start + count` of a seed."""
     with np.errstate(over="ignore"):
-        state = np.uint64(seed) * np.uint64(2**32) + np.arange(count, dtype=np.uint64)
+        state = np.uint64(seed) * np.uint64(2**32) + np.arange(
+            start, start + count, dtype=np.uint64
+        )
         state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        state = state ^ (state >> np.uint64(31))
+        numbers: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return numbers
+
+
+def uniform(shape: Sequence[int], low: float, high: float, seed: int) -> NDArray[np.float64]:
+    """Uniform numbers in [low, high), float64, in C order."""
+    state = _splitmix64(0, math.prod(shape), seed)
     fraction = (state >> np.uint64(40)).astype(np.float64) / 2**24
     with np.errstate(all="ignore"):
         numbers: NDArray[np.float64] = low + (high - low) * fraction
@@ -118,3 +137,36 @@ def indices(size: int, count: int) -> NDArray[np.int64]:
     if size <= count:
         return np.arange(size)
     return (np.arange(count) * (size - 1)) // max(count - 1, 1)
+
+
+def weighted_sums(flat: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """Sums of all elements with seeded weights, shape `(count,)`, float64.
+
+    The weight of element `i` in sum `k` is `byte / 127.5 - 1`, with byte `i % 8` (from the lowest)
+    of number `i // 8` of the seed `WEIGHT_SEED + k`.
+
+    Args:
+        flat: the elements, one axis, any dtype of real numbers.
+        count: how many sums.
+    """
+    sums = np.zeros(count)
+    for start in range(0, flat.size, BLOCK):
+        values = flat[start : start + BLOCK].astype(np.float64)
+        total = values.sum()
+        for k in range(count):
+            weights = _bytes(start, min(BLOCK, 1 << (values.size - 1).bit_length()), k)
+            sums[k] += np.dot(values, weights[: values.size]) / 127.5 - total
+    return sums
+
+
+@lru_cache(maxsize=32)
+def _bytes(start: int, count: int, k: int) -> NDArray[np.uint8]:
+    """The bytes of the weights of a block; many tensors have the same first blocks."""
+    words = _splitmix64(start // 8, -(-count // 8), WEIGHT_SEED + k)
+    return words.astype("<u8").view(np.uint8)
+
+
+def sum_scale(scale: float, size: int) -> float:
+    """The scale of the sums of a tensor with a scale: about by how much each changes if `size`
+    elements change by that scale each, some up and some down."""
+    return scale * math.sqrt(size)

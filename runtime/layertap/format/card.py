@@ -96,6 +96,10 @@ class LayerCheck(Record):
     """The scaled error: the largest absolute difference in a batch, divided by the layer's scale in
     that batch; the maximum over all batches. The scale is the largest absolute value, and at least
     0.01 for a sigmoid."""
+    reference: Finite | None = None
+    """How far Keras is from itself in this layer, scaled: from Keras in float64, or after a change
+    of the input by a millionth. Only where `scaled` is over the tolerance, which Keras cannot hold
+    there either. Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -127,8 +131,9 @@ class Verification(Record):
 
     @property
     def worst(self) -> str:
-        """Name of the layer with the largest scaled error."""
-        return max(self.layers, key=lambda name: self.layers[name].scaled)
+        """Name of the layer with the largest scaled error, if possible within the tolerance."""
+        checks = self.layers
+        return max(checks, key=lambda name: (checks[name].reference is None, checks[name].scaled))
 
 
 class GoldenInput(Record):
@@ -159,6 +164,9 @@ class GoldenLayer(Record):
     """Largest absolute value; at least 0.01 for a sigmoid."""
     values: tuple[Finite, ...]
     """Values at evenly spaced positions in the flattened (C order) activations."""
+    sums: tuple[Finite, ...] | None = None
+    """Sums of all activations, each with other seeded weights; see `compare.golden.weighted_sums`.
+    Since format 1.3."""
     extra: Mapping[str, Any] = {}
 
 
@@ -367,7 +375,9 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
     if extra and not _is_shallow(extra):
         raise ValueError(f"the unknown keys of {cls.__name__} are nested too deeply")
     values["extra"] = extra
-    if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
+    # Without a dtype, the file does not state how many axes there are.
+    states_axes = values.get("axes") is not None and values["dtype"]
+    if states_axes and len(values["axes"]) != len(values["shape"]):
         raise ValueError(
             f"{cls.__name__} {_short(values['name'])} has {len(values['shape'])} axes, but "
             f"{_short(values['axes'])} as 'axes'"
@@ -507,6 +517,11 @@ _KINDS: Mapping[str, Kind] = {
         lambda value: _are_sizes(value) and None not in value,
     ),
     "tuple[Finite, ...]": ("a list of finite numbers", (tuple,), _are_finite),
+    "tuple[Finite, ...] | None": (
+        "a list of finite numbers or null",
+        (tuple, type(None)),
+        lambda value: value is None or _are_finite(value),
+    ),
     "tuple[str, ...]": ("a list of strings", (tuple,), _all(str)),
     "tuple[str, ...] | None": ("a list of strings or null", (tuple, type(None)), _all(str)),
     "tuple[Any, ...] | None": (

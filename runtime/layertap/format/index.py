@@ -67,7 +67,8 @@ def _with_default_weights(graph: Graph, card: Card) -> Graph:
     ones then, see `Program.fetch`.
     """
     name = card.gradients.weights if card.gradients else ""
-    if name not in graph.inputs:
+    # The model's own inputs have no default, whatever a card says.
+    if name not in graph.inputs or any(info.name == name for info in card.inputs):
         return graph
     inputs = dict(graph.inputs)
     optional = {**graph.optional, name: inputs.pop(name)}

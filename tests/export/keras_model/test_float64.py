@@ -32,13 +32,13 @@ def dense_chain(keras: Any) -> Any:
 
 
 def test_a_copy_computes_in_float64(keras: Any) -> None:
-    from layertap_export.keras_model.float64 import in_float64
+    from layertap_export.keras_model.float64 import rebuilt
 
     model = dense_chain(keras)
     x = np.random.default_rng(0).normal(size=(3, 5))
     w, b, v, c = (weight.numpy().astype(np.float64) for weight in model.weights[-4:])
     expected = np.tanh((x - 0.25) / np.sqrt(1.75) @ w + b) @ v + c
-    found = in_float64(model)(x).numpy()
+    found = rebuilt(model, "float64")(x).numpy()
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
     assert keras.config.floatx() == "float32"
@@ -72,11 +72,11 @@ def two_kinds_of_add(keras: Any) -> Any:
 
 @pytest.mark.parametrize("make", [nested, mixed, custom_layer, two_kinds_of_add])
 def test_the_copy_is_the_same_model(make: Callable[[Any], Any], keras: Any) -> None:
-    from layertap_export.keras_model.float64 import in_float64
+    from layertap_export.keras_model.float64 import rebuilt
 
     keras.utils.set_random_seed(0)
     model = make(keras)
-    copy = in_float64(model)
+    copy = rebuilt(model, "float64")
     assert [layer.name for layer in copy.layers] == [layer.name for layer in model.layers]
     assert {weight.dtype for weight in copy.weights} == {"float64"}
     x = np.random.default_rng(0).normal(size=(3, 4))
@@ -88,7 +88,7 @@ def test_the_copy_is_the_same_model(make: Callable[[Any], Any], keras: Any) -> N
 
 
 def test_a_model_that_cannot_be_rebuilt_is_an_error(keras: Any) -> None:
-    from layertap_export.keras_model.float64 import in_float64
+    from layertap_export.keras_model.float64 import rebuilt
 
     class Bare(keras.Model):
         def __init__(self, width: int) -> None:
@@ -101,7 +101,7 @@ def test_a_model_that_cannot_be_rebuilt_is_an_error(keras: Any) -> None:
     model = Bare(3)
     model(np.zeros((1, 2), np.float32))
     with pytest.raises(layertap_export.ExportError) as caught:
-        in_float64(model)
+        rebuilt(model, "float64")
     assert str(caught.value).startswith("the model 'bare' cannot be rebuilt in float64: ")
 
 

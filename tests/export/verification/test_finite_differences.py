@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +16,7 @@ import layertap
 from generators.tiny import model, node, value, weights
 from layertap.format.card import Gradients
 from layertap_export.gradients.extend import extend
-from layertap_export.verification import finite_differences
+from layertap_export.verification import finite_differences, float64_operators
 from layertap_export.verification.finite_differences import compare
 from layertap_export.verification.written_file import WrittenFile
 
@@ -136,6 +137,43 @@ def test_a_layer_that_the_scores_do_not_depend_on(written: Written) -> None:
 def test_when_the_time_is_up_the_last_layer_was_compared(written: Written) -> None:
     made, gradients, tensors = prepared("r0", "s1", "p", "c0")
     assert list(compare(written(made), gradients, tensors, feeds(), 0)) == ["p"]
+
+
+def test_a_comparison_that_takes_too_long_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch, written: Written
+) -> None:
+    """Also the first one, within the network."""
+    original = float64_operators.Conv._run
+
+    def slow(self: Any, *args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.5)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(float64_operators.Conv, "_run", slow)
+    monkeypatch.setattr(finite_differences, "FIRST_SECONDS", 0.0)
+    made, gradients, tensors = prepared("input", "s1")
+    file, started = written(made), time.monotonic()
+    found = compare(file, gradients, tensors, feeds(), 1.0)
+    assert list(found) == ["s1"]  # behind the convolutions; from the input there are two
+    assert time.monotonic() - started < 1.0 + 0.5 + 1.5
+
+
+def test_a_direction_that_was_finished_in_time_counts(
+    monkeypatch: pytest.MonkeyPatch, written: Written
+) -> None:
+    original, calls = finite_differences._change, list[int]()
+
+    def once(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise float64_operators.TimeUp
+        return original(*args)
+
+    monkeypatch.setattr(finite_differences, "_change", once)
+    made, gradients, tensors = prepared("r0")
+    found = compare(written(made), gradients, tensors, feeds(), 60)
+    assert found["r0"].ours.shape == (3,)  # one direction, three sets of weights
+    assert found["r0"].scaled < 1e-5
 
 
 def test_the_turn_of_the_layers(written: Written) -> None:

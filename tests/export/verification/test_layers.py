@@ -64,7 +64,8 @@ def test_a_tampered_weight_is_found_where_it_is(
     )
     assert lines[1].split() == ["layer", "max", "abs", "diff", "scaled", "error"]
     assert lines[2].startswith("bn ")
-    assert len(lines) == 2 + 7
+    assert len(lines) == 2 + 7 + 1
+    assert lines[-1].startswith("against Keras in float64 the file's largest scaled error is ")
     with pytest.raises(layertap_export.VerificationError) as caught:
         report.check()
     assert caught.value.report is report
@@ -81,9 +82,20 @@ def test_a_nan_fails_whatever_the_tolerance(small: Any, small_file: Path, tmp_pa
     assert "NaN or infinite" in str(report)
 
 
-def test_the_tolerance_decides(small: Any, small_file: Path) -> None:
-    assert layertap_export.verify(small_file, small, tolerance=1e-4)
-    assert not layertap_export.verify(small_file, small, tolerance=1e-12)
+def test_the_tolerance_decides(small: Any, small_file: Path, tmp_path: Path) -> None:
+    bad = tampered(
+        small_file, tmp_path / "bad.onnx", "bn/BatchNormalization/scale", lambda w: w * 1.01
+    )
+    assert layertap_export.verify(bad, small, tolerance=5e-2)
+    assert not layertap_export.verify(bad, small, tolerance=1e-3)
+
+
+def test_a_tolerance_that_keras_cannot_hold(small: Any, small_file: Path) -> None:
+    """A good file passes, with that said."""
+    report = layertap_export.verify(small_file, small, tolerance=1e-12)
+    assert report
+    assert {x.name for x in report.unsteady} >= {"conv", "bn", "dense"}
+    assert "of these differ by more than 1e-12, up to " in str(report)
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])

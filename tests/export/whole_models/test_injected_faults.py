@@ -88,10 +88,28 @@ def swapped_weights(model: onnx.ModelProto) -> None:
     item.CopyFrom(numpy_helper.from_array(value, item.name))
 
 
+def turned_in_the_second_row(model: onnx.ModelProto) -> None:
+    """Right for one sample, wrong for two."""
+    name = gradient(model)
+    one = constant(model, "one", np.array([1], np.int64))
+    two = constant(model, "two", np.array([2], np.int64))
+    axis = constant(model, "axis", np.array([0], np.int64))
+    far = constant(model, "far", np.array([2**62], np.int64))
+    parts = {"first": (axis, one), "second": (one, two), "others": (two, far)}
+    behind(
+        model,
+        name,
+        *(helper.make_node("Slice", ["before", *ends, axis], [k]) for k, ends in parts.items()),
+        helper.make_node("Neg", ["second"], ["turned"]),
+        helper.make_node("Concat", ["first", "turned", "others"], ["after"], axis=0),
+    )
+
+
 OF_GRADIENTS: dict[str, Fault] = {
     "a doubled gradient": doubled_gradient,
     "a gradient with its sign turned": turned_sign,
     "two swapped channels in a gradient": swapped("gradient", -1, 8),
+    "a gradient with its sign turned in the second row": turned_in_the_second_row,
 }
 OF_ALL: dict[str, Fault] = {
     "two swapped channels in the weights": swapped_weights,
@@ -242,6 +260,19 @@ def test_a_fault_makes_the_export_fail(
     assert spoiled == [place]
 
 
+def test_a_fault_in_the_second_row_is_found_without_a_tape(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a signature there are central differences only."""
+    small.export(tmp_path / "saved", verbose=False)
+    before_writing(monkeypatch, turned_in_the_second_row)
+    out = tmp_path / "out" / "small.onnx"
+    out.parent.mkdir()
+    with pytest.raises(layertap_export.VerificationError, match="grad/"):
+        layertap_export.export(tmp_path / "saved", out, gradients="input")
+    assert list(out.parent.iterdir()) == []
+
+
 @pytest.mark.parametrize("fault", OF_GRADIENTS.values(), ids=OF_GRADIENTS)
 def test_a_fault_makes_add_gradients_fail(
     fault: Fault, small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,6 +280,19 @@ def test_a_fault_makes_add_gradients_fail(
     before_writing(monkeypatch, fault)
     with pytest.raises(layertap_export.VerificationError):
         layertap_export.add_gradients(small_file, tmp_path / "out.onnx", "relu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_added_gradients_leave_the_layers_as_they_are(
+    small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in the forward half, which the gradients follow."""
+    before_writing(monkeypatch, swapped_weights)
+    with pytest.raises(layertap_export.VerificationError) as caught:
+        layertap_export.add_gradients(small_file, tmp_path / "out.onnx", "relu")
+    assert f"would not compute what {str(small_file)!r} computes: 'conv' differs by " in str(
+        caught.value
+    )
     assert list(tmp_path.iterdir()) == []
 
 

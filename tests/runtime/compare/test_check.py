@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,14 +14,23 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 import layertap
+from cards import golden_of
 from generators import tiny
 from layertap.cli import main
 from layertap.compare.check import check
-from layertap.compare.golden import indices, uniform
-from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
+from layertap.compare.golden import indices, uniform, weighted_sums
+from layertap.format.card import (
+    KEY,
+    Card,
+    Golden,
+    GoldenInput,
+    GoldenLayer,
+    LayerCheck,
+    Verification,
+)
 
 
-def golden_chain() -> onnx.ModelProto:
+def golden_chain(sums: int = 3) -> onnx.ModelProto:
     """`tiny.linear_chain` with a golden sample, computed in float64."""
     made = tiny.linear_chain()
     weights: Mapping[str, NDArray[np.float64]] = {
@@ -35,6 +45,7 @@ def golden_chain() -> onnx.ModelProto:
             norm=float(np.linalg.norm(x)),
             scale=float(np.abs(x).max()),
             values=tuple(x.ravel()[indices(x.size, 5)].tolist()),
+            sums=tuple(weighted_sums(x.ravel(), sums).tolist()) or None,
         )
     inputs = (GoldenInput(name="x", shape=(3, 4), low=-1.0, high=1.0),)
     card = Card.from_json(next(p.value for p in made.metadata_props if p.key == KEY))
@@ -43,9 +54,9 @@ def golden_chain() -> onnx.ModelProto:
     return made
 
 
-def damaged(name: str, factor: float) -> onnx.ModelProto:
+def damaged(name: str, factor: Any, sums: int = 3) -> onnx.ModelProto:
     """The same file with one weight scaled after the export."""
-    made = golden_chain()
+    made = golden_chain(sums)
     for item in made.graph.initializer:
         if item.name == name:
             item.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(item) * factor, name))
@@ -69,6 +80,48 @@ def test_the_first_layer_that_diverges_is_named(factor: float, tmp_path: Path) -
     assert str(report).startswith(
         "2 of 3 layers differ from the golden sample on cpu. The first to diverge is 'b', by "
     )
+
+
+def test_two_swapped_columns_are_found_by_the_sums_alone(tmp_path: Path) -> None:
+    """The file keeps no values and no norm that could show it."""
+    made = golden_chain()
+    card = Card.from_json(next(p.value for p in made.metadata_props if p.key == KEY))
+    golden = golden_of(card)
+    layers = {name: replace(one, values=()) for name, one in golden.layers.items()}
+    card = replace(card, golden=replace(golden, layers={"b": layers["b"]}))
+    onnx.helper.set_model_props(made, {KEY: card.to_json()})
+    assert check(layertap.open(tiny.save(made, tmp_path / "good.onnx")))
+    for item in made.graph.initializer:
+        if item.name.startswith("b/"):
+            value = numpy_helper.to_array(item)[..., [1, 0, 2]]
+            item.CopyFrom(numpy_helper.from_array(value, item.name))
+    report = check(layertap.open(tiny.save(made, tmp_path / "bad.onnx")))
+    assert [layer.name for layer in report.failed] == ["b"]
+
+
+def test_files_of_before_are_checked_as_before(tmp_path: Path) -> None:
+    good = layertap.open(tiny.save(golden_chain(sums=0), tmp_path / "good.onnx"))
+    assert good.card is not None
+    assert golden_of(good.card).layers["b"].sums is None
+    assert check(good)
+    bad = damaged("b/w", np.float32(1.001), sums=0)
+    assert not check(layertap.open(tiny.save(bad, tmp_path / "bad.onnx")))
+
+
+def test_more_is_allowed_where_keras_itself_is_inexact(tmp_path: Path) -> None:
+    made = damaged("c/w", np.float32(1.001))
+    card = Card.from_json(next(p.value for p in made.metadata_props if p.key == KEY))
+    exact = LayerCheck(max_abs=1e-6, scaled=1e-6)
+    for reference, passes in ((None, False), (1e-4, False), (1e-3, True)):
+        checks = {"a": exact, "b": exact, "c": replace(exact, reference=reference)}
+        verification = Verification(
+            tolerance=1e-4, batches=("seeded",), onnxruntime="1.20", layers=checks
+        )
+        text = replace(card, verification=verification).to_json()
+        onnx.helper.set_model_props(made, {KEY: text})
+        model = layertap.open(tiny.save(made, tmp_path / "chain.onnx"))
+        assert bool(check(model)) is passes
+        assert not check(model, tolerance=1e-4)  # what the caller says counts for all
 
 
 def test_a_file_without_a_golden_sample_says_so(tmp_path: Path) -> None:

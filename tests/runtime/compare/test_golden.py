@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.compare.golden import indices, seeded, uniform
+from layertap.compare.golden import BLOCK, indices, seeded, sum_scale, uniform, weighted_sums
 
 GAMMA = 0x9E3779B97F4A7C15
 
@@ -30,9 +31,14 @@ def splitmix64(state: int = 0) -> Iterator[int]:
         yield z ^ (z >> 31)
 
 
+def number(seed: int, index: int) -> int:
+    """One number of the sequence; each step adds GAMMA."""
+    return next(splitmix64((seed * 2**32 + index) * GAMMA))
+
+
 def expected(seed: int, index: int) -> Fraction:
-    """The upper 24 bits of one number of the sequence, as a fraction; each step adds GAMMA."""
-    return Fraction(next(splitmix64((seed * 2**32 + index) * GAMMA)) >> 40, 2**24)
+    """The upper 24 bits of one number of the sequence, as a fraction."""
+    return Fraction(number(seed, index) >> 40, 2**24)
 
 
 def test_the_reference_is_the_published_generator() -> None:
@@ -121,3 +127,64 @@ def test_places_are_spread_and_have_both_ends(size: int, count: int) -> None:
     if size > count:
         gaps = {b - a for a, b in itertools.pairwise(found)}
         assert max(gaps) - min(gaps) <= 1
+
+
+# --- Sums with random weights --------------------------------------------------------------------
+
+
+def weight(k: int, i: int) -> float:
+    """The weight that docs/file-format.md describes."""
+    return (number(100 + k, i // 8) >> 8 * (i % 8) & 255) / 127.5 - 1
+
+
+@given(st.lists(st.integers(-1000, 1000), max_size=100), st.integers(1, 4))
+def test_weights_are_those_of_the_page(values: list[int], count: int) -> None:
+    found = weighted_sums(np.array(values), count)
+    for k in range(count):
+        expected = math.fsum(weight(k, i) * x for i, x in enumerate(values))
+        assert found[k] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_sums_of_a_tensor_of_several_blocks() -> None:
+    """The weights go on behind a block."""
+    values = np.zeros(2 * BLOCK + 70)
+    for at in (BLOCK - 1, BLOCK, BLOCK + 64, 2 * BLOCK + 69):
+        values[at] = 1
+        assert weighted_sums(values, 2)[1] == pytest.approx(weight(1, at))
+        values[at] = 0
+
+
+@st.composite
+def changed_tensors(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """A tensor, and the same with a sign turned, channels or axes swapped, or a row changed."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(2, 12), st.integers(2, 12)))
+    value = generator.normal(size=shape)
+    if draw(st.booleans()):  # sparse, as gradients behind a pooling are
+        value *= generator.uniform(size=shape) < 0.2
+    other, axis = value.copy(), draw(st.integers(1, 2))
+    kind = draw(st.sampled_from(["sign", "channels", "axes", "row", "one sign"]))
+    if kind == "sign":
+        other = -value
+    elif kind == "axes":
+        other = np.ascontiguousarray(value.swapaxes(1, 2)).reshape(shape)
+    elif kind == "channels":
+        one, two = draw(st.permutations(range(shape[axis])))[:2]
+        order = list(range(shape[axis]))
+        order[one], order[two] = two, one
+        other = value.take(order, axis)
+    elif kind == "row":
+        other[:, draw(st.integers(0, shape[1] - 1))] *= 0.9
+    else:
+        other[..., 0] *= -1
+    return value, other
+
+
+@given(changed_tensors())
+def test_a_changed_tensor_has_other_sums(pair: tuple[np.ndarray, np.ndarray]) -> None:
+    """Unless the change is as small as rounding."""
+    value, other = pair
+    scale = np.abs(value).max()
+    apart = np.abs(weighted_sums(value.ravel(), 3) - weighted_sums(other.ravel(), 3)).max()
+    changed = np.linalg.norm(value - other)
+    assert (apart > 1e-4 * sum_scale(scale, value.size)) == (changed > 0)

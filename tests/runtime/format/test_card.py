@@ -76,14 +76,22 @@ FULL: dict[str, Any] = {
         "tolerance": 0.0001,
         "batches": ["1 x 4, seeded"],
         "onnxruntime": "1.32.0",
-        "layers": {"x": {"max_abs": 0, "scaled": 1e-07}},
+        "layers": {"x": {"max_abs": 0, "scaled": 1e-07, "reference": 2e-05}},
     },
     "golden": {
         "seed": 0,
         "inputs": [
             {"name": "x", "shape": [1, 4], "low": -1, "high": 1.5, "choices": ["cat", 7, -0.5]}
         ],
-        "layers": {"x": {"shape": [1, 4], "norm": 2.5, "scale": 1.5, "values": [0.5, -1]}},
+        "layers": {
+            "x": {
+                "shape": [1, 4],
+                "norm": 2.5,
+                "scale": 1.5,
+                "values": [0.5, -1],
+                "sums": [0.25, -7],
+            }
+        },
     },
     "gradients": {
         "output": "größe/y#1",
@@ -232,7 +240,9 @@ cards = built(
         batches=texts,
         onnxruntime=text,
         layers=st.dictionaries(
-            text, built(LayerCheck, max_abs=number, scaled=number), max_size=2
+            text,
+            built(LayerCheck, max_abs=number, scaled=number, reference=st.none() | number),
+            max_size=2,
         ),
     ),
     golden=st.none()
@@ -250,6 +260,7 @@ cards = built(
                 norm=number,
                 scale=number,
                 values=st.lists(number, max_size=3).map(tuple),
+                sums=st.none() | st.lists(number, max_size=3).map(tuple),
             ),
             max_size=2,
         ),
@@ -437,6 +448,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file"}
+    optional |= {"sums", "reference"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

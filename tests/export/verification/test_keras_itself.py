@@ -1,0 +1,192 @@
+"""Networks that magnify rounding pass where the file is as close to float64 as Keras is, and fail
+where it is worse."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import layertap
+import layertap_export
+from cards import verification_of
+from layertap.cli import main
+from layertap.compare.check import check
+
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+def wild(keras: Any, units: int = 16, spread: float = 3.0, tokens: bool = False) -> Any:
+    """An LSTM with weights so large that it magnifies rounding thousands of times."""
+    keras.utils.set_random_seed(0)
+    layers, normal = keras.layers, keras.initializers.RandomNormal
+    if tokens:
+        entry = keras.Input((40,), dtype="int32")
+        x = layers.Embedding(50, 8, normal(stddev=1.0), name="embed")(entry)
+    else:
+        x = entry = keras.Input((40, 8))
+    lstm = layers.LSTM(
+        units,
+        kernel_initializer=normal(stddev=4.0),
+        recurrent_initializer=normal(stddev=spread),
+        name="lstm",
+    )
+    return keras.Model(entry, layers.Dense(3, name="dense")(lstm(x)))
+
+
+def deep(keras: Any) -> Any:
+    """60 times convolution, normalisation, relu, as they are before training."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    x = entry = keras.Input((16, 16, 3))
+    for index in range(60):
+        x = layers.Conv2D(8, 3, padding="same", name=f"conv{index}")(x)
+        x = layers.ReLU(name=f"relu{index}")(layers.BatchNormalization(name=f"bn{index}")(x))
+    return keras.Model(entry, layers.GlobalAveragePooling2D(name="gap")(x))
+
+
+MODELS: dict[str, Callable[[Any], Any]] = {
+    "wild": wild,
+    "chaotic": lambda keras: wild(keras, 64, 2.0),
+    "chaotic tokens": lambda keras: wild(keras, 64, 2.0, tokens=True),
+    "deep": deep,
+}
+
+
+@pytest.fixture(scope="module")
+def exported(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """Gives a model by its name, and the report of its export; each is made once."""
+    folder = tmp_path_factory.mktemp("unsteady")
+    made: dict[str, Any] = {}
+
+    def get(name: str) -> Any:
+        if name not in made:
+            model = MODELS[name](keras)
+            made[name] = model, layertap_export.export(model, folder / f"{name}.onnx")
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wild", *(pytest.param(x, marks=pytest.mark.slow) for x in MODELS if x != "wild")],
+)
+def test_what_keras_cannot_hold_itself_passes_with_that_said(
+    name: str, exported: Callable[[str], Any]
+) -> None:
+    _, report = exported(name)
+    verification = report.verification
+    assert verification.unsteady, "the model shall be one that is over the tolerance"
+    for layer in verification.unsteady:
+        assert layer.scaled > verification.tolerance
+        assert layer.from_float64 <= max(verification.tolerance, 10 * layer.keras_from_float64)
+        noted = verification_of(report.card).layers[layer.name]
+        assert noted.reference == float(f"{layer.reference_error:.2g}")
+    steady = {x.name for x in verification.layers} - {x.name for x in verification.unsteady}
+    assert all(verification_of(report.card).layers[x].reference is None for x in steady)
+    if steady:
+        assert verification.worst.name in steady
+        assert verification.worst.scaled <= verification.tolerance
+    said = r"\n\d+ of these differs? by more than 1e-04, up to \S+ in '\w+': Keras is not more"
+    assert re.search(said, str(verification))
+    assert check(layertap.open(report.path))
+
+
+def test_info_says_it_too(
+    exported: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report = exported("wild")
+    main(["info", str(report.path)])
+    count = len(report.verification.unsteady)
+    assert f"; more in {count}, where Keras itself is less exact" in capsys.readouterr().out
+
+
+def swapped(path: Path, words: str) -> Path:
+    """A copy of a file with two channels swapped in the largest weight that has these words."""
+    model = onnx.load(path)
+    items = [x for x in model.graph.initializer if words in x.name and len(x.dims) > 1]
+    item = max(items, key=lambda x: np.prod(x.dims))
+    value = numpy_helper.to_array(item).copy()
+    value[:, [0, 1]] = value[:, [1, 0]]
+    item.CopyFrom(numpy_helper.from_array(value, item.name))
+    onnx.save(model, path.with_name("swapped.onnx"))
+    return path.with_name("swapped.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("wild", "lstm"),
+        ("chaotic", "lstm"),
+        pytest.param("chaotic tokens", "lstm", marks=pytest.mark.slow),
+        pytest.param("deep", "conv50", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_weight_in_such_a_network_fails(
+    name: str, words: str, exported: Callable[[str], Any]
+) -> None:
+    """In a chaotic one it shows in float64 alone: both errors are as large as the values."""
+    model, report = exported(name)
+    bad = layertap_export.verify(swapped(report.path, words), model)
+    assert not bad
+    first = bad.failed[0]
+    assert first.name.startswith(words)
+    assert first.worse
+    assert first.from_float64 is not None
+    assert first.keras_from_float64 is not None
+    if "chaotic" not in name:
+        assert first.from_float64 > 3 * first.keras_from_float64
+    assert f"from float64: {first.from_float64:.1e}, Keras " in str(bad)
+    assert "against Keras in float64 the file's largest scaled error is" in str(bad)
+
+
+def test_without_float64_keras_is_compared_with_itself(
+    keras: Any, exported: Callable[[str], Any], tmp_path: Path
+) -> None:
+    """A SavedModel cannot be built again. Its input can be changed by a millionth."""
+    model, _ = exported("wild")
+    model.export(tmp_path / "saved", verbose=False)
+    report = layertap_export.export(tmp_path / "saved", tmp_path / "wild.onnx").verification
+    (output,) = report.layers
+    assert output.reference_error is not None
+    assert output.scaled <= output.reference_error
+    assert output.from_float64 is None
+    assert "if the input changes by 1e-06" in str(report)
+    assert not layertap_export.verify(swapped(tmp_path / "wild.onnx", ""), tmp_path / "saved")
+
+
+def test_a_copy_that_is_another_model_is_no_reference(keras: Any, tmp_path: Path) -> None:
+    """A layer that loses a number in its configuration: in float64 it would be as wrong as the
+    file, so the file may not be excused by it."""
+
+    @keras.saving.register_keras_serializable("test")
+    class Scale(keras.layers.Layer):
+        factor = 1.0
+
+        def call(self, x: Any) -> Any:
+            return x * self.factor
+
+    entry = keras.Input((5,))
+    scale = Scale(name="scale")
+    model = keras.Model(entry, scale(keras.layers.Dense(4, name="dense")(entry)))
+    scale.factor = 2.0
+    report = layertap_export.export(model, tmp_path / "good.onnx")
+    assert not report.verification.unsteady
+    bad = onnx.load(report.path)
+    (two,) = [x for x in bad.graph.initializer if numpy_helper.to_array(x).size == 1]
+    two.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(two) / 2, two.name))
+    onnx.save(bad, tmp_path / "bad.onnx")
+    assert [x.name for x in layertap_export.verify(tmp_path / "bad.onnx", model).failed] == [
+        "scale"
+    ]
+    np.testing.assert_array_equal(numpy_helper.to_array(two), 1.0)

@@ -88,7 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as exc:  # for example stdout on a full disk
         _print_message(": ".join(str(part) for part in (exc.filename, exc.strerror or exc) if part))
         _discard_stdout()
-    return STOPPED
+    # An import may turn the exception of a signal into an error of its own.
+    return SIGNALLED + _signals[0] if _signals else STOPPED
+
+
+_signals: list[int] = []
+"""The signal that ends this process, once it has come."""
 
 
 def _end_in_order() -> None:
@@ -104,6 +109,7 @@ def _end_in_order() -> None:
     def end(number: int, _: object) -> None:
         for one in installed:  # the next signal must not stop the cleaning up
             _signal.signal(one, _signal.SIG_IGN)
+        _signals.append(number)
         raise _Ended(number)
 
     installed = [one for one in numbers if one and _signal.getsignal(one) == _signal.SIG_DFL]

@@ -156,5 +156,5 @@ def _openvino(file: Path, feeds: Mapping[str, Any]) -> Callable[[], Any]:
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cores()}
     compiled = openvino.Core().compile_model(file, "CPU", settings)
-    (output,) = compiled.outputs
-    return lambda: compiled(feeds)[output]
+    (output,) = layertap.open(file).outputs
+    return lambda: compiled(feeds)[output.name]

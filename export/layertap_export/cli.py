@@ -213,7 +213,7 @@ def _run_export(args: argparse.Namespace) -> int:
 def _run_gradients(args: argparse.Namespace) -> int:
     from . import VerificationError, add_gradients
 
-    check_target(args.output)
+    check_target(args.output, ".onnx")
     try:
         report = add_gradients(
             args.file,
@@ -303,7 +303,8 @@ def _check_export(args: argparse.Namespace) -> None:
     from .api.arguments import labels_of, preprocessing_of
     from .keras_model.stated import parsed
 
-    check_target(args.output)
+    read = [args.model, args.weights, args.labels, args.preprocess, *args.sample]
+    check_target(args.output, ".onnx", [name for name in read if name])
     if args.score and not args.gradients:
         raise UsageError("--score is the output for --gradients, which is missing.")
     preprocessing_of(args.preprocess)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         ModelFileError,
         OutputError,
         PreprocessingError,
+        RunInterruptedError,
+        RunTimeoutError,
         UsageError,
     )
     from .format.layer import Layer
@@ -54,6 +56,8 @@ __all__ = [
     "OutputError",
     "Preprocessing",
     "PreprocessingError",
+    "RunInterruptedError",
+    "RunTimeoutError",
     "Tap",
     "TopChannels",
     "UsageError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from ._engine.devices import canonical
 from ._engine.program import Program
 from ._engine.settings import Provider, Settings
+from ._engine.stopping import time_limit
 from ._escaping import one_line
 from ._public import public
-from .errors import UsageError
+from .errors import LayertapWarning, UsageError
 from .format.card import Card, TensorInfo
 from .format.cost import activation_costs
+from .format.digest import change_text
 from .format.layer import Layer
 from .format.select import Selector
 from .format.source import BytesSource, FileSource
@@ -52,7 +55,9 @@ def open(  # noqa: A001 - the usual name for opening a file
     """Open an ONNX file, exported by layertap or from elsewhere.
 
     Only its index is read: names, edges and the card, not the weights. The file does not stay open;
-    if it has changed by the time it is read again, that is an error.
+    if it has changed by the time it is read again, that is an error. If another program has changed
+    the graph since layertap verified it, a `LayertapWarning` says so; changed weights are noticed
+    by `layertap info` and `layertap check`, which read all of them.
 
     Args:
         source: the `.onnx` file, or its contents.
@@ -115,10 +120,22 @@ def open(  # noqa: A001 - the usual name for opening a file
     if isinstance(source, (bytes, bytearray, memoryview)):
         if share_weights:
             raise UsageError("share_weights=True needs a file; bytes cannot be shared.")
-        return Model(Program(BytesSource(bytes(source)), settings))
+        return _warned(Program(BytesSource(bytes(source)), settings))
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"cannot open {class_text(source)}. Give a path, or bytes.")
-    return Model(Program(FileSource(source), settings))
+    return _warned(Program(FileSource(source), settings))
+
+
+def _warned(program: Program) -> Model:
+    """The model; with a warning if its file was changed after it was verified."""
+    if program.changed:
+        warnings.warn(
+            f"{program.name}: {change_text(['graph'])}. What its card says about accuracy is about "
+            "the file before that. `layertap check` compares its results with those of Keras.",
+            LayertapWarning,
+            stacklevel=3,
+        )
+    return Model(program)
 
 
 @public
@@ -301,6 +318,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        timeout: float | None = None,
     ) -> Array: ...
     @overload
     def activations(
@@ -312,6 +330,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        timeout: float | None = None,
     ) -> Any: ...
     @overload
     def activations(
@@ -323,6 +342,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        timeout: float | None = None,
     ) -> dict[str, Array]: ...
     @overload
     def activations(
@@ -334,6 +354,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        timeout: float | None = None,
     ) -> dict[str, Any]: ...
     def activations(
         self,
@@ -344,6 +365,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        timeout: float | None = None,
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
 
@@ -366,6 +388,9 @@ class Model:
             dtype: what to cast floating-point results to, see `tap`.
             contiguous: return C-contiguous arrays, see `tap`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
+            timeout: time in seconds after which the run is stopped; by default it takes as long as
+                it takes. onnxruntime stops between two operators, usually within milliseconds.
+                Ctrl-C stops a run in the same way. The model can be used again afterwards.
 
         Returns:
             For one exact name, index or `Layer`: the array, in the layer's Keras shape, channels
@@ -379,24 +404,34 @@ class Model:
             LayerNotFoundError: a selector matches nothing; nothing has been computed.
             InputError: an input is missing, or of the wrong rank, size or dtype.
             ImageError: an image cannot be read.
+            RunTimeoutError: the run took longer than `timeout`.
         """
-        tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
-        return tap(inputs, preprocess)
+        with time_limit(timeout):
+            tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
+            return tap(inputs, preprocess)
 
     def predict(
-        self, inputs: Any, preprocess: Recipe | None = None, *, on_device: bool = False
+        self,
+        inputs: Any,
+        preprocess: Recipe | None = None,
+        *,
+        on_device: bool = False,
+        timeout: float | None = None,
     ) -> Any:
         """The model's own output for `inputs`; see `activations` for what these may be.
 
         Args:
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
+            timeout: see `activations`.
 
         Returns:
             An array; if the model has several outputs, a dict from their names to arrays.
         """
         program = self._program
-        run = program.runner(program.request_outputs(), peeled=not on_device, on_device=on_device)
-        return run(inputs, preprocess)
+        asked = program.request_outputs()
+        with time_limit(timeout):
+            run = program.runner(asked, peeled=not on_device, on_device=on_device)
+            return run(inputs, preprocess)
 
     def gradients(
         self,
@@ -404,6 +439,8 @@ class Model:
         layers: Selector | Iterable[Selector] | None = None,
         target: Target = "top",
         preprocess: Recipe | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Any:
         """The gradient of a class's score with respect to layers, computed by the file itself.
 
@@ -423,6 +460,7 @@ class Model:
                 floats, `(classes,)` or `(n, classes)`, or `(n, targets, classes)` for several
                 sums. If there are scores at many positions, as in a segmentation, they are summed.
             preprocess: a recipe for images instead of the card's.
+            timeout: see `activations`.
 
         Returns:
             For one exact name, index or `Layer`: an array of the layer's shape, channels last,
@@ -438,7 +476,8 @@ class Model:
         """
         from .cam.gradients import layer_gradients
 
-        return layer_gradients(self._program, inputs, layers, target, preprocess)
+        with time_limit(timeout):
+            return layer_gradients(self._program, inputs, layers, target, preprocess)
 
     def cam(
         self,
@@ -457,6 +496,7 @@ class Model:
         output: str | None = None,
         reshape: Callable[[Any], Any] | None = None,
         preprocess: Recipe | None = None,
+        timeout: float | None = None,
     ) -> npt.NDArray[np.float32]:
         """Heat maps: which parts of an image the score of a class depends on.
 
@@ -497,6 +537,7 @@ class Model:
                 `(n, h, w, c)`, for layers without feature maps, such as the tokens of a
                 transformer.
             preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
             float32. `(h, w)` if one image (not a list, or an array with a batch axis) and one
@@ -514,23 +555,24 @@ class Model:
         """
         from .cam.heat_maps import cam
 
-        return cam(
-            self,
-            inputs,
-            layer,
-            target,
-            method=method,
-            normalize=normalize,
-            resize=resize,
-            aug_smooth=aug_smooth,
-            eigen_smooth=eigen_smooth,
-            mask=mask,
-            channels=channels,
-            batch_size=batch_size,
-            output=output,
-            reshape=reshape,
-            preprocess=preprocess,
-        )
+        with time_limit(timeout):
+            return cam(
+                self,
+                inputs,
+                layer,
+                target,
+                method=method,
+                normalize=normalize,
+                resize=resize,
+                aug_smooth=aug_smooth,
+                eigen_smooth=eigen_smooth,
+                mask=mask,
+                channels=channels,
+                batch_size=batch_size,
+                output=output,
+                reshape=reshape,
+                preprocess=preprocess,
+            )
 
     def attribute(
         self,
@@ -545,6 +587,7 @@ class Model:
         seed: int = 0,
         batch_size: int = 16,
         preprocess: Recipe | None = None,
+        timeout: float | None = None,
     ) -> Any:
         """How much each element of the input contributes to a class's score.
 
@@ -578,6 +621,7 @@ class Model:
                 samples are batched.
             batch_size: number of points per run.
             preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
             float32, of the input's shape `(n, h, w, c)`; for a list of targets (also a list of one)
@@ -593,25 +637,28 @@ class Model:
         """
         from .cam.attributions import attribute
 
-        return attribute(
-            self._program,
-            inputs,
-            method,
-            target,
-            steps=steps,
-            baseline=baseline,
-            samples=samples,
-            noise=noise,
-            seed=seed,
-            batch_size=batch_size,
-            preprocess=preprocess,
-        )
+        with time_limit(timeout):
+            return attribute(
+                self._program,
+                inputs,
+                method,
+                target,
+                steps=steps,
+                baseline=baseline,
+                samples=samples,
+                noise=noise,
+                seed=seed,
+                batch_size=batch_size,
+                preprocess=preprocess,
+            )
 
     def resume(
         self,
         given: Mapping[Any, Any],
         layers: Asked = None,
         preprocess: Recipe | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Any:
         """Continue a run from given activations, without computing anything before them.
 
@@ -626,6 +673,7 @@ class Model:
             layers: what to compute, as in `activations`; by default the model's own outputs, as
                 `predict` returns them.
             preprocess: a recipe for images among the given inputs, instead of the card's.
+            timeout: see `activations`.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
@@ -635,7 +683,8 @@ class Model:
         """
         from ._engine.resume import resume
 
-        return resume(self._program, given, layers, preprocess)
+        with time_limit(timeout):
+            return resume(self._program, given, layers, preprocess)
 
     def edit(
         self,
@@ -643,6 +692,8 @@ class Model:
         changes: Mapping[Any, Callable[[Any], Any]],
         layers: Asked = None,
         preprocess: Recipe | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Any:
         """Run up to some layers, change their activations, and continue with the changed ones.
 
@@ -663,6 +714,7 @@ class Model:
             layers: what to compute, as in `activations`; by default the model's own outputs, as
                 `predict` returns them.
             preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
@@ -672,7 +724,8 @@ class Model:
         """
         from ._engine.resume import edit
 
-        return edit(self._program, inputs, changes, layers, preprocess)
+        with time_limit(timeout):
+            return edit(self._program, inputs, changes, layers, preprocess)
 
     def cut(
         self,
@@ -742,6 +795,11 @@ class Tap:
         more = f" and {len(self.layers) - 3} more" if len(self.layers) > 3 else ""
         return f"<layertap.Tap {names}{more} of {self._model!r}>"
 
-    def __call__(self, inputs: Any, preprocess: Recipe | None = None) -> Any:
+    def __call__(
+        self, inputs: Any, preprocess: Recipe | None = None, *, timeout: float | None = None
+    ) -> Any:
         """Run the model as far as needed; see `Model.activations`."""
-        return self._runner(inputs, preprocess)
+        if timeout is None:
+            return self._runner(inputs, preprocess)
+        with time_limit(timeout):
+            return self._runner(inputs, preprocess)

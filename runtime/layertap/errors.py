@@ -8,6 +8,8 @@
     +-- ImageError              a file or object that cannot be read as an image (also a ValueError)
     +-- PreprocessingError      an invalid preprocessing recipe (also a ValueError)
     +-- DeviceError             the requested device or execution provider is not available
+    +-- RunTimeoutError         a run took longer than its timeout (also a TimeoutError)
+    +-- RunInterruptedError     a run in another thread was stopped by Ctrl-C
     +-- DependencyError         a package that this step needs is missing (also an ImportError)
     +-- OutputError             a result could not be written
     +-- UsageError              an invalid option or argument (also a ValueError)
@@ -69,6 +71,17 @@ class PreprocessingError(LayertapError, ValueError):
 @public
 class DeviceError(LayertapError):
     """The requested device or execution provider is not available; the message says why."""
+
+
+@public
+class RunTimeoutError(LayertapError, TimeoutError):
+    """A run took longer than its timeout and was stopped; the model can be used again."""
+
+
+@public
+class RunInterruptedError(LayertapError):
+    """A run was stopped because Ctrl-C was pressed while it was in another thread than the main
+    one; in the main thread, Ctrl-C raises `KeyboardInterrupt`."""
 
 
 @public

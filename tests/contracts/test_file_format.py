@@ -38,6 +38,8 @@ TABLES = {
     "Keys of each of `golden.inputs`": schema.GoldenInput,
     "Keys of each of `golden.layers`": schema.GoldenLayer,
     "Keys of `gradients`": schema.Gradients,
+    "Keys of `digest`": schema.Digest,
+    "Keys of `made_from`": schema.MadeFrom,
 }
 
 NODE = shutil.which("node")
@@ -111,7 +113,7 @@ def test_recipe_is_documented_with_every_key_and_choice() -> None:
 # --- The example --------------------------------------------------------------------------------
 
 
-RARE = {"choices", "notes", "reference", "step", "tables", "read", "rows"}
+RARE = {"choices", "notes", "made_from", "reference", "step", "file", "tables", "read", "rows"}
 """Keys that the model of the example does not have."""
 
 

@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import layertap
+import reference
+from generators import tiny
+from layertap_export.graph.passes.cast_around import cast_around
+from layertap_export.graph.weights import Initializers
 
 ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / ".cache" / "wheels"
@@ -110,3 +115,50 @@ def test_the_oldest_onnxruntime_that_installs_runs_the_file(
         PLAIN, tiny_file("linear_chain"), tmp_path, OLDEST, "onnxruntime"
     )
     assert tuple(map(int, found["version"].split(".")[:2])) <= (1, 20)
+
+
+HALF = """
+import json, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+feeds = {"x": np.array(json.loads(sys.argv[2]), np.float16)}
+print(json.dumps(session.run([sys.argv[3]], feeds)[0].astype(float).tolist()))
+"""
+
+
+@pytest.mark.skipif(not OLDEST.is_dir(), reason="needs .cache/oldest, which `make` downloads")
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "LayerNormalization"])
+def test_the_oldest_onnxruntime_that_installs_runs_float16(
+    old_python: Path, tmp_path: Path, op_type: str
+) -> None:
+    """It rejects these operators in float16, unless they are put between casts."""
+    made = tiny.model(
+        [tiny.node("Add", "x one", "z"), tiny.node(op_type, "z g", "y")]
+        if op_type == "LayerNormalization"
+        else [tiny.node("Add", "x one", "z"), tiny.node(op_type, "z", "y")],
+        [tiny.value("x", ["n", 4], onnx.TensorProto.FLOAT16)],
+        [tiny.value("y", ["n", 4], onnx.TensorProto.FLOAT16)],
+        [tiny.constant("g", [1, 2, 3, 4], np.float16), tiny.constant("one", 1, np.float16)],
+    )
+    x = np.arange(8, dtype=np.float16).reshape(2, 4) / 7
+    command = [str(old_python), "-I", "-c", HALF, str(tmp_path / "m.onnx"), json.dumps(x.tolist())]
+    tiny.save(made, tmp_path / "m.onnx")
+    done = subprocess.run([*command, "y"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0
+    cast_around(made, Initializers())
+    onnx.checker.check_model(made, full_check=True)
+    tiny.save(made, tmp_path / "m.onnx")
+    done = subprocess.run([*command, "y"], check=True, capture_output=True, text=True, cwd=tmp_path)
+    (expected,) = reference.session(made.SerializeToString()).run(["y"], {"x": x})
+    np.testing.assert_allclose(json.loads(done.stdout), expected.astype(float), atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python in an environment with the oldest onnxruntime."""
+    folder = tmp_path_factory.mktemp("old")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    options = ["--quiet", "--no-compile", "--no-index", "--find-links", str(OLDEST)]
+    subprocess.run([python, "-m", "pip", "install", *options, "onnxruntime"], check=True)
+    return python

@@ -33,6 +33,8 @@ PUBLIC = [
     "OutputError",
     "Preprocessing",
     "PreprocessingError",
+    "RunInterruptedError",
+    "RunTimeoutError",
     "Tap",
     "TopChannels",
     "UsageError",

@@ -23,6 +23,7 @@ TOO = {
     "PreprocessingError": ValueError,
     "UsageError": ValueError,
     "DependencyError": ImportError,
+    "RunTimeoutError": TimeoutError,
 }
 """What people's code may catch who do not know layertap."""
 

@@ -18,6 +18,7 @@ from layertap._engine.session import plain_session
 from layertap._public import public
 from layertap.compare.measures import check_tolerance, difference
 from layertap.errors import ModelFileError, UsageError
+from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
 from layertap.format.card import (
     Card,
@@ -28,7 +29,10 @@ from layertap.format.card import (
     check_class_input,
 )
 from layertap.format.data_file import replacing_model
+from layertap.format.digest import digest_of, inherited
+from layertap.format.external import find_weights
 from layertap.format.select import Selector
+from layertap.format.source import FileSource
 from layertap_export.errors import VerificationError
 from layertap_export.gradients.extend import LEFT_OUT, extend, warn_independent
 from layertap_export.gradients.reading import OLDEST_OPSET, card_of, read, strip
@@ -101,10 +105,13 @@ def add_gradients(
     check_class_input(class_input)
     asked = listed(layers)
     opened = layertap.open(source)
+    program = program_of(opened)
+    weights = find_weights(program.source, program.graph.locations)
+    check_target(path, ".onnx", weights.paths)  # replacing the source itself is safe
     initializers = Initializers()
     program_of(opened).fetch([info.name for info in opened.outputs])  # is it a valid model?
     model = read(Path(source), opened, initializers)
-    card = card_of(opened, model, initializers)
+    card = inherited(card_of(opened, model, initializers), "gradients", FileSource(source))
     strip(model, card)
     if not stated_axes(card.layers, (*card.inputs, *card.outputs)):
         axes = axes_of(model, by_size=not card.channels_last)
@@ -178,11 +185,12 @@ def add_gradients(
                     f"differs by {changed[1]:.1e} of its scale, allowed are {tolerance:.0e}.",
                     report,
                 )
+        card = replace(card, digest=digest_of(FileSource(temporary)))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, Path(path), verified, card, report)
         size = temporary.stat().st_size + data.size
-    return replace(report, size_bytes=size, seconds=time.perf_counter() - started)
+    return replace(report, card=card, size_bytes=size, seconds=time.perf_counter() - started)
 
 
 def _compare_upgraded(

@@ -153,6 +153,11 @@ def _label(item: object) -> str:
     raise UsageError(f"each label must be a name or a number, got {item!r}.")
 
 
+def paths_in(*arguments: Any) -> list[str | os.PathLike[str]]:
+    """Those of the arguments that are paths, or may be."""
+    return [given for given in arguments if isinstance(given, (str, os.PathLike))]
+
+
 def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ...] | None) -> None:
     """Raise UsageError unless labels and preprocessing fit this model."""
     last = traced.outputs[0].shape[-1] if traced.outputs and traced.outputs[0].shape else None

@@ -13,9 +13,12 @@ from typing import Any
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
+from layertap.format.atomic import check_target
 from layertap.format.card import check_class_input
 from layertap.format.data_file import replacing_model
+from layertap.format.digest import digest_of
 from layertap.format.select import Selector
+from layertap.format.source import FileSource
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.convert.assemble import assemble, name_batch
 from layertap_export.convert.dtypes import in_file, narrowing_notes
@@ -36,7 +39,15 @@ from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card, validate
 
-from .arguments import Labels, check_fit, chosen_layers, labels_of, preprocessing_of, target_of
+from .arguments import (
+    Labels,
+    check_fit,
+    chosen_layers,
+    labels_of,
+    paths_in,
+    preprocessing_of,
+    target_of,
+)
 from .draft import CardDraft
 from .export_report import ExportReport
 from .final_check import Verified, check_finished
@@ -127,11 +138,13 @@ def export(
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
         InputError: a sample does not fit the inputs of the model.
-        OutputError: `path` cannot be written.
-        UsageError: an argument is not valid, for example an input that the model does not have.
+        OutputError: `path` cannot be written, or is a file that is read.
+        UsageError: an argument is not valid, for example an input that the model does not have;
+            or `path` does not end in `.onnx`.
     """
     started = time.perf_counter()
     path = target_of(model, path)
+    check_target(path, ".onnx", paths_in(model, weights, labels, preprocess, *samples))
     recipe, names = preprocessing_of(preprocess), labels_of(labels)
     if tolerance is not None:
         check_tolerance(tolerance)
@@ -277,7 +290,7 @@ def _export(
             report = compared()
         report = replace(report, file=str(path))
         report.raise_if_failed()
-        card = draft.finished(report)
+        card = replace(draft.finished(report), digest=digest_of(FileSource(temporary)))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, path, verified, card, report)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from layertap._public import public
 from layertap.format.card import Card
-from layertap.format.text import Readable, number_of
+from layertap.format.text import Readable, number_of, printable
 from layertap_export.verification.report import VerificationReport
 
 
@@ -40,6 +40,6 @@ class ExportReport(Readable):
             f"in {self.seconds:.0f} s",
             self.note,
             str(self.verification),
-            *(f"note: {note}" for note in self.card.notes or ()),
+            *(f"note: {printable(note)}" for note in self.card.notes or ()),
         )
         return "\n".join(filter(None, lines))

@@ -59,7 +59,8 @@ def check_finished(
     if not verified.begins(temporary):
         raise VerificationError(f"{path} was changed after it was verified.", report)
     opened = layertap.open(temporary, device="cpu")
-    checked = check(opened)
+    sampled = card.golden is not None and card.golden.layers  # not if all outputs are strings
+    checked = check(opened) if sampled else True
     if not checked:
         raise VerificationError(
             f"{path} passed the comparison, but does not pass `layertap check`: {checked}", report

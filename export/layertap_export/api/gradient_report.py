@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layertap._public import public
 from layertap.format.card import Card
-from layertap.format.text import Readable
+from layertap.format.text import Readable, printable
 from layertap_export.verification.finite_differences import Slopes
 
 
@@ -59,7 +59,7 @@ class GradientReport(Readable):
             f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
             f"{self.seconds:.0f} s\n"
         )
-        written += "".join(f"note: {note}\n" for note in self.card.notes or ())
+        written += "".join(f"note: {printable(note)}\n" for note in self.card.notes or ())
         if not self.compared:
             return (
                 f"{written}none of the gradients could be compared with central differences: there "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import layertap
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
-from layertap.errors import ModelFileError
+from layertap.errors import LayertapWarning, ModelFileError
 from layertap.format.card import Card
+from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.layer import Shape
+from layertap.format.source import FileSource
 from layertap.format.text import shape_text
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.loading import load_model
@@ -86,6 +89,7 @@ def verify(
         )
     subject = subject_like(model, card.inputs)
     _check_same_inputs(subject, card, os.fspath(path))
+    _warn_of_changes(subject, card, path)
     progress("tracing")
     traced = subject.trace()
     card = named_as_in(card, traced.rows)
@@ -114,6 +118,22 @@ def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
         raise ExportError(
             f"{path!r} was made from another model: its inputs are {_listed(expected)}, "
             f"the model's are {_listed(given)}."
+        )
+
+
+def _warn_of_changes(subject: Subject, card: Card, path: str | os.PathLike[str]) -> None:
+    """Warn if the file is not as it was written, or the model has other weights."""
+    source = FileSource(path)
+    parts = changed_parts(card.digest, digest_of(source)) if card.digest else ()
+    if parts:
+        warnings.warn(f"{source.name}: {change_text(parts)}.", LayertapWarning, stacklevel=3)
+    given, expected = subject.source.weights_sha256, card.source.weights_sha256
+    if given != expected:
+        warnings.warn(
+            f"the model's weights are not those that {source.name} was made from: their SHA-256 is "
+            f"{given[:12]}, expected {expected[:12]}.",
+            LayertapWarning,
+            stacklevel=3,
         )
 
 

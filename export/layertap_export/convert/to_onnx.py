@@ -36,6 +36,7 @@ from .unsupported import (
     refuse_effects,
     refuse_random,
     refuse_types,
+    refuse_unknown,
 )
 
 
@@ -87,6 +88,8 @@ def to_onnx(
     with (
         failures() as failed,
         wrapped(Graph, "delete_unused_nodes", _cleaned_up),
+        # It writes EyeLike, which onnxruntime does not have for truth values.
+        wrapped(tfonnx, "rewrite_eye", lambda _, graph, operations: graph.get_nodes()),
         _kept_pads() if keep_pads else nullcontext(),
         tf.device("/cpu:0"),
         tf.Graph().as_default() as graph,
@@ -113,6 +116,7 @@ def to_onnx(
         left = {k: v for k, v in failed.items() if any(name.endswith(k) for name in present)}
         check_operators(left, layer_of)
         model = converted.make_model("layertap")
+        refuse_unknown(model.graph, layer_of)
         _state_counters(model.graph)
         names = {name for node in converted.get_nodes() for name in node.output}
         shapes = {name: converted.get_shape(name) for name in names}

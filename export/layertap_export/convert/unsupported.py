@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import tensorflow as tf
 
 from layertap_export.errors import UnsupportedLayerError
+from layertap_export.graph.graph import bodies
 from layertap_export.keras_model.effects import effect_of
 from layertap_export.keras_model.recurrence import OPERATION, Recurrence
 from layertap_export.keras_model.wrapping import setting
@@ -122,6 +124,18 @@ def check_operators(failed: Mapping[str, Failure], layer_of: Callable[[str], str
         workaround(operations),
     ]
     raise UnsupportedLayerError(" ".join(sentence for sentence in sentences if sentence))
+
+
+def refuse_unknown(graph: onnx.GraphProto, layer_of: Callable[[str], str]) -> None:
+    """Raise for operations that tf2onnx left in a graph without saying so, as in some loops."""
+    failed: dict[str, Failure] = {}
+    waiting = [graph]
+    while waiting:
+        for node in waiting.pop().node:
+            waiting += bodies(node)
+            if not onnx.defs.has(node.op_type, node.domain):
+                failed[node.name] = Failure(node.op_type, "")
+    check_operators(failed, layer_of)
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.M
             item.CopyFrom(initializers.make(value, item.name))
         else:
             item.raw_data = weights.load(external)
-            del item.external_data[:]
-        item.ClearField("data_location")
+            item.ClearField("external_data")
+            item.ClearField("data_location")
     return model
 
 

@@ -39,4 +39,5 @@ def with_axes(items: Iterable[T], axes: Mapping[str, Axes]) -> tuple[T, ...]:
 def _with(item: T, axes: Mapping[str, Axes]) -> T:
     tensor = item.tensor if isinstance(item, Layer) else item.name
     found = axes.get(tensor or "", item.axes)
-    return replace(item, axes=found) if found and len(found) == len(item.shape) else item
+    fits = found is not None and (len(found) == len(item.shape) or not item.dtype)
+    return replace(item, axes=found) if fits else item

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,9 +63,7 @@ class Inputs:
                 lambda x: flat[x.index] if isinstance(x, _Slot) else x, arguments
             )
 
-        check = "_assert_input_compatibility"
-        unchecked = wrapped(keras.layers.Layer, check, lambda *arguments: None)
-        with unchecked if self.other_sizes else nullcontext():
+        with _without_checks() if self.other_sizes else nullcontext(), _same_graphs(model):
             return model(*filled(self.args), **filled(self.kwargs), training=False)
 
     def with_indices(self, calls: Sequence[Call], symbols: Sequence[Any]) -> Inputs:
@@ -88,6 +86,23 @@ class Inputs:
             for info, symbol in zip(self.infos, symbols, strict=True)
         ]
         return replace(self, infos=tuple(infos))
+
+
+def _without_checks() -> AbstractContextManager[None]:
+    """Let Keras call models on other sizes than they state."""
+    return wrapped(keras.layers.Layer, "_assert_input_compatibility", lambda *arguments: None)
+
+
+def _same_graphs(model: Any) -> AbstractContextManager[None]:
+    """Keep the graphs of Sequential models of Keras 2, which these make again for other sizes."""
+
+    def build(original: Any, layer: Any, *args: Any, **kwargs: Any) -> None:
+        if not layer.built:
+            original(layer, *args, **kwargs)
+
+    family = family_of(model)
+    name = "_build_graph_network_for_inferred_shape"
+    return nullcontext() if family is keras else wrapped(family.Sequential, name, build)
 
 
 @dataclass(frozen=True)

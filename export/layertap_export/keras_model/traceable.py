@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src import ops as keras_ops
+
+from layertap_export.errors import ExportError
 
 from .recurrence import Loop, recurrent_operators
 from .wrapping import wrapped
@@ -58,11 +61,12 @@ def traceable(to_run: bool) -> Iterator[Changes]:
         _valid_scopes(),
         _free_steps(),
         _computed_sizes(),
-        _enlarging_crops(),
+        _centre_crops(),
         _two_way_branches(),
         _without_cudnn(),
         _without_recomputation(),
         _without_metrics(),
+        _finite(),
     ):
         yield changes
 
@@ -128,6 +132,39 @@ def _valid_scopes() -> Iterator[None]:
         yield
 
 
+MOST_OPERATIONS = 100_000
+"""More operations than any model makes; the largest of keras.applications makes some 30,000."""
+
+
+@contextmanager
+def _finite() -> Iterator[None]:
+    """Stop a trace that does not end: a loop in Python that waits for a size which is free."""
+    made = itertools.count(1)
+
+    def create(original: Any, graph: Any, *args: Any, **kwargs: Any) -> Any:
+        if next(made) > MOST_OPERATIONS:
+            raise ExportError(
+                f"the model makes more than {MOST_OPERATIONS:,} TensorFlow operations: a loop in "
+                "its code does not end. If it waits for a size that is free, fix the sizes of the "
+                "inputs: --input NAME=SHAPE (inputs= in Python)."
+            )
+        return original(graph, *args, **kwargs)
+
+    def scan(original: Any, f: Any, elems: Any, reverse: bool = False, axis: int = 0) -> Any:
+        if any(x.shape[axis] is None for x in tf.nest.flatten(elems)):
+            raise ExportError(
+                "keras.ops.associative_scan does not end over an axis of free size. Fix the sizes "
+                "of the inputs: --input NAME=SHAPE (inputs= in Python)."
+            )
+        return original(f, elems, reverse=reverse, axis=axis)
+
+    with (
+        wrapped(tf.Graph, "_create_op_internal", create),
+        wrapped(keras.src.backend.core, "associative_scan", scan),
+    ):
+        yield
+
+
 @contextmanager
 def _without_metrics() -> Iterator[None]:
     """Ignore `add_metric` of Keras 2, which changes variables: predictions do not depend on it."""
@@ -180,36 +217,41 @@ def _computed_sizes() -> Iterator[None]:
 
 
 @contextmanager
-def _enlarging_crops() -> Iterator[None]:
-    """Let CenterCrop enlarge images of free sizes where they are smaller than the crop.
-
-    Keras does that for images of known sizes. For free sizes it only cuts, and the result has
-    another shape than it declares. What is only cut is then resized to its own size, which changes
-    nothing.
-    """
+def _centre_crops() -> Iterator[None]:
+    """Let CenterCrop look at sizes that are free: Keras then always crops, also an image that is
+    smaller than the crop, which it enlarges where it knows the sizes."""
 
     def transform_images(
         original: Any, layer: Any, images: Any, transformation: Any = None, training: bool = True
     ) -> Any:
         first = layer.data_format == "channels_first"
-        ends = slice(-2, None) if first else slice(-3, -1)
-        if images.shape[ends].is_fully_defined():
+        rows, columns = (-2, -1) if first else (-3, -2)
+        if None not in (images.shape[rows], images.shape[columns]):
             return original(layer, images, transformation, training)
         images = tf.cast(images, layer.compute_dtype)
-        size, crop = tf.shape(images)[ends], tf.constant([layer.height, layer.width])
-        # As `keras.utils.image_utils.smart_resize` does: the largest part of these proportions.
-        other = tf.cast(size[::-1] * crop, tf.float32) / tf.cast(crop[::-1], tf.float32)
-        part = tf.maximum(tf.minimum(size, tf.cast(other, tf.int32)), 1)
-        part = tf.where(tf.reduce_all(size >= crop), crop, part)
-        top, left = tf.unstack((size - part) // 2)
-        height, width = tf.unstack(part)
-        rows, columns = slice(top, top + height), slice(left, left + width)
-        taken = images[..., rows, columns] if first else images[..., rows, columns, :]
-        wanted = layer.height, layer.width
-        return keras_ops.image.resize(taken, wanted, data_format=layer.data_format)
+        sizes = tf.shape(images)
+        height, width = sizes[rows], sizes[columns]
+        fits = tf.logical_and(height >= layer.height, width >= layer.width)
+        # Else the largest part of the same proportions, which is resized; as Keras computes it.
+        part_height = _share(width, layer.height, layer.width, height)
+        part_width = _share(height, layer.width, layer.height, width)
+        part_height = tf.where(fits, layer.height, part_height)
+        part_width = tf.where(fits, layer.width, part_width)
+        top, left = (height - part_height) // 2, (width - part_width) // 2
+        where = (..., slice(top, top + part_height), slice(left, left + part_width))
+        part = images[where if first else (*where, slice(None))]
+        return keras.src.backend.image.resize(
+            part, (layer.height, layer.width), data_format=layer.data_format
+        )
 
     with wrapped(keras.layers.CenterCrop, "transform_images", transform_images):
         yield
+
+
+def _share(other: Any, numerator: int, denominator: int, limit: Any) -> Any:
+    """`other * numerator / denominator`, rounded down in float32, from 1 to `limit`."""
+    exact = tf.cast(other * numerator, "float32") / denominator
+    return tf.maximum(tf.minimum(limit, tf.cast(exact, "int32")), 1)
 
 
 @contextmanager

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import tensorflow as tf
-
 T = TypeVar("T")
 
 _lock = threading.RLock()
@@ -32,6 +30,8 @@ def wrapped(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None
         wrapper: takes the original as its first argument, and for a method of a class the object as
             its second.
     """
+    import tensorflow as tf  # not above: a file is looked for before TensorFlow is imported
+
     thread = threading.get_ident()
     change, remove = object.__setattr__, object.__delattr__  # Keras tracks what is set otherwise
     if isinstance(owner, type):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -66,7 +67,8 @@ class Tape:
             for name in self._gradients.tensors
             if entries.get(name, name) in tensors
         }
-        inputs = model_inputs(model)
+        # The file was compared already, and the user may have freed sizes that Keras checks.
+        inputs = replace(model_inputs(model), other_sizes=True)
         with self._tape, recorder.recording(), traceable(to_run=True), _inputs_kept() as kept:
             self._tape.watch(list(self._sources.values()))
             result = returned(model, inputs, list(tensors.values()))

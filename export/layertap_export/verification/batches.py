@@ -49,7 +49,7 @@ LARGE_ELEMENTS = 8e6
 ROW_ELEMENTS = 3e7
 """The largest number of activations in a batch that goes through the rows of a table."""
 
-MOST_ROWS = 20_000
+MOST_ROWS = 100_000
 """The most rows of a table that such a batch goes through."""
 
 WIDEST = 1000.0
@@ -114,7 +114,7 @@ class Batches:
             first_draw(info, found, layers, recipe)
             for info, found in zip(inputs, by_input, strict=True)
         )
-        short = {i for i, draw in enumerate(self._draws) if draw.whole or draw.keys is not None}
+        short = {i for i, draw in enumerate(self._draws) if draw.all_rows > 1 or draw.fixed}
         if uses and uses.loops:
             short |= set(range(len(inputs)))
         self._layout = Layout(short=frozenset(short), given=dict(sizes))
@@ -372,13 +372,20 @@ class Batches:
         factor: float | None = None,
     ) -> tuple[Batch, Activations] | None:
         """A batch of these shapes, unless Keras does not take it."""
-        try:
+        for stepwise in (False, True):
+            # Some indices must go through all their range, as those of segments.
             arrays = tuple(
-                draw.array(info, shape, seed, factor)
+                draw.first(info, shape)
+                if stepwise and not draw.varies(info)
+                else draw.array(info, shape, seed, factor)
                 for info, shape, draw in zip(self._inputs, shapes, self._draws, strict=True)
             )
-            values = self._run(arrays)
-        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            try:
+                values = self._run(arrays)
+                break
+            except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+                continue
+        else:
             return None
         if has_free_sizes(self._inputs, self._layout) and not all(x.size for x in values.values()):
             return None
@@ -397,10 +404,21 @@ class Batches:
 
     def _rest_of_rows(self, per_sample: float) -> Iterator[tuple[Batch, Activations]]:
         """A batch that goes through every row of the tables, if the first ones did not."""
-        if self._rows is None or not any(
-            self._rows.unread(i).size for i, t in enumerate(self._rows.tables) if not t.by_size
-        ):
+        if self._rows is None or all(table.by_size for table in self._rows.unread):
             return
+        batch = self.every_row(per_sample)
+        try:
+            values = self._run(batch.arrays)
+        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            return
+        yield from self._seen(batch, values)
+
+    def every_row(self, per_sample: float) -> Batch:
+        """A batch that goes through every row of the tables, as far as its size permits.
+
+        Args:
+            per_sample: the number of activations that are compared for each sample.
+        """
         needed = 1
         for draw, shape in zip(self._draws, self._layout.shapes(self._inputs, 1), strict=True):
             rows = min(draw.all_rows, MOST_ROWS)
@@ -414,21 +432,14 @@ class Batches:
             else draw.array(info, shape, 5)
             for info, shape, draw in zip(self._inputs, shapes, self._draws, strict=True)
         )
-        try:
-            values = self._run(arrays)
-        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
-            return
-        yield from self._seen(Batch(f"{_shown(shapes)}, every row", arrays, kind="rows"), values)
+        return Batch(f"{_shown(shapes)}, every row", arrays, kind="rows")
 
     def _longest(self) -> Iterator[tuple[Batch, Activations]]:
         """A batch as long as learned positions are, if their last rows were not read."""
         if self._rows is None:
             return
-        lengths = {
-            table.rows
-            for i, table in enumerate(self._rows.tables)
-            if table.by_size and self._rows.unread(i).size and table.rows <= LONGEST
-        }
+        unread = [table for table in self._rows.unread if table.by_size]
+        lengths = {table.rows for table in unread if table.rows <= LONGEST}
         for length in sorted(lengths):
             layout = replace(self._layout, exact=length)
             made = self._made("sizes", "other sizes", layout.shapes(self._inputs, 1), 6)

@@ -37,8 +37,9 @@ class Use:
     """Whether other elements are an error, or give nothing."""
     indexes: bool = True
     """Whether the elements index something; else, only their range is limited."""
-    whole: bool = True
-    """Whether they are the indices themselves; else, these are computed from them."""
+    rows: int = 1
+    """How many rows are indexed, where the indices are computed from the elements; the elements are
+    no whole numbers then."""
     ascending: bool = False
     """Whether the elements must be in order."""
     keys: tuple[Any, ...] | None = None
@@ -56,6 +57,9 @@ class Draw:
     """Whether they are whole numbers that go through the range in steps."""
     ascending: bool = False
     """Whether they do not decrease."""
+    parts: int = 1
+    """Into how many parts of the range an index is computed from them, for example rows of a table
+    from numbers in [0, 1)."""
     fixed: bool = False
     """Whether elements beyond the range are an error: no zeros, negative or large values then."""
     open: bool = False
@@ -120,18 +124,16 @@ class Draw:
         if self.keys is not None:
             choices = (*self.keys, *([] if self.unknown is None else [self.unknown]))
             return seeded(shape, info.dtype, 0.0, float(len(choices)), seed, choices)
+        if self.ascending:
+            return self.first(info, shape)
         numbers = uniform(shape, self.low, self.high, seed)
         if self.whole:
             numbers = np.floor(numbers)
-        if self.ascending:
-            return swept(
-                shape, self.low, self.high, (self.high - self.low) / max(1, math.prod(shape))
-            ).astype(info.dtype)
         if info.dtype == "bool":
-            return numbers >= (self.low + self.high) / 2
+            return np.asarray(numbers >= (self.low + self.high) / 2)
         if np.dtype(info.dtype).kind in "iu":
             numbers = np.floor(numbers)
-        return numbers.astype(info.dtype)
+        return np.asarray(numbers, info.dtype)
 
     def varies(self, info: TensorInfo) -> bool:
         """Whether zeros, negative and large values can be fed."""
@@ -148,19 +150,23 @@ class Draw:
         if np.dtype(info.dtype).kind in "iu":
             limits = np.iinfo(info.dtype)
             numbers = np.clip(np.floor(numbers), limits.min, limits.max)
-        return numbers.astype(info.dtype)
+        return np.asarray(numbers, info.dtype)
 
     def every_row(self, info: TensorInfo, shape: tuple[int, ...]) -> NDArray[Any]:
         """An input that goes through all that it selects, as far as it has elements."""
         if self.keys is not None:
             index = swept(shape, 0.0, float(len(self.keys)), 1.0).astype(np.int64)
             return np.array(self.keys, object if info.dtype == "string" else info.dtype)[index]
-        return swept(shape, self.low, self.high, 1.0).astype(info.dtype)
+        if self.parts > 1:
+            middles = swept(shape, 0.0, float(self.parts), 1.0) + 0.5
+            numbers = self.low + (self.high - self.low) / self.parts * middles
+            return np.asarray(numbers, info.dtype)
+        return np.asarray(swept(shape, self.low, self.high, 1.0), info.dtype)
 
     @property
     def all_rows(self) -> int:
         """How many rows or keys the input selects; 1 if none."""
-        return len(self.keys) if self.keys is not None else self.rows
+        return len(self.keys) if self.keys is not None else max(self.rows, self.parts)
 
 
 def _sweep(rows: int) -> int:
@@ -197,11 +203,12 @@ def first_draw(
         highs = [use.high for use in strict if use.high is not None]
         # Beyond the depth of a one-hot encoding nothing is selected.
         high = (min if any(use.strict for use in indices) else max)(highs, default=low + WHOLE)
-        whole = all(use.whole for use in indices)
+        whole = all(use.rows == 1 for use in indices)
         draw = Draw(
             low=float(math.ceil(low)) if whole else low,
             high=float(max(math.ceil(high), math.ceil(low) + 1)) if whole else high,
             whole=whole,
+            parts=max(use.rows for use in indices),
             ascending=any(use.ascending for use in indices),
             fixed=True,
             open=any(use.high is None for use in strict),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
-from layertap.format.layer import Shape
+from layertap.format.layer import Layer, Shape
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.subject import Subject
@@ -33,9 +33,10 @@ from .report import LayerDifference, VerificationReport
 from .rows_read import RowsRead
 from .sizes import given_sizes
 from .tolerances import DEFAULT_TOLERANCE
+from .traced_part import TracedPart, layer_tensors
 from .user_samples import user_batches
 from .uses import follow
-from .written_file import WrittenFile
+from .written_file import WrittenFile, tensor_types
 
 REFERENCES = ("keras", "float64")
 """What a file is compared with: Keras as it is; `float64` adds Keras in float64."""
@@ -169,6 +170,14 @@ def verify_file(
         ):
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         labels.append(batch.label + unknown.words)
+    for name, layer in _readers(rows, card, wanted):
+        alone = _rows_alone(file, traced, card, batches, name, layer)
+        if alone is not None:
+            batch, ours, theirs = alone
+            found = _difference(name, ours, theirs, scales.get(name, 0.0))
+            totals[name] = _larger(totals.get(name), found)
+            rows.add(batch.arrays)
+            labels.append(f"{batch.label}, {layer.name!r} alone")
     assert golden is not None  # the seeded batches always come first
     if check:
         golden = replace(golden, layers={**golden.layers, **check.golden})
@@ -214,6 +223,38 @@ def _misnamed(
         if output.shape and isinstance(output.shape[0], str) and output.shape[0] in batch
         if actual[output.name].shape[:1] != tuple(sizes)
     }
+
+
+def _readers(
+    rows: RowsRead, card: CardLike, wanted: Collection[str]
+) -> Iterator[tuple[str, Layer]]:
+    """The layers that read tables of which rows are left, each with its output in the file."""
+    tables = {table.name for table in rows.unread if not table.by_size}
+    for layer in card.layers:
+        if layer.name in tables and layer.tensor in wanted:
+            yield str(layer.tensor), layer
+
+
+def _rows_alone(
+    file: WrittenFile, traced: Trace, card: CardLike, batches: Batches, name: str, layer: Layer
+) -> tuple[Batch, NDArray[Any], NDArray[Any]] | None:
+    """A layer in the file and in Keras for every row of its table; `None` if Keras does not run.
+
+    The network behind it may be too large to be run for every word of a vocabulary.
+    """
+    tensor = layer_tensors(traced).get(layer.name)
+    if tensor is None:
+        return None
+    inner = math.prod(size or 1 for size in layer.shape[1:])
+    batch = batches.every_row(float(inner))
+    try:
+        (theirs,) = TracedPart(traced, [tensor]).run(batch.arrays)
+    except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+        return None
+    feeds = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
+    part = file.part([name], tensor_types(feeds))
+    (ours,) = part.run([name], {x.name: feeds[x.name] for x in part.get_inputs()})
+    return batch, ours, theirs
 
 
 def _reusable(traced: Trace, card: CardLike, wanted: Collection[str]) -> Trace | None:

@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.python.eager.wrap_function import VariableHolder, WrappedFunction
 
 from layertap_export.keras_model.tracing import Trace
 
+from .traced_part import TracedPart
 from .uses import Table
 
 
@@ -34,14 +33,11 @@ class RowsRead:
         """Take note of a batch, in the order of the model's inputs."""
         if not self.tables:
             return
-        flat = iter(self._run(*map(tf.convert_to_tensor, arrays)))
+        flat = iter(self._part.run(arrays))
         for table, seen in zip(self.tables, self._seen, strict=True):
-            values = [next(flat).numpy() for _ in table.read]
+            values = [next(flat) for _ in table.read]
             if table.keys is not None:
-                found = values[0].ravel()
-                if found.dtype == object:
-                    found = np.array([x.decode(errors="replace") for x in found], object)
-                seen[np.isin(table.keys, found)] = True
+                seen[np.isin(table.keys, values[0].ravel())] = True
             elif len(values) == 2:
                 seen[slice(*(int(value[table.axis]) for value in values))] = True
             else:
@@ -49,19 +45,14 @@ class RowsRead:
                 seen[index[(index >= 0) & (index < table.rows)]] = True
 
     @cached_property
-    def _run(self) -> Any:
-        function = self._traced.function
-        wrapped = WrappedFunction(function.graph, VariableHolder())
-        entries = function.inputs[: len(self._traced.inputs)]
-        return wrapped.prune(entries, [x for table in self.tables for x in table.read])
+    def _part(self) -> TracedPart:
+        return TracedPart(self._traced, [x for table in self.tables for x in table.read])
 
-    def share(self, index: int) -> float:
-        """The share of a table's rows that were read."""
-        return float(self._seen[index].mean()) if self._seen[index].size else 1.0
-
-    def unread(self, index: int) -> NDArray[np.int64]:
-        """The rows of a table that were not read."""
-        return np.flatnonzero(~self._seen[index])
+    @property
+    def unread(self) -> tuple[Table, ...]:
+        """The tables with rows that were not read."""
+        pairs = zip(self.tables, self._seen, strict=True)
+        return tuple(table for table, seen in pairs if not seen.all())
 
     def shares(self) -> dict[str, tuple[int, int]]:
         """By name of the table: how many rows were read, and how many it has."""

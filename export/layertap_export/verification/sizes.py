@@ -45,7 +45,7 @@ WAVES: Sequence[Sequence[tuple[int, ...]]] = (
 )
 """The same for inputs of real numbers with one free axis, which are waves as a rule: sound."""
 
-DOUBLINGS = {2: 10, 3: 11, 4: 3, 5: 3}
+DOUBLINGS = {2: 10, 3: 11, 4: 5, 5: 3}
 """How often the sizes are doubled for a model that is too deep for them, by rank of its largest
 input: sound has more samples than an image has rows."""
 

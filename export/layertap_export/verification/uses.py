@@ -257,7 +257,7 @@ class _Walk:
             use = Use(
                 low=min(bounds) + (1 if origin.scale < 0 and whole else 0),
                 high=high if high is None or origin.scale > 0 or not whole else high + 1,
-                whole=whole,
+                rows=1 if whole or rows is None else max(1, int(rows - low)),
                 **options,
             )
             self.uses.by_input[origin.position].append(use)
@@ -273,7 +273,7 @@ class _Walk:
         keys = self._keys(op)
         if keys is not None:
             for origin in self._of(op.inputs[1]):
-                listed = tuple(keys.tolist())
+                listed = tuple(sorted(keys.tolist()))
                 self.uses.by_input[origin.position].append(Use(0, None, keys=listed))
 
     def _keys(self, op: Any) -> NDArray[Any] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from layertap.errors import (
     DependencyError,
     DeviceError,
+    LayertapError,
     ModelFileError,
     UsageError,
     suggest,
@@ -24,7 +25,7 @@ from .library import (
     import_onnxruntime,
     supports_external_weights,
 )
-from .session import Session, check_fork, reason_of, session_options
+from .session import Session, check_fork, reason_of, session_options, start_stoppably
 from .settings import Provider, Settings
 
 if TYPE_CHECKING:
@@ -129,9 +130,9 @@ class Engine:
             entry = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(entry, str(folder))
         try:
-            session = ort.InferenceSession(
-                model, options, providers=self._providers, enable_fallback=0
-            )
+            session = start_stoppably(ort.InferenceSession, model, options, self._providers, name)
+        except LayertapError:
+            raise
         except Exception as exc:  # onnxruntime's errors have no common base class
             raise ModelFileError(_refusal(ort, name, exc)) from exc
         missing = dict(self._providers).keys() - set(session.get_providers())

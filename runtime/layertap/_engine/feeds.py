@@ -7,6 +7,7 @@ copied.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from layertap._cut.plan import Leaf
-from layertap.errors import InputError, suggest
+from layertap.errors import InputError, ModelFileError, suggest
 from layertap.format.graph import TensorType
 from layertap.format.recipe import ValueRange
-from layertap.format.text import class_text
+from layertap.format.text import class_text, shape_text
 
 from .devices import HOST, DeviceMemory
 from .on_device import dtype_of, is_ortvalue, memory_of, take
@@ -120,9 +121,22 @@ def prepare_layer(label: str, value: Any, spec: TensorType, leaf: Leaf) -> Any:
     return _cast(label, array, spec.dtype)
 
 
+MOST_ONES = 1 << 24
+"""The largest number of classes whose weights are made without being fed."""
+
+
 def ones(kind: TensorType) -> Array:
-    """Ones of a dtype, with a size of 1 for every axis that is free."""
+    """Ones of a dtype, with a size of 1 for every axis that is free.
+
+    Raises:
+        ModelFileError: there would be more than `MOST_ONES`.
+    """
     sizes = [size if isinstance(size, int) else 1 for size in kind.dims or ()]
+    if math.prod(sizes) > MOST_ONES:
+        raise ModelFileError(
+            f"the file states the sizes {shape_text(tuple(sizes))} for the weights of its classes, "
+            f"which are at most {MOST_ONES} numbers. Export the model again."
+        )
     return np.ones(sizes, _NUMPY.get(kind.dtype, np.float32))
 
 

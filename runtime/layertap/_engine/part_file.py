@@ -13,6 +13,7 @@ from layertap._cut.nodes import value_info
 from layertap._cut.plan import CutPlan, peel
 from layertap._cut.write import write_cut_file
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
 from layertap.format.card import (
     CLASS_INPUTS,
@@ -23,15 +24,20 @@ from layertap.format.card import (
     check_class_input,
 )
 from layertap.format.data_file import DataFile, replacing_model
+from layertap.format.digest import digest_of, inherited
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import External, Graph, TensorType, read_type, read_values
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.references import without_references
 from layertap.format.select import Selector
-from layertap.format.wire import Buffer, WireError
+from layertap.format.source import FileSource
+from layertap.format.wire import Buffer, WireError, encode
 
 from .program import Program
+
+METADATA = 14
+"""The field of `ModelProto` with the metadata; the card is appended as one more entry."""
 
 
 def cut_to_file(
@@ -43,12 +49,26 @@ def cut_to_file(
 ) -> None:
     """See `Model.cut`."""
     check_class_input(class_input)
+    if program.source.path is not None:
+        own = find_weights(program.source, program.graph.locations).paths
+        check_target(path, ".onnx", [program.source.path, *own])
+    if start is None and end is None and class_input is None:
+        raise UsageError(
+            "give start, end or both: without them the part would be the whole model. Copy the "
+            "file instead."
+        )
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
     slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
     starts, ends = _named(program, start, infos), _named(program, end, slopes)
     with replacing_model(path) as (temporary, data):
-        temporary.write_bytes(write_part(program, starts, ends, data, class_input))
+        model, card = write_part(program, starts, ends, data, class_input)
+        with temporary.open("wb") as file:
+            file.write(model)
+            file.flush()
+            if card is not None:
+                card = replace(card, digest=digest_of(FileSource(temporary)))
+                file.write(encode(METADATA, encode(1, KEY) + encode(2, card.to_json())))
 
 
 def _named(
@@ -73,8 +93,8 @@ def write_part(
     ends: Sequence[Layer | str],
     data: DataFile,
     class_input: str | None = None,
-) -> bytes:
-    """The bytes of the file that computes `ends` from `starts`.
+) -> tuple[bytes, Card | None]:
+    """The bytes of the file that computes `ends` from `starts`, without its card, and the card.
 
     Args:
         starts: layers and inputs; empty for the model's inputs.
@@ -110,25 +130,25 @@ def write_part(
         raise UsageError(f"no end of the part depends on {unread[0]!r}.")
     known = _known_types(program, [*layers, *asked])
     defaults = _default_weights(program, plan, class_input)
-    metadata = dict(program.metadata)
+    card = None
     if program.card:
-        card = _card(program.card, graph, plan, known)
+        card = _card(inherited(program.card, "cut", program.source), graph, plan, known)
         if card.gradients:
             required = _is_required(graph, card.gradients.weights, defaults)
             form = CLASS_INPUTS[required]
             card = replace(card, gradients=replace(card.gradients, class_input=form))
-        metadata[KEY] = card.to_json()
     weights = find_weights(program.source, graph.locations)
     locate = _locating(weights, graph, plan, data)
     with program.source.read() as buffer:
         try:
             types = dict(_types(buffer, graph, known))
-            part = write_cut_file(buffer, graph, plan, locate, types, metadata, defaults)
-            return without_references(part, data.referred, weights.load)
+            part = write_cut_file(buffer, graph, plan, locate, types, program.metadata, defaults)
+            model = without_references(part, data.referred, weights.load)
         except WireError as exc:
             raise ModelFileError(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
+    return model, card
 
 
 def _default_weights(

@@ -73,6 +73,8 @@ class Program:
         self.inputs = index.inputs
         self.outputs = index.outputs
         self.metadata = index.metadata
+        self.changed = index.changed
+        """Whether the graph is not the one that was verified, as far as the index says."""
         self._channels_last = index.card is not None and index.card.channels_last
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
@@ -268,7 +270,8 @@ class Program:
         start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
         memory = self.engine.memory if on_device else None
         session = start() if plan.outputs else None
-        return Fetch(self.name, plan, start, session, memory, self._defaults(plan))
+        divides = partial(self._divides, plan)
+        return Fetch(self.name, plan, start, session, memory, self._defaults(plan), divides)
 
     def _defaults(self, plan: CutPlan) -> dict[str, Any]:
         """Values for the optional inputs of a plan that have no initializer in the file."""
@@ -277,6 +280,15 @@ class Program:
         graph = self.graph
         names = (name for name in plan.optional if name not in graph.initializers)
         return {name: ones(graph.optional[name]) for name in names}
+
+    def _divides(self, plan: CutPlan) -> bool:
+        """Whether an operator that must not get empty arrays is in a plan, or may be: in a function
+        or a subgraph."""
+        from .empty import DIVIDING
+
+        spans = [*self.graph.head, *(self.graph.nodes[at].span for at in plan.nodes)]
+        with self.source.read(sparsely=True) as buffer:
+            return any(DIVIDING in buffer[start:end] for start, end in spans)
 
     @cached_property
     def _quantised(self) -> bool:
@@ -446,6 +458,7 @@ class Fetch:
         session: Session | None,
         memory: DeviceMemory | None,
         defaults: Mapping[str, Any],
+        divides: Callable[[], bool],
     ) -> None:
         """
         Args:
@@ -455,12 +468,14 @@ class Fetch:
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
             defaults: values for the optional inputs that the file has no value for.
+            divides: see `empty.run_empty`.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
         self._defaults = defaults
+        self._divides = divides
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -485,8 +500,7 @@ class Fetch:
             read = {name: feeds[name] for name in self._read}
             read |= self._defaults
             read |= {name: feeds[name] for name in plan.optional if name in feeds}
-            computed = self.session.run(self.outputs, read, self._memory is not None)
-            values.update(zip(plan.outputs, computed, strict=True))
+            values.update(zip(plan.outputs, self._compute(self.session, read), strict=True))
         results = {}
         try:
             for tensor, source, perms in self._leaves:
@@ -496,6 +510,25 @@ class Fetch:
                 f"{self._name} has a Transpose that does not fit its tensor: {exc}."
             ) from exc
         return results
+
+    def _compute(self, session: Session, feeds: Mapping[str, Any]) -> Sequence[Any]:
+        """Run the session; but not on empty arrays, which may end the process."""
+        on_device = self._memory is not None
+        for value in feeds.values():
+            shape = getattr(
+                value, "shape", ()
+            )  # a sequence has none, that of an OrtValue is a method
+            if 0 in (shape() if callable(shape) else shape):
+                break
+        else:
+            return session.run(self.outputs, feeds, on_device)
+        from .empty import run_empty
+        from .on_device import keep
+
+        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._divides)
+        if self._memory is None:
+            return found
+        return [keep(import_onnxruntime(), value, self._memory) for value in found]
 
     def _returned(self, value: Any) -> Any:
         """A fed value, moved to the memory of the other values."""
@@ -525,7 +558,7 @@ def _range_of(recipe: Preprocessing) -> ValueRange | None:
 def _outside() -> int:
     """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
     frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals.get("__package__", "").startswith("layertap"):
+    while frame.f_back and (frame.f_globals.get("__package__") or "").startswith("layertap"):
         frame, level = frame.f_back, level + 1
     return level
 

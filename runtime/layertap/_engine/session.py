@@ -7,15 +7,19 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from layertap._escaping import shortened
-from layertap.errors import DeviceError, InputError, UsageError, suggest
+from layertap.errors import DeviceError, InputError, LayertapError, UsageError, suggest
 from layertap.format.graph import TensorType
 
 from . import devices
 from .cache import forget_all
 from .library import import_onnxruntime
+from .stopping import stoppable
+
+T = TypeVar("T")
 
 
 def plain_session(
@@ -37,7 +41,22 @@ def plain_session(
     ort = import_onnxruntime()
     options = session_options(ort, {"log_severity_level": devices.SILENT, **entries})
     chosen = providers or [(devices.CPU.provider, {})]
-    return ort.InferenceSession(model, options, providers=chosen, enable_fallback=0)
+    name = "the model" if isinstance(model, bytes) else repr(os.fspath(model))
+    return _Plain(start_stoppably(ort.InferenceSession, model, options, chosen, name), name)
+
+
+class _Plain:
+    """An `InferenceSession` whose runs Ctrl-C stops."""
+
+    def __init__(self, inner: Any, name: str) -> None:
+        self._inner = inner
+        self._name = name
+
+    def run(self, outputs: Any, feeds: Any) -> Any:
+        return run_stoppably(partial(self._inner.run, outputs, feeds), self._name, feeds)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 def session_options(ort: Any, entries: Mapping[str, Any]) -> Any:
@@ -133,10 +152,14 @@ class Session:
         try:
             if on_device or any(hasattr(value, "data_ptr") for value in feeds.values()):
                 return self._run_bound(outputs, feeds, on_device)
-            values: list[Any] = self.inner.run(outputs, feeds)
+            values: list[Any] = run_stoppably(
+                partial(self.inner.run, outputs, feeds), self._name, feeds
+            )
+        except LayertapError:
+            raise
         except Exception as exc:  # onnxruntime's errors have no common base class
             message = reason_of(exc)
-            given = ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items())
+            given = _listing(feeds)
             if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):
                 raise DeviceError(
                     f"not enough memory to run {self._name} on {given}. Use smaller batches. "
@@ -161,10 +184,72 @@ class Session:
             binding.bind_output(name, *(self._memory if on_device else devices.HOST))
         # Other libraries compute asynchronously, and may not have finished yet.
         binding.synchronize_inputs()
-        self.inner.run_with_iobinding(binding)
+        run_stoppably(partial(self.inner.run_with_iobinding, binding), self._name, feeds)
         binding.synchronize_outputs()
         values = binding.get_outputs()
         return [shareable(value) if on_device else value.numpy() for value in values]
+
+
+def start_stoppably(
+    kind: Any,
+    model: bytes | str | os.PathLike[str],
+    options: Any,
+    providers: devices.Providers,
+    name: str,
+) -> Any:
+    """Make a session so that Ctrl-C and the end of its time stop it.
+
+    onnxruntime can be stopped while it loads a model from version 1.22 on.
+
+    Args:
+        kind: onnxruntime's class, or one derived from it.
+        model: a file, or its contents.
+        options: the session's options.
+        providers: onnxruntime's execution providers.
+        name: the model's name in messages.
+
+    Raises:
+        RunTimeoutError: see `stopping.stoppable`.
+        RunInterruptedError: see there.
+        Exception: onnxruntime's own error, if it refuses the model.
+    """
+    cancel = getattr(options, "set_load_cancellation_flag", lambda _: None)
+    try:
+        return stoppable(
+            lambda: kind(model, options, providers=providers, enable_fallback=0),
+            lambda: cancel(True),
+            lambda: cancel(False),
+            lambda: f"loading {name}",
+        )
+    finally:
+        cancel(False)
+
+
+def run_stoppably(call: Callable[[Any], T], name: str, feeds: Mapping[str, Any]) -> T:
+    """Run a session so that Ctrl-C and the end of its time stop it.
+
+    Args:
+        call: runs it with onnxruntime's `RunOptions`.
+        name: the model's name in messages.
+        feeds: what it runs on, for messages.
+
+    Raises:
+        RunTimeoutError: see `stopping.stoppable`.
+        RunInterruptedError: see there.
+    """
+    make = import_onnxruntime().RunOptions
+    options = make()
+
+    def renew() -> None:
+        nonlocal options
+        options = make()
+
+    def stop() -> None:
+        options.terminate = True
+
+    return stoppable(
+        lambda: call(options), stop, renew, lambda: f"running {name} on {_listing(feeds)}"
+    )
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
@@ -199,6 +284,10 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _listing(feeds: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items()) or "no inputs"
 
 
 def _shape(value: Any) -> str:

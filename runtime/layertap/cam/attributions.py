@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import InputError, UsageError, suggest
+from layertap.errors import InputError, ModelFileError, UsageError, suggest
 
 from . import available, targets
 from .axes import has_rows
@@ -101,6 +101,8 @@ def _of_inputs(program: Program, gradients: Gradients) -> dict[str, str]:
         for name in (info.name, layers.get(info.name, info.name)):
             if name in gradients.tensors:
                 found[info.name] = gradients.tensors[name]
+    if not program.inputs:
+        raise ModelFileError(f"{program.name} has no input, and so no attributions to one.")
     if not found:
         raise available.missing(program, gradients.tensors, program.inputs[0].name)
     return found
@@ -146,6 +148,13 @@ def _mean_gradients(
         batch[seed.name] = seed(np.stack([weights[sample, at] for sample, at, _ in part]))
         found = fetch(batch)
         for name, tensor in wanted.items():
+            shape = (len(part), *sums[name].shape[2:])
+            if np.shape(found[tensor]) != shape:
+                raise ModelFileError(
+                    f"{program.name} is damaged: the gradient {tensor!r} has the shape "
+                    f"{np.shape(found[tensor])}, but the input {name!r} has {shape}. Export it "
+                    "again."
+                )
             for (sample, at, point), slope in zip(part, found[tensor], strict=True):
                 sums[name][sample, at] += point.share * slope.astype(np.float64)
     return sums

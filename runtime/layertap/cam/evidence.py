@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import UsageError
+from layertap.errors import ModelFileError, UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
@@ -70,10 +70,23 @@ class Gatherer:
     def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
         """Gather the evidence for a batch, in as few runs as the file allows."""
         if self.method.takes == "gradients":
-            return self._differentiated(feeds, target)
-        if self.method.takes:
-            return self._perturbed(feeds, target)
-        return self._activated(feeds, target)
+            evidence = self._differentiated(feeds, target)
+        elif self.method.takes:
+            evidence = self._perturbed(feeds, target)
+        else:
+            evidence = self._activated(feeds, target)
+        rows = len(evidence.activations), len(evidence.outputs), len(evidence.targets.weights)
+        if len(set(rows)) > 1:
+            shape = evidence.activations.shape
+            raise self._damaged("the scores have", evidence.outputs.shape, shape)
+        return evidence
+
+    def _damaged(self, what: str, shape: tuple[int, ...], layer: tuple[int, ...]) -> ModelFileError:
+        """The error for a card that names tensors that do not belong together."""
+        return ModelFileError(
+            f"{self.program.name} is damaged: {what} the shape {shape}, but {self.layer.name!r} "
+            f"has {layer}. Export it again."
+        )
 
     def image(self, feeds: Mapping[str, Any], rank: int) -> str:
         """Return the input that has an axis for each of the `rank` axes of the maps.
@@ -102,8 +115,12 @@ class Gatherer:
         found = differentiate(self.program, gradients, feeds, wanted, also, target)
         slopes = found.gradients[self.layer.name]
         maps = [self._maps(slopes[:, at]) for at in range(slopes.shape[1])]
+        activations = self._maps(found.values[self._tensor])
+        for one in maps:
+            if one.shape != activations.shape:
+                raise self._damaged("the gradient has", one.shape, activations.shape)
         return Evidence(
-            self._maps(found.values[self._tensor]),
+            activations,
             by_class(found.values[self.output]),
             found.targets,
             lambda sample: [(one[sample],) for one in maps],

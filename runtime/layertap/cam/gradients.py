@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from layertap._cut import boundary
+from layertap._engine.empty import is_empty_batch, with_samples
 from layertap.errors import ModelFileError
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, is_single
@@ -43,9 +44,12 @@ def layer_gradients(
     asked = _listed(program, layers)
     wanted = choose(program, gradients, asked)
     feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
+    kept = slice(None)
+    if is_empty_batch(feeds):  # the gradients of one sample have the right shape
+        feeds, kept = with_samples(feeds, 1), slice(0)
     found = differentiate(program, gradients, feeds, wanted, (), target)
     many = targets.several(target, program.labels)
-    values = {name: g if many else g[:, 0] for name, g in found.gradients.items()}
+    values = {name: g[kept] if many else g[kept, 0] for name, g in found.gradients.items()}
     return next(iter(values.values())) if is_single(program.layers, asked) else values
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, program_of
 from layertap.errors import UsageError
@@ -98,6 +99,9 @@ def heat_maps(
         reshape=reshape,
     )
     feeds = gather.prepare(inputs, preprocess)
+    kept = slice(None)
+    if is_empty_batch(feeds):  # the maps of one sample have the right shape
+        feeds, kept = with_samples(feeds, 1), slice(0)
     evidence = gather(feeds, target)
     rank = evidence.activations.ndim - 2
     size = _size(gather, feeds, rank, resize)
@@ -113,12 +117,13 @@ def heat_maps(
         for changed, back in _augmented(program, image, feeds[image]):
             parts.append(back(finished(gather({**feeds, image: changed}, weights))))
         maps = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
+    classes = evidence.targets.classes
     return HeatMaps(
-        maps=maps,
+        maps=maps[kept],
         method=chosen.name,
         layer=gather.layer.name,
-        classes=evidence.targets.classes,
-        scores=evidence.targets.scores(evidence.outputs),
+        classes=None if classes is None else classes[kept],
+        scores=evidence.targets.scores(evidence.outputs)[kept],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,7 +45,9 @@ def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
             f"the scores must have at least two axes, classes last, (n, classes), got shape "
             f"{outputs.shape}."
         )
-    scores: npt.NDArray[Any] = outputs.reshape(len(outputs), -1, outputs.shape[-1]).mean(axis=1)
+    scores: npt.NDArray[Any] = outputs.reshape(
+        len(outputs), math.prod(outputs.shape[1:-1]), outputs.shape[-1]
+    ).mean(axis=1)
     return scores
 
 

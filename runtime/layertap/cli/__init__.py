@@ -1,7 +1,8 @@
 """The command line: `layertap COMMAND ...`.
 
 Errors go to stderr; docs/command-line.md says what else does. Exit codes: 0 for success; 1 if a
-verification or some of several inputs failed; 2 if an error stopped the command. Other packages
+verification or some of several inputs failed; 2 if an error stopped the command; 128 and the number
+of the signal if a signal did (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP). Other packages
 add commands through the entry-point group `layertap.commands`, so this package does not depend on
 them.
 """
@@ -30,8 +31,16 @@ from .printing import tell
 GROUP = "layertap.commands"
 """The entry-point group of commands from other packages."""
 
-OK, PARTLY_FAILED, STOPPED = 0, 1, 2
-"""Exit codes."""
+OK, PARTLY_FAILED, STOPPED, SIGNALLED = 0, 1, 2, 128
+"""Exit codes; the number of the signal is added to the last."""
+
+
+class _Ended(KeyboardInterrupt):
+    """Another signal that ends the process. It is handled like Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 class Command(Record):
@@ -51,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         # At exit, skip the search for reference cycles among all objects: the process ends anyway.
         atexit.register(gc.freeze)
+        _end_in_order()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # names may contain any characters
     try:
@@ -63,8 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except LayertapError as exc:
         _print_message(str(exc))
+    except _Ended as exc:
+        name = {1: "SIGHUP", 15: "SIGTERM"}.get(exc.number, f"signal {exc.number}")
+        _print_message(f"ended by {name}; no file was left incomplete.")
+        return SIGNALLED + exc.number
     except KeyboardInterrupt:
         _print_message("interrupted; no file was left incomplete.")
+        return SIGNALLED + 2
     except BrokenPipeError:  # the reader of the pipe, for example `head`, has ended
         _discard_stdout()
         return OK
@@ -74,6 +89,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_message(": ".join(str(part) for part in (exc.filename, exc.strerror or exc) if part))
         _discard_stdout()
     return STOPPED
+
+
+def _end_in_order() -> None:
+    """Let SIGTERM and SIGHUP raise an exception, so that temporary files are removed.
+
+    A signal that the caller ignores (`nohup`) is still ignored. The module is the one behind
+    `signal`, whose import takes longer than `layertap layers` may.
+    """
+    import _signal  # type: ignore[import-not-found]
+
+    numbers = [getattr(_signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+
+    def end(number: int, _: object) -> None:
+        for one in installed:  # the next signal must not stop the cleaning up
+            _signal.signal(one, _signal.SIG_IGN)
+        raise _Ended(number)
+
+    installed = [one for one in numbers if one and _signal.getsignal(one) == _signal.SIG_DFL]
+    for one in installed:
+        _signal.signal(one, end)
 
 
 def _run(arguments: list[str]) -> int:

@@ -13,15 +13,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap import _model
+from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
-from layertap.format.atomic import make_folder, replacing
 from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import free_name, prepared, recipe_for
-from .options import add_device, add_preprocess, add_threads, check_folder, check_positive
+from .image_input import ImageInput, recipe_for
+from .image_output import OutputFiles, remove_own
+from .options import (
+    add_device,
+    add_preprocess,
+    add_threads,
+    add_timeout,
+    check_folder,
+    check_positive,
+)
 from .printing import tell
 from .ready_batch import load_ready, ready_batch, row_names
 
@@ -94,30 +102,38 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     add_threads(parser)
+    add_timeout(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    with time_limit(args.timeout):
+        return _draw(args)
+
+
+def _draw(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     images: list[dict[str, Any]] = []
-    failures: list[str] = []
     maps = None
-    taken: set[str] = set()
+    failures: list[str] = []
     ready = ready_batch(args.inputs)
     if ready is not None:
+        files = OutputFiles(Path(args.output), args.inputs, [ready])
         maps = _heat_maps(model, args, (ready,), load_ready(ready))
         for row, path in enumerate(row_names(ready, {"maps": maps.maps})):
-            number = f"_{row}" if len(maps.maps) > 1 else ""
-            name = free_name(f"{Path(ready).stem}{number}", "cam", taken)
-            images.append(_write_image(model, args, None, path, name, maps, row))
+            name = files.name(ready, "cam", row if len(maps.maps) > 1 else None)
+            images.append(_write_image(model, args, None, path, files, name, maps, row))
     else:
         recipe = recipe_for(model, args)
-        for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
+        given = ImageInput(args.inputs, args.output)
+        failures = given.failures
+        files = OutputFiles(Path(args.output), args.inputs, given.paths)
+        for batch in in_batches(given.prepared(recipe), args.batch_size):
             paths, arrays = zip(*batch, strict=True)
             maps = _heat_maps(model, args, paths, np.stack(arrays))
             for row, path in enumerate(paths):
-                name = free_name(Path(path).stem, "cam", taken)
-                images.append(_write_image(model, args, recipe, path, name, maps, row))
+                name = files.name(path, "cam")
+                images.append(_write_image(model, args, recipe, path, files, name, maps, row))
     if maps is None:
         return STOPPED
     report = {
@@ -129,10 +145,15 @@ def _run(args: argparse.Namespace) -> int:
         "images": images,
         "failures": failures,
     }
-    with replacing(Path(args.output, REPORT)) as temporary:
+    before = _listed(files.folder)
+    with files.writing(REPORT) as temporary:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     tell(f"wrote {Path(args.output, REPORT)}")
+    removed = remove_own(files.folder, before - _files_of(images), "cam")
+    if removed:
+        noun = "file" if removed == 1 else "files"
+        tell(f"removed {removed} {noun} of the run before from {args.output}")
     return PARTLY_FAILED if failures else OK
 
 
@@ -194,6 +215,7 @@ def _write_image(
     args: argparse.Namespace,
     recipe: Preprocessing | None,
     path: str,
+    files: OutputFiles,
     name: str,
     maps: HeatMaps,
     row: int,
@@ -208,16 +230,13 @@ def _write_image(
     targets = [_describe(model, maps, row, column) for column in columns]
     titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
     titles = titles or [maps.method]
-    folder = Path(args.output)
-    make_folder(folder)
     picture = _picture(args, recipe, path, heats, titles) if heats.ndim == 3 else None
     if picture is not None:
-        with replacing(folder / f"{name}.png") as temporary:
-            picture.save(temporary, format="PNG")
-    with replacing(folder / f"{name}.npy") as temporary:
+        files.save_picture(picture, f"{name}.png", "cam")
+    with files.writing(f"{name}.npy") as temporary:
         np.save(temporary, heats[0] if len(heats) == 1 else heats)
     shown = f"{name}.npy" if picture is None else f"{name}.png"
-    tell(f"wrote {folder / shown}: {', '.join(titles)}")
+    tell(f"wrote {files.folder / shown}: {', '.join(titles)}")
     entry = {"image": path, "maps": f"{name}.npy", "targets": targets}
     return entry if picture is None else {**entry, "overlay": f"{name}.png"}
 
@@ -244,6 +263,22 @@ def _picture(
     )
     overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
     return panel([("Original", original), *zip(titles, overlays, strict=True)])
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files that the report of an earlier run in the folder lists."""
+    try:
+        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+        return _files_of(report["images"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return set()
+
+
+def _files_of(images: Any) -> set[str]:
+    """The pictures and arrays in the entries of a report."""
+    entries = [image for image in images if isinstance(image, dict)]
+    names = (image.get(key) for image in entries for key in ("overlay", "maps"))
+    return {name for name in names if isinstance(name, str)}
 
 
 def _describe(model: _model.Model, maps: HeatMaps, row: int, column: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from layertap import _model
 from layertap.compare.check import check
 
 from . import OK, OWN, PARTLY_FAILED, Command
-from .options import add_device
+from .options import add_device, add_timeout
 from .printing import show
 
 
@@ -21,10 +21,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="largest difference, relative to a layer's largest value (default: the tolerance of "
         "the export, which is 1e-4 unless the model computes in 16 bits)",
     )
+    add_timeout(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
-    report = check(_model.open(args.file, device=args.device), args.tolerance)
+    model = _model.open(args.file, device=args.device)
+    report = check(model, args.tolerance, timeout=args.timeout)
     show(str(report))
     return OK if report else PARTLY_FAILED
 

@@ -7,6 +7,7 @@ import os
 
 from layertap import _model
 from layertap._engine.program import program_of
+from layertap.errors import UsageError
 from layertap.format.card import TensorInfo
 from layertap.format.select import parse_selector
 from layertap.format.text import type_text
@@ -39,6 +40,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if not args.start and not args.end and not args.class_input:
+        raise UsageError(
+            "give --to, --from or both: without them the part would be the whole model. "
+            "`layertap layers` lists the layers."
+        )
     model = _model.open(args.file)
     start, end = (
         [parse_selector(text, model.layers) for text in texts] if texts else None

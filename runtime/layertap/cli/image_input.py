@@ -1,15 +1,14 @@
-"""Images as commands are given them, and the names of the files that they write."""
+"""Images as commands are given them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
-from layertap.extract.images import PreparedImage, read_images
-from layertap.format.file_names import clash_key, file_name
+from layertap.extract.images import PreparedImage, list_images, read_images
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
 
@@ -38,27 +37,27 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
     )
 
 
-def prepared(
-    inputs: Iterable[str], recipe: Preprocessing, failures: list[str]
-) -> Iterator[PreparedImage]:
-    """The images, and those of the folders, among `inputs`.
+class ImageInput:
+    """The images that a command was given, and what could not be read of them."""
 
-    What cannot be read is printed and added to `failures`.
-    """
+    def __init__(self, inputs: Sequence[str], output: str | None = None) -> None:
+        """Find the images, and those of the folders, among `inputs`.
 
-    def failed(_: str, error: ImageError) -> None:
-        failures.append(str(error))
+        Args:
+            inputs: paths of images and folders.
+            output: the folder that the command writes to, which is left out.
+        """
+        self.failures: list[str] = []
+        self.inputs = inputs
+        self.paths = list_images(inputs, self._failed, output)
+
+    def prepared(self, recipe: Preprocessing) -> Iterator[PreparedImage]:
+        """The images as the model takes them, one at a time.
+
+        What cannot be read is printed and added to `failures`.
+        """
+        return read_images(self.paths, recipe, self._failed)
+
+    def _failed(self, _: str, error: ImageError) -> None:
+        self.failures.append(str(error))
         tell(f"layertap: {error}")
-
-    return read_images(inputs, recipe, failed)
-
-
-def free_name(image: str, layer: str, taken: set[str]) -> str:
-    """`chest.bn`; with a number where two images or layers would have the same file."""
-    plain = file_name(f"{image}.{layer}")
-    name, number = plain, 1
-    while clash_key(name) in taken:
-        number += 1
-        name = f"{plain}_{number}"
-    taken.add(clash_key(name))
-    return name

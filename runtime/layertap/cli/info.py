@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from layertap.format.card import CLASS_INPUTS, Card, TensorInfo
+from layertap.errors import ModelFileError
+from layertap.format.card import CLASS_INPUTS, Card, MadeFrom, TensorInfo
+from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
 from layertap.format.text import counted, printable, type_text
@@ -19,7 +21,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    model = read_index(FileSource(args.file))  # faster than `open`, which imports numpy
+    source = FileSource(args.file)
+    model = read_index(source)  # faster than `open`, which imports numpy
     lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
     exposed = sum(layer.exposed for layer in model.layers)
     lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))
@@ -28,7 +31,8 @@ def _run(args: argparse.Namespace) -> int:
     if model.card is None:
         lines.append(("card", "none: not exported by layertap; the layers are ONNX tensors"))
     else:
-        lines = [*_head(model.card), *lines, *_tail(model.card)]
+        changes = _changes(source, model.card)
+        lines = [*_head(model.card), *changes, *lines, *_tail(model.card, bool(changes))]
     width = max(len(name) for name, _ in lines)
     show("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
     return OK
@@ -44,6 +48,17 @@ def _tensor(info: TensorInfo) -> str:
     return f"{info.name} {text}{dtype}"
 
 
+def _changes(source: FileSource, card: Card) -> list[tuple[str, str]]:
+    """What differs from the file that was verified. All weights are read."""
+    if card.digest is None:
+        return []
+    try:
+        parts = changed_parts(card.digest, digest_of(source))
+    except ModelFileError as exc:  # weights in another file, which is not there
+        return [("not compared", str(exc))]
+    return [("changed", f"{change_text(parts)}; see `layertap check`")] if parts else []
+
+
 def _head(card: Card) -> list[tuple[str, str]]:
     source = card.source
     return [
@@ -52,7 +67,7 @@ def _head(card: Card) -> list[tuple[str, str]]:
     ]
 
 
-def _tail(card: Card) -> list[tuple[str, str]]:
+def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
     lines = []
     if card.labels:
         lines.append(("labels", ", ".join(card.labels)))
@@ -72,12 +87,13 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         inexact = (
             f"; more in {unsteady}, where {reference} itself is less exact" if unsteady else ""
         )
+        before = " (before it was changed)" if changed else ""
         lines.append(
             (
                 "verification",
                 f"{count} against {reference} ({'; '.join(verification.batches)}): "
                 f"largest scaled error {verification.layers[worst].scaled:.1e} in {worst!r}, "
-                f"allowed {verification.tolerance:.0e}{inexact}",
+                f"allowed {verification.tolerance:.0e}{inexact}{before}",
             )
         )
     if card.gradients:
@@ -87,9 +103,18 @@ def _tail(card: Card) -> list[tuple[str, str]]:
         lines.append(("gradients", f"of {scores}, with respect to {names}"))
         weights = f"{card.gradients.weights}, {card.gradients.class_input or CLASS_INPUTS[0]}"
         lines.append(("class input", weights))
+    if card.made_from:
+        lines.append(("made from", _origin(card.made_from)))
     lines += [("note", note) for note in card.notes or ()]
     lines.append(("format", card.format))
     return lines
+
+
+def _origin(made: MadeFrom) -> str:
+    step = {"cut": "part of {} by `layertap cut`", "gradients": "{} by `layertap gradients`"}
+    file = made.file or "a model in memory"
+    text = step.get(made.step, "{}").format(file)
+    return f"{text}; its graph {made.graph[:12]}, its weights {made.weights[:12]} (SHA-256)"
 
 
 COMMAND = Command(OWN["info"], _configure, _run)

@@ -41,6 +41,16 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_timeout(parser: argparse.ArgumentParser) -> None:
+    """Add `--timeout`."""
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="stop with an error if the model runs for longer than this (default: no limit)",
+    )
+
+
 def add_preprocess(parser: argparse.ArgumentParser) -> None:
     """Add `--preprocess`."""
     parser.add_argument(

@@ -69,4 +69,4 @@ def row_names(path: str, results: Mapping[str, Any]) -> list[str]:
     """`batch.npy[0]`, ... if all arrays have the same number of rows, and more than one row."""
     rows = {len(value) if np.ndim(value) else 1 for value in results.values()}
     count = rows.pop() if len(rows) == 1 else 1
-    return [path] if count <= 1 else [f"{path}[{row}]" for row in range(count)]
+    return [path] if count == 1 else [f"{path}[{row}]" for row in range(count)]

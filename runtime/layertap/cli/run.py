@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,22 +13,24 @@ from numpy.typing import NDArray
 
 from layertap import _model
 from layertap._engine.program import program_of
+from layertap._engine.stopping import time_limit
 from layertap.cam.axes import channels_last
 from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, LayerNotFoundError, UsageError
-from layertap.extract.images import color_picture, in_batches, naming_images
-from layertap.format.atomic import check_target, make_folder, replacing
+from layertap.extract.images import PreparedImage, color_picture, in_batches, naming_images
+from layertap.format.atomic import check_target, replacing
 from layertap.format.text import aligned, printable, shape_text
-from layertap.images.preprocessing import Preprocessing
 from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import free_name, prepared, recipe_for
+from .image_input import ImageInput, recipe_for
+from .image_output import OutputFiles, layer_parts
 from .options import (
     add_device,
     add_layer_selection,
     add_preprocess,
     add_threads,
+    add_timeout,
     check_folder,
     check_positive,
     layer_selectors,
@@ -73,9 +75,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add_device(parser)
     add_threads(parser)
+    add_timeout(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    with time_limit(args.timeout):
+        return _fetch_and_write(args)
+
+
+def _fetch_and_write(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
@@ -83,16 +91,24 @@ def _run(args: argparse.Namespace) -> int:
     ready = ready_batch(args.inputs)
     if ready is not None:
         results = fetch(load_ready(ready))
-        names = row_names(ready, results)
+        names, paths = row_names(ready, results), [ready]
     else:
-        names, results = _run_images(args, recipe_for(model, args), fetch, failures)
-    if not names:
+        recipe = recipe_for(model, args)
+        given = ImageInput(args.inputs, args.sheet)
+        paths, failures = given.paths, given.failures
+        names, results = _run_images(given.prepared(recipe), args.batch_size, fetch)
+    if not names and ready is None:
         return STOPPED
     if args.output:
         _save(Path(args.output), names, results)
     if args.sheet:
         maps = _feature_maps(model, results)
-        _draw_sheets(Path(args.sheet), names, maps, images=ready is None)
+        files = OutputFiles(Path(args.sheet), args.inputs, paths)
+        parts = layer_parts([*(layer.name for layer in model.layers), *results])
+        rows: list[tuple[str, int | None]] = [(name, None) for name in names]
+        if ready is not None and len(rows) > 1:
+            rows = [(ready, row) for row in range(len(rows))]
+        _draw_sheets(files, parts, rows, maps, images=ready is None)
     if not args.output and not args.sheet:
         show(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
@@ -118,9 +134,7 @@ def _check(args: argparse.Namespace) -> None:
             "print. Leave out one of the two."
         )
     if args.output:
-        if Path(args.output).suffix != ".npz":
-            raise UsageError(f"the name of the output must end in .npz, got {args.output!r}.")
-        check_target(args.output)
+        check_target(args.output, ".npz", [args.file, *args.inputs])
     if args.sheet:
         check_folder("--sheet", args.sheet)
 
@@ -143,15 +157,12 @@ def _as_dict(value: Any, name: str) -> Arrays:
 
 
 def _run_images(
-    args: argparse.Namespace,
-    recipe: Preprocessing,
-    fetch: Callable[[Any], Arrays],
-    failures: list[str],
+    images: Iterable[PreparedImage], batch_size: int, fetch: Callable[[Any], Arrays]
 ) -> tuple[list[str], Arrays]:
     """Run the images batch by batch; return the paths, and arrays with a row per image."""
     names: list[str] = []
     parts: dict[str, list[NDArray[Any]]] = {}
-    for batch in in_batches(prepared(args.inputs, recipe, failures), args.batch_size):
+    for batch in in_batches(images, batch_size):
         paths, arrays = zip(*batch, strict=True)
         with naming_images(paths):
             values = fetch(np.stack(arrays))
@@ -219,24 +230,29 @@ def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
     return maps
 
 
-def _draw_sheets(folder: Path, names: list[str], maps: Arrays, *, images: bool) -> None:
+def _draw_sheets(
+    files: OutputFiles,
+    parts: Mapping[str, str],
+    rows: Sequence[tuple[str, int | None]],
+    maps: Arrays,
+    *,
+    images: bool,
+) -> None:
     """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
 
     Args:
-        folder: the output folder.
-        names: the name of each row.
+        files: the files to write.
+        parts: parts of file names by layer.
+        rows: for each row the image; or the batch, and the number of the row in it.
         maps: the feature maps by layer, `(n, h, w, c)`.
-        images: whether the names are paths of images, not rows of a ready batch.
+        images: whether there is an image for each row, instead of a ready batch.
     """
-    make_folder(folder)
-    taken: set[str] = set()
     for layer, value in maps.items():
-        for name, activation in zip(names, value, strict=False):
-            target = folder / f"{free_name(Path(name).stem, layer, taken)}.png"
-            with replacing(target) as temporary:
-                image = color_picture(name) if images else None
-                contact_sheet(activation, image=image).save(temporary, format="PNG")
-            tell(f"wrote {target}")
+        for (path, row), activation in zip(rows, value, strict=False):
+            file = f"{files.name(path, parts[layer], row)}.png"
+            image = color_picture(path) if images else None
+            files.save_picture(contact_sheet(activation, image=image), file, "sheet")
+            tell(f"wrote {files.folder / file}")
 
 
 def _summary(
@@ -244,7 +260,7 @@ def _summary(
 ) -> str:
     """The best classes per image for predictions with labels, or if `--top` asks for them; else
     each array's shape and range."""
-    value, predicted = next(iter(results.values())), not args.layers and not args.type
+    value, predicted = next(iter(results.values())), names and not args.layers and not args.type
     if predicted and len(model.labels or ()) == 2 and np.shape(value) == (len(names), 1):
         # One unit for [negative, positive].
         certain = ends_in_activation(program_of(model), model.outputs[0].name)

@@ -66,7 +66,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     if args.output:
-        check_target(args.output)
+        check_target(args.output, ".json", args.folder)
     found = collection_statistics(
         args.folder,
         size=args.size,

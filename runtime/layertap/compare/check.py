@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layertap._engine.program import program_of
+from layertap._engine.stopping import time_limit
 from layertap.errors import ModelFileError
 from layertap.format.card import GoldenLayer
+from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.text import Readable, counted
 
 from .golden import feeds, indices, sum_scale, weighted_sums
@@ -50,6 +52,9 @@ class CheckReport(Readable):
     """In the order in which the layers run; gradients come last."""
     gradients: int = 0
     """The number of gradients among `layers`."""
+    changed: tuple[str, ...] = ()
+    """What is not as it was when the file was verified: `graph`, `weights`, both or none. A file
+    that was converted on purpose may still agree with the sample."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -59,6 +64,12 @@ class CheckReport(Readable):
         return tuple(layer for layer in self.layers if not layer.scaled <= layer.allowed)
 
     def __str__(self) -> str:
+        if not self.changed:
+            return self._result
+        return f"{self._result.removesuffix('.')}. {_sentence(self.changed)}"
+
+    @property
+    def _result(self) -> str:
         if self.failed:
             first = self.failed[0]
             return (
@@ -74,17 +85,21 @@ class CheckReport(Readable):
         )
 
 
-def check(model: Model, tolerance: float | None = None) -> CheckReport:
+def check(
+    model: Model, tolerance: float | None = None, *, timeout: float | None = None
+) -> CheckReport:
     """Run the golden sample through all layers, and compare with Keras's results.
 
     Args:
         model: the opened file.
         tolerance: largest scaled error that passes; by default the tolerance of the export, which
             depends on the dtypes that Keras computed in.
+        timeout: time in seconds after which the run is stopped, see `Model.activations`.
 
     Raises:
         ModelFileError: the file contains no golden sample.
         UsageError: the tolerance is negative or not a number.
+        RunTimeoutError: the run took longer than `timeout`.
     """
     program = program_of(model)
     golden = model.card.golden if model.card else None
@@ -101,12 +116,15 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
     names = sorted(golden.layers, key=lambda name: order.get(name, len(order)))
     fetch = program.fetch(names)
     sample = program.prepare(fetch.plan.needs, feeds(golden, model.card.inputs), None, watch=False)
-    values = fetch(sample)
+    with time_limit(timeout):
+        values = fetch(sample)
     allowed = {
         name: tolerance + UNSTEADY * one.reference for name, one in own.items() if one.reference
     }
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
+    stated = model.card.digest
     return CheckReport(
+        changed=changed_parts(stated, digest_of(program.source)) if stated else (),
         device=model.device,
         tolerance=tolerance,
         gradients=len(golden.layers.keys() & set(gradients)),
@@ -119,6 +137,11 @@ def check(model: Model, tolerance: float | None = None) -> CheckReport:
             for name in names
         ),
     )
+
+
+def _sentence(parts: tuple[str, ...]) -> str:
+    text = change_text(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _deviation(value: Any, expected: GoldenLayer) -> float:

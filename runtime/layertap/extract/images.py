@@ -4,7 +4,8 @@ One image that cannot be read does not stop the others: it is handed to a functi
 
 In a folder, and all folders below it, a file is an image when its suffix is one of a format that
 `load_image` reads (`image_suffixes`), in capitals or not. Files and folders whose name begins with
-a dot are left out, and links to folders are not followed.
+a dot are left out, and links to folders are not followed. Pictures that layertap itself wrote
+(heat maps, contact sheets) are left out too, with a warning that says how many.
 """
 
 from __future__ import annotations
@@ -13,24 +14,30 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from layertap.errors import ImageError, InputError
+from layertap.errors import ImageError, InputError, LayertapWarning
 from layertap.images.load import FORMATS, load_image
+from layertap.images.own_pictures import check_not_own, kind_of_own
 from layertap.images.preprocessing import Preprocessing
 
 
 def find_images(
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
 ) -> list[str]:
     """The images of a folder, or of paths of images and folders; each once, sorted.
 
     A path that is no folder is taken as an image, whatever its suffix.
+
+    Args:
+        images: the folder, or the paths.
+        output: a folder that is written to. Where it is inside one of the folders, it is left out.
 
     Raises:
         ImageError: a path does not exist, a folder cannot be listed, or there is no image.
@@ -38,21 +45,36 @@ def find_images(
     sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     suffixes = image_suffixes()
     found: dict[str, None] = {}
+    own: dict[str, None] = {}
+    inside: dict[str, None] = {}
     for source in sorted(Path(source) for source in sources):
         if source.is_dir():
-            inside = [file for file in _walk(source) if file.suffix.lower() in suffixes]
-            inside.sort(key=lambda file: file.relative_to(source).as_posix())
-            found.update(dict.fromkeys(map(str, inside)))
+            inner = sorted(_walk(source, output), key=lambda item: item[0].as_posix())
+            for file, in_output in inner:
+                path = str(source / file)
+                if file.suffix.lower() in suffixes and path not in found:
+                    left = own if kind_of_own(path) is not None else inside if in_output else found
+                    left[path] = None
         elif source.exists():
             found[str(source)] = None
         else:
             raise ImageError(f"{source}: there is no such file or folder.")
+    _warn_of(list(own), "layertap wrote " + ("it" if len(own) == 1 else "them"))
+    _warn_of(list(inside), f"{os.fspath(output or '')!r} is the output folder")
     if not found:
         where = ", ".join(map(os.fsdecode, sources)) or "the list of images"
         raise ImageError(
             f"{where}: there is no image here. Images have a suffix like .png, .jpg or .tif."
         )
     return list(found)
+
+
+def _warn_of(paths: Sequence[str], reason: str) -> None:
+    """Warn of images that are left out."""
+    if paths:
+        others = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        text = f"{paths[0]}{others}: left out, because {reason}."
+        warnings.warn(text, LayertapWarning, stacklevel=3)
 
 
 def image_suffixes() -> frozenset[str]:
@@ -62,13 +84,31 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix.lower() for suffix, kind in known.items() if kind in readable)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(
+    folder: Path, output: str | os.PathLike[str] | None
+) -> Iterator[tuple[PurePosixPath, bool]]:
+    """The files of a folder and of those below, relative to it, and whether they are in `output`,
+    a folder below it."""
+
     def give_up(exc: OSError) -> None:
         raise ImageError(f"{exc.filename}: it cannot be listed ({exc.strerror}).") from exc
 
+    target = None if output is None else os.path.realpath(output)
     for root, folders, files in os.walk(folder, onerror=give_up):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root, name) for name in files if not name.startswith("."))
+        below = PurePosixPath(Path(root).relative_to(folder).as_posix())
+        within = target is not None and _is_within(os.path.realpath(root), target, folder)
+        yield from ((below / name, within) for name in files if not name.startswith("."))
+
+
+def _is_within(path: str, target: str, folder: Path) -> bool:
+    """Whether `path` is in the folder `target`, and that is below `folder`."""
+    top = os.path.realpath(folder)
+    return (
+        f"{path}{os.sep}".startswith(f"{target}{os.sep}")
+        and target != top
+        and not (f"{top}{os.sep}".startswith(f"{target}{os.sep}"))
+    )
 
 
 class PreparedImage(NamedTuple):
@@ -92,18 +132,39 @@ def read_images(
         failed: called with the path of each image that cannot be read, or folder that cannot be
             searched, and the reason; reading goes on with the next one.
     """
-    for given in sources:
-        source = os.fspath(given)
-        try:
-            paths = find_images(source) if Path(source).is_dir() else [source]
-        except ImageError as exc:
-            failed(source, exc)
-            continue
-        for path in paths:
+    for source in sources:
+        for path in list_images([source], failed):
             try:
                 yield PreparedImage(path, recipe(path))
             except ImageError as exc:
                 failed(path, exc)
+
+
+def list_images(
+    sources: Iterable[str | os.PathLike[str]],
+    failed: Callable[[str, ImageError], None],
+    output: str | os.PathLike[str] | None = None,
+) -> list[str]:
+    """The paths of the images, and of those of the folders, among `sources`, in order.
+
+    Args:
+        sources: paths of images and folders.
+        failed: called with a folder that cannot be searched, or the path of a picture that layertap
+            wrote, and the reason.
+        output: see `find_images`.
+    """
+    paths: list[str] = []
+    for given in sources:
+        source = os.fspath(given)
+        try:
+            if Path(source).is_dir():
+                paths += find_images(source, output)
+            else:
+                check_not_own(source)
+                paths.append(source)
+        except ImageError as exc:
+            failed(source, exc)
+    return paths
 
 
 def in_batches(images: Iterable[PreparedImage], most: int) -> Iterator[list[PreparedImage]]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from layertap.errors import ImageError, UsageError
 from layertap.images.load import ColorMode, Depth, Interpolation
+from layertap.images.own_pictures import check_not_own
 from layertap.images.preprocessing import PerChannel, Preprocessing, Standardize
 
 from .images import find_images
@@ -104,6 +105,7 @@ def collection_statistics(
     failures: dict[str, str] = {}
     for file in drawn:
         try:
+            check_not_own(file)
             moments.add(recipe(file))
         except ImageError as exc:
             failures[file] = str(exc)

@@ -203,6 +203,32 @@ class Gradients(Record):
     extra: Mapping[str, Any] = {}
 
 
+class Digest(Record):
+    """Of the graph and the weights that were verified; see `layertap.format.digest`."""
+
+    nodes: str
+    """CRC-32 of the bytes of the nodes. Another program may store the same nodes in other bytes."""
+    graph: str
+    """SHA-256 of the graph's contents, without the values of its weights."""
+    weights: str
+    """SHA-256 of the values of all weights."""
+    extra: Mapping[str, Any] = {}
+
+
+class MadeFrom(Record):
+    """The file that this one was made from, by `layertap cut` or `layertap gradients`."""
+
+    step: str
+    """`cut` or `gradients`."""
+    graph: str
+    """The digest of its graph."""
+    weights: str
+    """The digest of its weights."""
+    file: str | None = None
+    """The name of the file, without its folder; `None` for a model that was in memory."""
+    extra: Mapping[str, Any] = {}
+
+
 class Card(Record):
     """The description of a model that a layertap file contains in addition to the graph."""
 
@@ -221,6 +247,10 @@ class Card(Record):
     gradients: Gradients | None = None
     notes: tuple[str, ...] | None = None
     """Sentences that describe how the file differs from the model, such as another dtype."""
+    digest: Digest | None = None
+    """What the file contained when it was verified."""
+    made_from: MadeFrom | None = None
+    """The file that this one was made from; `None` for an export."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = {}
 
@@ -345,7 +375,9 @@ def _read(cls: type[T], data: object, **nested: Reader) -> T:
     if extra and not _is_shallow(extra):
         raise ValueError(f"the unknown keys of {cls.__name__} are nested too deeply")
     values["extra"] = extra
-    if values.get("axes") is not None and len(values["axes"]) != len(values["shape"]):
+    # Without a dtype, the file does not state how many axes there are.
+    states_axes = values.get("axes") is not None and values["dtype"]
+    if states_axes and len(values["axes"]) != len(values["shape"]):
         raise ValueError(
             f"{cls.__name__} {_short(values['name'])} has {len(values['shape'])} axes, but "
             f"{_short(values['axes'])} as 'axes'"
@@ -395,6 +427,8 @@ def _read_card(data: object) -> Card:
         ),
         golden=_optional(Golden, inputs=_many(GoldenInput), layers=_by_name(GoldenLayer)),
         gradients=_optional(Gradients),
+        digest=_optional(Digest),
+        made_from=_optional(MadeFrom),
     )
     _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
     return card

@@ -57,6 +57,11 @@ class Weights:
         """The references that `refer` and `stay` gave out."""
 
     @property
+    def paths(self) -> list[Path]:
+        """The external files."""
+        return [*self._files.values()]
+
+    @property
     def mapped(self) -> bool:
         """Whether any file has been referenced."""
         return bool(self._mapped)

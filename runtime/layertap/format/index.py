@@ -10,6 +10,7 @@ from layertap._record import Record
 from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
+from .digest import graph_changed
 from .graph import Graph, TensorType, read_graph, read_metadata, read_types
 from .layer import Layer, Shape
 from .source import BytesSource, FileSource, describe
@@ -27,6 +28,8 @@ class Index(Record):
     """The model's own outputs; in a file without a card, the graph's."""
     metadata: Mapping[str, str]
     """The metadata of the file except the card."""
+    changed: bool = False
+    """Whether the graph is not the one that the card states; the weights are not looked at."""
 
 
 def read_index(source: FileSource | BytesSource) -> Index:
@@ -41,14 +44,17 @@ def read_index(source: FileSource | BytesSource) -> Index:
             graph = read_graph(buffer)
             _check_names(graph)
             types = {} if KEY in graph.metadata else read_types(buffer, graph)
+            text = graph.metadata.get(KEY)
+            card = None if text is None else Card.from_json(text, source.name)
+            digest = card.digest if card else None
+            changed = digest is not None and graph_changed(buffer, graph, digest)
             layers = () if KEY in graph.metadata else tuple(_layers(graph, types))
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
-    if KEY in graph.metadata:
-        card = Card.from_json(graph.metadata[KEY], source.name)
+    if card is not None:
         graph = _with_default_weights(graph, card)
-        return Index(graph, card, card.layers, card.inputs, card.outputs, metadata)
+        return Index(graph, card, card.layers, card.inputs, card.outputs, metadata, changed)
     inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(_info(name, types[name]) for name in graph.outputs)
     return Index(graph, None, layers, inputs, outputs, metadata)
@@ -61,7 +67,8 @@ def _with_default_weights(graph: Graph, card: Card) -> Graph:
     ones then, see `Program.fetch`.
     """
     name = card.gradients.weights if card.gradients else ""
-    if name not in graph.inputs:
+    # The model's own inputs have no default, whatever a card says.
+    if name not in graph.inputs or any(info.name == name for info in card.inputs):
         return graph
     inputs = dict(graph.inputs)
     optional = {**graph.optional, name: inputs.pop(name)}

@@ -20,8 +20,8 @@ class Readable:
     __slots__ = ()
 
     def __repr__(self) -> str:
-        line = str(self).partition("\n")[0]
-        return f"<{type(self).__module__}.{type(self).__qualname__}: {shortened(line, 160)}>"
+        line = printable(shortened(str(self).partition("\n")[0], 160))
+        return f"<{type(self).__module__}.{type(self).__qualname__}: {line}>"
 
     def _repr_html_(self) -> str:
         """The whole text, for notebooks."""

@@ -119,7 +119,7 @@ def test_float64_is_kept_where_there_are_kernels(
         "onnxruntime has no float64 kernels on the CPU for AveragePool, Conv, Erf, LSTM; these "
         "compute in float32.",
     )
-    assert 1e-12 < report.verification.worst.scaled < 1e-6
+    assert 1e-12 < report.verification.worst.scaled < 1e-5
     card = layertap.open(tmp_path / "model.onnx").card
     assert card is not None
     assert card.notes == report.card.notes
@@ -216,7 +216,7 @@ def test_strings_go_in_as_text(keras: Any, tmp_path: Path) -> None:
     dense = layers.Embedding(4, 2, name="embedding")(places)
     model = keras.Model(words, [back, dense])
     report = layertap_export.export(model, tmp_path / "model.onnx")
-    assert golden_of(report.card).inputs[0].choices == ("[UNK]", *vocabulary, "neither of these")
+    assert golden_of(report.card).inputs[0].choices == (*vocabulary, "neither of these")
     opened = layertap.open(tmp_path / "model.onnx")
     assert [(x.name, x.dtype) for x in opened.inputs] == [("words", "string")]
     assert check(opened)
@@ -246,7 +246,7 @@ def test_the_keys_of_a_table_are_tried(keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((4,), dtype="int64")
     model = keras.Model(entry, keras.layers.IntegerLookup(vocabulary=keys, name="places")(entry))
     report = layertap_export.export(model, tmp_path / "model.onnx")
-    assert golden_of(report.card).inputs[0].choices == (-1, *keys, 10**6 + 1)
+    assert golden_of(report.card).inputs[0].choices == (*sorted(keys), 10**6 + 1)
     assert check(layertap.open(tmp_path / "model.onnx"))
     given = layertap.open(tmp_path / "model.onnx").activations(np.array([[17, -3, 5, 10**6]]), -1)
     assert given.tolist() == [[2, 3, 0, 1]]

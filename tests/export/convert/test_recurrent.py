@@ -83,8 +83,8 @@ def sequences(*shape: int, seed: int = 0) -> Array:
 
 # --- Any options --------------------------------------------------------------------------------
 
-GATES = ("sigmoid", "tanh", "hard_sigmoid", "linear", "relu")
-FUNCTIONS = (*GATES, "elu", "leaky_relu", "softsign", "softplus", None)
+BOUNDED = ("sigmoid", "tanh", "hard_sigmoid", "softsign")
+FUNCTIONS = (*BOUNDED, "linear", "relu", "elu", "leaky_relu", "softplus", None)
 
 
 @st.composite
@@ -92,18 +92,20 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     """The options of a layer, and of the model around it."""
     cls = draw(st.sampled_from([*OPERATORS]))
     both_ways = draw(st.booleans())
+    dtype = draw(st.sampled_from(["float32", "float32", "mixed_float16"]))
+    functions = FUNCTIONS if dtype == "float32" else BOUNDED  # others leave the range of float16
     layer: dict[str, Any] = {
         "units": draw(st.integers(1, 4)),
-        "activation": draw(st.sampled_from(FUNCTIONS)),
+        "activation": draw(st.sampled_from(functions)),
         "use_bias": draw(st.booleans()),
         "return_sequences": draw(st.booleans()),
         "return_state": draw(st.booleans()),
         "go_backwards": not both_ways and draw(st.booleans()),
         "zero_output_for_mask": draw(st.booleans()),
-        "dtype": draw(st.sampled_from(["float32", "float32", "mixed_float16"])),
+        "dtype": dtype,
     }
     if cls != "SimpleRNN":
-        layer["recurrent_activation"] = draw(st.sampled_from(GATES))
+        layer["recurrent_activation"] = draw(st.sampled_from(functions))
     if cls == "GRU":
         layer["reset_after"] = draw(st.booleans())
     return {
@@ -141,7 +143,7 @@ def model_of(keras: Any, chosen: Mapping[str, Any]) -> Any:
         ]
         inputs += states
         arguments["initial_state"] = states
-    return seeded(keras.Model(inputs, layer(entry, **arguments)))
+    return seeded(keras.Model(inputs, layer(entry, **arguments)), 0.4)
 
 
 def feeds_of(chosen: Mapping[str, Any], samples: int, steps: int) -> list[Array]:
@@ -166,11 +168,11 @@ def any_layer_matches(chosen: Mapping[str, Any], keras: Any) -> None:
     half = chosen["layer"]["dtype"] != "float32"
     for samples, steps in ((2, 4), (3, 1), (1, 7)):
         feeds = feeds_of(chosen, chosen["samples"] or samples, chosen["steps"] or steps)
-        agree(model, graph, *feeds, tolerance=2e-2 if half else 4e-6)
+        agree(model, graph, *feeds, tolerance=2e-2 if half else 2e-5)
 
 
 @given(chosen=options())
-@settings(max_examples=12, deadline=None, suppress_health_check=[*HealthCheck])
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 def test_any_layer_matches(chosen: Mapping[str, Any], keras: Any) -> None:
     any_layer_matches(chosen, keras)
 

@@ -269,6 +269,12 @@ def test_sizes_of_a_functional_model_are_fixed_and_freed(keras: Any, stated: Sta
     assert stated(same, fixed) == {"image": (fixed, "float32")}
 
 
+def test_gradients_of_a_functional_model_with_freed_sizes(keras: Any, tmp_path: Path) -> None:
+    inputs, path = {"image": (None, None, None, 3)}, tmp_path / "x.onnx"
+    report = layertap_export.export(functional(keras), path, inputs=inputs, gradients="conv")
+    assert "grad/conv" in [layer.name for layer in report.verification.layers]
+
+
 def test_a_dtype_is_stated(keras: Any, stated: Stated) -> None:
     assert stated(functional(keras), {"image": "uint8"}) == {"image": ((None, 16, 16, 3), "uint8")}
 
@@ -416,6 +422,7 @@ def k() -> Any:
     return pytest.importorskip("tf_keras")
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning")
 def test_models_of_keras_2_that_were_only_called_on_data(k: Any, stated: Stated) -> None:
     chain = k.Sequential([k.layers.Dense(4), k.layers.Dense(2)])
     chain(zeros(5, 6))

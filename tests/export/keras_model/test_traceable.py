@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+import layertap
+import layertap_export
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -175,3 +179,19 @@ def test_switch_case_becomes_two_way_branches(form: str, default: bool, keras: A
     for index in (-1.0, 0.0, 1.0, 2.0, 3.0):
         assert float(concrete(tf.constant(index))) == float(call(tf.constant(index)))
     assert operations(concrete).isdisjoint({"Case", "StatelessCase"})
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_a_centre_crop_of_any_size_matches_keras(
+    data_format: str, keras: Any, tmp_path: Path
+) -> None:
+    """Keras enlarges an image that is smaller than the crop, if it knows its size."""
+    crop = keras.layers.CenterCrop(9, 7, data_format=data_format)
+    shape = (None, None, 2) if data_format == "channels_last" else (2, None, None)
+    model = keras.Sequential([keras.Input(shape), crop])
+    report = layertap_export.export(model, tmp_path / "x.onnx")
+    tapped = layertap.open(report.path)
+    for height, width in ((9, 7), (20, 31), (5, 4), (4, 12), (12, 3), (9, 6), (1, 1), (10, 8)):
+        size = (height, width, 2) if data_format == "channels_last" else (2, height, width)
+        image = np.random.default_rng(0).normal(size=(2, *size)).astype(np.float32)
+        np.testing.assert_allclose(tapped.predict(image), crop(image), rtol=1e-5, atol=1e-5)

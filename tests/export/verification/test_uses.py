@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from keras_batches import batches_of
+
 pytestmark = pytest.mark.tensorflow
 
 PATHS = ("plain", "reshape", "nested", "sequential", "take", "shifted", "one_hot", "concatenate")
@@ -40,23 +42,6 @@ def tokens(keras: Any, path: str, dtype: str, rows: int, length: int | None) -> 
     else:
         x = table(x)
     return keras.Model(entry, layers.Dense(2)(x))
-
-
-def batches_of(model: Any) -> tuple[Any, list[Any]]:
-    """The rows that were read, and the batches of a model."""
-    from layertap_export.keras_model.subject import subject_of
-    from layertap_export.verification.batches import Batches
-    from layertap_export.verification.rows_read import RowsRead
-    from layertap_export.verification.uses import follow
-
-    subject = subject_of(model)
-    traced = subject.trace()
-    uses = follow(traced)
-    layers = {x.layer.name: x.layer.name for x in traced.rows if x.symbol is not None}
-    run = subject.runner(layers, [info.name for info in traced.outputs], traced)
-    rows = RowsRead(traced, uses.tables)
-    batches = Batches(subject.inputs, uses, subject.layers, None, run, sizes={}, rows=rows)
-    return rows, [batch for batch, _ in batches]
 
 
 @settings(max_examples=25, deadline=None)

@@ -192,6 +192,7 @@ class Wheel:
 
     __version__ = "1.99.0"
     SessionOptions = onnxruntime.SessionOptions
+    RunOptions = onnxruntime.RunOptions
 
     def __init__(self, providers: list[str], works: bool = False, says: str = "") -> None:
         self.__file__ = str(Path(__file__))
@@ -218,7 +219,7 @@ class Wheel:
         names = [name for name, _ in providers if self.works or name == "CPUExecutionProvider"]
         return types.SimpleNamespace(
             get_providers=lambda: names or ["CPUExecutionProvider"],
-            run=lambda outputs, feeds: [-feeds["x"]],
+            run=lambda outputs, feeds, options=None: [-feeds["x"]],
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,13 @@ import layertap
 from generators import tiny
 from layertap._engine.session import plain_session
 from layertap.cli import main
-from layertap.errors import LayertapError, UsageError
+from layertap.errors import LayertapError, ModelFileError, UsageError
 from layertap.format.card import KEY
+
+NOISE = "ignore:input .* the batch has values from"
+"""The warning that the noise in `images` is no image."""
+
+pytestmark = pytest.mark.filterwarnings(NOISE)
 
 
 def without_default(made: onnx.ModelProto) -> onnx.ModelProto:
@@ -92,8 +98,6 @@ def test_a_golden_sample_is_checked_with_ones(files: tuple[Path, Path]) -> None:
         scale=float(np.abs(flat).max()),
         values=tuple(flat[at]),
     )
-    from dataclasses import replace
-
     full = replace(card, golden=replace(sample, layers={"grad/relu": row}))
     for path in files:
         made = onnx.load(path)
@@ -168,3 +172,51 @@ def test_old_cards_have_the_optional_form(
     assert card.gradients.class_input is None
     assert main(["info", str(files[0])]) == 0
     assert "\nclass input    score_weights, optional\n" in capsys.readouterr().out
+
+
+# --- Files that state something else --------------------------------------------------------------
+
+
+def restated(change: Any, **sizes: Any) -> layertap.Model:
+    """The file without a default, with another entry for its gradients, or other sizes."""
+    made = without_default(tiny.differentiable())
+    entry = next(x for x in made.metadata_props if x.key == KEY)
+    card = layertap.open(tiny.differentiable().SerializeToString()).card
+    assert card is not None
+    assert card.gradients is not None
+    entry.value = replace(card, gradients=replace(card.gradients, **change)).to_json()
+    for name, dims in sizes.items():
+        value = next(x for x in made.graph.input if x.name == name)
+        value.CopyFrom(tiny.value(name, dims))
+    return layertap.open(made.SerializeToString())
+
+
+def test_an_input_of_the_model_never_has_a_default(images: np.ndarray) -> None:
+    """Whatever a card says about it: nobody's image is silently replaced by ones."""
+    model = restated({"weights": "image"})
+    with pytest.raises(LayertapError, match="input 'image' is missing"):
+        model.predict({})
+    with pytest.raises(LayertapError):
+        model.gradients(images, "relu", 0)
+
+
+def test_weights_of_absurd_sizes_are_not_made(images: np.ndarray) -> None:
+    model = restated({}, score_weights=["rows", 2**40])
+    assert model.predict(images).shape == (3, 3)
+    with pytest.raises(ModelFileError, match=r"weights of (its )?classes"):
+        model.gradients(images, "relu", np.ones((3,), np.float32))
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+def test_a_misspelt_form_in_the_shell(
+    files: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = str(tmp_path / "new.onnx")
+    for command in (["gradients", str(files[0]), "--layers", "relu"], ["cut", str(files[0])]):
+        assert main([*command, "--class-input", "requird", "-o", target]) == 2
+        assert capsys.readouterr().err == (
+            "layertap: class_input must be 'optional' or 'required', got 'requird'. Did you mean "
+            "'required'?\n"
+        )

@@ -131,18 +131,6 @@ def test_picture_is_cropped_as_for_the_model(pictures: Path, tmp_path: Path) -> 
     assert Image.open("out/wide.cam.png").tobytes() == expected.tobytes()
 
 
-def test_images_of_the_same_name_have_numbered_files(file: Path, pictures: Path) -> None:
-    Path("other").mkdir()
-    Path("other/a.png").write_bytes(Path("pictures/b.png").read_bytes())
-    done = layertap("cam", file, "pictures/a.png", "other/a.png", "-o", "out")
-    assert done.code == 0
-    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
-    assert [item["maps"] for item in report["images"]] == ["a.cam.npy", "a.cam_2.npy"]
-    for item in report["images"]:
-        expected = api.open(file).cam(item["image"])
-        np.testing.assert_allclose(np.load(Path("out", item["maps"])), expected, atol=1e-5)
-
-
 def test_classes_without_labels_have_their_index(pictures: Path, tmp_path: Path) -> None:
     made = tiny.differentiable()
     for prop in made.metadata_props:

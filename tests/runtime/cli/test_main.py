@@ -45,9 +45,8 @@ def test_help_lists_every_command(option: str) -> None:
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("    ")]
     assert {"export", "verify", "models", "info", "layers", "run", "stats"} <= set(listed)
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
-    assert set(listed) >= own - {"__init__", "image_input", "options", "printing", "ready_batch"}, (
-        "a module of a command is not listed"
-    )
+    others = {"__init__", "image_input", "image_output", "options", "printing", "ready_batch"}
+    assert set(listed) >= own - others, "a module of a command is not listed"
     assert len(listed) == len(set(listed))
 
 
@@ -135,7 +134,6 @@ def replace_info(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int]) -> 
     ("error", "message"),
     [
         (ModelFileError("the file is bad."), "the file is bad."),
-        (KeyboardInterrupt(), "interrupted; no file was left incomplete."),
         (MemoryError(), "not enough memory."),
         (
             MemoryError("Unable to allocate 7 TiB"),
@@ -155,6 +153,15 @@ def test_exceptions_are_messages_with_exit_code_2(
 
     replace_info(monkeypatch, fail)
     assert layertap("info") == Done(2, "so far\n", f"layertap: {message}\n")
+
+
+def test_ctrl_c_has_the_exit_code_of_shells(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: object) -> int:
+        raise KeyboardInterrupt
+
+    replace_info(monkeypatch, interrupt)
+    message = "layertap: interrupted; no file was left incomplete.\n"
+    assert layertap("info") == Done(130, "", message)
 
 
 def test_programming_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

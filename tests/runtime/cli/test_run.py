@@ -542,8 +542,8 @@ def test_sheets_have_different_names() -> None:
     )
     assert done.code == 0
     assert listing(Path("sheets")) == [
-        "A.b_conv_2.png", "A.b_conv_4.png", "A.b_conv_6.png",
-        "a.b_conv.png", "a.b_conv_3.png", "a.b_conv_5.png",
+        "other", "other/A.b_conv.png", "other/A.b_conv_2.png", "other/A.b_conv_3.png",
+        "pictures", "pictures/a.b_conv.png", "pictures/a.b_conv_2.png", "pictures/a.b_conv_3.png",
     ]  # fmt: skip
 
 
@@ -551,8 +551,8 @@ def test_sheets_have_different_names() -> None:
 def test_sheets_of_a_ready_batch_have_no_image() -> None:
     np.save("x.npy", batch(2, 8, 6, 3))
     assert layertap("run", "m.onnx", "x.npy", "--layers", "conv", "--sheet", "s").code == 0
-    assert listing(Path("s")) == ["x.conv.png", "x.conv_2.png"]
-    with Image.open("s/x.conv.png") as sheet:
+    assert listing(Path("s")) == ["x_0.conv.png", "x_1.conv.png"]
+    with Image.open("s/x_0.conv.png") as sheet:
         assert sheet.size[0] == 4 * (160 + MARGIN) + MARGIN
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from layertap.errors import LayertapError, OutputError
-from layertap.format.atomic import check_target, replacing
+from layertap.errors import LayertapError, OutputError, UsageError
+from layertap.format.atomic import _swept, check_target, replacing, sweep
 
 posix = pytest.mark.skipif(os.name != "posix", reason="requires POSIX modes and links")
 
@@ -222,3 +225,173 @@ def test_check_target_does_not_change_a_writable_target(tmp_path: Path) -> None:
     check_target(tmp_path / "old")
     check_target(str(tmp_path / "new"))
     assert contents(tmp_path) == {"old": b"the old"}
+
+
+# --- Inputs and suffixes ------------------------------------------------------------------------
+
+
+def links(folder: Path) -> dict[str, Path]:
+    """Other names of the file `m.onnx` in a new folder."""
+    folder.mkdir()
+    file = folder / "m.onnx"
+    file.write_bytes(b"model")
+    found = {"itself": file, "another spelling": folder / "x" / ".." / "m.onnx"}
+    (folder / "x").mkdir()
+    for name in ("symbolic", "chain", "hard", "of the folder"):
+        found[name] = folder / f"{name}.onnx"
+    found["symbolic"].symlink_to("m.onnx")
+    found["chain"].symlink_to(found["symbolic"])
+    os.link(file, found["hard"])
+    (folder / "linked").symlink_to(folder, target_is_directory=True)
+    found["of the folder"] = folder / "linked" / "m.onnx"
+    return found
+
+
+NAMES = ["itself", "another spelling", "symbolic", "chain", "hard", "of the folder"]
+
+
+@posix
+@pytest.mark.parametrize("output", NAMES)
+@pytest.mark.parametrize("given", NAMES)
+def test_an_input_is_never_an_output(
+    given: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = links(tmp_path / "models")
+    monkeypatch.chdir(tmp_path / "models")
+    for target in (names[output], os.path.relpath(names[output])):
+        with pytest.raises(OutputError, match="is an input, and writing the output would destroy"):
+            check_target(target, ".onnx", ["gone.onnx", "", names[given]])
+    assert names["itself"].read_bytes() == b"model"
+    check_target(tmp_path / "models" / "new.onnx", ".onnx", [names[given]])
+
+
+@pytest.mark.parametrize("name", ["out.txt", "out", "out.onnx.bak", ".onnx", "out.onn", "onnx"])
+def test_the_suffix_is_that_of_the_format(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_target(tmp_path / name, ".onnx")
+    assert str(caught.value) == (
+        f"the name of the output must end in .onnx, got {str(tmp_path / name)!r}."
+    )
+    check_target(tmp_path / "OUT.ONNX", ".onnx")
+
+
+# --- Files of killed processes ------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from layertap.format.atomic import replacing
+with replacing(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary.name, flush=True)
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def writer(target: Path, then: str) -> subprocess.Popen[str]:
+    """A process that has written half of a file, and then is killed or waits for its stdin."""
+    return subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(target), then],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@posix
+def test_the_next_write_removes_what_a_killed_process_left(tmp_path: Path) -> None:
+    target = tmp_path / "out.npz"
+    target.write_bytes(b"the old")
+    for _ in range(2):  # the second removes what the first left
+        with writer(target, "kill") as process:
+            assert process.wait() != 0
+        assert len(contents(tmp_path)) == 2
+    check_target(target)
+    assert contents(tmp_path) == {"out.npz": b"the old"}
+
+
+@posix
+def test_what_another_process_is_writing_is_not_touched(tmp_path: Path) -> None:
+    target = tmp_path / "out.npz"
+    with writer(target, "wait") as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        for _ in range(3):
+            with replacing(target) as temporary:
+                temporary.write_bytes(b"ours")
+            sweep(tmp_path)
+            assert contents(tmp_path) == {name: b"half", "out.npz": b"ours"}
+        process.communicate("")
+    assert process.returncode == 0
+    assert contents(tmp_path) == {"out.npz": b"half"}
+
+
+@posix
+def test_files_of_another_machine_stay_for_a_day(tmp_path: Path) -> None:
+    """Its locks may not be seen here."""
+    for name in (".a.layertap-0123456789abcdef.npz", ".a.layertap-fedcba9876543210.npz"):
+        (tmp_path / name).write_bytes(b"half")
+    os.utime(tmp_path / name, (0, 0))
+    check_target(tmp_path / "out.npz")
+    assert list(contents(tmp_path)) == [".a.layertap-0123456789abcdef.npz"]
+
+
+@posix
+def test_other_hidden_files_links_and_folders_stay(tmp_path: Path) -> None:
+    with replacing(tmp_path / "a.npz") as temporary:
+        name = temporary.name
+    kept = {
+        ".layertap-" + "0" * 16 + ".npz": b"x",
+        ".a.layertap-" + "0" * 15 + ".npz": b"x",
+        "a.layertap-" + "0" * 16 + ".npz": b"x",
+        ".a.npz": b"x",
+        "a.npz": b"x",
+    }
+    for other, data in kept.items():
+        (tmp_path / other).write_bytes(data)
+        os.utime(tmp_path / other, (0, 0))
+    machine = name.partition(".layertap-")[2][:8]
+    (tmp_path / f".f.layertap-{machine}00000000.d").mkdir()
+    (tmp_path / f".l.layertap-{machine}00000000.d").symlink_to(tmp_path / "a.npz")
+    os.mkfifo(tmp_path / f".p.layertap-{machine}00000000.d")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    _swept.clear()
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_folder_is_not_listed_for_every_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that thousands of files take linear time."""
+    listings = []
+
+    def slow(folder: Path) -> list[str]:
+        listings.append(folder)
+        time.sleep(0.01)
+        return []
+
+    monkeypatch.setattr(os, "listdir", slow)
+    for number in range(50):
+        with replacing(tmp_path / f"{number}.txt") as temporary:
+            temporary.write_text("x")
+    assert len(listings) < 10
+
+
+def test_contents_are_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, a power failure could leave an empty file under the name of the old one."""
+    done: list[str] = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def spy(*arguments: Any, name: str = name, original: Any = original) -> Any:
+            done.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, spy)
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("x")
+    assert done == ["fsync", "replace", "fsync"]

@@ -15,11 +15,13 @@ from layertap.errors import CardVersionError, ModelFileError
 from layertap.format import card as schema
 from layertap.format.card import (
     Card,
+    Digest,
     Golden,
     GoldenInput,
     GoldenLayer,
     Gradients,
     LayerCheck,
+    MadeFrom,
     Source,
     TensorInfo,
     Verification,
@@ -28,7 +30,7 @@ from layertap.format.layer import Layer
 
 CLASSES = (
     Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
-    Gradients,
+    Gradients, Digest, MadeFrom,
 )  # fmt: skip
 
 FULL: dict[str, Any] = {
@@ -100,6 +102,8 @@ FULL: dict[str, Any] = {
         "class_input": "required",
     },
     "notes": ["computed in float32"],
+    "digest": {"nodes": "0", "graph": "1", "weights": "2"},
+    "made_from": {"step": "cut", "graph": "3", "weights": "4", "file": "whole.onnx"},
 }
 """A card with all keys."""
 
@@ -115,6 +119,8 @@ PATHS: list[tuple[str | int, ...]] = [
     ("golden", "inputs", 0),
     ("golden", "layers", "x"),
     ("gradients",),
+    ("digest",),
+    ("made_from",),
 ]
 """The path to one object of each class in `FULL`."""
 
@@ -155,7 +161,7 @@ def test_full_card_is_read() -> None:
 
 
 def test_optional_keys_have_defaults() -> None:
-    parts = ("preprocessing", "labels", "verification", "golden", "gradients", "notes")
+    parts = "preprocessing labels verification golden gradients notes digest made_from".split()
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -268,6 +274,8 @@ cards = built(
         tensors=st.dictionaries(text, text, max_size=2),
         broadcasts=st.booleans(),
     ),
+    digest=st.none() | built(Digest, nodes=text, graph=text, weights=text),
+    made_from=st.none() | built(MadeFrom, step=text, graph=text, weights=text),
     format=st.sampled_from(["1.0", "1.7", "1", "0.9"]),
 )  # fmt: skip
 
@@ -385,6 +393,9 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
         ((), "labels", ["a", 2], "Card has [\"a\", 2] as 'labels', not a list of strings or null"),
         ((), "labels", "cat", "Card has \"cat\" as 'labels', not a list of strings or null"),
         ((), "verification", {}, "Verification has no 'tolerance'"),
+        ((), "digest", "ab", "Digest is \"ab\", not an object"),
+        (("digest",), "graph", 7, "Digest has 7 as 'graph', not a string"),
+        (("made_from",), "file", 7, "MadeFrom has 7 as 'file', not a string or null"),
         ((), "golden", False, "Golden is false, not an object"),
         (("source",), "model", 3, "Source has 3 as 'model', not a string"),
         (("inputs", 0), "shape", "4", "TensorInfo has \"4\" as 'shape', not a list of sizes"),
@@ -437,6 +448,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"sums", "reference"}
+    optional |= {"digest", "made_from", "file"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")
@@ -445,7 +457,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
 def test_every_plain_field_is_tested_with_an_invalid_value() -> None:
     """A field whose annotation is missing in `_KINDS` would make every card invalid."""
     nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
-    nested.add("extra")
+    nested |= {"extra", "digest", "made_from"}
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
     kinds = {annotation for _, name, annotation in plain if name not in nested}
     assert kinds == set(schema._KINDS)

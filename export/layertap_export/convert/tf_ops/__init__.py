@@ -18,12 +18,14 @@ from . import (
     fourier,
     linear_algebra,
     lookup,
+    losses,
     recurrent,
     resizing,
     searching,
     sequences,
     shapes,
     warping,
+    windows,
 )
 from .expressions import Handler, formula
 from .stopping import stop_gradient
@@ -63,6 +65,7 @@ HANDLERS: Mapping[str, Handler] = {
     # strings
     "Equal": lookup.equal,
     "NotEqual": lookup.equal,
+    "AsString": lookup.as_string,
     # sequences
     "Cumprod": sequences.cumprod,
     "UnsortedSegmentMax": sequences.segments(largest=True),
@@ -70,6 +73,11 @@ HANDLERS: Mapping[str, Handler] = {
     "CTCGreedyDecoder": sequences.ctc_greedy_decoder,
     # linear algebra
     "Cross": formula(linear_algebra.cross),
+    "MatrixDiag": linear_algebra.diagonal_matrix,
+    "MatrixDiagV2": linear_algebra.diagonal_matrix,
+    "MatrixDiagV3": linear_algebra.diagonal_matrix,
+    "MatrixSetDiagV2": linear_algebra.with_diagonal,
+    "MatrixSetDiagV3": linear_algebra.with_diagonal,
     "LogMatrixDeterminant": formula(linear_algebra.log_determinant),
     # Fourier transforms
     "Complex": formula(fourier.complex_of),
@@ -90,6 +98,14 @@ HANDLERS: Mapping[str, Handler] = {
     "IRFFT": fourier.real_inverse(1),
     "IRFFT2D": fourier.real_inverse(2),
     "IRFFT3D": fourier.real_inverse(3),
+    # losses
+    "SparseSoftmaxCrossEntropyWithLogits": formula(losses.sparse_cross_entropy),
+    # windows
+    "MaxPool": windows.pooling("MaxPool"),
+    "MaxPool3D": windows.pooling("MaxPool"),
+    "AvgPool": windows.pooling("AveragePool"),
+    "AvgPool3D": windows.pooling("AveragePool"),
+    "ExtractImagePatches": windows.patches,
     # convolution
     "Conv3D": convolution.conv3d,
     "Conv2DBackpropInput": convolution.transposed,

@@ -16,7 +16,8 @@ def rgb_to_hsv(image: Value) -> Value:
     spread = value - red.op("Min", green, blue)
     grey = ~(spread > 0)
     sixth = 1 / (grey.where(1, spread) * 6)
-    saturation = grey.where(0, spread / grey.where(1, value))
+    bright = value > 0
+    saturation = bright.where(spread / bright.where(value, 1), 0)
     hue = red.equals(value).where(
         sixth * (green - blue),
         green.equals(value).where(

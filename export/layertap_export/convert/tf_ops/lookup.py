@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from tf2onnx.onnx_opset.logical import Equal
 
-from .expressions import Handler, UnsupportedUseError, Value, replace_node
+from .expressions import Handler, UnsupportedUseError, Value, attribute, replace_node
 
 DOMAIN, VERSION = "ai.onnx.ml", 2
 """The operator set of LabelEncoder; every build of onnxruntime contains it."""
@@ -84,3 +84,20 @@ def _encoded(key: Value, keys: list[Any], values: list[Any], default: Any) -> Va
 
 def _element_type(value: Any) -> str:
     return "int64" if isinstance(value, int) else "string"
+
+
+def as_string(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Integers and truth values as text."""
+    plain = {"precision": -1, "scientific": 0, "shortest": 0, "width": -1, "fill": ""}
+    formatted = [key for key, value in plain.items() if attribute(node, key) != value]
+
+    def build(x: Value) -> Value:
+        if formatted:
+            raise UnsupportedUseError(f"ONNX cannot write numbers with {' and '.join(formatted)}")
+        if x.dtype.kind == "b":
+            return x.where(x.const("true", object), x.const("false", object))
+        if x.dtype.kind not in "iu":
+            raise UnsupportedUseError("ONNX writes other digits of floating-point numbers")
+        return x.op("Cast", to=TensorProto.STRING)
+
+    replace_node(graph, node, build)

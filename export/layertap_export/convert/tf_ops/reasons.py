@@ -25,7 +25,10 @@ TEXT = frozenset(
 )
 """Operations on the characters of strings."""
 
-LOOPS = frozenset("Case Merge StatelessCase Switch _SwitchN While StatelessWhile".split())
+LOOPS = frozenset(
+    "Case Merge StatelessCase Switch _SwitchN While StatelessWhile TensorListFromTensor "
+    "TensorListGetItem TensorListReserve TensorListSetItem TensorListStack".split()
+)
 """Control flow that tf2onnx does not support."""
 
 MATRICES = frozenset(

@@ -1,0 +1,98 @@
+"""Batches without a sample, and other empty arrays.
+
+Some of onnxruntime's operators divide by a size, and a size of 0 ends the process (Einsum does, as
+of 1.32). An empty batch is therefore never fed. The shapes of its results are known without it:
+they are those of one sample and of two samples, continued to none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from layertap.errors import InputError
+
+from .on_device import dtype_of, is_ortvalue
+
+DIVIDING = b"Einsum"
+"""The name of the operator that an empty array must not reach."""
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array or an `OrtValue`; for anything else, that of a number."""
+    if is_ortvalue(value):
+        return tuple(value.shape()) if value.is_tensor() else ()
+    return tuple(getattr(value, "shape", ()))
+
+
+def is_empty_batch(feeds: Mapping[str, Any]) -> bool:
+    """Whether a value has no row."""
+    return any(shape_of(value)[:1] == (0,) for value in feeds.values())
+
+
+def with_samples(feeds: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The values with `count` rows of zeros in place of none."""
+    return {
+        name: _rows(value, count) if shape_of(value)[:1] == (0,) else value
+        for name, value in feeds.items()
+    }
+
+
+def _rows(value: Any, count: int) -> Any:
+    shape = (count, *shape_of(value)[1:])
+    dtype = dtype_of(value) if is_ortvalue(value) else value.dtype
+    return np.full(shape, "", object) if dtype in (object, "string") else np.zeros(shape, dtype)
+
+
+def run_empty(
+    run: Callable[[Mapping[str, Any]], Sequence[Any]],
+    feeds: Mapping[str, Any],
+    name: str,
+    divides: Callable[[], bool],
+) -> Sequence[Any]:
+    """The results for values of which some are empty.
+
+    Args:
+        run: computes the results, as arrays.
+        feeds: the values.
+        name: the model's name in messages.
+        divides: whether an operator that must not get empty arrays is among those that run.
+
+    Raises:
+        InputError: the results do not follow from the shapes, and cannot be computed safely.
+    """
+    found = _continued(run, feeds)
+    if found is not None:
+        return found
+    given = ", ".join(f"{key} {shape_of(value)}" for key, value in feeds.items())
+    if divides():
+        raise InputError(
+            f"{name} cannot be run on {given}: onnxruntime's Einsum ends the process if a size is "
+            "0. Leave such samples out."
+        )
+    return run(feeds)
+
+
+def _continued(
+    run: Callable[[Mapping[str, Any]], Sequence[Any]], feeds: Mapping[str, Any]
+) -> list[Any] | None:
+    """Empty arrays of the dtypes and shapes that follow from one sample and from two; `None` if
+    they do not all depend on the number of samples."""
+    if any(0 in shape_of(value)[1:] for value in feeds.values()):
+        return None
+    try:
+        one, two = (run(with_samples(feeds, count)) for count in (1, 2))
+    except InputError:  # sizes that depend on each other
+        return None
+    results = []
+    for first, second in zip(one, two, strict=True):
+        if not hasattr(first, "dtype") or first.ndim != second.ndim:
+            return None
+        pairs = zip(first.shape, second.shape, strict=True)
+        shape = [at if at == next_ else 2 * at - next_ for at, next_ in pairs]
+        if 0 not in shape or min(shape) < 0:
+            return None
+        results.append(np.empty(shape, first.dtype))
+    return results

@@ -1,0 +1,22 @@
+"""The batches on which a Keras model is compared, without an export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def batches_of(model: Any) -> tuple[Any, list[Any]]:
+    """The rows that were read, and the batches of a model."""
+    from layertap_export.keras_model.subject import subject_of
+    from layertap_export.verification.batches import Batches
+    from layertap_export.verification.rows_read import RowsRead
+    from layertap_export.verification.uses import follow
+
+    subject = subject_of(model)
+    traced = subject.trace()
+    uses = follow(traced)
+    layers = {x.layer.name: x.layer.name for x in traced.rows if x.symbol is not None}
+    run = subject.runner(layers, [info.name for info in traced.outputs], traced)
+    rows = RowsRead(traced, uses.tables)
+    batches = Batches(subject.inputs, uses, subject.layers, None, run, sizes={}, rows=rows)
+    return rows, [batch for batch, _ in batches]

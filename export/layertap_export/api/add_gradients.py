@@ -162,8 +162,8 @@ def add_gradients(
         for batch in batches:
             found = compare(file, gradients, tensors, batch, seconds / len(batches))
             compared |= {k: x.joined(compared.get(k)) for k, x in found.items()}
-            sizes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
-            labels.append(f"{sizes}, seeded")
+            shapes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
+            labels.append(f"{shapes}, seeded")
         card = _noted(card, compared, golden, labels, tolerance, ready, feeds)
         report = GradientReport(
             path=Path(path),

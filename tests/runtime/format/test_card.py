@@ -23,6 +23,7 @@ from layertap.format.card import (
     LayerCheck,
     MadeFrom,
     Source,
+    TableRows,
     TensorInfo,
     Verification,
 )
@@ -30,7 +31,7 @@ from layertap.format.layer import Layer
 
 CLASSES = (
     Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
-    Gradients, Digest, MadeFrom,
+    Gradients, Digest, MadeFrom, TableRows,
 )  # fmt: skip
 
 FULL: dict[str, Any] = {
@@ -77,11 +78,19 @@ FULL: dict[str, Any] = {
         "batches": ["1 x 4, seeded"],
         "onnxruntime": "1.32.0",
         "layers": {"x": {"max_abs": 0, "scaled": 1e-07, "reference": 2e-05}},
+        "tables": {"embedding": {"read": 5, "rows": 7}},
     },
     "golden": {
         "seed": 0,
         "inputs": [
-            {"name": "x", "shape": [1, 4], "low": -1, "high": 1.5, "choices": ["cat", 7, -0.5]}
+            {
+                "name": "x",
+                "shape": [1, 4],
+                "low": -1,
+                "high": 1.5,
+                "choices": ["cat", 7, -0.5],
+                "step": 0.5,
+            }
         ],
         "layers": {
             "x": {
@@ -115,6 +124,7 @@ PATHS: list[tuple[str | int, ...]] = [
     ("layers", 1),
     ("verification",),
     ("verification", "layers", "x"),
+    ("verification", "tables", "embedding"),
     ("golden",),
     ("golden", "inputs", 0),
     ("golden", "layers", "x"),
@@ -447,7 +457,7 @@ def test_invalid_value_is_a_damaged_card(
 def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
-    optional |= {"digest", "made_from", "file"}
+    optional |= {"digest", "made_from", "file", "tables", "step"}
     optional |= {"sums", "reference"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
@@ -457,6 +467,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
 def test_every_plain_field_is_tested_with_an_invalid_value() -> None:
     """A field whose annotation is missing in `_KINDS` would make every card invalid."""
     nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
+    nested |= {"tables"}
     nested |= {"extra", "digest", "made_from"}
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
     kinds = {annotation for _, name, annotation in plain if name not in nested}

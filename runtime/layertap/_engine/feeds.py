@@ -288,10 +288,23 @@ def _prepared(label: str, images: Sequence[Any], spec: TensorType, recipe: Prepr
         sizes = recipe.size or (height, width)
         free = [size if isinstance(size, int) else 1 for size in (*sizes, channels)]
         return np.empty((0, *free), np.float32)
+    check_size(label, len(images), spec, recipe)
     batch = recipe.batch([_pixels(label, image) for image in images])
     if recipe.scaling is None and spec.dtype in _NUMPY and _NUMPY[spec.dtype].kind in "iu":
         return batch.astype(np.int64)  # pixels, which are whole numbers
     return batch
+
+
+def check_size(label: str, images: int, spec: TensorType, recipe: Preprocessing) -> None:
+    """Check that images of a recipe will fit an input, before they are read: they may be large.
+
+    Raises:
+        InputError: the recipe's size or number of channels is not that of the input.
+    """
+    if recipe.size is not None:
+        sizes, count = recipe.size, recipe.channel_count
+        shape = (count, *sizes) if recipe.channels == "first" else (*sizes, count)
+        _check_shape(label, (images, *shape), spec, recipe)
 
 
 def _pixels(label: str, image: Any) -> Any:

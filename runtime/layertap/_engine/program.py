@@ -156,11 +156,24 @@ class Program:
             return "N"[:rank]
         return f"N{rest}C" if self._channels_last else f"NC{rest}"
 
-    def fitted(self, recipe: Preprocessing) -> Preprocessing:
-        """A recipe for images in the order of axes of the model's first input of images."""
+    def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
+        """A recipe for images in the order of axes of the model's first input of images.
+
+        Args:
+            recipe: a recipe.
+            images: how many images will be prepared at once, if any.
+
+        Raises:
+            InputError: these images would not have the size of the input.
+        """
         for name, kind in self.graph.inputs.items():
             if kind.dims is not None and len(kind.dims) == 4:
-                return recipe.fitted(self.axes(name, 4))
+                recipe = recipe.fitted(self.axes(name, 4))
+                if images:
+                    from .feeds import check_size
+
+                    check_size(f"input {name!r}", images, kind, recipe)
+                break
         return recipe
 
     # --- Requests -------------------------------------------------------------------------------

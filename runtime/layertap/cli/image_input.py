@@ -20,10 +20,11 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
 
     Raises:
         UsageError: there is none.
+        InputError: its images would not have the size of the model's input.
     """
     recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
     if recipe:
-        return program_of(model).fitted(recipe)
+        return program_of(model).fitted(recipe, images=1)
     shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]
     if not shapes:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in model.inputs)

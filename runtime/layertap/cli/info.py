@@ -10,7 +10,7 @@ from layertap.format.card import CLASS_INPUTS, Card, MadeFrom, TensorInfo
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
-from layertap.format.text import counted, printable, type_text
+from layertap.format.text import WIDEST, counted, printable, shortened, type_text
 
 from . import OK, OWN, Command
 from .printing import show
@@ -45,7 +45,7 @@ def _tensors(infos: tuple[TensorInfo, ...]) -> str:
 def _tensor(info: TensorInfo) -> str:
     text = type_text(info.shape, info.dtype)
     dtype = "" if text in ("?", info.dtype) else f" {info.dtype}"
-    return f"{info.name} {text}{dtype}"
+    return f"{shortened(info.name, WIDEST)} {text}{dtype}"
 
 
 def _changes(source: FileSource, card: Card) -> list[tuple[str, str]]:
@@ -85,6 +85,7 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
         count = counted(len(verification.layers) - gradients, gradients, noun)
         before = " (before it was changed)" if changed else ""
         unsteady = sum(one.reference is not None for one in verification.layers.values())
+        allowed = f"allowed {verification.tolerance:.0e}"
         inexact = (
             f"; more in {unsteady}, where {reference} itself is less exact" if unsteady else ""
         )
@@ -92,8 +93,8 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
             (
                 "verification",
                 f"{count} against {reference} ({'; '.join(verification.batches)}): "
-                f"largest scaled error {verification.layers[worst].scaled:.1e} in {worst!r}, "
-                f"allowed {verification.tolerance:.0e}{inexact}{before}",
+                f"largest scaled error {verification.layers[worst].scaled:.1e} in "
+                f"{shortened(worst, WIDEST)!r}, {allowed}{inexact}{before}",
             )
         )
     if card.gradients:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from layertap.errors import InputError, UsageError
+from layertap.format.source import open_regular
 
 SUFFIXES = (".npy", ".npz")
 
@@ -37,9 +38,9 @@ def load_ready(path: str) -> Any:
         InputError: the file does not exist, or is no file of arrays.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
-            with loaded:
+        with open_regular(path) as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
                 # A file written by `layertap run -o` can be fed to the next part of a cut model.
                 paths = _paths_key(loaded.files)
                 return {name: loaded[name] for name in loaded.files if name != paths}

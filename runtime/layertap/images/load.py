@@ -170,14 +170,15 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
     """
     if size is None:
         return None
+    height = width = 0
     with contextlib.suppress(TypeError, ValueError):
         height, width = (operator.index(side) for side in size)
-        if min(height, width) > 0 and not any(isinstance(side, bool) for side in size):
-            _check_pixels(height, width)
-            return height, width
-    raise PreprocessingError(
-        f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
-    )
+    if min(height, width) < 1 or any(isinstance(side, bool) for side in size):
+        raise PreprocessingError(
+            f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
+        )
+    _check_pixels(height, width)
+    return height, width
 
 
 def _check_pixels(height: int, width: int) -> None:

@@ -11,6 +11,7 @@ import os
 from PIL import PngImagePlugin
 
 from layertap.errors import ImageError
+from layertap.format.source import open_regular
 
 KEYWORD = "layertap"
 """The keyword of the text chunk."""
@@ -31,7 +32,7 @@ def mark(kind: str) -> PngImagePlugin.PngInfo:
 def kind_of_own(path: str | os.PathLike[str]) -> str | None:
     """The kind of a picture that layertap wrote; `None` for any other file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:  # a pipe would be waited for
             head = file.read(_HEAD)
     except (OSError, ValueError):
         return None

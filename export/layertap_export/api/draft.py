@@ -10,6 +10,7 @@ import onnx
 
 from layertap.format.card import Card, Gradients, Source, TensorInfo
 from layertap.format.layer import Layer, Shape
+from layertap.images.load import image_libraries
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.verification.declared_shapes import freed
@@ -105,6 +106,7 @@ class CardDraft:
                 self.layers, report.per_sample | {info.name for info in self.inputs}
             ),
             preprocessing=self.preprocessing,
+            images=image_libraries() if self.recipe else None,
             labels=self.labels,
             verification=report.for_card(),
             golden=report.golden,

@@ -269,6 +269,7 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
         outputs=outputs,
         layers=rows,
         preprocessing=card.preprocessing if images else None,
+        images=card.images if images else None,
         labels=card.labels if whole else None,
         verification=verification,
         golden=golden,

@@ -73,6 +73,9 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
         lines.append(("labels", ", ".join(card.labels)))
     if card.preprocessing:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
+    if card.images:
+        versions = ", ".join(f"{name} {version}" for name, version in card.images.items())
+        lines.append(("images", f"read at the export with {versions}"))
     if card.verification and card.verification.layers:
         verification, worst = card.verification, card.verification.worst
         tensors = card.gradients.tensors.values() if card.gradients else ()

@@ -240,6 +240,9 @@ class Card(Record):
     """Every layer of the model, in the order of `model.layers`."""
     preprocessing: Mapping[str, Any] | None = None
     """The recipe, in the form that `layertap.Preprocessing.from_dict` accepts."""
+    images: Mapping[str, str] | None = None
+    """Versions of the libraries that read images at the export, by their names; `None` without a
+    recipe. Since format 1.3."""
     labels: tuple[str, ...] | None = None
     """Names of the classes, in the order of the output's last axis."""
     verification: Verification | None = None
@@ -530,6 +533,11 @@ _KINDS: Mapping[str, Kind] = {
         _all(str, int, float),
     ),
     "Mapping[str, str]": ("an object of strings", (dict,), _are_strings),
+    "Mapping[str, str] | None": (
+        "an object of strings or null",
+        (dict, type(None)),
+        lambda value: value is None or _are_strings(value),
+    ),
     "Mapping[str, Any] | None": (
         "an object or null",
         (dict, type(None)),

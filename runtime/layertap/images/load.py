@@ -42,6 +42,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, UnidentifiedImageError
 
 from layertap._public import public
@@ -145,6 +146,26 @@ def load_image(
         image = _resized(image, size, interpolation, keep_aspect_ratio)
         pixels = np.asarray(image, dtype=np.float32)
         return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
+
+
+def image_libraries() -> dict[str, str]:
+    """Versions of Pillow and of its decoders that may round pixels in another way than other
+    versions, by their names; those that are not known are left out."""
+    from PIL import features  # only exports need it
+
+    supported = features.get_supported()
+    found = {"pillow": PIL.__version__}
+    turbo = "libjpeg_turbo" in supported  # then the version of "jpg" is that of the interface
+    for name, feature in (
+        ("libjpeg_turbo", "libjpeg_turbo") if turbo else ("libjpeg", "jpg"),
+        ("openjpeg", "jpg_2000"),
+        ("libwebp", "webp"),
+        ("libavif", "avif"),
+    ):
+        version = features.version(feature) if feature in supported else None
+        if version:
+            found[name] = version
+    return found
 
 
 def image_name(source: object) -> str:

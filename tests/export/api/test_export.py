@@ -16,6 +16,7 @@ import layertap_export
 from generators import zoo
 from layertap.cli import main
 from layertap.format.card import KEY, Card
+from layertap.images.load import image_libraries
 from shell import files_of_two_processes
 
 pytestmark = [
@@ -166,6 +167,16 @@ def test_labels_and_preprocessing_go_into_the_file(small: Any, tmp_path: Path) -
     tapped = layertap.open(path)
     assert tapped.labels == ("cat", "dog", "bird")
     assert tapped.preprocessing == layertap.Preprocessing.from_dict(recipe)
+    assert tapped.card is not None
+    assert tapped.card.images == image_libraries()
+    again = tmp_path / "again.onnx"
+    layertap_export.export(small, again, labels=tapped.labels, preprocess=recipe)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_card_without_a_recipe_names_no_libraries_of_images(small: Any, tmp_path: Path) -> None:
+    report = layertap_export.export(small, tmp_path / "small.onnx")
+    assert report.card.images is None
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,18 @@ def test_the_card_of_a_head(tiny_file: TinyFile, tmp_path: Path) -> None:
         model.activations(pixels, "conv")
 
 
+def test_a_part_that_reads_images_says_what_read_them(tmp_path: Path) -> None:
+    made = tiny.image_classifier()
+    (entry,) = (item for item in made.metadata_props if item.key == KEY)
+    versions = {"pillow": "13.0.0"}
+    entry.value = replace(Card.from_json(entry.value), images=versions).to_json()
+    whole = layertap.open(made.SerializeToString())
+    whole.cut(tmp_path / "head.onnx", end=["relu"])
+    whole.cut(tmp_path / "tail.onnx", start="conv")
+    cards = [layertap.open(tmp_path / name).card for name in ("head.onnx", "tail.onnx")]
+    assert [card.images if card else {} for card in cards] == [versions, None]
+
+
 def test_the_card_of_a_tail(tiny_file: TinyFile, tmp_path: Path) -> None:
     path = tmp_path / "tail.onnx"
     layertap.open(tiny_file("image_classifier")).cut(path, start="conv")

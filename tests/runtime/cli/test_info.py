@@ -75,6 +75,17 @@ def test_unstated_types_are_question_marks(tmp_path: Path) -> None:
     assert done.out.splitlines()[:2] == ["inputs   none", "outputs  y ?, s sequence"]
 
 
+def test_libraries_that_read_images_are_described(tmp_path: Path) -> None:
+    made = tiny.image_classifier()
+    (prop,) = (item for item in made.metadata_props if item.key == KEY)
+    versions = {"pillow": "13.0.0", "libjpeg_turbo": "3.\x1b2"}
+    prop.value = replace(Card.from_json(prop.value), images=versions).to_json()
+    lines = layertap("info", tiny.save(made, tmp_path / "m.onnx")).out.splitlines()
+    expected = "images         read at the export with libjpeg_turbo 3.\\x1b2, pillow 13.0.0"
+    assert lines[-3].startswith("preprocessing  {")
+    assert lines[-2:] == [expected, "format         1.3"]
+
+
 def with_verification(folder: Path, layers: dict[str, LayerCheck]) -> Path:
     made = tiny.linear_chain()
     (prop,) = (item for item in made.metadata_props if item.key == KEY)

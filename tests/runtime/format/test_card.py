@@ -72,6 +72,7 @@ FULL: dict[str, Any] = {
         },
     ],
     "preprocessing": {"size": None, "scaling": {"mode": "tf"}},
+    "images": {"pillow": "13.0.0", "libjpeg_turbo": "3.2.0"},
     "labels": ["cat", "dog"],
     "verification": {
         "tolerance": 0.0001,
@@ -171,7 +172,8 @@ def test_full_card_is_read() -> None:
 
 
 def test_optional_keys_have_defaults() -> None:
-    parts = "preprocessing labels verification golden gradients notes digest made_from".split()
+    parts = "preprocessing images labels verification golden gradients notes".split()
+    parts += ["digest", "made_from"]
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -401,6 +403,10 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
         ((), "layers", [[]], "Layer is [], not an object"),
         ((), "preprocessing", [], "Card has [] as 'preprocessing', not an object or null"),
         ((), "labels", ["a", 2], "Card has [\"a\", 2] as 'labels', not a list of strings or null"),
+        ((), "images", {"pillow": 13}, "Card has {\"pillow\": 13} as 'images', not an object of "
+         "strings or null"),
+        ((), "images", "13.0.0", "Card has \"13.0.0\" as 'images', not an object of strings or "
+         "null"),
         ((), "labels", "cat", "Card has \"cat\" as 'labels', not a list of strings or null"),
         ((), "verification", {}, "Verification has no 'tolerance'"),
         ((), "digest", "ab", "Digest is \"ab\", not an object"),
@@ -458,7 +464,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file", "tables", "step"}
-    optional |= {"sums", "reference"}
+    optional |= {"sums", "reference", "images"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

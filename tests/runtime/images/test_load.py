@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from layertap.errors import ImageError, LayertapWarning, PreprocessingError
-from layertap.images.load import image_name, load_image
+from layertap.images.load import image_libraries, image_name, load_image
 
 HEIGHT, WIDTH = 17, 23
 FILTERS = ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -582,6 +582,25 @@ def test_invalid_size_is_a_preprocessing_error(size: Any) -> None:
     assert str(caught.value) == (
         f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
     )
+
+
+@pytest.mark.parametrize("size", [(40_000, 40_000), (1, 1 << 40), (1 << 70, 1)])
+def test_size_of_too_many_pixels_says_so(size: tuple[int, int]) -> None:
+    with pytest.raises(PreprocessingError) as caught:
+        load_image(RGB, size=size)
+    assert str(caught.value) == (
+        f'"size" is [{size[0]}, {size[1]}], which is more than 178956970 pixels. If you need that, '
+        "increase PIL.Image.MAX_IMAGE_PIXELS."
+    )
+
+
+def test_libraries_are_those_of_pillow() -> None:
+    versions = image_libraries()
+    assert next(iter(versions.items())) == ("pillow", PIL.__version__)
+    assert ("libjpeg_turbo" in versions) == features.check_feature("libjpeg_turbo")
+    assert versions.get("openjpeg") == features.version_codec("jpg_2000")
+    assert versions.get("libwebp") == features.version_module("webp")
+    assert all(version and version.isprintable() for version in versions.values())
 
 
 @pytest.mark.parametrize("option", ["color_mode", "interpolation", "depth"])

@@ -156,7 +156,8 @@ class Draw:
         """An input that goes through all that it selects, as far as it has elements."""
         if self.keys is not None:
             index = swept(shape, 0.0, float(len(self.keys)), 1.0).astype(np.int64)
-            return np.array(self.keys, object if info.dtype == "string" else info.dtype)[index]
+            keys = np.array(self.keys, object if info.dtype == "string" else info.dtype)
+            return np.asarray(keys[index], keys.dtype)
         if self.parts > 1:
             middles = swept(shape, 0.0, float(self.parts), 1.0) + 0.5
             numbers = self.low + (self.high - self.low) / self.parts * middles

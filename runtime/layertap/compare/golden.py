@@ -82,18 +82,19 @@ def seeded(
     """Uniform numbers as an input of `dtype`: whole ones for integers, true or false for bool.
 
     With `choices`, each number, rounded down, is the index of a choice. With `step`, the numbers
-    are those of `swept`, and the seed has no effect.
+    are those of `swept`, and the seed has no effect. For the shape `()`, numpy would return numbers
+    in some of these places, which not everything takes that takes arrays.
     """
     numbers = uniform(shape, low, high, seed) if step is None else swept(shape, low, high, step)
     if choices is not None:
         values = np.array(choices, object if dtype == "string" else dtype)
-        return values[np.floor(numbers).astype(np.int64)]
+        return np.asarray(values[np.floor(numbers).astype(np.int64)], values.dtype)
     if dtype == "bool":
-        return numbers >= (low + high) / 2
+        return np.asarray(numbers >= (low + high) / 2)
     if np.dtype(dtype).kind in "iu":
         numbers = np.floor(numbers)
     with np.errstate(all="ignore"):  # numbers beyond the range of the dtype
-        return numbers.astype(dtype)
+        return np.asarray(numbers, dtype)
 
 
 def feeds(golden: Golden, inputs: Sequence[TensorInfo]) -> dict[str, NDArray[Any]]:

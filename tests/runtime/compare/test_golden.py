@@ -96,6 +96,24 @@ def test_whole_inputs_take_every_value_of_the_range(dtype: str, low: int, high: 
     assert np.unique(found).tolist() == list(range(low, high))
 
 
+@pytest.mark.parametrize("step", [None, 1.0])
+@pytest.mark.parametrize(
+    ("dtype", "choices"),
+    [
+        *((dtype, None) for dtype in ("float32", "float16", "int32", "uint8", "bool")),
+        ("string", ("a", "b")),
+        ("int64", (5, 6)),
+    ],
+)
+def test_a_sample_without_axes_is_an_array(
+    dtype: str, choices: tuple[Any, ...] | None, step: float | None
+) -> None:
+    made = seeded((), dtype, 0.0, 2.0, 0, choices, step)
+    assert type(made) is np.ndarray
+    assert (made.shape, made.dtype) == ((), np.dtype("O" if dtype == "string" else dtype))
+    assert made.item() == seeded((1,), dtype, 0.0, 2.0, 0, choices, step)[0]
+
+
 def test_truth_values_are_about_half() -> None:
     found = seeded((1000,), "bool", 0.0, 1.0, seed=0)
     assert found.dtype == np.bool_

@@ -224,6 +224,28 @@ def test_the_outputs_of_a_signature_can_be_exported(
     )
 
 
+@pytest.mark.parametrize(("dtype", "value"), [("int32", 3), ("bool", True), ("float16", 1.5)])
+def test_a_scalar_of_any_dtype_is_an_input(
+    dtype: str, value: Any, keras: Any, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    specs = [tf.TensorSpec([None, 5], name="x"), tf.TensorSpec([], dtype, name="factor")]
+    module.call = tf.function(
+        lambda x, factor: {"y": x * tf.cast(factor, "float32")}, input_signature=specs
+    )
+    path = tmp_path / "module"
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.call})
+    report = layertap_export.export(path, tmp_path / "module.onnx")
+    kinds = [label.rpartition(", ")[2] for label in report.verification.batches]
+    assert kinds == ["seeded", "seeded", "zeros", "negative", "times 100"]
+    assert main(["check", str(report.path)]) == 0
+    given = {"x": X, "factor": np.array(value, dtype)}
+    predicted = layertap.open(report.path).predict(given)
+    np.testing.assert_allclose(predicted, X * np.float32(value), rtol=1e-6)
+
+
 def test_any_signature_can_be_exported(signatures: Path, tmp_path: Path) -> None:
     report = layertap_export.export(signatures, tmp_path / "relu.onnx", signature="relu")
     assert str(report).splitlines()[1] == (

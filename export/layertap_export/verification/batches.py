@@ -400,7 +400,12 @@ class Batches:
             if made is not None:
                 yield from self._seen(*made)
                 return
-        self.notes.append(f"the model does not run on {words}")
+        values = {
+            "negative": "negative values",
+            "times 100": "values times 100",
+            "negative, times 100": "negative values times 100",
+        }.get(words, words)
+        self.notes.append(f"not compared on {values}: the model does not take them")
 
     def _rest_of_rows(self, per_sample: float) -> Iterator[tuple[Batch, Activations]]:
         """A batch that goes through every row of the tables, if the first ones did not."""

@@ -115,7 +115,7 @@ class VerificationReport(Readable):
             return (
                 f"verified {self._counted} against {self.reference} on {len(self.batches)} "
                 f"batches ({'; '.join(self.batches)}){self._of_steady()}{self._of_unsteady()}"
-                f"{self._against_float64()}{self._rows}"
+                f"{self._against_float64()}{self._rows}{self._refused}"
             )
         return "\n".join(self._failure()) + self._against_float64()
 
@@ -153,6 +153,12 @@ class VerificationReport(Readable):
         ]
         more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
         return f"\nrows of tables that were read: {', '.join(shown[:5])}{more}"
+
+    @property
+    def _refused(self) -> str:
+        """The first batches that the model does not take, one a line."""
+        more = f" and {len(self.notes) - 3} more" if len(self.notes) > 3 else ""
+        return "".join(f"\n{note}" for note in self.notes[:3]) + more
 
     def _against_float64(self) -> str:
         known = [x for x in self.layers if x.from_float64 is not None]

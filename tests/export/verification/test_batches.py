@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,29 @@ class TestRanges:
         assert np.abs(batches[-1].arrays[0]).max() > 10
         assert batches[2].arrays[0].tolist() == np.zeros((1, 4)).tolist()
         assert batches[3].arrays[0].max() <= 0
+
+
+def test_the_report_says_which_batches_the_model_does_not_take(keras: Any, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Small(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            with tf.control_dependencies([tf.debugging.assert_less(tf.abs(x), 50.0)]):
+                return tf.identity(x) * 2.0
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+    entry = keras.Input((4,))
+    model = keras.Model(entry, keras.layers.Dense(2)(Small()(entry)))
+    report = layertap_export.export(model, tmp_path / "small.onnx")
+    note = "not compared on values times 100: the model does not take them"
+    assert report.verification.notes == (note,)
+    assert str(report).splitlines()[2:] == [note]
+    verified = replace(report.verification, notes=tuple(map(str, range(5))))
+    assert str(verified).splitlines()[1:] == ["0", "1", "2 and 2 more"]
+    plain = keras.Model(entry, keras.layers.Dense(2)(entry))
+    assert layertap_export.export(plain, tmp_path / "plain.onnx").verification.notes == ()
 
 
 def test_a_model_that_runs_on_no_batch_says_what_to_do(keras: Any, tmp_path: Path) -> None:

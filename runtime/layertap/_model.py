@@ -406,9 +406,18 @@ class Model:
             ImageError: an image cannot be read.
             RunTimeoutError: the run took longer than `timeout`.
         """
-        with time_limit(timeout):
-            tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
-            return tap(inputs, preprocess)
+        if timeout is not None:
+            with time_limit(timeout):
+                return self.activations(
+                    inputs,
+                    layers,
+                    preprocess,
+                    dtype=dtype,
+                    contiguous=contiguous,
+                    on_device=on_device,
+                )
+        tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
+        return tap(inputs, preprocess)
 
     def predict(
         self,

@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from layertap.errors import (
@@ -25,8 +26,9 @@ from .library import (
     import_onnxruntime,
     supports_external_weights,
 )
-from .session import Session, check_fork, reason_of, session_options, start_stoppably
+from .session import Session, check_fork, reason_of, session_options
 from .settings import Provider, Settings
+from .stopping import start_stoppably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +44,7 @@ class Engine:
             DeviceError: it is not available.
         """
         self._settings = settings
+        self._ort: Any = None
         self._threads = int(settings.threads or available_threads())
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
@@ -75,9 +78,16 @@ class Engine:
         self.device = device.label(unit)
         self._providers = devices.providers(device, unit, self._threads, tf32, prefer_nhwc)
 
+    def _onnxruntime(self) -> Any:
+        """The package onnxruntime, imported on first use."""
+        if self._ort is None:
+            self._ort = import_onnxruntime()
+        return self._ort
+
     @property
     def maps_weights(self) -> bool:
         """Whether sessions may keep weights in files."""
+        self._onnxruntime()
         return not self._settings.copy_weights and supports_external_weights()
 
     @property
@@ -123,14 +133,17 @@ class Engine:
             ModelFileError: onnxruntime rejects the model.
             DeviceError: onnxruntime does not use a requested provider.
         """
-        ort = import_onnxruntime()
+        ort = self._onnxruntime()
         options = self._options(ort)
         check_fork(self._providers)
         if folder is not None:
             entry = "session.model_external_initializers_file_folder_path"
             options.add_session_config_entry(entry, str(folder))
         try:
-            session = start_stoppably(ort.InferenceSession, model, options, self._providers, name)
+            start = partial(
+                ort.InferenceSession, model, options, providers=self._providers, enable_fallback=0
+            )
+            session = start_stoppably(start, options, name)
         except LayertapError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base class
@@ -144,7 +157,7 @@ class Engine:
         # onnxruntime keeps the bytes, in case the providers are changed later.
         with contextlib.suppress(AttributeError):
             session._model_bytes = None
-        return Session(session, name, check, self.memory)
+        return Session(session, name, ort.RunOptions, check, self.memory)
 
     def _options(self, ort: Any) -> Any:
         given = self._settings.session_options

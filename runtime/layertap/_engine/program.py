@@ -275,9 +275,9 @@ class Program:
             fused: whether a quantised model may be computed in integers, see `_quantised`.
         """
         self.check_open()
+        in_float = self._quantised and not fused
         plan = self.plan(tensors, given, appended, peeled)
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
-        in_float = self._quantised and not fused
         key = (*plan.key, *dtypes.values(), in_float)
         engine = self.engine.in_float() if in_float else self.engine
         start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
@@ -415,10 +415,8 @@ class Program:
     def runner(self, request: Request, *, peeled: bool = True, on_device: bool = False) -> Runner:
         """Prepare to compute `request` from inputs."""
         runner = Runner(self, request, peeled, on_device)
-        size = 0
-        for layer in request.layers:
-            size += layer.nbytes() or 0
-        if size > MUCH:
+        # A single layer's activation is one allocation, for which nothing has to be freed.
+        if len(request.layers) > 1 and sum(x.nbytes() or 0 for x in request.layers) > MUCH:
             give_back_memory()
         return runner
 

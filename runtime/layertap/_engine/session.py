@@ -8,7 +8,7 @@ import re
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from layertap._escaping import shortened
 from layertap.errors import DeviceError, InputError, LayertapError, UsageError, suggest
@@ -17,9 +17,7 @@ from layertap.format.graph import TensorType
 from . import devices
 from .cache import forget_all
 from .library import import_onnxruntime
-from .stopping import stoppable
-
-T = TypeVar("T")
+from .stopping import run_stoppably, start_stoppably
 
 
 def plain_session(
@@ -42,18 +40,21 @@ def plain_session(
     options = session_options(ort, {"log_severity_level": devices.SILENT, **entries})
     chosen = providers or [(devices.CPU.provider, {})]
     name = "the model" if isinstance(model, bytes) else repr(os.fspath(model))
-    return _Plain(start_stoppably(ort.InferenceSession, model, options, chosen, name), name)
+    start = partial(ort.InferenceSession, model, options, providers=chosen, enable_fallback=0)
+    return _Plain(start_stoppably(start, options, name), name, ort.RunOptions)
 
 
 class _Plain:
     """An `InferenceSession` whose runs Ctrl-C stops."""
 
-    def __init__(self, inner: Any, name: str) -> None:
+    def __init__(self, inner: Any, name: str, kind: Any) -> None:
         self._inner = inner
         self._name = name
+        self._kind = kind
 
     def run(self, outputs: Any, feeds: Any) -> Any:
-        return run_stoppably(partial(self._inner.run, outputs, feeds), self._name, feeds)
+        run = partial(self._inner.run, outputs, feeds)
+        return run_stoppably(run, self._kind, partial(_running, self._name, feeds))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -103,11 +104,21 @@ class Session:
         self,
         session: Any,
         name: str,
+        run_options: Callable[[], Any],
         check: Callable[[], None] | None = None,
         memory: devices.DeviceMemory = devices.HOST,
     ) -> None:
+        """
+        Args:
+            session: onnxruntime's own session.
+            name: the model's name in messages.
+            run_options: onnxruntime's class `RunOptions`.
+            check: called before each run; raises if files of weights were changed.
+            memory: the memory of its device.
+        """
         self.inner = session
         """onnxruntime's own session."""
+        self._run_options = run_options
         self.lost = False
         """Whether this is a forked process, which needs a session of its own."""
         self._name = name
@@ -153,7 +164,9 @@ class Session:
             if on_device or any(hasattr(value, "data_ptr") for value in feeds.values()):
                 return self._run_bound(outputs, feeds, on_device)
             values: list[Any] = run_stoppably(
-                partial(self.inner.run, outputs, feeds), self._name, feeds
+                partial(self.inner.run, outputs, feeds),
+                self._run_options,
+                partial(_running, self._name, feeds),
             )
         except LayertapError:
             raise
@@ -184,72 +197,19 @@ class Session:
             binding.bind_output(name, *(self._memory if on_device else devices.HOST))
         # Other libraries compute asynchronously, and may not have finished yet.
         binding.synchronize_inputs()
-        run_stoppably(partial(self.inner.run_with_iobinding, binding), self._name, feeds)
+        run_stoppably(
+            partial(self.inner.run_with_iobinding, binding),
+            self._run_options,
+            partial(_running, self._name, feeds),
+        )
         binding.synchronize_outputs()
         values = binding.get_outputs()
         return [shareable(value) if on_device else value.numpy() for value in values]
 
 
-def start_stoppably(
-    kind: Any,
-    model: bytes | str | os.PathLike[str],
-    options: Any,
-    providers: devices.Providers,
-    name: str,
-) -> Any:
-    """Make a session so that Ctrl-C and the end of its time stop it.
-
-    onnxruntime can be stopped while it loads a model from version 1.22 on.
-
-    Args:
-        kind: onnxruntime's class, or one derived from it.
-        model: a file, or its contents.
-        options: the session's options.
-        providers: onnxruntime's execution providers.
-        name: the model's name in messages.
-
-    Raises:
-        RunTimeoutError: see `stopping.stoppable`.
-        RunInterruptedError: see there.
-        Exception: onnxruntime's own error, if it refuses the model.
-    """
-    cancel = getattr(options, "set_load_cancellation_flag", lambda _: None)
-    try:
-        return stoppable(
-            lambda: kind(model, options, providers=providers, enable_fallback=0),
-            lambda: cancel(True),
-            lambda: cancel(False),
-            lambda: f"loading {name}",
-        )
-    finally:
-        cancel(False)
-
-
-def run_stoppably(call: Callable[[Any], T], name: str, feeds: Mapping[str, Any]) -> T:
-    """Run a session so that Ctrl-C and the end of its time stop it.
-
-    Args:
-        call: runs it with onnxruntime's `RunOptions`.
-        name: the model's name in messages.
-        feeds: what it runs on, for messages.
-
-    Raises:
-        RunTimeoutError: see `stopping.stoppable`.
-        RunInterruptedError: see there.
-    """
-    make = import_onnxruntime().RunOptions
-    options = make()
-
-    def renew() -> None:
-        nonlocal options
-        options = make()
-
-    def stop() -> None:
-        options.terminate = True
-
-    return stoppable(
-        lambda: call(options), stop, renew, lambda: f"running {name} on {_listing(feeds)}"
-    )
+def _running(name: str, feeds: Mapping[str, Any]) -> str:
+    """What a session does, for messages."""
+    return f"running {name} on {_listing(feeds)}"
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()

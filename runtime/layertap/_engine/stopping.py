@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from layertap.errors import RunInterruptedError, RunTimeoutError, UsageError
 
@@ -220,6 +220,57 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
     finally:
         _local.limit = before
+
+
+def start_stoppably(start: Callable[[], T], options: Any, name: str) -> T:
+    """Make a session so that Ctrl-C and the end of its time stop it.
+
+    onnxruntime can be stopped while it loads a model if its session options have a flag for that;
+    1.32 has.
+
+    Args:
+        start: makes the session.
+        options: its `onnxruntime.SessionOptions`.
+        name: the model's name in messages.
+
+    Raises:
+        RunTimeoutError: see `stoppable`.
+        RunInterruptedError: see there.
+        Exception: onnxruntime's own error, if it refuses the model.
+    """
+    cancel = getattr(options, "set_load_cancellation_flag", lambda _: None)
+    try:
+        return stoppable(
+            start, lambda: cancel(True), lambda: cancel(False), lambda: f"loading {name}"
+        )
+    finally:
+        cancel(False)
+
+
+def run_stoppably(
+    run: Callable[[Any], T], make_options: Callable[[], Any], what: Callable[[], str]
+) -> T:
+    """Run a session so that Ctrl-C and the end of its time stop it.
+
+    Args:
+        run: runs it with the options.
+        make_options: onnxruntime's class `RunOptions`.
+        what: gives what it does, for messages.
+
+    Raises:
+        RunTimeoutError: see `stoppable`.
+        RunInterruptedError: see there.
+    """
+    options = make_options()
+
+    def renew() -> None:
+        nonlocal options
+        options = make_options()
+
+    def stop() -> None:
+        options.terminate = True
+
+    return stoppable(lambda: run(options), stop, renew, what)
 
 
 def stoppable(

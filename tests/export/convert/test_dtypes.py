@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import reference
 from cards import golden_of, gradients_of
 from layertap.cli import main
 from layertap.compare.check import check
+from layertap.errors import LayertapWarning
 from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.passes.cast_around import SUBSTITUTES, substitute
 
@@ -105,7 +107,9 @@ def test_bfloat16_is_widened(policy: str, keras: Any, tmp_path: Path) -> None:
     keras.config.set_dtype_policy("float32")
     wide = network(keras)
     wide.set_weights(weights)
-    assert layertap_export.verify(tmp_path / "model.onnx", wide, tolerance=1e-5)
+    with warnings.catch_warnings():  # the weights are the same, but wider
+        warnings.simplefilter("ignore", LayertapWarning)
+        assert layertap_export.verify(tmp_path / "model.onnx", wide, tolerance=1e-5)
     types = {item.data_type for item in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert TensorProto.BFLOAT16 not in types
 
@@ -137,8 +141,8 @@ def test_float64_is_kept_where_there_are_kernels(
 def test_a_tolerance_of_ones_own(policy: str, keras: Any, tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, "tanh")])
-    with pytest.raises(layertap_export.VerificationError, match="by more than 1e-06"):
-        layertap_export.export(model, tmp_path / "model.onnx", tolerance=1e-6)
+    report = layertap_export.export(model, tmp_path / "model.onnx", tolerance=1e-6)
+    assert "Keras's own 8" in str(report)  # in 16 bits Keras itself cannot hold that
     report = layertap_export.export(model, tmp_path / "model.onnx", tolerance=0.5)
     assert check(layertap.open(report.path)).tolerance == 0.5
 

@@ -448,7 +448,7 @@ def test_unrolled_steps_can_be_read(keras: Any, tmp_path: Path) -> None:
     entry = keras.Input((2, 4), name="x")
     model = seeded(keras.Model(entry, keras.layers.GRU(2, unroll=True, name="gru")(entry)))
     report = layertap_export.export(model, tmp_path / "model.onnx")
-    cells = [f"gru/gru_cell{call}{state}" for call in ("", "#1") for state in ("", ":1")]
+    cells = [f"gru/cell{call}{state}" for call in ("", "#1") for state in ("", ":1")]
     assert report.exposed == ("x", "gru", *cells)
 
 
@@ -598,7 +598,7 @@ def test_the_file_is_what_the_layers_give(keras: Any, tmp_path: Path) -> None:
     for shape in ((1, 1, 3), (4, 9, 3)):
         x = sequences(*shape)
         x[0, -2:] = 0
-        found = opened.activations(x, ["gru", "both", "both/backward_lstm", "rnn", "rnn:1"])
+        found = opened.activations(x, ["gru", "both", "both/backward_layer", "rnn", "rnn:1"])
         part = keras.Model(entry, [model.get_layer(name).output for name in ("gru", "both")])
         gru, both = part(x)
         last, state = model(x)

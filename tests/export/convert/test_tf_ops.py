@@ -109,7 +109,14 @@ def every_handler_is_called(request: pytest.FixtureRequest, keras: Any) -> Itera
     here = [item for item in request.session.items if item.path == request.path]
     tests = [name for name in vars(request.module) if name.startswith("test_")]
     if {getattr(item, "originalname", item.name) for item in here} >= set(tests):
-        assert sorted(handlers.keys() - called) == []
+        assert sorted(handlers.keys() - called - ELSEWHERE) == []
+
+
+ELSEWHERE = {
+    *("AsString", "AvgPool", "AvgPool3D", "ExtractImagePatches", "MatrixDiagV3", "MatrixSetDiagV3"),
+    *("MaxPool", "MaxPool3D", "SparseSoftmaxCrossEntropyWithLogits", "ReverseV2", "StopGradient"),
+}
+"""Operations that test_edges.py, test_recurrent.py and the tests of gradients convert."""
 
 
 def agree(pairs: Sequence[tuple[Array, Array]], rtol: float = 1e-6, atol: float = 1e-6) -> None:

@@ -59,6 +59,7 @@ def test_an_optional_input_and_an_output_per_layer() -> None:
         weights="score_weights",
         tensors={"relu": "grad/relu", "image": "grad/image"},
         broadcasts=False,
+        class_input="optional",
     )
     assert independent == ()
     entry = next(x for x in made.graph.input if x.name == "score_weights")

@@ -276,7 +276,7 @@ class Inner:
         freed.append(self)
 
 cache = Cache(1)
-cache.get("key", lambda: Session(Inner(), "model"))
+cache.get("key", lambda: Session(Inner(), "model", object))
 child = os.fork()
 if child == 0:
     os._exit(len(freed))
@@ -307,7 +307,7 @@ def test_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         def get_providers(self) -> list[str]:
             return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-    session = session_module.Session(OnCuda(), "the model")
+    session = session_module.Session(OnCuda(), "the model", object)
     engine = Engine(Settings())
     engine._providers = [("CUDAExecutionProvider", {}), ("CPUExecutionProvider", {})]
     session_module._after_fork()

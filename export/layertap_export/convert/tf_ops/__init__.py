@@ -73,10 +73,7 @@ HANDLERS: Mapping[str, Handler] = {
     "CTCGreedyDecoder": sequences.ctc_greedy_decoder,
     # linear algebra
     "Cross": formula(linear_algebra.cross),
-    "MatrixDiag": linear_algebra.diagonal_matrix,
-    "MatrixDiagV2": linear_algebra.diagonal_matrix,
     "MatrixDiagV3": linear_algebra.diagonal_matrix,
-    "MatrixSetDiagV2": linear_algebra.with_diagonal,
     "MatrixSetDiagV3": linear_algebra.with_diagonal,
     "LogMatrixDeterminant": formula(linear_algebra.log_determinant),
     # Fourier transforms

@@ -14,11 +14,13 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import layertap
 import pages
 from layertap.compare import golden
 from layertap.format import card as schema
+from layertap.format import graph
 from layertap.format.card import MAJOR, MINOR, Card
 from layertap.format.layer import Layer
 from layertap.images import load, preprocessing
@@ -108,6 +110,37 @@ def test_recipe_is_documented_with_every_key_and_choice() -> None:
         for item in keys:
             default = re.search(rf"`{item.name}` \(([^ ]+) if left out\)", modes[mode][1])
             assert (float(default[1]) if default else MISSING) == item.default
+
+
+def test_limits_are_those_of_the_code() -> None:
+    limits = {row[0]: row[1] for row in rows(section("Limits"))}
+    assert f"at most {graph.MAX_RANK} axes" in limits["shapes"]
+    assert f"at most {graph.MAX_RANK} axes" in limits["tensors in the graph"]
+    assert f"at most {graph.MAX_DEPTH} inside" in limits["subgraphs"]
+    assert golden.MOST_VALUES == 2**27
+    assert "at most 2^27 values" in limits["`golden.inputs`"]
+    assert Image.MAX_IMAGE_PIXELS
+    assert f"{2 * Image.MAX_IMAGE_PIXELS:,} pixels" in limits["`size` in the recipe"]
+    (most,) = re.findall(r"at most (\d+) objects", limits["nesting"])
+    data = json.loads(blocks("json")[0])
+    for key in ("unknown", "preprocessing"):
+        for depth, fits in ((int(most), True), (int(most) + 3, False)):
+            value: Any = {"innermost": 0}
+            for _ in range(depth - 1):
+                value = {"inner": value}
+            text = json.dumps({**data, key: value})
+            if fits:
+                Card.from_json(text)
+            else:
+                with pytest.raises(layertap.ModelFileError):
+                    Card.from_json(text)
+    for number, fits in ((2**63 - 1, True), (2**63, False), (-1, False)):
+        text = json.dumps({**data, "golden": {**data["golden"], "seed": number}})
+        if fits:
+            Card.from_json(text)
+        else:
+            with pytest.raises(layertap.ModelFileError):
+                Card.from_json(text)
 
 
 # --- The example --------------------------------------------------------------------------------

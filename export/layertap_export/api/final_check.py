@@ -59,14 +59,14 @@ def check_finished(
     if not verified.begins(temporary):
         raise VerificationError(f"{path} was changed after it was verified.", report)
     opened = layertap.open(temporary, device="cpu")
+    if opened.card is None or opened.card.to_json() != card.to_json():
+        raise VerificationError(f"the card in {path} is not the one that was made for it.", report)
     sampled = card.golden is not None and card.golden.layers  # not if all outputs are strings
     checked = check(opened) if sampled else True
     if not checked:
         raise VerificationError(
             f"{path} passed the comparison, but does not pass `layertap check`: {checked}", report
         )
-    if opened.card is None or opened.card.to_json() != card.to_json():
-        raise VerificationError(f"the card in {path} is not the one that was made for it.", report)
 
 
 def _sha256(path: Path, size: int) -> str:

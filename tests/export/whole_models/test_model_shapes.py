@@ -413,6 +413,7 @@ def test_an_export_does_not_affect_other_threads_or_a_tape(keras: Any, tmp_path:
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.filterwarnings("ignore:the model's weights are not those")
 def test_the_first_layer_to_diverge_is_the_innermost(keras: Any, tmp_path: Path) -> None:
     model = zoo.make(keras, "nested")
     layertap_export.export(model, tmp_path / "nested.onnx")

@@ -189,6 +189,7 @@ for name in ("named", "unnamed", "sub", "chain"):
     assert len(files) == 4
 
 
+@pytest.mark.filterwarnings("ignore:the model's weights are not those")
 @pytest.mark.parametrize("name", ["unnamed", "sub"])
 def test_verify_matches_layers_by_place(name: str, nets: Any, keras: Any, tmp_path: Path) -> None:
     """Also where a name occurs in both and means another layer: `dense_1`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,39 @@ def test_tables_in_a_notebook(tmp_path: Path) -> None:
     assert layertap.format.text.as_html(row.name) == (
         '<pre style="white-space: pre; overflow-x: auto">&lt;b&gt;&amp;</pre>'
     )
+
+
+# --- Times and parts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [np.float32(9), np.int64(9), Decimal(9), 1e12, 1e30])
+def test_a_timeout_is_any_number(tiny_file: TinyFile, seconds: Any) -> None:
+    """None of them ends the thread that stops runs."""
+    model = layertap.open(tiny_file("differentiable"))
+    assert model.predict(tiny.images(), timeout=seconds).shape == (2, 3)
+    assert "layertap-stopping" in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), "a", True, 10**400])
+def test_what_is_no_timeout(classifier: layertap.Model, seconds: Any) -> None:
+    with pytest.raises(UsageError, match=r"^timeout must be a number of seconds greater than 0"):
+        classifier.predict(tiny.images(), timeout=seconds)
+
+
+@pytest.mark.parametrize("what", [b"conv", [b"conv"], 3.5])
+def test_what_selects_no_gradient(tiny_file: TinyFile, what: Any) -> None:
+    with pytest.raises(UsageError, match=r"^cannot select a layer by"):
+        layertap.open(tiny_file("differentiable")).gradients(tiny.images(), what)
+
+
+def test_a_part_cannot_start_from_a_sequence(tmp_path: Path) -> None:
+    nodes = [
+        tiny.node("Relu", "x", "r"),
+        tiny.node("SequenceConstruct", "r x", "sq"),
+        tiny.node("ConcatFromSequence", "sq", "y", axis=1),
+    ]
+    made = tiny.model(nodes, [tiny.value("x", ["n", 2])], [tiny.value("y", ["n", 4])])
+    model = layertap.open(tiny.save(made, tmp_path / "m.onnx"))
+    with pytest.raises(UsageError, match=r"^'sq' is a sequence, and a part can only start from"):
+        model.cut(tmp_path / "part.onnx", start="sq")
+    assert not (tmp_path / "part.onnx").exists()

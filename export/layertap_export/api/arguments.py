@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral
@@ -145,7 +146,8 @@ def _label(item: object) -> str:
     if isinstance(item, np.generic):
         item = item.item()
     if isinstance(item, bytes):
-        item = item.decode("utf-8", "replace")
+        with contextlib.suppress(UnicodeDecodeError):
+            item = item.decode()
     if isinstance(item, (str, int, float)) and item == item:  # but not NaN
         text = str(item)
         if not any("\ud800" <= character <= "\udfff" for character in text):

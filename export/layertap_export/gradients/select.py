@@ -33,7 +33,8 @@ def listed(asked: Selector | Iterable[Selector] | None) -> list[Selector]:
     """
     if asked is None or isinstance(asked, (bool, np.bool_)):
         return [ALL] if asked else []
-    if not isinstance(asked, (str, Integral, slice, Layer, Iterable)):
+    selects = isinstance(asked, (str, Integral, slice, Layer, Iterable))
+    if not selects or isinstance(asked, (bytes, bytearray)):
         raise UsageError(_not_a_selector(asked))
     alone = isinstance(asked, (str, Integral, slice, Layer))
     found: list[Any] = [asked] if alone else list(asked)  # type: ignore[arg-type]

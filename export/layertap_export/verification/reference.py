@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
 from layertap_export.convert.dtypes import as_in_file
 from layertap_export.keras_model.subject import Run, Subject
 from layertap_export.keras_model.tracing import Trace
@@ -38,7 +36,7 @@ def precise_runner(subject: Subject, card: CardLike, wanted: Collection[str]) ->
     copy = subject.in_float64()
     run = runner(copy, card, wanted)
     # A model may declare a float32 input although its layers compute in another dtype.
-    dtypes = [np.dtype(info.dtype) for info in copy.inputs]
+    dtypes = [info.dtype for info in copy.inputs]
     return lambda arrays: run(
         [x.astype(to) if x.dtype.kind == "f" else x for x, to in zip(arrays, dtypes, strict=True)]
     )

@@ -129,6 +129,14 @@ def write_part(
     if unread:
         raise UsageError(f"no end of the part depends on {unread[0]!r}.")
     known = _known_types(program, [*layers, *asked])
+    for tensor, name in layers.items():
+        kind = known[tensor].dtype if tensor in known else ""
+        if kind in ("sequence", "map", "optional"):
+            article = "an" if kind == "optional" else "a"
+            raise UsageError(
+                f"{name!r} is {article} {kind}, and a part can only start from tensors. Start from "
+                "a layer before or after it."
+            )
     defaults = _default_weights(program, plan, class_input)
     card = None
     if program.card:

@@ -36,6 +36,10 @@ SIGNALS = frozenset(
 """The signals that stop a run. A signal without a handler in Python ends the process anyway."""
 
 
+LONGEST = 1e6
+"""Seconds; the system cannot wait for much longer."""
+
+
 class _Run:
     """A native call that can be stopped."""
 
@@ -208,14 +212,15 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
         return
     try:
-        valid = 0 < seconds < math.inf and not isinstance(seconds, bool)
-    except TypeError:
+        limit = float(seconds)
+        valid = 0 < limit < math.inf and not isinstance(seconds, bool)
+    except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:
         raise UsageError(f"timeout must be a number of seconds greater than 0, got {seconds!r}.")
     before: tuple[float, float] | None = getattr(_local, "limit", None)
-    limit = (time.monotonic() + seconds, float(seconds))
-    _local.limit = limit if before is None else min(before, limit)
+    ends = (time.monotonic() + min(limit, LONGEST), limit)
+    _local.limit = ends if before is None else min(before, ends)
     try:
         yield
     finally:

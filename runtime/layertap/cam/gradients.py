@@ -18,8 +18,7 @@ import numpy as np
 from layertap._cut import boundary
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap.errors import ModelFileError
-from layertap.format.layer import Layer
-from layertap.format.select import Selector, is_single
+from layertap.format.select import Selector, as_selectors, is_single
 
 from . import available, targets
 from .axes import copies
@@ -59,9 +58,7 @@ def _listed(program: Program, layers: Any) -> Any:
         return None
     if isinstance(layers, str) and layers == "all" and not _names(program, layers):
         return None
-    if isinstance(layers, (str, slice, Layer)) or not isinstance(layers, Iterable):
-        return layers
-    return list(layers)
+    return as_selectors(layers)
 
 
 def _names(program: Program, text: str) -> bool:

@@ -21,6 +21,8 @@ MARGIN = 8
 """Pixels between the pictures of a panel, and around them."""
 MIN_SIDE = 256
 """Minimum length in pixels of the longer side of a picture in a panel."""
+LONGEST_TITLE = 500
+"""Characters of a title that are looked at; more do not fit."""
 PAPER, INK = (255, 255, 255), (0, 0, 0)
 
 
@@ -144,7 +146,7 @@ def _typeset(title: str, size: int) -> tuple[str, Any]:
 
     Before Pillow 10.1, and without FreeType, the font has only one size and only ASCII characters.
     """
-    line = unicodedata.normalize("NFKD", " ".join(title.split()))
+    line = unicodedata.normalize("NFKD", " ".join(title[:LONGEST_TITLE].split()))
     line = "".join(char for char in line if not unicodedata.combining(char))
     try:
         return line, ImageFont.load_default(size)

@@ -62,6 +62,7 @@ def test_labels_of_pandas() -> None:
         (["a", None], "each label must be a name or a number, got None."),
         ([float("nan")], "each label must be a name or a number, got nan."),
         (["\ud800"], "each label must be a name or a number, got '\\ud800'."),
+        ([b"\xff"], "each label must be a name or a number, got b'\\xff'."),
         ([["a"]], "each label must be a name or a number, got ['a']."),
         (
             {"a", "b"},

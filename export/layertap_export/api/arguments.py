@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -98,7 +99,10 @@ def labels_of(given: Labels | None) -> tuple[str, ...] | None:
         raise UsageError(
             f"labels must be a list of names, a dict of names by index, or a file, got {kind}."
         )
-    return tuple(_label(item) for item in given)
+    try:
+        return tuple(_label(item) for item in given)
+    except TypeError as exc:  # an array without axes
+        raise UsageError(f"labels must be a list of names, got {given!r}.") from exc
 
 
 def _labels_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -145,6 +149,8 @@ def _label(item: object) -> str:
     """The name of one class as text."""
     if isinstance(item, np.generic):
         item = item.item()
+    if isinstance(item, Enum):
+        item = item.name
     if isinstance(item, bytes):
         with contextlib.suppress(UnicodeDecodeError):
             item = item.decode()

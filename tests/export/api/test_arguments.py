@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def test_a_dict_of_labels_may_go_either_way(names: list[str], random: Any) -> No
         ([np.int64(3), 1.5, b"caf\xc3\xa9", True], ("3", "1.5", "caf\u00e9", "True")),
         ((name for name in "ab"), ("a", "b")),
         ({"a": 1, "b": 2}.keys(), ("a", "b")),
+        (IntEnum("Animal", {"cat": 0, "dog": 1}), ("cat", "dog")),
         (None, None),
     ],
 )
@@ -69,6 +71,7 @@ def test_labels_of_pandas() -> None:
             "labels must be a list of names, a dict of names by index, or a file, got a set, which "
             "has no order.",
         ),
+        (np.array("cat"), "labels must be a list of names, got array('cat', dtype='<U3')."),
         (5, "labels must be a list of names, a dict of names by index, or a file, got 5."),
         (
             {"a": 0, "b": 2},

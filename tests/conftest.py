@@ -36,6 +36,11 @@ def pytest_xdist_auto_num_workers() -> int:
     return max(1, min(cores, psutil.virtual_memory().total >> 31, 8))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the file of the longest tests, which otherwise runs alone at the end."""
+    items.sort(key=lambda item: item.path.name != "test_endurance.py")
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
     """Return a folder by its name. A function fills it once per run, also with several workers.

@@ -213,7 +213,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         return
     try:
         limit = float(seconds)
-        valid = 0 < limit < math.inf and not isinstance(seconds, bool)
+        valid = 0 < limit < math.inf and not isinstance(seconds, (bool, str, bytes))
     except (TypeError, ValueError, OverflowError):
         valid = False
     if not valid:

@@ -39,6 +39,14 @@ SOON = 1.0
 """Within how many seconds a run must end."""
 
 
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def counting(limit: int = 2**40) -> onnx.ModelProto:
     """x (n, 1) -> first = -x -> y: 1 added for as long as a counter is below x[0, 0] * `limit`."""
     body = helper.make_graph(

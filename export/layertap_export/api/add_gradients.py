@@ -112,7 +112,7 @@ def add_gradients(
     weights = find_weights(program.source, program.graph.locations)
     check_target(path, ".onnx", weights.paths)  # replacing the source itself is safe
     initializers = Initializers()
-    program_of(opened).fetch([info.name for info in opened.outputs])  # is it a valid model?
+    program.fetch([info.name for info in opened.outputs])  # is it a valid model?
     model = read(Path(source), opened, initializers)
     card = inherited(card_of(opened, model, initializers), "gradients", FileSource(source))
     strip(model, card)
@@ -150,7 +150,7 @@ def add_gradients(
         check_gradients(file, replace(card, gradients=gradients))
         ready = file.session(gradients)
         golden, feeds = sample(ready, card, sizes)
-        if program_of(opened).graph.opsets.get("", 0) < OLDEST_OPSET:
+        if program.graph.opsets.get("", 0) < OLDEST_OPSET:
             _compare_upgraded(source, ready, [info.name for info in card.outputs], feeds)
         (scores,) = ready.run([gradients.output], feeds)
         rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)

@@ -50,11 +50,13 @@ class _Recurrent(OpRun):
         b: Array | None,
         lengths: Array | None,
         initial: Sequence[Array | None],
-        activations: Sequence[str] | None,
-        alpha: Sequence[float] | None,
-        beta: Sequence[float] | None,
-        direction: str | None,
-        layout: int | None,
+        *,
+        activations: Sequence[str] | None = None,
+        activation_alpha: Sequence[float] | None = None,
+        activation_beta: Sequence[float] | None = None,
+        direction: str | None = None,
+        layout: int | None = None,
+        **_: Any,
     ) -> tuple[Array, ...]:
         if layout:
             x = x.swapaxes(0, 1)
@@ -62,7 +64,8 @@ class _Recurrent(OpRun):
         time, samples = x.shape[:2]
         directions, units = len(w), r.shape[-1]
         lengths = np.full(samples, time) if lengths is None else lengths
-        functions = _functions(activations or list(self.functions) * directions, alpha, beta)
+        names = activations or list(self.functions) * directions
+        functions = _functions(names, activation_alpha, activation_beta)
         y = np.zeros((time, directions, samples, units), x.dtype)
         ends = []
         for number in range(directions):
@@ -111,20 +114,10 @@ class LSTM(_Recurrent):
         initial_h: Array | None = None,
         initial_c: Array | None = None,
         p: Array | None = None,
-        activation_alpha: Any = None,
-        activation_beta: Any = None,
-        activations: Any = None,
-        clip: Any = None,
-        direction: Any = None,
-        hidden_size: Any = None,
-        input_forget: Any = None,
-        layout: Any = None,
+        **attributes: Any,
     ) -> tuple[Array, ...]:
         self.peepholes = [[0, 0, 0]] * len(w) if p is None else [np.split(x, 3) for x in p]
-        return self.compute(
-            *(x, w, r, b, sequence_lens, [initial_h, initial_c]),
-            *(activations, activation_alpha, activation_beta, direction, layout),
-        )
+        return self.compute(x, w, r, b, sequence_lens, [initial_h, initial_c], **attributes)
 
 
 class GRU(_Recurrent):
@@ -153,20 +146,11 @@ class GRU(_Recurrent):
         b: Array | None = None,
         sequence_lens: Array | None = None,
         initial_h: Array | None = None,
-        activation_alpha: Any = None,
-        activation_beta: Any = None,
-        activations: Any = None,
-        clip: Any = None,
-        direction: Any = None,
-        hidden_size: Any = None,
-        layout: Any = None,
         linear_before_reset: Any = None,
+        **attributes: Any,
     ) -> tuple[Array, ...]:
         self.reset_after = bool(linear_before_reset)
-        return self.compute(
-            *(x, w, r, b, sequence_lens, [initial_h]),
-            *(activations, activation_alpha, activation_beta, direction, layout),
-        )
+        return self.compute(x, w, r, b, sequence_lens, [initial_h], **attributes)
 
 
 class RNN(_Recurrent):
@@ -185,18 +169,9 @@ class RNN(_Recurrent):
         b: Array | None = None,
         sequence_lens: Array | None = None,
         initial_h: Array | None = None,
-        activation_alpha: Any = None,
-        activation_beta: Any = None,
-        activations: Any = None,
-        clip: Any = None,
-        direction: Any = None,
-        hidden_size: Any = None,
-        layout: Any = None,
+        **attributes: Any,
     ) -> tuple[Array, ...]:
-        return self.compute(
-            *(x, w, r, b, sequence_lens, [initial_h]),
-            *(activations, activation_alpha, activation_beta, direction, layout),
-        )
+        return self.compute(x, w, r, b, sequence_lens, [initial_h], **attributes)
 
 
 DEFAULTS = {

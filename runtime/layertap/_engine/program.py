@@ -21,7 +21,7 @@ from layertap.format.graph import TensorType
 from layertap.format.index import read_index
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import PROTOBUF_BYTES
-from layertap.format.recipe import ValueRange, value_range
+from layertap.format.recipe import value_range
 from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
@@ -380,18 +380,17 @@ class Program:
             preprocess: a recipe for images instead of the card's.
             watch: warn of batches that no image can have become.
         """
-        from .feeds import (
-            as_recipe,
-            prepare,
-            unprepared,
-        )  # needs numpy, which the table of layers does not
+        # It needs numpy, which the table of layers does not.
+        from .feeds import as_recipe, prepare, unprepared
 
         recipe = self.preprocessing if preprocess is None else as_recipe(preprocess)
         if recipe is not None:
             recipe = self.fitted(recipe)
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
-        used = self.prepared if preprocess is None or recipe is None else _range_of(recipe)
+        used = self.prepared
+        if preprocess is not None and recipe is not None:
+            used = value_range(recipe.to_dict())
         if watch and used is not None and not self.has_warned:
             problems = (unprepared(x, feeds[x], graph.inputs[x], used) for x in needed)
             self.warn_once(next(filter(None, problems), ""))
@@ -560,10 +559,6 @@ class HasProgram(Protocol):
 def program_of(model: HasProgram) -> Program:
     """The program of an opened model."""
     return model._program
-
-
-def _range_of(recipe: Preprocessing) -> ValueRange | None:
-    return value_range(recipe.to_dict())
 
 
 def _outside() -> int:

@@ -37,7 +37,7 @@ def fuzz(way: str, seed: int, count: int, folder: Path) -> None:
     assert done.returncode == 0, f"{folder / 'damaged.onnx'}: {done.stderr[-3000:]}"
     refused, failed, ran = map(int, done.stdout.split())
     assert refused + failed + ran == count
-    assert min(refused, failed, ran) > count // 50  # each way is gone often enough
+    assert min(refused, failed, ran) >= count // 100  # each end is reached often enough
 
 
 every_way = pytest.mark.parametrize("way", fuzzing.WAYS)

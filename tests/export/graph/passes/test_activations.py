@@ -1,4 +1,4 @@
-"""The four steps of a hard swish, joined."""
+"""Activation functions that TensorFlow computes in steps, in one step."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_four_steps_are_one(steps: list[str]) -> None:
     assert fused(steps) == ["HardSwish"]
 
 
-@pytest.mark.parametrize("keep", ["a y", "b y", "c y"])
-def test_a_step_that_is_asked_for_stays(keep: str) -> None:
-    assert fused(STEPS, keep=keep) == ["Add", "Clip", "Mul", "Mul"]
+@pytest.mark.parametrize(("keep", "left"), [("a y", 1), ("b y", 2), ("c y", 3)])
+def test_a_step_that_is_asked_for_stays(keep: str, left: int) -> None:
+    assert fused(STEPS, keep=keep) == [*["Add", "Clip", "Mul"][:left], "HardSwish"]
 
 
 def test_a_step_that_something_else_reads_stays() -> None:
-    assert fused([*STEPS, "Relu:b:z"], keep="y z") == ["Add", "Clip", "Mul", "Mul", "Relu"]
+    assert fused([*STEPS, "Relu:b:z"], keep="y z") == ["Add", "Clip", "HardSwish", "Relu"]
 
 
 @pytest.mark.parametrize(
@@ -76,3 +76,39 @@ def test_another_factor_is_no_hard_swish() -> None:
 def test_before_opset_14_there_is_none() -> None:
     assert fused(STEPS, opset=13) == ["Add", "Clip", "Mul", "Mul"]
     assert fused(STEPS, opset=14) == ["HardSwish"]
+
+
+GELU = [
+    "Mul:half x:a",
+    "Neg:x:b",
+    "Mul:b root:c",
+    "Erf:c:d",
+    "Sub:one d:e",
+    "Mul:a e:y",
+]
+WRITTEN = ["Div", "Erf", "Add", "Mul", "Mul"]
+GELU_NUMBERS = {"half": 0.5, "root": 0.5**0.5, "one": 1.0, "two": 2.0, "root2": 2**0.5}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        GELU,
+        ["Div:x root2:c", "Erf:c:d", "Add:d one:e", "Mul:x e:f", "Mul:f half:y"],
+        ["Mul:root x:c", "Erf:c:d", "Add:one d:e", "Mul:x e:f", "Div:f two:y"],
+        ["Mul:root x:c", "Erf:c:d", "Mul:x d:e", "Add:x e:f", "Mul:half f:y"],
+    ],
+    ids=["TensorFlow", "PyTorch", "other order", "multiplied out"],
+)
+def test_gelu(steps: list[str]) -> None:
+    """It is written in the steps from which onnxruntime makes one operator."""
+    assert fused(steps, GELU_NUMBERS) == WRITTEN
+
+
+@pytest.mark.parametrize(("name", "value"), [("half", 0.4), ("root", 0.7), ("one", 1.1)])
+def test_other_numbers_are_no_gelu(name: str, value: float) -> None:
+    assert "Sub" in fused(GELU, {**GELU_NUMBERS, name: value})
+
+
+def test_steps_of_gelu_that_are_asked_for_stay() -> None:
+    assert fused(GELU, GELU_NUMBERS, keep="d y") == ["Neg", "Mul", "Erf", *WRITTEN]

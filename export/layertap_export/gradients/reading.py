@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper, version_converter
 
@@ -100,7 +101,8 @@ def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.M
         try:
             data = without_references(bytes(buffer), stated, weights.load)
             model: onnx.ModelProto = onnx.ModelProto.FromString(data)
-        except (WireError, DecodeError) as exc:
+            _check_texts(model)
+        except (WireError, DecodeError, UnicodeDecodeError) as exc:
             raise refusal(program.name, buffer, WireError(str(exc))) from exc
     model.ClearField("training_info")
     for item in model.graph.initializer:
@@ -115,6 +117,23 @@ def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.M
             item.ClearField("external_data")
             item.ClearField("data_location")
     return model
+
+
+def _check_texts(message: Message) -> None:
+    """Decode every text of a model, except in tensors. Protobuf returns bytes for a bad one.
+
+    Raises:
+        UnicodeDecodeError: a text is not UTF-8.
+    """
+    for field, value in message.ListFields():
+        values = (value,) if isinstance(value, (Message, str, bytes)) else value
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in values:
+                if isinstance(text, bytes):
+                    text.decode()
+        elif field.message_type is not None and field.message_type.name != "TensorProto":
+            for inner in values:
+                _check_texts(inner)
 
 
 def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDArray[Any] | None:

@@ -52,6 +52,23 @@ def file(tmp_path: Path) -> Path:
     return tiny.save(classifier(), tmp_path / "plain.onnx")
 
 
+@pytest.mark.parametrize("place", ["graph", "doc_string", "attribute", "axis"])
+def test_a_text_that_is_not_utf_8_is_refused(place: str, tmp_path: Path) -> None:
+    """Protobuf gives it as bytes, and the error would come from wherever they are written."""
+    made = classifier()
+    made.graph.name = "MARKED" if place == "graph" else "g"
+    made.graph.node[0].doc_string = "MARKED" if place == "doc_string" else ""
+    if place == "attribute":
+        made.graph.node[0].attribute.add(name="MARKED", type=onnx.AttributeProto.INT, i=1)
+    if place == "axis":
+        made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "MARKED"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString().replace(b"MARKED", b"MAR\xffED"))
+    with pytest.raises(layertap.LayertapError, match=r"(?i)utf-8"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert [*tmp_path.iterdir()] == [path]
+
+
 # --- A file from elsewhere ------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,9 +175,22 @@ def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 
 def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initializers) -> Card:
-    """The file's card, or one for a file that has none."""
+    """The file's card, or one for a file that has none.
+
+    Raises:
+        ModelFileError: the card names an input that the graph does not have.
+    """
+    entries = program_of(opened).graph.inputs
+    unknown = [info.name for info in opened.inputs if info.name not in entries]
+    if unknown:
+        raise ModelFileError(
+            f"{program_of(opened).name} is damaged: its card names the input {unknown[0]!r}, which "
+            "the graph does not have. Export it again."
+        )
+    # The graph decides about dtypes, for example after a conversion to float16.
+    inputs = tuple(replace(info, dtype=entries[info.name].dtype) for info in opened.inputs)
     if opened.card is not None:
-        return opened.card
+        return replace(opened.card, inputs=inputs)
     digest = hashlib.sha256()
     for item in model.graph.initializer:
         digest.update(initializers.value(item).tobytes())
@@ -188,7 +202,7 @@ def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initia
             type=model.producer_name,
             weights_sha256=digest.hexdigest(),
         ),
-        inputs=opened.inputs,
+        inputs=inputs,
         outputs=opened.outputs,
         layers=opened.layers,
     )

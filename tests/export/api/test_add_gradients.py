@@ -79,9 +79,13 @@ def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Pa
     assert report.card.inputs[0].dtype == "float32"
 
 
-def test_a_card_with_another_input_is_refused(tmp_path: Path) -> None:
-    path = changed_card(tmp_path, lambda card: card["inputs"][0].update(name="z"))
-    with pytest.raises(layertap.ModelFileError, match="its card names the input 'z', which the"):
+@pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
+def test_a_card_with_another_input_or_output_is_refused(
+    word: str, name: str, tmp_path: Path
+) -> None:
+    path = changed_card(tmp_path, lambda card: card[f"{word}s"][0].update(name=name))
+    message = f"its card names the {word} '{name}', which the graph does not have"
+    with pytest.raises(layertap.ModelFileError, match=message):
         add_gradients(path, tmp_path / "out.onnx", "last-conv")
 
 

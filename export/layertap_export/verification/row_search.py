@@ -29,6 +29,9 @@ from .uses import HEAVY
 MOST_SAMPLES = 600_000
 """How many samples are tried, at most."""
 
+MOST_ELEMENTS = 64
+"""How many elements a sample has at most, for each of them to be tried by itself."""
+
 MOST_CALLS = 3000
 """How many batches of a fixed size are tried, at most."""
 
@@ -79,7 +82,7 @@ class RowSearch:
             per_sample: about how many activations the model has for one sample.
         """
         self._inputs, self._draws = tuple(inputs), tuple(draws)
-        self._tables = list(rows.left)
+        self._tables = [table for table in rows.tables if not table.by_size]
         self._left = [~rows.seen(table) for table in self._tables]
         self._part = TracedPart(traced, [table.read[0] for table in self._tables])
         self._base = [
@@ -91,11 +94,12 @@ class RowSearch:
         cost = HEAVY_COST * per_sample if heavy else elements * len(self._part.operations)
         most = MOST_SAMPLES if self._unit == 1 else MOST_CALLS * self._unit
         self._budget = int(min(most, max(64, COST / max(1.0, cost))))
-        self._reserve = self._budget // 4  # for mixtures
+        self._reserve = 0
         self._chunk = max(1, int(CHUNK_ELEMENTS / max(1.0, elements)))
         self._found: list[Arrays] = []
-        self._values: dict[int, NDArray[Any]] = {}
-        """By index of the input: values that give different indices."""
+        self._values: dict[tuple[int, int | None], NDArray[Any]] = {}
+        """By index of the input, and of the element of a sample or `None` for all elements: values
+        that give different indices."""
 
     @classmethod
     def of(cls, traced: Trace, rows: RowsRead, inputs: Sequence[TensorInfo]) -> Search:
@@ -105,11 +109,13 @@ class RowSearch:
     def run(self) -> Arrays:
         """The samples that were found, one array for each input; empty if there are none."""
         try:
-            for position in self._searched():
-                if self._any_left:
-                    self._along(position)
-            if self._any_left and self._values:
-                self._mix()
+            for places in (self._searched(), self._elements()):
+                self._reserve = self._budget // 2  # for mixtures
+                for position, element in places:
+                    if self._any_left:
+                        self._along(position, element)
+                if self._any_left and self._values:
+                    self._mix()
         except tf.errors.OpError:  # the model does not take these values
             pass
         if not self._found:
@@ -128,47 +134,61 @@ class RowSearch:
         """How many samples may be tried: each is computed three times."""
         return max(0, self._budget - self._reserve) // 3
 
-    def _searched(self) -> Iterator[int]:
-        """The inputs whose elements are numbers, with at least one axis."""
-        for position, (info, draw) in enumerate(zip(self._inputs, self._draws, strict=True)):
-            if draw.keys is None and info.dtype not in ("string", "bool") and info.shape:
-                yield position
+    def _searched(self) -> Iterator[tuple[int, int | None]]:
+        """The inputs that have elements, and no truth values."""
+        for position, (info, base) in enumerate(zip(self._inputs, self._base, strict=True)):
+            if info.dtype != "bool" and base.ndim:
+                yield position, None
 
-    # --- One value in all elements of an input ---------------------------------------------------
+    def _elements(self) -> Iterator[tuple[int, int]]:
+        """The elements of a sample one by one, where there are few: columns of a table may have
+        uses of their own."""
+        for position, _ in self._searched():
+            count = math.prod(self._base[position].shape[1:])
+            if 1 < count <= MOST_ELEMENTS:
+                yield from ((position, element) for element in range(count))
 
-    def _along(self, position: int) -> None:
-        values = _grid(self._inputs[position], self._draws[position])
+    # --- One value in all elements of an input, or in one ----------------------------------------
+
+    def _along(self, position: int, element: int | None) -> None:
+        rows = max(table.rows for table in self._tables)
+        values = _grid(self._inputs[position], self._draws[position], rows)
         most = max(2, self._affordable)
         if len(values) > most:
             values = values[np.linspace(0, len(values) - 1, most).astype(int)]
-        ids, good = self._of_values(position, values)
-        for _ in range(ROUNDS):
+        ids, good = self._indices(self._with(position, element, values))
+        for _ in range(ROUNDS if values.dtype.kind in "iuf" else 0):
             between = _between(values, ids, good)[: self._affordable]
             if not len(between):
                 break
-            more, fine = self._of_values(position, between)
+            more, fine = self._indices(self._with(position, element, between))
             values, where = np.unique(np.concatenate([values, between]), return_index=True)
             ids, good = np.concatenate([ids, more])[where], np.concatenate([good, fine])[where]
-        order = np.argsort(np.abs(values.astype(np.float64)), kind="stable")
+        order = np.arange(len(values))
+        if values.dtype.kind in "iuf":
+            order = np.argsort(np.abs(values.astype(np.float64)), kind="stable")
         order = order[good[order]]
         values, ids = values[order], ids[order]
         if len(values) and ids.shape[1]:
             _, first = np.unique(ids, axis=0, return_index=True)
             # Where one value in all elements says nothing, as before a softmax, mixtures may.
-            self._values[position] = values[np.sort(first)] if len(first) > 1 else values
+            told = values[np.sort(first)] if len(first) > 1 else values
+            if len(first) > 1 or element is None:
+                self._values[position, element] = told
             before = [left.copy() for left in self._left]
-            self._keep(position, values[self._choose(ids)], before)
+            self._keep(position, element, values[self._choose(ids)], before)
 
-    def _of_values(self, position: int, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The indices for each value, and whether they are certain."""
-        return self._indices(self._with(position, values))
-
-    def _with(self, position: int, values: NDArray[Any]) -> Arrays:
-        """A sample for each value: it is in all elements of one input."""
+    def _with(self, position: int, element: int | None, values: NDArray[Any]) -> Arrays:
+        """A sample for each value: it is in all elements of one input, or in one of them."""
         samples = self._repeated(len(values))
-        shape = samples[position].shape
-        column = values.reshape(-1, *[1] * (len(shape) - 1))
-        samples[position] = np.broadcast_to(column, shape).astype(self._inputs[position].dtype)
+        shape, dtype = samples[position].shape, self._base[position].dtype
+        if element is None:
+            column = values.reshape(-1, *[1] * (len(shape) - 1))
+            samples[position] = np.broadcast_to(column, shape).astype(dtype)
+        else:
+            made = samples[position].reshape(len(values), -1).copy()
+            made[:, element] = values
+            samples[position] = made.reshape(shape)
         return samples
 
     def _repeated(self, count: int) -> Arrays:
@@ -177,7 +197,13 @@ class RowSearch:
             x if not x.ndim else np.broadcast_to(x[:1], (count, *x.shape[1:])) for x in self._base
         ]
 
-    def _keep(self, position: int, values: NDArray[Any], before: list[NDArray[np.bool_]]) -> None:
+    def _keep(
+        self,
+        position: int,
+        element: int | None,
+        values: NDArray[Any],
+        before: list[NDArray[np.bool_]],
+    ) -> None:
         """Keep the samples of these values; with several values in one sample where that reads the
         same rows.
 
@@ -187,8 +213,8 @@ class RowSearch:
         if not len(values):
             return
         inner = math.prod(self._base[position].shape[1:])
-        samples = self._with(position, values)
-        if inner > 1:
+        samples = self._with(position, element, values)
+        if inner > 1 and element is None:
             packed = self._repeated(-(-len(values) // inner))
             packed[position] = np.resize(values, packed[position].shape)
             ids, good = self._indices(packed)
@@ -204,19 +230,13 @@ class RowSearch:
     def _mix(self) -> None:
         generator = np.random.default_rng(0)
         barren = 0
-        for round_ in range(MIXED_ROUNDS):
+        for _ in range(MIXED_ROUNDS):
             count = min(MIXED_SAMPLES, self._budget // 3)
             if count < self._unit or barren == 2:
                 return
             samples = [
-                generator.choice(self._values[i], (count, *base.shape[1:])).astype(base.dtype)
-                if i in self._values
-                else base
-                if not base.ndim
-                else draw.array(info, (count, *base.shape[1:]), 10 + round_)
-                for i, (info, draw, base) in enumerate(
-                    zip(self._inputs, self._draws, self._base, strict=True)
-                )
+                base if not base.ndim else self._mixed(i, count, generator)
+                for i, base in enumerate(self._base)
             ]
             ids, good = self._indices(samples)
             usable = np.flatnonzero(good)
@@ -225,6 +245,21 @@ class RowSearch:
                 self._found.append([x[chosen] if x.ndim else x for x in samples])
             barren = 0 if len(chosen) else barren + 1
 
+    def _mixed(self, position: int, count: int, generator: np.random.Generator) -> NDArray[Any]:
+        """An input of so many samples whose elements are drawn from values that tell."""
+        base = self._base[position]
+        shape = (count, *base.shape[1:])
+        if (position, None) in self._values:
+            found = generator.choice(self._values[position, None], shape).astype(base.dtype)
+        else:
+            seed = int(generator.integers(1 << 30))
+            found = self._draws[position].array(self._inputs[position], shape, seed)
+        columns = found.reshape(count, -1)
+        for element in range(columns.shape[1]):
+            if (position, element) in self._values:
+                columns[:, element] = generator.choice(self._values[position, element], count)
+        return columns.reshape(shape)
+
     # --- Indices ---------------------------------------------------------------------------------
 
     def _indices(self, samples: Arrays) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -232,8 +267,15 @@ class RowSearch:
         tiny changes leave them as they are, and all rows exist, `(n,)`."""
         ids = self._computed(samples)
         good = np.ones(len(ids), bool)
-        for change in (1 + TINY, 1 - TINY):
-            changed = [(x * change).astype(x.dtype) if x.dtype.kind == "f" else x for x in samples]
+        real = [
+            x.dtype.kind == "f" and not draw.whole
+            for x, draw in zip(samples, self._draws, strict=True)
+        ]
+        for change in (1 + TINY, 1 - TINY) if any(real) else ():
+            changed = [
+                (x * change).astype(x.dtype) if varies else x
+                for x, varies in zip(samples, real, strict=True)
+            ]
             good &= (self._computed(changed) == ids).all(1)
         for table, part in zip(self._tables, self._split(ids), strict=True):
             if table.strict:
@@ -274,12 +316,25 @@ class RowSearch:
         return np.array(sorted(chosen), np.int64)
 
 
-def _grid(info: TensorInfo, draw: Draw) -> NDArray[Any]:
-    """Values of every magnitude that an input may have, in order."""
+def _grid(info: TensorInfo, draw: Draw, rows: int) -> NDArray[Any]:
+    """Values of every magnitude that an input may have, in order.
+
+    Args:
+        info: the input.
+        draw: what is drawn for it.
+        rows: how many rows the largest table has.
+    """
+    if draw.keys is not None:
+        return np.array(draw.keys, object if info.dtype == "string" else info.dtype)
     dtype = np.dtype(info.dtype)
     if draw.fixed:
         low, high = draw.low, draw.high
-        values = np.arange(low, high) if draw.whole else np.linspace(low, high, 2000)[:-1]
+        # The range is that of the smallest table.
+        values = (
+            np.arange(low, low + max(high - low, rows))
+            if draw.whole
+            else np.linspace(low, high, 2000)[:-1]
+        )
     else:
         magnitudes = np.geomspace(1e-6, 1e12, 601)
         usual = np.linspace(draw.low, draw.high, 401)

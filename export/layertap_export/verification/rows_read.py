@@ -15,8 +15,9 @@ from .traced_part import TracedPart
 from .uses import Table
 
 WELL_READ = 0.9
-"""The share of a table's rows from which on it counts as read: vocabularies may have rows, for
-padding and unknown words, that nothing selects."""
+SPARE_ROWS = 2
+"""The share of a table's rows from which on it counts as read, and how many may be left at any
+rate: tables may have rows, for padding and unknown words, that nothing selects."""
 
 
 class RowsRead:
@@ -82,8 +83,12 @@ class RowsRead:
     @property
     def hardly_read(self) -> tuple[str, ...]:
         """The names of those tables of which less than `WELL_READ` was read."""
-        names = zip(self._names(), self.tables, strict=True)
-        return tuple(n for n, x in names if x in self.left and self.seen(x).mean() < WELL_READ)
+        found = []
+        for name, table in zip(self._names(), self.tables, strict=True):
+            unread = table.rows - int(self.seen(table).sum())
+            if table in self.left and unread > max(SPARE_ROWS, (1 - WELL_READ) * table.rows):
+                found.append(name)
+        return tuple(found)
 
     def shares(self) -> dict[str, tuple[int, int]]:
         """By name of the table: how many rows were read, and how many it has."""

@@ -28,7 +28,7 @@ from .library import (
 )
 from .session import Session, check_fork, reason_of, session_options
 from .settings import Provider, Settings
-from .stopping import start_stoppably
+from .stopping import raised_by_handler, start_stoppably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,6 +147,8 @@ class Engine:
         except LayertapError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base class
+            if raised_by_handler(exc):
+                raise
             raise ModelFileError(_refusal(ort, name, exc)) from exc
         missing = dict(self._providers).keys() - set(session.get_providers())
         if missing:

@@ -17,7 +17,7 @@ from layertap.format.graph import TensorType
 from . import devices
 from .cache import forget_all
 from .library import import_onnxruntime
-from .stopping import run_stoppably, start_stoppably
+from .stopping import raised_by_handler, run_stoppably, start_stoppably
 
 
 def plain_session(
@@ -157,6 +157,7 @@ class Session:
             InputError: the model cannot be run with these inputs.
             DeviceError: there is not enough memory.
             ModelFileError: a file that holds weights was overwritten.
+            Exception: the handler of a signal raised it while the model ran.
         """
         if self._check is not None:
             self._check()
@@ -171,6 +172,8 @@ class Session:
         except LayertapError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base class
+            if raised_by_handler(exc):
+                raise
             message = reason_of(exc)
             given = _listing(feeds)
             if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):

@@ -237,23 +237,59 @@ def test_ctrl_c_ends_an_event_loop_and_its_threads(endless: Path) -> None:
     assert ended
 
 
+class Ender:
+    """A handler with code of its own, as other packages install them."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self.error("ended")
+
+
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
-def test_a_handler_that_raises_ends_the_run(number: int, endless: Path) -> None:
-    def end(*_: object) -> None:
-        raise LayertapError("ended")
+@pytest.mark.parametrize("error", [LayertapError, TimeoutError, RuntimeError, ValueError])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM])
+def test_a_handler_that_raises_ends_the_run(
+    number: int, error: type[BaseException], endless: Path
+) -> None:
+    """Its exception comes out as it is, whatever its class."""
 
     def send() -> None:
         press(number)
 
     model = layertap.open(endless)
-    before = signal.signal(number, end)
+    before = signal.signal(number, Ender(error))
     try:
-        with soon(0.2 + SOON), pytest.raises(LayertapError) as caught, after(0.2, send):
-            model.predict(LONG)
+        with soon(0.2 + SOON), pytest.raises(error) as caught, after(0.2, send):
+            model.predict(LONG, timeout=60)
+        np.testing.assert_array_equal(model.predict(SHORT), [[1.0]])
     finally:
         signal.signal(number, before)
+    assert type(caught.value) is error
     assert str(caught.value) == "ended"
+
+
+@posix
+def test_a_handler_that_raises_at_the_end_of_a_run(classifier: layertap.Model) -> None:
+    """Then nothing was stopped, and the exception is the handler's nevertheless."""
+    run, x = classifier.tap("conv"), tiny.images()
+    run(x)
+
+    def run_after(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        for _ in range(10**5):
+            run(x)
+
+    before = signal.signal(signal.SIGALRM, Ender(FloatingPointError))
+    try:
+        for delay in np.geomspace(1e-5, 3e-4, 200):
+            with pytest.raises(FloatingPointError):
+                run_after(delay)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(run(x)) == len(x)
 
 
 @posix

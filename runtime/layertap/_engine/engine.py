@@ -26,7 +26,7 @@ from .library import (
     import_onnxruntime,
     supports_external_weights,
 )
-from .session import Session, check_fork, reason_of, session_options
+from .session import Session, check_fork, options_without, reason_of, session_options
 from .settings import Provider, Settings
 from .stopping import raised_by_handler, start_stoppably
 
@@ -120,6 +120,7 @@ class Engine:
         name: str,
         folder: Path | None,
         check: Callable[[], None] | None = None,
+        disabled: Sequence[str] = (),
     ) -> Session:
         """Prepare `model` to run.
 
@@ -128,6 +129,7 @@ class Engine:
             name: the model's name in messages.
             folder: the folder of its weight files, if it has any.
             check: called before each run; raises if those files were changed.
+            disabled: names of onnxruntime's optimizations that are left out.
 
         Raises:
             ModelFileError: onnxruntime rejects the model.
@@ -141,7 +143,12 @@ class Engine:
             options.add_session_config_entry(entry, str(folder))
         try:
             start = partial(
-                ort.InferenceSession, model, options, providers=self._providers, enable_fallback=0
+                ort.InferenceSession,
+                model,
+                options,
+                providers=self._providers,
+                enable_fallback=0,
+                **options_without(disabled),
             )
             session = start_stoppably(start, options, name)
         except LayertapError:

@@ -334,8 +334,11 @@ def stoppable(
 def raised_by_handler(exc: BaseException) -> bool:
     """Whether a signal's handler raised an exception that came out of a native call.
 
-    The handler is the only code in such a call that is neither ours nor onnxruntime's.
+    The handler is the only code in such a call that is neither ours nor onnxruntime's. It runs in
+    the main thread.
     """
+    if threading.get_ident() != _main_thread():
+        return False
     traceback, module = exc.__traceback__, ""
     while traceback is not None:
         module = str(traceback.tb_frame.f_globals.get("__name__"))

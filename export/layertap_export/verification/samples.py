@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.stopping import STOPPED
 from layertap.compare.golden import feeds
 from layertap.format.card import Card, Golden, GoldenInput, TensorInfo
 from layertap_export.errors import ExportError
@@ -45,6 +46,8 @@ def sample(
             arrays = feeds(golden, card.inputs)
             try:
                 results = ready.run(None, arrays)
+            except STOPPED:
+                raise
             except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no common class
                 trouble = exc
                 continue
@@ -68,6 +71,8 @@ def two_samples(
     arrays = feeds(replace(golden, seed=golden.seed + 1, inputs=tuple(items)), inputs)
     try:
         ready.run(None, arrays)
+    except STOPPED:
+        raise
     except Exception:  # noqa: BLE001 - a file may state a free batch, and compute with one sample
         return None
     return arrays

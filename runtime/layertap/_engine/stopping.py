@@ -227,6 +227,25 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         _local.limit = before
 
 
+STOPPED = (RunTimeoutError, RunInterruptedError)
+"""The errors of runs that were stopped, which are not the model's."""
+
+
+def time_left() -> float:
+    """Seconds until the `time_limit` of this thread ends; infinite without one.
+
+    Raises:
+        RunTimeoutError: it has ended.
+    """
+    limit: tuple[float, float] | None = getattr(_local, "limit", None)
+    if limit is None:
+        return math.inf
+    left = limit[0] - time.monotonic()
+    if left <= 0:
+        raise _timeout("this step", limit[1])
+    return left
+
+
 def start_stoppably(start: Callable[[], T], options: Any, name: str) -> T:
     """Make a session so that Ctrl-C and the end of its time stop it.
 

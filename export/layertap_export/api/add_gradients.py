@@ -12,13 +12,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 import layertap
+from layertap._arguments import number
 from layertap._engine.library import import_onnxruntime
 from layertap._engine.program import program_of
 from layertap._engine.session import plain_session
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import check_tolerance, difference
-from layertap.errors import ModelFileError, UsageError
+from layertap.compare.measures import difference
+from layertap.errors import ModelFileError
 from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
 from layertap.format.card import (
@@ -112,9 +113,7 @@ def add_gradients(
         RunTimeoutError: it took longer than `timeout`.
         OutputError: `path` cannot be written.
     """
-    check_tolerance(tolerance)
-    if not seconds >= 0:
-        raise UsageError(f"seconds must be at least 0, got {seconds}.")
+    tolerance, seconds = number("tolerance", tolerance), number("seconds", seconds, finite=False)
     check_class_input(class_input)
     with time_limit(timeout):
         return _added(

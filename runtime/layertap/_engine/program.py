@@ -408,7 +408,7 @@ class Program:
         """Warn of a batch; nothing happens for an empty text, or after the first."""
         if problem and not self.has_warned:
             self.has_warned = True
-            warnings.warn(problem, LayertapWarning, stacklevel=_outside())
+            warnings.warn(problem, LayertapWarning, stacklevel=outside())
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
@@ -569,7 +569,7 @@ def program_of(model: HasProgram) -> Program:
     return model._program
 
 
-def _outside() -> int:
+def outside() -> int:
     """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and (frame.f_globals.get("__package__") or "").startswith("layertap"):

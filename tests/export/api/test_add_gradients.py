@@ -422,7 +422,7 @@ def test_times_that_are_refused(file: Path, tmp_path: Path) -> None:
     for seconds in (-1, float("nan")):
         with pytest.raises(layertap.UsageError) as caught:
             add_gradients(file, tmp_path / "out.onnx", "relu", seconds=seconds)
-        assert str(caught.value) == f"seconds must be at least 0, got {seconds}."
+        assert str(caught.value) == f"seconds must be a number of at least 0, got {seconds}."
 
 
 @pytest.mark.parametrize("layers", [(), None, False])

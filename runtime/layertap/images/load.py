@@ -220,7 +220,7 @@ def check_choice(key: str, value: object, known: Sequence[str]) -> None:
     Raises:
         PreprocessingError: it is not; the message suggests the nearest names.
     """
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise PreprocessingError(
             f'"{key}" is {value!r}, but it must be one of {", ".join(map(repr, known))}.'
             + suggest(str(value), known)
@@ -235,7 +235,12 @@ def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """
     if formats is FORMATS:  # of which an old Pillow may not know all
         return FORMATS
-    names = [formats] if isinstance(formats, str) else list(formats)
+    try:
+        names = [formats] if isinstance(formats, str) else list(formats)
+    except TypeError as exc:
+        raise PreprocessingError(
+            f'"formats" must be names of formats, as in ("PNG", "JPEG"), got {formats!r}.'
+        ) from exc
     Image.init()
     known = {*FORMATS, *Image.OPEN}
     for name in names:

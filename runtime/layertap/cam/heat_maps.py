@@ -18,7 +18,7 @@ from layertap.errors import UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import as_fed, channels_last, space
+from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -160,8 +160,7 @@ def _size(
     if asked is False:
         return None
     if asked is True:
-        name = gather.image(feeds, rank)
-        return space(gather.program, name, feeds[name])
+        return gather.image_size(feeds, rank)
     size = tuple(asked)
     if len(size) != rank or any(side < 1 for side in size):
         raise UsageError(

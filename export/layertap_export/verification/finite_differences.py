@@ -131,7 +131,8 @@ def compare(
     until = started + max(seconds, FIRST_SECONDS)
     for target in _in_turn(list(targets.values()), forward):
         try:
-            slopes = _Check(file, gradients, target, forward, scores, feeds, until).result()
+            with np.errstate(all="ignore"):  # NaN and infinity are no slopes, but no errors either
+                slopes = _Check(file, gradients, target, forward, scores, feeds, until).result()
         except TimeUp:
             break
         if slopes is not None:

@@ -107,7 +107,8 @@ def heat_maps(
     size = _size(gather, feeds, rank, resize)
 
     def finished(evidence: Evidence) -> npt.NDArray[np.float32]:
-        return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
+        with np.errstate(all="ignore"):  # NaN and infinity come out as they are
+            return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
 
     maps = finished(evidence)
     if aug_smooth:

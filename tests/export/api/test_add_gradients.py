@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import warnings
@@ -19,6 +20,7 @@ from generators import tiny
 from generators.tiny import constant, model, node, value, weights
 from layertap._engine.session import plain_session
 from layertap.cli import main
+from layertap.format.card import KEY
 from layertap.format.layer import Layer
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
@@ -50,6 +52,57 @@ def without_axes(opened: layertap.Model) -> list[Layer]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tiny.save(classifier(), tmp_path / "plain.onnx")
+
+
+@pytest.mark.parametrize("place", ["graph", "doc_string", "attribute", "axis"])
+def test_a_text_that_is_not_utf_8_is_refused(place: str, tmp_path: Path) -> None:
+    """Protobuf gives it as bytes, and the error would come from wherever they are written."""
+    made = classifier()
+    made.graph.name = "MARKED" if place == "graph" else "g"
+    made.graph.node[0].doc_string = "MARKED" if place == "doc_string" else ""
+    if place == "attribute":
+        made.graph.node[0].attribute.add(name="MARKED", type=onnx.AttributeProto.INT, i=1)
+    if place == "axis":
+        made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "MARKED"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString().replace(b"MARKED", b"MAR\xffED"))
+    with pytest.raises(layertap.LayertapError, match=r"(?i)utf-8"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("stated", ["", "x", "int32"])
+def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Path) -> None:
+    path = changed_card(tmp_path, lambda card: card["inputs"][0].update(dtype=stated))
+    report = add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert report
+    assert report.card.inputs[0].dtype == "float32"
+
+
+def test_a_card_with_another_input_is_refused(tmp_path: Path) -> None:
+    path = changed_card(tmp_path, lambda card: card["inputs"][0].update(name="z"))
+    with pytest.raises(layertap.ModelFileError, match="its card names the input 'z', which the"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+def test_an_input_of_unknown_rank(tmp_path: Path) -> None:
+    """Its sizes cannot be tried: that is said, with what to do."""
+    made = classifier()
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.LayertapError):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+def changed_card(folder: Path, change: Any) -> Path:
+    """A file with gradients whose card is changed."""
+    add_gradients(tiny.save(classifier(), folder / "plain.onnx"), folder / "m.onnx", "last-conv")
+    made = onnx.load(folder / "m.onnx")
+    (entry,) = (item for item in made.metadata_props if item.key == KEY)
+    card = json.loads(entry.value)
+    change(card)
+    entry.value = json.dumps(card)
+    return tiny.save(made, folder / "m.onnx")
 
 
 # --- A file from elsewhere ------------------------------------------------------------------------

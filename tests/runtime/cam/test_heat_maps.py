@@ -436,3 +436,23 @@ def test_gradients_of_another_output(images: np.ndarray) -> None:
     np.testing.assert_allclose(
         found.scores[:, 0], float64_network.forward(images)["pool"][:, 4], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    """A map or a score then says NaN or infinity, and numpy does not warn (a test error here)."""
+    made = tiny.differentiable()
+    for item in made.graph.initializer:
+        if item.name in ("kernel", "dense"):
+            weights = onnx.numpy_helper.to_array(item).copy()
+            weights.flat[0] = value
+            item.CopyFrom(onnx.numpy_helper.from_array(weights, item.name))
+    onnx.save(made, tmp_path / "m.onnx")
+    model = layertap.open(tmp_path / "m.onnx")
+    x = np.ones((1, 8, 6, 3), np.float32)
+    large = np.array([1, -1, 3e38], np.float32)
+    for method in METHODS:
+        for layer in ("relu", "last"):
+            for target in (0, large):
+                assert model.cam(x, layer, target, method=method).shape[-2:] == (8, 6)
+    assert model.attribute(x, target=large).shape[-3:] == (8, 6, 3)

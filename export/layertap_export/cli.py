@@ -84,9 +84,8 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
         help="largest difference from central differences, as a share of the largest slope "
-        "(default 1e-4)",
+        "(default 1e-4; 1e-2 if the file computes in float16)",
     )
     parser.add_argument(
         "--seconds",

@@ -21,7 +21,7 @@ from layertap.format.layer import Layer
 from layertap.format.text import class_text
 
 from . import available, targets, upsampling
-from .axes import as_fed, channels_last, space
+from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -180,8 +180,7 @@ def _size(
     if isinstance(asked, (bool, np.bool_)) and not asked:
         return None
     if isinstance(asked, (bool, np.bool_)):
-        name = gather.image(feeds, rank)
-        return space(gather.program, name, feeds[name])
+        return gather.image_size(feeds, rank)
     size = sizes("resize", asked)
     if len(size) != rank:
         raise UsageError(

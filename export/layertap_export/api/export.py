@@ -46,6 +46,7 @@ from .arguments import (
     labels_of,
     paths_in,
     preprocessing_of,
+    sample_paths,
     target_of,
 )
 from .draft import CardDraft
@@ -144,7 +145,8 @@ def export(
     """
     started = time.perf_counter()
     path = target_of(model, path)
-    check_target(path, ".onnx", paths_in(model, weights, labels, preprocess, *samples))
+    read = [*paths_in(model, weights, labels, preprocess), *sample_paths(samples)]
+    check_target(path, ".onnx", read)
     recipe, names = preprocessing_of(preprocess), labels_of(labels)
     if tolerance is not None:
         check_tolerance(tolerance)

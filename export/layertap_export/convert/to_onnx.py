@@ -1,7 +1,7 @@
 """From a traced TensorFlow function to a raw ONNX graph, through tf2onnx with its traps disarmed.
 
 tf2onnx's own optimisers are not used: with every layer an output they take time that grows with
-the square of the network, and `layout.py` does in one pass what we need of them.
+the square of the network, and the passes of `graph.passes` do what we need of them.
 """
 
 from __future__ import annotations

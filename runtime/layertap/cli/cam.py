@@ -260,6 +260,7 @@ def _picture(
         size=heats.shape[1:],
         interpolation=recipe.interpolation,
         keep_aspect_ratio=recipe.keep_aspect_ratio,
+        shorter_side=recipe.shorter_side,
     )
     overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
     return panel([("Original", original), *zip(titles, overlays, strict=True)])

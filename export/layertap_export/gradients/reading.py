@@ -26,7 +26,7 @@ from layertap.format.graph import External
 from layertap.format.index import refusal
 from layertap.format.references import without_references
 from layertap.format.wire import WireError
-from layertap_export.graph.graph import in_order, opset_of, prune
+from layertap_export.graph.graph import in_order, opset_of, prune, reads
 from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 P = TypeVar("P")
@@ -50,12 +50,22 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             mapped.
 
     Raises:
-        ModelFileError: the file is too old to be converted to a newer opset.
+        ModelFileError: the file is too old to be converted to a newer opset, or a tensor depends on
+            itself.
     """
     model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
         model = _upgraded(_loaded(opened, None), source)
     nodes = in_order(model.graph.node)
+    later = {name for node in nodes for name in node.output if name}
+    for node in nodes:
+        missing = next((name for name in reads(node) if name in later), None)
+        if missing is not None:
+            raise ModelFileError(
+                f"{program_of(opened).name} is damaged: {missing!r} depends on itself. Export it "
+                "again."
+            )
+        later.difference_update(node.output)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for item in model.graph.sparse_initializer:

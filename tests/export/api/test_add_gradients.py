@@ -83,6 +83,15 @@ def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Pa
     assert report.card.inputs[0].dtype == "float32"
 
 
+def test_a_tensor_that_depends_on_itself_is_refused(tmp_path: Path) -> None:
+    """onnxruntime takes such a file if nothing that is asked for depends on it."""
+    made = classifier()
+    made.graph.node.append(node("Identity", "turn", "turn"))
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.ModelFileError, match="is damaged: 'turn' depends on itself"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
 @pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
 def test_a_card_with_another_input_or_output_is_refused(
     word: str, name: str, tmp_path: Path

@@ -125,6 +125,7 @@ class Batches:
         if uses and uses.loops:
             short |= set(range(len(inputs)))
         self._layout = Layout(short=frozenset(short), given=dict(sizes))
+        self._products = frozenset(uses.products) if uses else frozenset()
         self._cost = cost
         self._first, self._per_sample = 1, 1.0
         self.notes: list[str] = []
@@ -211,7 +212,7 @@ class Batches:
         """Draws and sizes in the order in which they are tried: whole numbers too large for a table
         are more likely than a network that needs large inputs, and quicker to rule out."""
         plain, first = self._draws, self._layout
-        sizes = list(layouts(self._inputs, first))[1:]
+        sizes = list(layouts(self._inputs, first, self._products))[1:]
         moderate = [layout for layout in sizes if layout.doublings <= 0]
         large = [layout for layout in sizes if layout.doublings > 0]
         others = list(self._other_draws())

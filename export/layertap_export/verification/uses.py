@@ -293,6 +293,7 @@ class _Walk:
                 low=min(bounds) + (1 if origin.scale < 0 and whole else 0),
                 high=high if high is None or origin.scale > 0 or not whole else high + 1,
                 rows=1 if whole or rows is None else max(1, int(rows - low)),
+                tensor=None if self._entered else tensor,
                 **options,
             )
             self.uses.by_input[origin.position].append(use)
@@ -318,7 +319,9 @@ class _Walk:
         if keys is not None:
             for origin in self._of(op.inputs[1]):
                 listed = tuple(sorted(keys.tolist()))
-                self.uses.by_input[origin.position].append(Use(0, None, keys=listed))
+                tensor = None if self._entered else op.inputs[1]
+                use = Use(0, None, keys=listed, tensor=tensor)
+                self.uses.by_input[origin.position].append(use)
 
     def _keys(self, op: Any) -> NDArray[Any] | None:
         handle = self._resolved(op.inputs[0])

@@ -9,6 +9,7 @@ def batches_of(model: Any) -> tuple[Any, list[Any]]:
     """The rows that were read, and the batches of a model."""
     from layertap_export.keras_model.subject import subject_of
     from layertap_export.verification.batches import Batches
+    from layertap_export.verification.columns import column_draws
     from layertap_export.verification.row_search import RowSearch
     from layertap_export.verification.rows_read import RowsRead
     from layertap_export.verification.uses import follow
@@ -21,6 +22,14 @@ def batches_of(model: Any) -> tuple[Any, list[Any]]:
     rows = RowsRead(traced, uses.tables)
     search = RowSearch.of(traced, rows, subject.inputs)
     batches = Batches(
-        subject.inputs, uses, subject.layers, None, run, sizes={}, rows=rows, search=search
+        subject.inputs,
+        uses,
+        subject.layers,
+        None,
+        run,
+        sizes={},
+        rows=rows,
+        search=search,
+        columns=column_draws(traced, uses, subject.inputs, subject.layers),
     )
     return rows, [batch for batch, _ in batches]

@@ -101,6 +101,7 @@ class Batches:
         cost: Callable[[int], float] = lambda length: 0.0,
         rows: RowsRead | None = None,
         search: Search | None = None,
+        columns: Mapping[int, Draw] | None = None,
     ) -> None:
         """
         Args:
@@ -113,18 +114,21 @@ class Batches:
             cost: about how many activations one sample has, for sequences of a length.
             rows: takes note of the rows of tables that are read.
             search: finds samples that read the rows which are left.
+            columns: what is drawn for inputs whose elements have uses of their own, by index.
         """
         self._inputs, self._run, self._rows, self._search = tuple(inputs), run, rows, search
         by_input = uses.by_input if uses else [[] for _ in inputs]
+        columns = columns or {}
         self._draws = tuple(
-            first_draw(info, found, layers, recipe)
-            for info, found in zip(inputs, by_input, strict=True)
+            columns.get(index) or first_draw(info, found, layers, recipe)
+            for index, (info, found) in enumerate(zip(inputs, by_input, strict=True))
         )
         short = {i for i, draw in enumerate(self._draws) if draw.all_rows > 1 or draw.fixed}
         short |= {i for table in (uses.tables if uses else ()) for i in table.pointwise}
         if uses and uses.loops:
             short |= set(range(len(inputs)))
         self._layout = Layout(short=frozenset(short), given=dict(sizes))
+        self._products = frozenset(uses.products) if uses else frozenset()
         self._cost = cost
         self._first, self._per_sample = 1, 1.0
         self.notes: list[str] = []
@@ -211,7 +215,7 @@ class Batches:
         """Draws and sizes in the order in which they are tried: whole numbers too large for a table
         are more likely than a network that needs large inputs, and quicker to rule out."""
         plain, first = self._draws, self._layout
-        sizes = list(layouts(self._inputs, first))[1:]
+        sizes = list(layouts(self._inputs, first, self._products))[1:]
         moderate = [layout for layout in sizes if layout.doublings <= 0]
         large = [layout for layout in sizes if layout.doublings > 0]
         others = list(self._other_draws())

@@ -22,6 +22,7 @@ from layertap_export.keras_model.tracing import Trace
 
 from .batches import Batch, Batches
 from .card_like import CardLike
+from .columns import column_draws
 from .declared_shapes import contradicted, freed
 from .error_scales import least_scales
 from .finite import NotFinite, scale_of
@@ -120,6 +121,7 @@ def verify_file(
         cost=_cost(traced),
         rows=rows,
         search=RowSearch.of(traced, rows, card.inputs),
+        columns=column_draws(traced, uses, card.inputs, subject.layers),
     )
     for batch, expected in chain(batches, batches.user(own)):
         golden = golden or _golden(batch, expected, scales)

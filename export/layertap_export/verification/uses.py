@@ -73,6 +73,9 @@ class Uses:
 
     by_input: tuple[list[Use], ...]
     tables: list[Table] = field(default_factory=list)
+    products: set[int] = field(default_factory=set)
+    """Numbers of elements, of which those of a tensor must be a multiple: it is reshaped, one size
+    of the result is open, and these are the others."""
     loops: bool = False
     """Whether a loop runs over the steps of a sequence."""
 
@@ -261,6 +264,8 @@ class _Walk:
             self._note_cast(op)
         elif op.type == "LookupTableFindV2":
             self._note_lookup(op)
+        elif op.type == "Reshape":
+            self._note_reshape(op)
         elif op.type in INDEXING:
             for index, rows, strict in INDEXING[op.type](self, op):
                 self._add(index, 0, rows, strict=strict, ascending=op.type in SORTED)
@@ -288,6 +293,7 @@ class _Walk:
                 low=min(bounds) + (1 if origin.scale < 0 and whole else 0),
                 high=high if high is None or origin.scale > 0 or not whole else high + 1,
                 rows=1 if whole or rows is None else max(1, int(rows - low)),
+                tensor=None if self._entered else tensor,
                 **options,
             )
             self.uses.by_input[origin.position].append(use)
@@ -299,12 +305,23 @@ class _Walk:
         if target.is_integer and target.size < 4 and narrower and not source.is_bool:
             self._add(op.inputs[0], target.min, target.max + 1, indexes=False)
 
+    def _note_reshape(self, op: Any) -> None:
+        """The sizes that are fixed where one is open; those of a made result are `_made_size`."""
+        sizes = tf.get_static_value(op.inputs[1], partial=True)
+        known = [int(size) for size in (() if sizes is None else sizes) if size is not None]
+        if -1 in known:
+            self.uses.products.add(math.prod(size for size in known if size > 0))
+        for index, rows, strict in _made_size(self, op):
+            self._add(index, 0, rows, strict=strict)
+
     def _note_lookup(self, op: Any) -> None:
         keys = self._keys(op)
         if keys is not None:
             for origin in self._of(op.inputs[1]):
                 listed = tuple(sorted(keys.tolist()))
-                self.uses.by_input[origin.position].append(Use(0, None, keys=listed))
+                tensor = None if self._entered else op.inputs[1]
+                use = Use(0, None, keys=listed, tensor=tensor)
+                self.uses.by_input[origin.position].append(use)
 
     def _keys(self, op: Any) -> NDArray[Any] | None:
         handle = self._resolved(op.inputs[0])

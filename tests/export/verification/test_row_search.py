@@ -126,26 +126,6 @@ def test_an_index_of_two_numbers(keras: Any) -> None:
     assert read.shares() == {"grid": (121, 121)}
 
 
-@pytest.mark.parametrize("kind", ["integers", "floats", "words", "numbers"])
-def test_columns_of_one_input_that_go_to_different_tables(kind: str, keras: Any) -> None:
-    layers = keras.layers
-    dtype = {"floats": "float32", "words": "string"}.get(kind, "int32")
-    entry = keras.Input((2,), dtype=dtype)
-    one, two = entry[:, 0], entry[:, 1]
-    if kind == "words":
-        one = layers.StringLookup(vocabulary=["a", "b", "c"])(one)
-        two = layers.StringLookup(vocabulary=[f"w{i}" for i in range(30)])(two)
-    elif kind == "numbers":
-        one = layers.IntegerLookup(vocabulary=[3, 5, 7])(one)
-        two = layers.IntegerLookup(vocabulary=list(range(100, 130)))(two)
-    one, two = layers.Embedding(4, 3)(one), layers.Embedding(31, 3)(two)
-    read, _ = batches_of(keras.Model(entry, keras.ops.concatenate([one, two], -1)))
-    assert sorted(set(read.shares().values())) in (
-        [(4, 4), (31, 31)],
-        [(3, 3), (4, 4), (30, 30), (31, 31)],
-    )
-
-
 @pytest.mark.parametrize("name", ["digitize widely", "square", "two columns"])
 def test_a_wrong_row_is_found(name: str, keras: Any, tmp_path: Path) -> None:
     model = table_model(keras, name, (3,))

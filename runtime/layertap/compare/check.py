@@ -53,8 +53,8 @@ class CheckReport(Readable):
     gradients: int = 0
     """The number of gradients among `layers`."""
     changed: tuple[str, ...] = ()
-    """What is not as it was when the file was verified: `graph`, `weights`, both or none. A file
-    that was converted on purpose may still agree with the sample."""
+    """What is not as it was when the file was verified: of `graph`, `weights` and `card` (labels,
+    preprocessing, axes). A file that was converted on purpose may still agree with the sample."""
 
     def __bool__(self) -> bool:
         return not self.failed
@@ -124,7 +124,7 @@ def check(
     gradients = model.card.gradients.tensors.values() if model.card.gradients else ()
     stated = model.card.digest
     return CheckReport(
-        changed=changed_parts(stated, digest_of(program.source)) if stated else (),
+        changed=changed_parts(stated, digest_of(program.source, model.card)) if stated else (),
         device=model.device,
         tolerance=tolerance,
         gradients=len(golden.layers.keys() & set(gradients)),

@@ -494,3 +494,30 @@ def test_last_conv(tiny_file: TinyFile) -> None:
     flat = layertap.open(tiny_file("linear_chain"))
     with pytest.raises(layertap.LayerNotFoundError, match="no layer with feature maps, so no"):
         flat.cam(np.ones((1, 4), np.float32), "last-conv", method="eigencam")
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["a constant", "removed"])
+def test_weights_of_classes_that_are_no_input_any_more(removed: bool, tmp_path: Path) -> None:
+    """As OpenVINO, onnxsim and onnxslim write them: the message says so."""
+    made = tiny.differentiable()
+    (optional,) = (x for x in made.graph.input if x.name == "score_weights")
+    made.graph.input.remove(optional)
+    if removed:
+        (weights,) = (x for x in made.graph.initializer if x.name == "score_weights")
+        made.graph.initializer.remove(weights)
+        constant = tiny.node("Constant", "", "score_weights")
+        constant.attribute.append(onnx.helper.make_attribute("value", weights))
+        made.graph.node.insert(0, constant)
+    model = layertap.open(tiny.save(made, tmp_path / "constant.onnx"))
+    calls: list[Callable[[Any], object]] = [
+        model.gradients,
+        lambda x: model.cam(x, "conv"),
+        model.attribute,
+    ]
+    for call in calls:
+        with pytest.raises(layertap.ModelFileError) as caught:
+            call(tiny.images(1))
+        text = str(caught.value)
+        assert "'score_weights', the weights of the classes, is no input of the graph" in text
+        assert "--class-input required" in text
+        assert "`layertap gradients " in text

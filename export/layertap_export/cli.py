@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
-from layertap.cli.options import add_class_input
+from layertap.cli.options import add_class_input, add_timeout
 from layertap.cli.printing import show, tell
 from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
@@ -93,7 +93,20 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long gradients are compared with central differences (default 60)",
     )
+    _add_sample(parser)
     _add_size(parser)
+    add_timeout(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sample",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also compare on this image, folder of images, .npy file, or .npz file with an array "
+        "for each input; NAME=FILE gives the value of one input (repeatable)",
+    )
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -156,14 +169,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         help="largest difference from Keras, as a share of a layer's largest value (default 1e-4; "
         "more where the model computes in 16 bits)",
     )
-    parser.add_argument(
-        "--sample",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="also compare on this image, folder of images, .npy file, or .npz file with an array "
-        "for each input; NAME=FILE gives the value of one input (repeatable)",
-    )
+    _add_sample(parser)
     _add_size(parser)
     parser.add_argument(
         "--reference",
@@ -217,7 +223,7 @@ def _run_export(args: argparse.Namespace) -> int:
 def _run_gradients(args: argparse.Namespace) -> int:
     from . import VerificationError, add_gradients
 
-    check_target(args.output, ".onnx")
+    check_target(args.output, ".onnx", args.sample)
     try:
         report = add_gradients(
             args.file,
@@ -227,7 +233,9 @@ def _run_gradients(args: argparse.Namespace) -> int:
             class_input=args.class_input or CLASS_INPUTS[0],
             tolerance=args.tolerance,
             seconds=args.seconds,
+            samples=_samples(args.sample),
             sizes=_sizes(args.size),
+            timeout=args.timeout,
         )
     except VerificationError as exc:
         tell(f"layertap: {exc}", several_lines=True)

@@ -67,6 +67,9 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
 
 ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
     "layertap/_cut/boundary.py": [(lambda: opened().resume({"frist": X}), "first")],
+    "layertap/_arguments.py": [
+        (lambda: opened().cam(X, mask="imput"), "input"),
+    ],
     "layertap/_engine/devices.py": [(lambda: opened(device="cudda").predict(X), "cuda")],
     "layertap/_engine/engine.py": [
         (lambda: opened(providers=["CPUExecutionProvidr"]).predict(X), "CPUExecutionProvider")

@@ -282,9 +282,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     plain = engine.Engine.start
 
-    def start(self: Any, model: bytes, name: str, folder: Path | None) -> Any:
+    def start(self: Any, model: bytes, name: str, *others: Any, **more: Any) -> Any:
         names.append(name)
-        return plain(self, model, name, folder)
+        return plain(self, model, name, *others, **more)
 
     monkeypatch.setattr(engine.Engine, "start", start)
     return names

@@ -12,12 +12,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 import layertap
+from layertap._arguments import number
 from layertap._engine.library import import_onnxruntime
 from layertap._engine.program import program_of
 from layertap._engine.session import plain_session
+from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import check_tolerance, difference
-from layertap.errors import ModelFileError, UsageError
+from layertap.compare.measures import difference
+from layertap.errors import ModelFileError
 from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
 from layertap.format.card import (
@@ -52,10 +54,12 @@ from layertap_export.verification.kinks import neighbours
 from layertap_export.verification.same_values import first_difference
 from layertap_export.verification.samples import sample, two_samples
 from layertap_export.verification.tolerances import tolerance_for
+from layertap_export.verification.user_samples import user_batches
 from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
+from .arguments import sample_paths
 from .final_check import Verified, check_finished
 from .gradient_report import GradientReport
 
@@ -73,7 +77,9 @@ def add_gradients(
     class_input: str = "optional",
     tolerance: float | None = None,
     seconds: float = DEFAULT_SECONDS,
+    samples: Any = (),
     sizes: Mapping[str, int] | None = None,
+    timeout: float | None = None,
 ) -> GradientReport:
     """Write a copy of an ONNX file that also computes the gradients of its scores at some layers.
 
@@ -98,29 +104,62 @@ def add_gradients(
         tolerance: largest scaled error that passes; by default 1e-4, or more if the file computes
             in 16 bits: 1e-2 in float16.
         seconds: time in seconds for comparing gradients; at least one is compared.
+        samples: also compare on these: images, arrays, dicts of arrays by input name, or paths, see
+            `export`. Images are prepared with the recipe in the file.
         sizes: values for the free sizes of the inputs in the comparison, by their names in the
             file, as in `{"height": 512}`.
+        timeout: time in seconds for all of it, after which a run of the model is stopped; by
+            default no limit.
 
     Raises:
         VerificationError: a gradient differs from the central differences; carries the report.
         GradientError: an operator between a layer and the score has no gradient.
         LayerNotFoundError: `layers` match nothing.
         ModelFileError: `source` is not an ONNX model, or it is too old to be converted.
+        InputError: a sample does not fit the inputs of the model.
+        RunTimeoutError: it took longer than `timeout`.
         OutputError: `path` cannot be written.
     """
-    started = time.perf_counter()
-    if tolerance is not None:
-        check_tolerance(tolerance)
-    if not seconds >= 0:
-        raise UsageError(f"seconds must be at least 0, got {seconds}.")
+    tolerance = None if tolerance is None else number("tolerance", tolerance)
+    seconds = number("seconds", seconds, finite=False)
     check_class_input(class_input)
-    asked = listed(layers)
+    with time_limit(timeout):
+        return _added(
+            source,
+            path,
+            listed(layers),
+            score=score,
+            class_input=class_input,
+            tolerance=tolerance,
+            seconds=seconds,
+            samples=samples,
+            sizes=sizes,
+        )
+
+
+def _added(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    asked: list[Selector],
+    *,
+    score: str | None,
+    class_input: str,
+    tolerance: float | None,
+    seconds: float,
+    samples: Any,
+    sizes: Mapping[str, int] | None,
+) -> GradientReport:
+    """See `add_gradients`."""
+    started = time.perf_counter()
     opened = layertap.open(source)
     program = program_of(opened)
     weights = find_weights(program.source, program.graph.locations)
-    check_target(path, ".onnx", weights.paths)  # replacing the source itself is safe
+    # Replacing the source itself is safe.
+    check_target(path, ".onnx", [*weights.paths, *sample_paths(samples)])
     initializers = Initializers()
     program.fetch([info.name for info in opened.outputs])  # is it a valid model?
+    recipe = program.fitted(program.preprocessing) if program.preprocessing else None
+    given = user_batches(samples, opened.inputs, recipe)
     model = read(Path(source), opened, initializers)
     card = inherited(card_of(opened, model, initializers), "gradients", FileSource(source))
     strip(model, card)
@@ -166,14 +205,17 @@ def add_gradients(
         rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
         card = replace(card, gradients=replace(gradients, broadcasts=rows))
         two = two_samples(ready, golden, card.inputs)
-        batches = [feeds] if two is None else [feeds, two]
+        named = [("seeded", batch) for batch in (feeds, two) if batch is not None]
+        names = [info.name for info in opened.inputs]
+        named += [(what, dict(zip(names, arrays, strict=True))) for what, arrays in given]
+        batches = [batch for _, batch in named]
         compared: dict[str, Slopes] = {}
         labels: list[str] = []
-        for batch in batches:
+        for what, batch in named:
             found = compare(file, gradients, tensors, batch, seconds / len(batches))
             compared |= {k: x.joined(compared.get(k)) for k, x in found.items()}
             shapes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
-            labels.append(f"{shapes}, seeded")
+            labels.append(f"{shapes}, {what}")
         card = _noted(card, compared, golden, labels, tolerance, ready, feeds, file.narrow)
         report = GradientReport(
             path=Path(path),

@@ -166,6 +166,15 @@ def paths_in(*arguments: Any) -> list[str | os.PathLike[str]]:
     return [given for given in arguments if isinstance(given, (str, os.PathLike))]
 
 
+def sample_paths(samples: Any) -> list[str | os.PathLike[str]]:
+    """The paths among the user's samples, without reading an iterator."""
+    if isinstance(samples, Mapping):
+        return paths_in(*samples.values())
+    if not isinstance(samples, (list, tuple)):
+        return paths_in(samples)
+    return [path for one in samples for path in sample_paths(one)]
+
+
 def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ...] | None) -> None:
     """Raise UsageError unless labels and preprocessing fit this model."""
     last = traced.outputs[0].shape[-1] if traced.outputs and traced.outputs[0].shape else None

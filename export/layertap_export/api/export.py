@@ -46,6 +46,7 @@ from .arguments import (
     labels_of,
     paths_in,
     preprocessing_of,
+    sample_paths,
     target_of,
 )
 from .draft import CardDraft
@@ -144,7 +145,8 @@ def export(
     """
     started = time.perf_counter()
     path = target_of(model, path)
-    check_target(path, ".onnx", paths_in(model, weights, labels, preprocess, *samples))
+    read = [*paths_in(model, weights, labels, preprocess), *sample_paths(samples)]
+    check_target(path, ".onnx", read)
     recipe, names = preprocessing_of(preprocess), labels_of(labels)
     if tolerance is not None:
         check_tolerance(tolerance)
@@ -188,13 +190,15 @@ def export(
         started=started,
     )
     try:
-        return export_as(subject)
+        report = export_as(subject)
     except ExportError:
         # Sizes that Keras takes free may be more than ONNX can express.
         fixed = subject.with_fixed_sizes()
         if fixed is None:
             raise
-    return export_as(fixed)
+        report = export_as(fixed)
+    report.verification.warn_of_rows(stacklevel=2)
+    return report
 
 
 def _export(

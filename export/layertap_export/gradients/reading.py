@@ -178,15 +178,16 @@ def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initia
     """The file's card, or one for a file that has none.
 
     Raises:
-        ModelFileError: the card names an input that the graph does not have.
+        ModelFileError: the card names an input or output that the graph does not have.
     """
-    entries = program_of(opened).graph.inputs
-    unknown = [info.name for info in opened.inputs if info.name not in entries]
-    if unknown:
-        raise ModelFileError(
-            f"{program_of(opened).name} is damaged: its card names the input {unknown[0]!r}, which "
-            "the graph does not have. Export it again."
-        )
+    entries, outputs = program_of(opened).graph.inputs, program_of(opened).graph.outputs
+    for word, infos, known in (("in", opened.inputs, entries), ("out", opened.outputs, outputs)):
+        unknown = next((info.name for info in infos if info.name not in known), None)
+        if unknown is not None:
+            raise ModelFileError(
+                f"{program_of(opened).name} is damaged: its card names the {word}put {unknown!r}, "
+                "which the graph does not have. Export it again."
+            )
     # The graph decides about dtypes, for example after a conversion to float16.
     inputs = tuple(replace(info, dtype=entries[info.name].dtype) for info in opened.inputs)
     if opened.card is not None:

@@ -37,7 +37,10 @@ def listed(asked: Selector | Iterable[Selector] | None) -> list[Selector]:
     if not selects or isinstance(asked, (bytes, bytearray)):
         raise UsageError(_not_a_selector(asked))
     alone = isinstance(asked, (str, Integral, slice, Layer))
-    found: list[Any] = [asked] if alone else list(asked)  # type: ignore[arg-type]
+    try:
+        found: list[Any] = [asked] if alone else list(asked)  # type: ignore[arg-type]
+    except TypeError as exc:  # a numpy array without axes
+        raise UsageError(_not_a_selector(asked)) from exc
     for one in found:
         if isinstance(one, (bool, np.bool_)) or not isinstance(one, (str, Integral, slice, Layer)):
             raise UsageError(_not_a_selector(one))

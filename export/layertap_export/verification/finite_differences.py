@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from layertap._engine.stopping import STOPPED, time_left
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
@@ -122,13 +123,16 @@ def compare(
 
     Returns:
         By name, those that were compared in time and that float64 has enough digits for.
+
+    Raises:
+        RunTimeoutError: the caller's `time_limit` has ended.
     """
     started = time.monotonic()
     forward, scores = forward_half(file.model.graph, gradients)
     sources = SourceFinder(forward, scores)
     targets = {name: sources.find(name, tensors[name], ()) for name in gradients.tensors}
     found: dict[str, Slopes] = {}
-    until = started + max(seconds, FIRST_SECONDS)
+    until = started + min(max(seconds, FIRST_SECONDS), time_left())
     for target in _in_turn(list(targets.values()), forward):
         try:
             with np.errstate(all="ignore"):  # NaN and infinity are no slopes, but no errors either
@@ -137,9 +141,10 @@ def compare(
             break
         if slopes is not None:
             found[target.name] = slopes
-            until = started + seconds
+            until = min(until, started + seconds)
         if time.monotonic() > until:
             break
+    time_left()
     return found
 
 
@@ -292,6 +297,8 @@ class _Check:
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
         try:
             found = opened.run(asked, feeds)
+        except STOPPED:
+            raise
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot run the file with gradients: {exc}") from exc
         return {

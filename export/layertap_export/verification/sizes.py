@@ -202,6 +202,8 @@ def given_sizes(
         if isinstance(symbol, str) and symbol
     }
     found: dict[tuple[int, int], int] = {}
+    if not isinstance(sizes, Mapping):
+        raise UsageError(f"sizes must be a dict, as in {{'height': 512}}, got {sizes!r}.")
     for name, size in sizes.items():
         if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
             raise UsageError(

@@ -16,6 +16,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from layertap._engine.library import supports_external_weights
 from layertap._engine.session import plain_session
+from layertap._engine.stopping import STOPPED
 from layertap.format.card import CLASS_INPUTS, Gradients
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import ELEMENT_TYPES, External, read_graph
@@ -131,6 +132,8 @@ class WrittenFile:
             entries[folder] = os.fspath(self.folder)
         try:
             return plain_session(model, **entries)
+        except STOPPED:
+            raise
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
 

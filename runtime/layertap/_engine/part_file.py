@@ -30,7 +30,7 @@ from layertap.format.graph import External, Graph, TensorType, read_type, read_v
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.references import without_references
-from layertap.format.select import Selector
+from layertap.format.select import Selector, as_selectors
 from layertap.format.source import FileSource
 from layertap.format.wire import Buffer, WireError, encode
 
@@ -79,7 +79,8 @@ def _named(
         return []
     layers = {layer.name for layer in program.layers}
     found: list[Any] = []
-    for one in [what] if isinstance(what, (str, int, slice, Layer)) else what:
+    asked = as_selectors(what)
+    for one in asked if isinstance(asked, list) else [asked]:
         if isinstance(one, str) and one in others and one not in layers:
             found.append(others[one])
         else:

@@ -28,6 +28,7 @@ from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
 
 from .cache import Cache
+from .constant_work import FOLDING, much_from_constants
 from .engine import Engine
 from .library import give_back_memory, import_onnxruntime
 from .request import Asked, Request, request_layers, request_outputs
@@ -314,6 +315,11 @@ class Program:
         """
         return any(node.op_type == "DequantizeLinear" for node in self.graph.nodes)
 
+    @cached_property
+    def _disabled(self) -> tuple[str, ...]:
+        """The optimizations of onnxruntime that are left out, because nothing could stop them."""
+        return (FOLDING,) if much_from_constants(self.source, self.graph) else ()
+
     def _start(self, engine: Engine, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
         locations = self.graph.locations
@@ -343,8 +349,10 @@ class Program:
                 f"than onnxruntime can load from memory. {engine.large_remedy}"
             )
         if weights is None or not (weights.mapped or locations):
-            return engine.start(model, self.name, None)
-        session = engine.start(model, self.name, weights.folder, weights.check)
+            return engine.start(model, self.name, None, disabled=self._disabled)
+        session = engine.start(
+            model, self.name, weights.folder, weights.check, disabled=self._disabled
+        )
         with self.source.read():  # checks that onnxruntime mapped the file that was cut
             return session
 
@@ -400,7 +408,7 @@ class Program:
         """Warn of a batch; nothing happens for an empty text, or after the first."""
         if problem and not self.has_warned:
             self.has_warned = True
-            warnings.warn(problem, LayertapWarning, stacklevel=_outside())
+            warnings.warn(problem, LayertapWarning, stacklevel=outside())
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
@@ -561,7 +569,7 @@ def program_of(model: HasProgram) -> Program:
     return model._program
 
 
-def _outside() -> int:
+def outside() -> int:
     """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and (frame.f_globals.get("__package__") or "").startswith("layertap"):

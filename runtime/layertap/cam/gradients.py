@@ -54,8 +54,10 @@ def layer_gradients(
 
 def _listed(program: Program, layers: Any) -> Any:
     """The selectors, with iterables as lists, and `None` for all layers that have a gradient."""
-    if layers is None or layers is True:
+    if layers is None:
         return None
+    if type(layers).__name__ in ("bool", "bool_"):  # as for an export
+        return None if layers else []
     if isinstance(layers, str) and layers == "all" and not _names(program, layers):
         return None
     return as_selectors(layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap._arguments import choice, count, flag, sizes
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
-from layertap._engine.program import HasProgram, Program, program_of
-from layertap.errors import UsageError
+from layertap._engine.program import HasProgram, Program, outside, program_of
+from layertap.errors import LayertapWarning, UsageError
 from layertap.format.layer import Layer
+from layertap.format.text import class_text
 
 from . import available, targets, upsampling
 from .axes import as_fed, channels_last
@@ -82,12 +85,21 @@ def heat_maps(
     Args:
         model: a `layertap.Model`. See `Model.cam` for the other arguments and the errors.
     """
-    if mask not in MASKS:
-        raise UsageError(f"mask must be 'layer' or 'input', got {mask!r}.")
-    for name, value in (("batch_size", batch_size), ("channels", channels)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}.")
+    choice("mask", mask, MASKS)
+    batch_size = count("batch_size", batch_size)
+    channels = None if channels is None else count("channels", channels)
+    normalize, aug_smooth = flag("normalize", normalize), flag("aug_smooth", aug_smooth)
+    eigen_smooth = flag("eigen_smooth", eigen_smooth)
+    if reshape is not None and not callable(reshape):
+        raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
     program, chosen = program_of(model), find_method(method)
+    if not chosen.takes and not _is_default(target):
+        warnings.warn(
+            f"target is for methods that explain a class; the map of {chosen.name} is the same for "
+            "every class. Leave out target.",
+            LayertapWarning,
+            stacklevel=outside(),
+        )
     gather = Gatherer(
         program=program,
         layer=choose_layer(program, layer, chosen),
@@ -128,6 +140,13 @@ def heat_maps(
     )
 
 
+def _is_default(target: Any) -> bool:
+    """Whether a target is the default, perhaps as a list."""
+    if isinstance(target, (list, tuple)) and len(target) == 1:
+        target = target[0]
+    return isinstance(target, str) and target == targets.TOP
+
+
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
     """Return the given layer, or the last one with gradients.
 
@@ -158,12 +177,12 @@ def _size(
     gather: Gatherer, feeds: Mapping[str, Any], rank: int, asked: bool | Sequence[int]
 ) -> Sequence[int] | None:
     """The size of the maps; `None` for the layer's own."""
-    if asked is False:
+    if isinstance(asked, (bool, np.bool_)) and not asked:
         return None
-    if asked is True:
+    if isinstance(asked, (bool, np.bool_)):
         return gather.image_size(feeds, rank)
-    size = tuple(asked)
-    if len(size) != rank or any(side < 1 for side in size):
+    size = sizes("resize", asked)
+    if len(size) != rank:
         raise UsageError(
             f"resize must be True, False or "
             f"{'(height, width)' if rank == 2 else f'{rank} sizes'}, got {asked!r}."

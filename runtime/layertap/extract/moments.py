@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import ImageError, UsageError
+from layertap._arguments import count, flag
+from layertap.errors import ImageError
 from layertap.images.load import ColorMode, Depth, Interpolation
 from layertap.images.own_pictures import check_not_own
 from layertap.images.preprocessing import PerChannel, Preprocessing, Standardize
@@ -89,8 +90,8 @@ def collection_statistics(
         PreprocessingError: an option for reading the images has an invalid value.
         UsageError: `sample` is less than 1.
     """
-    if sample is not None and sample < 1:
-        raise UsageError(f"sample must be at least 1, got {sample}.")
+    sample = None if sample is None else count("sample", sample)
+    per_channel = flag("per_channel", per_channel)
     recipe = Preprocessing(
         size=size,
         color_mode=color_mode,

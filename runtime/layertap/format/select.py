@@ -92,8 +92,12 @@ def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
 
 def _as_list(value: Any) -> list[Any]:
     """The items of an iterable; a list of one item for a string or another value."""
-    single = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
-    return [value] if single else list(value)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:  # a numpy array without axes
+        return [value]
 
 
 def as_selectors(value: Any) -> Any:

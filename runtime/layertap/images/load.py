@@ -144,6 +144,8 @@ def load_image(
             raise ImageError(
                 f"{name}: it has no pixels (height {image.height}, width {image.width})."
             )
+        if image.mode == "I" and image.format == "PNG":
+            image = image.convert("I;16")  # which it is since Pillow 10.3
         if depth == "scale" and _is_deep(image):
             grey = _scaled(image, name)
             grey = _fitted(grey, size, interpolation, keep_aspect_ratio, shorter_side, name)
@@ -250,7 +252,7 @@ def check_choice(key: str, value: object, known: Sequence[str]) -> None:
     Raises:
         PreprocessingError: it is not; the message suggests the nearest names.
     """
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise PreprocessingError(
             f'"{key}" is {value!r}, but it must be one of {", ".join(map(repr, known))}.'
             + suggest(str(value), known)
@@ -265,7 +267,12 @@ def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """
     if formats is FORMATS:  # of which an old Pillow may not know all
         return FORMATS
-    names = [formats] if isinstance(formats, str) else list(formats)
+    try:
+        names = [formats] if isinstance(formats, str) else list(formats)
+    except TypeError as exc:
+        raise PreprocessingError(
+            f'"formats" must be names of formats, as in ("PNG", "JPEG"), got {formats!r}.'
+        ) from exc
     Image.init()
     known = {*FORMATS, *Image.OPEN}
     for name in names:
@@ -440,13 +447,18 @@ def _resized(
     resample = _FILTERS[interpolation]
     if interpolation == "nearest":
         return image.resize((width, height), resample, box=box)
+    box = box or (0, 0, *image.size)
     try:
-        return _filtered(image, (width, height), resample, box or (0, 0, *image.size))
+        return _filtered(image, (width, height), resample, box)
     except ValueError:
         if image.mode != "I;16":
             raise
         # Before version 11, Pillow's filters accept 32-bit grey, but not 16-bit grey.
-        return _filtered(image.convert("I"), (width, height), resample, box or (0, 0, *image.size))
+        return _filtered(image.convert("I"), (width, height), resample, box, _WHITE)
+
+
+_WHITE = 65535
+"""White in 16-bit grey."""
 
 
 def _filtered(
@@ -454,6 +466,7 @@ def _filtered(
     size: tuple[int, int],
     resample: Image.Resampling,
     box: tuple[int, int, int, int],
+    white: int | None = None,
 ) -> Image.Image:
     """`image.resize(size, resample, box)`, always horizontally first.
 
@@ -463,12 +476,19 @@ def _filtered(
     Args:
         size: (width, height).
         box: (left, top, right, bottom), the region that is resized.
+        white: the largest value of a pixel, where it is less than that of the mode. The filters
+            bicubic and lanczos go beyond it at edges.
     """
     if image.mode == "RGBA":  # as in Image.resize: colours are weighted by their alpha
         return _filtered(image.convert("RGBa"), size, resample, box).convert("RGBA")
     (width, height), (left, top, right, bottom) = size, box
     image = image.resize((width, image.height), resample, box=(left, 0, right, image.height))
-    return image.resize((width, height), resample, box=(0, top, width, bottom))
+    image = _limited(image, white).resize((width, height), resample, box=(0, top, width, bottom))
+    return _limited(image, white)
+
+
+def _limited(image: Image.Image, white: int | None) -> Image.Image:
+    return image if white is None else Image.fromarray(np.clip(np.asarray(image), 0, white))
 
 
 def _range(image: Image.Image) -> tuple[str, int]:
@@ -478,8 +498,7 @@ def _range(image: Image.Image) -> tuple[str, int]:
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode.startswith("I;16"):
         bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], False
-    elif image.format in ("PNG", "PPM"):
-        # In these formats, images with mode `I` have 16 bits (PNG: only before Pillow 10.3).
+    elif image.format == "PPM":  # whose images with mode `I` have 16 bits
         bits, signed = 16, False
     else:
         bits = tags.get(_BITS_PER_SAMPLE, (32,))[0]

@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from layertap._arguments import items
 from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
 from layertap.format.recipe import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
@@ -298,7 +299,7 @@ class Preprocessing:
             raise InputError(
                 f"{image_name(images)}: batch expects a list of images, not one image."
             )
-        images = list(images)
+        images = items("batch: the images", images)
         if not images:
             raise InputError("batch expects at least one image, got none.")
         arrays = [self._read(image) for image in images]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from layertap.format.card import KEY
 from layertap.format.layer import Layer
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
+from layertap_export.verification import finite_differences
 from layertap_export.verification.golden_values import digits
 
 
@@ -71,7 +74,7 @@ def test_a_text_that_is_not_utf_8_is_refused(place: str, tmp_path: Path) -> None
     assert [*tmp_path.iterdir()] == [path]
 
 
-@pytest.mark.filterwarnings("ignore:.*the graph is not the one that was:layertap.LayertapWarning")
+@pytest.mark.filterwarnings("ignore::layertap.LayertapWarning")  # of a changed file
 @pytest.mark.parametrize("stated", ["", "x", "int32"])
 def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Path) -> None:
     path = changed_card(tmp_path, lambda card: card["inputs"][0].update(dtype=stated))
@@ -80,9 +83,13 @@ def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Pa
     assert report.card.inputs[0].dtype == "float32"
 
 
-def test_a_card_with_another_input_is_refused(tmp_path: Path) -> None:
-    path = changed_card(tmp_path, lambda card: card["inputs"][0].update(name="z"))
-    with pytest.raises(layertap.ModelFileError, match="its card names the input 'z', which the"):
+@pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
+def test_a_card_with_another_input_or_output_is_refused(
+    word: str, name: str, tmp_path: Path
+) -> None:
+    path = changed_card(tmp_path, lambda card: card[f"{word}s"][0].update(name=name))
+    message = f"its card names the {word} '{name}', which the graph does not have"
+    with pytest.raises(layertap.ModelFileError, match=message):
         add_gradients(path, tmp_path / "out.onnx", "last-conv")
 
 
@@ -502,7 +509,7 @@ def test_times_that_are_refused(file: Path, tmp_path: Path) -> None:
     for seconds in (-1, float("nan")):
         with pytest.raises(layertap.UsageError) as caught:
             add_gradients(file, tmp_path / "out.onnx", "relu", seconds=seconds)
-        assert str(caught.value) == f"seconds must be at least 0, got {seconds}."
+        assert str(caught.value) == f"seconds must be a number of at least 0, got {seconds}."
 
 
 @pytest.mark.parametrize("layers", [(), None, False])
@@ -573,3 +580,103 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
         "gradients need the package onnx, which is not installed. Install it with "
         '`pip install ".[gradients,cpu]"` in a checkout of layertap.\n'
     )
+
+
+# --- Time, and the user's samples ---------------------------------------------------------------
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """It counts up to 2**40 for a seeded input of more than 0."""
+    made = tiny.counting()
+    made.graph.node[1].CopyFrom(node("Exp", "x", "largest"))
+    made.graph.node.insert(2, node("ReduceMax", "largest", "most_x", keepdims=0))
+    made.graph.node[3].input[0] = "most_x"
+    del made.metadata_props[:], made.graph.output[1]
+    return tiny.save(made, tmp_path / "endless.onnx")
+
+
+def test_a_timeout_ends_it(endless: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    started = time.monotonic()
+    with pytest.raises(layertap.RunTimeoutError, match=r"timeout of 0\.5 s and was stopped"):
+        add_gradients(endless, target, ["first"], timeout=0.5)
+    assert time.monotonic() - started < 2
+    assert not target.exists()
+    assert [*tmp_path.iterdir()] == [endless]
+
+
+def test_a_timeout_ends_the_comparison(file: Path, tmp_path: Path) -> None:
+    """Whichever step it is that takes long."""
+    for limit in (0.02, 0.1, 0.2, 0.4):
+        with pytest.raises(layertap.RunTimeoutError):
+            add_gradients(file, tmp_path / "out.onnx", ["all"], timeout=limit, sizes={"h": 700})
+    with pytest.raises(layertap.UsageError, match="timeout must be a number of seconds"):
+        add_gradients(file, tmp_path / "out.onnx", ["all"], timeout=0)
+    assert [*tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_ctrl_c_ends_the_command(endless: Path, tmp_path: Path) -> None:
+    argv = ["-m", "layertap", "gradients", endless, "--layers", "first", "-o", tmp_path / "o.onnx"]
+    with subprocess.Popen(
+        [sys.executable, *map(str, argv)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(3.5)
+        assert process.poll() is None
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert time.monotonic() - started < 1.5
+    assert (process.returncode, err.count("\n")) == (130, 1)
+    assert [*tmp_path.iterdir()] == [endless]
+
+
+def test_gradients_are_compared_on_the_users_samples(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one.npy", tmp_path / "two.npz"
+    np.save(one, np.full((3, 3, 9, 8), 0.5, np.float32))
+    np.savez(two, x=np.full((1, 3, 10, 7), 0.25, np.float32))
+    target = tmp_path / "out.onnx"
+    argv = ["gradients", file, "--layers", "relu", "-o", target, "--sample", one, "--sample", two]
+    assert main([*map(str, argv), "--timeout", "100"]) == 0
+    assert capsys.readouterr().err == ""
+    batches = layertap.open(target).card.verification.batches  # type: ignore[union-attr]
+    assert [text.partition(", central")[0] for text in batches][2:] == [
+        "3 x 3 x 9 x 8, your sample",
+        "1 x 3 x 10 x 7, your sample",
+    ]
+    report = add_gradients(file, target, "relu", samples={"x": one})
+    assert report.batch.endswith("; 3 x 3 x 9 x 8, your sample")
+
+
+def test_a_sample_finds_a_wrong_gradient(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is right for the seeded samples, whose mean is about 0."""
+    plain = finite_differences._Check._gradient
+
+    def wrong(self: Any, x: Any, mix: Any) -> Any:
+        return plain(self, x, mix) * (2 if x.mean() > 0.2 else 1)
+
+    monkeypatch.setattr(finite_differences._Check, "_gradient", wrong)
+    sample = np.ones((1, 3, 8, 8), np.float32)
+    add_gradients(file, tmp_path / "out.onnx", "input")
+    with pytest.raises(layertap_export.VerificationError):
+        add_gradients(file, tmp_path / "out.onnx", "input", samples=sample)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        ({"z": np.zeros(3)}, "z"),
+        (np.zeros((1, 5, 8, 8), np.float32), "5"),
+        ("missing.npy", "missing.npy"),
+        (True, "samples must be"),
+        (7, "samples must be"),
+    ],
+)
+def test_samples_that_do_not_fit(samples: Any, says: str, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(layertap.LayertapError, match=says):
+        add_gradients(file, tmp_path / "out.onnx", "relu", samples=samples)

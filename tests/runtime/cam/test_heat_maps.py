@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,10 @@ from layertap.format.card import KEY, Card, Gradients, TensorInfo
 NOISE = "ignore:input .* the batch has values from"
 """These batches are noise, which the recipe in the file cannot have returned."""
 
-pytestmark = pytest.mark.filterwarnings(NOISE)
+pytestmark = [
+    pytest.mark.filterwarnings(NOISE),
+    pytest.mark.filterwarnings("ignore:target is for methods that explain a class"),
+]
 
 
 TinyFile = Callable[[str], Path]
@@ -398,11 +402,11 @@ def test_methods_of_activations_run_no_gradients(
             {"layer": "pool", "method": "eigencam"},
             "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
         ),
-        ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'."),
+        ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'. Did you mean 'input'?"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"channels": 0}, "channels must be at least 1, got 0."),
         ({"resize": (5,)}, "resize must be True, False or (height, width), got (5,)."),
-        ({"resize": (5, 0)}, "resize must be True, False or (height, width), got (5, 0)."),
+        ({"resize": (5, 0)}, "each size in resize must be at least 1, got 0."),
     ],
 )
 def test_invalid_arguments_are_refused(
@@ -453,6 +457,25 @@ def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
     large = np.array([1, -1, 3e38], np.float32)
     for method in METHODS:
         for layer in ("relu", "last"):
-            for target in (0, large):
+            for target in (0, large) if METHODS[method].takes else ("top",):
                 assert model.cam(x, layer, target, method=method).shape[-2:] == (8, 6)
     assert model.attribute(x, target=large).shape[-3:] == (8, 6, 3)
+
+
+def test_a_target_without_a_meaning_is_warned_of(tiny_file: TinyFile) -> None:
+    """The maps of these methods are the same for every class."""
+    model = layertap.open(tiny_file("differentiable"))
+    image = tiny.images(1)
+    expected = model.cam(image, "conv", method="eigencam")
+    for target in (1, ["top"], [0, 1], "all", np.ones((1, 3), np.float32)):
+        meant = isinstance(target, list) and target == ["top"]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            maps = model.cam(image, "conv", target, method="eigencam")
+        text = (
+            "target is for methods that explain a class; the map of eigencam is the same for every "
+            "class. Leave out target."
+        )
+        assert [str(one.message) for one in caught] == ([] if meant else [text])
+        assert meant or caught[0].filename == __file__
+        np.testing.assert_array_equal(maps.reshape(-1, *expected.shape[-2:])[0], expected[0, 0])

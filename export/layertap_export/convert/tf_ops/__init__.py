@@ -104,7 +104,9 @@ HANDLERS: Mapping[str, Handler] = {
     "AvgPool3D": windows.pooling("AveragePool"),
     "ExtractImagePatches": windows.patches,
     # convolution
-    "Conv3D": convolution.conv3d,
+    "Conv2D": convolution.forward(convolution.conv2d),
+    "DepthwiseConv2dNative": convolution.forward(convolution.depthwise),
+    "Conv3D": convolution.forward(convolution.conv3d),
     "Conv2DBackpropInput": convolution.transposed,
     "Conv3DBackpropInputV2": convolution.transposed,
     # images

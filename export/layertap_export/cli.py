@@ -60,7 +60,9 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="names of the classes, one per line; kept in the file"
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, one per line, or as JSON; kept in the file",
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
     _add_verification(parser)

@@ -210,12 +210,31 @@ def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initia
 
 
 def strip(model: onnx.ModelProto, card: Card) -> None:
-    """Take out the gradients that a file has."""
-    if card.gradients is None:
+    """Take out the gradients that a file has.
+
+    Raises:
+        ModelFileError: the graph has an input that is neither the model's nor that of gradients.
+    """
+    gone: set[str] = set()
+    if card.gradients is not None:
+        gone = {*card.gradients.tensors.values(), card.gradients.weights}
+    known = gone | {info.name for info in card.inputs}
+    known |= {item.name for item in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in known:
+            raise ModelFileError(
+                f"the graph has the input {value.name!r}, which the file's card does not name. The "
+                "file was changed after the export; export it again."
+            )
+    if not gone:
         return
-    gone = {*card.gradients.tensors.values(), card.gradients.weights}
     for values in (model.graph.output, model.graph.input):
         kept = [value for value in values if value.name not in gone]
         del values[:]
         values.extend(kept)
     prune(model, [value.name for value in model.graph.output])
+    # What the gradients alone read has gone with them, whatever name the card gives it.
+    left = {info.name for info in card.inputs} | {item.name for item in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name in left]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)

@@ -479,3 +479,18 @@ def test_a_target_without_a_meaning_is_warned_of(tiny_file: TinyFile) -> None:
         assert [str(one.message) for one in caught] == ([] if meant else [text])
         assert meant or caught[0].filename == __file__
         np.testing.assert_array_equal(maps.reshape(-1, *expected.shape[-2:])[0], expected[0, 0])
+
+
+def test_last_conv(tiny_file: TinyFile) -> None:
+    """The last layer with feature maps, as in an export. A layer that has this name wins."""
+    model = layertap.open(tiny_file("differentiable"))
+    image = tiny.images(1)
+    for method in ("gradcam", "eigencam"):
+        expected = model.cam(image, "last", method=method)
+        np.testing.assert_array_equal(model.cam(image, "last-conv", method=method), expected)
+    for name in ("lastconv", "last_conv", "Last-Conv", "last conv"):
+        with pytest.raises(layertap.LayerNotFoundError, match=r"Did you mean 'last-conv'\?"):
+            model.cam(image, name)
+    flat = layertap.open(tiny_file("linear_chain"))
+    with pytest.raises(layertap.LayerNotFoundError, match="no layer with feature maps, so no"):
+        flat.cam(np.ones((1, 4), np.float32), "last-conv", method="eigencam")

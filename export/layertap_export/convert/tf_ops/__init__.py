@@ -104,9 +104,7 @@ HANDLERS: Mapping[str, Handler] = {
     "AvgPool3D": windows.pooling("AveragePool"),
     "ExtractImagePatches": windows.patches,
     # convolution
-    "Conv2D": convolution.forward(convolution.conv2d),
-    "DepthwiseConv2dNative": convolution.forward(convolution.depthwise),
-    "Conv3D": convolution.forward(convolution.conv3d),
+    "Conv3D": convolution.conv3d,
     "Conv2DBackpropInput": convolution.transposed,
     "Conv3DBackpropInputV2": convolution.transposed,
     # images

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from tf2onnx.onnx_opset.nn import ConvOp, DepthwiseConv2d
+from tf2onnx.onnx_opset.nn import ConvOp
 
-from .expressions import Handler, UnsupportedUseError, Value, attribute, replace_node
+from .expressions import UnsupportedUseError, Value, attribute, replace_node
 from .windows import same_pads, skips, spatial
 
+FORWARD = ("Conv2D", "DepthwiseConv2dNative", "Conv3D")
+"""The operations that are convolutions and no gradients of one."""
 
-def forward(convert: Callable[[Any, Any], None]) -> Handler:
-    """The handler of a convolution that `convert` converts unless padding `same` is computed in the
-    graph for strides larger than the kernel, for which ONNX's own rule gives negative sizes."""
 
-    def handler(graph: Any, node: Any, name: str, args: Any) -> None:
-        if attribute(node, "padding") == "SAME":
+def pad_same(graph: Any, nodes: Any) -> Any:
+    """Pad the inputs of convolutions with padding `same` themselves, where the strides are larger
+    than the kernel and the sizes free: ONNX's own rule gives negative sizes there.
+
+    tf2onnx calls this before it converts the operations of a graph.
+    """
+    for node in nodes:
+        if node.type in FORWARD and attribute(node, "padding") == "SAME":
             _pad(graph, node)
-        convert(graph, node)
-
-    return handler
+    return graph.get_nodes()
 
 
 def _pad(graph: Any, node: Any) -> None:
@@ -45,17 +47,7 @@ def _pad(graph: Any, node: Any) -> None:
     node.set_attr("padding", "VALID")
 
 
-def conv2d(graph: Any, node: Any) -> None:
-    """A 2D convolution."""
-    ConvOp.any_version(graph.opset, graph, node)
-
-
-def depthwise(graph: Any, node: Any) -> None:
-    """A 2D convolution of each channel by itself."""
-    DepthwiseConv2d.version_1(graph, node)
-
-
-def conv3d(graph: Any, node: Any) -> None:
+def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
     """A 3D convolution with groups; tf2onnx sets the number of groups in 2D only."""
     channels_last = attribute(node, "data_format").endswith("C")
     channels = graph.get_shape(node.input[0])[-1 if channels_last else 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
+from layertap.format.layer import Layer
+from layertap.format.select import ALL
 from layertap.format.source import FileSource
 
 from .progress import ProgressLine
@@ -60,7 +63,9 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="names of the classes, one per line; kept in the file"
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, one per line, or as JSON; kept in the file",
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
     _add_verification(parser)
@@ -324,6 +329,32 @@ def _check_export(args: argparse.Namespace) -> None:
     labels_of(args.labels)
     args.input = parsed(args.input)
     _check_source(args)
+    _check_names(args)
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    """Raise an error for a name of a layer that the file of the model does not have.
+
+    Names of layers inside others are only known once the model is traced; what they begin with is
+    compared. Patterns and numbers are left to the export.
+    """
+    from .gradients.select import named_layers
+    from .keras_model.loading.configs import layer_names
+
+    asked = [*(args.layers or ()), *args.gradients]
+    path = Path(args.model)
+    if not asked or args.signature or not path.is_file():
+        return
+    names = layer_names(path)
+    if names is None:
+        return
+    rows = [Layer(name, "", index, (), "float32", 0, (), name) for index, name in enumerate(names)]
+    known = {*names, "output"}  # of outputs that are no layer's
+    for text in asked:
+        if text == ALL or re.search(r"[*?\[#~:]|^-?\d+$", text):
+            continue
+        if text not in known and text.partition("/")[0] not in known:
+            named_layers([text], rows)
 
 
 def _check_source(args: argparse.Namespace) -> None:

@@ -240,7 +240,7 @@ def _added(
                     f"differs by {changed[1]:.1e} of its scale, allowed are {tolerance:.0e}.",
                     report,
                 )
-        card = replace(card, digest=digest_of(FileSource(temporary)))
+        card = replace(card, digest=digest_of(FileSource(temporary), card))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, Path(path), verified, card, report)

@@ -126,7 +126,7 @@ def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
 def _warn_of_changes(subject: Subject, card: Card, path: str | os.PathLike[str]) -> None:
     """Warn if the file is not as it was written, or the model has other weights."""
     source = FileSource(path)
-    parts = changed_parts(card.digest, digest_of(source)) if card.digest else ()
+    parts = changed_parts(card.digest, digest_of(source, card)) if card.digest else ()
     if parts:
         warnings.warn(f"{source.name}: {change_text(parts)}.", LayertapWarning, stacklevel=3)
     given, expected = subject.source.weights_sha256, card.source.weights_sha256

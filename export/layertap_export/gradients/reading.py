@@ -26,7 +26,7 @@ from layertap.format.graph import External
 from layertap.format.index import refusal
 from layertap.format.references import without_references
 from layertap.format.wire import WireError
-from layertap_export.graph.graph import in_order, opset_of, prune
+from layertap_export.graph.graph import in_order, opset_of, prune, reads
 from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 P = TypeVar("P")
@@ -50,12 +50,22 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             mapped.
 
     Raises:
-        ModelFileError: the file is too old to be converted to a newer opset.
+        ModelFileError: the file is too old to be converted to a newer opset, or a tensor depends on
+            itself.
     """
     model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
         model = _upgraded(_loaded(opened, None), source)
     nodes = in_order(model.graph.node)
+    later = {name for node in nodes for name in node.output if name}
+    for node in nodes:
+        missing = next((name for name in reads(node) if name in later), None)
+        if missing is not None:
+            raise ModelFileError(
+                f"{program_of(opened).name} is damaged: {missing!r} depends on itself. Export it "
+                "again."
+            )
+        later.difference_update(node.output)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for item in model.graph.sparse_initializer:
@@ -210,12 +220,31 @@ def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initia
 
 
 def strip(model: onnx.ModelProto, card: Card) -> None:
-    """Take out the gradients that a file has."""
-    if card.gradients is None:
+    """Take out the gradients that a file has.
+
+    Raises:
+        ModelFileError: the graph has an input that is neither the model's nor that of gradients.
+    """
+    gone: set[str] = set()
+    if card.gradients is not None:
+        gone = {*card.gradients.tensors.values(), card.gradients.weights}
+    known = gone | {info.name for info in card.inputs}
+    known |= {item.name for item in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in known:
+            raise ModelFileError(
+                f"the graph has the input {value.name!r}, which the file's card does not name. The "
+                "file was changed after the export; export it again."
+            )
+    if not gone:
         return
-    gone = {*card.gradients.tensors.values(), card.gradients.weights}
     for values in (model.graph.output, model.graph.input):
         kept = [value for value in values if value.name not in gone]
         del values[:]
         values.extend(kept)
     prune(model, [value.name for value in model.graph.output])
+    # What the gradients alone read has gone with them, whatever name the card gives it.
+    left = {info.name for info in card.inputs} | {item.name for item in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name in left]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)

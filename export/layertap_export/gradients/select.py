@@ -192,13 +192,13 @@ def _of_all_steps(layer: Layer, layers: Sequence[Layer], maps: Sequence[Layer]) 
         UsageError: the feature maps of the steps are not in one tensor.
     """
     by_name = {one.name: one for one in layers}
-    wrapper = by_name.get(layer.parent or "")
-    while wrapper is not None and wrapper.type != "TimeDistributed":
-        wrapper = by_name.get(wrapper.parent or "")
-    if wrapper is None:
-        return layer
-    if wrapper in maps:
-        return wrapper
+    wrapper: Layer | None = None
+    outer = by_name.get(layer.parent or "")
+    while outer is not None:
+        wrapper = outer if outer.type == "TimeDistributed" else wrapper
+        outer = by_name.get(outer.parent or "")
+    if wrapper is None or wrapper in maps:
+        return wrapper or layer
     raise UsageError(
         f"last-conv: {wrapper.name!r} computes the feature maps step by step, and gives out no "
         f"tensor with those of all steps. Name the layers of the steps that you need instead, for "

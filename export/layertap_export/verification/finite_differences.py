@@ -195,7 +195,12 @@ class _Check:
         known = {*made, self._source, *(item.name for item in file.model.graph.initializer)}
         read = dict.fromkeys(name for node in self._tail for name in reads(node))
         self._border = [name for name in read if name not in known]
-        self._values = self._run([self._source, *self._border, scores], feeds)
+        # A Reshape may take its shape from the graph.
+        moved = {output for node in self._movers for output in node.output}
+        known = {*moved, self._source, *(item.name for item in file.model.graph.initializer)}
+        used = dict.fromkeys(name for node in self._movers for name in reads(node))
+        self._shapes = [name for name in used if name not in known]
+        self._values = self._run([self._source, *self._border, *self._shapes, scores], feeds)
 
     def result(self) -> Slopes | None:
         """`None` where float64 has too few digits, or the reference evaluator differs.
@@ -328,12 +333,13 @@ class _Check:
         graph = helper.make_graph(
             [in_double(node) for node in self._movers],
             "movers",
-            [onnx.ValueInfoProto(name=self._source)],
+            [onnx.ValueInfoProto(name=name) for name in (self._source, *self._shapes)],
             [onnx.ValueInfoProto(name=self._movers[-1].output[0])],
             self._weights_of(read),
         )
         model = helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
-        (shown,) = evaluator(model).run(None, {self._source: direction})
+        shapes = {name: self._values[name] for name in self._shapes}
+        (shown,) = evaluator(model).run(None, {**shapes, self._source: direction})
         return np.asarray(shown, np.float64)
 
 

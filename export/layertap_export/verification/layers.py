@@ -80,10 +80,10 @@ def verify_file(
             of a size is unknown.
         InputError: a sample does not fit the inputs.
     """
-    if reference not in REFERENCES:
+    if not isinstance(reference, str) or reference not in REFERENCES:
         raise UsageError(
             f"reference must be 'keras' or 'float64', got {reference!r}."
-            + suggest(reference, REFERENCES)
+            + suggest(str(reference), REFERENCES)
         )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")

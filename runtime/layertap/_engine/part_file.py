@@ -67,7 +67,7 @@ def cut_to_file(
             file.write(model)
             file.flush()
             if card is not None:
-                card = replace(card, digest=digest_of(FileSource(temporary)))
+                card = replace(card, digest=digest_of(FileSource(temporary), card))
                 file.write(encode(METADATA, encode(1, KEY) + encode(2, card.to_json())))
 
 

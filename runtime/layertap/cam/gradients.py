@@ -115,6 +115,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Arrays by input name, for `differentiate`."""
     if gradients.weights not in program.graph.optional:
+        made = (name for node in program.graph.nodes for name in node.writes)
+        if gradients.weights in program.graph.initializers or gradients.weights in made:
+            raise available.fixed_class(program, gradients)
         raise program.missing_tensor(gradients.weights)
     plan = program.plan([*wanted, *also, gradients.output])
     return program.prepare_arrays(plan.needs, inputs, preprocess)

@@ -52,7 +52,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer",
         metavar="LAYER",
-        help="a name or index (default: the last layer with gradients in the file)",
+        help="a name, an index, or last-conv, the last layer with feature maps (default: the last "
+        "layer with gradients in the file)",
     )
     parser.add_argument(
         "--target",

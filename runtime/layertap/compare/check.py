@@ -64,8 +64,8 @@ class CheckReport(Readable):
     not_run: str = ""
     """Why the gradients could not be computed here; empty if they could."""
     changed: tuple[str, ...] = ()
-    """What is not as it was when the file was verified: `graph`, `weights`, both or none. A file
-    that was converted on purpose may still agree with the sample."""
+    """What is not as it was when the file was verified: of `graph`, `weights` and `card` (labels,
+    preprocessing, axes). A file that was converted on purpose may still agree with the sample."""
 
     def __bool__(self) -> bool:
         return not self.failed and not self.not_run
@@ -155,7 +155,7 @@ def check(
         allowed[name] = max(allowed.get(name, tolerance), narrow[name].tolerance, least)
     stated = model.card.digest
     return CheckReport(
-        changed=changed_parts(stated, digest_of(program.source)) if stated else (),
+        changed=changed_parts(stated, digest_of(program.source, model.card)) if stated else (),
         device=model.device,
         tolerance=tolerance,
         gradients=len(gradients.intersection(names)),

@@ -212,6 +212,8 @@ class Digest(Record):
     """SHA-256 of the graph's contents, without the values of its weights."""
     weights: str
     """SHA-256 of the values of all weights."""
+    card: str | None = None
+    """SHA-256 of what the card says about inputs and results: labels, recipe, axes."""
     extra: Mapping[str, Any] = {}
 
 

@@ -74,12 +74,22 @@ def test_a_text_that_is_not_utf_8_is_refused(place: str, tmp_path: Path) -> None
     assert [*tmp_path.iterdir()] == [path]
 
 
+@pytest.mark.filterwarnings("ignore:.*the graph is not the one that was:layertap.LayertapWarning")
 @pytest.mark.parametrize("stated", ["", "x", "int32"])
 def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Path) -> None:
     path = changed_card(tmp_path, lambda card: card["inputs"][0].update(dtype=stated))
     report = add_gradients(path, tmp_path / "out.onnx", "last-conv")
     assert report
     assert report.card.inputs[0].dtype == "float32"
+
+
+def test_a_tensor_that_depends_on_itself_is_refused(tmp_path: Path) -> None:
+    """onnxruntime takes such a file if nothing that is asked for depends on it."""
+    made = classifier()
+    made.graph.node.append(node("Identity", "turn", "turn"))
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.ModelFileError, match="is damaged: 'turn' depends on itself"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
 
 
 @pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
@@ -110,6 +120,35 @@ def changed_card(folder: Path, change: Any) -> Path:
     change(card)
     entry.value = json.dumps(card)
     return tiny.save(made, folder / "m.onnx")
+
+
+def test_a_layer_whose_shape_the_graph_computes(tmp_path: Path) -> None:
+    """A Flatten that only a graph output shows, as exported files have it."""
+    made = model(
+        [
+            node("Conv", "x w", "conv", pads=[1, 1, 1, 1]),
+            node("Shape", "conv", "sizes"),
+            node("Gather", "sizes first", "rows", axis=0),
+            node("Concat", "rows open", "shape", axis=0),
+            node("Reshape", "conv shape", "flat"),
+            node("GlobalAveragePool", "conv", "pool"),
+            node("Flatten", "pool", "y"),
+        ],
+        [value("x", ["n", 3, 5, 4])],
+        [value("y", ["n", 4]), value("flat", ["n", 80])],
+        [
+            weights("w", 4, 3, 3, 3),
+            constant("first", [0], np.int64),
+            constant("open", [-1], np.int64),
+        ],
+    )
+    source = tiny.save(made, tmp_path / "plain.onnx")
+    report = add_gradients(source, tmp_path / "out.onnx", ["flat"], score="y")
+    assert list(report.compared) == ["flat"]
+    x = np.zeros((2, 3, 5, 4), np.float32)
+    found = layertap.open(tmp_path / "out.onnx").gradients(x, target=2)["flat"]
+    expected = np.repeat([[0, 0, 1 / 20, 0]] * 2, 20, axis=1)
+    np.testing.assert_allclose(found.reshape(2, 80), expected, rtol=1e-6)
 
 
 # --- A file from elsewhere ------------------------------------------------------------------------

@@ -39,6 +39,11 @@ def per_frame_free(k: Any) -> list[Any]:
     return [conv, k.GlobalAveragePooling3D(), k.Dense(2)]
 
 
+def frames_of_parts(k: Any) -> list[Any]:
+    conv = k.TimeDistributed(k.TimeDistributed(k.Conv2D(4, 3, activation="relu")), name="maps")
+    return [conv, k.Flatten(), k.Dense(2)]
+
+
 def conv_lstm(k: Any) -> list[Any]:
     return [k.ConvLSTM2D(4, 3, name="maps"), k.GlobalAveragePooling2D(), k.Dense(2)]
 
@@ -63,6 +68,7 @@ CASES: dict[
 ] = {
     "TimeDistributed": (VIDEO, per_frame, "maps", (3, 9, 8)),
     "TimeDistributed, free steps": ((None, *VIDEO[1:]), per_frame_free, "maps", (3, 9, 8)),
+    "TimeDistributed twice": ((2, *VIDEO), frames_of_parts, "maps", (2, 3, 9, 8)),
     "ConvLSTM2D": (VIDEO, conv_lstm, "maps", (9, 8)),
     "ConvLSTM2D of all steps": (VIDEO, conv_lstm_steps, "after", (3, 9, 8)),
     "Bidirectional ConvLSTM1D": ((3, 9, 2), both_ways, "maps", (3, 9)),

@@ -479,3 +479,45 @@ def test_a_target_without_a_meaning_is_warned_of(tiny_file: TinyFile) -> None:
         assert [str(one.message) for one in caught] == ([] if meant else [text])
         assert meant or caught[0].filename == __file__
         np.testing.assert_array_equal(maps.reshape(-1, *expected.shape[-2:])[0], expected[0, 0])
+
+
+def test_last_conv(tiny_file: TinyFile) -> None:
+    """The last layer with feature maps, as in an export. A layer that has this name wins."""
+    model = layertap.open(tiny_file("differentiable"))
+    image = tiny.images(1)
+    for method in ("gradcam", "eigencam"):
+        expected = model.cam(image, "last", method=method)
+        np.testing.assert_array_equal(model.cam(image, "last-conv", method=method), expected)
+    for name in ("lastconv", "last_conv", "Last-Conv", "last conv"):
+        with pytest.raises(layertap.LayerNotFoundError, match=r"Did you mean 'last-conv'\?"):
+            model.cam(image, name)
+    flat = layertap.open(tiny_file("linear_chain"))
+    with pytest.raises(layertap.LayerNotFoundError, match="no layer with feature maps, so no"):
+        flat.cam(np.ones((1, 4), np.float32), "last-conv", method="eigencam")
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["a constant", "removed"])
+def test_weights_of_classes_that_are_no_input_any_more(removed: bool, tmp_path: Path) -> None:
+    """As OpenVINO, onnxsim and onnxslim write them: the message says so."""
+    made = tiny.differentiable()
+    (optional,) = (x for x in made.graph.input if x.name == "score_weights")
+    made.graph.input.remove(optional)
+    if removed:
+        (weights,) = (x for x in made.graph.initializer if x.name == "score_weights")
+        made.graph.initializer.remove(weights)
+        constant = tiny.node("Constant", "", "score_weights")
+        constant.attribute.append(onnx.helper.make_attribute("value", weights))
+        made.graph.node.insert(0, constant)
+    model = layertap.open(tiny.save(made, tmp_path / "constant.onnx"))
+    calls: list[Callable[[Any], object]] = [
+        model.gradients,
+        lambda x: model.cam(x, "conv"),
+        model.attribute,
+    ]
+    for call in calls:
+        with pytest.raises(layertap.ModelFileError) as caught:
+            call(tiny.images(1))
+        text = str(caught.value)
+        assert "'score_weights', the weights of the classes, is no input of the graph" in text
+        assert "--class-input required" in text
+        assert "`layertap gradients " in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from layertap_export.graph.graph import leading_to
 
 from .float64_operators import double, evaluator, in_double, tensor_in_double
 from .written_file import WrittenFile
+
+CONSTANTS = (math.pi, math.e, math.log(2), math.log(10), math.sqrt(2 / math.pi))
+"""Constants that formulas of Keras have, as those of GELU."""
 
 DIGITS = 6
 """Numbers of at most so many decimal digits are those of Keras's code."""
@@ -58,16 +62,22 @@ def in_float64(
 
 
 def _number(value: Any) -> float | None:
-    """The number that was rounded to a value in float32: a short decimal, or one over a whole
-    number. `None` if there is none, `value` itself if it was not rounded."""
+    """The number that was rounded to a value in float32; `None` if there is none that is likely: a
+    short decimal, one over a whole number, a root of either, or one of `CONSTANTS`."""
     single = float(np.float32(value))
-    candidates = [float(f"{single:.{DIGITS - 1}e}")]
-    if 0 < abs(single) < 1:
-        candidates.append(1 / round(1 / single))
+    size = abs(single)
+    candidates = [float(f"{size:.{DIGITS - 1}e}"), *CONSTANTS]
+    if 1e-6 < size < 1e6:
+        candidates += [math.sqrt(round(size**2)), *(1 / x for x in _whole(size))]
     for number in candidates:
-        if float(np.float32(number)) == single:
-            return number
+        if float(np.float32(number)) == size:
+            return math.copysign(number, single)
     return None
+
+
+def _whole(size: float) -> list[float]:
+    """The nearest whole number to the inverse of a size, and the root of that to its square."""
+    return [x for x in (round(1 / size), math.sqrt(round(size**-2))) if x]
 
 
 def _unrounded(item: onnx.TensorProto) -> onnx.TensorProto:

@@ -170,7 +170,7 @@ class _Walk:
 
     def _pass_on(self, op: Any) -> None:
         """What is known of an operation's results."""
-        sizes = op.type in ("Shape", "ShapeN", "Size", "Rank")
+        sizes = op.type in ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
         value = not sizes and any(_key(x) in self._by_value for x in op.inputs)
         for result in op.outputs:
             (self._by_value if value else self._by_size).add(_key(result))

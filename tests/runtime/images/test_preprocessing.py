@@ -251,7 +251,8 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         ({"size": "320x320"}, NO_SIZE.format("'320x320'")),
         (
             {"color_mode": "RGB"},
-            "\"color_mode\" is 'RGB', but it must be one of 'rgb', 'rgba', 'grayscale'.",
+            "\"color_mode\" is 'RGB', but it must be one of 'rgb', 'rgba', 'grayscale'. "
+            "Did you mean 'rgb', 'rgba'?",
         ),
         (
             {"interpolation": None},

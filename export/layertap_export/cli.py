@@ -63,7 +63,9 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="names of the classes, one per line; kept in the file"
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, one per line, or as JSON; kept in the file",
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
     _add_verification(parser)
@@ -87,9 +89,8 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
         help="largest difference from central differences, as a share of the largest slope "
-        "(default 1e-4)",
+        "(default 1e-4; 1e-2 if the file computes in float16)",
     )
     parser.add_argument(
         "--seconds",

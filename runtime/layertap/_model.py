@@ -524,8 +524,8 @@ class Model:
 
         Args:
             inputs: see `activations`.
-            layer: the name, index or `Layer` of a layer with feature maps; by default the last
-                layer that the file has a gradient for.
+            layer: the name, index or `Layer` of a layer with feature maps, or `"last-conv"` for the
+                last of them; by default the last layer that the file has a gradient for.
             target: the class, or classes, to explain; see `gradients`. Where it has no meaning
                 (`eigencam`, `kpcacam`), a warning says so.
             method: the method's name; case, hyphens and underscores are ignored.

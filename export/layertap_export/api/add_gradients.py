@@ -33,6 +33,7 @@ from layertap.format.card import (
 from layertap.format.data_file import replacing_model
 from layertap.format.digest import digest_of, inherited
 from layertap.format.external import find_weights
+from layertap.format.narrow import Narrow
 from layertap.format.select import Selector
 from layertap.format.source import FileSource
 from layertap_export.errors import VerificationError
@@ -42,12 +43,17 @@ from layertap_export.gradients.select import listed
 from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
-from layertap_export.verification.golden_values import digits, golden_layer, steady
+from layertap_export.verification.golden_values import (
+    STEADY_TOLERANCE,
+    digits,
+    golden_layer,
+    steady,
+)
 from layertap_export.verification.interface import check_gradients
 from layertap_export.verification.kinks import neighbours
 from layertap_export.verification.same_values import first_difference
 from layertap_export.verification.samples import sample, two_samples
-from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
+from layertap_export.verification.tolerances import tolerance_for
 from layertap_export.verification.user_samples import user_batches
 from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
@@ -69,7 +75,7 @@ def add_gradients(
     *,
     score: str | None = None,
     class_input: str = "optional",
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     seconds: float = DEFAULT_SECONDS,
     samples: Any = (),
     sizes: Mapping[str, int] | None = None,
@@ -95,7 +101,8 @@ def add_gradients(
         class_input: whether a client has to feed the weights of the classes: `"optional"`, or
             `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other clients that
             cannot feed an optional input, see docs/gradients.md.
-        tolerance: largest scaled error that passes.
+        tolerance: largest scaled error that passes; by default 1e-4, or more if the file computes
+            in 16 bits: 1e-2 in float16.
         seconds: time in seconds for comparing gradients; at least one is compared.
         samples: also compare on these: images, arrays, dicts of arrays by input name, or paths, see
             `export`. Images are prepared with the recipe in the file.
@@ -113,7 +120,8 @@ def add_gradients(
         RunTimeoutError: it took longer than `timeout`.
         OutputError: `path` cannot be written.
     """
-    tolerance, seconds = number("tolerance", tolerance), number("seconds", seconds, finite=False)
+    tolerance = None if tolerance is None else number("tolerance", tolerance)
+    seconds = number("seconds", seconds, finite=False)
     check_class_input(class_input)
     with time_limit(timeout):
         return _added(
@@ -136,7 +144,7 @@ def _added(
     *,
     score: str | None,
     class_input: str,
-    tolerance: float,
+    tolerance: float | None,
     seconds: float,
     samples: Any,
     sizes: Mapping[str, int] | None,
@@ -187,6 +195,8 @@ def _added(
         Writer(model, initializers, data).write(temporary)
         file = WrittenFile(temporary)
         check_gradients(file, replace(card, gradients=gradients))
+        if tolerance is None:
+            tolerance = tolerance_for(one.dtype for one in file.narrow.values())
         ready = file.session(gradients)
         golden, feeds = sample(ready, card, sizes)
         if program.graph.opsets.get("", 0) < OLDEST_OPSET:
@@ -206,7 +216,7 @@ def _added(
             compared |= {k: x.joined(compared.get(k)) for k, x in found.items()}
             shapes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
             labels.append(f"{shapes}, {what}")
-        card = _noted(card, compared, golden, labels, tolerance, ready, feeds)
+        card = _noted(card, compared, golden, labels, tolerance, ready, feeds, file.narrow)
         report = GradientReport(
             path=Path(path),
             card=card,
@@ -265,6 +275,7 @@ def _noted(
     tolerance: float,
     ready: Any,
     feeds: Mapping[str, NDArray[Any]],
+    narrow: Mapping[str, Narrow],
 ) -> Card:
     """The card with what was measured, and the golden sample with the gradients."""
     assert card.gradients is not None
@@ -282,7 +293,7 @@ def _noted(
         layers={**old, **checks},
     )
     layers = {k: v for k, v in golden.layers.items() if not _is_old(k, card)}
-    layers |= _golden_layers(ready, list(tensors.values()), feeds)
+    layers |= _golden_layers(ready, list(tensors.values()), feeds, narrow)
     return replace(card, verification=verification, golden=replace(golden, layers=layers))
 
 
@@ -293,12 +304,17 @@ def _is_old(output: str, card: Card) -> bool:
 
 
 def _golden_layers(
-    ready: Any, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+    ready: Any,
+    names: Sequence[str],
+    feeds: Mapping[str, NDArray[Any]],
+    narrow: Mapping[str, Narrow],
 ) -> dict[str, GoldenLayer]:
     """Gradients on the golden sample, except those that jump nearby, see `kinks`."""
     found = dict(zip(names, ready.run(names, dict(feeds)), strict=True))
-    for near in neighbours(feeds, 4):
+    rounding = max((one.rounding for one in narrow.values()), default=0.0)
+    for near in neighbours(feeds, 4, rounding):
         for name, value in zip(names, ready.run(names, near), strict=True):
-            if name in found and not steady(value, found[name]):
+            allowed = narrow[name].tolerance if name in narrow else STEADY_TOLERANCE
+            if name in found and not steady(value, found[name], allowed):
                 del found[name]
     return {name: golden_layer(value) for name, value in sorted(found.items())}

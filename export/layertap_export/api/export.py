@@ -196,13 +196,15 @@ def export(
         started=started,
     )
     try:
-        return export_as(subject)
+        report = export_as(subject)
     except ExportError:
         # Sizes that Keras takes free may be more than ONNX can express.
         fixed = subject.with_fixed_sizes()
         if fixed is None:
             raise
-    return export_as(fixed)
+        report = export_as(fixed)
+    report.verification.warn_of_rows(stacklevel=2)
+    return report
 
 
 def _export(

@@ -97,7 +97,7 @@ def verify(
     if tolerance is None:
         tolerance = card.verification.tolerance if card.verification else DEFAULT_TOLERANCE
     progress(f"comparing with {subject.framework}")
-    return verify_file(
+    report = verify_file(
         WrittenFile(Path(path)),
         subject,
         card,
@@ -107,6 +107,8 @@ def verify(
         reference=reference,
         traced=traced if complete else None,
     )
+    report.warn_of_rows(stacklevel=2)
+    return report
 
 
 def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:

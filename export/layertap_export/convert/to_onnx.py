@@ -1,7 +1,7 @@
 """From a traced TensorFlow function to a raw ONNX graph, through tf2onnx with its traps disarmed.
 
 tf2onnx's own optimisers are not used: with every layer an output they take time that grows with
-the square of the network, and `layout.py` does in one pass what we need of them.
+the square of the network, and the passes of `graph.passes` do what we need of them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from layertap_export.keras_model.wrapping import wrapped
 
 from .freezing import freeze, lookup_tables
 from .tf_ops import handlers
+from .tf_ops.convolution import pad_same
 from .tf_ops.lookup import DOMAIN, VERSION
 from .unsupported import (
     check_operators,
@@ -104,6 +105,7 @@ def to_onnx(
                 output_names=frozen.outputs,
                 tensors_to_rename=dict(zip(frozen.inputs, input_names, strict=True)) | weights,
                 custom_op_handlers=handlers(tables),
+                custom_rewriter=[pad_same],
                 extra_opset=[helper.make_opsetid(DOMAIN, VERSION)],
             )
             converted.delete_unused_nodes(converted.outputs)

@@ -108,7 +108,8 @@ def extend(
     backprop = Backprop.between(build, forward, sources, [found.tensor])
     _obstacles(backprop, wanted, named, layers)
     weights = _add_weights(build, model.graph, found, class_input)
-    seed = weights.op("Expand", build.tensor(found.tensor).shape())
+    scores = build.tensor(found.tensor)
+    seed = weights.op("Expand", scores.shape()).cast(scores.dtype)
     results = backprop.gradients({found.tensor: seed})
     obstacles = _obstacles(backprop, wanted, named, layers)
     without = {one.layer for one in obstacles}
@@ -300,6 +301,6 @@ def _add_output(
             for size, known in zip(dims, stated, strict=True)
         ]
         sizes[:1] = [None] * len(sizes[:1])
-    build.output(gradient, name)
     dtype = build.shapes.dtype(target.tensor) or TensorProto.FLOAT
+    build.output(gradient.cast(dtype), name)
     graph.output.append(helper.make_tensor_value_info(name, dtype, sizes))

@@ -19,6 +19,7 @@ from layertap.format.layer import Shape
 from layertap_export.errors import ExportError
 
 from .inputs import Inputs
+from .traceable import kept_states
 from .tracing import Trace, trace_and_inputs
 
 Axis: TypeAlias = tuple[int, int]
@@ -184,7 +185,7 @@ def _result(
             np.zeros(shape, np.dtype(str if info.dtype == "string" else info.dtype))
             for shape, info in zip(shapes, inputs.infos, strict=True)
         ]
-        with keras.StatelessScope():
+        with kept_states():
             result = inputs.call(model, arrays)
         return [tuple(x.shape) for x in keras.tree.flatten(result) if hasattr(x, "shape")]
     except Exception:  # noqa: BLE001 - a layer may raise anything where a size does not suit it

@@ -21,6 +21,7 @@ from layertap.format.card import CLASS_INPUTS, Gradients
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import ELEMENT_TYPES, External, read_graph
 from layertap.format.limits import MAPPED_BYTES, REFERENCE_BYTES
+from layertap.format.narrow import Narrow, narrow_tensors
 from layertap.format.source import FileSource
 from layertap.format.wire import LEN, Buffer, encode, fields, find
 from layertap_export.errors import ExportError
@@ -62,6 +63,14 @@ class WrittenFile:
         if not supports_external_weights() or not (large or locations):
             return None
         return find_weights(source, locations).folder
+
+    @cached_property
+    def narrow(self) -> Mapping[str, Narrow]:
+        """The tensors that are computed in float16 or bfloat16."""
+        source = FileSource(self.path)
+        with source.read(sparsely=True) as buffer:
+            graph = read_graph(buffer)
+        return narrow_tensors(source, graph)
 
     def loaded(self, item: onnx.TensorProto) -> onnx.TensorProto:
         """An initializer of `model`, with its data inside."""

@@ -284,8 +284,8 @@ class Program:
         start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
         memory = self.engine.memory if on_device else None
         session = start() if plan.outputs else None
-        divides = partial(self._divides, plan)
-        return Fetch(self.name, plan, start, session, memory, self._defaults(plan), divides)
+        fatal = partial(self._fatal, plan)
+        return Fetch(self.name, plan, start, session, memory, self._defaults(plan), fatal)
 
     def _defaults(self, plan: CutPlan) -> dict[str, Any]:
         """Values for the optional inputs of a plan that have no initializer in the file."""
@@ -295,14 +295,14 @@ class Program:
         names = (name for name in plan.optional if name not in graph.initializers)
         return {name: ones(graph.optional[name]) for name in names}
 
-    def _divides(self, plan: CutPlan) -> bool:
-        """Whether an operator that must not get empty arrays is in a plan, or may be: in a function
-        or a subgraph."""
-        from .empty import DIVIDING
+    def _fatal(self, plan: CutPlan) -> str:
+        """An operator in a plan that must not get empty arrays; empty if there is none."""
+        from .empty import FATAL
 
         spans = [*self.graph.head, *(self.graph.nodes[at].span for at in plan.nodes)]
         with self.source.read(sparsely=True) as buffer:
-            return any(DIVIDING in buffer[start:end] for start, end in spans)
+            parts = [bytes(buffer[start:end]) for start, end in spans]
+        return next((name for name in FATAL if any(name.encode() in one for one in parts)), "")
 
     @cached_property
     def _quantised(self) -> bool:
@@ -476,7 +476,7 @@ class Fetch:
         session: Session | None,
         memory: DeviceMemory | None,
         defaults: Mapping[str, Any],
-        divides: Callable[[], bool],
+        fatal: Callable[[], str],
     ) -> None:
         """
         Args:
@@ -486,14 +486,14 @@ class Fetch:
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
             defaults: values for the optional inputs that the file has no value for.
-            divides: see `empty.run_empty`.
+            fatal: see `empty.run_empty`.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
         self._defaults = defaults
-        self._divides = divides
+        self._fatal = fatal
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -543,7 +543,7 @@ class Fetch:
         from .empty import run_empty
         from .on_device import keep
 
-        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._divides)
+        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._fatal)
         if self._memory is None:
             return found
         return [keep(import_onnxruntime(), value, self._memory) for value in found]

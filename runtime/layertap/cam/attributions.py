@@ -158,8 +158,9 @@ def _mean_gradients(
                     f"{np.shape(found[tensor])}, but the input {name!r} has {shape}. Export it "
                     "again."
                 )
-            for (sample, at, point), slope in zip(part, found[tensor], strict=True):
-                sums[name][sample, at] += point.share * slope.astype(np.float64)
+            with np.errstate(all="ignore"):  # NaN and infinity come out as they are
+                for (sample, at, point), slope in zip(part, found[tensor], strict=True):
+                    sums[name][sample, at] += point.share * slope.astype(np.float64)
     return sums
 
 

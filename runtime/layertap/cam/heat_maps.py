@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,12 @@ from layertap._arguments import choice, count, flag, sizes
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
-from layertap.errors import LayertapWarning, UsageError
+from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
 from layertap.format.layer import Layer
 from layertap.format.text import class_text
 
 from . import available, targets, upsampling
-from .axes import as_fed, channels_last, space
+from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -119,7 +120,8 @@ def heat_maps(
     size = _size(gather, feeds, rank, resize)
 
     def finished(evidence: Evidence) -> npt.NDArray[np.float32]:
-        return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
+        with np.errstate(all="ignore"):  # NaN and infinity come out as they are
+            return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
 
     maps = finished(evidence)
     if aug_smooth:
@@ -146,8 +148,13 @@ def _is_default(target: Any) -> bool:
     return isinstance(target, str) and target == targets.TOP
 
 
+LAST = "last-conv"
+"""The word for the last layer with feature maps, unless a layer has this name."""
+
+
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
-    """Return the given layer, or the last one with gradients.
+    """Return the given layer, or the last one with gradients. `last-conv` is the last one that has
+    feature maps, and gradients if the method needs them.
 
     Raises:
         LayerNotFoundError: unknown layer, or it has no gradient and the method needs one.
@@ -157,6 +164,11 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
         available.require(program) if method.takes == "gradients" else available.find(program)
     )
     known = gradients.tensors if gradients else {}
+    if isinstance(layer, str) and all(row.name != layer for row in program.layers):
+        if layer == LAST:
+            return _last_maps(program, known if method.takes == "gradients" else None)
+        if re.sub(r"[\s_-]", "", layer.lower()) == "lastconv":
+            raise LayerNotFoundError(f"no layer is called {layer!r}.{suggest(layer, [LAST])}")
     if layer is not None:
         row = program.layer(layer)
         if method.takes == "gradients" and row.name not in known:
@@ -172,6 +184,28 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
     return rows_with[-1]
 
 
+def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
+    """The last layer with feature maps.
+
+    Args:
+        known: names of the layers with gradients; `None` if none are needed.
+    """
+    rows = [
+        row
+        for row in program.layers
+        if row.exposed
+        and row.tensor not in program.graph.inputs
+        and len(row.shape) > 2
+        and "C" in program.axes(str(row.tensor), len(row.shape))
+    ]
+    found = [row for row in rows if known is None or row.name in known]
+    if found:
+        return found[-1]
+    if rows and known is not None:
+        raise available.missing(program, known, rows[-1].name)
+    raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
 def _size(
     gather: Gatherer, feeds: Mapping[str, Any], rank: int, asked: bool | Sequence[int]
 ) -> Sequence[int] | None:
@@ -179,8 +213,7 @@ def _size(
     if isinstance(asked, (bool, np.bool_)) and not asked:
         return None
     if isinstance(asked, (bool, np.bool_)):
-        name = gather.image(feeds, rank)
-        return space(gather.program, name, feeds[name])
+        return gather.image_size(feeds, rank)
     size = sizes("resize", asked)
     if len(size) != rank:
         raise UsageError(

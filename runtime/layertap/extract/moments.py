@@ -65,6 +65,7 @@ def collection_statistics(
     color_mode: ColorMode = "rgb",
     interpolation: Interpolation = "nearest",
     keep_aspect_ratio: bool = False,
+    shorter_side: int | None = None,
     depth: Depth = "clip",
     per_channel: bool = False,
 ) -> CollectionStatistics:
@@ -80,6 +81,7 @@ def collection_statistics(
         color_mode: As in `load_image`.
         interpolation: As in `load_image`.
         keep_aspect_ratio: As in `load_image`.
+        shorter_side: As in `load_image`.
         depth: As in `load_image`.
         per_channel: Compute one mean and one deviation per channel, instead of one for all.
 
@@ -95,6 +97,7 @@ def collection_statistics(
         color_mode=color_mode,
         interpolation=interpolation,
         keep_aspect_ratio=keep_aspect_ratio,
+        shorter_side=shorter_side,
         depth=depth,
     )
     found = find_images(images)

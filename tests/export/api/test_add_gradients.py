@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from generators import tiny
 from generators.tiny import constant, model, node, value, weights
 from layertap._engine.session import plain_session
 from layertap.cli import main
+from layertap.format.card import KEY
 from layertap.format.layer import Layer
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
@@ -53,6 +55,100 @@ def without_axes(opened: layertap.Model) -> list[Layer]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tiny.save(classifier(), tmp_path / "plain.onnx")
+
+
+@pytest.mark.parametrize("place", ["graph", "doc_string", "attribute", "axis"])
+def test_a_text_that_is_not_utf_8_is_refused(place: str, tmp_path: Path) -> None:
+    """Protobuf gives it as bytes, and the error would come from wherever they are written."""
+    made = classifier()
+    made.graph.name = "MARKED" if place == "graph" else "g"
+    made.graph.node[0].doc_string = "MARKED" if place == "doc_string" else ""
+    if place == "attribute":
+        made.graph.node[0].attribute.add(name="MARKED", type=onnx.AttributeProto.INT, i=1)
+    if place == "axis":
+        made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "MARKED"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString().replace(b"MARKED", b"MAR\xffED"))
+    with pytest.raises(layertap.LayertapError, match=r"(?i)utf-8"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.filterwarnings("ignore:.*the graph is not the one that was:layertap.LayertapWarning")
+@pytest.mark.parametrize("stated", ["", "x", "int32"])
+def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Path) -> None:
+    path = changed_card(tmp_path, lambda card: card["inputs"][0].update(dtype=stated))
+    report = add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert report
+    assert report.card.inputs[0].dtype == "float32"
+
+
+def test_a_tensor_that_depends_on_itself_is_refused(tmp_path: Path) -> None:
+    """onnxruntime takes such a file if nothing that is asked for depends on it."""
+    made = classifier()
+    made.graph.node.append(node("Identity", "turn", "turn"))
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.ModelFileError, match="is damaged: 'turn' depends on itself"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+@pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
+def test_a_card_with_another_input_or_output_is_refused(
+    word: str, name: str, tmp_path: Path
+) -> None:
+    path = changed_card(tmp_path, lambda card: card[f"{word}s"][0].update(name=name))
+    message = f"its card names the {word} '{name}', which the graph does not have"
+    with pytest.raises(layertap.ModelFileError, match=message):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+def test_an_input_of_unknown_rank(tmp_path: Path) -> None:
+    """Its sizes cannot be tried: that is said, with what to do."""
+    made = classifier()
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.LayertapError):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+def changed_card(folder: Path, change: Any) -> Path:
+    """A file with gradients whose card is changed."""
+    add_gradients(tiny.save(classifier(), folder / "plain.onnx"), folder / "m.onnx", "last-conv")
+    made = onnx.load(folder / "m.onnx")
+    (entry,) = (item for item in made.metadata_props if item.key == KEY)
+    card = json.loads(entry.value)
+    change(card)
+    entry.value = json.dumps(card)
+    return tiny.save(made, folder / "m.onnx")
+
+
+def test_a_layer_whose_shape_the_graph_computes(tmp_path: Path) -> None:
+    """A Flatten that only a graph output shows, as exported files have it."""
+    made = model(
+        [
+            node("Conv", "x w", "conv", pads=[1, 1, 1, 1]),
+            node("Shape", "conv", "sizes"),
+            node("Gather", "sizes first", "rows", axis=0),
+            node("Concat", "rows open", "shape", axis=0),
+            node("Reshape", "conv shape", "flat"),
+            node("GlobalAveragePool", "conv", "pool"),
+            node("Flatten", "pool", "y"),
+        ],
+        [value("x", ["n", 3, 5, 4])],
+        [value("y", ["n", 4]), value("flat", ["n", 80])],
+        [
+            weights("w", 4, 3, 3, 3),
+            constant("first", [0], np.int64),
+            constant("open", [-1], np.int64),
+        ],
+    )
+    source = tiny.save(made, tmp_path / "plain.onnx")
+    report = add_gradients(source, tmp_path / "out.onnx", ["flat"], score="y")
+    assert list(report.compared) == ["flat"]
+    x = np.zeros((2, 3, 5, 4), np.float32)
+    found = layertap.open(tmp_path / "out.onnx").gradients(x, target=2)["flat"]
+    expected = np.repeat([[0, 0, 1 / 20, 0]] * 2, 20, axis=1)
+    np.testing.assert_allclose(found.reshape(2, 80), expected, rtol=1e-6)
 
 
 # --- A file from elsewhere ------------------------------------------------------------------------

@@ -442,6 +442,26 @@ def test_gradients_of_another_output(images: np.ndarray) -> None:
     )
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    """A map or a score then says NaN or infinity, and numpy does not warn (a test error here)."""
+    made = tiny.differentiable()
+    for item in made.graph.initializer:
+        if item.name in ("kernel", "dense"):
+            weights = onnx.numpy_helper.to_array(item).copy()
+            weights.flat[0] = value
+            item.CopyFrom(onnx.numpy_helper.from_array(weights, item.name))
+    onnx.save(made, tmp_path / "m.onnx")
+    model = layertap.open(tmp_path / "m.onnx")
+    x = np.ones((1, 8, 6, 3), np.float32)
+    large = np.array([1, -1, 3e38], np.float32)
+    for method in METHODS:
+        for layer in ("relu", "last"):
+            for target in (0, large) if METHODS[method].takes else ("top",):
+                assert model.cam(x, layer, target, method=method).shape[-2:] == (8, 6)
+    assert model.attribute(x, target=large).shape[-3:] == (8, 6, 3)
+
+
 def test_a_target_without_a_meaning_is_warned_of(tiny_file: TinyFile) -> None:
     """The maps of these methods are the same for every class."""
     model = layertap.open(tiny_file("differentiable"))
@@ -486,3 +506,18 @@ def test_weights_of_classes_that_are_no_input_any_more(removed: bool, tmp_path: 
         assert "'score_weights', the weights of the classes, is no input of the graph" in text
         assert "--class-input required" in text
         assert "`layertap gradients " in text
+
+
+def test_last_conv(tiny_file: TinyFile) -> None:
+    """The last layer with feature maps, as in an export. A layer that has this name wins."""
+    model = layertap.open(tiny_file("differentiable"))
+    image = tiny.images(1)
+    for method in ("gradcam", "eigencam"):
+        expected = model.cam(image, "last", method=method)
+        np.testing.assert_array_equal(model.cam(image, "last-conv", method=method), expected)
+    for name in ("lastconv", "last_conv", "Last-Conv", "last conv"):
+        with pytest.raises(layertap.LayerNotFoundError, match=r"Did you mean 'last-conv'\?"):
+            model.cam(image, name)
+    flat = layertap.open(tiny_file("linear_chain"))
+    with pytest.raises(layertap.LayerNotFoundError, match="no layer with feature maps, so no"):
+        flat.cam(np.ones((1, 4), np.float32), "last-conv", method="eigencam")

@@ -76,6 +76,21 @@ def test_a_metric_of_keras_2_is_nothing_in_inference(
     np.testing.assert_allclose(found, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("cls", ["GRU", "LSTM", "SimpleRNN"])
+def test_a_stateful_layer_of_keras_2_starts_from_its_states(
+    tf_keras: Any, tmp_path: Path, cls: str
+) -> None:
+    x = tf_keras.Input((4, 3), batch_size=2)
+    model = tf_keras.Model(x, getattr(tf_keras.layers, cls)(5, stateful=True)(x))
+    batch = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    report = layertap_export.export(model, tmp_path / "m.onnx")
+    expected = model.predict(batch, verbose=0)
+    found = layertap.open(report.path)
+    for _ in range(2):  # a file keeps no states
+        np.testing.assert_allclose(found.predict(batch), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(model.predict(batch, verbose=0) - expected).max() > 1e-3
+
+
 def attention(x: Any) -> Any:
     return keras.layers.Attention()([x, x])
 

@@ -61,7 +61,10 @@ def _load(
 
     if stored.suffix == ".keras" and is_old(path):
         with in_new_layout(path) as copy:
-            return _load(copy, stored, custom_objects, unsafe)
+            try:
+                return _load(copy, stored, custom_objects, unsafe)
+            except ModelLoadError as exc:  # about the copy, which the user has not seen
+                raise ModelLoadError(str(exc).replace(str(copy), str(path))) from exc
     given = set(custom_objects)
     try:
         return _in_keras(path, stored, custom_objects, unsafe)

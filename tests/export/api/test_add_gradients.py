@@ -83,6 +83,20 @@ def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Pa
     assert report.card.inputs[0].dtype == "float32"
 
 
+def test_shapes_that_do_not_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file may state shapes for which a rule has no sense."""
+
+    def fails(_: Any) -> Any:
+        return [1, 2][3]
+
+    monkeypatch.setitem(registry.RULES, "Relu", fails)  # type: ignore[misc]
+    path = tiny.save(classifier(), tmp_path / "m.onnx")
+    with pytest.raises(layertap_export.GradientError, match="inputs of Relu 'relu' do not fit"):
+        add_gradients(path, tmp_path / "out.onnx", "conv")
+
+
 def test_a_tensor_that_depends_on_itself_is_refused(tmp_path: Path) -> None:
     """onnxruntime takes such a file if nothing that is asked for depends on it."""
     made = classifier()

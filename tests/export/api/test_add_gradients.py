@@ -639,18 +639,29 @@ def test_a_timeout_ends_the_comparison(file: Path, tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == [file]
 
 
+INTERRUPTIBLE = """
+import signal, sys
+from layertap.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_ctrl_c_ends_the_command(endless: Path, tmp_path: Path) -> None:
-    argv = ["-m", "layertap", "gradients", endless, "--layers", "first", "-o", tmp_path / "o.onnx"]
+    argv = ["gradients", endless, "--layers", "first", "-o", tmp_path / "o.onnx"]
     with subprocess.Popen(
-        [sys.executable, *map(str, argv)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", INTERRUPTIBLE, *map(str, argv)], stderr=subprocess.PIPE, text=True
     ) as process:
         time.sleep(3.5)
         assert process.poll() is None
         started = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
-    assert time.monotonic() - started < 1.5
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert time.monotonic() - started < 5  # alone, less than one
     assert (process.returncode, err.count("\n")) == (130, 1)
     assert [*tmp_path.iterdir()] == [endless]
 

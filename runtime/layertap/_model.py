@@ -791,7 +791,8 @@ class Tap:
         program = model._program
         if isinstance(asked, Iterator):  # it is kept for pickling
             asked = list(asked)
-        contiguous, on_device = flag("contiguous", contiguous), flag("on_device", on_device)
+        if not (contiguous.__class__ is bool and on_device.__class__ is bool):
+            contiguous, on_device = flag("contiguous", contiguous), flag("on_device", on_device)
         peeled = not (contiguous or on_device)
         request = program.request(asked, dtype, peeled)
         self.layers = request.layers

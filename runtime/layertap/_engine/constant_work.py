@@ -35,7 +35,7 @@ PER_WEIGHT = 16
 FOLDING = "ConstantFolding"
 """onnxruntime's name of the optimization."""
 
-_SIZES = frozenset({"Shape", "Size"})
+SIZES = frozenset({"Shape", "Size"})
 """Operators whose result is constant if the sizes of their input are."""
 
 _RANDOM = frozenset({
@@ -44,7 +44,7 @@ _RANDOM = frozenset({
 })  # fmt: skip
 """Operators that onnxruntime does not compute while it loads a model."""
 
-_NESTED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+NESTED = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 """Operators with a graph inside, which may have constants of its own."""
 
 _LINEAR = frozenset(
@@ -87,7 +87,7 @@ def much_from_constants(source: FileSource | BytesSource, graph: Graph) -> bool:
         source: the model.
         graph: its index.
     """
-    if graph.functions or any(node.op_type in _NESTED for node in graph.nodes):
+    if graph.functions or any(node.op_type in NESTED for node in graph.nodes):
         return True
     stored = {
         name: math.prod(size for size in item.type.dims or () if isinstance(size, int))
@@ -195,7 +195,7 @@ def _constant_nodes(
 
 
 def _sizes(node: Node) -> bool:
-    return node.op_type in _SIZES and not node.domain
+    return node.op_type in SIZES and not node.domain
 
 
 def _bound(node: Node, elements: Mapping[str, int]) -> int | None:
@@ -204,7 +204,7 @@ def _bound(node: Node, elements: Mapping[str, int]) -> int | None:
         return None
     if node.op_type == "Constant":
         return node.span[1] - node.span[0]
-    if node.op_type in _SIZES:
+    if node.op_type in SIZES:
         return MAX_RANK
     sizes = [elements.get(name) for name in node.reads]
     known = [size for size in sizes if size is not None]

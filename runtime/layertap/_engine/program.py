@@ -28,7 +28,7 @@ from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
 
 from .cache import Cache
-from .constant_work import FOLDING, much_from_constants
+from .constant_work import FOLDING, NESTED, SIZES, much_from_constants
 from .engine import Engine
 from .library import give_back_memory, import_onnxruntime
 from .request import Asked, Request, request_layers, request_outputs
@@ -318,11 +318,16 @@ class Program:
     @cached_property
     def _disabled(self) -> tuple[str, ...]:
         """The optimizations of onnxruntime that are left out, because nothing could stop them."""
-        return (FOLDING,) if much_from_constants(self.source, self.graph) else ()
+        graph, known = self.graph, self.graph.initializers.__contains__
+        some = NESTED | SIZES
+        folds = any(all(map(known, node.reads)) or node.op_type in some for node in graph.nodes)
+        if not (folds or graph.functions):  # as in most files
+            return ()
+        return (FOLDING,) if much_from_constants(self.source, graph) else ()
 
     def _start(self, engine: Engine, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        locations = self.graph.locations
+        disabled, locations = self._disabled, self.graph.locations
         leaves = engine.leaves_weights(self.source.size)
         locate = stay = weights = None
         if leaves or locations:
@@ -349,10 +354,8 @@ class Program:
                 f"than onnxruntime can load from memory. {engine.large_remedy}"
             )
         if weights is None or not (weights.mapped or locations):
-            return engine.start(model, self.name, None, disabled=self._disabled)
-        session = engine.start(
-            model, self.name, weights.folder, weights.check, disabled=self._disabled
-        )
+            return engine.start(model, self.name, None, disabled=disabled)
+        session = engine.start(model, self.name, weights.folder, weights.check, disabled=disabled)
         with self.source.read():  # checks that onnxruntime mapped the file that was cut
             return session
 

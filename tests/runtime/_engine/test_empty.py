@@ -163,6 +163,7 @@ def test_other_forms_of_results(classifier: layertap.Model) -> None:
     assert value.numpy().shape == (0, 8, 6, 4)
 
 
+@pytest.mark.filterwarnings("ignore:target is for methods that explain a class")
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "scorecam", "ablationcam"])
 def test_heat_maps_of_no_image(method: str, tiny_file: TinyFile) -> None:
     model = layertap.open(tiny_file("differentiable"))

@@ -120,7 +120,7 @@ def test_each_layer_of_free_sizes_matches(kind: str, name: str, keras: Any, tmp_
     """If Keras does not support free sizes, the error says so."""
     table = KINDS[kind]
     assert table.free is not None
-    if name not in table.fixed_only:
+    if name not in table.fixed_only or (kind, name) == ("images", "reshape"):  # some sizes fit
         model = built(keras, {name: table.rows[name]}, table.free, table.dtype)
         assert exported(model, tmp_path).verification
         return

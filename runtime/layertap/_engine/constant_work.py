@@ -98,6 +98,8 @@ def much_from_constants(source: FileSource | BytesSource, graph: Graph) -> bool:
     steps, unknown, elements = _bounded(_constant_nodes(graph, stored), stored, limit)
     if not unknown:
         return False
+    if graph.locations and source.path is None:
+        return True  # it is not known where its weights are
     try:
         shapes = _inferred(source, graph, unknown)
         if any(map(_sizes, graph.nodes)):

@@ -116,6 +116,15 @@ def much(model: onnx.ModelProto) -> bool:
     return much_from_constants(BytesSource(data), read_graph(data))
 
 
+def test_bytes_whose_weights_are_in_a_file() -> None:
+    """An exporter may open such bytes, and tell onnxruntime the folder."""
+    weights = tiny.constant("m0", np.ones((4, 4)), np.float32)
+    onnx.external_data_helper.set_external_data(weights, "elsewhere.bin")
+    weights.ClearField("raw_data")
+    expand = tiny.node("Expand", "m0 size", "wide")
+    assert much(adding([expand], [weights, tiny.constant("size", [4, 4], np.int64)], "wide"))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_work_of_constants_is_stopped(name: str) -> None:
     data = FILES[name]().SerializeToString()
@@ -123,10 +132,10 @@ def test_work_of_constants_is_stopped(name: str) -> None:
     started = time.monotonic()
     with pytest.raises(RunTimeoutError):
         model.predict(X, timeout=0.3)
-    assert time.monotonic() - started < 1.3
+    assert time.monotonic() - started < 5  # alone about a third; without a stop more than ten
     with pytest.raises(RunTimeoutError), time_limit(0.3):
         plain_session(data).run(None, {"x": X})
-    assert time.monotonic() - started < 2.6
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs signals")
@@ -144,7 +153,7 @@ def test_a_signal_stops_it_too() -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - started < 1.3
+    assert time.monotonic() - started < 5  # alone about a third; without a stop more than ten
 
 
 @pytest.mark.parametrize("kind", ["image_classifier", "differentiable"])

@@ -91,7 +91,7 @@ def test_shapes_that_do_not_fit_are_refused(
     def fails(_: Any) -> Any:
         return [1, 2][3]
 
-    monkeypatch.setitem(registry.RULES, "Relu", fails)  # type: ignore[misc]
+    monkeypatch.setitem(registry.RULES, "Relu", fails)
     path = tiny.save(classifier(), tmp_path / "m.onnx")
     with pytest.raises(layertap_export.GradientError, match="inputs of Relu 'relu' do not fit"):
         add_gradients(path, tmp_path / "out.onnx", "conv")

@@ -13,14 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.card import CLASS_INPUTS, Gradients, TensorInfo
 from layertap.format.layer import Layer
-from layertap.format.select import Selector
+from layertap.format.select import ALL, LAST, Selector
 from layertap_export.errors import GradientError
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .backprop import Backprop
 from .builder import FLOAT_TYPES, PREFIX, Builder, Value
 from .score import Score, asked_output, find_score
-from .select import ALL, INPUT, LAST, asks_for, last_feature_maps, named_layers
+from .select import INPUT, asks_for, last_feature_maps, named_layers
 from .targets import ROUNDING, Differentiated, SourceFinder
 
 WEIGHTS = "score_weights"

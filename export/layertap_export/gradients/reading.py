@@ -53,6 +53,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
         ModelFileError: the file is too old to be converted to a newer opset, or a tensor depends on
             itself.
     """
+    program = program_of(opened)
     model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
         model = _upgraded(_loaded(opened, None), source)
@@ -62,8 +63,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
         missing = next((name for name in reads(node) if name in later), None)
         if missing is not None:
             raise ModelFileError(
-                f"{program_of(opened).name} is damaged: {missing!r} depends on itself. Export it "
-                "again."
+                f"{program.name} is damaged: {missing!r} depends on itself. Export it again."
             )
         later.difference_update(node.output)
     del model.graph.node[:]
@@ -76,7 +76,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
-        graph = program_of(opened).graph
+        graph = program.graph
         entries = [x for x in model.graph.input if x.name in graph.inputs]
         del model.graph.input[:]
         model.graph.input.extend(entries)
@@ -190,12 +190,13 @@ def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initia
     Raises:
         ModelFileError: the card names an input or output that the graph does not have.
     """
-    entries, outputs = program_of(opened).graph.inputs, program_of(opened).graph.outputs
+    program = program_of(opened)
+    entries, outputs = program.graph.inputs, program.graph.outputs
     for word, infos, known in (("in", opened.inputs, entries), ("out", opened.outputs, outputs)):
         unknown = next((info.name for info in infos if info.name not in known), None)
         if unknown is not None:
             raise ModelFileError(
-                f"{program_of(opened).name} is damaged: its card names the {word}put {unknown!r}, "
+                f"{program.name} is damaged: its card names the {word}put {unknown!r}, "
                 "which the graph does not have. Export it again."
             )
     # The graph decides about dtypes, for example after a conversion to float16.

@@ -16,13 +16,13 @@ import onnx
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
 from layertap.format.layer import Layer
-from layertap.format.select import Selector, parse_selector, select
+from layertap.format.select import ALL, LAST, Selector, parse_selector, select
 from layertap_export.graph.graph import bodies, leading_to, makers
 from layertap_export.graph.operators import is_kind, is_view
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Free, Size
 
-ALL, INPUT, LAST = "all", "input", "last-conv"
+INPUT = "input"
 
 
 def listed(asked: Selector | Iterable[Selector] | None) -> list[Selector]:

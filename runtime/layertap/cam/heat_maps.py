@@ -19,6 +19,7 @@ from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
 from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
 from layertap.format.layer import Layer
+from layertap.format.select import LAST
 from layertap.format.text import class_text
 
 from . import available, targets, upsampling
@@ -148,10 +149,6 @@ def _is_default(target: Any) -> bool:
     return isinstance(target, str) and target == targets.TOP
 
 
-LAST = "last-conv"
-"""The word for the last layer with feature maps, unless a layer has this name."""
-
-
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
     """Return the given layer, or the last one with gradients. `last-conv` is the last one that has
     feature maps, and gradients if the method needs them.
@@ -210,10 +207,8 @@ def _size(
     gather: Gatherer, feeds: Mapping[str, Any], rank: int, asked: bool | Sequence[int]
 ) -> Sequence[int] | None:
     """The size of the maps; `None` for the layer's own."""
-    if isinstance(asked, (bool, np.bool_)) and not asked:
-        return None
     if isinstance(asked, (bool, np.bool_)):
-        return gather.image_size(feeds, rank)
+        return gather.image_size(feeds, rank) if asked else None
     size = sizes("resize", asked)
     if len(size) != rank:
         raise UsageError(

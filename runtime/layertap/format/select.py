@@ -17,6 +17,10 @@ count from the end), a slice of indices, a `Layer`; or `all`, unless a layer has
 ALL = "all"
 """Selects every layer that the file exposes."""
 
+LAST = "last-conv"
+"""The word of heat maps and gradients for the last layer with feature maps, unless a layer has this
+name."""
+
 
 def select(
     layers: Sequence[Layer],

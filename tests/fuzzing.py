@@ -219,7 +219,7 @@ def _resume(model: layertap.Model, feeds: Feeds, generator: random.Random) -> No
     start, end = (_some(model, generator, 2) for _ in range(2))
     values = model.activations(feeds, start)
     model.resume({layer: values[layer.name] for layer in start}, end)
-    model.edit(feeds, {start[0]: lambda value: value * 0}, end)
+    model.edit(feeds, {start[0]: np.zeros_like}, end)
 
 
 def _check(model: layertap.Model, feeds: Feeds, generator: random.Random) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
-from layertap.cli.options import add_class_input
+from layertap.cli.options import add_class_input, add_timeout
 from layertap.cli.printing import show, tell
 from layertap.errors import InputError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
+from layertap.format.layer import Layer
+from layertap.format.select import ALL
 from layertap.format.source import FileSource
 
 from .progress import ProgressLine
@@ -60,7 +63,9 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help="names of the classes, one per line; kept in the file"
+        "--labels",
+        metavar="FILE",
+        help="names of the classes, one per line, or as JSON; kept in the file",
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
     _add_verification(parser)
@@ -84,9 +89,8 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=1e-4,
         help="largest difference from central differences, as a share of the largest slope "
-        "(default 1e-4)",
+        "(default 1e-4; 1e-2 if the file computes in float16)",
     )
     parser.add_argument(
         "--seconds",
@@ -94,7 +98,20 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
         default=60.0,
         help="how long gradients are compared with central differences (default 60)",
     )
+    _add_sample(parser)
     _add_size(parser)
+    add_timeout(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sample",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="also compare on this image, folder of images, .npy file, or .npz file with an array "
+        "for each input; NAME=FILE gives the value of one input (repeatable)",
+    )
 
 
 def _add_size(parser: argparse.ArgumentParser) -> None:
@@ -157,14 +174,7 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         help="largest difference from Keras, as a share of a layer's largest value (default 1e-4; "
         "more where the model computes in 16 bits)",
     )
-    parser.add_argument(
-        "--sample",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="also compare on this image, folder of images, .npy file, or .npz file with an array "
-        "for each input; NAME=FILE gives the value of one input (repeatable)",
-    )
+    _add_sample(parser)
     _add_size(parser)
     parser.add_argument(
         "--reference",
@@ -218,7 +228,7 @@ def _run_export(args: argparse.Namespace) -> int:
 def _run_gradients(args: argparse.Namespace) -> int:
     from . import VerificationError, add_gradients
 
-    check_target(args.output, ".onnx")
+    check_target(args.output, ".onnx", args.sample)
     try:
         report = add_gradients(
             args.file,
@@ -228,7 +238,9 @@ def _run_gradients(args: argparse.Namespace) -> int:
             class_input=args.class_input or CLASS_INPUTS[0],
             tolerance=args.tolerance,
             seconds=args.seconds,
+            samples=_samples(args.sample),
             sizes=_sizes(args.size),
+            timeout=args.timeout,
         )
     except VerificationError as exc:
         tell(f"layertap: {exc}", several_lines=True)
@@ -317,6 +329,32 @@ def _check_export(args: argparse.Namespace) -> None:
     labels_of(args.labels)
     args.input = parsed(args.input)
     _check_source(args)
+    _check_names(args)
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    """Raise an error for a name of a layer that the file of the model does not have.
+
+    Names of layers inside others are only known once the model is traced; what they begin with is
+    compared. Patterns and numbers are left to the export.
+    """
+    from .gradients.select import named_layers
+    from .keras_model.loading.configs import layer_names
+
+    asked = [*(args.layers or ()), *args.gradients]
+    path = Path(args.model)
+    if not asked or args.signature or not path.is_file():
+        return
+    names = layer_names(path)
+    if names is None:
+        return
+    rows = [Layer(name, "", index, (), "float32", 0, (), name) for index, name in enumerate(names)]
+    known = {*names, "output"}  # of outputs that are no layer's
+    for text in asked:
+        if text == ALL or re.search(r"[*?\[#~:]|^-?\d+$", text):
+            continue
+        if text not in known and text.partition("/")[0] not in known:
+            named_layers([text], rows)
 
 
 def _check_source(args: argparse.Namespace) -> None:

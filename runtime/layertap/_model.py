@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from ._arguments import flag
 from ._engine.devices import canonical
 from ._engine.program import Program
 from ._engine.settings import Provider, Settings
@@ -438,6 +439,7 @@ class Model:
         """
         program = self._program
         asked = program.request_outputs()
+        on_device = flag("on_device", on_device)
         with time_limit(timeout):
             run = program.runner(asked, peeled=not on_device, on_device=on_device)
             return run(inputs, preprocess)
@@ -522,9 +524,10 @@ class Model:
 
         Args:
             inputs: see `activations`.
-            layer: the name, index or `Layer` of a layer with feature maps; by default the last
-                layer that the file has a gradient for.
-            target: the class, or classes, to explain; see `gradients`.
+            layer: the name, index or `Layer` of a layer with feature maps, or `"last-conv"` for the
+                last of them; by default the last layer that the file has a gradient for.
+            target: the class, or classes, to explain; see `gradients`. Where it has no meaning
+                (`eigencam`, `kpcacam`), a warning says so.
             method: the method's name; case, hyphens and underscores are ignored.
             normalize: set negative values to 0, resize, and divide by the maximum, so that the
                 largest value is 1; a map of zeros stays 0. Otherwise the map is the result of the
@@ -788,6 +791,8 @@ class Tap:
         program = model._program
         if isinstance(asked, Iterator):  # it is kept for pickling
             asked = list(asked)
+        if not (contiguous.__class__ is bool and on_device.__class__ is bool):
+            contiguous, on_device = flag("contiguous", contiguous), flag("on_device", on_device)
         peeled = not (contiguous or on_device)
         request = program.request(asked, dtype, peeled)
         self.layers = request.layers

@@ -115,11 +115,18 @@ _COMPARED, _LONGEST = 10_000, 300
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """` Did you mean 'a', 'b'?` with up to three similar names, or an empty string."""
+    """` Did you mean 'a', 'b'?` with up to three similar names, or an empty string.
+
+    Capitals do not count.
+    """
     import difflib
 
-    short = [one for one in known[:_COMPARED] if len(one) <= _LONGEST]
-    near = difflib.get_close_matches(name[:_LONGEST], short, n=3, cutoff=0.5)
+    short: dict[str, str] = {}
+    for one in known[:_COMPARED]:
+        if len(one) <= _LONGEST:
+            short.setdefault(one.lower(), one)
+    found = difflib.get_close_matches(name[:_LONGEST].lower(), list(short), n=3, cutoff=0.5)
+    near = [short[one] for one in found]
     return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
 
 

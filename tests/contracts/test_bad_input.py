@@ -172,8 +172,8 @@ def test_truncated_file_is_an_error() -> None:
         (
             ["run", "good.onnx", "good.png", "--preprocess", "recipe.json"],
             'recipe.json: "sise" is not a key of a preprocessing recipe, which '
-            "has size, color_mode, interpolation, keep_aspect_ratio, depth, channels, "
-            "scaling. Did you mean 'size'?",
+            "has size, color_mode, interpolation, keep_aspect_ratio, shorter_side, depth, "
+            "channels, scaling. Did you mean 'size'?",
         ),
     ],
 )

@@ -18,6 +18,7 @@ FLOORS = {
     "layertap": [
         "_public _escaping",
         "errors _record _version",
+        "_arguments",
         "format",
         "images",
         "_cut",

@@ -58,6 +58,7 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
     ],
     "layertap/_engine/feeds.py": [(lambda m: m.predict({"imgae": X}), "image")],
     "layertap/cam/targets.py": [(lambda m: m.gradients(X, "relu", "dgo"), "dog")],
+    "layertap/cam/heat_maps.py": [(lambda m: m.cam(X, "lastconv"), "last-conv")],
     "layertap/cam/methods.py": [(lambda m: m.cam(X, method="leyercam"), "layercam")],
     "layertap/cam/attributions.py": [(lambda m: m.attribute(X, "smothgrad"), "smoothgrad")],
     "layertap/cam/scores.py": [
@@ -67,6 +68,9 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
 
 ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
     "layertap/_cut/boundary.py": [(lambda: opened().resume({"frist": X}), "first")],
+    "layertap/_arguments.py": [
+        (lambda: opened().cam(X, mask="imput"), "input"),
+    ],
     "layertap/_engine/devices.py": [(lambda: opened(device="cudda").predict(X), "cuda")],
     "layertap/_engine/engine.py": [
         (lambda: opened(providers=["CPUExecutionProvidr"]).predict(X), "CPUExecutionProvider")

@@ -654,19 +654,19 @@ WAVES: Mapping[str, Make] = {
 }
 
 WORDS: Mapping[str, Make] = {
-    "embedding": lambda k: k.Embedding(20, 5),
-    "embedding adapted": lambda k: k.Embedding(20, 5, lora_rank=2),
-    "embedding int8": lambda k: k.Embedding(20, 5, dtype="int8_from_float32"),
-    "masked": lambda k: lambda x: k.GlobalAveragePooling1D()(k.Embedding(20, 5, mask_zero=True)(x)),
-    "masked LSTM": lambda k: lambda x: k.LSTM(3)(k.Embedding(20, 5, mask_zero=True)(x)),
+    "embedding": lambda k: k.Embedding(10, 5),
+    "embedding adapted": lambda k: k.Embedding(10, 5, lora_rank=2),
+    "embedding int8": lambda k: k.Embedding(10, 5, dtype="int8_from_float32"),
+    "masked": lambda k: lambda x: k.GlobalAveragePooling1D()(k.Embedding(10, 5, mask_zero=True)(x)),
+    "masked LSTM": lambda k: lambda x: k.LSTM(3)(k.Embedding(10, 5, mask_zero=True)(x)),
     "masked heads": lambda k: (
         lambda x: (lambda e: k.MultiHeadAttention(2, 4)(e, e))(
-            k.Embedding(20, 5, mask_zero=True)(x)
+            k.Embedding(10, 5, mask_zero=True)(x)
         )
     ),
-    "reversible": lambda k: k.ReversibleEmbedding(20, 5),
+    "reversible": lambda k: k.ReversibleEmbedding(10, 5),
     "reversible both ways": lambda k: (
-        lambda x: (lambda e: e(e(x), reverse=True))(k.ReversibleEmbedding(20, 5))
+        lambda x: (lambda e: e(e(x), reverse=True))(k.ReversibleEmbedding(10, 5))
     ),
     "one hot": lambda k: k.CategoryEncoding(10, output_mode="one_hot"),
     "multi hot": lambda k: k.CategoryEncoding(10),

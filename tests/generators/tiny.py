@@ -672,6 +672,49 @@ def constant_outputs() -> onnx.ModelProto:
     )
 
 
+def counting(limit: int = 2**40) -> onnx.ModelProto:
+    """x (n, 1) -> first = -x -> y: 1 added for as long as a counter is below x[0, 0] * `limit`."""
+    body = helper.make_graph(
+        [
+            node("Add", "state one", "next"),
+            node("Less", "next most", "keep_out"),
+        ],
+        "body",
+        [
+            value("i", [], TensorProto.INT64),
+            value("keep_in", [], TensorProto.BOOL),
+            value("state", []),
+        ],
+        [value("keep_out", [], TensorProto.BOOL), value("next", [])],
+    )
+    return model(
+        [
+            node("Neg", "x", "first"),
+            node("ReduceMax", "x", "largest", keepdims=0),
+            node("Mul", "largest limit", "most"),
+            helper.make_node("Loop", ["", "keep", "zero"], ["last"], body=body),
+            node("Add", "first last", "y"),
+        ],
+        [value("x", ["batch", 1])],
+        [value("y", ["batch", 1]), value("first", ["batch", 1])],
+        [
+            constant("keep", True, np.bool_),
+            constant("zero", 0, np.float32),
+            constant("one", 1, np.float32),
+            constant("limit", float(limit), np.float32),
+        ],
+        card=card(
+            [
+                layer(0, "x", "InputLayer", (None, 1)),
+                layer(1, "first", "Lambda", (None, 1)),
+                layer(2, "y", "Lambda", (None, 1)),
+            ],
+            {"x": (None, 1)},
+            {"y": (None, 1)},
+        ),
+    )
+
+
 PLAIN = (
     residual,
     unused_parts,

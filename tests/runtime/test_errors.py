@@ -80,6 +80,8 @@ def test_warnings_are_told_apart_from_other_peoples() -> None:
         ("", ["conv1"], ""),
         ("conv1", [], ""),
         ("it's", ["its"], " Did you mean 'its'?"),
+        ("EDEMA", ["Nodule", "Edema"], " Did you mean 'Edema'?"),
+        ("conv", ["Conv", "CONV"], " Did you mean 'Conv'?"),
     ],
 )
 def test_up_to_three_near_names_are_suggested(name: str, known: list[str], expected: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -282,9 +281,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     plain = engine.Engine.start
 
-    def start(self: Any, model: bytes, name: str, folder: Path | None) -> Any:
+    def start(self: Any, model: bytes, name: str, *others: Any, **more: Any) -> Any:
         names.append(name)
-        return plain(self, model, name, folder)
+        return plain(self, model, name, *others, **more)
 
     monkeypatch.setattr(engine.Engine, "start", start)
     return names
@@ -418,16 +417,12 @@ def test_a_model_that_onnxruntime_refuses_opens_all_the_same(tmp_path: Path) -> 
     assert str(caught.value).startswith(f"onnxruntime {onnxruntime.__version__} rejects '{path}': ")
 
 
-def test_damage_that_shows_only_when_the_file_is_cut() -> None:
+def test_damage_in_the_type_of_an_output() -> None:
     made = tiny.image_classifier()
     data = made.SerializeToString()
     kind = made.graph.output[1].type.SerializeToString()
-    model = layertap.open(data.replace(kind, kind[:-1] + b"\xff"))
-    with pytest.raises(layertap.ModelFileError) as caught:
-        model.tap("relu")
-    assert re.fullmatch(
-        r"the model is damaged \(.*\)\. Copy or export it again\.", str(caught.value)
-    )
+    with pytest.raises(layertap.ModelFileError, match=r"has no end.*Copy or export it again\."):
+        layertap.open(data.replace(kind, kind[:-1] + b"\xff")).tap("relu")
 
 
 # --- Weights beside the file --------------------------------------------------------------------

@@ -12,12 +12,14 @@ from typing import Any
 from numpy.typing import NDArray
 
 import layertap
+from layertap._arguments import number
 from layertap._engine.library import import_onnxruntime
 from layertap._engine.program import program_of
 from layertap._engine.session import plain_session
+from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import check_tolerance, difference
-from layertap.errors import ModelFileError, UsageError
+from layertap.compare.measures import difference
+from layertap.errors import ModelFileError
 from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
 from layertap.format.card import (
@@ -31,6 +33,7 @@ from layertap.format.card import (
 from layertap.format.data_file import replacing_model
 from layertap.format.digest import digest_of, inherited
 from layertap.format.external import find_weights
+from layertap.format.narrow import Narrow
 from layertap.format.select import Selector
 from layertap.format.source import FileSource
 from layertap_export.errors import VerificationError
@@ -40,16 +43,23 @@ from layertap_export.gradients.select import listed
 from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
-from layertap_export.verification.golden_values import digits, golden_layer, steady
+from layertap_export.verification.golden_values import (
+    STEADY_TOLERANCE,
+    digits,
+    golden_layer,
+    steady,
+)
 from layertap_export.verification.interface import check_gradients
 from layertap_export.verification.kinks import neighbours
 from layertap_export.verification.same_values import first_difference
 from layertap_export.verification.samples import sample, two_samples
-from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
+from layertap_export.verification.tolerances import tolerance_for
+from layertap_export.verification.user_samples import user_batches
 from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
+from .arguments import sample_paths
 from .final_check import Verified, check_finished
 from .gradient_report import GradientReport
 
@@ -65,9 +75,11 @@ def add_gradients(
     *,
     score: str | None = None,
     class_input: str = "optional",
-    tolerance: float = DEFAULT_TOLERANCE,
+    tolerance: float | None = None,
     seconds: float = DEFAULT_SECONDS,
+    samples: Any = (),
     sizes: Mapping[str, int] | None = None,
+    timeout: float | None = None,
 ) -> GradientReport:
     """Write a copy of an ONNX file that also computes the gradients of its scores at some layers.
 
@@ -89,30 +101,65 @@ def add_gradients(
         class_input: whether a client has to feed the weights of the classes: `"optional"`, or
             `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other clients that
             cannot feed an optional input, see docs/gradients.md.
-        tolerance: largest scaled error that passes.
+        tolerance: largest scaled error that passes; by default 1e-4, or more if the file computes
+            in 16 bits: 1e-2 in float16.
         seconds: time in seconds for comparing gradients; at least one is compared.
+        samples: also compare on these: images, arrays, dicts of arrays by input name, or paths, see
+            `export`. Images are prepared with the recipe in the file.
         sizes: values for the free sizes of the inputs in the comparison, by their names in the
             file, as in `{"height": 512}`.
+        timeout: time in seconds for all of it, after which a run of the model is stopped; by
+            default no limit.
 
     Raises:
         VerificationError: a gradient differs from the central differences; carries the report.
         GradientError: an operator between a layer and the score has no gradient.
         LayerNotFoundError: `layers` match nothing.
         ModelFileError: `source` is not an ONNX model, or it is too old to be converted.
+        InputError: a sample does not fit the inputs of the model.
+        RunTimeoutError: it took longer than `timeout`.
         OutputError: `path` cannot be written.
     """
-    started = time.perf_counter()
-    check_tolerance(tolerance)
-    if not seconds >= 0:
-        raise UsageError(f"seconds must be at least 0, got {seconds}.")
+    tolerance = None if tolerance is None else number("tolerance", tolerance)
+    seconds = number("seconds", seconds, finite=False)
     check_class_input(class_input)
-    asked = listed(layers)
+    with time_limit(timeout):
+        return _added(
+            source,
+            path,
+            listed(layers),
+            score=score,
+            class_input=class_input,
+            tolerance=tolerance,
+            seconds=seconds,
+            samples=samples,
+            sizes=sizes,
+        )
+
+
+def _added(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    asked: list[Selector],
+    *,
+    score: str | None,
+    class_input: str,
+    tolerance: float | None,
+    seconds: float,
+    samples: Any,
+    sizes: Mapping[str, int] | None,
+) -> GradientReport:
+    """See `add_gradients`."""
+    started = time.perf_counter()
     opened = layertap.open(source)
     program = program_of(opened)
     weights = find_weights(program.source, program.graph.locations)
-    check_target(path, ".onnx", weights.paths)  # replacing the source itself is safe
+    # Replacing the source itself is safe.
+    check_target(path, ".onnx", [*weights.paths, *sample_paths(samples)])
     initializers = Initializers()
     program.fetch([info.name for info in opened.outputs])  # is it a valid model?
+    recipe = program.fitted(program.preprocessing) if program.preprocessing else None
+    given = user_batches(samples, opened.inputs, recipe)
     model = read(Path(source), opened, initializers)
     card = inherited(card_of(opened, model, initializers), "gradients", FileSource(source))
     strip(model, card)
@@ -148,6 +195,8 @@ def add_gradients(
         Writer(model, initializers, data).write(temporary)
         file = WrittenFile(temporary)
         check_gradients(file, replace(card, gradients=gradients))
+        if tolerance is None:
+            tolerance = tolerance_for(one.dtype for one in file.narrow.values())
         ready = file.session(gradients)
         golden, feeds = sample(ready, card, sizes)
         if program.graph.opsets.get("", 0) < OLDEST_OPSET:
@@ -156,15 +205,18 @@ def add_gradients(
         rows = broadcasts(ready, gradients, feeds, scores.shape, scores.dtype)
         card = replace(card, gradients=replace(gradients, broadcasts=rows))
         two = two_samples(ready, golden, card.inputs)
-        batches = [feeds] if two is None else [feeds, two]
+        named = [("seeded", batch) for batch in (feeds, two) if batch is not None]
+        names = [info.name for info in opened.inputs]
+        named += [(what, dict(zip(names, arrays, strict=True))) for what, arrays in given]
+        batches = [batch for _, batch in named]
         compared: dict[str, Slopes] = {}
         labels: list[str] = []
-        for batch in batches:
+        for what, batch in named:
             found = compare(file, gradients, tensors, batch, seconds / len(batches))
             compared |= {k: x.joined(compared.get(k)) for k, x in found.items()}
             shapes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
-            labels.append(f"{shapes}, seeded")
-        card = _noted(card, compared, golden, labels, tolerance, ready, feeds)
+            labels.append(f"{shapes}, {what}")
+        card = _noted(card, compared, golden, labels, tolerance, ready, feeds, file.narrow)
         report = GradientReport(
             path=Path(path),
             card=card,
@@ -188,7 +240,7 @@ def add_gradients(
                     f"differs by {changed[1]:.1e} of its scale, allowed are {tolerance:.0e}.",
                     report,
                 )
-        card = replace(card, digest=digest_of(FileSource(temporary)))
+        card = replace(card, digest=digest_of(FileSource(temporary), card))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, Path(path), verified, card, report)
@@ -223,6 +275,7 @@ def _noted(
     tolerance: float,
     ready: Any,
     feeds: Mapping[str, NDArray[Any]],
+    narrow: Mapping[str, Narrow],
 ) -> Card:
     """The card with what was measured, and the golden sample with the gradients."""
     assert card.gradients is not None
@@ -240,7 +293,7 @@ def _noted(
         layers={**old, **checks},
     )
     layers = {k: v for k, v in golden.layers.items() if not _is_old(k, card)}
-    layers |= _golden_layers(ready, list(tensors.values()), feeds)
+    layers |= _golden_layers(ready, list(tensors.values()), feeds, narrow)
     return replace(card, verification=verification, golden=replace(golden, layers=layers))
 
 
@@ -251,12 +304,17 @@ def _is_old(output: str, card: Card) -> bool:
 
 
 def _golden_layers(
-    ready: Any, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]
+    ready: Any,
+    names: Sequence[str],
+    feeds: Mapping[str, NDArray[Any]],
+    narrow: Mapping[str, Narrow],
 ) -> dict[str, GoldenLayer]:
     """Gradients on the golden sample, except those that jump nearby, see `kinks`."""
     found = dict(zip(names, ready.run(names, dict(feeds)), strict=True))
-    for near in neighbours(feeds, 4):
+    rounding = max((one.rounding for one in narrow.values()), default=0.0)
+    for near in neighbours(feeds, 4, rounding):
         for name, value in zip(names, ready.run(names, near), strict=True):
-            if name in found and not steady(value, found[name]):
+            allowed = narrow[name].tolerance if name in narrow else STEADY_TOLERANCE
+            if name in found and not steady(value, found[name], allowed):
                 del found[name]
     return {name: golden_layer(value) for name, value in sorted(found.items())}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from enum import Enum
@@ -79,8 +80,8 @@ def labels_of(given: Labels | None) -> tuple[str, ...] | None:
 
     Args:
         given: a sequence of names; a mapping from indices to names or from names to indices (such
-            as Keras's `class_indices`); or the path of a text file with one name per line. Numbers
-            and truth values become text.
+            as Keras's `class_indices`); or the path of a text file with one name per line, or of
+            such a sequence or mapping as JSON (`.json`). Numbers and truth values become text.
 
     Raises:
         UsageError: the file cannot be read, or the labels are not names of classes.
@@ -92,8 +93,13 @@ def labels_of(given: Labels | None) -> tuple[str, ...] | None:
     if isinstance(given, Mapping):
         return _labels_by_index(given)
     series: Any = given
-    if hasattr(series, "to_dict") and any(isinstance(key, str) for key in series.index):
-        return _labels_by_index(series.to_dict())  # of pandas: indices by name
+    if hasattr(series, "to_dict") and hasattr(series, "index"):  # of pandas
+        keys = list(series.index)
+        if any(isinstance(key, str) for key in keys):
+            return _labels_by_index(series.to_dict())  # indices by name
+        if sorted(keys, key=str) == sorted(range(len(keys)), key=str):
+            named = dict(zip(keys, series, strict=True))
+            return tuple(_label(named[index]) for index in range(len(keys)))
     if isinstance(given, (bytes, set, frozenset)) or not isinstance(given, Iterable):
         kind = "a set, which has no order" if isinstance(given, (set, frozenset)) else repr(given)
         raise UsageError(
@@ -105,9 +111,9 @@ def labels_of(given: Labels | None) -> tuple[str, ...] | None:
         raise UsageError(f"labels must be a list of names, got {given!r}.") from exc
 
 
-def _labels_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def _labels_in(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
     name = os.fsdecode(path)
-    form = "Give a text file with one label per line."
+    form = "Give a text file with one label per line, or JSON."
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError as exc:
@@ -115,6 +121,16 @@ def _labels_in(path: str | os.PathLike[str]) -> tuple[str, ...]:
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise UsageError(f"cannot read the labels from {name!r}: {reason}. {form}") from exc
+    if Path(path).suffix.lower() == ".json":
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise UsageError(
+                f"cannot read the labels from {name!r}, no valid JSON: {exc}."
+            ) from exc
+        if not isinstance(found, (list, dict)):
+            raise UsageError(f"labels: {name!r} must contain a list or an object, got {found!r}.")
+        return labels_of(found)
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -164,6 +180,15 @@ def _label(item: object) -> str:
 def paths_in(*arguments: Any) -> list[str | os.PathLike[str]]:
     """Those of the arguments that are paths, or may be."""
     return [given for given in arguments if isinstance(given, (str, os.PathLike))]
+
+
+def sample_paths(samples: Any) -> list[str | os.PathLike[str]]:
+    """The paths among the user's samples, without reading an iterator."""
+    if isinstance(samples, Mapping):
+        return paths_in(*samples.values())
+    if not isinstance(samples, (list, tuple)):
+        return paths_in(samples)
+    return [path for one in samples for path in sample_paths(one)]
 
 
 def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ...] | None) -> None:

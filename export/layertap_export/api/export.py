@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from layertap._arguments import count
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
@@ -46,6 +47,7 @@ from .arguments import (
     labels_of,
     paths_in,
     preprocessing_of,
+    sample_paths,
     target_of,
 )
 from .draft import CardDraft
@@ -144,17 +146,23 @@ def export(
     """
     started = time.perf_counter()
     path = target_of(model, path)
-    check_target(path, ".onnx", paths_in(model, weights, labels, preprocess, *samples))
+    read = [*paths_in(model, weights, labels, preprocess), *sample_paths(samples)]
+    check_target(path, ".onnx", read)
     recipe, names = preprocessing_of(preprocess), labels_of(labels)
     if tolerance is not None:
         check_tolerance(tolerance)
-    if opset not in OPSETS:
+    if count("opset", opset) not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
+    opset = int(opset)
+    if score is not None and not isinstance(score, str):
+        raise UsageError(f"score must be the name of an output, got {score!r}.")
+    if not callable(progress):
+        raise UsageError(f"progress must be a function of a text, got {progress!r}.")
     stated = stated_inputs(inputs)
     check_class_input(class_input)
     asked = listed(gradients)
     for name, given in (("score", score), ("class_input", class_input != "optional")):
-        if given and not asked:
+        if given not in (None, False) and not asked:
             raise UsageError(
                 f"{name} was given without gradients, which it applies to. Name layers in "
                 "gradients=, for example 'last-conv'."
@@ -188,13 +196,15 @@ def export(
         started=started,
     )
     try:
-        return export_as(subject)
+        report = export_as(subject)
     except ExportError:
         # Sizes that Keras takes free may be more than ONNX can express.
         fixed = subject.with_fixed_sizes()
         if fixed is None:
             raise
-    return export_as(fixed)
+        report = export_as(fixed)
+    report.verification.warn_of_rows(stacklevel=2)
+    return report
 
 
 def _export(
@@ -290,7 +300,8 @@ def _export(
             report = compared()
         report = replace(report, file=str(path))
         report.raise_if_failed()
-        card = replace(draft.finished(report), digest=digest_of(FileSource(temporary)))
+        card = draft.finished(report)
+        card = replace(card, digest=digest_of(FileSource(temporary), card))
         verified = Verified.of(temporary)
         append_card(temporary, card)
         check_finished(temporary, path, verified, card, report)

@@ -97,7 +97,7 @@ def verify(
     if tolerance is None:
         tolerance = card.verification.tolerance if card.verification else DEFAULT_TOLERANCE
     progress(f"comparing with {subject.framework}")
-    return verify_file(
+    report = verify_file(
         WrittenFile(Path(path)),
         subject,
         card,
@@ -107,6 +107,8 @@ def verify(
         reference=reference,
         traced=traced if complete else None,
     )
+    report.warn_of_rows(stacklevel=2)
+    return report
 
 
 def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
@@ -124,7 +126,7 @@ def _check_same_inputs(subject: Subject, card: Card, path: str) -> None:
 def _warn_of_changes(subject: Subject, card: Card, path: str | os.PathLike[str]) -> None:
     """Warn if the file is not as it was written, or the model has other weights."""
     source = FileSource(path)
-    parts = changed_parts(card.digest, digest_of(source)) if card.digest else ()
+    parts = changed_parts(card.digest, digest_of(source, card)) if card.digest else ()
     if parts:
         warnings.warn(f"{source.name}: {change_text(parts)}.", LayertapWarning, stacklevel=3)
     given, expected = subject.source.weights_sha256, card.source.weights_sha256

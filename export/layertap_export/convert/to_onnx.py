@@ -28,6 +28,7 @@ from layertap_export.keras_model.wrapping import wrapped
 
 from .freezing import freeze, lookup_tables
 from .tf_ops import handlers
+from .tf_ops.convolution import pad_same
 from .tf_ops.lookup import DOMAIN, VERSION
 from .unsupported import (
     check_operators,
@@ -104,6 +105,7 @@ def to_onnx(
                 output_names=frozen.outputs,
                 tensors_to_rename=dict(zip(frozen.inputs, input_names, strict=True)) | weights,
                 custom_op_handlers=handlers(tables),
+                custom_rewriter=[pad_same],
                 extra_opset=[helper.make_opsetid(DOMAIN, VERSION)],
             )
             converted.delete_unused_nodes(converted.outputs)

@@ -103,6 +103,11 @@ class Backprop:
                 tensor = next(name for name in node.output if name in found)
                 self.blocked.append(Blocked(node, tensor, str(exc)))
                 continue
+            except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+                raise GradientError(
+                    f"the shapes of the inputs of {node.op_type} {node.output[0]!r} do not fit "
+                    "together. The file is damaged, or states other shapes than it computes."
+                ) from exc
             for name, result, wanted in zip(node.input, results, step.wanted, strict=False):
                 if wanted and result is not None:
                     found.setdefault(name, []).append(result)

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from layertap_export.errors import GradientError
 from layertap_export.graph.arithmetic import Arithmetic
-from layertap_export.graph.graph import leading_to
+from layertap_export.graph.graph import attributes, leading_to
 from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Dims, Free, Size, fixed
@@ -31,6 +31,14 @@ PREFIX = "grad/"
 
 FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 """The element types that have gradients."""
+
+WIDENED: dict[int, int] = {
+    TensorProto.FLOAT16: TensorProto.FLOAT,
+    TensorProto.BFLOAT16: TensorProto.FLOAT,
+}
+"""In which type the backward half computes with tensors of another type. In float16 the parts of a
+gradient that are below 6e-5 lose digits, and onnxruntime cannot add several values to one element.
+"""
 
 Operand: TypeAlias = "Value | float"
 
@@ -91,6 +99,9 @@ class Builder:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._outputs: list[str] = []
+        self._transposes = {
+            node.output[0]: node for node in model.graph.node if node.op_type == "Transpose"
+        }
         self.prefix = PREFIX
         """That of the names of nodes."""
 
@@ -129,8 +140,9 @@ class Builder:
         return output
 
     def tensor(self, name: str) -> Value:
-        """A tensor of the forward half."""
-        return Value(self, name, self.shapes.dtype(name))
+        """A tensor of the forward half; one of float16 or bfloat16 is read as float32."""
+        dtype = self.shapes.dtype(name)
+        return Value(self, name, WIDENED.get(dtype, dtype))
 
     def node(self, op_type: str, *inputs: Value | None, **attributes: Any) -> Value:
         """The first output of a new node."""
@@ -140,6 +152,8 @@ class Builder:
         self, op_type: str, outputs: int, *inputs: Value | None, **attributes: Any
     ) -> tuple[Value, ...]:
         """The outputs of a new node."""
+        if op_type != "Shape":
+            inputs = tuple(value and self._read(value) for value in inputs)
         names = [value.name if value else "" for value in inputs]
         while names and not names[-1]:
             names.pop()
@@ -155,8 +169,24 @@ class Builder:
             self._made[key] = tuple(Value(self, item, dtype) for item in written)
         return self._made[key]
 
+    def _read(self, value: Value) -> Value:
+        """The value in its dtype: a tensor of the forward half may have to be widened.
+
+        A Transpose is repeated after the Cast: onnxruntime 1.32 crashes on some float16 Transposes
+        before a Cast before a MatMul.
+        """
+        stored = self.shapes.dtype(value.name)
+        if WIDENED.get(stored) != value.dtype:
+            return value
+        mover = self._transposes.get(value.name)
+        if mover is not None:
+            moved = self._read(Value(self, mover.input[0], value.dtype))
+            return moved.op("Transpose", **attributes(mover))
+        return self.node("Cast", Value(self, value.name, stored), to=value.dtype)
+
     def output(self, value: Value, name: str) -> None:
         """Make a value a graph output of this name."""
+        value = self._read(value)
         self._nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
         self._outputs.append(name)
 

@@ -13,14 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.card import CLASS_INPUTS, Gradients, TensorInfo
 from layertap.format.layer import Layer
-from layertap.format.select import Selector
+from layertap.format.select import ALL, LAST, Selector
 from layertap_export.errors import GradientError
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .backprop import Backprop
 from .builder import FLOAT_TYPES, PREFIX, Builder, Value
 from .score import Score, asked_output, find_score
-from .select import ALL, INPUT, LAST, asks_for, last_feature_maps, named_layers
+from .select import INPUT, asks_for, last_feature_maps, named_layers
 from .targets import ROUNDING, Differentiated, SourceFinder
 
 WEIGHTS = "score_weights"
@@ -108,7 +108,8 @@ def extend(
     backprop = Backprop.between(build, forward, sources, [found.tensor])
     _obstacles(backprop, wanted, named, layers)
     weights = _add_weights(build, model.graph, found, class_input)
-    seed = weights.op("Expand", build.tensor(found.tensor).shape())
+    scores = build.tensor(found.tensor)
+    seed = weights.op("Expand", scores.shape()).cast(scores.dtype)
     results = backprop.gradients({found.tensor: seed})
     obstacles = _obstacles(backprop, wanted, named, layers)
     without = {one.layer for one in obstacles}
@@ -300,6 +301,6 @@ def _add_output(
             for size, known in zip(dims, stated, strict=True)
         ]
         sizes[:1] = [None] * len(sizes[:1])
-    build.output(gradient, name)
     dtype = build.shapes.dtype(target.tensor) or TensorProto.FLOAT
+    build.output(gradient.cast(dtype), name)
     graph.output.append(helper.make_tensor_value_info(name, dtype, sizes))

@@ -8,11 +8,11 @@ import onnx
 
 from layertap.format.card import TensorInfo
 from layertap.format.layer import Layer
-from layertap.format.select import Selector
+from layertap.format.select import ALL, Selector
 from layertap_export.graph.graph import prune
 
 from .extend import Extended, extend, warn_independent
-from .select import ALL, asks_for, named_layers
+from .select import asks_for, named_layers
 
 
 def pads_needed(asked: Sequence[Selector], table: Sequence[Layer]) -> bool:

@@ -6,12 +6,14 @@ import hashlib
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import helper, inliner, numpy_helper, version_converter
 
@@ -24,7 +26,7 @@ from layertap.format.graph import External
 from layertap.format.index import refusal
 from layertap.format.references import without_references
 from layertap.format.wire import WireError
-from layertap_export.graph.graph import in_order, opset_of, prune
+from layertap_export.graph.graph import in_order, opset_of, prune, reads
 from layertap_export.graph.weights import STUB_BYTES, Initializers
 
 P = TypeVar("P")
@@ -48,12 +50,22 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             mapped.
 
     Raises:
-        ModelFileError: the file is too old to be converted to a newer opset.
+        ModelFileError: the file is too old to be converted to a newer opset, or a tensor depends on
+            itself.
     """
+    program = program_of(opened)
     model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
         model = _upgraded(_loaded(opened, None), source)
     nodes = in_order(model.graph.node)
+    later = {name for node in nodes for name in node.output if name}
+    for node in nodes:
+        missing = next((name for name in reads(node) if name in later), None)
+        if missing is not None:
+            raise ModelFileError(
+                f"{program.name} is damaged: {missing!r} depends on itself. Export it again."
+            )
+        later.difference_update(node.output)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     for item in model.graph.sparse_initializer:
@@ -64,7 +76,7 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
     if model.functions:
         model = inliner.inline_local_functions(model)
     if model.ir_version < 4:  # which lists weights as inputs, and knows no optional inputs
-        graph = program_of(opened).graph
+        graph = program.graph
         entries = [x for x in model.graph.input if x.name in graph.inputs]
         del model.graph.input[:]
         model.graph.input.extend(entries)
@@ -100,7 +112,8 @@ def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.M
         try:
             data = without_references(bytes(buffer), stated, weights.load)
             model: onnx.ModelProto = onnx.ModelProto.FromString(data)
-        except (WireError, DecodeError) as exc:
+            _check_texts(model)
+        except (WireError, DecodeError, UnicodeDecodeError) as exc:
             raise refusal(program.name, buffer, WireError(str(exc))) from exc
     model.ClearField("training_info")
     for item in model.graph.initializer:
@@ -115,6 +128,23 @@ def _loaded(opened: layertap.Model, initializers: Initializers | None) -> onnx.M
             item.ClearField("external_data")
             item.ClearField("data_location")
     return model
+
+
+def _check_texts(message: Message) -> None:
+    """Decode every text of a model, except in tensors. Protobuf returns bytes for a bad one.
+
+    Raises:
+        UnicodeDecodeError: a text is not UTF-8.
+    """
+    for field, value in message.ListFields():
+        values = (value,) if isinstance(value, (Message, str, bytes)) else value
+        if field.type == FieldDescriptor.TYPE_STRING:
+            for text in values:
+                if isinstance(text, bytes):
+                    text.decode()
+        elif field.message_type is not None and field.message_type.name != "TensorProto":
+            for inner in values:
+                _check_texts(inner)
 
 
 def _mapped(item: onnx.TensorProto, external: External, weights: Weights) -> NDArray[Any] | None:
@@ -155,9 +185,24 @@ def _dense(item: onnx.SparseTensorProto) -> onnx.TensorProto:
 
 
 def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initializers) -> Card:
-    """The file's card, or one for a file that has none."""
+    """The file's card, or one for a file that has none.
+
+    Raises:
+        ModelFileError: the card names an input or output that the graph does not have.
+    """
+    program = program_of(opened)
+    entries, outputs = program.graph.inputs, program.graph.outputs
+    for word, infos, known in (("in", opened.inputs, entries), ("out", opened.outputs, outputs)):
+        unknown = next((info.name for info in infos if info.name not in known), None)
+        if unknown is not None:
+            raise ModelFileError(
+                f"{program.name} is damaged: its card names the {word}put {unknown!r}, "
+                "which the graph does not have. Export it again."
+            )
+    # The graph decides about dtypes, for example after a conversion to float16.
+    inputs = tuple(replace(info, dtype=entries[info.name].dtype) for info in opened.inputs)
     if opened.card is not None:
-        return opened.card
+        return replace(opened.card, inputs=inputs)
     digest = hashlib.sha256()
     for item in model.graph.initializer:
         digest.update(initializers.value(item).tobytes())
@@ -169,19 +214,38 @@ def card_of(opened: layertap.Model, model: onnx.ModelProto, initializers: Initia
             type=model.producer_name,
             weights_sha256=digest.hexdigest(),
         ),
-        inputs=opened.inputs,
+        inputs=inputs,
         outputs=opened.outputs,
         layers=opened.layers,
     )
 
 
 def strip(model: onnx.ModelProto, card: Card) -> None:
-    """Take out the gradients that a file has."""
-    if card.gradients is None:
+    """Take out the gradients that a file has.
+
+    Raises:
+        ModelFileError: the graph has an input that is neither the model's nor that of gradients.
+    """
+    gone: set[str] = set()
+    if card.gradients is not None:
+        gone = {*card.gradients.tensors.values(), card.gradients.weights}
+    known = gone | {info.name for info in card.inputs}
+    known |= {item.name for item in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in known:
+            raise ModelFileError(
+                f"the graph has the input {value.name!r}, which the file's card does not name. The "
+                "file was changed after the export; export it again."
+            )
+    if not gone:
         return
-    gone = {*card.gradients.tensors.values(), card.gradients.weights}
     for values in (model.graph.output, model.graph.input):
         kept = [value for value in values if value.name not in gone]
         del values[:]
         values.extend(kept)
     prune(model, [value.name for value in model.graph.output])
+    # What the gradients alone read has gone with them, whatever name the card gives it.
+    left = {info.name for info in card.inputs} | {item.name for item in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name in left]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)

@@ -45,6 +45,12 @@ def asked_output(asked: str | None, outputs: Sequence[str]) -> tuple[str, bool]:
     Raises:
         UsageError: there is no such output, or there are several and none is named.
     """
+    if not outputs:
+        raise UsageError(
+            "the card in the file names no outputs, so it has no score. Export it again."
+        )
+    if asked is not None and not isinstance(asked, str):
+        raise UsageError(f"score must be the name of an output, got {asked!r}.")
     if asked is not None and asked in outputs:
         return asked, False
     name, separator, suffix = (asked or "").rpartition(":")

@@ -16,13 +16,13 @@ import onnx
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
 from layertap.format.layer import Layer
-from layertap.format.select import Selector, parse_selector, select
-from layertap_export.graph.graph import leading_to, makers
+from layertap.format.select import ALL, LAST, Selector, parse_selector, select
+from layertap_export.graph.graph import bodies, leading_to, makers
 from layertap_export.graph.operators import is_kind, is_view
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.shapes.sizes import Free, Size
 
-ALL, INPUT, LAST = "all", "input", "last-conv"
+INPUT = "input"
 
 
 def listed(asked: Selector | Iterable[Selector] | None) -> list[Selector]:
@@ -37,7 +37,10 @@ def listed(asked: Selector | Iterable[Selector] | None) -> list[Selector]:
     if not selects or isinstance(asked, (bytes, bytearray)):
         raise UsageError(_not_a_selector(asked))
     alone = isinstance(asked, (str, Integral, slice, Layer))
-    found: list[Any] = [asked] if alone else list(asked)  # type: ignore[arg-type]
+    try:
+        found: list[Any] = [asked] if alone else list(asked)  # type: ignore[arg-type]
+    except TypeError as exc:  # a numpy array without axes
+        raise UsageError(_not_a_selector(asked)) from exc
     for one in found:
         if isinstance(one, (bool, np.bool_)) or not isinstance(one, (str, Integral, slice, Layer)):
             raise UsageError(_not_a_selector(one))
@@ -117,7 +120,8 @@ def last_feature_maps(
     The paper takes the last convolution, with the activation that follows (`relu5_3` of VGG), and
     in a residual network the sum of its last block. That is the last layer, in the order in which
     they run, whose output has the spatial size of the last convolution's output and that is not a
-    pooling. Convolutions of images of one pixel, as in some heads, do not count.
+    pooling. Convolutions of images of one pixel, as in some heads, do not count. If it runs once
+    for each step of a sequence, it is the layer that gives out the maps of all steps.
 
     Args:
         nodes: the graph, in topological order.
@@ -131,40 +135,75 @@ def last_feature_maps(
     """
     made_by = makers(nodes)
     origin = _peeled(score, made_by)
-    leading, needed = leading_to(nodes, [origin])
+    leading = leading_to(nodes, [origin]).nodes
     order = {name: index for index, node in enumerate(leading) for name in node.output}
-    last = next(
-        (
-            sizes
-            for node in reversed(nodes)
-            if is_kind(node, "convolution")
-            and node.output[0] in needed - {origin}
-            and (sizes := (shapes.dims(node.output[0]) or ())[2:])
-            and any(size != 1 for size in sizes)
-        ),
-        None,
-    )
-    if last is None:
-        raise UsageError("last-conv: no convolution leads to the score. Name the layers instead.")
-    found: tuple[int, Layer] | None = None
+    # Each with its position, and the sizes of its axes except samples and channels.
+    rows: list[tuple[int, Sequence[Size], Layer]] = []
     for layer in layers:
-        if layer.tensor is None:
+        source = _peeled(layer.tensor or "", made_by)
+        if source not in order or source == origin or is_kind(made_by[source], "pooling"):
             continue
-        source = _peeled(layer.tensor, made_by)
-        if source in made_by and is_kind(made_by[source], "pooling"):
-            continue
-        dims = shapes.dims(layer.tensor) or ()
-        spatial = _space(layer, dims, channels_last)
-        if source in order and source != origin and _same(spatial, last):
-            position = order[source]
-            if found is None or position >= found[0]:
-                found = position, layer
+        dims = shapes.dims(str(layer.tensor)) or ()
+        rows.append((order[source], _space(layer, dims, channels_last), layer))
+    last: Sequence[Size] = ()
+    for position in reversed(range(len(leading))):
+        node = leading[position]
+        if is_kind(node, "convolution") and node.output[0] != origin:
+            last = (shapes.dims(node.output[0]) or ())[2:]
+        elif _has_convolution(node):  # a ConvLSTM is a loop; its own sizes are inside of it
+            last = next((sizes for at, sizes, _ in rows if at >= position and sizes), ())
+        if any(size != 1 for size in last):
+            break
+    else:
+        raise UsageError(
+            "last-conv: no convolution with feature maps leads to the score. Name the layers "
+            "instead."
+        )
+    found: tuple[int, Layer] | None = None
+    for position, sizes, layer in rows:
+        if _same(sizes, last) and (found is None or position >= found[0]):
+            found = position, layer
     if found is None:
         raise UsageError(
             "last-conv: the file exposes no layer with the spatial size of the last convolution. "
             "Name the layers instead."
         )
-    return found[1]
+    return _of_all_steps(found[1], layers, [layer for _, sizes, layer in rows if len(sizes) > 1])
+
+
+def _has_convolution(node: onnx.NodeProto) -> bool:
+    """Whether there is a convolution in a body of the node."""
+    return any(
+        is_kind(inner, "convolution") or _has_convolution(inner)
+        for body in bodies(node)
+        for inner in body.node
+    )
+
+
+def _of_all_steps(layer: Layer, layers: Sequence[Layer], maps: Sequence[Layer]) -> Layer:
+    """The layer; if it is that of one step of a TimeDistributed, the one that has all steps.
+
+    Args:
+        layer: the last feature maps.
+        layers: the model's.
+        maps: those with feature maps.
+
+    Raises:
+        UsageError: the feature maps of the steps are not in one tensor.
+    """
+    by_name = {one.name: one for one in layers}
+    wrapper: Layer | None = None
+    outer = by_name.get(layer.parent or "")
+    while outer is not None:
+        wrapper = outer if outer.type == "TimeDistributed" else wrapper
+        outer = by_name.get(outer.parent or "")
+    if wrapper is None or wrapper in maps:
+        return wrapper or layer
+    raise UsageError(
+        f"last-conv: {wrapper.name!r} computes the feature maps step by step, and gives out no "
+        f"tensor with those of all steps. Name the layers of the steps that you need instead, for "
+        f"example {layer.name!r}."
+    )
 
 
 def _space(layer: Layer, dims: Sequence[Size], channels_last: bool) -> Sequence[Size]:
@@ -190,7 +229,7 @@ def _same(sizes: Sequence[Size], others: Sequence[Size]) -> bool:
 
 
 def _peeled(tensor: str, made_by: dict[str, onnx.NodeProto]) -> str:
-    """The tensor from which one is made by Transposes and Identities alone."""
-    while (node := made_by.get(tensor)) is not None and is_view(node):
+    """The tensor from which one is made by Transposes, Identities and Casts alone."""
+    while (node := made_by.get(tensor)) is not None and (is_view(node) or node.op_type == "Cast"):
         tensor = node.input[0]
     return tensor

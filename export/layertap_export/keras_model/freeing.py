@@ -19,6 +19,7 @@ from layertap.format.layer import Shape
 from layertap_export.errors import ExportError
 
 from .inputs import Inputs
+from .traceable import kept_states
 from .tracing import Trace, trace_and_inputs
 
 Axis: TypeAlias = tuple[int, int]
@@ -52,9 +53,9 @@ def fixed(model: Any, inputs: Inputs) -> tuple[Trace, Inputs, list[str]]:
         except ExportError:
             reason = FREE_SIZE
         else:
-            ones = [_shape(info.shape, (), batch=1) for info in found.infos]
-            twos = [_shape(info.shape, (), batch=2) for info in found.infos]
-            before = [_shape(info.shape, (), batch=1) for info in _with_batch(found).infos]
+            ones = [_shape(info.shape, {}, batch=1) for info in found.infos]
+            twos = [_shape(info.shape, {}, batch=2) for info in found.infos]
+            before = [_shape(info.shape, {}, batch=1) for info in _with_batch(found).infos]
             both = all(_result(model, found, shapes) is not None for shapes in (ones, twos))
             if both or _result(model, found, before) is None:  # zeros do not suit this model
                 return traced, found, []
@@ -71,14 +72,16 @@ def freed(model: Any, inputs: Inputs) -> tuple[Trace, Inputs, list[str]]:
     """
     traced, inputs, notes = fixed(model, inputs)
     batch = next((info.shape[0] for info in inputs.infos if info.shape), None) or 1
-    before = [_shape(info.shape, (), batch) for info in inputs.infos]
+    before = [_shape(info.shape, {}, batch) for info in inputs.infos]
     usual = _result(model, inputs, before)
     if usual is None:  # zeros do not suit this model
         return traced, inputs, notes
 
-    def runs(axes: Sequence[Axis]) -> bool:
+    def runs(sizes: Mapping[Axis, int]) -> bool:
         other = [
-            _shape(info.shape, [axis for which, axis in axes if which == index], batch)
+            _shape(
+                info.shape, {axis: n for (which, axis), n in sizes.items() if which == index}, batch
+            )
             for index, info in enumerate(inputs.infos)
         ]
         found = _result(model, inputs, other)
@@ -86,25 +89,34 @@ def freed(model: Any, inputs: Inputs) -> tuple[Trace, Inputs, list[str]]:
         return found is not None and [x[:1] for x in found] == [x[:1] for x in usual]
 
     reasons: dict[Axis, str] = {}
-    free: list[Axis] = []
+    free: dict[Axis, int] = {}
+    """By axis another size that Keras runs with."""
     for axis in _fixed_axes(inputs):
         if axis in free:
             continue
         alike = [
             other for other in _fixed_axes(inputs) if _size(inputs, other) == _size(inputs, axis)
         ]
-        # Two sizes may have to be equal: those of two inputs, or of a square.
-        found = next((x for x in ([axis], alike) if not {*x} & {*free} and runs(x)), None)
+        # Two sizes may have to be equal: those of two inputs, or of a square. A size may have an
+        # upper bound, such as the number of learned positions.
+        size = _size(inputs, axis) or 0
+        tries = [
+            dict.fromkeys(axes, other)
+            for other in (2 * size, size // 2)
+            for axes in ([axis], alike)
+            if other > 1 and free.keys().isdisjoint(axes)  # 1 may be broadcast
+        ]
+        found = next((x for x in tries if runs(x)), None)
         if found:
-            free += found
+            free |= found
         else:
             reasons[axis] = OTHER_SIZE
     while free and not runs(free):
-        reasons[free.pop()] = OTHER_SIZE
+        reasons[free.popitem()[0]] = OTHER_SIZE
 
     if free:
         chosen: list[Axis] = []
-        for axes in (free, *[[axis] for axis in free]):
+        for axes in ([*free], *[[axis] for axis in free]):
             if {*axes} <= {*chosen}:
                 continue
             try:
@@ -168,11 +180,11 @@ def _size(inputs: Inputs, axis: Axis) -> int | None:
     return inputs.infos[axis[0]].shape[axis[1]]
 
 
-def _shape(shape: Shape, doubled: Sequence[int], batch: int) -> tuple[int, ...]:
-    """A shape in numbers, with some sizes doubled."""
+def _shape(shape: Shape, others: Mapping[int, int], batch: int) -> tuple[int, ...]:
+    """A shape in numbers, with other sizes of some axes."""
     sizes = [batch if axis == 0 else 32 for axis in range(len(shape))]
     sizes = [other if size is None else size for size, other in zip(shape, sizes, strict=True)]
-    return tuple(size * 2 if axis in doubled else size for axis, size in enumerate(sizes))
+    return tuple(others.get(axis, size) for axis, size in enumerate(sizes))
 
 
 def _result(
@@ -184,7 +196,7 @@ def _result(
             np.zeros(shape, np.dtype(str if info.dtype == "string" else info.dtype))
             for shape, info in zip(shapes, inputs.infos, strict=True)
         ]
-        with keras.StatelessScope():
+        with kept_states():
             result = inputs.call(model, arrays)
         return [tuple(x.shape) for x in keras.tree.flatten(result) if hasattr(x, "shape")]
     except Exception:  # noqa: BLE001 - a layer may raise anything where a size does not suit it

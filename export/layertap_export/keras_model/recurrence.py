@@ -306,11 +306,15 @@ def _activation(function: Any) -> Activation:
                 return activation
     import keras
 
-    for name in ("tanh", "sigmoid", "relu", "softplus", "softsign", "elu", "leaky_relu"):
+    for name in ("tanh", "sigmoid", "relu", "softsign", "elu", "leaky_relu"):
         known = (getattr(owner, name, None) for owner in (keras.ops, tf.nn, tf, tf.math))
         if any(function is item for item in known):
             return _ACTIVATIONS[name]
     name = getattr(function, "__name__", type(function).__name__)
+    if name == "softplus":  # log(1 + exp(x)): 0 below -17, infinite from 89 on
+        raise _NoOperatorError(
+            "onnxruntime's operators lose the digits of the activation 'softplus'"
+        )
     raise _NoOperatorError(f"ONNX's operators do not have the activation {name!r}")
 
 
@@ -323,7 +327,6 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "elu": Activation("Elu", 1.0),
     "leaky_relu": Activation("LeakyRelu", 0.2),
     "softsign": Activation("Softsign"),
-    "softplus": Activation("Softplus"),
 }
 """ONNX's activations by the names of Keras 3's functions."""
 

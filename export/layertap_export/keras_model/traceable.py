@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src import ops as keras_ops
+from tensorflow.python.ops.resource_variable_ops import ResourceVariable
 
 from layertap_export.errors import ExportError
 
@@ -69,6 +70,27 @@ def traceable(to_run: bool) -> Iterator[Changes]:
         _finite(),
     ):
         yield changes
+
+
+@contextmanager
+def kept_states() -> Iterator[None]:
+    """Call models without a change of their layers' states. `keras.StatelessScope` does not know
+    the stateful recurrent layers of Keras 2."""
+
+    def assign(original: Any, variable: Any, *args: Any, **kwargs: Any) -> Any:
+        frame: Any = sys._getframe(2)
+        while frame.f_globals.get("__name__", "").partition(".")[0] == "tensorflow":
+            frame = frame.f_back
+        if frame.f_globals.get("__name__", "").startswith("tf_keras.src.layers.rnn."):
+            return variable
+        return original(variable, *args, **kwargs)
+
+    keras_2 = "tf_keras" in sys.modules
+    with (
+        keras.StatelessScope(),
+        wrapped(ResourceVariable, "assign", assign) if keras_2 else nullcontext(),
+    ):
+        yield
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
 import tensorflow as tf
 from keras.src.utils.backend_utils import TFGraphScope
 
@@ -21,7 +20,7 @@ from .inputs import Inputs, input_layer_name, model_inputs
 from .recording import SCOPE, Call, NestedValue, Recorder, nested_values
 from .recurrence import Loop
 from .structure import Row, layer_table
-from .traceable import Changes, traceable
+from .traceable import Changes, kept_states, traceable
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ def returned(model: Any, inputs: Inputs, flat: Sequence[Any]) -> list[NestedValu
     Raises:
         ExportError: the model returns a sparse or ragged tensor, or no tensor.
     """
-    with keras.StatelessScope(), TFGraphScope():
+    with kept_states(), TFGraphScope():
         result = inputs.call(model, flat)
     named = isinstance(result, dict) or hasattr(result, "_fields")
     tensors = []

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,9 @@ go through every row of large tables; `user` batches come from the user."""
 
 Activations = dict[str, NDArray[Any]]
 Run = Callable[[Sequence[NDArray[Any]]], Activations]
+Search = Callable[[Sequence[Draw], Sequence[tuple[int, ...]], float], Sequence[NDArray[Any]]]
+"""From what is drawn, the shapes of the smallest batch and the number of activations per sample to
+samples, one array for each input; none if nothing was found."""
 
 SEARCH_SECONDS = 60.0
 """How long sizes and ranges are tried on a model that does not run with the first ones."""
@@ -96,6 +100,8 @@ class Batches:
         sizes: Mapping[tuple[int, int], int],
         cost: Callable[[int], float] = lambda length: 0.0,
         rows: RowsRead | None = None,
+        search: Search | None = None,
+        columns: Mapping[int, Draw] | None = None,
     ) -> None:
         """
         Args:
@@ -107,19 +113,24 @@ class Batches:
             sizes: sizes that the user has fixed, by the index of the input and its axis.
             cost: about how many activations one sample has, for sequences of a length.
             rows: takes note of the rows of tables that are read.
+            search: finds samples that read the rows which are left.
+            columns: what is drawn for inputs whose elements have uses of their own, by index.
         """
-        self._inputs, self._run, self._rows = tuple(inputs), run, rows
+        self._inputs, self._run, self._rows, self._search = tuple(inputs), run, rows, search
         by_input = uses.by_input if uses else [[] for _ in inputs]
+        columns = columns or {}
         self._draws = tuple(
-            first_draw(info, found, layers, recipe)
-            for info, found in zip(inputs, by_input, strict=True)
+            columns.get(index) or first_draw(info, found, layers, recipe)
+            for index, (info, found) in enumerate(zip(inputs, by_input, strict=True))
         )
         short = {i for i, draw in enumerate(self._draws) if draw.all_rows > 1 or draw.fixed}
+        short |= {i for table in (uses.tables if uses else ()) for i in table.pointwise}
         if uses and uses.loops:
             short |= set(range(len(inputs)))
         self._layout = Layout(short=frozenset(short), given=dict(sizes))
+        self._products = frozenset(uses.products) if uses else frozenset()
         self._cost = cost
-        self._first = 1
+        self._first, self._per_sample = 1, 1.0
         self.notes: list[str] = []
         """What could not be run, in words."""
 
@@ -127,6 +138,7 @@ class Batches:
         """The batches, each with the values that Keras computes for it."""
         first, values = self._settle()
         per_sample = sum(x.size for x in values.values()) / max(1, self._first)
+        self._per_sample = per_sample
         yield from self._seen(first, values)
         values = {}
         few = min(self._first, FEW)
@@ -203,7 +215,7 @@ class Batches:
         """Draws and sizes in the order in which they are tried: whole numbers too large for a table
         are more likely than a network that needs large inputs, and quicker to rule out."""
         plain, first = self._draws, self._layout
-        sizes = list(layouts(self._inputs, first))[1:]
+        sizes = list(layouts(self._inputs, first, self._products))[1:]
         moderate = [layout for layout in sizes if layout.doublings <= 0]
         large = [layout for layout in sizes if layout.doublings > 0]
         others = list(self._other_draws())
@@ -408,22 +420,42 @@ class Batches:
         self.notes.append(f"not compared on {values}: the model does not take them")
 
     def _rest_of_rows(self, per_sample: float) -> Iterator[tuple[Batch, Activations]]:
-        """A batch that goes through every row of the tables, if the first ones did not."""
-        if self._rows is None or all(table.by_size for table in self._rows.unread):
-            return
-        batch = self.every_row(per_sample)
-        try:
-            values = self._run(batch.arrays)
-        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
-            return
-        yield from self._seen(batch, values)
+        """Batches that read the rows of the tables that the first ones did not."""
+        for batch in self.reading_rows(per_sample):
+            try:
+                values = self._run(batch.arrays)
+            except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+                continue
+            yield from self._seen(batch, values)
 
-    def every_row(self, per_sample: float) -> Batch:
-        """A batch that goes through every row of the tables, as far as its size permits.
+    def reading_rows(self, per_sample: float) -> Iterator[Batch]:
+        """Batches for the rows of tables that were not read, until all were or nothing is left to
+        be tried: one that goes through the range of the inputs, and those that a search finds.
 
         Args:
             per_sample: the number of activations that are compared for each sample.
         """
+        if self._rows is None or not self._rows.left:
+            return
+        batch, complete = self._every_row(per_sample)
+        if self._adds(batch):
+            yield batch
+        if not complete or not self._rows.left:
+            return  # it would have read more, as that for one layer alone does
+        for batch in self._searched(max(1, int(ROW_ELEMENTS / max(1.0, per_sample)))):
+            if self._adds(batch):
+                yield batch
+
+    def _adds(self, batch: Batch) -> bool:
+        """Whether a batch reads further rows, as far as that can be computed."""
+        try:
+            return self._rows is not None and self._rows.adds(batch.arrays)
+        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            return False
+
+    def _every_row(self, per_sample: float) -> tuple[Batch, bool]:
+        """A batch that goes through the range of all inputs that select rows, as far as its size
+        permits; and whether that was the whole range."""
         needed = 1
         for draw, shape in zip(self._draws, self._layout.shapes(self._inputs, 1), strict=True):
             rows = min(draw.all_rows, MOST_ROWS)
@@ -437,7 +469,28 @@ class Batches:
             else draw.array(info, shape, 5)
             for info, shape, draw in zip(self._inputs, shapes, self._draws, strict=True)
         )
-        return Batch(f"{_shown(shapes)}, every row", arrays, kind="rows")
+        return Batch(f"{_shown(shapes)}, every row", arrays, kind="rows"), needed <= most
+
+    def _searched(self, most: int) -> Iterator[Batch]:
+        """Batches of at most so many samples that a search found."""
+        found, unit = self._samples, self._layout.shapes(self._inputs, 1)
+        size = max((shape[0] for shape in unit if shape), default=1)
+        count = min(most, max((len(x) for x in found if x.ndim), default=0))
+        step = count if size == 1 else size  # the batch may be fixed
+        for start in range(0, count, max(1, step)):
+            arrays = tuple(
+                np.resize(x[start : start + step], (step, *x.shape[1:])) if x.ndim else x
+                for x in found
+            )
+            label = f"{_shown([x.shape for x in arrays])}, further rows"
+            yield Batch(label, arrays, kind="rows")
+
+    @cached_property
+    def _samples(self) -> Sequence[NDArray[Any]]:
+        if self._search is None:
+            return ()
+        shapes = self._layout.shapes(self._inputs, 1)
+        return self._search(self._draws, shapes, self._per_sample)
 
     def _longest(self) -> Iterator[tuple[Batch, Activations]]:
         """A batch as long as learned positions are, if their last rows were not read."""

@@ -44,6 +44,8 @@ class Use:
     """Whether the elements must be in order."""
     keys: tuple[Any, ...] | None = None
     """The keys of a lookup table, in place of a range."""
+    tensor: Any = None
+    """TensorFlow's tensor of the indices or keys, outside of functions that are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,10 @@ class Draw:
     """Keys of lookup tables, one of which each element is."""
     unknown: Any = None
     """A key that is in none of the tables."""
+
+    def without_unknown(self) -> Draw:
+        """The same for tables without a row for unknown keys."""
+        return replace(self, unknown=None)
 
     @property
     def rows(self) -> int:
@@ -279,8 +285,8 @@ HIGHS = (7, 5, 4, 3, 2, 1)
 def other_draws(info: TensorInfo, draw: Draw) -> Iterator[Draw]:
     """Other draws for an input, to be tried where the model fails with the first one."""
     if draw.keys is not None:
-        if draw.unknown is not None:  # a table without a row for unknown keys
-            yield replace(draw, unknown=None)
+        if draw.unknown is not None:
+            yield draw.without_unknown()
         return
     if info.dtype == "bool":
         return

@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from layertap._engine.stopping import STOPPED, time_left
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
@@ -48,7 +49,8 @@ VISIBLE_CHANGE, STEP_COUNT = 1e-10, 7
 are tried to reach it, each a hundred times the one before."""
 
 EVALUATOR_TOLERANCE = 1e-3
-"""The largest scaled difference between onnxruntime and the reference evaluator."""
+"""The largest scaled difference between onnxruntime and the reference evaluator. A file that
+computes in 16 bits may differ by more, see `layertap.format.narrow`."""
 
 LARGE_STEP = 1e-3
 """The step from which a smaller one must confirm the result, as a share of the activation."""
@@ -65,7 +67,9 @@ it may be on the other side than in float64, and have the other slope. How much 
 measured by how the gradient changes with tiny changes of the activation."""
 
 NEIGHBOUR_OFFSET, NEIGHBOUR_COUNT = 1e-5, 8
-"""The size of those changes, as a share of the activation, and how many are tried."""
+"""The size of those changes, as a share of the activation, and how many are tried.
+
+In a file that computes in 16 bits, both are at least the rounding of its dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,23 +123,28 @@ def compare(
 
     Returns:
         By name, those that were compared in time and that float64 has enough digits for.
+
+    Raises:
+        RunTimeoutError: the caller's `time_limit` has ended.
     """
     started = time.monotonic()
     forward, scores = forward_half(file.model.graph, gradients)
     sources = SourceFinder(forward, scores)
     targets = {name: sources.find(name, tensors[name], ()) for name in gradients.tensors}
     found: dict[str, Slopes] = {}
-    until = started + max(seconds, FIRST_SECONDS)
+    until = started + min(max(seconds, FIRST_SECONDS), time_left())
     for target in _in_turn(list(targets.values()), forward):
         try:
-            slopes = _Check(file, gradients, target, forward, scores, feeds, until).result()
+            with np.errstate(all="ignore"):  # NaN and infinity are no slopes, but no errors either
+                slopes = _Check(file, gradients, target, forward, scores, feeds, until).result()
         except TimeUp:
             break
         if slopes is not None:
             found[target.name] = slopes
-            until = started + seconds
+            until = min(until, started + seconds)
         if time.monotonic() > until:
             break
+    time_left()
     return found
 
 
@@ -173,6 +182,9 @@ class _Check:
     ) -> None:
         self._file, self._weights, self._until = file, gradients.weights, until
         self._sessions: dict[Any, Any] = {}
+        narrow = file.narrow.get(scores)
+        self._rounding = narrow.rounding if narrow else 0.0
+        self._inexact = narrow.tolerance if narrow else 0.0
         self._output = gradients.tensors[target.name]
         self._source, self._movers, self._scores = target.source, target.movers, scores
         # What follows a `stop_gradient` counts as constant.
@@ -183,7 +195,12 @@ class _Check:
         known = {*made, self._source, *(item.name for item in file.model.graph.initializer)}
         read = dict.fromkeys(name for node in self._tail for name in reads(node))
         self._border = [name for name in read if name not in known]
-        self._values = self._run([self._source, *self._border, scores], feeds)
+        # A Reshape may take its shape from the graph.
+        moved = {output for node in self._movers for output in node.output}
+        known = {*moved, self._source, *(item.name for item in file.model.graph.initializer)}
+        used = dict.fromkeys(name for node in self._movers for name in reads(node))
+        self._shapes = [name for name in used if name not in known]
+        self._values = self._run([self._source, *self._border, *self._shapes, scores], feeds)
 
     def result(self) -> Slopes | None:
         """`None` where float64 has too few digits, or the reference evaluator differs.
@@ -203,12 +220,11 @@ class _Check:
         shape = self._values[self._scores].shape
         mixes = [np.ones(shape), *(generator.uniform(-1, 1, shape) for _ in range(2))]
         rows = [self._gradient(x, mix) for mix in mixes]
-        nearby = [
-            x + NEIGHBOUR_OFFSET * size * generator.normal(size=x.shape)
-            for _ in range(NEIGHBOUR_COUNT)
-        ]
+        reach = max(NEIGHBOUR_OFFSET, self._rounding) * size
+        nearby = [x + reach * generator.normal(size=x.shape) for _ in range(NEIGHBOUR_COUNT)]
         # One length for all weights: the sum of a softmax never changes, so its gradient is 0.
         length = float(max(map(np.linalg.norm, rows))) or 1.0
+        suspected = max(KINK_SUSPECTED, self._rounding)
         ours: list[float] = []
         expected: list[float] = []
         for _ in range(DIRECTION_COUNT):
@@ -224,7 +240,7 @@ class _Check:
             shown = self._laid_out(direction)
             for mix, row in zip(mixes, rows, strict=True):
                 slope, want = float(np.sum(row * shown)), float(np.sum(mix * change))
-                if abs(slope - want) > KINK_SUSPECTED * length:
+                if abs(slope - want) > suspected * length:
                     others = [float(np.sum(self._gradient(y, mix) * shown)) for y in nearby]
                     jump = max(others) - min(others)
                     slope = want + np.sign(slope - want) * max(abs(slope - want) - jump, 0.0)
@@ -256,7 +272,9 @@ class _Check:
         except Exception:  # noqa: BLE001 - it raises errors of any class
             return False
         apart = difference(found, expected, same_dtype=False).scaled
-        return apart <= EVALUATOR_TOLERANCE and bool(np.isfinite(expected).all())
+        return apart <= max(EVALUATOR_TOLERANCE, self._inexact) and bool(
+            np.isfinite(expected).all()
+        )
 
     def _gradient(self, x: NDArray[np.float64], mix: NDArray[np.float64]) -> NDArray[np.float64]:
         """The gradient in the file for a value of the layer; what else it reads is as recorded."""
@@ -279,6 +297,8 @@ class _Check:
         feeds = {value.name: given[value.name] for value in opened.get_inputs()}
         try:
             found = opened.run(asked, feeds)
+        except STOPPED:
+            raise
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot run the file with gradients: {exc}") from exc
         return {
@@ -313,12 +333,13 @@ class _Check:
         graph = helper.make_graph(
             [in_double(node) for node in self._movers],
             "movers",
-            [onnx.ValueInfoProto(name=self._source)],
+            [onnx.ValueInfoProto(name=name) for name in (self._source, *self._shapes)],
             [onnx.ValueInfoProto(name=self._movers[-1].output[0])],
             self._weights_of(read),
         )
         model = helper.make_model(graph, opset_imports=self._file.model.opset_import, ir_version=8)
-        (shown,) = evaluator(model).run(None, {self._source: direction})
+        shapes = {name: self._values[name] for name in self._shapes}
+        (shown,) = evaluator(model).run(None, {**shapes, self._source: direction})
         return np.asarray(shown, np.float64)
 
 

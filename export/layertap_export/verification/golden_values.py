@@ -38,7 +38,9 @@ def golden_layer(value: NDArray[Any], least_scale: float = 0.0) -> GoldenLayer:
     )
 
 
-def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
+def steady(
+    value: NDArray[Any], expected: NDArray[Any], tolerance: float = STEADY_TOLERANCE
+) -> bool:
     """Whether two tensors have the same golden values, up to rounding."""
     one, other = (x.astype(np.float64).ravel() for x in (value, expected))
     at = indices(other.size, VALUES_PER_LAYER)
@@ -47,7 +49,7 @@ def steady(value: NDArray[Any], expected: NDArray[Any]) -> bool:
     norms = scaled(abs(float(np.linalg.norm(one)) - norm), norm)
     apart = weighted_sums(one - other, SUMS_PER_LAYER)
     sums = scaled(float(np.abs(apart).max()), sum_scale(scale, other.size))
-    return max(values, norms, sums) <= STEADY_TOLERANCE
+    return max(values, norms, sums) <= tolerance
 
 
 def digits(value: float, count: int) -> float:

@@ -22,7 +22,7 @@ from layertap_export.keras_model.subject import Subject
 from .against_tape import Tape
 from .card_like import CardLike
 from .finite_differences import DEFAULT_SECONDS, compare
-from .golden_values import golden_layer, steady
+from .golden_values import STEADY_TOLERANCE, golden_layer, steady
 from .kinks import neighbours
 from .weight_rows import broadcasts
 from .written_file import WrittenFile, tensor_types
@@ -154,9 +154,12 @@ class GradientCheck:
         expected = self._run(self._whole, feeds, weights)
         if tape is not None:
             expected |= tape.default_gradients or {}
-        for near in neighbours(feeds, 4):
+        narrow = self._file.narrow
+        rounding = max((one.rounding for one in narrow.values()), default=0.0)
+        for near in neighbours(feeds, 4, rounding):
             for name, value in self._run(self._whole, near, weights).items():
-                if name in expected and not steady(value, expected[name]):
+                allowed = narrow[name].tolerance if name in narrow else STEADY_TOLERANCE
+                if name in expected and not steady(value, expected[name], allowed):
                     del expected[name]
         self.golden = {name: golden_layer(value) for name, value in sorted(expected.items())}
         shape = tape.shape if tape is not None else self._shape(feeds)

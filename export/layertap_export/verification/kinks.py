@@ -18,15 +18,24 @@ ROUNDING_REACH = 1e-5
 of two forward passes."""
 
 
-def neighbours(values: Mapping[str, NDArray[Any]], count: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """The same tensors with tiny random changes; tensors of integers stay as they are."""
+def neighbours(
+    values: Mapping[str, NDArray[Any]], count: int, rounding: float = 0.0
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The same tensors with tiny random changes; tensors of integers stay as they are.
+
+    Args:
+        values: the tensors.
+        count: how many times.
+        rounding: the least size of the changes, for a network that computes in 16 bits.
+    """
     generator = np.random.default_rng(0)
+    share = max(ROUNDING_REACH, rounding)
     for _ in range(count):
-        yield {name: _moved(value, generator) for name, value in values.items()}
+        yield {name: _moved(value, share, generator) for name, value in values.items()}
 
 
-def _moved(value: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
+def _moved(value: NDArray[Any], share: float, generator: np.random.Generator) -> NDArray[Any]:
     if value.dtype.kind != "f":
         return value
-    reach = ROUNDING_REACH * float(np.abs(value).max(initial=0))
+    reach = share * float(np.abs(value).max(initial=0))
     return (value + reach * generator.uniform(-1, 1, value.shape)).astype(value.dtype)

@@ -22,6 +22,7 @@ from layertap_export.keras_model.tracing import Trace
 
 from .batches import Batch, Batches
 from .card_like import CardLike
+from .columns import column_draws
 from .declared_shapes import contradicted, freed
 from .error_scales import least_scales
 from .finite import NotFinite, scale_of
@@ -30,6 +31,7 @@ from .gradient_check import GradientCheck, LayerSources
 from .keras_itself import KerasItself, OwnError
 from .reference import precise_runner, runner
 from .report import LayerDifference, VerificationReport
+from .row_search import RowSearch
 from .rows_read import RowsRead
 from .sizes import given_sizes
 from .tolerances import DEFAULT_TOLERANCE
@@ -78,10 +80,10 @@ def verify_file(
             of a size is unknown.
         InputError: a sample does not fit the inputs.
     """
-    if reference not in REFERENCES:
+    if not isinstance(reference, str) or reference not in REFERENCES:
         raise UsageError(
             f"reference must be 'keras' or 'float64', got {reference!r}."
-            + suggest(reference, REFERENCES)
+            + suggest(str(reference), REFERENCES)
         )
     if not 0 <= tolerance < np.inf:
         raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
@@ -118,6 +120,8 @@ def verify_file(
         sizes=fixed,
         cost=_cost(traced),
         rows=rows,
+        search=RowSearch.of(traced, rows, card.inputs),
+        columns=column_draws(traced, uses, card.inputs, subject.layers),
     )
     for batch, expected in chain(batches, batches.user(own)):
         golden = golden or _golden(batch, expected, scales)
@@ -171,9 +175,7 @@ def verify_file(
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         labels.append(batch.label + unknown.words)
     for name, layer in _readers(rows, card, wanted):
-        alone = _rows_alone(file, traced, card, batches, name, layer)
-        if alone is not None:
-            batch, ours, theirs = alone
+        for batch, ours, theirs in _rows_alone(file, traced, card, batches, name, layer):
             found = _difference(name, ours, theirs, scales.get(name, 0.0))
             totals[name] = _larger(totals.get(name), found)
             rows.add(batch.arrays)
@@ -186,6 +188,8 @@ def verify_file(
         tolerance=tolerance,
         batches=tuple(labels),
         tables=rows.shares(),
+        hardly_read=rows.hardly_read,
+        inputs=tuple(info.name for info in card.inputs),
         notes=tuple(batches.notes),
         # Outputs that are not layers come last.
         layers=tuple(sorted(totals.values(), key=lambda x: order.get(x.name, LAST))),
@@ -229,7 +233,7 @@ def _readers(
     rows: RowsRead, card: CardLike, wanted: Collection[str]
 ) -> Iterator[tuple[str, Layer]]:
     """The layers that read tables of which rows are left, each with its output in the file."""
-    tables = {table.name for table in rows.unread if not table.by_size}
+    tables = {table.name for table in rows.left}
     for layer in card.layers:
         if layer.name in tables and layer.tensor in wanted:
             yield str(layer.tensor), layer
@@ -237,24 +241,25 @@ def _readers(
 
 def _rows_alone(
     file: WrittenFile, traced: Trace, card: CardLike, batches: Batches, name: str, layer: Layer
-) -> tuple[Batch, NDArray[Any], NDArray[Any]] | None:
-    """A layer in the file and in Keras for every row of its table; `None` if Keras does not run.
+) -> Iterator[tuple[Batch, NDArray[Any], NDArray[Any]]]:
+    """A layer in the file and in Keras for the rows of its table that were not read.
 
     The network behind it may be too large to be run for every word of a vocabulary.
     """
     tensor = layer_tensors(traced).get(layer.name)
     if tensor is None:
-        return None
+        return
+    alone = TracedPart(traced, [tensor])
     inner = math.prod(size or 1 for size in layer.shape[1:])
-    batch = batches.every_row(float(inner))
-    try:
-        (theirs,) = TracedPart(traced, [tensor]).run(batch.arrays)
-    except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
-        return None
-    feeds = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
-    part = file.part([name], tensor_types(feeds))
-    (ours,) = part.run([name], {x.name: feeds[x.name] for x in part.get_inputs()})
-    return batch, ours, theirs
+    for batch in batches.reading_rows(float(inner)):
+        try:
+            (theirs,) = alone.run(batch.arrays)
+        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            continue
+        feeds = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
+        part = file.part([name], tensor_types(feeds))
+        (ours,) = part.run([name], {x.name: feeds[x.name] for x in part.get_inputs()})
+        yield batch, ours, theirs
 
 
 def _reusable(traced: Trace, card: CardLike, wanted: Collection[str]) -> Trace | None:

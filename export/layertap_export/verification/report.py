@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
+from layertap.errors import LayertapWarning
 from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
 from layertap.format.layer import Shape
 from layertap.format.text import Readable, counted, printable, shape_text
@@ -64,6 +66,10 @@ class VerificationReport(Readable):
     tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """By the name of the layer that reads it, how many rows of a table (weights that an input is an
     index of, the keys of a vocabulary) were read in all batches, and how many it has."""
+    hardly_read: tuple[str, ...] = ()
+    """The names of tables of which many rows were not read, so that faults in them may remain."""
+    inputs: tuple[str, ...] = ()
+    """The names of the model's inputs."""
     notes: tuple[str, ...] = ()
     """Batches that the model does not take, in words."""
 
@@ -140,6 +146,24 @@ class VerificationReport(Readable):
             f"\n{some} by more than {self.tolerance:.0e}, up to {worst.scaled:.1e} in "
             f"{worst.name!r}: {self.reference} is not more exact there, its own result differs by "
             f"{worst.reference_error:.1e} {source}"
+        )
+
+    def warn_of_rows(self, stacklevel: int) -> None:
+        """Warn, with a `LayertapWarning`, of tables of which many rows were not read."""
+        if not self.hardly_read or self.failed:
+            return
+        shown = [
+            f"{self.tables[name][0]:,} of {self.tables[name][1]:,} rows of {name!r}"
+            for name in self.hardly_read[:3]
+        ]
+        more = len(self.hardly_read) - len(shown)
+        warnings.warn(
+            f"the comparison with {self.reference} read {', '.join(shown)}"
+            + (f" and of {more} more" if more else "")
+            + ": an error in the other rows is not noticed. Give batches that read them: --sample "
+            f"FILE.npz with the names {', '.join(self.inputs)} (samples= in Python).",
+            LayertapWarning,
+            stacklevel=stacklevel + 1,
         )
 
     @property

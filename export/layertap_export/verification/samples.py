@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.stopping import STOPPED
 from layertap.compare.golden import feeds
 from layertap.format.card import Card, Golden, GoldenInput, TensorInfo
 from layertap_export.errors import ExportError
@@ -32,10 +33,10 @@ def sample(
         ExportError: onnxruntime runs the model with none of the inputs that are tried.
         UsageError: a size is unknown.
     """
-    if card.golden is not None and not sizes:
+    if card.golden is not None and (sizes is None or sizes == {}):
         return card.golden, feeds(card.golden, card.inputs)
     stated = {entry.name: tuple(entry.shape) for entry in ready.get_inputs()}
-    first = Layout(given=given_sizes(sizes or {}, card.inputs, stated))
+    first = Layout(given=given_sizes({} if sizes is None else sizes, card.inputs, stated))
     trouble: Exception | None = None
     for high in (WHOLE, *HIGHS) if any(map(_is_whole, card.inputs)) else (WHOLE,):
         for layout in layouts(card.inputs, first):
@@ -45,6 +46,8 @@ def sample(
             arrays = feeds(golden, card.inputs)
             try:
                 results = ready.run(None, arrays)
+            except STOPPED:
+                raise
             except Exception as exc:  # noqa: BLE001 - onnxruntime's errors have no common class
                 trouble = exc
                 continue
@@ -68,6 +71,8 @@ def two_samples(
     arrays = feeds(replace(golden, seed=golden.seed + 1, inputs=tuple(items)), inputs)
     try:
         ready.run(None, arrays)
+    except STOPPED:
+        raise
     except Exception:  # noqa: BLE001 - a file may state a free batch, and compute with one sample
         return None
     return arrays

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from layertap.errors import UsageError, suggest
@@ -55,6 +56,12 @@ ranks up to `OTHER_HALVINGS` times."""
 
 OTHER_HALVINGS = 3
 
+LEAST_TIMES = (2, 3, 1, 4)
+"""How many times a multiple is taken, at least, for each set of sizes: they are to differ."""
+
+MOST_ELEMENTS = 100_000
+"""The largest number of elements that sizes are made a multiple of."""
+
 FACTORS = (2.0, 4.0, 8.0, 3.0, 16.0, 0.5)
 """How many times larger one input is than the others, for models that relate their inputs."""
 
@@ -77,6 +84,8 @@ class Layout:
     """Sizes that the user has fixed, by the index of the input and its axis."""
     exact: int | None = None
     """One size for all free axes, in place of the tables."""
+    multiple: int = 1
+    """What all sizes are a multiple of."""
 
     def choices(self, inputs: Sequence[TensorInfo], which: int) -> int:
         """How many choices there are for a set of sizes."""
@@ -109,7 +118,7 @@ class Layout:
         free = iter([*sizes, *[last] * len(info.shape)])
         shape = [batch if info.shape[0] is None else info.shape[0]]
         for axis, size in enumerate(info.shape[1:], 1):
-            shape.append(self._scaled(index, next(free)) if size is None else size)
+            shape.append(self._scaled(index, next(free), which) if size is None else size)
             shape[-1] = self.given.get((index, axis), shape[-1])
         shape[0] = self.given.get((index, 0), shape[0])
         return tuple(shape)
@@ -122,14 +131,17 @@ class Layout:
             return WAVES
         return SIZES.get(rank, OTHERS)
 
-    def _scaled(self, index: int, size: int) -> int:
+    def _scaled(self, index: int, size: int, which: int) -> int:
         if self.exact is not None:
             size = self.exact
         elif self.doublings >= 0:
             size <<= self.doublings
         else:
             size >>= -self.doublings
-        return max(1, int(size * self.factors.get(index, 1.0)) + self.shifts.get(index, 0))
+        size = max(1, int(size * self.factors.get(index, 1.0)) + self.shifts.get(index, 0))
+        if self.multiple == 1:
+            return size
+        return self.multiple * max(LEAST_TIMES[which], -(-size // self.multiple))
 
 
 def _is_free(info: TensorInfo) -> bool:
@@ -145,8 +157,16 @@ def has_free_sizes(inputs: Sequence[TensorInfo], layout: Layout) -> bool:
     )
 
 
-def layouts(inputs: Sequence[TensorInfo], first: Layout) -> Iterator[Layout]:
-    """The layouts to be tried, from the simplest to those that relate the inputs to each other."""
+def layouts(
+    inputs: Sequence[TensorInfo], first: Layout, products: Iterable[int] = ()
+) -> Iterator[Layout]:
+    """The layouts to be tried, from the simplest to those that relate the inputs to each other.
+
+    Args:
+        inputs: the inputs.
+        first: the simplest.
+        products: numbers of elements, of which those of a tensor must be a multiple.
+    """
     yield first
     if not has_free_sizes(inputs, first):
         return
@@ -156,6 +176,8 @@ def layouts(inputs: Sequence[TensorInfo], first: Layout) -> Iterator[Layout]:
     doubled = [replace(first, doublings=n) for n in range(1, 1 + DOUBLINGS.get(rank, 3))]
     halvings = 11 if any(first._table(i, inputs[i]) is WAVES for i in free) else OTHER_HALVINGS
     halved = [replace(first, doublings=-n) for n in range(1, 1 + HALVINGS.get(rank, halvings))]
+    for multiple in _multiples([inputs[index] for index in free], products):
+        yield replace(first, multiple=multiple)
     yield from related
     yield from doubled
     yield from halved
@@ -164,6 +186,19 @@ def layouts(inputs: Sequence[TensorInfo], first: Layout) -> Iterator[Layout]:
         yield replace(layout, doublings=2)
         yield replace(layout, doublings=-1)
         yield replace(layout, doublings=-2)
+
+
+def _multiples(inputs: Sequence[TensorInfo], products: Iterable[int]) -> list[int]:
+    """Multiples for free sizes, by the numbers of elements: of each alone, and of all."""
+    known = sorted(product for product in products if 1 < product <= MOST_ELEMENTS)
+    if len(known) > 1 and math.lcm(*known) <= MOST_ELEMENTS:
+        known.append(math.lcm(*known))
+    found = dict.fromkeys(
+        product // math.gcd(product, math.prod(size or 1 for size in info.shape[1:]))
+        for product in known
+        for info in inputs
+    )
+    return [multiple for multiple in found if multiple > 1]
 
 
 def _related(inputs: Sequence[TensorInfo], free: Sequence[int], first: Layout) -> Iterator[Layout]:
@@ -202,6 +237,8 @@ def given_sizes(
         if isinstance(symbol, str) and symbol
     }
     found: dict[tuple[int, int], int] = {}
+    if not isinstance(sizes, Mapping):
+        raise UsageError(f"sizes must be a dict, as in {{'height': 512}}, got {sizes!r}.")
     for name, size in sizes.items():
         if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
             raise UsageError(

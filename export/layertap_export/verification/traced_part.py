@@ -28,6 +28,11 @@ class TracedPart:
         wrapped = WrappedFunction(function.graph, VariableHolder())
         self._function = wrapped.prune(entries, list(tensors))
 
+    @property
+    def operations(self) -> list[str]:
+        """The kinds of the operations that are computed."""
+        return [op.type for op in self._function.graph.get_operations()]
+
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """The values of the tensors, from the inputs in order."""
         values = self._function(*map(tf.convert_to_tensor, arrays))

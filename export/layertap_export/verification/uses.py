@@ -8,6 +8,7 @@ that of the file: a fault in the file must not decide on what the file is compar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,6 +47,24 @@ class Table:
     """The element of begin and end that counts, for a slice."""
     by_size: bool = False
     """Whether the sizes of the inputs alone select the rows, as of learned positions."""
+    strict: bool = False
+    """Whether an index of no row is an error."""
+    pointwise: frozenset[int] = frozenset()
+    """The inputs that the index is computed from, element by element."""
+    dims: tuple[int, ...] | None = None
+    """The sizes of the axes that an index of several numbers selects from, `rows` in product."""
+
+    def ids(self, index: NDArray[Any]) -> NDArray[np.int64]:
+        """The rows that indices or keys select, -1 where there is none, one for each."""
+        if self.keys is not None:
+            place = np.searchsorted(self.keys, index).clip(0, self.rows - 1)
+            return np.where(self.keys[place] == index, place, -1).astype(np.int64)
+        columns = index.astype(np.int64)
+        columns = columns[..., None] if self.dims is None else columns
+        dims = np.array(self.dims or [self.rows])
+        inside = ((columns >= 0) & (columns < dims)).all(-1)
+        strides = np.cumprod([1, *dims[:0:-1]])[::-1]
+        return np.where(inside, columns @ strides, -1)
 
 
 @dataclass(eq=False)
@@ -54,6 +73,9 @@ class Uses:
 
     by_input: tuple[list[Use], ...]
     tables: list[Table] = field(default_factory=list)
+    products: set[int] = field(default_factory=set)
+    """Numbers of elements, of which those of a tensor must be a multiple: it is reshaped, one size
+    of the result is open, and these are the others."""
     loops: bool = False
     """Whether a loop runs over the steps of a sequence."""
 
@@ -97,6 +119,9 @@ MOST_ORIGINS = 8
 """Origins of one tensor that are followed; more are combinations of the same few."""
 
 
+HEAVY = ("Conv", "MatMul", "BatchMatMul", "Einsum", "DepthwiseConv", "While", "Cudnn")
+"""Operations that cost more than their results have elements, by the begin of their names."""
+
 Key = tuple[int, str]
 
 
@@ -116,6 +141,8 @@ class _Walk:
         """Tensors whose values depend on those of the inputs."""
         self._by_size: set[Key] = set()
         """Tensors whose values depend on the sizes of the inputs alone."""
+        self._pointwise: dict[Key, frozenset[int]] = {}
+        """The inputs that a tensor is computed from, up to operations as convolutions."""
         self._outer: dict[Key, Any] = {}
         """What a tensor of an inner function stands for."""
         self._captured = {_key(inner): outer for outer, inner in self._graph.captures}
@@ -129,6 +156,7 @@ class _Walk:
         for position, tensor in enumerate(entries):
             self._origins[_key(tensor)] = [Origin(position)]
             self._by_value.add(_key(tensor))
+            self._pointwise[_key(tensor)] = frozenset([position])
         self._graph_of(self._graph)
 
     def _graph_of(self, graph: Any) -> None:
@@ -142,10 +170,13 @@ class _Walk:
 
     def _pass_on(self, op: Any) -> None:
         """What is known of an operation's results."""
-        sizes = op.type in ("Shape", "ShapeN", "Size", "Rank")
+        sizes = op.type in ("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike")
         value = not sizes and any(_key(x) in self._by_value for x in op.inputs)
         for result in op.outputs:
             (self._by_value if value else self._by_size).add(_key(result))
+        if value and not op.type.startswith(HEAVY):
+            inputs = frozenset[int]().union(*(self._pointwise.get(_key(x), ()) for x in op.inputs))
+            self._pointwise.update(dict.fromkeys(map(_key, op.outputs), inputs))
         found = dict.fromkeys(self._found(op)) if value else {}
         if found:
             for result in op.outputs:
@@ -220,6 +251,8 @@ class _Walk:
         for known in (self._by_value, self._by_size):
             if _key(source) in known:
                 known.add(_key(target))
+        if _key(source) in self._pointwise:
+            self._pointwise[_key(target)] = self._pointwise[_key(source)]
         if _key(source) in self._origins:
             self._origins[_key(target)] = self._origins[_key(source)]
 
@@ -231,6 +264,8 @@ class _Walk:
             self._note_cast(op)
         elif op.type == "LookupTableFindV2":
             self._note_lookup(op)
+        elif op.type == "Reshape":
+            self._note_reshape(op)
         elif op.type in INDEXING:
             for index, rows, strict in INDEXING[op.type](self, op):
                 self._add(index, 0, rows, strict=strict, ascending=op.type in SORTED)
@@ -258,6 +293,7 @@ class _Walk:
                 low=min(bounds) + (1 if origin.scale < 0 and whole else 0),
                 high=high if high is None or origin.scale > 0 or not whole else high + 1,
                 rows=1 if whole or rows is None else max(1, int(rows - low)),
+                tensor=None if self._entered else tensor,
                 **options,
             )
             self.uses.by_input[origin.position].append(use)
@@ -269,12 +305,23 @@ class _Walk:
         if target.is_integer and target.size < 4 and narrower and not source.is_bool:
             self._add(op.inputs[0], target.min, target.max + 1, indexes=False)
 
+    def _note_reshape(self, op: Any) -> None:
+        """The sizes that are fixed where one is open; those of a made result are `_made_size`."""
+        sizes = tf.get_static_value(op.inputs[1], partial=True)
+        known = [int(size) for size in (() if sizes is None else sizes) if size is not None]
+        if -1 in known:
+            self.uses.products.add(math.prod(size for size in known if size > 0))
+        for index, rows, strict in _made_size(self, op):
+            self._add(index, 0, rows, strict=strict)
+
     def _note_lookup(self, op: Any) -> None:
         keys = self._keys(op)
         if keys is not None:
             for origin in self._of(op.inputs[1]):
                 listed = tuple(sorted(keys.tolist()))
-                self.uses.by_input[origin.position].append(Use(0, None, keys=listed))
+                tensor = None if self._entered else op.inputs[1]
+                use = Use(0, None, keys=listed, tensor=tensor)
+                self.uses.by_input[origin.position].append(use)
 
     def _keys(self, op: Any) -> NDArray[Any] | None:
         handle = self._resolved(op.inputs[0])
@@ -299,13 +346,27 @@ class _Walk:
             return self._sliced(op)
         if op.type not in TABLES:
             return None
-        if op.type != "OneHot" and _key(op.inputs[0]) in self._by_value:
+        if op.type in GATHERS and _key(op.inputs[0]) in self._by_value:
             return None  # these are no weights
-        for index, rows, _ in INDEXING[op.type](self, op):
+        for index, rows, strict in INDEXING[op.type](self, op):
             by_value, by_size = _key(index) in self._by_value, _key(index) in self._by_size
             if rows is not None and (by_value or by_size):
-                return Table(self._name(op), int(rows), (index,), by_size=not by_value)
+                dims = self._indexed(op) if op.type in GATHERS_ND else None
+                return Table(
+                    self._name(op),
+                    math.prod(dims) if dims else int(rows),
+                    (index,),
+                    by_size=not by_value,
+                    strict=strict,
+                    dims=dims,
+                    pointwise=self._pointwise.get(_key(index), frozenset()),
+                )
         return None
+
+    def _indexed(self, op: Any) -> tuple[int, ...]:
+        """The sizes of the axes that each index of a GatherNd selects from."""
+        depth = op.inputs[1].shape[-1]
+        return tuple(int(self.size(op.inputs[0], axis) or 1) for axis in range(depth))
 
     def _sliced(self, op: Any) -> Table | None:
         """Weights from which a slice is taken that ends where the sizes of the inputs say."""
@@ -385,7 +446,10 @@ def _one_hot(walk: _Walk, op: Any) -> Indices:
 
 
 def _count(walk: _Walk, op: Any) -> Indices:
-    yield op.inputs[0], walk.number(op.inputs[1]), False
+    """The number of rows may be stated as the upper bound of a computed one."""
+    size = op.inputs[1]
+    bounds = size.op.inputs if size.op.type == "Minimum" else [size]
+    yield op.inputs[0], _least([n for n in map(walk.number, bounds) if n is not None]), False
 
 
 def _segments(walk: _Walk, op: Any) -> Indices:
@@ -473,8 +537,10 @@ INDEXING: Mapping[str, Callable[[_Walk, Any], Indices]] = {
 }
 """The tensors that index something, how many rows it has, and whether others are an error."""
 
-TABLES = ("GatherV2", "ResourceGather", "OneHot")
-"""The operations that read rows of a table."""
+GATHERS_ND = ("GatherNd", "ResourceGatherNd")
+GATHERS = ("GatherV2", "ResourceGather", *GATHERS_ND)
+TABLES = (*GATHERS, "OneHot", "Bincount", "DenseBincount")
+"""The operations that read rows of a table; those that encode a number are before the weights."""
 
 ARITHMETIC: Mapping[str, Callable[[int, float], tuple[float, float]]] = {
     "AddV2": lambda index, other: (1.0, other),

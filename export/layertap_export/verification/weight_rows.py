@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.stopping import STOPPED
 from layertap.compare.measures import difference
 from layertap.format.card import Gradients
 
@@ -46,6 +47,8 @@ def broadcasts(
             opened.run(names, {**one, gradients.weights: weights[row : row + 1]})
             for row in range(WEIGHT_ROWS)
         ]
+    except STOPPED:
+        raise
     except Exception:  # noqa: BLE001 - the shapes do not fit: the answer is no
         return False
     return all(

@@ -16,10 +16,12 @@ from onnx.external_data_helper import load_external_data_for_tensor
 
 from layertap._engine.library import supports_external_weights
 from layertap._engine.session import plain_session
+from layertap._engine.stopping import STOPPED
 from layertap.format.card import CLASS_INPUTS, Gradients
 from layertap.format.external import Weights, find_weights
 from layertap.format.graph import ELEMENT_TYPES, External, read_graph
 from layertap.format.limits import MAPPED_BYTES, REFERENCE_BYTES
+from layertap.format.narrow import Narrow, narrow_tensors
 from layertap.format.source import FileSource
 from layertap.format.wire import LEN, Buffer, encode, fields, find
 from layertap_export.errors import ExportError
@@ -61,6 +63,14 @@ class WrittenFile:
         if not supports_external_weights() or not (large or locations):
             return None
         return find_weights(source, locations).folder
+
+    @cached_property
+    def narrow(self) -> Mapping[str, Narrow]:
+        """The tensors that are computed in float16 or bfloat16."""
+        source = FileSource(self.path)
+        with source.read(sparsely=True) as buffer:
+            graph = read_graph(buffer)
+        return narrow_tensors(source, graph)
 
     def loaded(self, item: onnx.TensorProto) -> onnx.TensorProto:
         """An initializer of `model`, with its data inside."""
@@ -122,6 +132,8 @@ class WrittenFile:
             entries[folder] = os.fspath(self.folder)
         try:
             return plain_session(model, **entries)
+        except STOPPED:
+            raise
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot open the exported file: {exc}") from exc
 

@@ -158,7 +158,13 @@ _OTHERS = (
 )
 
 DEVICES = {device.name: device for device in (CPU, CUDA, TENSORRT, OPENVINO, *_OTHERS)}
-_OTHER_NAMES = {"dml": "directml", "gpu": "cuda", "nvidia": "cuda"}
+_OTHER_NAMES = {
+    "dml": "directml",
+    "gpu": "cuda",
+    "metal": "coreml",
+    "mps": "coreml",
+    "nvidia": "cuda",
+}
 
 _NO_DEVICES = ("AzureExecutionProvider",)
 """Providers that call a remote service and do not compute on this machine."""
@@ -182,7 +188,8 @@ def find(text: str, offered: Sequence[str] = ()) -> tuple[Device, str]:
     """
     known = {device.name: device for device in offers(offered)}
     name, colon, unit = text.partition(":")
-    device = known.get(_OTHER_NAMES.get(name, name))
+    by_provider = {device.provider.lower(): device for device in known.values()}
+    device = known.get(_OTHER_NAMES.get(name, name)) or by_provider.get(name.lower())
     if device is None:
         raise DeviceError(
             f"unknown device {text!r}. Give 'auto', a device that `layertap devices` lists, or "

@@ -1,8 +1,8 @@
 """Batches without a sample, and other empty arrays.
 
-Some of onnxruntime's operators divide by a size, and a size of 0 ends the process (Einsum does, as
-of 1.32). An empty batch is therefore never fed. The shapes of its results are known without it:
-they are those of one sample and of two samples, continued to none.
+Some of onnxruntime's operators end the process if a size is 0. An empty array is therefore fed only
+where this is safe. The shapes of most results are known without it: they are those for a size of 1
+and of 2, continued to 0.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from layertap.errors import InputError
 
 from .on_device import dtype_of, is_ortvalue
 
-DIVIDING = b"Einsum"
-"""The name of the operator that an empty array must not reach."""
+FATAL = ("Einsum", "GRU", "LSTM")
+"""Operators that an empty array must not reach, as of onnxruntime 1.32: Einsum divides by a size,
+GRU and LSTM share the samples among threads."""
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
@@ -33,15 +34,15 @@ def is_empty_batch(feeds: Mapping[str, Any]) -> bool:
 
 
 def with_samples(feeds: Mapping[str, Any], count: int) -> dict[str, Any]:
-    """The values with `count` rows of zeros in place of none."""
+    """The values with `count` rows of zeros in place of none, and likewise along other axes."""
     return {
-        name: _rows(value, count) if shape_of(value)[:1] == (0,) else value
+        name: _filled(value, count) if 0 in shape_of(value) else value
         for name, value in feeds.items()
     }
 
 
-def _rows(value: Any, count: int) -> Any:
-    shape = (count, *shape_of(value)[1:])
+def _filled(value: Any, count: int) -> Any:
+    shape = tuple(size or count for size in shape_of(value))
     dtype = dtype_of(value) if is_ortvalue(value) else value.dtype
     return np.full(shape, "", object) if dtype in (object, "string") else np.zeros(shape, dtype)
 
@@ -50,7 +51,7 @@ def run_empty(
     run: Callable[[Mapping[str, Any]], Sequence[Any]],
     feeds: Mapping[str, Any],
     name: str,
-    divides: Callable[[], bool],
+    fatal: Callable[[], str],
 ) -> Sequence[Any]:
     """The results for values of which some are empty.
 
@@ -58,7 +59,7 @@ def run_empty(
         run: computes the results, as arrays.
         feeds: the values.
         name: the model's name in messages.
-        divides: whether an operator that must not get empty arrays is among those that run.
+        fatal: an operator that must not get empty arrays, among those that run; or empty.
 
     Raises:
         InputError: the results do not follow from the shapes, and cannot be computed safely.
@@ -67,10 +68,11 @@ def run_empty(
     if found is not None:
         return found
     given = ", ".join(f"{key} {shape_of(value)}" for key, value in feeds.items())
-    if divides():
+    operator = fatal()
+    if operator:
         raise InputError(
-            f"{name} cannot be run on {given}: onnxruntime's Einsum ends the process if a size is "
-            "0. Leave such samples out."
+            f"{name} cannot be run on {given}: onnxruntime's {operator} ends the process if a size "
+            "is 0. Leave such samples out."
         )
     return run(feeds)
 
@@ -78,10 +80,8 @@ def run_empty(
 def _continued(
     run: Callable[[Mapping[str, Any]], Sequence[Any]], feeds: Mapping[str, Any]
 ) -> list[Any] | None:
-    """Empty arrays of the dtypes and shapes that follow from one sample and from two; `None` if
-    they do not all depend on the number of samples."""
-    if any(0 in shape_of(value)[1:] for value in feeds.values()):
-        return None
+    """Empty arrays of the dtypes and shapes that follow from the sizes 1 and 2; `None` if they are
+    not all empty."""
     try:
         one, two = (run(with_samples(feeds, count)) for count in (1, 2))
     except InputError:  # sizes that depend on each other

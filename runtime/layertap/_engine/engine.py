@@ -26,9 +26,9 @@ from .library import (
     import_onnxruntime,
     supports_external_weights,
 )
-from .session import Session, check_fork, reason_of, session_options
+from .session import Session, check_fork, options_without, reason_of, session_options
 from .settings import Provider, Settings
-from .stopping import start_stoppably
+from .stopping import raised_by_handler, start_stoppably
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,6 +120,7 @@ class Engine:
         name: str,
         folder: Path | None,
         check: Callable[[], None] | None = None,
+        disabled: Sequence[str] = (),
     ) -> Session:
         """Prepare `model` to run.
 
@@ -128,6 +129,7 @@ class Engine:
             name: the model's name in messages.
             folder: the folder of its weight files, if it has any.
             check: called before each run; raises if those files were changed.
+            disabled: names of onnxruntime's optimizations that are left out.
 
         Raises:
             ModelFileError: onnxruntime rejects the model.
@@ -141,12 +143,19 @@ class Engine:
             options.add_session_config_entry(entry, str(folder))
         try:
             start = partial(
-                ort.InferenceSession, model, options, providers=self._providers, enable_fallback=0
+                ort.InferenceSession,
+                model,
+                options,
+                providers=self._providers,
+                enable_fallback=0,
+                **options_without(disabled),
             )
             session = start_stoppably(start, options, name)
         except LayertapError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base class
+            if raised_by_handler(exc):
+                raise
             raise ModelFileError(_refusal(ort, name, exc)) from exc
         missing = dict(self._providers).keys() - set(session.get_providers())
         if missing:

@@ -30,7 +30,7 @@ from layertap.format.graph import External, Graph, TensorType, read_type, read_v
 from layertap.format.layer import Axes, Layer
 from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.references import without_references
-from layertap.format.select import Selector
+from layertap.format.select import Selector, as_selectors
 from layertap.format.source import FileSource
 from layertap.format.wire import Buffer, WireError, encode
 
@@ -67,7 +67,7 @@ def cut_to_file(
             file.write(model)
             file.flush()
             if card is not None:
-                card = replace(card, digest=digest_of(FileSource(temporary)))
+                card = replace(card, digest=digest_of(FileSource(temporary), card))
                 file.write(encode(METADATA, encode(1, KEY) + encode(2, card.to_json())))
 
 
@@ -79,7 +79,8 @@ def _named(
         return []
     layers = {layer.name for layer in program.layers}
     found: list[Any] = []
-    for one in [what] if isinstance(what, (str, int, slice, Layer)) else what:
+    asked = as_selectors(what)
+    for one in asked if isinstance(asked, list) else [asked]:
         if isinstance(one, str) and one in others and one not in layers:
             found.append(others[one])
         else:

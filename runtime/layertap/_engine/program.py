@@ -28,6 +28,7 @@ from layertap.format.source import BytesSource, FileSource
 from layertap.format.wire import WireError
 
 from .cache import Cache
+from .constant_work import FOLDING, NESTED, SIZES, much_from_constants
 from .engine import Engine
 from .library import give_back_memory, import_onnxruntime
 from .request import Asked, Request, request_layers, request_outputs
@@ -283,8 +284,8 @@ class Program:
         start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
         memory = self.engine.memory if on_device else None
         session = start() if plan.outputs else None
-        divides = partial(self._divides, plan)
-        return Fetch(self.name, plan, start, session, memory, self._defaults(plan), divides)
+        fatal = partial(self._fatal, plan)
+        return Fetch(self.name, plan, start, session, memory, self._defaults(plan), fatal)
 
     def _defaults(self, plan: CutPlan) -> dict[str, Any]:
         """Values for the optional inputs of a plan that have no initializer in the file."""
@@ -294,14 +295,14 @@ class Program:
         names = (name for name in plan.optional if name not in graph.initializers)
         return {name: ones(graph.optional[name]) for name in names}
 
-    def _divides(self, plan: CutPlan) -> bool:
-        """Whether an operator that must not get empty arrays is in a plan, or may be: in a function
-        or a subgraph."""
-        from .empty import DIVIDING
+    def _fatal(self, plan: CutPlan) -> str:
+        """An operator in a plan that must not get empty arrays; empty if there is none."""
+        from .empty import FATAL
 
         spans = [*self.graph.head, *(self.graph.nodes[at].span for at in plan.nodes)]
         with self.source.read(sparsely=True) as buffer:
-            return any(DIVIDING in buffer[start:end] for start, end in spans)
+            parts = [bytes(buffer[start:end]) for start, end in spans]
+        return next((name for name in FATAL if any(name.encode() in one for one in parts)), "")
 
     @cached_property
     def _quantised(self) -> bool:
@@ -314,9 +315,19 @@ class Program:
         """
         return any(node.op_type == "DequantizeLinear" for node in self.graph.nodes)
 
+    @cached_property
+    def _disabled(self) -> tuple[str, ...]:
+        """The optimizations of onnxruntime that are left out, because nothing could stop them."""
+        graph, known = self.graph, self.graph.initializers.__contains__
+        some = NESTED | SIZES
+        folds = any(all(map(known, node.reads)) or node.op_type in some for node in graph.nodes)
+        if not (folds or graph.functions):  # as in most files
+            return ()
+        return (FOLDING,) if much_from_constants(self.source, graph) else ()
+
     def _start(self, engine: Engine, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
         """Cut the file down to `plan` and make a session of it."""
-        locations = self.graph.locations
+        disabled, locations = self._disabled, self.graph.locations
         leaves = engine.leaves_weights(self.source.size)
         locate = stay = weights = None
         if leaves or locations:
@@ -343,8 +354,8 @@ class Program:
                 f"than onnxruntime can load from memory. {engine.large_remedy}"
             )
         if weights is None or not (weights.mapped or locations):
-            return engine.start(model, self.name, None)
-        session = engine.start(model, self.name, weights.folder, weights.check)
+            return engine.start(model, self.name, None, disabled=disabled)
+        session = engine.start(model, self.name, weights.folder, weights.check, disabled=disabled)
         with self.source.read():  # checks that onnxruntime mapped the file that was cut
             return session
 
@@ -400,7 +411,7 @@ class Program:
         """Warn of a batch; nothing happens for an empty text, or after the first."""
         if problem and not self.has_warned:
             self.has_warned = True
-            warnings.warn(problem, LayertapWarning, stacklevel=_outside())
+            warnings.warn(problem, LayertapWarning, stacklevel=outside())
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None
@@ -468,7 +479,7 @@ class Fetch:
         session: Session | None,
         memory: DeviceMemory | None,
         defaults: Mapping[str, Any],
-        divides: Callable[[], bool],
+        fatal: Callable[[], str],
     ) -> None:
         """
         Args:
@@ -478,14 +489,14 @@ class Fetch:
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
             defaults: values for the optional inputs that the file has no value for.
-            divides: see `empty.run_empty`.
+            fatal: see `empty.run_empty`.
         """
         self.plan = plan
         self._name = name
         self._start = start
         self._memory = memory
         self._defaults = defaults
-        self._divides = divides
+        self._fatal = fatal
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -535,7 +546,7 @@ class Fetch:
         from .empty import run_empty
         from .on_device import keep
 
-        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._divides)
+        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._fatal)
         if self._memory is None:
             return found
         return [keep(import_onnxruntime(), value, self._memory) for value in found]
@@ -561,7 +572,7 @@ def program_of(model: HasProgram) -> Program:
     return model._program
 
 
-def _outside() -> int:
+def outside() -> int:
     """The `stacklevel` of the first caller outside this package, for a warning of the caller."""
     frame, level = sys._getframe(1), 1
     while frame.f_back and (frame.f_globals.get("__package__") or "").startswith("layertap"):

@@ -12,12 +12,14 @@ from typing import Any
 
 from layertap._escaping import shortened
 from layertap.errors import DeviceError, InputError, LayertapError, UsageError, suggest
-from layertap.format.graph import TensorType
+from layertap.format.graph import TensorType, read_graph
+from layertap.format.source import BytesSource, FileSource
 
 from . import devices
 from .cache import forget_all
+from .constant_work import FOLDING, much_from_constants
 from .library import import_onnxruntime
-from .stopping import run_stoppably, start_stoppably
+from .stopping import raised_by_handler, run_stoppably, start_stoppably
 
 
 def plain_session(
@@ -40,8 +42,23 @@ def plain_session(
     options = session_options(ort, {"log_severity_level": devices.SILENT, **entries})
     chosen = providers or [(devices.CPU.provider, {})]
     name = "the model" if isinstance(model, bytes) else repr(os.fspath(model))
-    start = partial(ort.InferenceSession, model, options, providers=chosen, enable_fallback=0)
+    source = BytesSource(model) if isinstance(model, bytes) else FileSource(model)
+    with source.read(sparsely=True) as buffer:
+        much = much_from_constants(source, read_graph(buffer))
+    start = partial(
+        ort.InferenceSession,
+        model,
+        options,
+        providers=chosen,
+        enable_fallback=0,
+        **options_without([FOLDING] if much else []),
+    )
     return _Plain(start_stoppably(start, options, name), name, ort.RunOptions)
+
+
+def options_without(optimizations: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `InferenceSession` that leave out some optimizations."""
+    return {"disabled_optimizers": list(optimizations)} if optimizations else {}
 
 
 class _Plain:
@@ -157,6 +174,7 @@ class Session:
             InputError: the model cannot be run with these inputs.
             DeviceError: there is not enough memory.
             ModelFileError: a file that holds weights was overwritten.
+            Exception: the handler of a signal raised it while the model ran.
         """
         if self._check is not None:
             self._check()
@@ -171,6 +189,8 @@ class Session:
         except LayertapError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base class
+            if raised_by_handler(exc):
+                raise
             message = reason_of(exc)
             given = _listing(feeds)
             if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+from layertap._arguments import flag
 from layertap._record import Record
 from layertap.errors import DeviceError, UsageError
 
@@ -20,6 +21,13 @@ def _is_count(value: object) -> bool:
         return not isinstance(value, bool) and index(value) >= 1  # type: ignore[arg-type]
     except TypeError:
         return False
+
+
+def _is_provider(given: object) -> bool:
+    """Whether it is a name, or a pair of a name and options."""
+    if isinstance(given, (list, tuple)):
+        return len(given) == 2 and isinstance(given[0], str) and isinstance(given[1], Mapping)
+    return isinstance(given, str)
 
 
 class Settings(Record):
@@ -51,6 +59,8 @@ class Settings(Record):
     """Let CUDA run convolutions with channels last."""
 
     def __post_init__(self) -> None:
+        for name in ("copy_weights", "share_weights", "reproducible", "tf32", "prefer_nhwc"):
+            flag(name, getattr(self, name))
         if self.share_weights and self.copy_weights:
             raise UsageError("share_weights=True and copy_weights=True cannot both be given.")
         options = self.session_options
@@ -69,6 +79,14 @@ class Settings(Record):
         device = self.device
         if not isinstance(device, str):
             raise DeviceError(f"device must be a name such as 'cuda:0', got {device!r}.")
+        given = self.providers
+        if given is not None and not (
+            isinstance(given, (list, tuple)) and all(map(_is_provider, given))
+        ):
+            raise UsageError(
+                "providers must be a list of names of execution providers, or of pairs of a name "
+                f"and a dict of its options, got {given!r}."
+            )
         if self.providers is not None and device != "cpu":
             raise UsageError(
                 f"device={device!r} and providers={list(self.providers)!r} cannot both be given."

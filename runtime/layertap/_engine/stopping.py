@@ -227,6 +227,25 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         _local.limit = before
 
 
+STOPPED = (RunTimeoutError, RunInterruptedError)
+"""The errors of runs that were stopped, which are not the model's."""
+
+
+def time_left() -> float:
+    """Seconds until the `time_limit` of this thread ends; infinite without one.
+
+    Raises:
+        RunTimeoutError: it has ended.
+    """
+    limit: tuple[float, float] | None = getattr(_local, "limit", None)
+    if limit is None:
+        return math.inf
+    left = limit[0] - time.monotonic()
+    if left <= 0:
+        raise _timeout("this step", limit[1])
+    return left
+
+
 def start_stoppably(start: Callable[[], T], options: Any, name: str) -> T:
     """Make a session so that Ctrl-C and the end of its time stop it.
 
@@ -296,6 +315,7 @@ def stoppable(
         RunTimeoutError: it took longer than its `time_limit`.
         RunInterruptedError: Ctrl-C was pressed while it ran in another thread than the main one.
         KeyboardInterrupt: Ctrl-C was pressed while it ran in the main thread.
+        Exception: of the handler of a signal, unchanged; or of the call.
     """
     limit: tuple[float, float] | None = getattr(_local, "limit", None)
     in_main = threading.get_ident() == _main_thread()
@@ -307,6 +327,8 @@ def stoppable(
             _watcher.add(run)
             return call()
         except Exception as exc:
+            if raised_by_handler(exc):
+                raise
             if run.expired and limit is not None:
                 raise _timeout(what(), limit[1]) from exc
             if run.stopped_by is None:
@@ -326,6 +348,25 @@ def stoppable(
             run.unheeded.add(run.stopped_by)
         run.stopped_by = None
         renew()
+
+
+def raised_by_handler(exc: BaseException) -> bool:
+    """Whether a signal's handler raised an exception that came out of a native call.
+
+    The handler is the only code in such a call that is neither ours nor onnxruntime's. It runs in
+    the main thread.
+    """
+    if threading.get_ident() != _main_thread():
+        return False
+    traceback, module = exc.__traceback__, ""
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__"))
+        traceback = traceback.tb_next
+    return module.partition(".")[0] not in _OWN
+
+
+_OWN = frozenset({"layertap", "onnxruntime", "numpy"})
+"""The packages whose functions run while onnxruntime is called."""
 
 
 def _main_thread() -> int | None:

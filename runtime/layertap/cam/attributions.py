@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from layertap._arguments import count, number
 from layertap.errors import InputError, ModelFileError, UsageError, suggest
+from layertap.format.text import class_text
 
 from . import available, targets
 from .axes import has_rows
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
     from layertap._engine.program import Program
     from layertap.format.card import Gradients
+
+MOST_STEPS = 10_000
+"""Points of the quadrature: finding them takes a minute, and they are more than enough."""
 
 METHODS = ("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients")
 
@@ -52,16 +57,14 @@ def attribute(
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.attribute`."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise UsageError(
             f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
             + suggest(str(method), METHODS)
         )
-    for name, value in (("steps", steps), ("samples", samples), ("batch_size", batch_size)):
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}.")
-    if noise < 0:
-        raise UsageError(f"noise must be at least 0, got {noise}.")
+    steps, samples = count("steps", steps, most=MOST_STEPS), count("samples", samples)
+    batch_size, seed = count("batch_size", batch_size), count("seed", seed, least=0)
+    noise = number("noise", noise)
     gradients = available.require(program)
     wanted = _of_inputs(program, gradients)
     feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
@@ -155,22 +158,23 @@ def _mean_gradients(
                     f"{np.shape(found[tensor])}, but the input {name!r} has {shape}. Export it "
                     "again."
                 )
-            for (sample, at, point), slope in zip(part, found[tensor], strict=True):
-                sums[name][sample, at] += point.share * slope.astype(np.float64)
+            with np.errstate(all="ignore"):  # NaN and infinity come out as they are
+                for (sample, at, point), slope in zip(part, found[tensor], strict=True):
+                    sums[name][sample, at] += point.share * slope.astype(np.float64)
     return sums
 
 
 def _noisy(samples: int, noise: float, seed: int) -> Iterator[Point]:
     """Points around the input. They depend only on the seed, the sample and the input's name."""
 
-    def shaken(number: int, value: Array, name: str, sample: int) -> Array:
-        generator = np.random.default_rng([seed, number, sample, *name.encode()])
+    def shaken(draw: int, value: Array, name: str, sample: int) -> Array:
+        generator = np.random.default_rng([seed, draw, sample, *name.encode()])
         spread = noise * (float(value.max()) - float(value.min()))
         moved: Array = value + spread * generator.standard_normal(value.shape)
         return moved
 
-    for number in range(samples):
-        yield Point(1 / samples, functools.partial(shaken, number))
+    for draw in range(samples):
+        yield Point(1 / samples, functools.partial(shaken, draw))
 
 
 def _on_the_way(steps: int, baselines: Mapping[str, Array]) -> Iterator[Point]:
@@ -190,7 +194,14 @@ def _baselines(baseline: Any, feeds: Mapping[str, Array]) -> dict[str, npt.NDArr
     named = baseline if isinstance(baseline, Mapping) else dict.fromkeys(feeds, baseline)
     found = {}
     for name, value in feeds.items():
-        given = np.asarray(named.get(name, 0.0), np.float64)
+        one = named.get(name, 0.0)
+        try:
+            given = np.asarray(one, np.float64)
+        except (TypeError, ValueError) as exc:
+            raise InputError(
+                f"the baseline must be a number, an array, or a dict of these by input name, got "
+                f"{class_text(one)}."
+            ) from exc
         try:
             found[name] = np.broadcast_to(given, value.shape)
         except ValueError:

@@ -38,6 +38,16 @@ def missing(program: Program, known: Iterable[str], name: str) -> LayerNotFoundE
     )
 
 
+def fixed_class(program: Program, gradients: Gradients) -> ModelFileError:
+    """The error for a file in which the input that selects the class is no input any more."""
+    return ModelFileError(
+        f"{program.name} cannot give the gradient of a class: {gradients.weights!r}, the weights "
+        "of the classes, is no input of the graph. Some programs (OpenVINO, onnxsim, onnxslim) "
+        "turn optional inputs into constants. Give them a file that was written with --class-input "
+        f"required; or add the gradients again: {_command(program, 'LAYER')}"
+    )
+
+
 def _listing(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:5]))
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

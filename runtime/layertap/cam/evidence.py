@@ -104,6 +104,21 @@ class Gatherer:
             "or resize=False."
         )
 
+    def image_size(self, feeds: Mapping[str, Any], rank: int) -> tuple[int, ...]:
+        """The size of the image that maps with `rank` axes cover.
+
+        One map of height and width covers all frames of a video, `(n, t, h, w, c)`.
+
+        Raises:
+            UsageError: no input has such a size.
+        """
+        sizes = [space(self.program, name, value) for name, value in feeds.items()]
+        frames = [size[1:] for size in sizes if len(size) == rank + 1 >= 3]
+        if frames and all(len(size) != rank for size in sizes):
+            return frames[0]
+        name = self.image(feeds, rank)
+        return space(self.program, name, feeds[name])
+
     @property
     def _tensor(self) -> str:
         return str(self.layer.tensor)

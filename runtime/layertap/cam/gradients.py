@@ -54,8 +54,10 @@ def layer_gradients(
 
 def _listed(program: Program, layers: Any) -> Any:
     """The selectors, with iterables as lists, and `None` for all layers that have a gradient."""
-    if layers is None or layers is True:
+    if layers is None:
         return None
+    if type(layers).__name__ in ("bool", "bool_"):  # as for an export
+        return None if layers else []
     if isinstance(layers, str) and layers == "all" and not _names(program, layers):
         return None
     return as_selectors(layers)
@@ -113,6 +115,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Arrays by input name, for `differentiate`."""
     if gradients.weights not in program.graph.optional:
+        made = (name for node in program.graph.nodes for name in node.writes)
+        if gradients.weights in program.graph.initializers or gradients.weights in made:
+            raise available.fixed_class(program, gradients)
         raise program.missing_tensor(gradients.weights)
     plan = program.plan([*wanted, *also, gradients.output])
     return program.prepare_arrays(plan.needs, inputs, preprocess)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from layertap._arguments import choice, count, flag, sizes
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
-from layertap._engine.program import HasProgram, Program, program_of
-from layertap.errors import UsageError
+from layertap._engine.program import HasProgram, Program, outside, program_of
+from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
 from layertap.format.layer import Layer
+from layertap.format.select import LAST
+from layertap.format.text import class_text
 
 from . import available, targets, upsampling
-from .axes import as_fed, channels_last, space
+from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .methods import Method, find_method
 from .projections import principal
@@ -82,12 +87,21 @@ def heat_maps(
     Args:
         model: a `layertap.Model`. See `Model.cam` for the other arguments and the errors.
     """
-    if mask not in MASKS:
-        raise UsageError(f"mask must be 'layer' or 'input', got {mask!r}.")
-    for name, value in (("batch_size", batch_size), ("channels", channels)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}.")
+    choice("mask", mask, MASKS)
+    batch_size = count("batch_size", batch_size)
+    channels = None if channels is None else count("channels", channels)
+    normalize, aug_smooth = flag("normalize", normalize), flag("aug_smooth", aug_smooth)
+    eigen_smooth = flag("eigen_smooth", eigen_smooth)
+    if reshape is not None and not callable(reshape):
+        raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
     program, chosen = program_of(model), find_method(method)
+    if not chosen.takes and not _is_default(target):
+        warnings.warn(
+            f"target is for methods that explain a class; the map of {chosen.name} is the same for "
+            "every class. Leave out target.",
+            LayertapWarning,
+            stacklevel=outside(),
+        )
     gather = Gatherer(
         program=program,
         layer=choose_layer(program, layer, chosen),
@@ -107,7 +121,8 @@ def heat_maps(
     size = _size(gather, feeds, rank, resize)
 
     def finished(evidence: Evidence) -> npt.NDArray[np.float32]:
-        return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
+        with np.errstate(all="ignore"):  # NaN and infinity come out as they are
+            return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
 
     maps = finished(evidence)
     if aug_smooth:
@@ -127,8 +142,16 @@ def heat_maps(
     )
 
 
+def _is_default(target: Any) -> bool:
+    """Whether a target is the default, perhaps as a list."""
+    if isinstance(target, (list, tuple)) and len(target) == 1:
+        target = target[0]
+    return isinstance(target, str) and target == targets.TOP
+
+
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
-    """Return the given layer, or the last one with gradients.
+    """Return the given layer, or the last one with gradients. `last-conv` is the last one that has
+    feature maps, and gradients if the method needs them.
 
     Raises:
         LayerNotFoundError: unknown layer, or it has no gradient and the method needs one.
@@ -138,6 +161,11 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
         available.require(program) if method.takes == "gradients" else available.find(program)
     )
     known = gradients.tensors if gradients else {}
+    if isinstance(layer, str) and all(row.name != layer for row in program.layers):
+        if layer == LAST:
+            return _last_maps(program, known if method.takes == "gradients" else None)
+        if re.sub(r"[\s_-]", "", layer.lower()) == "lastconv":
+            raise LayerNotFoundError(f"no layer is called {layer!r}.{suggest(layer, [LAST])}")
     if layer is not None:
         row = program.layer(layer)
         if method.takes == "gradients" and row.name not in known:
@@ -153,17 +181,36 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
     return rows_with[-1]
 
 
+def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
+    """The last layer with feature maps.
+
+    Args:
+        known: names of the layers with gradients; `None` if none are needed.
+    """
+    rows = [
+        row
+        for row in program.layers
+        if row.exposed
+        and row.tensor not in program.graph.inputs
+        and len(row.shape) > 2
+        and "C" in program.axes(str(row.tensor), len(row.shape))
+    ]
+    found = [row for row in rows if known is None or row.name in known]
+    if found:
+        return found[-1]
+    if rows and known is not None:
+        raise available.missing(program, known, rows[-1].name)
+    raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
 def _size(
     gather: Gatherer, feeds: Mapping[str, Any], rank: int, asked: bool | Sequence[int]
 ) -> Sequence[int] | None:
     """The size of the maps; `None` for the layer's own."""
-    if asked is False:
-        return None
-    if asked is True:
-        name = gather.image(feeds, rank)
-        return space(gather.program, name, feeds[name])
-    size = tuple(asked)
-    if len(size) != rank or any(side < 1 for side in size):
+    if isinstance(asked, (bool, np.bool_)):
+        return gather.image_size(feeds, rank) if asked else None
+    size = sizes("resize", asked)
+    if len(size) != rank:
         raise UsageError(
             f"resize must be True, False or "
             f"{'(height, width)' if rank == 2 else f'{rank} sizes'}, got {asked!r}."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap._arguments import array, count
 from layertap._engine.program import HasProgram, Program, program_of
 from layertap.errors import InputError, UsageError
 
@@ -177,8 +178,7 @@ def _curve(
     *,
     deleting: bool,
 ) -> Curve:
-    if steps < 1:
-        raise UsageError(f"steps must be at least 1, got {steps}.")
+    steps = count("steps", steps)
     trial = _Trial(
         program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
     )
@@ -191,9 +191,9 @@ def _curve(
         before, after = (image, blank) if deleting else (blank, image)
         flat = before.reshape(positions, -1).copy()
         done = 0
-        for count in counts:
-            flat[order[done:count]] = after.reshape(positions, -1)[order[done:count]]
-            done = count
+        for until in counts:
+            flat[order[done:until]] = after.reshape(positions, -1)[order[done:until]]
+            done = until
             yield flat.reshape(image.shape).copy()
 
     return Curve(fractions=counts / positions, scores=trial.scores(changed, steps + 1))
@@ -213,13 +213,12 @@ class _Trial:
         output: str | None,
         preprocess: Recipe | None,
     ) -> None:
-        if batch_size < 1:
-            raise UsageError(f"batch_size must be at least 1, got {batch_size}.")
+        batch_size = count("batch_size", batch_size)
         self._program, self._batch_size = program, batch_size
         self._output = choose_output(program, output)
         self._fetch = program.fetch([self._output])
         self._feeds = program.prepare_arrays(self._fetch.plan.needs, inputs, preprocess)
-        given = np.asarray(maps, np.float32)
+        given = array("maps", maps).astype(np.float32)
         self._name = self._image(given)
         self.images: Array = channels_last(program, self._name, self._feeds[self._name])
         """`(n, h, w, c)`."""
@@ -304,7 +303,7 @@ class _Trial:
                     f"{baseline!r}."
                 )
             return _blurred(self.images)
-        given = np.asarray(baseline, self.images.dtype)
+        given = array("baseline", baseline).astype(self.images.dtype)
         try:
             return np.broadcast_to(given, self.images.shape)
         except ValueError:

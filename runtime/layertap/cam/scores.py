@@ -61,10 +61,10 @@ def choose_output(program: Program, output: str | None, *, with_gradients: bool 
         UsageError: unknown output, the model has none, or the gradients belong to another.
     """
     names = [info.name for info in program.outputs]
-    if output is not None and output not in names:
+    if output is not None and (not isinstance(output, str) or output not in names):
         raise UsageError(
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}."
-            + suggest(output, names)
+            + suggest(str(output), names)
         )
     gradients = available.find(program)
     if with_gradients and gradients and output not in (None, gradients.output):

@@ -43,8 +43,9 @@ class Targets:
                 f"the model has {outputs.shape[1]} scores, but its gradients take the weights of "
                 f"{self.weights.shape[2]} classes. Export it again."
             )
-        mixed: Array = np.einsum("ntc,nc->nt", self.weights.astype(np.float64), outputs)
-        return (mixed + self.offsets).astype(np.float32)
+        with np.errstate(all="ignore"):  # NaN and infinity come out as they are
+            mixed: Array = np.einsum("ntc,nc->nt", self.weights.astype(np.float64), outputs)
+            return (mixed + self.offsets).astype(np.float32)
 
 
 def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:

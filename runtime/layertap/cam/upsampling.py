@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from layertap._arguments import array, sizes
+from layertap.errors import InputError
+
 
 def resize(maps: npt.ArrayLike, size: Sequence[int]) -> npt.NDArray[np.float32]:
     """Resize the last axes of `maps` to `size`, by linear interpolation along each.
@@ -22,7 +25,12 @@ def resize(maps: npt.ArrayLike, size: Sequence[int]) -> npt.NDArray[np.float32]:
     Returns:
         `(..., new h, new w)`.
     """
-    values = np.asarray(maps, np.float64)
+    values, size = array("maps", maps), sizes("size", size)
+    if values.ndim < len(size) or 0 in values.shape[-len(size) :]:
+        raise InputError(
+            f"maps of the shape {values.shape} cannot be resized to {size}: they need a pixel and "
+            "as many axes."
+        )
     for axis, new in enumerate(size, start=values.ndim - len(size)):
         values = _along(values, axis, new)
     return values.astype(np.float32)

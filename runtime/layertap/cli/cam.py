@@ -52,7 +52,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer",
         metavar="LAYER",
-        help="a name or index (default: the last layer with gradients in the file)",
+        help="a name, an index, or last-conv, the last layer with feature maps (default: the last "
+        "layer with gradients in the file)",
     )
     parser.add_argument(
         "--target",
@@ -260,6 +261,7 @@ def _picture(
         size=heats.shape[1:],
         interpolation=recipe.interpolation,
         keep_aspect_ratio=recipe.keep_aspect_ratio,
+        shorter_side=recipe.shorter_side,
     )
     overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
     return panel([("Original", original), *zip(titles, overlays, strict=True)])

@@ -19,7 +19,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         help="largest difference, relative to a layer's largest value (default: the tolerance of "
-        "the export, which is 1e-4 unless the model computes in 16 bits)",
+        "the export, which is 1e-4 unless the model computes in 16 bits; more for layers of a file "
+        "that was converted to 16 bits)",
     )
     add_timeout(parser)
 

@@ -18,11 +18,22 @@ from .printing import show
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
+    parser.add_argument(
+        "--json", action="store_true", help="print all of the card as JSON, not shortened"
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
     source = FileSource(args.file)
     model = read_index(source)  # faster than `open`, which imports numpy
+    if args.json:
+        if model.card is None:
+            raise ModelFileError(
+                f"{source.name} has no card to print: layertap did not export it. `layertap layers "
+                "--json` prints its tensors."
+            )
+        show(json.dumps(json.loads(model.card.to_json()), indent=1, sort_keys=True))
+        return OK
     lines = [("inputs", _tensors(model.inputs)), ("outputs", _tensors(model.outputs))]
     exposed = sum(layer.exposed for layer in model.layers)
     lines.append(("layers", f"{len(model.layers)}, {exposed} of them with activations"))
@@ -34,8 +45,13 @@ def _run(args: argparse.Namespace) -> int:
         changes = _changes(source, model.card)
         lines = [*_head(model.card), *changes, *lines, *_tail(model.card, bool(changes))]
     width = max(len(name) for name, _ in lines)
-    show("\n".join(f"{name:{width}}  {printable(text)}" for name, text in lines))
+    short = [(name, printable(shortened(text, LONGEST))) for name, text in lines]
+    show("\n".join(f"{name:{width}}  {text}" for name, text in short))
     return OK
+
+
+LONGEST = 1000
+"""Most characters of a line; a model may have thousands of classes."""
 
 
 def _tensors(infos: tuple[TensorInfo, ...]) -> str:
@@ -53,7 +69,7 @@ def _changes(source: FileSource, card: Card) -> list[tuple[str, str]]:
     if card.digest is None:
         return []
     try:
-        parts = changed_parts(card.digest, digest_of(source))
+        parts = changed_parts(card.digest, digest_of(source, card))
     except ModelFileError as exc:  # weights in another file, which is not there
         return [("not compared", str(exc))]
     return [("changed", f"{change_text(parts)}; see `layertap check`")] if parts else []
@@ -70,7 +86,9 @@ def _head(card: Card) -> list[tuple[str, str]]:
 def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
     lines = []
     if card.labels:
-        lines.append(("labels", ", ".join(card.labels)))
+        text = ", ".join(card.labels)
+        count = f"{len(card.labels)}: " if len(text) > LONGEST else ""
+        lines.append(("labels", f"{count}{text}"))
     if card.preprocessing:
         lines.append(("preprocessing", json.dumps(card.preprocessing)))
     if card.images:

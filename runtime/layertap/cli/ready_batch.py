@@ -54,7 +54,7 @@ def load_ready(path: str) -> Any:
 def files_key(names: Collection[str]) -> str:
     """The name of the array with the paths, which no array among `names` has."""
     key, number = FILES, 1
-    while key in names:
+    while key in names or f"{key}.npy" in names:  # which numpy reads as the same
         number += 1
         key = f"{FILES}~{number}"
     return key

@@ -193,6 +193,12 @@ def _concatenated(name: str, parts: list[Any]) -> Any:
 def _save(path: Path, names: list[str], results: Arrays) -> None:
     """Write an `.npz` file like `numpy.savez`, which does not accept every layer name."""
     arrays = {name: _storable(name, value) for name, value in results.items()}
+    twin = next((name for name in arrays if f"{name}.npy" in arrays), None)
+    if twin is not None:
+        raise UsageError(
+            f"an .npz file cannot contain both {twin!r} and {twin + '.npy'!r}, which numpy reads "
+            "as the same array. Write them to two files."
+        )
     arrays[files_key(arrays)] = np.array(names)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, value in arrays.items():

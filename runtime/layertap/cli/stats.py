@@ -54,6 +54,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--keep-aspect-ratio", action="store_true", help="crop instead of distorting the image"
     )
     parser.add_argument(
+        "--shorter-side",
+        type=int,
+        metavar="N",
+        help="resize to N pixels on the shorter side, then crop the centre to --size",
+    )
+    parser.add_argument(
         "--depth",
         choices=get_args(Depth),
         default="clip",
@@ -75,6 +81,7 @@ def _run(args: argparse.Namespace) -> int:
         color_mode=args.color_mode,
         interpolation=args.interpolation,
         keep_aspect_ratio=args.keep_aspect_ratio,
+        shorter_side=args.shorter_side,
         depth=args.depth,
         per_channel=args.per_channel,
     )

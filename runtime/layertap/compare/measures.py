@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import UsageError
+from layertap._arguments import number
 
 
 class Difference(NamedTuple):
@@ -35,12 +35,7 @@ class Difference(NamedTuple):
 
 def check_tolerance(tolerance: float) -> None:
     """Raise UsageError unless the tolerance is a finite number of at least 0."""
-    try:
-        valid = 0 <= tolerance < np.inf
-    except TypeError:
-        valid = False
-    if not valid:
-        raise UsageError(f"tolerance must be a finite number of at least 0, got {tolerance}.")
+    number("tolerance", tolerance)
 
 
 def difference(

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from layertap._arguments import items
 from layertap.errors import ImageError, InputError, LayertapWarning
 from layertap.images.load import FORMATS, load_image
 from layertap.images.own_pictures import check_not_own, kind_of_own
@@ -42,7 +43,11 @@ def find_images(
     Raises:
         ImageError: a path does not exist, a folder cannot be listed, or there is no image.
     """
-    sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    alone = isinstance(images, (str, os.PathLike))
+    sources: list[Any] = [images] if alone else items("images", images)
+    for one in [*sources, *([] if output is None else [output])]:
+        if not isinstance(one, (str, os.PathLike)):
+            raise InputError(f"images are found by paths, got {one!r}.")
     suffixes = image_suffixes()
     found: dict[str, None] = {}
     own: dict[str, None] = {}

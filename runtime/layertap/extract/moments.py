@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import ImageError, UsageError
+from layertap._arguments import count, flag
+from layertap.errors import ImageError
 from layertap.images.load import ColorMode, Depth, Interpolation
 from layertap.images.own_pictures import check_not_own
 from layertap.images.preprocessing import PerChannel, Preprocessing, Standardize
@@ -64,6 +65,7 @@ def collection_statistics(
     color_mode: ColorMode = "rgb",
     interpolation: Interpolation = "nearest",
     keep_aspect_ratio: bool = False,
+    shorter_side: int | None = None,
     depth: Depth = "clip",
     per_channel: bool = False,
 ) -> CollectionStatistics:
@@ -79,6 +81,7 @@ def collection_statistics(
         color_mode: As in `load_image`.
         interpolation: As in `load_image`.
         keep_aspect_ratio: As in `load_image`.
+        shorter_side: As in `load_image`.
         depth: As in `load_image`.
         per_channel: Compute one mean and one deviation per channel, instead of one for all.
 
@@ -87,13 +90,14 @@ def collection_statistics(
         PreprocessingError: an option for reading the images has an invalid value.
         UsageError: `sample` is less than 1.
     """
-    if sample is not None and sample < 1:
-        raise UsageError(f"sample must be at least 1, got {sample}.")
+    sample = None if sample is None else count("sample", sample)
+    per_channel = flag("per_channel", per_channel)
     recipe = Preprocessing(
         size=size,
         color_mode=color_mode,
         interpolation=interpolation,
         keep_aspect_ratio=keep_aspect_ratio,
+        shorter_side=shorter_side,
         depth=depth,
     )
     found = find_images(images)

@@ -88,6 +88,8 @@ def check_target(
         OutputError: it is one of the inputs, also by another name or a link; or the folder is
             missing or not writable.
     """
+    if not isinstance(target, (str, os.PathLike)) or isinstance(os.fspath(target), bytes):
+        raise UsageError(f"the path of the output must be text or a Path, got {target!r}.")
     target = Path(target)
     if suffix and target.suffix.lower() != suffix:
         raise UsageError(f"the name of the output must end in {suffix}, got {str(target)!r}.")

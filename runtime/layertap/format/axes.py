@@ -29,7 +29,8 @@ MAX_RANK = 16
 _SWEEPS = 12
 """Limit on the passes over the graph; models need two or three."""
 
-_MICROSOFT = "com.microsoft"
+_MICROSOFT = ("com.microsoft", "com.microsoft.nchwc")
+"""The operator sets of onnxruntime: what its quantiser and its optimiser put in place of others."""
 
 Values: TypeAlias = "tuple[int, ...]"
 
@@ -147,7 +148,7 @@ class _Inference:
             for axis, label in enumerate(axes):
                 self._put(name, axis, "" if label == "?" else label)
         for op in self._ops:
-            if op.kind in _CHANNELS_SECOND:
+            if op.kind in _IMAGES:
                 self._fix(op)
         self._settle()
         self._assume(by_size)
@@ -236,19 +237,32 @@ class _Inference:
         """Samples, channels, then the space: the input and the output of a convolution."""
         rank = next((len(op.numbers[x]) + 2 for x in ("kernel_shape",) if x in op.numbers), None)
         if rank is None and "Conv" in op.kind and len(op.reads) > 1:
-            rank = self._rank(op.reads[3 if op.kind == "QLinearConv" and op.reads[3:] else 1])
+            rank = self._rank(op.reads[1])
         for name in (op.reads[:1] + op.writes[:1]) if op.reads else ():
             if rank is not None:
                 self._give_rank(name, rank)
             labels = self.labels.get(name)
             if labels and len(labels) >= 2:
-                for axis, label in enumerate(f"NC{SPACE.get(len(labels) - 2, '')}"):
+                space = SPACE.get(len(labels) - 2, "")
+                last = op.number("channels_last", 0) or op.kind.startswith("Nhwc")
+                for axis, label in enumerate(f"N{space}C" if last else f"NC{space}"):
                     self._put(name, axis, label)
 
-    def channels_second(self, op: _Op) -> None:
+    def images(self, op: _Op) -> None:
         """Convolutions, poolings and normalisations of images."""
         self._same(op.reads[0], op.writes[0])
         self._fix(op)
+
+    def reorder(self, op: _Op) -> None:
+        """Into the blocks of channels that onnxruntime's optimiser uses, and back from them."""
+        plain, blocked = op.reads[0], op.writes[0]
+        if op.kind == "ReorderOutput":
+            plain, blocked = blocked, plain
+        last = op.number("channels_last", 0)
+        for name, axes in ((plain, "NHWC" if last else "NCHW"), (blocked, "NCHW")):
+            self._give_rank(name, 4)
+            for axis, label in enumerate(axes):
+                self._put(name, axis, label)
 
     # --- Operators ----------------------------------------------------------------------------
 
@@ -501,10 +515,9 @@ class _Inference:
                 for span in _messages(self._buffer, weights.span):
                     self._integers[name] = _tensor(self._buffer, span, dtype)
         for node in self._graph.nodes:
-            standard = node.domain in STANDARD_DOMAINS
             if (node.domain, node.op_type) in self._graph.functions:
                 continue
-            if standard or (node.domain == _MICROSOFT and node.op_type in _RULES):
+            if node.domain in STANDARD_DOMAINS or node.domain in _MICROSOFT:
                 op = self._op(node)
                 if op.kind == "Constant" and op.writes:
                     if "value" in op.numbers:
@@ -534,7 +547,8 @@ class _Inference:
                         numbers[name] = values
                     if name == "equation":
                         equation = letters
-        return _Op(node.op_type, tuple(reads), tuple(writes), node.reads, numbers, equation)
+        kind, places = _QUANTISED.get(node.op_type, (node.op_type, slice(None)))
+        return _Op(kind, tuple(reads[places]), tuple(writes), node.reads, numbers, equation)
 
 
 _LONG = 1024
@@ -609,18 +623,36 @@ def _tensor(buffer: Buffer, span: Span, dtype: str) -> Values:
     )
 
 
-_CHANNELS_SECOND = frozenset(
-    "Conv ConvTranspose ConvInteger QLinearConv FusedConv DeformConv MaxPool AveragePool LpPool "
-    "GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool BatchNormalization "
-    "InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth GridSample "
-    "QLinearAveragePool QLinearGlobalAveragePool".split()
+_QUANTISED: dict[str, tuple[str, slice]] = {
+    **{f"QLinear{kind}": (kind, slice(0, 4, 3)) for kind in ("Add", "Conv", "MatMul", "Mul")},
+    **{
+        f"QLinear{kind}": (kind, slice(1))
+        for kind in (
+            *("AveragePool", "GlobalAveragePool", "LeakyRelu"),
+            *("ReduceMean", "Sigmoid", "Softmax"),
+        )
+    },
+    "QLinearConcat": ("Concat", slice(2, None, 3)),
+    "QGemm": ("Gemm", slice(0, 4, 3)),
+    "DynamicQuantizeMatMul": ("MatMul", slice(2)),
+    "MatMulIntegerToFloat": ("MatMul", slice(2)),
+    "FusedGemm": ("Gemm", slice(2)),
+}
+"""The operator that a quantised one computes, and which of its inputs are operands; the others are
+scales and zero points."""
+
+_IMAGES = frozenset(
+    "Conv ConvTranspose ConvInteger FusedConv NhwcFusedConv DeformConv MaxPool NhwcMaxPool "
+    "AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool BatchNormalization "
+    "InstanceNormalization GroupNormalization LRN DepthToSpace SpaceToDepth GridSample".split()
 )
+"""Their channels are the second axis, or the last one if they say so."""
 
 _SAME = (
     "Abs Acos Acosh Asin Asinh Atan Atanh BiasGelu BitwiseNot Cast CastLike Ceil Celu Clip Cos "
-    "Cosh CumSum DequantizeLinear Dropout Elu Erf Exp FastGelu Floor Gelu HardSigmoid HardSwish "
-    "Hardmax Identity IsInf IsNaN LayerNormalization LeakyRelu Log LogSoftmax LpNormalization "
-    "MeanVarianceNormalization Mish Neg Not Pad QLinearLeakyRelu QLinearSigmoid QuantizeLinear "
+    "Cosh CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor Gelu "
+    "HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LayerNormalization LeakyRelu Log "
+    "LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not Pad QuantizeLinear "
     "QuickGelu Reciprocal Relu Resize ReverseSequence Round ScatterElements ScatterND Selu Shrink "
     "Sigmoid Sign SimplifiedLayerNormalization Sin Sinh SkipLayerNormalization Slice Softmax "
     "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Tile TopK Trilu Upsample"
@@ -637,7 +669,8 @@ _REDUCE = (
 ).split()
 
 _RULES: dict[str, Callable[[_Inference, _Op], None]] = {
-    **dict.fromkeys(_CHANNELS_SECOND, _Inference.channels_second),
+    **dict.fromkeys(_IMAGES, _Inference.images),
+    **dict.fromkeys(("ReorderInput", "ReorderOutput"), _Inference.reorder),
     **dict.fromkeys(_SAME, _Inference.same),
     **dict.fromkeys(_BROADCAST, _Inference.broadcast),
     **dict.fromkeys(_REDUCE, _Inference.reduce),

@@ -46,7 +46,7 @@ def check_class_input(given: Any) -> None:
     Raises:
         UsageError: it is not.
     """
-    if given is not None and given not in CLASS_INPUTS:
+    if given is not None and (not isinstance(given, str) or given not in CLASS_INPUTS):
         near = suggest(given, CLASS_INPUTS) if isinstance(given, str) else ""
         raise UsageError(f"class_input must be 'optional' or 'required', got {given!r}.{near}")
 
@@ -212,6 +212,8 @@ class Digest(Record):
     """SHA-256 of the graph's contents, without the values of its weights."""
     weights: str
     """SHA-256 of the values of all weights."""
+    card: str | None = None
+    """SHA-256 of what the card says about inputs and results: labels, recipe, axes."""
     extra: Mapping[str, Any] = {}
 
 

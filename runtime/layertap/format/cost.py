@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from layertap._arguments import count, sizes
 from layertap._record import Record
-from layertap.errors import UsageError
 
 from .card import Card
 from .layer import ITEM_BYTES, MOST_BYTES, Layer
@@ -39,10 +39,8 @@ def activation_costs(
     Raises:
         UsageError: a size or `batch` is less than 1.
     """
-    if batch < 1:
-        raise UsageError(f"batch must be at least 1, got {batch}.")
-    if size is not None and any(axis < 1 for axis in size):
-        raise UsageError(f"each axis of the size must be at least 1, got {tuple(size)}.")
+    batch = count("batch", batch)
+    size = None if size is None else sizes("size", size)
     measured: dict[str | None, tuple[int, ...]] = {}
     if card is not None and card.golden is not None:
         measured = {item.name: item.shape for item in card.golden.inputs}

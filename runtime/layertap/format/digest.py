@@ -1,6 +1,7 @@
 """Digests of a model's graph and weights: whether a file is still the one that was verified.
 
-The card states two SHA-256 values, of the graph and of the weights. They are taken of the contents,
+The card states SHA-256 values of the graph, of the weights and of its own labels, preprocessing and
+axes. They are taken of the contents,
 not of the bytes of the file, so that a file that another program has read and written again, with
 other metadata or with its weights moved to a second file, is still the same model. What is left
 out has no effect on the results: names and doc strings of nodes, stated shapes, metadata, and the
@@ -13,6 +14,7 @@ graph. `info`, `check`, `verify`, `cut` and `gradients` compare everything.
 
 from __future__ import annotations
 
+import json
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -29,8 +31,12 @@ CHUNK = 1 << 24
 """Bytes of weights that are hashed at once."""
 
 
-def digest_of(source: FileSource | BytesSource) -> Digest:
+def digest_of(source: FileSource | BytesSource, card: Card | None = None) -> Digest:
     """The digest of a file's contents. All weights are read.
+
+    Args:
+        source: the file.
+        card: its card, or the one that it will get; its digest is left out for `None`.
 
     Raises:
         ModelFileError: not an ONNX model, or weights in another file cannot be read.
@@ -42,6 +48,7 @@ def digest_of(source: FileSource | BytesSource) -> Digest:
                 nodes=nodes_checksum(buffer, graph),
                 graph=_graph_digest(buffer, graph),
                 weights=_weights_digest(source, buffer, graph),
+                card=None if card is None else _card_digest(card),
             )
         except WireError as exc:
             raise ModelFileError(
@@ -65,11 +72,11 @@ def inherited(card: Card, step: str, source: FileSource | BytesSource) -> Card:
     """
     from dataclasses import replace  # takes as long as Python takes to start
 
-    found = digest_of(source)
+    found = digest_of(source, card)
     file = source.path.name if source.path else None
     made = MadeFrom(step=step, graph=found.graph, weights=found.weights, file=file)
     parts = changed_parts(card.digest, found) if card.digest else ()
-    if parts:
+    if {"graph", "weights"}.intersection(parts):
         note = f"in the file that this one was made from, {change_text(parts)}"
         warnings.warn(
             f"{source.name}: {change_text(parts)}. The new file's card does not repeat the errors "
@@ -83,10 +90,32 @@ def inherited(card: Card, step: str, source: FileSource | BytesSource) -> Card:
 
 
 def changed_parts(stated: Digest, found: Digest) -> tuple[str, ...]:
-    """Which parts of a model differ from what its card states: `graph`, `weights`, both or none."""
+    """Which parts of a model differ from what its card states: `graph`, `weights`, `card`."""
     return tuple(
-        part for part in ("graph", "weights") if getattr(stated, part) != getattr(found, part)
+        part for part in _PARTS if getattr(stated, part) not in (None, getattr(found, part))
     )
+
+
+_PARTS = {
+    "graph": "the graph",
+    "weights": "the weights",
+    "card": "the labels, the preprocessing or the axes in the card",
+}
+"""What a digest covers, in words."""
+
+
+def _card_digest(card: Card) -> str:
+    """SHA-256 of what a card says about inputs and results, as JSON with sorted keys."""
+    data = json.loads(card.to_json())
+    kept = {key: data.get(key) for key in ("labels", "preprocessing")}
+    for where in ("inputs", "outputs", "layers"):
+        kept[where] = [{key: row.get(key) for key in _DESCRIBING} for row in data[where]]
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return _sha256(text.encode())
+
+
+_DESCRIBING = ("name", "tensor", "shape", "dtype", "axes")
+"""Keys of a layer, an input or an output."""
 
 
 def graph_changed(buffer: Buffer, graph: Graph, stated: Digest) -> bool:
@@ -105,7 +134,7 @@ def change_text(parts: Iterable[str]) -> str:
     found = [*parts]
     if found == ["graph"]:
         return "the graph is not the one that was verified"
-    return f"{' and '.join(f'the {part}' for part in found)} are not those that were verified"
+    return f"{' and '.join(_PARTS[part] for part in found)} are not those that were verified"
 
 
 def nodes_checksum(buffer: Buffer, graph: Graph) -> str:

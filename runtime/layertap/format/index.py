@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from itertools import chain
+from typing import TypeVar
 
 from layertap._record import Record
 from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
 from .digest import graph_changed
-from .graph import Graph, TensorType, read_graph, read_metadata, read_types
+from .graph import Graph, TensorType, read_graph, read_metadata, read_type, read_types
 from .layer import Layer, Shape
 from .source import BytesSource, FileSource, describe
 from .wire import Buffer, WireError
+
+R = TypeVar("R", bound=Record)
 
 
 class Index(Record):
@@ -47,7 +50,14 @@ def read_index(source: FileSource | BytesSource) -> Index:
             text = graph.metadata.get(KEY)
             card = None if text is None else Card.from_json(text, source.name)
             digest = card.digest if card else None
-            changed = digest is not None and graph_changed(buffer, graph, digest)
+            # The nodes of a file that was converted to float16 may be the same.
+            changed = (
+                card is not None
+                and digest is not None
+                and (_retyped(buffer, graph, card) or graph_changed(buffer, graph, digest))
+            )
+            if card is not None and (changed or digest is None):
+                card = _with_stated_dtypes(card, read_types(buffer, graph))
             layers = () if KEY in graph.metadata else tuple(_layers(graph, types))
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
@@ -58,6 +68,35 @@ def read_index(source: FileSource | BytesSource) -> Index:
     inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(_info(name, types[name]) for name in graph.outputs)
     return Index(graph, None, layers, inputs, outputs, metadata)
+
+
+def _retyped(buffer: Buffer, graph: Graph, card: Card) -> bool:
+    """Whether the graph states another dtype for an input or output of the model than the card."""
+    stated = {name: kind.dtype for name, kind in graph.inputs.items()}
+    own = [info.name for info in card.outputs if info.name in graph.outputs]
+    stated |= {name: read_type(buffer, graph.outputs[name]).dtype for name in own}
+    return any(
+        info.dtype and stated.get(info.name, info.dtype) not in ("", info.dtype)
+        for info in (*card.inputs, *card.outputs)
+    )
+
+
+def _with_stated_dtypes(card: Card, types: Mapping[str, TensorType]) -> Card:
+    """The card with the dtypes that the graph states: a converter to float16 changes them."""
+
+    def stated(one: R, tensor: str | None) -> R:
+        dtype = types.get(tensor or "", TensorType()).dtype
+        same = not dtype or vars(one)["dtype"] in ("", dtype)
+        return one if same else type(one).trusted({**vars(one), "dtype": dtype})
+
+    return Card.trusted(
+        {
+            **vars(card),
+            "layers": tuple(stated(layer, layer.tensor) for layer in card.layers),
+            "inputs": tuple(stated(info, info.name) for info in card.inputs),
+            "outputs": tuple(stated(info, info.name) for info in card.outputs),
+        }
+    )
 
 
 def _with_default_weights(graph: Graph, card: Card) -> Graph:

@@ -17,6 +17,10 @@ count from the end), a slice of indices, a `Layer`; or `all`, unless a layer has
 ALL = "all"
 """Selects every layer that the file exposes."""
 
+LAST = "last-conv"
+"""The word of heat maps and gradients for the last layer with feature maps, unless a layer has this
+name."""
+
 
 def select(
     layers: Sequence[Layer],
@@ -92,8 +96,12 @@ def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
 
 def _as_list(value: Any) -> list[Any]:
     """The items of an iterable; a list of one item for a string or another value."""
-    single = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
-    return [value] if single else list(value)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:  # a numpy array without axes
+        return [value]
 
 
 def as_selectors(value: Any) -> Any:

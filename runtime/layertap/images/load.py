@@ -10,6 +10,9 @@
 - `keep_aspect_ratio` crops the largest centred region with the target's aspect ratio, in the same
   resize operation.
 
+`shorter_side` resizes and crops as torchvision does with a Pillow image: `Resize(shorter_side)`,
+then `CenterCrop(size)`.
+
 When Keras reads a grey image of more than 8 bits in colour, it clips the values at 255, and an
 X-ray turns white. `depth="clip"` (the default) does the same, and warns if values changed.
 `depth="scale"` first maps the full range of the file's bit depth to 0..255, in every colour mode:
@@ -92,6 +95,7 @@ def load_image(
     color_mode: ColorMode = "rgb",
     interpolation: Interpolation = "nearest",
     keep_aspect_ratio: bool = False,
+    shorter_side: int | None = None,
     depth: Depth = "clip",
     formats: Sequence[str] = FORMATS,
 ) -> npt.NDArray[np.float32]:
@@ -107,6 +111,8 @@ def load_image(
         interpolation: `nearest`, `bilinear`, `bicubic`, `lanczos`, `box` or `hamming`.
         keep_aspect_ratio: Crop a centred region with the target's aspect ratio, instead of
             changing the image's aspect ratio.
+        shorter_side: Resize the image so that its shorter side has this length, without changing
+            its aspect ratio, and then take the centre of `size`; 0 where the image does not reach.
         depth: How grey of more than 8 bits is converted: `clip` or `scale`.
         formats: Pillow's names of the formats that are read, whatever the suffix of the file. For
             more, give `(*FORMATS, "PCX")`; some of Pillow's other formats start programs: `EPS`
@@ -126,6 +132,7 @@ def load_image(
             scaling made it almost black.
     """
     size = checked_size(size)
+    shorter_side = checked_shorter_side(shorter_side, keep_aspect_ratio)
     check_choice("color_mode", color_mode, get_args(ColorMode))
     check_choice("interpolation", interpolation, get_args(Interpolation))
     check_choice("depth", depth, get_args(Depth))
@@ -137,13 +144,15 @@ def load_image(
             raise ImageError(
                 f"{name}: it has no pixels (height {image.height}, width {image.width})."
             )
+        if image.mode == "I" and image.format == "PNG":
+            image = image.convert("I;16")  # which it is since Pillow 10.3
         if depth == "scale" and _is_deep(image):
             grey = _scaled(image, name)
-            grey = _resized(grey, size, interpolation, keep_aspect_ratio)
+            grey = _fitted(grey, size, interpolation, keep_aspect_ratio, shorter_side, name)
             return _expanded(np.clip(np.asarray(grey), 0.0, 255.0), color_mode)
         if color_mode != "grayscale" or image.mode not in ("L", "I;16", "I"):
             image = _converted(image, color_mode)
-        image = _resized(image, size, interpolation, keep_aspect_ratio)
+        image = _fitted(image, size, interpolation, keep_aspect_ratio, shorter_side, name)
         pixels = np.asarray(image, dtype=np.float32)
         return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
 
@@ -198,17 +207,42 @@ def checked_size(size: Sequence[int] | None) -> tuple[int, int] | None:
         raise PreprocessingError(
             f'"size" is {size!r}, but it must be two positive integers, [height, width], or null.'
         )
-    _check_pixels(height, width)
+    _check_pixels(height, width, "size", [height, width])
     return height, width
 
 
-def _check_pixels(height: int, width: int) -> None:
+def checked_shorter_side(value: int | None, keep_aspect_ratio: bool) -> int | None:
+    """The length of the shorter side as an int.
+
+    Raises:
+        PreprocessingError: it is not a positive integer, or the image is cropped in the other way,
+            too.
+    """
+    if value is None:
+        return None
+    length = 0
+    with contextlib.suppress(TypeError):
+        length = operator.index(value)
+    if length < 1 or isinstance(value, bool):
+        raise PreprocessingError(
+            f'"shorter_side" is {value!r}, but it must be a positive integer, or null.'
+        )
+    if keep_aspect_ratio:
+        raise PreprocessingError(
+            '"shorter_side" keeps the aspect ratio of the whole image and then crops it to "size", '
+            '"keep_aspect_ratio" crops it first. Give one of them.'
+        )
+    _check_pixels(length, length, "shorter_side", length)
+    return length
+
+
+def _check_pixels(height: int, width: int, key: str, value: Any) -> None:
     """Raise if Pillow would not read an image of this size either."""
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and height * width > 2 * most:
         raise PreprocessingError(
-            f'"size" is [{height}, {width}], which is more than {2 * most} pixels. If you need '
-            "that, increase PIL.Image.MAX_IMAGE_PIXELS."
+            f'"{key}" is {value}, which is more than {2 * most} pixels. If you need that, increase '
+            "PIL.Image.MAX_IMAGE_PIXELS."
         )
 
 
@@ -218,7 +252,7 @@ def check_choice(key: str, value: object, known: Sequence[str]) -> None:
     Raises:
         PreprocessingError: it is not; the message suggests the nearest names.
     """
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise PreprocessingError(
             f'"{key}" is {value!r}, but it must be one of {", ".join(map(repr, known))}.'
             + suggest(str(value), known)
@@ -233,7 +267,12 @@ def _checked_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """
     if formats is FORMATS:  # of which an old Pillow may not know all
         return FORMATS
-    names = [formats] if isinstance(formats, str) else list(formats)
+    try:
+        names = [formats] if isinstance(formats, str) else list(formats)
+    except TypeError as exc:
+        raise PreprocessingError(
+            f'"formats" must be names of formats, as in ("PNG", "JPEG"), got {formats!r}.'
+        ) from exc
     Image.init()
     known = {*FORMATS, *Image.OPEN}
     for name in names:
@@ -347,6 +386,47 @@ def _converted(image: Image.Image, color_mode: ColorMode) -> Image.Image:
     return converted
 
 
+def _fitted(
+    image: Image.Image,
+    size: tuple[int, int] | None,
+    interpolation: Interpolation,
+    keep_aspect_ratio: bool,
+    shorter_side: int | None,
+    name: str,
+) -> Image.Image:
+    """The image in its final size."""
+    if shorter_side is None:
+        return _resized(image, size, interpolation, keep_aspect_ratio)
+    scaled = scaled_size(image.height, image.width, shorter_side)
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and scaled[0] * scaled[1] > 2 * most:
+        raise ImageError(
+            f'{name}: with "shorter_side" {shorter_side}, its {image.height} x {image.width} '
+            f"pixels become {scaled[0]} x {scaled[1]}, which are more than {2 * most}. If you need "
+            "that, increase PIL.Image.MAX_IMAGE_PIXELS."
+        )
+    image = _resized(image, scaled, interpolation, False)
+    if size is None or scaled == size:
+        return image
+    top, left = (_crop_start(have, wanted) for have, wanted in zip(scaled, size, strict=True))
+    # Pillow fills what is outside of the image with 0.
+    return image.crop((left, top, left + size[1], top + size[0]))
+
+
+def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
+    """(height, width) after a resize in which the shorter side gets a length, as in torchvision."""
+    short, long = sorted((height, width))
+    longer = int(shorter_side * long / short)
+    return (shorter_side, longer) if height <= width else (longer, shorter_side)
+
+
+def _crop_start(have: int, wanted: int) -> int:
+    """Where a crop of the centre starts, as in torchvision; before 0 if there is too little."""
+    if have < wanted:
+        return -((wanted - have) // 2)
+    return round((have - wanted) / 2)  # of two equally near integers the even one
+
+
 def _resized(
     image: Image.Image,
     size: tuple[int, int] | None,
@@ -367,13 +447,18 @@ def _resized(
     resample = _FILTERS[interpolation]
     if interpolation == "nearest":
         return image.resize((width, height), resample, box=box)
+    box = box or (0, 0, *image.size)
     try:
-        return _filtered(image, (width, height), resample, box or (0, 0, *image.size))
+        return _filtered(image, (width, height), resample, box)
     except ValueError:
         if image.mode != "I;16":
             raise
         # Before version 11, Pillow's filters accept 32-bit grey, but not 16-bit grey.
-        return _filtered(image.convert("I"), (width, height), resample, box or (0, 0, *image.size))
+        return _filtered(image.convert("I"), (width, height), resample, box, _WHITE)
+
+
+_WHITE = 65535
+"""White in 16-bit grey."""
 
 
 def _filtered(
@@ -381,6 +466,7 @@ def _filtered(
     size: tuple[int, int],
     resample: Image.Resampling,
     box: tuple[int, int, int, int],
+    white: int | None = None,
 ) -> Image.Image:
     """`image.resize(size, resample, box)`, always horizontally first.
 
@@ -390,12 +476,19 @@ def _filtered(
     Args:
         size: (width, height).
         box: (left, top, right, bottom), the region that is resized.
+        white: the largest value of a pixel, where it is less than that of the mode. The filters
+            bicubic and lanczos go beyond it at edges.
     """
     if image.mode == "RGBA":  # as in Image.resize: colours are weighted by their alpha
         return _filtered(image.convert("RGBa"), size, resample, box).convert("RGBA")
     (width, height), (left, top, right, bottom) = size, box
     image = image.resize((width, image.height), resample, box=(left, 0, right, image.height))
-    return image.resize((width, height), resample, box=(0, top, width, bottom))
+    image = _limited(image, white).resize((width, height), resample, box=(0, top, width, bottom))
+    return _limited(image, white)
+
+
+def _limited(image: Image.Image, white: int | None) -> Image.Image:
+    return image if white is None else Image.fromarray(np.clip(np.asarray(image), 0, white))
 
 
 def _range(image: Image.Image) -> tuple[str, int]:
@@ -405,8 +498,7 @@ def _range(image: Image.Image) -> tuple[str, int]:
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode.startswith("I;16"):
         bits, signed = tags.get(_BITS_PER_SAMPLE, (16,))[0], False
-    elif image.format in ("PNG", "PPM"):
-        # In these formats, images with mode `I` have 16 bits (PNG: only before Pillow 10.3).
+    elif image.format == "PPM":  # whose images with mode `I` have 16 bits
         bits, signed = 16, False
     else:
         bits = tags.get(_BITS_PER_SAMPLE, (32,))[0]

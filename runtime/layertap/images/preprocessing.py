@@ -7,6 +7,8 @@ A recipe is plain data. It is stored in the model file's card, or in a JSON file
      "color_mode": "rgb",            or "rgba", "grayscale"
      "interpolation": "nearest",     or "bilinear", "bicubic", "lanczos", "box", "hamming"
      "keep_aspect_ratio": false,     true crops a centred region to the size's aspect ratio
+     "shorter_side": null,           resize to this length of the shorter side, then crop the
+                                     centre of the size, as torchvision's Resize and CenterCrop do
      "depth": "clip",                or "scale": grey of more than 8 bits (layertap.images.load)
      "channels": null,               "first" or "last": the order of axes, (c, h, w) or (h, w, c);
                                      null: that of the model's input, or "last" without a model
@@ -34,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from layertap._arguments import items
 from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
 from layertap.format.recipe import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
@@ -45,6 +48,7 @@ from .load import (
     ImageSource,
     Interpolation,
     check_choice,
+    checked_shorter_side,
     checked_size,
     image_name,
     load_image,
@@ -189,6 +193,9 @@ class Preprocessing:
     color_mode: ColorMode = "rgb"
     interpolation: Interpolation = "nearest"
     keep_aspect_ratio: bool = False
+    shorter_side: int | None = None
+    """If given, images are resized so that their shorter side has this length, and then cropped to
+    the centre of `size`."""
     depth: Depth = "clip"
     channels: Channels | None = None
     """Whether the axis of the channels is the first or the last of an image; `None`: as in the
@@ -207,6 +214,8 @@ class Preprocessing:
             raise PreprocessingError(
                 f'"keep_aspect_ratio" is {self.keep_aspect_ratio!r}, but it must be true or false.'
             )
+        shorter_side = checked_shorter_side(self.shorter_side, self.keep_aspect_ratio)
+        object.__setattr__(self, "shorter_side", shorter_side)
         if self.scaling is not None:
             self._check_scaling(self.scaling)
 
@@ -271,6 +280,7 @@ class Preprocessing:
             color_mode=self.color_mode,
             interpolation=self.interpolation,
             keep_aspect_ratio=self.keep_aspect_ratio,
+            shorter_side=self.shorter_side,
             depth=self.depth,
         )
         return pixels if self.scaling is None else self.scaling(pixels)
@@ -289,7 +299,7 @@ class Preprocessing:
             raise InputError(
                 f"{image_name(images)}: batch expects a list of images, not one image."
             )
-        images = list(images)
+        images = items("batch: the images", images)
         if not images:
             raise InputError("batch expects at least one image, got none.")
         arrays = [self._read(image) for image in images]
@@ -340,11 +350,13 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON data, with all keys in a fixed order; `from_dict` reads it.
 
-        `channels` is left out if it is `None`: readers of format 1.2 refuse recipes with the key.
+        `channels` and `shorter_side` are left out if they are `None`: readers of format 1.2 refuse
+        recipes with these keys.
         """
         data = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-        if self.channels is None:
-            del data["channels"]
+        for key in ("channels", "shorter_side"):
+            if data[key] is None:
+                del data[key]
         if self.scaling is not None:
             options = {key: _plain(value) for key, value in asdict(self.scaling).items()}
             data["scaling"] = {"mode": self.scaling.mode, **options}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from layertap._arguments import array
 from layertap.errors import UsageError, suggest
 
 SHADES = 256
@@ -25,7 +26,7 @@ def colored(heat: npt.ArrayLike, colormap: str = "jet") -> npt.NDArray[np.uint8]
         UsageError: the colormap is unknown.
     """
     table = shades(colormap)
-    indices = np.nan_to_num(np.asarray(heat, np.float64) * SHADES).clip(0, SHADES - 1)
+    indices = np.nan_to_num(array("heat", heat) * SHADES).clip(0, SHADES - 1)
     return table[indices.astype(np.intp)]
 
 
@@ -35,10 +36,10 @@ def shades(colormap: str) -> npt.NDArray[np.uint8]:
     Raises:
         UsageError: the colormap is unknown.
     """
-    if colormap not in COLORMAPS:
+    if not isinstance(colormap, str) or colormap not in COLORMAPS:
         raise UsageError(
             f"the colormap {colormap!r} is unknown; the colormaps are {', '.join(COLORMAPS)}."
-            + suggest(colormap, COLORMAPS)
+            + suggest(str(colormap), COLORMAPS)
         )
     if colormap == "jet":
         return _jet()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from layertap._arguments import count, items, number
 from layertap.cam.upsampling import resize
 from layertap.errors import InputError, UsageError
 from layertap.format.text import class_text
@@ -51,7 +52,8 @@ def overlay(
         InputError: the heat map does not have shape `(h, w)`.
         ImageError: the picture cannot be read.
     """
-    if not 0 <= alpha <= 1:
+    alpha = number("alpha", alpha)
+    if alpha > 1:
         raise UsageError(f"alpha must be between 0 and 1, got {alpha}.")
     pixels = np.asarray(as_picture(picture).convert("RGB"), np.float64)
     values = _heat_map(heat)
@@ -93,9 +95,9 @@ def panel(pictures: Sequence[tuple[str, Picture]], *, columns: int = 6) -> Image
         InputError: there are no pictures, or one is not a pair of title and picture.
         UsageError: `columns` is less than 1.
     """
-    if columns < 1:
-        raise UsageError(f"columns must be at least 1, got {columns}.")
-    pairs = [one if isinstance(one, (tuple, list)) and len(one) == 2 else None for one in pictures]
+    columns = count("columns", columns)
+    given = items("pictures", pictures)
+    pairs = [one if isinstance(one, (tuple, list)) and len(one) == 2 else None for one in given]
     if not pairs or None in pairs:
         raise InputError(
             "panel expects pairs of a title and a picture, as in [('heat map', picture)], got "

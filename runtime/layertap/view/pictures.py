@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from layertap._arguments import count as counted
 from layertap.errors import InputError
 from layertap.images.load import ImageSource, load_image
 
@@ -60,6 +61,7 @@ def strongest_channels(activation: NDArray[Any], count: int) -> list[int]:
     Raises:
         InputError: the activation does not have shape `(h, w, c)`.
     """
+    count = counted("count", count, least=0)
     # In float64: the absolute value of -128 overflows int8, and sums above 65504 overflow float16.
     strength = np.abs(_checked(activation).astype(np.float64)).mean(axis=(0, 1))
     return [int(channel) for channel in np.argsort(-strength, kind="stable")[:count]]
@@ -93,6 +95,7 @@ def contact_sheet(
         InputError: the activation does not have shape `(h, w, c)`.
     """
     maps = _checked(activation)
+    tile, columns = counted("tile", tile), counted("columns", columns)
     tiles = [("input", as_picture(image).convert("L"))] if image is not None else []
     tiles += [(str(c), _as_grey(maps[:, :, c])) for c in strongest_channels(maps, count)]
     rows = math.ceil(len(tiles) / columns)

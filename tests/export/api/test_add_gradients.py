@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +22,11 @@ from generators import tiny
 from generators.tiny import constant, model, node, value, weights
 from layertap._engine.session import plain_session
 from layertap.cli import main
+from layertap.format.card import KEY
 from layertap.format.layer import Layer
 from layertap_export import GradientReport, add_gradients
 from layertap_export.gradients import backprop, registry
+from layertap_export.verification import finite_differences
 from layertap_export.verification.golden_values import digits
 
 
@@ -50,6 +55,114 @@ def without_axes(opened: layertap.Model) -> list[Layer]:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tiny.save(classifier(), tmp_path / "plain.onnx")
+
+
+@pytest.mark.parametrize("place", ["graph", "doc_string", "attribute", "axis"])
+def test_a_text_that_is_not_utf_8_is_refused(place: str, tmp_path: Path) -> None:
+    """Protobuf gives it as bytes, and the error would come from wherever they are written."""
+    made = classifier()
+    made.graph.name = "MARKED" if place == "graph" else "g"
+    made.graph.node[0].doc_string = "MARKED" if place == "doc_string" else ""
+    if place == "attribute":
+        made.graph.node[0].attribute.add(name="MARKED", type=onnx.AttributeProto.INT, i=1)
+    if place == "axis":
+        made.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "MARKED"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString().replace(b"MARKED", b"MAR\xffED"))
+    with pytest.raises(layertap.LayertapError, match=r"(?i)utf-8"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.filterwarnings("ignore:.*the graph is not the one that was:layertap.LayertapWarning")
+@pytest.mark.parametrize("stated", ["", "x", "int32"])
+def test_the_graph_decides_about_the_dtype_of_an_input(stated: str, tmp_path: Path) -> None:
+    path = changed_card(tmp_path, lambda card: card["inputs"][0].update(dtype=stated))
+    report = add_gradients(path, tmp_path / "out.onnx", "last-conv")
+    assert report
+    assert report.card.inputs[0].dtype == "float32"
+
+
+def test_shapes_that_do_not_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file may state shapes for which a rule has no sense."""
+
+    def fails(_: Any) -> Any:
+        return [1, 2][3]
+
+    monkeypatch.setitem(registry.RULES, "Relu", fails)
+    path = tiny.save(classifier(), tmp_path / "m.onnx")
+    with pytest.raises(layertap_export.GradientError, match="inputs of Relu 'relu' do not fit"):
+        add_gradients(path, tmp_path / "out.onnx", "conv")
+
+
+def test_a_tensor_that_depends_on_itself_is_refused(tmp_path: Path) -> None:
+    """onnxruntime takes such a file if nothing that is asked for depends on it."""
+    made = classifier()
+    made.graph.node.append(node("Identity", "turn", "turn"))
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.ModelFileError, match="is damaged: 'turn' depends on itself"):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+@pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
+def test_a_card_with_another_input_or_output_is_refused(
+    word: str, name: str, tmp_path: Path
+) -> None:
+    path = changed_card(tmp_path, lambda card: card[f"{word}s"][0].update(name=name))
+    message = f"its card names the {word} '{name}', which the graph does not have"
+    with pytest.raises(layertap.ModelFileError, match=message):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+def test_an_input_of_unknown_rank(tmp_path: Path) -> None:
+    """Its sizes cannot be tried: that is said, with what to do."""
+    made = classifier()
+    made.graph.input[0].type.tensor_type.ClearField("shape")
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.LayertapError):
+        add_gradients(path, tmp_path / "out.onnx", "last-conv")
+
+
+def changed_card(folder: Path, change: Any) -> Path:
+    """A file with gradients whose card is changed."""
+    add_gradients(tiny.save(classifier(), folder / "plain.onnx"), folder / "m.onnx", "last-conv")
+    made = onnx.load(folder / "m.onnx")
+    (entry,) = (item for item in made.metadata_props if item.key == KEY)
+    card = json.loads(entry.value)
+    change(card)
+    entry.value = json.dumps(card)
+    return tiny.save(made, folder / "m.onnx")
+
+
+def test_a_layer_whose_shape_the_graph_computes(tmp_path: Path) -> None:
+    """A Flatten that only a graph output shows, as exported files have it."""
+    made = model(
+        [
+            node("Conv", "x w", "conv", pads=[1, 1, 1, 1]),
+            node("Shape", "conv", "sizes"),
+            node("Gather", "sizes first", "rows", axis=0),
+            node("Concat", "rows open", "shape", axis=0),
+            node("Reshape", "conv shape", "flat"),
+            node("GlobalAveragePool", "conv", "pool"),
+            node("Flatten", "pool", "y"),
+        ],
+        [value("x", ["n", 3, 5, 4])],
+        [value("y", ["n", 4]), value("flat", ["n", 80])],
+        [
+            weights("w", 4, 3, 3, 3),
+            constant("first", [0], np.int64),
+            constant("open", [-1], np.int64),
+        ],
+    )
+    source = tiny.save(made, tmp_path / "plain.onnx")
+    report = add_gradients(source, tmp_path / "out.onnx", ["flat"], score="y")
+    assert list(report.compared) == ["flat"]
+    x = np.zeros((2, 3, 5, 4), np.float32)
+    found = layertap.open(tmp_path / "out.onnx").gradients(x, target=2)["flat"]
+    expected = np.repeat([[0, 0, 1 / 20, 0]] * 2, 20, axis=1)
+    np.testing.assert_allclose(found.reshape(2, 80), expected, rtol=1e-6)
 
 
 # --- A file from elsewhere ------------------------------------------------------------------------
@@ -419,7 +532,7 @@ def test_times_that_are_refused(file: Path, tmp_path: Path) -> None:
     for seconds in (-1, float("nan")):
         with pytest.raises(layertap.UsageError) as caught:
             add_gradients(file, tmp_path / "out.onnx", "relu", seconds=seconds)
-        assert str(caught.value) == f"seconds must be at least 0, got {seconds}."
+        assert str(caught.value) == f"seconds must be a number of at least 0, got {seconds}."
 
 
 @pytest.mark.parametrize("layers", [(), None, False])
@@ -490,3 +603,114 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
         "gradients need the package onnx, which is not installed. Install it with "
         '`pip install ".[gradients,cpu]"` in a checkout of layertap.\n'
     )
+
+
+# --- Time, and the user's samples ---------------------------------------------------------------
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """It counts up to 2**40 for a seeded input of more than 0."""
+    made = tiny.counting()
+    made.graph.node[1].CopyFrom(node("Exp", "x", "largest"))
+    made.graph.node.insert(2, node("ReduceMax", "largest", "most_x", keepdims=0))
+    made.graph.node[3].input[0] = "most_x"
+    del made.metadata_props[:], made.graph.output[1]
+    return tiny.save(made, tmp_path / "endless.onnx")
+
+
+def test_a_timeout_ends_it(endless: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.onnx"
+    started = time.monotonic()
+    with pytest.raises(layertap.RunTimeoutError, match=r"timeout of 0\.5 s and was stopped"):
+        add_gradients(endless, target, ["first"], timeout=0.5)
+    assert time.monotonic() - started < 2
+    assert not target.exists()
+    assert [*tmp_path.iterdir()] == [endless]
+
+
+def test_a_timeout_ends_the_comparison(file: Path, tmp_path: Path) -> None:
+    """Whichever step it is that takes long."""
+    for limit in (0.02, 0.1, 0.2, 0.4):
+        with pytest.raises(layertap.RunTimeoutError):
+            add_gradients(file, tmp_path / "out.onnx", ["all"], timeout=limit, sizes={"h": 700})
+    with pytest.raises(layertap.UsageError, match="timeout must be a number of seconds"):
+        add_gradients(file, tmp_path / "out.onnx", ["all"], timeout=0)
+    assert [*tmp_path.iterdir()] == [file]
+
+
+INTERRUPTIBLE = """
+import signal, sys
+from layertap.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_ctrl_c_ends_the_command(endless: Path, tmp_path: Path) -> None:
+    argv = ["gradients", endless, "--layers", "first", "-o", tmp_path / "o.onnx"]
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, *map(str, argv)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(3.5)
+        assert process.poll() is None
+        started = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        try:
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert time.monotonic() - started < 5  # alone, less than one
+    assert (process.returncode, err.count("\n")) == (130, 1)
+    assert [*tmp_path.iterdir()] == [endless]
+
+
+def test_gradients_are_compared_on_the_users_samples(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = tmp_path / "one.npy", tmp_path / "two.npz"
+    np.save(one, np.full((3, 3, 9, 8), 0.5, np.float32))
+    np.savez(two, x=np.full((1, 3, 10, 7), 0.25, np.float32))
+    target = tmp_path / "out.onnx"
+    argv = ["gradients", file, "--layers", "relu", "-o", target, "--sample", one, "--sample", two]
+    assert main([*map(str, argv), "--timeout", "100"]) == 0
+    assert capsys.readouterr().err == ""
+    batches = layertap.open(target).card.verification.batches  # type: ignore[union-attr]
+    assert [text.partition(", central")[0] for text in batches][2:] == [
+        "3 x 3 x 9 x 8, your sample",
+        "1 x 3 x 10 x 7, your sample",
+    ]
+    report = add_gradients(file, target, "relu", samples={"x": one})
+    assert report.batch.endswith("; 3 x 3 x 9 x 8, your sample")
+
+
+def test_a_sample_finds_a_wrong_gradient(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is right for the seeded samples, whose mean is about 0."""
+    plain = finite_differences._Check._gradient
+
+    def wrong(self: Any, x: Any, mix: Any) -> Any:
+        return plain(self, x, mix) * (2 if x.mean() > 0.2 else 1)
+
+    monkeypatch.setattr(finite_differences._Check, "_gradient", wrong)
+    sample = np.ones((1, 3, 8, 8), np.float32)
+    add_gradients(file, tmp_path / "out.onnx", "input")
+    with pytest.raises(layertap_export.VerificationError):
+        add_gradients(file, tmp_path / "out.onnx", "input", samples=sample)
+
+
+@pytest.mark.parametrize(
+    ("samples", "says"),
+    [
+        ({"z": np.zeros(3)}, "z"),
+        (np.zeros((1, 5, 8, 8), np.float32), "5"),
+        ("missing.npy", "missing.npy"),
+        (True, "samples must be"),
+        (7, "samples must be"),
+    ],
+)
+def test_samples_that_do_not_fit(samples: Any, says: str, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(layertap.LayertapError, match=says):
+        add_gradients(file, tmp_path / "out.onnx", "relu", samples=samples)

@@ -56,6 +56,25 @@ def test_labels_of_pandas() -> None:
     assert labels_of(pandas.Series(["b", "a"], index=[5, 7])) == ("b", "a")
     assert labels_of(pandas.Series({"b": 1, "a": 0})) == ("a", "b")
     assert labels_of(pandas.Index(["b", "a"])) == ("b", "a")
+    assert labels_of(pandas.Series(["a", "b", "c"], index=[2, 0, 1])) == ("b", "c", "a")
+
+
+@pytest.mark.parametrize(
+    "text", ['["cat", "dog"]', '{"dog": 1, "cat": 0}', '{"0": "cat", "1": "dog"}']
+)
+def test_labels_as_json(text: str, tmp_path: Path) -> None:
+    """As Keras's `class_indices` are often kept."""
+    path = tmp_path / "labels.json"
+    path.write_text(text, encoding="utf-8")
+    assert labels_of(path) == ("cat", "dog")
+
+
+@pytest.mark.parametrize("text", ['["cat"', '"cat"', "[" * 100_000])
+def test_labels_as_other_json_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="labels"):
+        labels_of(path)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +104,8 @@ def test_labels_of_pandas() -> None:
         ),
         (
             "missing.txt",
-            "labels: there is no file 'missing.txt'. Give a text file with one label per line.",
+            "labels: there is no file 'missing.txt'. Give a text file with one label per line, or "
+            "JSON.",
         ),
     ],
 )

@@ -198,6 +198,24 @@ def test_card_without_a_recipe_names_no_libraries_of_images(small: Any, tmp_path
             "7 x 9 x 3.",
         ),
         ({"opset": 19}, "opset must be from 13 to 18, got 19."),
+        (
+            {"opset": np.array([13, 14])},
+            "opset must be an integer of at least 1, got array([13, 14]).",
+        ),
+        ({"gradients": "dense", "score": True}, "score must be the name of an output, got True."),
+        ({"score": 0}, "score must be the name of an output, got 0."),
+        ({"samples": True}, "samples must be images, arrays, dicts of arrays, or paths, got True."),
+        ({"tolerance": True}, "tolerance must be a finite number of at least 0, got True."),
+        ({"sizes": 7}, "sizes must be a dict, as in {'height': 512}, got 7."),
+        (
+            {"gradients": np.array(1)},
+            "cannot select layers for gradients by array(1): give names, patterns, indices or "
+            "slices, or one of the words 'all', 'input' and 'last-conv'.",
+        ),
+        (
+            {"layers": np.array(1)},
+            "cannot select a layer by array(1): give a name, a pattern, an index or a slice.",
+        ),
     ],
 )
 def test_options_that_do_not_fit(

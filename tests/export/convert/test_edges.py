@@ -93,6 +93,42 @@ def test_pooling_of_any_size(kind: str, axes: int, size: int, strides: int, tmp_
         np.testing.assert_allclose(opened.predict(batch), expected, rtol=1e-5, atol=1e-6)
 
 
+CONVOLUTIONS: dict[str, tuple[int, Callable[[int, int], Any]]] = {
+    "Conv1D": (1, lambda k, s: keras.layers.Conv1D(3, k, s, "same")),
+    "Conv2D": (2, lambda k, s: keras.layers.Conv2D(3, (k, 3), (s, 1), "same")),
+    "groups": (2, lambda k, s: keras.layers.Conv2D(4, k, s, "same", groups=2)),
+    "Conv3D": (3, lambda k, s: keras.layers.Conv3D(3, k, s, "same")),
+    "DepthwiseConv1D": (1, lambda k, s: keras.layers.DepthwiseConv1D(k, s, "same")),
+    "DepthwiseConv2D": (2, lambda k, s: keras.layers.DepthwiseConv2D(k, s, "same", 2)),
+    "SeparableConv1D": (1, lambda k, s: keras.layers.SeparableConv1D(3, k, s, "same")),
+    "SeparableConv2D": (2, lambda k, s: keras.layers.SeparableConv2D(3, k, s, "same")),
+    "Conv1DTranspose": (1, lambda k, s: keras.layers.Conv1DTranspose(3, k, s, "same")),
+    "Conv2DTranspose": (2, lambda k, s: keras.layers.Conv2DTranspose(3, k, s, "same")),
+    "dilated": (2, lambda k, s: keras.layers.Conv2D(3, k + 1, padding="same", dilation_rate=s)),
+}
+"""A convolution of a kernel and strides, and how many free sizes its input has."""
+
+
+QUICK = ("Conv1D", "Conv2D", "Conv3D", "DepthwiseConv2D")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in CONVOLUTIONS],
+)
+def test_convolution_of_any_size(kind: str, tmp_path: Path) -> None:
+    axes, layer = CONVOLUTIONS[kind]
+    x = keras.Input((*(None,) * axes, 2))
+    windows = [(2, 3), (1, 4), (2, 5)]
+    model = keras.Model(x, [layer(size, strides)(x) for size, strides in windows])
+    opened = layertap.open(layertap_export.export(model, tmp_path / "m.onnx").path)
+    for size in range(1, 12):
+        sizes = [size + axis for axis in range(axes)]
+        batch = RNG.normal(size=(2, *sizes, 2)).astype(np.float32)
+        for ours, theirs in zip(opened.predict(batch).values(), model(batch), strict=True):
+            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("dtype", "values"), [("int32", [-3, 0, 12]), ("bool", [1, 0, 1])])
 def test_numbers_as_text(dtype: str, values: list[int], tmp_path: Path) -> None:
     model = model_of(tf.strings.as_string, (3,), dtype)

@@ -358,6 +358,13 @@ def test_segments_match_with_and_without_elements(name: str, dtype: str, tf: Any
     agree(both(tf, lambda x, i: function(x, i, 5), data, segments))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
+def test_scatter_adds_what_has_the_same_index(dtype: str, tf: Any) -> None:
+    data = (noise(4, 3) * 9).astype(dtype)
+    indices = np.array([[2], [0], [2], [2]], np.int32)
+    agree(both(tf, lambda i, x: tf.scatter_nd(i, x, [4, 3]), indices, data))
+
+
 @pytest.mark.parametrize("blank", [0, 2, -1])
 @pytest.mark.parametrize("merge", [True, False])
 def test_ctc_greedy_decoder_matches(blank: int, merge: bool, tf: Any) -> None:

@@ -36,6 +36,9 @@ def test_score_names_an_output_or_its_probabilities(
     assert asked_output(asked, outputs) == expected
 
 
+NO_OUTPUTS = "the card in the file names no outputs, so it has no score. Export it again."
+
+
 @pytest.mark.parametrize(
     ("asked", "outputs", "message"),
     [
@@ -61,6 +64,7 @@ def test_score_names_an_output_or_its_probabilities(
             TWO,
             "no output is called 'agee'; the model has 'age', 'sex'. Did you mean 'age'?",
         ),
+        *((asked, (), NO_OUTPUTS) for asked in (None, "age", "probability")),
         ("age:logits", TWO, "no output is called 'age:logits'; the model has 'age', 'sex'."),
         (
             None,

@@ -150,5 +150,5 @@ def test_no_convolution_no_last_conv() -> None:
     with pytest.raises(UsageError) as caught:
         network(node("Relu", "x", "last"))
     assert str(caught.value) == (
-        "last-conv: no convolution leads to the score. Name the layers instead."
+        "last-conv: no convolution with feature maps leads to the score. Name the layers instead."
     )

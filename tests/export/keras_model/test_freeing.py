@@ -105,6 +105,16 @@ def positions(k: Any) -> Any:
     return subclassed(k, (1, 10, 4), lambda self, x: self.dense(x + table), dense=k.layers.Dense(2))
 
 
+def limited(k: Any) -> Any:
+    """Learned positions: 20, of which the first are taken."""
+    table = k.layers.Embedding(20, 4)
+
+    def call(model: Any, x: Any) -> Any:
+        return model.dense(x + model.table(k.ops.arange(k.ops.shape(x)[1])))
+
+    return subclassed(k, (1, 16, 4), call, table=table, dense=k.layers.Dense(3))
+
+
 def regrouped(k: Any) -> Any:
     """Twice the steps would be taken for twice the samples."""
     return subclassed(
@@ -144,6 +154,7 @@ def samples_fixed(k: Any) -> Any:
         (in_constructor, (None, None, None, 3), [f"axis 3 is fixed at 3, {OTHER}"]),
         (square, (None, None, None), []),
         (positions, (None, 10, 4), [f"the axes 1 and 2 are fixed at 10 and 4, {OTHER}"]),
+        (limited, (None, None, 4), [f"axis 2 is fixed at 4, {OTHER}"]),
         (regrouped, (None, 6, 4), [f"the axes 1 and 2 are fixed at 6 and 4, {OTHER}"]),
         (reshaped, (None, 6, 4), [
             "axis 1 is fixed at 6, because Keras cannot trace the model with a free size",

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import layertap
@@ -77,6 +79,23 @@ class TestSizes:
         entry = keras.Input((None, 1))
         _, batches = batches_of(keras.Model(entry, keras.layers.Cropping1D((5000, 5000))(entry)))
         assert min(sizes_of(batches)) > 10_000
+
+    @settings(max_examples=15, deadline=None)
+    @given(
+        shape=st.sampled_from([(None, 2), (None,), (None, None, 3), (None, 5)]),
+        target=st.sampled_from(
+            [(-1, 28, 2), (-1, 7), (-1, 1000), (37, -1), (5, -1, 11), (-1, 160)]
+        ),
+    )
+    def test_multiples_of_what_a_reshape_has(
+        self, shape: tuple[int | None, ...], target: tuple[int, ...], keras: Any
+    ) -> None:
+        entry = keras.Input(shape)
+        _, batches = batches_of(keras.Model(entry, keras.layers.Reshape(target)(entry)))
+        known = int(np.prod([size for size in target if size > 0]))
+        assert len({batch.arrays[0].shape[1] for batch in batches}) >= 4
+        for batch in batches:
+            assert batch.arrays[0][0].size % known == 0
 
     @pytest.mark.parametrize("bound", [2, 5, 11, 150])
     def test_learned_positions(self, bound: int, keras: Any) -> None:

@@ -269,6 +269,7 @@ def test_the_card_states_the_axes(twins: list[layertap.Model]) -> None:
         assert [info.axes for info in (*made.inputs, *made.outputs)] == [axes, "NC"]
 
 
+@pytest.mark.filterwarnings("ignore:target is for methods that explain a class")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("layer", ["relu", "joined", "turned"])
 def test_channels_first_gives_the_same_maps(

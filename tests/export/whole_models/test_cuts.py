@@ -47,6 +47,7 @@ def test_two_parts_of_digits_cut_through_two_branches_match_the_whole(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:input .* the batch has values from")  # noise
 @pytest.mark.parametrize("layer", ["pool2_conv", "conv4_block24_concat", "bn"])
 def test_two_parts_of_the_chest_model_match_the_whole(
     chest_file: Path, tmp_path: Path, layer: str

@@ -55,8 +55,8 @@ def check_against_the_tape(model: Any, path: Path, x: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "take",
     [
-        lambda x: x[..., None],
-        lambda x: x[:, None],
+        pytest.param(lambda x: x[..., None], marks=pytest.mark.slow),
+        pytest.param(lambda x: x[:, None], marks=pytest.mark.slow),
         pytest.param(lambda x: x[:, ::2], marks=pytest.mark.slow),
         pytest.param(lambda x: x[:, ::-1], marks=pytest.mark.slow),
         lambda x: x[..., ::-2, 1:],
@@ -131,6 +131,7 @@ def test_the_mark_outlives_a_file(keras: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_straight_through_estimator(keras: Any, tmp_path: Path) -> None:
     """x + stop_gradient(round(x) - x): the values are rounded, the gradient passes."""
     keras.utils.set_random_seed(0)
@@ -149,9 +150,9 @@ def test_a_straight_through_estimator(keras: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "strides", "padding"),
     [
-        (2, None, "valid"),
+        pytest.param(2, None, "valid", marks=pytest.mark.slow),
         pytest.param(2, 1, "same", marks=pytest.mark.slow),
-        (3, 2, "same"),
+        pytest.param(3, 2, "same", marks=pytest.mark.slow),
         pytest.param(3, 2, "valid", marks=pytest.mark.slow),
         ((1, 3, 2), (2, 1, 2), "same"),
     ],
@@ -216,12 +217,16 @@ RECURRENT: dict[str, Callable[[Any], list[Any]]] = {
     "gru both ways": lambda layers: [layers.Bidirectional(layers.GRU(4), merge_mode="sum")],
     "rnn": lambda layers: [layers.SimpleRNN(4, activation="relu")],
     "masked": lambda layers: [layers.ReLU(), layers.Masking(), layers.LSTM(4)],
+    "lstm both ways and gru, masked": lambda layers: [
+        *(layers.ReLU(), layers.Masking()),
+        *(layers.Bidirectional(layers.LSTM(2, return_sequences=True)), layers.GRU(3)),
+    ],
 }
-QUICK = ("lstm both ways", "gru", "masked")
+*OTHERS, QUICK = RECURRENT
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in RECURRENT]
+    "name", [*(pytest.param(x, marks=pytest.mark.slow) for x in OTHERS), QUICK]
 )
 def test_recurrent_layers(name: str, keras: Any, tmp_path: Path) -> None:
     model = recurrent(keras, *RECURRENT[name](keras.layers))
@@ -281,14 +286,20 @@ def test_a_named_layer_before_a_loop_is_refused(keras: Any, tmp_path: Path) -> N
 # --- What people give as gradients= ---------------------------------------------------------------
 
 
-def test_truth_values(small: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "none",
+    [False, *(pytest.param(x, marks=pytest.mark.slow) for x in (None, np.False_, ()))],
+    ids=str,
+)
+def test_none_at_all(none: Any, small: Any, tmp_path: Path) -> None:
+    report = layertap_export.export(small, tmp_path / "model.onnx", gradients=none)
+    assert report.card.gradients is None
+
+
+def test_true_is_all(small: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    nothing: tuple[Any, ...] = (None, False, np.False_, ())
-    for none in nothing:
-        assert layertap_export.export(small, path, gradients=none).card.gradients is None
     every = layertap_export.export(small, path, gradients="all").card.gradients
-    found = layertap_export.export(small, path, gradients=True).card.gradients
-    assert found == every
+    assert layertap_export.export(small, path, gradients=True).card.gradients == every
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,8 @@ def test_layers_of_free_sizes_match(kind: str, keras: Any, tmp_path: Path) -> No
     makes = {name: make for name, make in table.rows.items() if name not in skipped}
     model = built(keras, makes, table.free, table.dtype)
     report = exported(model, tmp_path)
-    assert len(report.verification.batches) == 7
+    # Zeros, negative and large numbers are for inputs that hold numbers.
+    assert len(report.verification.batches) == (7 if table.dtype == "float32" else 4)
     assert report.verification.worst.scaled < 2e-5
 
 
@@ -119,7 +120,7 @@ def test_each_layer_of_free_sizes_matches(kind: str, name: str, keras: Any, tmp_
     """If Keras does not support free sizes, the error says so."""
     table = KINDS[kind]
     assert table.free is not None
-    if name not in table.fixed_only:
+    if name not in table.fixed_only or (kind, name) == ("images", "reshape"):  # some sizes fit
         model = built(keras, {name: table.rows[name]}, table.free, table.dtype)
         assert exported(model, tmp_path).verification
         return

@@ -59,9 +59,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[onnx.ModelProto]:
     cuts: list[onnx.ModelProto] = []
     plain_start = engine.Engine.start
 
-    def start(self: Any, model: bytes, *others: Any) -> Any:
+    def start(self: Any, model: bytes, *others: Any, **options: Any) -> Any:
         cuts.append(onnx.ModelProto.FromString(model))
-        return plain_start(self, model, *others)
+        return plain_start(self, model, *others, **options)
 
     monkeypatch.setattr(engine.Engine, "start", start)
     return cuts

@@ -180,9 +180,9 @@ def test_only_the_result_leaves_the_session(
     cuts: list[onnx.ModelProto] = []
     start = engine.Engine.start
 
-    def spy(self: Any, model: bytes, *others: Any) -> Any:
+    def spy(self: Any, model: bytes, *others: Any, **options: Any) -> Any:
         cuts.append(onnx.ModelProto.FromString(model))
-        return start(self, model, *others)
+        return start(self, model, *others, **options)
 
     monkeypatch.setattr(engine.Engine, "start", spy)
     classifier.activations(images(), {"relu": "mean"})

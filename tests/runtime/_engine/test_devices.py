@@ -44,6 +44,9 @@ CPU_LAST: tuple[str, dict[str, Any]] = ("CPUExecutionProvider", {})
         ("directml", "directml", "0"),
         ("dml:1", "directml", "1"),
         ("own", "own", ""),
+        ("mps", "coreml", ""),
+        ("CPUExecutionProvider", "cpu", ""),
+        ("cudaexecutionprovider:1", "cuda", "1"),
     ],
 )
 def test_a_device_name_is_a_kind_and_a_unit(text: str, name: str, unit: str) -> None:

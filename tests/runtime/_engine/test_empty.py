@@ -64,6 +64,8 @@ def none(time: int = 5) -> np.ndarray:
 
 def test_an_empty_batch_has_the_shapes_of_any_other(attending: Path) -> None:
     model = layertap.open(attending)
+    assert model.predict(np.zeros((2, 0, 4), np.float32)).shape == (2, 0, 4)
+    assert model.predict(np.zeros((0, 0, 4), np.float32)).shape == (0, 0, 4)
     found = model.activations(none(), ["x", "scores", "mixed"])
     assert {name: value.shape for name, value in found.items()} == {
         "x": (0, 5, 4),
@@ -79,11 +81,9 @@ def test_an_empty_batch_has_the_shapes_of_any_other(attending: Path) -> None:
 
 def test_what_would_end_the_process_is_refused(attending: Path) -> None:
     model = layertap.open(attending)
-    for given in (np.zeros((2, 0, 4), np.float32), np.zeros((0, 0, 4), np.float32)):
-        with pytest.raises(InputError, match=r"Einsum ends the process .* size is 0"):
-            model.predict(given)
-    with pytest.raises(InputError, match=r"cannot be run on x \(0, 5, 4\)"):
-        model.activations(none(), "all")  # a sum over the batch: not a row for each sample
+    for shape in ((0, 5, 4), (2, 0, 4), (0, 0, 4)):
+        with pytest.raises(InputError, match=r"cannot be run on x .*: onnxruntime's Einsum ends"):
+            model.activations(np.zeros(shape, np.float32), "all")  # a sum: not empty
 
 
 def test_the_operator_is_found_inside_a_subgraph(tmp_path: Path) -> None:
@@ -104,7 +104,35 @@ def test_the_operator_is_found_inside_a_subgraph(tmp_path: Path) -> None:
     )
     model = layertap.open(tiny.save(made, tmp_path / "scan.onnx"))
     with pytest.raises(InputError, match="Einsum"):
-        model.predict(np.zeros((2, 0, 4), np.float32))
+        model.activations(np.zeros((2, 0, 4), np.float32), ["last", "squares"])
+
+
+def recurrent(op_type: str) -> onnx.ModelProto:
+    """x (t, n, 2) -> the outputs of all steps (t, 1, n, 3), and the last state (1, n, 3)."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type] * 3
+    return tiny.model(
+        [tiny.node(op_type, "x w r", "all last", hidden_size=3)],
+        [tiny.value("x", ["t", "n", 2])],
+        [tiny.value("all", ["t", 1, "n", 3]), tiny.value("last", [1, "n", 3])],
+        [tiny.weights("w", 1, gates, 2), tiny.weights("r", 1, gates, 3)],
+    )
+
+
+@pytest.mark.parametrize("op_type", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("shape", [(2, 0), (0, 2), (0, 0)], ids=str)
+def test_recurrent_operators(op_type: str, shape: tuple[int, int]) -> None:
+    """GRU and LSTM end the process, for a batch of none in a time-distributed layer, say."""
+    model = layertap.open(recurrent(op_type).SerializeToString())
+    x = np.zeros((*shape, 2), np.float32)
+    steps, samples = shape
+    assert model.activations(x, "all").shape == (steps, 1, samples, 3)
+    if samples == 0:
+        assert model.activations(x, "last").shape == (1, 0, 3)
+    elif op_type == "RNN":
+        assert not model.activations(x, "last").any()  # the state at the start
+    else:
+        with pytest.raises(InputError, match=f"onnxruntime's {op_type} ends the process"):
+            model.activations(x, "last")
 
 
 @pytest.mark.parametrize("name", ["image_classifier", "linear_chain", "two_inputs", "residual"])
@@ -135,6 +163,7 @@ def test_other_forms_of_results(classifier: layertap.Model) -> None:
     assert value.numpy().shape == (0, 8, 6, 4)
 
 
+@pytest.mark.filterwarnings("ignore:target is for methods that explain a class")
 @pytest.mark.parametrize("method", ["gradcam", "eigencam", "scorecam", "ablationcam"])
 def test_heat_maps_of_no_image(method: str, tiny_file: TinyFile) -> None:
     model = layertap.open(tiny_file("differentiable"))

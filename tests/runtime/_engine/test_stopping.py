@@ -19,9 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 import layertap
 from generators import tiny
@@ -47,52 +45,9 @@ def heeded() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def counting(limit: int = 2**40) -> onnx.ModelProto:
-    """x (n, 1) -> first = -x -> y: 1 added for as long as a counter is below x[0, 0] * `limit`."""
-    body = helper.make_graph(
-        [
-            tiny.node("Add", "state one", "next"),
-            tiny.node("Less", "next most", "keep_out"),
-        ],
-        "body",
-        [
-            tiny.value("i", [], TensorProto.INT64),
-            tiny.value("keep_in", [], TensorProto.BOOL),
-            tiny.value("state", []),
-        ],
-        [tiny.value("keep_out", [], TensorProto.BOOL), tiny.value("next", [])],
-    )
-    return tiny.model(
-        [
-            tiny.node("Neg", "x", "first"),
-            tiny.node("ReduceMax", "x", "largest", keepdims=0),
-            tiny.node("Mul", "largest limit", "most"),
-            helper.make_node("Loop", ["", "keep", "zero"], ["last"], body=body),
-            tiny.node("Add", "first last", "y"),
-        ],
-        [tiny.value("x", ["batch", 1])],
-        [tiny.value("y", ["batch", 1]), tiny.value("first", ["batch", 1])],
-        [
-            tiny.constant("keep", True, np.bool_),
-            tiny.constant("zero", 0, np.float32),
-            tiny.constant("one", 1, np.float32),
-            tiny.constant("limit", float(limit), np.float32),
-        ],
-        card=tiny.card(
-            [
-                tiny.layer(0, "x", "InputLayer", (None, 1)),
-                tiny.layer(1, "first", "Lambda", (None, 1)),
-                tiny.layer(2, "y", "Lambda", (None, 1)),
-            ],
-            {"x": (None, 1)},
-            {"y": (None, 1)},
-        ),
-    )
-
-
 @pytest.fixture
 def endless(tmp_path: Path) -> Path:
-    return tiny.save(counting(), tmp_path / "endless.onnx")
+    return tiny.save(tiny.counting(), tmp_path / "endless.onnx")
 
 
 LONG, SHORT = np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32)
@@ -155,8 +110,9 @@ def test_a_timeout_is_for_all_runs_of_a_call_together(tiny_file: Callable[[str],
     assert model.cam(x[:1], "conv", timeout=60).shape == (1, 1, 8, 6)
 
 
-def test_limits_inside_limits() -> None:
+def test_limits_inside_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that ends first counts."""
+    monkeypatch.setattr(stopping, "_OWN", {__name__.partition(".")[0]})
 
     def run() -> None:
         stop = threading.Event()
@@ -237,30 +193,66 @@ def test_ctrl_c_ends_an_event_loop_and_its_threads(endless: Path) -> None:
     assert ended
 
 
+class Ender:
+    """A handler with code of its own, as other packages install them."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self.error("ended")
+
+
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGALRM])
-def test_a_handler_that_raises_ends_the_run(number: int, endless: Path) -> None:
-    def end(*_: object) -> None:
-        raise LayertapError("ended")
+@pytest.mark.parametrize("error", [LayertapError, TimeoutError, RuntimeError, ValueError])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM])
+def test_a_handler_that_raises_ends_the_run(
+    number: int, error: type[BaseException], endless: Path
+) -> None:
+    """Its exception comes out as it is, whatever its class."""
 
     def send() -> None:
         press(number)
 
     model = layertap.open(endless)
-    before = signal.signal(number, end)
+    before = signal.signal(number, Ender(error))
     try:
-        with soon(0.2 + SOON), pytest.raises(LayertapError) as caught, after(0.2, send):
-            model.predict(LONG)
+        with soon(0.2 + SOON), pytest.raises(error) as caught, after(0.2, send):
+            model.predict(LONG, timeout=60)
+        np.testing.assert_array_equal(model.predict(SHORT), [[1.0]])
     finally:
         signal.signal(number, before)
+    assert type(caught.value) is error
     assert str(caught.value) == "ended"
+
+
+@posix
+def test_a_handler_that_raises_at_the_end_of_a_run(classifier: layertap.Model) -> None:
+    """Then nothing was stopped, and the exception is the handler's nevertheless."""
+    run, x = classifier.tap("conv"), tiny.images()
+    run(x)
+
+    def run_after(seconds: float) -> None:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        for _ in range(10**5):
+            run(x)
+
+    before = signal.signal(signal.SIGALRM, Ender(FloatingPointError))
+    try:
+        for delay in np.geomspace(1e-5, 3e-4, 200):
+            with pytest.raises(FloatingPointError):
+                run_after(delay)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(run(x)) == len(x)
 
 
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1])
 def test_a_handler_that_raises_nothing_does_not_change_the_result(number: int) -> None:
     """As Python's own system calls go on after it (PEP 475)."""
-    model = layertap.open(counting(20_000).SerializeToString())
+    model = layertap.open(tiny.counting(20_000).SerializeToString())
     expected = model.predict(LONG)
     seen: list[int] = []
     before = signal.signal(number, lambda *_: seen.append(1))
@@ -362,7 +354,7 @@ def test_the_check_has_a_timeout(tmp_path: Path) -> None:
         inputs=(GoldenInput(name="x", shape=(1, 1), low=0.5, high=1.0),),
         layers={"y": GoldenLayer(shape=(1, 1), norm=1.0, scale=1.0, values=(1.0,))},
     )
-    made = counting()
+    made = tiny.counting()
     (item,) = (item for item in made.metadata_props if item.key == KEY)
     item.value = replace(Card.from_json(item.value), golden=golden).to_json()
     file = tiny.save(made, tmp_path / "model.onnx")

@@ -63,9 +63,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[onnx.ModelProto]:
     found = []
     plain = engine.Engine.start
 
-    def start(self: engine.Engine, model: bytes, *args: Any) -> session.Session:
+    def start(self: engine.Engine, model: bytes, *args: Any, **options: Any) -> session.Session:
         found.append(onnx.ModelProto.FromString(model))
-        return plain(self, model, *args)
+        return plain(self, model, *args, **options)
 
     monkeypatch.setattr(engine.Engine, "start", start)
     return found
@@ -372,10 +372,10 @@ def test_a_file_replaced_while_the_session_starts(
     plain = engine.Engine.start
     data = file.read_bytes()
 
-    def start(self: engine.Engine, *args: Any) -> session.Session:
+    def start(self: engine.Engine, *args: Any, **options: Any) -> session.Session:
         file.with_name("other").write_bytes(data)
         os.replace(file.with_name("other"), file)
-        return plain(self, *args)
+        return plain(self, *args, **options)
 
     monkeypatch.setattr(engine.Engine, "start", start)
     with pytest.raises(layertap.ModelFileError, match="was changed since it was opened"):

@@ -248,7 +248,7 @@ def test_images_are_prepared(differentiable: Any) -> None:
         ({"steps": 0}, "steps must be at least 1, got 0."),
         ({"samples": -1}, "samples must be at least 1, got -1."),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
-        ({"noise": -0.1}, "noise must be at least 0, got -0.1."),
+        ({"noise": -0.1}, "noise must be a finite number of at least 0, got -0.1."),
         (
             {"baseline": [1.0, 2.0]},
             "the baseline has shape (2,), but input 'image' has shape (3, 8, 6, 3). Give a "

@@ -21,7 +21,10 @@ from layertap.format.card import KEY
 NOISE = "ignore:input .* the batch has values from"
 """These batches are noise, which the recipe in the file cannot have returned."""
 
-pytestmark = pytest.mark.filterwarnings(NOISE)
+pytestmark = [
+    pytest.mark.filterwarnings(NOISE),
+    pytest.mark.filterwarnings("ignore:target is for methods that explain a class"),
+]
 
 
 Made = Callable[..., layertap.Model]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,10 @@ from layertap.format.card import KEY, Card, Gradients, TensorInfo
 NOISE = "ignore:input .* the batch has values from"
 """These batches are noise, which the recipe in the file cannot have returned."""
 
-pytestmark = pytest.mark.filterwarnings(NOISE)
+pytestmark = [
+    pytest.mark.filterwarnings(NOISE),
+    pytest.mark.filterwarnings("ignore:target is for methods that explain a class"),
+]
 
 
 TinyFile = Callable[[str], Path]
@@ -398,11 +402,11 @@ def test_methods_of_activations_run_no_gradients(
             {"layer": "pool", "method": "eigencam"},
             "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
         ),
-        ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'."),
+        ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'. Did you mean 'input'?"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"channels": 0}, "channels must be at least 1, got 0."),
         ({"resize": (5,)}, "resize must be True, False or (height, width), got (5,)."),
-        ({"resize": (5, 0)}, "resize must be True, False or (height, width), got (5, 0)."),
+        ({"resize": (5, 0)}, "each size in resize must be at least 1, got 0."),
     ],
 )
 def test_invalid_arguments_are_refused(
@@ -436,3 +440,84 @@ def test_gradients_of_another_output(images: np.ndarray) -> None:
     np.testing.assert_allclose(
         found.scores[:, 0], float64_network.forward(images)["pool"][:, 4], rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    """A map or a score then says NaN or infinity, and numpy does not warn (a test error here)."""
+    made = tiny.differentiable()
+    for item in made.graph.initializer:
+        if item.name in ("kernel", "dense"):
+            weights = onnx.numpy_helper.to_array(item).copy()
+            weights.flat[0] = value
+            item.CopyFrom(onnx.numpy_helper.from_array(weights, item.name))
+    onnx.save(made, tmp_path / "m.onnx")
+    model = layertap.open(tmp_path / "m.onnx")
+    x = np.ones((1, 8, 6, 3), np.float32)
+    large = np.array([1, -1, 3e38], np.float32)
+    for method in METHODS:
+        for layer in ("relu", "last"):
+            for target in (0, large) if METHODS[method].takes else ("top",):
+                assert model.cam(x, layer, target, method=method).shape[-2:] == (8, 6)
+    assert model.attribute(x, target=large).shape[-3:] == (8, 6, 3)
+
+
+def test_a_target_without_a_meaning_is_warned_of(tiny_file: TinyFile) -> None:
+    """The maps of these methods are the same for every class."""
+    model = layertap.open(tiny_file("differentiable"))
+    image = tiny.images(1)
+    expected = model.cam(image, "conv", method="eigencam")
+    for target in (1, ["top"], [0, 1], "all", np.ones((1, 3), np.float32)):
+        meant = isinstance(target, list) and target == ["top"]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            maps = model.cam(image, "conv", target, method="eigencam")
+        text = (
+            "target is for methods that explain a class; the map of eigencam is the same for every "
+            "class. Leave out target."
+        )
+        assert [str(one.message) for one in caught] == ([] if meant else [text])
+        assert meant or caught[0].filename == __file__
+        np.testing.assert_array_equal(maps.reshape(-1, *expected.shape[-2:])[0], expected[0, 0])
+
+
+def test_last_conv(tiny_file: TinyFile) -> None:
+    """The last layer with feature maps, as in an export. A layer that has this name wins."""
+    model = layertap.open(tiny_file("differentiable"))
+    image = tiny.images(1)
+    for method in ("gradcam", "eigencam"):
+        expected = model.cam(image, "last", method=method)
+        np.testing.assert_array_equal(model.cam(image, "last-conv", method=method), expected)
+    for name in ("lastconv", "last_conv", "Last-Conv", "last conv"):
+        with pytest.raises(layertap.LayerNotFoundError, match=r"Did you mean 'last-conv'\?"):
+            model.cam(image, name)
+    flat = layertap.open(tiny_file("linear_chain"))
+    with pytest.raises(layertap.LayerNotFoundError, match="no layer with feature maps, so no"):
+        flat.cam(np.ones((1, 4), np.float32), "last-conv", method="eigencam")
+
+
+@pytest.mark.parametrize("removed", [False, True], ids=["a constant", "removed"])
+def test_weights_of_classes_that_are_no_input_any_more(removed: bool, tmp_path: Path) -> None:
+    """As OpenVINO, onnxsim and onnxslim write them: the message says so."""
+    made = tiny.differentiable()
+    (optional,) = (x for x in made.graph.input if x.name == "score_weights")
+    made.graph.input.remove(optional)
+    if removed:
+        (weights,) = (x for x in made.graph.initializer if x.name == "score_weights")
+        made.graph.initializer.remove(weights)
+        constant = tiny.node("Constant", "", "score_weights")
+        constant.attribute.append(onnx.helper.make_attribute("value", weights))
+        made.graph.node.insert(0, constant)
+    model = layertap.open(tiny.save(made, tmp_path / "constant.onnx"))
+    calls: list[Callable[[Any], object]] = [
+        model.gradients,
+        lambda x: model.cam(x, "conv"),
+        model.attribute,
+    ]
+    for call in calls:
+        with pytest.raises(layertap.ModelFileError) as caught:
+            call(tiny.images(1))
+        text = str(caught.value)
+        assert "'score_weights', the weights of the classes, is no input of the graph" in text
+        assert "--class-input required" in text
+        assert "`layertap gradients " in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,20 +111,30 @@ def test_colormap_and_alpha_change_the_overlay(file: Path, pictures: Path) -> No
     assert Image.open("out/a.cam.png").tobytes() == expected.tobytes()
 
 
-def test_picture_is_cropped_as_for_the_model(pictures: Path, tmp_path: Path) -> None:
-    """`keep_aspect_ratio` removes the sides, and the heat map covers the rest."""
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"keep_aspect_ratio": True, "interpolation": "bilinear"},
+        {"shorter_side": 10, "interpolation": "bilinear"},
+        {"shorter_side": 5, "interpolation": "nearest"},
+    ],
+)
+def test_picture_is_cropped_as_for_the_model(
+    geometry: dict[str, Any], pictures: Path, tmp_path: Path
+) -> None:
+    """A crop removes the sides, and the heat map covers the rest."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 40, 3), dtype=np.uint8)).save(
         "wide.png"
     )
-    recipe = {"size": [8, 6], "keep_aspect_ratio": True, "interpolation": "bilinear",
-              "scaling": {"mode": "rescale", "scale": 1 / 255}}  # fmt: skip
+    recipe = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}, **geometry}
     Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     file = tiny.save(tiny.differentiable(), tmp_path / "model.onnx")
     done = layertap("cam", file, "wide.png", "-o", "out", "--preprocess", "recipe.json")
     assert done.code == 0
-    seen = api.load_image("wide.png", size=(8, 6), keep_aspect_ratio=True, interpolation="bilinear")
+    seen = api.load_image("wide.png", size=(8, 6), **geometry)
     picture = Image.fromarray(np.round(seen).astype(np.uint8))
     score = api.open(file).predict("wide.png", preprocess=recipe)[0]
+    np.testing.assert_array_equal(score, api.open(file).predict(seen[None] / np.float32(255))[0])
     title = f"{LABELS[score.argmax()]} {score.max():.3f}"
     expected = panel(
         [("Original", picture), (title, overlay(picture, np.load("out/wide.cam.npy")))]

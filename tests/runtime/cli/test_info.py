@@ -134,3 +134,20 @@ def test_extra_arguments_are_an_error(tiny_file: TinyFile) -> None:
     done = layertap("info", tiny_file("residual"), "extra")
     assert done.code == 2
     assert done.err.splitlines()[-1] == "layertap: error: unrecognized arguments: extra"
+
+
+def test_long_lines_are_shortened_and_json_has_all(tmp_path: Path) -> None:
+    made = tiny.linear_chain()
+    (prop,) = (item for item in made.metadata_props if item.key == KEY)
+    data = json.loads(prop.value)
+    data["labels"] = [f"class number {number}" for number in range(100_000)]
+    prop.value = json.dumps(data)
+    file = tiny.save(made, tmp_path / "m.onnx")
+    done = layertap("info", file)
+    assert "labels   100000: class number 0, class number 1, " in done.out
+    assert max(map(len, done.out.splitlines())) < 1100
+    done = layertap("info", file, "--json")
+    assert json.loads(done.out) == json.loads(Card.from_json(prop.value).to_json())
+    done = layertap("info", tiny.save(tiny.residual(), tmp_path / "plain.onnx"), "--json")
+    assert (done.code, done.out) == (2, "")
+    assert "has no card to print" in done.err

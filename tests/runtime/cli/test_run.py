@@ -126,12 +126,22 @@ def test_layer_names_with_special_characters_are_written() -> None:
 
 
 @pytest.mark.usefixtures("pictures")
+def test_two_layers_that_numpy_reads_as_one_are_refused() -> None:
+    model_with_layers(["x", "x.npy"])
+    done = layertap("run", "m.onnx", "pictures/a.png", "--layers", "*", "-o", "out.npz")
+    assert done.code == 2
+    assert "an .npz file cannot contain both 'x' and 'x.npy', which numpy reads" in done.err
+    assert not Path("out.npz").exists()
+
+
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     ("names", "key"),
     [
         (["layertap.files", "b"], "layertap.files~2"),
         (["layertap.files", "layertap.files~2"], "layertap.files~3"),
         (["layertap.files~2", "b"], "layertap.files"),
+        (["layertap.files.npy", "b"], "layertap.files~2"),
     ],
 )
 def test_a_layer_that_has_the_name_of_the_paths_is_kept(names: list[str], key: str) -> None:

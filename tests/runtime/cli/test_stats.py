@@ -68,6 +68,13 @@ def test_every_option_reaches_the_recipe() -> None:
     assert len(json.loads(done.out)["scaling"]["mean"]) == 4
 
 
+def test_the_crop_of_the_centre_reaches_the_recipe() -> None:
+    done = layertap("stats", "pictures", "--size", "4x3", "--shorter-side", "5")
+    found = collection_statistics("pictures", size=(4, 3), shorter_side=5)
+    assert Preprocessing.from_dict(json.loads(done.out)) == found.preprocessing()
+    assert json.loads(done.out)["shorter_side"] == 5
+
+
 def test_sample_depends_on_the_seed() -> None:
     outs = {
         seed: layertap("stats", "pictures", "--size", "8x6", "--sample", "2", "--seed", str(seed))

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from generators.tiny import constant, model, node, value, weights
 from layertap.format.axes import image_axes, infer_axes, stated_axes
@@ -36,6 +47,130 @@ def axes_of_nodes(nodes: list[Any], shape: Any, *constants: Any, **options: Any)
 IMAGE: Any = ["n", 3, 8, 8]
 CONV = node("Conv", "x k", "conv", pads=[1, 1, 1, 1])
 KERNEL = weights("k", 5, 3, 3, 3)
+
+
+# --- Files that a tool converted ------------------------------------------------------------------
+
+
+def image_network() -> onnx.ModelProto:
+    """A network of images as PyTorch writes it, whose layers are outputs, one of them NHWC."""
+    nodes = [
+        node("Conv", "x k", "conv", pads=[1, 1, 1, 1]),
+        node("Relu", "conv", "relu"),
+        node("MaxPool", "relu", "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", "pool k2", "conv2", pads=[1, 1, 1, 1]),
+        node("Add", "pool conv2", "sum"),
+        node("Mul", "sum conv2", "product"),
+        node("Concat", "sum product", "both", axis=1),
+        node("AveragePool", "both", "mean", kernel_shape=[2, 2]),
+        node("Transpose", "mean", "last", perm=[0, 2, 3, 1]),
+        node("GlobalAveragePool", "mean", "gap"),
+        node("Flatten", "gap", "flat"),
+        node("Gemm", "flat d", "logits"),
+        node("Softmax", "logits", "y"),
+        node("MatMul", "last m", "dense"),
+    ]
+    return model(
+        nodes,
+        [value("x", ["n", 3, 8, 12])],
+        [value("y", ["n", 4]), value("last", None), value("dense", None), value("sum", None)],
+        [
+            weights("k", 16, 3, 3, 3),
+            weights("k2", 16, 16, 3, 3),
+            weights("d", 32, 4),
+            weights("m", 32, 5),
+        ],
+        opset=17,
+    )
+
+
+class Batches(CalibrationDataReader):
+    """Seeded images for the quantiser."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self._batches = [generator.uniform(-1, 1, (1, 3, 8, 12)) for _ in range(2)]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return {"x": self._batches.pop().astype(np.float32)} if self._batches else None
+
+
+def in_float16(source: Path, target: Path) -> None:
+    onnx.save(convert_float_to_float16(onnx.load(source)), target)
+
+
+def in_float16_with_casts(source: Path, target: Path) -> None:
+    onnx.save(convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
+
+
+def quantised(source: Path, target: Path) -> None:
+    quantize_static(source, target, Batches(), quant_format=QuantFormat.QDQ)
+
+
+def quantised_operators(source: Path, target: Path) -> None:
+    quantize_static(source, target, Batches(), quant_format=QuantFormat.QOperator)
+
+
+def quantised_dynamically(source: Path, target: Path) -> None:
+    quantize_dynamic(source, target)
+
+
+def optimised(source: Path, target: Path) -> None:
+    """On x86 with `com.microsoft.nchwc`, which keeps images in blocks of channels."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(target)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def quantised_and_optimised(source: Path, target: Path) -> None:
+    """With `com.microsoft.QLinearConv` of images with channels last."""
+    quantised(source, target)
+    optimised(target, target)
+
+
+def newer(source: Path, target: Path) -> None:
+    onnx.save(onnx.version_converter.convert_version(onnx.load(source), 21), target)
+
+
+@pytest.mark.parametrize(
+    ("convert", "operators"),
+    [
+        (in_float16, ""),
+        (in_float16_with_casts, "Cast"),
+        (quantised, "DequantizeLinear"),
+        (quantised_operators, "QLinearConv QLinearAdd QLinearMul QLinearConcat QGemm"),
+        (quantised_dynamically, "DynamicQuantizeLinear ConvInteger MatMulInteger"),
+        (optimised, ""),
+        (quantised_and_optimised, "QLinearConv"),
+        (newer, ""),
+    ],
+)
+def test_the_axes_of_a_converted_file(convert: Any, operators: str, tmp_path: Path) -> None:
+    source, target = tmp_path / "plain.onnx", tmp_path / "converted.onnx"
+    onnx.save(image_network(), source)
+    logging.disable(logging.ERROR)
+    try:
+        convert(source, target)
+    finally:
+        logging.disable(logging.NOTSET)
+    found = onnx.load(target)
+    assert {*operators.split()} <= {node.op_type for node in found.graph.node}
+    before, after = axes_of(onnx.load(source)), axes_of(found)
+    expected = {"x": "NCHW", "y": "NC", "last": "NHWC", "dense": "NHWC", "sum": "NCHW"}
+    assert {name: before.get(name) for name in expected} == expected
+    assert {name: after.get(name) for name in expected} == expected
+    # The names of tensors inside may now be those of others: their real shapes count.
+    made = [name for node in found.graph.node for name in node.output]
+    names = [name for name in made if len(after.get(name, "")) == 4]
+    del found.graph.output[:]
+    found.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(found.SerializeToString())
+    x = np.zeros((1, 3, 8, 12), np.float16 if convert is in_float16 else np.float32)
+    for name, array in zip(names, session.run(names, {"x": x}), strict=True):
+        sizes = tuple(array.shape[after[name].index(letter)] for letter in "HW")
+        assert sizes in ((8, 12), (4, 6), (3, 5), (1, 1)), name
+    assert len(names) >= 8
 
 
 # --- A convolution fixes the axes, all others are carried ---------------------------------------

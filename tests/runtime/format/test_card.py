@@ -112,7 +112,7 @@ FULL: dict[str, Any] = {
         "class_input": "required",
     },
     "notes": ["computed in float32"],
-    "digest": {"nodes": "0", "graph": "1", "weights": "2"},
+    "digest": {"nodes": "0", "graph": "1", "weights": "2", "card": "3"},
     "made_from": {"step": "cut", "graph": "3", "weights": "4", "file": "whole.onnx"},
 }
 """A card with all keys."""
@@ -463,7 +463,7 @@ def test_invalid_value_is_a_damaged_card(
 def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
-    optional |= {"digest", "made_from", "file", "tables", "step"}
+    optional |= {"digest", "made_from", "file", "tables", "step", "card"}
     optional |= {"sums", "reference", "images"}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))

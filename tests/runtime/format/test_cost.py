@@ -143,8 +143,8 @@ def test_dtype_without_a_size_has_unknown_costs() -> None:
     [
         ({"batch": 0}, "batch must be at least 1, got 0."),
         ({"batch": -3}, "batch must be at least 1, got -3."),
-        ({"size": (0, 5)}, "each axis of the size must be at least 1, got (0, 5)."),
-        ({"size": [5, -1]}, "each axis of the size must be at least 1, got (5, -1)."),
+        ({"size": (0, 5)}, "each size in size must be at least 1, got 0."),
+        ({"size": [5, -1]}, "each size in size must be at least 1, got -1."),
     ],
 )
 def test_invalid_size_or_batch_is_a_usage_error(options: dict[str, Any], message: str) -> None:

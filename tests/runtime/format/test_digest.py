@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -55,7 +57,7 @@ def stamped(made: onnx.ModelProto) -> onnx.ModelProto:
         onnxruntime="1.32.0",
         layers={made.graph.output[0].name: LayerCheck(max_abs=1e-7, scaled=2.1e-7)},
     )
-    found = digest_of(BytesSource(made.SerializeToString()))
+    found = digest_of(BytesSource(made.SerializeToString()), card)
     card = replace(card, digest=found, verification=verification)
     for item in made.metadata_props:
         if item.key == KEY:
@@ -352,7 +354,7 @@ def test_a_part_has_a_digest_of_its_own_and_names_the_whole(tmp_path: Path) -> N
     layertap.open(file).cut(tmp_path / "part.onnx", end="probs")
     card = layertap.open(tmp_path / "part.onnx").card
     assert card is not None
-    assert card.digest == digest_of(FileSource(tmp_path / "part.onnx"))
+    assert card.digest == digest_of(FileSource(tmp_path / "part.onnx"), card)
     assert card.made_from is not None
     whole = digest_of(FileSource(file))
     assert (card.made_from.graph, card.made_from.weights) == (whole.graph, whole.weights)
@@ -390,3 +392,63 @@ def test_changed_parts_are_compared_separately() -> None:
     after = digest_of(BytesSource(zeroed(made).SerializeToString()))
     assert changed_parts(before, after) == ("weights",)
     assert before.graph == after.graph
+
+
+# --- The card -----------------------------------------------------------------------------------
+
+
+def recarded(made: onnx.ModelProto, change: Callable[[dict[str, Any]], object]) -> onnx.ModelProto:
+    """The model with a card that another program has changed."""
+    (item,) = (item for item in made.metadata_props if item.key == KEY)
+    card = json.loads(item.value)
+    change(card)
+    item.value = json.dumps(card)
+    return made
+
+
+CHANGES: Mapping[str, Callable[[dict[str, Any]], object]] = {
+    "labels in another order": lambda card: card["labels"].reverse(),
+    "labels left out": lambda card: card.pop("labels"),
+    "another recipe": lambda card: card["preprocessing"].update(interpolation="bilinear"),
+    "no recipe": lambda card: card.pop("preprocessing"),
+    "the axes of the input": lambda card: card["inputs"][0].update(axes="NCHW"),
+    "the axes of a layer": lambda card: card["layers"][1].update(axes="NCHW"),
+    "another tensor": lambda card: card["layers"][1].update(tensor=card["layers"][2]["tensor"]),
+    "layers in another order": lambda card: card["layers"].reverse(),
+}
+
+
+def carded() -> onnx.ModelProto:
+    labelled = {"labels": ["cat", "dog"], "preprocessing": {"size": [8, 6]}}
+    return stamped(recarded(tiny.image_classifier(), lambda card: card.update(labelled)))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_info_says_that_the_card_was_changed(
+    change: Callable[[dict[str, Any]], object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", saved(carded(), tmp_path)]) == 0
+    assert "changed" not in capsys.readouterr().out
+    assert main(["info", saved(recarded(carded(), change), tmp_path)]) == 0
+    text = "the labels, the preprocessing or the axes in the card are not those that were verified"
+    assert re.search(f"^changed +{text}; see", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_what_a_card_measured_is_not_part_of_its_digest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor what an older file does not state, or a newer version adds."""
+    more = {"notes": ["a note"], "later": {"key": 1}}
+    assert main(["info", saved(recarded(carded(), lambda card: card.update(more)), tmp_path)]) == 0
+    old = recarded(carded(), lambda card: (card["digest"].pop("card"), card.pop("labels")))
+    assert main(["info", saved(old, tmp_path)]) == 0
+    assert "changed" not in capsys.readouterr().out
+
+
+def test_a_part_keeps_the_errors_if_only_labels_were_changed(tmp_path: Path) -> None:
+    file = saved(recarded(carded(), lambda card: card["labels"].reverse()), tmp_path)
+    layertap.open(file).cut(tmp_path / "part.onnx", end="probs")
+    card = layertap.open(tmp_path / "part.onnx").card
+    assert card is not None
+    assert verification_of(card).layers
+    assert card.digest == digest_of(FileSource(tmp_path / "part.onnx"), card)

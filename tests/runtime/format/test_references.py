@@ -252,9 +252,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[onnx.ModelProto]:
     found: list[onnx.ModelProto] = []
     plain = engine.Engine.start
 
-    def start(self: engine.Engine, model: bytes, *args: Any) -> session.Session:
+    def start(self: engine.Engine, model: bytes, *args: Any, **named: Any) -> session.Session:
         found.append(onnx.ModelProto.FromString(model))
-        return plain(self, model, *args)
+        return plain(self, model, *args, **named)
 
     monkeypatch.setattr(engine.Engine, "start", start)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import math
 import os
 import struct
 import subprocess
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, features
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps, features
 
 from layertap.errors import ImageError, LayertapWarning, PreprocessingError
 from layertap.images.load import image_libraries, image_name, load_image
@@ -255,6 +258,85 @@ def test_keep_aspect_ratio_crops_the_centre(
     image = np.arange(shape[0] * shape[1], dtype=np.uint8).reshape(shape)
     pixels = load_image(image, size=size, keep_aspect_ratio=True, color_mode="grayscale")
     np.testing.assert_array_equal(pixels[:, :, 0], image[np.ix_(rows, columns)])
+
+
+TORCHVISION = [
+    (50, 37, 20, (16, 16), "bilinear", "rgb", (16, 16), 0xA6123882),
+    (33, 51, 25, (24, 20), "bicubic", "rgb", (24, 20), 0xDD5FD704),
+    (20, 30, 21, (20, 26), "lanczos", "rgb", (20, 26), 0x31355BA9),
+    (40, 41, 12, (16, 9), "bilinear", "grayscale", (16, 9), 0xB374D601),
+    (9, 30, 11, (15, 13), "box", "rgb", (15, 13), 0xD1BE34A8),
+    (31, 17, 40, (33, 44), "hamming", "rgba", (33, 44), 0xCC80C742),
+    (25, 25, 16, (16, 16), "nearest", "rgb", (16, 16), 0x25112C80),
+    (64, 48, 32, None, "bilinear", "rgb", (42, 32), 0x2E682DCF),
+]
+"""Height, width, shorter side, size, filter and colour mode; and the size and the CRC-32 of the
+result, as float32, of torchvision 0.29.1 with Pillow 12.3: `Resize`, then `CenterCrop`."""
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "side", "size", "name", "mode", "expected", "checksum"), TORCHVISION
+)
+def test_shorter_side_is_the_resize_and_crop_of_torchvision(
+    height: int,
+    width: int,
+    side: int,
+    size: tuple[int, int] | None,
+    name: Any,
+    mode: Any,
+    expected: tuple[int, int],
+    checksum: int,
+) -> None:
+    channels = {"rgb": (3,), "rgba": (4,), "grayscale": ()}[mode]
+    numbers = np.arange(height * width * math.prod(channels)) ** 2 * 7919 % 65521 % 256
+    image = numbers.astype(np.uint8).reshape(height, width, *channels)
+    pixels = load_image(image, size=size, shorter_side=side, interpolation=name, color_mode=mode)
+    assert pixels.shape[:2] == expected
+    assert zlib.crc32(pixels.tobytes()) == checksum
+
+
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    side=st.integers(1, 40),
+    size=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_shorter_side_with_any_sizes(
+    shape: tuple[int, int], side: int, size: tuple[int, int]
+) -> None:
+    """The formulas of torchvision's `_compute_resized_output_size` and `center_crop`, which pads
+    small images first."""
+    image = Image.fromarray(
+        (np.arange(shape[0] * shape[1]) * 7 % 255 + 1).astype(np.uint8).reshape(shape)
+    )
+    short, long = (image.width, image.height)[:: 1 if image.width <= image.height else -1]
+    longer = int(side * long / short)
+    new = (side, longer) if image.width <= image.height else (longer, side)
+    scaled = image if image.size == new else image.resize(new, Image.Resampling.NEAREST)
+    (height, width) = size
+    lacks = max(width - scaled.width, 0), max(height - scaled.height, 0)
+    border = (lacks[0] // 2, lacks[1] // 2, (lacks[0] + 1) // 2, (lacks[1] + 1) // 2)
+    padded = ImageOps.expand(scaled, border, fill=0)
+    top = int(round((padded.height - height) / 2.0))  # noqa: RUF046 - as in torchvision
+    left = int(round((padded.width - width) / 2.0))  # noqa: RUF046
+    expected = np.asarray(padded.crop((left, top, left + width, top + height)))
+    pixels = load_image(image, size=size, shorter_side=side, color_mode="grayscale")
+    np.testing.assert_array_equal(pixels[..., 0], expected)
+
+
+def test_shorter_side_of_deep_grey_is_scaled_first() -> None:
+    grey = np.array([[0, 257, 514, 771]], np.uint16)
+    pixels = load_image(grey, size=(3, 2), shorter_side=1, depth="scale", color_mode="grayscale")
+    assert pixels[..., 0].tolist() == [[0, 0], [1, 2], [0, 0]]
+
+
+def test_shorter_side_of_a_thin_image_is_refused() -> None:
+    """256 x 15 million pixels would fill the memory, for a crop of 224 x 224."""
+    thin = np.zeros((1, 60_000), np.uint8)
+    with pytest.raises(ImageError) as caught:
+        load_image(thin, size=(224, 224), shorter_side=256)
+    assert str(caught.value).startswith(
+        'image array: with "shorter_side" 256, its 1 x 60000 pixels become 256 x 15360000, '
+    )
 
 
 def test_colour_is_converted_before_the_size() -> None:

@@ -94,6 +94,20 @@ def test_recipe_is_applied_in_order() -> None:
     assert scaled.tolist() == [[[-1.0], [1.0]]]
 
 
+def test_the_recipe_of_torchvision() -> None:
+    """`Resize(8)`, `CenterCrop(6)`, `ToTensor()` and `Normalize(...)`, computed step by step."""
+    recipe = Preprocessing.from_dict(
+        {"size": [6, 6], "shorter_side": 8, "channels": "first", "scaling": {"mode": "torch"}}
+    )
+    image = Image.fromarray(PIXELS)  # 17 x 23
+    pixels = np.asarray(image.resize((10, 8), Image.Resampling.NEAREST))[1:7, 2:8]
+    mean, std = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
+    expected = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+    np.testing.assert_array_equal(recipe(image), expected.transpose(2, 0, 1))
+    assert "shorter_side" not in Preprocessing().to_dict()
+    assert Preprocessing.from_dict(recipe.to_dict()) == recipe
+
+
 def test_imagenet_scaling_requires_three_channels() -> None:
     with pytest.raises(InputError) as caught:
         ImageNet(mode="torch")(np.zeros((2, 2, 4), np.float32))
@@ -194,11 +208,13 @@ def recipes(draw: st.DrawFn) -> Preprocessing:
     ]
     if color_mode == "rgb":
         scalings.append(st.builds(ImageNet, mode=st.sampled_from(["caffe", "tf", "torch"])))
+    keep_aspect_ratio = draw(st.booleans())
     return Preprocessing(
         size=draw(st.none() | st.tuples(st.integers(1, 5000), st.integers(1, 5000))),
         color_mode=color_mode,  # type: ignore[arg-type]
         interpolation=draw(st.sampled_from(["nearest", "bilinear", "lanczos", "hamming"])),
-        keep_aspect_ratio=draw(st.booleans()),
+        keep_aspect_ratio=keep_aspect_ratio,
+        shorter_side=None if keep_aspect_ratio else draw(st.none() | st.integers(1, 5000)),
         depth=draw(st.sampled_from(["clip", "scale"])),
         scaling=draw(st.one_of(scalings)),
     )
@@ -226,7 +242,7 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         (
             {"colour_mode": "rgb"},
             '"colour_mode" is not a key of a preprocessing recipe, which has size, color_mode, '
-            "interpolation, keep_aspect_ratio, depth, channels, scaling. "
+            "interpolation, keep_aspect_ratio, shorter_side, depth, channels, scaling. "
             "Did you mean 'color_mode'?",
         ),
         ({"size": 320}, NO_SIZE.format(320)),
@@ -235,7 +251,8 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         ({"size": "320x320"}, NO_SIZE.format("'320x320'")),
         (
             {"color_mode": "RGB"},
-            "\"color_mode\" is 'RGB', but it must be one of 'rgb', 'rgba', 'grayscale'.",
+            "\"color_mode\" is 'RGB', but it must be one of 'rgb', 'rgba', 'grayscale'. "
+            "Did you mean 'rgb', 'rgba'?",
         ),
         (
             {"interpolation": None},
@@ -245,6 +262,28 @@ MODES = "'standardize', 'samplewise', 'rescale', 'caffe', 'tf', 'torch'"
         (
             {"keep_aspect_ratio": "no"},
             "\"keep_aspect_ratio\" is 'no', but it must be true or false.",
+        ),
+        (
+            {"shorter_side": 0},
+            '"shorter_side" is 0, but it must be a positive integer, or null.',
+        ),
+        (
+            {"shorter_side": True},
+            '"shorter_side" is True, but it must be a positive integer, or null.',
+        ),
+        (
+            {"shorter_side": [256, 256]},
+            '"shorter_side" is [256, 256], but it must be a positive integer, or null.',
+        ),
+        (
+            {"shorter_side": 100_000},
+            '"shorter_side" is 100000, which is more than 178956970 pixels. If you need that, '
+            "increase PIL.Image.MAX_IMAGE_PIXELS.",
+        ),
+        (
+            {"shorter_side": 256, "keep_aspect_ratio": True},
+            '"shorter_side" keeps the aspect ratio of the whole image and then crops it to '
+            '"size", "keep_aspect_ratio" crops it first. Give one of them.',
         ),
         ({"depth": "clop"}, "\"depth\" is 'clop', but it must be one of 'clip', 'scale'."
                             " Did you mean 'clip'?"),
@@ -337,7 +376,7 @@ def test_load_reads_a_json_file(tmp_path: Path) -> None:
         (b"[" * 100_000, None),
         (b"\xff\xfe\x00", None),
         (b'{"siz": 3}', '"siz" is not a key of a preprocessing recipe, which has size, color_mode, '
-                        "interpolation, keep_aspect_ratio, depth, channels, scaling. "
+                        "interpolation, keep_aspect_ratio, shorter_side, depth, channels, scaling. "
                         "Did you mean 'size'?"),
     ],
 )  # fmt: skip

@@ -68,6 +68,7 @@ HANDLERS: Mapping[str, Handler] = {
     "AsString": lookup.as_string,
     # sequences
     "Cumprod": sequences.cumprod,
+    "ScatterNd": sequences.scatter,
     "UnsortedSegmentMax": sequences.segments(largest=True),
     "UnsortedSegmentMin": sequences.segments(largest=False),
     "CTCGreedyDecoder": sequences.ctc_greedy_decoder,

@@ -8,6 +8,43 @@ import numpy as np
 from tf2onnx.onnx_opset.nn import ConvOp
 
 from .expressions import UnsupportedUseError, Value, attribute, replace_node
+from .windows import same_pads, skips, spatial
+
+FORWARD = ("Conv2D", "DepthwiseConv2dNative", "Conv3D")
+"""The operations that are convolutions and no gradients of one."""
+
+
+def pad_same(graph: Any, nodes: Any) -> Any:
+    """Pad the inputs of convolutions with padding `same` themselves, where the strides are larger
+    than the kernel and the sizes free: ONNX's own rule gives negative sizes there.
+
+    tf2onnx calls this before it converts the operations of a graph.
+    """
+    for node in nodes:
+        if node.type in FORWARD and attribute(node, "padding") == "SAME":
+            _pad(graph, node)
+    return graph.get_nodes()
+
+
+def _pad(graph: Any, node: Any) -> None:
+    """Pad the input of a convolution with `same_pads`, where that is needed."""
+    channels_last = attribute(node, "data_format").endswith("C")
+    strides, dilations = (
+        spatial(attribute(node, x), channels_last) for x in ("strides", "dilations")
+    )
+    kernel = graph.get_shape(node.input[1])[: len(strides)]
+    extents = (np.subtract(kernel, 1) * dilations + 1).tolist()
+    if min(kernel) < 1 or not skips(graph, node, channels_last, extents, strides):
+        return
+    x = Value(graph, node.input[0])
+    rank, shape = x.rank, graph.get_shape(x.name)
+    x = x.transpose(0, rank - 1, *range(1, rank - 1)) if channels_last else x
+    x = x.op("Pad", same_pads(x, extents, strides))
+    x = x.transpose(0, *range(2, rank), 1) if channels_last else x
+    axes = range(1, rank - 1) if channels_last else range(2, rank)
+    graph.set_shape(x.name, [-1 if axis in axes else size for axis, size in enumerate(shape)])
+    graph.replace_input(node, node.input[0], x.name, 0)
+    node.set_attr("padding", "VALID")
 
 
 def conv3d(graph: Any, node: Any, name: str, args: Any) -> None:
@@ -32,7 +69,7 @@ def transposed(graph: Any, node: Any, name: str, args: Any) -> None:
     padding = attribute(node, "padding")
     output_shape = graph.get_shape(node.output[0])
     strides, dilations = (
-        _spatial(attribute(node, x), channels_last) for x in ("strides", "dilations")
+        spatial(attribute(node, x), channels_last) for x in ("strides", "dilations")
     )
     if padding == "EXPLICIT":
         raise UnsupportedUseError("a transposed convolution with explicit padding is not supported")
@@ -43,7 +80,7 @@ def transposed(graph: Any, node: Any, name: str, args: Any) -> None:
         kernel = kernel.transpose(rank - 1, rank - 2, *range(rank - 2))
         extents = np.subtract(_static_shape(kernel)[2:], 1) * dilations + 1
         attributes = {"strides": strides, "dilations": dilations}
-        output_size = _spatial(output_shape, channels_last)
+        output_size = spatial(output_shape, channels_last)
         input_size = [-1 if n is None else n for n in (x.shape or ())[2:]]
         if min(*input_size, *output_size) < 0:
             y = _with_computed_size(
@@ -88,11 +125,6 @@ def _with_computed_size(
         begin = surplus.op("Max", 0) / 2
     axes = unpadded.int64s(range(2, rank))
     return unpadded.op("Slice", begin, begin + output_size, *axes)
-
-
-def _spatial(values: Any, channels_last: bool) -> list[int]:
-    """The values for the spatial axes, from one value for each axis."""
-    return [int(x) for x in (values[1:-1] if channels_last else values[2:])]
 
 
 def _static_shape(x: Value) -> tuple[int, ...]:

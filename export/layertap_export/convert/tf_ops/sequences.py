@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 from tf2onnx.onnx_opset.math import CumProd
+from tf2onnx.onnx_opset.tensor import ScatterND
 
 from .expressions import (
     Handler,
@@ -28,6 +30,18 @@ def cumprod(graph: Any, node: Any, name: str, args: Any) -> None:
         nonnegative = Value(graph, node.input[0]).const(value, np.int32)
         graph.replace_input(node, node.input[1], nonnegative.name, 1)
     CumProd.version_10(graph, node)
+
+
+def scatter(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Values at indices, added up where an index occurs twice, which tf2onnx's form does not do.
+
+    Before opset 16 ONNX cannot add; then an index must not occur twice.
+    """
+    node.type = "ScatterND"
+    dtype = graph.get_dtype(node.input[1])
+    ScatterND.version_11(graph, node)
+    if graph.opset >= 16 and dtype != TensorProto.BOOL:
+        node.set_attr("reduction", "add")
 
 
 def segments(largest: bool) -> Handler:

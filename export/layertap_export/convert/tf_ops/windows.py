@@ -25,12 +25,9 @@ def pooling(kind: str) -> Handler:
 
 def _pooling(kind: str, graph: Any, node: Any) -> None:
     channels_last = attribute(node, "data_format").endswith("C")
-    sizes, strides = (_spatial(attribute(node, key), channels_last) for key in ("ksize", "strides"))
+    sizes, strides = (spatial(attribute(node, key), channels_last) for key in ("ksize", "strides"))
     same = attribute(node, "padding") == "SAME"
-    shape = graph.get_shape(node.input[0])
-    free = shape is None or min(_spatial(shape, channels_last)) < 0
-    skips = any(stride > size for size, stride in zip(sizes, strides, strict=True))
-    if not (same and free and skips):
+    if not (same and skips(graph, node, channels_last, sizes, strides)):
         operation, node.type = node.type, kind
         PoolOp.version_11(graph, node, tf_op=operation)
         return
@@ -55,7 +52,7 @@ def _pooling(kind: str, graph: Any, node: Any) -> None:
 def patches(graph: Any, node: Any, name: str, args: Any) -> None:
     """Patches of images as the last axis, `(n, rows, columns, height * width * channels)`."""
     (height, width), strides, rates = (
-        _spatial(attribute(node, key), True) for key in ("ksizes", "strides", "rates")
+        spatial(attribute(node, key), True) for key in ("ksizes", "strides", "rates")
     )
     same = attribute(node, "padding") == "SAME"
 
@@ -111,6 +108,18 @@ def same_pads(x: Value, extents: Sequence[int], strides: Sequence[int]) -> Value
     return concat([none, before, none, total - before], 0)
 
 
-def _spatial(values: Any, channels_last: bool) -> list[int]:
+def skips(
+    graph: Any, node: Any, channels_last: bool, extents: Sequence[int], strides: Sequence[int]
+) -> bool:
+    """Whether a stride is larger than the windows' extent, and the size of the input is free.
+
+    Where an operator computes the padding of these itself, it is negative.
+    """
+    shape = graph.get_shape(node.input[0])
+    free = shape is None or min(spatial(shape, channels_last)) < 0
+    return free and any(stride > size for size, stride in zip(extents, strides, strict=True))
+
+
+def spatial(values: Any, channels_last: bool) -> list[int]:
     """The values for the spatial axes, from one value for each axis."""
     return [int(value) for value in (values[1:-1] if channels_last else values[2:])]

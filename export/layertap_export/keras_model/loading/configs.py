@@ -153,6 +153,32 @@ def text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
+def layer_names(path: Path) -> list[str] | None:
+    """The names of the layers of the model itself, without those inside them.
+
+    Returns:
+        The names; `None` where the file does not state them, as for a subclassed model.
+
+    Raises:
+        ModelLoadError, DependencyError: see `read`.
+    """
+    config = read(path).config
+    inner = config.get("config") if isinstance(config, dict) else None
+    if isinstance(inner, list):  # a Sequential of the first versions of Keras
+        inner = {"layers": inner}
+    rows = inner.get("layers") if isinstance(inner, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return None
+    names = []
+    for row in rows:
+        stated = row.get("config")
+        name = row.get("name") or (stated.get("name") if isinstance(stated, dict) else None)
+        if not isinstance(name, str):
+            return None
+        names.append(name)
+    return names or None
+
+
 def ensure_no_code(config: Any, path: Path) -> None:
     """Check that a configuration contains no Python code, and reads no other files.
 

@@ -61,7 +61,10 @@ def _load(
 
     if stored.suffix == ".keras" and is_old(path):
         with in_new_layout(path) as copy:
-            return _load(copy, stored, custom_objects, unsafe)
+            try:
+                return _load(copy, stored, custom_objects, unsafe)
+            except ModelLoadError as exc:  # about the copy, which the user has not seen
+                raise ModelLoadError(str(exc).replace(str(copy), str(path))) from exc
     given = set(custom_objects)
     try:
         return _in_keras(path, stored, custom_objects, unsafe)
@@ -238,13 +241,21 @@ def _in_tf_keras(
 
     scope = tf_keras.utils.custom_object_scope(dict(custom_objects))
     safe, reaching = SafeModeScope(not unsafe), _lambdas_reach(generic_utils, custom_objects)
-    with _refusals(), scope, safe, reaching, named(path, stored.suffix) as file:
+    metrics = wrapped(tf_keras.metrics.Metric, "load_own_variables", _own_variables)
+    with _refusals(), scope, safe, reaching, metrics, named(path, stored.suffix) as file:
         if stored.suffix != ".h5":
             return tf_keras.models.load_model(file, compile=False, safe_mode=not unsafe)
         config = json.dumps(_completed(stored.config))
         model = tf_keras.models.model_from_json(config)
         model.load_weights(file)
         return model
+
+
+def _own_variables(original: Any, metric: Any, store: Any) -> None:
+    """Load the state of a metric where it is found. Older versions kept it under other names, and
+    predictions do not depend on it."""
+    if len(store.keys()):
+        original(metric, store)
 
 
 def _completed(config: Any) -> Any:

@@ -76,6 +76,50 @@ def test_a_metric_of_keras_2_is_nothing_in_inference(
     np.testing.assert_allclose(found, model.predict(X, verbose=0), rtol=1e-5, atol=1e-6)
 
 
+def test_the_state_of_a_metric_may_be_missing(tf_keras: Any, tmp_path: Path) -> None:
+    """TensorFlow 2.12 to 2.14 kept it under another name."""
+    h5py = pytest.importorskip("h5py")
+    x = tf_keras.Input((4,))
+    y = tf_keras.layers.Dense(3)(x)
+    model = tf_keras.Model(x, y)
+    model.add_metric(tf_keras.backend.mean(y), name="mean", aggregation="mean")
+    model.save(tmp_path / "m.keras", save_format="keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    weights = tmp_path / "weights.h5"
+    weights.write_bytes(members["model.weights.h5"])
+    with h5py.File(weights, "r+") as file:
+        found: list[str] = []
+        file.visit(found.append)
+        states = [name for name in found if "metric" in name and name.endswith("/vars/0")]
+        assert states
+        for name in states:
+            variables = file[name].parent
+            for key in list(variables):
+                del variables[key]
+    members["model.weights.h5"] = weights.read_bytes()
+    with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    loaded = load_model(tmp_path / "m.keras")
+    np.testing.assert_allclose(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize("cls", ["GRU", "LSTM", "SimpleRNN"])
+def test_a_stateful_layer_of_keras_2_starts_from_its_states(
+    tf_keras: Any, tmp_path: Path, cls: str
+) -> None:
+    x = tf_keras.Input((4, 3), batch_size=2)
+    model = tf_keras.Model(x, getattr(tf_keras.layers, cls)(5, stateful=True)(x))
+    batch = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    report = layertap_export.export(model, tmp_path / "m.onnx")
+    expected = model.predict(batch, verbose=0)
+    found = layertap.open(report.path)
+    for _ in range(2):  # a file keeps no states
+        np.testing.assert_allclose(found.predict(batch), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(model.predict(batch, verbose=0) - expected).max() > 1e-3
+
+
 def attention(x: Any) -> Any:
     return keras.layers.Attention()([x, x])
 

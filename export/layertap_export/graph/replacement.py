@@ -39,6 +39,13 @@ class Replacement:
             self._shapes[name] = shape
         return name
 
+    def transposed(self, name: str, perm: Sequence[int]) -> str:
+        """A tensor of a known rank with its axes in another order; itself if it is the same."""
+        if list(perm) == sorted(perm):
+            return name
+        shape = self._shapes[name]
+        return self.emit("Transpose", [name], tuple(shape[axis] for axis in perm), perm=list(perm))
+
     def constant(self, value: NDArray[np.generic]) -> str:
         """Add a constant, and return its name."""
         name = f"{self._output}/constant/{self._constants}"
@@ -46,6 +53,10 @@ class Replacement:
         self._graph.initializer.append(numpy_helper.from_array(value, name))
         self._shapes[name] = value.shape
         return name
+
+    def number(self, value: float) -> str:
+        """Add a number in float32, and return its name."""
+        return self.constant(np.array(value, np.float32))
 
     def finished(self) -> list[onnx.NodeProto]:
         """The nodes; the last makes the output."""

@@ -220,9 +220,7 @@ RAW: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
     "products_of_einsum": lambda patch, fault: after(
         patch, assembling, "products_of_einsum", fault
     ),
-    "layer_normalisations": lambda patch, fault: after(
-        patch, assembling, "layer_normalisations", fault
-    ),
+    "normalisations": lambda patch, fault: after(patch, assembling, "normalisations", fault),
     "fuse": lambda patch, fault: after(patch, assembling, "fuse", fault),
     "join_activations": lambda patch, fault: after(patch, fusing, "join_activations", fault),
     "rename": lambda patch, fault: after(patch, assembling, "rename", fault),

@@ -8,7 +8,8 @@ network has, those of attention first, is a matrix product of axes in another or
 The axes of the two tensors are of four kinds: `batch` stands in both tensors and in the result,
 `summed` in both tensors only, `rows` in the first tensor and the result, `columns` in the second
 tensor and the result. MatMul takes `(batch..., row, summed)` and `(batch..., summed, column)`, so
-several axes of one kind are joined by a Reshape before the product, and taken apart after it.
+several axes of one kind are joined by a Reshape before the product, and taken apart after it. A
+bias is added in between, where onnxruntime computes it with the product.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from layertap_export.graph.formulas import Formulas
 from layertap_export.graph.graph import attribute, is_standard
 from layertap_export.graph.replacement import Replacement, Shape
 
@@ -62,12 +64,15 @@ class _Products:
     def __init__(self, graph: onnx.GraphProto, shapes: dict[str, Shape]) -> None:
         self._graph = graph
         self._shapes = shapes
+        self._formulas = Formulas(graph)
+        self._with_bias: dict[str, list[onnx.NodeProto]] = {}
+        """By output of the Add of a bias, the nodes of the product with it."""
 
     def instead_of(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """The nodes that replace a node: itself, unless it is a product."""
         equation = _equation(node)
         if equation is None:
-            return [node]
+            return self._with_bias.get(node.output[0], [node])
         (left, right), result = equation
         first, second = _Operand(node.input[0], left), _Operand(node.input[1], right)
         axes = _by_kind(left, right, result)
@@ -78,9 +83,32 @@ class _Products:
         if rows and columns and result.index(columns) < result.index(rows):
             first, second = second, first
             axes = axes._replace(rows=axes.columns, columns=axes.rows)
-        self._made = Replacement(self._graph, self._shapes, node.output[0])
-        self._write(axes, first, second, result, sizes)
-        return self._made.finished()
+        bias = self._bias(node.output[0], axes, result, sizes)
+        output, constant = bias or (node.output[0], "")
+        self._made = Replacement(self._graph, self._shapes, output)
+        self._write(axes, first, second, result, sizes, constant)
+        if bias is None:
+            return self._made.finished()
+        self._with_bias[output] = self._made.finished()
+        return []
+
+    def _bias(
+        self, product: str, axes: _Axes, result: str, sizes: Mapping[str, int | None]
+    ) -> tuple[str, str] | None:
+        """What an Add makes of a product, and the constant that it adds: one value for each of
+        several columns, which are the last axes of the product."""
+        add = self._formulas.only_reader(product)
+        if add is None or add.op_type != "Add" or len(axes.columns) == 1:
+            return None
+        if result != axes.batch + axes.rows + axes.columns:
+            return None
+        one, other = map(self._formulas.source, add.input)
+        constant = other if one == product else one
+        if constant not in self._formulas.constants:
+            return None
+        shape = tuple(sizes[letter] for letter in axes.columns)
+        fits = None not in shape and self._shapes.get(constant) == shape
+        return (add.output[0], constant) if fits else None
 
     def _sizes(self, *operands: _Operand) -> dict[str, int | None] | None:
         """The size of each axis, as far as it is known; `None` if there is no product."""
@@ -103,20 +131,24 @@ class _Products:
         second: _Operand,
         result: str,
         sizes: Mapping[str, int | None],
+        bias: str,
     ) -> None:
         batch, rows, columns, summed = axes
         # MatMul takes any number of axes in front of the last two if the second is a matrix.
         groups = [*batch, *rows] if not batch and rows else [*batch, rows]
         left = self._joined(first, [*groups, summed], sizes)
         right = self._joined(second, [*batch, summed, columns], sizes)
-        product = self._made.emit("MatMul", [left, right], _joined_shape([*groups, columns], sizes))
+        shape = _joined_shape([*groups, columns], sizes)
+        product = self._made.emit("MatMul", [left, right], shape)
+        if bias:
+            target = self._made.constant(np.array([-1], np.int64))
+            joined = self._made.emit("Reshape", [bias, target], shape[-1:])
+            product = self._made.emit("Add", [product, joined], shape)
         found = batch + rows + columns
         if any(len(group) != 1 for group in [*groups, columns]):
             product = self._reshaped(product, [*groups, columns], [*found], sizes, first, second)
         if found != result:
-            shape = tuple(sizes[letter] for letter in result)
-            perm = [found.index(letter) for letter in result]
-            self._made.emit("Transpose", [product], shape, perm=perm)
+            self._made.transposed(product, [found.index(letter) for letter in result])
 
     def _joined(
         self, operand: _Operand, groups: Sequence[str], sizes: Mapping[str, int | None]
@@ -125,8 +157,7 @@ class _Products:
         name, letters = operand
         order = "".join(groups)
         if order != letters:
-            perm = [letters.index(letter) for letter in order]
-            name = self._made.emit("Transpose", [name], _joined_shape(order, sizes), perm=perm)
+            name = self._made.transposed(name, [letters.index(letter) for letter in order])
         if any(len(group) != 1 for group in groups):
             name = self._reshaped(name, [*order], groups, sizes, operand)
         return name

@@ -38,7 +38,7 @@ def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str
         keep: tensors that must stay.
     """
     keep = set(keep)
-    join_activations(model, keep)
+    join_activations(model, shapes, keep)
     _Fusion(model, shapes, keep).run()
     prune(model, keep)
 

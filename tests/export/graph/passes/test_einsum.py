@@ -66,6 +66,55 @@ def test_several_free_axes_of_one_kind() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "reads", "operators"),
+    [
+        ((4, 3), "p bias", ["MatMul", "Add", "Reshape"]),
+        ((4, 3), "bias p", ["MatMul", "Add", "Reshape"]),
+        ((3,), "p bias", ["MatMul", "Reshape", "Add"]),
+        ((1, 4, 3), "p bias", ["MatMul", "Reshape", "Add"]),
+        ((2, 4, 4, 3), "p bias", ["MatMul", "Reshape", "Add"]),
+    ],
+    ids=str,
+)
+def test_bias(shape: tuple[int, ...], reads: str, operators: list[str]) -> None:
+    """One value for each column is added before the columns are taken apart."""
+    nodes = [
+        tiny.node("Einsum", "x w", "p", equation="abc,cde->abde"),
+        tiny.node("Add", reads, "y"),
+    ]
+    assert biased(nodes, shape) == operators
+
+
+def test_products_without_bias_that_are_read_stay() -> None:
+    nodes = [
+        tiny.node("Einsum", "x w", "p", equation="abc,cde->abde"),
+        tiny.node("Relu", "p", "q"),
+        tiny.node("Add", "q bias", "r"),
+        tiny.node("Add", "p bias", "s"),
+        tiny.node("Add", "r s", "y"),
+    ]
+    assert biased(nodes, (4, 3)) == ["MatMul", "Reshape", "Relu", "Add", "Add", "Add"]
+
+
+def biased(nodes: list[onnx.NodeProto], shape: tuple[int, ...]) -> list[str]:
+    """The operators after the pass, without Reshapes of constants. The result is the same."""
+    feeds = {"x": np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)}
+    model = tiny.model(
+        nodes,
+        [tiny.value("x", ("n", 4, 5))],
+        [tiny.value("y", (None,) * 4)],
+        [tiny.weights("w", 5, 4, 3), tiny.weights("bias", *shape)],
+    )
+    expected = reference.run(model, ["y"], feeds)
+    shapes: dict[str, tuple[int | None, ...]] = {"x": (None, 4, 5), "w": (5, 4, 3), "bias": shape}
+    products_of_einsum(model, shapes)
+    onnx.checker.check_model(model, full_check=True)
+    reference.same(reference.run(model, ["y"], feeds), expected)
+    constants = {item.name for item in model.graph.initializer}
+    return [x.op_type for x in model.graph.node if not constants.issuperset(x.input)]
+
+
+@pytest.mark.parametrize(
     "equation",
     ["aab,bc->ac", "ab,bc->c", "ab,cd->abcd", "ab,b->ab", "a...,ab->b...", "ab,bc"],
     ids=["diagonal", "summed alone", "outer", "no sum", "ellipsis", "implicit result"],

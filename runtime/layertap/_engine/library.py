@@ -61,6 +61,11 @@ def supports_external_weights() -> bool:
     return _version(import_onnxruntime()) >= (1, 21)
 
 
+def normalises_exactly() -> bool:
+    """Whether a LayerNormalization is exact where the mean is far from 0 (onnxruntime 1.27)."""
+    return _version(import_onnxruntime()) >= (1, 27)
+
+
 def _version(ort: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
 

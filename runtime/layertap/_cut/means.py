@@ -1,6 +1,6 @@
 """Leaves out means that a layer normalisation subtracts itself.
 
-The exporter subtracts the mean before each LayerNormalization, because onnxruntime before 1.27
+The exporter subtracts the mean before each LayerNormalization, because onnxruntime before 1.30
 loses digits where the mean is far from 0. Later versions do not, and the subtraction takes as long
 as the normalisation.
 """

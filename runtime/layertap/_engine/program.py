@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from layertap._cut.means import NOTHING, spared_means
 from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
@@ -30,7 +31,7 @@ from layertap.format.wire import WireError
 from .cache import Cache
 from .constant_work import FOLDING, NESTED, SIZES, much_from_constants
 from .engine import Engine
-from .library import give_back_memory, import_onnxruntime
+from .library import give_back_memory, import_onnxruntime, normalises_exactly
 from .request import Asked, Request, request_layers, request_outputs
 from .session import Session
 from .settings import Settings
@@ -336,9 +337,11 @@ class Program:
             weights = find_weights(self.source, locations)
             locate = weights.refer if engine.maps_weights else weights.load
             stay = weights.stay if leaves else None
+        lean = self.card is not None and normalises_exactly()
+        spared = spared_means(self.graph, plan) if lean else NOTHING
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
-                model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
+                model = write_cut(buffer, self.graph, plan, locate, dtypes, stay, spared)
                 model = without_references(
                     model,
                     weights.referred if weights else (),

@@ -120,15 +120,21 @@ def test_every_form(form: str, axes: tuple[int, ...]) -> None:
     assert rewritten([*MOMENTS, *FORMS[form]], axes) == expected
 
 
-def test_root_mean_square() -> None:
+@pytest.mark.parametrize("opset", [17, 18])
+def test_root_mean_square(opset: int) -> None:
     """In the steps that onnxruntime computes as one."""
+    mean = MOMENTS[3]
+    if opset == 17:
+        mean = node("ReduceMean", "square", "variance", keepdims=1, axes=[3])
     nodes = [
         node("Mul", "x x", "square"),
-        *MOMENTS[3:],
+        mean,
+        *MOMENTS[4:],
         node("Mul", "r gamma", "i"),
         node("Mul", "x i", "y"),
     ]
-    assert rewritten(nodes) == ["Pow", "ReduceMean", "Add", "Sqrt", "Div", "Mul"]
+    steps = ["Pow", "ReduceMean", "Add", "Sqrt", "Div", "Mul"]
+    assert rewritten(nodes, opset=opset) == steps
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -169,6 +175,35 @@ def test_scales_of_another_shape(shape: tuple[int, ...]) -> None:
     assert rewritten([*MOMENTS, *KERAS], gamma=gamma) == [*ONE, "Mul", "Add"]
     one = rewritten([*MOMENTS, *KERAS], (1, 3), gamma=gamma)
     assert one == ["Transpose", "InstanceNormalization", "Transpose", "Mul", "Add"]
+
+
+@pytest.mark.parametrize(
+    ("perm", "axes", "stays"),
+    [((0, 2, 3, 1), (3,), True), ((0, 3, 1, 2), (3,), False), ((0, 2, 3, 1), (2, 3), False)],
+    ids=str,
+)
+def test_channels_behind_a_convolution(
+    perm: tuple[int, ...], axes: tuple[int, ...], stays: bool
+) -> None:
+    """The steps run channels first, as the convolution does. A bias may be in between."""
+    behind = [
+        node("Transpose", "x0", "x1", perm=perm),
+        node("Mul", "x1 gamma", "x2"),
+        node("Add", "beta x2", "x"),
+    ]
+    model = tiny.model(
+        [*behind, *MOMENTS, *KERAS],
+        [tiny.value("x0", SHAPE)],
+        [tiny.value("y", None)],
+        [
+            constant("axes", axes),
+            constant("epsilon", 1e-3, np.float32),
+            constant("gamma", np.ones(np.array(SHAPE)[[*perm]][-1:]), np.float32),
+            constant("beta", np.ones(np.array(SHAPE)[[*perm]][-1:]), np.float32),
+        ],
+    )
+    normalisations(model, shapes_of(model))
+    assert ("LayerNormalization" not in {x.op_type for x in model.graph.node}) == stays
 
 
 def test_one_scale_stays() -> None:

@@ -260,6 +260,26 @@ def test_large_integers_are_exact(dtype: str, keras: Any, tf: Any) -> None:
 
 # --- Searching ----------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("dtype", ["int32", slow("int64"), slow("uint8"), slow("int16")])
+def test_sums_and_products_that_are_too_large_begin_again(dtype: str, tf: Any) -> None:
+    """As in TensorFlow; onnxruntime's reductions give the largest number instead."""
+    limits = np.iinfo(dtype)
+    x = np.random.default_rng(0).integers(limits.min, limits.max, (3, 7, 4), dtype)
+
+    axes: list[Any] = [1, -1, (1, 2), (0, 2), []]
+
+    def reduced(x: Any) -> list[Any]:
+        return [
+            reduce(x, axis=axis, keepdims=keep)
+            for reduce in (tf.reduce_sum, tf.reduce_prod)
+            for axis in axes
+            for keep in (False, True)
+        ]
+
+    agree(both(tf, reduced, x, free=False))
+    agree(both(tf, lambda x: [tf.reduce_sum(x, 0), tf.reduce_prod(x % 3, 1)], x))
+
+
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
 def test_bucketize_matches(dtype: str, tf: Any) -> None:

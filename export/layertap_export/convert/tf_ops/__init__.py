@@ -20,6 +20,7 @@ from . import (
     lookup,
     losses,
     recurrent,
+    reductions,
     resizing,
     searching,
     sequences,
@@ -51,6 +52,9 @@ HANDLERS: Mapping[str, Handler] = {
     # searching
     "Bucketize": searching.bucketize,
     "LowerBound": searching.lower_bound,
+    # reductions
+    "Sum": reductions.reduction("Sum"),
+    "Prod": reductions.reduction("Prod"),
     "UpperBound": searching.upper_bound,
     "InTopKV2": formula(searching.in_top_k),
     "TopKV2": searching.top_k,

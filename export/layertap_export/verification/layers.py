@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
-from layertap.format.layer import Layer, Shape
+from layertap.format.layer import Layer
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.subject import Subject
@@ -23,7 +23,7 @@ from layertap_export.keras_model.tracing import Trace
 from .batches import Batch, Batches
 from .card_like import CardLike
 from .columns import column_draws
-from .declared_shapes import contradicted, freed
+from .declared_shapes import DeclaredShapes
 from .error_scales import least_scales
 from .finite import NotFinite, scale_of
 from .golden_values import golden_layer
@@ -102,7 +102,7 @@ def verify_file(
     scales = least_scales(file.path)
     itself = KerasItself(file, subject, card, wanted, tolerance)
     totals: dict[str, LayerDifference] = {}
-    free: dict[str, Shape] = {}
+    shapes = DeclaredShapes(card)
     labels: list[str] = []
     golden: Golden | None = None
     largest = dict(scales)
@@ -130,8 +130,7 @@ def verify_file(
         actual = _run(session, card, batch)
         misnamed |= _misnamed(session, card, actual, length)
         fed = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
-        for name, shape in contradicted(card, {**fed, **actual}).items():
-            free[name] = freed(shape, free.get(name, shape))
+        shapes.compare({**fed, **actual})
         truth = precisely(batch.arrays) if precisely else {}
         outputs = {info.name: expected[info.name] for info in card.outputs if info.name in expected}
         found_now: dict[str, LayerDifference] = {}
@@ -190,7 +189,7 @@ def verify_file(
         tables=rows.shares(),
         hardly_read=rows.hardly_read,
         inputs=tuple(info.name for info in card.inputs),
-        notes=tuple(batches.notes),
+        notes=(*batches.notes, *shapes.notes),
         # Outputs that are not layers come last.
         layers=tuple(sorted(totals.values(), key=lambda x: order.get(x.name, LAST))),
         golden=golden,
@@ -198,7 +197,7 @@ def verify_file(
         reference=subject.framework,
         per_sample=frozenset(per_sample),
         misnamed=frozenset(misnamed),
-        misdeclared=free,
+        misdeclared=shapes.contradicted,
     )
 
 

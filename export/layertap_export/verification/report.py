@@ -180,7 +180,7 @@ class VerificationReport(Readable):
 
     @property
     def _refused(self) -> str:
-        """The first batches that the model does not take, one a line."""
+        """The first notes, one a line."""
         more = f" and {len(self.notes) - 3} more" if len(self.notes) > 3 else ""
         return "".join(f"\n{note}" for note in self.notes[:3]) + more
 

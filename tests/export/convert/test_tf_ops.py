@@ -176,7 +176,9 @@ def test_erfinv_is_the_inverse_of_erf(dtype: Any, tf: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["floordiv", "floormod", "atan2", "nextafter"])
+@pytest.mark.parametrize(
+    "name", ["floordiv", "floormod", "atan2", "nextafter", "xlogy", "xlog1py", "xdivy"]
+)
 def test_functions_of_two_numbers_match(name: str, dtype: Any, tf: Any) -> None:
     finite = [x for x in SPECIAL if (abs(x) < 10 and abs(x) > 1e-6) or x == 0]
     pairs = [(x, y) for x, y in itertools.product(finite, finite) if y or not name.startswith("fl")]
@@ -258,8 +260,6 @@ def test_large_integers_are_exact(dtype: str, keras: Any, tf: Any) -> None:
     agree(both(tf, both_ways, x, y, free=False))
 
 
-# --- Searching ----------------------------------------------------------------------------------
-
 @pytest.mark.parametrize("dtype", ["int32", slow("int64"), slow("uint8"), slow("int16")])
 def test_sums_and_products_that_are_too_large_begin_again(dtype: str, tf: Any) -> None:
     """As in TensorFlow; onnxruntime's reductions give the largest number instead."""
@@ -279,6 +279,8 @@ def test_sums_and_products_that_are_too_large_begin_again(dtype: str, tf: Any) -
     agree(both(tf, reduced, x, free=False))
     agree(both(tf, lambda x: [tf.reduce_sum(x, 0), tf.reduce_prod(x % 3, 1)], x))
 
+
+# --- Searching ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])

@@ -37,6 +37,9 @@ HANDLERS: Mapping[str, Handler] = {
     "Expm1": formula(elementwise.expm1),
     "Log": formula(elementwise.log),
     "Log1p": formula(elementwise.log1p),
+    "Xlogy": formula(elementwise.xlogy),
+    "Xlog1py": formula(elementwise.xlog1py),
+    "Xdivy": formula(elementwise.xdivy),
     "Erfinv": formula(elementwise.erfinv),
     "BesselI0": formula(elementwise.bessel_i0),
     "FloorDiv": formula(elementwise.floor_div),
@@ -49,12 +52,12 @@ HANDLERS: Mapping[str, Handler] = {
     "SelectV2": formula(elementwise.select),
     "Atan2": formula(elementwise.arctan2),
     "Bitcast": elementwise.bitcast,
-    # searching
-    "Bucketize": searching.bucketize,
-    "LowerBound": searching.lower_bound,
     # reductions
     "Sum": reductions.reduction("Sum"),
     "Prod": reductions.reduction("Prod"),
+    # searching
+    "Bucketize": searching.bucketize,
+    "LowerBound": searching.lower_bound,
     "UpperBound": searching.upper_bound,
     "InTopKV2": formula(searching.in_top_k),
     "TopKV2": searching.top_k,

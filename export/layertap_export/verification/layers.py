@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -33,6 +34,7 @@ from .reference import precise_runner, runner
 from .report import LayerDifference, VerificationReport
 from .row_search import RowSearch
 from .rows_read import RowsRead
+from .sample_work import sample_work
 from .sizes import given_sizes
 from .tolerances import DEFAULT_TOLERANCE
 from .traced_part import TracedPart, layer_tensors
@@ -119,6 +121,8 @@ def verify_file(
         runner(subject, card, wanted, _reusable(traced, card, wanted)),
         sizes=fixed,
         cost=_cost(traced),
+        work=cache(partial(sample_work, traced)),
+        gradients=card.gradients is not None,
         rows=rows,
         search=RowSearch.of(traced, rows, card.inputs),
         columns=column_draws(traced, uses, card.inputs, subject.layers),

@@ -45,6 +45,10 @@ BATCHES = (1, 8)
 DEPTHS = ("output", "middle")
 ROUNDS = {1: 30, 8: 15}
 """The number of measurements, by size of the batch."""
+SECONDS = 20
+"""With slow peers, there are fewer measurements, so that a case takes about as long."""
+LEAST = 5
+"""The least number of measurements."""
 TOLERANCE = 5e-5
 """Largest difference between the engines' values, relative to the largest value."""
 
@@ -163,9 +167,10 @@ def _network(
         case = Case(name, depth, samples)
         for peer, call in cases.items():
             models.check_equal(f"{case}, {peer}", cases["ours"](), call(), TOLERANCE)
-        seconds = alternate(
-            {key: timed(call, PAUSE) for key, call in cases.items()}, ROUNDS[samples], 3
-        )
+        measures = {key: timed(call, PAUSE) for key, call in cases.items()}
+        once = sum(measure() for measure in measures.values())
+        rounds = max(LEAST, min(ROUNDS[samples], int(SECONDS / once)))
+        seconds = alternate(measures, rounds, 2)
         peers = {peer: (peer, None) for peer in PEERS if peer in cases}
         rows = compare(f"{case} ({layer})", seconds, peers)
         yield case, [row.changed(detail=True) for row in rows]

@@ -58,7 +58,7 @@ def middle(model: Any) -> str:
     return str(names[len(names) // 2])
 
 
-class Positions(layers.Layer):  # type: ignore[misc]
+class Positions(layers.Layer):
     """Adds a vector for each position of a sequence."""
 
     def __init__(self, **options: Any) -> None:
@@ -225,4 +225,7 @@ def write_plain(name: str, output: Path, middle_file: Path) -> None:
 
 if __name__ == "__main__":
     _name, _kind, *_files = sys.argv[1:]
-    {"ours": write_ours, "plain": write_plain}[_kind](_name, *map(Path, _files))
+    if _kind == "ours":
+        write_ours(_name, *map(Path, _files))
+    else:
+        write_plain(_name, *map(Path, _files))

@@ -217,8 +217,12 @@ EARLY: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
 RAW: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
     "channels_first": lambda patch, fault: after(patch, assembling, "channels_first", fault),
     "restore_products": lambda patch, fault: after(patch, assembling, "restore_products", fault),
+    "products_of_einsum": lambda patch, fault: after(
+        patch, assembling, "products_of_einsum", fault
+    ),
+    "normalisations": lambda patch, fault: after(patch, assembling, "normalisations", fault),
     "fuse": lambda patch, fault: after(patch, assembling, "fuse", fault),
-    "join_hard_swish": lambda patch, fault: after(patch, fusing, "join_hard_swish", fault),
+    "join_activations": lambda patch, fault: after(patch, fusing, "join_activations", fault),
     "rename": lambda patch, fault: after(patch, assembling, "rename", fault),
 }
 """Passes within `assemble`, where only weights have their final form."""

@@ -46,6 +46,7 @@ class Engine:
         """
         self._settings = settings
         self._ort: Any = None
+        self._limits_spinning = False
         self._threads = int(settings.threads or available_threads())
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
@@ -83,6 +84,7 @@ class Engine:
         """The package onnxruntime, imported on first use."""
         if self._ort is None:
             self._ort = import_onnxruntime()
+            self._limits_spinning = limits_spinning()
         return self._ort
 
     @property
@@ -177,10 +179,14 @@ class Engine:
                 "session_options must be an onnxruntime.SessionOptions, or a dict of its "
                 f"attributes and configuration entries, got {class_text(given)}."
             )
-        defaults = {
+        defaults: dict[str, Any] = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
-        } | _spinning()
+        }
+        if self._limits_spinning:
+            defaults["session.intra_op.spin_duration_us"] = str(SPINNING_MICROSECONDS)
+        else:  # the threads would spin for up to half a second
+            defaults["session.force_spinning_stop"] = "1"
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
@@ -196,13 +202,6 @@ class Engine:
 SPINNING_MICROSECONDS = 1000
 """How long threads look for work before they sleep: through the pauses within a run, and between
 runs that follow each other. For longer, they would take the cores from whatever runs next."""
-
-
-def _spinning() -> dict[str, str]:
-    """The options by which threads sleep soon after a run."""
-    if not limits_spinning():  # then they would spin for up to half a second
-        return {"session.force_spinning_stop": "1"}
-    return {"session.intra_op.spin_duration_us": str(SPINNING_MICROSECONDS)}
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

@@ -24,9 +24,10 @@ from . import devices, probe
 from .library import (
     available_threads,
     import_onnxruntime,
+    limits_spinning,
     supports_external_weights,
 )
-from .session import Session, check_fork, options_without, reason_of, session_options
+from .session import FOLDER, Session, check_fork, options_without, reason_of, session_options
 from .settings import Provider, Settings
 from .stopping import raised_by_handler, start_stoppably
 
@@ -45,6 +46,7 @@ class Engine:
         """
         self._settings = settings
         self._ort: Any = None
+        self._limits_spinning = False
         self._threads = int(settings.threads or available_threads())
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
@@ -82,6 +84,7 @@ class Engine:
         """The package onnxruntime, imported on first use."""
         if self._ort is None:
             self._ort = import_onnxruntime()
+            self._limits_spinning = limits_spinning()
         return self._ort
 
     @property
@@ -139,8 +142,7 @@ class Engine:
         options = self._options(ort)
         check_fork(self._providers)
         if folder is not None:
-            entry = "session.model_external_initializers_file_folder_path"
-            options.add_session_config_entry(entry, str(folder))
+            options.add_session_config_entry(FOLDER, str(folder))
         try:
             start = partial(
                 ort.InferenceSession,
@@ -177,12 +179,14 @@ class Engine:
                 "session_options must be an onnxruntime.SessionOptions, or a dict of its "
                 f"attributes and configuration entries, got {class_text(given)}."
             )
-        defaults = {
+        defaults: dict[str, Any] = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
-            # Threads that spin while they wait halve the speed of other sessions.
-            "session.force_spinning_stop": "1",
         }
+        if self._limits_spinning:
+            defaults["session.intra_op.spin_duration_us"] = str(SPINNING_MICROSECONDS)
+        else:  # the threads would spin for up to half a second
+            defaults["session.force_spinning_stop"] = "1"
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
@@ -193,6 +197,11 @@ class Engine:
             defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             defaults["intra_op_num_threads"] = 1
         return session_options(ort, {**defaults, **(given or {})})
+
+
+SPINNING_MICROSECONDS = 1000
+"""How long threads look for work before they sleep: through the pauses within a run, and between
+runs that follow each other. For longer, they would take the cores from whatever runs next."""
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

@@ -13,9 +13,6 @@ however it is written. What is written instead depends on the axes:
 - All axes but the batch and one other are normalised, as in group normalisation, where the other
   axis are the groups: InstanceNormalization, then scale and offset for each channel.
 
-A normalisation of the channels behind a convolution stays as it is: its steps run channels first,
-as convolutions do, and the operator does not. With it, ConvNeXtTiny is 15 % slower.
-
 The mean is subtracted before a LayerNormalization, although the operator would do so itself:
 onnxruntime before 1.27 computes the variance as the difference of two large numbers. At a mean of
 100 deviations its result is wrong by 0.6 %, at 1000 it is NaN. layertap's sessions leave the
@@ -36,7 +33,7 @@ import onnx
 
 from layertap_export.graph.deviations import Deviation, deviation
 from layertap_export.graph.formulas import Formulas, Polynomial, letter, minus
-from layertap_export.graph.graph import attribute, opset_of
+from layertap_export.graph.graph import opset_of
 from layertap_export.graph.replacement import Replacement, Shape
 from layertap_export.graph.shapes.shapes import Shapes
 
@@ -122,8 +119,6 @@ class _Normalisations:
         groups = self._groups(known, output, factors)
         if groups is not None:
             return self._group(known, groups, factors)
-        if self._is_image(known.tensor) and axes == (len(shape) - 1,):
-            return []
         trailing = axes[0] + len(axes) == len(shape)
         if all(self._fits(name, shape, axes) for name in factors if name):
             if trailing or any(factors) or not self._by_instance(shape, axes):
@@ -131,18 +126,6 @@ class _Normalisations:
         elif trailing:
             return self._layer(known, output, factors, apart=True)
         return self._instance(known, output, factors) if self._by_instance(shape, axes) else []
-
-    def _is_image(self, name: str) -> bool:
-        """Whether a tensor is the result of a convolution, but for a scale and a bias."""
-        node = self._formulas.maker(name, "Add", "Mul", "Transpose")
-        while node is not None and node.op_type != "Transpose":
-            constants = self._formulas.constants
-            data = [x for x in map(self._formulas.source, node.input) if x not in constants]
-            if len(data) != 1:
-                return False
-            node = self._formulas.maker(data[0], "Add", "Mul", "Transpose")
-        perm = [] if node is None else attribute(node, "perm", [])
-        return len(perm) > 3 and list(perm) == [0, *range(2, len(perm)), 1]
 
     def _fits(self, name: str, shape: Shape, axes: Collection[int]) -> bool:
         """Whether a constant has one value for each place along some axes."""

@@ -177,35 +177,6 @@ def test_scales_of_another_shape(shape: tuple[int, ...]) -> None:
     assert one == ["Transpose", "InstanceNormalization", "Transpose", "Mul", "Add"]
 
 
-@pytest.mark.parametrize(
-    ("perm", "axes", "stays"),
-    [((0, 2, 3, 1), (3,), True), ((0, 3, 1, 2), (3,), False), ((0, 2, 3, 1), (2, 3), False)],
-    ids=str,
-)
-def test_channels_behind_a_convolution(
-    perm: tuple[int, ...], axes: tuple[int, ...], stays: bool
-) -> None:
-    """The steps run channels first, as the convolution does. A bias may be in between."""
-    behind = [
-        node("Transpose", "x0", "x1", perm=perm),
-        node("Mul", "x1 gamma", "x2"),
-        node("Add", "beta x2", "x"),
-    ]
-    model = tiny.model(
-        [*behind, *MOMENTS, *KERAS],
-        [tiny.value("x0", SHAPE)],
-        [tiny.value("y", None)],
-        [
-            constant("axes", axes),
-            constant("epsilon", 1e-3, np.float32),
-            constant("gamma", np.ones(np.array(SHAPE)[[*perm]][-1:]), np.float32),
-            constant("beta", np.ones(np.array(SHAPE)[[*perm]][-1:]), np.float32),
-        ],
-    )
-    normalisations(model, shapes_of(model))
-    assert ("LayerNormalization" not in {x.op_type for x in model.graph.node}) == stays
-
-
 def test_one_scale_stays() -> None:
     """A number is no scale of a normalisation."""
     gamma = np.full((1, 1, 1, 1), 2, np.float32)

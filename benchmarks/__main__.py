@@ -21,6 +21,7 @@ SUBJECTS = (
     "late_layer",
     "early_layer",
     "every_depth",
+    "engines",
     "floor",
     "all_layers",
     "peers",
@@ -36,6 +37,9 @@ SUBJECTS = (
     "recurrent",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
+
+OWN_MODELS = frozenset({"engines", "recurrent"})
+"""The subjects that measure models of their own."""
 
 PACKAGES = (
     "numpy",
@@ -72,12 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _write(options.json, import_module(f"benchmarks.{name}").measure())
         return 0
 
-    for name in models.NAMES:
+    subjects = options.subjects or SUBJECTS
+    for name in models.NAMES if set(subjects) - OWN_MODELS else ():
         models.files(name)
     rows: list[Row] = []
     disturbed, failed = [], []
     print(f"{_now()}, load {_load()}: starting", file=sys.stderr)
-    for name in options.subjects or SUBJECTS:
+    for name in subjects:
         measured, others = _measure_in_process(name)
         if measured is None:
             failed.append(name)

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -52,35 +53,56 @@ def files(name: str = CHEST) -> Files:
 
     This process and its children then use the same files, even if the code changes meanwhile.
     """
-    folder = Path(os.environ.setdefault(_FOLDER, str(CACHE / f"models-{_state()}")))
+    folder = Path(os.environ.setdefault(_FOLDER, str(CACHE / f"models-{state(Path(__file__))}")))
     made = Files(folder / f"{name}.onnx", folder / f"{name}.keras", folder / f"{name}.npy")
-    if not all(file.is_file() for file in made):
-        print(f"creating the {name} model, once ...", file=sys.stderr)
-        for stale in CACHE.glob("model*-*"):
-            if stale != folder:
-                shutil.rmtree(stale)
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "benchmarks.models", name, *map(str, made)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"the {name} model could not be created:\n{done.stderr}")
+    create(f"the {name} model", made, ["benchmarks.models", name])
     return made
 
 
 _FOLDER = "LAYERTAP_BENCHMARK_MODELS"
 
 
-def _state() -> str:
-    """A hash of the packages and the code that create the files."""
+def create(what: str, made: Sequence[Path], program: Sequence[str]) -> None:
+    """Create files by a program, unless they exist. Older folders of their kind are removed.
+
+    Args:
+        what: what they hold, for messages.
+        made: the files, in a folder of the cache, `KIND-STATE`.
+        program: the module, and its arguments before the files.
+    """
+    if all(file.is_file() for file in made):
+        return
+    print(f"creating {what}, once ...", file=sys.stderr)
+    folder = made[0].parent
+    kind, _, _ = folder.name.partition("-")
+    for stale in CACHE.glob(f"{kind}-*"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", *program, *map(str, made)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{what} could not be created:\n{done.stderr}")
+
+
+def state(source: Path, exported: bool = True) -> str:
+    """A hash of the packages and the code that create files.
+
+    Args:
+        source: the module that creates them.
+        exported: whether layertap's exporter creates them too.
+    """
     digest = hashlib.sha256()
     for name in ("keras", "onnx", "tensorflow", "tensorflow-cpu", "tf2onnx"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             digest.update(f"{name} {metadata.version(name)}\n".encode())
-    sources = [Path(__file__), REPOSITORY / "runtime/layertap/format/card.py"]
-    for package in ("export/layertap_export", "models/layertap_models"):
-        sources += sorted((REPOSITORY / package).rglob("*.py"))
-    for source in sources:
-        digest.update(source.read_bytes())
+    sources = [source]
+    if exported:
+        sources.append(REPOSITORY / "runtime/layertap/format/card.py")
+        for package in ("export/layertap_export", "models/layertap_models"):
+            sources += sorted((REPOSITORY / package).rglob("*.py"))
+    for file in sources:
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -144,8 +166,14 @@ def plain_session(model: Path | bytes | None = None) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def check_equal(what: str, ours: Any, theirs: Any) -> None:
+def check_equal(what: str, ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> None:
     """Check that our result and the peer's result agree.
+
+    Args:
+        what: what they are, for the message.
+        ours: our result.
+        theirs: the peer's.
+        tolerance: the largest difference, relative to the peer's largest value.
 
     Raises:
         ValueError: they do not.
@@ -158,10 +186,10 @@ def check_equal(what: str, ours: Any, theirs: Any) -> None:
     scale = float(np.abs(theirs).max())
     difference = float(np.abs(ours - theirs).max())
     # Not `difference > ...`, because NaN must raise.
-    if not difference <= TOLERANCE * scale:
+    if not difference <= tolerance * scale:
         raise ValueError(
             f"{what}: our values differ from the peer's by {difference:.3g}, which is more than "
-            f"{TOLERANCE:g} times the largest value, {scale:.3g}."
+            f"{tolerance:g} times the largest value, {scale:.3g}."
         )
 
 

@@ -60,13 +60,19 @@ class Writer:
         self._data.settle()
 
     def write(self, path: Path) -> None:
-        """Write the model without a card to `path`."""
+        """Write the model without a card to `path`, and free the memory of its weights."""
+        self._initializers.load()  # they may be in this file
+        places = []
         with path.open("wb") as file:
-            for part in self._parts():
+            for part, weight in self._parts():
+                if weight is not None:
+                    places.append((weight, file.tell()))
                 file.write(part)
+        if places:
+            self._initializers.leave_in_file(path, places)
 
-    def _parts(self) -> Iterator[bytes | memoryview]:
-        """The bytes of the model, in parts."""
+    def _parts(self) -> Iterator[tuple[bytes | memoryview, onnx.TensorProto | None]]:
+        """The bytes of the model, in parts, and for the values of a weight, its stub."""
         graph = self._model.graph
         head, before, after = onnx.ModelProto(), onnx.GraphProto(), onnx.GraphProto()
         tail = onnx.ModelProto()
@@ -85,13 +91,12 @@ class Writer:
         stated = [self._stated(item, moved.get(item.name)) for item in graph.initializer]
         sizes = [sum(map(len, parts)) for parts in stated]
         whole = sum(len(header(INITIALIZER, size)) + size for size in sizes)
-        yield _bytes(head) + header(GRAPH, len(first) + whole + len(last)) + first
+        yield _bytes(head) + header(GRAPH, len(first) + whole + len(last)) + first, None
         for item, parts, size in zip(graph.initializer, stated, sizes, strict=True):
-            yield header(INITIALIZER, size) + b"".join(parts[:2])
+            yield header(INITIALIZER, size) + b"".join(parts[:2]), None
             if len(parts) == 3:
-                yield raw_bytes(self._value(item))
-        yield last
-        yield _bytes(tail)
+                yield raw_bytes(self._value(item)), item
+        yield last + _bytes(tail), None
 
     def _stated(self, item: onnx.TensorProto, external: External | None) -> list[Any]:
         """An initializer's bytes: all of them, or those before the raw data, the header of the raw

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,31 @@ def test_the_bytes_are_those_that_onnx_would_write(tmp_path: Path) -> None:
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(loaded.graph.initializer[0]), W.T)
     bias = onnx.numpy_helper.to_array(tiny.weights("b", 300))
     np.testing.assert_allclose(run(path), X @ W.T + bias, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a mapped file could not be renamed there")
+def test_the_weights_take_no_memory_once_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    model, initializers = graph()
+    stub = model.graph.initializer[0]
+    writer = Writer(model, initializers, DataFile(path))
+    assert np.shares_memory(initializers.value(stub), W)
+    writer.write(path)
+    first, value = path.read_bytes(), initializers.value(stub)
+    assert not value.flags.owndata
+    assert not np.shares_memory(value, W)
+    np.testing.assert_array_equal(value, W.T)
+    os.replace(path, tmp_path / "renamed.onnx")
+    np.testing.assert_array_equal(value, W.T)
+    del value
+    os.replace(tmp_path / "renamed.onnx", path)
+    model.graph.doc_string = "written again"
+    writer.write(path)
+    assert path.read_bytes() != first
+    loaded = onnx.load(path)
+    assert path.read_bytes() == loaded.SerializeToString(deterministic=True)
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(loaded.graph.initializer[0]), W.T)
+    np.testing.assert_array_equal(initializers.value(stub), W.T)
 
 
 def test_a_card_is_appended_and_changes_no_byte_before_it(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import layertap
+from layertap._engine.library import supports_external_weights
 from layertap.compare.check import check
 from layertap.format.card import Card
+from layertap.format.limits import MAPPED_BYTES
 from layertap.format.source import FileSource
 from layertap.format.wire import fields
 from layertap_export.errors import Report, VerificationError
@@ -58,7 +60,9 @@ def check_finished(
     """
     if not verified.begins(temporary):
         raise VerificationError(f"{path} was changed after it was verified.", report)
-    opened = layertap.open(temporary, device="cpu")
+    # Otherwise, the weights of a large model would be in memory once more.
+    share = verified.size >= MAPPED_BYTES and supports_external_weights()
+    opened = layertap.open(temporary, device="cpu", share_weights=share)
     if opened.card is None or opened.card.to_json() != card.to_json():
         raise VerificationError(f"the card in {path} is not the one that was made for it.", report)
     sampled = card.golden is not None and card.golden.layers  # not if all outputs are strings

@@ -9,8 +9,13 @@ written.
 
 from __future__ import annotations
 
+import mmap
+import os
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -24,6 +29,7 @@ class Initializers:
 
     def __init__(self) -> None:
         self._arrays: list[NDArray[Any]] = []
+        self._mapped: set[int] = set()
 
     def make(self, value: NDArray[Any], name: str) -> onnx.TensorProto:
         """An initializer with this value, which is not copied if it is large."""
@@ -44,6 +50,30 @@ class Initializers:
         if is_stub(initializer):
             return self._arrays[int(initializer.external_data[0].value)]
         return numpy_helper.to_array(initializer)
+
+    def leave_in_file(self, path: Path, places: Iterable[tuple[onnx.TensorProto, int]]) -> None:
+        """Free the memory of values that are in a file now: they are read from there.
+
+        Args:
+            path: the file.
+            places: stubs, each with the first byte of its value in the file.
+        """
+        if os.name == "nt":  # there a mapped file cannot be renamed
+            return
+        with path.open("rb") as file:
+            data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        for stub, start in places:
+            index = int(stub.external_data[0].value)
+            old = self._arrays[index]
+            stored = data[start : start + old.nbytes]
+            self._arrays[index] = stored.view(old.dtype).reshape(old.shape)
+            self._mapped.add(index)
+
+    def load(self) -> None:
+        """Read values that are in a file back into memory, so that the file may be written."""
+        for index in self._mapped:
+            self._arrays[index] = self._arrays[index].copy()
+        self._mapped.clear()
 
 
 def is_stub(initializer: onnx.TensorProto) -> bool:

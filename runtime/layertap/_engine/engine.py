@@ -24,9 +24,10 @@ from . import devices, probe
 from .library import (
     available_threads,
     import_onnxruntime,
+    limits_spinning,
     supports_external_weights,
 )
-from .session import Session, check_fork, options_without, reason_of, session_options
+from .session import FOLDER, Session, check_fork, options_without, reason_of, session_options
 from .settings import Provider, Settings
 from .stopping import raised_by_handler, start_stoppably
 
@@ -139,8 +140,7 @@ class Engine:
         options = self._options(ort)
         check_fork(self._providers)
         if folder is not None:
-            entry = "session.model_external_initializers_file_folder_path"
-            options.add_session_config_entry(entry, str(folder))
+            options.add_session_config_entry(FOLDER, str(folder))
         try:
             start = partial(
                 ort.InferenceSession,
@@ -180,9 +180,7 @@ class Engine:
         defaults = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
-            # Threads that spin while they wait halve the speed of other sessions.
-            "session.force_spinning_stop": "1",
-        }
+        } | _spinning()
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
@@ -193,6 +191,18 @@ class Engine:
             defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             defaults["intra_op_num_threads"] = 1
         return session_options(ort, {**defaults, **(given or {})})
+
+
+SPINNING_MICROSECONDS = 1000
+"""How long threads look for work before they sleep: through the pauses within a run, and between
+runs that follow each other. For longer, they would take the cores from whatever runs next."""
+
+
+def _spinning() -> dict[str, str]:
+    """The options by which threads sleep soon after a run."""
+    if not limits_spinning():  # then they would spin for up to half a second
+        return {"session.force_spinning_stop": "1"}
+    return {"session.intra_op.spin_duration_us": str(SPINNING_MICROSECONDS)}
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

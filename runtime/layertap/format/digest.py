@@ -310,8 +310,17 @@ def _weights_digest(source: FileSource | BytesSource, buffer: Buffer, graph: Gra
         for part in values:
             digest.update(part)
             size += len(part)
+            _release(buffer)
         digest.update(size.to_bytes(8, "little"))
     return digest.hexdigest()
+
+
+def _release(buffer: Buffer) -> None:
+    """Take the pages of a mapped file out of this process's memory, in which they count."""
+    import mmap
+
+    if isinstance(buffer, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        buffer.madvise(mmap.MADV_DONTNEED)
 
 
 def _is_sparse(buffer: Buffer, start: int, end: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import os
 import re
 import sys
@@ -114,8 +115,29 @@ def test_session_options_as_a_mapping() -> None:
     )
     assert made.graph_optimization_level == level
     assert made.get_session_config_entry("session.disable_prepacking") == "1"
-    assert made.get_session_config_entry("session.force_spinning_stop") == "1"
     assert made.log_severity_level == 4
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [
+        ("1.14.1", {"session.force_spinning_stop": "1"}),
+        ("1.25.0", {"session.force_spinning_stop": "1"}),
+        ("1.26.0", {"session.intra_op.spin_duration_us": "1000"}),
+        ("1.32.0", {"session.intra_op.spin_duration_us": "1000"}),
+    ],
+)
+def test_threads_sleep_soon_after_a_run(
+    version: str, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a limit, onnxruntime's threads would take a core for up to half a second."""
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    made = options(start(tiny.residual()))
+    found = {}
+    for key in ("session.force_spinning_stop", "session.intra_op.spin_duration_us"):
+        with contextlib.suppress(RuntimeError):  # it is not set
+            found[key] = made.get_session_config_entry(key)
+    assert found == expected
 
 
 def test_session_options_win_over_layertaps_own(capfd: pytest.CaptureFixture[str]) -> None:

@@ -176,6 +176,25 @@ def test_weights_may_move_to_another_file(tmp_path: Path) -> None:
 # --- Another model ------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
+def test_the_weights_are_not_in_memory_all_at_once(tmp_path: Path) -> None:
+    """A mapped page counts as memory of the process once it was read."""
+    size = 96 << 20
+    path = tmp_path / "large.onnx"
+    path.write_bytes(tiny.residual().SerializeToString())
+    weight = encode(
+        5, encode(1, size // 4) + encode(2, 1) + encode(8, "w") + encode(9, bytes(size))
+    )
+    with path.open("ab") as file:
+        file.write(encode(7, weight))
+    status = Path("/proc/self/status")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0])
+    digest_of(FileSource(path))
+    peak = int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0])
+    assert (peak - before) << 10 < 0.6 * size
+
+
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_one_bit_of_any_weight_changes_the_digest_of_the_weights(make: Make) -> None:
     graph, weights = digest(make())

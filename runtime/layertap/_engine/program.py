@@ -338,6 +338,7 @@ class Program:
         """
         graph, suspects = self.graph, plan.nodes
         disabled, locations = self._disabled, graph.locations
+        normalises = any(graph.nodes[at].op_type == "LayerNormalization" for at in suspects)
         if not graph.functions:
             suspects = tuple(at for at in suspects if graph.nodes[at].op_type in SUSPECTS)
         leaves = engine.leaves_weights(self.source.size)
@@ -348,7 +349,6 @@ class Program:
             weights = find_weights(self.source, locations)
             locate = weights.refer if engine.maps_weights else weights.load
             stay = weights.stay if leaves else None
-        normalises = any(graph.nodes[at].op_type == "LayerNormalization" for at in plan.nodes)
         lean = normalises and self.card is not None and normalises_exactly()
         spared = spared_means(graph, plan) if lean else NOTHING
         with self.source.read(sparsely=stay is not None) as buffer:

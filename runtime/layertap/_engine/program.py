@@ -338,7 +338,7 @@ class Program:
         """
         graph, suspects = self.graph, plan.nodes
         disabled, locations = self._disabled, graph.locations
-        normalises = any(graph.nodes[at].op_type == "LayerNormalization" for at in suspects)
+        normalises = any(graph.nodes[at].op_type == "LayerNormalization" for at in plan.nodes)
         if not graph.functions:
             suspects = tuple(at for at in suspects if graph.nodes[at].op_type in SUSPECTS)
         leaves = engine.leaves_weights(self.source.size)

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from .graph import attribute, is_standard, makers
+from .graph import attribute, is_standard, makers, reads
 from .weights import is_stub
 
 LONGEST = 3
@@ -74,7 +74,7 @@ class Formulas:
             if node.input and all(name in self.constants for name in node.input if name):
                 self.constants.update(node.output)
             if node.op_type != "Identity":
-                for name in dict.fromkeys(map(self.source, node.input)):
+                for name in dict.fromkeys(map(self.source, reads(node))):
                     self.readers[name].append(node)
                     self._reads[name] += 1
 

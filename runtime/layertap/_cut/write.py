@@ -18,6 +18,7 @@ from layertap.format.limits import REFERENCE_BYTES
 from layertap.format.references import DATA_LOCATION, EXTERNAL_DATA, RAW_DATA, stripped
 from layertap.format.wire import Buffer, Span, encode, fields, find, header
 
+from .means import NOTHING, Spared
 from .nodes import entry_nodes, exit_nodes, node_field, ones_field, renamed_node, type_field
 from .plan import CutPlan, Leaf
 
@@ -32,6 +33,7 @@ def write_cut(
     locate: Callable[[External], Located] | None = None,
     dtypes: Mapping[str, str] | None = None,
     stay: Callable[[int, int], External | None] | None = None,
+    spared: Spared = NOTHING,
 ) -> bytes:
     """The bytes of the model that `plan` describes.
 
@@ -42,10 +44,11 @@ def write_cut(
         dtypes: of given tensors, by source, used if the file does not state them.
         stay: gives a reference to weights within `buffer`, from their first and last byte, if it
             can; without it they are copied.
+        spared: what is left out.
     """
     # Memory views, so that weights are copied only once, when the chunks are joined.
     with memoryview(buffer) as view:
-        body = _computing(view, buffer, graph, plan, locate, stay)
+        body = _computing(view, buffer, graph, plan, locate, stay, spared=spared)
         body += [
             node_field("Identity", [name], [copy])
             for name, copy in plan.outputs.items()
@@ -104,12 +107,14 @@ def _computing(
     stay: Callable[[int, int], External | None] | None,
     entries: bytes = b"",
     left_out: AbstractSet[str] = frozenset(),
+    spared: Spared = NOTHING,
 ) -> list[bytes | memoryview]:
     """The title, nodes and initializers of the cut, as fields of the graph.
 
     Args:
         entries: nodes that come first.
         left_out: names of tensors whose nodes are left out.
+        spared: what else is left out.
     """
     taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
     renamed = {name: f"layertap:{name}" for name in taken}
@@ -117,15 +122,18 @@ def _computing(
     body.append(entries)
     for at in plan.nodes:
         node = graph.nodes[at]
-        if not left_out.isdisjoint(node.writes):
+        if at in spared.nodes or not left_out.isdisjoint(node.writes):
             continue
-        if taken.isdisjoint(node.writes):
+        reads = spared.reads.get(at, {})
+        if not reads and taken.isdisjoint(node.writes):
             body.append(view[slice(*node.span)])
         else:
             # It is kept for its other outputs; the given ones get new names.
-            body.append(renamed_node(buffer, node, {}, renamed))
+            body.append(renamed_node(buffer, node, reads, renamed))
     body += [extra.nodes for extra in plan.appended]
     for name in plan.initializers:
+        if name in spared.initializers:
+            continue
         weights = graph.initializers[name]
         raw = _raw_data(buffer, weights) if stay else None
         if weights.external and locate:

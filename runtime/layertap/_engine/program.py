@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from layertap._cut.guards import SUSPECTS, guarded, may_need_guards
+from layertap._cut.means import NOTHING, spared_means
 from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
@@ -31,7 +32,7 @@ from layertap.format.wire import WireError
 from .cache import Cache
 from .constant_work import FOLDING, NESTED, SIZES, much_from_constants
 from .engine import Engine
-from .library import give_back_memory, import_onnxruntime
+from .library import give_back_memory, import_onnxruntime, normalises_exactly
 from .request import Asked, Request, request_layers, request_outputs
 from .session import Session
 from .settings import Settings
@@ -337,6 +338,7 @@ class Program:
         """
         graph, suspects = self.graph, plan.nodes
         disabled, locations = self._disabled, graph.locations
+        normalises = any(graph.nodes[at].op_type == "LayerNormalization" for at in plan.nodes)
         if not graph.functions:
             suspects = tuple(at for at in suspects if graph.nodes[at].op_type in SUSPECTS)
         leaves = engine.leaves_weights(self.source.size)
@@ -347,9 +349,11 @@ class Program:
             weights = find_weights(self.source, locations)
             locate = weights.refer if engine.maps_weights else weights.load
             stay = weights.stay if leaves else None
+        lean = normalises and self.card is not None and normalises_exactly()
+        spared = spared_means(graph, plan) if lean else NOTHING
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
-                model = write_cut(buffer, graph, plan, locate, dtypes, stay)
+                model = write_cut(buffer, graph, plan, locate, dtypes, stay, spared)
                 if suspects and may_need_guards(graph, suspects):
                     model = guarded(model, may_be_empty)
                 model = without_references(

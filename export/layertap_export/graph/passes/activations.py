@@ -20,7 +20,9 @@ is the same function:
 
     x * tanh(softplus(x))           becomes    x / (2 / n + 1)
 
-SiLU, and GELU by a sigmoid, are recognised as TensorFlow writes them.
+GELU by a sigmoid is recognised as it is, and SiLU without the factor that TensorFlow has in it:
+
+    x * sigmoid(1 * x)              becomes    x * sigmoid(x)
 """
 
 from __future__ import annotations
@@ -62,6 +64,8 @@ def join_activations(
     for node in model.graph.node:
         if node.op_type in written:
             found |= written[node.op_type](node)
+        elif node.op_type == "Sigmoid":
+            activations.read_directly(node)
     if found:
         nodes = [made for node in model.graph.node for made in found.get(node.output[0], [node])]
         del model.graph.node[:]
@@ -80,6 +84,13 @@ class _Activations:
         self._graph = graph
         self._shapes = shapes
         self._formulas = Formulas(graph, keep)
+
+    def read_directly(self, sigmoid: onnx.NodeProto) -> None:
+        """Let a sigmoid of 1 * x read x."""
+        product = self._formulas.maker(sigmoid.input[0], "Mul")
+        source = product and self._other(product, 1)
+        if source and self._shapes.get(source) == self._shapes.get(sigmoid.input[0]):
+            sigmoid.input[0] = source
 
     def hard_swish(self, clip: onnx.NodeProto) -> dict[str, list[onnx.NodeProto]]:
         limits = [self._formulas.number(name) for name in clip.input[1:]]

@@ -15,7 +15,8 @@ however it is written. What is written instead depends on the axes:
 
 The mean is subtracted before a LayerNormalization, although the operator would do so itself:
 onnxruntime before 1.27 computes the variance as the difference of two large numbers. At a mean of
-100 deviations its result is wrong by 0.6 %, at 1000 it is NaN.
+100 deviations its result is wrong by 0.6 %, at 1000 it is NaN. layertap's sessions leave the
+subtraction out where they do not need it (`layertap/_cut/means.py`).
 
 A normalisation by the root mean square is `scale x r` with the deviation from 0. ONNX has an
 operator for it from opset 23 on; before, onnxruntime makes one of six steps, which the pass writes.
@@ -261,10 +262,12 @@ class _Normalisations:
             return []
         made = Replacement(self._graph, self._shapes, output)
         small = (*shape[:-1], 1)
-        axes = made.constant(np.array([-1], np.int64))
-        two = made.number(2)
-        square = made.emit("Pow", [known.tensor, two], shape)
-        mean = made.emit("ReduceMean", [square, axes], small, keepdims=1)
+        square = made.emit("Pow", [known.tensor, made.number(2)], shape)
+        if opset_of(self._model) < 18:
+            mean = made.emit("ReduceMean", [square], small, axes=[-1], keepdims=1)
+        else:
+            axes = made.constant(np.array([-1], np.int64))
+            mean = made.emit("ReduceMean", [square, axes], small, keepdims=1)
         epsilon = made.number(known.epsilon)
         root = made.emit("Sqrt", [made.emit("Add", [mean, epsilon], small)], small)
         divided = made.emit("Div", [known.tensor, root], shape)

@@ -220,3 +220,14 @@ def test_valueswith_more_axes_stay() -> None:
     shapes = {"x": (2, 3), "y": (1, 1, 2, 3)}
     numbers = {**GELU_NUMBERS, "half": np.full((1, 1, 1, 1), 0.5)}
     assert "Neg" in fused(GELU, numbers, shapes=shapes)
+
+
+def test_silu() -> None:
+    """The 1 goes, unless it has more axes than the activation."""
+    steps = ["Mul:one x:a", "Sigmoid:a:b", "Mul:x b:y"]
+    assert fused(steps, {"one": 1}) == ["Sigmoid", "Mul"]
+    assert fused([steps[0].replace("one x", "x one"), *steps[1:]], {"one": 1}) == ["Sigmoid", "Mul"]
+    assert fused(steps, {"one": 1}, keep="a y") == ["Mul", "Sigmoid", "Mul"]
+    assert fused(steps, {"one": 1.1}) == ["Mul", "Sigmoid", "Mul"]
+    more = {"x": (2, 3, 4, 5), "a": (1, 2, 3, 4, 5)}
+    assert fused(steps, {"one": 1}, shapes=more) == ["Mul", "Sigmoid", "Mul"]

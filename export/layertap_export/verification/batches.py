@@ -57,6 +57,9 @@ MANY = 1000
 """The most samples of a model of which they take little time: a unit behind a relu may be 0 in all
 of a few samples, and a branch be taken by one in hundreds."""
 
+TIMES = 16
+"""The most batches in place of many samples where the size of the batch is fixed."""
+
 MANY_WORK = 1e6
 """About how many elements may be computed for these samples, by `sample_work`."""
 
@@ -81,7 +84,7 @@ class Batch:
     """One batch for all inputs of a model."""
 
     label: str
-    """Its shape and origin: `2 x 320 x 320 x 3, seeded`."""
+    """Its shape and origin: `2 x 320 x 320 x 3, seeded`; empty if another one's is for it too."""
     arrays: tuple[NDArray[Any], ...]
     """In the order of the model's inputs."""
     golden: tuple[GoldenInput, ...] = ()
@@ -167,6 +170,7 @@ class Batches:
             made = self._made("many", "seeded", shapes, 7)
             if made is not None:
                 yield from self._seen(*made)
+        yield from self._again(per_sample)
         yield from self._rest_of_rows(per_sample)
         large = per_sample > LARGE_ELEMENTS
         kinds: Sequence[tuple[Kind, str, float]] = (
@@ -307,10 +311,14 @@ class Batches:
             work: about how many elements may be computed.
             per_sample: how many activations one sample has, at least.
         """
-        if any(info.shape and info.shape[0] is not None for info in self._inputs):
+        if self._fixed_batch:
             return 0
         length = self._length(layout.shapes(self._inputs, 1))
         return min(most, int(work / max(1.0, per_sample, self._work(length))))
+
+    @property
+    def _fixed_batch(self) -> bool:
+        return any(info.shape and info.shape[0] is not None for info in self._inputs)
 
     def _attempt(
         self, shapes: Sequence[tuple[int, ...]], draws: Sequence[Draw]
@@ -472,6 +480,21 @@ class Batches:
             "negative, times 100": "negative values times 100",
         }.get(words, words)
         self.notes.append(f"not compared on {values}: the model does not take them")
+
+    def _again(self, per_batch: float) -> Iterator[tuple[Batch, Activations]]:
+        """Several batches in place of many samples, where the size of the batch is fixed; the first
+        one has a label for all."""
+        if not self._fixed_batch:
+            return
+        shapes = self._layout.shapes(self._inputs, 1)
+        work = max(1.0, per_batch, self._work(self._length(shapes)))
+        times = min(TIMES, int(MANY_WORK / work))
+        for seed in range(times if times > 1 else 0):
+            made = self._made("many", f"seeded, {times} times", shapes, 100 + seed)
+            if made is None:
+                return
+            batch, values = made
+            yield from self._seen(replace(batch, label="" if seed else batch.label), values)
 
     def _rest_of_rows(self, per_sample: float) -> Iterator[tuple[Batch, Activations]]:
         """Batches that read the rows of the tables that the first ones did not."""

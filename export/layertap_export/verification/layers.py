@@ -176,7 +176,8 @@ def verify_file(
             check.pairs(batch.arrays, outputs) if check and batch.differentiable else ()
         ):
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
-        labels.append(batch.label + unknown.words)
+        if batch.label:
+            labels.append(batch.label + unknown.words)
     for name, layer in _readers(rows, card, wanted):
         for batch, ours, theirs in _rows_alone(file, traced, card, batches, name, layer):
             found = _difference(name, ours, theirs, scales.get(name, 0.0))
@@ -298,7 +299,7 @@ def _judged(found: LayerDifference, error: OwnError, tolerance: float) -> LayerD
     holds = error.excuses(found.scaled, tolerance)
     return replace(
         found,
-        reference_error=error.keras if holds else None,
+        reference_error=error.reference(tolerance) if holds else None,
         worse=not holds,
         from_float64=error.file,
         keras_from_float64=error.keras if error.file is not None else None,

@@ -142,7 +142,7 @@ class VerificationReport(Readable):
         some = "1 of these differs" if count == 1 else f"{count} of these differ"
         known = worst.from_float64 is not None
         source = (
-            "from float64"
+            "from float64 or if the input changes by 1e-06"
             if known
             else "if the input changes by 1e-06 or sums are rounded otherwise"
         )

@@ -557,6 +557,21 @@ def test_resizing_matches(method: str, antialias: bool, sizes: Any, tf: Any) -> 
         agree(both(tf, call, x, free=free), atol=2e-6)
 
 
+@pytest.mark.parametrize("size", [(3, 3), slow((5, 4)), (1, 7)])
+@pytest.mark.parametrize("method", ["bilinear", "nearest"])
+def test_crops_of_any_size_match(method: str, size: tuple[int, int], tf: Any) -> None:
+    """Also where the size of the crop is that of the image, or a box is not inside."""
+    x = noise(2, 3, 5, 2)
+    boxes = np.array([[0, 0, 0.5, 0.7], [0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], [-0.2, 0.9, 1.3, 0.1]])
+    index = np.array([0, 1, 1, 0], np.int32)
+
+    def call(x: Any, boxes: Any) -> Any:
+        return tf.image.crop_and_resize(x, boxes, index, size, method, extrapolation_value=0.25)
+
+    for free in (True, False):
+        agree(both(tf, call, x, boxes.astype(np.float32), free=free))
+
+
 def test_resizing_to_a_computed_size_matches(tf: Any) -> None:
     x = noise(2, 5, 7, 3)
     for method in ("bilinear", "nearest", "bicubic", "area", "lanczos3"):

@@ -187,7 +187,11 @@ def test_a_model_of_little_work_is_compared_on_many_samples(keras: Any) -> None:
     assert counts == [1, 2, 1, 3, 1]
     entry = keras.Input((6,), batch_size=3)
     fixed = keras.Model(entry, keras.layers.Dense(2)(entry))
-    assert {len(batch.arrays[0]) for batch in batches_of(fixed)[1]} == {3}
+    batches = batches_of(fixed)[1]
+    assert {len(batch.arrays[0]) for batch in batches} == {3}
+    many = [batch for batch in batches if batch.kind == "many"]
+    assert [batch.label for batch in many] == ["3 x 6, seeded, 16 times", *[""] * 15]
+    assert len({batch.arrays[0].tobytes() for batch in many}) == 16
 
 
 def test_the_report_says_which_batches_the_model_does_not_take(keras: Any, tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_without_float64_the_file_is_compared_with_its_own_graph_in_float64(
     layer = Large(name="large")
     model = keras.Model(entry, keras.layers.Dense(4, name="after")(layer(entry)))
     generator = np.random.default_rng(0)
-    large = generator.normal(size=(1500, 4)) * 1e4
+    large = generator.normal(size=(1500, 4)) * 1e3
     layer.set_weights([generator.permutation(np.concatenate([large, -large])) + 1e-2])
     report = layertap_export.export(model, tmp_path / "x.onnx")
     assert report.verification.unsteady
@@ -264,3 +264,29 @@ def test_without_float64_the_file_is_compared_with_its_own_graph_in_float64(
     item.CopyFrom(numpy_helper.from_array(value, item.name))
     onnx.save(bad, tmp_path / "bad.onnx")
     assert not layertap_export.verify(tmp_path / "bad.onnx", model)
+
+
+def test_an_operator_that_onnxruntime_computes_wrongly_is_not_excused(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its graph in float64 is right, and so is Keras."""
+    from layertap_export.convert import tf_ops
+
+    class Crops(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            import tensorflow as tf
+
+            return tf.image.crop_and_resize(x, [[0.0, 0.0, 0.5, 0.7]], [0], (3, 3))
+
+        def get_config(self) -> Any:
+            raise NotImplementedError("it cannot be built again")
+
+    # That of tf2onnx is a Resize to the size of the image.
+    others = {k: v for k, v in tf_ops.HANDLERS.items() if k != "CropAndResize"}
+    entry = keras.Input((3, 3, 2))
+    model = keras.Model(entry, Crops(name="crops")(entry))
+    with monkeypatch.context() as patch:
+        patch.setattr(tf_ops, "HANDLERS", others)
+        with pytest.raises(layertap_export.VerificationError, match="crops"):
+            layertap_export.export(model, tmp_path / "x.onnx")
+    assert layertap_export.export(model, tmp_path / "x.onnx").verification

@@ -120,6 +120,7 @@ HANDLERS: Mapping[str, Handler] = {
     "ResizeNearestNeighbor": resizing.resize,
     "ResizeBicubic": resizing.bicubic,
     "ResizeArea": resizing.area,
+    "CropAndResize": resizing.crop_and_resize,
     "ScaleAndTranslate": resizing.scale_and_translate,
     "ImageProjectiveTransformV3": warping.projective_transform,
     "RGBToHSV": formula(colours.rgb_to_hsv),

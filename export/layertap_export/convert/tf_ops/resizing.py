@@ -211,3 +211,53 @@ KERNELS: Mapping[str, Callable[[Value], Value]] = {
     "mitchellcubic": _mitchell_cubic,
 }
 """The weight as a function of the distance, by TensorFlow's `kernel_type`."""
+
+
+def crop_and_resize(graph: Any, node: Any, name: str, args: Any) -> None:
+    """Boxes of images, each resized to one size, like `tf.image.crop_and_resize`.
+
+    onnxruntime's Resize leaves an image as it is, whatever the box, where the sizes are equal. Here
+    rows and columns are weighted sums: a pixel at `p` between pixels has the weights 1 - |p - i|.
+    """
+    nearest = attribute(node, "method") == "nearest"
+    outside = attribute(node, "extrapolation_value")
+
+    def build(image: Value, boxes: Value, index: Value, crop_size: Value) -> Value:
+        if crop_size.constant is None:
+            raise UnsupportedUseError("the size of the crops is not constant")
+        height, width = (int(size) for size in crop_size.constant)
+        top, left, bottom, right = (boxes.take(i, 1) for i in range(4))
+        rows, rows_inside = _along(top, bottom, image.size(1), height, nearest)
+        columns, columns_inside = _along(left, right, image.size(2), width, nearest)
+        chosen = image.cast(np.float32).op("Gather", index, axis=0)
+        part = rows.op("Einsum", chosen, equation="nih,nhwc->niwc")
+        crop = columns.op("Einsum", part, equation="njw,niwc->nijc")
+        inside = rows_inside.unsqueeze(2, 3) & columns_inside.unsqueeze(1, 3)
+        return inside.where(crop, outside)
+
+    replace_node(graph, node, build)
+
+
+def _along(low: Value, high: Value, size: Value, count: int, nearest: bool) -> tuple[Value, Value]:
+    """The weights of the pixels along one axis, `(n, count, size)`, and which positions are inside
+    the image, `(n, count)`.
+
+    Args:
+        low: where each box begins, as a share of the axis, `(n,)`.
+        high: where it ends.
+        size: of the axis.
+        count: how many positions.
+        nearest: take the nearest pixel alone.
+    """
+    last = size.cast(np.float32) - 1
+    low, high = low.unsqueeze(1), high.unsqueeze(1)
+    if count > 1:
+        step = (high - low) * last / (count - 1)
+        places = low * last + step * low.const(np.arange(count), np.float32)
+    else:
+        places = (low + high) * 0.5 * last
+    inside = (places >= 0) & (places <= last)
+    pixels = arange(size).cast(np.float32)
+    if nearest:  # halves are rounded up
+        return (places + 0.5).op("Floor").unsqueeze(2).equals(pixels).cast(np.float32), inside
+    return (1 - abs(places.unsqueeze(2) - pixels)).op("Max", 0), inside

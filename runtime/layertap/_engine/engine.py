@@ -24,7 +24,6 @@ from . import devices, probe
 from .library import (
     available_threads,
     import_onnxruntime,
-    limits_spinning,
     supports_external_weights,
 )
 from .session import Session, check_fork, options_without, reason_of, session_options
@@ -181,7 +180,7 @@ class Engine:
         defaults = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
-        } | _spinning()
+        } | _spinning(ort)
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
@@ -199,9 +198,10 @@ SPINNING_MICROSECONDS = 1000
 runs that follow each other. For longer, they would take the cores from whatever runs next."""
 
 
-def _spinning() -> dict[str, str]:
+def _spinning(ort: Any) -> dict[str, str]:
     """The options by which threads sleep soon after a run."""
-    if not limits_spinning():  # then they would spin for up to half a second
+    version = [int(part) for part in re.findall(r"\d+", ort.__version__)[:2]]
+    if version < [1, 26]:  # the time cannot be limited, and may be half a second
         return {"session.force_spinning_stop": "1"}
     return {"session.intra_op.spin_duration_us": str(SPINNING_MICROSECONDS)}
 

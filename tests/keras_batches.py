@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 
@@ -12,6 +13,7 @@ def batches_of(model: Any) -> tuple[Any, list[Any]]:
     from layertap_export.verification.columns import column_draws
     from layertap_export.verification.row_search import RowSearch
     from layertap_export.verification.rows_read import RowsRead
+    from layertap_export.verification.sample_work import sample_work
     from layertap_export.verification.uses import follow
 
     subject = subject_of(model)
@@ -28,6 +30,7 @@ def batches_of(model: Any) -> tuple[Any, list[Any]]:
         None,
         run,
         sizes={},
+        work=partial(sample_work, traced),
         rows=rows,
         search=search,
         columns=column_draws(traced, uses, subject.inputs, subject.layers),

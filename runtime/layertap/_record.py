@@ -22,11 +22,13 @@ R = TypeVar("R", bound="Record")
 
 
 class _Fields:
-    """The `__dataclass_fields__` of a record class, computed on each access."""
+    """The `__dataclass_fields__` of a record class, computed on first access."""
 
     def __get__(self, record: object, owner: type[Record]) -> dict[str, Any]:
         if owner is Record:
             raise AttributeError("only subclasses of Record are dataclasses")
+        if "_fields" in vars(owner):  # not those of a base class
+            return owner._fields
         from dataclasses import field, make_dataclass
 
         items: list[Any] = []
@@ -38,8 +40,8 @@ class _Fields:
             default = field(default_factory=dict) if default == {} else field(default=default)
             items.append((name, owner.__annotations__[name], default))
         dataclass = make_dataclass(owner.__name__, items, frozen=True, kw_only=True)
-        fields: dict[str, Any] = vars(dataclass)["__dataclass_fields__"]
-        return fields
+        owner._fields = vars(dataclass)["__dataclass_fields__"]
+        return owner._fields
 
 
 @dataclass_transform(frozen_default=True)
@@ -52,6 +54,7 @@ class Record:
 
     _names: ClassVar[tuple[str, ...]] = ()
     """The names of the fields, in order."""
+    _fields: ClassVar[dict[str, Any]]
     __dataclass_fields__: ClassVar[dict[str, Any]] = _Fields()  # type: ignore[assignment]
 
     def __init_subclass__(cls) -> None:

@@ -105,10 +105,31 @@ def subclassed(keras: Any) -> Any:
     return net
 
 
+def experts(keras: Any) -> Any:
+    """One of 16 experts is chosen for each sample."""
+    ops, layers = keras.ops, keras.layers
+    entry = keras.Input((6,))
+    gate = ops.one_hot(ops.argmax(layers.Dense(16)(entry), -1), 16)
+    each = layers.Reshape((16, 3))(layers.Dense(48)(entry))
+    return keras.Model(entry, ops.sum(each * gate[..., None], 1))
+
+
+def largest(keras: Any) -> Any:
+    """Of 12 units the three largest count."""
+    ops, layers = keras.ops, keras.layers
+    entry = keras.Input((6,))
+    x = layers.Dense(12)(entry)
+    chosen = ops.sum(ops.one_hot(ops.top_k(x, 3)[1], 12), 1)
+    return keras.Model(entry, layers.Dense(3)(x * chosen))
+
+
 IMAGE, VOLUME, SERIES = (10, 9, 3), (6, 7, 5, 2), (14, 4)
 
 MODELS: dict[str, Make] = {
     "dense": stack((7,), lambda k: k.Dense(8, "relu"), lambda k: k.Dense(3, "softmax")),
+    "deep": stack((7,), *[lambda k: k.Dense(8, "relu")] * 4, lambda k: k.Dense(3)),
+    "experts": experts,
+    "largest": largest,
     "conv1d": stack(SERIES, lambda k: k.Conv1D(6, 3), lambda k: k.Conv1D(5, 3, dilation_rate=2)),
     "conv2d": stack(
         IMAGE,
@@ -145,6 +166,12 @@ MODELS: dict[str, Make] = {
     "text convolution": tokens(
         lambda k: k.Conv1D(6, 3, activation="relu"),
         lambda k: k.GlobalMaxPooling1D(),
+        lambda k: k.Dense(2, "sigmoid"),
+    ),
+    "tokens behind relus": tokens(
+        lambda k: k.Conv1D(6, 3, activation="relu"),
+        lambda k: k.GlobalMaxPooling1D(),
+        lambda k: k.Dense(4, "relu"),
         lambda k: k.Dense(2, "sigmoid"),
     ),
     "lstm": stack(SERIES, lambda k: k.LSTM(5, return_sequences=True), lambda k: k.LSTM(3)),

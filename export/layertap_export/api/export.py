@@ -195,14 +195,16 @@ def export(
         progress=progress,
         started=started,
     )
-    try:
-        report = export_as(subject)
-    except ExportError:
-        # Sizes that Keras takes free may be more than ONNX can express.
-        fixed = subject.with_fixed_sizes()
-        if fixed is None:
-            raise
-        report = export_as(fixed)
+    report = None
+    while report is None:
+        try:
+            report = export_as(subject)
+        except ExportError:
+            # Sizes that Keras takes free may be more than ONNX can express.
+            fixed = subject.with_fixed_sizes()
+            if fixed is None:
+                raise
+            subject = fixed
     report.verification.warn_of_rows(stacklevel=2)
     return report
 

@@ -1,7 +1,7 @@
 """From the raw conversion to the graph of the file format.
 
-raw graph -> products restored -> channels first -> fused -> named after the layers -> outputs in
-order
+raw graph -> products and normalisations restored -> channels first -> fused -> named after the
+layers -> outputs in order
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from layertap._version import __version__
 from layertap.format.card import TensorInfo
 from layertap.format.layer import Shape
 from layertap_export.graph.passes.channels_first import View, channels_first
+from layertap_export.graph.passes.einsum import products_of_einsum
 from layertap_export.graph.passes.fuse import fuse
+from layertap_export.graph.passes.normalisations import normalisations
 from layertap_export.graph.passes.rename import rename
 from layertap_export.graph.passes.tensordot import restore_products
 from layertap_export.graph.shapes.shapes import Shapes
@@ -46,6 +48,8 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
     model, own = raw.model, len(trace.outputs)
     raw_outputs = [value.name for value in model.graph.output]
     restore_products(model, raw.shapes)
+    products_of_einsum(model, raw.shapes)
+    normalisations(model, raw.shapes)
     views, shapes = channels_first(model, raw.shapes, raw.initializers)
 
     wanted: dict[str, tuple[TensorInfo, View]] = {}

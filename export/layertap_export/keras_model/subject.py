@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -28,6 +29,11 @@ from .wrapping import setting
 
 Run: TypeAlias = Callable[[Sequence[NDArray[Any]]], dict[str, NDArray[Any]]]
 """Computes values by name of the file's output from arrays in the order of the inputs."""
+
+LOOPS = ("While", "StatelessWhile")
+"""TensorFlow's operations for loops."""
+
+READS_BATCH = "the model reads it as a Python number, and computes something else for others"
 
 EAGER_TOLERANCE = 1e-5
 """The largest scaled difference between an eager call and a trace that is rounding."""
@@ -87,8 +93,10 @@ class Subject(Protocol):
         """
 
     def with_fixed_sizes(self) -> Subject | None:
-        """The same with the sizes of the data that the model was called on, where these were found
-        to be free; `None` if there are none."""
+        """The same with fewer free sizes, to be tried where no file could be made: with the sizes
+        of the data that the model was called on, where these were found to be free, and then with
+        one batch size, if the model does not compute what its trace with a free one computes;
+        `None` if there are none."""
 
     def in_float64(self) -> Subject:
         """The same, computed in float64.
@@ -175,7 +183,13 @@ class KerasModel:
     note = ""
 
     def __init__(
-        self, model: Any, stated: Mapping[str, Any] | None = None, *, free: bool = True
+        self,
+        model: Any,
+        stated: Mapping[str, Any] | None = None,
+        *,
+        free: bool = True,
+        inputs: Inputs | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Take a model.
 
@@ -183,14 +197,22 @@ class KerasModel:
             model: the model.
             stated: what the user states of its inputs.
             free: free the sizes that are only those of the data that the model was called on.
+            inputs: its inputs, if they are known.
+            notes: which of their sizes are not free, and why.
         """
         self.keras_model = model
         self._stated, self._free = stated, free
+        self._known, self._notes = inputs, notes
+        self._differs = False
+        """Whether the model was seen to compute something else than its trace."""
 
     @cached_property
     def _traced(self) -> tuple[Trace, Inputs, list[str]]:
         """The trace, the inputs with their free sizes, and what stayed fixed and why."""
-        model, inputs = self.keras_model, model_inputs(self.keras_model, self._stated)
+        model = self.keras_model
+        if self._known is not None:
+            return (*trace_and_inputs(model, self._known), [*self._notes])
+        inputs = model_inputs(model, self._stated)
         if inputs.data and self._free:
             return freed(model, inputs)
         if inputs.data:
@@ -214,15 +236,33 @@ class KerasModel:
         return self._traced[2]
 
     def with_fixed_sizes(self) -> Subject | None:
-        """The same with the sizes of the data, if some of them were found to be free."""
-        if "_traced" not in vars(self):  # it has failed
+        if "_traced" not in vars(self) or self._known is not None:  # it has failed
             return None
         known = model_inputs(self.keras_model, self._stated)
         free = any(
             None in ours.shape[1:] and None not in theirs.shape[1:]
             for ours, theirs in zip(self.inputs, known.infos, strict=True)
         )
-        return KerasModel(self.keras_model, self._stated, free=False) if free else None
+        if free:
+            return KerasModel(self.keras_model, self._stated, free=False)
+        return self._with_one_batch_size() if self._differs else None
+
+    def _with_one_batch_size(self) -> Subject | None:
+        """The same with the batch size of the data, else 1; `None` if it is not free."""
+        inputs = self._inputs
+        if not any(info.shape[:1] == (None,) for info in inputs.infos):
+            return None
+        batch = next((shape[0] for shape in inputs.data if shape), None) or 1
+        infos = tuple(
+            replace(info, shape=(batch, *info.shape[1:])) if info.shape[:1] == (None,) else info
+            for info in inputs.infos
+        )
+        return KerasModel(
+            self.keras_model,
+            self._stated,
+            inputs=replace(inputs, infos=infos),
+            notes=[*self.notes, f"the batch size is fixed at {batch}: {READS_BATCH}"],
+        )
 
     @property
     def layers(self) -> Sequence[Any]:
@@ -263,33 +303,50 @@ class KerasModel:
             else trace(self.keras_model, layers, inputs=self._inputs, to_run=True)
         )
 
+        loops = any(op.type in LOOPS for op in function.function.graph.get_operations())
+
         def run(arrays: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
             with _unoptimised():
                 flat = function.function(*map(tf.convert_to_tensor, arrays))
             names = [layers[row.layer.name] for row in function.rows if row.symbol is not None]
             count = len(function.outputs)
             values = {name: in_place(x) for name, x in zip(names, flat[count:], strict=True)}
-            own = self._own_outputs(arrays, [in_place(x) for x in flat[:count]])
+            own = self._own_outputs(arrays, [in_place(x) for x in flat[:count]], loops)
             values |= dict(zip(outputs, own, strict=True))
             return values
 
         return run
 
     def _own_outputs(
-        self, arrays: Sequence[NDArray[Any]], traced: Sequence[NDArray[Any]]
+        self, arrays: Sequence[NDArray[Any]], traced: Sequence[NDArray[Any]], loops: bool
     ) -> list[NDArray[Any]]:
         """The model's outputs as `model.predict` gives them.
 
         An eager call takes no time to trace. Where it does not agree with the trace, the model runs
         as a TensorFlow function of its own: a layer may compute otherwise eagerly, or fail, and a
         trace may be wrong. Keras raises its own errors here for invalid inputs.
+
+        Loops take milliseconds for each step of an eager call. So a model that has some is traced
+        once as `model.predict` traces it, with a free batch.
+
+        Args:
+            arrays: the inputs.
+            traced: the outputs of the trace.
+            loops: whether the model has loops.
         """
+        if loops and self._predicting is not None:
+            try:
+                with _unoptimised():
+                    own = [
+                        in_place(x) for x in self._predicting(*map(tf.convert_to_tensor, arrays))
+                    ]
+                if _agree(own, traced):
+                    return own
+            except Exception:  # noqa: BLE001 - if it is the model's, a run below raises it
+                pass
         try:
             own = [in_place(x.value) for x in returned(self.keras_model, self._inputs, arrays)]
-            if all(
-                difference(one, other).scaled <= EAGER_TOLERANCE
-                for one, other in zip(own, traced, strict=True)
-            ):
+            if _agree(own, traced):
                 return own
         except Exception:  # noqa: BLE001 - if it is the model's, the run below raises it
             pass
@@ -299,7 +356,23 @@ class KerasModel:
 
         with _unoptimised():
             predicted = tf.function(call, autograph=False)(*map(tf.convert_to_tensor, arrays))
-        return [in_place(x) for x in predicted]
+        own = [in_place(x) for x in predicted]
+        self._differs |= not _agree(own, traced)
+        return own
+
+    @cached_property
+    def _predicting(self) -> Any | None:
+        """The model as one TensorFlow function of its inputs, without the changes that a trace
+        makes; `None` if Keras cannot trace it so."""
+        specs = [tf.TensorSpec(info.shape, info.dtype) for info in self.inputs]
+
+        def call(*flat: Any) -> list[Any]:
+            return [tf.identity(x.value) for x in returned(self.keras_model, self._inputs, flat)]
+
+        try:
+            return tf.function(call, input_signature=specs, autograph=False).get_concrete_function()
+        except Exception:  # noqa: BLE001 - a layer may raise anything where a size is free
+            return None
 
     def in_float64(self) -> Subject:
         return self._rebuilt("float64")
@@ -318,6 +391,13 @@ class KerasModel:
             for info, given in zip(self.inputs, dtypes, strict=True)
         }
         return KerasModel(copy, stated)
+
+
+def _agree(own: Sequence[NDArray[Any]], traced: Sequence[NDArray[Any]]) -> bool:
+    return all(
+        difference(one, other).scaled <= EAGER_TOLERANCE
+        for one, other in zip(own, traced, strict=True)
+    )
 
 
 def _unoptimised() -> AbstractContextManager[None]:

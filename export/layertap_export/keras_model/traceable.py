@@ -65,6 +65,7 @@ def traceable(to_run: bool) -> Iterator[Changes]:
         _centre_crops(),
         _two_way_branches(),
         _without_cudnn(),
+        _normalisations_in_steps(),
         _without_recomputation(),
         _without_metrics(),
         _finite(),
@@ -311,6 +312,26 @@ def _without_cudnn() -> Iterator[None]:
     # `from ... import rnn` would import the function of this name.
     recurrence = import_module("keras.src.backend.tensorflow.rnn")
     with wrapped(recurrence, "cudnn_ok", lambda original, *args, **kwargs: False):
+        yield
+
+
+@contextmanager
+def _normalisations_in_steps() -> Iterator[None]:
+    """Let layer normalisations of Keras 2 compute mean and variance themselves. The exporter makes
+    one operator of these steps, and not of the batch normalisation that Keras makes of them."""
+    if "tf_keras" not in sys.modules:
+        yield
+        return
+
+    def call(original: Any, layer: Any, *args: Any, **kwargs: Any) -> Any:
+        fused, layer._fused = layer._fused, False
+        try:
+            return original(layer, *args, **kwargs)
+        finally:
+            layer._fused = fused
+
+    layers = import_module("tf_keras.layers")
+    with wrapped(layers.LayerNormalization, "call", call):
         yield
 
 

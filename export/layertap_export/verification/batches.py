@@ -28,9 +28,10 @@ from .rows_read import RowsRead
 from .sizes import LARGER, SECOND, SMALLER, Layout, has_free_sizes, layouts
 from .uses import Uses
 
-Kind = Literal["seeded", "rows", "zeros", "negative", "large", "sizes", "user"]
-"""What a batch is for. `seeded` batches hold values as the model expects them, of two sizes; `rows`
-go through every row of large tables; `user` batches come from the user."""
+Kind = Literal["seeded", "many", "rows", "zeros", "negative", "large", "sizes", "user"]
+"""What a batch is for. `seeded` batches hold values as the model expects them, of two sizes; `many`
+has more samples, where they take little time; `rows` go through every row of large tables; `user`
+batches come from the user."""
 
 Activations = dict[str, NDArray[Any]]
 Run = Callable[[Sequence[NDArray[Any]]], Activations]
@@ -46,6 +47,18 @@ FIRST_ELEMENTS = 1e6
 
 FEW = 8
 """The most samples of the batches that need not touch all rows of a table."""
+
+FIRST_SAMPLES, FIRST_WORK, GRADIENT_WORK = 64, 1e5, 5e3
+"""The most samples of the first batch where they take little time, and about how many elements may
+be computed for them, by `sample_work`; fewer for a file with gradients: those of a value near a
+kink are not the same on all machines, so that the golden sample cannot keep them."""
+
+MANY = 1000
+"""The most samples of a model of which they take little time: a unit behind a relu may be 0 in all
+of a few samples, and a branch be taken by one in hundreds."""
+
+MANY_WORK = 1e6
+"""About how many elements may be computed for these samples, by `sample_work`."""
 
 LARGE_ELEMENTS = 8e6
 """From this number of activations per sample on, negative and large numbers are one batch."""
@@ -99,6 +112,8 @@ class Batches:
         *,
         sizes: Mapping[tuple[int, int], int],
         cost: Callable[[int], float] = lambda length: 0.0,
+        work: Callable[[int], float] = lambda length: math.inf,
+        gradients: bool = False,
         rows: RowsRead | None = None,
         search: Search | None = None,
         columns: Mapping[int, Draw] | None = None,
@@ -112,6 +127,8 @@ class Batches:
             run: computes the model's values for a batch.
             sizes: sizes that the user has fixed, by the index of the input and its axis.
             cost: about how many activations one sample has, for sequences of a length.
+            work: about how much work it is, see `sample_work`.
+            gradients: whether the file has gradients.
             rows: takes note of the rows of tables that are read.
             search: finds samples that read the rows which are left.
             columns: what is drawn for inputs whose elements have uses of their own, by index.
@@ -129,8 +146,8 @@ class Batches:
             short |= set(range(len(inputs)))
         self._layout = Layout(short=frozenset(short), given=dict(sizes))
         self._products = frozenset(uses.products) if uses else frozenset()
-        self._cost = cost
-        self._first, self._per_sample = 1, 1.0
+        self._cost, self._work, self._gradients = cost, work, gradients
+        self._first, self._needed, self._per_sample = 1, 1, 1.0
         self.notes: list[str] = []
         """What could not be run, in words."""
 
@@ -141,8 +158,15 @@ class Batches:
         self._per_sample = per_sample
         yield from self._seen(first, values)
         values = {}
-        few = min(self._first, FEW)
-        yield from self._further(SECOND, "seeded", seed=1, batch=few + 1)
+        few = min(self._needed, FEW)
+        many = max(few, self._cheap(self._layout, MANY, MANY_WORK, per_sample))
+        other = few if self._first > few else few + 1
+        yield from self._further(SECOND, "seeded", seed=1, batch=other)
+        if many > few + 1:
+            shapes = self._layout.shapes(self._inputs, many)
+            made = self._made("many", "seeded", shapes, 7)
+            if made is not None:
+                yield from self._seen(*made)
         yield from self._rest_of_rows(per_sample)
         large = per_sample > LARGE_ELEMENTS
         kinds: Sequence[tuple[Kind, str, float]] = (
@@ -156,7 +180,9 @@ class Batches:
         if any(draw.varies(info) for draw, info in pairs):
             for kind, words, factor in kinds:
                 more = 2 if kind == "negative" else 0
-                yield from self._varied(kind, words, factor, few + more)
+                # Large numbers magnify rounding: of many samples some would be near a tie.
+                sizes = [many + more, few + more] if kind == "negative" else [few]
+                yield from self._varied(kind, words, factor, sizes)
         if has_free_sizes(self._inputs, self._layout):
             yield from self._further(SMALLER, "sizes", seed=2, batch=few)
             yield from self._further(LARGER, "sizes", seed=3, batch=few)
@@ -187,13 +213,15 @@ class Batches:
         started = time.monotonic()
         trouble: Exception | None = None
         for draws, layout in self._candidates():
-            batch = self._first_size(draws, layout)
-            arrays, values = self._attempt(layout.shapes(self._inputs, batch), draws)
-            if not isinstance(values, Exception):
-                self._draws, self._layout, self._first = draws, layout, batch
-                self._draws, arrays, values = self._widened(arrays, values)
-                return self._golden(arrays), values
-            trouble = trouble or values
+            needed, more = self._first_size(draws, layout)
+            for batch in dict.fromkeys((more, needed)):
+                arrays, values = self._attempt(layout.shapes(self._inputs, batch), draws)
+                if not isinstance(values, Exception):
+                    self._draws, self._layout = draws, layout
+                    self._needed, self._first = needed, batch
+                    self._draws, arrays, values = self._widened(arrays, values)
+                    return self._golden(arrays), values
+                trouble = trouble or values
             if time.monotonic() - started > SEARCH_SECONDS:
                 break
         raise ExportError(
@@ -244,19 +272,45 @@ class Batches:
                 for found, draw in zip(others, plain, strict=True)
             )
 
-    def _first_size(self, draws: Sequence[Draw], layout: Layout) -> int:
-        """How many samples touch all rows of small tables, within bounds."""
-        needed, length = 1, 1
-        for info, draw, shape in zip(
-            self._inputs, draws, layout.shapes(self._inputs, 1), strict=True
-        ):
+    def _first_size(self, draws: Sequence[Draw], layout: Layout) -> tuple[int, int]:
+        """How many samples touch all rows of small tables, within bounds; and how many the first
+        batch has, which may be more."""
+        needed, shapes = 1, layout.shapes(self._inputs, 1)
+        for draw, shape in zip(draws, shapes, strict=True):
             if draw.open:
                 needed = max(needed, 7)
             if draw.rows > 1:
                 needed = max(needed, -(-draw.rows // max(1, math.prod(shape))))
-            length = max([length, *shape[1:2]]) if None in info.shape[1:] else length
-        most = FIRST_ELEMENTS / max(1.0, self._cost(length))
-        return int(max(1, min(needed, most)))
+        most = FIRST_ELEMENTS / max(1.0, self._cost(self._length(shapes)))
+        needed = int(max(1, min(needed, most)))
+        work = GRADIENT_WORK if self._gradients else FIRST_WORK
+        return needed, max(needed, self._cheap(layout, FIRST_SAMPLES, work))
+
+    def _length(self, shapes: Sequence[tuple[int, ...]]) -> int:
+        """The largest size of a free axis."""
+        return max(
+            (
+                have
+                for info, shape in self._free(shapes)
+                for size, have in zip(info.shape[1:], shape[1:], strict=True)
+                if size is None
+            ),
+            default=1,
+        )
+
+    def _cheap(self, layout: Layout, most: int, work: float, per_sample: float = 1.0) -> int:
+        """How many samples take little time; 0 if the size of the batch is fixed.
+
+        Args:
+            layout: the sizes of the inputs.
+            most: the most samples.
+            work: about how many elements may be computed.
+            per_sample: how many activations one sample has, at least.
+        """
+        if any(info.shape and info.shape[0] is not None for info in self._inputs):
+            return 0
+        length = self._length(layout.shapes(self._inputs, 1))
+        return min(most, int(work / max(1.0, per_sample, self._work(length))))
 
     def _attempt(
         self, shapes: Sequence[tuple[int, ...]], draws: Sequence[Draw]
@@ -404,9 +458,9 @@ class Batches:
         return Batch(f"{_shown(shapes)}, {words}", arrays, kind=kind), values
 
     def _varied(
-        self, kind: Kind, words: str, factor: float, batch: int
+        self, kind: Kind, words: str, factor: float, sizes: Sequence[int]
     ) -> Iterator[tuple[Batch, Activations]]:
-        for size in dict.fromkeys((batch, self._first)):
+        for size in dict.fromkeys((*sizes, self._first)):
             shapes = self._layout.shapes(self._inputs, size)
             made = self._made(kind, words, shapes, 4, factor)
             if made is not None:

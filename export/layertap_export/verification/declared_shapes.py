@@ -17,23 +17,47 @@ from layertap.format.layer import Shape
 from .card_like import CardLike
 
 
-def contradicted(card: CardLike, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Shape]:
-    """The tensors whose arrays do not have the sizes that the card declares.
+class DeclaredShapes:
+    """The shapes that the card of a file declares, compared with arrays of several batches."""
 
-    Args:
-        card: the card of the file, or its draft.
-        arrays: values of the graph's inputs and outputs, by name.
+    def __init__(self, card: CardLike) -> None:
+        """
+        Args:
+            card: the card of the file, or its draft.
+        """
+        self._declared = list(_declared(card))
+        self._free: dict[str, Shape] = {}
+        self._ranks: dict[str, set[int]] = {}
 
-    Returns:
-        By name of the tensor, the declared shape with `None` for each size that is another one.
-    """
-    found: dict[str, Shape] = {}
-    for name, shape in _declared(card):
-        if name in arrays:
-            free = freed(shape, arrays[name].shape)
-            if free != shape:
-                found[name] = freed(free, found.get(name, free))
-    return found
+    def compare(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Compare with one batch: values of the graph's inputs and outputs, by name."""
+        for name, shape in self._declared:
+            if name in arrays:
+                have = arrays[name].shape
+                self._ranks.setdefault(name, set()).add(len(have))
+                if len(have) == len(shape) and freed(shape, have) != shape:
+                    self._free[name] = freed(shape, freed(have, self._free.get(name, have)))
+
+    @property
+    def contradicted(self) -> dict[str, Shape]:
+        """The tensors whose arrays do not have the declared sizes: by name, the declared shape with
+        `None` for each size that is another one."""
+        found = dict(self._free)
+        for name, shape in self._declared:
+            ranks = self._ranks.get(name, {len(shape)})
+            if len(shape) not in ranks:
+                found[name] = (None,) * min(ranks)
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What no declaration of a shape can say, in words: numbers of axes that vary."""
+        return [
+            f"{name!r} has {' or '.join(map(str, sorted(ranks)))} axes, depending on the sizes of "
+            "the inputs"
+            for name, ranks in self._ranks.items()
+            if len(ranks) > 1
+        ]
 
 
 def _declared(card: CardLike) -> Iterator[tuple[str, Shape]]:

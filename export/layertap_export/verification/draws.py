@@ -21,6 +21,13 @@ KEY_COUNT = 20
 UNKNOWN_KEY = "neither of these"
 """A string that is in no vocabulary."""
 
+RANDOM_TIMES = 5
+"""From how many times as many elements as rows on they are random: then nearly all rows are read
+too, and each next to others in each sample."""
+
+MOST_CHOICES = 256
+"""The most whole numbers that a golden sample lists."""
+
 WHOLE = 10
 """Whole numbers that index nothing known are below this, where the model takes them."""
 
@@ -91,22 +98,26 @@ class Draw:
 
     def golden(self, info: TensorInfo, shape: tuple[int, ...]) -> GoldenInput:
         """How the first batch is generated."""
+        low, high, choices, step = self.low, self.high, None, None
+        elements = math.prod(shape)
         if self.keys is not None:
-            count = len(self.choices)
-            return GoldenInput(
-                name=info.name,
-                shape=shape,
-                low=0.0,
-                high=float(count),
-                choices=self.choices,
-                step=float(_sweep(count)),
-            )
-        step = None
+            choices = self.choices
+            low, high = 0.0, float(len(choices))
         if self.ascending:
-            step = (self.high - self.low) / max(1, math.prod(shape))
-        elif self.whole:
-            step = float(_sweep(int(self.high - self.low)))
-        return GoldenInput(name=info.name, shape=shape, low=self.low, high=self.high, step=step)
+            step = (high - low) / max(1, elements)
+        elif choices is not None or self.whole:
+            count = int(high - low)
+            few = elements < RANDOM_TIMES * count
+            if choices is None and np.dtype(info.dtype).kind not in "iu":
+                # Random numbers are whole only if they are chosen from a list.
+                few = few or count > MOST_CHOICES
+                if not few:
+                    choices = tuple(np.arange(low, high).tolist())
+                    low, high = 0.0, float(count)
+            step = float(_sweep(count)) if few else None
+        return GoldenInput(
+            name=info.name, shape=shape, low=low, high=high, choices=choices, step=step
+        )
 
     def first(self, info: TensorInfo, shape: tuple[int, ...]) -> NDArray[Any]:
         """The input of the golden sample."""
@@ -278,6 +289,10 @@ REAL_RANGES = (
 """Ranges of real numbers that are tried where a model is not finite in the first one: for
 logarithms, roots, inverse cosines and hyperbolic cosines."""
 
+DIVISORS = ((1, 10), (10, 100))
+"""Ranges of whole numbers that are tried where a model does not take the first one, for example
+because it divides by them."""
+
 HIGHS = (7, 5, 4, 3, 2, 1)
 """Upper ends of ranges of whole numbers that are tried where a model does not take the first."""
 
@@ -291,6 +306,8 @@ def other_draws(info: TensorInfo, draw: Draw) -> Iterator[Draw]:
     if info.dtype == "bool":
         return
     if draw.whole or np.dtype(info.dtype).kind in "iu":
+        if not draw.whole:
+            yield from (replace(draw, low=float(low), high=float(high)) for low, high in DIVISORS)
         for count in (WHOLE, *HIGHS):
             if count < draw.high - draw.low:
                 yield replace(draw, high=draw.low + count, whole=True, fixed=True, open=True)

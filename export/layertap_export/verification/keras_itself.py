@@ -4,11 +4,12 @@ Some networks magnify rounding: long recurrences, deep networks whose values van
 large numbers. There Keras in float32 is further than the tolerance from the exact result, and so is
 every program that adds up in another order. Such a layer passes if the file is about as close to
 the exact result, Keras in float64, as Keras is. Where Keras cannot compute in float64, it passes if
-Keras's own result moves as far when the input changes by a millionth.
+Keras's own result moves as far when the input changes by a millionth, or if the file is about as
+far from its own graph in float64: then so is every program that computes it in float32.
 
 In a chaotic network both errors are as large as the values, so a wrong weight would not show. It
-does in float64, in which the file's own graph must agree with Keras, as far as Keras agrees with
-itself in float64.
+does in float64, in which the file's own graph must agree with Keras in each sample, as far as Keras
+agrees with itself in float64.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from layertap_export.errors import ExportError
 from layertap_export.keras_model.subject import Run, Subject
 
 from .card_like import CardLike
+from .finite import scale_of
 from .float64_graph import has_only_weights, in_float64
 from .reference import precise_runner, runner
 from .written_file import WrittenFile
@@ -46,6 +48,12 @@ SHARE = 3.0
 GRAPH_SHARE = 10.0
 """The same where the file's graph agrees with Keras in float64, so that only rounding is left."""
 
+MOVED_SHARE = 1.5
+"""How many times as far from Keras as Keras moves a file may be, where there is no float64."""
+
+MOST_ROUNDING = 1e-2
+"""The largest distance of a file from its own graph in float64 that excuses it."""
+
 GRAPH_SECONDS = 60.0
 """How long the computation of the file's graph in float64 may take."""
 
@@ -57,22 +65,24 @@ class OwnError:
     """How far Keras is from itself in one layer, in the layer's scale."""
 
     keras: float
-    """From Keras in float64; without it, how far Keras moves if the input changes by `CHANGE`."""
+    """From Keras in float64; without it, how far Keras moves if the input changes by `CHANGE`, or
+    how far the file is from its graph in float64."""
     file: float | None
     """How far the file is from Keras in float64, if that is known."""
-    graph: float | None = None
-    """How far the file's graph in float64 is from Keras in float64, if that is known."""
-    fine: float = 0.0
-    """How far Keras in float64 moves if the input changes by `FINE_CHANGE`."""
+    agrees: bool | None = None
+    """Whether the file's graph agrees with Keras in float64 in every sample, if that is known.
+    Without float64, whether each sample of Keras moves about as far as the file is from it."""
+    rounding: float = 0.0
+    """How far the file is from its own graph in float64, if Keras cannot compute in float64."""
 
     def excuses(self, error: float, tolerance: float) -> bool:
         """Whether a file passes whose distance from Keras is over the tolerance."""
         if self.file is None:
-            return error <= self.keras
-        if self.graph is None:
+            moves = bool(self.agrees) and error <= MOVED_SHARE * self.keras
+            return moves or error <= SHARE * self.rounding
+        if self.agrees is None:
             return self.file <= max(tolerance, SHARE * self.keras)
-        agrees = self.graph <= max(tolerance, GRAPH_SHARE * self.fine)
-        return agrees and self.file <= max(tolerance, GRAPH_SHARE * self.keras)
+        return self.agrees and self.file <= max(tolerance, GRAPH_SHARE * self.keras)
 
 
 class KerasItself:
@@ -134,30 +144,62 @@ class KerasItself:
             if error is not None and error <= max(self._tolerance, GRAPH_SHARE * keras[name])
         ]
         graph = self._of_graph(arrays, _only(near, exact[0])) if exact and near else {}
-        doubtful = {name for name, error in graph.items() if error > self._tolerance}
+        doubtful = {name for name, errors in graph.items() if errors.max() > self._tolerance}
         fine = self._fine(arrays, _only(doubtful, exact[0])) if exact and doubtful else {}
+        agrees = {
+            name: bool(
+                (errors <= np.maximum(self._tolerance, GRAPH_SHARE * fine.get(name, 0.0))).all()
+            )
+            for name, errors in graph.items()
+        }
+        if not exact:
+            agrees = {name: self._moves(name, ours[name], theirs[name], runs) for name in ours}
+        rounding = {} if exact else self._rounding(arrays, ours)
         return {
             name: OwnError(
-                keras=keras[name],
+                keras=max(keras[name], rounding.get(name, 0.0)),
                 file=file[name],
-                graph=graph.get(name),
-                fine=fine.get(name, 0.0),
+                agrees=agrees.get(name),
+                rounding=rounding.get(name, 0.0),
             )
             for name in ours
         }
 
-    def _fine(self, arrays: Sequence[NDArray[Any]], exact: Values) -> dict[str, float]:
-        """How far Keras in float64 is from itself."""
+    def _moves(
+        self, name: str, ours: NDArray[Any], theirs: NDArray[Any], runs: Sequence[Values]
+    ) -> bool:
+        """Whether each sample of Keras moves about as far as the file is from it: in some samples
+        of a chaotic network no weight would show."""
+        moved = np.max([self._by_sample(name, run[name], theirs) for run in runs], 0)
+        errors = self._by_sample(name, ours, theirs)
+        return bool((errors <= np.maximum(self._tolerance, GRAPH_SHARE * moved)).all())
+
+    def _rounding(self, arrays: Sequence[NDArray[Any]], ours: Values) -> dict[str, float]:
+        """How far the file is from its own graph in float64; not where it is chaotic, because every
+        weight would be as good there."""
+        feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
+        values = in_float64(self._file, list(ours), feeds, time.monotonic() + GRAPH_SECONDS)
+        found = {name: self._scaled(name, ours[name], x) for name, x in values.items()}
+        return {name: error for name, error in found.items() if error <= MOST_ROUNDING}
+
+    def _fine(
+        self, arrays: Sequence[NDArray[Any]], exact: Values
+    ) -> dict[str, NDArray[np.float64]]:
+        """How far Keras in float64 is from itself, for each sample."""
         assert self._copies is not None
         _, precise = self._copies
         wide = [x.astype(np.float64) if x.dtype.kind == "f" else x for x in arrays]
         runs = [_only(exact, precise(batch)) for batch in _changes(wide, FINE_CHANGE)]
         return {
-            name: max(self._scaled(name, run[name], x) for run in runs) for name, x in exact.items()
+            name: np.max([self._by_sample(name, run[name], x) for run in runs], 0)
+            for name, x in exact.items()
         }
 
-    def _of_graph(self, arrays: Sequence[NDArray[Any]], exact: Values) -> dict[str, float]:
-        """How far the file's graph in float64 is from Keras in float64, where that says something.
+    def _of_graph(
+        self, arrays: Sequence[NDArray[Any]], exact: Values
+    ) -> dict[str, NDArray[np.float64]]:
+        """How far the file's graph in float64 is from Keras in float64 in each sample, where that
+        says something.
 
         Constants that were computed in float32 at the export differ by a rounding from those in
         float64, which a chaotic network magnifies too. So only agreement counts where there are
@@ -166,17 +208,18 @@ class KerasItself:
         """
         feeds = {info.name: x for info, x in zip(self._card.inputs, arrays, strict=True)}
         until = time.monotonic() + GRAPH_SECONDS
-        found: dict[str, float] = {}
+        found: dict[str, NDArray[np.float64]] = {}
         for unrounded in (True, False):
             values = in_float64(self._file, list(exact), feeds, until, unrounded=unrounded)
             for name, x in values.items():
-                error = self._scaled(name, x, exact[name])
-                found[name] = min(error, found.get(name, error))
-            if all(error <= self._tolerance for error in found.values()):
+                errors = self._by_sample(name, x, exact[name])
+                if name not in found or errors.max() < found[name].max():
+                    found[name] = errors
+            if all(errors.max() <= self._tolerance for errors in found.values()):
                 break
         if has_only_weights(self._file, self._subject.weights):
             return found
-        return {name: error for name, error in found.items() if error <= self._tolerance}
+        return {k: errors for k, errors in found.items() if errors.max() <= self._tolerance}
 
     def _exact(
         self, batches: Sequence[Sequence[NDArray[Any]]], theirs: Values
@@ -201,6 +244,22 @@ class KerasItself:
     def _scaled(self, name: str, value: NDArray[Any], truth: NDArray[Any]) -> float:
         least = self._scales.get(name, 0.0)
         return difference(value, truth, least_scale=least, same_dtype=False).scaled
+
+    def _by_sample(
+        self, name: str, value: NDArray[Any], truth: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """The scaled error of each row, in the scale of all; of a number, one error."""
+        if value.shape != truth.shape or not truth.shape or not truth.size:
+            return np.array([self._scaled(name, value, truth)])
+        scale = max(self._scales.get(name, 0.0), scale_of(truth))
+        if not np.isfinite(scale):
+            return np.array([self._scaled(name, value, truth)])
+        return np.array(
+            [
+                difference(one, other, least_scale=scale, same_dtype=False).scaled
+                for one, other in zip(value, truth, strict=True)
+            ]
+        )
 
     @cached_property
     def _keras(self) -> Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
-from layertap.format.layer import Layer, Shape
+from layertap.format.layer import Layer
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.subject import Subject
@@ -23,7 +24,7 @@ from layertap_export.keras_model.tracing import Trace
 from .batches import Batch, Batches
 from .card_like import CardLike
 from .columns import column_draws
-from .declared_shapes import contradicted, freed
+from .declared_shapes import DeclaredShapes
 from .error_scales import least_scales
 from .finite import NotFinite, scale_of
 from .golden_values import golden_layer
@@ -33,6 +34,7 @@ from .reference import precise_runner, runner
 from .report import LayerDifference, VerificationReport
 from .row_search import RowSearch
 from .rows_read import RowsRead
+from .sample_work import sample_work
 from .sizes import given_sizes
 from .tolerances import DEFAULT_TOLERANCE
 from .traced_part import TracedPart, layer_tensors
@@ -102,7 +104,7 @@ def verify_file(
     scales = least_scales(file.path)
     itself = KerasItself(file, subject, card, wanted, tolerance)
     totals: dict[str, LayerDifference] = {}
-    free: dict[str, Shape] = {}
+    shapes = DeclaredShapes(card)
     labels: list[str] = []
     golden: Golden | None = None
     largest = dict(scales)
@@ -119,6 +121,8 @@ def verify_file(
         runner(subject, card, wanted, _reusable(traced, card, wanted)),
         sizes=fixed,
         cost=_cost(traced),
+        work=cache(partial(sample_work, traced)),
+        gradients=card.gradients is not None,
         rows=rows,
         search=RowSearch.of(traced, rows, card.inputs),
         columns=column_draws(traced, uses, card.inputs, subject.layers),
@@ -130,8 +134,7 @@ def verify_file(
         actual = _run(session, card, batch)
         misnamed |= _misnamed(session, card, actual, length)
         fed = {info.name: x for info, x in zip(card.inputs, batch.arrays, strict=True)}
-        for name, shape in contradicted(card, {**fed, **actual}).items():
-            free[name] = freed(shape, free.get(name, shape))
+        shapes.compare({**fed, **actual})
         truth = precisely(batch.arrays) if precisely else {}
         outputs = {info.name: expected[info.name] for info in card.outputs if info.name in expected}
         found_now: dict[str, LayerDifference] = {}
@@ -190,7 +193,7 @@ def verify_file(
         tables=rows.shares(),
         hardly_read=rows.hardly_read,
         inputs=tuple(info.name for info in card.inputs),
-        notes=tuple(batches.notes),
+        notes=(*batches.notes, *shapes.notes),
         # Outputs that are not layers come last.
         layers=tuple(sorted(totals.values(), key=lambda x: order.get(x.name, LAST))),
         golden=golden,
@@ -198,7 +201,7 @@ def verify_file(
         reference=subject.framework,
         per_sample=frozenset(per_sample),
         misnamed=frozenset(misnamed),
-        misdeclared=free,
+        misdeclared=shapes.contradicted,
     )
 
 

@@ -71,7 +71,7 @@ class VerificationReport(Readable):
     inputs: tuple[str, ...] = ()
     """The names of the model's inputs."""
     notes: tuple[str, ...] = ()
-    """Batches that the model does not take, in words."""
+    """In words: batches that the model does not take, and outputs whose number of axes varies."""
 
     def __bool__(self) -> bool:
         return not self.failed and not self.misnamed and not self.misdeclared
@@ -141,7 +141,11 @@ class VerificationReport(Readable):
         worst = max(self.unsteady, key=lambda x: x.scaled)
         some = "1 of these differs" if count == 1 else f"{count} of these differ"
         known = worst.from_float64 is not None
-        source = "from float64" if known else "if the input changes by 1e-06"
+        source = (
+            "from float64"
+            if known
+            else "if the input changes by 1e-06 or sums are rounded otherwise"
+        )
         return (
             f"\n{some} by more than {self.tolerance:.0e}, up to {worst.scaled:.1e} in "
             f"{worst.name!r}: {self.reference} is not more exact there, its own result differs by "
@@ -180,7 +184,7 @@ class VerificationReport(Readable):
 
     @property
     def _refused(self) -> str:
-        """The first batches that the model does not take, one a line."""
+        """The first notes, one a line."""
         more = f" and {len(self.notes) - 3} more" if len(self.notes) > 3 else ""
         return "".join(f"\n{note}" for note in self.notes[:3]) + more
 

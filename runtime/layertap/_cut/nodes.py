@@ -15,10 +15,15 @@ from layertap.format.wire import Buffer, encode, fields, text
 
 from .plan import Leaf, Perm
 
-Attribute: TypeAlias = "int | Sequence[int] | bytes"
-"""An attribute's value: an integer, several, or a tensor as `int64_tensor` writes it."""
 
-_INT, _TENSOR, _INTS = 2, 4, 7
+class Body(bytes):
+    """A `GraphProto`, as an attribute."""
+
+
+Attribute: TypeAlias = "int | Sequence[int] | bytes | Body"
+"""An attribute's value: an integer, several, a graph, or a tensor as `int64_tensor` writes it."""
+
+_INT, _TENSOR, _GRAPH, _INTS = 2, 4, 5, 7
 """`AttributeProto.AttributeType`."""
 
 
@@ -35,6 +40,8 @@ def node_field(
 def _attribute(name: str, value: Attribute) -> bytes:
     if isinstance(value, int):
         return encode(1, name) + encode(3, value) + encode(20, _INT)
+    if isinstance(value, Body):
+        return encode(1, name) + encode(6, value) + encode(20, _GRAPH)
     if isinstance(value, bytes):
         return encode(1, name) + encode(5, value) + encode(20, _TENSOR)
     return encode(1, name) + b"".join(encode(8, one) for one in value) + encode(20, _INTS)
@@ -44,6 +51,12 @@ def int64_tensor(values: Sequence[int]) -> bytes:
     """A `TensorProto` of one axis."""
     data = b"".join(value.to_bytes(8, "little", signed=True) for value in values)
     return encode(1, len(values)) + encode(2, ELEMENT_TYPES.index("int64")) + encode(9, data)
+
+
+def scalar_tensor(value: int, dtype: str) -> bytes:
+    """A `TensorProto` without axes, of `int32` or `int64`."""
+    data = value.to_bytes(4 if dtype == "int32" else 8, "little", signed=True)
+    return encode(2, ELEMENT_TYPES.index(dtype)) + encode(9, data)
 
 
 def ones_field(name: str, kind: TensorType) -> bytes:

@@ -1,14 +1,14 @@
 """Batches without a sample, and other empty arrays.
 
-Some of onnxruntime's operators end the process if a size is 0. An empty array is therefore fed only
-where this is safe. The shapes of most results are known without it: they are those for a size of 1
-and of 2, continued to 0.
+Not all operators take a size of 0. The shapes of most results are known without running on it: they
+are those for a size of 1 and of 2, continued to 0. Other results are computed on the empty arrays,
+with guards around the operators that end the process there (`_cut.guards`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,9 +16,7 @@ from layertap.errors import InputError
 
 from .on_device import dtype_of, is_ortvalue
 
-FATAL = ("Einsum", "GRU", "LSTM")
-"""Operators that an empty array must not reach, as of onnxruntime 1.32: Einsum divides by a size,
-GRU and LSTM share the samples among threads."""
+Run: TypeAlias = Callable[[Mapping[str, Any]], Sequence[Any]]
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
@@ -47,39 +45,22 @@ def _filled(value: Any, count: int) -> Any:
     return np.full(shape, "", object) if dtype in (object, "string") else np.zeros(shape, dtype)
 
 
-def run_empty(
-    run: Callable[[Mapping[str, Any]], Sequence[Any]],
-    feeds: Mapping[str, Any],
-    name: str,
-    fatal: Callable[[], str],
-) -> Sequence[Any]:
+def run_empty(run: Run, feeds: Mapping[str, Any], guarded: Callable[[], Run]) -> Sequence[Any]:
     """The results for values of which some are empty.
 
     Args:
         run: computes the results, as arrays.
         feeds: the values.
-        name: the model's name in messages.
-        fatal: an operator that must not get empty arrays, among those that run; or empty.
+        guarded: makes a function that computes them on empty values, too.
 
     Raises:
-        InputError: the results do not follow from the shapes, and cannot be computed safely.
+        InputError: the results do not follow from the shapes, and cannot be computed.
     """
     found = _continued(run, feeds)
-    if found is not None:
-        return found
-    given = ", ".join(f"{key} {shape_of(value)}" for key, value in feeds.items())
-    operator = fatal()
-    if operator:
-        raise InputError(
-            f"{name} cannot be run on {given}: onnxruntime's {operator} ends the process if a size "
-            "is 0. Leave such samples out."
-        )
-    return run(feeds)
+    return guarded()(feeds) if found is None else found
 
 
-def _continued(
-    run: Callable[[Mapping[str, Any]], Sequence[Any]], feeds: Mapping[str, Any]
-) -> list[Any] | None:
+def _continued(run: Run, feeds: Mapping[str, Any]) -> list[Any] | None:
     """Empty arrays of the dtypes and shapes that follow from the sizes 1 and 2; `None` if they are
     not all empty."""
     try:

@@ -26,7 +26,7 @@ from .library import (
     import_onnxruntime,
     supports_external_weights,
 )
-from .session import Session, check_fork, options_without, reason_of, session_options
+from .session import FOLDER, Session, check_fork, options_without, reason_of, session_options
 from .settings import Provider, Settings
 from .stopping import raised_by_handler, start_stoppably
 
@@ -139,8 +139,7 @@ class Engine:
         options = self._options(ort)
         check_fork(self._providers)
         if folder is not None:
-            entry = "session.model_external_initializers_file_folder_path"
-            options.add_session_config_entry(entry, str(folder))
+            options.add_session_config_entry(FOLDER, str(folder))
         try:
             start = partial(
                 ort.InferenceSession,

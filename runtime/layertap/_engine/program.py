@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from layertap._cut.guards import SUSPECTS, guarded, may_need_guards
 from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
@@ -282,10 +283,14 @@ class Program:
         key = (*plan.key, *dtypes.values(), in_float)
         engine = self.engine.in_float() if in_float else self.engine
         start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
+        guarded = partial(
+            self._sessions.get,
+            (*key, "guarded"),
+            partial(self._start, engine, plan, dtypes, may_be_empty=True),
+        )
         memory = self.engine.memory if on_device else None
         session = start() if plan.outputs else None
-        fatal = partial(self._fatal, plan)
-        return Fetch(self.name, plan, start, session, memory, self._defaults(plan), fatal)
+        return Fetch(self.name, plan, start, guarded, session, memory, self._defaults(plan))
 
     def _defaults(self, plan: CutPlan) -> dict[str, Any]:
         """Values for the optional inputs of a plan that have no initializer in the file."""
@@ -294,15 +299,6 @@ class Program:
         graph = self.graph
         names = (name for name in plan.optional if name not in graph.initializers)
         return {name: ones(graph.optional[name]) for name in names}
-
-    def _fatal(self, plan: CutPlan) -> str:
-        """An operator in a plan that must not get empty arrays; empty if there is none."""
-        from .empty import FATAL
-
-        spans = [*self.graph.head, *(self.graph.nodes[at].span for at in plan.nodes)]
-        with self.source.read(sparsely=True) as buffer:
-            parts = [bytes(buffer[start:end]) for start, end in spans]
-        return next((name for name in FATAL if any(name.encode() in one for one in parts)), "")
 
     @cached_property
     def _quantised(self) -> bool:
@@ -325,9 +321,24 @@ class Program:
             return ()
         return (FOLDING,) if much_from_constants(self.source, graph) else ()
 
-    def _start(self, engine: Engine, plan: CutPlan, dtypes: Mapping[str, str]) -> Session:
-        """Cut the file down to `plan` and make a session of it."""
-        disabled, locations = self._disabled, self.graph.locations
+    def _start(
+        self,
+        engine: Engine,
+        plan: CutPlan,
+        dtypes: Mapping[str, str],
+        *,
+        may_be_empty: bool = False,
+    ) -> Session:
+        """Cut the file down to `plan` and make a session of it.
+
+        Args:
+            dtypes: of given tensors, by source, used if the file does not state them.
+            may_be_empty: whether some of the values that are fed may be empty.
+        """
+        graph, suspects = self.graph, plan.nodes
+        disabled, locations = self._disabled, graph.locations
+        if not graph.functions:
+            suspects = tuple(at for at in suspects if graph.nodes[at].op_type in SUSPECTS)
         leaves = engine.leaves_weights(self.source.size)
         locate = stay = weights = None
         if leaves or locations:
@@ -338,7 +349,9 @@ class Program:
             stay = weights.stay if leaves else None
         with self.source.read(sparsely=stay is not None) as buffer:
             try:
-                model = write_cut(buffer, self.graph, plan, locate, dtypes, stay)
+                model = write_cut(buffer, graph, plan, locate, dtypes, stay)
+                if suspects and may_need_guards(graph, suspects):
+                    model = guarded(model, may_be_empty)
                 model = without_references(
                     model,
                     weights.referred if weights else (),
@@ -476,27 +489,27 @@ class Fetch:
         name: str,
         plan: CutPlan,
         start: Callable[[], Session],
+        guarded: Callable[[], Session],
         session: Session | None,
         memory: DeviceMemory | None,
         defaults: Mapping[str, Any],
-        fatal: Callable[[], str],
     ) -> None:
         """
         Args:
             name: the model's name in messages.
             start: makes or finds the session.
+            guarded: makes or finds one that may be fed empty arrays.
             session: the result of `start`; `None` if nothing is computed.
             memory: the device's memory, if the values stay there. The plan must not be peeled
                 then.
             defaults: values for the optional inputs that the file has no value for.
-            fatal: see `empty.run_empty`.
         """
         self.plan = plan
         self._name = name
         self._start = start
+        self._guarded = guarded
         self._memory = memory
         self._defaults = defaults
-        self._fatal = fatal
         self.session = session
         # Computed once, used by each call.
         self._read = (*plan.inputs, *plan.starts)
@@ -533,7 +546,7 @@ class Fetch:
         return results
 
     def _compute(self, session: Session, feeds: Mapping[str, Any]) -> Sequence[Any]:
-        """Run the session; but not on empty arrays, which may end the process."""
+        """Run the session; but not on empty arrays, which it may not be guarded for."""
         on_device = self._memory is not None
         for value in feeds.values():
             shape = getattr(
@@ -546,7 +559,8 @@ class Fetch:
         from .empty import run_empty
         from .on_device import keep
 
-        found = run_empty(partial(session.run, self.outputs), feeds, self._name, self._fatal)
+        run = partial(session.run, self.outputs)
+        found = run_empty(run, feeds, lambda: partial(self._guarded().run, self.outputs))
         if self._memory is None:
             return found
         return [keep(import_onnxruntime(), value, self._memory) for value in found]

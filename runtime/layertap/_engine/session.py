@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from layertap._cut.guards import ERROR, guarded, may_need_guards
 from layertap._escaping import shortened
 from layertap.errors import DeviceError, InputError, LayertapError, UsageError, suggest
-from layertap.format.graph import TensorType, read_graph
+from layertap.format.graph import Graph, TensorType, read_graph
+from layertap.format.limits import PROTOBUF_BYTES
 from layertap.format.source import BytesSource, FileSource
 
 from . import devices
 from .cache import forget_all
 from .constant_work import FOLDING, much_from_constants
-from .library import import_onnxruntime
+from .library import import_onnxruntime, supports_external_weights
 from .stopping import raised_by_handler, run_stoppably, start_stoppably
 
 
@@ -44,7 +46,10 @@ def plain_session(
     name = "the model" if isinstance(model, bytes) else repr(os.fspath(model))
     source = BytesSource(model) if isinstance(model, bytes) else FileSource(model)
     with source.read(sparsely=True) as buffer:
-        much = much_from_constants(source, read_graph(buffer))
+        graph = read_graph(buffer)
+        much = much_from_constants(source, graph)
+    if may_need_guards(graph, range(len(graph.nodes))):
+        model = _guarded(source, model, graph, options)
     start = partial(
         ort.InferenceSession,
         model,
@@ -54,6 +59,34 @@ def plain_session(
         **options_without([FOLDING] if much else []),
     )
     return _Plain(start_stoppably(start, options, name), name, ort.RunOptions)
+
+
+def _guarded(
+    source: BytesSource | FileSource,
+    model: bytes | str | os.PathLike[str],
+    graph: Graph,
+    options: Any,
+) -> bytes | str | os.PathLike[str]:
+    """The contents of a model with guards, if it needs some; otherwise the model.
+
+    Args:
+        options: of its session; the folder of its weights is added.
+    """
+    separate = graph.locations and source.path is not None
+    if source.size > PROTOBUF_BYTES or (separate and not supports_external_weights()):
+        return model
+    with source.read() as buffer:
+        whole = bytes(buffer)
+    found = guarded(whole)
+    if found is whole:
+        return model
+    if separate and source.path is not None:
+        options.add_session_config_entry(FOLDER, os.fspath(source.path.parent))
+    return found
+
+
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option for the folder of the files of weights."""
 
 
 def options_without(optimizations: Sequence[str]) -> dict[str, Any]:
@@ -197,6 +230,12 @@ class Session:
                 raise DeviceError(
                     f"not enough memory to run {self._name} on {given}. Use smaller batches. "
                     f"onnxruntime's message: {message}"
+                ) from exc
+            nothing = re.search(f"{ERROR}(\\w+)", message)
+            if nothing:
+                raise InputError(
+                    f"{self._name} cannot be run on {given}: an input of its operator {nothing[1]} "
+                    "becomes empty, and onnxruntime would end the process. Leave such samples out."
                 ) from exc
             raise InputError(
                 f"onnxruntime could not run {self._name} on {given}: {message}"

@@ -176,7 +176,9 @@ def test_erfinv_is_the_inverse_of_erf(dtype: Any, tf: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["floordiv", "floormod", "atan2", "nextafter"])
+@pytest.mark.parametrize(
+    "name", ["floordiv", "floormod", "atan2", "nextafter", "xlogy", "xlog1py", "xdivy"]
+)
 def test_functions_of_two_numbers_match(name: str, dtype: Any, tf: Any) -> None:
     finite = [x for x in SPECIAL if (abs(x) < 10 and abs(x) > 1e-6) or x == 0]
     pairs = [(x, y) for x, y in itertools.product(finite, finite) if y or not name.startswith("fl")]
@@ -256,6 +258,26 @@ def test_large_integers_are_exact(dtype: str, keras: Any, tf: Any) -> None:
         ]
 
     agree(both(tf, both_ways, x, y, free=False))
+
+
+@pytest.mark.parametrize("dtype", ["int32", slow("int64"), slow("uint8"), slow("int16")])
+def test_sums_and_products_that_are_too_large_begin_again(dtype: str, tf: Any) -> None:
+    """As in TensorFlow; onnxruntime's reductions give the largest number instead."""
+    limits = np.iinfo(dtype)
+    x = np.random.default_rng(0).integers(limits.min, limits.max, (3, 7, 4), dtype)
+
+    axes: list[Any] = [1, -1, (1, 2), (0, 2), []]
+
+    def reduced(x: Any) -> list[Any]:
+        return [
+            reduce(x, axis=axis, keepdims=keep)
+            for reduce in (tf.reduce_sum, tf.reduce_prod)
+            for axis in axes
+            for keep in (False, True)
+        ]
+
+    agree(both(tf, reduced, x, free=False))
+    agree(both(tf, lambda x: [tf.reduce_sum(x, 0), tf.reduce_prod(x % 3, 1)], x))
 
 
 # --- Searching ----------------------------------------------------------------------------------

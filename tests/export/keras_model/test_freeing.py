@@ -205,6 +205,39 @@ def compare_at_other_sizes(model: Any, report: Any) -> None:
             assert all(fits), (output.name, output.shape, value.shape)
 
 
+def reading_batch(k: Any, data: int | None) -> Any:
+    """A model that reads the size of its batch as a Python number, and was called on data of a
+    batch, or on a symbol."""
+
+    class Doubled(k.layers.Layer):
+        def call(self, x: Any) -> Any:
+            return 2 * x if x.shape[0] == 1 else 3 * x
+
+    if data is None:
+        entry = k.Input((6,))
+        return k.Model(entry, k.layers.Dense(2)(Doubled()(entry)))
+    return sequential(k, k.layers.Dense(6), Doubled(), k.layers.Dense(2), data=(data, 6))
+
+
+@pytest.mark.parametrize(("data", "batch"), [(None, 1), (1, 1), (2, 2), (5, 5)])
+def test_a_batch_that_the_model_reads_is_fixed(
+    data: int | None, batch: int, keras: Any, tmp_path: Path
+) -> None:
+    model = reading_batch(keras, data)
+    report = layertap_export.export(model, tmp_path / "x.onnx")
+    assert report.card.inputs[0].shape == (batch, 6)
+    note = (
+        f"the batch size is fixed at {batch}: the model reads it as a Python number, and computes "
+        "something else for others"
+    )
+    assert (report.card.notes or ())[-1] == note
+    assert note in str(report)
+    x = np.random.default_rng(0).normal(size=(batch, 6)).astype(np.float32)
+    found = layertap.open(report.path).predict(x)
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=1e-4, atol=1e-5)
+    assert layertap_export.verify(report.path, model)
+
+
 @pytest.mark.parametrize("make", [vectors, images, steps, stateful], ids=lambda f: f.__name__)
 def test_saving_and_loading_changes_nothing(
     make: Callable[[Any], Any], keras: Any, tmp_path: Path

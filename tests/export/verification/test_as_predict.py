@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,32 @@ def test_a_layer_that_asks_whether_it_runs_eagerly(keras: Any, tmp_path: Path) -
     (gradient,) = plain_session(report.path).run(["grad/first"], {"x": x})
     kernel = model.get_layer("dense").kernel.numpy()
     np.testing.assert_allclose(gradient, np.tile(2 * kernel.sum(1), (3, 1)), rtol=1e-5)
+
+
+def test_loops_are_not_run_step_by_step(
+    keras: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step of an eager call takes milliseconds, and TimeDistributed has many."""
+    import tensorflow as tf
+
+    rnn = import_module("keras.src.backend.tensorflow.rnn")  # the package has a function so called
+    eager: list[bool] = []
+
+    def counted(original: Any) -> Any:
+        def loop(*args: Any, **kwargs: Any) -> Any:
+            eager.append(tf.executing_eagerly())
+            return original(*args, **kwargs)
+
+        return loop
+
+    monkeypatch.setattr(rnn.tf, "while_loop", counted(tf.while_loop))
+    entry = keras.Input((6, 30, 3))
+    x = keras.layers.TimeDistributed(keras.layers.GRU(4))(entry)
+    model = keras.Model(entry, keras.layers.LSTM(2)(x))
+    eager.clear()
+    report = layertap_export.export(model, tmp_path / "x.onnx")
+    assert eager
+    assert not any(eager)
+    x = np.random.default_rng(0).normal(size=(2, 6, 30, 3)).astype(np.float32)
+    found = layertap.open(report.path).predict(x)
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)

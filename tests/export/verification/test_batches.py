@@ -123,11 +123,24 @@ class TestRanges:
         assert list(read.shares().values()) == [(3, 3)]
         assert max(batch.arrays[0].max() for batch in batches) == 2
 
+    @pytest.mark.parametrize("kind", ["floor", "modulo", "shifted"])
+    def test_a_divisor(self, kind: str, keras: Any, tmp_path: Path) -> None:
+        """TensorFlow refuses to divide a whole number by 0."""
+        one, two = (keras.Input((4,), dtype="int32") for _ in range(2))
+        result = {
+            "floor": lambda: one // two,
+            "modulo": lambda: one % two,
+            "shifted": lambda: one // (two - 3),
+        }[kind]()
+        report = layertap_export.export(keras.Model([one, two], result), tmp_path / "x.onnx")
+        zeros = ("not compared on zeros: the model does not take them",)
+        assert report.verification.notes == (() if kind == "shifted" else zeros)
+
     def test_segments(self, keras: Any) -> None:
         data, ids = keras.Input((5,)), keras.Input((), dtype="int32")
         model = keras.Model([data, ids], keras.ops.segment_sum(data, ids, num_segments=4))
         _, batches = batches_of(model)
-        assert {"seeded", "zeros", "negative", "large"} == {batch.kind for batch in batches}
+        assert {"seeded", "many", "zeros", "negative", "large"} == {batch.kind for batch in batches}
         assert set(batches[0].arrays[1].tolist()) == {0, 1, 2, 3}
         for batch in batches:
             assert batch.arrays[1].max() < 4
@@ -152,13 +165,29 @@ class TestRanges:
         assert [batch.kind for batch in batches] == [
             "seeded",
             "seeded",
+            "many",
             "zeros",
             "negative",
             "large",
         ]
         assert np.abs(batches[-1].arrays[0]).max() > 10
-        assert batches[2].arrays[0].tolist() == np.zeros((1, 4)).tolist()
-        assert batches[3].arrays[0].max() <= 0
+        assert batches[3].arrays[0].tolist() == np.zeros((1, 4)).tolist()
+        assert batches[4].arrays[0].max() <= 0
+
+
+def test_a_model_of_little_work_is_compared_on_many_samples(keras: Any) -> None:
+    """A batch of one sample is among the batches; large models have few samples."""
+    entry = keras.Input((6,))
+    cheap = keras.Model(entry, keras.layers.Dense(2)(entry))
+    counts = [len(batch.arrays[0]) for batch in batches_of(cheap)[1]]
+    assert counts == [64, 1, 1000, 1, 1002, 1]
+    entry = keras.Input((256, 256, 3))
+    large = keras.Model(entry, keras.layers.Conv2D(16, 3)(entry))
+    counts = [len(batch.arrays[0]) for batch in batches_of(large)[1]]
+    assert counts == [1, 2, 1, 3, 1]
+    entry = keras.Input((6,), batch_size=3)
+    fixed = keras.Model(entry, keras.layers.Dense(2)(entry))
+    assert {len(batch.arrays[0]) for batch in batches_of(fixed)[1]} == {3}
 
 
 def test_the_report_says_which_batches_the_model_does_not_take(keras: Any, tmp_path: Path) -> None:

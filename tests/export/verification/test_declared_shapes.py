@@ -108,3 +108,19 @@ def test_a_crop_enlarges_what_is_smaller(order: str, keras: Any, tmp_path: Path)
         (found,) = plain_session(path).run(["crop"], {"image": x})
         expected = model(x).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=f"{height} x {width}")
+
+
+def test_a_number_of_axes_that_varies_is_said(keras: Any, tmp_path: Path) -> None:
+    """TensorFlow's squeeze drops the axis of the batch too, where that is 1."""
+    entry = keras.Input((5, 6), name="x")
+    squeezed = keras.ops.squeeze(entry)
+    report = layertap_export.export(keras.Model(entry, squeezed), tmp_path / "x.onnx")
+    assert report.card.outputs[0].shape == (None, 5, 6)
+    assert report.verification.notes == (
+        "'squeeze' has 2 or 3 axes, depending on the sizes of the inputs",
+    )
+    opened = layertap.open(report.path)
+    x = np.random.default_rng(0).normal(size=(2, 5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(opened.predict(x), x)
+    np.testing.assert_array_equal(opened.predict(x[:1]), x[0])
+    assert layertap_export.verify(report.path, keras.Model(entry, squeezed))

@@ -198,7 +198,7 @@ def test_without_float64_keras_is_compared_with_itself(
     report = layertap_export.export(tmp_path / "saved", tmp_path / "wild.onnx").verification
     (output,) = report.layers
     assert output.reference_error is not None
-    assert output.scaled <= output.reference_error
+    assert output.scaled <= 1.5 * output.reference_error
     assert output.from_float64 is None
     assert "if the input changes by 1e-06" in str(report)
     assert not layertap_export.verify(swapped(tmp_path / "wild.onnx", ""), tmp_path / "saved")
@@ -229,3 +229,38 @@ def test_a_copy_that_is_another_model_is_no_reference(keras: Any, tmp_path: Path
         "scale"
     ]
     np.testing.assert_array_equal(numpy_helper.to_array(two), 1.0)
+
+
+def test_without_float64_the_file_is_compared_with_its_own_graph_in_float64(
+    keras: Any, tmp_path: Path
+) -> None:
+    """A sum of large numbers that do not depend on the input: Keras does not move with that."""
+
+    class Large(keras.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.large = self.add_weight(shape=(3000, 4), name="large")
+
+        def call(self, x: Any) -> Any:
+            ones = keras.ops.ones_like(x[:, :1]) * keras.ops.ones((1, 3000))
+            return keras.ops.matmul(ones, self.large)
+
+        def get_config(self) -> Any:
+            raise NotImplementedError("it cannot be built again")
+
+    entry = keras.Input((3,))
+    layer = Large(name="large")
+    model = keras.Model(entry, keras.layers.Dense(4, name="after")(layer(entry)))
+    generator = np.random.default_rng(0)
+    large = generator.normal(size=(1500, 4)) * 1e4
+    layer.set_weights([generator.permutation(np.concatenate([large, -large])) + 1e-2])
+    report = layertap_export.export(model, tmp_path / "x.onnx")
+    assert report.verification.unsteady
+    assert all(x.from_float64 is None for x in report.verification.unsteady)
+    assert "or sums are rounded otherwise" in str(report)
+    bad = onnx.load(report.path)
+    item = max(bad.graph.initializer, key=lambda x: np.prod(x.dims))
+    value = numpy_helper.to_array(item).copy()
+    value[7] += 3
+    item.CopyFrom(numpy_helper.from_array(value, item.name))
+    onnx.save(bad, tmp_path / "bad.onnx")
+    assert not layertap_export.verify(tmp_path / "bad.onnx", model)

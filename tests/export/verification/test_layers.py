@@ -41,10 +41,11 @@ def test_a_good_file_passes(small: Any, small_file: Path) -> None:
     assert [x.name for x in report.layers] == [x.name for x in small.layers if x.name != "image"]
     assert 0 < report.worst.scaled < 1e-5
     assert report.batches == (
+        "29 x 7 x 9 x 3, seeded",
         "1 x 7 x 9 x 3, seeded",
-        "2 x 7 x 9 x 3, seeded",
+        "292 x 7 x 9 x 3, seeded",
         "1 x 7 x 9 x 3, zeros",
-        "3 x 7 x 9 x 3, negative",
+        "294 x 7 x 9 x 3, negative",
         "1 x 7 x 9 x 3, times 100",
     )
     report.raise_if_failed()
@@ -116,7 +117,7 @@ def test_another_model_with_the_same_inputs(keras: Any, small_file: Path) -> Non
     other = keras.Model(image, keras.layers.Dense(3, name="dense")(x))
     report = layertap_export.verify(small_file, other)
     problems = {x.name: x.problem for x in report.failed}
-    assert problems["conv"] == "shape (1, 7, 9, 8) instead of (1, 7, 9, 4)"
+    assert problems["conv"] == "shape (64, 7, 9, 8) instead of (64, 7, 9, 4)"
     assert problems["bn"] == "the model has no such layer"
 
 

@@ -63,7 +63,7 @@ def test_gradients_are_verified_like_layers(report: Any) -> None:
     names = {"grad/relu", "grad/drop", "grad/image"}
     assert {name for name in checked if name.startswith("grad/")} == names
     assert all(0 < checked[name].scaled < 1e-5 for name in names)
-    assert "verified 8 layers and 3 gradients against Keras on 5 batches" in str(report)
+    assert "verified 8 layers and 3 gradients against Keras on 6 batches" in str(report)
 
 
 def test_the_golden_sample_contains_gradients(report: Any, small: Any, keras: Any) -> None:

@@ -217,8 +217,12 @@ EARLY: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
 RAW: dict[str, Callable[[pytest.MonkeyPatch, Fault], None]] = {
     "channels_first": lambda patch, fault: after(patch, assembling, "channels_first", fault),
     "restore_products": lambda patch, fault: after(patch, assembling, "restore_products", fault),
+    "products_of_einsum": lambda patch, fault: after(
+        patch, assembling, "products_of_einsum", fault
+    ),
+    "normalisations": lambda patch, fault: after(patch, assembling, "normalisations", fault),
     "fuse": lambda patch, fault: after(patch, assembling, "fuse", fault),
-    "join_hard_swish": lambda patch, fault: after(patch, fusing, "join_hard_swish", fault),
+    "join_activations": lambda patch, fault: after(patch, fusing, "join_activations", fault),
     "rename": lambda patch, fault: after(patch, assembling, "rename", fault),
 }
 """Passes within `assemble`, where only weights have their final form."""
@@ -258,6 +262,37 @@ def test_a_fault_makes_the_export_fail(
     (PLACES | EARLY | RAW)[place](monkeypatch, counted)
     refused(small, tmp_path / "small.onnx", layers=layers)
     assert spoiled == [place]
+
+
+@pytest.fixture
+def pooled(keras: Any) -> Any:
+    """In 16 bits, where the largest of a window is another one after each rounding."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    entry = keras.Input((16, 16, 3), name="x")
+    x = layers.Conv2D(6, 3, dtype="mixed_bfloat16")(entry)
+    x = layers.MaxPooling2D(dtype="mixed_bfloat16")(x)
+    x = layers.GlobalAveragePooling2D(dtype="mixed_bfloat16")(x)
+    return keras.Model(entry, layers.Dense(3, "softmax")(x))
+
+
+def test_gradients_in_16_bits_need_be_as_close_to_float64_as_kerass(
+    pooled: Any, tmp_path: Path
+) -> None:
+    report = layertap_export.export(pooled, tmp_path / "x.onnx", gradients="input")
+    assert [x.name for x in report.verification.layers][-1] == "grad/x"
+
+
+@pytest.mark.parametrize("fault", OF_GRADIENTS.values(), ids=OF_GRADIENTS)
+def test_a_fault_in_gradients_in_16_bits_makes_the_export_fail(
+    fault: Fault, pooled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault is OF_GRADIENTS["two swapped channels in a gradient"]:
+        fault = swapped("gradient", -1, 3)
+    before_writing(monkeypatch, fault)
+    with pytest.raises(layertap_export.VerificationError, match="grad/x"):
+        layertap_export.export(pooled, tmp_path / "x.onnx", gradients="input")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fault_in_the_second_row_is_found_without_a_tape(

@@ -20,6 +20,7 @@ from . import (
     lookup,
     losses,
     recurrent,
+    reductions,
     resizing,
     searching,
     sequences,
@@ -36,6 +37,9 @@ HANDLERS: Mapping[str, Handler] = {
     "Expm1": formula(elementwise.expm1),
     "Log": formula(elementwise.log),
     "Log1p": formula(elementwise.log1p),
+    "Xlogy": formula(elementwise.xlogy),
+    "Xlog1py": formula(elementwise.xlog1py),
+    "Xdivy": formula(elementwise.xdivy),
     "Erfinv": formula(elementwise.erfinv),
     "BesselI0": formula(elementwise.bessel_i0),
     "FloorDiv": formula(elementwise.floor_div),
@@ -48,6 +52,9 @@ HANDLERS: Mapping[str, Handler] = {
     "SelectV2": formula(elementwise.select),
     "Atan2": formula(elementwise.arctan2),
     "Bitcast": elementwise.bitcast,
+    # reductions
+    "Sum": reductions.reduction("Sum"),
+    "Prod": reductions.reduction("Prod"),
     # searching
     "Bucketize": searching.bucketize,
     "LowerBound": searching.lower_bound,

@@ -46,6 +46,21 @@ def log1p(x: Value) -> Value:
     return unchanged.where(x, u.op("Log") * (x / unchanged.where(1, rounded)))
 
 
+def xlogy(x: Value, y: Value) -> Value:
+    """x log(y), which is 0 where x is 0."""
+    return x.equals(0).where(0, x * y.op("Log"))
+
+
+def xlog1py(x: Value, y: Value) -> Value:
+    """x log1p(y), which is 0 where x is 0."""
+    return x.equals(0).where(0, x * log1p(y))
+
+
+def xdivy(x: Value, y: Value) -> Value:
+    """x / y, which is 0 where x is 0."""
+    return x.equals(0).where(0, x / y)
+
+
 QUANTILE = {
     "centre": (
         (

@@ -1,4 +1,4 @@
-"""One pass that makes the graph run channels first, with no Transpose between layers.
+"""One pass that makes convolutional parts run channels first, with no Transpose between layers.
 
 TensorFlow's convolutions are channels last and ONNX's channels first, so tf2onnx puts a Transpose
 before and after each of them. This pass visits the nodes once, in order, and records every
@@ -8,7 +8,9 @@ Transpose as a *view* (a source tensor and a permutation) instead of computing i
 
 A node that can work on the source reads the source, with its axes renumbered, and its output is a
 view again. Only other nodes get a real Transpose, and two permutations that cancel never appear. A
-graph output is a view too; it becomes one Transpose at the end of the graph.
+graph output is a view too; it becomes one Transpose at the end of the graph. Nodes between matrix
+products and normalisations of features stay channels last where fewer values are turned that way:
+`layertap_export.graph.layout` chooses them.
 
 The pass also removes Identities, and computes nodes whose inputs are all constant, so that weights
 become initializers in the shape in which they are used.
@@ -27,6 +29,7 @@ from onnx import helper
 
 from layertap_export.graph.constant_folding import compute
 from layertap_export.graph.graph import attribute, bodies, captured, opset_of, prune, reads
+from layertap_export.graph.layout import channels_last_nodes
 from layertap_export.graph.operators import OPERATORS, facts
 from layertap_export.graph.weights import Initializers
 
@@ -89,6 +92,7 @@ class _Pass:
         self.constants: dict[str, NDArray[np.generic]] = {}
         self.views: dict[str, View] = {}
         self.nodes: list[onnx.NodeProto] = []
+        self.channels_last: set[str] = set()
         self._made: dict[tuple[object, ...], str] = {}
         self._reshaped: dict[str, tuple[str, list[int]]] = {}
         """By output of a Reshape with a known target, its input and the target."""
@@ -105,6 +109,7 @@ class _Pass:
             )
         for item in graph.initializer:
             self._add_constant(item.name, self.initializers.value(item))
+        self.channels_last = channels_last_nodes(self.model, self.shapes, self.constants)
         for node in graph.node:
             self._visit(node)
 
@@ -221,9 +226,10 @@ class _Pass:
             return
         if node.op_type == "Transpose" and self._visit_transpose(node):
             return
-        for handle in self._handlers(node):
-            if handle(node):
-                return
+        if node.output[0] not in self.channels_last:
+            for handle in self._handlers(node):
+                if handle(node):
+                    return
         self._visit_other(node)
 
     def _handlers(self, node: onnx.NodeProto) -> Iterable[Callable[[onnx.NodeProto], bool]]:

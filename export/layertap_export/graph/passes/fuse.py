@@ -22,8 +22,8 @@ from onnx import helper, numpy_helper
 from layertap_export.graph.graph import makers, prune, read_counts
 from layertap_export.graph.weights import is_stub
 
+from .activations import join_activations
 from .contract import graph_pass, in_order, no_identities
-from .hard_swish import join_hard_swish
 
 Shape = tuple["int | None", ...]
 
@@ -38,7 +38,7 @@ def fuse(model: onnx.ModelProto, shapes: Mapping[str, Shape], keep: Iterable[str
         keep: tensors that must stay.
     """
     keep = set(keep)
-    join_hard_swish(model, keep)
+    join_activations(model, shapes, keep)
     _Fusion(model, shapes, keep).run()
     prune(model, keep)
 

@@ -58,7 +58,7 @@ def slice_(node: NodeFacts) -> Integers | None:
 def concat(node: NodeFacts) -> Integers | None:
     parts = [node.integers(index) for index in range(node.input_count)]
     known = [part for part in parts if part is not None]
-    return np.concatenate(known) if len(known) == len(parts) else None
+    return np.concatenate(known, node.attribute("axis")) if len(known) == len(parts) else None
 
 
 def unsqueeze(node: NodeFacts) -> Integers | None:

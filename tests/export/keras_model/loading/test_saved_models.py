@@ -205,7 +205,7 @@ def test_the_outputs_of_a_signature_can_be_exported(
         "contain only functions (signatures). For layers, export the .keras file, or the code that "
         "builds the model."
     )
-    assert verified.startswith("verified 2 outputs against TensorFlow on 5 batches (")
+    assert verified.startswith("verified 2 outputs against TensorFlow on 6 batches (")
     model = layertap.open(path)
     assert model.card is not None
     assert model.card.source.framework == "tensorflow"
@@ -239,7 +239,7 @@ def test_a_scalar_of_any_dtype_is_an_input(
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.call})
     report = layertap_export.export(path, tmp_path / "module.onnx")
     kinds = [label.rpartition(", ")[2] for label in report.verification.batches]
-    assert kinds == ["seeded", "seeded", "zeros", "negative", "times 100"]
+    assert kinds == ["seeded", "seeded", "seeded", "zeros", "negative", "times 100"]
     assert main(["check", str(report.path)]) == 0
     given = {"x": X, "factor": np.array(value, dtype)}
     predicted = layertap.open(report.path).predict(given)

@@ -24,6 +24,7 @@ from . import devices, probe
 from .library import (
     available_threads,
     import_onnxruntime,
+    limits_spinning,
     supports_external_weights,
 )
 from .session import FOLDER, Session, check_fork, options_without, reason_of, session_options
@@ -45,6 +46,7 @@ class Engine:
         """
         self._settings = settings
         self._ort: Any = None
+        self._limits_spinning = False
         self._threads = int(settings.threads or available_threads())
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
@@ -82,6 +84,7 @@ class Engine:
         """The package onnxruntime, imported on first use."""
         if self._ort is None:
             self._ort = import_onnxruntime()
+            self._limits_spinning = limits_spinning()
         return self._ort
 
     @property
@@ -176,10 +179,14 @@ class Engine:
                 "session_options must be an onnxruntime.SessionOptions, or a dict of its "
                 f"attributes and configuration entries, got {class_text(given)}."
             )
-        defaults = {
+        defaults: dict[str, Any] = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
-        } | _spinning(ort)
+        }
+        if self._limits_spinning:
+            defaults["session.intra_op.spin_duration_us"] = str(SPINNING_MICROSECONDS)
+        else:  # the threads would spin for up to half a second
+            defaults["session.force_spinning_stop"] = "1"
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
@@ -195,14 +202,6 @@ class Engine:
 SPINNING_MICROSECONDS = 1000
 """How long threads look for work before they sleep: through the pauses within a run, and between
 runs that follow each other. For longer, they would take the cores from whatever runs next."""
-
-
-def _spinning(ort: Any) -> dict[str, str]:
-    """The options by which threads sleep soon after a run."""
-    version = [int(part) for part in re.findall(r"\d+", ort.__version__)[:2]]
-    if version < [1, 26]:  # the time cannot be limited, and may be half a second
-        return {"session.force_spinning_stop": "1"}
-    return {"session.intra_op.spin_duration_us": str(SPINNING_MICROSECONDS)}
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

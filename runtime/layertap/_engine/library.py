@@ -61,6 +61,11 @@ def supports_external_weights() -> bool:
     return _version(import_onnxruntime()) >= (1, 21)
 
 
+def limits_spinning() -> bool:
+    """Whether a time can be set for which threads spin while they wait (onnxruntime 1.26)."""
+    return _version(import_onnxruntime()) >= (1, 26)
+
+
 def _version(ort: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", ort.__version__)[:2])
 

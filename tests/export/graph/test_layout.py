@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -28,7 +30,7 @@ class Graph:
             "axes": np.array([3]),
         }
 
-    def add(self, op_type: str, name: str, *reads: str, **attributes: object) -> str:
+    def add(self, op_type: str, name: str, *reads: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(op_type, reads, [name], name=name, **attributes))
         return name
 

@@ -10,12 +10,11 @@ from typing import Any
 from layertap.cli import OK, PARTLY_FAILED, Command
 from layertap.cli.options import add_class_input, add_timeout
 from layertap.cli.printing import show, tell
-from layertap.errors import InputError, UsageError
+from layertap.errors import InputError, LayerNotFoundError, UsageError, suggest
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
-from layertap.format.layer import Layer
-from layertap.format.select import ALL
+from layertap.format.select import ALL, LAST
 from layertap.format.source import FileSource
 
 from .progress import ProgressLine
@@ -187,12 +186,13 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="load models with Lambda layers, which runs their code",
     )
+    add_timeout(parser)
 
 
 def _run_export(args: argparse.Namespace) -> int:
     check_class_input(args.class_input)
-    _check_export(args)
     checked = _checked_verification(args)
+    _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -277,7 +277,15 @@ def _loading(args: argparse.Namespace) -> dict[str, Any]:
 
 def _checked_verification(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the comparison; what is wrong is found before TensorFlow is imported."""
+    from layertap._engine.stopping import check_timeout  # needs sockets, slows `--help`
+    from layertap.compare.measures import check_tolerance
+
+    if args.tolerance is not None:
+        check_tolerance(args.tolerance)
+    if args.timeout is not None:
+        check_timeout(args.timeout)
     return {
+        "timeout": args.timeout,
         "tolerance": args.tolerance,
         "reference": args.reference,
         "samples": _samples(args.sample),
@@ -338,7 +346,7 @@ def _check_names(args: argparse.Namespace) -> None:
     Names of layers inside others are only known once the model is traced; what they begin with is
     compared. Patterns and numbers are left to the export.
     """
-    from .gradients.select import named_layers
+    from .gradients.select import INPUT
     from .keras_model.loading.configs import layer_names
 
     asked = [*(args.layers or ()), *args.gradients]
@@ -348,22 +356,26 @@ def _check_names(args: argparse.Namespace) -> None:
     names = layer_names(path)
     if names is None:
         return
-    rows = [Layer(name, "", index, (), "float32", 0, (), name) for index, name in enumerate(names)]
-    known = {*names, "output"}  # of outputs that are no layer's
+    words = [INPUT, LAST] if args.gradients else []
+    known = {*names, *words, "output"}  # of outputs that are no layer's
     for text in asked:
         if text == ALL or re.search(r"[*?\[#~:]|^-?\d+$", text):
             continue
         if text not in known and text.partition("/")[0] not in known:
-            named_layers([text], rows)
+            raise LayerNotFoundError(
+                f"no layer is called {text!r}: {args.model!r} has {len(names)} layers."
+                f"{suggest(text, names)}{suggest(text, words)} In Python, "
+                f"`keras.models.load_model({args.model!r}).summary()` lists them."
+            )
 
 
 def _check_source(args: argparse.Namespace) -> None:
     """Raise errors that can be found before TensorFlow is imported, which takes seconds."""
     from .keras_model.loading import find_loader  # not above: imports numpy, slows `--help`
-    from .keras_model.loading.custom_objects import split_reference
+    from .keras_model.loading.custom_objects import find_module, split_reference
 
     for reference in args.custom_objects:
-        split_reference(reference)
+        find_module(split_reference(reference)[0])
     find_loader(args.model, weights=args.weights, signature=args.signature, unsafe=args.unsafe)
 
 

@@ -7,10 +7,32 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, TextIO
 
 CLEAR = "\r\x1b[K"
 """Moves to the start of the line and clears it."""
+
+
+def timed(progress: Callable[[str], None]) -> Callable[[str], None]:
+    """A callback that raises an error if the `time_limit` of this thread is over, between stages.
+
+    TensorFlow cannot be stopped within a stage.
+
+    Args:
+        progress: called with the name of each stage.
+    """
+    from layertap._engine.stopping import time_left  # not above: it slows `--help`
+
+    stage = "this step"
+
+    def begin(following: str) -> None:
+        nonlocal stage
+        time_left(stage)
+        stage = following
+        progress(following)
+
+    return begin
 
 
 class ProgressLine:

@@ -20,7 +20,7 @@ from layertap.view.colormaps import colored
 from layertap_export.api.add_gradients import add_gradients
 from layertap_export.gradients.score import asked_output
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.loading.custom_objects import import_object
+from layertap_export.keras_model.loading.custom_objects import find_module, import_object
 from layertap_export.keras_model.loading.weight_files import read_weights
 from layertap_export.keras_model.stated import parsed, stated_inputs
 from layertap_models.registry import find
@@ -105,7 +105,8 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: load_model("god.keras"), "good.keras")
     ],
     "layertap_export/keras_model/loading/custom_objects.py": [
-        (lambda: import_object("pathlib:Pth"), "Path")
+        (lambda: import_object("pathlib:Pth"), "Path"),
+        (lambda: find_module("custm"), "custom"),
     ],
     "layertap_export/keras_model/stated.py": [
         (lambda: stated_inputs({"x": ((None, 3), "flaot32")}), "float32"),
@@ -118,6 +119,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
+    "layertap_export/cli.py": "test_names_before_tensorflow.py",
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",
     "layertap_export/keras_model/loading/saved_models.py": "test_saved_models.py",
@@ -148,6 +150,7 @@ def test_a_near_name_elsewhere_is_suggested(
         Path(name).touch()
     Image.new("RGB", (6, 8)).save("good.png")
     tiny.save(tiny.image_classifier(), tmp_path / "small.onnx")
+    (tmp_path / "custom.py").touch()
     assert_suggests(call, near)
 
 

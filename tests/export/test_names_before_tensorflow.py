@@ -72,6 +72,7 @@ def test_a_mistyped_name(
     err = err_of(keras_file(tmp_path, config), *options)
     assert err.startswith("layertap: no layer is called ")
     assert near in err
+    assert "load_model(" in err
     assert err.count("\n") == 1
 
 

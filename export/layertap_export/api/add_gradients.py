@@ -42,7 +42,12 @@ from layertap_export.gradients.reading import OLDEST_OPSET, card_of, read, strip
 from layertap_export.gradients.select import listed
 from layertap_export.graph.axes import axes_of, with_axes
 from layertap_export.graph.weights import Initializers
-from layertap_export.verification.finite_differences import DEFAULT_SECONDS, Slopes, compare
+from layertap_export.verification.finite_differences import (
+    DEFAULT_SECONDS,
+    FIRST_SECONDS,
+    Slopes,
+    compare,
+)
 from layertap_export.verification.golden_values import (
     STEADY_TOLERANCE,
     digits,
@@ -103,7 +108,8 @@ def add_gradients(
             cannot feed an optional input, see docs/gradients.md.
         tolerance: largest scaled error that passes; by default 1e-4, or more if the file computes
             in 16 bits: 1e-2 in float16.
-        seconds: time in seconds for comparing gradients; at least one is compared.
+        seconds: time in seconds for comparing gradients. The first one is compared for up to 5
+            seconds in any case; if that is too little, none is compared, and the report says so.
         samples: also compare on these: images, arrays, dicts of arrays by input name, or paths, see
             `export`. Images are prepared with the recipe in the file.
         sizes: values for the free sizes of the inputs in the comparison, by their names in the
@@ -212,7 +218,8 @@ def _added(
         compared: dict[str, Slopes] = {}
         labels: list[str] = []
         for what, batch in named:
-            found = compare(file, gradients, tensors, batch, seconds / len(batches))
+            first = 0.0 if compared else FIRST_SECONDS
+            found = compare(file, gradients, tensors, batch, seconds / len(batches), first)
             compared |= {k: x.joined(compared.get(k)) for k, x in found.items()}
             shapes = " and ".join(" x ".join(map(str, value.shape)) for value in batch.values())
             labels.append(f"{shapes}, {what}")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layertap._arguments import count
+from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
 from layertap.errors import UsageError
@@ -31,6 +32,7 @@ from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.stated import stated_inputs
 from layertap_export.keras_model.subject import Subject, subject_of
+from layertap_export.progress import timed
 from layertap_export.verification.declared_shapes import declare
 from layertap_export.verification.gradient_check import LayerSources
 from layertap_export.verification.interface import check_interface
@@ -80,6 +82,7 @@ def export(
     inputs: Any = None,
     unsafe: bool = False,
     reference: str = "keras",
+    timeout: float | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> ExportReport:
     """Export a Keras model to a plain ONNX file in which every chosen layer is a named output.
@@ -129,6 +132,8 @@ def export(
         unsafe: load files that hold Python code (Lambda layers).
         reference: with `float64` the report also says how far the file and Keras itself are from
             the same model in float64.
+        timeout: time in seconds, after which the export is stopped: a run of the file at once,
+            TensorFlow's part between two steps. By default no limit.
         progress: called with the name of each stage.
 
     Returns:
@@ -140,6 +145,7 @@ def export(
         GradientError: an operator between a layer in `gradients` and the score has no gradient.
         LayerNotFoundError: `layers`, `type` or `gradients` match nothing.
         InputError: a sample does not fit the inputs of the model.
+        RunTimeoutError: it took longer than `timeout`.
         OutputError: `path` cannot be written, or is a file that is read.
         UsageError: an argument is not valid, for example an input that the model does not have;
             or `path` does not end in `.onnx`.
@@ -167,44 +173,46 @@ def export(
                 f"{name} was given without gradients, which it applies to. Name layers in "
                 "gradients=, for example 'last-conv'."
             )
-    if isinstance(model, (str, os.PathLike)):
-        progress("loading the model")
-        model = load_model(
-            model,
-            weights=weights,
-            custom_objects=custom_objects,
-            signature=signature,
-            unsafe=unsafe,
+    progress = timed(progress)
+    with time_limit(timeout, "Give a longer timeout. Nothing was written."):
+        if isinstance(model, (str, os.PathLike)):
+            progress("loading the model")
+            model = load_model(
+                model,
+                weights=weights,
+                custom_objects=custom_objects,
+                signature=signature,
+                unsafe=unsafe,
+            )
+        subject = subject_of(model, stated)
+        export_as = partial(
+            _export,
+            path=path,
+            layers=layers,
+            type=type,
+            asked=asked,
+            score=score,
+            class_input=class_input,
+            recipe=recipe,
+            names=names,
+            opset=opset,
+            tolerance=tolerance,
+            samples=samples,
+            sizes=sizes,
+            reference=reference,
+            progress=progress,
+            started=started,
         )
-    subject = subject_of(model, stated)
-    export_as = partial(
-        _export,
-        path=path,
-        layers=layers,
-        type=type,
-        asked=asked,
-        score=score,
-        class_input=class_input,
-        recipe=recipe,
-        names=names,
-        opset=opset,
-        tolerance=tolerance,
-        samples=samples,
-        sizes=sizes,
-        reference=reference,
-        progress=progress,
-        started=started,
-    )
-    report = None
-    while report is None:
-        try:
-            report = export_as(subject)
-        except ExportError:
-            # Sizes that Keras takes free may be more than ONNX can express.
-            fixed = subject.with_fixed_sizes()
-            if fixed is None:
-                raise
-            subject = fixed
+        report = None
+        while report is None:
+            try:
+                report = export_as(subject)
+            except ExportError:
+                # Sizes that Keras takes free may be more than ONNX can express.
+                fixed = subject.with_fixed_sizes()
+                if fixed is None:
+                    raise
+                subject = fixed
     report.verification.warn_of_rows(stacklevel=2)
     return report
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import layertap
+from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.compare.measures import check_tolerance
 from layertap.errors import LayertapWarning, ModelFileError
@@ -21,6 +22,7 @@ from layertap_export.errors import ExportError
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.naming import uncounted
 from layertap_export.keras_model.subject import Subject, subject_like
+from layertap_export.progress import timed
 from layertap_export.verification.layers import verify_file
 from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
@@ -42,6 +44,7 @@ def verify(
     signature: str | None = None,
     unsafe: bool = False,
     reference: str = "keras",
+    timeout: float | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> VerificationReport:
     """Compare a file that layertap exported with the Keras model it was made from.
@@ -60,6 +63,8 @@ def verify(
         unsafe: load files that hold Python code (Lambda layers).
         reference: with `float64` the report also says how far the file and Keras itself are from
             the same model in float64. It does not affect whether a layer passes.
+        timeout: time in seconds, after which the comparison is stopped: a run of the file at once,
+            TensorFlow's part between two steps. By default no limit.
         progress: called with the name of each stage.
 
     Returns:
@@ -69,44 +74,47 @@ def verify(
         ModelFileError: the file cannot be read or was not made by layertap.
         ExportError: the model cannot be loaded or run, or is not the one in the file.
         InputError: a sample does not fit the inputs of the model.
+        RunTimeoutError: it took longer than `timeout`.
     """
     if tolerance is not None:
         check_tolerance(tolerance)
-    card = layertap.open(path).card
-    if card is None:
-        raise ModelFileError(
-            f"{os.fspath(path)!r} has no layertap card, so its layers cannot be matched by name. "
-            "Export the model with `layertap export`, which writes one."
+    progress = timed(progress)
+    with time_limit(timeout, "Give a longer timeout."):
+        card = layertap.open(path).card
+        if card is None:
+            raise ModelFileError(
+                f"{os.fspath(path)!r} has no layertap card, so its layers cannot be matched by "
+                "name. Export the model with `layertap export`, which writes one."
+            )
+        if isinstance(model, (str, os.PathLike)):
+            progress("loading the model")
+            model = load_model(
+                model,
+                weights=weights,
+                custom_objects=custom_objects,
+                signature=signature or card.source.signature,
+                unsafe=unsafe,
+            )
+        subject = subject_like(model, card.inputs)
+        _check_same_inputs(subject, card, os.fspath(path))
+        _warn_of_changes(subject, card, path)
+        progress("tracing")
+        traced = subject.trace()
+        card = named_as_in(card, traced.rows)
+        complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
+        if tolerance is None:
+            tolerance = card.verification.tolerance if card.verification else DEFAULT_TOLERANCE
+        progress(f"comparing with {subject.framework}")
+        report = verify_file(
+            WrittenFile(Path(path)),
+            subject,
+            card,
+            tolerance=tolerance,
+            samples=samples,
+            sizes=sizes,
+            reference=reference,
+            traced=traced if complete else None,
         )
-    if isinstance(model, (str, os.PathLike)):
-        progress("loading the model")
-        model = load_model(
-            model,
-            weights=weights,
-            custom_objects=custom_objects,
-            signature=signature or card.source.signature,
-            unsafe=unsafe,
-        )
-    subject = subject_like(model, card.inputs)
-    _check_same_inputs(subject, card, os.fspath(path))
-    _warn_of_changes(subject, card, path)
-    progress("tracing")
-    traced = subject.trace()
-    card = named_as_in(card, traced.rows)
-    complete = all(layer.exposed for layer in card.layers if layer.why_not is None)
-    if tolerance is None:
-        tolerance = card.verification.tolerance if card.verification else DEFAULT_TOLERANCE
-    progress(f"comparing with {subject.framework}")
-    report = verify_file(
-        WrittenFile(Path(path)),
-        subject,
-        card,
-        tolerance=tolerance,
-        samples=samples,
-        sizes=sizes,
-        reference=reference,
-        traced=traced if complete else None,
-    )
     report.warn_of_rows(stacklevel=2)
     return report
 

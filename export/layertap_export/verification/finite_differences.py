@@ -18,8 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from layertap._engine.stopping import STOPPED, time_left
+from layertap._engine.stopping import STOPPED, time_left, time_limit
 from layertap.compare.measures import difference
+from layertap.errors import RunTimeoutError
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError
 from layertap_export.gradients.targets import Differentiated, SourceFinder, forward_half
@@ -36,6 +37,9 @@ DEFAULT_SECONDS = 60.0
 
 FIRST_SECONDS = 5.0
 """How long the first comparison may take at least."""
+
+SHORTEST = 1e-3
+"""Seconds; a limit must be greater than 0."""
 
 DIRECTION_COUNT = 2
 """Random directions per layer."""
@@ -109,6 +113,7 @@ def compare(
     tensors: Mapping[str, str],
     feeds: Mapping[str, NDArray[Any]],
     seconds: float,
+    first: float = FIRST_SECONDS,
 ) -> dict[str, Slopes]:
     """Compare gradients with central differences, until the time is up.
 
@@ -117,9 +122,10 @@ def compare(
         gradients: the card's entry for them.
         tensors: by name of a layer or input, the tensor that it is.
         feeds: a value for each of the model's inputs.
-        seconds: how long this may take; the first comparison may take `FIRST_SECONDS` in any case.
-            The last layers come first, as the rest of the network is short there, then the first
-            layer, and then those in between. A comparison that takes too long is cut short.
+        seconds: how long this may take. The last layers come first, as the rest of the network is
+            short there, then the first layer, and then those in between. A comparison that takes
+            too long is cut short.
+        first: how long the first comparison may take in any case.
 
     Returns:
         By name, those that were compared in time and that float64 has enough digits for.
@@ -132,12 +138,13 @@ def compare(
     sources = SourceFinder(forward, scores)
     targets = {name: sources.find(name, tensors[name], ()) for name in gradients.tensors}
     found: dict[str, Slopes] = {}
-    until = started + min(max(seconds, FIRST_SECONDS), time_left())
+    until = started + min(max(seconds, first), time_left())
     for target in _in_turn(list(targets.values()), forward):
         try:
-            with np.errstate(all="ignore"):  # NaN and infinity are no slopes, but no errors either
+            # NaN and infinity are no slopes, but no errors either.
+            with np.errstate(all="ignore"), time_limit(max(until - time.monotonic(), SHORTEST)):
                 slopes = _Check(file, gradients, target, forward, scores, feeds, until).result()
-        except TimeUp:
+        except (TimeUp, RunTimeoutError):
             break
         if slopes is not None:
             found[target.name] = slopes

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from layertap._engine.stopping import STOPPED
 from layertap.format.card import GoldenLayer
 from layertap.format.layer import ITEM_BYTES, Layer
 from layertap_export.convert.dtypes import as_in_file, element_type
@@ -238,6 +239,8 @@ class GradientCheck:
         feeds = {x.name: np.ascontiguousarray(given[x.name]) for x in opened.get_inputs()}
         try:
             return dict(zip(self._names, opened.run(self._names, feeds), strict=True))
+        except STOPPED:
+            raise
         except Exception as exc:
             raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
 

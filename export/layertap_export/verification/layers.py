@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.stopping import STOPPED, time_left
 from layertap.compare.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
@@ -128,6 +129,7 @@ def verify_file(
         columns=column_draws(traced, uses, card.inputs, subject.layers),
     )
     for batch, expected in chain(batches, batches.user(own)):
+        time_left(f"verifying against {subject.framework}")
         golden = golden or _golden(batch, expected, scales)
         length = tuple(len(array) for array in batch.arrays if array.ndim)[:1]
         per_sample &= {name for name, value in expected.items() if value.shape[:1] == length}
@@ -178,6 +180,7 @@ def verify_file(
             totals[name] = _larger(totals.get(name), _difference(name, value, other, 0.0))
         if batch.label:
             labels.append(batch.label + unknown.words)
+        time_left(f"verifying against {subject.framework}")
     for name, layer in _readers(rows, card, wanted):
         for batch, ours, theirs in _rows_alone(file, traced, card, batches, name, layer):
             found = _difference(name, ours, theirs, scales.get(name, 0.0))
@@ -211,6 +214,8 @@ def _run(session: Any, card: CardLike, batch: Batch) -> dict[str, NDArray[Any]]:
     names = [output.name for output in session.get_outputs()]
     try:
         return dict(zip(names, session.run(names, feeds), strict=True))
+    except STOPPED:
+        raise
     except Exception as exc:
         raise ExportError(f"onnxruntime cannot run the exported file: {exc}") from exc
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from layertap._engine.library import supports_external_weights
+from layertap._engine.library import FOLDER, supports_external_weights
 from layertap._engine.session import plain_session
 from layertap._engine.stopping import STOPPED
 from layertap.format.card import CLASS_INPUTS, Gradients
@@ -128,8 +128,7 @@ class WrittenFile:
             "session.disable_prepacking": "1",
         }
         if self.folder is not None:
-            folder = "session.model_external_initializers_file_folder_path"
-            entries[folder] = os.fspath(self.folder)
+            entries[FOLDER] = os.fspath(self.folder)
         try:
             return plain_session(model, **entries)
         except STOPPED:

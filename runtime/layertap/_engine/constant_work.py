@@ -24,7 +24,7 @@ from layertap.format.references import without_references
 from layertap.format.source import BytesSource, FileSource
 
 from .devices import CPU, SILENT
-from .library import import_onnxruntime, supports_external_weights
+from .library import FOLDER, import_onnxruntime, supports_external_weights
 
 LIMIT = 1 << 27
 """Elementary steps, about a tenth of a second, from which on work is much."""
@@ -239,8 +239,7 @@ def _inferred(
     weights = find_weights(source, graph.locations)
     stays = supports_external_weights() and source.path is not None
     if stays:
-        entry = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(entry, str(weights.folder))
+        options.add_session_config_entry(FOLDER, str(weights.folder))
     with source.read(sparsely=True) as buffer:
         bare = Graph.trusted({**vars(graph), "values": (), "outputs": {}})
         locate = weights.refer if stays else weights.load

@@ -22,12 +22,13 @@ from layertap.format.text import class_text
 
 from . import devices, probe
 from .library import (
+    FOLDER,
     available_threads,
     import_onnxruntime,
     limits_spinning,
     supports_external_weights,
 )
-from .session import FOLDER, Session, check_fork, options_without, reason_of, session_options
+from .session import Session, check_fork, options_without, reason_of, session_options
 from .settings import Provider, Settings
 from .stopping import raised_by_handler, start_stoppably
 

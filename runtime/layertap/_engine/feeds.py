@@ -202,6 +202,11 @@ def is_image(value: Any) -> bool:
     return pillow is not None and isinstance(value, pillow.Image)
 
 
+def _is_image_file(value: Any) -> bool:
+    """Whether `value` is an image and no array."""
+    return is_image(value) and not isinstance(value, np.ndarray)
+
+
 def _by_name(
     given: Any, inputs: Mapping[str, TensorType], needed: Sequence[str]
 ) -> Mapping[str, Any]:
@@ -243,9 +248,11 @@ def _array(
             return _checked(label, value, spec)
     rank = None if spec.dims is None else len(spec.dims)
     value = _listed(value, spec)
-    if rank == 4 and spec.dtype != "string":
-        images = [value] if is_image(value) else value
-        if isinstance(images, (list, tuple)) and images and all(map(is_image, images)):
+    if rank in (4, None) and spec.dtype != "string":
+        # An array without the number of axes to compare with is not taken for an image.
+        suits = is_image if rank == 4 else _is_image_file
+        images = [value] if suits(value) else value
+        if isinstance(images, (list, tuple)) and images and all(map(suits, images)):
             if recipe is None:
                 raise InputError(_no_recipe(name, spec, images[0]))
             value = _prepared(label, images, spec, recipe)
@@ -341,6 +348,10 @@ def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
         f"input {name!r}: got {_kind(image)} as an image, but the model's file has no "
         f"preprocessing. Give a recipe, as in preprocess={example(spec.dims)}, or a batch of shape "
         f"{_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
+        if spec.dims is not None
+        else f"input {name!r}: got {_kind(image)} as an image, but the model's file has no "
+        f"preprocessing, and does not state the shape of its input. Give a recipe, as in "
+        f"preprocess={example(None)}, or a batch."
     )
 
 
@@ -406,6 +417,11 @@ def _cast(label: str, array: Array, wanted: str) -> Array:
             )
         return np.asarray(array, order="C")
     dtype = _NUMPY[wanted]
+    if given.kind in "USO" and dtype.kind in "biufc":
+        raise InputError(
+            f"{label} takes numbers ({dtype}), got values of dtype {given}. An image is only taken "
+            "by an input with four axes, and an .npy file is read with np.load."
+        )
     if given != dtype and given.kind not in "biuf":
         raise InputError(
             f"{label} has dtype {given}, expected {dtype}."

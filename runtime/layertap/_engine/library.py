@@ -56,6 +56,10 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""onnxruntime's option for the folder of the files of weights."""
+
+
 def supports_external_weights() -> bool:
     """Whether models given as bytes may keep weights in files (onnxruntime 1.21)."""
     return _version(import_onnxruntime()) >= (1, 21)

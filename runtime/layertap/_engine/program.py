@@ -170,7 +170,7 @@ class Program:
             InputError: these images would not have the size of the input.
         """
         for name, kind in self.graph.inputs.items():
-            if kind.dims is not None and len(kind.dims) == 4:
+            if kind.dims is None or len(kind.dims) == 4:
                 recipe = recipe.fitted(self.axes(name, 4))
                 if images:
                     from .feeds import check_size

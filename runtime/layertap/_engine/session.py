@@ -20,7 +20,7 @@ from layertap.format.source import BytesSource, FileSource
 from . import devices
 from .cache import forget_all
 from .constant_work import FOLDING, much_from_constants
-from .library import import_onnxruntime, supports_external_weights
+from .library import FOLDER, import_onnxruntime, supports_external_weights
 from .stopping import raised_by_handler, run_stoppably, start_stoppably
 
 
@@ -83,10 +83,6 @@ def _guarded(
     if separate and source.path is not None:
         options.add_session_config_entry(FOLDER, os.fspath(source.path.parent))
     return found
-
-
-FOLDER = "session.model_external_initializers_file_folder_path"
-"""onnxruntime's option for the folder of the files of weights."""
 
 
 def options_without(optimizations: Sequence[str]) -> dict[str, Any]:

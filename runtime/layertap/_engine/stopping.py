@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from layertap.errors import RunInterruptedError, RunTimeoutError, UsageError
 
@@ -197,12 +197,41 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+class _Limit(NamedTuple):
+    """When the time of a thread's runs is over."""
+
+    ends: float
+    seconds: float
+    advice: str
+
+
+ADVICE = "Give a longer timeout, or smaller batches. The model can be used again."
+"""What to do after a run that took too long."""
+
+
+def check_timeout(seconds: object) -> float:
+    """A timeout as a number of seconds.
+
+    Raises:
+        UsageError: it is not a positive number.
+    """
+    try:
+        limit = float(seconds)  # type: ignore[arg-type]
+        valid = 0 < limit < math.inf and not isinstance(seconds, (bool, str, bytes))
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
+        raise UsageError(f"timeout must be a number of seconds greater than 0, got {seconds!r}.")
+    return limit
+
+
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None, advice: str = ADVICE) -> Iterator[None]:
     """Stop the runs of this thread that are still going on after some time.
 
     Args:
         seconds: the time for all runs in the block together; `None` for no limit.
+        advice: the last sentences of the error.
 
     Raises:
         RunTimeoutError: the time was over before the last run had finished.
@@ -211,16 +240,10 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    try:
-        limit = float(seconds)
-        valid = 0 < limit < math.inf and not isinstance(seconds, (bool, str, bytes))
-    except (TypeError, ValueError, OverflowError):
-        valid = False
-    if not valid:
-        raise UsageError(f"timeout must be a number of seconds greater than 0, got {seconds!r}.")
-    before: tuple[float, float] | None = getattr(_local, "limit", None)
-    ends = (time.monotonic() + min(limit, LONGEST), limit)
-    _local.limit = ends if before is None else min(before, ends)
+    limit = check_timeout(seconds)
+    before: _Limit | None = getattr(_local, "limit", None)
+    own = _Limit(time.monotonic() + min(limit, LONGEST), limit, advice)
+    _local.limit = own if before is None else min(before, own)
     try:
         yield
     finally:
@@ -231,18 +254,21 @@ STOPPED = (RunTimeoutError, RunInterruptedError)
 """The errors of runs that were stopped, which are not the model's."""
 
 
-def time_left() -> float:
+def time_left(what: str = "this step") -> float:
     """Seconds until the `time_limit` of this thread ends; infinite without one.
+
+    Args:
+        what: what was done last, for the error.
 
     Raises:
         RunTimeoutError: it has ended.
     """
-    limit: tuple[float, float] | None = getattr(_local, "limit", None)
+    limit: _Limit | None = getattr(_local, "limit", None)
     if limit is None:
         return math.inf
-    left = limit[0] - time.monotonic()
+    left = limit.ends - time.monotonic()
     if left <= 0:
-        raise _timeout("this step", limit[1])
+        raise _timeout(what, limit)
     return left
 
 
@@ -317,12 +343,12 @@ def stoppable(
         KeyboardInterrupt: Ctrl-C was pressed while it ran in the main thread.
         Exception: of the handler of a signal, unchanged; or of the call.
     """
-    limit: tuple[float, float] | None = getattr(_local, "limit", None)
+    limit: _Limit | None = getattr(_local, "limit", None)
     in_main = threading.get_ident() == _main_thread()
-    run = _Run(stop, in_main, limit[0] if limit else None)
+    run = _Run(stop, in_main, limit.ends if limit else None)
     while True:
-        if limit is not None and limit[0] <= time.monotonic():
-            raise _timeout(what(), limit[1])
+        if limit is not None and limit.ends <= time.monotonic():
+            raise _timeout(what(), limit)
         try:
             _watcher.add(run)
             return call()
@@ -330,7 +356,7 @@ def stoppable(
             if raised_by_handler(exc):
                 raise
             if run.expired and limit is not None:
-                raise _timeout(what(), limit[1]) from exc
+                raise _timeout(what(), limit) from exc
             if run.stopped_by is None:
                 raise
             if not in_main:
@@ -373,8 +399,8 @@ def _main_thread() -> int | None:
     return threading.main_thread().ident
 
 
-def _timeout(what: str, seconds: float) -> RunTimeoutError:
+def _timeout(what: str, limit: _Limit) -> RunTimeoutError:
     return RunTimeoutError(
-        f"{what} took longer than the timeout of {seconds:g} s and was stopped. Give a longer "
-        "timeout, or smaller batches. The model can be used again."
+        f"{what} took longer than the timeout of {limit.seconds:g} s and was stopped. "
+        + limit.advice
     )

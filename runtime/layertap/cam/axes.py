@@ -57,19 +57,33 @@ def _order(program: Program, tensor: str, rank: int) -> list[int]:
     return [samples, *others, channels][:rank]
 
 
-def copies(values: Mapping[str, Any], sample: int, samples: int, count: int) -> dict[str, Any]:
+def sample_axis(program: Program, tensor: str, rank: int) -> int:
+    """The axis of a tensor along which the samples are: 0, but 1 in a sequence of steps first.
+
+    Args:
+        program: says what the axes of its tensors mean.
+        tensor: the name of a tensor in the graph.
+        rank: the number of its axes.
+    """
+    return max(program.axes(tensor, rank).find("N"), 0)
+
+
+def copies(
+    program: Program, values: Mapping[str, Any], sample: int, samples: int, count: int
+) -> dict[str, Any]:
     """`count` copies of one sample out of a batch of `samples`.
 
     A value without a row for each sample, such as an optional input, is not changed.
     """
     return {
-        name: np.repeat(value[sample : sample + 1], count, axis=0)
-        if has_rows(value, samples)
+        name: np.repeat(np.take(value, [sample], axis), count, axis)
+        if has_rows(value, samples, axis)
         else value
         for name, value in values.items()
+        for axis in [sample_axis(program, name, np.ndim(value))]
     }
 
 
-def has_rows(value: Any, samples: int) -> bool:
-    """Whether a value has a row for each sample of a batch."""
-    return np.ndim(value) > 0 and len(value) == samples
+def has_rows(value: Any, samples: int, axis: int = 0) -> bool:
+    """Whether a value has a row for each sample of a batch, along an axis."""
+    return np.ndim(value) > axis and np.shape(value)[axis] == samples

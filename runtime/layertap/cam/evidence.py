@@ -128,8 +128,8 @@ class Gatherer:
         wanted = {self.layer.name: gradients.tensors[self.layer.name]}
         also = [self._tensor, self.output]
         found = differentiate(self.program, gradients, feeds, wanted, also, target)
-        slopes = found.gradients[self.layer.name]
-        maps = [self._maps(slopes[:, at]) for at in range(slopes.shape[1])]
+        count = found.gradients[self.layer.name].shape[1]
+        maps = [self._maps(found.of(self.layer.name, at)) for at in range(count)]
         activations = self._maps(found.values[self._tensor])
         for one in maps:
             if one.shape != activations.shape:

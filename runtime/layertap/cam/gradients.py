@@ -21,7 +21,7 @@ from layertap.errors import ModelFileError
 from layertap.format.select import Selector, as_selectors, is_single
 
 from . import available, targets
-from .axes import copies
+from .axes import copies, sample_axis
 from .scores import by_class, ends_in_activation
 from .targets import Array, Target, Targets
 
@@ -48,7 +48,10 @@ def layer_gradients(
         feeds, kept = with_samples(feeds, 1), slice(0)
     found = differentiate(program, gradients, feeds, wanted, (), target)
     many = targets.several(target, program.labels)
-    values = {name: g[kept] if many else g[kept, 0] for name, g in found.gradients.items()}
+    values = {
+        name: g[kept] if many else np.moveaxis(g[kept, 0], 0, found.rows[name])
+        for name, g in found.gradients.items()
+    }
     return next(iter(values.values())) if is_single(program.layers, asked) else values
 
 
@@ -99,10 +102,16 @@ class Differentiated(NamedTuple):
     """The result for a batch."""
 
     gradients: dict[str, Array]
-    """By name of a layer or input, `(n, targets, ...)` with the axes of the layer's shape."""
+    """By name of a layer or input, `(n, targets, ...)` with the other axes of the layer's shape."""
+    rows: dict[str, int]
+    """By name, the axis of the layer's shape along which the samples are."""
     values: dict[str, Any]
     """The other requested tensors."""
     targets: Targets
+
+    def of(self, name: str, at: int) -> Array:
+        """The gradient of one target, with the axes of the layer's shape."""
+        return np.moveaxis(self.gradients[name][:, at], 0, self.rows[name])
 
 
 def prepare(
@@ -140,14 +149,15 @@ def differentiate(
     """
     if not feeds:
         raise ModelFileError(f"{program.name} is damaged: its gradients depend on no input.")
-    samples = len(next(iter(feeds.values())))
+    first, value = next(iter(feeds.items()))
+    samples = value.shape[sample_axis(program, first, value.ndim)]
     seed = Seed(program, gradients)
     tensors = list(wanted.values())
     if not targets.needs_scores(target, program.labels):
         found = seed.resolve(target, samples)
         if found.weights.shape[1] == 1 or gradients.broadcasts:
-            values = _in_one_run(program, seed, feeds, tensors, also, found.weights)
-            return _result(values, wanted, also, found)
+            values = _in_one_run(program, seed, feeds, wanted, also, found.weights)
+            return _result(program, values, wanted, also, found)
     starts = program.gradient_starts.get(
         tuple(wanted.items()), lambda: _starts(program, gradients, wanted)
     )
@@ -158,14 +168,30 @@ def differentiate(
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and gradients.broadcasts:
         late = fetch({**feeds, **given, seed.name: seed(found.weights[0])})
-        late = {name: value[None] for name, value in late.items()}
+        late = {name: value[None] for name, value in _by_row(program, wanted, late).items()}
     else:
         runs = [
-            fetch({**feeds, **given, seed.name: seed(found.weights[:, at])})
-            for at in range(found.weights.shape[1])
+            _by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(weights)}))
+            for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
-    return _result({**values, **late}, wanted, also, found)
+    return _result(program, {**values, **late}, wanted, also, found)
+
+
+def _row_axis(program: Program, name: str, rank: int) -> int:
+    """The axis of samples of a layer or input."""
+    tensors = {layer.name: layer.tensor for layer in program.layers}
+    return sample_axis(program, tensors.get(name) or name, rank)
+
+
+def _by_row(
+    program: Program, wanted: Mapping[str, str], values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Gradients with the axis of samples, or of rows of weights, first."""
+    return {
+        tensor: np.moveaxis(values[tensor], _row_axis(program, name, np.ndim(values[tensor])), 0)
+        for name, tensor in wanted.items()
+    }
 
 
 MOST_CLASSES = 1 << 24
@@ -213,29 +239,37 @@ def _in_one_run(
     program: Program,
     seed: Seed,
     feeds: Mapping[str, Any],
-    tensors: Sequence[str],
+    wanted: Mapping[str, str],
     also: Sequence[str],
     weights: Array,
 ) -> dict[str, Any]:
     """One run if each sample has one target, otherwise one run per sample with all its targets."""
     samples, count, _ = weights.shape
-    fetch = program.fetch([*dict.fromkeys([*tensors, *also])])
+    fetch = program.fetch([*dict.fromkeys([*wanted.values(), *also])])
     if count == 1:
         values = fetch({**feeds, seed.name: seed(weights[:, 0])})
-        return values | {name: values[name][:, None] for name in tensors}
+        slopes = _by_row(program, wanted, values)
+        return values | {name: value[:, None] for name, value in slopes.items()}
     runs = [
-        fetch({**copies(feeds, at, samples, 1), seed.name: seed(weights[at])})
+        fetch({**copies(program, feeds, at, samples, 1), seed.name: seed(weights[at])})
         for at in range(samples)
     ]
-    together = {name: np.concatenate([run[name] for run in runs]) for name in also}
-    return together | {name: np.stack([run[name] for run in runs]) for name in tensors}
+    axes = {name: sample_axis(program, name, np.ndim(runs[0][name])) for name in also}
+    together = {name: np.concatenate([run[name] for run in runs], axes[name]) for name in also}
+    each = [_by_row(program, wanted, run) for run in runs]
+    return together | {name: np.stack([run[name] for run in each]) for name in wanted.values()}
 
 
 def _result(
-    values: Mapping[str, Any], wanted: Mapping[str, str], also: Sequence[str], found: Targets
+    program: Program,
+    values: Mapping[str, Any],
+    wanted: Mapping[str, str],
+    also: Sequence[str],
+    found: Targets,
 ) -> Differentiated:
     by_name = {name: values[tensor] for name, tensor in wanted.items()}
-    return Differentiated(by_name, {name: values[name] for name in also}, found)
+    rows = {name: _row_axis(program, name, value.ndim - 1) for name, value in by_name.items()}
+    return Differentiated(by_name, rows, {name: values[name] for name in also}, found)
 
 
 def _starts(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:

@@ -268,7 +268,7 @@ class _Trial:
     def _batch(self, images: Array, sample: int) -> dict[str, Any]:
         """Changed images, with the other inputs of the sample that they are made from."""
         others = {name: value for name, value in self._feeds.items() if name != self._name}
-        feeds = copies(others, sample, len(self.images), len(images))
+        feeds = copies(self._program, others, sample, len(self.images), len(images))
         return {
             **feeds,
             self._name: as_fed(self._program, self._name, images.astype(self.images.dtype)),

@@ -16,7 +16,7 @@ from layertap._cut import boundary
 from layertap._cut.plan import peel, view
 from layertap.errors import UsageError
 
-from .axes import channels_last, copies
+from .axes import channels_last, copies, has_rows, sample_axis
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -113,15 +113,17 @@ class Perturbation:
 
     def _copies(self, sample: int, size: int) -> dict[str, Any]:
         """All inputs of the second half, for `size` copies of one image."""
-        samples = len(self.values[self._source])
+        source = self.values[self._source]
+        samples = source.shape[sample_axis(self._program, self._source, source.ndim)]
         values = {name: self.values[name] for name in (self._source, *self._bypassing)}
-        if all(_is_batch(value, samples) for value in values.values()):
-            return copies(values, sample, samples, size)
+        if all(self._is_batch(name, value, samples) for name, value in values.items()):
+            return copies(self._program, values, sample, samples, size)
         # A tensor (a shape, perhaps) depends on the batch but has no axis for it.
-        values = self._before(copies(self._feeds, sample, samples, size))
+        values = self._before(copies(self._program, self._feeds, sample, samples, size))
         return {name: np.array(values[name]) for name in (self._source, *self._bypassing)}
 
-
-def _is_batch(value: Any, samples: int) -> bool:
-    """Whether a tensor has one row per image, or one row for all of them."""
-    return np.ndim(value) > 0 and value.dtype.kind == "f" and len(value) in (1, samples)
+    def _is_batch(self, name: str, value: Any, samples: int) -> bool:
+        """Whether a tensor has one row per image, or one row for all of them."""
+        axis = sample_axis(self._program, name, np.ndim(value))
+        rows = {1, samples}
+        return value.dtype.kind == "f" and any(has_rows(value, row, axis) for row in rows)

@@ -12,7 +12,15 @@ from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
 from .digest import graph_changed
-from .graph import Graph, TensorType, read_graph, read_metadata, read_type, read_types
+from .graph import (
+    Graph,
+    TensorType,
+    read_graph,
+    read_metadata,
+    read_type,
+    read_types,
+    read_value_spans,
+)
 from .layer import Layer, Shape
 from .source import BytesSource, FileSource, describe
 from .wire import Buffer, WireError
@@ -75,6 +83,11 @@ def _retyped(buffer: Buffer, graph: Graph, card: Card) -> bool:
     stated = {name: kind.dtype for name, kind in graph.inputs.items()}
     own = [info.name for info in card.outputs if info.name in graph.outputs]
     stated |= {name: read_type(buffer, graph.outputs[name]).dtype for name in own}
+    return _differ(card, stated)
+
+
+def _differ(card: Card, stated: Mapping[str, str]) -> bool:
+    """Whether dtypes of inputs and outputs of the model are not those of the card."""
     return any(
         info.dtype and stated.get(info.name, info.dtype) not in ("", info.dtype)
         for info in (*card.inputs, *card.outputs)
@@ -185,7 +198,9 @@ _CONTAINERS = ("sequence", "map", "optional")
 
 
 def read_card(source: FileSource | BytesSource) -> Card | None:
-    """The file's card; `None` if it has none. Faster than `read_index`: the graph is not read.
+    """The file's card; `None` if it has none. Faster than `read_index`: no node is read.
+
+    As there, the dtypes are those that the graph states if these are not the card's.
 
     Raises:
         ModelFileError: not an ONNX model, or a damaged card.
@@ -194,9 +209,17 @@ def read_card(source: FileSource | BytesSource) -> Card | None:
     with source.read(sparsely=True) as buffer:
         try:
             metadata = read_metadata(buffer)
+            if KEY not in metadata:
+                return None
+            card = Card.from_json(metadata[KEY], source.name)
+            spans = read_value_spans(buffer)
+            own = [info.name for info in (*card.inputs, *card.outputs) if info.name in spans]
+            if _differ(card, {name: read_type(buffer, spans[name]).dtype for name in own}):
+                types = {name: read_type(buffer, span) for name, span in spans.items()}
+                return _with_stated_dtypes(card, types)
+            return card
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
-    return Card.from_json(metadata[KEY], source.name) if KEY in metadata else None
 
 
 def refusal(name: str, buffer: Buffer, exc: WireError) -> ModelFileError:

@@ -22,6 +22,7 @@ from generators import tiny
 from generators.tiny import constant, model, node, value, weights
 from layertap._engine.session import plain_session
 from layertap.cli import main
+from layertap.compare.check import check
 from layertap.format.card import KEY
 from layertap.format.layer import Layer
 from layertap_export import GradientReport, add_gradients
@@ -606,6 +607,53 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- Time, and the user's samples ---------------------------------------------------------------
+
+
+def steps_first() -> onnx.ModelProto:
+    """x (t, n, 2) -> LSTM -> tanh, act (t, n, 3) -> mean over time -> scores (n, 4)."""
+    nodes = [
+        node("LSTM", "x w r", "all", hidden_size=3),
+        node("Squeeze", "all one", "seq"),
+        node("Tanh", "seq", "act"),
+        node("ReduceMean", "act", "mean", keepdims=0, axes=[0]),
+        node("Gemm", "mean k", "scores"),
+    ]
+    weights = [tiny.weights("w", 1, 12, 2), tiny.weights("r", 1, 12, 3), tiny.weights("k", 3, 4)]
+    return tiny.model(
+        nodes,
+        [tiny.value("x", ["t", "n", 2])],
+        [tiny.value("scores", ["n", 4])],
+        [*weights, tiny.constant("one", [1])],
+        opset=17,
+    )
+
+
+@pytest.mark.parametrize(("steps", "samples"), [(5, 3), (3, 5), (3, 3), (1, 2)])
+def test_gradients_of_a_sequence_with_its_steps_first(
+    steps: int, samples: int, tmp_path: Path
+) -> None:
+    """There the samples are along the second axis."""
+    file = tiny.save(steps_first(), tmp_path / "steps.onnx")
+    add_gradients(file, tmp_path / "out.onnx", ["act", "input"], seconds=5)
+    model = layertap.open(tmp_path / "out.onnx")
+    assert check(model)
+    x = np.random.default_rng(0).normal(size=(steps, samples, 2)).astype(np.float32)
+    kernel = onnx.numpy_helper.to_array(steps_first().graph.initializer[2])
+    for target in (1, [1, 3], "top"):
+        found = model.gradients(x, "act", target)
+        scores = model.activations(x, "scores")
+        chosen = scores.argmax(1) if target == "top" else np.atleast_1d(target)
+        slopes = kernel.T[chosen] / steps  # of (sample or target, 3)
+        if target == [1, 3]:
+            expected = np.broadcast_to(slopes[:, None], (samples, 2, steps, 3))
+        else:
+            expected = np.broadcast_to(slopes, (steps, samples, 3))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    found = model.gradients(x, "x", 1)
+    step = np.zeros_like(x)
+    step[0, 1, 0] = 1e-2
+    scores = [model.activations(x + sign * step, "scores")[1, 1] for sign in (1, -1)]
+    np.testing.assert_allclose(found[0, 1, 0], (scores[0] - scores[1]) / 2e-2, atol=1e-3)
 
 
 @pytest.fixture

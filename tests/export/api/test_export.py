@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 import layertap
 import layertap_export
-from generators import zoo
+from generators import tiny, zoo
+from layertap._engine import stopping
 from layertap.cli import main
 from layertap.format.card import KEY, Card
 from layertap.images.load import image_libraries
@@ -252,6 +255,63 @@ def test_nothing_is_left_behind(
         layertap_export.export(small, target, **options)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == b"older"
+
+
+@pytest.mark.parametrize(
+    "stage", ["tracing", "converting", "adding gradients", "writing", "verifying against Keras"]
+)
+def test_a_timeout_between_two_stages(
+    stage: str, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + late)
+    monkeypatch.setattr(stopping, "time", clock)
+
+    def slow(now: str) -> None:
+        nonlocal late
+        late += 9000 * (now == stage)
+
+    target = tmp_path / "small.onnx"
+    target.write_bytes(b"older")
+    what = stage if stage != "verifying against Keras" else "loading '.*'"
+    message = (
+        f"^{what} took longer than the timeout of 900 s and was stopped. Give a longer timeout"
+    )
+    with pytest.raises(layertap.RunTimeoutError, match=message):
+        layertap_export.export(small, target, gradients="last-conv", timeout=900, progress=slow)
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == b"older"
+
+
+def endless(file: Path, target: Path) -> Path:
+    """The file, with an output that is behind an endless loop."""
+    made, counting = onnx.load(file), tiny.counting()
+    output = made.graph.output[0].name
+    for node in made.graph.node:
+        node.output[:] = ["kept" if name == output else name for name in node.output]
+    parts = [*counting.graph.node[1:4]]
+    parts[0].input[0] = made.graph.input[0].name
+    parts += [onnx.helper.make_node("Add", ["kept", "last"], [output])]
+    made.graph.node.extend(parts)
+    made.graph.initializer.extend(counting.graph.initializer)
+    return tiny.save(made, target)
+
+
+@pytest.mark.filterwarnings("ignore::layertap.LayertapWarning")
+def test_a_timeout_stops_a_run_of_the_file(small_file: Path, small: Any, tmp_path: Path) -> None:
+    file = endless(small_file, tmp_path / "endless.onnx")
+    began: list[float] = []
+
+    def note(stage: str) -> None:
+        if stage.startswith("comparing"):
+            began.append(time.monotonic())
+            stopping._local.limit = stopping._local.limit._replace(ends=began[0] + 4)
+
+    with pytest.raises(layertap.RunTimeoutError, match=r"running .*endless\.onnx.* was stopped"):
+        layertap_export.verify(file, small, timeout=900, progress=note)
+    assert time.monotonic() - began[0] < 5.5
+    with pytest.raises(layertap.UsageError, match="timeout must be a number of seconds"):
+        layertap_export.verify(file, small, timeout=0)
 
 
 def test_not_a_model(tmp_path: Path) -> None:

@@ -91,12 +91,14 @@ def test_numbers_are_converted(given: Any, dtype: str) -> None:
         (
             np.array([[1, None, "a", 2]], object),
             "float32",
-            "input 'x' has dtype object, expected float32.",
+            "input 'x' takes numbers (float32), got values of dtype object. An image is only taken "
+            "by an input with four axes, and an .npy file is read with np.load.",
         ),
         (
             np.array([["a", "b", "c", "d"]]),
             "float32",
-            "input 'x' has dtype <U1, expected float32.",
+            "input 'x' takes numbers (float32), got values of dtype <U1. An image is only taken by "
+            "an input with four axes, and an .npy file is read with np.load.",
         ),
         (np.zeros((1, 4)), "string", "input 'x' must contain strings, got dtype float64."),
         (
@@ -460,6 +462,20 @@ def test_an_image_that_is_none() -> None:
 )
 def test_images_without_a_recipe(given: Any, words: str) -> None:
     assert message(given, {"x": IMAGE}, ["x"]) == words
+
+
+@pytest.mark.parametrize("given", ["a.png", Path("a.png"), ["a.png", "b.png"], b"image"])
+def test_images_for_an_input_whose_shape_is_not_stated(given: Any, tmp_path: Path) -> None:
+    unknown = TensorType("float32", None)
+    words = message(given, {"x": unknown}, ["x"])
+    assert "as an image, but the model's file has no preprocessing, and does not state" in words
+    Image.new("RGB", (6, 8), "red").save(tmp_path / "red.png")
+    recipe = Preprocessing(size=(8, 6))
+    for image in (tmp_path / "red.png", [str(tmp_path / "red.png")] * 2):
+        found = prepare(image, {"x": unknown}, ["x"], recipe)["x"]
+        assert np.array_equal(found, prepare(image, {"x": IMAGE}, ["x"], recipe)["x"])
+    rows = np.ones((2, 3), np.uint8)  # an array may be anything there
+    assert np.array_equal(prepare(rows, {"x": unknown}, ["x"], recipe)["x"], rows)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,18 @@ def test_read_card_returns_the_card_of_the_index(make: Callable[[], onnx.ModelPr
     assert read_card(source(make())) == read_index(source(make())).card
 
 
+def test_read_card_states_the_dtypes_of_the_graph() -> None:
+    """A converter to float16 changes those of the graph."""
+    made = tiny.image_classifier()
+    for value in (*made.graph.input, *made.graph.output, *made.graph.value_info):
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    card = read_card(source(made))
+    assert card is not None
+    assert card == read_index(source(made)).card
+    assert {layer.dtype for layer in card.layers if layer.exposed} == {"float16"}
+
+
 def test_read_card_returns_none_for_a_file_without_a_card() -> None:
     made = tiny.residual()
     assert read_card(source(made)) is None

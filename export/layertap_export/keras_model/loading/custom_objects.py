@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -55,9 +56,7 @@ def import_object(reference: str) -> Any:
         ModelLoadError: the module cannot be imported, or does not have the name.
     """
     module_name, name = split_reference(reference)
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    _look_here()
     try:
         module = importlib.import_module(module_name)
     except ImportError as exc:
@@ -73,6 +72,35 @@ def import_object(reference: str) -> Any:
             raise ModelLoadError(f"the module {module_name!r} has no {name!r}.{near}")
         value = getattr(value, part)
     return value
+
+
+def find_module(name: str) -> None:
+    """Check that there is a module or package of this name, without importing it.
+
+    Of a module inside a package, the outermost package is looked for.
+
+    Raises:
+        ModelLoadError: there is none.
+    """
+    outermost = name.partition(".")[0]
+    _look_here()
+    try:
+        found = outermost in sys.modules or importlib.util.find_spec(outermost) is not None
+    except (ImportError, ValueError):  # what a finder raises
+        return
+    if not found:
+        here = [item.removesuffix(".py") for item in os.listdir() if item.endswith(".py")]
+        raise ModelLoadError(
+            f"cannot import the module {name!r}: there is no module {outermost!r}, neither in this "
+            f"folder nor installed.{suggest(outermost, here)}"
+        )
+
+
+def _look_here() -> None:
+    """Let Python find modules in the current folder."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
 
 
 def split_reference(reference: str) -> tuple[str, str]:

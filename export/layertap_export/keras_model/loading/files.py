@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -56,33 +57,45 @@ def find_loader(path: Path, unsafe: bool) -> Callable[[Mapping[str, Any]], Any]:
 def _load(
     path: Path, stored: configs.Stored, custom_objects: Mapping[str, Any], unsafe: bool
 ) -> Any:
-    """Load a file with Keras 3 or, if that fails for a file of Keras 2, with `tf_keras`."""
-    import keras
-
+    """Load a file, or, of the layout of TensorFlow 2.12 to 2.14, a copy in that of today."""
     if stored.suffix == ".keras" and is_old(path):
         with in_new_layout(path) as copy:
-            try:
-                return _load(copy, stored, custom_objects, unsafe)
-            except ModelLoadError as exc:  # about the copy, which the user has not seen
-                raise ModelLoadError(str(exc).replace(str(copy), str(path))) from exc
+            return _loaded(copy, repr(str(path)), stored, custom_objects, unsafe)
+    return _loaded(path, repr(str(path)), stored, custom_objects, unsafe)
+
+
+def _loaded(
+    path: Path,
+    file: str,
+    stored: configs.Stored,
+    custom_objects: Mapping[str, Any],
+    unsafe: bool,
+) -> Any:
+    """Load a file with Keras 3 or, if that fails for a file of Keras 2, with `tf_keras`.
+
+    Args:
+        file: what the file is called in messages.
+    """
+    import keras
+
     given = set(custom_objects)
     try:
         return _in_keras(path, stored, custom_objects, unsafe)
     except _RefusedError as exc:
-        refused = _not_loaded(path, stored, keras, given, exc)
+        refused = _not_loaded(file, stored, keras, given, exc, custom_objects)
         if not stored.by_keras_2:
             raise refused from exc
         if _custom_name(str(exc)) and not find_spec("tf_keras"):
             raise refused from exc
         reason = exc
     tf_keras = import_tf_keras(
-        f"{str(path)!r} was written by Keras {stored.version or 1}, and Keras {keras.__version__} "
+        f"{file} was written by Keras {stored.version or 1}, and Keras {keras.__version__} "
         f"cannot load it: {reason}"
     )
     try:
         return _in_tf_keras(tf_keras, path, stored, custom_objects, unsafe)
     except _RefusedError as exc:
-        raise _not_loaded(path, stored, tf_keras, given, exc) from exc
+        raise _not_loaded(file, stored, tf_keras, given, exc, custom_objects) from exc
 
 
 def import_tf_keras(explanation: str) -> Any:
@@ -122,16 +135,23 @@ _ONLY_IN_KERAS_2 = frozenset(
 
 
 def _not_loaded(
-    path: Path, stored: configs.Stored, library: Any, given: Collection[str], error: _RefusedError
+    file: str,
+    stored: configs.Stored,
+    library: Any,
+    given: Collection[str],
+    error: _RefusedError,
+    custom_objects: Mapping[str, Any],
 ) -> ModelLoadError:
     """The error for a file that a library cannot load: what is missing, and where to give it.
 
     Args:
+        file: what the file is called.
         library: `keras` or `tf_keras`.
         given: the names of the custom objects.
         error: what the library said.
+        custom_objects: these objects.
     """
-    file, reason = repr(str(path)), str(error)
+    reason = str(error)
     loader = f"{'Keras' if library.__name__ == 'keras' else 'tf_keras'} {library.__version__}"
     name = _custom_name(reason) or _unknown_layer(stored.config, library, given)
     own_h5 = stored.suffix == ".h5" and not stored.by_keras_2
@@ -160,7 +180,8 @@ def _not_loaded(
             f"read ({reason}). Export the model with the Python that saved it, or with the code "
             "that builds it, package.module:function and --weights."
         )
-    return ModelLoadError(f"{loader} cannot load {file}: {reason}")
+    where = _refused_layer(stored.config, library, custom_objects)
+    return ModelLoadError(f"{loader} cannot load {file}{where}: {reason}")
 
 
 def _unknown_layer(config: Any, library: Any, given: Collection[str]) -> str | None:
@@ -172,6 +193,24 @@ def _unknown_layer(config: Any, library: Any, given: Collection[str]) -> str | N
         if name and not (known or registered or name in given or name in _ONLY_IN_KERAS_2):
             return name
     return None
+
+
+def _refused_layer(config: Any, library: Any, custom_objects: Mapping[str, Any]) -> str:
+    """The first layer in a configuration that a library cannot make, in words; empty if there is
+    none. Messages of Keras often do not say which it is. No code of the file is run."""
+    for layer in _layers(config):
+        inner = layer.get("config")
+        if not isinstance(inner, dict) or "layers" in inner:
+            continue  # a model: its layers follow
+        try:
+            with library.utils.custom_object_scope(dict(custom_objects)):
+                made = library.layers.deserialize(deepcopy(dict(layer)))
+        except Exception:  # noqa: BLE001 - what Keras raises has no common class but this
+            made = None
+        if not isinstance(made, (library.layers.Layer, getattr(library, "Operation", type(None)))):
+            name = inner.get("name") or layer.get("name")
+            return f" because of its layer {name!r}, a {layer.get('class_name')}"
+    return ""
 
 
 def _layers(config: Any) -> Iterator[Mapping[str, Any]]:

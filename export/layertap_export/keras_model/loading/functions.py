@@ -15,14 +15,19 @@ from layertap_export.keras_model.families import (
     names_of_a_fresh_process,
 )
 
-from .custom_objects import import_object
+from .custom_objects import find_module, import_object, split_reference
 from .weights import load_weights
 
 
 def find_loader(
     module: str, function: str, weights: str | os.PathLike[str] | None
 ) -> Callable[[Mapping[str, Any]], Any]:
-    """A function that loads the model that `module:function` is or returns."""
+    """A function that loads the model that `module:function` is or returns.
+
+    Raises:
+        ModelLoadError: there is no such module, as far as this is known before it is imported.
+    """
+    find_module(split_reference(f"{module}:{function}")[0])
     return lambda custom_objects: _load(f"{module}:{function}", weights, custom_objects)
 
 

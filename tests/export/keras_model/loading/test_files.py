@@ -197,6 +197,22 @@ def test_files_that_keras_3_cannot_load_are_loaded_in_tf_keras(
     same(loaded, model)
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_layer_that_keras_2_takes_for_its_name_is_named(tf_keras: Any, tmp_path: Path) -> None:
+    """tf_keras has SpectralNormalization, and makes the text 'SpectralNormalization' of it."""
+    layers = tf_keras.layers
+    wrapped = layers.TimeDistributed(layers.Dense(3), name="wrapped")
+    model = tf_keras.Sequential(
+        [tf_keras.Input((5, 4)), layers.LSTM(4, return_sequences=True), wrapped]
+    )
+    model.save(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "m.h5", "r+") as file:
+        config = str(file.attrs["model_config"])
+        file.attrs["model_config"] = config.replace("TimeDistributed", "SpectralNormalization")
+    with pytest.raises(ModelLoadError, match=r"layer 'wrapped', a SpectralNormalization: "):
+        load_model(tmp_path / "m.h5")
+
+
 def test_keras_3_is_preferred_for_files_of_keras_2(tf_keras: Any, tmp_path: Path) -> None:
     model = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(2)])
     model.save(tmp_path / "model.h5")
@@ -263,10 +279,11 @@ def test_files_of_theano_are_an_error(old: Old, tmp_path: Path) -> None:
 def test_the_reason_of_keras_is_reported_in_one_line(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(path)
-    edit_config(path, lambda layers: layers[1]["config"].update(units=-1))
+    edit_config(path, lambda layers: layers[1]["config"].update(units=-1, name="wide"))
     with pytest.raises(ModelLoadError) as caught:
         load_model(path)
     assert str(caught.value) == (
-        f"Keras {keras.__version__} cannot load {str(path)!r}: Received an invalid value for "
-        "`units`, expected a positive integer. Received: units=-1"
+        f"Keras {keras.__version__} cannot load {str(path)!r} because of its layer 'wide', a "
+        "Dense: Received an invalid value for `units`, expected a positive integer. Received: "
+        "units=-1"
     )

@@ -51,7 +51,8 @@ def model_folder(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (
             "no_such_module_here:build",
             {},
-            "cannot import the module 'no_such_module_here': No module named 'no_such_module_here'",
+            "cannot import the module 'no_such_module_here': there is no module "
+            "'no_such_module_here', neither in this folder nor installed.",
         ),
     ],
 )
@@ -69,6 +70,12 @@ def test_an_invalid_source_is_an_error(source: str, options: dict[str, Any], mes
         ["export", "empty.h5", "-o", "out.onnx"],
         ["export", "model.keras", "-o", "missing/out.onnx"],
         ["export", "model.keras", "-o", "out.onnx", "--custom-objects", "nothing"],
+        ["export", "model.keras", "-o", "out.onnx", "--custom-objects", "nomodule:Plain"],
+        ["export", "model.keras", "-o", "out.onnx", "--tolerance", "-1"],
+        ["export", "model.keras", "-o", "out.onnx", "--tolerance", "nan"],
+        ["export", "model.keras", "-o", "out.onnx", "--timeout", "0"],
+        ["export", "nomodule:build", "-o", "out.onnx"],
+        ["export", "no.package:build", "-o", "out.onnx"],
         ["verify", "missing.onnx", "model.keras"],
     ],
 )

@@ -362,7 +362,8 @@ def test_the_heat_maps_are_those_of_the_lecture(
         cam = np.maximum(np.dot(maps, np.mean(gradient, axis=(0, 1))), 0)
         cam = tf.image.resize(cam[..., np.newaxis], (320, 320)).numpy()[..., 0]
         np.testing.assert_allclose(heat, cam / cam.max(), atol=1e-4)
-    np.testing.assert_allclose(explained["maps"][0], explained["cam"], atol=1e-6)
+    # Sums of terms that cancel, over one class and over fourteen at once.
+    np.testing.assert_allclose(explained["maps"][0], explained["cam"], atol=1e-5)
 
 
 @pytest.mark.slow

@@ -313,11 +313,16 @@ def _only(names: Collection[str], values: Values) -> Values:
 def _changes(
     arrays: Sequence[NDArray[Any]], change: float, count: int
 ) -> Iterator[list[NDArray[Any]]]:
-    """The same batch with tiny changes; integers stay as they are."""
+    """The same batch with tiny changes; whole numbers stay as they are, whatever their dtype.
+
+    They may be tokens, which a model makes integers of: they would all become others.
+    """
     generator = np.random.default_rng(0)
     for _ in range(count):
         yield [
-            (x * (1 + change * generator.uniform(-1, 1, x.shape))).astype(x.dtype)
+            np.where(
+                x == np.floor(x), x, x * (1 + change * generator.uniform(-1, 1, x.shape))
+            ).astype(x.dtype)
             if x.dtype.kind == "f"
             else x
             for x in arrays

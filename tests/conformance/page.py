@@ -36,7 +36,7 @@ every file; the largest scaled error that it finds is {checked:.1e}.
 - *file / Keras against float64*: the largest scaled errors of the file, and of Keras in float32,
   compared with the same model in float64, for the first model of the family.
 - *inner Transposes*: the number of Transpose nodes on the way to the model's outputs, without the
-  one at the input. ConvNeXt runs channels last, as its matrix products do, and is turned around each
+  one at the input. ConvNeXt runs channels last, as its matrix products do, and turns around each
   convolution on purpose: this is faster.
 - *export*: the time in seconds, with verification, in total for the family.
 

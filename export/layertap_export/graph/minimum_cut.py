@@ -7,7 +7,7 @@ estimation", Soviet Mathematics Doklady 11, 1970.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from itertools import pairwise
 from typing import Generic, TypeVar
 
@@ -33,7 +33,7 @@ class Network(Generic[N]):
         used up.
         """
         while (levels := self._levels(start, end)) and start in levels:
-            rest = {node: iter(list(ends)) for node, ends in self._left.items()}
+            rest = {node: deque(ends) for node, ends in self._left.items()}
             while self._push(start, end, levels, rest):
                 pass
         return set(levels)
@@ -49,29 +49,23 @@ class Network(Generic[N]):
                     waiting.append(before)
         return levels
 
-    def _push(self, start: N, end: N, levels: dict[N, int], rest: dict[N, Iterator[N]]) -> bool:
-        """Push flow along one shortest path; `rest` has the connections not tried yet."""
+    def _push(self, start: N, end: N, levels: dict[N, int], rest: dict[N, deque[N]]) -> bool:
+        """Push flow along one shortest path; `rest` has the connections that may still carry it."""
         path = [start]
         while path[-1] != end:
-            node = path[-1]
-            for after in rest[node]:
-                if self._left[node][after] > 0 and levels.get(after, -1) == levels[node] - 1:
-                    path.append(after)
-                    break
-            else:
+            node, ends = path[-1], rest[path[-1]]
+            if not ends:
                 path.pop()
                 if not path:
                     return False
+                rest[path[-1]].popleft()
+            elif self._left[node][ends[0]] > 0 and levels.get(ends[0], -1) == levels[node] - 1:
+                path.append(ends[0])
+            else:
+                ends.popleft()
         steps = list(pairwise(path))
         flow = min(self._left[a][b] for a, b in steps)
         for a, b in steps:
             self._left[a][b] -= flow
             self._left[b][a] += flow
-            if self._left[a][b] > 0:  # it may carry more
-                rest[a] = _again(b, rest[a])
         return True
-
-
-def _again(first: N, rest: Iterator[N]) -> Iterator[N]:
-    yield first
-    yield from rest

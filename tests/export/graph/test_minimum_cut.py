@@ -48,3 +48,12 @@ def test_a_network_in_two_parts() -> None:
     network.add("start", "a", 1)
     network.add("b", "end", 1)
     assert network.side_of("end", "start") == {"b", "end"}
+
+
+def test_one_connection_carries_many_paths() -> None:
+    network: Network[str] = Network()
+    network.add("start", "hub", 5000)
+    for index in range(3000):
+        network.add("hub", f"path {index}", 1)
+        network.add(f"path {index}", "end", 1)
+    assert network.side_of("end", "start") == {"end"}

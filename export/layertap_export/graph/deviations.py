@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from layertap.format.layer import Shape
+
 from .formulas import Formulas
 from .graph import attribute
 from .operators import is_stop
-from .replacement import Shape
 
 
 class Deviation(NamedTuple):

@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
+from layertap.format.layer import Shape
+
 from .graph import attribute, makers, reads
 from .minimum_cut import Network
 from .operators import facts
 
-Shape = tuple["int | None", ...]
 RANKS = (3, 4, 5)
 
 FIRST, LAST = "channels first", "channels last"

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-Shape = tuple["int | None", ...]
+from layertap.format.layer import Shape
 
 
 class Replacement:

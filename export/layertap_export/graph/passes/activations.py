@@ -33,9 +33,10 @@ from collections.abc import Callable, Iterable, Mapping
 import onnx
 from onnx import TensorProto, helper
 
+from layertap.format.layer import Shape
 from layertap_export.graph.formulas import Formulas, Polynomial, letter, minus
 from layertap_export.graph.graph import opset_of
-from layertap_export.graph.replacement import Replacement, Shape
+from layertap_export.graph.replacement import Replacement
 
 from .contract import graph_pass, in_order
 

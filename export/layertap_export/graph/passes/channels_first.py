@@ -27,6 +27,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from layertap.format.layer import Shape
 from layertap_export.graph.constant_folding import compute
 from layertap_export.graph.graph import attribute, bodies, captured, opset_of, prune, reads
 from layertap_export.graph.layout import channels_last_nodes
@@ -36,7 +37,6 @@ from layertap_export.graph.weights import Initializers
 from .contract import graph_pass, in_order, no_identities, outputs_exist
 
 Perm = tuple[int, ...]
-Shape = tuple["int | None", ...]
 
 FOLDED_BYTES = 1 << 24
 """Bytes above which a computed constant is left to the runtime, unless it shrinks what it reads."""

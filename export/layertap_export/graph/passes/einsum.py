@@ -21,9 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from layertap.format.layer import Shape
 from layertap_export.graph.formulas import Formulas
 from layertap_export.graph.graph import attribute, is_standard
-from layertap_export.graph.replacement import Replacement, Shape
+from layertap_export.graph.replacement import Replacement
 
 from .contract import graph_pass, in_order, outputs_exist
 

@@ -19,13 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from layertap.format.layer import Shape
 from layertap_export.graph.graph import makers, prune, read_counts
 from layertap_export.graph.weights import is_stub
 
 from .activations import join_activations
 from .contract import graph_pass, in_order, no_identities
-
-Shape = tuple["int | None", ...]
 
 
 @graph_pass(requires=[in_order], ensures=[in_order, no_identities])

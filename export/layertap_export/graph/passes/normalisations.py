@@ -31,10 +31,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
+from layertap.format.layer import Shape
 from layertap_export.graph.deviations import Deviation, deviation
 from layertap_export.graph.formulas import Formulas, Polynomial, letter, minus
 from layertap_export.graph.graph import opset_of
-from layertap_export.graph.replacement import Replacement, Shape
+from layertap_export.graph.replacement import Replacement
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .contract import graph_pass, in_order, outputs_exist

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 import onnx
 from onnx import helper, numpy_helper
 
+from layertap.format.layer import Shape
 from layertap_export.graph.graph import makers
 
 from .contract import graph_pass, in_order, outputs_exist
-
-Shape = tuple["int | None", ...]
 
 
 @graph_pass(requires=[in_order, outputs_exist], ensures=[in_order, outputs_exist])

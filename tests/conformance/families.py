@@ -18,6 +18,9 @@ class Family:
     members: Mapping[str, Build]
     """By name; the first stands for the family where one must do."""
 
+    transposes: tuple[int, int] = (0, 0)
+    """How many inner Transposes the first member, and the largest one, may have on purpose."""
+
 
 # --- keras.applications -------------------------------------------------------------------------
 
@@ -49,14 +52,20 @@ def _calm(model: Any) -> None:
             layer.gamma.assign(layer.gamma * 0.5)
 
 
-def _applications(name: str, size: int, members: str) -> Family:
+def _applications(
+    name: str, size: int, members: str, transposes: tuple[int, int] = (0, 0)
+) -> Family:
     """A family of `keras.applications`: its members in one string, the smallest first."""
-    return Family(name, {one: _application(one, size) for one in members.split()})
+    return Family(name, {one: _application(one, size) for one in members.split()}, transposes)
 
 
 APPLICATIONS = (
     _applications(
-        "ConvNeXt", 64, "ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge"
+        "ConvNeXt",
+        64,
+        "ConvNeXtTiny ConvNeXtSmall ConvNeXtBase ConvNeXtLarge ConvNeXtXLarge",
+        # Runs channels last, and turns around each of its 22 (40) convolutions.
+        transposes=(2 * 22, 2 * 40),
     ),
     _applications("DenseNet", 64, "DenseNet121 DenseNet169 DenseNet201"),
     _applications("EfficientNet", 64, " ".join(f"EfficientNetB{i}" for i in range(8))),

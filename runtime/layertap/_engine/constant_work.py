@@ -245,7 +245,7 @@ def _inferred(
         locate = weights.refer if stays else weights.load
         part = write_cut(buffer, bare, plan, locate, None, weights.stay if stays else None)
     part = without_references(part, weights.referred, weights.load)
-    session = ort.InferenceSession(part, options, providers=[CPU.provider])
+    session = ort.InferenceSession(part, options, providers=[CPU.provider], enable_fallback=0)
     shapes = {info.name: tuple(info.shape) for info in session.get_outputs()}
     shapes |= {name: item.type.dims or () for name, item in graph.initializers.items()}
     return {

@@ -163,6 +163,15 @@ def test_models_with_little_of_it_are_loaded_as_ever(
     assert not much(onnx.load(tiny_file(kind)))
 
 
+def test_a_refused_file_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """onnxruntime's Python part prints errors to stdout that it takes for those of a device, such
+    as that of a message that is no UTF-8."""
+    data = of_a_shape().SerializeToString().replace(b"keepdims", b"keep\xffims")
+    with pytest.raises(layertap.ModelFileError):
+        layertap.open(data).predict(X)
+    assert capfd.readouterr().out == ""
+
+
 def test_little_work_in_every_form() -> None:
     """Masks, positions and rearranged weights, as other exporters write them."""
     weights = tiny.constant("w", np.ones((300, 200)), np.float32)

@@ -6,6 +6,7 @@ onnxruntime gives the largest number instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def reduction(kind: str) -> Handler:
             if not over:
                 return x.op("Identity")
             if kind == "Sum":
-                return x.cast(np.int64).reduce("Sum", *over, keep=keep).cast(dtype)
+                return _sum(x, over, keep).cast(dtype)
             for axis in over:
                 size = shape[axis]
                 if size is None or size < 1:
@@ -44,6 +45,18 @@ def reduction(kind: str) -> Handler:
         replace_node(graph, node, build)
 
     return handler
+
+
+def _sum(x: Value, axes: Sequence[int], keep: bool) -> Value:
+    """The sum in 64 bits. onnxruntime adds up 64 bits in float64 on some processors, which is exact
+    for the upper and the lower 32 bits on their own, of up to two million elements."""
+    if x.dtype.itemsize < 8:
+        return x.cast(np.int64).reduce("Sum", *axes, keep=keep)
+    x = x.cast(np.int64)
+    low = x.op("Mod", 1 << 32)
+    high = (x - low).op("Div", 1 << 32)
+    low, high = (part.reduce("Sum", *axes, keep=keep) for part in (low, high))
+    return high * (1 << 32) + low
 
 
 def _product(x: Value, axis: int, size: int) -> Value:

@@ -209,11 +209,13 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
         synchronize_folder(target.parent)
         return True
     finally:
-        for one in (folder, old):
-            if one is not None and one.exists():
-                remove_folder(one)
-        if descriptor is not None:
-            os.close(descriptor)
+        try:
+            for one in (folder, old):
+                if one is not None and one.exists():
+                    remove_folder(one)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def _new_folder(target: Path) -> tuple[Path, int | None]:

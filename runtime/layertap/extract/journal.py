@@ -239,16 +239,18 @@ class Journal:
         numbered = records(self.path, self._numbers, self._grid, self.summary)
         write_file(fresh, (record.line() for record in numbered))
         file = File(fresh)
-        file.lock()  # before it has the name, so that nobody else can be faster
-        if os.name == "nt":  # which renames no open files
+        try:
+            file.lock()  # before it has the name, so that nobody else can be faster
+            if os.name == "nt":  # which renames no open files
+                file.close()
+                self._file.close()
+            rename(fresh, self.path)
+        except BaseException:
             file.close()
-            self._file.close()
-        rename(fresh, self.path)
-        if os.name == "nt":
-            file = File(self.path)
-        file.path = self.path
+            raise
         self._file.close()
-        self._file = file
+        self._file = File(self.path) if os.name == "nt" else file
+        self._file.path = self.path
         self.summary = Summary()
         for line in read_lines(self.path, self._numbers, self._grid):
             self.summary.add(line)
@@ -260,9 +262,11 @@ class Journal:
 
     def close(self) -> None:
         """Close it, and give up the lock."""
-        with contextlib.suppress(OSError):
-            remove(_writer(self.path))
-        self._file.close()
+        try:
+            with contextlib.suppress(OSError):
+                remove(_writer(self.path))
+        finally:
+            self._file.close()
 
 
 def locked(path: Path) -> File:
@@ -272,21 +276,24 @@ def locked(path: Path) -> File:
         CollectionBusyError: another process has locked it.
         OSError: it cannot be written.
     """
-    while True:
-        file = File(path, MADE)
-        if not file.lock():
-            file.close()
-            raise CollectionBusyError(_busy(path))
-        if file.has_its_name():
-            break
-        file.close()  # another process has just written it in order
-    if not file.size():
-        synchronize_folder(path.parent)
     import platform
 
-    with contextlib.suppress(OSError):
-        write_file(_writer(path), [canonical({"pid": os.getpid(), "host": platform.node()})])
-    return file
+    while True:
+        file = File(path, MADE)
+        try:
+            if not file.lock():
+                raise CollectionBusyError(_busy(path))
+            if file.has_its_name():
+                if not file.size():
+                    synchronize_folder(path.parent)
+                who = canonical({"pid": os.getpid(), "host": platform.node()})
+                with contextlib.suppress(OSError):
+                    write_file(_writer(path), [who])
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # another process has just written it in order
 
 
 def _writer(path: Path) -> Path:

@@ -22,7 +22,15 @@ from numpy.typing import NDArray
 from layertap.errors import CollectionError, CollectionMismatchError, ImageError, UsageError
 
 from .columns import Column
-from .disk import create_folder, explaining, new_folder, remove, replace_file, write_file
+from .disk import (
+    create_folder,
+    explaining,
+    new_folder,
+    remove,
+    replace_file,
+    sweep_folders,
+    write_file,
+)
 from .identity import Identity, Stored, check_same, content_of, read_identity
 from .item_list import ItemList, check_unique, digests, escaped, file_digest, written
 from .items import Item
@@ -105,6 +113,7 @@ class Writer:
         for column in columns:
             little(column.dtype)
         with explaining(where.root):
+            sweep_folders(where.root.parent)
             if _is_free(where):
                 _create(where, identity, items, columns)
             elif overwrite:
@@ -299,8 +308,10 @@ class Writer:
 
     def close(self) -> None:
         """Close the files, and let other processes write."""
-        self._arrays.close()
-        self._journal.close()
+        try:
+            self._arrays.close()
+        finally:
+            self._journal.close()
 
 
 def _check_shard(shard: tuple[int, int], identity: Identity) -> None:

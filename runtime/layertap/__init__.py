@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ._model import Model, Tap, open
     from .errors import (
         CardVersionError,
+        CollectionBusyError,
+        CollectionError,
+        CollectionMismatchError,
         DependencyError,
         DeviceError,
         ImageError,
@@ -37,14 +40,19 @@ if TYPE_CHECKING:
         RunTimeoutError,
         UsageError,
     )
+    from .extract.features import Features, features
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
 
 __all__ = [
     "CardVersionError",
+    "CollectionBusyError",
+    "CollectionError",
+    "CollectionMismatchError",
     "DependencyError",
     "DeviceError",
+    "Features",
     "ImageError",
     "InputError",
     "Layer",
@@ -63,11 +71,14 @@ __all__ = [
     "UsageError",
     "__version__",
     "cam",
+    "features",
     "load_image",
     "open",
 ]
 
 _HOMES = {
+    "Features": "extract.features",
+    "features": "extract.features",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",

@@ -20,8 +20,12 @@ from layertap import errors
 
 PUBLIC = [
     "CardVersionError",
+    "CollectionBusyError",
+    "CollectionError",
+    "CollectionMismatchError",
     "DependencyError",
     "DeviceError",
+    "Features",
     "ImageError",
     "InputError",
     "Layer",
@@ -40,6 +44,7 @@ PUBLIC = [
     "UsageError",
     "__version__",
     "cam",
+    "features",
     "load_image",
     "open",
 ]

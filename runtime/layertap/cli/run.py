@@ -19,12 +19,13 @@ from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, LayerNotFoundError, UsageError
 from layertap.extract.images import PreparedImage, color_picture, in_batches, naming_images
 from layertap.format.atomic import check_target, replacing
+from layertap.format.file_names import distinct_names
 from layertap.format.text import aligned, printable, shape_text
 from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import ImageInput, recipe_for
-from .image_output import OutputFiles, layer_parts
+from .image_output import OutputFiles
 from .options import (
     add_device,
     add_layer_selection,
@@ -104,7 +105,7 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
     if args.sheet:
         maps = _feature_maps(model, results)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
-        parts = layer_parts([*(layer.name for layer in model.layers), *results])
+        parts = distinct_names([*(layer.name for layer in model.layers), *results])
         rows: list[tuple[str, int | None]] = [(name, None) for name in names]
         if ready is not None and len(rows) > 1:
             rows = [(ready, row) for row in range(len(rows))]

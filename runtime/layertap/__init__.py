@@ -40,12 +40,14 @@ if TYPE_CHECKING:
         RunTimeoutError,
         UsageError,
     )
+    from .extract.bill import Bill
     from .extract.features import Features, features
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
 
 __all__ = [
+    "Bill",
     "CardVersionError",
     "CollectionBusyError",
     "CollectionError",
@@ -77,6 +79,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Bill": "extract.bill",
     "Features": "extract.features",
     "features": "extract.features",
     "Layer": "format.layer",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
     from .cam.targets import Target
+    from .extract.progress import Progress
     from .images.preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -738,6 +739,105 @@ class Model:
 
         with time_limit(timeout):
             return edit(self._program, inputs, changes, layers, preprocess)
+
+    def extract(
+        self,
+        source: Any,
+        layers: Any,
+        output: str | os.PathLike[str],
+        *,
+        dtype: Any = None,
+        preprocess: Recipe | None = None,
+        items: str | os.PathLike[str] | None = None,
+        column: str | None = None,
+        reader: str | Callable[[Any], Any] | None = None,
+        cam_layer: str | int | Layer | None = None,
+        batch_size: int | None = None,
+        chunk: int | None = None,
+        workers: int | None = None,
+        shard: str | tuple[int, int] | None = None,
+        max_failures: str | float | None = None,
+        retry_failed: bool = False,
+        overwrite: bool = False,
+        strict: bool = False,
+        progress: Progress = None,
+        dry_run: bool = False,
+    ) -> Any:
+        """Compute layers of a whole collection, and write them to a folder.
+
+            features = model.extract("images", {"bn": "mean"}, "out")
+            features["bn"]  # (rows, 1024), an array on the disk
+
+        Row `i` belongs to item `i`, always: the row of an image that cannot be read is NaN (0 for
+        integers), and `features.ok` is False there. The same call continues after any end, also
+        that of the process or the machine: what is lost are the images in hand. A collection that
+        is complete is returned as it is. docs/collections.md describes the files.
+
+        Args:
+            source: see `stream`; but not an iterator, which has no length. Empty, as in `[]`, if
+                `items` is given.
+            layers: see `stream`.
+            output: the folder; it is created. If its name ends in `.zarr`, the arrays are a zarr
+                store.
+            dtype: `float16`, `float32` or `float64`; floating-point results are cast to it. Values
+                beyond 65,504 are infinite in float16; `features.nonfinite` counts them.
+            preprocess: a recipe for images instead of the card's.
+            items: a text file with a path in each line, or a CSV file, relative to its folder.
+            column: the column of the paths in a CSV file; by default the first.
+            reader: see `stream`.
+            cam_layer: the layer of heat maps; see `cam`.
+            batch_size: number of images in one run; by default 1 on a CPU, where more are not
+                faster, and 32 on another device or for arrays that are ready.
+            chunk: number of images that are finished, and written, together.
+            workers: number of threads; by default the number of cores.
+            shard: `"2/8"` or `(2, 8)` computes the second of eight parts, for example on another
+                machine; `layertap features merge` joins them.
+            max_failures: stop when more images than this have failed: a number, or a share of them
+                such as `"1%"` or 0.01.
+            retry_failed: try the images again that failed before.
+            overwrite: replace a collection that was begun with another request.
+            strict: refuse to continue with other versions of the libraries, or on another device,
+                instead of a warning.
+            progress: `True` for a line on stderr; or a function of two integers, the number of rows
+                that are done and of all rows.
+            dry_run: write nothing, and return the `Bill`: what would be written, and how long it
+                would take.
+
+        Returns:
+            `Features`; a `Bill` for `dry_run=True`.
+
+        Raises:
+            CollectionMismatchError: the collection in this folder was begun with another request.
+            CollectionBusyError: another process writes to it.
+            CollectionError: the folder is something else, or the collection is damaged.
+            OutputError: the disk is full or fails, or would be full.
+            ImageError: there are no images, or too many failed.
+            LayerNotFoundError, UsageError, InputError: see `stream`.
+        """
+        from .extract.extraction import Extraction
+
+        with Extraction(
+            self._program,
+            source,
+            layers,
+            output,
+            dtype=dtype,
+            preprocess=preprocess,
+            listed=items,
+            column=column,
+            reader=reader,
+            cam_layer=cam_layer,
+            batch_size=batch_size,
+            chunk=chunk,
+            workers=workers,
+            shard=shard,
+            max_failures=max_failures,
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+            strict=strict,
+        ) as extraction:
+            bill = extraction.bill(tried=flag("dry_run", dry_run))
+            return bill if dry_run else extraction.run(progress)
 
     def cut(
         self,

@@ -129,7 +129,9 @@ def bytes_text(count: float) -> str:
 def _column_text(column: Column, rows: int) -> str:
     shape = shape_text(column.shape) if column.shape else "number"
     size = bytes_text(bytes_of(column) * rows)
-    return f"{printable(column.key)} {shape} {column.dtype}: {size}"
+    how = column.asked.get("reduction")
+    name = column.key if how is None or "=" in column.key else f"{column.key}={how}"
+    return f"{printable(name)} {shape} {column.dtype}: {size}"
 
 
 def spread(rows: Sequence[int], count: int) -> list[int]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TextIO, TypeAlias
+from typing import Any, NamedTuple, TextIO, TypeAlias
 
 from layertap._escaping import printable
 from layertap.errors import UsageError
@@ -61,13 +62,14 @@ class State(NamedTuple):
         return ", ".join(parts)
 
 
-class Reporter(Protocol):
-    """Something that shows progress."""
+class Reporter(ABC):
+    """Shows progress; by itself nothing."""
 
+    @abstractmethod
     def __call__(self, state: State) -> None:
         """Show how far the run is."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most have nothing to do
         """The run has ended, in whichever way."""
 
 
@@ -91,17 +93,14 @@ class Meter:
         self._reporter.close()
 
 
-class Silent:
+class Silent(Reporter):
     """Shows nothing."""
 
     def __call__(self, state: State) -> None:
         """Do nothing."""
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class ToFunction:
+class ToFunction(Reporter):
     """Calls a function of the caller with the number of rows that are done, and of all."""
 
     def __init__(self, function: Callable[[int, int], object]) -> None:
@@ -111,11 +110,8 @@ class ToFunction:
         """Call it."""
         self._function(state.done, state.total)
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class Bar:
+class Bar(Reporter):
     """A bar of `tqdm`, on a terminal or in a notebook."""
 
     def __init__(self, tqdm: Any, stream: TextIO) -> None:
@@ -138,7 +134,7 @@ class Bar:
             self._bar.close()
 
 
-class Line:
+class Line(Reporter):
     """One line on a terminal, rewritten a few times a second."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -159,7 +155,7 @@ class Line:
         self._stream.flush()
 
 
-class Log:
+class Log(Reporter):
     """A line every 30 seconds, and one at the end."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -175,11 +171,8 @@ class Log:
             self._printed = now
             print(printable(state.text()), file=self._stream, flush=True)
 
-    def close(self) -> None:
-        """Do nothing: the command says how it ended."""
 
-
-class JsonLines:
+class JsonLines(Reporter):
     """One JSON object in a line for each step, for machines."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -202,9 +195,6 @@ class JsonLines:
         """Print a line of another kind, for example of the bill."""
         print(json.dumps({"event": event, **values}), file=self._stream, flush=True)
 
-    def close(self) -> None:
-        """Do nothing."""
-
 
 def on_stream(stream: TextIO | None) -> Reporter:
     """What suits a stream: a bar or a line on a terminal, a log elsewhere; nothing without one."""
@@ -219,8 +209,8 @@ def on_stream(stream: TextIO | None) -> Reporter:
     return Bar(tqdm, stream)
 
 
-def reporter_for(progress: Progress) -> Reporter:
-    """The reporter for an argument `progress`.
+def reporter_for(progress: Progress | Reporter) -> Reporter:
+    """The reporter for an argument `progress`; a reporter is returned as it is.
 
     Raises:
         UsageError: it is neither a truth value nor a function.
@@ -229,6 +219,8 @@ def reporter_for(progress: Progress) -> Reporter:
         return Silent()
     if progress is True:
         return on_stream(sys.stderr)
+    if isinstance(progress, Reporter):
+        return progress
     if not callable(progress):
         raise UsageError(
             "progress must be True, False or a function of two integers, the rows that are done "

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -87,7 +87,7 @@ def run_chunks(
     workers: int,
     ordered: bool,
     stop: threading.Event,
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Compute chunks of a collection.
 
     At most two chunks for each worker are in memory, finished ones that are not fetched included.

@@ -158,6 +158,8 @@ class Drive:
     def play(self, operations: Sequence[Operation]) -> None:
         for operation in operations:
             kind, path = operation[:2]
+            if kind == "certain":  # what the program was told
+                continue
             if path == ".":
                 assert kind == "synchronize"
                 self.root.synchronize()

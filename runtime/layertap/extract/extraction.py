@@ -9,10 +9,10 @@ import os
 import re
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain
-from typing import Any
+from typing import Any, overload
 
 from layertap._arguments import count, flag, number
 from layertap._engine.program import Program
@@ -25,6 +25,8 @@ from .bill import Bill, bytes_of, free_bytes, spread
 from .columns import columns_of
 from .features import Features, features
 from .identity import Identity, identity_of, read_identity
+from .item_list import digests
+from .items import Item
 from .layout import IDENTITY, Grid, Place, place
 from .made_with import made_with
 from .progress import Meter, Progress, Reporter, reporter_for
@@ -109,8 +111,9 @@ class Extraction:
             self._batch = sizes["batch"] or self._default("batch", begun, rows)
             self._chunk = sizes["chunk"] or self._default("chunk", begun, rows)
             digest = digest_of(program.source)
+            self._listed = self._items.items if begun is None else self._reconciled(begun)
             self._identity = identity_of(
-                self._items.items,
+                self._listed,
                 self._columns.columns,
                 model=f"{digest.graph} {digest.weights}",
                 preprocess=self._prepared_by(),
@@ -134,6 +137,33 @@ class Extraction:
         if self._overwrite or not (self._place.home / IDENTITY).exists():
             return None
         return read_identity(self._place)
+
+    def _reconciled(self, begun: Identity) -> Sequence[Item]:
+        """The list with the stored sizes of items that may have others now: of images that failed
+        and were repaired since, or whose repaired contents are those that the row was computed
+        from. No row depends on what they were."""
+        listed = self._items.items
+        if digests(listed)[0] == begun.asked["items"] or len(listed) != begun.asked["rows"]:
+            return listed
+        collection = features(self.output)
+        before = collection.ids.items()
+        pairs = enumerate(zip(before, listed, strict=True))
+        other = {row: old for row, (old, new) in pairs if old.id == new.id and old.size != new.size}
+        computed = {
+            row: record.sha256[row - record.chunk.first]
+            for record in collection.records()
+            for row in other.keys() & set(_rows(record.chunk))
+            if record.sha256 and row not in record.failed
+        }
+        same = [row for row in other if row in collection.errors or self._is(row, computed)]
+        return listed if not same else _Replaced(listed, {row: other[row] for row in same})
+
+    def _is(self, row: int, computed: Mapping[int, str]) -> bool:
+        """Whether an item has the contents that its row was computed from."""
+        try:
+            return row in computed and self._items.read(row).sha256 == computed[row]
+        except ImageError:
+            return False
 
     def _default(self, name: str, begun: Identity | None, rows: int) -> int:
         """The rows in a batch or chunk: those of the collection that is continued; or else what
@@ -256,7 +286,7 @@ class Extraction:
         return Writer.open(
             self.output,
             self._identity,
-            self._items.items,
+            self._listed,
             self._columns.columns,
             shard=self._shard,
             overwrite=overwrite,
@@ -286,6 +316,25 @@ class Extraction:
             f"{writer.done_rows:,} rows are complete and kept; the same command continues with "
             "another limit."
         )
+
+
+class _Replaced(Sequence[Item]):
+    """A list, some of whose items are replaced."""
+
+    def __init__(self, items: Sequence[Item], replaced: Mapping[int, Item]) -> None:
+        self._items, self._replaced = items, replaced
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, row: int) -> Item: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Item]: ...
+    def __getitem__(self, row: int | slice) -> Item | Sequence[Item]:
+        if isinstance(row, slice):
+            return [self[at] for at in range(*row.indices(len(self)))]
+        return self._replaced.get(row % len(self), self._items[row])
 
 
 class Limit:

@@ -253,11 +253,20 @@ class Features(Readable):
             for shard, _ in self._grid.parts()
         }
 
-    def records(self) -> Iterator[Record]:
-        """What the journals say of the finished chunks, in order, one in memory at a time."""
+    def records(self, only: int | None = None) -> Iterator[Record]:
+        """What the journals say of the finished chunks, in order, one in memory at a time.
+
+        Args:
+            only: a shard by its index; all of them if it is left out.
+        """
         for shard, summary in self._journals.items():
-            numbers = self._grid.of_shard(shard)
-            yield from records(self._place.journal(shard), numbers, self._grid, summary)
+            if only in (None, shard):
+                numbers = self._grid.of_shard(shard)
+                yield from records(self._place.journal(shard), numbers, self._grid, summary)
+
+    def done_in(self, shard: int) -> int:
+        """How many rows of a shard are finished, failed ones included."""
+        return self._grid.count(self._journals[shard].places)
 
     def verify(self) -> Verification:
         """Read everything, and compare it with the checksums of what was written.

@@ -23,7 +23,7 @@ from layertap.errors import (
 from layertap.format.file_names import file_name
 
 from .columns import Column
-from .item_list import digests
+from .item_list import digest
 from .items import Item
 from .layout import IDENTITY, ITEMS, Grid, Place, canonical, folders, little, readable
 
@@ -113,7 +113,7 @@ def identity_of(
             for column in columns
         ],
         "preprocess": preprocess,
-        "items": digests(items)[0],
+        "items": digest(items),
         "rows": len(items),
         "chunk": chunk,
         "batch": batch,

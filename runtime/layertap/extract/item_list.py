@@ -59,10 +59,9 @@ def unescaped(text: str) -> str:
 
 def _written(ids: Sequence[str]) -> list[str]:
     """All ids in their written form; a list without special characters is searched once."""
-    joined = "\n".join(ids)
-    plain = joined.count("\n") == max(0, len(ids) - 1) and not SPECIAL.search(
-        joined.replace("\n", "")
-    )
+    joined = "".join(ids)
+    # No special character but the backslash is printable.
+    plain = joined.isprintable() and "\\" not in joined
     return list(ids) if plain else list(map(escaped, ids))
 
 
@@ -70,16 +69,20 @@ def _ended(lines: Sequence[str]) -> bytes:
     return "".join(("\n".join(lines), "\n" if lines else "")).encode()
 
 
-def digests(items: Sequence[Item]) -> tuple[str, str]:
-    """The SHA-256 of ids and sizes, which is part of the identity, and that of the times.
+def digest(items: Sequence[Item]) -> str:
+    """The SHA-256 of ids and sizes, which is part of the identity.
 
-    The first is of all ids as they are written, each followed by a line feed, and then all sizes in
-    decimal digits, each followed by a line feed; the second of all times likewise.
+    It is that of all ids as they are written, each followed by a line feed, and then all sizes in
+    decimal digits, each followed by a line feed.
     """
-    ids, sizes, times = zip(*items, strict=True) if items else ((), (), ())
-    data = _ended(_written(ids)) + _ended(list(map(str, sizes)))
-    when = _ended(list(map(str, times)))
-    return hashlib.sha256(data).hexdigest(), hashlib.sha256(when).hexdigest()
+    data = _ended(_written([item[0] for item in items]))
+    data += _ended([str(item[1]) for item in items])
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of_times(items: Sequence[Item]) -> str:
+    """The SHA-256 of the times of modification, likewise."""
+    return hashlib.sha256(_ended([str(item[2]) for item in items])).hexdigest()
 
 
 def written(items: Sequence[Item]) -> Iterator[bytes]:

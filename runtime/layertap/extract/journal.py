@@ -95,7 +95,7 @@ def _parsed(line: bytes, numbers: range, grid: Grid) -> tuple[int, Record | None
     if line[-10:] != b" %08x\n" % zlib.crc32(text):
         return None
     try:
-        found = json.loads(text)
+        found = json.loads(text.decode())
         number = found["chunk"]
         if type(number) is not int or number not in numbers:
             return None

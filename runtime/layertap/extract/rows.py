@@ -98,7 +98,7 @@ class Rows:
             used, back = np.unique(index, return_inverse=True)
             further = (back.reshape(index.shape), *rest)
             return self._gather(used)[further]
-        rows = self._gather(index.ravel()).reshape(*index.shape, *self.shape[1:])
+        rows = self._gather(index.ravel()).reshape((*index.shape, *self.shape[1:]))
         further = (*(slice(None),) * index.ndim, *rest)
         return rows[further]
 

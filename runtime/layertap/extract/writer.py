@@ -32,7 +32,7 @@ from .disk import (
     write_file,
 )
 from .identity import Identity, Stored, check_same, content_of, read_identity
-from .item_list import ItemList, check_unique, digests, escaped, file_digest, written
+from .item_list import ItemList, check_unique, digest_of_times, escaped, file_digest, written
 from .items import Item
 from .journal import Journal, Record, Summary, locked, records, summary_of
 from .layout import (
@@ -257,7 +257,10 @@ class Writer:
         Raises:
             CollectionMismatchError: an item has other contents, though the same size.
         """
-        if not items.digest or digests(self._items)[1] == self._stored.content["items"]["times"]:
+        if (
+            not items.digest
+            or digest_of_times(self._items) == self._stored.content["items"]["times"]
+        ):
             return
         listed = ItemList(self._place.home / ITEMS, self._grid.rows)
         before = [item.mtime_ns for item in listed.items()]
@@ -388,7 +391,7 @@ def _create(
             make_folders(root, columns)
         new_folder(home / JOURNAL)
         write_file(home / ITEMS, written(items))
-        about = {"sha256": file_digest(home / ITEMS), "times": digests(items)[1]}
+        about = {"sha256": file_digest(home / ITEMS), "times": digest_of_times(items)}
         write_file(home / IDENTITY, [content_of(identity, columns, about)])
 
     create_folder(where.root, fill, replaced)

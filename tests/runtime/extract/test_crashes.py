@@ -43,13 +43,23 @@ ROWS, CHUNK = 7, 3
 NAMES = ["out", "out.zarr"]
 
 
-def work(folder: Path, again: bool = False) -> None:
-    """Compute everything that is missing, in the order in which several workers may be ready."""
+def work(
+    folder: Path, again: bool = False, written: Callable[[int], object] = lambda rows: None
+) -> None:
+    """Compute everything that is missing, in the order in which several workers may be ready.
+
+    Args:
+        folder: the collection.
+        again: whether chunks with failed rows are then computed again.
+        written: called with the number of rows that are certain.
+    """
     asked = identity(ROWS, CHUNK, columns=COLUMNS)
     with Writer.open(folder, asked, items_of(ROWS), COLUMNS) as writer:
         todo = list(writer.todo())
         for chunk in [*todo[1::2], *todo[::2]]:
             writer.write(finished(chunk, COLUMNS))
+            written(writer.done_rows)
+        writer.finish()
         for chunk in list(writer.todo(retry_failed=True)) if again else ():
             writer.write(finished(chunk, COLUMNS))
         writer.finish()
@@ -88,8 +98,9 @@ class Dead(BaseException):
 class Stopping(System):
     """`os`, which ends the process, or fails once, at the n-th operation that changes the disk."""
 
-    CHANGES = ("pwrite", "ftruncate", "fsync", "fdatasync", "mkdir", "replace", "rename")
-    CHANGES = (*CHANGES, "unlink", "rmdir")
+    CHANGES = frozenset(
+        "pwrite ftruncate fsync fdatasync mkdir replace rename unlink rmdir".split()
+    )
 
     def __init__(self, at: int, number: int | None = None) -> None:
         self.left, self.number = at, number
@@ -187,11 +198,12 @@ def power_failures(
     patch: pytest.MonkeyPatch,
     seeds: range,
     step: int = 1,
+    again: bool = False,
 ) -> None:
     (folder / "recorded").mkdir()
     recorder = Recorder(folder / "recorded")
     patch.setattr(disk, "os", recorder)
-    work(folder / "recorded" / name)
+    work(folder / "recorded" / name, again, lambda rows: recorder.log.append(("certain", rows)))
     patch.setattr(disk, "os", System())
     assert contents(folder / "recorded" / name) == right
     drive = Drive()
@@ -205,6 +217,11 @@ def power_failures(
             left = folder / f"{end} {seed}"
             drive.write(left, None if seed is None else 1000 * end + seed)
             check_readable(left / name)
+            if not again:
+                certain = max(
+                    (one[1] for one in recorder.log[:end] if one[0] == "certain"), default=0
+                )
+                assert not certain or layertap.features(left / name).done_rows >= certain
             work(left / name)
             assert contents(left / name) == right, (end, seed)
             shutil.rmtree(left)
@@ -218,7 +235,14 @@ def test_the_power_fails(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    power_failures(name, whole(name), tmp_path, monkeypatch, range(1), 5 if "zarr" in name else 1)
+    step = 5 if "zarr" in name else 1
+    power_failures(name, whole(name), tmp_path, monkeypatch, range(1), step)
+
+
+def test_the_power_fails_while_failed_rows_are_computed_again(
+    whole: Callable[[str], dict[str, bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    power_failures("out", whole("out"), tmp_path, monkeypatch, range(1), step=2, again=True)
 
 
 @pytest.mark.slow

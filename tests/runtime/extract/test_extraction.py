@@ -148,17 +148,18 @@ def test_failed_images_are_tried_again_on_request(
 ) -> None:
     folder = tmp_path / "images"
     shutil.copytree(images, folder)
-    # The list knows the size of each file: the image that replaces the broken one has the same.
-    Image.fromarray(np.full((9, 11, 3), 90, np.uint8)).save(tmp_path / "whole.png")
-    whole = (tmp_path / "whole.png").read_bytes()
-    (folder / f"{BROKEN:02}.png").write_bytes(whole[:20].ljust(len(whole), b"\0"))
     assert extract(model, folder, tmp_path / "out").failed_rows == 1
-    (folder / f"{BROKEN:02}.png").write_bytes(whole)
+    Image.fromarray(np.full((9, 11, 3), 90, np.uint8)).save(folder / f"{BROKEN:02}.png")
     assert extract(model, folder, tmp_path / "out").failed_rows == 1
-    found = extract(model, folder, tmp_path / "out", retry_failed=True)
-    assert found.failed_rows == 0
-    expected = layertap.open(FILE, threads=1).activations([tmp_path / "whole.png"], "pool", RECIPE)
+    for again in (True, False):  # the list has the size of the broken file
+        found = extract(model, folder, tmp_path / "out", retry_failed=again)
+        assert found.failed_rows == 0
+    image = [folder / f"{BROKEN:02}.png"]
+    expected = layertap.open(FILE, threads=1).activations(image, "pool", RECIPE)
     np.testing.assert_array_equal(found["pool"][BROKEN], expected[0])
+    Image.fromarray(np.full((9, 11, 3), 9, np.uint8)).save(folder / "00.png", compress_level=0)
+    with pytest.raises(CollectionMismatchError, match="another list of items"):
+        extract(model, folder, tmp_path / "out", retry_failed=True)
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {

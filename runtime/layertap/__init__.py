@@ -37,11 +37,13 @@ if TYPE_CHECKING:
         RunTimeoutError,
         UsageError,
     )
+    from .extract.stream import Batch
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
 
 __all__ = [
+    "Batch",
     "CardVersionError",
     "DependencyError",
     "DeviceError",
@@ -68,6 +70,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Batch": "extract.stream",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",

@@ -42,11 +42,13 @@ if TYPE_CHECKING:
     )
     from .extract.bill import Bill
     from .extract.features import Features, features
+    from .extract.stream import Batch
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
 
 __all__ = [
+    "Batch",
     "Bill",
     "CardVersionError",
     "CollectionBusyError",
@@ -82,6 +84,7 @@ _HOMES = {
     "Bill": "extract.bill",
     "Features": "extract.features",
     "features": "extract.features",
+    "Batch": "extract.stream",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._engine.request import Asked
     from .cam.targets import Target
     from .extract.progress import Progress
+    from .extract.stream import Batch
     from .images.preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -664,6 +665,67 @@ class Model:
                 batch_size=batch_size,
                 preprocess=preprocess,
             )
+
+    def stream(
+        self,
+        source: Any,
+        layers: Any = None,
+        *,
+        dtype: Any = None,
+        batch_size: int = 16,
+        workers: int | None = None,
+        preprocess: Recipe | None = None,
+        reader: str | Callable[[Any], Any] | None = None,
+    ) -> Iterator[Batch]:
+        """Compute layers of a whole collection, batch by batch, in order.
+
+            for batch in model.stream("images", {"bn": "mean"}):
+                for id, row in zip(batch.ids, batch["bn"]):
+                    ...
+
+        Images are read, prepared and run in several threads, shortly before they are needed: at
+        most two batches for each worker are in memory. An image that cannot be read does not end
+        the loop: its row is NaN (0 for integers), `batch.ok` is False there, and `batch.errors`
+        says why. When the loop is left, the threads end.
+
+        Args:
+            source: a folder, an image, a `.tar` or `.zip` archive of images, or an `.npy` file with
+                a row for each item; or a sequence of such paths, of images in any form (paths,
+                bytes, PIL images, integer arrays), or of (id, image) pairs; a data set of Hugging
+                Face or torch, a pandas Series, an array `(n, h, w, c)`; or an iterator of images.
+                Integers are pixels, which are prepared; arrays of floats are ready.
+            layers: see `tap`. In addition, a layer may have several reductions (`{"bn": ["mean",
+                "max"]}`, named `bn=mean` and `bn=max`), and a text in a list may contain one
+                (`["bn=mean"]`). `grad:LAYER` is a gradient, `cam:CLASS` a heat map.
+            dtype: `float16`, `float32` or `float64`; floating-point results are cast to it.
+            batch_size: number of items in a batch.
+            workers: number of threads; by default the number of cores.
+            preprocess: a recipe for images instead of the card's.
+            reader: a function that makes an image of a path (of bytes, for members of archives), or
+                its name, `"module:function"`. It runs in processes of its own.
+
+        Returns:
+            An iterator of `Batch`es.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: a layer's size depends on the image; an unknown reduction; the model needs
+                several inputs.
+            ImageError: the source does not exist, or contains no image.
+            InputError: the model cannot be run on the images; the message names them.
+        """
+        from .extract.stream import stream
+
+        return stream(
+            self._program,
+            source,
+            layers,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            preprocess=preprocess,
+            reader=reader,
+        )
 
     def resume(
         self,

@@ -19,6 +19,7 @@ import layertap_export
 from layertap import errors
 
 PUBLIC = [
+    "Batch",
     "CardVersionError",
     "CollectionBusyError",
     "CollectionError",

@@ -127,6 +127,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
     "layertap/extract/sources.py": "test_sources.py",
+    "layertap/extract/stream.py": "test_stream.py",
     "layertap_export/cli.py": "test_names_before_tensorflow.py",
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",

@@ -25,7 +25,7 @@ from .bill import Bill, bytes_of, free_bytes, spread
 from .columns import columns_of
 from .features import Features, features
 from .identity import Identity, identity_of, read_identity
-from .item_list import digests
+from .item_list import digest
 from .items import Item
 from .layout import IDENTITY, Grid, Place, place
 from .made_with import made_with
@@ -143,7 +143,7 @@ class Extraction:
         and were repaired since, or whose repaired contents are those that the row was computed
         from. No row depends on what they were."""
         listed = self._items.items
-        if digests(listed)[0] == begun.asked["items"] or len(listed) != begun.asked["rows"]:
+        if digest(listed) == begun.asked["items"] or len(listed) != begun.asked["rows"]:
             return listed
         collection = features(self.output)
         before = collection.ids.items()

@@ -6,6 +6,7 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,14 @@ class StreamItems(Items):
     """What an iterator gives, in the order in which it is read."""
 
     def __init__(self, given: Iterator[Any], recipe: Preprocessing | None) -> None:
-        self._given, self._recipe = given, recipe
+        """
+        Args:
+            given: elements as in `SequenceItems`; the first is taken at once.
+            recipe: how images become inputs, if they do.
+        """
+        first = list(islice(given, 1))
+        self._given = chain(first, given)
+        self.ready = bool(first) and _is_ready(first[0], recipe)
         self._count = 0
         self._held: dict[int, Any] = {}
         self._ids: dict[int, str] = {}
@@ -81,8 +89,6 @@ class StreamItems(Items):
         taken = 0
         for element in self._given:
             row = self._count
-            if row == 0:
-                self.ready = _is_ready(element, self._recipe)
             name, image = split(element)
             self._held[row], self._ids[row] = image, str(row) if name is None else name
             self._count += 1

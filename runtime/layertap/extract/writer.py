@@ -264,15 +264,16 @@ class Writer:
             return
         listed = ItemList(self._place.home / ITEMS, self._grid.rows)
         before = [item.mtime_ns for item in listed.items()]
-        other = [row for row in self.rows if before[row] != self._items[row].mtime_ns]
-        numbers = {row // self._grid.chunk for row in other} & self._journal.summary.places.keys()
+        later = [row for row in self.rows if before[row] != self._items[row].mtime_ns]
+        numbers = {row // self._grid.chunk for row in later} & self._journal.summary.places.keys()
         if not numbers:
             return
         for record in self._journal.records():
             if record.chunk.number in numbers and record.sha256:
                 rows = range(record.chunk.first, record.chunk.first + record.chunk.count)
                 for row, known in zip(rows, record.sha256, strict=True):
-                    if known and before[row] != self._items[row].mtime_ns:
+                    other = before[row] != self._items[row].mtime_ns
+                    if other and known and row not in record.failed:
                         self._compare(items, row, known)
 
     def _compare(self, items: Readable, row: int, known: str) -> None:

@@ -22,6 +22,7 @@ from layertap.errors import (
 )
 from layertap.extract import bill, extraction
 from layertap.extract.extraction import Extraction, Limit, shard_of
+from layertap.extract.workers import run_chunks
 
 FILE = tiny.differentiable().SerializeToString()
 RECIPE = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
@@ -97,8 +98,8 @@ def test_a_stopped_run_is_continued_to_the_same_bytes(
         if done >= 10:
             stop.set()
 
-    options = {"preprocess": RECIPE, "workers": 2}
-    with Extraction(program_of(model), images, ASKED, tmp_path / "out", **options) as first:
+    program, out = program_of(model), tmp_path / "out"
+    with Extraction(program, images, ASKED, out, preprocess=RECIPE, workers=2) as first:
         found = first.run(after_some, stop)
     assert 10 <= found.done_rows < COUNT
     assert not found.complete
@@ -130,10 +131,9 @@ def test_nothing_is_computed_again(
     extract(model, images, tmp_path / "out")
     before = contents(tmp_path / "out")
     read: list[int] = []
-    real = extraction.run_chunks
 
     def noted(*args: Any, **kwargs: Any) -> Any:
-        for finished in real(*args, **kwargs):
+        for finished in run_chunks(*args, **kwargs):
             read.append(finished.chunk.number)
             yield finished
 
@@ -157,7 +157,7 @@ def test_failed_images_are_tried_again_on_request(
     image = [folder / f"{BROKEN:02}.png"]
     expected = layertap.open(FILE, threads=1).activations(image, "pool", RECIPE)
     np.testing.assert_array_equal(found["pool"][BROKEN], expected[0])
-    Image.fromarray(np.full((9, 11, 3), 9, np.uint8)).save(folder / "00.png", compress_level=0)
+    Image.fromarray(np.full((40, 50, 3), 9, np.uint8)).save(folder / "00.png", compress_level=0)
     with pytest.raises(CollectionMismatchError, match="another list of items"):
         extract(model, folder, tmp_path / "out", retry_failed=True)
 

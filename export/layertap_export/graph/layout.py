@@ -135,6 +135,9 @@ class _Choice:
         """The layout in which a tensor is made, or the flexible node that makes it; `None` if
         either layout suits."""
         node = self.makers.get(name)
+        while node is not None and node.op_type == "Identity":
+            name = node.input[0]
+            node = self.makers.get(name)
         if node is None:  # an input of the graph
             return LAST
         if name in self.turns:
@@ -155,7 +158,8 @@ class _Choice:
         if name in self.flexible:
             return name
         rank = len(self.shapes.get(name, ()))
-        flattens = node.op_type == "Reshape" and rank == 2  # a matrix behind it can be rearranged
+        # A matrix behind a Reshape can be rearranged; a mean over space is the same either way.
+        flattens = rank == 2 and (node.op_type == "Reshape" or _is_kind(node, "reduction"))
         either = flattens or rank < 2 or node.op_type in EITHER
         return None if either else LAST
 
@@ -168,12 +172,20 @@ class _Choice:
         row, rank = facts(node), len(self.shapes.get(node.output[0], ()))
         if row is None or rank not in RANKS:
             return False
+        if node.op_type == "Identity":  # the pass removes it
+            return False
         if node.op_type == "MatMul":
             return node.input[1] in self.constant and len(self.shapes.get(node.input[1], ())) == 2
         if row.kind == "reduction":
             return bool(attribute(node, "keepdims", 1))
         kinds = ("elementwise", "elementwise first", "along axis")
         return row.kind in kinds or node.op_type in ("Concat", "Pad", "Slice")
+
+
+def _is_kind(node: onnx.NodeProto, kind: str) -> bool:
+    """Whether a node's operator is of a kind in the table of operators."""
+    row = facts(node)
+    return row is not None and row.kind == kind
 
 
 def _turns(node: onnx.NodeProto) -> bool:

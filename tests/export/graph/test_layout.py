@@ -84,6 +84,19 @@ def test_a_convolutional_network_runs_channels_first() -> None:
     assert graph.turns() == 1
 
 
+def test_an_exposed_layer_is_no_reason_for_a_layout() -> None:
+    """tf2onnx puts Identities in front of the outputs of a graph, which the pass removes."""
+    graph = Graph()
+    graph.weights["space"] = np.array([1, 2])
+    x = graph.add("Mul", "scaled", graph.conv("a", "x"), "scale")
+    graph.add("Identity", "exposed", graph.add("Identity", "raw", x))
+    x = graph.add("Relu", "relu", x)
+    graph.add("Identity", "exposed relu", graph.add("Identity", "raw relu", x))
+    graph.add("ReduceMean", "pooled", x, "space", keepdims=0)
+    assert graph.channels_last() == set()
+    assert graph.turns() == 1
+
+
 def test_blocks_of_products_run_channels_last() -> None:
     """A residual stream with depthwise convolutions, as in ConvNeXt."""
     graph = Graph()

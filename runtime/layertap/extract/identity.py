@@ -203,9 +203,10 @@ def _check(stored: Stored) -> None:
     for name, least in {"rows": 0, "chunk": 1, "batch": 1, "shards": 1}.items():
         if type(asked[name]) is not int or asked[name] < least:
             raise ValueError(f"{name} is {asked[name]!r}")
+    for column in asked["columns"]:
+        if file_name(column["folder"]) != column["folder"]:
+            raise ValueError(f"{column['folder']!r} is not the name of a folder")
     for column in stored.columns:
-        if file_name(column.folder) != column.folder or column.folder.startswith("."):
-            raise ValueError(f"{column.folder!r} is not the name of a folder")
         if not all(type(size) is int and size >= 0 for size in column.shape):
             raise ValueError(f"the shape of {column.key!r} is {column.shape!r}")
         if len(column.shape) != len(column.dims):

@@ -50,7 +50,7 @@ def merge(
         OutputError: the output cannot be written.
     """
     alone = isinstance(folders, (str, os.PathLike))
-    given = [folders] if alone else listed("folders", folders)
+    given: list[Any] = [folders] if alone else listed("folders", folders)
     if not given:
         raise UsageError("there is nothing to merge: give the folders of the shards.")
     target = place(output).root

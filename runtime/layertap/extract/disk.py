@@ -24,6 +24,7 @@ from layertap.format.atomic import (
     lock,
     machine,
     temporary_path,
+    wait_for_lock,
 )
 
 MADE, EMPTY = os.O_CREAT, os.O_CREAT | os.O_TRUNC
@@ -112,18 +113,15 @@ def write_file(path: Path, pieces: Iterable[bytes], *, size: int | None = None) 
         file.close()
 
 
-def replace_file(
-    path: Path, pieces: Iterable[bytes], mark: str = "", *, size: int | None = None
-) -> None:
+def replace_file(path: Path, pieces: Iterable[bytes], *, size: int | None = None) -> None:
     """Write a file under a temporary name, and rename it: whole or as it was, also after a kill.
 
     Args:
         path: the file.
         pieces: its data.
-        mark: part of the temporary name, if several processes may write this file at once.
         size: as in `write_file`.
     """
-    temporary = path.with_name(f".{path.name}{mark}.part")
+    temporary = path.with_name(f".{path.name}.part")
     write_file(temporary, pieces, size=size)
     rename(temporary, path)
 
@@ -156,6 +154,21 @@ def make_folder(path: Path) -> None:
 def new_folder(path: Path) -> None:
     """Create a folder inside one that `create_folder` fills, which brings it to the disk."""
     os.mkdir(path)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process at a time do something: others that do the same wait.
+
+    Args:
+        path: a file that all of them have, and that is never replaced.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        wait_for_lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def synchronize_folder(path: Path) -> None:

@@ -29,7 +29,7 @@ from layertap.errors import (
     UsageError,
 )
 from layertap.extract.columns import Column
-from layertap.extract.writer import Writer
+from layertap.extract.writer import Writer, keeping_failed
 
 ROWS, CHUNK = 22, 4
 
@@ -110,6 +110,18 @@ def test_failed_rows_are_tried_again(tmp_path: Path) -> None:
     assert f.verify().ok
 
 
+def test_a_file_that_was_repaired_is_tried_again(tmp_path: Path) -> None:
+    items = [item._replace(size=5) if at == 6 else item for at, item in enumerate(items_of(ROWS))]
+    assert keeping_failed(tmp_path / "out", items) is items
+    extract(tmp_path / "out", ROWS, CHUNK)
+    with pytest.raises(CollectionMismatchError, match=r"'images/6\.png' has 5 bytes, not 1006"):
+        opened(tmp_path / "out", items=items)
+    kept = keeping_failed(tmp_path / "out", items)
+    assert kept == items_of(ROWS)
+    items[5] = items[5]._replace(size=5)  # which did not fail
+    assert keeping_failed(tmp_path / "out", items)[5].size == 5
+
+
 def test_derived_files_are_made_again(tmp_path: Path) -> None:
     extract(tmp_path / "out", ROWS, CHUNK)
     before = contents(tmp_path / "out")
@@ -128,7 +140,13 @@ OTHER: dict[str, dict[str, Any]] = {
     "4 rows in a chunk, not 5": {"chunk": 5},
     "1 rows in a batch, not 2": {"batch": 2},
     "22 items, not 23": {"rows": 23},
-    "another list of items (their names or sizes)": {
+    "22 items, not 21 (row 0 is 'images/0.png', now 'images/1.png')": {"items": items_of(ROWS)[1:]},
+    "another list of items ('images/3.png' has 5 bytes, not 1003)": {
+        "items": [
+            item._replace(size=5) if at == 3 else item for at, item in enumerate(items_of(ROWS))
+        ]
+    },
+    "another list of items (row 21 is 'images/21.png', now 'b.png')": {
         "items": [*items_of(ROWS - 1), items_of(1)[0]._replace(id="b.png")]
     },
     "other layers (bn maps top, not bn maps)": {"columns": COLUMNS[:2]},

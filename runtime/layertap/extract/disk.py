@@ -29,6 +29,9 @@ from layertap.format.atomic import (
 
 MADE, EMPTY = os.O_CREAT, os.O_CREAT | os.O_TRUNC
 
+UNFINISHED = ".layertap-unfinished"
+"""Marks a folder that is being made, where it has its name already."""
+
 BUFFER = 1 << 20
 """Bytes that are collected before they are written."""
 
@@ -161,7 +164,7 @@ def alone(path: Path) -> Iterator[None]:
     """Let one process at a time do something: others that do the same wait.
 
     Args:
-        path: a file that all of them have, and that is never replaced.
+        path: a file or folder that all of them have, and that is never replaced.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -192,7 +195,8 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
     """Create a folder with its contents: whole or not at all, also after a kill.
 
     It is filled under a temporary name next to `target`. What creations that were killed have left
-    there is removed.
+    there is removed. A folder whose name cannot be given to another one, as in a container where it
+    is mounted, is filled in place; until it is complete it holds a file of the name `UNFINISHED`.
 
     Args:
         target: the name of the folder; it may exist, empty.
@@ -202,6 +206,8 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
     Returns:
         Whether it was created: false if another process was faster.
     """
+    if target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK)):
+        return _create_in_place(target, fill, replaced)
     os.makedirs(target.parent, exist_ok=True)
     sweep_folders(target.parent)
     folder, descriptor = _new_folder(target)
@@ -229,6 +235,24 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+
+def _create_in_place(target: Path, fill: Callable[[Path], object], replaced: bool) -> bool:
+    with alone(target):
+        if os.listdir(target) and not (target / UNFINISHED).exists() and not replaced:
+            return False
+        write_file(target / UNFINISHED, [])
+        synchronize_folder(target)
+        for path in target.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_folder(path)
+            elif path.name != UNFINISHED:
+                os.unlink(path)
+        fill(target)
+        for root, _, _ in os.walk(target, topdown=False):
+            synchronize_folder(Path(root))
+        remove(target / UNFINISHED)
+        return True
 
 
 def _new_folder(target: Path) -> tuple[Path, int | None]:

@@ -23,6 +23,7 @@ from layertap.errors import CollectionError, CollectionMismatchError, ImageError
 
 from .columns import Column
 from .disk import (
+    UNFINISHED,
     alone,
     create_folder,
     explaining,
@@ -343,6 +344,8 @@ def _is_free(where: Place) -> bool:
     if not root.is_dir():
         raise CollectionError(f"{str(root)!r} is a file. Give the name of a folder.")
     names = sorted(os.listdir(root))
+    if UNFINISHED in names:  # its creation was interrupted
+        return True
     if names and not (where.home / IDENTITY).exists():
         raise CollectionError(
             f"{str(root)!r} is not a collection: it contains {names[0]!r} and no {IDENTITY}. Give "

@@ -92,6 +92,17 @@ def test_damaged_rows_are_found(out: Path) -> None:
     assert str(found) == "bn: rows 0 to 7 are damaged; bn: rows 16 to 19 are damaged"
 
 
+def test_damaged_rows_are_found_in_a_zarr_store(tmp_path: Path) -> None:
+    pytest.importorskip("zarr", reason="needs the zarr extra")
+    extract(tmp_path / "out.zarr", ROWS, CHUNK)
+    flip(tmp_path / "out.zarr" / "bn" / "c.1.0", 5)
+    path = tmp_path / "out.zarr" / "maps" / "c.2.0.0"
+    path.write_bytes(path.read_bytes()[:-1])
+    (tmp_path / "out.zarr" / "top" / "c.4").unlink()
+    found = layertap.features(tmp_path / "out.zarr").verify()
+    assert found.damaged == (Damage("bn", 4, 4), Damage("maps", 8, 4), Damage("top", 16, 4))
+
+
 def test_damage_elsewhere_is_found(out: Path) -> None:
     (out / "items.tsv").write_bytes((out / "items.tsv").read_bytes().replace(b"png", b"jpg"))
     flip(out / "ok.npy", 4097)

@@ -13,6 +13,7 @@ import pytest
 import layertap
 from generators.collection import (
     COLUMNS,
+    System,
     contents,
     expected,
     extract,
@@ -192,7 +193,10 @@ def test_two_writers_are_not_let_in(tmp_path: Path) -> None:
         assert writer.done_rows == CHUNK
 
 
-def test_overwriting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mounted", [False, True])
+def test_overwriting(mounted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(System, "mounted", mounted)
+    (tmp_path / "out").mkdir()
     begin(tmp_path / "out")
     other = identity(ROWS, 5)
     with Writer.open(tmp_path / "out", other, items_of(ROWS), COLUMNS, overwrite=True) as writer:

@@ -222,7 +222,10 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
         try:
             os.rename(folder, target)
         except OSError:
-            if target.is_dir() and any(target.iterdir()):
+            if old is not None:
+                os.rename(old, target)
+                old = None
+            elif target.is_dir() and any(target.iterdir()):
                 return False
             raise
         synchronize_folder(target.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from layertap.errors import (
     OutputError,
     UsageError,
 )
+from layertap.extract import disk
 from layertap.extract.columns import Column
 from layertap.extract.writer import Writer, keeping_failed
 
@@ -203,6 +205,27 @@ def test_overwriting(mounted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert writer.done_rows == 0
         assert next(writer.todo()).count == 5
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_collection_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(System):
+        def rename(self, source: Path, target: Path) -> None:
+            if target == tmp_path / "out" and (source / "journal").exists() and not self.refused:
+                self.refused = True
+                raise OSError(5, "Input/output error")
+            os.rename(source, target)
+
+        refused = False
+
+    begin(tmp_path / "out")
+    before = contents(tmp_path)
+    monkeypatch.setattr(disk, "os", Refusing())
+    asked = identity(ROWS, 5)
+    with pytest.raises(OutputError, match="Input/output error"):
+        Writer.open(tmp_path / "out", asked, items_of(ROWS), COLUMNS, overwrite=True)
+    assert contents(tmp_path) == before
 
 
 def not_a_collection(folder: Path) -> str:

@@ -36,7 +36,7 @@ from .disk import (
 from .identity import Identity, Stored, check_same, content_of, read_identity
 from .item_list import ItemList, check_unique, digest_of_times, escaped, file_digest, written
 from .items import Item
-from .journal import Journal, Record, Summary, locked, records, summary_of
+from .journal import Journal, Record, Summary, locked, records, release, summary_of
 from .layout import (
     IDENTITY,
     ITEMS,
@@ -376,7 +376,7 @@ def _to_overwrite(where: Place, shard: tuple[int, int]) -> Iterator[None]:
         )
     with ExitStack() as stack:
         for path in sorted(folder.glob("*.jsonl")):
-            stack.callback(locked(path).close)
+            stack.callback(release, locked(path))
         yield
 
 

@@ -91,8 +91,6 @@ class Features(Readable):
     over the names of its columns.
     """
 
-    __slots__ = ("__dict__",)
-
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """
         Raises:

@@ -90,6 +90,32 @@ def test_it_is_continued(name: str, tmp_path: Path) -> None:
     assert contents(tmp_path / name) == contents(whole)
 
 
+DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+DTYPES += ["float16", "float32", "float64", "complex64", "complex128"]
+
+
+@pytest.mark.parametrize("name", ["out", "out.zarr"])
+def test_every_dtype(name: str, tmp_path: Path) -> None:
+    if name.endswith("zarr"):
+        pytest.importorskip("zarr", reason="needs the zarr extra")
+    columns = tuple(Column(kind, kind, {"layer": kind}, kind, (3,), ("x",)) for kind in DTYPES)
+    blocks = {kind: np.arange(15).reshape(5, 3).astype(kind) for kind in DTYPES}
+    items = items_of(5)
+    asked = identity(5, 5, columns=columns, items=items)
+    with Writer.open(tmp_path / name, asked, items, columns) as writer:
+        made = finished(next(writer.todo()), columns)
+        writer.write(made._replace(blocks=blocks, failed={2: "broken"}))
+        writer.finish()
+    f = layertap.features(tmp_path / name)
+    for kind in DTYPES:
+        values = np.asarray(f[kind])
+        right = blocks[kind].copy()
+        right[2] = np.nan if right.dtype.kind in "fc" else 0
+        assert values.dtype == kind
+        np.testing.assert_array_equal(values, right)
+    assert f.verify().ok
+
+
 def test_a_finished_one_stays_as_it_is(tmp_path: Path) -> None:
     extract(tmp_path / "out", ROWS, CHUNK)
     before = contents(tmp_path / "out")
@@ -184,7 +210,9 @@ def test_other_versions_warn(tmp_path: Path) -> None:
 
 def test_two_writers_are_not_let_in(tmp_path: Path) -> None:
     with opened(tmp_path / "out") as writer:
-        with pytest.raises(CollectionBusyError, match=r"the process \d+ on '.*' is writing to"):
+        with pytest.raises(
+            CollectionBusyError, match=f"the process {os.getpid()} on '.*' is writing"
+        ):
             opened(tmp_path / "out")
         with pytest.raises(CollectionBusyError):
             Writer.open(

@@ -96,8 +96,14 @@ class System:
     Subclasses let operations fail, or record them.
     """
 
+    mounted = False
+    """Whether folders cannot be made next to the collection."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
+
+    def access(self, path: Any, mode: int) -> bool:
+        return not self.mounted and os.access(path, mode)
 
     def fsync(self, descriptor: int) -> None:
         os.fstat(descriptor)

@@ -24,9 +24,13 @@ from layertap.format.atomic import (
     lock,
     machine,
     temporary_path,
+    wait_for_lock,
 )
 
 MADE, EMPTY = os.O_CREAT, os.O_CREAT | os.O_TRUNC
+
+UNFINISHED = ".layertap-unfinished"
+"""Marks a folder that is being made, where it has its name already."""
 
 BUFFER = 1 << 20
 """Bytes that are collected before they are written."""
@@ -112,18 +116,15 @@ def write_file(path: Path, pieces: Iterable[bytes], *, size: int | None = None) 
         file.close()
 
 
-def replace_file(
-    path: Path, pieces: Iterable[bytes], mark: str = "", *, size: int | None = None
-) -> None:
+def replace_file(path: Path, pieces: Iterable[bytes], *, size: int | None = None) -> None:
     """Write a file under a temporary name, and rename it: whole or as it was, also after a kill.
 
     Args:
         path: the file.
         pieces: its data.
-        mark: part of the temporary name, if several processes may write this file at once.
         size: as in `write_file`.
     """
-    temporary = path.with_name(f".{path.name}{mark}.part")
+    temporary = path.with_name(f".{path.name}.part")
     write_file(temporary, pieces, size=size)
     rename(temporary, path)
 
@@ -158,6 +159,21 @@ def new_folder(path: Path) -> None:
     os.mkdir(path)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process at a time do something: others that do the same wait.
+
+    Args:
+        path: a file or folder that all of them have, and that is never replaced.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        wait_for_lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def synchronize_folder(path: Path) -> None:
     """Bring the names in a folder to the disk, where the file system can do that."""
     try:
@@ -179,7 +195,8 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
     """Create a folder with its contents: whole or not at all, also after a kill.
 
     It is filled under a temporary name next to `target`. What creations that were killed have left
-    there is removed.
+    there is removed. A folder whose name cannot be given to another one, as in a container where it
+    is mounted, is filled in place; until it is complete it holds a file of the name `UNFINISHED`.
 
     Args:
         target: the name of the folder; it may exist, empty.
@@ -189,6 +206,8 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
     Returns:
         Whether it was created: false if another process was faster.
     """
+    if target.is_dir() and (os.path.ismount(target) or not os.access(target.parent, os.W_OK)):
+        return _create_in_place(target, fill, replaced)
     os.makedirs(target.parent, exist_ok=True)
     sweep_folders(target.parent)
     folder, descriptor = _new_folder(target)
@@ -203,7 +222,10 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
         try:
             os.rename(folder, target)
         except OSError:
-            if target.is_dir() and any(target.iterdir()):
+            if old is not None:
+                os.rename(old, target)
+                old = None
+            elif target.is_dir() and any(target.iterdir()):
                 return False
             raise
         synchronize_folder(target.parent)
@@ -216,6 +238,24 @@ def create_folder(target: Path, fill: Callable[[Path], object], replaced: bool =
         finally:
             if descriptor is not None:
                 os.close(descriptor)
+
+
+def _create_in_place(target: Path, fill: Callable[[Path], object], replaced: bool) -> bool:
+    with alone(target):
+        if os.listdir(target) and not (target / UNFINISHED).exists() and not replaced:
+            return False
+        write_file(target / UNFINISHED, [])
+        synchronize_folder(target)
+        for path in target.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_folder(path)
+            elif path.name != UNFINISHED:
+                os.unlink(path)
+        fill(target)
+        for root, _, _ in os.walk(target, topdown=False):
+            synchronize_folder(Path(root))
+        remove(target / UNFINISHED)
+        return True
 
 
 def _new_folder(target: Path) -> tuple[Path, int | None]:

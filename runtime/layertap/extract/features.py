@@ -91,8 +91,6 @@ class Features(Readable):
     over the names of its columns.
     """
 
-    __slots__ = ("__dict__",)
-
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """
         Raises:
@@ -240,10 +238,10 @@ class Features(Readable):
             data = (self._place.home / OK).read_bytes()
         except OSError:
             return None
-        flags = np.frombuffer(data, np.uint8, offset=len(expected)) if data[:1] else np.empty(0)
-        if data[: len(expected)] != expected or len(flags) != len(self) or (flags > 1).any():
+        if data[: len(expected)] != expected or len(data) != len(expected) + len(self):
             return None
-        return flags.view(np.bool_)
+        flags = np.frombuffer(data, np.uint8, offset=len(expected))
+        return None if (flags > 1).any() else flags.view(np.bool_)
 
     @cached_property
     def _journals(self) -> dict[int, Summary]:
@@ -264,9 +262,103 @@ class Features(Readable):
                 numbers = self._grid.of_shard(shard)
                 yield from records(self._place.journal(shard), numbers, self._grid, summary)
 
+    def block(self, key: str, record: Record) -> NDArray[Any] | None:
+        """The rows of a chunk; `None` if they are not those that were written.
+
+        Raises:
+            CollectionError: a file is missing, or has another size.
+        """
+        chunk, rows = record.chunk, self[key]
+        try:
+            found = np.ascontiguousarray(rows[chunk.first : chunk.first + chunk.count])
+        except Exception:  # zarr has no common error for files that are cut off
+            if self._place.zarr:
+                return None
+            raise
+        return found if zlib.crc32(as_bytes(found)) == record.crc.get(key) else None
+
+    def hashes(self) -> Iterator[str]:
+        """The SHA-256 of what was read for each row, in order; "" where nothing was."""
+        row = 0
+        for record in self.records():
+            yield from [""] * (record.chunk.first - row)
+            yield from record.sha256 or [""] * record.chunk.count
+            row = record.chunk.first + record.chunk.count
+        yield from [""] * (len(self) - row)
+
     def done_in(self, shard: int) -> int:
         """How many rows of a shard are finished, failed ones included."""
         return self._grid.count(self._journals[shard].places)
+
+    def table(self, columns: str | Sequence[str] | None = None) -> Any:
+        """The vectors as a table: a `pandas.DataFrame`, or a `pyarrow.Table` without pandas.
+
+        Its columns are `row`, `id`, `ok`, `sha256` (of the bytes that were read), `error` ("" where
+        there is none), and one for each layer, which holds an array `(channels,)` in each row. Rows
+        without values hold NaN, or 0 where a dtype has no NaN.
+
+        Args:
+            columns: the layers; all of them if it is left out.
+
+        Raises:
+            UsageError: a layer has maps, which no table holds.
+            DependencyError: neither pandas nor pyarrow is installed.
+        """
+        from .tables import table
+
+        return table(self, columns)
+
+    def to_parquet(
+        self, path: str | os.PathLike[str], columns: str | Sequence[str] | None = None
+    ) -> None:
+        """Write `table` to a Parquet file, with vectors as lists of a fixed size.
+
+        Args:
+            path: the file.
+            columns: the layers; all of them if it is left out.
+
+        Raises:
+            UsageError: a layer has maps.
+            DependencyError: pyarrow is not installed.
+            OutputError: the file cannot be written.
+        """
+        from .tables import to_parquet
+
+        to_parquet(self, path, columns)
+
+    def to_csv(
+        self, path: str | os.PathLike[str], columns: str | Sequence[str] | None = None
+    ) -> None:
+        """Write `table` to a CSV file; the vectors of `bn` are in columns `bn.0`, `bn.1`, ...
+
+        Args:
+            path: the file.
+            columns: the layers; all of them if it is left out.
+
+        Raises:
+            UsageError: a layer has maps.
+            OutputError: the file cannot be written.
+        """
+        from .tables import to_csv
+
+        to_csv(self, path, columns)
+
+    def to_tsv(self, folder: str | os.PathLike[str], column: str | None = None) -> None:
+        """Write `vectors.tsv` and `metadata.tsv`, which the Embedding Projector reads.
+
+        Rows without values are left out; the metadata say the row and id of each line.
+
+        Args:
+            folder: where they are written.
+            column: the layer; it may be left out if there is only one.
+
+        Raises:
+            UsageError: the layer has maps, or there are several layers.
+            OutputError: the files cannot be written.
+        """
+        from .tables import to_tsv
+
+        to_tsv(self, folder, column)
 
     def verify(self) -> Verification:
         """Read everything, and compare it with the checksums of what was written.
@@ -282,10 +374,11 @@ class Features(Readable):
         for record in self.records():
             chunk = record.chunk
             rows += chunk.count
-            for key in self.keys():
-                block = np.ascontiguousarray(self[key][chunk.first : chunk.first + chunk.count])
-                if zlib.crc32(as_bytes(block)) != record.crc.get(key):
-                    damaged.append(Damage(key, chunk.first, chunk.count))
+            damaged += [
+                Damage(key, chunk.first, chunk.count)
+                for key in self
+                if self.block(key, record) is None
+            ]
         if self._summary is not None:
             if rows != len(self):
                 problems.append(f"the journals lack {number_of(len(self) - rows, 'row')}")

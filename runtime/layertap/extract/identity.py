@@ -203,9 +203,10 @@ def _check(stored: Stored) -> None:
     for name, least in {"rows": 0, "chunk": 1, "batch": 1, "shards": 1}.items():
         if type(asked[name]) is not int or asked[name] < least:
             raise ValueError(f"{name} is {asked[name]!r}")
+    for column in asked["columns"]:
+        if file_name(column["folder"]) != column["folder"]:
+            raise ValueError(f"{column['folder']!r} is not the name of a folder")
     for column in stored.columns:
-        if file_name(column.folder) != column.folder or column.folder.startswith("."):
-            raise ValueError(f"{column.folder!r} is not the name of a folder")
         if not all(type(size) is int and size >= 0 for size in column.shape):
             raise ValueError(f"the shape of {column.key!r} is {column.shape!r}")
         if len(column.shape) != len(column.dims):
@@ -223,7 +224,7 @@ def _check(stored: Stored) -> None:
 
 
 def check_same(
-    found: Identity, wanted: Identity, name: str, *, strict: bool = False, told: bool = True
+    found: Identity, wanted: Identity, name: str, *, strict: bool = False, items: str = ""
 ) -> None:
     """Compare what is asked for with what a collection was begun with.
 
@@ -232,13 +233,14 @@ def check_same(
         wanted: what is asked for now.
         name: of the collection, for messages.
         strict: whether other versions or another device are an error.
-        told: whether they are a warning otherwise.
+        items: the first item that differs, in words.
 
     Raises:
         CollectionMismatchError: they differ.
     """
     other = differences(found, wanted)
     if other:
+        other += f" ({items})" if items else ""
         raise CollectionMismatchError(
             f"{name!r} was begun with {other}. Give another folder, or overwrite it (--overwrite, "
             "overwrite=True)."
@@ -252,9 +254,8 @@ def check_same(
         text = f"{name!r} was begun with {'; '.join(versions)}"
         if strict:
             raise CollectionMismatchError(f"{text}. Leave out strict to continue all the same.")
-        if told:
-            message = f"{text}. The last bits of the rows that follow may differ."
-            warnings.warn(message, LayertapWarning, stacklevel=3)
+        message = f"{text}. The last bits of the rows that follow may differ."
+        warnings.warn(message, LayertapWarning, stacklevel=3)
 
 
 def differences(found: Identity, wanted: Identity) -> str:
@@ -268,8 +269,12 @@ def differences(found: Identity, wanted: Identity) -> str:
         if canonical(one.get(name)) != canonical(other.get(name))
     ]
     if one.get("rows") != other.get("rows"):
-        words = [word for word in words if not word.startswith("another list")]
+        words = [word for word in words if word != LIST]
+    words.sort(key=lambda word: word == LIST)
     return ", ".join(words)
+
+
+LIST = "another list of items"
 
 
 def _short(value: Any) -> str:
@@ -309,7 +314,7 @@ def _list(words: Sequence[str], between: str = " ") -> str:
 
 
 def _items(name: str, one: Any, other: Any) -> str:
-    return "another list of items (their names or sizes)"
+    return LIST
 
 
 _WORDS = {

@@ -262,11 +262,7 @@ class Journal:
 
     def close(self) -> None:
         """Close it, and give up the lock."""
-        try:
-            with contextlib.suppress(OSError):
-                remove(_writer(self.path))
-        finally:
-            self._file.close()
+        release(self._file)
 
 
 def locked(path: Path) -> File:
@@ -294,6 +290,16 @@ def locked(path: Path) -> File:
             file.close()
             raise
         file.close()  # another process has just written it in order
+
+
+def release(file: File) -> None:
+    """Close a journal that is locked, and give up the lock."""
+    try:
+        if file.has_its_name():
+            with contextlib.suppress(OSError):
+                remove(_writer(file.path))
+    finally:
+        file.close()
 
 
 def _writer(path: Path) -> Path:

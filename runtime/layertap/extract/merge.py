@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from layertap._arguments import items as listed
 from layertap.errors import CollectionError, CollectionMismatchError, UsageError
@@ -16,7 +13,7 @@ from layertap.format.text import number_of
 from .features import Features, features
 from .identity import Identity, check_same, differences
 from .journal import Record
-from .layout import as_bytes, place
+from .layout import place
 from .workers import Finished
 from .writer import Writer
 
@@ -50,7 +47,7 @@ def merge(
         OutputError: the output cannot be written.
     """
     alone = isinstance(folders, (str, os.PathLike))
-    given = [folders] if alone else listed("folders", folders)
+    given: list[Any] = [folders] if alone else listed("folders", folders)
     if not given:
         raise UsageError("there is nothing to merge: give the folders of the shards.")
     target = place(output).root
@@ -147,8 +144,8 @@ def _read(part: Features, record: Record) -> Finished:
     chunk = record.chunk
     blocks: dict[str, Any] = {}
     for key in part:
-        block = np.ascontiguousarray(part[key][chunk.first : chunk.first + chunk.count])
-        if zlib.crc32(as_bytes(block)) != record.crc.get(key):
+        block = part.block(key, record)
+        if block is None:
             raise CollectionError(
                 f"the rows {chunk.first} to {chunk.first + chunk.count - 1} of {key!r} in "
                 f"{str(part.path)!r} are damaged: their checksum is another one. Compute this "

@@ -23,6 +23,8 @@ from layertap.errors import CollectionError, CollectionMismatchError, ImageError
 
 from .columns import Column
 from .disk import (
+    UNFINISHED,
+    alone,
     create_folder,
     explaining,
     new_folder,
@@ -34,7 +36,7 @@ from .disk import (
 from .identity import Identity, Stored, check_same, content_of, read_identity
 from .item_list import ItemList, check_unique, digest_of_times, escaped, file_digest, written
 from .items import Item
-from .journal import Journal, Record, Summary, locked, records, summary_of
+from .journal import Journal, Record, Summary, locked, records, release, summary_of
 from .layout import (
     IDENTITY,
     ITEMS,
@@ -120,7 +122,8 @@ class Writer:
                 with _to_overwrite(where, shard):
                     _create(where, identity, items, columns, replaced=True)
             stored = read_identity(where)
-            check_same(stored, identity, str(folder), strict=strict)
+            told = _other_item(where, stored, items) if stored.sha256 != identity.sha256 else ""
+            check_same(stored, identity, str(folder), strict=strict, items=told)
             _check_list(where, stored)
             return cls(where, stored, shard[0], items)
 
@@ -142,7 +145,7 @@ class Writer:
                 self._arrays = NpyParts(where, self._columns, self._grid, shard, fresh)
             self._finished = all((where.home / name).exists() for name in (MANIFEST, OK, SUMMARY))
             if not self.complete:
-                self._withdraw()
+                self._reopen([])
         except BaseException:
             self._journal.close()
             raise
@@ -202,10 +205,8 @@ class Writer:
         with explaining(self._place.root, kept):
             again = [one.chunk.number for one in finished]
             again = [number for number in again if number in self._journal.summary.places]
-            if self._finished:
-                self._withdraw()
-            if again:  # from here on the former lines do not count: the rows change
-                self._journal.append((number, None) for number in again)
+            if again or self._finished:
+                self._reopen(again)
             written_records = [self._write_rows(one) for one in finished]
             self._arrays.synchronize()
             self._journal.append((record.chunk.number, record) for record in written_records)
@@ -233,10 +234,16 @@ class Writer:
         nonfinite = {key: count for key, count in finished.nonfinite.items() if count}
         return Record(chunk, crc, finished.failed, nonfinite, finished.sha256)
 
-    def _withdraw(self) -> None:
-        """Remove what says that the collection is complete, before its rows change."""
-        remove(self._place.home / SUMMARY)
-        self._finished = False
+    def _reopen(self, numbers: Sequence[int]) -> None:
+        """Remove what says that the collection and some chunks are complete, before rows change.
+
+        A writer of another shard that is just finishing may not come between.
+        """
+        with alone(self._place.home / IDENTITY):
+            remove(self._place.home / SUMMARY)
+            self._finished = False
+            if numbers:
+                self._journal.append((number, None) for number in numbers)
 
     def reopen(self, numbers: Sequence[int]) -> None:
         """Have chunks computed again: they are in `todo` from now on, also after a kill.
@@ -245,8 +252,7 @@ class Writer:
             OutputError: the journal cannot be written.
         """
         with explaining(self._place.root):
-            self._withdraw()
-            self._journal.append((number, None) for number in numbers)
+            self._reopen(numbers)
 
     def check_changed(self, items: Readable) -> None:
         """Check that no item whose row is finished has changed since.
@@ -300,15 +306,16 @@ class Writer:
             return
         with explaining(self._place.root, f"All rows are complete and kept. {AGAIN}"):
             self._journal.tidy()
-            journals = {
-                shard: summary_of(self._place.journal(shard), numbers, self._grid)
-                for shard in range(self._grid.shards)
-                if (numbers := self._grid.of_shard(shard)) and shard != self._shard
-            }
-            journals[self._shard] = self._journal.summary
-            if sum(len(one.places) for one in journals.values()) == self._grid.chunks:
-                _derive(self._place, self._stored, journals, f".{self._shard:05d}")
-                self._finished = True
+            with alone(self._place.home / IDENTITY):
+                journals = {
+                    shard: summary_of(self._place.journal(shard), numbers, self._grid)
+                    for shard in range(self._grid.shards)
+                    if (numbers := self._grid.of_shard(shard)) and shard != self._shard
+                }
+                journals[self._shard] = self._journal.summary
+                if sum(len(one.places) for one in journals.values()) == self._grid.chunks:
+                    _derive(self._place, self._stored, journals)
+                    self._finished = True
 
     def close(self) -> None:
         """Close the files, and let other processes write."""
@@ -338,6 +345,8 @@ def _is_free(where: Place) -> bool:
     if not root.is_dir():
         raise CollectionError(f"{str(root)!r} is a file. Give the name of a folder.")
     names = sorted(os.listdir(root))
+    if UNFINISHED in names:  # its creation was interrupted
+        return True
     if names and not (where.home / IDENTITY).exists():
         raise CollectionError(
             f"{str(root)!r} is not a collection: it contains {names[0]!r} and no {IDENTITY}. Give "
@@ -368,7 +377,7 @@ def _to_overwrite(where: Place, shard: tuple[int, int]) -> Iterator[None]:
         )
     with ExitStack() as stack:
         for path in sorted(folder.glob("*.jsonl")):
-            stack.callback(locked(path).close)
+            stack.callback(release, locked(path))
         yield
 
 
@@ -398,6 +407,49 @@ def _create(
     create_folder(where.root, fill, replaced)
 
 
+def _other_item(where: Place, stored: Stored, items: Sequence[Item]) -> str:
+    """The first item that is not the one in the list, in words; empty if there is none."""
+    found = ItemList(where.home / ITEMS, stored.grid.rows)
+    for row, (before, now) in enumerate(zip(found.items(), items, strict=False)):
+        if before.id != now.id:
+            return f"row {row} is {before.id!r}, now {now.id!r}"
+        if before.size != now.size:
+            return f"{now.id!r} has {now.size} bytes, not {before.size}"
+    return ""
+
+
+def keeping_failed(folder: str | os.PathLike[str], items: Sequence[Item]) -> Sequence[Item]:
+    """The list, with the items that failed before as they were listed then.
+
+    A file that could not be read and has been repaired has another size. With this, its row can be
+    computed again in the same collection.
+
+    Args:
+        folder: the collection; it may be missing.
+        items: the list as it is now.
+
+    Raises:
+        CollectionError: the collection is damaged.
+    """
+    where = place(folder)
+    if _is_free(where):
+        return items
+    stored = read_identity(where)
+    grid = stored.grid
+    failed: set[int] = set()
+    for shard, _ in grid.parts():
+        failed.update(summary_of(where.journal(shard), grid.of_shard(shard), grid).failed)
+    if not failed or len(items) != grid.rows:
+        return items
+    listed = ItemList(where.home / ITEMS, grid.rows)
+    kept = list(items)
+    for row in failed:
+        before = listed.item(row)
+        if before.id == kept[row].id:
+            kept[row] = before
+    return kept
+
+
 def _check_list(where: Place, stored: Stored) -> None:
     """
     Raises:
@@ -411,14 +463,13 @@ def _check_list(where: Place, stored: Stored) -> None:
         )
 
 
-def _derive(where: Place, stored: Stored, journals: Mapping[int, Summary], mark: str) -> None:
+def _derive(where: Place, stored: Stored, journals: Mapping[int, Summary]) -> None:
     """Write what is derived from the journals of all shards.
 
     Args:
         where: the collection.
         stored: its identity.
         journals: what they say, by shard.
-        mark: of this process's temporary files.
     """
     grid = stored.grid
     ok = np.ones(grid.rows, np.bool_)
@@ -429,16 +480,16 @@ def _derive(where: Place, stored: Stored, journals: Mapping[int, Summary], mark:
         for key, count in one.nonfinite.items():
             nonfinite[key] = nonfinite.get(key, 0) + count
     ok[list(failed)] = False
-    replace_file(where.home / MANIFEST, _manifest(where, stored, journals), mark)
+    replace_file(where.home / MANIFEST, _manifest(where, stored, journals))
     data = (header(ok.dtype, ok.shape), ok.tobytes())
-    replace_file(where.home / OK, data, mark)
+    replace_file(where.home / OK, data)
     summary = {
         "identity": stored.sha256,
         "rows": grid.rows,
         "failed": len(failed),
         "nonfinite": nonfinite,
     }
-    replace_file(where.home / SUMMARY, [readable(summary)], mark)
+    replace_file(where.home / SUMMARY, [readable(summary)])
 
 
 def _manifest(where: Place, stored: Stored, journals: Mapping[int, Summary]) -> Iterator[bytes]:

@@ -271,6 +271,13 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
+def wait_for_lock(descriptor: int) -> None:
+    """Lock a file until it is closed, after all others have closed it; not on every system."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
 def is_open_at(descriptor: int, path: Path) -> bool:
     """Whether the open file is the one that has this name."""
     try:

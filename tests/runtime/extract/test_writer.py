@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import layertap
 from generators.collection import (
     COLUMNS,
+    System,
     contents,
     expected,
     extract,
@@ -28,8 +30,9 @@ from layertap.errors import (
     OutputError,
     UsageError,
 )
+from layertap.extract import disk
 from layertap.extract.columns import Column
-from layertap.extract.writer import Writer
+from layertap.extract.writer import Writer, keeping_failed
 
 ROWS, CHUNK = 22, 4
 
@@ -87,6 +90,32 @@ def test_it_is_continued(name: str, tmp_path: Path) -> None:
     assert contents(tmp_path / name) == contents(whole)
 
 
+DTYPES = ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+DTYPES += ["float16", "float32", "float64", "complex64", "complex128"]
+
+
+@pytest.mark.parametrize("name", ["out", "out.zarr"])
+def test_every_dtype(name: str, tmp_path: Path) -> None:
+    if name.endswith("zarr"):
+        pytest.importorskip("zarr", reason="needs the zarr extra")
+    columns = tuple(Column(kind, kind, {"layer": kind}, kind, (3,), ("x",)) for kind in DTYPES)
+    blocks = {kind: np.arange(15).reshape(5, 3).astype(kind) for kind in DTYPES}
+    items = items_of(5)
+    asked = identity(5, 5, columns=columns, items=items)
+    with Writer.open(tmp_path / name, asked, items, columns) as writer:
+        made = finished(next(writer.todo()), columns)
+        writer.write(made._replace(blocks=blocks, failed={2: "broken"}))
+        writer.finish()
+    f = layertap.features(tmp_path / name)
+    for kind in DTYPES:
+        values = np.asarray(f[kind])
+        right = blocks[kind].copy()
+        right[2] = np.nan if right.dtype.kind in "fc" else 0
+        assert values.dtype == kind
+        np.testing.assert_array_equal(values, right)
+    assert f.verify().ok
+
+
 def test_a_finished_one_stays_as_it_is(tmp_path: Path) -> None:
     extract(tmp_path / "out", ROWS, CHUNK)
     before = contents(tmp_path / "out")
@@ -110,6 +139,18 @@ def test_failed_rows_are_tried_again(tmp_path: Path) -> None:
     assert f.verify().ok
 
 
+def test_a_file_that_was_repaired_is_tried_again(tmp_path: Path) -> None:
+    items = [item._replace(size=5) if at == 6 else item for at, item in enumerate(items_of(ROWS))]
+    assert keeping_failed(tmp_path / "out", items) is items
+    extract(tmp_path / "out", ROWS, CHUNK)
+    with pytest.raises(CollectionMismatchError, match=r"'images/6\.png' has 5 bytes, not 1006"):
+        opened(tmp_path / "out", items=items)
+    kept = keeping_failed(tmp_path / "out", items)
+    assert kept == items_of(ROWS)
+    items[5] = items[5]._replace(size=5)  # which did not fail
+    assert keeping_failed(tmp_path / "out", items)[5].size == 5
+
+
 def test_derived_files_are_made_again(tmp_path: Path) -> None:
     extract(tmp_path / "out", ROWS, CHUNK)
     before = contents(tmp_path / "out")
@@ -128,7 +169,13 @@ OTHER: dict[str, dict[str, Any]] = {
     "4 rows in a chunk, not 5": {"chunk": 5},
     "1 rows in a batch, not 2": {"batch": 2},
     "22 items, not 23": {"rows": 23},
-    "another list of items (their names or sizes)": {
+    "22 items, not 21 (row 0 is 'images/0.png', now 'images/1.png')": {"items": items_of(ROWS)[1:]},
+    "another list of items ('images/3.png' has 5 bytes, not 1003)": {
+        "items": [
+            item._replace(size=5) if at == 3 else item for at, item in enumerate(items_of(ROWS))
+        ]
+    },
+    "another list of items (row 21 is 'images/21.png', now 'b.png')": {
         "items": [*items_of(ROWS - 1), items_of(1)[0]._replace(id="b.png")]
     },
     "other layers (bn maps top, not bn maps)": {"columns": COLUMNS[:2]},
@@ -163,7 +210,9 @@ def test_other_versions_warn(tmp_path: Path) -> None:
 
 def test_two_writers_are_not_let_in(tmp_path: Path) -> None:
     with opened(tmp_path / "out") as writer:
-        with pytest.raises(CollectionBusyError, match=r"the process \d+ on '.*' is writing to"):
+        with pytest.raises(
+            CollectionBusyError, match=f"the process {os.getpid()} on '.*' is writing"
+        ):
             opened(tmp_path / "out")
         with pytest.raises(CollectionBusyError):
             Writer.open(
@@ -174,13 +223,37 @@ def test_two_writers_are_not_let_in(tmp_path: Path) -> None:
         assert writer.done_rows == CHUNK
 
 
-def test_overwriting(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mounted", [False, True])
+def test_overwriting(mounted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(System, "mounted", mounted)
+    (tmp_path / "out").mkdir()
     begin(tmp_path / "out")
     other = identity(ROWS, 5)
     with Writer.open(tmp_path / "out", other, items_of(ROWS), COLUMNS, overwrite=True) as writer:
         assert writer.done_rows == 0
         assert next(writer.todo()).count == 5
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_collection_that_cannot_be_replaced_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Refusing(System):
+        def rename(self, source: Path, target: Path) -> None:
+            if target == tmp_path / "out" and (source / "journal").exists() and not self.refused:
+                self.refused = True
+                raise OSError(5, "Input/output error")
+            os.rename(source, target)
+
+        refused = False
+
+    begin(tmp_path / "out")
+    before = contents(tmp_path)
+    monkeypatch.setattr(disk, "os", Refusing())
+    asked = identity(ROWS, 5)
+    with pytest.raises(OutputError, match="Input/output error"):
+        Writer.open(tmp_path / "out", asked, items_of(ROWS), COLUMNS, overwrite=True)
+    assert contents(tmp_path) == before
 
 
 def not_a_collection(folder: Path) -> str:

@@ -129,6 +129,14 @@ def open(  # noqa: A001 - the usual name for opening a file
     return _warned(Program(FileSource(source), settings))
 
 
+def _may_be_many(inputs: Any) -> bool:
+    """Whether inputs may be more images than should be run at once."""
+    if isinstance(inputs, (list, tuple, str, os.PathLike, Iterator)):
+        return True
+    kind = getattr(getattr(inputs, "dtype", None), "kind", "")
+    return kind in ("U", "O") or hasattr(inputs, "to_numpy")
+
+
 def _warned(program: Program) -> Model:
     """The model; with a warning if its file was changed after it was verified."""
     if program.changed:
@@ -321,6 +329,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Array: ...
     @overload
@@ -333,6 +342,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Any: ...
     @overload
@@ -345,6 +355,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> dict[str, Array]: ...
     @overload
@@ -357,6 +368,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]: ...
     def activations(
@@ -368,6 +380,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
@@ -377,8 +390,9 @@ class Model:
 
         Args:
             inputs: a batch `(n, h, w, c)`, as any array-like that has all axes; or an image or a
-                list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`),
-                to which the card's preprocessing is applied. If the model has several inputs: a
+                list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`), a
+                folder, an iterator or a pandas Series of images, to which the card's preprocessing
+                is applied. If the model has several inputs: a
                 dict by input name, or a list in the order of `Model.inputs`; inputs that the layers
                 do not depend on may be omitted. A dict may also name inputs with a default value
                 (initializers that the file lists as inputs), which are not in `Model.inputs`.
@@ -391,6 +405,9 @@ class Model:
             dtype: what to cast floating-point results to, see `tap`.
             contiguous: return C-contiguous arrays, see `tap`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
+            batch_size: number of samples that are run at once, so that besides the results only
+                their inputs are in memory. By default lists, folders and iterators of images are
+                run in batches of 16, and arrays at once.
             timeout: time in seconds after which the run is stopped; by default it takes as long as
                 it takes. onnxruntime stops between two operators, usually within milliseconds.
                 Ctrl-C stops a run in the same way. The model can be used again afterwards.
@@ -411,16 +428,23 @@ class Model:
         """
         if timeout is not None:
             with time_limit(timeout):
-                return self.activations(
+                fetch: Any = self.activations
+                return fetch(
                     inputs,
                     layers,
                     preprocess,
                     dtype=dtype,
                     contiguous=contiguous,
                     on_device=on_device,
+                    batch_size=batch_size,
                 )
         tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
-        return tap(inputs, preprocess)
+        if batch_size is None and not _may_be_many(inputs):
+            return tap(inputs, preprocess)
+        from .extract.batched import run_in_batches
+
+        run = partial(tap, preprocess=preprocess)
+        return run_in_batches(self._program, run, inputs, batch_size, tap.layers, on_device)
 
     def predict(
         self,
@@ -428,11 +452,13 @@ class Model:
         preprocess: Recipe | None = None,
         *,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Any:
         """The model's own output for `inputs`; see `activations` for what these may be.
 
         Args:
+            batch_size: number of samples that are run at once, see `activations`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
             timeout: see `activations`.
 
@@ -444,7 +470,12 @@ class Model:
         on_device = flag("on_device", on_device)
         with time_limit(timeout):
             run = program.runner(asked, peeled=not on_device, on_device=on_device)
-            return run(inputs, preprocess)
+            if batch_size is None and not _may_be_many(inputs):
+                return run(inputs, preprocess)
+            from .extract.batched import run_in_batches
+
+            part = partial(run, preprocess=preprocess)
+            return run_in_batches(program, part, inputs, batch_size, (), on_device)
 
     def gradients(
         self,
@@ -544,7 +575,8 @@ class Model:
             mask: what `scorecam` masks: `layer` or `input`.
             channels: number of channels that `scorecam` and `ablationcam` try, those with the
                 largest mean absolute activation; by default all.
-            batch_size: number of channels per run of `scorecam` and `ablationcam`.
+            batch_size: number of images, and of channels of `scorecam` and `ablationcam`, that are
+                run at once.
             output: name of the output that contains the classes, for methods without gradients, if
                 the model has several outputs.
             reshape: converts the layer's values, and the gradient's, into feature maps
@@ -567,14 +599,15 @@ class Model:
             InputError: see `activations`.
             ImageError: see `activations`.
         """
-        from .cam.heat_maps import cam
+        from .extract.batched import cam_in_batches
 
         with time_limit(timeout):
-            return cam(
+            maps: npt.NDArray[np.float32] = cam_in_batches(
                 self,
                 inputs,
                 layer,
                 target,
+                batch_size,
                 method=method,
                 normalize=normalize,
                 resize=resize,
@@ -582,11 +615,11 @@ class Model:
                 eigen_smooth=eigen_smooth,
                 mask=mask,
                 channels=channels,
-                batch_size=batch_size,
                 output=output,
                 reshape=reshape,
                 preprocess=preprocess,
             )
+            return maps
 
     def attribute(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
+import threading
 import weakref
 import zipfile
 from array import array
@@ -98,6 +99,7 @@ class TarItems(Items):
         self._sizes = sizes
         self.items = ItemTable(keys if len({*keys}) == len(keys) else names, sizes, mtimes)
         self._file = open_regular(path)
+        self._lock = threading.Lock()
         self._close = weakref.finalize(self, self._file.close)
 
     def read(self, row: int) -> Data:
@@ -106,7 +108,9 @@ class TarItems(Items):
         if size > MOST_BYTES:
             raise ImageError(too_large(size))
         try:
-            content = os.pread(self._file.fileno(), size, self._offsets[row])
+            with self._lock:  # which Windows needs, as it lacks os.pread
+                self._file.seek(self._offsets[row])
+                content = self._file.read(size)
         except OSError as exc:
             raise ImageError(f"it cannot be read ({exc.strerror}).") from exc
         if len(content) < size:

@@ -9,6 +9,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +352,16 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
     items = find_items([tmp_path / "a.png"], recipe=RECIPE)
     with pytest.raises(ImageError, match=r"^it has 3\.2 GB, and files of up to 2\.1 GB"):
         items.read(0)
+
+
+def test_members_of_one_archive_are_read_in_many_threads(tmp_path: Path) -> None:
+    members = {f"{value:03}.png": png(value) for value in range(200)}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    for path in (tar(tmp_path / "a.tar", members), tmp_path / "a.zip"):
+        items = find_items(path, recipe=RECIPE)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda row, items=items: items.read(row).content, range(200)))
+        assert found == list(members.values())
+        items.close()

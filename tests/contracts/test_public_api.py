@@ -20,6 +20,7 @@ from layertap import errors
 
 PUBLIC = [
     "Batch",
+    "Bill",
     "CardVersionError",
     "CollectionBusyError",
     "CollectionError",

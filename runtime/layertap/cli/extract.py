@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace) -> int:
         json = JsonLines(sys.stdout) if args.json else None
         bill = extraction.bill(tried=args.dry_run)
         if json:
-            json.print("bill", **bill.to_dict())
+            json.write("bill", **bill.to_dict())
         elif not args.quiet:
             tell(f"{bill}" if bill.left else f"{args.output}: nothing to do.")
         if args.dry_run:
@@ -196,7 +196,7 @@ def _ended(
     """Say how it ended; return the exit code."""
     failed = len(found.errors)
     if json:
-        json.print(
+        json.write(
             "end",
             rows=len(found),
             done=found.done_rows,

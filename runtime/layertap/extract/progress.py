@@ -169,7 +169,8 @@ class Log(Reporter):
             self._printed = now
         elif now - self._printed >= LOG_SECONDS:
             self._printed = now
-            print(printable(state.text()), file=self._stream, flush=True)
+            self._stream.write(f"{printable(state.text())}\n")
+            self._stream.flush()
 
 
 class JsonLines(Reporter):
@@ -181,7 +182,7 @@ class JsonLines(Reporter):
     def __call__(self, state: State) -> None:
         """Print a line."""
         left = state.seconds_left
-        self.print(
+        self.write(
             "progress",
             done=state.done,
             total=state.total,
@@ -191,9 +192,10 @@ class JsonLines(Reporter):
             seconds_left=None if left is None else round(left, 1),
         )
 
-    def print(self, event: str, **values: Any) -> None:
+    def write(self, event: str, **values: Any) -> None:
         """Print a line of another kind, for example of the bill."""
-        print(json.dumps({"event": event, **values}), file=self._stream, flush=True)
+        self._stream.write(f"{json.dumps({'event': event, **values})}\n")
+        self._stream.flush()
 
 
 def on_stream(stream: TextIO | None) -> Reporter:

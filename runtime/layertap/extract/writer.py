@@ -418,38 +418,6 @@ def _other_item(where: Place, stored: Stored, items: Sequence[Item]) -> str:
     return ""
 
 
-def keeping_failed(folder: str | os.PathLike[str], items: Sequence[Item]) -> Sequence[Item]:
-    """The list, with the items that failed before as they were listed then.
-
-    A file that could not be read and has been repaired has another size. With this, its row can be
-    computed again in the same collection.
-
-    Args:
-        folder: the collection; it may be missing.
-        items: the list as it is now.
-
-    Raises:
-        CollectionError: the collection is damaged.
-    """
-    where = place(folder)
-    if _is_free(where):
-        return items
-    stored = read_identity(where)
-    grid = stored.grid
-    failed: set[int] = set()
-    for shard, _ in grid.parts():
-        failed.update(summary_of(where.journal(shard), grid.of_shard(shard), grid).failed)
-    if not failed or len(items) != grid.rows:
-        return items
-    listed = ItemList(where.home / ITEMS, grid.rows)
-    kept = list(items)
-    for row in failed:
-        before = listed.item(row)
-        if before.id == kept[row].id:
-            kept[row] = before
-    return kept
-
-
 def _check_list(where: Place, stored: Stored) -> None:
     """
     Raises:

@@ -32,7 +32,7 @@ from layertap.errors import (
 )
 from layertap.extract import disk
 from layertap.extract.columns import Column
-from layertap.extract.writer import Writer, keeping_failed
+from layertap.extract.writer import Writer
 
 ROWS, CHUNK = 22, 4
 
@@ -139,16 +139,11 @@ def test_failed_rows_are_tried_again(tmp_path: Path) -> None:
     assert f.verify().ok
 
 
-def test_a_file_that_was_repaired_is_tried_again(tmp_path: Path) -> None:
+def test_the_item_that_differs_is_named(tmp_path: Path) -> None:
     items = [item._replace(size=5) if at == 6 else item for at, item in enumerate(items_of(ROWS))]
-    assert keeping_failed(tmp_path / "out", items) is items
     extract(tmp_path / "out", ROWS, CHUNK)
     with pytest.raises(CollectionMismatchError, match=r"'images/6\.png' has 5 bytes, not 1006"):
         opened(tmp_path / "out", items=items)
-    kept = keeping_failed(tmp_path / "out", items)
-    assert kept == items_of(ROWS)
-    items[5] = items[5]._replace(size=5)  # which did not fail
-    assert keeping_failed(tmp_path / "out", items)[5].size == 5
 
 
 def test_derived_files_are_made_again(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import layertap
 from generators import tiny
 from layertap._engine.program import Program, program_of
 from layertap.errors import InputError
+from layertap.extract import workers
 from layertap.extract.columns import Columns, columns_of
 from layertap.extract.items import Items
 from layertap.extract.sources import find_items
@@ -369,3 +370,12 @@ def test_warnings_of_ready_rows_that_are_no_images() -> None:
                 batch=1, workers=1, ordered=True, stop=threading.Event(),
             )
         )  # fmt: skip
+
+
+def test_the_default_batch_depends_on_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Setting(IMAGES).program
+    assert workers.default_batch(program) == 16
+    monkeypatch.setattr(workers, "SMALL", 10)
+    assert workers.default_batch(program) == 1
+    monkeypatch.setattr(program.engine, "device", "cuda:0")
+    assert workers.default_batch(program) == 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from layertap._escaping import printable
@@ -132,10 +132,3 @@ def _column_text(column: Column, rows: int) -> str:
     how = column.asked.get("reduction")
     name = column.key if how is None or "=" in column.key else f"{column.key}={how}"
     return f"{printable(name)} {shape} {column.dtype}: {size}"
-
-
-def spread(rows: Sequence[int], count: int) -> list[int]:
-    """Up to `count` of the rows, at equal distances."""
-    if len(rows) <= count:
-        return list(rows)
-    return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]

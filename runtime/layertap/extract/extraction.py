@@ -21,13 +21,14 @@ from layertap.errors import ImageError, UsageError
 from layertap.format.digest import digest_of
 from layertap.format.text import number_of
 
-from .bill import Bill, bytes_of, free_bytes, spread
+from .bill import Bill, bytes_of, free_bytes
 from .columns import columns_of
 from .features import Features, features
 from .identity import Identity, identity_of, read_identity
+from .inputs import check_readable, recipe_for
 from .item_list import digest
 from .items import Item
-from .layout import IDENTITY, Grid, Place, place
+from .layout import IDENTITY, Grid, Place, place, spread
 from .made_with import made_with
 from .progress import Meter, Progress, Reporter, reporter_for
 from .readers import ReaderItems
@@ -87,7 +88,7 @@ class Extraction:
         for name, size in sizes.items():
             if size is not None:
                 sizes[name] = count("batch_size" if name == "batch" else name, size)
-        self._recipe = _recipe(program, preprocess)
+        self._recipe = recipe_for(program, preprocess)
         begun = self._begun()
         self._items = find_items(
             source,
@@ -98,6 +99,7 @@ class Extraction:
             output=output,
         )
         try:
+            check_readable(program, self._items, self._recipe)
             rows = len(self._items.items)
             if self._shard[1] > rows:
                 raise UsageError(f"{number_of(rows, 'item')} cannot be {self._shard[1]} shards.")
@@ -408,14 +410,6 @@ def shard_of(given: str | Sequence[int] | None) -> tuple[int, int]:
             f"there is no shard {one} of {many}: shards are 1/{many} to {many}/{many}."
         )
     return one - 1, many
-
-
-def _recipe(program: Program, preprocess: Any) -> Any:
-    """How images become inputs, in the order of axes of the model; `None` if nothing says it."""
-    from layertap._engine.feeds import as_recipe
-
-    recipe = program.preprocessing if preprocess is None else as_recipe(preprocess)
-    return None if recipe is None else program.fitted(recipe, images=1)
 
 
 def _rows(chunk: Chunk) -> range:

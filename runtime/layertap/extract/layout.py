@@ -187,3 +187,10 @@ def row_bytes(column: Column) -> int:
 def as_bytes(block: NDArray[Any]) -> memoryview:
     """The bytes of a contiguous array, without a copy."""
     return block.reshape(-1).view(np.uint8).data
+
+
+def spread(rows: Sequence[int], count: int) -> list[int]:
+    """Up to `count` of the rows, at equal distances."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[(2 * at + 1) * len(rows) // (2 * count)] for at in range(count)]

@@ -173,7 +173,7 @@ def content_of(image: Any, items: Items) -> Data:
     if isinstance(image, Image.Image):
         if items.ready:
             raise ImageError(_NOT_READY)
-        return Data(image)
+        return Data(image, _hash_of(image, items))
     if isinstance(image, (str, os.PathLike)):
         image = file_bytes(os.fspath(image))
     elif hasattr(image, "read"):
@@ -201,6 +201,17 @@ def content_of(image: Any, items: Items) -> Data:
             "65535 for 16 bits)."
         )
     return Data(pixels(values) if values.dtype.kind != "b" else values, hashed)
+
+
+def _hash_of(image: Image.Image, items: Items) -> str:
+    """The hash of an image's mode, size, palette and pixels."""
+    if not items.digest:
+        return ""
+    try:
+        about = repr((image.mode, image.size, image.getpalette() if image.mode == "P" else None))
+        return items.sha256(about.encode() + image.tobytes())
+    except Exception as exc:  # the file behind it may be cut off
+        raise ImageError(one_line_reason(exc, "reading it raised")) from exc
 
 
 _NOT_READY = "this is an image, and the first item was an array that is ready for the model."

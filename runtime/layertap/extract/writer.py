@@ -52,10 +52,14 @@ from .layout import (
     little,
     place,
     readable,
+    spread,
 )
 from .npy_parts import NpyParts, make_folders
 from .workers import Chunk, Finished
 from .zarr_arrays import ZarrArrays, make_store
+
+UNDATED = 1000
+"""Number of items without a time of modification that are read to see whether they are the same."""
 
 AGAIN = "Run the same command again to continue."
 
@@ -257,20 +261,20 @@ class Writer:
     def check_changed(self, items: Readable) -> None:
         """Check that no item whose row is finished has changed since.
 
-        Only items are read whose time of modification is not the one in the list. Items that cannot
-        be read any more, and rows without a hash, are left as they are.
+        Only items are read whose time of modification is not the one in the list, and, of those
+        that have none, such as arrays in memory, up to `UNDATED`. Items that cannot be read any
+        more, and rows without a hash, are left as they are.
 
         Raises:
             CollectionMismatchError: an item has other contents, though the same size.
         """
-        if (
-            not items.digest
-            or digest_of_times(self._items) == self._stored.content["items"]["times"]
-        ):
+        if not items.digest:
             return
-        listed = ItemList(self._place.home / ITEMS, self._grid.rows)
-        before = [item.mtime_ns for item in listed.items()]
-        later = [row for row in self.rows if before[row] != self._items[row].mtime_ns]
+        later = {row for row in spread(self.rows, UNDATED) if not self._items[row].mtime_ns}
+        if digest_of_times(self._items) != self._stored.content["items"]["times"]:
+            listed = ItemList(self._place.home / ITEMS, self._grid.rows)
+            before = [item.mtime_ns for item in listed.items()]
+            later |= {row for row in self.rows if before[row] != self._items[row].mtime_ns}
         numbers = {row // self._grid.chunk for row in later} & self._journal.summary.places.keys()
         if not numbers:
             return
@@ -278,8 +282,7 @@ class Writer:
             if record.chunk.number in numbers and record.sha256:
                 rows = range(record.chunk.first, record.chunk.first + record.chunk.count)
                 for row, known in zip(rows, record.sha256, strict=True):
-                    other = before[row] != self._items[row].mtime_ns
-                    if other and known and row not in record.failed:
+                    if row in later and known and row not in record.failed:
                         self._compare(items, row, known)
 
     def _compare(self, items: Readable, row: int, known: str) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ._model import Model, Tap, open
     from .errors import (
         CardVersionError,
+        CollectionBusyError,
+        CollectionError,
+        CollectionMismatchError,
         DependencyError,
         DeviceError,
         ImageError,
@@ -37,14 +40,23 @@ if TYPE_CHECKING:
         RunTimeoutError,
         UsageError,
     )
+    from .extract.bill import Bill
+    from .extract.features import Features, features
+    from .extract.stream import Batch
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
 
 __all__ = [
+    "Batch",
+    "Bill",
     "CardVersionError",
+    "CollectionBusyError",
+    "CollectionError",
+    "CollectionMismatchError",
     "DependencyError",
     "DeviceError",
+    "Features",
     "ImageError",
     "InputError",
     "Layer",
@@ -63,11 +75,16 @@ __all__ = [
     "UsageError",
     "__version__",
     "cam",
+    "features",
     "load_image",
     "open",
 ]
 
 _HOMES = {
+    "Bill": "extract.bill",
+    "Features": "extract.features",
+    "features": "extract.features",
+    "Batch": "extract.stream",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",

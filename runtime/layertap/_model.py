@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
     from .cam.targets import Target
+    from .extract.progress import Progress
+    from .extract.stream import Batch
     from .images.preprocessing import Preprocessing
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -125,6 +127,14 @@ def open(  # noqa: A001 - the usual name for opening a file
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"cannot open {class_text(source)}. Give a path, or bytes.")
     return _warned(Program(FileSource(source), settings))
+
+
+def _may_be_many(inputs: Any) -> bool:
+    """Whether inputs may be more images than should be run at once."""
+    if isinstance(inputs, (list, tuple, str, os.PathLike, Iterator)):
+        return True
+    kind = getattr(getattr(inputs, "dtype", None), "kind", "")
+    return kind in ("U", "O") or hasattr(inputs, "to_numpy")
 
 
 def _warned(program: Program) -> Model:
@@ -319,6 +329,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Array: ...
     @overload
@@ -331,6 +342,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Any: ...
     @overload
@@ -343,6 +355,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> dict[str, Array]: ...
     @overload
@@ -355,6 +368,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]: ...
     def activations(
@@ -366,6 +380,7 @@ class Model:
         dtype: Any = None,
         contiguous: bool = False,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Any:
         """Fetch the activations of `layers` for `inputs`.
@@ -375,8 +390,9 @@ class Model:
 
         Args:
             inputs: a batch `(n, h, w, c)`, as any array-like that has all axes; or an image or a
-                list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`),
-                to which the card's preprocessing is applied. If the model has several inputs: a
+                list of images (paths, bytes, PIL images, uint8 or uint16 arrays `(h, w, c)`), a
+                folder, an iterator or a pandas Series of images, to which the card's preprocessing
+                is applied. If the model has several inputs: a
                 dict by input name, or a list in the order of `Model.inputs`; inputs that the layers
                 do not depend on may be omitted. A dict may also name inputs with a default value
                 (initializers that the file lists as inputs), which are not in `Model.inputs`.
@@ -389,6 +405,9 @@ class Model:
             dtype: what to cast floating-point results to, see `tap`.
             contiguous: return C-contiguous arrays, see `tap`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
+            batch_size: number of samples that are run at once, so that besides the results only
+                their inputs are in memory. By default lists, folders and iterators of images are
+                run in batches of 16, and arrays at once.
             timeout: time in seconds after which the run is stopped; by default it takes as long as
                 it takes. onnxruntime stops between two operators, usually within milliseconds.
                 Ctrl-C stops a run in the same way. The model can be used again afterwards.
@@ -409,16 +428,23 @@ class Model:
         """
         if timeout is not None:
             with time_limit(timeout):
-                return self.activations(
+                fetch: Any = self.activations
+                return fetch(
                     inputs,
                     layers,
                     preprocess,
                     dtype=dtype,
                     contiguous=contiguous,
                     on_device=on_device,
+                    batch_size=batch_size,
                 )
         tap = self.tap(layers, dtype=dtype, contiguous=contiguous, on_device=on_device)
-        return tap(inputs, preprocess)
+        if batch_size is None and not _may_be_many(inputs):
+            return tap(inputs, preprocess)
+        from .extract.batched import run_in_batches
+
+        run = partial(tap, preprocess=preprocess)
+        return run_in_batches(self._program, run, inputs, batch_size, tap.layers, on_device)
 
     def predict(
         self,
@@ -426,11 +452,13 @@ class Model:
         preprocess: Recipe | None = None,
         *,
         on_device: bool = False,
+        batch_size: int | None = None,
         timeout: float | None = None,
     ) -> Any:
         """The model's own output for `inputs`; see `activations` for what these may be.
 
         Args:
+            batch_size: number of samples that are run at once, see `activations`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
             timeout: see `activations`.
 
@@ -442,7 +470,12 @@ class Model:
         on_device = flag("on_device", on_device)
         with time_limit(timeout):
             run = program.runner(asked, peeled=not on_device, on_device=on_device)
-            return run(inputs, preprocess)
+            if batch_size is None and not _may_be_many(inputs):
+                return run(inputs, preprocess)
+            from .extract.batched import run_in_batches
+
+            part = partial(run, preprocess=preprocess)
+            return run_in_batches(program, part, inputs, batch_size, (), on_device)
 
     def gradients(
         self,
@@ -542,7 +575,8 @@ class Model:
             mask: what `scorecam` masks: `layer` or `input`.
             channels: number of channels that `scorecam` and `ablationcam` try, those with the
                 largest mean absolute activation; by default all.
-            batch_size: number of channels per run of `scorecam` and `ablationcam`.
+            batch_size: number of images, and of channels of `scorecam` and `ablationcam`, that are
+                run at once.
             output: name of the output that contains the classes, for methods without gradients, if
                 the model has several outputs.
             reshape: converts the layer's values, and the gradient's, into feature maps
@@ -565,14 +599,15 @@ class Model:
             InputError: see `activations`.
             ImageError: see `activations`.
         """
-        from .cam.heat_maps import cam
+        from .extract.batched import cam_in_batches
 
         with time_limit(timeout):
-            return cam(
+            maps: npt.NDArray[np.float32] = cam_in_batches(
                 self,
                 inputs,
                 layer,
                 target,
+                batch_size,
                 method=method,
                 normalize=normalize,
                 resize=resize,
@@ -580,11 +615,11 @@ class Model:
                 eigen_smooth=eigen_smooth,
                 mask=mask,
                 channels=channels,
-                batch_size=batch_size,
                 output=output,
                 reshape=reshape,
                 preprocess=preprocess,
             )
+            return maps
 
     def attribute(
         self,
@@ -664,6 +699,67 @@ class Model:
                 preprocess=preprocess,
             )
 
+    def stream(
+        self,
+        source: Any,
+        layers: Any = None,
+        *,
+        dtype: Any = None,
+        batch_size: int = 16,
+        workers: int | None = None,
+        preprocess: Recipe | None = None,
+        reader: str | Callable[[Any], Any] | None = None,
+    ) -> Iterator[Batch]:
+        """Compute layers of a whole collection, batch by batch, in order.
+
+            for batch in model.stream("images", {"bn": "mean"}):
+                for id, row in zip(batch.ids, batch["bn"]):
+                    ...
+
+        Images are read, prepared and run in several threads, shortly before they are needed: at
+        most two batches for each worker are in memory. An image that cannot be read does not end
+        the loop: its row is NaN (0 for integers), `batch.ok` is False there, and `batch.errors`
+        says why. When the loop is left, the threads end.
+
+        Args:
+            source: a folder, an image, a `.tar` or `.zip` archive of images, or an `.npy` file with
+                a row for each item; or a sequence of such paths, of images in any form (paths,
+                bytes, PIL images, integer arrays), or of (id, image) pairs; a data set of Hugging
+                Face or torch, a pandas Series, an array `(n, h, w, c)`; or an iterator of images.
+                Integers are pixels, which are prepared; arrays of floats are ready.
+            layers: see `tap`. In addition, a layer may have several reductions (`{"bn": ["mean",
+                "max"]}`, named `bn=mean` and `bn=max`), and a text in a list may contain one
+                (`["bn=mean"]`). `grad:LAYER` is a gradient, `cam:CLASS` a heat map.
+            dtype: `float16`, `float32` or `float64`; floating-point results are cast to it.
+            batch_size: number of items in a batch.
+            workers: number of threads; by default the number of cores.
+            preprocess: a recipe for images instead of the card's.
+            reader: a function that makes an image of a path (of bytes, for members of archives), or
+                its name, `"module:function"`. It runs in processes of its own.
+
+        Returns:
+            An iterator of `Batch`es.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: a layer's size depends on the image; an unknown reduction; the model needs
+                several inputs.
+            ImageError: the source does not exist, or contains no image.
+            InputError: the model cannot be run on the images; the message names them.
+        """
+        from .extract.stream import stream
+
+        return stream(
+            self._program,
+            source,
+            layers,
+            dtype=dtype,
+            batch_size=batch_size,
+            workers=workers,
+            preprocess=preprocess,
+            reader=reader,
+        )
+
     def resume(
         self,
         given: Mapping[Any, Any],
@@ -738,6 +834,105 @@ class Model:
 
         with time_limit(timeout):
             return edit(self._program, inputs, changes, layers, preprocess)
+
+    def extract(
+        self,
+        source: Any,
+        layers: Any,
+        output: str | os.PathLike[str],
+        *,
+        dtype: Any = None,
+        preprocess: Recipe | None = None,
+        items: str | os.PathLike[str] | None = None,
+        column: str | None = None,
+        reader: str | Callable[[Any], Any] | None = None,
+        cam_layer: str | int | Layer | None = None,
+        batch_size: int | None = None,
+        chunk: int | None = None,
+        workers: int | None = None,
+        shard: str | tuple[int, int] | None = None,
+        max_failures: str | float | None = None,
+        retry_failed: bool = False,
+        overwrite: bool = False,
+        strict: bool = False,
+        progress: Progress = None,
+        dry_run: bool = False,
+    ) -> Any:
+        """Compute layers of a whole collection, and write them to a folder.
+
+            features = model.extract("images", {"bn": "mean"}, "out")
+            features["bn"]  # (rows, 1024), an array on the disk
+
+        Row `i` belongs to item `i`, always: the row of an image that cannot be read is NaN (0 for
+        integers), and `features.ok` is False there. The same call continues after any end, also
+        that of the process or the machine: what is lost are the images in hand. A collection that
+        is complete is returned as it is. docs/collections.md describes the files.
+
+        Args:
+            source: see `stream`; but not an iterator, which has no length. Empty, as in `[]`, if
+                `items` is given.
+            layers: see `stream`.
+            output: the folder; it is created. If its name ends in `.zarr`, the arrays are a zarr
+                store.
+            dtype: `float16`, `float32` or `float64`; floating-point results are cast to it. Values
+                beyond 65,504 are infinite in float16; `features.nonfinite` counts them.
+            preprocess: a recipe for images instead of the card's.
+            items: a text file with a path in each line, or a CSV file, relative to its folder.
+            column: the column of the paths in a CSV file; by default the first.
+            reader: see `stream`.
+            cam_layer: the layer of heat maps; see `cam`.
+            batch_size: number of images in one run; by default 1 on a CPU, where more are not
+                faster, and 32 on another device or for arrays that are ready.
+            chunk: number of images that are finished, and written, together.
+            workers: number of threads; by default the number of cores.
+            shard: `"2/8"` or `(2, 8)` computes the second of eight parts, for example on another
+                machine; `layertap features merge` joins them.
+            max_failures: stop when more images than this have failed: a number, or a share of them
+                such as `"1%"` or 0.01.
+            retry_failed: try the images again that failed before.
+            overwrite: replace a collection that was begun with another request.
+            strict: refuse to continue with other versions of the libraries, or on another device,
+                instead of a warning.
+            progress: `True` for a line on stderr; or a function of two integers, the number of rows
+                that are done and of all rows.
+            dry_run: write nothing, and return the `Bill`: what would be written, and how long it
+                would take.
+
+        Returns:
+            `Features`; a `Bill` for `dry_run=True`.
+
+        Raises:
+            CollectionMismatchError: the collection in this folder was begun with another request.
+            CollectionBusyError: another process writes to it.
+            CollectionError: the folder is something else, or the collection is damaged.
+            OutputError: the disk is full or fails, or would be full.
+            ImageError: there are no images, or too many failed.
+            LayerNotFoundError, UsageError, InputError: see `stream`.
+        """
+        from .extract.extraction import Extraction
+
+        with Extraction(
+            self._program,
+            source,
+            layers,
+            output,
+            dtype=dtype,
+            preprocess=preprocess,
+            listed=items,
+            column=column,
+            reader=reader,
+            cam_layer=cam_layer,
+            batch_size=batch_size,
+            chunk=chunk,
+            workers=workers,
+            shard=shard,
+            max_failures=max_failures,
+            retry_failed=retry_failed,
+            overwrite=overwrite,
+            strict=strict,
+        ) as extraction:
+            bill = extraction.bill(tried=flag("dry_run", dry_run))
+            return bill if dry_run else extraction.run(progress)
 
     def cut(
         self,

@@ -12,6 +12,9 @@
     +-- RunInterruptedError     a run in another thread was stopped by Ctrl-C
     +-- DependencyError         a package that this step needs is missing (also an ImportError)
     +-- OutputError             a result could not be written
+    +-- CollectionError         a folder is no collection, or it is damaged
+    |   +-- CollectionMismatchError   it was begun with something else
+    |   `-- CollectionBusyError       another process writes to it
     +-- UsageError              an invalid option or argument (also a ValueError)
     `-- ExportError             in layertap_export, with subclasses of its own
 
@@ -92,6 +95,24 @@ class DependencyError(LayertapError, ImportError):
 @public
 class OutputError(LayertapError):
     """A result could not be written. A file that was there before is unchanged."""
+
+
+@public
+class CollectionError(LayertapError):
+    """A folder that is not a collection, is damaged, or was written by a newer layertap."""
+
+
+@public
+class CollectionMismatchError(CollectionError):
+    """A collection was begun with another model, recipe or list of items; the message says which.
+
+    Also shards that do not belong together, when they are merged.
+    """
+
+
+@public
+class CollectionBusyError(CollectionError):
+    """Another process writes to the collection; the message names it."""
 
 
 @public

@@ -19,9 +19,15 @@ import layertap_export
 from layertap import errors
 
 PUBLIC = [
+    "Batch",
+    "Bill",
     "CardVersionError",
+    "CollectionBusyError",
+    "CollectionError",
+    "CollectionMismatchError",
     "DependencyError",
     "DeviceError",
+    "Features",
     "ImageError",
     "InputError",
     "Layer",
@@ -40,6 +46,7 @@ PUBLIC = [
     "UsageError",
     "__version__",
     "cam",
+    "features",
     "load_image",
     "open",
 ]

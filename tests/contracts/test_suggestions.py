@@ -14,6 +14,7 @@ import layertap
 import layertap_export
 import layertap_models
 from generators import tiny
+from generators.collection import extract
 from layertap.errors import LayertapError
 from layertap.images.preprocessing import Preprocessing
 from layertap.view.colormaps import colored
@@ -40,6 +41,11 @@ def model() -> layertap.Model:
 def opened(**options: Any) -> layertap.Model:
     """A model without a card; its input `first` is not a layer."""
     return layertap.open(tiny.channels_first().SerializeToString(), **options)
+
+
+def collection() -> layertap.Features:
+    extract(Path("out"), 1, 1)
+    return layertap.features("out")
 
 
 IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
@@ -81,6 +87,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
             "intra_op_num_threads",
         ),
     ],
+    "layertap/extract/features.py": [(lambda: collection()["bm"], "bn")],
     "layertap/format/card.py": [
         (lambda: opened().cut("cut.onnx", class_input="requried"), "required")
     ],
@@ -119,6 +126,8 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
+    "layertap/extract/sources.py": "test_sources.py",
+    "layertap/extract/stream.py": "test_stream.py",
     "layertap_export/cli.py": "test_names_before_tensorflow.py",
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",

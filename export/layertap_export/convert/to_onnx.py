@@ -89,6 +89,7 @@ def to_onnx(
     with (
         failures() as failed,
         wrapped(Graph, "delete_unused_nodes", _cleaned_up),
+        wrapped(Graph, "replace_all_inputs", _replaced),
         # It writes EyeLike, which onnxruntime does not have for truth values.
         wrapped(tfonnx, "rewrite_eye", lambda _, graph, operations: graph.get_nodes()),
         _kept_pads() if keep_pads else nullcontext(),
@@ -175,6 +176,16 @@ def _cleaned_up(original: Any, graph: Any, outputs: Sequence[str]) -> None:
             body.delete_unused_nodes(body.outputs)
     # tf2onnx lists some nodes of loops twice, where it makes a Gemm.
     graph.reset_nodes([*dict.fromkeys(node for node in graph.get_nodes() if node in used)])
+
+
+def _replaced(
+    original: Any, graph: Any, old: str, new: str, ops: Sequence[Any] | None = None
+) -> None:
+    """Let nodes read another tensor; of the nodes that are given, those that read the old one.
+
+    tf2onnx notes all of them as readers of the new tensor, and later goes through all of these.
+    """
+    original(graph, old, new, None if ops is None else [node for node in ops if old in node.input])
 
 
 def _kept_pads() -> AbstractContextManager[None]:

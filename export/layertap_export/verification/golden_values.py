@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.compare.golden import indices, sum_scale, weighted_sums
+from layertap.compare.golden import indices, largest, norm, sum_scale, weighted_sums
 from layertap.compare.measures import difference, scaled
 from layertap.format.card import GoldenLayer
 
@@ -28,11 +28,11 @@ def golden_layer(value: NDArray[Any], least_scale: float = 0.0) -> GoldenLayer:
     Args:
         least_scale: the scale is at least this, see `error_scales`.
     """
-    flat = value.astype(np.float64).ravel()
+    flat = value.ravel()
     return GoldenLayer(
         shape=value.shape,
-        norm=digits(float(np.linalg.norm(flat)), 6),
-        scale=digits(float(np.abs(flat).max(initial=least_scale)), 6),
+        norm=digits(norm(flat), 6),
+        scale=digits(max(largest(flat), least_scale), 6),
         values=tuple(digits(float(flat[i]), 6) for i in indices(flat.size, VALUES_PER_LAYER)),
         sums=tuple(digits(float(x), 6) for x in weighted_sums(flat, SUMS_PER_LAYER)),
     )
@@ -44,9 +44,9 @@ def steady(
     """Whether two tensors have the same golden values, up to rounding."""
     one, other = (x.astype(np.float64).ravel() for x in (value, expected))
     at = indices(other.size, VALUES_PER_LAYER)
-    scale, norm = float(np.abs(other).max(initial=0)), float(np.linalg.norm(other))
+    scale, length = largest(other), norm(other)
     values = difference(one[at], other[at], least_scale=scale).scaled
-    norms = scaled(abs(float(np.linalg.norm(one)) - norm), norm)
+    norms = scaled(abs(norm(one) - length), length)
     apart = weighted_sums(one - other, SUMS_PER_LAYER)
     sums = scaled(float(np.abs(apart).max()), sum_scale(scale, other.size))
     return max(values, norms, sums) <= tolerance

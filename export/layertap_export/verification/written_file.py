@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
-from layertap._engine.library import FOLDER, supports_external_weights
+from layertap._engine.library import FOLDER, spinning, supports_external_weights
 from layertap._engine.session import plain_session
 from layertap._engine.stopping import STOPPED
 from layertap.format.card import CLASS_INPUTS, Gradients
@@ -126,6 +126,7 @@ class WrittenFile:
             "enable_cpu_mem_arena": False,  # it would keep all memory that a run took
             # Rearranged for speed, the weights of a large model would be in memory once more.
             "session.disable_prepacking": "1",
+            **spinning(),  # Keras runs next
         }
         if self.folder is not None:
             entries[FOLDER] = os.fspath(self.folder)

@@ -25,7 +25,7 @@ from .library import (
     FOLDER,
     available_threads,
     import_onnxruntime,
-    limits_spinning,
+    spinning,
     supports_external_weights,
 )
 from .session import Session, check_fork, options_without, reason_of, session_options
@@ -47,7 +47,7 @@ class Engine:
         """
         self._settings = settings
         self._ort: Any = None
-        self._limits_spinning = False
+        self._spinning: dict[str, str] = {}
         self._threads = int(settings.threads or available_threads())
         self.device = settings.device
         """The device in use: `cpu`, `cuda:0`, or the first provider's name in lower case."""
@@ -85,7 +85,7 @@ class Engine:
         """The package onnxruntime, imported on first use."""
         if self._ort is None:
             self._ort = import_onnxruntime()
-            self._limits_spinning = limits_spinning()
+            self._spinning = spinning()
         return self._ort
 
     @property
@@ -183,11 +183,8 @@ class Engine:
         defaults: dict[str, Any] = {
             "log_severity_level": devices.SILENT,
             "intra_op_num_threads": self._threads,
+            **self._spinning,
         }
-        if self._limits_spinning:
-            defaults["session.intra_op.spin_duration_us"] = str(SPINNING_MICROSECONDS)
-        else:  # the threads would spin for up to half a second
-            defaults["session.force_spinning_stop"] = "1"
         if self._settings.share_weights:
             # Otherwise each process packs the weights into memory of its own.
             defaults["session.disable_prepacking"] = "1"
@@ -198,11 +195,6 @@ class Engine:
             defaults["graph_optimization_level"] = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             defaults["intra_op_num_threads"] = 1
         return session_options(ort, {**defaults, **(given or {})})
-
-
-SPINNING_MICROSECONDS = 1000
-"""How long threads look for work before they sleep: through the pauses within a run, and between
-runs that follow each other. For longer, they would take the cores from whatever runs next."""
 
 
 def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:

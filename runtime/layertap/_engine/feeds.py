@@ -296,7 +296,7 @@ def _prepared(label: str, images: Sequence[Any], spec: TensorType, recipe: Prepr
         free = [size if isinstance(size, int) else 1 for size in (*sizes, channels)]
         return np.empty((0, *free), np.float32)
     check_size(label, len(images), spec, recipe)
-    batch = recipe.batch([_pixels(label, image) for image in images])
+    batch = recipe.batch([as_pixels(label, image) for image in images])
     if recipe.scaling is None and spec.dtype in _NUMPY and _NUMPY[spec.dtype].kind in "iu":
         return batch.astype(np.int64)  # pixels, which are whole numbers
     return batch
@@ -314,8 +314,12 @@ def check_size(label: str, images: int, spec: TensorType, recipe: Preprocessing)
         _check_shape(label, (images, *shape), spec, recipe)
 
 
-def _pixels(label: str, image: Any) -> Any:
-    """An image; an array of wide integers as one of 8 or 16 bits, which is how images are read."""
+def as_pixels(label: str, image: Any) -> Any:
+    """An image; an array of wide integers as one of 8 or 16 bits, which is how images are read.
+
+    Raises:
+        InputError: the integers are not pixels.
+    """
     if not isinstance(image, np.ndarray) or image.dtype in (np.uint8, np.uint16):
         return image
     low, high = (int(image.min()), int(image.max())) if image.size else (0, 0)

@@ -74,9 +74,20 @@ def normalises_exactly() -> bool:
     return _version(import_onnxruntime()) >= (1, 30)
 
 
-def limits_spinning() -> bool:
-    """Whether a time can be set for which threads spin while they wait (onnxruntime 1.26)."""
-    return _version(import_onnxruntime()) >= (1, 26)
+SPINNING_MICROSECONDS = 1000
+"""How long threads look for work before they sleep: through the pauses within a run, and between
+runs that follow each other. For longer, they would take the cores from whatever runs next."""
+
+
+def spinning() -> dict[str, str]:
+    """The entries of a session's options that limit for how long threads look for work.
+
+    A time can be set from onnxruntime 1.26 on. Before that, threads would spin for up to half a
+    second, and stop at the end of each run instead.
+    """
+    if _version(import_onnxruntime()) >= (1, 26):
+        return {"session.intra_op.spin_duration_us": str(SPINNING_MICROSECONDS)}
+    return {"session.force_spinning_stop": "1"}
 
 
 def _version(ort: Any) -> tuple[int, ...]:

@@ -226,6 +226,8 @@ OWN = {
     "check": "compare this machine's results with the sample in the file",
     "cut": "write a part of a model to a new file",
     "devices": "list the devices that models can run on",
+    "extract": "fetch layers of a whole collection of images, into a folder",
+    "features": "print what a collection holds, write it as a table, or join its shards",
     "info": "print a description of a file",
     "layers": "print the table of a file's layers",
     "run": "fetch activations or predictions for images",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from layertap.errors import OutputError
 from layertap.format.atomic import make_folder, replacing
-from layertap.format.file_names import clash_key, file_name
+from layertap.format.file_names import file_name
 from layertap.images.own_pictures import kind_of_own, mark
 
 
@@ -82,21 +82,6 @@ class OutputFiles:
                 f"{str(target)!r} is one of the images, and writing the output would destroy it. "
                 "Give another folder."
             )
-
-
-def layer_parts(layers: Iterable[str]) -> dict[str, str]:
-    """Parts of file names by the names of layers; all layers of a model get different ones."""
-    parts: dict[str, str] = {}
-    taken: set[str] = set()
-    for layer in dict.fromkeys(layers):
-        plain = file_name(layer)
-        part, number = plain, 1
-        while clash_key(part) in taken:
-            number += 1
-            part = f"{plain}_{number}"
-        taken.add(clash_key(part))
-        parts[layer] = part
-    return parts
 
 
 def remove_own(folder: Path, names: Iterable[str], kind: str) -> int:

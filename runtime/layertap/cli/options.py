@@ -11,14 +11,19 @@ from layertap.format.layer import Layer
 from layertap.format.select import Selector, parse_selector
 
 
-def add_layer_selection(parser: argparse.ArgumentParser) -> None:
-    """Add `--layers` and `--type`; `layertap export` has the same options."""
+def add_layer_selection(parser: argparse.ArgumentParser, reductions: bool = False) -> None:
+    """Add `--layers` and `--type`; `layertap export` has the same options.
+
+    Args:
+        reductions: whether a layer may have a reduction, `bn=mean`.
+    """
+    more = "; with =mean, =max, =mean_l2, =flatten or =top5, a reduction of them"
     parser.add_argument(
         "--layers",
         action="extend",
         nargs="+",
         metavar="LAYER",
-        help="names, globs, re:PATTERN, indices, slices or `all`",
+        help="names, globs, re:PATTERN, indices, slices or `all`" + more * reductions,
     )
     parser.add_argument(
         "--type", action="extend", nargs="+", metavar="CLASS", help="Keras class names"

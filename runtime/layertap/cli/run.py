@@ -12,19 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap import _model
+from layertap._cut.reductions import check_dtype
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
 from layertap.cam.axes import channels_last
 from layertap.cam.scores import ends_in_activation
-from layertap.errors import InputError, LayerNotFoundError, UsageError
+from layertap.errors import LayerNotFoundError, UsageError
+from layertap.extract.asked import what_is_asked
+from layertap.extract.computing import Work
 from layertap.extract.images import PreparedImage, color_picture, in_batches, naming_images
+from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target, replacing
+from layertap.format.file_names import distinct_names
 from layertap.format.text import aligned, printable, shape_text
 from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import ImageInput, recipe_for
-from .image_output import OutputFiles, layer_parts
+from .image_output import OutputFiles
 from .options import (
     add_device,
     add_layer_selection,
@@ -50,7 +55,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
         "each input",
     )
-    add_layer_selection(parser)
+    add_layer_selection(parser, reductions=True)
     parser.add_argument(
         "-o", "--output", metavar="OUT.npz", help="write one array per layer, with a row per image"
     )
@@ -58,6 +63,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--sheet",
         metavar="FOLDER",
         help="draw the strongest feature maps, one PNG per image and layer",
+    )
+    parser.add_argument(
+        "--dtype", help="cast layers to float16, float32 or float64 before they leave the session"
     )
     add_preprocess(parser)
     parser.add_argument(
@@ -96,7 +104,8 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         recipe = recipe_for(model, args)
         given = ImageInput(args.inputs, args.sheet)
         paths, failures = given.paths, given.failures
-        names, results = _run_images(given.prepared(recipe), args.batch_size, fetch)
+        folder = str(Path(args.output).parent) if args.output else None
+        names, results = _run_images(given.prepared(recipe), args.batch_size, fetch, folder)
     if not names and ready is None:
         return STOPPED
     if args.output:
@@ -104,7 +113,7 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
     if args.sheet:
         maps = _feature_maps(model, results)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
-        parts = layer_parts([*(layer.name for layer in model.layers), *results])
+        parts = distinct_names([*(layer.name for layer in model.layers), *results])
         rows: list[tuple[str, int | None]] = [(name, None) for name in names]
         if ready is not None and len(rows) > 1:
             rows = [(ready, row) for row in range(len(rows))]
@@ -145,11 +154,22 @@ def _fetcher(model: _model.Model, args: argparse.Namespace) -> Callable[[Any], A
     if selectors is None and not args.layers and not args.type:
         if not model.outputs:
             raise UsageError(f"{args.file!r} has no outputs. Select layers with --layers.")
+        if args.dtype:
+            raise UsageError("--dtype is for layers. Select some with --layers.")
         return lambda batch: _as_dict(model.predict(batch), model.outputs[0].name)
-    layers = model.select(selectors, args.type)
-    if not layers:
+    if not any(layer.exposed for layer in model.layers):
         raise LayerNotFoundError(f"{args.file!r} does not expose any layers.")
-    return model.tap(layers)
+    program = program_of(model)
+    asked = what_is_asked(program, args.layers if selectors is not None else None)
+    if args.type:
+        typed = {layer.name for layer in model.select(None, args.type)}
+        asked = [one for one in asked if one.kind != "layer" or one.name in typed]
+    if not asked:
+        model.select(selectors, args.type)  # which says why
+    if all(one.kind == "layer" and not one.how for one in asked):
+        return model.tap([one.name for one in asked], dtype=args.dtype)
+    work = Work(program, asked, args.dtype and check_dtype(args.dtype), None)
+    return lambda batch: work(batch if isinstance(batch, np.ndarray) else batch[work.input])
 
 
 def _as_dict(value: Any, name: str) -> Arrays:
@@ -157,37 +177,26 @@ def _as_dict(value: Any, name: str) -> Arrays:
 
 
 def _run_images(
-    images: Iterable[PreparedImage], batch_size: int, fetch: Callable[[Any], Arrays]
+    images: Iterable[PreparedImage],
+    batch_size: int,
+    fetch: Callable[[Any], Arrays],
+    folder: str | None = None,
 ) -> tuple[list[str], Arrays]:
-    """Run the images batch by batch; return the paths, and arrays with a row per image."""
+    """Run the images batch by batch; return the paths, and arrays with a row per image.
+
+    Args:
+        folder: where large results are kept until all are there.
+    """
     names: list[str] = []
-    parts: dict[str, list[NDArray[Any]]] = {}
+    kept: dict[str, KeptRows] = {}
     for batch in in_batches(images, batch_size):
         paths, arrays = zip(*batch, strict=True)
         with naming_images(paths):
             values = fetch(np.stack(arrays))
         for name, value in values.items():
-            parts.setdefault(name, []).append(value)
+            kept.setdefault(name, KeptRows(name, folder)).add(value)
         names += paths
-    return names, {name: _concatenated(name, values) for name, values in parts.items()}
-
-
-def _concatenated(name: str, parts: list[Any]) -> Any:
-    """The results of all batches for one layer, as one array."""
-    if len(parts) == 1:
-        return parts[0]
-    shapes = [shape_text(np.shape(part)) for part in parts if isinstance(part, np.ndarray)]
-    try:
-        if len(shapes) == len(parts):
-            return np.concatenate(parts)
-    except ValueError:
-        pass
-    other = next((shape for shape in shapes if shape != shapes[0]), "not an array")
-    raise InputError(
-        f"the activations of {name!r} do not fit in one array: {shapes[0]} for some images, "
-        f'{other} for others. Give a recipe with a "size" (--preprocess), or run the images one '
-        "by one."
-    )
+    return names, {name: rows.array() for name, rows in kept.items()}
 
 
 def _save(path: Path, names: list[str], results: Arrays) -> None:

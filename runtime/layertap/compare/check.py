@@ -17,7 +17,7 @@ from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.narrow import narrow_tensors
 from layertap.format.text import Readable, counted
 
-from .golden import feeds, indices, sum_scale, weighted_sums
+from .golden import feeds, indices, norm, sum_scale, weighted_sums
 from .measures import check_tolerance, difference
 
 if TYPE_CHECKING:
@@ -208,13 +208,12 @@ def _deviation(value: Any, expected: GoldenLayer) -> float:
         return float("inf")
     if value.shape != expected.shape or len(expected.values) > value.size:
         return float("inf")
-    flat = value.astype(np.float64).ravel()
-    sample = flat[indices(flat.size, len(expected.values))]
+    flat = value.ravel()
+    sample = flat[indices(flat.size, len(expected.values))].astype(np.float64)
     values = difference(sample, np.array(expected.values), least_scale=expected.scale)
     # A scale may be larger than all values: that of a sigmoid far from 1.
     scale = max(expected.norm, expected.scale)
-    norm = np.array([np.linalg.norm(flat)])
-    norms = difference(norm, np.array([expected.norm]), least_scale=scale)
+    norms = difference(np.array([norm(flat)]), np.array([expected.norm]), least_scale=scale)
     if not expected.sums:  # a file of before format 1.3
         return values.larger(norms).scaled
     sums = difference(

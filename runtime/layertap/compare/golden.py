@@ -13,7 +13,7 @@ sum (Alon, Matias, Szegedy: The Space Complexity of Approximating the Frequency 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,10 @@ WEIGHT_SEED = 100
 """The seed of the weights of the first sum; each further sum has the next one."""
 
 BLOCK = 1 << 20
-"""Elements that are added up at once; a multiple of 8."""
+"""Elements whose weights are made at once; a multiple of 8."""
+
+CHUNK = 1 << 15
+"""Elements that are added up at once; it divides `BLOCK`."""
 
 
 def _splitmix64(start: int, count: int, seed: int) -> NDArray[np.uint64]:
@@ -151,13 +154,37 @@ def weighted_sums(flat: NDArray[Any], count: int) -> NDArray[np.float64]:
         count: how many sums.
     """
     sums = np.zeros(count)
-    for start in range(0, flat.size, BLOCK):
-        values = flat[start : start + BLOCK].astype(np.float64)
+    for start, values in _in_float64(flat):
         total = values.sum()
+        block, at = start - start % BLOCK, start % BLOCK
         for k in range(count):
-            weights = _bytes(start, min(BLOCK, 1 << (values.size - 1).bit_length()), k)
-            sums[k] += np.dot(values, weights[: values.size]) / 127.5 - total
+            weights = _bytes(block, min(BLOCK, 1 << (flat.size - block - 1).bit_length()), k)
+            sums[k] += np.dot(values, weights[at : at + values.size]) / 127.5 - total
     return sums
+
+
+def norm(flat: NDArray[Any]) -> float:
+    """The Euclidean norm of all elements, computed in float64.
+
+    Args:
+        flat: as for `weighted_sums`.
+    """
+    return math.sqrt(sum(float(np.dot(values, values)) for _, values in _in_float64(flat)))
+
+
+def largest(flat: NDArray[Any]) -> float:
+    """The largest absolute value of all elements, 0 if there are none, in float64.
+
+    Args:
+        flat: as for `weighted_sums`.
+    """
+    return max((float(np.abs(values).max()) for _, values in _in_float64(flat)), default=0.0)
+
+
+def _in_float64(flat: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The elements in chunks that fit into the processor's cache, each with its first index."""
+    for start in range(0, flat.size, CHUNK):
+        yield start, flat[start : start + CHUNK].astype(np.float64)
 
 
 @lru_cache(maxsize=32)

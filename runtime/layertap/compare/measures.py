@@ -6,12 +6,16 @@ serves layers of all magnitudes.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap._arguments import number
+
+BLOCK = 1 << 16
+"""Elements that are compared at once."""
 
 
 class Difference(NamedTuple):
@@ -63,6 +67,12 @@ def difference(
     if actual.dtype.kind not in "fiub" or expected.dtype.kind not in "fiub":
         unequal = float(np.mean(actual != expected)) if actual.size else 0.0
         return Difference(unequal, unequal)
+    # float32 values subtract without a further rounding that matters here, in half the memory.
+    single = all(x.dtype.kind == "f" and x.dtype.itemsize <= 4 for x in (actual, expected))
+    dtype = np.float32 if single else np.float64
+    max_abs, scale = _largest(actual, expected, dtype)
+    if math.isfinite(max_abs) and math.isfinite(scale):
+        return Difference(max_abs, scaled(max_abs, max(scale, least_scale)))
     finite = np.isfinite(expected)
     if not np.array_equal(np.isfinite(actual), finite):
         return _problem("NaN or infinite")
@@ -70,12 +80,31 @@ def difference(
         if not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
             return _problem("NaN or infinite")
         actual, expected = actual[finite], expected[finite]
-    # float32 values subtract without a further rounding that matters here, in half the memory.
-    single = all(x.dtype.kind == "f" and x.dtype.itemsize <= 4 for x in (actual, expected))
-    dtype = np.float32 if single else np.float64
-    max_abs = float(np.abs(np.subtract(actual, expected, dtype=dtype)).max(initial=0))
-    scale = float(np.abs(expected.astype(dtype, copy=False)).max(initial=least_scale))
-    return Difference(max_abs, scaled(max_abs, scale))
+    max_abs, scale = _largest(actual, expected, dtype)
+    return Difference(max_abs, scaled(max_abs, max(scale, least_scale)))
+
+
+def _largest(
+    actual: NDArray[Any], expected: NDArray[Any], dtype: type[np.floating[Any]]
+) -> tuple[float, float]:
+    """The largest absolute difference and the largest absolute expected value, computed in a dtype.
+
+    If both are finite, so is every element. The arrays are read in blocks that fit into the
+    processor's cache: arrays of that size for each step would take three times as long.
+    """
+    ours, theirs = actual.ravel(), expected.ravel()
+    buffer = np.empty(min(BLOCK, ours.size), dtype)
+    largest = [(0.0, 0.0)]
+    with np.errstate(all="ignore"):
+        for start in range(0, ours.size, BLOCK):
+            one, other = (x[start : start + BLOCK] for x in (ours, theirs))
+            used = buffer[: one.size]
+            np.subtract(one, other, out=used, dtype=dtype)
+            error = float(np.abs(used, out=used).max())
+            np.abs(other, out=used, dtype=dtype)
+            largest.append((error, float(used.max())))
+    errors, scales = np.array(largest).max(axis=0)  # NaN, if one of them is
+    return float(errors), float(scales)
 
 
 def scaled(error: float, scale: float) -> float:

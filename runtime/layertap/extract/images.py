@@ -11,6 +11,7 @@ a dot are left out, and links to folders are not followed. Pictures that layerta
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ from layertap.images.preprocessing import Preprocessing
 def find_images(
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
+    *,
+    any_suffix: bool = False,
 ) -> list[str]:
     """The images of a folder, or of paths of images and folders; each once, sorted.
 
@@ -39,6 +42,7 @@ def find_images(
     Args:
         images: the folder, or the paths.
         output: a folder that is written to. Where it is inside one of the folders, it is left out.
+        any_suffix: take all files of a folder, whatever their suffix.
 
     Raises:
         ImageError: a path does not exist, a folder cannot be listed, or there is no image.
@@ -57,7 +61,7 @@ def find_images(
             inner = sorted(_walk(source, output), key=lambda item: item[0].as_posix())
             for file, in_output in inner:
                 path = str(source / file)
-                if file.suffix.lower() in suffixes and path not in found:
+                if (any_suffix or file.suffix.lower() in suffixes) and path not in found:
                     left = own if kind_of_own(path) is not None else inside if in_output else found
                     left[path] = None
         elif source.exists():
@@ -82,6 +86,7 @@ def _warn_of(paths: Sequence[str], reason: str) -> None:
         warnings.warn(text, LayertapWarning, stacklevel=3)
 
 
+@functools.cache
 def image_suffixes() -> frozenset[str]:
     """The suffixes, in small letters and with their dot, of the formats that `load_image` reads."""
     known = Image.registered_extensions()

@@ -151,16 +151,15 @@ class Claim:
         """
         target = self._target
         while True:
-            mark = f"{_machine()}{os.urandom(4).hex()}"
-            self.path = target.with_name(f".{target.stem[:32]}.layertap-{mark}{self._suffix}")
+            self.path = temporary_path(target, self._suffix)
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
             self._descriptor = os.open(self.path, flags, 0o666)
-            _lock(self._descriptor)
+            lock(self._descriptor)
             if fcntl is None:  # Windows renames no file that is open
                 os.close(self._descriptor)
                 self._descriptor = None
                 return
-            if _is_open_at(self._descriptor, self.path):
+            if is_open_at(self._descriptor, self.path):
                 return
             os.close(self._descriptor)  # another process took it for an abandoned one
 
@@ -186,6 +185,12 @@ class Claim:
             self._descriptor = None
 
 
+def temporary_path(target: Path, suffix: str) -> Path:
+    """A new name next to `target`, which says on which machine it was chosen."""
+    mark = f"{machine()}{os.urandom(4).hex()}"
+    return target.with_name(f".{target.stem[:32]}.layertap-{mark}{suffix}")
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary files of writers that have ended from a folder.
 
@@ -197,9 +202,9 @@ def sweep(folder: Path) -> None:
         return
     with contextlib.suppress(OSError):  # files that come and go meanwhile, or a missing folder
         for name in os.listdir(folder):
-            found = _TEMPORARY.fullmatch(name)
+            found = TEMPORARY.fullmatch(name)
             if found:
-                remove_if_abandoned(folder / name, here=found[1] == _machine())
+                remove_if_abandoned(folder / name, here=found[1] == machine())
     done = time.monotonic()
     _swept[folder] = done + 20 * (done - now)
 
@@ -216,7 +221,7 @@ def remove_if_abandoned(path: Path, here: bool = True) -> None:
         try:
             status = os.fstat(descriptor)
             old = time.time() - status.st_mtime > ABANDONED_SECONDS
-            locked = _lock(descriptor)  # `None` if the file system has no locks
+            locked = lock(descriptor)  # `None` if the file system has no locks
             free = old if locked is None else locked and (here or old)
             if free and stat.S_ISREG(status.st_mode):
                 path.unlink()
@@ -227,14 +232,14 @@ def remove_if_abandoned(path: Path, here: bool = True) -> None:
 _swept: dict[Path, float] = {}
 """The time from which on a folder is listed again."""
 
-_TEMPORARY = re.compile(r"\..{0,32}\.layertap-([0-9a-f]{8})[0-9a-f]{8}(?:\..*)?", re.DOTALL)
+TEMPORARY = re.compile(r"\..{0,32}\.layertap-([0-9a-f]{8})[0-9a-f]{8}(?:\..*)?", re.DOTALL)
 """Names of temporary files; the group says on which machine they were written."""
 
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """What tells this machine from others that write to the same disk, in eight digits.
 
     On Linux it is the running system, which containers share and which knows about all locks.
@@ -249,8 +254,12 @@ def _machine() -> str:
     return f"{zlib.crc32(known):08x}"
 
 
-def _lock(descriptor: int) -> bool | None:
-    """Lock a file; false if another process has locked it, `None` if that cannot be known."""
+def lock(descriptor: int) -> bool | None:
+    """Lock a file or folder until it is closed.
+
+    Returns:
+        False if another process has locked it, `None` if that cannot be known.
+    """
     if fcntl is None:
         return None
     try:
@@ -262,7 +271,14 @@ def _lock(descriptor: int) -> bool | None:
     return True
 
 
-def _is_open_at(descriptor: int, path: Path) -> bool:
+def wait_for_lock(descriptor: int) -> None:
+    """Lock a file until it is closed, after all others have closed it; not on every system."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def is_open_at(descriptor: int, path: Path) -> bool:
     """Whether the open file is the one that has this name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 LONGEST = 200
 """Most bytes of a name. File systems allow 255, of which suffixes and numbers need some."""
@@ -40,3 +41,23 @@ def clash_key(name: str) -> str:
     import unicodedata
 
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def distinct_names(texts: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
+    """Names of files by the texts that they are made from; all texts get different ones.
+
+    Args:
+        texts: names of layers, for example.
+        reserved: names that no text gets.
+    """
+    names: dict[str, str] = {}
+    taken = {clash_key(name) for name in reserved}
+    for text in dict.fromkeys(texts):
+        plain = file_name(text)
+        name, number = plain, 1
+        while clash_key(name) in taken:
+            number += 1
+            name = f"{plain}_{number}"
+        taken.add(clash_key(name))
+        names[text] = name
+    return names

@@ -3,7 +3,8 @@
 `load_image` returns the same pixels as `keras.utils.load_img` followed by `img_to_array`:
 
 - The first frame is read as stored; an EXIF orientation is not applied.
-- The colour is converted before the image is resized. Alpha is dropped, not blended. A palette is
+- The colour is converted before the image is resized, except where that makes no difference: grey
+  of 8 bits becomes colour afterwards, which is faster. Alpha is dropped, not blended. A palette is
   resolved. `grayscale` keeps the values of 8-, 16- and 32-bit integer grey (16-bit: 0..65535).
 - The size is (height, width), and the default filter is `nearest`. An image that already has this
   size is not resized.
@@ -40,7 +41,7 @@ import io
 import operator
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Literal, TypeAlias, cast, get_args
 
 import numpy as np
@@ -84,6 +85,12 @@ CHANNELS = {"rgb": 3, "rgba": 4, "grayscale": 1}
 
 _MODES = {"rgb": "RGB", "rgba": "RGBA", "grayscale": "L"}
 _FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(Interpolation)}
+_GREY: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "L": lambda image: image,
+    "LA": lambda image: image.getchannel(0),
+    "1": lambda image: image.convert("L"),
+}
+"""Functions to grey of 8 bits, without loss, from Pillow's modes that can become it."""
 _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # two TIFF tags, and a value of the second
 
 
@@ -150,9 +157,15 @@ def load_image(
             grey = _scaled(image, name)
             grey = _fitted(grey, size, interpolation, keep_aspect_ratio, shorter_side, name)
             return _expanded(np.clip(np.asarray(grey), 0.0, 255.0), color_mode)
-        if color_mode != "grayscale" or image.mode not in ("L", "I;16", "I"):
+        # Grey is resized as one channel, and becomes colour afterwards: the pixels are the same.
+        late = color_mode == "rgb" and image.mode in _GREY
+        if late:
+            image = _GREY[image.mode](image)
+        elif color_mode != "grayscale" or image.mode not in ("L", "I;16", "I"):
             image = _converted(image, color_mode)
         image = _fitted(image, size, interpolation, keep_aspect_ratio, shorter_side, name)
+        if late:
+            image = _converted(image, color_mode)
         pixels = np.asarray(image, dtype=np.float32)
         return pixels if pixels.ndim == 3 else pixels[:, :, np.newaxis]
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import layertap as api
 from generators import tiny
-from layertap.cli.image_output import OutputFiles, _mirrored, layer_parts, remove_own
+from layertap.cli.image_output import OutputFiles, _mirrored, remove_own
 from layertap.errors import LayertapWarning, OutputError, UsageError
 from layertap.extract.images import find_images
 from layertap.extract.moments import collection_statistics
@@ -284,13 +284,6 @@ def test_thousands_of_equal_names_take_linear_time(tmp_path: Path) -> None:
     names = {files.name(image, "cam") for image in images}
     assert len(names) == 8000
     assert time.perf_counter() - started < 2
-
-
-def test_layers_have_different_parts() -> None:
-    layers = ["a/b", "a_b", "A/b", "c", 'd:"<>|?*\\']
-    parts = layer_parts(layers)
-    assert parts == dict(zip(layers, ["a_b", "a_b_2", "A_b_3", "c", "d________"], strict=True))
-    assert layer_parts([*layers, "more"]) == {**parts, "more": "more"}
 
 
 # --- Pictures of the run before -----------------------------------------------------------------

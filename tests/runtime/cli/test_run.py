@@ -18,6 +18,7 @@ from generators import tiny
 from layertap import open as open_model
 from layertap.cli import run as command
 from layertap.cli.ready_batch import load_ready
+from layertap.extract import kept_rows
 from layertap.view.pictures import CAPTION, MARGIN
 from shell import Done, layertap
 
@@ -76,6 +77,59 @@ def test_activations_are_written_for_images(classifier: Path) -> None:
     for name, value in model.activations(NAMES, ["relu", "pool", "probs"]).items():
         np.testing.assert_array_equal(found[name], value)
         assert found[name].dtype == np.float32
+
+
+@pytest.mark.usefixtures("pictures")
+def test_reductions_and_dtypes_are_those_of_a_tap(classifier: Path) -> None:
+    asked = ["relu=mean", "relu", "p*=top2", "conv=max"]
+    done = layertap(
+        *("run", "m.onnx", *NAMES, "--layers", *asked, "--dtype", "float16", "-o", "out.npz")
+    )
+    assert done.code == 0
+    found = loaded("out.npz")
+    model = open_model(classifier)
+    top: Any = model.activations(NAMES, {"p*": "top2"}, dtype="float16")
+    expected = {
+        "relu=mean": model.activations(NAMES, {"relu": "mean"}, dtype="float16")["relu"],
+        "relu": model.activations(NAMES, "relu", dtype="float16"),
+        "pool.channels": top["pool"].channels,
+        "pool.values": top["pool"].values,
+        "probs.channels": top["probs"].channels,
+        "probs.values": top["probs"].values,
+        "conv": model.activations(NAMES, {"conv": "max"}, dtype="float16")["conv"],
+    }
+    assert list(found) == [*expected, "layertap.files"]
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype == (np.int64 if "chan" in name else np.float16)
+        np.testing.assert_array_equal(found[name], value)
+
+
+@pytest.mark.usefixtures("pictures", "classifier")
+def test_reductions_that_are_unknown_are_refused() -> None:
+    for options, message in (
+        (("--layers", "relu=men"), "did you mean 'mean'"),
+        (("--layers", "relu", "--dtype", "float17"), "float16"),
+        (("--dtype", "float16"), "--dtype is for layers"),
+    ):
+        done = layertap("run", "m.onnx", *NAMES, *options)
+        assert done.code == 2
+        assert message.lower() in done.err.lower()
+
+
+@pytest.mark.usefixtures("pictures", "classifier")
+@pytest.mark.parametrize("limit", [1, 1 << 30])
+def test_large_results_are_kept_in_a_file_with_the_same_values(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_rows, "MEMORY", limit)
+    options = ("--layers", "relu", "pool=mean", "--batch-size", "2")
+    table = layertap("run", "m.onnx", *NAMES, *options)
+    assert layertap("run", "m.onnx", *NAMES, *options, "-o", "out.npz").code == 0
+    found, model = loaded("out.npz"), open_model("m.onnx")
+    relu = model.activations(NAMES, "relu", batch_size=2)
+    np.testing.assert_array_equal(found["relu"], relu)
+    assert f"{relu.mean():.6g}" in table.out
+    assert [path.name for path in Path().iterdir() if path.name.startswith("tmp")] == []
 
 
 @pytest.mark.usefixtures("classifier")

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.compare.golden import BLOCK, indices, seeded, sum_scale, uniform, weighted_sums
+from layertap.compare.golden import (
+    BLOCK,
+    CHUNK,
+    indices,
+    largest,
+    norm,
+    seeded,
+    sum_scale,
+    uniform,
+    weighted_sums,
+)
 
 GAMMA = 0x9E3779B97F4A7C15
 
@@ -170,6 +180,18 @@ def test_sums_of_a_tensor_of_several_blocks() -> None:
         values[at] = 1
         assert weighted_sums(values, 2)[1] == pytest.approx(weight(1, at))
         values[at] = 0
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK + 1, 3 * CHUNK])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "bool"])
+def test_norm_and_largest_value_are_those_of_the_whole(size: int, dtype: str) -> None:
+    """Also of whole numbers, of which the smallest has no absolute value in its dtype."""
+    values = np.random.default_rng(size).integers(-100, 100, size).astype(dtype)
+    if size and dtype == "int8":
+        values[-1] = -128
+    whole = values.astype(np.float64)
+    assert norm(values) == pytest.approx(np.linalg.norm(whole), rel=1e-14)
+    assert largest(values) == np.abs(whole).max(initial=0)
 
 
 @st.composite

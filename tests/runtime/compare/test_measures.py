@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from layertap.compare import measures
 from layertap.compare.measures import Difference, difference, scaled
 
 INF, NAN = float("inf"), float("nan")
@@ -84,3 +87,45 @@ def test_the_larger_difference_keeps_the_first_problem() -> None:
     bad = Difference(INF, INF, "shape")
     assert one.larger(bad) == bad
     assert bad.larger(Difference(INF, INF, "dtype")).problem == "shape"
+
+
+VALUES = [0.0, -0.0, 1.5, -2.0, 3e38, -3e38, 1e-40, INF, -INF, NAN]
+TYPES = ["float64", "float32", "float16", "int8", "int64", "uint8", "bool"]
+
+
+@given(
+    st.sampled_from(TYPES),
+    st.lists(st.tuples(st.integers(0, 100), st.integers(0, 9), st.integers(0, 9)), max_size=4),
+    st.sampled_from([0, 1, 4, 5, 101]),
+    st.sampled_from([0.0, 2.5]),
+)
+def test_blocks_give_what_the_whole_arrays_give(
+    dtype: str, changed: list[tuple[int, int, int]], size: int, least: float
+) -> None:
+    """Also where values that are not finite, or too large to subtract, stand in some blocks."""
+    expected = np.arange(size) % 3
+    pair = [expected.astype(np.float64), expected.astype(np.float64)]
+    for at, *chosen in changed:
+        for array, value in zip(pair, chosen, strict=True):
+            array[at : at + 1] = VALUES[value]
+    with np.errstate(all="ignore"):
+        if not dtype.startswith("float"):
+            pair = [np.nan_to_num(array, posinf=1, neginf=0).clip(0, 100) for array in pair]
+        actual, wanted = (array.astype(dtype) for array in pair)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measures, "BLOCK", 4)
+        found = difference(actual, wanted, least_scale=least)
+    assert found == pytest.approx(_in_one_piece(actual, wanted, least), nan_ok=True)
+
+
+def _in_one_piece(actual: Any, expected: Any, least: float) -> tuple[float, float, str]:
+    finite = np.isfinite(expected)
+    others = np.array_equal(actual[~finite], expected[~finite], equal_nan=True)
+    if not others or not np.isfinite(actual[finite]).all():
+        return INF, INF, "NaN or infinite"
+    dtype = np.float32 if actual.dtype in (np.float32, np.float16) else np.float64
+    with np.errstate(over="ignore"):
+        apart = np.abs(actual[finite].astype(dtype) - expected[finite].astype(dtype))
+    error = float(apart.max(initial=0))
+    scale = max(float(np.abs(expected[finite].astype(dtype)).max(initial=0)), least)
+    return error, error / scale if scale else error, ""

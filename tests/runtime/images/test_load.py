@@ -346,6 +346,41 @@ def test_colour_is_converted_before_the_size() -> None:
     assert load_image(image, size=(1, 1), interpolation="box").tolist() == [[[128, 128, 128]]]
 
 
+@given(
+    st.sampled_from(["L", "LA", "1"]),
+    st.sampled_from(FILTERS),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)) | st.none(),
+    st.booleans() | st.integers(1, 40),
+    st.integers(0, 2**32 - 1),
+    st.booleans(),
+)
+def test_grey_that_is_resized_first_has_the_pixels_of_colour_that_is_resized(
+    mode: str,
+    name: Any,
+    have: tuple[int, int],
+    size: tuple[int, int] | None,
+    fit: bool | int,
+    seed: int,
+    transparent: bool,
+) -> None:
+    """`fit` is `keep_aspect_ratio`, or `shorter_side`."""
+    values = np.random.default_rng(seed).choice([0, 1, 127, 254, 255], (*have, 2)).astype(np.uint8)
+    image = Image.fromarray(values, "LA") if mode == "LA" else Image.fromarray(values[..., 0])
+    image = image.convert(mode)
+    if transparent and mode == "L":
+        image.info["transparency"] = 127
+    colour = np.asarray(image.convert("LA").getchannel(0).convert("RGB"))
+    geometry: dict[str, Any] = {"size": size, "interpolation": name}
+    geometry["keep_aspect_ratio" if isinstance(fit, bool) else "shorter_side"] = fit
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_image(image, **geometry)
+    expected = load_image(colour, **geometry)
+    assert found.shape == expected.shape
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_exif_orientation_is_not_applied() -> None:
     assert load_image(ZOO["exif.jpg"]).shape == (HEIGHT, WIDTH, 3)
 

@@ -1,0 +1,54 @@
+"""How the items of a collection become inputs of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layertap._engine.feeds import as_recipe
+from layertap._engine.program import Program
+from layertap.errors import UsageError
+from layertap.format.text import shape_text
+from layertap.images.preprocessing import Preprocessing, example
+
+from .items import Items
+
+if TYPE_CHECKING:
+    from layertap._engine.feeds import Recipe
+
+
+def recipe_for(program: Program, preprocess: Recipe | None) -> Preprocessing | None:
+    """The given recipe, or the file's, in the order of axes of the model's input; `None` if there
+    is none.
+
+    Raises:
+        PreprocessingError: it is invalid.
+        InputError: its images would not have the size of the model's input.
+    """
+    recipe = program.preprocessing if preprocess is None else as_recipe(preprocess)
+    return None if recipe is None else program.fitted(recipe, images=1)
+
+
+def check_readable(program: Program, items: Items, recipe: Preprocessing | None) -> None:
+    """Check that images can become inputs.
+
+    Raises:
+        UsageError: they are images, and there is no recipe, or the model takes none.
+    """
+    if items.ready or recipe is not None:
+        return
+    raise no_recipe(program)
+
+
+def no_recipe(program: Program) -> UsageError:
+    """The error for images that nobody says how to prepare."""
+    shapes = [info.shape for info in program.inputs if len(info.shape) == 4 or not info.dtype]
+    if not shapes:
+        inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in program.inputs)
+        return UsageError(
+            f"{program.name} takes no images; its input is {inputs}. Give arrays that are ready, "
+            "with a row for each item."
+        )
+    return UsageError(
+        f"{program.name} does not say how an image becomes its input. Give a recipe, as in "
+        f"preprocess={example(shapes[0])}, or arrays that are ready, with a row for each item."
+    )

@@ -126,7 +126,7 @@ def _draw(args: argparse.Namespace) -> int:
             images.append(_write_image(model, args, None, path, files, name, maps, row))
     else:
         recipe = recipe_for(model, args)
-        given = ImageInput(args.inputs, args.output)
+        given = ImageInput(args.inputs, args.output, progress=False)
         failures = given.failures
         files = OutputFiles(Path(args.output), args.inputs, given.paths)
         for batch in in_batches(given.prepared(recipe), args.batch_size):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, list_images, read_images
+from layertap.extract.progress import Meter, Silent, on_stream
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
 
@@ -41,24 +43,37 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
 class ImageInput:
     """The images that a command was given, and what could not be read of them."""
 
-    def __init__(self, inputs: Sequence[str], output: str | None = None) -> None:
+    def __init__(
+        self, inputs: Sequence[str], output: str | None = None, *, progress: bool = True
+    ) -> None:
         """Find the images, and those of the folders, among `inputs`.
 
         Args:
             inputs: paths of images and folders.
             output: the folder that the command writes to, which is left out.
+            progress: whether progress is shown on stderr; not if a line is printed for each image.
         """
         self.failures: list[str] = []
         self.inputs = inputs
+        self._reporter = on_stream(sys.stderr) if progress else Silent()
         self.paths = list_images(inputs, self._failed, output)
 
     def prepared(self, recipe: Preprocessing) -> Iterator[PreparedImage]:
-        """The images as the model takes them, one at a time.
+        """The images as the model takes them, one at a time, and the progress on stderr.
 
         What cannot be read is printed and added to `failures`.
         """
-        return read_images(self.paths, recipe, self._failed)
+        before = len(self.failures)
+        meter = Meter(self._reporter, len(self.paths), 0, before)
+        try:
+            for read, image in enumerate(read_images(self.paths, recipe, self._failed), 1):
+                yield image
+                failed = len(self.failures)
+                meter.update(read + failed - before, failed)
+        finally:
+            meter.close()
 
     def _failed(self, _: str, error: ImageError) -> None:
         self.failures.append(str(error))
+        self._reporter.pause()
         tell(f"layertap: {error}")

@@ -14,7 +14,10 @@ import contextlib
 import functools
 import os
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,10 +26,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap._arguments import items
+from layertap._engine.library import available_threads
 from layertap.errors import ImageError, InputError, LayertapWarning
 from layertap.images.load import FORMATS, load_image
 from layertap.images.own_pictures import check_not_own, kind_of_own
-from layertap.images.preprocessing import Preprocessing
+from layertap.images.preprocessing import Pixels, Preprocessing
 
 
 def find_images(
@@ -134,7 +138,9 @@ def read_images(
     recipe: Preprocessing,
     failed: Callable[[str, ImageError], None],
 ) -> Iterator[PreparedImage]:
-    """Read the images, and those of the folders, among `sources`, one at a time and in order.
+    """Read the images, and those of the folders, among `sources`, in order.
+
+    Threads read and prepare a few images before they are needed.
 
     Args:
         sources: paths of images and folders.
@@ -142,12 +148,43 @@ def read_images(
         failed: called with the path of each image that cannot be read, or folder that cannot be
             searched, and the reason; reading goes on with the next one.
     """
-    for source in sources:
-        for path in list_images([source], failed):
+    threads = available_threads()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="layertap-reader")
+    found, ahead = _found(sources), deque[tuple[str, Future[Pixels]]]()
+    try:
+        while True:
+            for path, problem in islice(found, 2 * threads - len(ahead)):
+                reading = pool.submit(recipe, path) if problem is None else _failed(problem)
+                ahead.append((path, reading))
+            if not ahead:
+                return
+            path, reading = ahead.popleft()
             try:
-                yield PreparedImage(path, recipe(path))
+                image = PreparedImage(path, reading.result())
             except ImageError as exc:
                 failed(path, exc)
+                continue
+            yield image
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _found(
+    sources: Iterable[str | os.PathLike[str]],
+) -> Iterator[tuple[str, ImageError | None]]:
+    """The paths of all images, and those that cannot be images, with the reason."""
+    for source in sources:
+        problems: list[tuple[str, ImageError]] = []
+        paths = list_images([source], lambda *problem: problems.append(problem))  # noqa: B023
+        yield from problems
+        yield from ((path, None) for path in paths)
+
+
+def _failed(problem: ImageError) -> Future[Pixels]:
+    """What a thread would give that cannot read an image."""
+    failed: Future[Pixels] = Future()
+    failed.set_exception(problem)
+    return failed
 
 
 def list_images(

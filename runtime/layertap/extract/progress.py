@@ -69,7 +69,10 @@ class Reporter(ABC):
     def __call__(self, state: State) -> None:
         """Show how far the run is."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to do
+    def pause(self) -> None:  # noqa: B027 - most have nothing to do
+        """Make room for another line on the same terminal."""
+
+    def close(self) -> None:  # noqa: B027
         """The run has ended, in whichever way."""
 
 
@@ -128,6 +131,11 @@ class Bar(Reporter):
             self._bar.set_postfix_str(f"{state.failed:,} failed", refresh=False)
         self._bar.update(state.done - self._bar.n)
 
+    def pause(self) -> None:
+        """Clear the bar, until it is drawn again."""
+        if self._bar is not None:
+            self._bar.clear()
+
     def close(self) -> None:
         """Leave the bar where it is."""
         if self._bar is not None:
@@ -149,10 +157,14 @@ class Line(Reporter):
             self._stream.write(f"{CLEAR}{state.text()}")
             self._stream.flush()
 
-    def close(self) -> None:
+    def pause(self) -> None:
         """Clear the line."""
         self._stream.write(CLEAR)
         self._stream.flush()
+
+    def close(self) -> None:
+        """Clear the line."""
+        self.pause()
 
 
 class Log(Reporter):

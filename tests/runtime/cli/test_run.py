@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -16,9 +17,11 @@ from PIL import Image
 
 from generators import tiny
 from layertap import open as open_model
+from layertap.cli import image_input
 from layertap.cli import run as command
 from layertap.cli.ready_batch import load_ready
 from layertap.extract import kept_rows
+from layertap.extract.progress import CLEAR, Line
 from layertap.view.pictures import CAPTION, MARGIN
 from shell import Done, layertap
 
@@ -743,3 +746,17 @@ def test_file_without_outputs_is_an_error() -> None:
     assert layertap("run", "m.onnx", "x.npy", "--layers", "all") == Done(
         2, "", "layertap: 'm.onnx' does not expose any layers.\n"
     )
+
+
+def test_progress_is_shown(
+    classifier: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(image_input, "on_stream", lambda _: Line(shown))
+    (pictures / "broken.png").write_bytes(b"nothing")
+    assert layertap("run", classifier, "pictures", "-o", "out.npz").code == 1
+    drawn = shown.getvalue().split(CLEAR)
+    assert drawn[1].startswith("0/6 images")
+    assert drawn[-2].startswith("6/6 images")
+    assert drawn[-2].endswith("1 failed")
+    assert drawn[-1] == ""  # cleared at the end

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from layertap._engine.library import available_threads
 from layertap.errors import ImageError, InputError, LayertapWarning
 from layertap.extract.images import (
     PreparedImage,
@@ -122,3 +125,34 @@ def test_a_color_picture_is_in_rgb_and_repeats_no_warning(save: Save, tmp_path: 
     with pytest.warns(LayertapWarning):
         load_image(deep, depth="scale")
     assert color_picture(str(deep)).getpixel((0, 0)) == (1, 1, 1)
+
+
+def test_images_are_read_ahead_in_order_and_not_too_far(tmp_path: Path) -> None:
+    """Memory does not depend on how many images there are."""
+    begun: list[str] = []
+    lock = threading.Lock()
+
+    def recipe(path: str) -> Any:
+        with lock:
+            begun.append(path)
+        if path.endswith("7"):
+            raise ImageError(f"{path}: broken.")
+        return np.full((2, 2, 3), float(path), np.float32)
+
+    failed: list[str] = []
+    paths = [str(number) for number in range(200)]
+    found = read_images(paths, recipe, lambda path, _: failed.append(path))  # type: ignore[arg-type]
+    ahead = []
+    for image in found:
+        assert image.pixels[0, 0, 0] == float(image.path)
+        ahead.append(len(begun) - int(image.path))
+        assert all(float(path) < float(image.path) for path in failed)
+    assert failed == [path for path in paths if path.endswith("7")]
+    assert max(ahead) <= 2 * available_threads() + 1
+
+
+def test_the_threads_that_read_end_with_the_loop() -> None:
+    found = read_images(["1", "2", "3"] * 20, lambda path: np.zeros(1), must_not_fail)  # type: ignore[arg-type]
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert not [one for one in threading.enumerate() if one.name.startswith("layertap-reader")]

@@ -28,13 +28,13 @@ from .identity import Identity, identity_of, read_identity
 from .inputs import check_readable, recipe_for
 from .item_list import digest
 from .items import Item
-from .layout import IDENTITY, Grid, Place, place, spread
+from .layout import Grid, Place, place, spread
 from .made_with import made_with
 from .progress import Meter, Progress, Reporter, reporter_for
 from .readers import ReaderItems
 from .sources import find_items
 from .workers import Chunk, Finished, default_batch, default_workers, run_chunks
-from .writer import Writer
+from .writer import Writer, is_free
 
 TRIED = 8
 """Number of images that are tried for the bill."""
@@ -136,7 +136,7 @@ class Extraction:
 
     def _begun(self) -> Identity | None:
         """How the collection was begun, if it is to be continued."""
-        if self._overwrite or not (self._place.home / IDENTITY).exists():
+        if is_free(self._place) or self._overwrite:
             return None
         return read_identity(self._place)
 

@@ -120,7 +120,7 @@ class Writer:
             little(column.dtype)
         with explaining(where.root):
             sweep_folders(where.root.parent)
-            if _is_free(where):
+            if is_free(where):
                 _create(where, identity, items, columns)
             elif overwrite:
                 with _to_overwrite(where, shard):
@@ -336,7 +336,7 @@ def _check_shard(shard: tuple[int, int], identity: Identity) -> None:
         raise UsageError(f"the identity is that of {identity.asked['shards']} shards, not {count}.")
 
 
-def _is_free(where: Place) -> bool:
+def is_free(where: Place) -> bool:
     """Whether there is no folder, or an empty one.
 
     Raises:

@@ -16,6 +16,7 @@ import layertap
 from generators import tiny
 from layertap._engine.program import program_of
 from layertap.errors import (
+    CollectionError,
     CollectionMismatchError,
     ImageError,
     OutputError,
@@ -317,3 +318,11 @@ def test_other_images_in_memory_are_noticed(
         given[3], given[4] = ("3", given[3][1]), ("4", given[4][1])
     with pytest.raises(CollectionMismatchError, match="'3' has changed since its row 3"):
         extract(model, given, tmp_path / "out")
+
+
+def test_a_folder_that_is_something_else_is_refused_before_the_work(
+    model: layertap.Model, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extraction, "find_items", None)
+    with pytest.raises(CollectionError, match=r"is not a collection: it contains '00\.png'"):
+        extract(model, images, images)

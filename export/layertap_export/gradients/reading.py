@@ -50,15 +50,21 @@ def read(source: Path, opened: layertap.Model, initializers: Initializers) -> on
             mapped.
 
     Raises:
-        ModelFileError: the file is too old to be converted to a newer opset, or a tensor depends on
-            itself.
+        ModelFileError: the file is too old to be converted to a newer opset, a tensor depends on
+            itself, or two nodes write it.
     """
     program = program_of(opened)
     model = _loaded(opened, initializers)
     if opset_of(model) < OLDEST_OPSET:
         model = _upgraded(_loaded(opened, None), source)
     nodes = in_order(model.graph.node)
-    later = {name for node in nodes for name in node.output if name}
+    later: set[str] = set()
+    for name in (name for node in nodes for name in node.output if name):
+        if name in later:
+            raise ModelFileError(
+                f"{program.name} is damaged: two nodes write {name!r}. Export it again."
+            )
+        later.add(name)
     for node in nodes:
         missing = next((name for name in reads(node) if name in later), None)
         if missing is not None:

@@ -187,11 +187,22 @@ def _row_axis(program: Program, name: str, rank: int) -> int:
 def _by_row(
     program: Program, wanted: Mapping[str, str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Gradients with the axis of samples, or of rows of weights, first."""
-    return {
-        tensor: np.moveaxis(values[tensor], _row_axis(program, name, np.ndim(values[tensor])), 0)
-        for name, tensor in wanted.items()
-    }
+    """Gradients with the axis of samples, or of rows of weights, first.
+
+    Raises:
+        ModelFileError: one has no such axis.
+    """
+    found = {}
+    for name, tensor in wanted.items():
+        value = values[tensor]
+        axis = _row_axis(program, name, np.ndim(value))
+        if axis >= np.ndim(value):
+            raise ModelFileError(
+                f"{program.name} is damaged: the gradient of {name!r} has the shape "
+                f"{np.shape(value)}, without an axis of samples."
+            )
+        found[tensor] = np.moveaxis(value, axis, 0)
+    return found
 
 
 MOST_CLASSES = 1 << 24

@@ -107,6 +107,15 @@ def test_a_tensor_that_depends_on_itself_is_refused(tmp_path: Path) -> None:
         add_gradients(path, tmp_path / "out.onnx", "last-conv")
 
 
+def test_a_tensor_that_two_nodes_write_is_refused(tmp_path: Path) -> None:
+    """The second one may read what it writes, without end."""
+    made = classifier()
+    made.graph.node.extend([node("Identity", "conv", "side"), node("Identity", "side", "side")])
+    path = tiny.save(made, tmp_path / "m.onnx")
+    with pytest.raises(layertap.ModelFileError, match="two nodes write 'side'"):
+        add_gradients(path, tmp_path / "out.onnx", "conv")
+
+
 @pytest.mark.parametrize(("word", "name"), [("input", "z"), ("output", "x")])
 def test_a_card_with_another_input_or_output_is_refused(
     word: str, name: str, tmp_path: Path

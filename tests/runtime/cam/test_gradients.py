@@ -368,3 +368,12 @@ def test_a_class_may_be_called_all() -> None:
     assert found.classes is not None
     assert found.classes.tolist() == [[1], [1]]
     assert not targets.several("all", ("none", "all"))
+
+
+def test_a_gradient_without_samples_is_refused(images: np.ndarray) -> None:
+    made = tiny.differentiable()
+    (last,) = (one for one in made.graph.node if "grad/relu" in one.output)
+    last.CopyFrom(onnx.helper.make_node("ReduceSum", last.input, last.output, keepdims=0))
+    model = layertap.open(made.SerializeToString())
+    with pytest.raises(layertap.ModelFileError, match=r"gradient of 'relu' has the shape \(\)"):
+        model.gradients(images, "relu", 1)

@@ -9,7 +9,6 @@ from layertap._escaping import one_line
 from layertap.errors import UsageError
 from layertap.extract.features import Features, features
 from layertap.extract.merge import merge
-from layertap.extract.tables import to_csv, to_parquet, to_tsv
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .printing import show, tell
@@ -59,10 +58,21 @@ def _run(args: argparse.Namespace) -> int:
     found = features(first)
     for key in args.layers or ():
         found.column(key)  # before anything is written
-    for path, write in ((args.parquet, to_parquet), (args.csv, to_csv), (args.tsv, to_tsv)):
-        if path:
-            write(found, path, args.layers)
-            tell(f"wrote {path}: {len(found):,} rows")
+    layers = args.layers
+    if args.tsv and len(layers or found.keys()) > 1:
+        raise UsageError("--tsv writes the vectors of one layer. Give it with --layers.")
+    written: list[str] = []
+    if args.parquet:
+        found.to_parquet(args.parquet, layers)
+        written.append(args.parquet)
+    if args.csv:
+        found.to_csv(args.csv, layers)
+        written.append(args.csv)
+    if args.tsv:
+        found.to_tsv(args.tsv, layers[0] if layers else None)
+        written.append(args.tsv)
+    for path in written:
+        tell(f"wrote {path}: {len(found):,} rows")
     code = OK
     if args.check:
         verified = found.verify()
@@ -70,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
         code = OK if verified.ok else PARTLY_FAILED
     if args.failed:
         for row, reason in found.errors.items():
-            show(f"{row}\t{one_line(found.ids[row])}\t{one_line(reason)}")
+            show(f"{one_line(found.ids[row])} (row {row}): {one_line(reason)}")
     if args.json:
         show(json.dumps(_description(found)))
     elif not (args.parquet or args.csv or args.tsv or args.check or args.failed):

@@ -1,7 +1,7 @@
 """From the raw conversion to the graph of the file format.
 
-raw graph -> products and normalisations restored -> channels first -> fused -> named after the
-layers -> outputs in order
+raw graph -> products and normalisations restored -> channels first -> fused -> channels filled up
+-> named after the layers -> outputs in order
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from onnx import helper
 from layertap._version import __version__
 from layertap.format.card import TensorInfo
 from layertap.format.layer import Shape
+from layertap_export.graph.passes.aligned_channels import aligned_channels
 from layertap_export.graph.passes.channels_first import View, channels_first
 from layertap_export.graph.passes.einsum import products_of_einsum
 from layertap_export.graph.passes.fuse import fuse
@@ -65,7 +66,9 @@ def assemble(raw: RawGraph, trace: Trace, exposed: Collection[str]) -> onnx.Mode
             info = TensorInfo(name=layer.tensor, shape=layer.shape, dtype=layer.dtype)
             wanted[layer.tensor] = (info, row_views[layer.name])
 
-    fuse(model, shapes, {view.source for _, view in wanted.values()})
+    shown = {view.source for _, view in wanted.values()}
+    fuse(model, shapes, shown)
+    aligned_channels(model, raw.initializers, shown)
     present = {name for node in model.graph.node for name in node.output}
     ended = sorted(rows, key=lambda row: row.finished)
     owners = [(row.layer.name, row_views[row.layer.name].source) for row in ended]

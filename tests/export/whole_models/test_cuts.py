@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 import layertap
+from layertap_export.graph.graph import attribute
 
 pytestmark = pytest.mark.tensorflow
 
@@ -82,3 +83,27 @@ def test_each_layer_alone_matches_all_layers_at_once(digits_file: Path) -> None:
     assert len(together) == 20
     for name, expected in together.items():
         np.testing.assert_array_equal(model.activations(x, name), expected, strict=True)
+
+
+def test_separable_convolutions_that_are_filled_up_can_be_cut_and_differentiated(
+    keras: Any, tmp_path: Path
+) -> None:
+    """Of 10 channels, which are 12 inside: the layers beside them have the axes of Keras."""
+    import layertap_export
+
+    k = keras.layers
+    steps = [k.Conv2D(10, 3, activation="relu", name="first"), k.SeparableConv2D(10, 3, name="sep")]
+    model = keras.Sequential([keras.Input((9, 8, 3)), *steps, k.Flatten(), k.Dense(3, name="top")])
+    report = layertap_export.export(model, tmp_path / "sep.onnx", gradients="all")
+    assert report.card.gradients is not None
+    assert len(report.card.gradients.tensors) >= 4  # each was compared with the tape's
+    groups = [
+        attribute(node, "group", 1)
+        for node in onnx.load(tmp_path / "sep.onnx").graph.node
+        if node.op_type == "Conv"
+    ]
+    assert 12 in groups
+    opened = layertap.open(tmp_path / "sep.onnx")
+    axes = [(layer.shape[-1], layer.axes) for layer in opened.layers if len(layer.shape) == 4]
+    assert axes[-2:] == [(10, "NHWC"), (10, "NHWC")]
+    compare_two_parts(tmp_path / "sep.onnx", tmp_path, ["first"])

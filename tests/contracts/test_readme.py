@@ -94,7 +94,7 @@ def test_the_readme_can_be_pasted_from_top_to_bottom(
         assert follows, code
         assert agrees(printed, shown), f"{code}\n{printed}"
         checked += 1
-    assert checked == 6
+    assert checked == 7
 
 
 # --- The pages ----------------------------------------------------------------------------------

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import layertap
+from generators import tiny
 from generators.collection import COLUMNS, expected, extract, finished, identity, items_of
 from layertap.extract import layout
 from layertap.extract.layout import Grid
@@ -134,3 +137,39 @@ def test_the_page_names_the_files() -> None:
     tree = section(page("collections.md"), "The layout")
     for name in layout.RESERVED - {layout.ZARR_HOME, "zarr.json"}:
         assert name in tree
+
+
+def test_the_reader_of_dicom_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe of the page, saved and given as it says."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    (code,) = (
+        one
+        for one in re.findall(r"```python\n(.*?)```", page("collections.md"), re.S)
+        if "dcm" in one
+    )
+    (tmp_path / "dicom.py").write_text(code)
+    pixels = np.random.default_rng(0).integers(100, 4000, (20, 30), np.uint16)
+    for name, kind in (("plain", "MONOCHROME2"), ("inverse", "MONOCHROME1")):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID = data.SOPInstanceUID = generate_uid()
+        data.Rows, data.Columns = pixels.shape
+        data.PhotometricInterpretation = kind
+        data.SamplesPerPixel, data.BitsAllocated, data.BitsStored = 1, 16, 16
+        data.HighBit, data.PixelRepresentation = 15, 0
+        data.PixelData = pixels.tobytes()
+        data.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    model = layertap.open(tiny.image_classifier().SerializeToString())
+    recipe = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
+    files = [tmp_path / "plain.dcm", tmp_path / "inverse.dcm"]
+    found = model.extract(files, ["pool"], tmp_path / "out", reader="dicom:read", preprocess=recipe)
+    assert found.failed_rows == 0
+    scaled = ((pixels - pixels.min()) / np.ptp(pixels) * 255).astype(np.uint8)
+    upside = ((pixels.max() - pixels.astype(float)) / np.ptp(pixels) * 255).astype(np.uint8)
+    expected = model.activations([scaled[..., None], upside[..., None]], "pool", recipe)
+    np.testing.assert_allclose(found["pool"], expected, rtol=1e-6, atol=1e-7)

@@ -177,7 +177,8 @@ def _network(
 
 
 def _plain(file: Path) -> Callable[[Any], Any] | None:
-    """onnxruntime with its defaults; `None` if tf2onnx has left operations that ONNX lacks."""
+    """onnxruntime with its defaults; `None` if tf2onnx's file cannot be run: it has operations that
+    ONNX lacks, or asks for constants as inputs."""
     from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 
     try:
@@ -185,7 +186,10 @@ def _plain(file: Path) -> Callable[[Any], Any] | None:
     except InvalidGraph as exc:
         print(f"{file.name} is left out: {exc}", file=sys.stderr)
         return None
-    entry = session.get_inputs()[0].name
+    entry, *others = (info.name for info in session.get_inputs())
+    if others:
+        print(f"{file.name} is left out: it asks for {', '.join(others)} too", file=sys.stderr)
+        return None
     return lambda batch: session.run(None, {entry: batch})[0]
 
 

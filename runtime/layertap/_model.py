@@ -882,7 +882,8 @@ class Model:
             reader: see `stream`.
             cam_layer: the layer of heat maps; see `cam`.
             batch_size: number of images in one run; by default 1 on a CPU, where more are not
-                faster, and 32 on another device or for arrays that are ready.
+                faster, 16 for a file under 1 MB, and 32 on another device or for arrays that are
+                ready.
             chunk: number of images that are finished, and written, together.
             workers: number of threads; by default the number of cores.
             shard: `"2/8"` or `(2, 8)` computes the second of eight parts, for example on another

@@ -100,7 +100,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="number of images in one run (default: 1 on a CPU, 32 on another device)",
+        help="number of images in one run (default: 1 on a CPU, more for small models and on other "
+        "devices)",
     )
     parser.add_argument(
         "--chunk", type=int, metavar="N", help="number of images that are finished together"
@@ -141,7 +142,7 @@ def _run(args: argparse.Namespace) -> int:
         bill = extraction.bill(tried=args.dry_run)
         if json:
             json.write("bill", **bill.to_dict())
-        elif not args.quiet:
+        elif not args.quiet or args.dry_run:
             tell(f"{bill}" if bill.left else f"{args.output}: nothing to do.")
         if args.dry_run:
             return OK

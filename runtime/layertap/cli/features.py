@@ -55,6 +55,8 @@ def _run(args: argparse.Namespace) -> int:
     for option, given in (("-o", args.output), ("--overwrite", args.overwrite)):
         if given:
             raise UsageError(f"{option} belongs to `layertap features {MERGE}`.")
+    if args.json and (args.check or args.failed):
+        raise UsageError("--json prints the description only. Leave out --check and --failed.")
     found = features(first)
     for key in args.layers or ():
         found.column(key)  # before anything is written

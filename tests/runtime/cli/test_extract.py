@@ -129,6 +129,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "merge": (["features", "merge", "a", "b"], "needs the name of the result"),
     "column": (["features", "done", "--layers", "x", "--csv", "t.csv"], "no column is called 'x'"),
     "option": (["features", "done", "-o", "x"], "belongs to `layertap features merge`"),
+    "mixed": (["features", "done", "--json", "--check"], "--json prints the description only"),
     "several": (["features", "done", "done"], "`merge` joins several"),
 }
 

@@ -151,7 +151,8 @@ def test_bad_input_is_one_line_and_nothing_is_written(case: str, model: Path) ->
 
 
 SLOW = """
-import sys, threading, time
+import signal, sys, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
 from layertap.cli import main
 from layertap.extract import workers
 real, seen = workers._Run.__call__, []

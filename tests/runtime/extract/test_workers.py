@@ -341,11 +341,15 @@ def test_an_exception_of_the_chunks_or_of_a_worker_ends_the_run() -> None:
 def test_ctrl_c_ends_the_run_and_the_model_can_be_used_again() -> None:
     setting, seen = Setting(IMAGES * 100), list[int]()
     slow(setting.items, 0.005, seen)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        list(setting.run(20, 1, 2))
-    timer.join()
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            list(setting.run(20, 1, 2))
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not workers_left()
     assert setting.model.predict(np.zeros((1, 8, 6, 3), np.float32)).shape == (1, 3)
 

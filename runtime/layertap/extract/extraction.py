@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain
-from typing import Any, overload
+from typing import Any
 
 from layertap._arguments import count, flag, number
 from layertap._engine.program import Program
@@ -84,10 +85,8 @@ class Extraction:
         self._retry = flag("retry_failed", retry_failed)
         self._overwrite, self._strict = flag("overwrite", overwrite), flag("strict", strict)
         self._workers = default_workers() if workers is None else count("workers", workers)
-        sizes = {"batch": batch_size, "chunk": chunk}
-        for name, size in sizes.items():
-            if size is not None:
-                sizes[name] = count("batch_size" if name == "batch" else name, size)
+        batch = None if batch_size is None else count("batch_size", batch_size)
+        chunk = None if chunk is None else count("chunk", chunk)
         self._recipe = recipe_for(program, preprocess)
         begun = self._begun()
         self._items = find_items(
@@ -110,8 +109,8 @@ class Extraction:
                 recipe=None if self._items.ready else self._recipe,
                 cam_layer=cam_layer,
             )
-            self._batch = sizes["batch"] or self._default("batch", begun, rows)
-            self._chunk = sizes["chunk"] or self._default("chunk", begun, rows)
+            self._batch = batch or self._default("batch", begun, rows)
+            self._chunk = chunk or self._default("chunk", begun, rows)
             digest = digest_of(program.source)
             self._listed = self._items.items if begun is None else self._reconciled(begun)
             self._identity = identity_of(
@@ -157,8 +156,11 @@ class Extraction:
             for row in other.keys() & set(_rows(record.chunk))
             if record.sha256 and row not in record.failed
         }
-        same = [row for row in other if row in collection.errors or self._is(row, computed)]
-        return listed if not same else _Replaced(listed, {row: other[row] for row in same})
+        reconciled = list(listed)
+        for row, old in other.items():
+            if row in collection.errors or self._is(row, computed):
+                reconciled[row] = old
+        return reconciled
 
     def _is(self, row: int, computed: Mapping[int, str]) -> bool:
         """Whether an item has the contents that its row was computed from."""
@@ -210,8 +212,9 @@ class Extraction:
         )
         bill.check(self.output)
         if left and (tried or len(left) >= WORTH_TRYING):
-            number, seconds = self._try(spread(left, TRIED))
-            bill = Bill(**{**vars(bill), "tried": number, "seconds": seconds * len(left)})
+            tries = spread(left, TRIED)
+            seconds = self._try(tries) * len(left)
+            bill = replace(bill, tried=len(tries), seconds=seconds)
         return bill
 
     def _rows_left(self) -> Sequence[int]:
@@ -224,14 +227,13 @@ class Extraction:
             todo = writer.todo(retry_failed=self._retry)
             return list(chain.from_iterable(_rows(chunk) for chunk in todo))
 
-    def _try(self, rows: Sequence[int]) -> tuple[int, float]:
-        """Compute some rows: how many, and the seconds that one takes."""
+    def _try(self, rows: Sequence[int]) -> float:
+        """Compute some rows: the seconds that one takes."""
         first, *others = [Chunk(at, row, 1) for at, row in enumerate(rows)]
         failed: dict[int, str] = {}
-        stop = threading.Event()
         began = time.monotonic()
         # The first one makes the session, which is not counted.
-        for at, one in enumerate(self._computed(iter([first, *others]), stop)):
+        for at, one in enumerate(self._computed(iter([first, *others]), threading.Event())):
             failed.update(one.failed)
             if not at and others:
                 began = time.monotonic()
@@ -242,7 +244,7 @@ class Extraction:
                 f"{self._items.items[row].id}: {reason} None of the {number_of(len(rows), 'image')}"
                 " that were tried can be read."
             )
-        return len(rows), seconds
+        return seconds
 
     # --- Running it -----------------------------------------------------------------------------
 
@@ -318,25 +320,6 @@ class Extraction:
             f"{writer.done_rows:,} rows are complete and kept; the same command continues with "
             "another limit."
         )
-
-
-class _Replaced(Sequence[Item]):
-    """A list, some of whose items are replaced."""
-
-    def __init__(self, items: Sequence[Item], replaced: Mapping[int, Item]) -> None:
-        self._items, self._replaced = items, replaced
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    @overload
-    def __getitem__(self, row: int) -> Item: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Item]: ...
-    def __getitem__(self, row: int | slice) -> Item | Sequence[Item]:
-        if isinstance(row, slice):
-            return [self[at] for at in range(*row.indices(len(self)))]
-        return self._replaced.get(row % len(self), self._items[row])
 
 
 class Limit:

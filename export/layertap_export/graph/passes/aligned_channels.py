@@ -1,9 +1,9 @@
-"""Separable convolutions in numbers of channels that onnxruntime's fast kernels take.
+"""Separable convolutions with a multiple of 4 channels, which onnxruntime computes faster.
 
 onnxruntime runs a depthwise convolution in its blocked layout only if the number of channels is a
 multiple of 4. Otherwise it multiplies matrices of one row, which takes up to ten times as long. A
-separable convolution is a depthwise one whose result only pointwise ones read. There, channels of
-zeros fill up the number, and the pointwise weights multiply them by zeros:
+separable convolution is a depthwise one whose result only pointwise ones read. This pass adds
+channels of zeros up to the next multiple, and the pointwise weights multiply them by zeros:
 
     Conv(x, depthwise) -> Conv(., pointwise)
 
@@ -11,7 +11,7 @@ becomes
 
     Pad(x) -> Conv(., depthwise and zeros) -> Conv(., pointwise and zeros)
 
-The results are the same arithmetic; each tensor that a layer shows is left as it is.
+The results are the same. Tensors that a layer exposes are not changed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MULTIPLE = 4
 """onnxruntime's blocked layout takes multiples of this number of channels."""
 
 FEWEST = 6
-"""With fewer channels, the zeros cost what the other kernel gains."""
+"""With fewer channels, computing the zeros takes as long as the faster kernel saves."""
 
 
 @graph_pass(requires=[in_order], ensures=[in_order])
@@ -94,7 +94,7 @@ class _Separable:
         return [fill, node]
 
     def _missing(self, node: onnx.NodeProto) -> int:
-        """How many channels a convolution lacks; 0 if it is no depthwise one, or needs none."""
+        """How many channels a convolution lacks; 0 if it is not depthwise, or lacks none."""
         weights = self._weight(node)
         if weights is None or any(name not in self._weights for name in node.input[2:] if name):
             return 0

@@ -40,7 +40,7 @@ class SequenceItems(Items):
         self._lock = None if isinstance(given, (list, tuple)) else threading.Lock()
         count = len(given)
         first = self._element(0) if count else None
-        self.ready = _is_ready(first, recipe)
+        self.ready = is_ready(first, recipe)
         named = count and split(first)[0] is not None
         ids = [self._id(row) for row in range(count)] if named else [*map(str, range(count))]
         self.items = ItemTable(ids, array("q"), array("q"))
@@ -78,7 +78,7 @@ class StreamItems(Items):
         """
         first = list(islice(given, 1))
         self._given = chain(first, given)
-        self.ready = bool(first) and _is_ready(first[0], recipe)
+        self.ready = bool(first) and is_ready(first[0], recipe)
         self._count = 0
         self._held: dict[int, Any] = {}
         self._ids: dict[int, str] = {}
@@ -156,7 +156,7 @@ def _is_image(value: Any) -> bool:
     return np.ndim(value) > 1 if hasattr(value, "__array__") else False
 
 
-def _is_ready(element: Any, recipe: Preprocessing | None) -> bool:
+def is_ready(element: Any, recipe: Preprocessing | None) -> bool:
     """Whether the elements are arrays that the model takes, by the first of them."""
     _, image = split(element)
     if isinstance(image, Image.Image) or not hasattr(image, "__array__"):

@@ -22,7 +22,7 @@ from .items import Data, Item, Items, ItemTable, file_bytes
 _IMAGE_KEYS = ("image", "img", "pixel_values", "bytes", "path")
 """The names under which data sets have their images; the first that is there counts."""
 
-_ID_KEYS = ("id", "image_id", "key", "__key__", "file_name")
+ID_KEYS = ("id", "image_id", "key", "__key__", "file_name")
 
 
 class SequenceItems(Items):
@@ -132,9 +132,9 @@ def split(element: Any) -> tuple[str | None, Any]:
         if key is None:
             key = next((key for key, value in element.items() if _is_image(value)), None)
         image = element if key is None else element[key]
-        if isinstance(image, Mapping):  # {"bytes": ..., "path": ...}
+        if key is not None and isinstance(image, Mapping):  # {"bytes": ..., "path": ...}
             _, image = split(image)
-        named = next((element[key] for key in _ID_KEYS if key in element), None)
+        named = next((element[key] for key in ID_KEYS if key in element), None)
         return (str(named) if _is_name(named) else None), image
     if isinstance(element, (tuple, list)) and len(element) >= 2:
         first, second = element[0], element[1]
@@ -159,8 +159,8 @@ def _is_image(value: Any) -> bool:
 def is_ready(element: Any, recipe: Preprocessing | None) -> bool:
     """Whether the elements are arrays that the model takes, by the first of them."""
     _, image = split(element)
-    if isinstance(image, Image.Image) or not hasattr(image, "__array__"):
-        return False
+    if isinstance(image, (Image.Image, str, bytes)) or not hasattr(image, "__array__"):
+        return False  # numpy's own texts have `__array__`
     return recipe is None or np.asarray(image).dtype.kind not in "iub"
 
 

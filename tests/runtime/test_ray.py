@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from generators import tiny
 from layertap.errors import ImageError, InputError, LayerNotFoundError, UsageError
 from layertap.extract import workers
 from layertap.ray import Extract
+from pages import fenced, page, section
 
 READERS = Path(__file__).parent / "extract"
 ASKED = {"relu": [None, "top2"], "pool": None}
@@ -465,6 +467,81 @@ def test_importing_it_does_not_import_ray() -> None:
         check=True,
     )
     assert done.stdout == "set()\n"
+
+
+# --- The pages ------------------------------------------------------------------------------------
+
+
+def code_of(heading: str) -> str:
+    """The first block of Python under a heading of daft-spark.md, for another model."""
+    text = fenced(section(page("daft-spark.md"), heading), "python")[0]
+    return text.replace('"bn"', '"pool"').replace("1024", "4")
+
+
+def test_the_function_for_spark(file: Path, tmp_path: Path) -> None:
+    """Its frames become the types that the page states, as Spark makes them."""
+    code = code_of("Spark").replace("/models/chest.onnx", str(file)).replace('"mean"', "None")
+    scope: dict[str, Any] = {}
+    exec(code, scope)
+    images = [png(0), None, b"x", png(3)]
+    frames = [
+        pandas.DataFrame({"path": paths, "content": images, "length": [len(paths)] * 4})
+        for paths in (["a", "b", "c", "d"], ["e", "f", "g", "h"])
+    ]
+    text = re.search(r'schema = "(.*)"', page("daft-spark.md"))
+    assert text
+    kinds = {
+        "string": pyarrow.string(),
+        "float": pyarrow.float32(),
+        "array<float>": pyarrow.list_(pyarrow.float32()),
+    }
+    fields = [field.split() for field in text[1].replace("bn ", "pool ").split(", ")]
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in fields])
+    made = [
+        pyarrow.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        for frame in scope["features"](iter(frames))
+    ]
+    assert [table.column("path").to_pylist() for table in made] == [[*"abcd"], [*"efgh"]]
+    expected = streamed(file, [png(0), png(3)])["pool"]
+    for table in made:
+        assert table.column("error").to_pylist() == ["", MISSING, NO_IMAGE, ""]
+        rows = np.array(table.column("pool").to_pylist(), np.float32)
+        np.testing.assert_array_equal(rows[[0, 3]], expected)
+        assert np.isnan(rows[[1, 2]]).all()
+
+
+def test_the_class_for_daft(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its results have the type that the page states. The types of Daft are those of Arrow."""
+    types = SimpleNamespace(
+        float32=pyarrow.float32,
+        string=pyarrow.string,
+        struct=lambda fields: pyarrow.struct([*fields.items()]),
+        fixed_size_list=pyarrow.list_,
+    )
+    stated: dict[str, Any] = {}
+
+    def batch(**options: Any) -> Any:
+        stated.update(options)
+        return lambda function: function
+
+    daft = SimpleNamespace(
+        DataType=types,
+        cls=lambda **options: lambda kind: kind,
+        method=SimpleNamespace(batch=batch),
+    )
+    monkeypatch.setitem(sys.modules, "daft", daft)
+    scope: dict[str, Any] = {}
+    exec(code_of("Daft"), scope)
+    series = SimpleNamespace(
+        to_arrow=lambda: pyarrow.array([png(0), b"x", None], pyarrow.large_binary())
+    )
+    found = scope["Features"](str(file), {"pool": None}).compute(series)
+    assert isinstance(found, pyarrow.StructArray)
+    assert found.type == stated["return_dtype"]
+    assert [row["error"] for row in found.to_pylist()] == ["", NO_IMAGE, MISSING]
+    expected = streamed(file, [png(0)])["pool"]
+    np.testing.assert_array_equal(found.to_pylist()[0]["pool"], expected[0])
+    assert found.field("pool").null_count == 0
 
 
 # --- What is refused ------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from PIL import Image
 
 import layertap
 from layertap.ray import Extract
+from pages import fenced, page
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
@@ -196,6 +197,40 @@ def test_paths_through_a_reader_on_the_threads_that_ray_assigned(
     values = layertap.open(file).activations(grey, "pool")
     found = [rows[text]["pool"] for text in ("7", "8", "9", "5")]
     np.testing.assert_allclose(found, values, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_page(
+    ray: Any,
+    file: Path,
+    images: Path,
+    tmp_path: Path,
+    expected: Mapping[str, np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its job for this model and machine; and its object store, for which a folder stands in."""
+    import fsspec
+
+    shutil.copy(file, tmp_path / "chest.onnx")
+    monkeypatch.chdir(tmp_path)
+    job, store = fenced(page("ray.md"), "python")[:2]
+    job = job.replace('{"bn": "mean"}', '{"pool": None}')
+    job = (
+        job.replace("/data/", f"{tmp_path}/")
+        .replace("size=8", "size=2")
+        .replace("num_cpus=2", "num_cpus=0.5")
+    )
+    scope: dict[str, Any] = {}
+    exec(job, scope)
+    shutil.copytree(images, tmp_path / "xrays" / "2026")
+    bucket = fsspec.filesystem("dir", path=str(tmp_path), fs=fsspec.filesystem("file"))
+    monkeypatch.setattr(fsspec, "filesystem", lambda *names, **options: bucket)
+    exec(store.replace("features/2026", "store/2026"), scope)
+    assert numbered(scope["images"].take_all()).keys() == {*range(ROWS)}
+    for folder in ("features", "store/2026"):
+        written = pyarrow.parquet.read_table(tmp_path / folder)
+        assert written.column_names == ["path", "pool", "error"]
+        check(numbered(written.to_pylist()), {"pool": expected["pool"]})
 
 
 @pytest.mark.slow

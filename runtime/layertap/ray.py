@@ -17,9 +17,11 @@ This module does not import ray. The class computes batches of Daft and Spark in
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,10 +30,10 @@ from numpy.typing import NDArray
 
 from layertap._arguments import choice, count
 from layertap._engine.library import available_threads
-from layertap._engine.program import Program, program_of
+from layertap._engine.program import Program, outside, program_of
 from layertap._escaping import one_line
 from layertap._model import open as open_model
-from layertap.errors import ImageError, InputError, UsageError
+from layertap.errors import ImageError, InputError, LayertapWarning, UsageError
 from layertap.extract.cells import CellItems, is_ready_cell, missing
 from layertap.extract.columns import Columns, columns_of
 from layertap.extract.frames import Frame, frame_of
@@ -41,7 +43,7 @@ from layertap.extract.layout import fill_of
 from layertap.extract.readers import Reader, ReaderItems
 from layertap.extract.sequences import ID_KEYS
 from layertap.extract.workers import Chunk, default_batch, run_chunks
-from layertap.format.text import class_text
+from layertap.format.text import class_text, number_of
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
@@ -62,7 +64,8 @@ class Extract:
     same form. It has the same rows in the same order; all columns but the one of the images; a
     column for each layer, named as in `Model.stream`; and `error`, a text that is empty for rows
     that were computed. Where an image cannot be read, or there is none, its row is NaN (0 for
-    integers), and `error` says why.
+    integers), and `error` says why. Values that are not finite in rows that were computed are a
+    `LayertapWarning`, once for each layer.
 
     In a dict, a layer is an array `(n, c)` for vectors, `(n, h, w, c)` for maps, and `(n,)` for
     single numbers. A DataFrame has one array in each row. In Arrow, vectors are lists of a fixed
@@ -137,10 +140,11 @@ class Extract:
         self._errors = choice("errors", errors, ("column", "raise"))
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
+        self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """The arguments; the copy opens the file again."""
-        state = {**vars(self), "_lock": None, "_opened": None}
+        state = {**vars(self), "_lock": None, "_opened": None, "_warned": set()}
         if isinstance(self._file, (str, os.PathLike)):
             state["_file"] = os.path.abspath(self._file)
         return state
@@ -181,6 +185,7 @@ class Extract:
         ids = _names(frame, values, self._source)
         run = _Run(opened, values, ids)
         run.all_rows()
+        self._warn_of(run)
         failed = {row: error for row, error in enumerate(run.errors) if error}
         results = dict(run.blocks)
         if self._errors == "column":
@@ -191,6 +196,18 @@ class Extract:
             raise ImageError(f"{ids[row]}: {error}{more}")
         return frame.with_columns(self._source, results)
 
+    def _warn_of(self, run: _Run) -> None:
+        """Warn of rows that were computed and are not finite, once for each layer."""
+        for key, block in run.blocks.items():
+            if key not in self._warned and (found := run.nonfinite(block)):
+                self._warned.add(key)
+                warnings.warn(
+                    f"{key!r}: {number_of(found, 'value')} of a batch not finite. float16 holds "
+                    "numbers up to 65,504.",
+                    LayertapWarning,
+                    stacklevel=outside(),
+                )
+
     def _open(self) -> _Opened:
         """What is made once from the file."""
         with self._lock:
@@ -200,7 +217,7 @@ class Extract:
 
     def _made(self) -> _Opened:
         share = _share()
-        device = self._device or ("cuda" if share.gpu else "cpu")
+        device = ("cuda" if share.gpu else "cpu") if self._device is None else self._device
         threads = self._threads or share.threads
         file = self._file
         if _is_reference(file):
@@ -252,6 +269,13 @@ class _Run:
         for ready, rows in groups.items():
             if rows:
                 self._compute(rows, ready)
+
+    def nonfinite(self, block: NDArray[Any]) -> int:
+        """How many values are NaN or infinite in the rows that were computed."""
+        if block.dtype.kind not in "fc":
+            return 0
+        failed = sum(map(bool, self.errors)) * math.prod(block.shape[1:])
+        return block.size - failed - int(np.count_nonzero(np.isfinite(block)))
 
     def _compute(self, rows: list[int], ready: bool) -> None:
         """Compute some rows. Those that the model cannot be run on are found by halves."""

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -28,7 +29,13 @@ from PIL import Image
 import layertap
 import layertap.ray
 from generators import tiny
-from layertap.errors import ImageError, InputError, LayerNotFoundError, UsageError
+from layertap.errors import (
+    ImageError,
+    InputError,
+    LayerNotFoundError,
+    LayertapWarning,
+    UsageError,
+)
 from layertap.extract import workers
 from layertap.ray import Extract
 from pages import fenced, page, section
@@ -306,6 +313,22 @@ def test_errors_can_be_raised_instead(file: Path) -> None:
     for batch, message in wrong:
         with pytest.raises(ImageError, match=message):
             extract(batch)
+
+
+def test_values_that_are_not_finite_are_warned_of_once(tiny_file: Callable[[str], Path]) -> None:
+    extract = Extract(tiny_file("linear_chain"), {"b": None}, source="x", dtype="float16")
+    x = np.full((5, 4), 1e7, np.float32)
+    x[0] = 0
+    infinite = np.isinf(
+        layertap.open(tiny_file("linear_chain")).activations(x, "b", dtype="float16")
+    )
+    assert 0 < infinite.sum() < infinite.size
+    with pytest.warns(LayertapWarning, match=rf"^'b': {infinite.sum()} values of a batch not fin"):
+        made = extract({"x": objects([*x, None])})
+    np.testing.assert_array_equal(np.isinf(made["b"][:5]), infinite)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract({"x": x})
 
 
 def test_texts_of_errors_are_safe_for_arrow(file: Path) -> None:
@@ -595,6 +618,66 @@ def test_wrong_batches_are_refused(file: Path, tiny_file: Callable[[str], Path])
         "error",
         "pool",
     ]
+
+
+ODD = [
+    None, 5, -1, 1.5, float("nan"), True, "x", "", b"x", [], {}, ("a", "b"), {"a": 1}, [1, 2],
+    object(), np.zeros(3), len,
+]  # fmt: skip
+FITS: dict[str, list[Any]] = {
+    "layers": [None, -1, [1, 2]],
+    "dtype": [None],
+    "device": [None],
+    "threads": [None, 5],
+    "preprocess": [None, {}],
+    "reader": [None, len],
+}
+"""The values that are right."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["file", "layers", "source", "dtype", "device", "threads", "preprocess", "reader", "errors"],
+)
+def test_odd_arguments_are_refused_in_words(name: str, file: Path) -> None:
+    for value in ODD:
+        options: dict[str, Any] = {"file": file, "layers": "pool", name: value}
+        if any(value is one or repr(value) == repr(one) for one in FITS.get(name, [])):
+            Extract(**options)({"bytes": [png(0)]})
+            continue
+        with pytest.raises(layertap.LayertapError):
+            Extract(**options)({"bytes": [png(0)]})
+
+
+def test_odd_batches_are_refused_in_words(extract: Extract) -> None:
+    columns: list[Any] = [*ODD, iter([1]), np.array(5), np.array([png(0)])]
+    batches = [*ODD, *({"bytes": one} for one in columns if not isinstance(one, (list, tuple)))]
+    batches += [{1: 2}, {"n": 5, "bytes": [png(0)]}, {"n": iter([1]), "bytes": [png(0)]}]
+    for batch in batches:
+        if isinstance(batch, dict) and isinstance(batch.get("bytes"), np.ndarray):
+            continue  # numbers: rows with an error
+        with pytest.raises(layertap.LayertapError):
+            extract(batch)
+
+
+def test_odd_values_are_rows_with_an_error(extract: Extract) -> None:
+    values = [
+        *ODD,
+        np.datetime64("NaT"),
+        1j,
+        10**30,
+        "\x00",
+        "a" * 10_000,
+        range(3),
+        type,
+        [[[[]]]],
+    ]
+    values += [{"bytes": {"bytes": {}}}, np.array(["a"], object), np.zeros(3, "M8[s]"), "\udc80"]
+    made = extract({"bytes": objects([png(0), *values, png(0)])})
+    assert made["error"][0] == made["error"][-1] == ""
+    assert all(made["error"][1:-1])
+    np.testing.assert_array_equal(made["pool"][0], made["pool"][-1])
+    assert np.isnan(made["pool"][1:-1]).all()
 
 
 def test_the_column_of_the_images_may_have_the_name_of_a_result(file: Path) -> None:

@@ -200,6 +200,23 @@ def test_paths_through_a_reader_on_the_threads_that_ray_assigned(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("batch_format", ["pyarrow", "numpy", "pandas"])
+def test_arrays_in_the_types_of_ray(ray: Any, batch_format: str, file: Path) -> None:
+    """Of one shape and of several, which Ray keeps in different types."""
+    generator = np.random.default_rng(0)
+    for heights in ([9] * 6, [9, 10, 11, 9, 10, 12]):
+        arrays = [generator.integers(0, 256, (height, 9, 3), np.uint8) for height in heights]
+        data = ray.data.from_items([{"id": row, "data": one} for row, one in enumerate(arrays)])
+        options = {"source": "data", "batch_format": batch_format}
+        rows = {
+            row["id"]: row for row in run(data, Extract, str(file), "pool", **options).take_all()
+        }
+        (batch,) = layertap.open(file).stream(arrays, "pool")
+        found = np.stack([rows[number]["pool"] for number in range(6)])
+        np.testing.assert_allclose(found, batch["pool"], rtol=1e-6)
+
+
+@pytest.mark.slow
 def test_the_page(
     ray: Any,
     file: Path,

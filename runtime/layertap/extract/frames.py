@@ -58,14 +58,14 @@ class Frame(ABC):
                 + suggest(name, [*map(str, self.names)])
             )
         try:
-            found = self._values(name)
+            found, rows = self._values(name), len(self)
         except InputError:
             raise
         except Exception as exc:  # types of other libraries
             raise InputError(f"the column {name!r} cannot be read: {exc}.") from exc
-        if len(found) != len(self):
+        if len(found) != rows:
             raise InputError(
-                f"the column {name!r} has {len(found)} values, and the batch {len(self)} rows."
+                f"the column {name!r} has {len(found)} values, and the batch {rows} rows."
             )
         return found
 
@@ -99,6 +99,11 @@ class _DictFrame(Frame):
 
     def _values(self, name: str) -> Sequence[Any]:
         column = self._batch[name]
+        if isinstance(column, (str, bytes, bytearray, memoryview, Mapping)):
+            raise InputError(
+                f"the column {name!r} is {class_text(column)}. Give a list or an array with a "
+                "value for each row."
+            )
         if isinstance(column, np.ndarray) and column.dtype.kind == "S":
             raise InputError(
                 f"the column {name!r} is an array of {column.dtype}, which leaves out zeros at the "

@@ -278,6 +278,7 @@ def test_every_cell_fails_or_not_by_itself(extract: Extract) -> None:
         made = extract({"bytes": objects([value])})
         assert bool(made["error"][0]) == (name not in GOOD), name
         assert np.isnan(made["pool"]).all() == (name not in GOOD), name
+        assert (made["error"][0] == MISSING) == (name in ("none", "nan", "single nan", "na")), name
 
 
 @given(
@@ -412,6 +413,33 @@ def test_threads_and_device_are_those_that_ray_assigned(
     spy = Spy(monkeypatch)
     Extract(file, "pool", **options)({"bytes": [png(0)]})
     assert (spy.devices, spy.workers) == ([device], [threads])
+
+
+def test_on_another_device_the_threads_share_the_images_of_a_batch(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device is pretended; the model is opened for as many threads, and run on parts."""
+    opened: list[int] = []
+    runs: list[int] = []
+
+    def open_model(given: Any, *, device: str, threads: int) -> Any:
+        model = layertap.open(given, threads=threads)
+        model._program.engine.device = "cuda:0"
+        opened.append(threads)
+        return model
+
+    def run_chunks(*given: Any, **options: Any) -> Any:
+        runs.extend(chunk.count for chunk in given[4])
+        assert options["batch"] == max(runs)
+        return workers.run_chunks(*given, **options)
+
+    monkeypatch.setattr(layertap.ray, "open_model", open_model)
+    monkeypatch.setattr(layertap.ray, "run_chunks", run_chunks)
+    images = [png(seed) for seed in range(50)]
+    made = Extract(file, "pool", device="cuda", threads=4)({"bytes": images})
+    assert opened == [1, 4]
+    assert runs == [13, 13, 13, 11]
+    np.testing.assert_allclose(made["pool"], streamed(file, images)["pool"], rtol=1e-6)
 
 
 def test_the_file_may_be_a_reference_or_bytes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -555,10 +583,13 @@ def test_the_class_for_daft(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "daft", daft)
     scope: dict[str, Any] = {}
     exec(code_of("Daft"), scope)
-    series = SimpleNamespace(
-        to_arrow=lambda: pyarrow.array([png(0), b"x", None], pyarrow.large_binary())
-    )
-    found = scope["Features"](str(file), {"pool": None}).compute(series)
+
+    def series(values: list[Any]) -> Any:
+        return SimpleNamespace(to_arrow=lambda: pyarrow.array(values, pyarrow.large_binary()))
+
+    features = scope["Features"](str(file), {"pool": None})
+    found = features.compute(series([png(0), b"x", None]))
+    assert features.compute(series([])).type == found.type
     assert isinstance(found, pyarrow.StructArray)
     assert found.type == stated["return_dtype"]
     assert [row["error"] for row in found.to_pylist()] == ["", NO_IMAGE, MISSING]

@@ -25,12 +25,18 @@ def pixels_of(
     Args:
         axes: height and width, see `regions.seen`.
     """
-    pixels = _coloured(build, picture, recipe)
     if recipe.size is None and recipe.shorter_side is None:
-        return pixels
+        return _coloured(build, picture, recipe)
+    # Where the order makes no difference, what is cheaper comes first.
+    if recipe.interpolation == "nearest" and not (recipe.color_mode == "rgba" and axes[0].cropped):
+        return _coloured(build, nearest(build, picture, axes), recipe)
+    if recipe.color_mode == "rgb":
+        colours = _without_alpha(build, picture)
+        return _in_rgb(build, filtered(build, colours, axes, recipe.interpolation))
+    pixels = _coloured(build, picture, recipe)
     if recipe.interpolation == "nearest":
         return nearest(build, pixels, axes)
-    if recipe.color_mode != "rgba":
+    if recipe.color_mode == "grayscale":
         return filtered(build, pixels, axes, recipe.interpolation)
     resized = _straight(build, filtered(build, _weighted(build, pixels), axes, recipe.interpolation))
     # Weighting by alpha loses colours, and an image that has its size already is not resized. Then
@@ -41,28 +47,35 @@ def pixels_of(
 
 def _coloured(build: Builder, picture: Value, recipe: Preprocessing) -> Value:
     """The picture in the channels of the colour mode."""
-    channels = part(build, picture.shape(), 0, 3, 4)
-    last = channels - build.int64([1])
-    # An index that does not exist stops the run.
-    valid = channels.equals(build.int64([1])) | channels.equals(build.int64([3]))
-    valid = valid | channels.equals(build.int64([4]))
-    beyond = valid.where(build.int64([0]), build.int64([1 << 30]))
-    index = build.int64([0, 1, 2]).op("Min", last) + beyond
-    if recipe.color_mode == "rgba":
-        opaque = build.constant(np.array(255, np.uint8))
-        shape = build.vector([part(build, picture.shape(), 0, 0, 3), 1])
-        alpha = opaque.op("Expand", shape)
-        both = build.node("Concat", picture, alpha, axis=3)
-        of_alpha = build.int64([3]).op("Min", channels)
-        return both.op("Gather", build.vector([index, of_alpha]), axis=3)
-    colours = picture.op("Gather", index, axis=3)
+    colours = _in_rgb(build, _without_alpha(build, picture))
     if recipe.color_mode == "rgb":
         return colours
+    if recipe.color_mode == "rgba":
+        shape = picture.shape()
+        opaque = build.constant(np.array(255, np.uint8))
+        full = opaque.op("Expand", build.vector([part(build, shape, 0, 0, 3), 1]))
+        # The first channel after the colours: that of alpha, or else the opaque one.
+        channels = part(build, shape, 0, 3, 4)
+        both = build.node("Concat", picture, full, axis=3)
+        alpha = both.op("Gather", build.int64([3]).op("Min", channels), axis=3)
+        return build.node("Concat", colours, alpha, axis=3)
     # Pillow's luma, in units of 2^-16 (libImaging/Convert.c).
     weights = build.constant(np.array([[19595], [38470], [7471]], np.int32))
     shares = colours.cast(TensorProto.INT32) * reshaped(build, weights, 3)
     total = shares.op("ReduceSum", build.int64([3]), keepdims=1)
     return ((total + (1 << 15)) / (1 << 16)).cast(TensorProto.UINT8)
+
+
+def _without_alpha(build: Builder, picture: Value) -> Value:
+    """The first 1 or 3 channels; none, which stops the run, if there are not 1, 3 or 4."""
+    channels = part(build, picture.shape(), 0, 3, 4)
+    known = build.int64([1, 3, 4]).equals(channels).cast(TensorProto.INT64)
+    valid = known.op("ReduceSum", build.int64([0]), keepdims=1)
+    return part(build, picture, 3, 0, valid * 3)
+
+
+def _in_rgb(build: Builder, colours: Value) -> Value:
+    return colours.op("Expand", build.int64([1, 1, 1, 3]))
 
 
 def _weighted(build: Builder, pixels: Value) -> Value:

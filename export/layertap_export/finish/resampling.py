@@ -74,15 +74,17 @@ def filtered(build: Builder, pixels: Value, axes: tuple[Axis, Axis], name: str) 
     height, width = axes
     shape = pixels.shape()
     rows, channels = part(build, shape, 0, 0, 1), part(build, shape, 0, 3, 4)
-    flat = reshaped(build, pixels.op("Transpose", perm=[2, 0, 1, 3]), width.pixels, -1)
-    wide = reshaped(
-        build, _pass(build, flat, width, FILTERS[name]), width.count, rows, height.pixels, channels
-    )
-    flat = reshaped(build, wide.op("Transpose", perm=[2, 1, 0, 3]), height.pixels, -1)
-    high = reshaped(
-        build, _pass(build, flat, height, FILTERS[name]), height.count, rows, width.count, channels
-    )
-    return high.op("Transpose", perm=[1, 0, 2, 3])
+    chosen = FILTERS[name]
+    # Only matrices are turned, which onnxruntime does ten times faster than several axes.
+    planes = reshaped(build, _turned(reshaped(build, pixels, -1, channels)), -1, width.pixels)
+    wide = _pass(build, _turned(planes), width, chosen)  # (new w, c n h)
+    high = _pass(build, _turned(reshaped(build, wide, -1, height.pixels)), height, chosen)
+    by_row = _turned(reshaped(build, high, -1, rows))  # (n, new h new w c)
+    return reshaped(build, by_row, rows, height.count, width.count, channels)
+
+
+def _turned(matrix: Value) -> Value:
+    return matrix.op("Transpose", perm=[1, 0])
 
 
 def _pass(build: Builder, pixels: Value, axis: Axis, chosen: Filter) -> Value:

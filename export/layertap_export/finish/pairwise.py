@@ -79,7 +79,9 @@ def _block(build: Builder, rows: Value, size: int) -> Value:
     now = lanes.op("CumSum", build.int64(1)).op("Gather", build.int64(-1), axis=1)
     for width in (4, 2, 1):  # neighbours are added
         pairs = reshaped(build, now, -1, width, 2)
-        now = pairs.op("Gather", build.int64(0), axis=2) + pairs.op("Gather", build.int64(1), axis=2)
+        now = pairs.op("Gather", build.int64(0), axis=2) + pairs.op(
+            "Gather", build.int64(1), axis=2
+        )
     if whole == size:
         return now
     rest = part(build, rows, 1, whole, size)

@@ -38,7 +38,9 @@ def pixels_of(
         return nearest(build, pixels, axes)
     if recipe.color_mode == "grayscale":
         return filtered(build, pixels, axes, recipe.interpolation)
-    resized = _straight(build, filtered(build, _weighted(build, pixels), axes, recipe.interpolation))
+    resized = _straight(
+        build, filtered(build, _weighted(build, pixels), axes, recipe.interpolation)
+    )
     # Weighting by alpha loses colours, and an image that has its size already is not resized. Then
     # `nearest` does no more than crop.
     same = scalar(build.node("And", *(one.pixels.equals(one.total) for one in axes)))

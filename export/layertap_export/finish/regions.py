@@ -35,9 +35,7 @@ class Axis:
     """Whether other positions than all `total` are taken."""
 
 
-def seen(
-    build: Builder, recipe: Preprocessing, height: Value, width: Value
-) -> tuple[Axis, Axis]:
+def seen(build: Builder, recipe: Preprocessing, height: Value, width: Value) -> tuple[Axis, Axis]:
     """The axes of a picture of some height and width, each int64 `(1,)`."""
     none = build.int64([0])
     if recipe.shorter_side is not None:

@@ -60,9 +60,7 @@ def _imagenet(build: Builder, values: Value, scaling: ImageNet) -> Value:
     )
 
 
-def _samplewise(
-    build: Builder, values: Value, scaling: Samplewise, recipe: Preprocessing
-) -> Value:
+def _samplewise(build: Builder, values: Value, scaling: Samplewise, recipe: Preprocessing) -> Value:
     if recipe.size is None:
         raise UsageError(
             'the scaling "samplewise" adds up the pixels in an order that depends on their number, '

@@ -44,7 +44,5 @@ def reshaped(build: Builder, value: Value, *sizes: Value | int) -> Value:
 
 def part(build: Builder, value: Value, axis: int, start: int | Value, end: int | Value) -> Value:
     """A slice along one axis."""
-    starts, ends = (
-        one if isinstance(one, Value) else build.int64([one]) for one in (start, end)
-    )
+    starts, ends = (one if isinstance(one, Value) else build.int64([one]) for one in (start, end))
     return value.op("Slice", starts, ends, build.int64([axis]))

@@ -20,7 +20,6 @@ from layertap._public import public
 from layertap.compare.golden import feeds
 from layertap.errors import PreprocessingError
 from layertap.format.atomic import check_target
-from layertap.format.card import LayerCheck
 from layertap.format.data_file import replacing_model
 from layertap.format.digest import digest_of, inherited
 from layertap.format.external import find_weights
@@ -33,7 +32,6 @@ from layertap_export.finish.assemble import Wanted, assemble
 from layertap_export.gradients.reading import card_of, read
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finished_files import compare, golden_sample
-from layertap_export.verification.golden_values import digits
 from layertap_export.verification.samples import sample
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
@@ -183,16 +181,12 @@ def _finished(
         )
         errors = compared.errors
         card = replace(card, golden=golden_sample(file, card, base, compared))
-        checked = card.verification
-        if checked is not None:
-            shown = {info.name for info in card.outputs} | {layer.name for layer in card.layers}
-            old = {name: one for name, one in checked.layers.items() if name in shown}
-            new = {
-                name: LayerCheck(max_abs=digits(error, 2), scaled=digits(error, 2))
-                for name, error in errors.items()
-                if name not in old
-            }
-            card = replace(card, verification=replace(checked, layers={**old, **new}))
+        worst = max(errors, key=lambda name: errors[name])
+        note = (
+            f"compared with layertap in Python on {compared.pictures} random pictures: largest "
+            f"scaled error {errors[worst]:.1e} in {worst!r}"
+        )
+        card = replace(card, notes=(*(card.notes or ()), note))
         report = FinishReport(
             path=Path(path),
             card=card,

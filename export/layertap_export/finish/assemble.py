@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from layertap.cam.heat_maps import choose_layer
 from layertap.cam.methods import find_method
 from layertap.cam.scores import choose_output, ends_in_activation
 from layertap.errors import UsageError
-from layertap.format.card import Card, Finished, TensorInfo
+from layertap.format.card import MAJOR, MINOR, Card, Finished, TensorInfo, Verification
 from layertap.format.layer import Layer
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing
@@ -162,7 +162,18 @@ class _Assembly:
             golden=None,
             digest=None,
             finished=facts,
+            format=f"{MAJOR}.{MINOR}",
+            verification=self._left_checks(names),
         )
+
+    def _left_checks(self, names: Container[str]) -> Verification | None:
+        """The measured errors of the layers that are left."""
+        found = self._card.verification
+        if found is None:
+            return None
+        own = {info.name for info in self._card.outputs}
+        left = {name: x for name, x in found.layers.items() if name in names or name in own}
+        return replace(found, layers=left)
 
     # --- Inputs ---------------------------------------------------------------------------------
 

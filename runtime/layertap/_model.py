@@ -942,6 +942,7 @@ class Model:
         end: Selector | Iterable[Selector] | None = None,
         *,
         class_input: str | None = None,
+        strip: bool = False,
     ) -> None:
         """Write the part of the model between some layers and others as a file of its own.
 
@@ -958,6 +959,8 @@ class Model:
                 output that they belong to is included.
             class_input: `"required"` or `"optional"`: whether clients of a part with gradients have
                 to feed the weights of the classes; by default as in this file.
+            strip: whether the card of the part says only what a client needs to run it: no
+                measured errors, no golden sample, and only the layers that are outputs.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
@@ -968,7 +971,7 @@ class Model:
         """
         from ._engine.part_file import cut_to_file
 
-        cut_to_file(self._program, path, start, end, class_input)
+        cut_to_file(self._program, path, start, end, class_input, strip)
 
 
 @public

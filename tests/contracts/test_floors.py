@@ -35,7 +35,7 @@ FLOORS = {
         "errors progress",
         "graph",
         "gradients writing keras_model",
-        "convert",
+        "convert finishing",
         "verification",
         "api",
         "__init__",

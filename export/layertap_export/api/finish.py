@@ -26,9 +26,10 @@ from layertap.format.external import find_weights
 from layertap.format.layer import Layer
 from layertap.format.select import Selector, as_selectors
 from layertap.format.source import FileSource
+from layertap.format.stripping import stripped
 from layertap.images.preprocessing import Preprocessing, example
 from layertap_export.errors import VerificationError
-from layertap_export.finish.assemble import Wanted, assemble
+from layertap_export.finishing.assemble import Wanted, assemble
 from layertap_export.gradients.reading import card_of, read
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finished_files import compare, golden_sample
@@ -53,6 +54,7 @@ def finish(
     output: str | None = None,
     top: int | None = None,
     layers: Selector | Iterable[Selector] | Mapping[Any, str | None] = (),
+    strip: bool = False,
     timeout: float | None = None,
 ) -> FinishReport:
     """Write a file that does everything itself, in any onnxruntime: a picture of any size goes in,
@@ -87,6 +89,8 @@ def finish(
         top: how many of the best classes are returned; `None` for none.
         layers: layers that are outputs as well, or a dict from layers to reductions: see
             `Model.activations`. The output of a reduction is called `LAYER/REDUCTION`.
+        strip: whether the card says only what a client needs to run the file: no measured errors,
+            no golden sample, no origin.
         timeout: time in seconds for all of it, after which a run of the model is stopped.
 
     Raises:
@@ -98,7 +102,7 @@ def finish(
         ModelFileError: `source` is not an ONNX model.
         OutputError: `path` cannot be written.
     """
-    flags = {"image_input": image_input, "batch": batch}
+    flags = {"image_input": image_input, "batch": batch, "strip": strip}
     for name, value in flags.items():
         flag(name, value)
     top = 0 if top is None else count("top", top)
@@ -106,6 +110,7 @@ def finish(
         started = time.perf_counter()
         opened = layertap.open(source, device="cpu")
         program = program_of(opened)
+        image_input = image_input and program.finished is None  # which is refused below
         recipe = _recipe(program, preprocess) if image_input else None
         wanted = Wanted(
             recipe=recipe,
@@ -116,7 +121,7 @@ def finish(
             top=top,
             layers=_layers(program, layers),
         )
-        report = _finished(source, path, opened, wanted)
+        report = _finished(source, path, opened, wanted, strip)
         return replace(report, seconds=time.perf_counter() - started)
 
 
@@ -152,6 +157,7 @@ def _finished(
     path: str | os.PathLike[str],
     opened: layertap.Model,
     wanted: Wanted,
+    strip: bool,
 ) -> FinishReport:
     """See `finish`."""
     program = program_of(opened)
@@ -162,9 +168,9 @@ def _finished(
     before = _own_bytes(model)
     original = card_of(opened, model, initializers)
     card = inherited(original, "finish", FileSource(source))
-    card, reductions = assemble(model, program, card, wanted)
+    card, reductions, prepared = assemble(model, program, card, wanted)
     del model.metadata_props[:]
-    for key, value in opened.metadata.items():
+    for key, value in opened.metadata.items() if not strip else ():
         model.metadata_props.add(key=key, value=value)
     with replacing_model(path) as (temporary, data):
         Writer(model, initializers, data).write(temporary)
@@ -178,6 +184,7 @@ def _finished(
             feeds(base, original.inputs),
             batch=wanted.batch,
             reductions=reductions,
+            prepared=prepared,
         )
         errors = compared.errors
         card = replace(card, golden=golden_sample(file, card, base, compared))
@@ -187,6 +194,8 @@ def _finished(
             f"scaled error {errors[worst]:.1e} in {worst!r}"
         )
         card = replace(card, notes=(*(card.notes or ()), note))
+        if strip:
+            card = stripped(card)
         report = FinishReport(
             path=Path(path),
             card=card,

@@ -90,11 +90,14 @@ class Builder:
         shapes: Shapes,
         names: UniqueNames | None = None,
         prefix: str = PREFIX,
+        *,
+        names_nodes: bool = True,
     ) -> None:
         """
         Args:
             names: gives the new names; by default those that the graph does not have.
             prefix: that of all names.
+            names_nodes: whether nodes have names, too, which take many bytes.
         """
         self.shapes = shapes
         self.opset = shapes.opset
@@ -107,13 +110,15 @@ class Builder:
         self._transposes = {
             node.output[0]: node for node in model.graph.node if node.op_type == "Transpose"
         }
-        self._start = prefix
+        self._start, self._names_nodes = prefix, names_nodes
         self.prefix = prefix
         """That of the names of nodes."""
 
     def inside(self, model: onnx.ModelProto) -> Builder:
         """A builder for a graph inside a node. Its names are given in neither graph again."""
-        made = Builder(model, Shapes(model), self._names, self._start)
+        made = Builder(
+            model, Shapes(model), self._names, self._start, names_nodes=self._names_nodes
+        )
         made.prefix = self.prefix
         return made
 
@@ -168,7 +173,7 @@ class Builder:
             # Names take most of the added bytes: only that of the node says where it belongs.
             first = f"{self._start}{len(self._nodes)}"
             written = [self.free_name(f"{first}:{i}" if i else first) for i in range(outputs)]
-            name = self.free_name(f"{self.prefix}{op_type}")
+            name = self.free_name(f"{self.prefix}{op_type}") if self._names_nodes else None
             node = helper.make_node(op_type, names, written, name=name, **attributes)
             self._nodes.append(node)
             dtype = self._dtype_of(op_type, inputs, attributes)

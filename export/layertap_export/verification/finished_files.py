@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from layertap.compare.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
 from layertap.images.load import scaled_size
 from layertap.images.preprocessing import Preprocessing
-from layertap_export.finish.assemble import Reduced
+from layertap_export.finishing.assemble import Reduced
 
-from .golden_values import golden_layer
+from .golden_values import STEADY_TOLERANCE, golden_layer
 from .written_file import WrittenFile
 
 TOLERANCE = 1e-5
@@ -30,10 +31,10 @@ GOLDEN_PICTURE = (48, 64, 3)
 """Height, width and channels of the picture in the golden sample."""
 
 ROUNDING = 1e-6
-"""By how much an input is changed to see how far rounding moves a heat map."""
+"""By how much an input is changed to see how far rounding moves the results."""
 
 STEADY = 4.0
-"""How many times as much the heat map of the file may differ as by that."""
+"""How many times as much the results of the file may differ as by that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +158,9 @@ class Compared:
     allowed: Mapping[str, float]
     pictures: int
 
-    @property
-    def steady(self) -> bool:
-        """Whether rounding does not move the heat map by more than the tolerance."""
-        return max(self.allowed.values(), default=0.0) <= TOLERANCE
+    def steady(self, name: str) -> bool:
+        """Whether rounding moves an output by less than the tolerance of a check."""
+        return self.allowed.get(name, 0.0) <= STEADY_TOLERANCE
 
 
 def compare(
@@ -172,6 +172,7 @@ def compare(
     *,
     batch: bool,
     reductions: Mapping[str, Reduced],
+    prepared: str | None,
 ) -> Compared:
     """Compare every output of a finished file with the runtime, on random pictures.
 
@@ -183,8 +184,9 @@ def compare(
         base: a sample of the model's own inputs, for those that are no picture.
         batch: whether the file takes several pictures.
         reductions: the outputs that are reductions of layers, by name.
+        prepared: the tensor with what the recipe makes of the picture.
     """
-    return _Comparison(file, opened, card, recipe, base, batch, reductions).run()
+    return _Comparison(file, opened, card, recipe, base, batch, reductions, prepared).run()
 
 
 class _Comparison:
@@ -197,17 +199,19 @@ class _Comparison:
         base: Mapping[str, NDArray[Any]],
         batch: bool,
         reductions: Mapping[str, Reduced],
+        prepared: str | None,
     ) -> None:
         assert card.finished is not None
         self._file, self._opened, self._card, self._recipe = file, opened, card, recipe
         self._facts, self._base, self._batch = card.finished, base, batch
-        self._reductions = reductions
+        self._reductions, self._prepared = reductions, prepared
         self._program = program_of(opened)
+        self._program.has_warned = True  # of batches that the file's own recipe cannot return
         self._session = file.session()
         self._names = [value.name for value in self._session.get_outputs()]
         self._image = next((x.name for x in opened.inputs if len(x.shape) == 4), None)
         self._errors: dict[str, list[float]] = {}
-        self._moved = 0.0
+        self._moved: dict[str, float] = {}
 
     def run(self) -> Compared:
         facts, recipe = self._facts, self._recipe
@@ -222,12 +226,10 @@ class _Comparison:
         narrow = self._file.narrow
         least = max((one.tolerance for one in narrow.values()), default=0.0)
         allowed = {
-            name: max(TOLERANCE, narrow[name].tolerance if name in narrow else 0.0)
+            # Where rounding moves the runtime's own results, no other program can be nearer.
+            name: max(TOLERANCE, STEADY * self._moved.get(name, 0.0), least)
             for name in self._errors
         }
-        if facts.heat_map is not None:
-            # Where rounding moves the runtime's own map, no other program can be nearer.
-            allowed[facts.heat_map] = max(TOLERANCE, least, STEADY * self._moved)
         errors = {name: max(values) for name, values in self._errors.items()}
         return Compared(errors, allowed, pictures)
 
@@ -243,10 +245,13 @@ class _Comparison:
             self._note(facts.image, self._picture_error(facts.image, trial, given))
         known = {info.name for info in self._opened.outputs}
         known |= {str(layer.tensor) for layer in self._card.layers}
-        asked = [name for name in self._names if name in known]
-        values = self._program.fetch(asked)(given)
+        asked = [name for name in self._names if name in known and name != self._prepared]
+        moved = self._changed(given)
+        fetch = self._program.fetch(asked)
+        values, others = fetch(given), fetch(moved)
         for name in asked:
-            self._note(name, _scaled_error(found[name], values[name]))
+            error = _scaled_error(found[name], values[name])
+            self._note(name, error, _scaled_error(others[name], values[name]))
         for name, one in self._reductions.items():
             value = self._opened.activations(given, {one.layer.name: one.how})[one.layer.name]
             if isinstance(value, layertap.TopChannels):
@@ -278,11 +283,15 @@ class _Comparison:
         fed = {**rows, self._facts.image: trial.picture}
         return {**rows, str(self._image): batch}, fed, (height, width)
 
+    @cached_property
+    def _first_part(self) -> Any:
+        """A session over the nodes that prepare the picture."""
+        kind = (onnx.TensorProto.UINT8, 4 if self._batch else 3)
+        return self._file.part([str(self._prepared)], {str(self._facts.image): kind})
+
     def _picture_error(self, name: str, trial: Trial, given: Mapping[str, Any]) -> float:
         """0 if the graph makes of a picture what the recipe makes of it, else infinity."""
-        kind = (onnx.TensorProto.UINT8, trial.picture.ndim)
-        ready = self._file.part([str(self._image)], {name: kind})
-        (made,) = ready.run(None, {name: trial.picture})
+        (made,) = self._first_part.run(None, {name: trial.picture})
         same = np.array_equal(made, given[str(self._image)], equal_nan=made.dtype.kind == "f")
         return 0.0 if same else float("inf")
 
@@ -293,21 +302,27 @@ class _Comparison:
         target: int,
         size: tuple[int, int],
     ) -> None:
-        image = str(self._image)
         maps = self._expected_map(given, target, size)
-        moved = {**given, image: (given[image] * (1 + ROUNDING)).astype(given[image].dtype)}
-        self._moved = max(
-            self._moved, float(np.abs(self._expected_map(moved, target, size) - maps).max())
-        )
-        self._note(str(self._facts.heat_map), float(np.abs(found.reshape(maps.shape) - maps).max()))
+        others = self._expected_map(self._changed(given), target, size)
+        error = float(np.abs(found.reshape(maps.shape) - maps).max())
+        self._note(str(self._facts.heat_map), error, float(np.abs(others - maps).max()))
+
+    @staticmethod
+    def _changed(given: Mapping[str, Any]) -> dict[str, Any]:
+        """Inputs that are changed by as much as rounding may change them."""
+        return {
+            name: (value * (1 + ROUNDING)).astype(value.dtype) if value.dtype.kind == "f" else value
+            for name, value in given.items()
+        }
 
     def _expected_map(
         self, given: Mapping[str, Any], target: int, size: tuple[int, int]
     ) -> NDArray[np.float64]:
         return expected_map(self._opened, given, self._card, self._recipe, target, size)
 
-    def _note(self, name: str, error: float) -> None:
+    def _note(self, name: str, error: float, moved: float = 0.0) -> None:
         self._errors.setdefault(name, []).append(error)
+        self._moved[name] = max(self._moved.get(name, 0.0), moved)
 
 
 def _scaled_error(found: Any, expected: Any) -> float:
@@ -328,8 +343,8 @@ def _are_best(scores: NDArray[Any], found: NDArray[Any], classes: NDArray[np.int
 def golden_sample(file: WrittenFile, card: Card, base: Golden, compared: Compared) -> Golden:
     """A golden sample of a finished file: a picture of random bytes, and its outputs.
 
-    The best classes are left out, because rounding may swap two of them; and so is a heat map that
-    rounding moves.
+    The best classes are left out, because rounding may swap two of them; and so is what rounding
+    moves far.
 
     Args:
         base: a golden sample of the model, for its inputs that are no picture.
@@ -349,8 +364,7 @@ def golden_sample(file: WrittenFile, card: Card, base: Golden, compared: Compare
     golden = Golden(seed=0, inputs=tuple(inputs), layers={})
     session = file.session()
     names = [value.name for value in session.get_outputs()]
-    left_out = {facts.top_classes, None if compared.steady else facts.heat_map}
-    names = [name for name in names if name not in left_out]
+    names = [name for name in names if name != facts.top_classes and compared.steady(name)]
     values = session.run(names, feeds(golden, card.inputs))
     layers = {
         name: golden_layer(value)

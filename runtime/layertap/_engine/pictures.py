@@ -12,7 +12,7 @@ import numpy.typing as npt
 from layertap.errors import InputError, LayertapWarning
 from layertap.format.text import shape_text
 
-from .feeds import is_image
+from .feeds import as_pixels, is_image
 
 if TYPE_CHECKING:
     from layertap.format.card import Finished
@@ -84,6 +84,7 @@ def _read(facts: Finished, image: Any) -> npt.NDArray[np.uint8]:
     """An image as the recipe inside the file reads it, in its own size."""
     from layertap.images.load import load_image  # needs Pillow; arrays do not
 
+    image = as_pixels(f"input {facts.image!r}", image)
     recipe = facts.preprocessing or {}
     kept = {key: recipe[key] for key in ("color_mode", "depth") if key in recipe}
     return _levels(f"input {facts.image!r}", load_image(image, **kept))

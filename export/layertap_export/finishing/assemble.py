@@ -23,7 +23,7 @@ from layertap.format.layer import Layer
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.gradients.builder import Builder, Value
-from layertap_export.graph.graph import in_order, prune
+from layertap_export.graph.graph import in_order, prune, rename_reads
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.unique_names import UniqueNames
 
@@ -36,6 +36,9 @@ from .tensors import as_double, part, reshaped
 
 PREFIX = "finish/"
 """The prefix of the names of what is added."""
+
+PUBLIC = ("image", "target", "heat_map", "top_scores", "top_classes")
+"""The names of what a finished file takes and gives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class Assembled(NamedTuple):
     """The card of the finished model, without what is measured."""
     reductions: Mapping[str, Reduced]
     """The outputs that are reductions of layers, by name."""
+    prepared: str | None
+    """The tensor with what the recipe makes of the picture; `None` if there is no picture."""
 
 
 def assemble(model: onnx.ModelProto, program: Program, card: Card, wanted: Wanted) -> Assembled:
@@ -88,8 +93,17 @@ def assemble(model: onnx.ModelProto, program: Program, card: Card, wanted: Wante
             method cannot be computed by a graph.
         LayerNotFoundError: there is no such layer, or no gradient for it.
     """
+    if program.finished is not None:
+        raise UsageError(
+            f"{program.name} is finished already. Finish the file that it was made from."
+        )
+    if wanted.recipe is None and wanted.heat_map is False and not wanted.top and not wanted.layers:
+        raise UsageError(
+            "there is nothing to add: ask for a picture as the input, a heat map, the best classes "
+            "or layers."
+        )
     assembly = _Assembly(model, program, card, wanted)
-    return Assembled(assembly.finish(), assembly.reductions)
+    return Assembled(assembly.finish(), assembly.reductions, assembly.prepared)
 
 
 class _Assembly:
@@ -99,13 +113,36 @@ class _Assembly:
         self, model: onnx.ModelProto, program: Program, card: Card, wanted: Wanted
     ) -> None:
         self._model, self._program, self._card, self._wanted = model, program, card, wanted
-        self._build = Builder(model, Shapes(model), prefix=PREFIX)
         self._inputs = [info for info in card.inputs if info.name in program.graph.inputs]
+        self.prepared: str | None = None
+        self._new: dict[str, str] = {}
+        if wanted.recipe is not None:
+            self.prepared = self._free_prepared()
+        self._build = Builder(model, Shapes(model), prefix=PREFIX, names_nodes=False)
         self._entries = {value.name: value for value in model.graph.input}
         self._outputs: list[onnx.ValueInfoProto] = []
         self.reductions: dict[str, Reduced] = {}
         self._rows: list[TensorInfo] = []
         self._named = UniqueNames(self._taken(), "_", 1)
+
+    def _free_prepared(self) -> str:
+        """The tensor that the picture becomes. If the model's input is called `image`, as that of
+        the finished file is, it gets another name."""
+        info = self._image_input()
+        if info.name not in PUBLIC:
+            return info.name
+        name = UniqueNames(self._taken(), "_", 1).free(f"prepared/{info.name}")
+        self._new[info.name] = name
+        graph = self._model.graph
+        rename_reads(graph.node, self._new)
+        for value in (*graph.input, *graph.output):
+            value.name = self._new.get(value.name, value.name)
+        rows = (
+            replace(row, tensor=name) if row.tensor == info.name else row
+            for row in self._card.layers
+        )
+        self._card = replace(self._card, layers=tuple(rows))
+        return name
 
     def _taken(self) -> set[str]:
         graph = self._model.graph
@@ -118,9 +155,9 @@ class _Assembly:
         kept = {value.name: value for value in self._model.graph.output}
         own = [kept[info.name] for info in self._card.outputs]
         layers = [layer for layer, how in wanted.layers if how is None]
-        shown = {layer.tensor for layer in layers}
-        for layer in layers:
-            stated = (kept | self._entries)[str(layer.tensor)]
+        shown = list(dict.fromkeys(map(self._tensor, layers)))
+        for tensor in shown:
+            stated = (kept | self._entries)[tensor]
             if stated not in own:
                 own.append(stated)
         self._outputs = own
@@ -175,6 +212,10 @@ class _Assembly:
         left = {name: x for name, x in found.layers.items() if name in names or name in own}
         return replace(found, layers=left)
 
+    def _tensor(self, layer: Layer) -> str:
+        """The tensor of a layer, by the name that it has now."""
+        return self._new.get(str(layer.tensor), str(layer.tensor))
+
     # --- Inputs ---------------------------------------------------------------------------------
 
     def _picture_in(
@@ -189,11 +230,12 @@ class _Assembly:
             sizes.insert(0, "batch")
         picture = Value(self._build, name, TensorProto.UINT8)
         made: PictureInput = prepare(self._build, picture, recipe, batch=batch)
-        dtype = self._entries[info.name].type.tensor_type.elem_type
-        self._build.output(made.prepared.cast(dtype), info.name)
+        own = str(self.prepared)
+        dtype = self._entries[own].type.tensor_type.elem_type
+        self._build.output(made.prepared.cast(dtype), own)
         stated = helper.make_tensor_value_info(name, TensorProto.UINT8, sizes)
         self._entries = {
-            name if key == info.name else key: stated if key == info.name else value
+            name if key == own else key: stated if key == own else value
             for key, value in self._entries.items()
         }
         shape = (None,) * len(sizes)
@@ -261,6 +303,9 @@ class _Assembly:
     def _best_out(self, facts: Finished, classes: Classes) -> Finished:
         """Add the best classes."""
         count = self._wanted.top
+        known = self._info(str(facts.scores)).shape[-1]
+        if known is not None and count > known:
+            raise UsageError(f"top is {count}, but {facts.scores!r} has only {known} classes.")
         scores, indices = classes.best(self._build, count)
         names = self._named.free("top_scores"), self._named.free("top_classes")
         for name, value, dtype in zip(names, (scores, indices), ("float32", "int64"), strict=True):
@@ -279,8 +324,7 @@ class _Assembly:
             )
         asked = self._wanted.heat_map
         layer = choose_layer(program, None if isinstance(asked, bool) else asked, method)
-        tensor = str(layer.tensor)
-        activations = self._feature_maps(build.tensor(tensor), tensor, layer)
+        activations = self._feature_maps(build.tensor(self._tensor(layer)), layer)
         facts = replace(facts, layer=layer.name, method=method.name)
         if method.name in methods.WITHOUT_GRADIENT:
             maps = methods.WITHOUT_GRADIENT[method.name](build, activations)
@@ -292,7 +336,7 @@ class _Assembly:
             self._seed(gradients.weights, self._classes(output), target)
             facts = replace(facts, target=target)
             slope = build.tensor(gradients.tensors[layer.name])
-            slopes = self._feature_maps(slope, tensor, layer)
+            slopes = self._feature_maps(slope, layer)
             maps = methods.WITH_GRADIENT[method.name](build, activations, slopes)
         done = finished_map(build, maps, axes)
         name = self._named.free("heat_map")
@@ -304,10 +348,10 @@ class _Assembly:
         self._add(name, done, shape, "float32", letters)
         return replace(facts, heat_map=name)
 
-    def _feature_maps(self, value: Value, tensor: str, layer: Layer) -> Value:
+    def _feature_maps(self, value: Value, layer: Layer) -> Value:
         """Activations of a layer, or their gradient, as `(n, h, w, c)` in float64."""
-        rank = self._build.rank(self._build.tensor(tensor))
-        letters = self._program.axes(tensor, rank)
+        rank = self._build.rank(self._build.tensor(self._tensor(layer)))
+        letters = self._program.axes(str(layer.tensor), rank)
         if rank != 4 or "C" not in letters:
             raise UsageError(
                 f"a heat map needs a layer with feature maps, (n, h, w, c), but {layer.name!r} has "
@@ -349,6 +393,7 @@ class _Assembly:
         added = append(layer, leaf, how, None, opset, meanings)
         assert added is not None
         graph = onnx.GraphProto.FromString(added.nodes)
+        rename_reads(graph.node, self._new)
         self._model.graph.node.extend(graph.node)
         for at, (made, (kind, _)) in enumerate(added.writes.items()):
             name = self._named.free(f"{layer.name}/{how}" + ("/channels" if at else ""))

@@ -348,16 +348,19 @@ def test_too_little_memory() -> None:
 def test_too_little_memory_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, the weights may not fit beside those of other sessions."""
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError(
-            "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: "
-            "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* "
-            "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed "
-            "to allocate memory for requested buffer of size 458752"
-        )
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
-    with pytest.raises(DeviceError, match="not enough memory on cpu to open 'm.onnx'. Close other"):
+    message = (
+        "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: "
+        "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* "
+        "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed "
+        "to allocate memory for requested buffer of size 458752"
+    )
+    # As if onnxruntime itself raised it.
+    code = f"def refuse(*_, **__): raise RuntimeError({message!r})"
+    scope: dict[str, Any] = {"__name__": "onnxruntime.capi"}
+    exec(code, scope)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", scope["refuse"])
+    problem = r"not enough memory on cpu to open 'm\.onnx'\. Close other models"
+    with pytest.raises(DeviceError, match=problem):
         start(tiny.residual())
 
 

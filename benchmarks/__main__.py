@@ -34,6 +34,7 @@ SUBJECTS = (
     "import_time",
     "exporting",
     "gradients",
+    "finished",
     "recurrent",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""

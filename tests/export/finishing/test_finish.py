@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from layertap.format.card import KEY, Card
 from layertap_export import VerificationError, add_gradients, finish
 from layertap_export.finishing import methods, picture_input, scaling
 from layertap_export.finishing.classes import Classes
+from pages import page
 
 STRETCHED = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
 
@@ -427,6 +429,20 @@ def test_a_wrong_file_is_not_written(
         finish(file, target, heat_map="relu", top=2)
     assert not target.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.onnx"]
+
+
+def test_the_page_on_finished_files(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    client, made = re.findall(r"```python\n(.*?)```", page("finishing.md"), re.DOTALL)
+    file.rename("chest.onnx")
+    Image.fromarray(picture(21, 34)).save("chest.png")
+    exec(made, {})
+    exec(client, {})
+    printed = capsys.readouterr().out
+    assert printed.startswith("wrote app.onnx")
+    assert printed.splitlines()[-1].endswith("(21, 34) (21, 34, 3)")
 
 
 # --- Commands -----------------------------------------------------------------------------------

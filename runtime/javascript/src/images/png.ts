@@ -76,18 +76,18 @@ export async function readPng(bytes: Uint8Array): Promise<Picture> {
   if (alpha && samples % 2) {
     const key = new DataView(alpha.buffer, alpha.byteOffset, alpha.length)
     if (alpha.length >= 2 * samples)
-      transparent = Array.from({ length: samples }, (_, i) => key.getUint16(2 * i) * (depth < 8 ? spread : 1))
+      transparent = Array.from({ length: samples }, (_, i) => key.getUint16(2 * i) * (depth === 1 ? spread : 1))
   }
   return { width, height, channels: samples, data: pixels, transparent }
 }
 
-/** Indices as the colours of a palette; the colours that it lacks are grey. */
+/** Indices as the colours of a palette; the colours that it lacks are black. */
 function lookedUp({ width, height, data }: Picture, palette?: Uint8Array, alpha?: Uint8Array): Picture {
   if (!palette) throw damaged("it has no palette")
   const channels = alpha ? 4 : 3
   const out = new Uint8Array(data.length * channels)
   data.forEach((index, i) => {
-    for (let k = 0; k < 3; k++) out[i * channels + k] = palette[index * 3 + k] ?? index
+    for (let k = 0; k < 3; k++) out[i * channels + k] = palette[index * 3 + k] ?? 0
     if (alpha) out[i * channels + 3] = alpha[index] ?? 255
   })
   return { width, height, channels, data: out }

@@ -51,17 +51,18 @@ const BITS = 2 ** 22
 
 /** Resize a rectangle of an image; filters reach beyond it into the image. */
 export function resize(pixels: Pixels, [left, top, w, h]: Box, width: number, height: number, filter: string, kind: Kind): Pixels {
-  if (filter === "nearest") return nearest(pixels, [left, top, w, h], width, height)
+  if (filter === "nearest") return nearest(pixels, [left, top, w, h], width, height, kind)
   const across = pass(pixels, left, w, width, filter, kind, false)
   return pass(across, top, h, height, filter, kind, true)
 }
 
-function nearest({ data, width: old, height: rows, channels }: Pixels, [left, top, w, h]: Box, width: number, height: number): Pixels {
-  // Pillow adds up its steps.
+function nearest({ data, width: old, height: rows, channels }: Pixels, [left, top, w, h]: Box, width: number, height: number, kind: Kind): Pixels {
+  // Pillow adds up its steps; but not in grey of 16 bits.
   const places = (first: number, size: number, count: number, most: number): number[] => {
     const step = size / count
     let place = first + step * 0.5
-    return Array.from({ length: count }, () => {
+    return Array.from({ length: count }, (_, i) => {
+      if (kind === 16) place = step * (i + 0.5) + first
       const at = Math.min(Math.floor(place), most - 1)
       place += step
       return at
@@ -116,7 +117,7 @@ function pass(
       for (let k = 0; k < channels; k++) {
         let sum = 0
         for (let i = 0, at = start + k; i < weights.length; i++, at += step) sum += weights[i] * data[at]
-        out[to++] = kind === 8 ? clip8(Math.floor((sum + BITS / 2) / BITS)) : kind === 16 ? limit16(sum) : sum
+        out[to++] = kind === 8 ? clip8(Math.floor((sum + BITS / 2) / BITS)) : kind === 16 ? clip16(Math.floor(sum + 0.5)) : sum
       }
     }
   return { data: out, width: w, height: h, channels }
@@ -124,10 +125,7 @@ function pass(
 
 export const clip8 = (value: number): number => Math.min(Math.max(value, 0), 255)
 
-function limit16(sum: number): number {
-  const value = sum >= 0 ? Math.floor(sum + 0.5) : -Math.floor(0.5 - sum)
-  return clip8(value % 256) + 256 * clip8(value >> 8)
-}
+const clip16 = (value: number): number => Math.min(Math.max(value, 0), 65535)
 
 /** Colours times their alpha, as Pillow's mode RGBa; the filters mix these. */
 export function premultiplied(pixels: Pixels): Pixels {

@@ -1,0 +1,309 @@
+"""Programs in JavaScript: in node with onnxruntime-node, and in Chromium with onnxruntime-web.
+
+A program is the body of an async function. It sees `layertap` (the client), `ort`, and
+
+    read(name)          the bytes of a file in the program's folder
+    given(name)         the array of this name, as a tensor
+    keep(name, tensor)  hands an array back
+    refused(action)     the name and the message of the error that a function throws
+
+What it returns, as JSON, is the result of `Runtime.run`.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import shutil
+import subprocess
+import threading
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+PACKAGE = Path(__file__).parents[1] / "runtime" / "javascript"
+MODULES = PACKAGE / "node_modules"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+SECONDS = 120
+"""The longest time that a program takes."""
+
+Array = NDArray[Any]
+
+
+class Done(NamedTuple):
+    """What a program left behind."""
+
+    value: Any
+    """What it returned."""
+    arrays: dict[str, Array]
+    """What it kept."""
+
+
+def missing(*, chromium: bool = False) -> str:
+    """Why no program can run here; empty if it can."""
+    if not shutil.which("node"):
+        return "needs node"
+    if not (MODULES / "esbuild").exists():
+        return "needs node's packages: `make javascript`"
+    if chromium and not CHROMIUM:
+        return "needs Chromium"
+    return ""
+
+
+def bundle(target: Path) -> Path:
+    """The client as one file, as `npm run build` writes it."""
+    build = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))["scripts"]["bundle"]
+    command = f"node_modules/.bin/{build} --log-level=warning --allow-overwrite --outfile={target}"
+    subprocess.run(command, shell=True, check=True, cwd=PACKAGE)
+    return target
+
+
+PROGRAM = """
+import * as layertap from "{client}"
+{imports}
+const ARRAYS = {{
+  float32: Float32Array, float64: Float64Array, int8: Int8Array, uint8: Uint8Array, bool: Uint8Array,
+  int16: Int16Array, uint16: Uint16Array, int32: Int32Array, int64: BigInt64Array, float16: Uint16Array,
+}}
+const shapes = {shapes}
+async function given(name) {{
+  const {{ file, dtype, shape }} = shapes[name]
+  if (dtype === "string") return new ort.Tensor("string", JSON.parse(new TextDecoder().decode(await read(file))), shape)
+  const bytes = await read(file)
+  return new ort.Tensor(dtype, new ARRAYS[dtype](bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)), shape)
+}}
+const kept = []
+function keep(name, {{ type = "float32", data, dims }}) {{
+  const strings = type === "string"
+  const bytes = strings ? new TextEncoder().encode(JSON.stringify(data)) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  kept.push([{{ name, type, dims, size: bytes.length }}, bytes.slice()])
+}}
+async function refused(action) {{
+  try {{ await action() }} catch (error) {{
+    return {{ name: error.name, message: error.message, own: error instanceof layertap.LayertapError }}
+  }}
+  return null
+}}
+async function body() {{
+{code}
+}}
+export default async () => {{
+  const value = (await body()) ?? null
+  await write(JSON.stringify(kept.map(([about]) => about)), new Uint8Array(await new Blob(kept.map(([, bytes]) => bytes)).arrayBuffer()))
+  return value
+}}
+"""
+
+NODE = """
+import fs from "node:fs"
+import {{ createRequire }} from "node:module"
+const ort = createRequire("{package}/")("onnxruntime-node")
+const folder = {folder}
+const read = async (name) => new Uint8Array(fs.readFileSync(folder + "/" + name))
+const write = async (abouts, bytes) => {{
+  fs.writeFileSync(folder + "/kept.json", abouts)
+  fs.writeFileSync(folder + "/kept.bin", bytes)
+}}
+"""
+
+RUN_IN_NODE = """
+import run from "{program}"
+import fs from "node:fs"
+const result = await run().then((value) => ({{ value }}), (error) => ({{ error: String(error?.stack ?? error) }}))
+fs.writeFileSync("{result}", JSON.stringify(result))
+"""
+
+BROWSER = """
+import * as ort from "/modules/onnxruntime-web/dist/ort.wasm.min.mjs"
+ort.env.wasm.numThreads = 1
+const read = async (name) => new Uint8Array(await (await fetch("/files/{id}/" + name)).arrayBuffer())
+const write = async (abouts, bytes) => {{
+  await fetch("/kept.json/{id}", {{ method: "POST", body: abouts }})
+  await fetch("/kept.bin/{id}", {{ method: "POST", body: bytes }})
+}}
+"""
+
+PAGE = b"""<!doctype html><meta charset="utf-8"><script type="module">
+for (;;) {
+  const { id } = await (await fetch("/next")).json()
+  if (id === null) break
+  const result = await import(`/program/${id}.mjs`).then((program) => program.default())
+    .then((value) => ({ value }), (error) => ({ error: String(error?.stack ?? error) }))
+  await fetch("/done/" + id, { method: "POST", body: JSON.stringify(result) })
+}
+</script>"""
+
+
+class Runtime:
+    """What programs run in."""
+
+    name = "node"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.client = bundle(folder / "layertap.mjs")
+        self._count = 0
+
+    def close(self) -> None:
+        """End it."""
+
+    def run(
+        self,
+        code: str,
+        arrays: Mapping[str, Array] | None = None,
+        files: Mapping[str, bytes] | None = None,
+    ) -> Done:
+        """Run a program with some arrays and files.
+
+        Raises:
+            AssertionError: it threw an error.
+        """
+        self._count += 1
+        folder = self.folder / str(self._count)
+        folder.mkdir()
+        shapes = {}
+        for at, (name, array) in enumerate((arrays or {}).items()):
+            dtype = "string" if array.dtype == object else array.dtype.name
+            shapes[name] = {"file": f"array.{at}", "dtype": dtype, "shape": list(array.shape)}
+            data = json.dumps(array.ravel().tolist()).encode() if dtype == "string" else array.tobytes()
+            (folder / f"array.{at}").write_bytes(data)
+        for name, data in (files or {}).items():
+            (folder / name).write_bytes(data)
+        result = self._execute(str(self._count), folder, code, json.dumps(shapes))
+        assert "error" not in result, result["error"]
+        kept, data, at = {}, (folder / "kept.bin").read_bytes(), 0
+        for about in json.loads((folder / "kept.json").read_text(encoding="utf-8")):
+            kept[about["name"]] = _array(about, data[at : at + about["size"]])
+            at += about["size"]
+        shutil.rmtree(folder)
+        return Done(result["value"], kept)
+
+    def _execute(self, name: str, folder: Path, code: str, shapes: str) -> Any:
+        program, result = folder / "program.mjs", folder / "result.json"
+        imports = NODE.format(package=PACKAGE, folder=json.dumps(str(folder)))
+        text = PROGRAM.format(client=self.client, imports=imports, code=code, shapes=shapes)
+        program.write_text(text, encoding="utf-8")
+        start = folder / "start.mjs"
+        start.write_text(RUN_IN_NODE.format(program=program, result=result), encoding="utf-8")
+        done = subprocess.run(
+            ["node", str(start)], capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert result.exists(), done.stderr
+        return json.loads(result.read_text(encoding="utf-8"))
+
+
+class Browser(Runtime):
+    """Chromium without a window, with a server that hands it the programs."""
+
+    name = "chromium"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._programs: dict[str, str] = {}
+        self._waiting: queue.Queue[str | None] = queue.Queue()
+        self._results: queue.Queue[Any] = queue.Queue()
+        runtime = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                runtime._get(self)
+
+            def do_POST(self) -> None:
+                runtime._post(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        options = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run")
+        profile = f"--user-data-dir={folder / 'profile'}"
+        self._process = subprocess.Popen(
+            [CHROMIUM, *options, "--disable-dev-shm-usage", profile, self.address + "/"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def close(self) -> None:
+        self._waiting.put(None)
+        self._process.terminate()
+        self._process.wait(30)
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _execute(self, name: str, folder: Path, code: str, shapes: str) -> Any:
+        imports = BROWSER.format(id=name)
+        text = PROGRAM.format(client="/client.mjs", imports=imports, code=code, shapes=shapes)
+        self._programs[name] = text
+        self._waiting.put(name)
+        return self._results.get(timeout=SECONDS)
+
+    def _get(self, request: BaseHTTPRequestHandler) -> None:
+        parts = unquote(urlsplit(request.path).path).strip("/").split("/")
+        kind, rest = parts[0], parts[1:]
+        if kind == "next":
+            return _answer(request, "application/json", json.dumps({"id": self._waiting.get()}).encode())
+        if kind == "program":
+            text = self._programs[rest[0].removesuffix(".mjs")]
+            return _answer(request, "text/javascript", text.encode())
+        places = {"files": self.folder, "modules": MODULES}
+        path = self.client if kind == "client.mjs" else None
+        if kind in places:
+            path = places[kind].joinpath(*rest)
+        if path is None:
+            return _answer(request, "text/html", PAGE)
+        if not path.is_file():
+            return _answer(request, "text/plain", b"", 404)
+        types = {".mjs": "text/javascript", ".wasm": "application/wasm"}
+        data, wanted = path.read_bytes(), request.headers.get("Range", "")
+        if wanted:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            data = data[int(first) : int(last) + 1 if last else None]
+        kind = types.get(path.suffix, "application/octet-stream")
+        return _answer(request, kind, data, 206 if wanted else 200)
+
+    def _post(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        kind, name = request.path.strip("/").split("/")
+        if kind == "done":
+            self._results.put(json.loads(body))
+        else:
+            (self.folder / name / kind).write_bytes(body)
+        _answer(request, "text/plain", b"")
+
+
+def _answer(request: BaseHTTPRequestHandler, kind: str, data: bytes, status: int = 200) -> None:
+    request.send_response(status)
+    request.send_header("Content-Type", kind)
+    request.send_header("Content-Length", str(len(data)))
+    request.end_headers()
+    request.wfile.write(data)
+
+
+def _array(about: Mapping[str, Any], data: bytes) -> Array:
+    if about["type"] == "string":
+        return np.array(json.loads(data), object).reshape(about["dims"])
+    return np.frombuffer(data, about["type"]).reshape(about["dims"])
+
+
+TOLERANCE = 2e-6
+"""Of the largest value of a layer: WebAssembly adds up in another order."""
+
+
+def assert_close(found: Array, expected: Array, name: str = "", tolerance: float = TOLERANCE) -> None:
+    """Equal, up to a tolerance of the largest value."""
+    assert found.shape == expected.shape, name
+    assert found.dtype == expected.dtype, name
+    if expected.dtype.kind != "f" or not expected.size:
+        np.testing.assert_array_equal(found, expected, name)
+        return
+    scale = float(np.abs(expected).max()) or 1.0
+    error = float(np.abs(found.astype(np.float64) - expected).max()) / scale
+    assert error <= tolerance, (name, error)

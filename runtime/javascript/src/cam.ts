@@ -6,7 +6,7 @@
  * by channels. It returns weighted activations, whose sum over the channels is the map, or the map.
  */
 
-import type { Maps } from "./axes.js"
+import type { Maps } from "./maps.js"
 import { UsageError, show, suggest } from "./errors.js"
 import { principal } from "./projections.js"
 

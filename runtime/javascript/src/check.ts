@@ -1,6 +1,10 @@
-/** The result of a check of a file on this machine against the golden sample that it contains. */
+/** Checking a file on this machine against the golden sample that it contains. */
 
-import type { Card } from "./card.js"
+import { missingTensor } from "./cut.js"
+import { ModelFileError } from "./errors.js"
+import { deviation, goldenData } from "./golden.js"
+import type { Program } from "./program.js"
+import type { Tensor } from "./tensors.js"
 
 export interface LayerDeviation {
   /** The graph's tensor. */
@@ -37,13 +41,34 @@ export class CheckReport {
   }
 }
 
+const TOLERANCE = 1e-4
 /** Where Keras itself could not hold the tolerance, four times as much as it was off is allowed in addition. */
 const UNSTEADY = 4
 
-/** How much may a tensor deviate? */
-export function allowance(card: Card, tolerance?: number): { tolerance: number; allowed: (name: string) => number } {
-  const { verification } = card
-  const base = tolerance ?? verification?.tolerance ?? 1e-4
-  const references = new Map(Object.entries(tolerance === undefined ? (verification?.layers ?? {}) : {}))
-  return { tolerance: base, allowed: (name) => base + UNSTEADY * (references.get(name)?.reference ?? 0) }
+/** See `Model.check`. */
+export async function check(program: Program, tolerance?: number): Promise<CheckReport> {
+  const { golden, verification } = program.card ?? {}
+  const layers = new Map(Object.entries(golden?.layers ?? {}))
+  if (!golden || !layers.size)
+    throw new ModelFileError("the file has no golden sample to check against; files that layertap exports do.")
+  const given: Record<string, Tensor> = {}
+  for (const input of golden.inputs) {
+    const dtype = program.inputs.find(({ name }) => name === input.name)?.dtype
+    if (dtype === undefined) throw missingTensor(input.name)
+    given[input.name] = program.engine.tensor(dtype, goldenData(input, dtype, golden.seed), input.shape)
+  }
+  const order = new Map(program.layers.map((row) => [row.tensor, row.index]))
+  const place = (name: string): number => order.get(name) ?? program.layers.length
+  const tensors = [...layers.keys()].sort((a, b) => place(a) - place(b))
+  const values = await program.compute({ tensors }, given, {})
+  const base = tolerance ?? verification?.tolerance ?? TOLERANCE
+  const own = new Map(Object.entries(tolerance === undefined ? (verification?.layers ?? {}) : {}))
+  return new CheckReport(
+    base,
+    tensors.map((name) => ({
+      name,
+      scaled: deviation(values.get(name)!, layers.get(name)!),
+      allowed: base + UNSTEADY * (own.get(name)?.reference ?? 0),
+    })),
+  )
 }

@@ -13,13 +13,6 @@ import { ELEMENT_TYPES, type Graph } from "./graph.js"
 import { type Attribute, int64Tensor, nodeField } from "./nodes.js"
 import { join } from "./wire.js"
 
-/**
- * `mean`, `max`: over all axes except batch and channels; `mean_l2`: the mean, divided by its
- * Euclidean norm; `flatten`: all axes except the batch in one; `top5`, or any other number: the
- * channels with the largest means.
- */
-export type Reduction = "mean" | "max" | "mean_l2" | "flatten" | `top${number}`
-
 const NAMES = ["mean", "max", "mean_l2", "flatten", "top5"]
 
 /** The nodes that reduce a layer's activation. The result is the first output; `top5` has a second, the indices. */

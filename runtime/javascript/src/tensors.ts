@@ -48,7 +48,8 @@ export function numbers({ type, data }: Tensor): ArrayLike<number> {
  * Convert elements to a dtype, as numpy and Keras do: any numbers for a float, whole ones that fit
  * for an integer. An array of the right class is not copied.
  */
-export function cast(label: string, data: any, dtype: string): any {
+export function cast(label: string, data: any, dtype: string, from = ""): any {
+  if (from === "float16") data = numbers({ type: from, data, dims: [] })
   if (dtype === "string") {
     if (!Array.isArray(data) || data.some((one) => typeof one !== "string"))
       throw new InputError(`${label} must contain strings.`)

@@ -4,7 +4,8 @@
  */
 
 import { ImageError, PreprocessingError, show, suggest } from "../errors.js"
-import { type ImageSource, decode } from "./decode.js"
+import { decode } from "./decode.js"
+import type { ImageSource } from "./kinds.js"
 import { MOST_PIXELS, type Picture } from "./picture.js"
 import {
   FILTER_NAMES, type Kind, type Pixels, centre, centredBox, clip8, premultiplied, resize, scaledSize, unmultiplied,
@@ -25,7 +26,9 @@ export interface Recipe {
 /** An image that is ready for the model: `(height, width, channels)`. */
 export type Prepared = Pixels
 
-export const CHANNELS: Record<string, number> = { rgb: 3, rgba: 4, grayscale: 1 }
+const CHANNELS: Record<string, number> = { rgb: 3, rgba: 4, grayscale: 1 }
+
+export const channelsOf = (recipe: Recipe): number => CHANNELS[recipe.color_mode ?? "rgb"]
 
 type Test = (value: any) => boolean
 const oneOf = (...known: unknown[]): Test => (value) => known.includes(value)
@@ -57,7 +60,7 @@ const SCALINGS: Record<string, Record<string, Test>> = {
 }
 
 /** Check plain JSON data; throws a `PreprocessingError` for an unknown key or an invalid value. */
-export function asRecipe(data: unknown): Recipe {
+function asRecipe(data: unknown): Recipe {
   if (!data || typeof data !== "object" || Array.isArray(data))
     throw new PreprocessingError(`a preprocessing recipe must be an object, got ${show(data)}.`)
   const recipe = data as Recipe
@@ -98,7 +101,8 @@ function invalid(key: string, value: unknown, known: string[]): PreprocessingErr
 }
 
 /** Read one image, as the recipe says. */
-export async function prepare(recipe: Recipe, image: ImageSource): Promise<Prepared> {
+export async function prepare(given: Recipe, image: ImageSource): Promise<Prepared> {
+  const recipe = asRecipe(given)
   const pixels = await load(recipe, await decode(image))
   return { ...pixels, data: scale(pixels.data, pixels.channels, recipe.scaling) }
 }

@@ -55,12 +55,20 @@ def missing(*, chromium: bool = False) -> str:
     return ""
 
 
-def bundle(target: Path) -> Path:
-    """The client as one file, as `npm run build` writes it."""
-    build = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))["scripts"]["bundle"]
-    command = f"node_modules/.bin/{build} --log-level=warning --allow-overwrite --outfile={target}"
-    subprocess.run(command, shell=True, check=True, cwd=PACKAGE)
-    return target
+def build(folder: Path, script: str = "bundle") -> Path:
+    """The client as `npm run build` writes it, in another folder than `dist`.
+
+    Args:
+        folder: where to.
+        script: `bundle`, several files that are loaded when they are needed; or `single`, one.
+
+    Returns:
+        The file to import.
+    """
+    scripts = json.loads((PACKAGE / "package.json").read_text(encoding="utf-8"))["scripts"]
+    command = scripts[script].replace("--outdir=dist", f"--outdir={folder} --log-level=warning")
+    subprocess.run(f"node_modules/.bin/{command}", shell=True, check=True, cwd=PACKAGE)
+    return folder / ("layertap.js" if script == "bundle" else "layertap.single.js")
 
 
 PROGRAM = """
@@ -146,7 +154,9 @@ class Runtime:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.client = bundle(folder / "layertap.mjs")
+        self.client = build(folder / "client")
+        # node reads a file as a module if its package says so.
+        (folder / "client" / "package.json").write_text('{"type": "module"}', encoding="utf-8")
         self._count = 0
 
     def close(self) -> None:
@@ -240,7 +250,7 @@ class Browser(Runtime):
 
     def _execute(self, name: str, folder: Path, code: str, shapes: str) -> Any:
         imports = BROWSER.format(id=name)
-        text = PROGRAM.format(client="/client.mjs", imports=imports, code=code, shapes=shapes)
+        text = PROGRAM.format(client="/client/layertap.js", imports=imports, code=code, shapes=shapes)
         self._programs[name] = text
         self._waiting.put(name)
         return self._results.get(timeout=SECONDS)
@@ -253,15 +263,13 @@ class Browser(Runtime):
         if kind == "program":
             text = self._programs[rest[0].removesuffix(".mjs")]
             return _answer(request, "text/javascript", text.encode())
-        places = {"files": self.folder, "modules": MODULES}
-        path = self.client if kind == "client.mjs" else None
-        if kind in places:
-            path = places[kind].joinpath(*rest)
-        if path is None:
+        places = {"files": self.folder, "modules": MODULES, "client": self.client.parent}
+        if kind not in places:
             return _answer(request, "text/html", PAGE)
+        path = places[kind].joinpath(*rest)
         if not path.is_file():
             return _answer(request, "text/plain", b"", 404)
-        types = {".mjs": "text/javascript", ".wasm": "application/wasm"}
+        types = {".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"}
         data, wanted = path.read_bytes(), request.headers.get("Range", "")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")

@@ -21,7 +21,7 @@ from layertap import Preprocessing
 PREPARE = """
 const cases = JSON.parse(new TextDecoder().decode(await read("cases.json")))
 for (const [i, { file, recipe }] of cases.entries()) {
-  const { data, width, height, channels } = await layertap.prepare(layertap.asRecipe(recipe), await read(file))
+  const { data, width, height, channels } = await layertap.prepare(recipe, await read(file))
   keep(String(i), { data, dims: [height, width, channels] })
 }
 """

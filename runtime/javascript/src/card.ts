@@ -2,7 +2,7 @@
  * The card: what a file says about itself, as JSON in `metadata_props["layertap"]`.
  *
  * docs/file-format.md describes its keys. Unknown keys are ignored; a card of a newer major version
- * is refused. Values are checked here, so that nothing else has to.
+ * is refused. Values are checked here; those of the golden sample and the recipe before they are used.
  */
 
 import { CardVersionError, ModelFileError, show } from "./errors.js"
@@ -83,19 +83,18 @@ export interface Card {
 
 const MAJOR = 1
 
-type Test = (value: any) => boolean
-const isText: Test = (value) => typeof value === "string"
+export type Test = (value: any) => boolean
+export const isText: Test = (value) => typeof value === "string"
 const isFlag: Test = (value) => typeof value === "boolean"
-const isCount: Test = (value) => Number.isInteger(value) && value >= 0
-const isNumber: Test = Number.isFinite
+export const isCount: Test = (value) => Number.isInteger(value) && value >= 0
+export const isNumber: Test = Number.isFinite
 const isObject: Test = (value) => !!value && typeof value === "object" && !Array.isArray(value)
-const isSizes: Test = (value) => listOf(isCount)(value) && value.length < 256
 const isShape: Test = (value) => listOf(orNull(isCount))(value) && value.length < 256
 const isAxes: Test = (value) => isText(value) && /^[NCDHWT?]*$/.test(value) && !/([A-Z]).*\1/.test(value)
-const orNull = (test: Test): Test => (value) => value == null || test(value)
-const listOf = (test: Test): Test => (value) => Array.isArray(value) && value.every(test)
-const mapOf = (test: Test): Test => (value) => isObject(value) && Object.values(value).every(test)
-const checks = (keys: Record<string, Test>): Test => (value) => {
+export const orNull = (test: Test): Test => (value) => value == null || test(value)
+export const listOf = (test: Test): Test => (value) => Array.isArray(value) && value.every(test)
+export const mapOf = (test: Test): Test => (value) => isObject(value) && Object.values(value).every(test)
+export const checks = (keys: Record<string, Test>): Test => (value) => {
   if (!isObject(value)) return false
   for (const [key, test] of Object.entries(keys))
     if (!test(Object.hasOwn(value, key) ? value[key] : undefined))
@@ -124,55 +123,40 @@ const isCard = checks({
   ),
   preprocessing: orNull(isObject),
   labels: orNull(listOf(isText)),
-  verification: orNull(checks({ tolerance: isNumber, layers: mapOf(checks({ reference: orNull(isNumber) })) })),
-  golden: orNull(
-    checks({
-      seed: (value) => isCount(value) && Number.isSafeInteger(value),
-      inputs: listOf(
-        checks({
-          name: isText,
-          shape: isSizes,
-          low: isNumber,
-          high: isNumber,
-          choices: orNull(listOf((one) => isText(one) || isNumber(one))),
-          step: orNull(isNumber),
-        }),
-      ),
-      layers: mapOf(
-        checks({
-          shape: isSizes,
-          norm: isNumber,
-          scale: isNumber,
-          values: listOf(isNumber),
-          sums: orNull(listOf(isNumber)),
-        }),
-      ),
-    }),
-  ),
   gradients: orNull(
     checks({ output: isText, score: isText, weights: isText, tensors: mapOf(isText), broadcasts: isFlag }),
   ),
   notes: orNull(listOf(isText)),
 })
 
-/** Read a card; throws a `CardVersionError` for a newer major version, a `ModelFileError` for a damaged one. */
-export function readCard(text: string): Card {
+/** Check data of a card; throws a `ModelFileError` if it is not valid. */
+export function readChecked(test: Test, data: unknown): any {
   try {
-    const card = JSON.parse(text)
-    const major = /^(\d+)(\.|$)/.exec(isObject(card) ? card.format : "")
-    if (!major) throw new TypeError("it does not state a format version")
-    if (Number(major[1]) > MAJOR)
-      throw new CardVersionError(
-        `the file has a layertap card of format ${card.format}; this layertap reads format ${MAJOR}. Upgrade layertap.`,
-      )
-    if (/(?<!\\)(\\\\)*\\ud[89a-f]/.test(JSON.stringify(card))) throw new TypeError("it contains half of a character")
-    isCard(card)
-    return card
+    if (test(data)) return data
+    throw new TypeError("it is not valid")
   } catch (error) {
-    if (error instanceof CardVersionError) throw error
     throw new ModelFileError(
       `the file has a damaged layertap card (${(error as Error).message}). Export the model again.`,
       { cause: error },
     )
   }
+}
+
+/** Read a card; throws a `CardVersionError` for a newer major version, a `ModelFileError` for a damaged one. */
+export function readCard(text: string): Card {
+  let card: any
+  let newer = false
+  readChecked(() => {
+    card = JSON.parse(text)
+    const major = /^(\d+)(\.|$)/.exec(isObject(card) ? card.format : "")
+    if (!major) throw new TypeError("it does not state a format version")
+    newer = Number(major[1]) > MAJOR
+    if (/\\ud/i.test(text) && /(?<!\\)(\\\\)*\\ud[89a-f]/.test(JSON.stringify(card))) throw new TypeError("it contains half of a character")
+    return newer || isCard(card)
+  }, card)
+  if (newer)
+    throw new CardVersionError(
+      `the file has a layertap card of format ${card.format}; this layertap reads format ${MAJOR}. Upgrade layertap.`,
+    )
+  return card
 }

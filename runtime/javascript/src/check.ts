@@ -1,5 +1,7 @@
 /** Checking a file on this machine against the golden sample that it contains. */
 
+import "./model.js" // in one file of the built package, with all that it needs
+import { type Test, checks, isCount, isNumber, isText, listOf, mapOf, orNull, readChecked } from "./card.js"
 import { missingTensor } from "./cut.js"
 import { ModelFileError } from "./errors.js"
 import { deviation, goldenData } from "./golden.js"
@@ -45,12 +47,40 @@ const TOLERANCE = 1e-4
 /** Where Keras itself could not hold the tolerance, four times as much as it was off is allowed in addition. */
 const UNSTEADY = 4
 
+const isSizes: Test = (value) => listOf(isCount)(value) && value.length < 256
+const isGolden = checks({
+  verification: orNull(checks({ tolerance: isNumber, layers: mapOf(checks({ reference: orNull(isNumber) })) })),
+  golden: checks({
+    // JavaScript's numbers are exact up to there.
+    seed: (value) => isCount(value) && Number.isSafeInteger(value),
+    inputs: listOf(
+      checks({
+        name: isText,
+        shape: isSizes,
+        low: isNumber,
+        high: isNumber,
+        choices: orNull(listOf((one) => isText(one) || isNumber(one))),
+        step: orNull(isNumber),
+      }),
+    ),
+    layers: mapOf(
+      checks({
+        shape: isSizes,
+        norm: isNumber,
+        scale: isNumber,
+        values: listOf(isNumber),
+        sums: orNull(listOf(isNumber)),
+      }),
+    ),
+  }),
+})
+
 /** See `Model.check`. */
 export async function check(program: Program, tolerance?: number): Promise<CheckReport> {
   const { golden, verification } = program.card ?? {}
-  const layers = new Map(Object.entries(golden?.layers ?? {}))
-  if (!golden || !layers.size)
-    throw new ModelFileError("the file has no golden sample to check against; files that layertap exports do.")
+  if (!golden) throw new ModelFileError("the file has no golden sample to check against; files that layertap exports do.")
+  readChecked(isGolden, program.card)
+  const layers = new Map(Object.entries(golden.layers))
   const given: Record<string, Tensor> = {}
   for (const input of golden.inputs) {
     const dtype = program.inputs.find(({ name }) => name === input.name)?.dtype

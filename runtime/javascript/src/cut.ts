@@ -65,7 +65,7 @@ export const optional = (graph: Graph): string[] =>
 
 export function missingTensor(name: string): ModelFileError {
   return new ModelFileError(
-    `the file has no tensor ${show(name)}, though its card names it. It was changed after the export; export it again.`,
+    `the file has no tensor ${show(name)}, which its card names. Export it again.`,
   )
 }
 

@@ -2,7 +2,8 @@
 
 import { type Plan, givenName, outputName, writeCut } from "./cut.js"
 import { ModelFileError, UsageError } from "./errors.js"
-import type { External, Graph } from "./graph.js"
+import type { Graph } from "./graph.js"
+import type { Source } from "./source.js"
 import type { Tensor } from "./tensors.js"
 import { WireError } from "./wire.js"
 
@@ -24,7 +25,7 @@ export class Engine {
     readonly ort: Ort,
     readonly graph: Graph,
     readonly options: any,
-    readonly load: (external: External) => Promise<Uint8Array>,
+    readonly source: Source,
   ) {}
 
   tensor(type: string, data: any, dims: readonly number[]): Tensor {
@@ -88,10 +89,12 @@ export class Engine {
   }
 
   async #start(plan: Plan): Promise<any> {
-    const model = await writeCut(this.graph, plan, this.load)
+    const model = await writeCut(this.graph, plan, async (external) =>
+      (await import("./external.js")).readExternal(this.source, external),
+    )
     if (model.length > MOST_BYTES)
       throw new ModelFileError(
-        `the request needs ${(model.length / 1e9).toFixed(1)} GB of the model and its weights, more than the 2.1 GB that onnxruntime can load from memory.`,
+        `the request needs ${(model.length / 1e9).toFixed(1)} GB of the model, more than the 2.1 GB that a browser can take.`,
       )
     const quantised = !plan.request.fused && plan.nodes.some((at) => this.graph.nodes[at].type === "DequantizeLinear")
     const extra = { ...this.options?.extra, session: { disable_quant_qdq: "1", ...this.options?.extra?.session } }

@@ -1,8 +1,11 @@
 /** Gradients and heat maps of a class: the runs that they need. */
 
+import "./model.js" // in one file of the built package, with all that it needs
 import { type Method, findMethod, finished, heat } from "./cam.js"
 import type { Gradients, Layer } from "./card.js"
 import { LayerNotFoundError, ModelFileError, UsageError, list, show } from "./errors.js"
+import { isNamed } from "./feeds.js"
+import { isImage } from "./images/kinds.js"
 import { type Maps, featureMaps } from "./maps.js"
 import type { Program, RunOptions } from "./program.js"
 import { Classes, type Found, type Target, byClass, endsInActivation } from "./scores.js"
@@ -53,7 +56,7 @@ export async function top(program: Program, inputs: any, count: number, options:
       .sort((a, b) => b.score - a.score)
       .slice(0, count),
   )
-  return program.isOne(inputs) ? best[0] : best
+  return isOne(program, inputs) ? best[0] : best
 }
 
 /** See `Model.gradients`. */
@@ -107,7 +110,7 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
   )
   return {
     data,
-    dims: program.isOne(inputs) && !Array.isArray(target) ? extent : [outputs.length, targets.length, ...extent],
+    dims: isOne(program, inputs) && !Array.isArray(target) ? extent : [outputs.length, targets.length, ...extent],
     method: method.name,
     layer: row.name,
     classes: outputs.map((_, i) => found.map((one) => one.classes?.[i])),
@@ -115,6 +118,12 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
       found.map(({ weights, offsets }) => scores.reduce((sum, one, k) => sum + one * weights[i * scores.length + k], offsets[i])),
     ),
   }
+}
+
+/** Whether one image was given, not a list of images or a batch. */
+function isOne(program: Program, inputs: any): boolean {
+  const values = isNamed(inputs) ? Object.values(inputs) : [inputs]
+  return program.inputs.some(({ shape }) => shape.length === 4) && values.some(isImage)
 }
 
 function outputOf({ card, outputs }: Program): string {

@@ -5,7 +5,7 @@ import type { Prepared, Recipe } from "./images/recipe.js"
 
 /** Read one image as a recipe says, without a model. */
 export async function prepare(recipe: Recipe, image: ImageSource): Promise<Prepared> {
-  return (await import("./images/recipe.js")).prepare(recipe, image)
+  return (await import("./images/batch.js")).prepare(recipe, image)
 }
 
 export { open, Model } from "./model.js"

@@ -2,9 +2,7 @@
 
 import { type Card, type Layer, type TensorInfo, readCard } from "./card.js"
 import { required } from "./cut.js"
-import { ModelFileError } from "./errors.js"
 import { type Graph, type TensorType, readGraph, typeOf } from "./graph.js"
-import { WireError } from "./wire.js"
 
 export interface Index {
   readonly graph: Graph
@@ -16,37 +14,30 @@ export interface Index {
 
 const KEY = "layertap"
 
-/** Read it; weights are passed over. */
+/** Read it; weights are passed over. Throws a `WireError` if the bytes are no ONNX model. */
 export function readIndex(bytes: Uint8Array): Index {
-  try {
-    const graph = readGraph(bytes)
-    const text = graph.metadata.get(KEY)
-    if (text === undefined) {
-      const info = (name: string): TensorInfo => ({ name, ...stated(typeOf(graph, name)) })
-      return {
-        graph,
-        card: null,
-        layers: tensorLayers(graph),
-        inputs: required(graph).map(info),
-        outputs: [...graph.outputs.keys()].map(info),
-      }
+  const graph = readGraph(bytes)
+  const text = graph.metadata.get(KEY)
+  if (text === undefined) {
+    const info = (name: string): TensorInfo => ({ name, ...stated(typeOf(graph, name)) })
+    return {
+      graph,
+      card: null,
+      layers: tensorLayers(graph),
+      inputs: required(graph).map(info),
+      outputs: [...graph.outputs.keys()].map(info),
     }
-    const card = readCard(text)
-    // A converter to float16 changes the dtypes that the card states.
-    const own = <T extends TensorInfo>(one: T, tensor: string | null): T => ({
-      ...one,
-      dtype: (tensor !== null && typeOf(graph, tensor).dtype) || one.dtype,
-    })
-    const [inputs, outputs] = [card.inputs, card.outputs].map((infos) => infos.map((one) => own(one, one.name)))
-    const changed = [...inputs, ...outputs].some(({ dtype }, i) => dtype !== [...card.inputs, ...card.outputs][i].dtype)
-    const layers = card.layers.map((one) => ({ ...(changed ? own(one, one.tensor ?? null) : one), tensor: one.tensor ?? null }))
-    return { graph, card, layers, inputs, outputs }
-  } catch (error) {
-    if (!(error instanceof WireError)) throw error
-    const looks = describe(bytes)
-    const damaged = looks ? `. It looks like ${looks}` : `, or is cut off (${error.message}). Copy or export it again`
-    throw new ModelFileError(`the file is not an ONNX model${damaged}.`, { cause: error })
   }
+  const card = readCard(text)
+  // A converter to float16 changes the dtypes that the card states.
+  const own = <T extends TensorInfo>(one: T, tensor: string | null): T => ({
+    ...one,
+    dtype: (tensor !== null && typeOf(graph, tensor).dtype) || one.dtype,
+  })
+  const [inputs, outputs] = [card.inputs, card.outputs].map((infos) => infos.map((one) => own(one, one.name)))
+  const changed = [...inputs, ...outputs].some(({ dtype }, i) => dtype !== [...card.inputs, ...card.outputs][i].dtype)
+  const layers = card.layers.map((one) => ({ ...(changed ? own(one, one.tensor ?? null) : one), tensor: one.tensor ?? null }))
+  return { graph, card, layers, inputs, outputs }
 }
 
 /** A row for every tensor that a node writes. */
@@ -73,19 +64,3 @@ const stated = ({ dtype, dims }: TensorType): { shape: (number | null)[]; dtype:
   shape: (dims ?? []).map((size) => (typeof size === "number" ? size : null)),
   dtype: dims || ["sequence", "map", "optional"].includes(dtype) ? dtype : "",
 })
-
-/** What a file that is no ONNX model looks like. */
-function describe(bytes: Uint8Array): string {
-  const start = new TextDecoder("latin1").decode(bytes.subarray(0, 64))
-  const looks: [RegExp, string][] = [
-    [/^$/, "an empty file"],
-    [/^version https:\/\/git-lfs/, "a Git LFS pointer; fetch the model itself with `git lfs pull`"],
-    [/^\s*<(!doctype )?html/i, "an HTML page: perhaps an error or login page came instead of the file"],
-    [/^\s*[{[]/, "a JSON file"],
-    [/^\x89HDF|^PK\x03\x04/, "a Keras model or another archive; export it with `layertap export`"],
-    [/^....ORTM/s, "a model in onnxruntime's own format; give the .onnx file that it was made from"],
-    [/^\x89PNG|^\xff\xd8\xff/, "an image"],
-    [/^[\t\n\f\r -~]+$/, "a text file"],
-  ]
-  return looks.find(([mark]) => mark.test(start))?.[1] ?? ""
-}

@@ -11,8 +11,9 @@ import type { Recipe } from "./images/recipe.js"
 import { readIndex } from "./layers.js"
 import { type Asked, Program, type RunOptions } from "./program.js"
 import { type Selector, only, select } from "./select.js"
-import { type Source, externalReader, readBytes } from "./source.js"
+import { type Source, readBytes } from "./source.js"
 import type { Tensor } from "./tensors.js"
+import { WireError } from "./wire.js"
 
 export interface OpenOptions {
   /** Options for `ort.InferenceSession.create`, such as `{ executionProviders: ["webgpu"] }`. */
@@ -35,9 +36,14 @@ export interface TopChannels {
  */
 export async function open(ort: Ort, source: Source, options: OpenOptions = {}): Promise<Model> {
   if (typeof ort?.InferenceSession?.create !== "function")
-    throw new UsageError("the first argument must be onnxruntime-web or onnxruntime-node: open(ort, source).")
-  const index = readIndex(await readBytes(source, ModelFileError))
-  return new Model(new Program(new Engine(ort, index.graph, options.session, externalReader(source)), index))
+    throw new UsageError("the first argument must be onnxruntime: open(ort, source).")
+  const bytes = await readBytes(source, ModelFileError)
+  try {
+    const index = readIndex(bytes)
+    return new Model(new Program(new Engine(ort, index.graph, options.session, source), index))
+  } catch (error) {
+    throw error instanceof WireError ? (await import("./looks.js")).refusal(bytes, error) : error
+  }
 }
 
 /** An opened ONNX file: its layers, and their activations. Made by `open`. */

@@ -7,7 +7,6 @@ import type { Engine } from "./engine.js"
 import { InputError, ModelFileError, UsageError, list, show } from "./errors.js"
 import { asTensor, byName, isNamed } from "./feeds.js"
 import { type Graph, typeOf } from "./graph.js"
-import { isImage } from "./images/kinds.js"
 import type { Recipe } from "./images/recipe.js"
 import type { Index } from "./layers.js"
 import { type Selector, isSingle, select } from "./select.js"
@@ -150,12 +149,6 @@ export class Program {
       value,
       recipe,
     )
-  }
-
-  /** Whether one image was given, not a list of images or a batch. */
-  isOne(inputs: any): boolean {
-    const values = isNamed(inputs) ? Object.values(inputs) : [inputs]
-    return this.inputs.some(({ shape }) => shape.length === 4) && values.some(isImage)
   }
 
   /** The shape of the input for the weights of the scores; 1 for a free size. */

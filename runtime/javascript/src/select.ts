@@ -104,7 +104,7 @@ export function only(layers: readonly Layer[], selector: Selector): Layer {
 /** The reason why a layer is not exposed, and what to do. */
 function withheld(layers: readonly Layer[], layer: Layer): string {
   if (!layer.why_not)
-    return `${show(layer.name)} is in the model, but this file does not expose it. Export the model again with this layer in --layers, or with all layers.`
+    return `${show(layer.name)} is in the model, but this file does not expose it. Export the model again with all layers.`
   const seen = new Set<Layer>()
   const parent = (one: Layer): Layer | undefined => layers.find((other) => other.name === one.parent)
   let around = parent(layer)

@@ -56,7 +56,7 @@ export function cast(label: string, data: any, dtype: string, from = ""): any {
     return data
   }
   const array = ARRAYS[dtype as Numeric]
-  if (!array) throw new InputError(`${label} must have dtype ${dtype}, which JavaScript lacks. Give a tensor of it.`)
+  if (!array) throw new InputError(`${label} must be a tensor of dtype ${dtype}.`)
   if (data instanceof array && dtype !== "float16" && dtype !== "bool") return data
   const given = Array.from(data as ArrayLike<number | bigint | boolean>)
   if (given.some((one) => !["number", "bigint", "boolean"].includes(typeof one)))

@@ -19,6 +19,10 @@ export const LEN = 2
 let next = 0
 
 function varint(bytes: Uint8Array, at: number, end: number): number {
+  if (at < end && bytes[at] < 128) {
+    next = at + 1 // the common case
+    return bytes[at]
+  }
   let [value, scale] = [0, 1]
   const stop = Math.min(end, at + 10)
   for (let position = at; position < stop; scale *= 128) {

@@ -1,10 +1,13 @@
 /** Images as a batch for an input. */
 
+import "../model.js" // in one file of the built package, with all that it needs
 import type { TensorInfo } from "../card.js"
 import { InputError } from "../errors.js"
 import { checkShape } from "../feeds.js"
 import type { ImageSource } from "./kinds.js"
 import { type Prepared, type Recipe, channelsOf, prepare } from "./recipe.js"
+
+export { prepare }
 
 /** Images prepared by a recipe, `(n, h, w, c)` or `(n, c, h, w)`, float32. */
 export async function batch(

@@ -4,16 +4,16 @@ import type { Layer } from "./card.js"
 import { type Plan, peel } from "./cut.js"
 import { InputError, list, show } from "./errors.js"
 import type { Graph } from "./graph.js"
+import type { Program } from "./program.js"
 
 /** Reject a plan that depends on inputs that were not given; the message names the layers to add. */
 export function checkSeparates(
-  graph: Graph,
-  layers: readonly Layer[],
+  { graph, layers, seed }: Program,
   plan: Plan,
   given: readonly string[],
   inputs: readonly string[],
 ): void {
-  const missing = plan.inputs.filter((name) => !inputs.includes(name))
+  const missing = plan.inputs.filter((name) => name !== seed && !inputs.includes(name))
   if (!missing.length) return
   const names = list([...given, ...inputs], 20)
   if (!plan.starts.size)

@@ -52,9 +52,9 @@ export interface Plan {
 /** The name under which a given tensor is fed. */
 export const givenName = (tensor: string): string => `layertap:given:${tensor}`
 
-/** The name under which a requested tensor is computed; a constant is copied. */
+/** The name under which a requested tensor is computed: a copy of a constant, or of what no object may have as a key. */
 export const outputName = (graph: Graph, tensor: string): string =>
-  graph.weights.has(tensor) ? `layertap:${tensor}` : tensor
+  graph.weights.has(tensor) || tensor in {} ? `layertap:${tensor}` : tensor
 
 /** The inputs of a graph that have no value in the file; before IR version 4 all constants were listed, too. */
 export const required = (graph: Graph): string[] => [...graph.listed.keys()].filter((name) => !graph.weights.has(name))
@@ -140,7 +140,7 @@ export async function writeCut(
   body.push(...appended.map((extra) => extra.nodes))
   const outputs = tensors.filter((name) => !plan.passed.has(name))
   for (const name of new Set(outputs))
-    if (graph.weights.has(name)) body.push(nodeField("Identity", [name], [outputName(graph, name)]))
+    if (outputName(graph, name) !== name) body.push(nodeField("Identity", [name], [outputName(graph, name)]))
   for (const name of plan.weights) {
     const { span, external } = graph.weights.get(name)!
     body.push(...(external ? located(bytes, span, await load(external)) : [part(span)]))
@@ -153,7 +153,7 @@ export async function writeCut(
   }
   for (const name of new Set(outputs)) {
     const stated = graph.outputs.get(name) ?? graph.values.get(name)
-    body.push(encode(12, stated && graph.makers.has(name) ? part(stated) : encode(1, outputName(graph, name))))
+    body.push(encode(12, stated && outputName(graph, name) === name ? part(stated) : encode(1, outputName(graph, name))))
   }
   for (const name of appended.flatMap((extra) => extra.writes)) body.push(encode(12, encode(1, name)))
   const total = body.reduce((sum, one) => sum + one.length, 0)

@@ -11,7 +11,7 @@ export function refusal(bytes: Uint8Array, error: Error): ModelFileError {
 
 /** What a file that is no ONNX model looks like. */
 function describe(bytes: Uint8Array): string {
-  const start = new TextDecoder("latin1").decode(bytes.subarray(0, 64))
+  const start = String.fromCharCode(...bytes.subarray(0, 64))
   const looks: [RegExp, string][] = [
     [/^$/, "an empty file"],
     [/^version https:\/\/git-lfs/, "a Git LFS pointer; fetch the model itself with `git lfs pull`"],

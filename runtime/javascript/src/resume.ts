@@ -35,7 +35,7 @@ export async function resume(program: Program, given: object, layers: Asked | un
   ])
   const plan = program.plan({ ...request, fused: false, given: new Map(types) }, inputs)
   const names = [...starts.values()].map(([row]) => row.name)
-  checkSeparates(graph, program.layers, plan, names, [...Object.keys(inputs), program.seed ?? ""].filter(Boolean))
+  checkSeparates(program, plan, names, Object.keys(inputs))
   const feeds = await program.feeds(plan.inputs, inputs, options)
   const counts = new Set<number>()
   for (const [tensor, [row, value]] of starts) {

@@ -79,10 +79,13 @@ const CHARACTERS = 200
 export function suggest(name: string, known: Iterable<string>): string {
   const wanted = name.slice(0, CHARACTERS).toLowerCase()
   const near: [number, string][] = []
+  const seen = new Set<string>()
   for (const one of [...known].slice(0, COMPARED)) {
-    const [a, b] = [wanted, one.toLowerCase()]
-    if (b.length > CHARACTERS || (4 * Math.min(a.length, b.length)) < a.length + b.length) continue
-    const score = (2 * common(a, b)) / (a.length + b.length || 1)
+    const low = one.toLowerCase()
+    const total = low.length + wanted.length || 1
+    if (low.length > CHARACTERS || seen.has(low) || Math.min(low.length, wanted.length) * 4 < total) continue
+    seen.add(low)
+    const score = (2 * common(low, wanted)) / total
     if (score >= 0.5) near.push([score, one])
   }
   near.sort(([a, x], [b, y]) => b - a || (x < y ? 1 : -1))

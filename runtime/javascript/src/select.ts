@@ -59,7 +59,7 @@ function matching(layers: readonly Layer[], selector: Selector): Layer[] {
       `${text} only matches layers that this file does not expose. The layer ${withheld(layers, all[0])}`,
     )
   const names = layers.filter((layer) => layer.tensor !== null).map((layer) => layer.name)
-  const near = suggest(String(selector).replace(/^re:|[*?[\]^$.]/g, ""), names)
+  const near = suggest(String(selector).replace(/^(re:)?[*?[\]^$.]*|[*?[\]^$.]+$/g, ""), names)
   throw new LayerNotFoundError(`${text} matches none of the ${names.length} exposed layers.${near}`)
 }
 

@@ -3,7 +3,8 @@
 A program is the body of an async function. It sees `layertap` (the client), `ort`, and
 
     read(name)          the bytes of a file in the program's folder
-    given(name)         the array of this name, as a tensor
+    json(name)          the data in a file
+    given(name)         the array of this name, as a tensor; `names` are the names of all
     keep(name, tensor)  hands an array back
     refused(action)     the name and the message of the error that a function throws
 
@@ -12,6 +13,7 @@ What it returns, as JSON, is the result of `Runtime.run`.
 
 from __future__ import annotations
 
+import functools
 import json
 import queue
 import shutil
@@ -28,7 +30,10 @@ from numpy.typing import NDArray
 
 PACKAGE = Path(__file__).parents[1] / "runtime" / "javascript"
 MODULES = PACKAGE / "node_modules"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+HARNESS = Path(__file__).parent / "javascript"
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
 SECONDS = 120
 """The longest time that a program takes."""
 
@@ -44,10 +49,15 @@ class Done(NamedTuple):
     """What it kept."""
 
 
+@functools.cache
 def missing(*, chromium: bool = False) -> str:
     """Why no program can run here; empty if it can."""
     if not shutil.which("node"):
         return "needs node"
+    command = ["node", "--print", "process.version.slice(1)"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    if tuple(int(part) for part in found.split(".")[:2]) < (20, 16):
+        return f"needs node 20.16 or newer, got {found}"
     if not (MODULES / "esbuild").exists():
         return "needs node's packages: `make javascript`"
     if chromium and not CHROMIUM:
@@ -71,80 +81,8 @@ def build(folder: Path, script: str = "bundle") -> Path:
     return folder / ("layertap.js" if script == "bundle" else "layertap.single.js")
 
 
-PROGRAM = """
-import * as layertap from "{client}"
-{imports}
-const ARRAYS = {{
-  float32: Float32Array, float64: Float64Array, int8: Int8Array, uint8: Uint8Array, bool: Uint8Array,
-  int16: Int16Array, uint16: Uint16Array, int32: Int32Array, int64: BigInt64Array, float16: Uint16Array,
-}}
-const shapes = {shapes}
-async function given(name) {{
-  const {{ file, dtype, shape }} = shapes[name]
-  if (dtype === "string") return new ort.Tensor("string", JSON.parse(new TextDecoder().decode(await read(file))), shape)
-  const bytes = await read(file)
-  return new ort.Tensor(dtype, new ARRAYS[dtype](bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length)), shape)
-}}
-const kept = []
-function keep(name, {{ type = "float32", data, dims }}) {{
-  const strings = type === "string"
-  const bytes = strings ? new TextEncoder().encode(JSON.stringify(data)) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
-  kept.push([{{ name, type, dims, size: bytes.length }}, bytes.slice()])
-}}
-async function refused(action) {{
-  try {{ await action() }} catch (error) {{
-    return {{ name: error.name, message: error.message, own: error instanceof layertap.LayertapError }}
-  }}
-  return null
-}}
-async function body() {{
-{code}
-}}
-export default async () => {{
-  const value = (await body()) ?? null
-  await write(JSON.stringify(kept.map(([about]) => about)), new Uint8Array(await new Blob(kept.map(([, bytes]) => bytes)).arrayBuffer()))
-  return value
-}}
-"""
-
-NODE = """
-import fs from "node:fs"
-import {{ createRequire }} from "node:module"
-const ort = createRequire("{package}/")("onnxruntime-node")
-const folder = {folder}
-const read = async (name) => new Uint8Array(fs.readFileSync(folder + "/" + name))
-const write = async (abouts, bytes) => {{
-  fs.writeFileSync(folder + "/kept.json", abouts)
-  fs.writeFileSync(folder + "/kept.bin", bytes)
-}}
-"""
-
-RUN_IN_NODE = """
-import run from "{program}"
-import fs from "node:fs"
-const result = await run().then((value) => ({{ value }}), (error) => ({{ error: String(error?.stack ?? error) }}))
-fs.writeFileSync("{result}", JSON.stringify(result))
-"""
-
-BROWSER = """
-import * as ort from "/modules/onnxruntime-web/dist/ort.wasm.min.mjs"
-ort.env.wasm.numThreads = 1
-const read = async (name) => new Uint8Array(await (await fetch("/files/{id}/" + name)).arrayBuffer())
-const write = async (abouts, bytes) => {{
-  await fetch("/kept.json/{id}", {{ method: "POST", body: abouts }})
-  await fetch("/kept.bin/{id}", {{ method: "POST", body: bytes }})
-}}
-"""
-
-PAGE = b"""<!doctype html><meta charset="utf-8"><script type="module">
-for (;;) {
-  const { id } = await (await fetch("/next")).json()
-  if (id === null) break
-  const result = await import(`/program/${id}.mjs`).then((program) => program.default())
-    .then((value) => ({ value }), (error) => ({ error: String(error?.stack ?? error) }))
-  await fetch("/done/" + id, { method: "POST", body: JSON.stringify(result) })
-}
-</script>"""
+GIVEN = "layertap, ort, read, json, given, keep, refused, names"
+"""What a program sees."""
 
 
 class Runtime:
@@ -180,11 +118,18 @@ class Runtime:
         for at, (name, array) in enumerate((arrays or {}).items()):
             dtype = "string" if array.dtype == object else array.dtype.name
             shapes[name] = {"file": f"array.{at}", "dtype": dtype, "shape": list(array.shape)}
-            data = json.dumps(array.ravel().tolist()).encode() if dtype == "string" else array.tobytes()
+            data = (
+                json.dumps(array.ravel().tolist()).encode()
+                if dtype == "string"
+                else array.tobytes()
+            )
             (folder / f"array.{at}").write_bytes(data)
         for name, data in (files or {}).items():
             (folder / name).write_bytes(data)
-        result = self._execute(str(self._count), folder, code, json.dumps(shapes))
+        (folder / "shapes.json").write_text(json.dumps(shapes), encoding="utf-8")
+        program = f"export default async ({{ {GIVEN} }}) => {{\n{code}\n}}\n"
+        (folder / "program.mjs").write_text(program, encoding="utf-8")
+        result = self._execute(str(self._count), folder)
         assert "error" not in result, result["error"]
         kept, data, at = {}, (folder / "kept.bin").read_bytes(), 0
         for about in json.loads((folder / "kept.json").read_text(encoding="utf-8")):
@@ -193,16 +138,10 @@ class Runtime:
         shutil.rmtree(folder)
         return Done(result["value"], kept)
 
-    def _execute(self, name: str, folder: Path, code: str, shapes: str) -> Any:
-        program, result = folder / "program.mjs", folder / "result.json"
-        imports = NODE.format(package=PACKAGE, folder=json.dumps(str(folder)))
-        text = PROGRAM.format(client=self.client, imports=imports, code=code, shapes=shapes)
-        program.write_text(text, encoding="utf-8")
-        start = folder / "start.mjs"
-        start.write_text(RUN_IN_NODE.format(program=program, result=result), encoding="utf-8")
-        done = subprocess.run(
-            ["node", str(start)], capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+    def _execute(self, name: str, folder: Path) -> Any:
+        command = ["node", *map(str, (HARNESS / "in_node.mjs", self.client, PACKAGE, folder))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        result = folder / "result.json"
         assert result.exists(), done.stderr
         return json.loads(result.read_text(encoding="utf-8"))
 
@@ -214,7 +153,6 @@ class Browser(Runtime):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._programs: dict[str, str] = {}
         self._waiting: queue.Queue[str | None] = queue.Queue()
         self._results: queue.Queue[Any] = queue.Queue()
         runtime = self
@@ -248,10 +186,7 @@ class Browser(Runtime):
         self._server.shutdown()
         self._server.server_close()
 
-    def _execute(self, name: str, folder: Path, code: str, shapes: str) -> Any:
-        imports = BROWSER.format(id=name)
-        text = PROGRAM.format(client="/client/layertap.js", imports=imports, code=code, shapes=shapes)
-        self._programs[name] = text
+    def _execute(self, name: str, folder: Path) -> Any:
         self._waiting.put(name)
         return self._results.get(timeout=SECONDS)
 
@@ -259,13 +194,13 @@ class Browser(Runtime):
         parts = unquote(urlsplit(request.path).path).strip("/").split("/")
         kind, rest = parts[0], parts[1:]
         if kind == "next":
-            return _answer(request, "application/json", json.dumps({"id": self._waiting.get()}).encode())
-        if kind == "program":
-            text = self._programs[rest[0].removesuffix(".mjs")]
-            return _answer(request, "text/javascript", text.encode())
-        places = {"files": self.folder, "modules": MODULES, "client": self.client.parent}
+            return _answer(
+                request, "application/json", json.dumps({"id": self._waiting.get()}).encode()
+            )
+        client = self.client.parent
+        places = {"files": self.folder, "modules": MODULES, "client": client, "harness": HARNESS}
         if kind not in places:
-            return _answer(request, "text/html", PAGE)
+            return _answer(request, "text/html", (HARNESS / "in_browser.html").read_bytes())
         path = places[kind].joinpath(*rest)
         if not path.is_file():
             return _answer(request, "text/plain", b"", 404)
@@ -297,15 +232,19 @@ def _answer(request: BaseHTTPRequestHandler, kind: str, data: bytes, status: int
 
 def _array(about: Mapping[str, Any], data: bytes) -> Array:
     if about["type"] == "string":
-        return np.array(json.loads(data), object).reshape(about["dims"])
-    return np.frombuffer(data, about["type"]).reshape(about["dims"])
+        strings: Array = np.array(json.loads(data), object).reshape(about["dims"])
+        return strings
+    array: Array = np.frombuffer(data, about["type"]).reshape(about["dims"])
+    return array
 
 
 TOLERANCE = 2e-6
 """Of the largest value of a layer: WebAssembly adds up in another order."""
 
 
-def assert_close(found: Array, expected: Array, name: str = "", tolerance: float = TOLERANCE) -> None:
+def assert_close(
+    found: Array, expected: Array, name: str = "", tolerance: float = TOLERANCE
+) -> None:
     """Equal, up to a tolerance of the largest value."""
     assert found.shape == expected.shape, name
     assert found.dtype == expected.dtype, name

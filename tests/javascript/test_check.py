@@ -20,11 +20,14 @@ CHECK = """
 const model = await layertap.open(ort, await read("model.onnx"))
 const report = await model.check()
 const { passed, tolerance, layers, failed } = report
-return { passed, tolerance, layers, failed, text: String(report), loose: (await model.check({ tolerance: 1e9 })).passed }
+const loose = (await model.check({ tolerance: 1e9 })).passed
+return { passed, tolerance, layers, failed, text: String(report), loose }
 """
 
 
-def with_golden(made: onnx.ModelProto, inputs: tuple[GoldenInput, ...], seed: int = 0) -> onnx.ModelProto:
+def with_golden(
+    made: onnx.ModelProto, inputs: tuple[GoldenInput, ...], seed: int = 0
+) -> onnx.ModelProto:
     """A model with a golden sample of all its outputs."""
     (prop,) = (item for item in made.metadata_props if item.key == KEY)
     card = Card.from_json(prop.value)
@@ -33,7 +36,9 @@ def with_golden(made: onnx.ModelProto, inputs: tuple[GoldenInput, ...], seed: in
     names = [item.name for item in made.graph.output]
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        made.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     values = dict(zip(names, session.run(names, arrays), strict=True))
     layers = {name: golden_layer(value) for name, value in values.items()}
     prop.value = replace(card, golden=replace(golden, layers=layers)).to_json()

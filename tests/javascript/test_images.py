@@ -19,7 +19,7 @@ from javascript_runtime import Array, Runtime
 from layertap import Preprocessing
 
 PREPARE = """
-const cases = JSON.parse(new TextDecoder().decode(await read("cases.json")))
+const cases = await json("cases.json")
 for (const [i, { file, recipe }] of cases.entries()) {
   const { data, width, height, channels } = await layertap.prepare(recipe, await read(file))
   keep(String(i), { data, dims: [height, width, channels] })

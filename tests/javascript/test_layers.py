@@ -13,8 +13,9 @@ from javascript_runtime import Runtime, assert_close
 
 ONE_BY_ONE = """
 const model = await layertap.open(ort, await read("model.onnx"))
-const inputs = Object.fromEntries(await Promise.all(Object.keys(shapes).map(async (name) => [name, await given(name)])))
-for (const name of JSON.parse(new TextDecoder().decode(await read("names.json"))))
+const inputs = {}
+for (const name of names) inputs[name] = await given(name)
+for (const name of await json("names.json"))
   keep(name, await model.activations(inputs, name))
 await model.release()
 return model.layers.map(({ index, name, type, shape, dtype, parameters, inbound, tensor }) =>

@@ -1,4 +1,4 @@
-"""What the client computes beside plain layers: predictions, reductions, gradients, heat maps, resumed runs."""
+"""What the client computes beside plain layers: reductions, gradients, maps, resumed runs."""
 
 from __future__ import annotations
 
@@ -36,13 +36,17 @@ def files(**options: Any) -> dict[str, bytes]:
     return {"model.onnx": tiny.differentiable(**options).SerializeToString()}
 
 
-GRADIENTS = OPEN + """
+GRADIENTS = (
+    OPEN
+    + """
 for (const target of [0, -1, "top", [2, "top"], new Float32Array([0.5, -1, 2])]) {
   const found = await model.gradients(x, undefined, { target })
-  for (const [name, gradient] of Object.entries(found)) keep(`${ArrayBuffer.isView(target) ? "mix" : target}/${name}`, gradient)
+  const key = ArrayBuffer.isView(target) ? "mix" : target
+  for (const [name, gradient] of Object.entries(found)) keep(`${key}/${name}`, gradient)
 }
 keep("one", await model.gradients(x, "last", { target: 1 }))
 """
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -53,7 +57,7 @@ def test_gradients_are_those_of_the_python_runtime(variant: str, runtime: Runtim
     found = runtime.run(GRADIENTS, {"x": x}, made).arrays
     model = layertap.open(made["model.onnx"])
     mix = np.array([0.5, -1, 2], np.float32)
-    targets = {"0": 0, "-1": -1, "top": "top", "2,top": [2, "top"], "mix": mix}
+    targets: dict[str, Any] = {"0": 0, "-1": -1, "top": "top", "2,top": [2, "top"], "mix": mix}
     for key, target in targets.items():
         for name, expected in model.gradients(x, target=target).items():
             value = found[f"{key}/{name}"]
@@ -64,21 +68,28 @@ def test_gradients_are_those_of_the_python_runtime(variant: str, runtime: Runtim
     assert_close(found["one"], model.gradients(x, "last", 1))
 
 
-MAPS = OPEN + """
+MAPS = (
+    OPEN
+    + """
 const about = {}
-for (const method of JSON.parse(new TextDecoder().decode(await read("methods.json"))))
+for (const method of await json("methods.json"))
   for (const [key, options] of Object.entries({
-    plain: {}, raw: { normalize: false, resize: false }, two: { target: [1, "top"], resize: [5, 9] },
+    plain: {},
+    raw: { normalize: false, resize: false },
+    two: { target: [1, "top"], resize: [5, 9] },
   })) {
-    const maps = await model.cam(x, method === "eigencam" ? "conv" : undefined, { method, ...options })
-    keep(`${method}/${key}`, maps)
-    about[`${method}/${key}`] = { classes: maps.classes, scores: maps.scores, layer: maps.layer, method: maps.method }
+    const layer = method === "eigencam" ? "conv" : undefined
+    const { data, dims, ...rest } = await model.cam(x, layer, { method, ...options })
+    keep(`${method}/${key}`, { data, dims })
+    about[`${method}/${key}`] = rest
   }
 return about
 """
+)
 METHODS = (
-    "gradcam", "Grad-CAM++", "xgradcam", "layercam", "hirescam", "elementwise", "eigencam", "eigen_gradcam",
-)  # fmt: skip
+    *("gradcam", "Grad-CAM++", "xgradcam", "layercam", "hirescam", "elementwise"),
+    *("eigencam", "eigen_gradcam"),
+)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -111,7 +122,9 @@ def test_heat_maps_are_those_of_the_python_runtime(variant: str, runtime: Runtim
                 np.testing.assert_allclose(about["scores"], expected.scores, rtol=1e-5)
 
 
-REDUCTIONS = OPEN + """
+REDUCTIONS = (
+    OPEN
+    + """
 const hows = ["mean", "max", "mean_l2", "flatten", "top2", null]
 for (const how of hows) {
   const found = await model.activations(x, { "re:conv|relu|drop|pool": how })
@@ -123,6 +136,7 @@ for (const how of hows) {
   }
 }
 """
+)
 
 
 @pytest.mark.parametrize("opset", [18, 13, 9])
@@ -133,7 +147,8 @@ def test_reductions_are_those_of_the_python_runtime(opset: int, runtime: Runtime
     found = runtime.run(REDUCTIONS, {"x": x}, {"model.onnx": data}).arrays
     model = layertap.open(data)
     for how in ("mean", "max", "mean_l2", "flatten", "top2", None):
-        for name, expected in model.activations(x, {"re:conv|relu|drop|pool": how}).items():
+        reduced: dict[str, Any] = model.activations(x, {"re:conv|relu|drop|pool": how})
+        for name, expected in reduced.items():
             if how == "top2":
                 np.testing.assert_array_equal(found[f"{how}/{name}/channels"], expected.channels)
                 assert_close(found[f"{how}/{name}/values"], expected.values)
@@ -142,14 +157,17 @@ def test_reductions_are_those_of_the_python_runtime(opset: int, runtime: Runtime
                 assert_close(found[f"{key}/{name}"], expected)
 
 
-RESUME = OPEN + """
-const named = Object.fromEntries(Object.keys(shapes).filter((key) => key !== "x").map((key) => [key, null]))
-for (const key of Object.keys(named)) named[key] = await given(key)
-const layers = JSON.parse(new TextDecoder().decode(await read("layers.json")))
+RESUME = (
+    OPEN
+    + """
+const named = {}
+for (const name of names) if (name !== "x") named[name] = await given(name)
+const layers = await json("layers.json")
 const found = await model.resume(named, layers ?? undefined)
 if (layers) for (const [name, value] of Object.entries(found)) keep(name, value)
 else keep("probs", found)
 """
+)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +197,16 @@ def test_a_resumed_run_is_that_of_the_python_runtime(
         assert_close(found[name], value)
 
 
-INPUTS = OPEN + """
+INPUTS = (
+    OPEN
+    + """
 const flat = x.data
 const forms = {
-  tensor: x, flat, plain: { data: [...flat], dims: x.dims }, named: { image: x }, list: [...flat],
+  tensor: x,
+  flat,
+  plain: { data: [...flat], dims: x.dims },
+  named: { image: x },
+  list: [...flat],
   double: { data: Float64Array.from(flat), dims: x.dims },
 }
 for (const [name, form] of Object.entries(forms)) keep(name, await model.predict(form))
@@ -190,12 +214,17 @@ const png = await read("image.png")
 const pixels = await given("pixels")
 const [h, w, c] = pixels.dims
 const raw = { data: pixels.data, width: w, height: h }
-const images = { png, raw, url: new Blob([png]), batch: new ort.Tensor("uint8", pixels.data, [1, h, w, c]) }
-for (const [name, image] of Object.entries(images)) keep("image/" + name, await model.predict(image))
+const batch = new ort.Tensor("uint8", pixels.data, [1, h, w, c])
+const images = { png, raw, url: new Blob([png]), batch }
+for (const [key, image] of Object.entries(images))
+  keep(`image/${key}`, await model.predict(image))
 keep("image/two", await model.predict([png, raw]))
 keep("prepared", await model.prepare(png))
-return { top: await model.top(png, 1), tops: await model.top([png, raw], 2), labels: model.labels, one: (await model.cam(png, "conv", { method: "eigencam" })).dims }
+const { dims: one } = await model.cam(png, "conv", { method: "eigencam" })
+const [top, tops] = [await model.top(png, 1), await model.top([png, raw], 2)]
+return { top, tops, labels: model.labels, one }
 """
+)
 
 
 def test_inputs_in_every_form(runtime: Runtime) -> None:

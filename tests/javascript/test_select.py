@@ -14,16 +14,17 @@ from layertap.format.card import KEY, Card
 from layertap.format.select import select
 
 NAMES = [
-    "image", "conv1/conv", "conv1/relu", "conv2/conv", "secret", "encoder#1", "what[1]?*", "re:named",
-    "12", "block.a", "Block.A", "a-b", "x^y", "[", "]", "!", "all_of_it", "größe", "a\\b", "a\nb", "é" * 3,
-    "(", "$", "conv10_block3_concat", "conv10_block3_0_bn", "conv10_block3_0_relu", "dense", "Dense",
-]  # fmt: skip
+    *("image", "conv1/conv", "conv1/relu", "conv2/conv", "secret", "encoder#1", "what[1]?*"),
+    *("re:named", "12", "block.a", "Block.A", "a-b", "x^y", "[", "]", "!", "all_of_it", "größe"),
+    *("a\\b", "a\nb", "é" * 3, "(", "$", "conv10_block3_concat", "conv10_block3_0_bn"),
+    *("conv10_block3_0_relu", "dense", "Dense"),
+]
 TYPES = ["Conv2D", "ReLU", "Dense", "InputLayer"]
 
 SELECT = """
 const model = await layertap.open(ort, await read("model.onnx"))
 const found = []
-for (const { selector, type } of JSON.parse(new TextDecoder().decode(await read("asked.json")))) {
+for (const { selector, type } of await json("asked.json")) {
   try { found.push(model.select(selector ?? undefined, type ?? undefined).map(({ name }) => name)) }
   catch (error) { found.push(`${error.name}: ${error.message}`) }
 }
@@ -43,7 +44,9 @@ def asked(generator: random.Random) -> dict[str, object]:
     elif kind == 2:
         selector = name[:at] + generator.choice(["*", "?", "[a-z]*", "[!a]*", "[]1]*", "[", "[!"])
     elif kind == 3:
-        selector = "re:" + generator.choice([".*conv", "conv.*", "(", "a|b", r"\d+", ".", "[a-c].*", ""])
+        selector = "re:" + generator.choice(
+            [".*conv", "conv.*", "(", "a|b", r"\d+", ".", "[a-c].*", ""]
+        )
     elif kind == 4:
         selector = generator.randrange(-2 * len(NAMES), 2 * len(NAMES))
     elif kind == 5:

@@ -1,6 +1,5 @@
 /** Checking a file on this machine against the golden sample that it contains. */
 
-import "./model.js" // in one file of the built package, with all that it needs
 import { type Test, checks, isCount, isNumber, isText, listOf, mapOf, orNull, readChecked } from "./card.js"
 import { missingTensor } from "./cut.js"
 import { ModelFileError } from "./errors.js"

@@ -1,6 +1,5 @@
 /** Gradients and heat maps of a class: the runs that they need. */
 
-import "./model.js" // in one file of the built package, with all that it needs
 import { type Method, findMethod, finished, heat } from "./cam.js"
 import type { Gradients, Layer } from "./card.js"
 import { LayerNotFoundError, ModelFileError, UsageError, list, show } from "./errors.js"

@@ -1,6 +1,5 @@
 /** Weights that a model keeps in other files, as models over 2 GB do. */
 
-import "./model.js" // in one file of the built package, with all that it needs
 import { ModelFileError, show } from "./errors.js"
 import type { External } from "./graph.js"
 import { type Source, isBytes, isFile, node } from "./source.js"

@@ -5,6 +5,7 @@ import type { Engine } from "./engine.js"
 import { InputError, list, show, suggest } from "./errors.js"
 import { type ImageSource, isImage } from "./images/kinds.js"
 import type { Recipe } from "./images/recipe.js"
+import { checkShape, shown } from "./shapes.js"
 import { type Tensor, cast, isFloat, size } from "./tensors.js"
 
 /**
@@ -92,18 +93,4 @@ function inferred(label: string, count: number, shape: TensorInfo["shape"]): num
       `${label} has ${count} values, expected ${shown(shape)}. Give a tensor, {data, dims}, that states its sizes.`,
     )
   return shape.map((one) => one ?? count / rest)
-}
-
-export const shown = (shape: readonly (number | null)[]): string =>
-  `(${shape.map((one, axis) => one ?? (axis ? "any" : "n")).join(", ")})`
-
-export function checkShape(label: string, dims: readonly number[], { shape }: Pick<TensorInfo, "shape">): void {
-  const fits = (...given: number[]): boolean =>
-    given.length === shape.length && given.every((one, axis) => shape[axis] === null || shape[axis] === one)
-  if (fits(...dims) && size(dims)) return
-  const [n, a, b, c] = dims
-  const hint = fits(n, b, c, a) ? " Its channels come first." : fits(n, b, a, c) ? " Height and width are swapped." : ""
-  throw new InputError(
-    `${label} has the shape ${shown(dims)}, expected ${shown(shape)}.${fits(1, ...dims) ? " Add the batch axis." : hint}`,
-  )
 }

@@ -215,7 +215,7 @@ type Tensor = Omit<Weights, "span">
 
 /** Refuses a tensor in another file: only weights of the graph itself may be there. */
 function inside(tensor: Tensor): Tensor {
-  if (tensor.external) throw new WireError("it refers to data in another file in a way that cannot be followed")
+  if (tensor.external) throw new WireError("it refers to data in another file")
   return tensor
 }
 

@@ -1,6 +1,5 @@
 /** The error for a file that is no ONNX model. */
 
-import "./model.js" // in one file of the built package, with all that it needs
 import { ModelFileError } from "./errors.js"
 
 export function refusal(bytes: Uint8Array, error: Error): ModelFileError {

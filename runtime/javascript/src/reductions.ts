@@ -6,7 +6,6 @@
  * attribute of TopK before opset 10. See https://onnx.ai/onnx/operators/.
  */
 
-import "./model.js" // in one file of the built package, with all that it needs
 import type { Layer } from "./card.js"
 import { type Appended, peel } from "./cut.js"
 import { UsageError, show, suggest } from "./errors.js"

@@ -1,6 +1,5 @@
 /** Resuming a run from given activations. */
 
-import "./model.js" // in one file of the built package, with all that it needs
 import { checkSeparates } from "./boundary.js"
 import type { Layer } from "./card.js"
 import { peel } from "./cut.js"

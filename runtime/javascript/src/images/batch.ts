@@ -1,9 +1,8 @@
 /** Images as a batch for an input. */
 
-import "../model.js" // in one file of the built package, with all that it needs
 import type { TensorInfo } from "../card.js"
 import { InputError } from "../errors.js"
-import { checkShape } from "../feeds.js"
+import { checkShape } from "../shapes.js"
 import type { ImageSource } from "./kinds.js"
 import { type Prepared, type Recipe, channelsOf, prepare } from "./recipe.js"
 

@@ -27,7 +27,7 @@ FLOORS = {
         "extract",
         "_model",
         "__init__",
-        "compare view",
+        "compare ray view",
         "cli",
         "__main__",
     ],

@@ -87,6 +87,23 @@ def test_sources_of_all_kinds(model: layertap.Model, name: str) -> None:
     np.testing.assert_array_equal(rows, model.activations(given, "pool", dtype="float16"))
 
 
+def test_elements_of_a_data_set_without_an_image(model: layertap.Model) -> None:
+    none = {"bytes": None, "path": None}
+    given: Any = [
+        {"image": png(0)},
+        {"image": none},
+        none,
+        {},
+        {"image": {"image": none}},
+        None,
+        (),
+    ]
+    for source in (given, iter(given)):
+        (batch,) = model.stream(source, "pool")
+        assert batch.ok.tolist() == [True, *[False] * 6]
+        assert all("is no image" in error for error in batch.errors[1:])
+
+
 def test_an_iterator_is_read_shortly_before_it_is_needed(model: layertap.Model) -> None:
     read: list[int] = []
 

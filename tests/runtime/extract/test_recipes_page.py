@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
 import layertap
@@ -31,53 +30,6 @@ from shell import layertap as command
 PAGE = page("recipes.md")
 BROKEN = "5_broken.png"
 LAYERS = {"average": (96,), "stem_relu": (32,), "pool": (4, 4, 32)}
-RECIPE = {
-    "size": [8, 8],
-    "color_mode": "grayscale",
-    "interpolation": "box",
-    "scaling": {"mode": "rescale", "scale": 1 / 255},
-}
-
-
-def network() -> onnx.ModelProto:
-    """Grey images (n, 8, 8, 1) -> stem_relu -> pool -> average, with random weights."""
-    made = tiny.model(
-        [
-            tiny.node("Transpose", "image", "first", perm=[0, 3, 1, 2]),
-            tiny.node("Conv", "first kernel", "stem", pads=[1, 1, 1, 1]),
-            tiny.node("Relu", "stem", "stem_nchw"),
-            tiny.node("MaxPool", "stem_nchw", "pool_nchw", kernel_shape=[2, 2], strides=[2, 2]),
-            tiny.node("Conv", "pool_nchw kernel2", "last", pads=[1, 1, 1, 1]),
-            tiny.node("Relu", "last", "last_nchw"),
-            tiny.node("GlobalAveragePool", "last_nchw", "pooled"),
-            tiny.node("Flatten", "pooled", "average"),
-            tiny.node("Transpose", "stem_nchw", "stem_relu", perm=[0, 2, 3, 1]),
-            tiny.node("Transpose", "pool_nchw", "pool", perm=[0, 2, 3, 1]),
-        ],
-        [tiny.value("image", ["batch", 8, 8, 1])],
-        [
-            tiny.value("average", ["batch", 96]),
-            tiny.value("stem_relu", ["batch", 8, 8, 32]),
-            tiny.value("pool", ["batch", 4, 4, 32]),
-        ],
-        [
-            tiny.weights("kernel", 32, 1, 3, 3, fan_in=9),
-            tiny.weights("kernel2", 96, 32, 3, 3, fan_in=288),
-        ],
-        card=tiny.card(
-            [
-                tiny.layer(0, "image", "InputLayer", (None, 8, 8, 1)),
-                tiny.layer(1, "stem_relu", "Activation", (None, 8, 8, 32), "image", 288),
-                tiny.layer(2, "pool", "MaxPooling2D", (None, 4, 4, 32), "stem_relu"),
-                tiny.layer(3, "average", "GlobalAveragePooling2D", (None, 96), "pool", 27648),
-            ],
-            {"image": (None, 8, 8, 1)},
-            {"average": (None, 96)},
-            preprocessing=RECIPE,
-        ),
-    )
-    onnx.checker.check_model(made)
-    return made
 
 
 def commands() -> list[list[str]]:
@@ -95,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert command(*samples).code == 0
-        tiny.save(network(), Path(export[export.index("-o") + 1]))
+        tiny.save(tiny.digits(), Path(export[export.index("-o") + 1]))
         Path("digits/images", BROKEN).write_bytes(b"\x89PNG")
         assert command(*extract, "--quiet").code == 1
     return folder

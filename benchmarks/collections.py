@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import sys
 import tempfile
 import threading
@@ -25,7 +24,7 @@ import layertap
 
 from . import machine, models
 from .pictures import DRAWN, KINDS, pictures
-from .timing import Row, Samples, alternate, table
+from .timing import Row, alternate, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +68,7 @@ OVERHEAD = 0.03
 """Target for the processor time of hashes, journal and writing, as a part of all of it."""
 
 
-# --- Beside the limit, the pure tap and the plain loop ---------------------------------------------
+# --- Beside the limit, the pure tap and the plain loop --------------------------------------------
 
 
 def depths(options: argparse.Namespace) -> list[Row]:
@@ -149,7 +148,7 @@ def _depth(depth: Depth, kind: str, rounds: int) -> list[Row]:
     ]
     return [
         *rows,
-        _of_one(f"... hashes, journal and writing, of all processor time", shares[1:], OVERHEAD),
+        _of_one("... hashes, journal and writing, of all processor time", shares[1:], OVERHEAD),
         Row(
             what=f"... the first {STARTED} images",
             peer=f"all {depth.images} images",

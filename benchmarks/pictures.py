@@ -23,7 +23,9 @@ COUNT = 1008
 def pictures(kind: str, count: int = COUNT) -> list[str]:
     """The paths of pictures. They are drawn if they do not exist, or are out of date."""
     folder = models.CACHE / f"pictures-{models.state(Path(__file__))}"
-    paths = {one: [folder / one / f"{number:04d}.{one}" for number in range(COUNT)] for one in KINDS}
+    paths = {
+        one: [folder / one / f"{number:04d}.{one}" for number in range(COUNT)] for one in KINDS
+    }
     models.create("the pictures", [paths[one][-1] for one in KINDS], ["benchmarks.pictures"])
     return [str(path) for path in paths[kind][:count]]
 

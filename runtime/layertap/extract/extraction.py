@@ -96,6 +96,7 @@ class Extraction:
             reader=reader,
             recipe=self._recipe,
             output=output,
+            known=() if begun is None else features(output).ids.all(),
         )
         try:
             check_readable(program, self._items, self._recipe)

@@ -19,12 +19,15 @@ from layertap.errors import (
     CollectionError,
     CollectionMismatchError,
     ImageError,
+    LayertapWarning,
     OutputError,
     UsageError,
 )
 from layertap.extract import bill, extraction
+from layertap.extract import images as found_images
 from layertap.extract.extraction import Extraction, Limit, shard_of
 from layertap.extract.workers import run_chunks
+from layertap.images.own_pictures import kind_of_own, mark
 
 FILE = tiny.differentiable().SerializeToString()
 RECIPE = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
@@ -143,6 +146,29 @@ def test_nothing_is_computed_again(
     extract(model, images, tmp_path / "out")
     assert read == []
     assert contents(tmp_path / "out") == before
+
+
+def test_files_of_the_list_are_not_opened_again(
+    model: layertap.Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    opened: list[str] = []
+
+    def noted(path: str) -> str | None:
+        opened.append(path)
+        return kind_of_own(path)
+
+    monkeypatch.setattr(found_images, "kind_of_own", noted)
+    extract(model, folder, tmp_path / "out")
+    assert len(opened) == COUNT
+    opened.clear()
+    extract(model, folder, tmp_path / "out")
+    assert opened == []
+    Image.new("L", (9, 9)).save(folder / "new.png", pnginfo=mark("cam"))
+    with pytest.warns(LayertapWarning, match="left out, because layertap wrote it"):
+        extract(model, folder, tmp_path / "out")
+    assert opened == [str(folder / "new.png")]
 
 
 def test_failed_images_are_tried_again_on_request(

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -170,18 +171,17 @@ class ItemList(Sequence[str]):
             yield self._parsed(bytes(data[start:end]), row)
             start = end + 1
 
-    def all(self) -> frozenset[str]:
-        """The ids of all rows, without their order.
+    def written(self) -> list[str]:
+        """The ids of all rows as they are written.
 
         Raises:
             CollectionError: the file is damaged.
         """
         data, _ = self._file()
         try:
-            ids = [line.partition("\t")[0] for line in bytes(data).decode().split("\n")[:-1]]
-            return frozenset(map(unescaped, ids) if b"\\" in data else ids)
+            return [line.partition("\t")[0] for line in bytes(data).decode().split("\n")[:-1]]
         except ValueError as exc:
-            raise self._damaged("a line is not an item") from exc
+            raise self._damaged("it is not UTF-8") from exc
 
     def _parsed(self, line: bytes, row: int) -> Item:
         try:
@@ -211,6 +211,20 @@ class ItemList(Sequence[str]):
             f"{str(self._path)!r} is damaged: {reason}. Restore it from a copy, or extract again "
             "into another folder."
         )
+
+
+class Known(Container[str]):
+    """Which ids a collection has; the list is read when that is asked for first."""
+
+    def __init__(self, ids: ItemList) -> None:
+        self._ids = ids
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and escaped(text) in self._written
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        return frozenset(self._ids.written())
 
 
 def _mapped(path: Path) -> bytes | mmap.mmap:

@@ -11,26 +11,29 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import os
+import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import layertap
 
 from . import machine, models
+from .fresh_process import environment
 from .pictures import DRAWN, KINDS, pictures
-from .timing import Row, alternate, table
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Batch = npt.NDArray[np.float32]
+from .synthetic import WIDTH, finished_collection, quick_model, tiny_pictures
+from .timing import Row, alternate, table, timed
 
 
 class Depth(NamedTuple):
@@ -66,6 +69,8 @@ OF_LIMIT = 1 / 0.97
 """Target for the time, as a part of the least time that the cores can take."""
 OVERHEAD = 0.03
 """Target for the processor time of hashes, journal and writing, as a part of all of it."""
+GROWTH = 1.1
+"""Target for the peak memory of ten times as many images, as a part of that of fewer."""
 
 
 # --- Beside the limit, the pure tap and the plain loop --------------------------------------------
@@ -82,8 +87,6 @@ def depths(options: argparse.Namespace) -> list[Row]:
 
 
 def _depth(depth: Depth, kind: str, rounds: int) -> list[Row]:
-    import numpy as np
-
     file, asked = models.files().onnx, {depth.layer: "mean"}
     paths = pictures(kind, depth.images)
     one, two = layertap.open(file, threads=1), layertap.open(file, threads=2)
@@ -166,7 +169,7 @@ def _of_one(what: str, ours: Sequence[float], most: float | None) -> Row:
     )
 
 
-def _recipe(model: Any) -> Callable[[str], Batch]:
+def _recipe(model: Any) -> Callable[[str], Any]:
     from layertap._engine.feeds import as_recipe
     from layertap._engine.program import program_of
 
@@ -218,7 +221,207 @@ def _overhead() -> Iterator[list[float]]:
             setattr(owner, name, function)
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {"depths": depths}
+# --- Beside Keras ---------------------------------------------------------------------------------
+
+
+def loops(options: argparse.Namespace) -> list[Row]:
+    """Time and peak memory in new processes, beside loops over Keras's `predict`."""
+    if find_spec("tensorflow") is None:
+        return []
+    files, count = models.files(), 96
+    methods = {
+        "layertap": files.onnx,
+        "predict": files.keras,
+        "kept": files.keras,
+    }
+    peaks: dict[str, list[float]] = {name: [] for name in methods}
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = itertools.count()
+
+        def case(method: str) -> Callable[[], float]:
+            def run() -> float:
+                out = Path(folder, f"{method}{next(numbers)}")
+                seconds, peak = _in_process(
+                    method, methods[method], models.LATE, out, pictures("png", count)
+                )
+                peaks[method].append(peak)
+                return seconds
+
+            return run
+
+        cases = {name: case(name) for name in methods}
+        seconds = alternate(cases, options.rounds or 2, warm_up=0)
+        ours = layertap.features(next(Path(folder).glob("layertap*")))[models.LATE]
+        theirs = np.load(next(Path(folder).glob("kept*/features.npy")))
+        models.check_equal("extract and Keras", ours, theirs)
+    titles = {
+        "predict": "a loop over Keras's predict, batches of 32, np.save for each",
+        "kept": "thingsvision's way: the same, kept until the end, joined",
+    }
+    return [
+        Row(
+            what=what,
+            peer=titles[name],
+            unit=unit,
+            ours=tuple(taken["layertap"]),
+            theirs=tuple(taken[name]),
+        )
+        for what, unit, taken in (
+            (f"{count} PNG files, {models.LATE}", "s", seconds),
+            ("... peak memory of the process", "MB", peaks),
+        )
+        for name in titles
+    ]
+
+
+def _in_process(
+    method: str, file: Path, layer: str, out: Path, images: Sequence[str]
+) -> tuple[float, float]:
+    """Seconds and peak memory of a collection in a new process."""
+    program = [sys.executable, "-m", "benchmarks.programs.collection"]
+    command = [*program, method, str(file), layer, json.dumps(RECIPE), str(out), *images]
+    done = subprocess.run(
+        command, cwd=models.REPOSITORY, env=environment(), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise RuntimeError(f"{method} failed:\n{done.stderr}")
+    seconds, peak = map(float, done.stdout.split())
+    return seconds, peak
+
+
+# --- Memory ---------------------------------------------------------------------------------------
+
+
+def memory(options: argparse.Namespace) -> list[Row]:
+    """Peak memory of 100 and of 1,000 images, and its bound."""
+    file, layer = models.files().onnx, DEPTHS[0].layer
+    peaks: dict[int, list[float]] = {100: [], 1000: []}
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = itertools.count()
+        for _ in range(options.rounds or 2):
+            for count, taken in peaks.items():
+                out = Path(folder, f"out{next(numbers)}")
+                images = pictures("png", count)
+                taken.append(_in_process("layertap", file, f"{layer}=mean", out, images)[1])
+        identity = layertap.features(out).identity
+        chunk = identity.asked["chunk"] * layertap.features(out).nbytes / 1000
+    bound = (file.stat().st_size + machine.cores() * 2 * chunk) / 1e6 + 100
+    many = tuple(peaks[1000])
+    return [
+        Row(
+            what=f"1,000 PNG files, {layer}=mean: peak memory of the process",
+            peer="100 of them",
+            unit="MB",
+            ours=many,
+            theirs=tuple(peaks[100]),
+            most=GROWTH,
+        ),
+        Row(
+            what="...",
+            peer="the model, 2 chunks for each worker, and 100 MB",
+            unit="MB",
+            ours=many,
+            theirs=(bound,) * len(many),
+            most=1.0,
+        ),
+    ]
+
+
+# --- Opening and continuing -----------------------------------------------------------------------
+
+
+def opening(options: argparse.Namespace) -> list[Row]:
+    """Opening a finished collection of 10 million rows."""
+    rows, rounds = options.rows or 10_000_000, options.rounds or 5
+
+    def opened(ids: bool) -> Callable[[], float]:
+        def read() -> float:
+            began = time.perf_counter()
+            found = layertap.features(folder)
+            row = len(found) * 7 // 9
+            assert found.ok[row]
+            assert found["bn"][row].shape == (WIDTH,)
+            assert not found.errors
+            assert not ids or found.ids[row].endswith(f"{row}.png")
+            return time.perf_counter() - began
+
+        return read
+
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made, "out")
+        finished_collection(folder, rows)
+        taken = alternate({"rows": opened(False), "ids": opened(True)}, rounds)
+    whats = {"rows": "its ok, and a row", "ids": "and the id of a row"}
+    return [
+        Row(
+            what=f"opening a collection of {rows:,} rows, {what}",
+            peer="1 s",
+            unit="s",
+            ours=taken[name],
+            theirs=(1.0,) * rounds,
+            most_ours=1.0 if name == "rows" else None,
+        )
+        for name, what in whats.items()
+    ]
+
+
+def resuming(options: argparse.Namespace) -> list[Row]:
+    """Continuing a collection of which nothing is left, for 100,000 rows."""
+    rows, rounds = options.rows or 100_000, options.rounds or 5
+    results = []
+    with tempfile.TemporaryDirectory() as made:
+        top = Path(made)
+        quick_model(top / "quick.onnx", (4, 4, 3))
+        tiny_pictures(top / "files", rows)
+        np.save(top / "rows.npy", np.zeros((rows, 4, 4, 3), np.float32))
+        model = layertap.open(top / "quick.onnx")
+
+        def extract(source: Path, out: Path) -> Any:
+            recipe = {"size": [4, 4]} if source.is_dir() else None
+            return model.extract(source, {"relu": "mean"}, out, preprocess=recipe)
+
+        def listed() -> float:
+            began = time.perf_counter()
+            paths = [
+                os.path.join(root, name)
+                for root, _, names in os.walk(top / "files")
+                for name in names
+            ]
+            for path in sorted(paths):
+                os.stat(path)
+            return time.perf_counter() - began
+
+        for source in (top / "rows.npy", top / "files"):
+            out = top / f"out-{source.stem}"
+            extract(source, out)
+            cases = {
+                "ours": timed(lambda source=source, out=out: extract(source, out)),
+                "open": timed(lambda: layertap.open(top / "quick.onnx")),
+                "listed": listed,
+            }
+            taken = alternate(cases, rounds)
+            alone = statistics.median(taken["open"])
+            ours = tuple((seconds - alone) * 100_000 / rows for seconds in taken["ours"])
+            results.append(
+                Row(
+                    what=f"nothing to do, 100,000 rows of {source.name}",
+                    peer="listing a folder of as many files, and os.stat of each",
+                    unit="s",
+                    ours=ours,
+                    theirs=tuple(seconds * 100_000 / rows for seconds in taken["listed"]),
+                    most_ours=0.1,
+                )
+            )
+    return results
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
+    "depths": depths,
+    "loops": loops,
+    "memory": memory,
+    "opening": opening,
+    "resuming": resuming,
+}
 
 
 def measure() -> list[Row]:
@@ -233,6 +436,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layer", choices=[depth.layer for depth in DEPTHS], help="of `depths`")
     parser.add_argument("--kind", choices=KINDS, help="of `depths`")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--rows", type=int, help="of `opening` and `resuming`")
     return parser
 
 

@@ -22,7 +22,7 @@ COUNT = 1008
 
 def pictures(kind: str, count: int = COUNT) -> list[str]:
     """The paths of pictures. They are drawn if they do not exist, or are out of date."""
-    folder = models.CACHE / f"pictures-{models.state(Path(__file__))}"
+    folder = models.CACHE / f"pictures-{models.state(Path(__file__), exported=False)}"
     paths = {
         one: [folder / one / f"{number:04d}.{one}" for number in range(COUNT)] for one in KINDS
     }

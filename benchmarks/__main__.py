@@ -36,6 +36,7 @@ SUBJECTS = (
     "gradients",
     "finished",
     "recurrent",
+    "collections",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

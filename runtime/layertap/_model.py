@@ -932,8 +932,10 @@ class Model:
             overwrite=overwrite,
             strict=strict,
         ) as extraction:
-            bill = extraction.bill(tried=flag("dry_run", dry_run))
-            return bill if dry_run else extraction.run(progress)
+            if flag("dry_run", dry_run):
+                return extraction.bill(tried=True)
+            extraction.check()
+            return extraction.run(progress)
 
     def cut(
         self,

@@ -1,0 +1,634 @@
+"""A page for the browser with what a model does with some samples."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layertap._arguments import count, number
+from layertap.cam.heat_maps import choose_layer, raw_maps
+from layertap.cam.methods import METHODS, Method, find_method
+from layertap.cam.scores import by_class, choose_output, ends_in_activation
+from layertap.cam.targets import resolve
+from layertap.errors import LayertapError, UsageError
+from layertap.format.atomic import check_target, replacing
+from layertap.format.operators import VIEWS
+from layertap.format.select import LAST
+from layertap.format.text import number_of
+
+from . import values as packing
+from .about import file_facts, layer_rows, shown, verification
+from .colormaps import shades
+from .html_page import as_json, html_page
+from .room import fitted, need, shared
+from .samples import Sample, as_uri, picture_of_input, samples_of
+
+if TYPE_CHECKING:
+    from layertap._engine.program import Program
+    from layertap.format.layer import Layer
+
+MAX_MB = 10.0
+"""Default size of a page."""
+
+MOST_LAYERS = 60
+"""Layers that are in a page if none are named."""
+
+LEAST_BYTES = 6_000
+"""Of each layer and sample; with more samples there are fewer layers."""
+
+MOST_CHANNELS = 64
+"""Channels of a layer in a page, if there is room and no number is given."""
+
+MOST_VALUES = 4096
+"""Values of a vector that are stored."""
+
+MEMORY = 1 << 29
+"""Bytes of activations that are in memory until the channels are chosen."""
+
+BASE64, FIXED = 4 / 3 * 1.002, 120_000
+"""What base64 makes of incompressible bytes; bytes of the page itself."""
+
+CLASSES = 6
+"""Most classes that have heat maps if no target is given."""
+
+GRADIENT_METHODS = ("gradcam", "layercam", "hirescam")
+"""The methods in a page if none are given and the file has gradients; then `eigencam`."""
+
+
+class Asked(NamedTuple):
+    """What a caller of `make_page` asks for, checked."""
+
+    layers: Any = None
+    methods: Sequence[str] | None = None
+    target: Any = None
+    top: int = 5
+    channels: int | None = None
+    cam_layer: Any = None
+    max_mb: float = MAX_MB
+
+
+class Page(NamedTuple):
+    """A page that was made."""
+
+    html: bytes
+    left_out: tuple[str, ...]
+    """Sentences: what the page does not contain."""
+    contents: str
+    """What it contains: `3 images, 60 of 429 layers`."""
+
+
+def write_page(program: Program, inputs: Any, path: str | os.PathLike[str], **options: Any) -> Any:
+    """See `Model.view`."""
+    preprocess = options.pop("preprocess", None)
+    asked = checked(**options)
+    given = [program.source.path] if program.source.path else []
+    check_target(path, ".html", given)
+    page = make_page(program, samples_of(program, inputs, preprocess), asked)
+    with replacing(path) as temporary:
+        temporary.write_bytes(page.html)
+    return page.left_out
+
+
+def checked(
+    *,
+    layers: Any = None,
+    methods: Any = None,
+    target: Any = None,
+    top: Any = 5,
+    channels: Any = None,
+    cam_layer: Any = None,
+    max_mb: Any = MAX_MB,
+) -> Asked:
+    """The options of `Model.view`.
+
+    Raises:
+        UsageError: one of them is invalid.
+    """
+    if methods is not None:
+        given = [methods] if isinstance(methods, str) else list(methods)
+        methods = [find_method(name).name for name in given]
+    channels = None if channels is None else count("channels", channels)
+    max_mb = number("max_mb", max_mb, 1.0)
+    return Asked(layers, methods, target, count("top", top), channels, cam_layer, max_mb)
+
+
+def make_page(program: Program, samples: Sequence[Sample], asked: Asked) -> Page:
+    """Run the model on the samples, and make the page.
+
+    Raises:
+        LayerNotFoundError: a selector matches nothing.
+        UsageError: an unknown class or method, or heat maps that the file cannot give.
+        InputError: the samples do not fit the model.
+    """
+    maker = _Maker(program, samples, asked)
+    return maker.page()
+
+
+class _Maker:
+    """Makes one page."""
+
+    def __init__(self, program: Program, samples: Sequence[Sample], asked: Asked) -> None:
+        self.program, self.samples, self.asked = program, samples, asked
+        self.left_out: list[str] = []
+        self.blocks: list[bytes] = []
+        self.budget = int((asked.max_mb * 1e6 - FIXED) / BASE64)
+
+    def page(self) -> Page:
+        program, asked = self.program, self.asked
+        name = os.path.basename(program.name) or "model"
+        card = program.card
+        rows = layer_rows(program.layers, card)
+        data: dict[str, Any] = {
+            "file": shown(name),
+            "model": shown(card.source.model if card else name),
+            "layers": rows,
+            "facts": file_facts(program),
+            "verification": verification(card),
+            "labels": [shown(label) for label in program.labels or ()],
+            "top": asked.top,
+            "samples": [],
+            "scores": None,
+            "heat": None,
+            "colormaps": {one: shades(one).tobytes().hex() for one in ("viridis", "magma")},
+        }
+        self.budget -= int(len(as_json(data)) / BASE64)
+        layers = self._layers()
+        kept = [layer for layer in layers if self._is_stored(layer, explicit=True)]
+        if self.samples:
+            self._run(kept, data)
+        data["leftOut"] = [shown(text) for text in self.left_out]
+        html = html_page(f"{data['model']} - layertap", data, self.blocks)
+        shown_layers = sum("maps" in row for row in rows)
+        return Page(html, tuple(self.left_out), self._contents(shown_layers))
+
+    def _contents(self, stored: int) -> str:
+        pictures = any(sample.picture for sample in self.samples)
+        noun = "image" if pictures else "sample"
+        total = number_of(len(self.program.layers), "layer")
+        if not self.samples:
+            return total
+        return f"{number_of(len(self.samples), noun)}, {stored} of {total}"
+
+    # --- The choice of layers ---------------------------------------------------------------------
+
+    def _layers(self) -> list[Layer]:
+        """The layers whose values are stored."""
+        program, asked = self.program, self.asked.layers
+        if not self.samples:
+            if asked is not None:
+                program.select(asked)
+            return []
+        if asked is not None:
+            return program.select(asked)
+        rows = [row for row in program.layers if self._is_stored(row)]
+        share = self.budget // (max(1, len(self.samples)) * LEAST_BYTES)
+        most = max(8, min(MOST_LAYERS, share))
+        if len(rows) <= most:
+            return rows
+        chosen = representative(program, rows, most)
+        total = len([row for row in program.layers if row.exposed])
+        self.left_out.append(
+            f"the values of {total - len(chosen):,} of {number_of(total, 'layer')}; name the "
+            "layers to choose others"
+        )
+        return chosen
+
+    def _is_stored(self, row: Layer, *, explicit: bool = False) -> bool:
+        if not row.exposed:
+            return False
+        if row.per_sample is False:
+            if explicit:
+                self.left_out.append(
+                    f"{row.name!r}: its values do not have one row for each sample"
+                )
+            return False
+        return True
+
+    # --- Runs -------------------------------------------------------------------------------------
+
+    def _run(self, layers: Sequence[Layer], data: dict[str, Any]) -> None:
+        program = self.program
+        scores = self._score_tensors()
+        tensors = [str(layer.tensor) for layer in layers]
+        wanted = list(dict.fromkeys([*tensors, *scores]))
+        fetch = program.fetch(wanted) if wanted else None
+        fed: list[dict[str, Any]] = []
+        found: list[dict[str, NDArray[Any]]] = []
+        store = _Store(self, layers)
+        for at, sample in enumerate(self.samples):
+            needed = list(program.graph.inputs) if fetch is None else list(fetch.plan.needs)
+            feeds = self._feeds(sample, needed)
+            values = fetch(feeds) if fetch else {}
+            fed.append(feeds)
+            found.append({name: values[name] for name in scores})
+            data["samples"].append(self._described(sample, feeds))
+            store.add(at, {name: values.get(name) for name in tensors})
+        data["scores"] = self._scores(scores, found)
+        heat = self._heat_maps(fed, scores, found)
+        if heat is not None:
+            data["heat"] = heat
+        store.finish(data["layers"])
+
+    def _feeds(self, sample: Sample, needed: Sequence[str]) -> dict[str, Any]:
+        """The inputs for one sample; it is repeated if the model's batch has a fixed size."""
+        program = self.program
+        inputs = sample.inputs
+        dims = [kind.dims for kind in program.graph.inputs.values()]
+        size = dims[0][0] if len(dims) == 1 and dims[0] else None
+        if isinstance(size, int) and size > 1 and len(inputs) == 1:
+            inputs = [inputs[0]] * size if isinstance(inputs, list) else np.repeat(inputs, size, 0)
+        return program.prepare_arrays(needed, inputs, None)
+
+    def _described(self, sample: Sample, feeds: dict[str, Any]) -> dict[str, Any]:
+        """A sample as JSON: its name, and a picture."""
+        described: dict[str, Any] = {"name": shown(sample.name)}
+        picture, origin = sample.picture, "image"
+        texts = []
+        for name, value in feeds.items():
+            array = np.asarray(value)
+            if array.dtype.kind in "OU":
+                items = [str(item) for item in array.reshape(-1)[:20]]
+                texts.append(f"{name}: {', '.join(items)}"[:1000])
+            elif picture is None and array.ndim == 4:
+                one = packing.layer_values(self.program, name, array)
+                picture = None if one is None else picture_of_input(one.maps)
+                origin = "input"
+        if picture is not None:
+            described["picture"] = as_uri(picture)
+            described["origin"] = origin
+            described["width"], described["height"] = picture.size
+            self.budget -= int(len(described["picture"]) / BASE64)
+        if texts:
+            described["text"] = shown("; ".join(texts))
+        return described
+
+    # --- Scores -----------------------------------------------------------------------------------
+
+    def _score_tensors(self) -> list[str]:
+        """The outputs that may be scores of classes, the one with gradients first."""
+        program = self.program
+        names = [info.name for info in program.outputs if len(info.shape) == 2]
+        names = [name for name in names if name in program.graph.outputs or name]
+        if not names:
+            return []
+        first = choose_output(program, None)
+        return sorted(names, key=lambda name: name != first)
+
+    def _scores(
+        self, names: Sequence[str], found: Sequence[dict[str, NDArray[Any]]]
+    ) -> list[dict[str, Any]]:
+        """The scores of each output, with a block of float32 `(samples, classes)`."""
+        scores = []
+        for at, name in enumerate(names):
+            rows = [values[name][:1] for values in found]
+            if any(
+                not isinstance(row, np.ndarray) or row.ndim != 2 or row.dtype.kind not in "fiu"
+                for row in rows
+            ):
+                continue
+            table = np.concatenate(rows).astype("<f4")
+            labels = list(self.program.labels or ())
+            if table.shape[1] == 1 and len(labels) == 2 and at == 0:
+                certain = ends_in_activation(self.program, name)
+                table = np.concatenate([1 - table if certain else -table, table], axis=1)
+            if table.size * 4 > self.budget // 10:
+                self.left_out.append(f"the scores in {name!r}: there are {table.shape[1]:,}")
+                continue
+            own = at == 0 and len(labels) == table.shape[1]
+            scores.append(
+                {
+                    "output": shown(name),
+                    "labels": own,
+                    "classes": table.shape[1],
+                    "probability": ends_in_activation(self.program, name),
+                    "block": self._block(table.astype("<f4").tobytes()),
+                }
+            )
+        return scores
+
+    def _block(self, data: bytes) -> int:
+        self.blocks.append(data)
+        self.budget -= len(data)
+        return len(self.blocks) - 1
+
+    # --- Heat maps --------------------------------------------------------------------------------
+
+    def _heat_maps(
+        self,
+        fed: Sequence[dict[str, Any]],
+        names: Sequence[str],
+        found: Sequence[dict[str, NDArray[Any]]],
+    ) -> dict[str, Any] | None:
+        """Heat maps by method and class; `None` if the file cannot give any."""
+        asked = self.asked
+        explicit = not (asked.methods is None and asked.target is None and asked.cam_layer is None)
+        try:
+            return self._drawn(fed, names, found)
+        except LayertapError as exc:
+            if explicit:
+                raise
+            self.left_out.append(f"heat maps: {exc}")
+            return None
+
+    def _drawn(
+        self,
+        fed: Sequence[dict[str, Any]],
+        names: Sequence[str],
+        found: Sequence[dict[str, NDArray[Any]]],
+    ) -> dict[str, Any] | None:
+        program, asked = self.program, self.asked
+        gradients = program.card.gradients if program.card else None
+        methods = self._methods(bool(gradients and gradients.tensors))
+        given = asked.cam_layer
+        if given is None and not (gradients and gradients.tensors):
+            given = LAST
+        layer = choose_layer(program, given, methods[0])
+        for method in methods[1:]:
+            choose_layer(program, layer, method)
+        classes, labels = self._classes(names, found)
+        maps: dict[str, list[NDArray[np.float64]]] = {method.name: [] for method in methods}
+        for feeds in fed:
+            inputs = self._whole_feeds(feeds)
+            for name, one in raw_maps(
+                program, inputs, layer, classes or "top", methods
+            ).items():
+                maps[name].append(one[0])
+        rank = maps[methods[0].name][0].ndim - 1
+        if rank > 2:
+            self.left_out.append("heat maps: those of volumes are not drawn")
+            return None
+        return {
+            "layer": shown(layer.name),
+            "classes": classes,
+            "labels": labels,
+            "methods": [self._method(method, maps[method.name]) for method in methods],
+        }
+
+    def _whole_feeds(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        return dict(feeds)
+
+    def _method(self, method: Method, maps: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
+        """One method's maps, as a block of float32 `(samples, targets, h, w)`; if they are large,
+        of the means of blocks."""
+        largest = max(maps, key=lambda one: one.size)
+        room = self.budget // 20 // (4 * len(maps))
+        side = 1
+        while need(largest.shape[1:], len(largest)) > room * side**2 and side < 64:
+            side += 1
+        reduced = [packing.block_means(one, side) for one in maps]
+        return {
+            "name": method.name,
+            "byClass": bool(method.takes),
+            "step": side,
+            "sizes": [list(one.shape[1:]) for one in reduced],
+            "targets": len(largest),
+            "block": self._block(b"".join(one.astype("<f4").tobytes() for one in reduced)),
+        }
+
+    def _methods(self, gradients: bool) -> list[Method]:
+        if self.asked.methods is not None:
+            if not self.asked.methods:
+                raise UsageError(f"no methods are given; the methods are {', '.join(METHODS)}.")
+            return [find_method(name) for name in dict.fromkeys(self.asked.methods)]
+        names = (*GRADIENT_METHODS, "eigencam") if gradients else ("eigencam",)
+        return [find_method(name) for name in names]
+
+    def _classes(
+        self, names: Sequence[str], found: Sequence[dict[str, NDArray[Any]]]
+    ) -> tuple[list[int], bool]:
+        """The classes that have heat maps, and whether the labels are theirs."""
+        program, target = self.program, self.asked.target
+        output = choose_output(program, None)
+        if output not in names:
+            if target is None:
+                return [], False
+            raise UsageError(f"the output {output!r} has no scores of classes to choose from.")
+        scores = np.stack([by_class(values[output][:1])[0] for values in found])
+        labels = program.labels
+        binary = scores.shape[1] == 1 and len(labels or ()) == 2
+        classes = 2 if binary else scores.shape[1]
+        own = len(labels or ()) == classes
+        if target is not None:
+            chosen = resolve(
+                target,
+                samples=len(scores),
+                classes=scores.shape[1],
+                labels=labels,
+                scores=scores,
+                probability=ends_in_activation(program, output),
+            ).classes
+            if chosen is None:
+                raise UsageError("a page shows classes: give labels or indices, not weights.")
+            return [int(x) for x in dict.fromkeys(chosen.T.reshape(-1).tolist())], own
+        if binary:
+            return [1, 0], own
+        with np.errstate(all="ignore"):
+            order = np.argsort(-scores, axis=1, kind="stable")
+        votes = Counter(int(one) for one in order[:, 0])
+        best = [one for one, _ in sorted(votes.items(), key=lambda item: (-item[1], item[0]))]
+        more = (int(one) for column in order.T for one in column)
+        return list(dict.fromkeys([*best, *more]))[: min(CLASSES, max(3, len(best)))], own
+
+
+class _Store:
+    """Collects the values of layers until the channels are chosen, and packs them."""
+
+    def __init__(self, maker: _Maker, layers: Sequence[Layer]) -> None:
+        self._maker, self._layers = maker, layers
+        self._waiting: list[dict[str, packing.LayerValues | None]] = []
+        self._parts: dict[str, list[dict[str, Any]]] = {layer.name: [] for layer in layers}
+        self._bytes: dict[str, list[bytes]] = {layer.name: [] for layer in layers}
+        self._chosen: dict[str, tuple[list[int], int]] | None = None
+        self._problems: dict[str, str] = {}
+
+    def add(self, at: int, values: dict[str, Any]) -> None:
+        """Take the values of one sample, by tensor."""
+        program = self._maker.program
+        found = {}
+        for layer in self._layers:
+            tensor = str(layer.tensor)
+            found[layer.name] = packing.layer_values(program, tensor, values.get(tensor))
+        self._waiting.append(found)
+        held = sum(x.maps.nbytes for x in found.values() if x) * (len(self._waiting) + 1)
+        if self._chosen is not None or held > MEMORY:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._chosen is None:
+            self._chosen = self._choose()
+        for found in self._waiting:
+            for layer in self._layers:
+                self._pack(layer, found[layer.name])
+        self._waiting = []
+
+    def _choose(self) -> dict[str, tuple[list[int], int]]:
+        """The channels of each layer, and the bytes for each sample."""
+        asked, samples = self._maker.asked, len(self._maker.samples)
+        wanted, needs = [], []
+        for layer in self._layers:
+            shapes = [x.maps.shape for found in self._waiting if (x := found[layer.name])]
+            if not shapes:
+                wanted.append(0)
+                needs.append(0)
+                continue
+            shape = max(shapes, key=math.prod)
+            if len(shape) == 1:
+                wanted.append(0)
+                needs.append(8 * min(shape[0], MOST_VALUES))
+            else:
+                most = min(asked.channels or MOST_CHANNELS, shape[0])
+                wanted.append(most)
+                needs.append(need(shape[1:], most))
+        total = (self._maker.budget * 9 // 10) // max(samples, 1)
+        rooms = shared(needs, total)
+        chosen = {}
+        for layer, most, room in zip(self._layers, wanted, rooms, strict=True):
+            maps = [x.maps for found in self._waiting if (x := found[layer.name])]
+            if not most:
+                chosen[layer.name] = ([], room)
+                continue
+            shape = max((one.shape for one in maps), key=math.prod)
+            keep, _ = fitted(shape[1:], most, room, fixed=asked.channels is not None)
+            same = [packing.strengths(one) for one in maps if len(one) == shape[0]]
+            with np.errstate(all="ignore"):
+                mean = np.mean(same, axis=0)
+            order = np.argsort(-np.nan_to_num(mean, nan=-1.0), kind="stable")[:keep]
+            chosen[layer.name] = ([int(one) for one in order], room)
+        return chosen
+
+    def _pack(self, layer: Layer, found: packing.LayerValues | None) -> None:
+        assert self._chosen is not None
+        parts, data = self._parts[layer.name], self._bytes[layer.name]
+        channels, room = self._chosen[layer.name]
+        if found is None:
+            parts.append({})
+            return
+        maps = found.maps
+        if maps.dtype.kind in "OU":
+            texts = [shown(str(x)[: packing.LONGEST]) for x in maps.reshape(-1)[:200]]
+            parts.append({"texts": texts, "shape": list(maps.shape)})
+            return
+        if maps.dtype.kind not in "fiub":
+            parts.append({})
+            self._problems[layer.name] = f"a page does not show values of dtype {maps.dtype}"
+            return
+        part: dict[str, Any] = {"stats": packing.statistics(maps), "shape": list(maps.shape)}
+        if found.sizes:
+            part["cut"], part["sizes"] = list(found.cut), list(found.sizes)
+        if maps.ndim == 1:
+            part |= self._vector(maps, room, data)
+        else:
+            kept = [one for one in channels if one < len(maps)] or [0]
+            _, side = fitted(maps.shape[1:], len(kept), room, fixed=True)
+            part |= {"step": side, "count": len(kept)}
+            if kept != channels:
+                part["channels"] = kept
+            data.append(packing.packed_maps(maps[kept], side))
+        parts.append(part)
+
+    def _vector(self, values: NDArray[Any], room: int, data: list[bytes]) -> dict[str, Any]:
+        """The values of a vector; of a long one the largest, with their indices."""
+        wide = values.dtype.itemsize > 4 or values.dtype == np.uint32
+        dtype = "<f8" if wide else "<f4"
+        size = np.dtype(dtype).itemsize
+        most = max(8, min(MOST_VALUES, room // (size + 4)))
+        if len(values) * size <= max(room, 64) and len(values) <= MOST_VALUES:
+            data.append(values.astype(dtype).tobytes())
+            return {"dtype": dtype[1:]}
+        sizes = np.nan_to_num(np.abs(values.astype(np.float64)), nan=np.inf)
+        kept = np.sort(np.argsort(-sizes, kind="stable")[:most])
+        data += [kept.astype("<u4").tobytes(), values[kept].astype(dtype).tobytes()]
+        return {"dtype": dtype[1:], "kept": len(kept)}
+
+    def finish(self, rows: list[dict[str, Any]]) -> None:
+        """Put the values into the page: a block for each layer."""
+        if self._waiting or self._chosen is None:
+            self._flush()
+        assert self._chosen is not None
+        index = {layer.name: at for at, layer in enumerate(self._maker.program.layers)}
+        reduced = fewer = 0
+        for layer in self._layers:
+            parts = self._parts[layer.name]
+            if not any(parts):
+                reason = self._problems.get(layer.name, "its value is no array, or is empty")
+                self._maker.left_out.append(f"{layer.name!r}: {reason}")
+                continue
+            row = rows[index[layer.name]]
+            row["maps"] = {"channels": self._chosen[layer.name][0], "samples": parts}
+            data = b"".join(self._bytes[layer.name])
+            if data:
+                row["maps"]["block"] = self._maker._block(data)
+            reduced += any(part.get("step", 1) > 1 for part in parts)
+            fewer += any(part.get("count", 0) < part["shape"][0] for part in parts if "count" in part)
+        if fewer:
+            self._maker.left_out.append(
+                f"some channels of {number_of(fewer, 'layer')}: the strongest are in the page"
+            )
+        if reduced:
+            self._maker.left_out.append(
+                f"the full resolution of {number_of(reduced, 'layer')}: the page has the means of "
+                "square blocks; max_mb makes it larger"
+            )
+
+
+def representative(program: Program, rows: Sequence[Layer], most: int) -> list[Layer]:
+    """Some of many layers, in their order: those that a reader looks for first, then evenly.
+
+    First come inputs, outputs, layers with gradients, and the last layer before each change of
+    shape; then layers that join others, and activations; then all others.
+    """
+    graph = program.graph
+    gradients = program.card.gradients.tensors if program.card and program.card.gradients else {}
+    outputs = {info.name for info in program.outputs}
+    rows = _distinct(program, rows)
+    tiers: list[list[int]] = [[], [], []]
+    for at, row in enumerate(rows):
+        after = rows[at + 1] if at + 1 < len(rows) else None
+        ends = after is None or (
+            len(row.shape) > 2 and (len(after.shape) != len(row.shape) or _space(after) < _space(row))
+        )
+        first = row.tensor in graph.inputs or row.tensor in outputs or row.name in gradients
+        if first or ends:
+            tiers[0].append(at)
+        elif len(row.inbound) > 1 or row.type in ("Activation", "ReLU", "Relu", "Concat", "Add"):
+            tiers[1].append(at)
+        else:
+            tiers[2].append(at)
+    chosen: list[int] = []
+    for tier in tiers:
+        left = most - len(chosen)
+        if len(tier) > left:
+            step = len(tier) / left if left else 0
+            tier = [tier[int((at + 0.5) * step)] for at in range(left)]
+        chosen += tier
+    return [rows[at] for at in sorted(chosen)]
+
+
+def _space(row: Layer) -> int:
+    """The number of positions of a layer, as far as it is known."""
+    return math.prod(size for size in row.shape[1:-1] if size is not None)
+
+
+def _distinct(program: Program, rows: Iterable[Layer]) -> list[Layer]:
+    """Layers without those that only pass on the values of one before."""
+    maker: dict[str, str] = {}
+    for node in program.graph.nodes:
+        if node.op_type in VIEWS and len(node.reads) == 1 and len(node.writes) == 1:
+            maker[node.writes[0]] = maker.get(node.reads[0], node.reads[0])
+    seen: set[str] = set()
+    kept = []
+    for row in rows:
+        root = maker.get(str(row.tensor), str(row.tensor))
+        if root not in seen:
+            seen.add(root)
+            kept.append(row)
+    return kept
+
+
+Report = Callable[[str], None]

@@ -76,7 +76,9 @@ def file_facts(program: Program) -> list[tuple[str, str]]:
         facts = [("model", model), *facts, *_of_card(card)]
         if program.changed:
             facts.append(("changed", "the graph is not the one that was verified"))
-    facts.append(("page", f"layertap {__version__}, onnxruntime {import_onnxruntime().__version__}"))
+    facts.append(
+        ("page", f"layertap {__version__}, onnxruntime {import_onnxruntime().__version__}")
+    )
     return [(name, shown(text)) for name, text in facts]
 
 

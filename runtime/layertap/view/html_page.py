@@ -64,7 +64,7 @@ def as_json(data: Any) -> str:
 
 def part(name: str) -> str:
     """One of the files of the page."""
-    return files(__package__).joinpath("page", name).read_text("utf-8")
+    return (files(__package__) / "page" / name).read_text("utf-8")
 
 
 def _packed(block: bytes) -> str:

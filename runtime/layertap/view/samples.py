@@ -42,17 +42,16 @@ def samples_of(program: Program, inputs: Any, preprocess: Recipe | None) -> list
     """The samples among the inputs of `Model.view`."""
     if inputs is None or (isinstance(inputs, (list, tuple)) and not inputs):
         return []
-    if is_image(inputs) and not isinstance(inputs, np.ndarray) and not _is_folder(inputs):
-        inputs = [inputs]
-    elif isinstance(inputs, np.ndarray) and is_image(inputs) and _takes_images(program):
+    array = isinstance(inputs, np.ndarray)
+    if array and not _takes_images(program) and len(program.graph.inputs) == 1:
+        inputs = {next(iter(program.graph.inputs)): inputs}
+    elif is_image(inputs) and (array or not _is_folder(inputs)):
         inputs = [inputs]
     given = many(program, inputs, 1)
     parts = [part for part, _ in given.parts] if given else [inputs]
     recipe = program.preprocessing if preprocess is None else as_recipe(preprocess)
     images = [
-        part[0]
-        if _takes_images(program) and isinstance(part, list) and is_image(part[0])
-        else None
+        part[0] if _takes_images(program) and isinstance(part, list) and is_image(part[0]) else None
         for part in parts
     ]
     names = short_names([image_name(x) if x is not None else "" for x in images])

@@ -9,13 +9,10 @@ of each is stored. Statistics, and the values of vectors, are stored as they are
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from .room import blocks
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
@@ -63,7 +60,9 @@ def layer_values(program: Program, tensor: str, value: Any) -> LayerValues | Non
     if math.prod(space) == 1:
         return LayerValues(sample.reshape(-1), (), ())
     middle = tuple(size // 2 for size in space[:-2])
-    return LayerValues(sample[(slice(None), *middle)], middle, space[:-2])
+    for index in middle:
+        sample = sample[:, index]
+    return LayerValues(sample, middle, space[:-2])
 
 
 def as_numbers(values: Array) -> Array:
@@ -167,8 +166,3 @@ def block_means(maps: Array, side: int) -> Array:
         lengths = np.minimum(side, size - starts).reshape(-1, *(1,) * (means.ndim - axis - 1))
         means = np.add.reduceat(means, starts, axis=axis) / lengths
     return means
-
-
-def packed_size(channels: int, space: Sequence[int], side: int) -> int:
-    """The number of bytes of `packed_maps`."""
-    return channels * (24 + math.prod(blocks(space, side)))

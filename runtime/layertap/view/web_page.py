@@ -26,7 +26,7 @@ from . import values as packing
 from .about import file_facts, layer_rows, shown, verification
 from .colormaps import shades
 from .html_page import as_json, html_page
-from .room import fitted, need, shared
+from .room import blocks, fitted, need, shared
 from .samples import Sample, as_uri, picture_of_input, samples_of
 
 if TYPE_CHECKING:
@@ -45,14 +45,23 @@ LEAST_BYTES = 6_000
 MOST_CHANNELS = 64
 """Channels of a layer in a page, if there is room and no number is given."""
 
+MOST_ITEMS = 256
+"""Numbers or texts of an input that is no picture, which are shown instead of one."""
+
 MOST_VALUES = 4096
 """Values of a vector that are stored."""
 
 MEMORY = 1 << 29
 """Bytes of activations that are in memory until the channels are chosen."""
 
+PASSING = ("ZeroPadding", "Dropout", "SpatialDropout", "Identity")
+"""Beginnings of the classes of layers that show what others do."""
+
 BASE64, FIXED = 4 / 3 * 1.002, 120_000
 """What base64 makes of incompressible bytes; bytes of the page itself."""
+
+STORED, HEAT, SCORES = 0.85, 0.1, 0.05
+"""Shares of a page for the values of layers, for heat maps, and for scores."""
 
 CLASSES = 6
 """Most classes that have heat maps if no target is given."""
@@ -83,7 +92,9 @@ class Page(NamedTuple):
     """What it contains: `3 images, 60 of 429 layers`."""
 
 
-def write_page(program: Program, inputs: Any, path: str | os.PathLike[str], **options: Any) -> Any:
+def write_page(
+    program: Program, inputs: Any, path: str | os.PathLike[str], **options: Any
+) -> tuple[str, ...]:
     """See `Model.view`."""
     preprocess = options.pop("preprocess", None)
     asked = checked(**options)
@@ -137,16 +148,17 @@ class _Maker:
         self.program, self.samples, self.asked = program, samples, asked
         self.left_out: list[str] = []
         self.blocks: list[bytes] = []
+        path = program.source.path
+        self._name = path.name if path else "a model in memory"  # never its folder
         self.budget = int((asked.max_mb * 1e6 - FIXED) / BASE64)
 
     def page(self) -> Page:
         program, asked = self.program, self.asked
-        name = os.path.basename(program.name) or "model"
         card = program.card
         rows = layer_rows(program.layers, card)
         data: dict[str, Any] = {
-            "file": shown(name),
-            "model": shown(card.source.model if card else name),
+            "file": shown(self._name),
+            "model": shown(card.source.model if card else self._name),
             "layers": rows,
             "facts": file_facts(program),
             "verification": verification(card),
@@ -217,23 +229,22 @@ class _Maker:
         scores = self._score_tensors()
         tensors = [str(layer.tensor) for layer in layers]
         wanted = list(dict.fromkeys([*tensors, *scores]))
-        fetch = program.fetch(wanted) if wanted else None
-        fed: list[dict[str, Any]] = []
+        if not wanted:
+            raise UsageError(f"{program.name} has neither layers nor outputs to show.")
+        fetch = program.fetch(wanted)
+        fed = [self._feeds(sample, list(fetch.plan.needs)) for sample in self.samples]
+        data["samples"] = [
+            self._described(sample, feeds) for sample, feeds in zip(self.samples, fed, strict=True)
+        ]
+        store = _Store(program, self.asked, layers, len(fed), int(self.budget * STORED))
         found: list[dict[str, NDArray[Any]]] = []
-        store = _Store(self, layers)
-        for at, sample in enumerate(self.samples):
-            needed = list(program.graph.inputs) if fetch is None else list(fetch.plan.needs)
-            feeds = self._feeds(sample, needed)
-            values = fetch(feeds) if fetch else {}
-            fed.append(feeds)
+        for feeds in fed:
+            values = fetch(feeds)
             found.append({name: values[name] for name in scores})
-            data["samples"].append(self._described(sample, feeds))
-            store.add(at, {name: values.get(name) for name in tensors})
+            store.add({name: values[name] for name in tensors})
         data["scores"] = self._scores(scores, found)
-        heat = self._heat_maps(fed, scores, found)
-        if heat is not None:
-            data["heat"] = heat
-        store.finish(data["layers"])
+        data["heat"] = self._heat_maps(fed, scores, found)
+        self.left_out += store.finish(data["layers"], self._block)
 
     def _feeds(self, sample: Sample, needed: Sequence[str]) -> dict[str, Any]:
         """The inputs for one sample; it is repeated if the model's batch has a fixed size."""
@@ -249,23 +260,24 @@ class _Maker:
         """A sample as JSON: its name, and a picture."""
         described: dict[str, Any] = {"name": shown(sample.name)}
         picture, origin = sample.picture, "image"
-        texts = []
         for name, value in feeds.items():
-            array = np.asarray(value)
-            if array.dtype.kind in "OU":
-                items = [str(item) for item in array.reshape(-1)[:20]]
-                texts.append(f"{name}: {', '.join(items)}"[:1000])
-            elif picture is None and array.ndim == 4:
-                one = packing.layer_values(self.program, name, array)
-                picture = None if one is None else picture_of_input(one.maps)
-                origin = "input"
+            if picture is not None or "items" in described:
+                break
+            one = packing.layer_values(self.program, name, np.asarray(value))
+            if one is None:
+                continue
+            picture, origin = picture_of_input(one.maps), "input"
+            if one.maps.ndim == 1 and len(one.maps) <= MOST_ITEMS:
+                text = one.maps.dtype.kind not in "fb"
+                described["items"] = [
+                    shown(str(item)[: packing.LONGEST]) if text else packing.number(item)
+                    for item in one.maps
+                ]
         if picture is not None:
             described["picture"] = as_uri(picture)
             described["origin"] = origin
             described["width"], described["height"] = picture.size
             self.budget -= int(len(described["picture"]) / BASE64)
-        if texts:
-            described["text"] = shown("; ".join(texts))
         return described
 
     # --- Scores -----------------------------------------------------------------------------------
@@ -297,7 +309,7 @@ class _Maker:
             if table.shape[1] == 1 and len(labels) == 2 and at == 0:
                 certain = ends_in_activation(self.program, name)
                 table = np.concatenate([1 - table if certain else -table, table], axis=1)
-            if table.size * 4 > self.budget // 10:
+            if table.size * 4 > int(self.budget * SCORES) // len(names):
                 self.left_out.append(f"the scores in {name!r}: there are {table.shape[1]:,}")
                 continue
             own = at == 0 and len(labels) == table.shape[1]
@@ -314,7 +326,6 @@ class _Maker:
 
     def _block(self, data: bytes) -> int:
         self.blocks.append(data)
-        self.budget -= len(data)
         return len(self.blocks) - 1
 
     # --- Heat maps --------------------------------------------------------------------------------
@@ -333,7 +344,8 @@ class _Maker:
         except LayertapError as exc:
             if explicit:
                 raise
-            self.left_out.append(f"heat maps: {exc}")
+            reason = str(exc).replace(self.program.name, self._name).rstrip(".")
+            self.left_out.append(f"heat maps: {reason}")
             return None
 
     def _drawn(
@@ -354,10 +366,8 @@ class _Maker:
         classes, labels = self._classes(names, found)
         maps: dict[str, list[NDArray[np.float64]]] = {method.name: [] for method in methods}
         for feeds in fed:
-            inputs = self._whole_feeds(feeds)
-            for name, one in raw_maps(
-                program, inputs, layer, classes or "top", methods
-            ).items():
+            found_maps = raw_maps(program, feeds, layer, classes or "top", methods)
+            for name, one in found_maps.items():
                 maps[name].append(one[0])
         rank = maps[methods[0].name][0].ndim - 1
         if rank > 2:
@@ -367,19 +377,22 @@ class _Maker:
             "layer": shown(layer.name),
             "classes": classes,
             "labels": labels,
-            "methods": [self._method(method, maps[method.name]) for method in methods],
+            "methods": [
+                self._method(method, maps[method.name], len(methods)) for method in methods
+            ],
         }
 
-    def _whole_feeds(self, feeds: dict[str, Any]) -> dict[str, Any]:
-        return dict(feeds)
-
-    def _method(self, method: Method, maps: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
+    def _method(
+        self, method: Method, maps: Sequence[NDArray[np.float64]], methods: int
+    ) -> dict[str, Any]:
         """One method's maps, as a block of float32 `(samples, targets, h, w)`; if they are large,
         of the means of blocks."""
         largest = max(maps, key=lambda one: one.size)
-        room = self.budget // 20 // (4 * len(maps))
+        room = int(self.budget * HEAT) // (4 * len(maps) * methods)
         side = 1
-        while need(largest.shape[1:], len(largest)) > room * side**2 and side < 64:
+        while math.prod(blocks(largest.shape[1:], side)) * len(largest) > room:
+            if side >= max(largest.shape[1:]):
+                break
             side += 1
         reduced = [packing.block_means(one, side) for one in maps]
         return {
@@ -439,21 +452,31 @@ class _Maker:
 class _Store:
     """Collects the values of layers until the channels are chosen, and packs them."""
 
-    def __init__(self, maker: _Maker, layers: Sequence[Layer]) -> None:
-        self._maker, self._layers = maker, layers
+    def __init__(
+        self, program: Program, asked: Asked, layers: Sequence[Layer], samples: int, room: int
+    ) -> None:
+        """
+        Args:
+            program: says what the axes of its tensors mean.
+            asked: how many channels.
+            layers: the layers.
+            samples: how many samples there will be.
+            room: the number of bytes for all values.
+        """
+        self._program, self._asked, self._layers = program, asked, layers
+        self._room = room // samples
         self._waiting: list[dict[str, packing.LayerValues | None]] = []
         self._parts: dict[str, list[dict[str, Any]]] = {layer.name: [] for layer in layers}
         self._bytes: dict[str, list[bytes]] = {layer.name: [] for layer in layers}
         self._chosen: dict[str, tuple[list[int], int]] | None = None
         self._problems: dict[str, str] = {}
 
-    def add(self, at: int, values: dict[str, Any]) -> None:
+    def add(self, values: dict[str, Any]) -> None:
         """Take the values of one sample, by tensor."""
-        program = self._maker.program
         found = {}
         for layer in self._layers:
             tensor = str(layer.tensor)
-            found[layer.name] = packing.layer_values(program, tensor, values.get(tensor))
+            found[layer.name] = packing.layer_values(self._program, tensor, values[tensor])
         self._waiting.append(found)
         held = sum(x.maps.nbytes for x in found.values() if x) * (len(self._waiting) + 1)
         if self._chosen is not None or held > MEMORY:
@@ -469,7 +492,7 @@ class _Store:
 
     def _choose(self) -> dict[str, tuple[list[int], int]]:
         """The channels of each layer, and the bytes for each sample."""
-        asked, samples = self._maker.asked, len(self._maker.samples)
+        asked = self._asked
         wanted, needs = [], []
         for layer in self._layers:
             shapes = [x.maps.shape for found in self._waiting if (x := found[layer.name])]
@@ -485,9 +508,8 @@ class _Store:
                 most = min(asked.channels or MOST_CHANNELS, shape[0])
                 wanted.append(most)
                 needs.append(need(shape[1:], most))
-        total = (self._maker.budget * 9 // 10) // max(samples, 1)
-        rooms = shared(needs, total)
-        chosen = {}
+        rooms = shared(needs, self._room)
+        chosen: dict[str, tuple[list[int], int]] = {}
         for layer, most, room in zip(self._layers, wanted, rooms, strict=True):
             maps = [x.maps for found in self._waiting if (x := found[layer.name])]
             if not most:
@@ -546,35 +568,40 @@ class _Store:
         data += [kept.astype("<u4").tobytes(), values[kept].astype(dtype).tobytes()]
         return {"dtype": dtype[1:], "kept": len(kept)}
 
-    def finish(self, rows: list[dict[str, Any]]) -> None:
-        """Put the values into the page: a block for each layer."""
+    def finish(self, rows: list[dict[str, Any]], store: Callable[[bytes], int]) -> list[str]:
+        """Put the values into the rows of the layers, and return what is left out.
+
+        Args:
+            rows: the rows of all layers of the model.
+            store: takes the block of a layer, and returns its index.
+        """
         if self._waiting or self._chosen is None:
             self._flush()
         assert self._chosen is not None
-        index = {layer.name: at for at, layer in enumerate(self._maker.program.layers)}
+        index = {layer.name: at for at, layer in enumerate(self._program.layers)}
+        left_out = []
         reduced = fewer = 0
         for layer in self._layers:
             parts = self._parts[layer.name]
             if not any(parts):
                 reason = self._problems.get(layer.name, "its value is no array, or is empty")
-                self._maker.left_out.append(f"{layer.name!r}: {reason}")
+                left_out.append(f"{layer.name!r}: {reason}")
                 continue
             row = rows[index[layer.name]]
             row["maps"] = {"channels": self._chosen[layer.name][0], "samples": parts}
             data = b"".join(self._bytes[layer.name])
             if data:
-                row["maps"]["block"] = self._maker._block(data)
+                row["maps"]["block"] = store(data)
             reduced += any(part.get("step", 1) > 1 for part in parts)
-            fewer += any(part.get("count", 0) < part["shape"][0] for part in parts if "count" in part)
+            fewer += any(part["count"] < part["shape"][0] for part in parts if "count" in part)
         if fewer:
-            self._maker.left_out.append(
-                f"some channels of {number_of(fewer, 'layer')}: the strongest are in the page"
-            )
+            left_out.append(f"some channels of {number_of(fewer, 'layer')}, all but the strongest")
         if reduced:
-            self._maker.left_out.append(
+            left_out.append(
                 f"the full resolution of {number_of(reduced, 'layer')}: the page has the means of "
-                "square blocks; max_mb makes it larger"
+                "square blocks, unless it may be larger"
             )
+        return left_out
 
 
 def representative(program: Program, rows: Sequence[Layer], most: int) -> list[Layer]:
@@ -586,12 +613,13 @@ def representative(program: Program, rows: Sequence[Layer], most: int) -> list[L
     graph = program.graph
     gradients = program.card.gradients.tensors if program.card and program.card.gradients else {}
     outputs = {info.name for info in program.outputs}
-    rows = _distinct(program, rows)
+    rows = [row for row in _distinct(program, rows) if not row.type.startswith(PASSING)]
     tiers: list[list[int]] = [[], [], []]
     for at, row in enumerate(rows):
         after = rows[at + 1] if at + 1 < len(rows) else None
         ends = after is None or (
-            len(row.shape) > 2 and (len(after.shape) != len(row.shape) or _space(after) < _space(row))
+            len(row.shape) > 2
+            and (len(after.shape) != len(row.shape) or _space(after) < _space(row))
         )
         first = row.tensor in graph.inputs or row.tensor in outputs or row.name in gradients
         if first or ends:
@@ -629,6 +657,3 @@ def _distinct(program: Program, rows: Iterable[Layer]) -> list[Layer]:
             seen.add(root)
             kept.append(row)
     return kept
-
-
-Report = Callable[[str], None]

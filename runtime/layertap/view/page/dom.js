@@ -15,6 +15,9 @@ function el(tag, options = {}, ...children) {
   return made
 }
 
+// Replace what is in an element; parts that are null are left out.
+const fill = (target, ...parts) => target.replaceChildren(...parts.filter((part) => part !== null && part !== undefined))
+
 // A name of the file, which may be in a script that is written from right to left.
 const named = (text, kind = "span") => el(kind, { class: "name", title: text }, text)
 

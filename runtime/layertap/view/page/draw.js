@@ -122,6 +122,12 @@ function finished(heat, wanted) {
 
 const pictures = new Map()
 
+// A picture as an element; its pixels show if it is small.
+function thumbnail(sample) {
+  const { picture, width, height } = page.samples[sample]
+  return picture ? el("img", { src: picture, alt: "", class: Math.max(width, height) < 96 ? "tiny" : undefined }) : null
+}
+
 function pictureOf(sample) {
   if (!pictures.has(sample)) {
     const image = new Image()
@@ -134,17 +140,19 @@ function pictureOf(sample) {
 // The picture of a sample; with a heat map, whose colours are the stronger, the larger its values.
 async function drawPicture(canvas, sample, heat, opacity, colormap) {
   const image = await pictureOf(sample)
-  canvas.width = image.naturalWidth
-  canvas.height = image.naturalHeight
+  const factor = Math.ceil(256 / Math.max(image.naturalWidth, image.naturalHeight))
+  canvas.width = image.naturalWidth * factor
+  canvas.height = image.naturalHeight * factor
   const context = canvas.getContext("2d")
-  context.drawImage(image, 0, 0)
+  context.imageSmoothingEnabled = false
+  context.drawImage(image, 0, 0, canvas.width, canvas.height)
   if (!heat || !opacity) return
   const map = finished(heat, [canvas.height, canvas.width]), table = tables[colormap]
   const layer = new ImageData(canvas.width, canvas.height)
   map.forEach((value, at) => {
     const shade = Math.min(255, Math.floor(value * 256))
     for (let k = 0; k < 3; k++) layer.data[4 * at + k] = table[3 * shade + k]
-    layer.data[4 * at + 3] = Math.round(255 * opacity * Math.sqrt(value))
+    layer.data[4 * at + 3] = Math.round(255 * opacity * value ** 0.75)
   })
   const over = new OffscreenCanvas(canvas.width, canvas.height)
   over.getContext("2d").putImageData(layer, 0, 0)

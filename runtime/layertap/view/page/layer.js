@@ -18,13 +18,13 @@ let turn = 0 // of a view that has been left, nothing is drawn any more
 
 async function showLayer(main) {
   const mine = ++turn, layer = page.layers[state.layer]
-  if (!layer) return main.replaceChildren(el("p", { class: "notice" }, "Choose a layer."))
+  if (!layer) return fill(main, el("p", { class: "notice" }, "Choose a layer."))
   const head = [el("h2", {}, named(layer.name)), layerFacts(layer)]
-  if (!page.samples.length) return main.replaceChildren(...head)
+  if (!page.samples.length) return fill(main, ...head)
   if (!stored(layer)) {
     const reason = layer.hidden ? `The file does not contain its values: ${layer.hidden}.` : "Its values are not in this page. "
     const hint = layer.hidden ? null : el("code", {}, `layertap view ${page.file} ... --layers ${quoted(layer.name)}`)
-    return main.replaceChildren(...head, el("p", { class: "notice" }, reason, hint, hint ? " makes a page that has them." : ""))
+    return fill(main, ...head, el("p", { class: "notice" }, reason, hint, hint ? " makes a page that has them." : ""))
   }
   const all = state.all && page.samples.length > 1
   const wanted = all ? page.samples.map((_, at) => at) : [state.sample]
@@ -36,7 +36,7 @@ async function showLayer(main) {
   else if (first.kind === "text") parts.push(...texts(values[0] ?? first))
   else if (first.kind === "vector") parts.push(...values.flatMap((one, at) => (one ? vectorParts(layer, one, wanted[at], all) : [])))
   else parts.push(...mapParts(values, wanted, all))
-  main.replaceChildren(...parts)
+  fill(main, ...parts)
 }
 
 const quoted = (text) => (/^[\w./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`)
@@ -57,11 +57,11 @@ function layerFacts(layer) {
 function chips() {
   const list = el("div", { class: "chips", role: "group", "aria-label": "Samples" })
   if (page.samples.length > 1) {
-    list.append(el("button", { class: "chip", "aria-pressed": String(state.all), onclick: () => ((state.all = true), show()) }, el("span", {}, "all"), el("span", { class: "soft" }, "side by side")))
+    list.append(el("button", { class: "chip all", "aria-pressed": String(state.all), onclick: () => ((state.all = true), show()) }, el("span", {}, "all"), el("span", { class: "soft" }, "side by side")))
   }
   page.samples.forEach((sample, at) => {
     const choose = () => ((state.all = false), (state.sample = at), show())
-    list.append(el("button", { class: "chip", "aria-pressed": String(!state.all && state.sample === at), onclick: choose, title: sample.name }, sample.picture ? el("img", { src: sample.picture, alt: "" }) : null, named(sample.name)))
+    list.append(el("button", { class: "chip", "aria-pressed": String(!state.all && state.sample === at), onclick: choose, title: sample.name }, thumbnail(at), named(sample.name)))
   })
   return list
 }
@@ -70,7 +70,7 @@ function stats(values) {
   const { low, high, mean, zeros, bad, size } = values.stats, parts = [`smallest ${short(low)}`, `mean ${short(mean)}`, `largest ${short(high)}`]
   if (zeros) parts.push(`${((100 * zeros) / size).toFixed(1)} % zeros`)
   if (bad) parts.push(`${plural(bad, "value")} NaN or infinite`)
-  return `${plural(size, "value")}: ${parts.join(", ")}`
+  return `${plural(size, "value")} (${values.shape.join(" × ")}): ${parts.join(", ")}`
 }
 
 function mapParts(values, wanted, all) {
@@ -124,7 +124,7 @@ function sideBySide(values, wanted, range) {
   const head = el("tr", {}, el("th", { scope: "col" }, "channel"))
   wanted.forEach((at) => {
     const sample = page.samples[at]
-    head.append(el("th", { scope: "col", title: sample.name }, sample.picture ? el("img", { src: sample.picture, alt: "" }) : null, named(sample.name)))
+    head.append(el("th", { scope: "col", title: sample.name }, thumbnail(at), named(sample.name)))
   })
   const body = el("tbody", {})
   for (const index of rows) {
@@ -169,6 +169,6 @@ function vectorParts(layer, values, sample, all) {
     el("p", { class: "number" }, stats(values)),
     values.indices ? el("p", { class: "small soft" }, `The ${whole(plain.length)} values that are largest without their sign are in the page.`) : null,
     el("div", { class: "bars" }, canvas), readout,
-    rows.length ? el("table", { class: "plain-table" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, labels ? "class" : "index"), el("th", { class: "right", scope: "col" }, "value, the largest first"))), el("tbody", {}, ...rows)) : null,
+    rows.length ? el("table", { class: "plain-table narrow" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, labels ? "class" : "index"), el("th", { class: "right", scope: "col" }, "value, the largest first"))), el("tbody", {}, ...rows)) : null,
   ].filter(Boolean)
 }

@@ -62,7 +62,7 @@ function closeDrawer() {
 
 function prepareHeader() {
   byId("title").replaceChildren(named(page.model))
-  const parts = [page.file, plural(page.layers.length, "layer"), page.samples.length ? plural(page.samples.length, page.samples.some((one) => one.origin === "image") ? "image" : "sample") : ""]
+  const parts = [page.file === page.model ? "" : page.file, plural(page.layers.length, "layer"), page.samples.length ? plural(page.samples.length, page.samples.some((one) => one.origin === "image") ? "image" : "sample") : ""]
   if (page.verification) parts.push(`verified against ${page.verification.reference}: ${error(page.verification.largest)}`)
   byId("subtitle").textContent = parts.filter(Boolean).join("  ·  ")
   byId("tabs").append(...VIEWS.map(([name, text]) => {
@@ -123,7 +123,7 @@ function onKey(event) {
 
 function openHelp() {
   const dialog = byId("help")
-  dialog.replaceChildren(el("h2", {}, "Keys"), keys(), el("p", {}, el("button", { class: "plain", onclick: () => dialog.close() }, "Close")))
+  fill(dialog, el("h2", {}, "Keys"), keys(), el("p", {}, el("button", { class: "plain", onclick: () => dialog.close() }, "Close")))
   dialog.showModal()
 }
 
@@ -143,5 +143,6 @@ prepareHeader()
 prepareTree()
 document.addEventListener("keydown", onKey)
 for (const dialog of [byId("zoom"), byId("help")]) dialog.addEventListener("click", (event) => event.target === dialog && dialog.close())
+markChosen()?.scrollIntoView({ block: "center" })
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show)
 show()

@@ -19,7 +19,7 @@ function showOverview(main) {
   const heat = page.heat, method = chosenMethod(), parts = []
   if (!page.samples.length) {
     parts.push(el("p", { class: "notice" }, "This page has no images or other samples. It shows the layers, the verification, and what the file says about itself."))
-    return main.replaceChildren(...parts, ...summaryParts())
+    return fill(main, ...parts, ...summaryParts())
   }
   const controls = heatControls(redraw)
   if (controls) parts.push(controls)
@@ -28,7 +28,7 @@ function showOverview(main) {
     parts.push(el("p", { class: "small soft" }, `${method.name} at the layer `, layerLink(heat.layer), `${what}. Negative values are 0, the largest value is 1.`, method.step > 1 ? ` Of a large map the means of ${method.step} × ${method.step} values are in the page.` : ""))
   }
   parts.push(el("div", { class: "cards" }, ...page.samples.map((sample, at) => card(sample, at))))
-  main.replaceChildren(...parts)
+  fill(main, ...parts)
   drawCards()
 }
 
@@ -43,11 +43,11 @@ function card(sample, at) {
     document.querySelectorAll(".card").forEach((one, k) => (one.dataset.chosen = k === at))
     remember()
   }
-  const signal = sample.picture ? null : inputLines()
-  const inside = sample.picture || signal !== null ? el("canvas", { role: "img", "aria-label": sample.name }) : sample.text ?? "no picture"
-  const kind = sample.picture ? "picture" : signal !== null ? "picture lines" : "picture none"
+  const words = typeof sample.items?.[0] === "string", lines = !sample.picture && !words && (sample.items || inputLines() !== null)
+  const inside = sample.picture || lines ? [el("canvas", { role: "img", "aria-label": sample.name })] : words ? sample.items.flatMap((item) => [named(item), " "]) : ["no picture"]
+  const kind = sample.picture ? "picture" : lines ? "picture lines" : words ? "picture words" : "picture none"
   const made = el("article", { class: "card", "aria-label": sample.name },
-    el("button", { class: kind, onclick: choose, "aria-label": `choose ${sample.name}` }, inside),
+    el("button", { class: kind, onclick: choose, "aria-label": `choose ${sample.name}` }, ...inside),
     el("div", { class: "inside" },
       el("h3", {}, named(sample.name)),
       sample.origin === "input" ? el("p", { class: "small soft" }, "the input, from its smallest to its largest value") : null,
@@ -67,19 +67,33 @@ function inputLines() {
 async function drawCards() {
   const method = chosenMethod(), cards = [...document.querySelectorAll(".card")]
   for (const [at, one] of cards.entries()) {
-    const canvas = one.querySelector(".picture canvas")
-    if (!canvas) continue
     const heat = method ? await heatOf(method, state.target, at) : null
-    if (page.samples[at].picture) await drawPicture(canvas, at, heat?.sizes.length === 2 ? heat : null, state.opacity, state.heatColours)
-    else {
-      const values = await valuesOf(inputLines(), at)
-      if (!values) continue
-      const fresh = canvas.cloneNode()
-      canvas.replaceWith(fresh)
-      const map = heat?.sizes.length === 1 ? finished(heat, [values.width]).map((value) => value * state.opacity) : null
-      sharp(fresh, (context, width, height) => drawLine(context, width, height, values.channels[0].values, values.channels[0].low, values.channels[0].high, map))
-    }
+    const { picture, items } = page.samples[at], button = one.querySelector(".picture")
+    if (picture) await drawPicture(button.querySelector("canvas"), at, heat?.sizes.length === 2 ? heat : null, state.opacity, state.heatColours)
+    else if (button.classList.contains("words")) tintWords(button, items, heat)
+    else if (button.classList.contains("lines")) await drawSignal(button.querySelector("canvas"), at, heat)
   }
+}
+
+// Words, or the numbers of tokens, on a ground that is the stronger, the larger the heat map is there.
+function tintWords(button, items, heat) {
+  const map = heat?.sizes.length === 1 ? finished(heat, [items.length]) : null
+  button.querySelectorAll(".name").forEach((word, at) => {
+    word.style.background = map ? `color-mix(in srgb, var(--accent) ${(40 * map[at] * state.opacity).toFixed(1)}%, transparent)` : ""
+  })
+}
+
+async function drawSignal(canvas, at, heat) {
+  const { items } = page.samples[at], fresh = canvas.cloneNode()
+  if (items) {
+    canvas.replaceWith(fresh)
+    return sharp(fresh, (context, width, height) => drawBars(context, width, height, items.map(Number), -1))
+  }
+  const values = await valuesOf(inputLines(), at)
+  if (!values) return
+  canvas.replaceWith(fresh)
+  const map = heat?.sizes.length === 1 ? finished(heat, [values.width]).map((value) => value * state.opacity) : null, first = values.channels[0]
+  sharp(fresh, (context, width, height) => drawLine(context, width, height, first.values, first.low, first.high, map))
 }
 
 function scoreList(output, sample, at) {

@@ -4,14 +4,14 @@ const MOST_ROWS = 100
 
 function showVerification(main) {
   const found = page.verification
-  if (!found) return main.replaceChildren(el("h2", {}, "Verification"), el("p", { class: "notice" }, "This file does not say how exact it is: layertap did not export it, or it was changed after that."))
+  if (!found) return fill(main, el("h2", {}, "Verification"), el("p", { class: "notice" }, "This file does not say how exact it is: layertap did not export it, or it was changed after that."))
   const rows = page.layers.map((layer, index) => ({ ...layer, index })).filter((layer) => layer.error !== undefined)
   rows.push(...found.others)
   rows.sort((a, b) => Number(b.error) - Number(a.error))
   const body = el("tbody", {}, ...rows.slice(0, MOST_ROWS).map((row) => errorRow(row, found)))
   const more = rows.length > MOST_ROWS ? el("button", { class: "plain", onclick: () => (body.append(...rows.slice(MOST_ROWS).map((row) => errorRow(row, found))), more.remove()) }, `Show all ${whole(rows.length)}`) : null
   const over = rows.filter((row) => row.reference !== undefined)
-  main.replaceChildren(
+  fill(main,
     el("h2", {}, "Verification"),
     el("p", {}, `${plural(rows.length, "tensor")} compared with ${found.reference} when the file was made: the largest scaled error is ${error(found.largest)}; ${error(found.tolerance)} was allowed. It is the largest difference, divided by the largest value of the layer.`),
     el("p", { class: "small soft" }, `${found.batches.join("; ")}. With onnxruntime ${found.onnxruntime}.`),
@@ -19,7 +19,7 @@ function showVerification(main) {
     el("div", { class: "scroll" }, el("table", { class: "plain-table" },
       el("thead", {}, el("tr", {}, ...["layer", "class", "scaled error", "", "largest difference"].map((text, at) => el("th", { scope: "col", class: at === 2 || at === 4 ? "right" : undefined }, text || el("span", { class: "hidden" }, "share of what was allowed"))))),
       body)),
-    more ?? "",
+    more,
   )
 }
 
@@ -47,7 +47,7 @@ function showFile(main) {
   const parts = summaryParts()
   if (page.leftOut.length) parts.push(el("h2", {}, "What the page leaves out"), el("ul", { class: "plain-list" }, ...page.leftOut.map((text) => el("li", {}, text))))
   parts.push(el("h2", {}, "Keys"), keys(), el("p", { class: "small soft" }, "The page is one file. It works without a network, and nothing leaves it. The console has ", el("code", {}, "layertap.values(name, sample)"), ", a promise of the values of a layer."))
-  main.replaceChildren(...parts)
+  fill(main, ...parts)
 }
 
 const KEYS = [["/", "search layers"], ["↑ ↓", "the layer before or after"], ["← →", "the sample before or after; in a large map the channel"], ["1 2 3 4", "the views"], ["Enter", "open what is focused"], ["Esc", "close, or leave the search"], ["?", "this list"]]

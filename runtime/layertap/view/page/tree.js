@@ -77,7 +77,7 @@ function treeItem(node, row, level) {
   const facts = row ? [row.type, row.shape].filter(Boolean).join("  ") : plural(leaves(node), "layer")
   const made = el(
     "div",
-    { role: "treeitem", "aria-level": level + 1, "aria-expanded": group ? String(!closed.has(node.path)) : undefined, tabindex: "-1", class: row && !stored(row) ? "absent" : undefined },
+    { role: "treeitem", "aria-level": level + 1, "aria-expanded": group ? String(!closed.has(node.path)) : undefined, tabindex: "-1", class: page.samples.length && row && !stored(row) ? "absent" : undefined },
     el("span", { class: "mark", "aria-hidden": "true" }, mark),
     el("span", {}, el("div", { class: "name", title: row ? row.name : node.label }, node.label), el("div", { class: "facts" }, facts)),
   )

@@ -39,7 +39,7 @@ function drawZoom() {
   const list = el("dl", {})
   for (const [name, text] of facts) list.append(el("dt", {}, name), el("dd", {}, text))
   const dialog = byId("zoom")
-  dialog.replaceChildren(
+  fill(dialog,
     el("div", { class: "head" },
       el("h2", {}, `Channel ${channel.index} `, named(`of ${row.name}`, "small")),
       el("button", { class: "plain", "aria-label": "previous channel", onclick: () => moveZoom(-1) }, "←"),

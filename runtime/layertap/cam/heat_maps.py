@@ -149,6 +149,7 @@ def raw_maps(
     target: Target,
     methods: Sequence[Method],
     *,
+    preprocess: Recipe | None = None,
     output: str | None = None,
     batch_size: int = 32,
 ) -> dict[str, npt.NDArray[np.float64]]:
@@ -163,6 +164,7 @@ def raw_maps(
         layer: a layer with feature maps.
         target: see `Model.cam`.
         methods: the methods.
+        preprocess: a recipe for images instead of the card's.
         output: name of the output that contains the classes, for methods without gradients.
         batch_size: number of channels of `scorecam` and `ablationcam` that are run at once.
 
@@ -180,7 +182,7 @@ def raw_maps(
                 output=choose_output(program, output, with_gradients=method.takes == "gradients"),
                 batch_size=batch_size,
             )
-            evidence[method.takes] = gather(gather.prepare(inputs, None), target)
+            evidence[method.takes] = gather(gather.prepare(inputs, preprocess), target)
         with np.errstate(all="ignore"):
             maps = _raw(method, evidence[method.takes], eigen_smooth=False)
         found[method.name] = maps if method.takes else maps[:, :1]

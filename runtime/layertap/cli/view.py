@@ -143,7 +143,7 @@ def _images(model: _model.Model, args: argparse.Namespace) -> tuple[list[Sample]
     images = list(given.prepared(recipe))
     names = short_names([image.path for image in images])
     samples = [
-        Sample(name, image.pixels[None], picture_of(image.path, recipe))
+        Sample(name, image.pixels[None], picture_of(image.path, recipe), recipe)
         for name, image in zip(names, images, strict=True)
     ]
     return samples, given.failures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -36,20 +36,17 @@ class Sample(NamedTuple):
     """As `Model.activations` takes them, for one sample."""
     picture: Image.Image | None
     """The image as the model sees it, before its values are scaled."""
+    recipe: Preprocessing | None = None
+    """For the image, instead of the card's."""
 
 
 def samples_of(program: Program, inputs: Any, preprocess: Recipe | None) -> list[Sample]:
     """The samples among the inputs of `Model.view`."""
     if inputs is None or (isinstance(inputs, (list, tuple)) and not inputs):
         return []
-    array = isinstance(inputs, np.ndarray)
-    if array and not _takes_images(program) and len(program.graph.inputs) == 1:
-        inputs = {next(iter(program.graph.inputs)): inputs}
-    elif is_image(inputs) and (array or not _is_folder(inputs)):
-        inputs = [inputs]
-    given = many(program, inputs, 1)
-    parts = [part for part, _ in given.parts] if given else [inputs]
-    recipe = program.preprocessing if preprocess is None else as_recipe(preprocess)
+    parts = _parts(program, inputs)
+    given_recipe = None if preprocess is None else as_recipe(preprocess)
+    recipe = program.preprocessing if given_recipe is None else given_recipe
     images = [
         part[0] if _takes_images(program) and isinstance(part, list) and is_image(part[0]) else None
         for part in parts
@@ -60,8 +57,36 @@ def samples_of(program: Program, inputs: Any, preprocess: Recipe | None) -> list
             name or f"sample {at}",
             part,
             None if image is None else picture_of(image, recipe),
+            given_recipe,
         )
         for at, (part, image, name) in enumerate(zip(parts, images, names, strict=True))
+    ]
+
+
+def _parts(program: Program, inputs: Any) -> list[Any]:
+    """The inputs of each sample."""
+    names = list(program.graph.inputs)
+    array = isinstance(inputs, np.ndarray)
+    if isinstance(inputs, (list, tuple)) and len(inputs) == len(names) > 1:
+        inputs = dict(zip(names, inputs, strict=True))
+    if array and len(names) == 1 and (not _takes_images(program) or inputs.ndim == 4):
+        inputs = {names[0]: inputs}
+    if isinstance(inputs, Mapping):
+        return _rows(inputs)
+    if is_image(inputs) and (array or not _is_folder(inputs)):
+        inputs = [inputs]
+    given = many(program, inputs, 1)
+    return [part for part, _ in given.parts] if given else [inputs]
+
+
+def _rows(given: Mapping[str, Any]) -> list[Any]:
+    """Each row of arrays by name; all at once if they do not have the same number of rows."""
+    lengths = {name: len(value) for name, value in given.items() if np.ndim(value)}
+    if len({*lengths.values()}) != 1:
+        return [given]
+    return [
+        {name: value[at : at + 1] if name in lengths else value for name, value in given.items()}
+        for at in range(max(lengths.values()))
     ]
 
 

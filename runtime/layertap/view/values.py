@@ -49,7 +49,7 @@ def layer_values(program: Program, tensor: str, value: Any) -> LayerValues | Non
     if value.ndim == 0:
         return LayerValues(value.reshape(1), (), ())
     samples = max(letters.find("N"), 0)
-    sample, letters = value.take(0, samples), letters[:samples] + letters[samples + 1 :]
+    sample, letters = np.asarray(value.take(0, samples)), letters[:samples] + letters[samples + 1 :]
     if sample.ndim < 2:
         return LayerValues(sample.reshape(-1), (), ())
     if "C" in letters:
@@ -151,7 +151,9 @@ def _rounded(values: NDArray[np.float64], direction: int) -> NDArray[np.float32]
     """The float32 next to each value, on one side of it."""
     near = values.astype(np.float32)
     beyond = near > values if direction < 0 else near < values
-    return np.where(beyond, np.nextafter(near, np.float32(direction * np.inf)), near)
+    with np.errstate(over="ignore"):  # of the largest number, which is not used
+        after = np.nextafter(near, np.float32(direction * np.inf))
+    return np.where(beyond, after, near)
 
 
 def block_means(maps: Array, side: int) -> Array:

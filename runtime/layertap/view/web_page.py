@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from layertap.cam.scores import by_class, choose_output, ends_in_activation
 from layertap.cam.targets import resolve
 from layertap.errors import LayertapError, UsageError
 from layertap.format.atomic import check_target, replacing
-from layertap.format.operators import VIEWS
 from layertap.format.select import LAST
 from layertap.format.text import number_of
 
@@ -26,7 +25,9 @@ from . import values as packing
 from .about import file_facts, layer_rows, shown, verification
 from .colormaps import shades
 from .html_page import as_json, html_page
-from .room import blocks, fitted, need, shared
+from .layer_choice import representative
+from .layer_store import LayerStore
+from .room import blocks
 from .samples import Sample, as_uri, picture_of_input, samples_of
 
 if TYPE_CHECKING:
@@ -42,20 +43,8 @@ MOST_LAYERS = 60
 LEAST_BYTES = 6_000
 """Of each layer and sample; with more samples there are fewer layers."""
 
-MOST_CHANNELS = 64
-"""Channels of a layer in a page, if there is room and no number is given."""
-
 MOST_ITEMS = 256
 """Numbers or texts of an input that is no picture, which are shown instead of one."""
-
-MOST_VALUES = 4096
-"""Values of a vector that are stored."""
-
-MEMORY = 1 << 29
-"""Bytes of activations that are in memory until the channels are chosen."""
-
-PASSING = ("ZeroPadding", "Dropout", "SpatialDropout", "Identity")
-"""Beginnings of the classes of layers that show what others do."""
 
 BASE64, FIXED = 4 / 3 * 1.002, 120_000
 """What base64 makes of incompressible bytes; bytes of the page itself."""
@@ -236,12 +225,15 @@ class _Maker:
         data["samples"] = [
             self._described(sample, feeds) for sample, feeds in zip(self.samples, fed, strict=True)
         ]
-        store = _Store(program, self.asked, layers, len(fed), int(self.budget * STORED))
+        store = LayerStore(
+            program, self.asked.channels, layers, len(fed), int(self.budget * STORED)
+        )
         found: list[dict[str, NDArray[Any]]] = []
         for feeds in fed:
             values = fetch(feeds)
             found.append({name: values[name] for name in scores})
             store.add({name: values[name] for name in tensors})
+        scores = [name for name in scores if all(_is_table(one[name]) for one in found)]
         data["scores"] = self._scores(scores, found)
         data["heat"] = self._heat_maps(fed, scores, found)
         self.left_out += store.finish(data["layers"], self._block)
@@ -252,9 +244,16 @@ class _Maker:
         inputs = sample.inputs
         dims = [kind.dims for kind in program.graph.inputs.values()]
         size = dims[0][0] if len(dims) == 1 and dims[0] else None
-        if isinstance(size, int) and size > 1 and len(inputs) == 1:
-            inputs = [inputs[0]] * size if isinstance(inputs, list) else np.repeat(inputs, size, 0)
-        return program.prepare_arrays(needed, inputs, None)
+        if isinstance(size, int) and size > 1:
+            if isinstance(inputs, dict):
+                inputs = {
+                    name: np.repeat(value, size, 0) if len(value) == 1 else value
+                    for name, value in inputs.items()
+                }
+            elif len(inputs) == 1:
+                repeated = isinstance(inputs, np.ndarray)
+                inputs = np.repeat(inputs, size, 0) if repeated else [*inputs] * size
+        return program.prepare_arrays(needed, inputs, sample.recipe)
 
     def _described(self, sample: Sample, feeds: dict[str, Any]) -> dict[str, Any]:
         """A sample as JSON: its name, and a picture."""
@@ -286,7 +285,6 @@ class _Maker:
         """The outputs that may be scores of classes, the one with gradients first."""
         program = self.program
         names = [info.name for info in program.outputs if len(info.shape) == 2]
-        names = [name for name in names if name in program.graph.outputs or name]
         if not names:
             return []
         first = choose_output(program, None)
@@ -298,13 +296,7 @@ class _Maker:
         """The scores of each output, with a block of float32 `(samples, classes)`."""
         scores = []
         for at, name in enumerate(names):
-            rows = [values[name][:1] for values in found]
-            if any(
-                not isinstance(row, np.ndarray) or row.ndim != 2 or row.dtype.kind not in "fiu"
-                for row in rows
-            ):
-                continue
-            table = np.concatenate(rows).astype("<f4")
+            table = np.concatenate([values[name][:1] for values in found]).astype("<f4")
             labels = list(self.program.labels or ())
             if table.shape[1] == 1 and len(labels) == 2 and at == 0:
                 certain = ends_in_activation(self.program, name)
@@ -365,8 +357,10 @@ class _Maker:
             choose_layer(program, layer, method)
         classes, labels = self._classes(names, found)
         maps: dict[str, list[NDArray[np.float64]]] = {method.name: [] for method in methods}
-        for feeds in fed:
-            found_maps = raw_maps(program, feeds, layer, classes or "top", methods)
+        for sample, feeds in zip(self.samples, fed, strict=True):
+            found_maps = raw_maps(
+                program, feeds, layer, classes or "top", methods, preprocess=sample.recipe
+            )
             for name, one in found_maps.items():
                 maps[name].append(one[0])
         rank = maps[methods[0].name][0].ndim - 1
@@ -449,211 +443,6 @@ class _Maker:
         return list(dict.fromkeys([*best, *more]))[: min(CLASSES, max(3, len(best)))], own
 
 
-class _Store:
-    """Collects the values of layers until the channels are chosen, and packs them."""
-
-    def __init__(
-        self, program: Program, asked: Asked, layers: Sequence[Layer], samples: int, room: int
-    ) -> None:
-        """
-        Args:
-            program: says what the axes of its tensors mean.
-            asked: how many channels.
-            layers: the layers.
-            samples: how many samples there will be.
-            room: the number of bytes for all values.
-        """
-        self._program, self._asked, self._layers = program, asked, layers
-        self._room = room // samples
-        self._waiting: list[dict[str, packing.LayerValues | None]] = []
-        self._parts: dict[str, list[dict[str, Any]]] = {layer.name: [] for layer in layers}
-        self._bytes: dict[str, list[bytes]] = {layer.name: [] for layer in layers}
-        self._chosen: dict[str, tuple[list[int], int]] | None = None
-        self._problems: dict[str, str] = {}
-
-    def add(self, values: dict[str, Any]) -> None:
-        """Take the values of one sample, by tensor."""
-        found = {}
-        for layer in self._layers:
-            tensor = str(layer.tensor)
-            found[layer.name] = packing.layer_values(self._program, tensor, values[tensor])
-        self._waiting.append(found)
-        held = sum(x.maps.nbytes for x in found.values() if x) * (len(self._waiting) + 1)
-        if self._chosen is not None or held > MEMORY:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._chosen is None:
-            self._chosen = self._choose()
-        for found in self._waiting:
-            for layer in self._layers:
-                self._pack(layer, found[layer.name])
-        self._waiting = []
-
-    def _choose(self) -> dict[str, tuple[list[int], int]]:
-        """The channels of each layer, and the bytes for each sample."""
-        asked = self._asked
-        wanted, needs = [], []
-        for layer in self._layers:
-            shapes = [x.maps.shape for found in self._waiting if (x := found[layer.name])]
-            if not shapes:
-                wanted.append(0)
-                needs.append(0)
-                continue
-            shape = max(shapes, key=math.prod)
-            if len(shape) == 1:
-                wanted.append(0)
-                needs.append(8 * min(shape[0], MOST_VALUES))
-            else:
-                most = min(asked.channels or MOST_CHANNELS, shape[0])
-                wanted.append(most)
-                needs.append(need(shape[1:], most))
-        rooms = shared(needs, self._room)
-        chosen: dict[str, tuple[list[int], int]] = {}
-        for layer, most, room in zip(self._layers, wanted, rooms, strict=True):
-            maps = [x.maps for found in self._waiting if (x := found[layer.name])]
-            if not most:
-                chosen[layer.name] = ([], room)
-                continue
-            shape = max((one.shape for one in maps), key=math.prod)
-            keep, _ = fitted(shape[1:], most, room, fixed=asked.channels is not None)
-            same = [packing.strengths(one) for one in maps if len(one) == shape[0]]
-            with np.errstate(all="ignore"):
-                mean = np.mean(same, axis=0)
-            order = np.argsort(-np.nan_to_num(mean, nan=-1.0), kind="stable")[:keep]
-            chosen[layer.name] = ([int(one) for one in order], room)
-        return chosen
-
-    def _pack(self, layer: Layer, found: packing.LayerValues | None) -> None:
-        assert self._chosen is not None
-        parts, data = self._parts[layer.name], self._bytes[layer.name]
-        channels, room = self._chosen[layer.name]
-        if found is None:
-            parts.append({})
-            return
-        maps = found.maps
-        if maps.dtype.kind in "OU":
-            texts = [shown(str(x)[: packing.LONGEST]) for x in maps.reshape(-1)[:200]]
-            parts.append({"texts": texts, "shape": list(maps.shape)})
-            return
-        if maps.dtype.kind not in "fiub":
-            parts.append({})
-            self._problems[layer.name] = f"a page does not show values of dtype {maps.dtype}"
-            return
-        part: dict[str, Any] = {"stats": packing.statistics(maps), "shape": list(maps.shape)}
-        if found.sizes:
-            part["cut"], part["sizes"] = list(found.cut), list(found.sizes)
-        if maps.ndim == 1:
-            part |= self._vector(maps, room, data)
-        else:
-            kept = [one for one in channels if one < len(maps)] or [0]
-            _, side = fitted(maps.shape[1:], len(kept), room, fixed=True)
-            part |= {"step": side, "count": len(kept)}
-            if kept != channels:
-                part["channels"] = kept
-            data.append(packing.packed_maps(maps[kept], side))
-        parts.append(part)
-
-    def _vector(self, values: NDArray[Any], room: int, data: list[bytes]) -> dict[str, Any]:
-        """The values of a vector; of a long one the largest, with their indices."""
-        wide = values.dtype.itemsize > 4 or values.dtype == np.uint32
-        dtype = "<f8" if wide else "<f4"
-        size = np.dtype(dtype).itemsize
-        most = max(8, min(MOST_VALUES, room // (size + 4)))
-        if len(values) * size <= max(room, 64) and len(values) <= MOST_VALUES:
-            data.append(values.astype(dtype).tobytes())
-            return {"dtype": dtype[1:]}
-        sizes = np.nan_to_num(np.abs(values.astype(np.float64)), nan=np.inf)
-        kept = np.sort(np.argsort(-sizes, kind="stable")[:most])
-        data += [kept.astype("<u4").tobytes(), values[kept].astype(dtype).tobytes()]
-        return {"dtype": dtype[1:], "kept": len(kept)}
-
-    def finish(self, rows: list[dict[str, Any]], store: Callable[[bytes], int]) -> list[str]:
-        """Put the values into the rows of the layers, and return what is left out.
-
-        Args:
-            rows: the rows of all layers of the model.
-            store: takes the block of a layer, and returns its index.
-        """
-        if self._waiting or self._chosen is None:
-            self._flush()
-        assert self._chosen is not None
-        index = {layer.name: at for at, layer in enumerate(self._program.layers)}
-        left_out = []
-        reduced = fewer = 0
-        for layer in self._layers:
-            parts = self._parts[layer.name]
-            if not any(parts):
-                reason = self._problems.get(layer.name, "its value is no array, or is empty")
-                left_out.append(f"{layer.name!r}: {reason}")
-                continue
-            row = rows[index[layer.name]]
-            row["maps"] = {"channels": self._chosen[layer.name][0], "samples": parts}
-            data = b"".join(self._bytes[layer.name])
-            if data:
-                row["maps"]["block"] = store(data)
-            reduced += any(part.get("step", 1) > 1 for part in parts)
-            fewer += any(part["count"] < part["shape"][0] for part in parts if "count" in part)
-        if fewer:
-            left_out.append(f"some channels of {number_of(fewer, 'layer')}, all but the strongest")
-        if reduced:
-            left_out.append(
-                f"the full resolution of {number_of(reduced, 'layer')}: the page has the means of "
-                "square blocks, unless it may be larger"
-            )
-        return left_out
-
-
-def representative(program: Program, rows: Sequence[Layer], most: int) -> list[Layer]:
-    """Some of many layers, in their order: those that a reader looks for first, then evenly.
-
-    First come inputs, outputs, layers with gradients, and the last layer before each change of
-    shape; then layers that join others, and activations; then all others.
-    """
-    graph = program.graph
-    gradients = program.card.gradients.tensors if program.card and program.card.gradients else {}
-    outputs = {info.name for info in program.outputs}
-    rows = [row for row in _distinct(program, rows) if not row.type.startswith(PASSING)]
-    tiers: list[list[int]] = [[], [], []]
-    for at, row in enumerate(rows):
-        after = rows[at + 1] if at + 1 < len(rows) else None
-        ends = after is None or (
-            len(row.shape) > 2
-            and (len(after.shape) != len(row.shape) or _space(after) < _space(row))
-        )
-        first = row.tensor in graph.inputs or row.tensor in outputs or row.name in gradients
-        if first or ends:
-            tiers[0].append(at)
-        elif len(row.inbound) > 1 or row.type in ("Activation", "ReLU", "Relu", "Concat", "Add"):
-            tiers[1].append(at)
-        else:
-            tiers[2].append(at)
-    chosen: list[int] = []
-    for tier in tiers:
-        left = most - len(chosen)
-        if len(tier) > left:
-            step = len(tier) / left if left else 0
-            tier = [tier[int((at + 0.5) * step)] for at in range(left)]
-        chosen += tier
-    return [rows[at] for at in sorted(chosen)]
-
-
-def _space(row: Layer) -> int:
-    """The number of positions of a layer, as far as it is known."""
-    return math.prod(size for size in row.shape[1:-1] if size is not None)
-
-
-def _distinct(program: Program, rows: Iterable[Layer]) -> list[Layer]:
-    """Layers without those that only pass on the values of one before."""
-    maker: dict[str, str] = {}
-    for node in program.graph.nodes:
-        if node.op_type in VIEWS and len(node.reads) == 1 and len(node.writes) == 1:
-            maker[node.writes[0]] = maker.get(node.reads[0], node.reads[0])
-    seen: set[str] = set()
-    kept = []
-    for row in rows:
-        root = maker.get(str(row.tensor), str(row.tensor))
-        if root not in seen:
-            seen.add(root)
-            kept.append(row)
-    return kept
+def _is_table(value: Any) -> bool:
+    """Whether a value may be scores, `(n, classes)`."""
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "fiu"

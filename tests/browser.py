@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -33,6 +34,15 @@ OPTIONS = (
     "--disable-crash-reporter",
     "--remote-debugging-pipe",
 )
+
+START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for wanted, end in zip((3, 4), ends):
+    os.dup2(end, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Starts the browser, which reads commands from descriptor 3 and writes answers to 4."""
 
 PATIENCE = 60
 """Seconds after which a browser counts as stuck."""
@@ -172,16 +182,15 @@ def chromium() -> Iterator[Browser]:
     commands, to = os.pipe()
     answers, back = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The browser reads commands from descriptor 3, and answers to descriptor 4.
+        command = [program, *OPTIONS, f"--user-data-dir={profile}"]
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{commands} 4>&{back}', "sh", program, *OPTIONS,
-             f"--user-data-dir={profile}"],
+            [sys.executable, "-c", START, str(commands), str(back), *command],
             pass_fds=(commands, back),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, "HOME": profile},
-        )  # fmt: skip
+        )
         os.close(commands)
         os.close(back)
         try:

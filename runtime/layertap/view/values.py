@@ -49,7 +49,7 @@ def layer_values(program: Program, tensor: str, value: Any) -> LayerValues | Non
     if value.ndim == 0:
         return LayerValues(value.reshape(1), (), ())
     samples = max(letters.find("N"), 0)
-    sample, letters = np.asarray(value.take(0, samples)), letters[:samples] + letters[samples + 1 :]
+    sample, letters = np.asarray(np.moveaxis(value, samples, 0)[0]), letters[:samples] + letters[samples + 1 :]
     if sample.ndim < 2:
         return LayerValues(sample.reshape(-1), (), ())
     if "C" in letters:
@@ -93,7 +93,7 @@ def statistics(maps: Array) -> dict[str, Any]:
         "low": number(low),
         "high": number(high),
         "mean": number(total / flat.size),
-        "zeros": int(flat.size - np.count_nonzero(flat)),
+        "zeros": 0 if low > 0 or high < 0 else int(np.count_nonzero(flat == 0)),
         "bad": bad,
     }
 

@@ -176,6 +176,53 @@ def _from_finished(
     )
 
 
+def raw_maps(
+    program: Program,
+    inputs: Any,
+    layer: Layer,
+    target: Target,
+    methods: Sequence[Method],
+    *,
+    preprocess: Recipe | None = None,
+    output: str | None = None,
+    batch_size: int = 32,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The results of the formulas of several methods, in the size of the layer, by method.
+
+    Methods that take the same share the runs. `Model.cam` makes finished maps of these: negative
+    values become 0, the map is resized, and divided by its maximum.
+
+    Args:
+        program: computes them.
+        inputs: as `Model.cam` takes them.
+        layer: a layer with feature maps.
+        target: see `Model.cam`.
+        methods: the methods.
+        preprocess: a recipe for images instead of the card's.
+        output: name of the output that contains the classes, for methods without gradients.
+        batch_size: number of channels of `scorecam` and `ablationcam` that are run at once.
+
+    Returns:
+        `(n, targets, h, w)`; one target for methods that do not explain a class.
+    """
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    evidence: dict[str, Evidence] = {}
+    for method in methods:
+        if method.takes not in evidence:
+            gather = Gatherer(
+                program=program,
+                layer=layer,
+                method=method,
+                output=choose_output(program, output, with_gradients=method.takes == "gradients"),
+                batch_size=batch_size,
+            )
+            evidence[method.takes] = gather(gather.prepare(inputs, preprocess), target)
+        with np.errstate(all="ignore"):
+            maps = _raw(method, evidence[method.takes], eigen_smooth=False)
+        found[method.name] = maps if method.takes else maps[:, :1]
+    return found
+
+
 def _is_default(target: Any) -> bool:
     """Whether a target is the default, perhaps as a list."""
     if isinstance(target, (list, tuple)) and len(target) == 1:

@@ -111,6 +111,11 @@ def layer_selectors(args: argparse.Namespace, layers: Sequence[Layer]) -> list[S
     return [parse_selector(text, layers) for text in args.layers]
 
 
+def parse_target(text: str, labels: Sequence[str]) -> str | int:
+    """Parse a target from the command line: a number is an index, unless it is a label."""
+    return int(text) if text not in labels and text.lstrip("-").isdecimal() else text
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Parse `HEIGHTxWIDTH`, as an argparse type; `320` means `320x320`."""
     parts = text.lower().split("x")

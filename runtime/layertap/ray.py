@@ -177,10 +177,15 @@ class Extract:
         asked = [column.key for column in opened.columns.columns]
         added = asked if self._errors == "raise" else [*asked, ERROR]
         twice = [name for name in frame.names if name in added and name != self._source]
-        if twice or ERROR in asked:
+        if twice:
             raise UsageError(
-                f"the batch has a column {(twice or asked)[0]!r}, and so has the result. Rename "
-                "it or leave it out before."
+                f"the batch has a column {twice[0]!r}, and so has the result. Rename it or leave "
+                "it out before."
+            )
+        if added.count(ERROR) > 1:
+            raise UsageError(
+                f"a layer and the column of reasons are both named {ERROR!r}. Ask for "
+                f'errors="raise", or for two reductions: {{{ERROR!r}: ["mean", "max"]}}.'
             )
         ids = _names(frame, values, self._source)
         run = _Run(opened, values, ids)

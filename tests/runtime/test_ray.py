@@ -711,6 +711,21 @@ def test_odd_values_are_rows_with_an_error(extract: Extract) -> None:
     assert np.isnan(made["pool"][1:-1]).all()
 
 
+def test_a_layer_named_error() -> None:
+    made = tiny.model(
+        [tiny.node("MatMul", "x w", "error")],
+        [tiny.value("x", ["batch", 4])],
+        [tiny.value("error", ["batch", 3])],
+        [tiny.weights("w", 4, 3)],
+    ).SerializeToString()
+    batch = {"x": np.ones((2, 4), np.float32)}
+    with pytest.raises(UsageError, match="a layer and the column of reasons are both named"):
+        Extract(made, "error", source="x")(batch)
+    assert Extract(made, "error", source="x", errors="raise")(batch)["error"].shape == (2, 3)
+    two = Extract(made, {"error": ["mean", "max"]}, source="x")(batch)
+    assert set(two) == {"error=mean", "error=max", "error"}
+
+
 def test_the_column_of_the_images_may_have_the_name_of_a_result(file: Path) -> None:
     made = Extract(file, "pool", source="pool")({"pool": [png(0)]})
     assert made["pool"].shape == (1, 4)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import multiprocessing
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -52,6 +55,8 @@ class Reader:
                 "a reader runs in processes of its own, which must be able to import it: give a "
                 f"function at the top level of a module, got {function!r}."
             ) from exc
+        # What is in the script itself is found by running the script once more.
+        self._imports = b"__main__" not in self._pickled
         name = getattr(function, "__qualname__", type(function).__qualname__)
         self.name = given if isinstance(given, str) else f"{function.__module__}:{name}"
         """`MODULE:FUNCTION`."""
@@ -70,7 +75,7 @@ class Reader:
         """
         pool = getattr(self._local, "pool", None)
         if pool is None:
-            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+            pool = ProcessPoolExecutor(1, _Spawning() if self._imports else get_context("spawn"))
             self._local.pool = pool
             with self._lock:
                 self._pools.append(pool)
@@ -80,9 +85,12 @@ class Reader:
             self._local.pool = None
             pool.shutdown(wait=False)
             raise ImageError(
-                f"the process of the reader {self.name} ended while it read this. If that happens "
-                "to every image, the script that starts it may lack `if __name__ == "
-                '"__main__":`.'
+                f"the process of the reader {self.name} ended while it read this."
+                + (
+                    " If that happens to every image, the script that starts it may lack "
+                    '`if __name__ == "__main__":`.'
+                )
+                * (not self._imports)
             ) from exc
         if kind == "error":
             raise ImageError(f"the reader {self.name} {found}")
@@ -100,6 +108,30 @@ class Reader:
                 pool.shutdown(wait=True, cancel_futures=True)
             self._pools.clear()
         self._local = threading.local()
+
+
+class _Process(SpawnProcess):
+    """A process that does not run the script of its parent.
+
+    Otherwise a script without `if __name__ == "__main__":` would do all of its work again.
+    """
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - the name in multiprocessing
+        with _starting:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process)
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Spawning(SpawnContext):
+    Process = _Process
+
+
+_starting = threading.Lock()
 
 
 def _imported(text: str) -> Any:

@@ -19,7 +19,7 @@ import csv
 import io
 import os
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,10 +100,10 @@ def _from_python(given: Any, recipe: Preprocessing | None, output: Any, any_suff
     if isinstance(given, (bytes, bytearray, memoryview)) or not (
         hasattr(given, "__len__") and hasattr(given, "__getitem__")
     ):
-        iterable = isinstance(given, Iterable)
+        once = isinstance(given, Iterator)
         raise InputError(
             f"a collection is a path, or a sequence with a length, got {class_text(given)}."
-            + (" Only `stream` takes one that is read once; give list(...) of it." * iterable)
+            + (" Only `stream` takes one that is read once; give list(...) of it." * once)
         )
     if isinstance(given, dict):
         raise InputError("a collection is a path or a sequence, got a dict. Give its values.")
@@ -119,6 +119,19 @@ def _from_python(given: Any, recipe: Preprocessing | None, output: Any, any_suff
     return SequenceItems(given, recipe)
 
 
+_LIST = "If it lists images, give it to `layertap extract` as --items, in Python as items=."
+_NO_IMAGES = {
+    ".txt": _LIST,
+    ".csv": _LIST,
+    ".tsv": _LIST,
+    ".tab": _LIST,
+    ".npz": "Give the array as an .npy file.",
+    ".onnx": "Give the model first, and then images, folders or archives.",
+    ".parquet": "Give its images in Python, as a list of (id, bytes) pairs.",
+}
+"""Advice for files that are given in place of images."""
+
+
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
@@ -128,6 +141,10 @@ def _from_paths(
 ) -> Items:
     """The items of paths: of images, or of folders and archives, too."""
     kinds = ["archive" if is_archive(p) else "folder" if os.path.isdir(p) else "" for p in paths]
+    single = [path for path, kind in zip(paths, kinds, strict=True) if not kind]
+    advice = [_NO_IMAGES.get(os.path.splitext(path)[1].lower()) for path in single]
+    if single and all(advice) and not any_suffix and os.path.isfile(single[0]):
+        raise ImageError(f"{single[0]}: this is no image. {advice[0]}")
     if not any(kinds):
         items = FileItems(paths, [_posix(path) for path in paths])
         _check_there(items, paths, "the list")

@@ -26,10 +26,10 @@ from .bill import Bill, bytes_of, free_bytes
 from .columns import columns_of
 from .features import Features, features
 from .identity import Identity, identity_of, read_identity
-from .inputs import check_readable, recipe_for
+from .inputs import check_fits, check_readable, recipe_for
 from .item_list import digest
 from .items import Item
-from .layout import Grid, Place, place, spread
+from .layout import MOST_SHARDS, Grid, Place, place, spread
 from .made_with import made_with
 from .progress import Meter, Progress, Reporter, reporter_for
 from .readers import ReaderItems
@@ -109,6 +109,7 @@ class Extraction:
                 recipe=None if self._items.ready else self._recipe,
                 cam_layer=cam_layer,
             )
+            check_fits(program, self._items, self._columns.work.input)
             self._batch = batch or self._default("batch", begun, rows)
             self._chunk = chunk or self._default("chunk", begun, rows)
             digest = digest_of(program.source)
@@ -239,7 +240,7 @@ class Extraction:
                 began = time.monotonic()
         seconds = (time.monotonic() - began) / max(len(others), 1)
         if len(failed) == len(rows):
-            row, reason = next(iter(failed.items()))
+            row, reason = min(failed.items())
             raise ImageError(
                 f"{self._items.items[row].id}: {reason} None of the {number_of(len(rows), 'image')}"
                 " that were tried can be read."
@@ -313,7 +314,7 @@ class Extraction:
         )
 
     def _too_many(self, writer: Writer) -> ImageError:
-        row, reason = next(iter(writer.failed.items()))
+        row, reason = min(writer.failed.items())
         return ImageError(
             f"{number_of(len(writer.failed), 'image')} failed, and at most {self._most} may. The "
             f"first is {self._items.items[row].id!r} (row {row}): {one_line(reason)} "
@@ -392,6 +393,8 @@ def shard_of(given: str | Sequence[int] | None) -> tuple[int, int]:
         raise UsageError(
             f"there is no shard {one} of {many}: shards are 1/{many} to {many}/{many}."
         )
+    if many > MOST_SHARDS:
+        raise UsageError(f"there can be {MOST_SHARDS:,} shards at most, got {many:,}.")
     return one - 1, many
 
 

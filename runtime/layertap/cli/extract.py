@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -116,7 +117,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     if not args.sources and not args.items:
-        raise UsageError("there is nothing to extract from: give folders or images, or --items.")
+        paths = [word for word in args.layers if os.path.exists(word)]
+        raise UsageError(
+            "there is nothing to extract from: give folders or images, or --items."
+            + (f" {paths[0]!r} was read as a layer; give it before --layers." if paths else "")
+        )
     model = _model.open(args.file, device=args.device)
     with Extraction(
         program_of(model),
@@ -207,16 +212,18 @@ def _ended(
         )
     if bill.left and not json and not args.quiet:
         state = "" if found.complete else f" of {len(found):,}"
-        tell(f"wrote {args.output}: {found.done_rows:,}{state} rows, {failed:,} failed")
+        noun = "row" if len(found) == 1 else "rows"
+        tell(f"wrote {args.output}: {found.done_rows:,}{state} {noun}, {failed:,} failed")
     if bill.left or args.retry_failed:
-        for row, reason in list(found.errors.items())[:SHOWN]:
+        for row, reason in sorted(found.errors.items())[:SHOWN]:
             tell(f"layertap: {one_line(found.ids[row])} (row {row}): {one_line(reason)}")
         if failed > SHOWN:
             tell(f"layertap: and {number_of(failed - SHOWN, 'other image')}; see {args.output}.")
     for key, count in found.nonfinite.items():
+        half = found.column(key).dtype == "float16"
         tell(
-            f"layertap: warning: {one_line(key)}: {number_of(count, 'value')} not finite. float16 "
-            "holds numbers up to 65,504."
+            f"layertap: warning: {one_line(key)}: {number_of(count, 'value')} not finite."
+            + (" float16 holds numbers up to 65,504." if half else "")
         )
     if ending.number and not found.complete:
         tell("layertap: ended by a signal. The same command continues.")

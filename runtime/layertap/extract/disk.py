@@ -79,6 +79,17 @@ class File:
         """Whether the path still leads to it."""
         return is_open_at(self.descriptor, self.path)
 
+    def check_name(self) -> None:
+        """
+        Raises:
+            CollectionError: the path does not lead to it any more; what is written would be lost.
+        """
+        if not self.has_its_name():
+            raise CollectionError(
+                f"{str(self.path)!r} was removed, moved or replaced while it was written. Put it "
+                "back if it was moved, and run the same command again; or give another folder."
+            )
+
     def close(self) -> None:
         """Close it, and give up the lock."""
         if self.descriptor >= 0:

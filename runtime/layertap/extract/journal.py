@@ -207,10 +207,12 @@ class Journal:
         """Write lines for chunks, `None` for one that is reopened, and bring them to the disk.
 
         Raises:
+            CollectionError: the journal is not there any more.
             OSError: they could not be written; no other line can be, until it is opened again.
         """
         if self._broken:
             raise OSError("an earlier line of the journal could not be written")
+        self._file.check_name()
         added, data, at = [], b"", self._end
         for number, record in lines:
             text = record.line() if record else reopened(number)

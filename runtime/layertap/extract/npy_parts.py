@@ -68,9 +68,14 @@ class NpyParts:
         self._files[key].write(as_bytes(block), at)
 
     def synchronize(self) -> None:
-        """Bring all rows to the disk."""
+        """Bring all rows to the disk.
+
+        Raises:
+            CollectionError: a file is not there any more.
+        """
         for file in self._files.values():
             file.synchronize()
+            file.check_name()
 
     def close(self) -> None:
         """Close the files."""

@@ -276,7 +276,7 @@ def _check_there(items: FileItems, names: Sequence[str], where: str) -> None:
     if missing:
         row = missing[0]
         if len(names) == 1:
-            raise ImageError(f"{names[0]}: there is no such file or folder.")
+            raise ImageError(f"{names[0] or repr('')}: there is no such file or folder.")
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ImageError(
             f"{names[row]}{others}: there is no such file. {len(missing)} of the {len(names)} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -358,3 +359,30 @@ def test_a_folder_in_a_file(model: layertap.Model, images: Path, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*file' is a file, not a folder"):
         extract(model, images, tmp_path / "file" / "deep" / "out", dry_run=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed")
+@pytest.mark.parametrize("what", ["", "pool", "pool/00000.npy", "journal/00000.jsonl"])
+@pytest.mark.parametrize("how", ["remove", "move", "replace"])
+def test_a_collection_that_somebody_removes_meanwhile_is_noticed_at_once(
+    what: str, how: str, model: layertap.Model, images: Path, tmp_path: Path
+) -> None:
+    """What is written to a file without a name is lost."""
+    path, elsewhere, seen = tmp_path / "out" / what, tmp_path / "elsewhere", list[int]()
+
+    def after_some(done: int, _: int) -> None:
+        seen.append(done)
+        if len(seen) == 5:
+            folder = path.is_dir()
+            path.rename(elsewhere)
+            if how == "replace":
+                (shutil.copytree if folder else shutil.copy)(elsewhere, path)
+            elif how == "remove":
+                (shutil.rmtree if folder else os.unlink)(elsewhere)
+
+    with pytest.raises(CollectionError, match="was removed, moved or replaced"):
+        extract(model, images, tmp_path / "out", chunk=1, progress=after_some)
+    assert len(seen) == 5
+    if how == "move":
+        elsewhere.rename(path)
+        assert extract(model, images, tmp_path / "out", chunk=1).verify().ok

@@ -209,6 +209,8 @@ def test_a_file_that_is_given_for_an_image(
     assert len(find_items([image, path]).items) == 2
     with pytest.raises(ImageError, match=r"gone\.txt: there is no such file"):
         find_items(tmp_path / "gone.txt")
+    with pytest.raises(ImageError, match=r"^'': there is no such file"):
+        find_items("")
 
 
 def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", help="float16, float32 or float64 (default: each layer's own)")
     parser.add_argument(
-        "--items", metavar="LIST", help="a text file with a path in each line, or a CSV file"
+        "--items",
+        metavar="LIST",
+        help="a text file with a path in each line, or a CSV file; - for stdin",
     )
     parser.add_argument(
         "--column",
@@ -147,9 +149,11 @@ def _run(args: argparse.Namespace) -> int:
         bill = extraction.bill(tried=args.dry_run)
         if json:
             json.write("bill", **bill.to_dict())
-        elif not args.quiet or args.dry_run:
-            tell(f"{bill}" if bill.left else f"{args.output}: nothing to do.")
+        elif bill.left and (not args.quiet or args.dry_run):
+            tell(f"{bill}")
         if args.dry_run:
+            if not bill.left and not json:
+                tell(f"{args.output}: nothing to do.")
             return OK
         reporter: Reporter = json or (Silent() if args.quiet else on_stream(sys.stderr))
         with _finishing() as ending:
@@ -210,6 +214,8 @@ def _ended(
             complete=found.complete,
             nonfinite=dict(found.nonfinite),
         )
+    if not bill.left and not json and not args.quiet:  # now that no image has changed
+        tell(f"{args.output}: nothing to do.")
     if bill.left and not json and not args.quiet:
         state = "" if found.complete else f" of {len(found):,}"
         noun = "row" if len(found) == 1 else "rows"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import stat
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -55,7 +56,7 @@ def find_items(
             (id, image) pairs, or anything else with a length and items that are images, such as a
             data set of Hugging Face or torch, or a pandas Series.
         listed: a text file with a path in each line, or a CSV or TSV file, in addition to `source`.
-            Paths are relative to its folder.
+            Paths are relative to its folder, or, if it is a pipe, to the current one. `-` is stdin.
         column: the column of the paths in a CSV or TSV file; by default the first.
         reader: a function that makes an image of a path (or of bytes, for members of archives), or
             `MODULE:FUNCTION`; it runs in processes of its own.
@@ -217,12 +218,20 @@ def _posix(path: str) -> str:
 
 def _from_list(path: str, column: str | None) -> FileItems:
     """The files that a text or CSV file lists."""
+    folder = os.path.dirname(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open(
+            0 if path == "-" else path,
+            encoding="utf-8-sig",
+            errors="surrogateescape",
+            newline="",
+            closefd=path != "-",
+        ) as file:
             text = file.read()
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                folder = ""  # a pipe is in no folder with its images
     except OSError as exc:
         raise ImageError(f"{path}: the list cannot be read ({exc.strerror}).") from exc
-    folder = os.path.dirname(path)
     if path.lower().endswith((".csv", ".tsv", ".tab")) or column is not None:
         names = _of_column(path, text, column, folder)
     else:
@@ -280,7 +289,7 @@ def _check_there(items: FileItems, names: Sequence[str], where: str) -> None:
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ImageError(
             f"{names[row]}{others}: there is no such file. {len(missing)} of the {len(names)} "
-            f"files in {where} are missing; this is row {row}."
+            f"files in {where} {'is' if len(missing) == 1 else 'are'} missing; this is row {row}."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,6 +131,52 @@ def test_an_option_that_does_not_exist_is_still_an_error(model: Path) -> None:
     assert not Path("out").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat list.txt | {} --items -",
+        "cat list.txt | {} --items /dev/stdin",
+        "{} --items - < list.txt",
+    ],
+)
+def test_a_list_comes_through_a_pipe(command: str, model: Path) -> None:
+    """Its paths are relative to the current folder."""
+    Path("list.txt").write_text("pictures/b.png\npictures/a.png\n")
+    words = [
+        sys.executable,
+        "-m",
+        "layertap",
+        "extract",
+        str(model),
+        "--layers",
+        "pool",
+        "-o",
+        "out",
+    ]
+    for said in ("wrote out: 2 rows, 0 failed\n", "out: nothing to do.\n"):
+        done = subprocess.run(
+            command.format(shlex.join(words)),
+            shell=True,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.endswith(said)
+    assert list(lt.features("out").ids) == ["pictures/b.png", "pictures/a.png"]
+
+
+def test_nothing_to_do_is_not_said_of_images_that_changed(model: Path) -> None:
+    extract(model)
+    data = Path("pictures/a.png").read_bytes()
+    Path("pictures/a.png").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime("pictures/a.png", (1, 1))
+    done = extract(model)
+    assert done.code == 2
+    assert done.err.startswith("layertap: 'a.png' has changed since its row 0 was computed")
+
+
 def test_a_single_row_is_one_row(model: Path) -> None:
     done = extract(model, source="pictures/a.png")
     assert done.err.startswith("1 image -> ")
@@ -155,6 +202,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no source": (["extract", "m", *MEANS, "-o", "out"], "there is nothing to extract from"),
     "source behind": (["extract", "m", "--layers", "pool", "pictures", "-o", "out"], "was read as"),
     "list": (["extract", "m", "list.txt", *MEANS, "-o", "out"], "as --items"),
+    "one place": (["features", "done", "--csv", "t", "--parquet", "./t"], "two tables"),
     "own file": (["features", "done", "--csv", "done/extract.json"], "files of its own there"),
     "cam layer": (
         ["extract", "m", "pictures", *MEANS, "-o", "out", "--cam-layer", "relu"],

@@ -55,7 +55,7 @@ WORTH_CHECKING = 4 * TRIED
 WORTH_TRYING = 50 * TRIED
 """Number of rows from which on the time is estimated: it takes up to 2 % longer."""
 
-CHUNK_BYTES, CHUNK_ROWS, CHUNKS = 16_000_000, 256, 64
+CHUNK_BYTES, CHUNK_ROWS, CHUNKS = 16_000_000, 256, 32
 """A chunk has at most so many bytes and rows, and each shard at least so many chunks if it has as
 many rows: so a kill loses little, and all workers have work until the end."""
 

@@ -152,6 +152,20 @@ def test_nothing_is_computed_again(
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("rows", [31, 32, 33, 200, 3201])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_worker_has_chunks_until_the_end(
+    rows: int, shards: int, model: layertap.Model, tmp_path: Path
+) -> None:
+    ready = np.zeros((rows, 8, 6, 3), np.float32)
+    with Extraction(
+        program_of(model), ready, ["pool"], tmp_path / "out", batch_size=1, shard=(1, shards)
+    ) as extraction:
+        grid = extraction._identity.grid
+    for shard in range(shards):
+        assert len(grid.of_shard(shard)) >= min(32, rows // shards)
+
+
 class Calls:
     """Counts the calls of a function."""
 

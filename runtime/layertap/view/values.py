@@ -49,7 +49,10 @@ def layer_values(program: Program, tensor: str, value: Any) -> LayerValues | Non
     if value.ndim == 0:
         return LayerValues(value.reshape(1), (), ())
     samples = max(letters.find("N"), 0)
-    sample, letters = np.asarray(np.moveaxis(value, samples, 0)[0]), letters[:samples] + letters[samples + 1 :]
+    sample, letters = (
+        np.asarray(np.moveaxis(value, samples, 0)[0]),
+        letters[:samples] + letters[samples + 1 :],
+    )
     if sample.ndim < 2:
         return LayerValues(sample.reshape(-1), (), ())
     if "C" in letters:

@@ -116,7 +116,8 @@ function strongest({ data, count, step, base, height, width, down, right }, most
     sums[k] += value
     sizes[k] += value < 0 ? -value : value
   }
-  const order = Array.from(sizes, (_, index) => index).sort((a, b) => (sizes[b] >= sizes[a] || Number.isNaN(sizes[a]) ? 1 : -1) - (sizes[a] >= sizes[b] || Number.isNaN(sizes[b]) ? 1 : -1) || a - b)
+  const rank = sizes.map((size) => (Number.isNaN(size) ? -1 : size))
+  const order = Array.from(rank.keys()).sort((a, b) => (rank[a] === rank[b] ? a - b : rank[b] - rank[a]))
   return order.slice(0, most).map((index) => {
     const values = new Float64Array(pixels), finite = Number.isFinite(sums[index])
     let low = finite ? lows[index] : Infinity, high = finite ? highs[index] : -Infinity

@@ -31,6 +31,7 @@ function openLayer(index, quietly = false) {
   if (!quietly || state.view === "layer" || stored(page.layers[index])) state.view = "layer"
   closeDrawer()
   show()
+  markChosen()?.scrollIntoView({ block: "nearest" })
   if (!quietly) byId("main").scrollTop = 0
 }
 

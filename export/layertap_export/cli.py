@@ -1,4 +1,4 @@
-"""`layertap export`, `layertap gradients` and `layertap verify`."""
+"""`layertap export`, `layertap gradients`, `layertap finish` and `layertap verify`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
-from layertap.cli.options import add_class_input, add_timeout
+from layertap.cli.options import add_class_input, add_preprocess, add_strip, add_timeout
 from layertap.cli.printing import show, tell
 from layertap.errors import InputError, LayerNotFoundError, UsageError, suggest
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
-from layertap.format.select import ALL, LAST
+from layertap.format.select import ALL, LAST, parse_selector
 from layertap.format.source import FileSource
 
 from .progress import ProgressLine
@@ -100,6 +100,58 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
     _add_sample(parser)
     _add_size(parser)
     add_timeout(parser)
+
+
+def _configure_finish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="a file from layertap")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="APP.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--image-input",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take a picture of any size, and prepare it in the file (default), or take the "
+        "model's own inputs",
+    )
+    parser.add_argument(
+        "--batch", action="store_true", help="take several pictures of one size at once"
+    )
+    _add_finished(parser)
+    parser.add_argument(
+        "--output-name",
+        metavar="OUTPUT",
+        help="the output with the scores of the classes, if the model has several",
+    )
+    parser.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="LAYER[=REDUCTION]",
+        help="layers that are outputs as well, as for `layertap run`",
+    )
+    add_preprocess(parser)
+    add_strip(parser)
+    add_timeout(parser)
+
+
+def _add_finished(parser: argparse.ArgumentParser) -> None:
+    """Add what a finished file gives."""
+    parser.add_argument(
+        "--heat-map",
+        nargs="?",
+        const=True,
+        metavar="LAYER",
+        help="give a heat map of this layer in the size of the picture (default: the last layer "
+        "with a gradient)",
+    )
+    parser.add_argument(
+        "--method", default="gradcam", help="the method of the heat map (default gradcam)"
+    )
+    parser.add_argument(
+        "--top", type=int, metavar="K", help="give the K best classes and their scores"
+    )
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -249,6 +301,37 @@ def _run_gradients(args: argparse.Namespace) -> int:
     return OK
 
 
+def _run_finish(args: argparse.Namespace) -> int:
+    from layertap.extract.asked import split_reduction  # needs numpy, slows `--help`
+
+    from . import VerificationError, finish
+
+    rows = read_index(FileSource(args.file)).layers
+    heat_map = args.heat_map
+    if isinstance(heat_map, str):
+        heat_map = parse_selector(heat_map, rows)
+    try:
+        report = finish(
+            args.file,
+            args.output,
+            image_input=args.image_input,
+            batch=args.batch,
+            preprocess=args.preprocess,
+            heat_map=heat_map,
+            method=args.method,
+            output=args.output_name,
+            top=args.top,
+            layers=dict(split_reduction(rows, text) for text in args.layers),
+            strip=args.strip,
+            timeout=args.timeout,
+        )
+    except VerificationError as exc:
+        tell(f"layertap: {exc}", several_lines=True)
+        return PARTLY_FAILED
+    show(str(report))
+    return OK
+
+
 def _run_verify(args: argparse.Namespace) -> int:
     card = read_index(FileSource(args.file)).card
     args.signature = args.signature or (card.source.signature if card else None)
@@ -386,6 +469,11 @@ GRADIENTS = Command(
     "add gradients to an existing ONNX file",
     _configure_gradients,
     _run_gradients,
+)
+FINISH = Command(
+    "write a file that takes a picture and gives scores and a heat map",
+    _configure_finish,
+    _run_finish,
 )
 VERIFY = Command(
     "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify

@@ -932,8 +932,10 @@ class Model:
             overwrite=overwrite,
             strict=strict,
         ) as extraction:
-            bill = extraction.bill(tried=flag("dry_run", dry_run))
-            return bill if dry_run else extraction.run(progress)
+            if flag("dry_run", dry_run):
+                return extraction.bill(tried=True)
+            extraction.check()
+            return extraction.run(progress)
 
     def view(
         self,
@@ -1019,6 +1021,7 @@ class Model:
         end: Selector | Iterable[Selector] | None = None,
         *,
         class_input: str | None = None,
+        strip: bool = False,
     ) -> None:
         """Write the part of the model between some layers and others as a file of its own.
 
@@ -1035,6 +1038,8 @@ class Model:
                 output that they belong to is included.
             class_input: `"required"` or `"optional"`: whether clients of a part with gradients have
                 to feed the weights of the classes; by default as in this file.
+            strip: whether the card of the part says only what a client needs to run it: no
+                measured errors, no golden sample, and only the layers that are outputs.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
@@ -1045,7 +1050,7 @@ class Model:
         """
         from ._engine.part_file import cut_to_file
 
-        cut_to_file(self._program, path, start, end, class_input)
+        cut_to_file(self._program, path, start, end, class_input, strip)
 
 
 @public

@@ -20,7 +20,7 @@ from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import ImageInput, recipe_for
+from .image_input import ImageInput, batch_size, recipe_for
 from .image_output import OutputFiles, remove_own
 from .options import (
     add_device,
@@ -130,7 +130,7 @@ def _draw(args: argparse.Namespace) -> int:
         given = ImageInput(args.inputs, args.output, progress=False)
         failures = given.failures
         files = OutputFiles(Path(args.output), args.inputs, given.paths)
-        for batch in in_batches(given.prepared(recipe), args.batch_size):
+        for batch in in_batches(given.prepared(recipe), batch_size(model, args)):
             paths, arrays = zip(*batch, strict=True)
             maps = _heat_maps(model, args, paths, np.stack(arrays))
             for row, path in enumerate(paths):

@@ -75,6 +75,15 @@ def add_class_input(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_strip(parser: argparse.ArgumentParser) -> None:
+    """Add `--strip`."""
+    parser.add_argument(
+        "--strip",
+        action="store_true",
+        help="leave out of the card what no client needs: measured errors, golden sample, origin",
+    )
+
+
 def check_positive(option: str, value: int) -> None:
     """Check that the value of an option is at least 1.
 

@@ -174,15 +174,15 @@ class Browser:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """A browser with one tab; the test is skipped where there is none."""
+def chromium(*options: str) -> Iterator[Browser]:
+    """A browser with one tab, started with more options; skips the test where there is none."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None or os.name != "posix":
         pytest.skip("needs Chromium")
     commands, to = os.pipe()
     answers, back = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [program, *OPTIONS, f"--user-data-dir={profile}"]
+        command = [program, *OPTIONS, *options, f"--user-data-dir={profile}"]
         process = subprocess.Popen(
             [sys.executable, "-c", START, str(commands), str(back), *command],
             pass_fds=(commands, back),

@@ -950,6 +950,8 @@ class Model:
         channels: int | None = None,
         cam_layer: str | int | Layer | None = None,
         max_mb: float = 10.0,
+        live: bool = False,
+        engine: str | os.PathLike[str] | None = None,
         preprocess: Recipe | None = None,
         timeout: float | None = None,
     ) -> tuple[str, ...]:
@@ -973,6 +975,11 @@ class Model:
                 file has no gradients.
             max_mb: largest size of the page in MB. What does not fit is stored in a lower
                 resolution: the means of square blocks.
+            live: put the model and an engine into the page instead of values: it takes pictures by
+                drag and drop or from a camera, and computes any layer. `layers`, `methods`,
+                `target`, `cam_layer` and `max_mb` have no effect then.
+            engine: for `live`: the folder of the engine, which `make javascript` builds; by default
+                that in the environment variable LAYERTAP_ENGINE, or of this checkout.
             preprocess: a recipe for images instead of the card's.
             timeout: time in seconds for all runs together, see `activations`.
 
@@ -981,7 +988,9 @@ class Model:
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
-            UsageError: an unknown class or method, or heat maps that the file cannot give.
+            UsageError: an unknown class or method, or heat maps that the file cannot give; or, for
+                `live`, a model that takes no pictures or is too large for a browser.
+            DependencyError: for `live`: the engine is not there; the message says how to get it.
             ModelFileError: a method needs gradients, and the file has none.
             InputError: see `activations`.
             ImageError: see `activations`.
@@ -995,6 +1004,8 @@ class Model:
                 inputs,
                 path,
                 preprocess=preprocess,
+                live=live,
+                engine=engine,
                 layers=layers,
                 methods=methods,
                 target=target,

@@ -8,8 +8,12 @@ from typing import Any
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
+from layertap.errors import UsageError
 from layertap.format.atomic import check_target, replacing
 from layertap.format.select import parse_selector
+from layertap.images.preprocessing import Preprocessing
+from layertap.view.engine import find_engine
+from layertap.view.live import live_page
 from layertap.view.samples import Sample, picture_of, samples_of, short_names
 from layertap.view.web_page import MAX_MB, checked, make_page
 
@@ -82,6 +86,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="largest size of the page in MB (default 10): what does not fit is shown in a lower "
         "resolution, or left out",
     )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="put the model and an engine into the page, which runs pictures dropped on it",
+    )
+    parser.add_argument(
+        "--engine",
+        metavar="FOLDER",
+        help="for --live: the folder of the engine that `make javascript` builds (default: "
+        "LAYERTAP_ENGINE, or that of this checkout)",
+    )
     add_preprocess(parser)
     add_device(parser)
     add_threads(parser)
@@ -97,9 +112,11 @@ def _make(args: argparse.Namespace) -> int:
     check_positive("--top", args.top)
     if args.channels is not None:
         check_positive("--channels", args.channels)
-    ready = ready_batch(args.inputs)
     check_target(args.output, ".html", [args.file, *args.inputs])
+    _check_live(args)
+    engine = find_engine(args.engine) if args.live else None
     model = _model.open(args.file, device=args.device, threads=args.threads)
+    program = program_of(model)
     asked = checked(
         layers=_layers(model, args),
         methods=args.methods,
@@ -109,21 +126,41 @@ def _make(args: argparse.Namespace) -> int:
         cam_layer=args.cam_layer and parse_selector(args.cam_layer, model.layers),
         max_mb=args.max_mb,
     )
-    program = program_of(model)
     failures: list[str] = []
+    ready = ready_batch(args.inputs)
     if ready is not None:
         samples = samples_of(program, load_ready(ready), None)
     else:
         samples, failures = _images(model, args)
         if args.inputs and not samples:
             return STOPPED
-    page = make_page(program, samples, asked)
+    if engine is not None:
+        recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
+        page = live_page(program, samples, args.top, args.channels, recipe, engine)
+    else:
+        page = make_page(program, samples, asked)
     with replacing(args.output) as temporary:
         temporary.write_bytes(page.html)
     tell(f"wrote {args.output} ({len(page.html) / 1e6:.1f} MB): {page.contents}")
     for text in page.left_out:
         tell(f"left out: {text}.")
     return PARTLY_FAILED if failures else OK
+
+
+def _check_live(args: argparse.Namespace) -> None:
+    """Check that options for values are not given with those for a live page."""
+    given = {
+        "--layers": args.layers, "--type": args.type, "--methods": args.methods,
+        "--target": args.target, "--cam-layer": args.cam_layer,
+    }  # fmt: skip
+    unused = [option for option, value in given.items() if value and args.live]
+    if unused:
+        raise UsageError(
+            f"{unused[0]} chooses values, but a live page computes all that is asked for in it. "
+            "Leave out one of the two."
+        )
+    if args.engine is not None and not args.live:
+        raise UsageError("--engine is for pages with the model inside: give --live, too.")
 
 
 def _layers(model: _model.Model, args: argparse.Namespace) -> Any:

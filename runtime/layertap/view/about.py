@@ -12,6 +12,7 @@ from layertap._escaping import printable, shortened
 from layertap._version import __version__
 from layertap.format.text import number_of, type_text
 
+from .colormaps import shades
 from .values import number
 
 if TYPE_CHECKING:
@@ -27,6 +28,30 @@ def shown(text: str) -> str:
     """A text of a file for a page: without characters that change the direction of writing, or
     that do not show."""
     return printable(shortened(text, LONGEST))
+
+
+def file_title(program: Program) -> str:
+    """The name of the file, without its folder, which is nobody's business."""
+    path = program.source.path
+    return path.name if path else "a model in memory"
+
+
+def file_data(program: Program) -> dict[str, Any]:
+    """What every page of a file has, as JSON."""
+    card, name = program.card, file_title(program)
+    return {
+        "file": shown(name),
+        "model": shown(card.source.model if card else name),
+        "layers": layer_rows(program.layers, card),
+        "facts": file_facts(program),
+        "verification": verification(card),
+        "labels": [shown(label) for label in program.labels or ()],
+        "samples": [],
+        "scores": None,
+        "heat": None,
+        "leftOut": [],
+        "colormaps": {one: shades(one).tobytes().hex() for one in ("viridis", "magma")},
+    }
 
 
 def layer_rows(layers: Sequence[Layer], card: Card | None) -> list[dict[str, Any]]:

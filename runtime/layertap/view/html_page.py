@@ -14,37 +14,61 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-SCRIPTS = ("dom", "data", "draw", "tree", "zoom", "overview", "layer", "tables", "main")
-"""The scripts in `page/`, in order; they are one module."""
+if TYPE_CHECKING:
+    from .engine import Engine
+
+SCRIPTS = ("dom", "data", "draw", "tree", "zoom", "overview", "layer", "tables", "live", "main")
+"""The scripts in `page/`, in order; they are one module. `live` is for pages with an engine."""
 
 POLICY = (
-    "default-src 'none'; img-src data:; script-src {script}; style-src {style}; base-uri 'none'; "
+    "default-src 'none'; img-src data:; script-src {scripts}; style-src {style}; base-uri 'none'; "
     "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
-def html_page(title: str, data: Mapping[str, Any], blocks: Sequence[bytes]) -> bytes:
+class Page(NamedTuple):
+    """A page that was made."""
+
+    html: bytes
+    left_out: tuple[str, ...]
+    """Sentences: what the page does not contain."""
+    contents: str
+    """What it contains: `3 images, 60 of 429 layers`."""
+
+
+def html_page(
+    title: str,
+    data: Mapping[str, Any],
+    blocks: Sequence[bytes],
+    engine: Engine | None = None,
+    model: bytes = b"",
+) -> bytes:
     """A page.
 
     Args:
         title: of the page, as text.
         data: what the scripts read as JSON.
         blocks: bytes that the scripts unpack when they need them, by their index.
+        engine: runs a model in the page.
+        model: the contents of the model's file, for the engine.
     """
-    style, script = part("style.css"), "\n".join(part(f"{name}.js") for name in SCRIPTS)
-    policy = POLICY.format(script=_hash(script), style=_hash(style))
-    stored = "\n".join(
-        f'<script type="text/plain" id="block{at}">{_packed(block)}</script>'
-        for at, block in enumerate(blocks)
-    )
+    style = part("style.css")
+    own = [name for name in SCRIPTS if engine or name != "live"]
+    script = "\n".join(part(f"{name}.js") for name in own)
+    modules = engine.scripts if engine else ()
+    allowed = [*map(_hash, (*modules, script)), *(["'wasm-unsafe-eval'"] if engine else [])]
+    stored = [_data(f"block{at}", zlib.compress(block, 6)) for at, block in enumerate(blocks)]
+    if engine:
+        stored += [_data("wasm", zlib.compress(engine.wasm, 9)), _data("model", model)]
     parts = {
         "title": html.escape(title),
-        "policy": policy,
+        "policy": POLICY.format(scripts=" ".join(allowed), style=_hash(style)),
         "style": style,
         "data": as_json(data),
-        "blocks": stored,
+        "blocks": "\n".join(stored),
+        "modules": "\n".join(f'<script type="module">{one}</script>' for one in modules),
         "script": script,
     }
     page = part("page.html")
@@ -67,8 +91,9 @@ def part(name: str) -> str:
     return (files(__package__) / "page" / name).read_text("utf-8")
 
 
-def _packed(block: bytes) -> str:
-    return base64.b64encode(zlib.compress(block, 6)).decode()
+def _data(name: str, data: bytes) -> str:
+    """An element that holds bytes."""
+    return f'<script type="text/plain" id="{name}">{base64.b64encode(data).decode()}</script>'
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._arguments import count, number
+from layertap._arguments import count, flag, number
+from layertap._engine.feeds import as_recipe
 from layertap.cam.heat_maps import choose_layer, raw_maps
 from layertap.cam.methods import METHODS, Method, find_method
 from layertap.cam.scores import by_class, choose_output, ends_in_activation
@@ -22,15 +23,17 @@ from layertap.format.select import LAST
 from layertap.format.text import number_of
 
 from . import values as packing
-from .about import file_facts, layer_rows, shown, verification
-from .colormaps import shades
-from .html_page import as_json, html_page
+from .about import file_data, file_title, shown
+from .engine import find_engine
+from .html_page import Page, as_json, html_page
 from .layer_choice import representative
 from .layer_store import LayerStore
+from .live import live_page
 from .room import blocks
 from .samples import Sample, as_uri, picture_of_input, samples_of
 
 if TYPE_CHECKING:
+    from layertap._engine.feeds import Recipe
     from layertap._engine.program import Program
     from layertap.format.layer import Layer
 
@@ -71,25 +74,29 @@ class Asked(NamedTuple):
     max_mb: float = MAX_MB
 
 
-class Page(NamedTuple):
-    """A page that was made."""
-
-    html: bytes
-    left_out: tuple[str, ...]
-    """Sentences: what the page does not contain."""
-    contents: str
-    """What it contains: `3 images, 60 of 429 layers`."""
-
-
 def write_page(
-    program: Program, inputs: Any, path: str | os.PathLike[str], **options: Any
+    program: Program,
+    inputs: Any,
+    path: str | os.PathLike[str],
+    *,
+    preprocess: Recipe | None,
+    live: bool,
+    engine: str | os.PathLike[str] | None,
+    **options: Any,
 ) -> tuple[str, ...]:
     """See `Model.view`."""
-    preprocess = options.pop("preprocess", None)
     asked = checked(**options)
     given = [program.source.path] if program.source.path else []
     check_target(path, ".html", given)
-    page = make_page(program, samples_of(program, inputs, preprocess), asked)
+    if flag("live", live):
+        found = find_engine(engine)
+        recipe = as_recipe(preprocess) if preprocess is not None else program.preprocessing
+        samples = samples_of(program, inputs, preprocess)
+        page = live_page(program, samples, asked.top, asked.channels, recipe, found)
+    else:
+        if engine is not None:
+            raise UsageError("engine is for pages with live=True.")
+        page = make_page(program, samples_of(program, inputs, preprocess), asked)
     with replacing(path) as temporary:
         temporary.write_bytes(page.html)
     return page.left_out
@@ -137,27 +144,13 @@ class _Maker:
         self.program, self.samples, self.asked = program, samples, asked
         self.left_out: list[str] = []
         self.blocks: list[bytes] = []
-        path = program.source.path
-        self._name = path.name if path else "a model in memory"  # never its folder
+        self._name = file_title(program)
         self.budget = int((asked.max_mb * 1e6 - FIXED) / BASE64)
 
     def page(self) -> Page:
         program, asked = self.program, self.asked
-        card = program.card
-        rows = layer_rows(program.layers, card)
-        data: dict[str, Any] = {
-            "file": shown(self._name),
-            "model": shown(card.source.model if card else self._name),
-            "layers": rows,
-            "facts": file_facts(program),
-            "verification": verification(card),
-            "labels": [shown(label) for label in program.labels or ()],
-            "top": asked.top,
-            "samples": [],
-            "scores": None,
-            "heat": None,
-            "colormaps": {one: shades(one).tobytes().hex() for one in ("viridis", "magma")},
-        }
+        data = {**file_data(program), "top": asked.top}
+        rows = data["layers"]
         self.budget -= int(len(as_json(data)) / BASE64)
         layers = self._layers()
         kept = [layer for layer in layers if self._is_stored(layer, explicit=True)]

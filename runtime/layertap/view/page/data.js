@@ -1,4 +1,5 @@
 // What is in the page: the JSON, and blocks of bytes that are unpacked when they are needed.
+// A page with the model inside computes instead; `source` is where the views get values from.
 
 const page = JSON.parse(byId("data").textContent)
 const unpacked = new Map()
@@ -8,8 +9,11 @@ function block(at) {
   return unpacked.get(at)
 }
 
+// Browsers since 2025 have a fast way.
+const decoded = (text) => (Uint8Array.fromBase64 ? Uint8Array.fromBase64(text) : Uint8Array.from(atob(text), (one) => one.charCodeAt(0)))
+
 async function inflated(text) {
-  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0))
+  const bytes = decoded(text)
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))
   return new Uint8Array(await new Response(stream).arrayBuffer())
 }
@@ -33,7 +37,7 @@ function bytesOf(part) {
 
 // A layer's values for one sample: {kind: "maps", channels, ...}, {kind: "vector", values, ...},
 // {kind: "text", texts}; null if they are not in the page.
-async function valuesOf(layer, sample) {
+async function storedValues(layer, sample) {
   const stored = page.layers[layer].maps, part = stored?.samples[sample]
   if (!part || !part.shape) return null
   if (part.texts) return { kind: "text", texts: part.texts, shape: part.shape }
@@ -72,7 +76,7 @@ function mapsOf(stored, part, bytes, at) {
 }
 
 // The scores of one sample: [{index, name, score}], the best first.
-async function scoresOf(output, sample) {
+async function storedScores(output, sample) {
   const table = floats(await block(output.block), 4 * output.classes * sample, output.classes)
   const scores = Array.from(table, (score, index) => ({ index, score, name: className(index, output.labels) }))
   return scores.sort((a, b) => (Number.isNaN(a.score) ? 1 : Number.isNaN(b.score) ? -1 : b.score - a.score || a.index - b.index))
@@ -81,10 +85,18 @@ async function scoresOf(output, sample) {
 const className = (index, labels) => (labels && page.labels[index] !== undefined ? page.labels[index] : `class ${index}`)
 
 // A heat map as the formula gives it: {values, sizes}; what `layertap.cam` does not normalize.
-async function heatOf(method, target, sample) {
+async function storedHeat(method, target, sample) {
   const bytes = await block(method.block), column = method.byClass ? target : 0
   let at = 0
   for (let before = 0; before < sample; before++) at += 4 * method.targets * product(method.sizes[before])
   const sizes = method.sizes[sample], size = product(sizes)
   return { values: floats(bytes, at + 4 * size * column, size), sizes }
 }
+
+let source = {
+  values: storedValues, scores: storedScores, heat: storedHeat,
+  has: (layer) => layer.maps !== undefined,
+}
+const valuesOf = (layer, sample) => source.values(layer, sample)
+const scoresOf = (output, sample) => source.scores(output, sample)
+const heatOf = (method, target, sample) => source.heat(method, target, sample)

@@ -20,7 +20,7 @@ async function showLayer(main) {
   const mine = ++turn, layer = page.layers[state.layer]
   if (!layer) return fill(main, el("p", { class: "notice" }, "Choose a layer."))
   const head = [el("h2", {}, named(layer.name)), layerFacts(layer)]
-  if (!page.samples.length) return fill(main, ...head)
+  if (!page.samples.length) return fill(main, ...head, page.live ? el("p", { class: "notice" }, "Add a picture in the overview to see the values of this layer.") : null)
   if (!stored(layer)) {
     const reason = layer.hidden ? `The file does not contain its values: ${layer.hidden}.` : "Its values are not in this page. "
     const hint = layer.hidden ? null : el("code", {}, `layertap view ${page.file} ... --layers ${quoted(layer.name)}`)
@@ -28,7 +28,14 @@ async function showLayer(main) {
   }
   const all = state.all && page.samples.length > 1
   const wanted = all ? page.samples.map((_, at) => at) : [state.sample]
-  const values = await Promise.all(wanted.map((sample) => valuesOf(state.layer, sample)))
+  if (page.live) fill(main, ...head, chips(), el("p", { class: "soft", role: "status" }, "computing ..."))
+  let values
+  try {
+    values = await Promise.all(wanted.map((sample) => valuesOf(state.layer, sample)))
+  } catch (problem) {
+    if (mine === turn) fill(main, ...head, chips(), el("p", { class: "notice warn", role: "alert" }, problem.message))
+    return
+  }
   if (mine !== turn) return
   const first = values.find((one) => one)
   const parts = [...head, chips()]
@@ -87,7 +94,7 @@ function mapParts(values, wanted, all) {
   const notes = [`${first.channels.length} of ${plural(first.shape[0], "channel")} in the page${first.channels.length < first.shape[0] ? ", the strongest over the samples" : ""}.`]
   if (first.step > 1) notes.push(first.flat ? `Each point is the mean of ${first.step} values.` : `Each square is the mean of ${first.step} × ${first.step} values.`)
   if (first.cut) notes.push(`Shown is the slice ${first.cut.join(", ")} of ${first.sizes.join(" × ")}.`)
-  notes.push("Values have 255 levels between a map's smallest and largest.")
+  if (!first.exact) notes.push("Values have 255 levels between a map's smallest and largest.")
   const range = state.scale === "layer" ? commonRange(values) : null
   const bar = range ? (first.flat ? `${short(range[0])} to ${short(range[1])}` : colourBar(state.colormap, range.map(short))) : first.flat ? "each line from its smallest to its largest value" : colourBar(state.colormap, ["smallest", "largest of each map"])
   const summary = all ? [] : [el("p", { class: "number" }, stats(first))]

@@ -21,7 +21,7 @@ function show() {
   // What is redrawn keeps the focus of the control that was used.
   const active = document.activeElement, main = byId("main"), focused = active && main.contains(active) ? [...main.querySelectorAll("button, select, input")].indexOf(active) : -1
   const drawn = VIEWS.find(([name]) => name === state.view)[2](main)
-  Promise.resolve(drawn).then(() => {
+  return Promise.resolve(drawn).then(() => {
     if (focused >= 0 && !main.contains(document.activeElement)) main.querySelectorAll("button, select, input")[focused]?.focus()
   })
 }
@@ -31,6 +31,7 @@ function openLayer(index, quietly = false) {
   if (!quietly || state.view === "layer" || stored(page.layers[index])) state.view = "layer"
   closeDrawer()
   show()
+  markChosen()?.scrollIntoView({ block: "nearest" })
   if (!quietly) byId("main").scrollTop = 0
 }
 
@@ -60,11 +61,15 @@ function closeDrawer() {
   byId("drawer").setAttribute("aria-expanded", "false")
 }
 
-function prepareHeader() {
+function drawHeader() {
   byId("title").replaceChildren(named(page.model))
   const parts = [page.file === page.model ? "" : page.file, plural(page.layers.length, "layer"), page.samples.length ? plural(page.samples.length, page.samples.some((one) => one.origin === "image") ? "image" : "sample") : ""]
   if (page.verification) parts.push(`verified against ${page.verification.reference}: ${error(page.verification.largest)}`)
   byId("subtitle").textContent = parts.filter(Boolean).join("  ·  ")
+}
+
+function prepareHeader() {
+  drawHeader()
   byId("tabs").append(...VIEWS.map(([name, text]) => {
     const tab = el("button", { role: "tab", "aria-controls": "main", onclick: () => ((state.view = name), show()) }, text)
     tab.dataset.view = name
@@ -129,7 +134,7 @@ function openHelp() {
 
 // For the console and for programs: values(name or index of a layer, index of a sample).
 globalThis.layertap = {
-  page, state,
+  page, state, show,
   values: (layer, sample = 0) => valuesOf(typeof layer === "number" ? layer : page.layers.findIndex((one) => one.name === layer), sample),
   scores: (sample = 0, output = 0) => scoresOf(page.scores[output], sample),
   heatMap: async (method, target = 0, sample = 0, size = null) => {
@@ -146,3 +151,4 @@ for (const dialog of [byId("zoom"), byId("help")]) dialog.addEventListener("clic
 markChosen()?.scrollIntoView({ block: "center" })
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show)
 show()
+if (page.live) startLive()

@@ -6,6 +6,7 @@ function heatControls(redraw) {
   const method = chosenMethod(), classes = heat.classes.map((index, at) => [at, className(index, heat.labels)])
   return el("div", { class: "controls", role: "group", "aria-label": "Heat maps" },
     choice("Heat map", [["", "none"], ...heat.methods.map((one) => [one.name, one.name])], state.method, (name) => ((state.method = name), redraw())),
+    heat.layers?.length > 1 ? choice("at the layer", heat.layers.map((name) => [name, name]), heat.layer, (name) => ((heat.layer = name), redraw())) : null,
     method?.byClass && classes.length ? choice("of the class", classes, state.target, (at) => ((state.target = Number(at)), redraw())) : null,
     method ? slider("Strength", 0, 1, 0.05, state.opacity, (value) => ((state.opacity = value), drawCards())) : null,
     method ? choice("Colours", COLORMAPS, state.heatColours, (name) => ((state.heatColours = name), redraw())) : null,
@@ -17,6 +18,8 @@ const chosenMethod = () => page.heat?.methods.find((method) => method.name === s
 function showOverview(main) {
   const redraw = () => show()
   const heat = page.heat, method = chosenMethod(), parts = []
+  if (page.live) parts.push(liveControls())
+  if (!page.samples.length && page.live) return fill(main, ...parts)
   if (!page.samples.length) {
     parts.push(el("p", { class: "notice" }, "This page has no images or other samples. It shows the layers, the verification, and what the file says about itself."))
     return fill(main, ...parts, ...summaryParts())
@@ -67,7 +70,8 @@ function inputLines() {
 async function drawCards() {
   const method = chosenMethod(), cards = [...document.querySelectorAll(".card")]
   for (const [at, one] of cards.entries()) {
-    const heat = method ? await heatOf(method, state.target, at) : null
+    const heat = method ? await heatOf(method, state.target, at).catch(() => null) : null
+    if (!one.isConnected) return
     const { picture, items } = page.samples[at], button = one.querySelector(".picture")
     if (picture) await drawPicture(button.querySelector("canvas"), at, heat?.sizes.length === 2 ? heat : null, state.opacity, state.heatColours)
     else if (button.classList.contains("words")) tintWords(button, items, heat)

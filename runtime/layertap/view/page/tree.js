@@ -1,6 +1,6 @@
 // The layers as a tree by the parts of their names, and the search in it.
 
-const stored = (layer) => layer.maps !== undefined
+const stored = (layer) => source.has(layer)
 
 // Nodes {label, layer, inner}: layers that others are inside of, and groups without a layer.
 function grown(layers) {

@@ -35,7 +35,7 @@ function drawZoom() {
     ["mean of |x|", short(channel.strength)], ["shape", values.shape.slice(1).join(" × ")],
   ]
   if (values.step > 1) facts.push(["shown", `means of ${values.step}${values.flat ? "" : ` × ${values.step}`} values`])
-  facts.push(["exact to", short((channel.high - channel.low) / 508)])
+  if (!values.exact) facts.push(["exact to", short((channel.high - channel.low) / 508)])
   const list = el("dl", {})
   for (const [name, text] of facts) list.append(el("dt", {}, name), el("dd", {}, text))
   const dialog = byId("zoom")

@@ -35,6 +35,7 @@ SUBJECTS = (
     "exporting",
     "gradients",
     "recurrent",
+    "javascript",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

@@ -21,7 +21,9 @@ for (const [file, { inputs, layers }] of Object.entries(await json("asked.json")
   const feeds = {}
   for (const [name, array] of Object.entries(inputs)) feeds[name] = await given(array)
   for (const layer of layers) keep(`${file}/${layer}`, await model.activations(feeds, layer))
-  tables[file] = model.layers.map(({ tensor, per_sample, ...row }) => ({ ...row, exposed: tensor !== null }))
+  tables[file] = model.layers.map(({ tensor, per_sample, ...row }) => {
+    return { ...row, exposed: tensor !== null }
+  })
   await model.release()
 }
 return tables

@@ -242,6 +242,7 @@ OWN = {
     "layers": "print the table of a file's layers",
     "run": "fetch activations or predictions for images",
     "stats": "compute the mean and deviation of images, as a preprocessing recipe",
+    "view": "make a page for the browser: layers, feature maps, scores and heat maps",
 }
 """The runtime's own commands, each in a module of this package, and their descriptions."""
 

@@ -92,6 +92,7 @@ def identity_of(
     batch: int,
     shards: int = 1,
     made_with: Mapping[str, Any] | None = None,
+    listed: str | None = None,
 ) -> Identity:
     """The identity of a collection.
 
@@ -104,6 +105,7 @@ def identity_of(
         batch: rows that the model runs together, which may change the last bits.
         shards: parts of the list that are computed apart.
         made_with: versions and device, as JSON.
+        listed: the digest of the items, if it is known.
     """
     where = folders(columns)
     asked = {
@@ -119,7 +121,7 @@ def identity_of(
             for column in columns
         ],
         "preprocess": preprocess,
-        "items": digest(items),
+        "items": digest(items) if listed is None else listed,
         "rows": len(items),
         "chunk": chunk,
         "batch": batch,

@@ -1,7 +1,7 @@
 """A user's own function that reads images, in processes of its own.
 
-Each thread has one process: so the images of all threads are read at once, and a process that ends
-is known by the image that it read.
+A process reads one image at a time: so the images of all threads are read at once, and a process
+that ends is known by the image that it read. Whichever thread is next takes a process that is idle.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 import pickle
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,7 @@ from layertap.errors import ImageError, UsageError
 from layertap.format.text import class_text
 
 from .archives import pixels
-from .items import Data, FileItems, Items, JoinedItems
+from .items import Data, Items
 from .sequences import one_line_reason
 
 
@@ -62,8 +63,7 @@ class Reader:
         """`MODULE:FUNCTION`."""
         self.sha256 = _file_hash(function)
         """Of the file that it is defined in; empty if it has none."""
-        self._local = threading.local()
-        self._pools: list[ProcessPoolExecutor] = []
+        self._idle: list[ProcessPoolExecutor] = []
         self._lock = threading.Lock()
 
     def __call__(self, given: Any) -> Any:
@@ -73,16 +73,16 @@ class Reader:
             ImageError: it raised an exception, returned something else, or its process ended; the
                 message is the reason alone.
         """
-        pool = getattr(self._local, "pool", None)
+        with self._lock:
+            pool = self._idle.pop() if self._idle else None
         if pool is None:
-            pool = ProcessPoolExecutor(1, _Spawning() if self._imports else get_context("spawn"))
-            self._local.pool = pool
-            with self._lock:
-                self._pools.append(pool)
+            context = _Spawning() if self._imports else get_context("spawn")
+            pool = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
+        broken = False
         try:
             kind, found = pool.submit(_read, self._pickled, given).result()
         except BrokenProcessPool as exc:
-            self._local.pool = None
+            broken = True
             pool.shutdown(wait=False)
             raise ImageError(
                 f"the process of the reader {self.name} ended while it read this."
@@ -92,6 +92,10 @@ class Reader:
                 )
                 * (not self._imports)
             ) from exc
+        finally:
+            if not broken:
+                with self._lock:
+                    self._idle.append(pool)
         if kind == "error":
             raise ImageError(f"the reader {self.name} {found}")
         if not isinstance(found, (np.ndarray, Image.Image)):
@@ -104,10 +108,9 @@ class Reader:
     def close(self) -> None:
         """End the processes."""
         with self._lock:
-            for pool in self._pools:
+            for pool in self._idle:
                 pool.shutdown(wait=True, cancel_futures=True)
-            self._pools.clear()
-        self._local = threading.local()
+            self._idle.clear()
 
 
 class _Process(SpawnProcess):
@@ -159,6 +162,18 @@ def _file_hash(function: Any) -> str:
         return ""
 
 
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however it did."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _read(pickled: bytes, given: Any) -> tuple[str, Any]:
     """Call the function, in its process."""
     try:
@@ -191,7 +206,7 @@ class ReaderItems(Items):
     def read(self, row: int) -> Data:
         """What the reader makes of a file's path, or of other bytes."""
         data = self._inner.read(row)
-        found = self.reader(_path_of(self._inner, row) or data.content)
+        found = self.reader(self._inner.path(row) or data.content)
         if isinstance(found, Image.Image):
             if self.ready:
                 found = np.asarray(found)
@@ -204,10 +219,3 @@ class ReaderItems(Items):
         """Close the files and end the processes."""
         self._inner.close()
         self.reader.close()
-
-
-def _path_of(items: Items, row: int) -> str | None:
-    """The file of a row, if it is one."""
-    while isinstance(items, JoinedItems):
-        items, row = items.part(row)
-    return items.path(row) if isinstance(items, FileItems) else None

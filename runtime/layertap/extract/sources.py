@@ -20,7 +20,7 @@ import io
 import os
 import stat
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ from layertap.images.preprocessing import Preprocessing
 
 from .archives import ArrayItems, is_archive, open_archive
 from .images import find_images
-from .items import FileItems, Items, ItemTable, JoinedItems
+from .items import FileItems, Items, ItemTable, JoinedItems, fields_of
 from .readers import Reader, ReaderItems
 from .sequences import SequenceItems
 
@@ -45,6 +45,7 @@ def find_items(
     reader: str | Callable[[Any], Any] | None = None,
     recipe: Preprocessing | None = None,
     output: str | os.PathLike[str] | None = None,
+    known: Container[str] = (),
     digest: bool = True,
     unique: bool = True,
 ) -> Items:
@@ -62,6 +63,8 @@ def find_items(
             `MODULE:FUNCTION`; it runs in processes of its own.
         recipe: how images become inputs, if they do.
         output: a folder that is written to, and left out.
+        known: ids of files that were items before. They are not opened to see whether they are
+            pictures that layertap wrote.
         digest: whether the bytes that are read are hashed.
         unique: whether ids have to be.
 
@@ -78,7 +81,7 @@ def find_items(
         raise UsageError("a column is given without a list of items.")
     given = [source] if isinstance(source, (str, os.PathLike)) else source
     if not (isinstance(given, (list, tuple)) and not given and parts):
-        parts = [_from_python(given, recipe, output, found is not None), *parts]
+        parts = [_from_python(given, recipe, output, found is not None, known), *parts]
     if len({part.ready for part in parts}) > 1:
         raise InputError(_MIXED)
     items = parts[0] if len(parts) == 1 else JoinedItems(parts)
@@ -96,7 +99,9 @@ _MIXED = (
 )
 
 
-def _from_python(given: Any, recipe: Preprocessing | None, output: Any, any_suffix: bool) -> Items:
+def _from_python(
+    given: Any, recipe: Preprocessing | None, output: Any, any_suffix: bool, known: Container[str]
+) -> Items:
     """The items of anything that is given in Python, or of the paths of a command."""
     if isinstance(given, (bytes, bytearray, memoryview)) or not (
         hasattr(given, "__len__") and hasattr(given, "__getitem__")
@@ -116,7 +121,7 @@ def _from_python(given: Any, recipe: Preprocessing | None, output: Any, any_suff
     if not isinstance(given, (list, tuple)) and hasattr(given, "tolist"):
         given = given.tolist()  # an array of paths, or a pandas Series
     if isinstance(given, (list, tuple)) and given and all(map(_is_path, given)):
-        return _from_paths([os.fspath(path) for path in given], recipe, output, any_suffix)
+        return _from_paths([os.fspath(path) for path in given], recipe, output, any_suffix, known)
     return SequenceItems(given, recipe)
 
 
@@ -138,7 +143,11 @@ def _is_path(value: Any) -> bool:
 
 
 def _from_paths(
-    paths: Sequence[str], recipe: Preprocessing | None, output: Any, any_suffix: bool
+    paths: Sequence[str],
+    recipe: Preprocessing | None,
+    output: Any,
+    any_suffix: bool,
+    known: Container[str],
 ) -> Items:
     """The items of paths: of images, or of folders and archives, too."""
     kinds = ["archive" if is_archive(p) else "folder" if os.path.isdir(p) else "" for p in paths]
@@ -157,11 +166,13 @@ def _from_paths(
     parts: list[Items] = []
     files: list[str] = []
     seen: set[str] = set()
+    id_of = _ByFolder(lambda folder: _posix(_below(folder, root)))
+    # A folder alone has each file once.
+    whole = _ByFolder(os.path.abspath) if len(paths) > 1 else str
 
     def flush() -> None:
         if files:
-            ids = [_posix(os.path.relpath(file, root)) for file in files]
-            parts.append(FileItems(list(files), ids))
+            parts.append(FileItems(list(files), [*map(id_of, files)]))
             files.clear()
 
     for path, kind in zip(paths, kinds, strict=True):
@@ -173,10 +184,12 @@ def _from_paths(
                 prefix = "" if len(paths) == 1 else _posix(os.path.relpath(path, root)) + "/"
                 parts.append(_Prefixed(part, prefix) if prefix else part)
             continue
-        for file in find_images(path, output, any_suffix=any_suffix):
-            whole = os.path.abspath(file)
-            if whole not in seen:
-                seen.add(whole)
+        for file in find_images(
+            path, output, any_suffix=any_suffix, known=lambda file: id_of(file) in known
+        ):
+            full = whole(file)
+            if full not in seen:
+                seen.add(full)
                 if not kind:
                     check_not_own(file)
                 files.append(file)
@@ -184,6 +197,30 @@ def _from_paths(
     if len({part.ready for part in parts}) > 1:
         raise InputError(_MIXED)
     return parts[0] if len(parts) == 1 else JoinedItems(parts)
+
+
+class _ByFolder:
+    """A function of the paths of files that changes the path of the folder only, which is computed
+    once for each folder."""
+
+    def __init__(self, change: Callable[[str], str]) -> None:
+        self._change = change
+        self._changed: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        at = path.rfind(os.sep) + 1
+        folder = path[:at]
+        changed = self._changed.get(folder)
+        if changed is None:
+            other = self._change(folder or os.curdir)
+            changed = self._changed[folder] = os.path.join(other, "") if other else ""
+        return changed + path[at:]
+
+
+def _below(folder: str, root: str) -> str:
+    """The path of a folder from another one; empty for the same."""
+    found = os.path.relpath(folder, root)
+    return "" if found == os.curdir else found
 
 
 class _Prefixed(JoinedItems):
@@ -294,11 +331,14 @@ def _check_there(items: FileItems, names: Sequence[str], where: str) -> None:
 
 
 def _check_unique(items: Items) -> None:
+    ids = fields_of(items.items).ids
+    if len(set(ids)) == len(ids):
+        return
     rows: dict[str, int] = {}
-    for row, item in enumerate(items.items):
-        before = rows.setdefault(item.id, row)
+    for row, text in enumerate(ids):
+        before = rows.setdefault(text, row)
         if before != row:
             raise InputError(
-                f"the rows {before} and {row} have one id, {item.id!r}. Each item must have an id "
+                f"the rows {before} and {row} have one id, {text!r}. Each item must have an id "
                 "of its own, so that its row can be found."
             )

@@ -15,18 +15,23 @@ from PIL import Image
 
 import layertap
 from generators import tiny
-from layertap._engine.program import program_of
+from layertap._engine.program import Program, program_of
 from layertap.errors import (
+    CollectionBusyError,
     CollectionError,
     CollectionMismatchError,
     ImageError,
     InputError,
+    LayertapWarning,
     OutputError,
     UsageError,
 )
-from layertap.extract import bill, extraction
+from layertap.extract import bill, extraction, items, journal, workers
+from layertap.extract import images as found_images
 from layertap.extract.extraction import Extraction, Limit, shard_of
 from layertap.extract.workers import run_chunks
+from layertap.extract.writer import Writer
+from layertap.images.own_pictures import kind_of_own, mark
 
 FILE = tiny.differentiable().SerializeToString()
 RECIPE = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
@@ -145,6 +150,105 @@ def test_nothing_is_computed_again(
     extract(model, images, tmp_path / "out")
     assert read == []
     assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("rows", [31, 32, 33, 200, 3201])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_worker_has_chunks_until_the_end(
+    rows: int, shards: int, model: layertap.Model, tmp_path: Path
+) -> None:
+    ready = np.zeros((rows, 8, 6, 3), np.float32)
+    with Extraction(
+        program_of(model), ready, ["pool"], tmp_path / "out", batch_size=1, shard=(1, shards)
+    ) as extraction:
+        grid = extraction._identity.grid
+    for shard in range(shards):
+        assert len(grid.of_shard(shard)) >= min(32, rows // shards)
+
+
+class Calls:
+    """Counts the calls of a function."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.number = function, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.number += 1
+        return self.function(*args, **kwargs)
+
+
+def test_where_nothing_is_left_little_is_done(
+    model: layertap.Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(model, images, tmp_path / "out")
+    programs, opened = Calls(Program), Calls(Writer.open)
+    lines, reads = Calls(journal.read_lines), Calls(items.file_bytes)
+    monkeypatch.setattr(workers, "Program", programs)
+    monkeypatch.setattr(Writer, "open", opened)
+    monkeypatch.setattr(journal, "read_lines", lines)
+    monkeypatch.setattr(items, "file_bytes", reads)
+    with Extraction(
+        program_of(model), images, ASKED, tmp_path / "out", preprocess=RECIPE, batch_size=1
+    ) as extraction:
+        assert extraction.bill().left == 0
+        extraction.run()
+    assert (programs.number, opened.number, lines.number, reads.number) == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_the_bill_and_the_run_share_a_session(
+    tried: bool,
+    model: layertap.Model,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    programs, reads = Calls(Program), Calls(items.file_bytes)
+    monkeypatch.setattr(workers, "Program", programs)
+    monkeypatch.setattr(items, "file_bytes", reads)
+    with Extraction(
+        program_of(model), images, ASKED, tmp_path / "out", preprocess=RECIPE, workers=2
+    ) as extraction:
+        extraction.bill(tried=tried)
+        assert reads.number == (8 if tried else 1)
+        extraction.run()
+    assert programs.number == 1
+    assert reads.number == COUNT + (8 if tried else 1)
+
+
+def test_a_bill_leaves_no_lock(model: layertap.Model, images: Path, tmp_path: Path) -> None:
+    extract(model, images, tmp_path / "out", layers=["pool"])
+    for _ in range(2):
+        with Extraction(
+            program_of(model), images, ["pool"], tmp_path / "out", preprocess=RECIPE, batch_size=1
+        ) as extraction:
+            assert extraction.bill().left == 0
+            with pytest.raises(CollectionBusyError):
+                extract(model, images, tmp_path / "out", layers=["pool"])
+    assert not list(tmp_path.glob("out/journal/*.writer"))
+
+
+def test_files_of_the_list_are_not_opened_again(
+    model: layertap.Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    opened: list[str] = []
+
+    def noted(path: str) -> str | None:
+        opened.append(path)
+        return kind_of_own(path)
+
+    monkeypatch.setattr(found_images, "kind_of_own", noted)
+    extract(model, folder, tmp_path / "out")
+    assert len(opened) == COUNT
+    opened.clear()
+    extract(model, folder, tmp_path / "out")
+    assert opened == []
+    Image.new("L", (9, 9)).save(folder / "new.png", pnginfo=mark("cam"))
+    with pytest.warns(LayertapWarning, match="left out, because layertap wrote it"):
+        extract(model, folder, tmp_path / "out")
+    assert opened == [str(folder / "new.png")]
 
 
 def test_failed_images_are_tried_again_on_request(

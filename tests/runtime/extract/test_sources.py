@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from layertap.errors import ImageError, InputError, LayertapWarning, UsageError
-from layertap.extract.items import Items
+from layertap.extract.items import FileItems, Item, Items
 from layertap.extract.sources import find_items
 from layertap.images.own_pictures import mark
 from layertap.images.preprocessing import Preprocessing
@@ -53,6 +57,51 @@ def ids(items: Items) -> list[str]:
 def values(items: Items) -> list[int]:
     """The grey values of the items, as a recipe reads them."""
     return [int(RECIPE(items.read(row).content)[0, 0, 0]) for row in range(len(items.items))]
+
+
+NAMES = st.text("ab.-~é ", min_size=1, max_size=4).filter(lambda name: name.strip("."))
+FILES = st.tuples(st.lists(NAMES, max_size=2), NAMES, st.sampled_from([".png", ".PNG", "png", ""]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    files=st.lists(FILES, min_size=1, max_size=8),
+    given_as=st.sampled_from(["absolute", "relative", "dotted", "twice"]),
+)
+def test_files_are_those_that_pathlib_finds(files: list[Any], given_as: str) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        top = Path(made, "top")
+        for folders, stem, suffix in files:
+            path = Path(top, *folders, stem + suffix)
+            with contextlib.suppress(OSError):  # a file has the name of the folder
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png())
+        expected = [
+            path
+            for path in sorted(top.rglob("*"), key=lambda path: path.as_posix())
+            if path.is_file() and path.suffix.lower() == ".png"
+            if not any(part.startswith(".") for part in path.relative_to(top).parts)
+        ]
+        sources = {
+            "absolute": [str(top)],
+            "relative": [os.path.relpath(top)],
+            "dotted": [f"{made}/./top/../top/"],
+            "twice": [str(top), os.path.relpath(top)],
+        }[given_as]
+        if not expected:
+            with pytest.raises(ImageError, match="no image"):
+                find_items(sources)
+            return
+        items = find_items(sources)
+        found = ids(items)
+        assert found == [path.relative_to(top).as_posix() for path in expected]
+        assert isinstance(items, FileItems)
+        for row, path in enumerate(expected):
+            assert os.path.samefile(items.path(row), path)
+            assert items.items[row] == Item(
+                found[row], path.stat().st_size, path.stat().st_mtime_ns
+            )
+        assert list(items.items) == [items.items[row] for row in range(len(found))]
 
 
 def test_a_folder_gives_its_images_in_the_order_of_their_paths(save: Save, tmp_path: Path) -> None:
@@ -202,9 +251,9 @@ def test_a_file_that_is_given_for_an_image(
     name: str, advice: str, save: Save, tmp_path: Path
 ) -> None:
     path, image = save(name, b"a.png\n"), save("x/a.png")
-    for given in (path, [path], [image.parent, path]):
+    for source in (path, [path], [image.parent, path]):
         with pytest.raises(ImageError, match=f"this is no image. .*{advice}"):
-            find_items(given)
+            find_items(source)
     # Among images it is one that fails.
     assert len(find_items([image, path]).items) == 2
     with pytest.raises(ImageError, match=r"gone\.txt: there is no such file"):
@@ -306,8 +355,8 @@ def picture(value: int) -> Image.Image:
     ],
 )
 def test_python_sequences_of_images(elements: list[Any], names: str) -> None:
-    for given in (elements, tuple(elements), Pictures(*elements)):
-        items = find_items(given, recipe=RECIPE)
+    for sequence in (elements, tuple(elements), Pictures(*elements)):
+        items = find_items(sequence, recipe=RECIPE)
         assert ids(items) == list(names)
         assert values(items) == [1, 2][: len(names)]
         assert not items.ready

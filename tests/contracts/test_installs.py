@@ -27,6 +27,8 @@ from layertap_export.graph.weights import Initializers
 ROOT = Path(__file__).parents[2]
 WHEELS = ROOT / ".cache" / "wheels"
 OLDEST = ROOT / ".cache" / "oldest"
+PAGE = ROOT / "runtime" / "layertap" / "view" / "page"
+"""The parts of the page that `layertap view` writes."""
 
 FETCH = """
 import sys, json
@@ -92,7 +94,9 @@ def test_the_wheel_holds_the_three_packages_and_the_license(wheel: Path) -> None
         assert f"{package}/py.typed" in names
     others = {name for name in names if not name.endswith((".py", ".typed"))}
     written = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
-    assert others == {f"{info}/{name}" for name in written}
+    page = {f"layertap/view/page/{path.name}" for path in PAGE.iterdir() if path.suffix != ".py"}
+    assert len(page) > 3
+    assert others == {f"{info}/{name}" for name in written} | page
     assert "License-Expression: Apache-2.0\n" in metadata
     assert license_text == (ROOT / "LICENSE").read_bytes()
 
@@ -190,6 +194,7 @@ def test_the_oldest_onnxruntime_that_installs_runs_finished_files(
     picture = generator.integers(0, 256, (31, 20, 4), np.uint8)
     np.savez(tmp_path / "given.npz", image=picture, target=np.array([1]))
     filters = ["nearest", *FILTERS]
+    geometries: list[dict[str, Any]] = [{}, {"keep_aspect_ratio": True}, {"shorter_side": 9}]
     apps = []
     for number, method in enumerate([*WITH_GRADIENT, *WITHOUT_GRADIENT]):
         app = tmp_path / f"{number}.onnx"
@@ -198,7 +203,7 @@ def test_the_oldest_onnxruntime_that_installs_runs_finished_files(
             "interpolation": filters[number % len(filters)],
             "scaling": {"mode": "samplewise"},
         }
-        geometry: dict[str, Any] = [{}, {"keep_aspect_ratio": True}, {"shorter_side": 9}][
+        geometry = geometries[number % 3]
             number % 3
         ]
         finish(file, app, heat_map="relu", method=method, top=2, preprocess={**recipe, **geometry})

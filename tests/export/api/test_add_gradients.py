@@ -610,7 +610,7 @@ def test_without_the_onnx_package(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "gradients need the package onnx, which is not installed. Install it with "
+        "add_gradients needs the package onnx, which is not installed. Install it with "
         '`pip install ".[gradients,cpu]"` in a checkout of layertap.\n'
     )
 

@@ -2,6 +2,7 @@
 # make test        set up, and pass all quick tests, one worker per core (WORKERS=0: one process)
 # make test-all    the same with the slow sweeps
 # make lint        formatting, style and types
+# make javascript  build the runtime for JavaScript and test it; needs node 20.16 or newer, and Chromium for half of the tests
 # make bench       the benchmarks, as ratios against peers
 # make docs        the documentation as a site, in site/
 # make conformance export every family of keras.applications and Keras Hub; write docs/conformance.md
@@ -20,7 +21,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 
 SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
-.PHONY: demo test test-all lint format bench docs conformance clean setup
+.PHONY: demo test test-all javascript lint format bench docs conformance clean setup
 
 setup: $(READY)
 
@@ -62,6 +63,17 @@ test: $(READY)
 test-all: $(READY)
 	$(PYTEST) -m "slow or not slow" --hypothesis-profile=default
 
+SCRIPT := runtime/javascript
+PACKAGES := $(SCRIPT)/node_modules/.ready
+
+javascript: $(READY) $(PACKAGES)
+	cd $(SCRIPT) && npm run build
+	$(BIN)/python -m pytest tests/javascript
+
+$(PACKAGES): $(SCRIPT)/package-lock.json
+	cd $(SCRIPT) && npm ci
+	@touch $@
+
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -89,4 +101,4 @@ conformance: $(READY)
 	cd tests && ../$(BIN)/python -m conformance
 
 clean:
-	rm -rf $(VENV) .cache demo build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(SCRIPT)/node_modules $(SCRIPT)/dist $(VENV) .cache demo build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -23,8 +23,14 @@ PACKAGES = ("runtime/layertap", "export/layertap_export", "models/layertap_model
 
 
 def modules() -> set[str]:
-    """The paths of all modules; a package's `__init__.py` goes by the package's folder."""
-    found = set()
+    """The paths of all modules; a package's `__init__.py` goes by the package's folder.
+
+    Of the runtime for JavaScript also the folders, which hold no module of their name.
+    """
+    script = ROOT / "runtime/javascript"
+    found = {path.relative_to(ROOT).as_posix() for path in (script / "src").rglob("*.ts")}
+    found |= {path.relative_to(ROOT).as_posix() for path in (script, script / "src")}
+    found.add("runtime/javascript/src/images")
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             named = path.parent if path.name == "__init__.py" else path

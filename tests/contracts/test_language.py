@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("runtime", "export", "models", "tests", "benchmarks", "docs", "examples")
-KINDS = (".py", ".md", ".ipynb", ".toml", ".yml")
+KINDS = (".py", ".ts", ".md", ".ipynb", ".toml", ".yml")
 
 RULED_OUT = re.compile(
     r"\bhangs? (?:up)?on\b|\bto be had\b|\bmakes? no sense\b|\b(?:came|comes) of\b|\banew\b"
@@ -21,7 +22,9 @@ RULED_OUT = re.compile(
 def sources() -> list[Path]:
     found = [path for path in ROOT.iterdir() if path.suffix in KINDS or path.name == "Makefile"]
     for folder in FOLDERS:
-        found += [path for path in (ROOT / folder).rglob("*") if path.suffix in KINDS]
+        for path, folders, names in os.walk(ROOT / folder):
+            folders[:] = [name for name in folders if name not in ("node_modules", "dist")]
+            found += [Path(path) / name for name in names if name.endswith(KINDS)]
     # These two name the words.
     return [path for path in found if path.name not in ("CONTRIBUTING.md", "test_language.py")]
 

@@ -60,6 +60,10 @@ class Items(ABC):
             ImageError: it cannot be read; the message is the reason, without a name.
         """
 
+    def path(self, row: int) -> str | None:
+        """The file of a row, if it is one."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - most have no files open
         """Close the files that are open; nothing can be read afterwards."""
 
@@ -197,6 +201,11 @@ class JoinedItems(Items):
         """The data of one row of one of the lists."""
         part, at = self.part(row)
         return part.read(at)
+
+    def path(self, row: int) -> str | None:
+        """The file of a row of one of the lists, if it is one."""
+        part, at = self.part(row)
+        return part.path(at)
 
     def hashing(self, digest: bool) -> None:
         """Say whether `read` computes hashes."""

@@ -207,7 +207,7 @@ class _Run:
                     arrays[place] = self._prepare(data.content)
                 except ImageError as exc:
                     failed[row] = str(exc)
-            for group in _same_shapes(arrays, places):
+            for group in _alike(arrays, places):
                 if self._left.is_set():
                     break
                 rows = [chunk.first + place for place in dict.fromkeys(group)]
@@ -255,14 +255,14 @@ def preparation(
     return prepare
 
 
-def _same_shapes(arrays: Mapping[int, NDArray[Any]], places: Sequence[int]) -> Iterator[list[int]]:
-    """The places of a batch by the shapes of their arrays.
+def _alike(arrays: Mapping[int, NDArray[Any]], places: Sequence[int]) -> Iterator[list[int]]:
+    """The places of a batch by the shapes and dtypes of their arrays.
 
-    If all have one shape, the places of failed items are taken by the first that did not fail.
+    If all are alike, the places of failed items are taken by the first that did not fail.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for place, array in arrays.items():
-        groups.setdefault(array.shape, []).append(place)
+        groups.setdefault((array.shape, array.dtype), []).append(place)
     if len(groups) == 1:
         (group,) = groups.values()
         yield group + group[:1] * (len(places) - len(group))

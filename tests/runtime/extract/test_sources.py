@@ -238,6 +238,30 @@ def test_rows_of_an_array_are_pixels_or_ready_as_in_predict(tmp_path: Path) -> N
             np.testing.assert_array_equal(found, array[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.txt", "give it to `layertap extract` as --items"),
+        ("A.CSV", "give it to `layertap extract` as --items"),
+        ("a.npz", "Give the array as an .npy file"),
+        ("m.onnx", "Give the model first"),
+    ],
+)
+def test_a_file_that_is_given_for_an_image(
+    name: str, advice: str, save: Save, tmp_path: Path
+) -> None:
+    path, image = save(name, b"a.png\n"), save("x/a.png")
+    for source in (path, [path], [image.parent, path]):
+        with pytest.raises(ImageError, match=f"this is no image. .*{advice}"):
+            find_items(source)
+    # Among images it is one that fails.
+    assert len(find_items([image, path]).items) == 2
+    with pytest.raises(ImageError, match=r"gone\.txt: there is no such file"):
+        find_items(tmp_path / "gone.txt")
+    with pytest.raises(ImageError, match=r"^'': there is no such file"):
+        find_items("")
+
+
 def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="there is no image in it"):
         find_items(tar(tmp_path / "a.tar", {"a.txt": b"text"}))
@@ -362,6 +386,28 @@ def test_a_data_set_that_raises_fails_for_that_row_only() -> None:
     assert RECIPE(items.read(2).content)[0, 0, 0] == 2
 
 
+@pytest.mark.parametrize("bad", [OSError("net"), None])
+@pytest.mark.parametrize("kind", ["pairs", "ready"])
+def test_a_data_set_whose_first_element_is_broken(bad: Any, kind: str) -> None:
+    """What the others are is not known by that one."""
+    rows = [np.full((4, 6, 3), n, np.float32) for n in (1, 2)]
+    good: list[Any] = rows if kind == "ready" else [("a", picture(1)), ("b", picture(2))]
+    items = find_items(Pictures(bad, *good), recipe=RECIPE)
+    assert ids(items) == (["0", "1", "2"] if kind == "ready" else ["0", "a", "b"])
+    assert items.ready == (kind == "ready")
+    with pytest.raises(ImageError, match=r"OSError: net|is no image"):
+        items.read(0)
+    found = items.read(2).content
+    np.testing.assert_array_equal(found if items.ready else RECIPE(found), rows[1])
+
+
+def test_a_data_set_of_which_nothing_can_be_read() -> None:
+    items = find_items(Pictures(OSError("a"), OSError("b")), recipe=RECIPE)
+    assert ids(items) == ["0", "1"]
+    with pytest.raises(ImageError, match="OSError: b"):
+        items.read(1)
+
+
 def test_elements_that_are_no_images_fail_alone() -> None:
     bad = [picture(1), None, 3.5, np.zeros((4, 6, 3)), np.full((4, 6), -1), object()]
     items = find_items(bad, recipe=RECIPE)
@@ -375,7 +421,8 @@ def test_elements_that_are_no_images_fail_alone() -> None:
     [
         (5, "a sequence with a length"),
         (None, "a sequence with a length"),
-        (b"png", "a sequence with a length"),
+        (b"png", r"a sequence with a length, got a bytes\.$"),
+        ({"a.png"}, r"a sequence with a length, got a set\.$"),
         (iter([]), "Only `stream`"),
         ({"a": 1}, "got a dict"),
         ([], "the list is empty"),

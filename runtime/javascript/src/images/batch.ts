@@ -1,0 +1,36 @@
+/** Images as a batch for an input. */
+
+import type { TensorInfo } from "../card.js"
+import { InputError } from "../errors.js"
+import { checkShape } from "../shapes.js"
+import type { ImageSource } from "./kinds.js"
+import { type Prepared, type Recipe, channelsOf, prepare } from "./recipe.js"
+
+export { prepare }
+
+/** Images prepared by a recipe, `(n, h, w, c)` or `(n, c, h, w)`, float32. */
+export async function batch(
+  label: string,
+  info: TensorInfo,
+  images: readonly ImageSource[],
+  recipe: Recipe,
+): Promise<{ data: Float32Array; dims: number[] }> {
+  const first = (recipe.channels ?? (info.axes === "NCHW" ? "first" : "last")) === "first"
+  const shape = (height: number, width: number, channels: number): number[] =>
+    first ? [images.length, channels, height, width] : [images.length, height, width, channels]
+  if (recipe.size) checkShape(label, shape(...recipe.size, channelsOf(recipe)), info)
+  const prepared: Prepared[] = []
+  for (const image of images) prepared.push(await prepare(recipe, image))
+  const [{ width, height, channels }] = prepared
+  const each = width * height * channels
+  const data = new Float32Array(images.length * each)
+  prepared.forEach((one, i) => {
+    if (one.width !== width || one.height !== height)
+      throw new InputError(
+        `images of different sizes cannot form one batch: image 0 has ${height} x ${width} pixels, image ${i} has ${one.height} x ${one.width}. Set a "size" in the preprocessing.`,
+      )
+    if (!first) data.set(one.data, i * each)
+    else one.data.forEach((value, at) => (data[i * each + (at % channels) * width * height + Math.floor(at / channels)] = value))
+  })
+  return { data, dims: shape(height, width, channels) }
+}

@@ -149,7 +149,7 @@ CASES: dict[str, tuple[str, str, str]] = {
     "a free size": (
         "whole.predict(new Float32Array(300))",
         "InputError",
-        "Give a tensor, {data, dims}, that states its sizes.",
+        "Give a tensor, {data, dims}, with its sizes.",
     ),
     "an image without a recipe": (
         "vector.predict({ image: png, vector: new Float32Array(5) })",

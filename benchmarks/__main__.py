@@ -34,7 +34,9 @@ SUBJECTS = (
     "import_time",
     "exporting",
     "gradients",
+    "finished",
     "recurrent",
+    "collections",
     "javascript",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""

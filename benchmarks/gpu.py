@@ -45,18 +45,21 @@ def main() -> int:
         return 0
     print(f"{_gpu_name()}; {machine.versions(['onnxruntime-gpu'])}\n")
     names = [layer.name for layer in layertap.open(file).layers if layer.type != "InputLayer"]
-    opened = {
-        title: layertap.open(file, device="cuda", **options) for title, options in SETTINGS.items()
-    }
-    failed = [title for title, model in opened.items() if not _agrees(title, model, file, names)]
+    failed = False
+    for title, options in SETTINGS.items():
+        # One at a time: onnxruntime keeps the memory of a session as long as the session exists.
+        with layertap.open(file, device="cuda", **options) as model:
+            failed |= not _agrees(title, model, file, names)
     print(f"\n{_head()}")
-    for title, model in opened.items():
+    for title, options in SETTINGS.items():
         for what, layers in ((models.LATE, models.LATE), (f"all {len(names)} layers", names)):
             for on_device in (False, True):
                 where = "left on the GPU" if on_device else "as arrays"
-                tap = model.tap(layers, on_device=on_device)
-                print(_line(f"{title}, {what}, {where}", tap), flush=True)
-    return int(bool(failed))
+                with layertap.open(file, device="cuda", **options) as model:
+                    tap = model.tap(layers, on_device=on_device)
+                    print(_line(f"{title}, {what}, {where}", tap), flush=True)
+                    del tap
+    return int(failed)
 
 
 def _file() -> Any:

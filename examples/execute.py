@@ -83,7 +83,9 @@ def _tidied(outputs: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookN
 
 
 def _settled(text: str) -> str:
-    return re.sub(r"in \d+ s\b", "in ... s", text.replace("\r\n", "\n"))
+    """Times, and what is free on the disk, become dots."""
+    text = re.sub(r"\b(in|about) [\d.]+ (s|min)\b", r"\1 ... s", text.replace("\r\n", "\n"))
+    return re.sub(r"\bfree \S+ [kMGT]?B\b", "free ...", text)
 
 
 def main() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from .api.add_gradients import add_gradients
     from .api.export import export
     from .api.export_report import ExportReport
+    from .api.finish import finish
+    from .api.finish_report import FinishReport
     from .api.gradient_report import GradientReport
     from .api.verify import verify
     from .keras_model.loading import load_model
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExportError",
     "ExportReport",
+    "FinishReport",
     "GradientError",
     "GradientReport",
     "LayerDifference",
@@ -48,6 +51,7 @@ __all__ = [
     "WeightsError",
     "add_gradients",
     "export",
+    "finish",
     "load_model",
     "load_weights",
     "verify",
@@ -65,7 +69,12 @@ _HOME = {
 }
 """Modules that import TensorFlow, by the name they give."""
 
-_LIGHT = {"GradientReport": "api.gradient_report", "add_gradients": "api.add_gradients"}
+_LIGHT = {
+    "FinishReport": "api.finish_report",
+    "GradientReport": "api.gradient_report",
+    "add_gradients": "api.add_gradients",
+    "finish": "api.finish",
+}
 """Those that need the `onnx` package alone."""
 
 
@@ -77,7 +86,7 @@ def __getattr__(name: str) -> Any:
             value = getattr(import_module(f".{_LIGHT[name]}", __name__), name)
         except ModuleNotFoundError as exc:
             raise DependencyError(
-                f"gradients need the package {exc.name}, which is not installed. "
+                f"{name} needs the package {exc.name}, which is not installed. "
                 f"Install it with {install_hint('gradients', 'cpu')}."
             ) from exc
     elif name in _HOME:

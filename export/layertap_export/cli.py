@@ -1,20 +1,21 @@
-"""`layertap export`, `layertap gradients` and `layertap verify`."""
+"""`layertap export`, `layertap gradients`, `layertap finish` and `layertap verify`."""
 
 from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
-from layertap.cli.options import add_class_input, add_timeout
+from layertap.cli.options import add_class_input, add_preprocess, add_strip, add_timeout
 from layertap.cli.printing import show, tell
 from layertap.errors import InputError, LayerNotFoundError, UsageError, suggest
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
-from layertap.format.select import ALL, LAST
+from layertap.format.select import ALL, LAST, parse_selector
 from layertap.format.source import FileSource
 
 from .progress import ProgressLine
@@ -67,6 +68,12 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         help="names of the classes, one per line, or as JSON; kept in the file",
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
+    parser.add_argument(
+        "--finish",
+        metavar="APP.onnx",
+        help="also write a finished file, see `layertap finish`, with these:",
+    )
+    _add_finished(parser)
     _add_verification(parser)
 
 
@@ -100,6 +107,58 @@ def _configure_gradients(parser: argparse.ArgumentParser) -> None:
     _add_sample(parser)
     _add_size(parser)
     add_timeout(parser)
+
+
+def _configure_finish(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="a file from layertap")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="APP.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--image-input",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="take a picture of any size, and prepare it in the file (default), or take the "
+        "model's own inputs",
+    )
+    parser.add_argument(
+        "--batch", action="store_true", help="take several pictures of one size at once"
+    )
+    _add_finished(parser)
+    parser.add_argument(
+        "--output-name",
+        metavar="OUTPUT",
+        help="the output with the scores of the classes, if the model has several",
+    )
+    parser.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="LAYER[=REDUCTION]",
+        help="layers that are outputs as well, as for `layertap run`",
+    )
+    add_preprocess(parser)
+    add_strip(parser)
+    add_timeout(parser)
+
+
+def _add_finished(parser: argparse.ArgumentParser) -> None:
+    """Add what a finished file gives."""
+    parser.add_argument(
+        "--heat-map",
+        nargs="?",
+        const=True,
+        metavar="LAYER",
+        help="give a heat map of this layer in the size of the picture (default: the last layer "
+        "with a gradient)",
+    )
+    parser.add_argument(
+        "--method", default="gradcam", help="the method of the heat map (default gradcam)"
+    )
+    parser.add_argument(
+        "--top", type=int, metavar="K", help="give the K best classes and their scores"
+    )
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +252,7 @@ def _run_export(args: argparse.Namespace) -> int:
     check_class_input(args.class_input)
     checked = _checked_verification(args)
     _check_export(args)
+    _check_finish(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -222,7 +282,31 @@ def _run_export(args: argparse.Namespace) -> int:
         tell(f"layertap: {failure}", several_lines=True)
         return PARTLY_FAILED
     show(str(report))
-    return OK
+    if args.finish is None:
+        return OK
+    return _finish(args.output, args.finish, args, preprocess=None, timeout=args.timeout)
+
+
+def _check_finish(args: argparse.Namespace) -> None:
+    """Check the options of a finished file, and ask for the gradient that its heat map needs."""
+    given = {"--heat-map": args.heat_map, "--top": args.top}
+    if args.finish is None:
+        unused = next((option for option, value in given.items() if value is not None), None)
+        if unused is not None:
+            raise UsageError(f"{unused} is for a finished file: give --finish APP.onnx as well.")
+        return
+    from layertap.cam.methods import find_method  # needs numpy, slows `--help`
+
+    check_target(args.finish, ".onnx", [args.output, args.model])
+    if args.preprocess is None:
+        raise UsageError(
+            "--finish needs --preprocess FILE.json: how a picture becomes the model's input. "
+            "`layertap finish --no-image-input` writes a file that takes prepared inputs."
+        )
+    needs_gradient = args.heat_map is not None and find_method(args.method).takes == "gradients"
+    layer = LAST if args.heat_map is True else args.heat_map
+    if needs_gradient and layer not in args.gradients and (layer != LAST or not args.gradients):
+        args.gradients = [*args.gradients, layer]
 
 
 def _run_gradients(args: argparse.Namespace) -> int:
@@ -241,6 +325,57 @@ def _run_gradients(args: argparse.Namespace) -> int:
             samples=_samples(args.sample),
             sizes=_sizes(args.size),
             timeout=args.timeout,
+        )
+    except VerificationError as exc:
+        tell(f"layertap: {exc}", several_lines=True)
+        return PARTLY_FAILED
+    show(str(report))
+    return OK
+
+
+def _run_finish(args: argparse.Namespace) -> int:
+    return _finish(
+        args.file,
+        args.output,
+        args,
+        image_input=args.image_input,
+        batch=args.batch,
+        preprocess=args.preprocess,
+        output=args.output_name,
+        layers=args.layers,
+        strip=args.strip,
+        timeout=args.timeout,
+    )
+
+
+def _finish(
+    source: str,
+    target: str,
+    args: argparse.Namespace,
+    *,
+    layers: Sequence[str] = (),
+    **options: Any,
+) -> int:
+    """Write a finished file, and return the exit code."""
+    from layertap.extract.asked import split_reduction  # needs numpy, slows `--help`
+
+    from . import VerificationError, finish
+
+    rows = read_index(FileSource(source)).layers
+    heat_map = args.heat_map
+    if isinstance(heat_map, str):
+        heat_map = parse_selector(heat_map, rows)
+        if isinstance(heat_map, slice):
+            raise UsageError(f"--heat-map must be a name or an index, got {args.heat_map!r}.")
+    try:
+        report = finish(
+            source,
+            target,
+            heat_map=heat_map,
+            method=args.method,
+            top=args.top,
+            layers=dict(split_reduction(rows, text) for text in layers),
+            **options,
         )
     except VerificationError as exc:
         tell(f"layertap: {exc}", several_lines=True)
@@ -386,6 +521,11 @@ GRADIENTS = Command(
     "add gradients to an existing ONNX file",
     _configure_gradients,
     _run_gradients,
+)
+FINISH = Command(
+    "write a file that takes a picture and gives scores and a heat map",
+    _configure_finish,
+    _run_finish,
 )
 VERIFY = Command(
     "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify

@@ -878,6 +878,7 @@ class Model:
                 beyond 65,504 are infinite in float16; `features.nonfinite` counts them.
             preprocess: a recipe for images instead of the card's.
             items: a text file with a path in each line, or a CSV file, relative to its folder.
+                `"-"` is stdin; paths from a pipe are relative to the current folder.
             column: the column of the paths in a CSV file; by default the first.
             reader: see `stream`.
             cam_layer: the layer of heat maps; see `cam`.
@@ -932,8 +933,87 @@ class Model:
             overwrite=overwrite,
             strict=strict,
         ) as extraction:
-            bill = extraction.bill(tried=flag("dry_run", dry_run))
-            return bill if dry_run else extraction.run(progress)
+            if flag("dry_run", dry_run):
+                return extraction.bill(tried=True)
+            extraction.check()
+            return extraction.run(progress)
+
+    def view(
+        self,
+        inputs: Any,
+        path: str | os.PathLike[str],
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        methods: str | Iterable[str] | None = None,
+        target: Target | None = None,
+        top: int = 5,
+        channels: int | None = None,
+        cam_layer: str | int | Layer | None = None,
+        max_mb: float = 10.0,
+        live: bool = False,
+        engine: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> tuple[str, ...]:
+        """Write a page for the browser: one file that opens by double click, without a network.
+
+        It has the table of layers with a search, feature maps, scores, heat maps, and what the card
+        says. docs/view.md describes it. The same inputs give the same bytes.
+
+        Args:
+            inputs: see `activations`; `None`, or an empty list, for a page without samples.
+            path: the page to write, `.html`; an existing file is replaced.
+            layers: the layers whose values are in the page, see `select`; by default up to 60.
+            methods: methods of heat maps, see `cam`; by default `gradcam`, `layercam`, `hirescam`
+                and `eigencam`, or `eigencam` alone if the file has no gradients.
+            target: the classes of the heat maps: labels or indices, `"all"`, or `"top"`; every
+                sample gets a map for each. By default the best classes of the samples.
+            top: how many classes are listed for each sample.
+            channels: number of channels of each layer, those with the largest mean absolute
+                activation over the samples; by default up to 64, as many as fit.
+            cam_layer: the layer of the heat maps; by default as in `cam`, or `"last-conv"` if the
+                file has no gradients.
+            max_mb: largest size of the page in MB. What does not fit is stored in a lower
+                resolution: the means of square blocks.
+            live: put the model and an engine into the page instead of values: it takes pictures by
+                drag and drop or from a camera, and computes any layer. `layers`, `methods`,
+                `target`, `cam_layer` and `max_mb` have no effect then.
+            engine: for `live`: the folder of the engine, which `make javascript` builds; by default
+                that in the environment variable LAYERTAP_ENGINE, or of this checkout.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Returns:
+            What the page leaves out, a sentence each; nothing if it has everything.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: an unknown class or method, or heat maps that the file cannot give; or, for
+                `live`, a model that takes no pictures or is too large for a browser.
+            DependencyError: for `live`: the engine is not there; the message says how to get it.
+            ModelFileError: a method needs gradients, and the file has none.
+            InputError: see `activations`.
+            ImageError: see `activations`.
+            OutputError: the file cannot be written.
+        """
+        from .view.web_page import write_page
+
+        with time_limit(timeout):
+            return write_page(
+                self._program,
+                inputs,
+                path,
+                preprocess=preprocess,
+                live=live,
+                engine=engine,
+                layers=layers,
+                methods=methods,
+                target=target,
+                top=top,
+                channels=channels,
+                cam_layer=cam_layer,
+                max_mb=max_mb,
+            )
 
     def cut(
         self,
@@ -942,6 +1022,7 @@ class Model:
         end: Selector | Iterable[Selector] | None = None,
         *,
         class_input: str | None = None,
+        strip: bool = False,
     ) -> None:
         """Write the part of the model between some layers and others as a file of its own.
 
@@ -958,6 +1039,8 @@ class Model:
                 output that they belong to is included.
             class_input: `"required"` or `"optional"`: whether clients of a part with gradients have
                 to feed the weights of the classes; by default as in this file.
+            strip: whether the card of the part says only what a client needs to run it: no
+                measured errors, no golden sample, and only the layers that are outputs.
 
         Raises:
             LayerNotFoundError: a selector matches nothing.
@@ -968,7 +1051,7 @@ class Model:
         """
         from ._engine.part_file import cut_to_file
 
-        cut_to_file(self._program, path, start, end, class_input)
+        cut_to_file(self._program, path, start, end, class_input, strip)
 
 
 @public

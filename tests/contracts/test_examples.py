@@ -1,4 +1,4 @@
-"""The notebooks of the lecture run from start to end, and find what Keras finds.
+"""The notebooks run from start to end; those of the lecture find what Keras finds.
 
 Keras's values are computed here from the lines that the notebooks' text shows beside its own.
 """
@@ -22,8 +22,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from generators import tiny
+from layertap_models.registry import find as find_model
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NOTEBOOKS = ("activations", "gradients")
+LECTURE = ("activations", "gradients")
+NOTEBOOKS = (*LECTURE, "collections")
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 
@@ -135,13 +139,12 @@ LINES = {
         'plt.imshow(cam, cmap="jet", alpha=min(0.5, prediction[category]))',
         "compute_gradcam(model, path",
     ),
+    "collections": ("keras.Model(model.input", "inside.predict(images)"),
 }
-"""What the lecture's steps are in Keras."""
+"""What the steps are in Keras."""
 
 
-def test_every_step_of_the_lecture_has_the_keras_lines_that_it_replaces(
-    name: str, stored: Any
-) -> None:
+def test_every_step_has_the_keras_lines_that_it_replaces(name: str, stored: Any) -> None:
     steps = [cell.source for cell in stored.cells if "# Keras\n" in cell.source]
     for line in LINES[name]:
         assert [step for step in steps if line in step], line
@@ -250,11 +253,12 @@ def keras_x(keras_statistics: tuple[float, float], folder: Path) -> Any:
 
 
 @pytest.mark.tensorflow
+@pytest.mark.parametrize("name", LECTURE)
 def test_running_it_gives_what_is_stored(
-    name: str, stored: Any, execute: Callable[[str], dict[str, Any]], home: Path
+    name: str, execute: Callable[[str], dict[str, Any]], home: Path
 ) -> None:
     """`python examples/execute.py` regenerates the stored outputs."""
-    cells = code(stored)
+    cells = code(read(EXAMPLES / f"{name}.ipynb"))
     executed = execute(name)
     assert list(executed) == list(cells)
     for cell_id, cell in executed.items():
@@ -366,6 +370,40 @@ def test_the_heat_maps_are_those_of_the_lecture(
     np.testing.assert_allclose(explained["maps"][0], explained["cam"], atol=1e-5)
 
 
+def test_the_one_on_collections_runs_with_another_network(tmp_path: Path, home: Path) -> None:
+    """With one that needs no export, everything comes out alike that does not depend on weights."""
+    pytest.importorskip("sklearn")
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    tiny.save(tiny.digits(), folder / "digits.onnx")
+    find_model("digits").write_samples(folder / "images", 300)
+    cells, executed = (
+        code(read(EXAMPLES / "collections.ipynb")),
+        code(run("collections", folder, home)),
+    )
+    for cell_id in "damage", "bill", "interrupt", "continue", "nothing", "failed", "repair":
+        same_text(printed(executed[cell_id]), printed(cells[cell_id]))
+    codes = [
+        line for cell in cells.values() for line in re.findall(r"exit code \d+", printed(cell))
+    ]
+    assert [int(line.split()[-1]) for line in codes] == [0, 0, 0, 1, 1, 2, 0]
+    assert pictures(executed["neighbours"]) == pictures(cells["neighbours"])
+    for cell in executed["probe"], cells["probe"]:
+        accuracy = [float(line.split()[1]) for line in printed(cell).splitlines()]
+        assert len(accuracy) == 3
+        assert min(accuracy) > 0.3
+    similar = [[float(x) for x in NUMBER.findall(printed(executed["rsa"]))]]
+    table = np.reshape(similar, (3, 3))
+    np.testing.assert_allclose(np.diag(table), 1)
+    np.testing.assert_allclose(table, table.T)
+    assert printed(executed["stream"]).startswith("256 44 ")
+    # Each row of scores sums to 1.
+    scores = [float(x) for x in NUMBER.findall(printed(executed["stream"]))]
+    assert sum(scores) == pytest.approx(300, abs=0.5)
+    assert len((folder / "average.csv").read_text().splitlines()) == 301
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_it_runs_in_an_empty_folder_and_comes_out_as_it_is_stored(
@@ -378,8 +416,12 @@ def test_it_runs_in_an_empty_folder_and_comes_out_as_it_is_stored(
     home.mkdir()
     cells = code(run(name, folder, home))
     said = printed(cells["export"])
-    assert re.search(r"wrote \S+ \(28\.\d MB, 429 of 429 layers exposed\) in ... s", said)
-    what = {"activations": "428 layers", "gradients": "428 layers and 1 gradient"}[name]
+    size, what = {
+        "activations": (r"28\.\d MB, 429 of 429", "428 layers"),
+        "gradients": (r"28\.\d MB, 429 of 429", "428 layers and 1 gradient"),
+        "collections": (r"0\.4 MB, 20 of 20", "19 layers"),
+    }[name]
+    assert re.search(rf"wrote \S+ \({size} layers exposed\) in ... s", said)
     assert f"verified {what} against Keras" in said
     for cell_id, cell in code(stored).items():
         if cell_id != "export":

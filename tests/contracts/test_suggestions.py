@@ -126,6 +126,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
 
 IN_OTHER_TESTS = {
     "layertap/cli/__init__.py": "below",
+    "layertap/extract/frames.py": "test_ray.py",
     "layertap/extract/sources.py": "test_sources.py",
     "layertap/extract/stream.py": "test_stream.py",
     "layertap_export/cli.py": "test_names_before_tensorflow.py",

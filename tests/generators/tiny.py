@@ -185,6 +185,59 @@ def image_classifier(
     )
 
 
+def digits() -> onnx.ModelProto:
+    """Grey images (n, 8, 8, 1) -> stem_relu -> pool -> average -> digit, with random weights.
+
+    Layers of these names and shapes has the network in `layertap_models.digits`, too.
+    """
+    rows = [
+        layer(0, "image", "InputLayer", (None, 8, 8, 1)),
+        layer(1, "stem_relu", "Activation", (None, 8, 8, 32), "image", 288),
+        layer(2, "pool", "MaxPooling2D", (None, 4, 4, 32), "stem_relu"),
+        layer(3, "average", "GlobalAveragePooling2D", (None, 96), "pool", 27648),
+        layer(4, "digit", "Dense", (None, 10), "average", 960),
+    ]
+    return model(
+        [
+            node("Transpose", "image", "first", perm=[0, 3, 1, 2]),
+            node("Conv", "first kernel", "stem", pads=[1, 1, 1, 1]),
+            node("Relu", "stem", "stem_nchw"),
+            node("MaxPool", "stem_nchw", "pool_nchw", kernel_shape=[2, 2], strides=[2, 2]),
+            node("Conv", "pool_nchw kernel2", "last", pads=[1, 1, 1, 1]),
+            node("Relu", "last", "last_nchw"),
+            node("GlobalAveragePool", "last_nchw", "pooled"),
+            node("Flatten", "pooled", "average"),
+            node("MatMul", "average dense", "logits"),
+            node("Softmax", "logits", "digit"),
+            node("Transpose", "stem_nchw", "stem_relu", perm=[0, 2, 3, 1]),
+            node("Transpose", "pool_nchw", "pool", perm=[0, 2, 3, 1]),
+        ],
+        [value("image", ["batch", 8, 8, 1])],
+        [
+            value("digit", ["batch", 10]),
+            value("average", ["batch", 96]),
+            value("stem_relu", ["batch", 8, 8, 32]),
+            value("pool", ["batch", 4, 4, 32]),
+        ],
+        [
+            weights("kernel", 32, 1, 3, 3, fan_in=9),
+            weights("kernel2", 96, 32, 3, 3, fan_in=288),
+            weights("dense", 96, 10, fan_in=96),
+        ],
+        card=card(
+            rows,
+            {"image": (None, 8, 8, 1)},
+            {"digit": (None, 10)},
+            preprocessing={
+                "size": [8, 8],
+                "color_mode": "grayscale",
+                "interpolation": "box",
+                "scaling": {"mode": "rescale", "scale": 1 / 255},
+            },
+        ),
+    )
+
+
 def images(n: int = 2, seed: int = 0) -> np.ndarray:
     """What `image_classifier` takes, (n, 8, 6, 3)."""
     return np.random.default_rng(seed).random((n, 8, 6, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Writes the backward half: nodes and constants, as expressions on tensors of the forward half.
+"""Writes nodes and constants after a graph, as expressions on its tensors: the backward half.
 
 A rule reads like the formula in its docstring:
 
@@ -85,11 +85,19 @@ class Builder:
     """Appends to one graph. `finish` puts the new nodes and constants into the model."""
 
     def __init__(
-        self, model: onnx.ModelProto, shapes: Shapes, names: UniqueNames | None = None
+        self,
+        model: onnx.ModelProto,
+        shapes: Shapes,
+        names: UniqueNames | None = None,
+        prefix: str = PREFIX,
+        *,
+        names_nodes: bool = True,
     ) -> None:
         """
         Args:
             names: gives the new names; by default those that the graph does not have.
+            prefix: that of all names.
+            names_nodes: whether nodes have names, too, which take many bytes.
         """
         self.shapes = shapes
         self.opset = shapes.opset
@@ -102,18 +110,21 @@ class Builder:
         self._transposes = {
             node.output[0]: node for node in model.graph.node if node.op_type == "Transpose"
         }
-        self.prefix = PREFIX
+        self._start, self._names_nodes = prefix, names_nodes
+        self.prefix = prefix
         """That of the names of nodes."""
 
     def inside(self, model: onnx.ModelProto) -> Builder:
         """A builder for a graph inside a node. Its names are given in neither graph again."""
-        made = Builder(model, Shapes(model), self._names)
+        made = Builder(
+            model, Shapes(model), self._names, self._start, names_nodes=self._names_nodes
+        )
         made.prefix = self.prefix
         return made
 
     def name_after(self, owner: str) -> None:
         """Name the nodes that follow after `owner`, a node of the forward half."""
-        self.prefix = f"{PREFIX}{owner.removeprefix(PREFIX)}/"
+        self.prefix = f"{self._start}{owner.removeprefix(self._start)}/"
 
     def finish(self, *, whole: bool = False) -> None:
         """Put the new nodes and constants that lead to an output into the model.
@@ -160,9 +171,9 @@ class Builder:
         key = (op_type, outputs, tuple(names), repr(sorted(attributes.items())))
         if key not in self._made:
             # Names take most of the added bytes: only that of the node says where it belongs.
-            first = f"{PREFIX}{len(self._nodes)}"
+            first = f"{self._start}{len(self._nodes)}"
             written = [self.free_name(f"{first}:{i}" if i else first) for i in range(outputs)]
-            name = self.free_name(f"{self.prefix}{op_type}")
+            name = self.free_name(f"{self.prefix}{op_type}") if self._names_nodes else None
             node = helper.make_node(op_type, names, written, name=name, **attributes)
             self._nodes.append(node)
             dtype = self._dtype_of(op_type, inputs, attributes)
@@ -205,7 +216,7 @@ class Builder:
     def constant(self, value: NDArray[Any]) -> Value:
         key = ("", value.dtype.str, value.shape, value.tobytes())
         if key not in self._made:
-            name = self.free_name(f"{PREFIX}constant")
+            name = self.free_name(f"{self._start}constant")
             self._constants.append(numpy_helper.from_array(value, name))
             dtype = helper.np_dtype_to_tensor_dtype(value.dtype)
             self._made[key] = (Value(self, name, dtype),)

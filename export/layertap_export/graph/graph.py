@@ -51,6 +51,18 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return [name for name in names if name]
 
 
+def rename_reads(nodes: Iterable[onnx.NodeProto], new: Mapping[str, str]) -> None:
+    """Let nodes, and the bodies inside them, read tensors by their new names, in place."""
+    for node in nodes:
+        for at, name in enumerate(node.input):
+            node.input[at] = new.get(name, name)
+        for body in bodies(node):
+            outer = {name: new[name] for name in captured(body) if name in new}
+            rename_reads(body.node, outer)
+            for value in body.output:
+                value.name = outer.get(value.name, value.name)
+
+
 # --- Nodes and tensors ---------------------------------------------------------------------------
 
 

@@ -282,7 +282,7 @@ OPERATORS: Mapping[str, Operator] = {
     "LpNormalization": Operator("along axis", own_float64=True),
     "LpPool": Operator("pooling", sizes=output_sizes.pool, no_kernel="float64"),
     "MatMul": Operator("matrix"),
-    "MatMulInteger": Operator("quantised"),
+    "MatMulInteger": Operator("quantised", result=TensorProto.INT32),
     "Max": Operator("elementwise", selects=True, integers=integer_values.maximum, no_kernel=NARROW),
     "MaxPool": Operator("pooling", sizes=output_sizes.pool),
     "MaxRoiPool": Operator("pooling"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from .library import (
     spinning,
     supports_external_weights,
 )
-from .session import Session, check_fork, options_without, reason_of, session_options
+from .session import Session, check_fork, lacks_memory, options_without, reason_of, session_options
 from .settings import Provider, Settings
 from .stopping import raised_by_handler, start_stoppably
 
@@ -137,7 +137,8 @@ class Engine:
 
         Raises:
             ModelFileError: onnxruntime rejects the model.
-            DeviceError: onnxruntime does not use a requested provider.
+            DeviceError: onnxruntime does not use a requested provider, or there is not enough
+                memory.
         """
         ort = self._onnxruntime()
         options = self._options(ort)
@@ -153,12 +154,18 @@ class Engine:
                 enable_fallback=0,
                 **options_without(disabled),
             )
-            session = start_stoppably(start, options, name)
+            with _quiet(ort, self._providers):
+                session = start_stoppably(start, options, name)
         except LayertapError:
             raise
         except Exception as exc:  # onnxruntime's errors have no common base class
             if raised_by_handler(exc):
                 raise
+            if lacks_memory(reason_of(exc)):
+                raise DeviceError(
+                    f"not enough memory on {self.device} to open {name}. Close other models there, "
+                    f"and end other programs. onnxruntime's message: {reason_of(exc)}"
+                ) from exc
             raise ModelFileError(_refusal(ort, name, exc)) from exc
         missing = dict(self._providers).keys() - set(session.get_providers())
         if missing:
@@ -213,6 +220,26 @@ def _checked(providers: Sequence[Provider]) -> list[tuple[str, dict[str, Any]]]:
     if not pairs:
         raise UsageError("providers is empty; omit it to use the CPU.")
     return pairs
+
+
+WARNING = 2
+"""The severity from which on onnxruntime's default logger prints, unless it is told otherwise."""
+
+
+@contextlib.contextmanager
+def _quiet(ort: Any, providers: devices.Providers) -> Iterator[None]:
+    """Keep onnxruntime's default logger silent while a session starts on a device.
+
+    onnxruntime 1.31 warns at each that CUDA is no plugin. On the CPU it prints nothing.
+    """
+    if [name for name, _ in providers] == ["CPUExecutionProvider"]:
+        yield
+        return
+    ort.set_default_logger_severity(devices.SILENT)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(WARNING)
 
 
 def _refusal(ort: Any, name: str, exc: Exception) -> str:

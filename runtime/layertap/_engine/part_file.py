@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from layertap._arguments import flag
 from layertap._cut import boundary
 from layertap._cut.nodes import value_info
 from layertap._cut.plan import CutPlan, peel
@@ -32,6 +33,7 @@ from layertap.format.limits import INLINE_BYTES, REFERENCE_BYTES
 from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors
 from layertap.format.source import FileSource
+from layertap.format.stripping import stripped
 from layertap.format.wire import Buffer, WireError, encode
 
 from .program import Program
@@ -46,13 +48,15 @@ def cut_to_file(
     start: Selector | Iterable[Selector] | None,
     end: Selector | Iterable[Selector] | None,
     class_input: str | None = None,
+    strip: bool = False,
 ) -> None:
     """See `Model.cut`."""
     check_class_input(class_input)
+    flag("strip", strip)
     if program.source.path is not None:
         own = find_weights(program.source, program.graph.locations).paths
         check_target(path, ".onnx", [program.source.path, *own])
-    if start is None and end is None and class_input is None:
+    if start is None and end is None and class_input is None and not strip:
         raise UsageError(
             "give start, end or both: without them the part would be the whole model. Copy the "
             "file instead."
@@ -67,6 +71,7 @@ def cut_to_file(
             file.write(model)
             file.flush()
             if card is not None:
+                card = stripped(card) if strip else card
                 card = replace(card, digest=digest_of(FileSource(temporary), card))
                 file.write(encode(METADATA, encode(1, KEY) + encode(2, card.to_json())))
 

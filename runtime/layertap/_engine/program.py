@@ -38,6 +38,7 @@ from .session import Session
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from layertap.format.card import Finished
     from layertap.images.preprocessing import Preprocessing
 
     from .devices import DeviceMemory
@@ -104,6 +105,11 @@ class Program:
                 f"the model {self.name} is closed. Open the file again, or use it inside its "
                 "`with` block."
             )
+
+    @property
+    def finished(self) -> Finished | None:
+        """What a finished file takes and gives; `None` for any other file."""
+        return self.card.finished if self.card else None
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -414,6 +420,8 @@ class Program:
         recipe = self.preprocessing if preprocess is None else as_recipe(preprocess)
         if recipe is not None:
             recipe = self.fitted(recipe)
+        if self.finished is not None:
+            inputs = self._pictured(self.finished, inputs, needed, preprocess)
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
         used = self.prepared
@@ -429,6 +437,19 @@ class Program:
         if problem and not self.has_warned:
             self.has_warned = True
             warnings.warn(problem, LayertapWarning, stacklevel=outside())
+
+    def _pictured(
+        self, finished: Finished, inputs: Any, needed: Sequence[str], preprocess: Recipe | None
+    ) -> Mapping[str, Any]:
+        """The inputs of a finished file, with pictures as arrays."""
+        from .pictures import with_pictures
+
+        if preprocess is not None and finished.image is not None:
+            raise UsageError(
+                f"{self.name} is a finished file: it prepares pictures itself, so it takes no "
+                "preprocessing."
+            )
+        return with_pictures(finished, inputs, self.graph.inputs, needed)
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None

@@ -24,6 +24,11 @@ from .library import FOLDER, import_onnxruntime, supports_external_weights
 from .stopping import raised_by_handler, run_stoppably, start_stoppably
 
 
+def lacks_memory(message: str) -> bool:
+    """Whether onnxruntime's message says that there is not enough memory."""
+    return re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE) is not None
+
+
 def plain_session(
     model: bytes | str | os.PathLike[str],
     *,
@@ -222,7 +227,7 @@ class Session:
                 raise
             message = reason_of(exc)
             given = _listing(feeds)
-            if re.search(r"allocat|out of memory|bad_alloc", message, re.IGNORECASE):
+            if lacks_memory(message):
                 raise DeviceError(
                     f"not enough memory to run {self._name} on {given}. Use smaller batches. "
                     f"onnxruntime's message: {message}"

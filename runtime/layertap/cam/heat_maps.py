@@ -25,6 +25,7 @@ from layertap.format.text import class_text
 from . import available, targets, upsampling
 from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
+from .finished import check_options, computed_maps
 from .methods import Method, find_method
 from .projections import principal
 from .scores import choose_output
@@ -32,6 +33,7 @@ from .targets import Array, Target
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
+    from layertap.format.card import Finished
 
 MASKS = ("layer", "input")
 """The values of `mask`."""
@@ -95,6 +97,16 @@ def heat_maps(
     if reshape is not None and not callable(reshape):
         raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
     program, chosen = program_of(model), find_method(method)
+    if program.finished is not None:
+        options = {
+            "normalize": not normalize, "aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth,
+            "mask": mask != "layer", "channels": channels is not None,
+            "reshape": reshape is not None, "preprocess": preprocess is not None,
+            "resize": resize is False, "output": output not in (None, program.finished.scores),
+        }  # fmt: skip
+        return _from_finished(
+            program, program.finished, inputs, layer, target, method, resize, options
+        )
     if not chosen.takes and not _is_default(target):
         warnings.warn(
             f"target is for methods that explain a class; the map of {chosen.name} is the same for "
@@ -140,6 +152,75 @@ def heat_maps(
         classes=None if classes is None else classes[kept],
         scores=evidence.targets.scores(evidence.outputs)[kept],
     )
+
+
+def _from_finished(
+    program: Program,
+    facts: Finished,
+    inputs: Any,
+    layer: Any,
+    target: Target,
+    method: str,
+    resize: bool | Sequence[int],
+    options: Mapping[str, bool],
+) -> HeatMaps:
+    """The heat maps that a finished file computes."""
+    check_options(program, facts, layer, method, options)
+    maps, found, outputs = computed_maps(program, facts, inputs, target, resize)
+    return HeatMaps(
+        maps=maps,
+        method=str(facts.method),
+        layer=str(facts.layer),
+        classes=found.classes,
+        scores=found.scores(outputs),
+    )
+
+
+def raw_maps(
+    program: Program,
+    inputs: Any,
+    layer: Layer,
+    target: Target,
+    methods: Sequence[Method],
+    *,
+    preprocess: Recipe | None = None,
+    output: str | None = None,
+    batch_size: int = 32,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The results of the formulas of several methods, in the size of the layer, by method.
+
+    Methods that take the same share the runs. `Model.cam` makes finished maps of these: negative
+    values become 0, the map is resized, and divided by its maximum.
+
+    Args:
+        program: computes them.
+        inputs: as `Model.cam` takes them.
+        layer: a layer with feature maps.
+        target: see `Model.cam`.
+        methods: the methods.
+        preprocess: a recipe for images instead of the card's.
+        output: name of the output that contains the classes, for methods without gradients.
+        batch_size: number of channels of `scorecam` and `ablationcam` that are run at once.
+
+    Returns:
+        `(n, targets, h, w)`; one target for methods that do not explain a class.
+    """
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    evidence: dict[str, Evidence] = {}
+    for method in methods:
+        if method.takes not in evidence:
+            gather = Gatherer(
+                program=program,
+                layer=layer,
+                method=method,
+                output=choose_output(program, output, with_gradients=method.takes == "gradients"),
+                batch_size=batch_size,
+            )
+            evidence[method.takes] = gather(gather.prepare(inputs, preprocess), target)
+        with np.errstate(all="ignore"):
+            maps = _raw(method, evidence[method.takes], eigen_smooth=False)
+        found[method.name] = maps if method.takes else maps[:, :1]
+    return found
 
 
 def _is_default(target: Any) -> bool:
@@ -264,6 +345,11 @@ def _flipped(values: Array, axis: int) -> Array:
 
 def _is_one_image(program: Program, inputs: Any) -> bool:
     """Whether one image was given, not a list of images or a batch."""
+    entries = program.graph.inputs
+    if program.finished is not None and program.finished.image is not None:
+        single = len(entries[program.finished.image].dims or ()) == 3
+        given = inputs.get(program.finished.image) if isinstance(inputs, Mapping) else inputs
+        return single or is_image(given)
     several = len(program.graph.inputs) > 1
     if isinstance(inputs, Mapping):
         return any(map(is_image, inputs.values()))

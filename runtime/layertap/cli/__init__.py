@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from layertap._escaping import printable
 from layertap._record import Record
@@ -189,6 +189,16 @@ class _Parser(argparse.ArgumentParser):
 
     raises = False
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """The same, with `FILE -o OUT SOURCE` read as `FILE SOURCE -o OUT`: a list of arguments
+        that may be empty is ended by the first option otherwise."""
+        found, left = super().parse_known_args(*args, **kwargs)
+        lists = [x for x in self._actions if not x.option_strings and x.nargs == "*"]
+        if lists and left and not any(word.startswith("-") for word in left):
+            setattr(found, lists[-1].dest, [*getattr(found, lists[-1].dest), *left])
+            left = []
+        return found, left
+
     def error(self, message: str) -> NoReturn:
         if _Parser.raises:
             raise _UnparsableError(message)
@@ -232,6 +242,7 @@ OWN = {
     "layers": "print the table of a file's layers",
     "run": "fetch activations or predictions for images",
     "stats": "compute the mean and deviation of images, as a preprocessing recipe",
+    "view": "make a page for the browser: layers, feature maps, scores and heat maps",
 }
 """The runtime's own commands, each in a module of this package, and their descriptions."""
 

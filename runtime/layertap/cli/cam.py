@@ -20,7 +20,7 @@ from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import ImageInput, recipe_for
+from .image_input import ImageInput, batch_size, recipe_for
 from .image_output import OutputFiles, remove_own
 from .options import (
     add_device,
@@ -29,6 +29,7 @@ from .options import (
     add_timeout,
     check_folder,
     check_positive,
+    parse_target,
 )
 from .printing import tell
 from .ready_batch import load_ready, ready_batch, row_names
@@ -129,7 +130,7 @@ def _draw(args: argparse.Namespace) -> int:
         given = ImageInput(args.inputs, args.output, progress=False)
         failures = given.failures
         files = OutputFiles(Path(args.output), args.inputs, given.paths)
-        for batch in in_batches(given.prepared(recipe), args.batch_size):
+        for batch in in_batches(given.prepared(recipe), batch_size(model, args)):
             paths, arrays = zip(*batch, strict=True)
             maps = _heat_maps(model, args, paths, np.stack(arrays))
             for row, path in enumerate(paths):
@@ -196,7 +197,7 @@ def _heat_maps(
             model,
             batch,
             layer,
-            [_parse_target(text, model.labels or ()) for text in args.target or ["top"]],
+            [parse_target(text, model.labels or ()) for text in args.target or ["top"]],
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
@@ -204,11 +205,6 @@ def _heat_maps(
             channels=args.channels,
             batch_size=args.batch_size,
         )
-
-
-def _parse_target(text: str, labels: tuple[str, ...]) -> str | int:
-    """Parse a target from the command line: a number is an index, unless it is a label."""
-    return int(text) if text not in labels and text.lstrip("-").isdecimal() else text
 
 
 def _write_image(

@@ -13,7 +13,7 @@ from layertap.format.select import parse_selector
 from layertap.format.text import type_text
 
 from . import OK, OWN, Command
-from .options import add_class_input
+from .options import add_class_input, add_strip
 from .printing import tell
 
 
@@ -36,11 +36,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="layers at which the part ends (default: the model's outputs)",
     )
     add_class_input(parser, "as in FILE")
+    add_strip(parser)
     parser.add_argument("-o", "--output", required=True, metavar="PART.onnx", help="the new file")
 
 
 def _run(args: argparse.Namespace) -> int:
-    if not args.start and not args.end and not args.class_input:
+    if not args.start and not args.end and not args.class_input and not args.strip:
         raise UsageError(
             "give --to, --from or both: without them the part would be the whole model. "
             "`layertap layers` lists the layers."
@@ -50,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
         [parse_selector(text, model.layers) for text in texts] if texts else None
         for texts in (args.start, args.end)
     )
-    model.cut(args.output, start, end, class_input=args.class_input)
+    model.cut(args.output, start, end, class_input=args.class_input, strip=args.strip)
     part = _model.open(args.output)
     data = (
         os.path.join(os.path.dirname(args.output), name)

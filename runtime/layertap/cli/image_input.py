@@ -20,10 +20,19 @@ from .printing import tell
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
     """The recipe of `--preprocess`, or the file's own, in the order of axes of the model's input.
 
+    For a finished file, which prepares pictures itself, it keeps their size and levels.
+
     Raises:
         UsageError: there is none.
         InputError: its images would not have the size of the model's input.
     """
+    facts = program_of(model).finished
+    if facts is not None and facts.image is not None:
+        if args.preprocess:
+            raise UsageError(f"{args.file!r} prepares pictures itself. Leave out --preprocess.")
+        own = facts.preprocessing or {}
+        kept = {key: own[key] for key in ("color_mode", "depth") if key in own}
+        return Preprocessing.from_dict(kept)
     recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
     if recipe:
         return program_of(model).fitted(recipe, images=1)
@@ -38,6 +47,12 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
         f"{args.file!r} does not say how an image becomes its input. Say it in a file for "
         f"--preprocess, as in {example(shapes[0])}, or give a ready batch (.npy)."
     )
+
+
+def batch_size(model: _model.Model, args: argparse.Namespace) -> int:
+    """The number of images that are run at once: 1 if a finished file takes one picture."""
+    facts = program_of(model).finished
+    return 1 if facts is not None and facts.image is not None else int(args.batch_size)
 
 
 class ImageInput:

@@ -6,7 +6,7 @@ import argparse
 import json
 
 from layertap.errors import ModelFileError
-from layertap.format.card import CLASS_INPUTS, Card, MadeFrom, TensorInfo
+from layertap.format.card import CLASS_INPUTS, Card, Finished, MadeFrom, TensorInfo
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
@@ -94,6 +94,7 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
     if card.images:
         versions = ", ".join(f"{name} {version}" for name, version in card.images.items())
         lines.append(("images", f"read at the export with {versions}"))
+    lines += _finished(card.finished) if card.finished else []
     if card.verification and card.verification.layers:
         verification, worst = card.verification, card.verification.worst
         tensors = card.gradients.tensors.values() if card.gradients else ()
@@ -132,8 +133,28 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
     return lines
 
 
+def _finished(facts: Finished) -> list[tuple[str, str]]:
+    """What a finished file takes and gives."""
+    lines = []
+    if facts.image is not None:
+        inside = json.dumps(facts.preprocessing or {})
+        lines.append(("picture", f"{facts.image}, prepared in the file: {inside}"))
+    if facts.top_scores is not None:
+        best = f"{facts.top_scores} and {facts.top_classes}"
+        lines.append(("best classes", f"{best}, of {facts.scores}"))
+    if facts.heat_map is not None:
+        chosen = f", for the class in {facts.target} (-1: the best)" if facts.target else ""
+        text = f"{facts.heat_map}: {facts.method} of {facts.layer}{chosen}"
+        lines.append(("heat map", text))
+    return lines
+
+
 def _origin(made: MadeFrom) -> str:
-    step = {"cut": "part of {} by `layertap cut`", "gradients": "{} by `layertap gradients`"}
+    step = {
+        "cut": "part of {} by `layertap cut`",
+        "gradients": "{} by `layertap gradients`",
+        "finish": "{} by `layertap finish`",
+    }
     file = made.file or "a model in memory"
     text = step.get(made.step, "{}").format(file)
     return f"{text}; its graph {made.graph[:12]}, its weights {made.weights[:12]} (SHA-256)"

@@ -75,6 +75,15 @@ def add_class_input(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_strip(parser: argparse.ArgumentParser) -> None:
+    """Add `--strip`."""
+    parser.add_argument(
+        "--strip",
+        action="store_true",
+        help="leave out of the card what no client needs: measured errors, golden sample, origin",
+    )
+
+
 def check_positive(option: str, value: int) -> None:
     """Check that the value of an option is at least 1.
 
@@ -100,6 +109,11 @@ def layer_selectors(args: argparse.Namespace, layers: Sequence[Layer]) -> list[S
     if not args.layers or ("all" in args.layers and all(x.name != "all" for x in layers)):
         return None
     return [parse_selector(text, layers) for text in args.layers]
+
+
+def parse_target(text: str, labels: Sequence[str]) -> str | int:
+    """Parse a target from the command line: a number is an index, unless it is a label."""
+    return int(text) if text not in labels and text.lstrip("-").isdecimal() else text
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from layertap import _model
 from layertap._cut.reductions import check_dtype
-from layertap._engine.program import program_of
+from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap.cam.axes import channels_last
 from layertap.cam.scores import ends_in_activation
@@ -28,7 +28,7 @@ from layertap.format.text import aligned, printable, shape_text
 from layertap.view.pictures import contact_sheet
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import ImageInput, recipe_for
+from .image_input import ImageInput, batch_size, recipe_for
 from .image_output import OutputFiles
 from .options import (
     add_device,
@@ -105,7 +105,8 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         given = ImageInput(args.inputs, args.sheet)
         paths, failures = given.paths, given.failures
         folder = str(Path(args.output).parent) if args.output else None
-        names, results = _run_images(given.prepared(recipe), args.batch_size, fetch, folder)
+        size = batch_size(model, args)
+        names, results = _run_images(given.prepared(recipe), size, fetch, folder)
     if not names and ready is None:
         return STOPPED
     if args.output:
@@ -156,6 +157,11 @@ def _fetcher(model: _model.Model, args: argparse.Namespace) -> Callable[[Any], A
             raise UsageError(f"{args.file!r} has no outputs. Select layers with --layers.")
         if args.dtype:
             raise UsageError("--dtype is for layers. Select some with --layers.")
+        facts = program_of(model).finished
+        if facts is not None and facts.heat_map is not None:
+            # The map has the size of each picture; `layertap cam` writes it.
+            shown = [info.name for info in model.outputs if info.name != facts.heat_map]
+            return _outputs(program_of(model), shown)
         return lambda batch: _as_dict(model.predict(batch), model.outputs[0].name)
     if not any(layer.exposed for layer in model.layers):
         raise LayerNotFoundError(f"{args.file!r} does not expose any layers.")
@@ -170,6 +176,12 @@ def _fetcher(model: _model.Model, args: argparse.Namespace) -> Callable[[Any], A
         return model.tap([one.name for one in asked], dtype=args.dtype)
     work = Work(program, asked, args.dtype and check_dtype(args.dtype), None)
     return lambda batch: work(batch if isinstance(batch, np.ndarray) else batch[work.input])
+
+
+def _outputs(program: Program, names: Sequence[str]) -> Callable[[Any], Arrays]:
+    """A function from a batch to some of the model's outputs."""
+    fetch = program.fetch(names)
+    return lambda batch: fetch(program.prepare_arrays(fetch.plan.needs, batch, None))
 
 
 def _as_dict(value: Any, name: str) -> Arrays:
@@ -275,6 +287,9 @@ def _summary(
 ) -> str:
     """The best classes per image for predictions with labels, or if `--top` asks for them; else
     each array's shape and range."""
+    facts = program_of(model).finished
+    if facts is not None and facts.scores in results and not args.layers and not args.type:
+        results = {facts.scores: results[facts.scores]}
     value, predicted = next(iter(results.values())), names and not args.layers and not args.type
     if predicted and len(model.labels or ()) == 2 and np.shape(value) == (len(names), 1):
         # One unit for [negative, positive].

@@ -10,8 +10,9 @@ import re
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -23,27 +24,38 @@ from layertap.format.digest import digest_of
 from layertap.format.text import number_of
 
 from .bill import Bill, bytes_of, free_bytes
-from .columns import columns_of
+from .columns import Columns, columns_of
 from .features import Features, features
 from .identity import Identity, identity_of, read_identity
-from .inputs import check_readable, recipe_for
-from .item_list import digest
+from .inputs import check_fits, check_readable, recipe_for
+from .item_list import Known, digest
 from .items import Item
-from .layout import Grid, Place, place, spread
+from .layout import MOST_SHARDS, Grid, Place, place, spread
 from .made_with import made_with
 from .progress import Meter, Progress, Reporter, reporter_for
 from .readers import ReaderItems
 from .sources import find_items
-from .workers import Chunk, Finished, default_batch, default_workers, run_chunks
+from .workers import (
+    Chunk,
+    Finished,
+    default_batch,
+    default_workers,
+    on_one_thread,
+    preparation,
+    run_chunks,
+)
 from .writer import Writer, is_free
 
 TRIED = 8
 """Number of images that are tried for the bill."""
 
-WORTH_TRYING = 4 * TRIED
-"""Number of rows from which on the time is estimated."""
+WORTH_CHECKING = 4 * TRIED
+"""Number of rows from which on it is an error if none of those that are tried can be read."""
 
-CHUNK_BYTES, CHUNK_ROWS, CHUNKS = 16_000_000, 256, 16
+WORTH_TRYING = 50 * TRIED
+"""Number of rows from which on the time is estimated: it takes up to 2 % longer."""
+
+CHUNK_BYTES, CHUNK_ROWS, CHUNKS = 16_000_000, 256, 32
 """A chunk has at most so many bytes and rows, and each shard at least so many chunks if it has as
 many rows: so a kill loses little, and all workers have work until the end."""
 
@@ -88,6 +100,8 @@ class Extraction:
         batch = None if batch_size is None else count("batch_size", batch_size)
         chunk = None if chunk is None else count("chunk", chunk)
         self._recipe = recipe_for(program, preprocess)
+        self._closing = ExitStack()
+        self._opened: Writer | None = None
         begun = self._begun()
         self._items = find_items(
             source,
@@ -96,7 +110,10 @@ class Extraction:
             reader=reader,
             recipe=self._recipe,
             output=output,
+            known=() if begun is None else Known(features(output).ids),
         )
+        self._closing.callback(self._items.close)
+        self._closing.callback(self._close_writer)
         try:
             check_readable(program, self._items, self._recipe)
             rows = len(self._items.items)
@@ -109,29 +126,31 @@ class Extraction:
                 recipe=None if self._items.ready else self._recipe,
                 cam_layer=cam_layer,
             )
+            check_fits(program, self._items, self._columns.work.input)
             self._batch = batch or self._default("batch", begun, rows)
             self._chunk = chunk or self._default("chunk", begun, rows)
-            digest = digest_of(program.source)
-            self._listed = self._items.items if begun is None else self._reconciled(begun)
+            file = digest_of(program.source)
+            self._listed, listed_digest = self._reconciled(begun)
             self._identity = identity_of(
                 self._listed,
                 self._columns.columns,
-                model=f"{digest.graph} {digest.weights}",
+                model=f"{file.graph} {file.weights}",
                 preprocess=self._prepared_by(),
                 chunk=self._chunk,
                 batch=self._batch,
                 shards=self._shard[1],
                 made_with=made_with(program),
+                listed=listed_digest,
             )
         except BaseException:
-            self._items.close()
+            self._closing.close()
             raise
 
     def __enter__(self) -> Extraction:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._items.close()
+        self._closing.close()
 
     def _begun(self) -> Identity | None:
         """How the collection was begun, if it is to be continued."""
@@ -139,13 +158,14 @@ class Extraction:
             return None
         return read_identity(self._place)
 
-    def _reconciled(self, begun: Identity) -> Sequence[Item]:
-        """The list with the stored sizes of items that may have others now: of images that failed
-        and were repaired since, or whose repaired contents are those that the row was computed
-        from. No row depends on what they were."""
+    def _reconciled(self, begun: Identity | None) -> tuple[Sequence[Item], str]:
+        """The list and its digest, with the stored sizes of items that may have others now: of
+        images that failed and were repaired since, or whose repaired contents are those that the
+        row was computed from. No row depends on what they were."""
         listed = self._items.items
-        if digest(listed) == begun.asked["items"] or len(listed) != begun.asked["rows"]:
-            return listed
+        found = digest(listed)
+        if begun is None or found == begun.asked["items"] or len(listed) != begun.asked["rows"]:
+            return listed, found
         collection = features(self.output)
         before = collection.ids.items()
         pairs = enumerate(zip(before, listed, strict=True))
@@ -160,7 +180,7 @@ class Extraction:
         for row, old in other.items():
             if row in collection.errors or self._is(row, computed):
                 reconciled[row] = old
-        return reconciled
+        return reconciled, digest(reconciled)
 
     def _is(self, row: int, computed: Mapping[int, str]) -> bool:
         """Whether an item has the contents that its row was computed from."""
@@ -203,6 +223,26 @@ class Extraction:
             ImageError: none of the images that were tried can be read.
             OutputError: the disk cannot hold it.
         """
+        bill, left = self._untried()
+        if left and (tried or len(left) >= WORTH_TRYING):
+            tries = spread(left, TRIED)
+            seconds = self._try(tries) * len(left)
+            return replace(bill, tried=len(tries), seconds=seconds)
+        self._check_readable(left)
+        return bill
+
+    def check(self) -> None:
+        """Check what can be checked before the work, as `bill` does, without an estimate.
+
+        Raises:
+            ImageError: none of the images that were tried can be read.
+            OutputError: the disk cannot hold it.
+        """
+        _, left = self._untried()
+        self._check_readable(left)
+
+    def _untried(self) -> tuple[Bill, Sequence[int]]:
+        """The bill without the time, and the rows of this shard that have to be computed."""
         left = self._rows_left()
         bill = Bill(
             rows=len(self._items.items),
@@ -211,11 +251,7 @@ class Extraction:
             free=free_bytes(self._place.root),
         )
         bill.check(self.output)
-        if left and (tried or len(left) >= WORTH_TRYING):
-            tries = spread(left, TRIED)
-            seconds = self._try(tries) * len(left)
-            bill = replace(bill, tried=len(tries), seconds=seconds)
-        return bill
+        return bill, left
 
     def _rows_left(self) -> Sequence[int]:
         """The rows of this shard that have to be computed."""
@@ -223,9 +259,22 @@ class Extraction:
         rows = grid.rows_of(self._shard[0])
         if self._begun() is None:
             return rows
-        with self._writer() as writer:
-            todo = writer.todo(retry_failed=self._retry)
-            return list(chain.from_iterable(_rows(chunk) for chunk in todo))
+        todo = self._writer().todo(retry_failed=self._retry)
+        return list(chain.from_iterable(_rows(chunk) for chunk in todo))
+
+    def _check_readable(self, left: Sequence[int]) -> None:
+        """Read some of the images until one can be read."""
+        if len(left) < WORTH_CHECKING:
+            return
+        prepare = preparation(self._items, self._program, self._columns.work.input, self._recipe)
+        failed: dict[int, str] = {}
+        for row in spread(left, TRIED):
+            try:
+                prepare(self._items.read(row).content)
+                return
+            except ImageError as exc:
+                failed[row] = str(exc)
+        raise self._unreadable(failed)
 
     def _try(self, rows: Sequence[int]) -> float:
         """Compute some rows: the seconds that one takes."""
@@ -239,12 +288,15 @@ class Extraction:
                 began = time.monotonic()
         seconds = (time.monotonic() - began) / max(len(others), 1)
         if len(failed) == len(rows):
-            row, reason = next(iter(failed.items()))
-            raise ImageError(
-                f"{self._items.items[row].id}: {reason} None of the {number_of(len(rows), 'image')}"
-                " that were tried can be read."
-            )
+            raise self._unreadable(failed)
         return seconds
+
+    def _unreadable(self, failed: Mapping[int, str]) -> ImageError:
+        row, reason = min(failed.items())
+        return ImageError(
+            f"{self._items.items[row].id}: {reason} None of the {number_of(len(failed), 'image')} "
+            "that were tried can be read."
+        )
 
     # --- Running it -----------------------------------------------------------------------------
 
@@ -268,6 +320,7 @@ class Extraction:
         reporter = reporter_for(progress)
         stop = threading.Event() if stop is None else stop
         with self._writer(overwrite=self._overwrite) as writer:
+            self._opened = None
             writer.check_changed(self._items)
             meter = Meter(reporter, len(writer.rows), writer.done_rows, len(writer.failed))
             chunks = writer.todo(retry_failed=self._retry)
@@ -287,33 +340,50 @@ class Extraction:
         return features(self.output)
 
     def _writer(self, overwrite: bool = False) -> Writer:
-        return Writer.open(
-            self.output,
-            self._identity,
-            self._listed,
-            self._columns.columns,
-            shard=self._shard,
-            overwrite=overwrite,
-            strict=self._strict,
-        )
+        """The collection, open for writing: the bill hands it on to the run."""
+        if self._opened is None:
+            self._opened = Writer.open(
+                self.output,
+                self._identity,
+                self._listed,
+                self._columns.columns,
+                shard=self._shard,
+                overwrite=overwrite,
+                strict=self._strict,
+            )
+        return self._opened
+
+    def _close_writer(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
 
     def _computed(
         self, chunks: Iterator[Chunk], stop: threading.Event
     ) -> Generator[Finished, None, None]:
-        return run_chunks(
+        first = next(chunks, None)
+        if first is None:  # no session is needed
+            return
+        yield from run_chunks(
             self._program,
             self._items,
-            self._columns,
+            self._working,
             self._recipe,
-            chunks,
+            chain([first], chunks),
             batch=self._batch,
             workers=self._workers,
             ordered=False,
             stop=stop,
         )
 
+    @cached_property
+    def _working(self) -> Columns:
+        """The columns as the workers compute them: one session serves the bill and the run."""
+        if self._program.engine.device != "cpu":
+            return self._columns
+        return self._closing.enter_context(on_one_thread(self._columns))
+
     def _too_many(self, writer: Writer) -> ImageError:
-        row, reason = next(iter(writer.failed.items()))
+        row, reason = min(writer.failed.items())
         return ImageError(
             f"{number_of(len(writer.failed), 'image')} failed, and at most {self._most} may. The "
             f"first is {self._items.items[row].id!r} (row {row}): {one_line(reason)} "
@@ -392,6 +462,8 @@ def shard_of(given: str | Sequence[int] | None) -> tuple[int, int]:
         raise UsageError(
             f"there is no shard {one} of {many}: shards are 1/{many} to {many}/{many}."
         )
+    if many > MOST_SHARDS:
+        raise UsageError(f"there can be {MOST_SHARDS:,} shards at most, got {many:,}.")
     return one - 1, many
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ def find_images(
     output: str | os.PathLike[str] | None = None,
     *,
     any_suffix: bool = False,
+    known: Callable[[str], bool] = lambda path: False,
 ) -> list[str]:
     """The images of a folder, or of paths of images and folders; each once, sorted.
 
@@ -47,6 +48,8 @@ def find_images(
         images: the folder, or the paths.
         output: a folder that is written to. Where it is inside one of the folders, it is left out.
         any_suffix: take all files of a folder, whatever their suffix.
+        known: whether the file of a path is known not to be a picture of layertap. Other files are
+            opened to see it.
 
     Raises:
         ImageError: a path does not exist, a folder cannot be listed, or there is no image.
@@ -56,17 +59,15 @@ def find_images(
     for one in [*sources, *([] if output is None else [output])]:
         if not isinstance(one, (str, os.PathLike)):
             raise InputError(f"images are found by paths, got {one!r}.")
-    suffixes = image_suffixes()
     found: dict[str, None] = {}
     own: dict[str, None] = {}
     inside: dict[str, None] = {}
     for source in sorted(Path(source) for source in sources):
         if source.is_dir():
-            inner = sorted(_walk(source, output), key=lambda item: item[0].as_posix())
-            for file, in_output in inner:
-                path = str(source / file)
-                if (any_suffix or file.suffix.lower() in suffixes) and path not in found:
-                    left = own if kind_of_own(path) is not None else inside if in_output else found
+            for _, path, in_output in sorted(_walk(source, output, any_suffix)):
+                if path not in found:
+                    is_own = not known(path) and kind_of_own(path) is not None
+                    left = own if is_own else inside if in_output else found
                     left[path] = None
         elif source.exists():
             found[str(source)] = None
@@ -99,20 +100,25 @@ def image_suffixes() -> frozenset[str]:
 
 
 def _walk(
-    folder: Path, output: str | os.PathLike[str] | None
-) -> Iterator[tuple[PurePosixPath, bool]]:
-    """The files of a folder and of those below, relative to it, and whether they are in `output`,
-    a folder below it."""
+    folder: Path, output: str | os.PathLike[str] | None, any_suffix: bool
+) -> Iterator[tuple[str, str, bool]]:
+    """Of each file of a folder and of those below, its path relative to the folder, with `/`; its
+    path; and whether it is in `output`, a folder below. As text: there may be millions."""
 
     def give_up(exc: OSError) -> None:
         raise ImageError(f"{exc.filename}: it cannot be listed ({exc.strerror}).") from exc
 
+    suffixes = image_suffixes()
     target = None if output is None else os.path.realpath(output)
     for root, folders, files in os.walk(folder, onerror=give_up):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        below = PurePosixPath(Path(root).relative_to(folder).as_posix())
+        below, path = (str(one / "x")[:-1] for one in (Path(root).relative_to(folder), Path(root)))
+        below = below.replace(os.sep, "/")
         within = target is not None and _is_within(os.path.realpath(root), target, folder)
-        yield from ((below / name, within) for name in files if not name.startswith("."))
+        for name in files:
+            known = any_suffix or name[name.rfind(".") :].lower() in suffixes
+            if known and not name.startswith("."):
+                yield below + name, path + name, within
 
 
 def _is_within(path: str, target: str, folder: Path) -> bool:

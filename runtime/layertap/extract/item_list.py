@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 
 from layertap.errors import CollectionError, UsageError
 
-from .items import Item
+from .disk import reading
+from .items import Item, fields_of
 
 SPECIAL = re.compile(
     "[\\\\\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
@@ -75,14 +77,15 @@ def digest(items: Sequence[Item]) -> str:
     It is that of all ids as they are written, each followed by a line feed, and then all sizes in
     decimal digits, each followed by a line feed.
     """
-    data = _ended(_written([item[0] for item in items]))
-    data += _ended([str(item[1]) for item in items])
+    fields = fields_of(items)
+    data = _ended(_written(fields.ids))
+    data += _ended([*map(str, fields.sizes)])
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_of_times(items: Sequence[Item]) -> str:
     """The SHA-256 of the times of modification, likewise."""
-    return hashlib.sha256(_ended([str(item[2]) for item in items])).hexdigest()
+    return hashlib.sha256(_ended([*map(str, fields_of(items).mtimes)])).hexdigest()
 
 
 def written(items: Sequence[Item]) -> Iterator[bytes]:
@@ -90,9 +93,10 @@ def written(items: Sequence[Item]) -> Iterator[bytes]:
     step = 10_000
     for start in range(0, len(items), step):
         part = items[start : start + step]
-        ids = _written([item.id for item in part])
+        ids, sizes, mtimes = fields_of(part)
         lines = (
-            f"{text}\t{item.size}\t{item.mtime_ns}\n" for text, item in zip(ids, part, strict=True)
+            f"{text}\t{size}\t{mtime}\n"
+            for text, size, mtime in zip(_written(ids), sizes, mtimes, strict=True)
         )
         yield "".join(lines).encode()
 
@@ -102,7 +106,7 @@ def check_unique(items: Sequence[Item]) -> None:
     Raises:
         UsageError: two items have the same id.
     """
-    ids = [item.id for item in items]
+    ids = fields_of(items).ids
     if len(set(ids)) == len(ids):
         return
     seen: dict[str, int] = {}
@@ -168,6 +172,18 @@ class ItemList(Sequence[str]):
             yield self._parsed(bytes(data[start:end]), row)
             start = end + 1
 
+    def written(self) -> list[str]:
+        """The ids of all rows as they are written.
+
+        Raises:
+            CollectionError: the file is damaged.
+        """
+        data, _ = self._file()
+        try:
+            return [line.partition("\t")[0] for line in bytes(data).decode().split("\n")[:-1]]
+        except ValueError as exc:
+            raise self._damaged("it is not UTF-8") from exc
+
     def _parsed(self, line: bytes, row: int) -> Item:
         try:
             text, size, time = line.decode().split("\t")
@@ -198,13 +214,27 @@ class ItemList(Sequence[str]):
         )
 
 
+class Known(Container[str]):
+    """Which ids a collection has; the list is read when that is asked for first."""
+
+    def __init__(self, ids: ItemList) -> None:
+        self._ids = ids
+
+    def __contains__(self, text: object) -> bool:
+        return isinstance(text, str) and escaped(text) in self._written
+
+    @cached_property
+    def _written(self) -> frozenset[str]:
+        return frozenset(self._ids.written())
+
+
 def _mapped(path: Path) -> bytes | mmap.mmap:
     try:
-        with open(path, "rb") as file:
+        with reading(path) as file:
             size = file.seek(0, 2)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except OSError as exc:
-        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror or exc}.") from exc
+    except FileNotFoundError as exc:
+        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror}.") from exc
 
 
 def file_digest(path: Path) -> str:

@@ -5,7 +5,6 @@ Row `i` is item `i`, always: an item that cannot be read leaves its row empty.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from abc import ABC, abstractmethod
@@ -61,6 +60,10 @@ class Items(ABC):
             ImageError: it cannot be read; the message is the reason, without a name.
         """
 
+    def path(self, row: int) -> str | None:
+        """The file of a row, if it is one."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - most have no files open
         """Close the files that are open; nothing can be read afterwards."""
 
@@ -71,6 +74,21 @@ class Items(ABC):
     def sha256(self, data: Any) -> str:
         """The hash of some bytes; empty where they are not hashed."""
         return hashlib.sha256(data).hexdigest() if self.digest else ""
+
+
+class Fields(NamedTuple):
+    """The fields of all items, each in the order of the rows."""
+
+    ids: Sequence[str]
+    sizes: Sequence[int]
+    mtimes: Sequence[int]
+
+
+def fields_of(items: Sequence[Item]) -> Fields:
+    """The fields of items; of an `ItemTable`, without making the items."""
+    if isinstance(items, ItemTable):
+        return items.fields()
+    return Fields(*([item[at] for item in items] for at in range(3)))  # type: ignore[arg-type]
 
 
 class ItemTable(Sequence[Item]):
@@ -101,6 +119,15 @@ class ItemTable(Sequence[Item]):
             self._mtimes[row] if self._mtimes else 0,
         )
 
+    def __iter__(self) -> Iterator[Item]:
+        return map(Item, *self.fields())
+
+    def fields(self) -> Fields:
+        """The fields of all items."""
+        count = len(self._ids)
+        sizes = self._sizes or array("q", [-1]) * count
+        return Fields(self._ids, sizes, self._mtimes or array("q", [0]) * count)
+
 
 class FileItems(Items):
     """Files, each an image."""
@@ -109,10 +136,11 @@ class FileItems(Items):
         self._paths = paths
         sizes, mtimes = array("q"), array("q")
         for path in paths:
-            size, mtime = -1, 0
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 status = os.stat(path)
                 size, mtime = status.st_size, status.st_mtime_ns
+            except (OSError, ValueError):
+                size, mtime = -1, 0
             sizes.append(size)
             mtimes.append(mtime)
         self.items = ItemTable(ids, sizes, mtimes)
@@ -173,6 +201,11 @@ class JoinedItems(Items):
         """The data of one row of one of the lists."""
         part, at = self.part(row)
         return part.read(at)
+
+    def path(self, row: int) -> str | None:
+        """The file of a row of one of the lists, if it is one."""
+        part, at = self.part(row)
+        return part.path(at)
 
     def hashing(self, digest: bool) -> None:
         """Say whether `read` computes hashes."""

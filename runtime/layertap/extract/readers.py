@@ -1,7 +1,7 @@
 """A user's own function that reads images, in processes of its own.
 
-Each thread has one process: so the images of all threads are read at once, and a process that ends
-is known by the image that it read.
+A process reads one image at a time: so the images of all threads are read at once, and a process
+that ends is known by the image that it read. Whichever thread is next takes a process that is idle.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import multiprocessing
+import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,7 @@ from layertap.errors import ImageError, UsageError
 from layertap.format.text import class_text
 
 from .archives import pixels
-from .items import Data, FileItems, Items, JoinedItems
+from .items import Data, Items
 from .sequences import one_line_reason
 
 
@@ -52,13 +56,14 @@ class Reader:
                 "a reader runs in processes of its own, which must be able to import it: give a "
                 f"function at the top level of a module, got {function!r}."
             ) from exc
+        # What is in the script itself is found by running the script once more.
+        self._imports = b"__main__" not in self._pickled
         name = getattr(function, "__qualname__", type(function).__qualname__)
         self.name = given if isinstance(given, str) else f"{function.__module__}:{name}"
         """`MODULE:FUNCTION`."""
         self.sha256 = _file_hash(function)
         """Of the file that it is defined in; empty if it has none."""
-        self._local = threading.local()
-        self._pools: list[ProcessPoolExecutor] = []
+        self._idle: list[ProcessPoolExecutor] = []
         self._lock = threading.Lock()
 
     def __call__(self, given: Any) -> Any:
@@ -68,22 +73,29 @@ class Reader:
             ImageError: it raised an exception, returned something else, or its process ended; the
                 message is the reason alone.
         """
-        pool = getattr(self._local, "pool", None)
+        with self._lock:
+            pool = self._idle.pop() if self._idle else None
         if pool is None:
-            pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-            self._local.pool = pool
-            with self._lock:
-                self._pools.append(pool)
+            context = _Spawning() if self._imports else get_context("spawn")
+            pool = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
+        broken = False
         try:
             kind, found = pool.submit(_read, self._pickled, given).result()
         except BrokenProcessPool as exc:
-            self._local.pool = None
+            broken = True
             pool.shutdown(wait=False)
             raise ImageError(
-                f"the process of the reader {self.name} ended while it read this. If that happens "
-                "to every image, the script that starts it may lack `if __name__ == "
-                '"__main__":`.'
+                f"the process of the reader {self.name} ended while it read this."
+                + (
+                    " If that happens to every image, the script that starts it may lack "
+                    '`if __name__ == "__main__":`.'
+                )
+                * (not self._imports)
             ) from exc
+        finally:
+            if not broken:
+                with self._lock:
+                    self._idle.append(pool)
         if kind == "error":
             raise ImageError(f"the reader {self.name} {found}")
         if not isinstance(found, (np.ndarray, Image.Image)):
@@ -96,10 +108,33 @@ class Reader:
     def close(self) -> None:
         """End the processes."""
         with self._lock:
-            for pool in self._pools:
+            for pool in self._idle:
                 pool.shutdown(wait=True, cancel_futures=True)
-            self._pools.clear()
-        self._local = threading.local()
+            self._idle.clear()
+
+
+class _Process(SpawnProcess):
+    """A process that does not run the script of its parent.
+
+    Otherwise a script without `if __name__ == "__main__":` would do all of its work again.
+    """
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - the name in multiprocessing
+        with _starting:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process)
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Spawning(SpawnContext):
+    Process = _Process
+
+
+_starting = threading.Lock()
 
 
 def _imported(text: str) -> Any:
@@ -125,6 +160,18 @@ def _file_hash(function: Any) -> str:
         return hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() if file else ""
     except (TypeError, OSError, ValueError):
         return ""
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however it did."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _read(pickled: bytes, given: Any) -> tuple[str, Any]:
@@ -159,7 +206,7 @@ class ReaderItems(Items):
     def read(self, row: int) -> Data:
         """What the reader makes of a file's path, or of other bytes."""
         data = self._inner.read(row)
-        found = self.reader(_path_of(self._inner, row) or data.content)
+        found = self.reader(self._inner.path(row) or data.content)
         if isinstance(found, Image.Image):
             if self.ready:
                 found = np.asarray(found)
@@ -172,10 +219,3 @@ class ReaderItems(Items):
         """Close the files and end the processes."""
         self._inner.close()
         self.reader.close()
-
-
-def _path_of(items: Items, row: int) -> str | None:
-    """The file of a row, if it is one."""
-    while isinstance(items, JoinedItems):
-        items, row = items.part(row)
-    return items.path(row) if isinstance(items, FileItems) else None

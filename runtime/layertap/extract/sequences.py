@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from array import array
@@ -22,7 +23,7 @@ from .items import Data, Item, Items, ItemTable, file_bytes
 _IMAGE_KEYS = ("image", "img", "pixel_values", "bytes", "path")
 """The names under which data sets have their images; the first that is there counts."""
 
-_ID_KEYS = ("id", "image_id", "key", "__key__", "file_name")
+ID_KEYS = ("id", "image_id", "key", "__key__", "file_name")
 
 
 class SequenceItems(Items):
@@ -39,11 +40,20 @@ class SequenceItems(Items):
         # A data set may read from one open file, in which two threads would lose their places.
         self._lock = None if isinstance(given, (list, tuple)) else threading.Lock()
         count = len(given)
-        first = self._element(0) if count else None
-        self.ready = _is_ready(first, recipe)
+        first = self._typical(count)
+        self.ready = is_ready(first, recipe)
         named = count and split(first)[0] is not None
         ids = [self._id(row) for row in range(count)] if named else [*map(str, range(count))]
         self.items = ItemTable(ids, array("q"), array("q"))
+
+    def _typical(self, count: int) -> Any:
+        """The first element that can be read and holds something: the others are of its kind."""
+        for row in range(count):
+            with contextlib.suppress(ImageError):
+                element = self._element(row)
+                if split(element)[1] is not None:
+                    return element
+        return None
 
     def _element(self, row: int) -> Any:
         try:
@@ -78,7 +88,7 @@ class StreamItems(Items):
         """
         first = list(islice(given, 1))
         self._given = chain(first, given)
-        self.ready = bool(first) and _is_ready(first[0], recipe)
+        self.ready = bool(first) and is_ready(first[0], recipe)
         self._count = 0
         self._held: dict[int, Any] = {}
         self._ids: dict[int, str] = {}
@@ -132,9 +142,9 @@ def split(element: Any) -> tuple[str | None, Any]:
         if key is None:
             key = next((key for key, value in element.items() if _is_image(value)), None)
         image = element if key is None else element[key]
-        if isinstance(image, Mapping):  # {"bytes": ..., "path": ...}
+        if key is not None and isinstance(image, Mapping):  # {"bytes": ..., "path": ...}
             _, image = split(image)
-        named = next((element[key] for key in _ID_KEYS if key in element), None)
+        named = next((element[key] for key in ID_KEYS if key in element), None)
         return (str(named) if _is_name(named) else None), image
     if isinstance(element, (tuple, list)) and len(element) >= 2:
         first, second = element[0], element[1]
@@ -156,11 +166,11 @@ def _is_image(value: Any) -> bool:
     return np.ndim(value) > 1 if hasattr(value, "__array__") else False
 
 
-def _is_ready(element: Any, recipe: Preprocessing | None) -> bool:
+def is_ready(element: Any, recipe: Preprocessing | None) -> bool:
     """Whether the elements are arrays that the model takes, by the first of them."""
     _, image = split(element)
-    if isinstance(image, Image.Image) or not hasattr(image, "__array__"):
-        return False
+    if isinstance(image, (Image.Image, str, bytes)) or not hasattr(image, "__array__"):
+        return False  # numpy's own texts have `__array__`
     return recipe is None or np.asarray(image).dtype.kind not in "iub"
 
 

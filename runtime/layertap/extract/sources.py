@@ -18,8 +18,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import stat
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from layertap.images.preprocessing import Preprocessing
 
 from .archives import ArrayItems, is_archive, open_archive
 from .images import find_images
-from .items import FileItems, Items, ItemTable, JoinedItems
+from .items import FileItems, Items, ItemTable, JoinedItems, fields_of
 from .readers import Reader, ReaderItems
 from .sequences import SequenceItems
 
@@ -44,6 +45,7 @@ def find_items(
     reader: str | Callable[[Any], Any] | None = None,
     recipe: Preprocessing | None = None,
     output: str | os.PathLike[str] | None = None,
+    known: Container[str] = (),
     digest: bool = True,
     unique: bool = True,
 ) -> Items:
@@ -55,12 +57,14 @@ def find_items(
             (id, image) pairs, or anything else with a length and items that are images, such as a
             data set of Hugging Face or torch, or a pandas Series.
         listed: a text file with a path in each line, or a CSV or TSV file, in addition to `source`.
-            Paths are relative to its folder.
+            Paths are relative to its folder, or, if it is a pipe, to the current one. `-` is stdin.
         column: the column of the paths in a CSV or TSV file; by default the first.
         reader: a function that makes an image of a path (or of bytes, for members of archives), or
             `MODULE:FUNCTION`; it runs in processes of its own.
         recipe: how images become inputs, if they do.
         output: a folder that is written to, and left out.
+        known: ids of files that were items before. They are not opened to see whether they are
+            pictures that layertap wrote.
         digest: whether the bytes that are read are hashed.
         unique: whether ids have to be.
 
@@ -77,7 +81,7 @@ def find_items(
         raise UsageError("a column is given without a list of items.")
     given = [source] if isinstance(source, (str, os.PathLike)) else source
     if not (isinstance(given, (list, tuple)) and not given and parts):
-        parts = [_from_python(given, recipe, output, found is not None), *parts]
+        parts = [_from_python(given, recipe, output, found is not None, known), *parts]
     if len({part.ready for part in parts}) > 1:
         raise InputError(_MIXED)
     items = parts[0] if len(parts) == 1 else JoinedItems(parts)
@@ -95,15 +99,17 @@ _MIXED = (
 )
 
 
-def _from_python(given: Any, recipe: Preprocessing | None, output: Any, any_suffix: bool) -> Items:
+def _from_python(
+    given: Any, recipe: Preprocessing | None, output: Any, any_suffix: bool, known: Container[str]
+) -> Items:
     """The items of anything that is given in Python, or of the paths of a command."""
     if isinstance(given, (bytes, bytearray, memoryview)) or not (
         hasattr(given, "__len__") and hasattr(given, "__getitem__")
     ):
-        iterable = isinstance(given, Iterable)
+        once = isinstance(given, Iterator)
         raise InputError(
             f"a collection is a path, or a sequence with a length, got {class_text(given)}."
-            + (" Only `stream` takes one that is read once; give list(...) of it." * iterable)
+            + (" Only `stream` takes one that is read once; give list(...) of it." * once)
         )
     if isinstance(given, dict):
         raise InputError("a collection is a path or a sequence, got a dict. Give its values.")
@@ -115,8 +121,21 @@ def _from_python(given: Any, recipe: Preprocessing | None, output: Any, any_suff
     if not isinstance(given, (list, tuple)) and hasattr(given, "tolist"):
         given = given.tolist()  # an array of paths, or a pandas Series
     if isinstance(given, (list, tuple)) and given and all(map(_is_path, given)):
-        return _from_paths([os.fspath(path) for path in given], recipe, output, any_suffix)
+        return _from_paths([os.fspath(path) for path in given], recipe, output, any_suffix, known)
     return SequenceItems(given, recipe)
+
+
+_LIST = "If it lists images, give it to `layertap extract` as --items, in Python as items=."
+_NO_IMAGES = {
+    ".txt": _LIST,
+    ".csv": _LIST,
+    ".tsv": _LIST,
+    ".tab": _LIST,
+    ".npz": "Give the array as an .npy file.",
+    ".onnx": "Give the model first, and then images, folders or archives.",
+    ".parquet": "Give its images in Python, as a list of (id, bytes) pairs.",
+}
+"""Advice for files that are given in place of images."""
 
 
 def _is_path(value: Any) -> bool:
@@ -124,10 +143,18 @@ def _is_path(value: Any) -> bool:
 
 
 def _from_paths(
-    paths: Sequence[str], recipe: Preprocessing | None, output: Any, any_suffix: bool
+    paths: Sequence[str],
+    recipe: Preprocessing | None,
+    output: Any,
+    any_suffix: bool,
+    known: Container[str],
 ) -> Items:
     """The items of paths: of images, or of folders and archives, too."""
     kinds = ["archive" if is_archive(p) else "folder" if os.path.isdir(p) else "" for p in paths]
+    single = [path for path, kind in zip(paths, kinds, strict=True) if not kind]
+    advice = [_NO_IMAGES.get(os.path.splitext(path)[1].lower()) for path in single]
+    if single and all(advice) and not any_suffix and os.path.isfile(single[0]):
+        raise ImageError(f"{single[0]}: this is no image. {advice[0]}")
     if not any(kinds):
         items = FileItems(paths, [_posix(path) for path in paths])
         _check_there(items, paths, "the list")
@@ -139,11 +166,13 @@ def _from_paths(
     parts: list[Items] = []
     files: list[str] = []
     seen: set[str] = set()
+    id_of = _ByFolder(lambda folder: _posix(_below(folder, root)))
+    # A folder alone has each file once.
+    whole = _ByFolder(os.path.abspath) if len(paths) > 1 else str
 
     def flush() -> None:
         if files:
-            ids = [_posix(os.path.relpath(file, root)) for file in files]
-            parts.append(FileItems(list(files), ids))
+            parts.append(FileItems(list(files), [*map(id_of, files)]))
             files.clear()
 
     for path, kind in zip(paths, kinds, strict=True):
@@ -155,10 +184,12 @@ def _from_paths(
                 prefix = "" if len(paths) == 1 else _posix(os.path.relpath(path, root)) + "/"
                 parts.append(_Prefixed(part, prefix) if prefix else part)
             continue
-        for file in find_images(path, output, any_suffix=any_suffix):
-            whole = os.path.abspath(file)
-            if whole not in seen:
-                seen.add(whole)
+        for file in find_images(
+            path, output, any_suffix=any_suffix, known=lambda file: id_of(file) in known
+        ):
+            full = whole(file)
+            if full not in seen:
+                seen.add(full)
                 if not kind:
                     check_not_own(file)
                 files.append(file)
@@ -166,6 +197,30 @@ def _from_paths(
     if len({part.ready for part in parts}) > 1:
         raise InputError(_MIXED)
     return parts[0] if len(parts) == 1 else JoinedItems(parts)
+
+
+class _ByFolder:
+    """A function of the paths of files that changes the path of the folder only, which is computed
+    once for each folder."""
+
+    def __init__(self, change: Callable[[str], str]) -> None:
+        self._change = change
+        self._changed: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        at = path.rfind(os.sep) + 1
+        folder = path[:at]
+        changed = self._changed.get(folder)
+        if changed is None:
+            other = self._change(folder or os.curdir)
+            changed = self._changed[folder] = os.path.join(other, "") if other else ""
+        return changed + path[at:]
+
+
+def _below(folder: str, root: str) -> str:
+    """The path of a folder from another one; empty for the same."""
+    found = os.path.relpath(folder, root)
+    return "" if found == os.curdir else found
 
 
 class _Prefixed(JoinedItems):
@@ -200,12 +255,20 @@ def _posix(path: str) -> str:
 
 def _from_list(path: str, column: str | None) -> FileItems:
     """The files that a text or CSV file lists."""
+    folder = os.path.dirname(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open(
+            0 if path == "-" else path,
+            encoding="utf-8-sig",
+            errors="surrogateescape",
+            newline="",
+            closefd=path != "-",
+        ) as file:
             text = file.read()
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                folder = ""  # a pipe is in no folder with its images
     except OSError as exc:
         raise ImageError(f"{path}: the list cannot be read ({exc.strerror}).") from exc
-    folder = os.path.dirname(path)
     if path.lower().endswith((".csv", ".tsv", ".tab")) or column is not None:
         names = _of_column(path, text, column, folder)
     else:
@@ -259,20 +322,23 @@ def _check_there(items: FileItems, names: Sequence[str], where: str) -> None:
     if missing:
         row = missing[0]
         if len(names) == 1:
-            raise ImageError(f"{names[0]}: there is no such file or folder.")
+            raise ImageError(f"{names[0] or repr('')}: there is no such file or folder.")
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ImageError(
             f"{names[row]}{others}: there is no such file. {len(missing)} of the {len(names)} "
-            f"files in {where} are missing; this is row {row}."
+            f"files in {where} {'is' if len(missing) == 1 else 'are'} missing; this is row {row}."
         )
 
 
 def _check_unique(items: Items) -> None:
+    ids = fields_of(items.items).ids
+    if len(set(ids)) == len(ids):
+        return
     rows: dict[str, int] = {}
-    for row, item in enumerate(items.items):
-        before = rows.setdefault(item.id, row)
+    for row, text in enumerate(ids):
+        before = rows.setdefault(text, row)
         if before != row:
             raise InputError(
-                f"the rows {before} and {row} have one id, {item.id!r}. Each item must have an id "
+                f"the rows {before} and {row} have one id, {text!r}. Each item must have an id "
                 "of its own, so that its row can be found."
             )

@@ -15,7 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -114,10 +114,7 @@ def run_chunks(
     with ExitStack() as stack:
         runs = nullcontext()
         if program.engine.device == "cpu":
-            own = _on_one_thread(program)
-            if own is not program:
-                stack.callback(own.close)
-                columns = columns.on(own)
+            columns = stack.enter_context(on_one_thread(columns))
         else:
             runs = threading.Lock()  # type: ignore[assignment]
         if recipe is not None:
@@ -153,14 +150,21 @@ def run_chunks(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _on_one_thread(program: Program) -> Program:
-    """A program of the same file whose sessions run on one thread."""
+@contextmanager
+def on_one_thread(columns: Columns) -> Iterator[Columns]:
+    """The same columns, computed by sessions of one thread, which are freed at the end."""
+    program = columns.program
     settings: Settings = program.settings
     options = settings.session_options
     given = not (options is None or isinstance(options, Mapping))
     if settings.threads == 1 or settings.reproducible or given:
-        return program  # an onnxruntime.SessionOptions is used unchanged
-    return Program(program.source, replace(settings, threads=1))
+        yield columns  # an onnxruntime.SessionOptions is used unchanged
+        return
+    own = Program(program.source, replace(settings, threads=1))
+    try:
+        yield columns.on(own)
+    finally:
+        own.close()
 
 
 class _Run:
@@ -182,7 +186,7 @@ class _Run:
             left: set once nobody waits for the results.
         """
         self._items, self._columns = items, columns
-        self._prepare = _preparation(items, columns.program, columns.work.input, recipe)
+        self._prepare = preparation(items, columns.program, columns.work.input, recipe)
         self._batch, self._runs, self._left = batch, runs, left
 
     def __call__(self, chunk: Chunk) -> Finished:
@@ -203,7 +207,7 @@ class _Run:
                     arrays[place] = self._prepare(data.content)
                 except ImageError as exc:
                     failed[row] = str(exc)
-            for group in _same_shapes(arrays, places):
+            for group in _alike(arrays, places):
                 if self._left.is_set():
                     break
                 rows = [chunk.first + place for place in dict.fromkeys(group)]
@@ -232,7 +236,7 @@ class _Run:
                 return self._columns(batch)
 
 
-def _preparation(
+def preparation(
     items: Items, program: Program, name: str, recipe: Preprocessing | None
 ) -> Callable[[Any], NDArray[Any]]:
     """A function from the content of an item to a row of a batch."""
@@ -251,14 +255,14 @@ def _preparation(
     return prepare
 
 
-def _same_shapes(arrays: Mapping[int, NDArray[Any]], places: Sequence[int]) -> Iterator[list[int]]:
-    """The places of a batch by the shapes of their arrays.
+def _alike(arrays: Mapping[int, NDArray[Any]], places: Sequence[int]) -> Iterator[list[int]]:
+    """The places of a batch by the shapes and dtypes of their arrays.
 
-    If all have one shape, the places of failed items are taken by the first that did not fail.
+    If all are alike, the places of failed items are taken by the first that did not fail.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for place, array in arrays.items():
-        groups.setdefault(array.shape, []).append(place)
+        groups.setdefault((array.shape, array.dtype), []).append(place)
     if len(groups) == 1:
         (group,) = groups.values()
         yield group + group[:1] * (len(places) - len(group))

@@ -218,16 +218,44 @@ class Digest(Record):
 
 
 class MadeFrom(Record):
-    """The file that this one was made from, by `layertap cut` or `layertap gradients`."""
+    """The file that this one was made from, by `layertap cut`, `gradients` or `finish`."""
 
     step: str
-    """`cut` or `gradients`."""
+    """`cut`, `gradients` or `finish`."""
     graph: str
     """The digest of its graph."""
     weights: str
     """The digest of its weights."""
     file: str | None = None
     """The name of the file, without its folder; `None` for a model that was in memory."""
+    extra: Mapping[str, Any] = {}
+
+
+class Finished(Record):
+    """What a finished file takes and gives beside the model's own inputs and outputs: the names of
+    inputs and outputs of the graph, or `None` for what it does not have. Since format 1.3."""
+
+    scores: str | None = None
+    """The model's output with the scores of the classes."""
+    image: str | None = None
+    """The input for a picture: uint8, `(height, width, channels)` with 1, 3 or 4 channels, or with
+    an axis of samples before them."""
+    preprocessing: Mapping[str, Any] | None = None
+    """The recipe that the graph itself applies to the picture."""
+    target: str | None = None
+    """The input for the class that the heat map explains, int64; -1 is the class with the highest
+    score."""
+    heat_map: str | None = None
+    """The output with the heat map, float32, from 0 to 1: `(height, width)` as the picture has, or
+    with an axis of samples before them."""
+    layer: str | None = None
+    """The layer that the heat map is made of."""
+    method: str | None = None
+    """The method of the heat map."""
+    top_scores: str | None = None
+    """The output with the highest scores, in order, `(samples, k)`."""
+    top_classes: str | None = None
+    """The output with the classes of these scores, int64."""
     extra: Mapping[str, Any] = {}
 
 
@@ -256,6 +284,8 @@ class Card(Record):
     """What the file contained when it was verified."""
     made_from: MadeFrom | None = None
     """The file that this one was made from; `None` for an export."""
+    finished: Finished | None = None
+    """What a finished file takes and gives; `None` for any other."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = {}
 
@@ -434,6 +464,7 @@ def _read_card(data: object) -> Card:
         gradients=_optional(Gradients),
         digest=_optional(Digest),
         made_from=_optional(MadeFrom),
+        finished=_optional(Finished),
     )
     _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
     return card

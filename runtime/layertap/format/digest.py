@@ -64,7 +64,7 @@ def inherited(card: Card, step: str, source: FileSource | BytesSource) -> Card:
 
     Args:
         card: the old file's card.
-        step: what makes the new file: `cut` or `gradients`.
+        step: what makes the new file: `cut`, `gradients` or `finish`.
         source: the old file. All its weights are read.
 
     Raises:
@@ -108,6 +108,8 @@ def _card_digest(card: Card) -> str:
     """SHA-256 of what a card says about inputs and results, as JSON with sorted keys."""
     data = json.loads(card.to_json())
     kept = {key: data.get(key) for key in ("labels", "preprocessing")}
+    if data.get("finished"):  # other files have the digest that they had before there was this key
+        kept["finished"] = data["finished"]
     for where in ("inputs", "outputs", "layers"):
         kept[where] = [{key: row.get(key) for key in _DESCRIBING} for row in data[where]]
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))

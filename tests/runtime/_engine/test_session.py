@@ -345,6 +345,36 @@ def test_too_little_memory() -> None:
     )
 
 
+def test_too_little_memory_to_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, the weights may not fit beside those of other sessions."""
+
+    message = (
+        "[ONNXRuntimeError] : 1 : FAIL : Exception during initialization: "
+        "/onnxruntime_src/onnxruntime/core/framework/bfc_arena.cc:360 void* "
+        "onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, onnxruntime::Stream*) Failed "
+        "to allocate memory for requested buffer of size 458752"
+    )
+    # As if onnxruntime itself raised it.
+    code = f"def refuse(*_, **__): raise RuntimeError({message!r})"
+    scope: dict[str, Any] = {"__name__": "onnxruntime.capi"}
+    exec(code, scope)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", scope["refuse"])
+    problem = r"not enough memory on cpu to open 'm\.onnx'\. Close other models"
+    with pytest.raises(DeviceError, match=problem):
+        start(tiny.residual())
+
+
+def test_the_default_logger_is_silent_while_a_session_starts_on_a_device() -> None:
+    """onnxruntime 1.31 prints a warning for each session on CUDA."""
+    calls: list[int] = []
+    ort = types.SimpleNamespace(set_default_logger_severity=calls.append)
+    with engine._quiet(ort, [("CUDAExecutionProvider", {}), ("CPUExecutionProvider", {})]):
+        assert calls == [4]
+    assert calls == [4, 2]
+    with engine._quiet(ort, [("CPUExecutionProvider", {})]):
+        assert calls == [4, 2]
+
+
 def test_onnxruntime_prints_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
     session = start(tiny.residual())
     with pytest.raises(InputError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,17 +15,23 @@ from PIL import Image
 
 import layertap
 from generators import tiny
-from layertap._engine.program import program_of
+from layertap._engine.program import Program, program_of
 from layertap.errors import (
+    CollectionBusyError,
     CollectionError,
     CollectionMismatchError,
     ImageError,
+    InputError,
+    LayertapWarning,
     OutputError,
     UsageError,
 )
-from layertap.extract import bill, extraction
+from layertap.extract import bill, extraction, items, journal, workers
+from layertap.extract import images as found_images
 from layertap.extract.extraction import Extraction, Limit, shard_of
 from layertap.extract.workers import run_chunks
+from layertap.extract.writer import Writer
+from layertap.images.own_pictures import kind_of_own, mark
 
 FILE = tiny.differentiable().SerializeToString()
 RECIPE = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
@@ -145,6 +152,105 @@ def test_nothing_is_computed_again(
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("rows", [31, 32, 33, 200, 3201])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_worker_has_chunks_until_the_end(
+    rows: int, shards: int, model: layertap.Model, tmp_path: Path
+) -> None:
+    ready = np.zeros((rows, 8, 6, 3), np.float32)
+    with Extraction(
+        program_of(model), ready, ["pool"], tmp_path / "out", batch_size=1, shard=(1, shards)
+    ) as extraction:
+        grid = extraction._identity.grid
+    for shard in range(shards):
+        assert len(grid.of_shard(shard)) >= min(32, rows // shards)
+
+
+class Calls:
+    """Counts the calls of a function."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.number = function, 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.number += 1
+        return self.function(*args, **kwargs)
+
+
+def test_where_nothing_is_left_little_is_done(
+    model: layertap.Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(model, images, tmp_path / "out")
+    programs, opened = Calls(Program), Calls(Writer.open)
+    lines, reads = Calls(journal.read_lines), Calls(items.file_bytes)
+    monkeypatch.setattr(workers, "Program", programs)
+    monkeypatch.setattr(Writer, "open", opened)
+    monkeypatch.setattr(journal, "read_lines", lines)
+    monkeypatch.setattr(items, "file_bytes", reads)
+    with Extraction(
+        program_of(model), images, ASKED, tmp_path / "out", preprocess=RECIPE, batch_size=1
+    ) as extraction:
+        assert extraction.bill().left == 0
+        extraction.run()
+    assert (programs.number, opened.number, lines.number, reads.number) == (0, 1, 1, 0)
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_the_bill_and_the_run_share_a_session(
+    tried: bool,
+    model: layertap.Model,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    programs, reads = Calls(Program), Calls(items.file_bytes)
+    monkeypatch.setattr(workers, "Program", programs)
+    monkeypatch.setattr(items, "file_bytes", reads)
+    with Extraction(
+        program_of(model), images, ASKED, tmp_path / "out", preprocess=RECIPE, workers=2
+    ) as extraction:
+        extraction.bill(tried=tried)
+        assert reads.number == (8 if tried else 1)
+        extraction.run()
+    assert programs.number == 1
+    assert reads.number == COUNT + (8 if tried else 1)
+
+
+def test_a_bill_leaves_no_lock(model: layertap.Model, images: Path, tmp_path: Path) -> None:
+    extract(model, images, tmp_path / "out", layers=["pool"])
+    for _ in range(2):
+        with Extraction(
+            program_of(model), images, ["pool"], tmp_path / "out", preprocess=RECIPE, batch_size=1
+        ) as extraction:
+            assert extraction.bill().left == 0
+            with pytest.raises(CollectionBusyError):
+                extract(model, images, tmp_path / "out", layers=["pool"])
+    assert not list(tmp_path.glob("out/journal/*.writer"))
+
+
+def test_files_of_the_list_are_not_opened_again(
+    model: layertap.Model, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    opened: list[str] = []
+
+    def noted(path: str) -> str | None:
+        opened.append(path)
+        return kind_of_own(path)
+
+    monkeypatch.setattr(found_images, "kind_of_own", noted)
+    extract(model, folder, tmp_path / "out")
+    assert len(opened) == COUNT
+    opened.clear()
+    extract(model, folder, tmp_path / "out")
+    assert opened == []
+    Image.new("L", (9, 9)).save(folder / "new.png", pnginfo=mark("cam"))
+    with pytest.warns(LayertapWarning, match="left out, because layertap wrote it"):
+        extract(model, folder, tmp_path / "out")
+    assert opened == [str(folder / "new.png")]
+
+
 def test_failed_images_are_tried_again_on_request(
     model: layertap.Model, images: Path, tmp_path: Path
 ) -> None:
@@ -170,9 +276,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"layers": ["relu=mean", "pool", "grad:relu=cat"]}, "other layers"),
     "dtype": ({"dtype": "float16"}, "other layers"),
     "recipe": ({"preprocess": {**RECIPE, "scaling": None}}, "another preprocess"),
-    "batch": ({"batch_size": 3}, "1 rows in a batch, not 3"),
+    "batch": ({"batch_size": 3}, "1 row in a batch, not 3"),
     "chunk": ({"chunk": 5}, "2 rows in a chunk, not 5"),
-    "shard": ({"shard": "1/2"}, "1 shards, not 2"),
+    "shard": ({"shard": "1/2"}, "1 shard, not 2"),
 }
 
 
@@ -285,6 +391,8 @@ def test_limits_that_are_none(given: Any) -> None:
 def test_shards_that_are_none() -> None:
     assert shard_of("2/8") == (1, 8)
     assert shard_of((8, 8)) == (7, 8)
+    with pytest.raises(UsageError, match="1,000,000 shards at most"):
+        shard_of("1/1000001")
     for given in ("9/8", "0/8", "2", "a/b", (1, 2, 3), 3, "-1/2", (0, 2)):
         with pytest.raises(UsageError, match="shard"):
             shard_of(given)  # type: ignore[arg-type]
@@ -326,3 +434,59 @@ def test_a_folder_that_is_something_else_is_refused_before_the_work(
     monkeypatch.setattr(extraction, "find_items", None)
     with pytest.raises(CollectionError, match=r"is not a collection: it contains '00\.png'"):
         extract(model, images, images)
+
+
+def test_a_layer_of_heat_maps_that_nobody_asks_for(
+    model: layertap.Model, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="the layer of heat maps is 'relu', but no heat map"):
+        extract(model, images, tmp_path / "out", cam_layer="relu")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 8, 6), (2, 9, 6, 3), (1, 2, 8, 6, 3)])
+@pytest.mark.parametrize("form", ["array", "rows", "file"])
+def test_rows_that_do_not_fit_the_model_are_refused_before_any_work(
+    shape: tuple[int, ...], form: str, model: layertap.Model, tmp_path: Path
+) -> None:
+    array = np.zeros(shape, np.float32)
+    np.save(tmp_path / "a.npy", array)
+    source: Any = {"array": array, "rows": list(array), "file": tmp_path / "a.npy"}[form]
+    for preprocess in (None, RECIPE):
+        with pytest.raises(InputError, match=r"^0: input 'image' has shape"):
+            extract(model, source, tmp_path / "out", preprocess=preprocess)
+        with pytest.raises(InputError, match=r"^0: input 'image' has shape"):
+            model.stream(source, "pool", preprocess=preprocess)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_a_file(model: layertap.Model, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*file' is a file, not a folder"):
+        extract(model, images, tmp_path / "file" / "deep" / "out", dry_run=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed")
+@pytest.mark.parametrize("what", ["", "pool", "pool/00000.npy", "journal/00000.jsonl"])
+@pytest.mark.parametrize("how", ["remove", "move", "replace"])
+def test_a_collection_that_somebody_removes_meanwhile_is_noticed_at_once(
+    what: str, how: str, model: layertap.Model, images: Path, tmp_path: Path
+) -> None:
+    """What is written to a file without a name is lost."""
+    path, elsewhere, seen = tmp_path / "out" / what, tmp_path / "elsewhere", list[int]()
+
+    def after_some(done: int, _: int) -> None:
+        seen.append(done)
+        if len(seen) == 5:
+            folder = path.is_dir()
+            path.rename(elsewhere)
+            if how == "replace":
+                (shutil.copytree if folder else shutil.copy)(elsewhere, path)
+            elif how == "remove":
+                (shutil.rmtree if folder else os.unlink)(elsewhere)
+
+    with pytest.raises(CollectionError, match="was removed, moved or replaced"):
+        extract(model, images, tmp_path / "out", chunk=1, progress=after_some)
+    assert len(seen) == 5
+    if how == "move":
+        elsewhere.rename(path)
+        assert extract(model, images, tmp_path / "out", chunk=1).verify().ok

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from layertap.errors import CollectionError
 from layertap.extract.item_list import (
     ItemList,
+    Known,
     check_unique,
     digest,
     digest_of_times,
@@ -65,7 +66,10 @@ def test_the_list_is_read_as_it_was_written(items: list[Item]) -> None:
         assert found[:] == [item.id for item in items]
         for row, item in enumerate(items):
             assert found[row] == found[row - len(items)] == item.id
-        del found
+        known = Known(found)
+        assert all(item.id in known for item in items)
+        assert all((text in known) == (text in list(found)) for text in ("a", "\\", "\\x09", ""))
+        del found, known
 
 
 @given(ITEMS)

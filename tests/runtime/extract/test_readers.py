@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
+import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 import layertap
@@ -22,6 +27,10 @@ from layertap.extract.sources import find_items
 from layertap.images.preprocessing import Preprocessing
 
 HERE = Path(__file__).parent
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([str(Path(layertap.__file__).parents[1]), str(HERE)]),
+}
 NAME = "reader_functions:from_text"
 RECIPE = Preprocessing(size=(4, 6))
 
@@ -89,6 +98,27 @@ def test_a_stream_of_a_reader(folder: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+print("runs", flush=True)
+import layertap
+model = layertap.open(sys.argv[2])
+source = [sys.argv[3] + "/0.dcm", sys.argv[3] + "/2.dcm"]
+f = model.extract(source, ["pool"], sys.argv[3] + "/out", reader="reader_functions:from_text")
+print(f.failed_rows, f.done_rows)
+"""
+
+
+def test_a_script_that_uses_a_reader_runs_once(folder: Path) -> None:
+    """Also without `if __name__ == "__main__":`."""
+    (folder / "script.py").write_text(SCRIPT)
+    tiny.save(tiny.image_classifier(), folder / "m.onnx")
+    command = [sys.executable, *map(str, (folder / "script.py", HERE, folder / "m.onnx", folder))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs\n0 2\n", "")
+
+
 def test_members_of_archives_are_given_as_bytes_and_results_may_be_ready(folder: Path) -> None:
     with tarfile.open(folder.parent / "a.tar", "w") as archive:
         archive.add(folder / "0.dcm", "0.dcm")
@@ -99,6 +129,44 @@ def test_members_of_archives_are_given_as_bytes_and_results_may_be_ready(folder:
     assert items.ready
     np.testing.assert_array_equal(items.read(0).content, np.full((8, 6, 3), 7, np.float32))
     items.close()
+
+
+def test_threads_of_later_pools_use_the_same_processes(folder: Path) -> None:
+    """A worker of Ray makes new threads for each batch."""
+    reader = Reader(NAME)
+    for _ in range(3):
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(reader, [folder / "0.dcm", folder / "2.dcm", folder / "8.dcm"]))
+    assert len(multiprocessing.active_children()) <= 2
+    with pytest.raises(ImageError, match="ended while it read this"):
+        reader(folder / "4.dcm")
+    assert np.asarray(reader(folder / "2.dcm"))[0, 0, 0] == 8
+    reader.close()
+    assert not multiprocessing.active_children()
+
+
+def test_the_processes_of_a_reader_end_with_a_process_that_is_killed(folder: Path) -> None:
+    code = (
+        "import multiprocessing, os, sys\n"
+        "from layertap.extract.readers import Reader\n"
+        "if __name__ == '__main__':\n"
+        "    Reader(sys.argv[1])(sys.argv[2])\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    path = folder / "script.py"
+    path.write_text(code)
+    with open(folder / "printed", "wb") as printed:  # a pipe would be read to the end of all
+        done = subprocess.run(
+            [sys.executable, path, NAME, folder / "0.dcm"], stdout=printed, env=ENVIRONMENT
+        )
+    assert done.returncode == -9
+    process = int((folder / "printed").read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(process) or psutil.Process(process).status() == "zombie":
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the process {process} is still there")
 
 
 def test_the_identity_of_a_reader_is_its_name_and_its_file() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import re
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from layertap.errors import ImageError, InputError, LayertapWarning, UsageError
-from layertap.extract.items import Items
+from layertap.extract.items import FileItems, Item, Items
 from layertap.extract.sources import find_items
 from layertap.images.own_pictures import mark
 from layertap.images.preprocessing import Preprocessing
@@ -53,6 +57,51 @@ def ids(items: Items) -> list[str]:
 def values(items: Items) -> list[int]:
     """The grey values of the items, as a recipe reads them."""
     return [int(RECIPE(items.read(row).content)[0, 0, 0]) for row in range(len(items.items))]
+
+
+NAMES = st.text("ab.-~é ", min_size=1, max_size=4).filter(lambda name: name.strip("."))
+FILES = st.tuples(st.lists(NAMES, max_size=2), NAMES, st.sampled_from([".png", ".PNG", "png", ""]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    files=st.lists(FILES, min_size=1, max_size=8),
+    given_as=st.sampled_from(["absolute", "relative", "dotted", "twice"]),
+)
+def test_files_are_those_that_pathlib_finds(files: list[Any], given_as: str) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        top = Path(made, "top")
+        for folders, stem, suffix in files:
+            path = Path(top, *folders, stem + suffix)
+            with contextlib.suppress(OSError):  # a file has the name of the folder
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(png())
+        expected = [
+            path
+            for path in sorted(top.rglob("*"), key=lambda path: path.as_posix())
+            if path.is_file() and path.suffix.lower() == ".png"
+            if not any(part.startswith(".") for part in path.relative_to(top).parts)
+        ]
+        sources = {
+            "absolute": [str(top)],
+            "relative": [os.path.relpath(top)],
+            "dotted": [f"{made}/./top/../top/"],
+            "twice": [str(top), os.path.relpath(top)],
+        }[given_as]
+        if not expected:
+            with pytest.raises(ImageError, match="no image"):
+                find_items(sources)
+            return
+        items = find_items(sources)
+        found = ids(items)
+        assert found == [path.relative_to(top).as_posix() for path in expected]
+        assert isinstance(items, FileItems)
+        for row, path in enumerate(expected):
+            assert os.path.samefile(items.path(row), path)
+            assert items.items[row] == Item(
+                found[row], path.stat().st_size, path.stat().st_mtime_ns
+            )
+        assert list(items.items) == [items.items[row] for row in range(len(found))]
 
 
 def test_a_folder_gives_its_images_in_the_order_of_their_paths(save: Save, tmp_path: Path) -> None:
@@ -189,6 +238,30 @@ def test_rows_of_an_array_are_pixels_or_ready_as_in_predict(tmp_path: Path) -> N
             np.testing.assert_array_equal(found, array[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.txt", "give it to `layertap extract` as --items"),
+        ("A.CSV", "give it to `layertap extract` as --items"),
+        ("a.npz", "Give the array as an .npy file"),
+        ("m.onnx", "Give the model first"),
+    ],
+)
+def test_a_file_that_is_given_for_an_image(
+    name: str, advice: str, save: Save, tmp_path: Path
+) -> None:
+    path, image = save(name, b"a.png\n"), save("x/a.png")
+    for source in (path, [path], [image.parent, path]):
+        with pytest.raises(ImageError, match=f"this is no image. .*{advice}"):
+            find_items(source)
+    # Among images it is one that fails.
+    assert len(find_items([image, path]).items) == 2
+    with pytest.raises(ImageError, match=r"gone\.txt: there is no such file"):
+        find_items(tmp_path / "gone.txt")
+    with pytest.raises(ImageError, match=r"^'': there is no such file"):
+        find_items("")
+
+
 def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="there is no image in it"):
         find_items(tar(tmp_path / "a.tar", {"a.txt": b"text"}))
@@ -282,8 +355,8 @@ def picture(value: int) -> Image.Image:
     ],
 )
 def test_python_sequences_of_images(elements: list[Any], names: str) -> None:
-    for given in (elements, tuple(elements), Pictures(*elements)):
-        items = find_items(given, recipe=RECIPE)
+    for sequence in (elements, tuple(elements), Pictures(*elements)):
+        items = find_items(sequence, recipe=RECIPE)
         assert ids(items) == list(names)
         assert values(items) == [1, 2][: len(names)]
         assert not items.ready
@@ -313,6 +386,28 @@ def test_a_data_set_that_raises_fails_for_that_row_only() -> None:
     assert RECIPE(items.read(2).content)[0, 0, 0] == 2
 
 
+@pytest.mark.parametrize("bad", [OSError("net"), None])
+@pytest.mark.parametrize("kind", ["pairs", "ready"])
+def test_a_data_set_whose_first_element_is_broken(bad: Any, kind: str) -> None:
+    """What the others are is not known by that one."""
+    rows = [np.full((4, 6, 3), n, np.float32) for n in (1, 2)]
+    good: list[Any] = rows if kind == "ready" else [("a", picture(1)), ("b", picture(2))]
+    items = find_items(Pictures(bad, *good), recipe=RECIPE)
+    assert ids(items) == (["0", "1", "2"] if kind == "ready" else ["0", "a", "b"])
+    assert items.ready == (kind == "ready")
+    with pytest.raises(ImageError, match=r"OSError: net|is no image"):
+        items.read(0)
+    found = items.read(2).content
+    np.testing.assert_array_equal(found if items.ready else RECIPE(found), rows[1])
+
+
+def test_a_data_set_of_which_nothing_can_be_read() -> None:
+    items = find_items(Pictures(OSError("a"), OSError("b")), recipe=RECIPE)
+    assert ids(items) == ["0", "1"]
+    with pytest.raises(ImageError, match="OSError: b"):
+        items.read(1)
+
+
 def test_elements_that_are_no_images_fail_alone() -> None:
     bad = [picture(1), None, 3.5, np.zeros((4, 6, 3)), np.full((4, 6), -1), object()]
     items = find_items(bad, recipe=RECIPE)
@@ -326,7 +421,8 @@ def test_elements_that_are_no_images_fail_alone() -> None:
     [
         (5, "a sequence with a length"),
         (None, "a sequence with a length"),
-        (b"png", "a sequence with a length"),
+        (b"png", r"a sequence with a length, got a bytes\.$"),
+        ({"a.png"}, r"a sequence with a length, got a set\.$"),
         (iter([]), "Only `stream`"),
         ({"a": 1}, "got a dict"),
         ([], "the list is empty"),

@@ -16,7 +16,7 @@ from PIL import Image
 
 import layertap
 from generators import tiny
-from layertap.errors import LayertapError, UsageError
+from layertap.errors import InputError, LayertapError, UsageError
 
 
 @pytest.fixture
@@ -85,6 +85,35 @@ def test_sources_of_all_kinds(model: layertap.Model, name: str) -> None:
         given = [picture(seed) for seed in range(5)]
     rows = np.concatenate([batch["pool"] for batch in batches])
     np.testing.assert_array_equal(rows, model.activations(given, "pool", dtype="float16"))
+
+
+def test_elements_of_a_data_set_without_an_image(model: layertap.Model) -> None:
+    none = {"bytes": None, "path": None}
+    given: Any = [
+        {"image": png(0)},
+        {"image": none},
+        none,
+        {},
+        {"image": {"image": none}},
+        None,
+        (),
+    ]
+    for source in (given, iter(given)):
+        (batch,) = model.stream(source, "pool")
+        assert batch.ok.tolist() == [True, *[False] * 6]
+        assert all("is no image" in error for error in batch.errors[1:])
+
+
+def test_ready_arrays_do_not_change_one_another(tiny_file: Callable[[str], Path]) -> None:
+    """Arrays of several dtypes in one batch would all become those of one."""
+    model = layertap.open(tiny_file("linear_chain"))
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    rows: list[Any] = [x[0], (x[1] * 100).astype(np.int64), x[2]]
+    (batch,) = model.stream(rows, "b")
+    np.testing.assert_array_equal(batch["b"][[0, 2]], model.activations(x[[0, 2]], "b"))
+    np.testing.assert_array_equal(batch["b"][1:2], model.activations(rows[1][None], "b"))
+    with pytest.raises(InputError, match=r"^1: "):
+        list(model.stream([x[0], np.zeros(4, "M8[s]"), np.array(list("abcd"))], "b"))
 
 
 def test_an_iterator_is_read_shortly_before_it_is_needed(model: layertap.Model) -> None:

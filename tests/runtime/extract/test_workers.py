@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import os
 import signal
 import threading
@@ -166,65 +165,6 @@ def test_float16_that_is_too_large_is_counted() -> None:
     }
     assert finished.nonfinite["x"] == 5
     assert finished.nonfinite["a"] >= 5
-
-
-BROKEN = {
-    "empty.png": b"",
-    "cut.png": IMAGES[0][:60],
-    "header.png": IMAGES[0][:20],
-    "text.png": b"this is text",
-    "folder.png": None,
-    "vanished.png": None,
-    "bomb.png": None,
-}
-
-
-def test_a_thousand_images_with_one_in_a_hundred_broken(tmp_path: Path) -> None:
-    """Every kind of broken image is recorded with its reason, and all others are right."""
-    bomb = io.BytesIO()
-    Image.new("1", (20000, 20000)).save(bomb, "PNG")
-    listed, bad = [], dict.fromkeys(range(37, 1000, 97), "")
-    kinds = itertools.cycle(BROKEN)
-    for row in range(1000):
-        name = f"{row:04}.png"
-        if row in bad:
-            bad[row] = kind = next(kinds)
-            name = f"{row:04}-{kind}"
-            if kind == "folder.png":
-                (tmp_path / name).mkdir()
-            else:
-                data = bomb.getvalue() if kind == "bomb.png" else BROKEN[kind]
-                (tmp_path / name).write_bytes(data or b"")
-        else:
-            (tmp_path / name).write_bytes(png(row % 50, (8, 6)))
-        listed.append(tmp_path / name)
-    (tmp_path / "0000.txt").write_text("\n".join(path.name for path in listed))
-    setting = Setting([IMAGES[0]], ["pool"])
-    setting.items = find_items(listed=tmp_path / "0000.txt", recipe=setting.recipe)
-    for row, kind in bad.items():
-        if kind == "vanished.png":
-            listed[row].unlink()
-    finished = list(setting.run(32, 4, 3, ordered=False))
-    failed = {row: reason for one in finished for row, reason in one.failed.items()}
-    assert failed.keys() == bad.keys()
-    for row, kind in bad.items():
-        assert {
-            "empty.png": "this is not an image",
-            "cut.png": "it cannot be read as an image",
-            "header.png": "it cannot be read as an image",
-            "text.png": "this is not an image",
-            "folder.png": "this is a folder",
-            "vanished.png": "there is no such file",
-            "bomb.png": "Image size (400000000 pixels) exceeds limit",
-        }[kind] in failed[row], (kind, failed[row])
-        assert "\n" not in failed[row]
-        assert str(tmp_path) not in failed[row]
-    found = joined(iter(finished))["pool"]
-    batch = setting.recipe.batch([png(seed, (8, 6)) for seed in range(50)])
-    right = setting.model.activations(batch, "pool")
-    for row in range(1000):
-        if row not in bad:
-            np.testing.assert_allclose(found[row], right[row % 50], rtol=1e-6)
 
 
 def test_images_of_different_sizes_are_run_apart() -> None:

@@ -1,0 +1,1 @@
+"""Finished files: a picture goes in, scores and a heat map come out, by ONNX's operators alone."""

@@ -1,0 +1,110 @@
+"""Projections onto one principal component as nodes: those of `layertap.cam.projections`.
+
+ONNX has no operator for eigenvectors. The largest one of a symmetric matrix without negative
+eigenvalues is what is left of the matrix after it has been squared often: after k squarings the
+others have shrunk by the 2^k-th power of the ratio of the eigenvalues. It is scaled in between.
+"""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from layertap_export.gradients.builder import Builder, Value
+
+from .tensors import as_double, part, reduced, reshaped
+
+SQUARINGS = 26
+"""How often: eigenvalues that are 1 : 1 - 1e-6 apart become 1 : 7e-30."""
+
+
+def principal(build: Builder, maps: Value) -> Value:
+    """The projection of each position onto the first principal component of all positions.
+
+    Args:
+        maps: `(n, h, w, c)`, float64.
+
+    Returns:
+        `(n, h, w)`.
+    """
+    products = _products(build, maps)
+    return _signed(build, _projection(build, products, products), maps)
+
+
+def kernel_principal(build: Builder, maps: Value) -> Value:
+    """The projection of each position onto the first component of a kernel PCA; as `principal`."""
+    products = _products(build, maps)
+    channels = as_double(part(build, maps.shape(), 0, 3, 4))
+    kernel = (products / channels + 1.0).op("Tanh")
+    size = as_double(part(build, kernel.shape(), 0, 1, 2))
+    by_row, by_column = (reduced(build, "ReduceSum", kernel, [at]) / size for at in (2, 1))
+    everything = reduced(build, "ReduceSum", by_row, [1]) / size
+    centred = kernel + (everything - by_column - by_row)
+    # The largest eigenvalue, not the one with the largest absolute value: none is below this.
+    least = reduced(build, "ReduceMax", reduced(build, "ReduceSum", abs(centred), [2]), [1])
+    identity = _identity(build, centred)
+    return _signed(build, _projection(build, centred + identity * least, centred), maps)
+
+
+def _projection(build: Builder, matrix: Value, measured: Value) -> Value:
+    """`u sqrt(l)`, `(n, p, 1)`, for the largest eigenvalue l of `measured` and its vector u.
+
+    Args:
+        matrix: `(n, p, p)`, with the same eigenvectors and no negative eigenvalue.
+    """
+    power = _to_one(build, matrix)
+    for _ in range(SQUARINGS):
+        power = _to_one(build, power.op("MatMul", power))
+    # All columns are multiples of the vector; the longest one is not 0.
+    lengths = reduced(build, "ReduceSum", power * power, [1])
+    longest = lengths.equals(reduced(build, "ReduceMax", lengths, [2])).cast(TensorProto.DOUBLE)
+    first = longest.op("CumSum", build.int64(2)).equals(1.0).cast(TensorProto.DOUBLE) * longest
+    vector = power.op("MatMul", _upright(build, first))
+    square = reduced(build, "ReduceSum", vector * vector, [1])
+    vector = vector / square.equals(0.0).where(square.like(1.0), square).op("Sqrt")
+    product = measured.op("MatMul", vector)
+    value = reduced(build, "ReduceSum", vector * product, [1])
+    return vector * value.op("Max", 0.0).op("Sqrt")
+
+
+def _to_one(build: Builder, matrix: Value) -> Value:
+    """A matrix divided by its largest absolute value."""
+    largest = reduced(build, "ReduceMax", abs(matrix), [1, 2])
+    return matrix / largest.equals(0.0).where(largest.like(1.0), largest)
+
+
+def _products(build: Builder, maps: Value) -> Value:
+    """The products of each position with each other, `(n, h w, h w)`; each channel has mean 0.
+
+    The mean is subtracted after the Transpose: onnxruntime 1.15 fuses a Transpose and a MatMul of
+    float64 into an operator that it lacks.
+    """
+    shape = maps.shape()
+    samples, channels = part(build, shape, 0, 0, 1), part(build, shape, 0, 3, 4)
+    positions = reshaped(build, maps, samples, -1, channels)
+    count = as_double(part(build, positions.shape(), 0, 1, 2))
+    mean = reduced(build, "ReduceSum", positions, [1]) / count
+    turned = positions.op("Transpose", perm=[0, 2, 1]) - _upright(build, mean)
+    return (positions - mean).op("MatMul", turned)
+
+
+def _upright(build: Builder, row: Value) -> Value:
+    """A row `(n, 1, k)` as a column `(n, k, 1)`."""
+    samples = part(build, row.shape(), 0, 0, 1)
+    return reshaped(build, row, samples, -1, 1)
+
+
+def _identity(build: Builder, matrix: Value) -> Value:
+    """The identity matrix in the size of `(n, p, p)`."""
+    size = part(build, matrix.shape(), 0, 1, 2)
+    numbers = build.node("Range", build.int64(0), size.op("Squeeze"), build.int64(1))
+    column = reshaped(build, numbers, -1, 1)
+    return as_double(column.equals(numbers))
+
+
+def _signed(build: Builder, projection: Value, maps: Value) -> Value:
+    """The projection with the sign with which it goes along with the sum over the channels."""
+    shape = part(build, maps.shape(), 0, 0, 3)
+    plain = projection.op("Reshape", shape)
+    sums = reduced(build, "ReduceSum", maps, [3]).op("Squeeze", build.int64([3]))
+    along = reduced(build, "ReduceSum", plain * sums, [1, 2])
+    return (along >= 0.0).where(plain, -plain)

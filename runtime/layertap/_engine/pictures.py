@@ -1,0 +1,116 @@
+"""Pictures as inputs of a finished file, which prepares them itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from layertap.errors import InputError, LayertapWarning
+from layertap.format.text import shape_text
+
+from .feeds import as_pixels, is_image
+
+if TYPE_CHECKING:
+    from layertap.format.card import Finished
+    from layertap.format.graph import TensorType
+
+TOP = -1
+"""The value of the input for the class that stands for the class with the highest score."""
+
+
+def with_pictures(
+    facts: Finished, given: Any, inputs: Mapping[str, TensorType], needed: Sequence[str]
+) -> Mapping[str, Any]:
+    """What a caller gives, by input name, with pictures as arrays of uint8.
+
+    Args:
+        facts: what the card says of a finished file.
+        given: a value for the picture, or for the only input but the class; or a dict by input
+            name. A picture is an image (see `feeds.is_image`), a batch with one of them, or, if the
+            file takes several, a list of images of one size or a batch.
+        inputs: all inputs of the file.
+        needed: the inputs that the request reads.
+
+    Raises:
+        InputError: not a picture, or not as many as the file takes.
+    """
+    if isinstance(given, Mapping):
+        values = dict(given)
+    else:
+        own = [name for name in inputs if name != facts.target]
+        name = facts.image if facts.image is not None else own[0] if len(own) == 1 else None
+        if name is None:
+            raise InputError(
+                f"the file has {len(own)} inputs: {', '.join(map(repr, own))}. Give a dict by "
+                "input name."
+            )
+        values = {name: given}
+    if facts.image in values:
+        several = len(inputs[str(facts.image)].dims or ()) == 4
+        values[str(facts.image)] = _picture(facts, values[str(facts.image)], several)
+    if facts.target in needed and facts.target not in values:
+        values[str(facts.target)] = np.array([TOP], np.int64)
+    return values
+
+
+def _picture(facts: Finished, value: Any, several: bool) -> npt.NDArray[np.uint8]:
+    """One picture `(h, w, c)`, or several `(n, h, w, c)`, as uint8."""
+    label = f"input {facts.image!r}"
+    if is_image(value) and not (several and np.ndim(value) == 4):
+        picture = _read(facts, value)
+        return picture[None] if several else picture
+    if isinstance(value, (list, tuple)) and value and all(map(is_image, value)):
+        pictures = [_read(facts, one) for one in value]
+        if len({picture.shape for picture in pictures}) > 1:
+            shapes = ", ".join(shape_text(picture.shape) for picture in pictures[:3])
+            raise InputError(f"{label}: pictures in one batch must have one size, got {shapes}.")
+        value = np.stack(pictures)
+    array = np.asarray(value)
+    if array.ndim == 4 and not several:
+        if len(array) != 1:
+            raise InputError(
+                f"{label} takes one picture, (height, width, channels), got {len(array)}. Give "
+                "them one by one; `layertap finish --batch` writes a file that takes several."
+            )
+        array = array[0]
+    return _levels(label, array)
+
+
+def _read(facts: Finished, image: Any) -> npt.NDArray[np.uint8]:
+    """An image as the recipe inside the file reads it, in its own size."""
+    from layertap.images.load import load_image  # needs Pillow; arrays do not
+
+    image = as_pixels(f"input {facts.image!r}", image)
+    recipe = facts.preprocessing or {}
+    kept = {key: recipe[key] for key in ("color_mode", "depth") if key in recipe}
+    return _levels(f"input {facts.image!r}", load_image(image, **kept))
+
+
+def _levels(label: str, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Pixels as uint8.
+
+    Raises:
+        InputError: they are not from 0 to 255.
+    """
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind not in "biuf":
+        raise InputError(f"{label}: expected pixels of dtype uint8, got {pixels.dtype}.")
+    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
+    if not (low >= 0 and high <= 255):
+        raise InputError(
+            f"{label} takes pixels from 0 to 255, got {low:g} to {high:g}. The file prepares them "
+            'itself; grey of more than 8 bits needs "depth": "scale" in its recipe.'
+        )
+    levels: npt.NDArray[np.uint8] = np.rint(pixels).astype(np.uint8)
+    if not np.array_equal(levels, pixels):
+        warnings.warn(
+            f"{label} takes pixels of 8 bits: an image with more was rounded to them.",
+            LayertapWarning,
+            stacklevel=2,
+        )
+    return levels

@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from PIL import Image
 
 import layertap
+import layertap_export
 from generators import tiny
 from javascript_runtime import Runtime, assert_close
 
@@ -100,6 +101,31 @@ def test_a_reference_anywhere_else_is_refused(place: str, node: Runtime) -> None
     error = node.run(code, files={"model.onnx": made.SerializeToString()}).value
     assert error["name"] == "ModelFileError"
     assert "it refers to data in another file" in error["message"]
+
+
+def test_a_finished_file_takes_pixels(runtime: Runtime, tmp_path: Path) -> None:
+    """As a canvas gives them, RGBA, for a class and for the best one."""
+    source, target = tiny.save(tiny.differentiable(), tmp_path / "a.onnx"), tmp_path / "app.onnx"
+    layertap_export.finish(source, target, heat_map=True, top=2)
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 34, 4), dtype=np.uint8)
+    code = """
+    const app = await layertap.open(ort, await read("app.onnx"))
+    const { data, dims } = await given("pixels")
+    for (const target of [-1, 2]) {
+      const image = { data: new Uint8ClampedArray(data), dims }
+      const found = await app.predict({ image, target: [target] })
+      for (const [name, value] of Object.entries(found)) keep(`${target}/${name}`, value)
+    }
+    return (await app.check()).passed
+    """
+    done = runtime.run(code, {"pixels": pixels}, {"app.onnx": target.read_bytes()})
+    assert done.value
+    model = layertap.open(target)
+    for number in (-1, 2):
+        expected = model.predict({"image": pixels, "target": np.array([number])})
+        assert {"probs", "top_classes", "heat_map"} <= expected.keys()
+        for name, value in expected.items():
+            assert_close(done.arrays[f"{number}/{name}"], value, name, 1e-5)
 
 
 def photo() -> Image.Image:

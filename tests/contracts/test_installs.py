@@ -198,9 +198,12 @@ def test_the_oldest_onnxruntime_that_installs_runs_finished_files(
             "interpolation": filters[number % len(filters)],
             "scaling": {"mode": "samplewise"},
         }
-        geometry: dict[str, Any] = [{}, {"keep_aspect_ratio": True}, {"shorter_side": 9}][
-            number % 3
-        ]
+        geometries: tuple[dict[str, Any], ...] = (
+            {},
+            {"keep_aspect_ratio": True},
+            {"shorter_side": 9},
+        )
+        geometry = geometries[number % 3]
         finish(file, app, heat_map="relu", method=method, top=2, preprocess={**recipe, **geometry})
         apps.append(app)
     command = [str(old_python), "-I", "-c", PICTURE, "", str(tmp_path / "given.npz")]

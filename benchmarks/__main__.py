@@ -36,7 +36,7 @@ SUBJECTS = (
     "gradients",
     "finished",
     "recurrent",
-    "collections",
+    "whole_collections",
     "javascript",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""

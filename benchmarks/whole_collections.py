@@ -1,7 +1,7 @@
 """Whole collections: `extract` beside the limit of the cores, and beside loops that people write.
 
-    python -m benchmarks collections                           # everything
-    python -m benchmarks.collections depths --layer conv1_relu # a part; --help lists them
+    python -m benchmarks whole_collections                           # everything
+    python -m benchmarks.whole_collections depths --layer conv1_relu # a part; --help lists them
 
 Where the time of `extract` is compared, it is that of N images less that of `STARTED` images, as
 that of all N: what a call takes before its first image is a row of its own.
@@ -431,7 +431,7 @@ def measure() -> list[Row]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.collections", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_collections", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--layer", choices=[depth.layer for depth in DEPTHS], help="of `depths`")
     parser.add_argument("--kind", choices=KINDS, help="of `depths`")

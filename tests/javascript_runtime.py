@@ -100,6 +100,10 @@ class Runtime:
     def close(self) -> None:
         """End it."""
 
+    def place(self) -> str:
+        """Where the files of the next program are: a path, or an address."""
+        return str(self.folder / str(self._count + 1))
+
     def run(
         self,
         code: str,
@@ -185,6 +189,9 @@ class Browser(Runtime):
         self._process.wait(30)
         self._server.shutdown()
         self._server.server_close()
+
+    def place(self) -> str:
+        return f"{self.address}/files/{self._count + 1}"
 
     def _execute(self, name: str, folder: Path) -> Any:
         self._waiting.put(name)

@@ -204,8 +204,6 @@ def test_the_oldest_onnxruntime_that_installs_runs_finished_files(
             "scaling": {"mode": "samplewise"},
         }
         geometry = geometries[number % 3]
-            number % 3
-        ]
         finish(file, app, heat_map="relu", method=method, top=2, preprocess={**recipe, **geometry})
         apps.append(app)
     command = [str(old_python), "-I", "-c", PICTURE, "", str(tmp_path / "given.npz")]

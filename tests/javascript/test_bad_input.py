@@ -20,6 +20,8 @@ const model = await layertap.open(ort, await read("model.onnx"))
 const plain = await layertap.open(ort, await read("plain.onnx"))
 const vector = await layertap.open(ort, await read("vector.onnx"))
 const whole = await layertap.open(ort, await read("whole.onnx"))
+const odd = await layertap.open(ort, await read("odd.onnx"))
+const words = ["a", "b", "c"]
 const png = await read("image.png")
 const x = await given("x")
 const cases = {
@@ -149,7 +151,27 @@ CASES: dict[str, tuple[str, str, str]] = {
     "a free size": (
         "whole.predict(new Float32Array(300))",
         "InputError",
-        "Give a tensor, {data, dims}, that states its sizes.",
+        "Give a tensor, {data, dims}, with its sizes.",
+    ),
+    "a half as an index": (
+        "odd.activations({ index: [0.5], words }, 'picked')",
+        "InputError",
+        "input 'index' must contain integers (int64)",
+    ),
+    "an index that is too large": (
+        "odd.activations({ index: [2 ** 70], words }, 'picked')",
+        "InputError",
+        "must contain integers (int64), got 1.18",
+    ),
+    "the first index that is too large": (
+        "odd.activations({ index: [2 ** 63], words }, 'picked')",
+        "InputError",
+        "must contain integers (int64), got 92233720368547",
+    ),
+    "a number as a word": (
+        "odd.activations({ index: [1n], words: [1, 2, 3] }, 'twice')",
+        "InputError",
+        "input 'words' must contain strings",
     ),
     "an image without a recipe": (
         "vector.predict({ image: png, vector: new Float32Array(5) })",
@@ -276,6 +298,7 @@ def test_every_bad_input_is_one_clear_error(runtime: Runtime) -> None:
     files = {
         "model.onnx": tiny.differentiable().SerializeToString(),
         "plain.onnx": tiny.image_classifier().SerializeToString(),
+        "odd.onnx": tiny.odd_types().SerializeToString(),
         "whole.onnx": tiny.image_classifier(None, None).SerializeToString(),
         "vector.onnx": vector.SerializeToString(),
         "image.png": file.getvalue(),

@@ -31,7 +31,8 @@ Case = tuple[str, Mapping[str, Any]]
 
 
 def assert_equal(runtime: Runtime, images: Mapping[str, bytes], cases: Sequence[Case]) -> None:
-    """Both runtimes make the same pixels of images."""
+    """Both runtimes make the same pixels of images; Chromium, which has node's engine, of some."""
+    cases = cases if runtime.name == "node" else cases[::5]
     listed = [{"file": name, "recipe": recipe} for name, recipe in cases]
     done = runtime.run(PREPARE, files={**images, "cases.json": json.dumps(listed).encode()})
     wrong = {}

@@ -68,6 +68,28 @@ def test_every_layer_cut_one_by_one_is_that_of_the_python_runtime(runtime: Runti
         assert rows == as_rows(model.layers), name
 
 
+def test_calls_at_the_same_time_wait_for_each_other(runtime: Runtime) -> None:
+    """Also where the sessions of one are given up for those of the others."""
+    code = """
+    const model = await layertap.open(ort, await read("model.onnx"))
+    const x = await given("x")
+    const layers = ["conv", "relu", "mixed", "last", "pool", "probs"]
+    const asked = [...layers, ...layers].map((layer) => model.activations(x, layer))
+    const found = await Promise.all(asked)
+    await model.release()
+    layers.forEach((layer, i) => keep(layer, found[i + layers.length]))
+    return refused(() => model.predict(x))
+    """
+    data = tiny.differentiable().SerializeToString()
+    x = tiny.images(2)
+    done = runtime.run(code, {"x": x}, {"model.onnx": data})
+    model = layertap.open(data)
+    for name, value in done.arrays.items():
+        assert_close(value, model.activations(x, name), name)
+    assert len(done.arrays) == 6
+    assert done.value["name"] == "UsageError"
+
+
 GROUP = 30
 """Layers that are read in one program: those of the chest model together take 600 MB."""
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import numpy as np
-import pytest
 
 import layertap
 from generators import tiny
-from javascript_runtime import Runtime, assert_close
+from javascript_runtime import Done, Runtime, assert_close
 from layertap.cam.heat_maps import heat_maps
 
 OPEN = """
@@ -32,47 +32,60 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def files(**options: Any) -> dict[str, bytes]:
-    return {"model.onnx": tiny.differentiable(**options).SerializeToString()}
+def batch(variant: str) -> Any:
+    x = images()
+    first = VARIANTS[variant].get("channels_first")
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if first else x
 
 
-GRADIENTS = (
-    OPEN
-    + """
+def run_all(runtime: Runtime, code: str) -> tuple[Done, dict[str, layertap.Model]]:
+    """Run a program for each variant in turn, with `model`, `x` and `variant`."""
+    made = {name: tiny.differentiable(**more) for name, more in VARIANTS.items()}
+    data = {f"{name}.onnx": one.SerializeToString() for name, one in made.items()}
+    start = """
+    const about = {}
+    for (const variant of names) {
+      const model = await layertap.open(ort, await read(`${variant}.onnx`))
+      const x = await given(variant)
+    """
+    end = "await model.release()\n}\nreturn about"
+    arrays = {name: batch(name) for name in VARIANTS}
+    models = {name: layertap.open(data[f"{name}.onnx"]) for name in VARIANTS}
+    return runtime.run(start + code + end, arrays, data), models
+
+
+GRADIENTS = """
 for (const target of [0, -1, "top", [2, "top"], new Float32Array([0.5, -1, 2])]) {
   const found = await model.gradients(x, undefined, { target })
   const key = ArrayBuffer.isView(target) ? "mix" : target
-  for (const [name, gradient] of Object.entries(found)) keep(`${key}/${name}`, gradient)
+  for (const [name, gradient] of Object.entries(found)) keep(`${variant}/${key}/${name}`, gradient)
 }
-keep("one", await model.gradients(x, "last", { target: 1 }))
+keep(`${variant}/one`, await model.gradients(x, "last", { target: 1 }))
 """
-)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_gradients_are_those_of_the_python_runtime(variant: str, runtime: Runtime) -> None:
-    made, x = files(**VARIANTS[variant]), images()
-    if VARIANTS[variant].get("channels_first"):
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    found = runtime.run(GRADIENTS, {"x": x}, made).arrays
-    model = layertap.open(made["model.onnx"])
+def test_gradients_are_those_of_the_python_runtime(runtime: Runtime) -> None:
+    done, models = run_all(runtime, GRADIENTS)
     mix = np.array([0.5, -1, 2], np.float32)
     targets: dict[str, Any] = {"0": 0, "-1": -1, "top": "top", "2,top": [2, "top"], "mix": mix}
-    for key, target in targets.items():
-        for name, expected in model.gradients(x, target=target).items():
-            value = found[f"{key}/{name}"]
-            assert value.shape == expected.shape
-            if runtime.name == "node" and key != "2,top":
-                np.testing.assert_array_equal(value, expected, (key, name))
-            assert_close(value, expected, name)
-    assert_close(found["one"], model.gradients(x, "last", 1))
+    for variant, model in models.items():
+        x = batch(variant)
+        for key, target in targets.items():
+            for name, expected in model.gradients(x, target=target).items():
+                value = done.arrays[f"{variant}/{key}/{name}"]
+                if runtime.name == "node" and key != "2,top":
+                    np.testing.assert_array_equal(value, expected, f"{variant} {key} {name}")
+                assert_close(value, expected, f"{variant} {key} {name}")
+        assert_close(done.arrays[f"{variant}/one"], model.gradients(x, "last", 1), variant)
 
 
-MAPS = (
-    OPEN
-    + """
-const about = {}
-for (const method of await json("methods.json"))
+METHODS = (
+    *("gradcam", "Grad-CAM++", "xgradcam", "layercam", "hirescam", "elementwise"),
+    *("eigencam", "eigen_gradcam"),
+)
+
+MAPS = """
+for (const method of METHODS)
   for (const [key, options] of Object.entries({
     plain: {},
     raw: { normalize: false, resize: false },
@@ -80,121 +93,101 @@ for (const method of await json("methods.json"))
   })) {
     const layer = method === "eigencam" ? "conv" : undefined
     const { data, dims, ...rest } = await model.cam(x, layer, { method, ...options })
-    keep(`${method}/${key}`, { data, dims })
-    about[`${method}/${key}`] = rest
+    keep(`${variant}/${method}/${key}`, { data, dims })
+    about[`${variant}/${method}/${key}`] = rest
   }
-return about
 """
-)
-METHODS = (
-    *("gradcam", "Grad-CAM++", "xgradcam", "layercam", "hirescam", "elementwise"),
-    *("eigencam", "eigen_gradcam"),
-)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_heat_maps_are_those_of_the_python_runtime(variant: str, runtime: Runtime) -> None:
-    made, x = files(**VARIANTS[variant]), images()
-    if VARIANTS[variant].get("channels_first"):
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    made["methods.json"] = json.dumps(METHODS).encode()
-    done = runtime.run(MAPS, {"x": x}, made)
-    model = layertap.open(made["model.onnx"])
+def test_heat_maps_are_those_of_the_python_runtime(runtime: Runtime) -> None:
+    done, models = run_all(runtime, MAPS.replace("METHODS", json.dumps(METHODS)))
     options: dict[str, dict[str, Any]] = {
         "plain": {},
         "raw": {"normalize": False, "resize": False},
         "two": {"target": [1, "top"], "resize": (5, 9)},
     }
-    for method in METHODS:
-        for key, more in options.items():
-            layer = "conv" if method == "eigencam" else None
-            more = {k: v for k, v in more.items() if k != "target" or method != "eigencam"}
-            expected = heat_maps(model, x, layer, method=method, **more)
-            found, about = done.arrays[f"{method}/{key}"], done.value[f"{method}/{key}"]
-            if method == "eigencam":
-                found = found[:, :1]
-            assert_close(found, expected.maps, method, 1e-5)
-            assert about["layer"] == expected.layer
-            assert about["method"] == expected.method
-            if method != "eigencam":
-                assert expected.classes is not None
-                assert about["classes"] == expected.classes.tolist()
-                np.testing.assert_allclose(about["scores"], expected.scores, rtol=1e-5)
+    for variant, method, key in itertools.product(models, METHODS, options):
+        layer = "conv" if method == "eigencam" else None
+        more = {k: v for k, v in options[key].items() if k != "target" or layer is None}
+        expected = heat_maps(models[variant], batch(variant), layer, method=method, **more)
+        where = f"{variant}/{method}/{key}"
+        found, about = done.arrays[where], done.value[where]
+        # The map of EigenCAM is the same for every target.
+        assert_close(found[:, : expected.maps.shape[1]], expected.maps, where, 1e-5)
+        assert about["layer"] == expected.layer
+        assert about["method"] == expected.method
+        if layer is None:
+            assert expected.classes is not None
+            assert about["classes"] == expected.classes.tolist()
+            np.testing.assert_allclose(about["scores"], expected.scores, rtol=1e-5)
 
 
-REDUCTIONS = (
-    OPEN
-    + """
-const hows = ["mean", "max", "mean_l2", "flatten", "top2", null]
-for (const how of hows) {
-  const found = await model.activations(x, { "re:conv|relu|drop|pool": how })
-  for (const [name, value] of Object.entries(found)) {
-    if (value.channels) {
-      keep(`${how}/${name}/channels`, value.channels)
-      keep(`${how}/${name}/values`, value.values)
-    } else keep(`${how}/${name}`, value)
+REDUCTIONS = """
+for (const opset of names) {
+  const model = await layertap.open(ort, await read(`${opset}.onnx`))
+  const x = await given(opset)
+  for (const how of ["mean", "max", "mean_l2", "flatten", "top2", null]) {
+    const found = await model.activations(x, { "re:conv|relu|drop|pool": how })
+    for (const [name, value] of Object.entries(found))
+      for (const [part, tensor] of Object.entries(value.channels ? value : { whole: value }))
+        keep(`${opset}/${how}/${name}/${part}`, tensor)
   }
 }
 """
-)
 
 
-@pytest.mark.parametrize("opset", [18, 13, 9])
-def test_reductions_are_those_of_the_python_runtime(opset: int, runtime: Runtime) -> None:
-    made = tiny.image_classifier()
-    made.opset_import[0].version = opset
-    data, x = made.SerializeToString(), tiny.images(2)
-    found = runtime.run(REDUCTIONS, {"x": x}, {"model.onnx": data}).arrays
-    model = layertap.open(data)
-    for how in ("mean", "max", "mean_l2", "flatten", "top2", None):
-        reduced: dict[str, Any] = model.activations(x, {"re:conv|relu|drop|pool": how})
-        for name, expected in reduced.items():
-            if how == "top2":
-                np.testing.assert_array_equal(found[f"{how}/{name}/channels"], expected.channels)
-                assert_close(found[f"{how}/{name}/values"], expected.values)
-            else:
-                key = "null" if how is None else how
-                assert_close(found[f"{key}/{name}"], expected)
+def test_reductions_are_those_of_the_python_runtime(runtime: Runtime) -> None:
+    files, x = {}, tiny.images(2)
+    for version in (18, 13, 9):
+        made = tiny.image_classifier()
+        made.opset_import[0].version = version
+        files[f"{version}.onnx"] = made.SerializeToString()
+    arrays = {name.removesuffix(".onnx"): x for name in files}
+    found = runtime.run(REDUCTIONS, arrays, files).arrays
+    for opset in arrays:
+        model = layertap.open(files[f"{opset}.onnx"])
+        for how in ("mean", "max", "mean_l2", "flatten", "top2", None):
+            expected: dict[str, Any] = model.activations(x, {"re:conv|relu|drop|pool": how})
+            for name, value in expected.items():
+                key = f"{opset}/{'null' if how is None else how}/{name}"
+                if how == "top2":
+                    np.testing.assert_array_equal(found[f"{key}/channels"], value.channels)
+                    assert_close(found[f"{key}/values"], value.values, key)
+                else:
+                    assert_close(found[f"{key}/whole"], value, key)
 
 
-RESUME = (
-    OPEN
-    + """
-const named = {}
-for (const name of names) if (name !== "x") named[name] = await given(name)
-const layers = await json("layers.json")
-const found = await model.resume(named, layers ?? undefined)
-if (layers) for (const [name, value] of Object.entries(found)) keep(name, value)
-else keep("probs", found)
+RESUME = """
+const model = await layertap.open(ort, await read("model.onnx"))
+for (const [i, { given: starts, layers }] of (await json("cases.json")).entries()) {
+  const values = {}
+  for (const name of starts) values[name] = await given(name)
+  const found = await model.resume(values, layers ?? undefined)
+  const named = layers ? found : { probs: found }
+  for (const [name, value] of Object.entries(named)) keep(`${i}/${name}`, value)
+}
 """
+RESUMED: tuple[tuple[list[str], list[str] | None], ...] = (
+    (["relu"], None),
+    (["relu"], ["pool", "probs", "relu"]),
+    (["conv"], ["relu", "drop", "probs"]),
+    (["drop"], ["pool"]),
+    (["pool"], ["probs"]),
+    (["image"], ["conv", "image"]),
 )
 
 
-@pytest.mark.parametrize(
-    ("given", "layers"),
-    [
-        (["relu"], None),
-        (["relu"], ["pool", "probs", "relu"]),
-        (["conv"], ["relu", "drop", "probs"]),
-        (["drop"], ["pool"]),
-        (["pool"], ["probs"]),
-        (["image"], ["conv", "image"]),
-    ],
-)
-def test_a_resumed_run_is_that_of_the_python_runtime(
-    given: list[str], layers: list[str] | None, runtime: Runtime
-) -> None:
+def test_a_resumed_run_is_that_of_the_python_runtime(runtime: Runtime) -> None:
     data, x = tiny.image_classifier().SerializeToString(), tiny.images(2)
     model = layertap.open(data)
-    values = {name: np.ascontiguousarray(model.activations(x, name)) / 2 for name in given}
-    made = {"model.onnx": data, "layers.json": json.dumps(layers).encode()}
-    found = runtime.run(RESUME, {"x": x, **values}, made).arrays
-    expected = model.resume(values, layers)
-    if layers is None:
-        expected = {"probs": expected}
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert_close(found[name], value)
+    names = {name for given, _ in RESUMED for name in given}
+    values = {name: np.ascontiguousarray(model.activations(x, name)) / 2 for name in names}
+    cases = json.dumps([{"given": given, "layers": layers} for given, layers in RESUMED]).encode()
+    found = runtime.run(RESUME, values, {"model.onnx": data, "cases.json": cases}).arrays
+    for at, (given, layers) in enumerate(RESUMED):
+        expected = model.resume({name: values[name] for name in given}, layers)
+        for name, value in (expected if layers else {"probs": expected}).items():
+            assert_close(found[f"{at}/{name}"], value, f"{at}/{name}")
 
 
 INPUTS = (

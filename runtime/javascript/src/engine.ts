@@ -94,7 +94,7 @@ export class Engine {
     )
     if (model.length > MOST_BYTES)
       throw new ModelFileError(
-        `the request needs ${(model.length / 1e9).toFixed(1)} GB of the model, more than the 2.1 GB that a browser can take.`,
+        `the request needs ${(model.length / 1e9).toFixed(1)} GB of the model, more than the possible 2.1 GB.`,
       )
     const quantised = !plan.request.fused && plan.nodes.some((at) => this.graph.nodes[at].type === "DequantizeLinear")
     const extra = { ...this.options?.extra, session: { disable_quant_qdq: "1", ...this.options?.extra?.session } }

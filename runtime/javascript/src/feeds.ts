@@ -55,7 +55,7 @@ export async function asTensor(
     const known = recipe()
     if (!known)
       throw new InputError(
-        `${label}: got an image, but the file has no preprocessing. Give a recipe, as in preprocess: {size: [320, 320]}, or a batch of shape ${shown(shape)}.`,
+        `${label}: got an image, but the file has no preprocessing. Give preprocess: {size: [320, 320]}, or a batch of shape ${shown(shape)}.`,
       )
     const { batch } = await import("./images/batch.js")
     value = await batch(label, info, images, known)
@@ -90,7 +90,7 @@ function inferred(label: string, count: number, shape: TensorInfo["shape"]): num
   const free = shape.filter((one) => one === null).length
   if (free > 1 || (free ? count % rest : count !== rest))
     throw new InputError(
-      `${label} has ${count} values, expected ${shown(shape)}. Give a tensor, {data, dims}, that states its sizes.`,
+      `${label} has ${count} values, expected ${shown(shape)}. Give a tensor, {data, dims}, with its sizes.`,
     )
   return shape.map((one) => one ?? count / rest)
 }

@@ -75,6 +75,8 @@ const OMITTED = [6, 14, 20]
 /** Operators whose outputs cannot be left out one by one: onnxruntime ends the process if they are. */
 const COMPLETE = ["If", "Loop", "Scan", "Split"]
 
+const NESTING = new Set([0x2a, 0x32, 0x52, 0x5a, 0xb2, 0xba])
+
 /** Index the ONNX model in `bytes`; throws a `WireError` if it is none. */
 export function readGraph(bytes: Uint8Array): Graph {
   const graph: Graph = {
@@ -168,7 +170,9 @@ function readNode(bytes: Uint8Array, span: Span, start: number, depth: number): 
   let perm: number[] | undefined
   for (const one of attributes) {
     if (type === "Transpose") perm = readPerm(bytes, one) ?? perm
-    for (const name of readAttribute(bytes, one, depth)) reads.add(name)
+    // A quick test for the tags of fields with tensors and graphs; a tag has one spelling only.
+    if (bytes.subarray(...one).some((byte) => NESTING.has(byte)))
+      for (const name of readAttribute(bytes, one, depth)) reads.add(name)
   }
   return { type, domain: standard(domain), reads: [...reads], writes, span, perm }
 }

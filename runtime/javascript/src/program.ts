@@ -157,7 +157,7 @@ export class Program {
     const dims = (this.graph.weights.get(name) ?? typeOf(this.graph, name)).dims ?? []
     const sizes = dims.map((one) => (typeof one === "number" ? one : 1))
     if (!sizes.length || size(sizes) > 2 ** 24)
-      throw new ModelFileError(`the file is damaged: its weights of classes, ${show(name)}, have the shape (${dims.join(", ")}).`)
+      throw new ModelFileError(`the weights of classes, ${show(name)}, have the invalid shape (${dims.join(", ")}).`)
     return sizes
   }
 

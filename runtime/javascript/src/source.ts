@@ -25,7 +25,7 @@ export async function readBytes(source: Source, kind: Kind): Promise<Uint8Array>
   const check = (size: number): void => {
     if (size > MOST_BYTES)
       throw new kind(
-        `${name} has ${(size / 1e9).toFixed(1)} GB (${size} bytes), more than the 2.1 GB that a browser can take. Cut the needed layers out of it with \`layertap cut\`.`,
+        `${name} has ${(size / 1e9).toFixed(1)} GB (${size} bytes), more than the possible 2.1 GB. Cut the needed layers out of it with \`layertap cut\`.`,
       )
   }
   try {

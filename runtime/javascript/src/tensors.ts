@@ -61,16 +61,14 @@ export function cast(label: string, data: any, dtype: string, from = ""): any {
   const given = Array.from(data as ArrayLike<number | bigint | boolean>)
   if (given.some((one) => !["number", "bigint", "boolean"].includes(typeof one)))
     throw new InputError(`${label} takes numbers (${dtype}).`)
-  if (isFloat(dtype)) {
-    const values = given.map(Number)
-    return dtype === "float16" ? Uint16Array.from(values, toHalf) : (array as any).from(values)
-  }
-  const bits = array.BYTES_PER_ELEMENT * 8
-  const [low, high] = dtype === "bool" ? [0, 1] : dtype[0] === "u" ? [0, 2 ** bits - 1] : [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]
-  for (const one of given)
-    if (!Number.isInteger(Number(one)) || Number(one) < low || Number(one) > high)
-      throw new InputError(`${label} must contain integers (${dtype}) from ${low} to ${high}, got ${one}.`)
-  return (array as any).from(given, bits === 64 ? BigInt : Number)
+  const values = given.map(Number)
+  if (dtype === "float16") return Uint16Array.from(values, toHalf)
+  if (isFloat(dtype)) return (array as any).from(values)
+  const whole = given.map((one, i) => (Number.isInteger(values[i]) ? one : 0))
+  const out = (array as any).from(/64/.test(dtype) ? whole.map(BigInt) : whole)
+  const wrong = values.findIndex((value, i) => Number(out[i]) !== value || (dtype === "bool" && value > 1))
+  if (wrong >= 0) throw new InputError(`${label} must contain integers (${dtype}), got ${values[wrong]}.`)
+  return out
 }
 
 function fromHalf(bits: number): number {

@@ -25,6 +25,7 @@ from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.graph.weights import Initializers
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "runtime" / "layertap" / "view" / "page"
 WHEELS = ROOT / ".cache" / "wheels"
 OLDEST = ROOT / ".cache" / "oldest"
 
@@ -92,7 +93,8 @@ def test_the_wheel_holds_the_three_packages_and_the_license(wheel: Path) -> None
         assert f"{package}/py.typed" in names
     others = {name for name in names if not name.endswith((".py", ".typed"))}
     written = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
-    assert others == {f"{info}/{name}" for name in written}
+    page = {f"layertap/view/page/{path.name}" for path in PAGE.iterdir()}
+    assert others == {f"{info}/{name}" for name in written} | page
     assert "License-Expression: Apache-2.0\n" in metadata
     assert license_text == (ROOT / "LICENSE").read_bytes()
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._arguments import count, flag, number
+from layertap._arguments import count, flag, items, number
 from layertap._engine.feeds import as_recipe
 from layertap.cam.finished import check_options, computed_maps
 from layertap.cam.heat_maps import choose_layer, raw_maps
@@ -124,7 +124,7 @@ def checked(
         UsageError: one of them is invalid.
     """
     if methods is not None:
-        given = [methods] if isinstance(methods, str) else list(methods)
+        given = [methods] if isinstance(methods, str) else items("methods", methods)
         methods = [find_method(name).name for name in given]
         if not methods:
             raise UsageError(f"no methods are given; the methods are {', '.join(METHODS)}.")

@@ -37,6 +37,7 @@ SUBJECTS = (
     "finished",
     "recurrent",
     "collections",
+    "javascript",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

@@ -2,7 +2,8 @@
 
 METHOD is `layertap`; `predict`, a loop over Keras's `predict` that saves each batch; or `kept`, the
 way of thingsvision: the same loop keeps all batches, and saves them joined. Prints the seconds of
-the work, without imports and the opening of the model, and the peak memory in MB.
+the work, without imports and the opening of the model; and the peak memory in MB, at the end and
+of the imports alone.
 """
 
 from __future__ import annotations
@@ -23,20 +24,24 @@ BATCH = 32
 method, file, layer, recipe, out, *images = sys.argv[1:]
 
 
-def with_layertap() -> float:
+def with_layertap() -> tuple[float, float]:
     """Extract; its own default sizes."""
     import layertap
+    from layertap._engine.library import import_onnxruntime
 
+    import_onnxruntime()
+    imports = peak_megabytes()
     model = layertap.open(file)
     began = time.perf_counter()
     model.extract(images, [layer], out, preprocess=json.loads(recipe))
-    return time.perf_counter() - began
+    return time.perf_counter() - began, imports
 
 
-def with_keras() -> float:
+def with_keras() -> tuple[float, float]:
     """A loop; the first call of `predict`, which makes the graph, is not counted."""
     import keras
 
+    imports = peak_megabytes()
     model = keras.saving.load_model(file, compile=False)
     part = keras.Model(model.input, model.get_layer(layer).output)
     how = json.loads(recipe)
@@ -59,8 +64,8 @@ def with_keras() -> float:
             np.save(Path(out, f"{start:06d}.npy"), found)
     if kept:
         np.save(Path(out, "features.npy"), np.vstack(kept))
-    return time.perf_counter() - began
+    return time.perf_counter() - began, imports
 
 
-seconds = with_layertap() if method == "layertap" else with_keras()
-print(seconds, peak_megabytes(), flush=True)
+seconds, before = with_layertap() if method == "layertap" else with_keras()
+print(seconds, peak_megabytes(), before, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
         help="names of the classes, one per line, or as JSON; kept in the file",
     )
     parser.add_argument("--opset", type=int, default=18, help="ONNX opset, 13 to 18 (default 18)")
+    parser.add_argument(
+        "--finish",
+        metavar="APP.onnx",
+        help="also write a finished file, see `layertap finish`, with these:",
+    )
+    _add_finished(parser)
     _add_verification(parser)
 
 
@@ -245,6 +252,7 @@ def _run_export(args: argparse.Namespace) -> int:
     check_class_input(args.class_input)
     checked = _checked_verification(args)
     _check_export(args)
+    _check_finish(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -274,7 +282,31 @@ def _run_export(args: argparse.Namespace) -> int:
         tell(f"layertap: {failure}", several_lines=True)
         return PARTLY_FAILED
     show(str(report))
-    return OK
+    if args.finish is None:
+        return OK
+    return _finish(args.output, args.finish, args, preprocess=None, timeout=args.timeout)
+
+
+def _check_finish(args: argparse.Namespace) -> None:
+    """Check the options of a finished file, and ask for the gradient that its heat map needs."""
+    given = {"--heat-map": args.heat_map, "--top": args.top}
+    if args.finish is None:
+        unused = next((option for option, value in given.items() if value is not None), None)
+        if unused is not None:
+            raise UsageError(f"{unused} is for a finished file: give --finish APP.onnx as well.")
+        return
+    from layertap.cam.methods import find_method  # needs numpy, slows `--help`
+
+    check_target(args.finish, ".onnx", [args.output, args.model])
+    if args.preprocess is None:
+        raise UsageError(
+            "--finish needs --preprocess FILE.json: how a picture becomes the model's input. "
+            "`layertap finish --no-image-input` writes a file that takes prepared inputs."
+        )
+    needs_gradient = args.heat_map is not None and find_method(args.method).takes == "gradients"
+    layer = LAST if args.heat_map is True else args.heat_map
+    if needs_gradient and layer not in args.gradients and (layer != LAST or not args.gradients):
+        args.gradients = [*args.gradients, layer]
 
 
 def _run_gradients(args: argparse.Namespace) -> int:
@@ -302,28 +334,48 @@ def _run_gradients(args: argparse.Namespace) -> int:
 
 
 def _run_finish(args: argparse.Namespace) -> int:
+    return _finish(
+        args.file,
+        args.output,
+        args,
+        image_input=args.image_input,
+        batch=args.batch,
+        preprocess=args.preprocess,
+        output=args.output_name,
+        layers=args.layers,
+        strip=args.strip,
+        timeout=args.timeout,
+    )
+
+
+def _finish(
+    source: str,
+    target: str,
+    args: argparse.Namespace,
+    *,
+    layers: Sequence[str] = (),
+    **options: Any,
+) -> int:
+    """Write a finished file, and return the exit code."""
     from layertap.extract.asked import split_reduction  # needs numpy, slows `--help`
 
     from . import VerificationError, finish
 
-    rows = read_index(FileSource(args.file)).layers
+    rows = read_index(FileSource(source)).layers
     heat_map = args.heat_map
     if isinstance(heat_map, str):
         heat_map = parse_selector(heat_map, rows)
+        if isinstance(heat_map, slice):
+            raise UsageError(f"--heat-map must be a name or an index, got {args.heat_map!r}.")
     try:
         report = finish(
-            args.file,
-            args.output,
-            image_input=args.image_input,
-            batch=args.batch,
-            preprocess=args.preprocess,
+            source,
+            target,
             heat_map=heat_map,
             method=args.method,
-            output=args.output_name,
             top=args.top,
-            layers=dict(split_reduction(rows, text) for text in args.layers),
-            strip=args.strip,
-            timeout=args.timeout,
+            layers=dict(split_reduction(rows, text) for text in layers),
+            **options,
         )
     except VerificationError as exc:
         tell(f"layertap: {exc}", several_lines=True)

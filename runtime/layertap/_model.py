@@ -878,6 +878,7 @@ class Model:
                 beyond 65,504 are infinite in float16; `features.nonfinite` counts them.
             preprocess: a recipe for images instead of the card's.
             items: a text file with a path in each line, or a CSV file, relative to its folder.
+                `"-"` is stdin; paths from a pipe are relative to the current folder.
             column: the column of the paths in a CSV file; by default the first.
             reader: see `stream`.
             cam_layer: the layer of heat maps; see `cam`.

@@ -257,6 +257,8 @@ def _array(
                 raise InputError(_no_recipe(name, spec, images[0]))
             value = _prepared(label, images, spec, recipe)
     array = _as_array(label, value)
+    if not array.ndim and rank and array.dtype.kind in "OU" and spec.dtype != "string":
+        raise InputError(f"{label} must be an array {_dims(spec)}, got {_kind(value)}.")
     pixels = array.ndim == 4 and array.dtype.kind in "iu" and _is_float(spec)
     if recipe and rank == 4 and pixels:
         count = recipe.channel_count

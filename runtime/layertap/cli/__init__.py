@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from layertap._escaping import printable
 from layertap._record import Record
@@ -188,6 +188,16 @@ class _Parser(argparse.ArgumentParser):
     """
 
     raises = False
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """The same, with `FILE -o OUT SOURCE` read as `FILE SOURCE -o OUT`: a list of arguments
+        that may be empty is ended by the first option otherwise."""
+        found, left = super().parse_known_args(*args, **kwargs)
+        lists = [x for x in self._actions if not x.option_strings and x.nargs == "*"]
+        if lists and left and not any(word.startswith("-") for word in left):
+            setattr(found, lists[-1].dest, [*getattr(found, lists[-1].dest), *left])
+            left = []
+        return found, left
 
     def error(self, message: str) -> NoReturn:
         if _Parser.raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -55,7 +56,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", help="float16, float32 or float64 (default: each layer's own)")
     parser.add_argument(
-        "--items", metavar="LIST", help="a text file with a path in each line, or a CSV file"
+        "--items",
+        metavar="LIST",
+        help="a text file with a path in each line, or a CSV file; - for stdin",
     )
     parser.add_argument(
         "--column",
@@ -116,7 +119,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     if not args.sources and not args.items:
-        raise UsageError("there is nothing to extract from: give folders or images, or --items.")
+        paths = [word for word in args.layers if os.path.exists(word)]
+        raise UsageError(
+            "there is nothing to extract from: give folders or images, or --items."
+            + (f" {paths[0]!r} was read as a layer; give it before --layers." if paths else "")
+        )
     model = _model.open(args.file, device=args.device)
     with Extraction(
         program_of(model),
@@ -142,9 +149,11 @@ def _run(args: argparse.Namespace) -> int:
         bill = extraction.bill(tried=args.dry_run)
         if json:
             json.write("bill", **bill.to_dict())
-        elif not args.quiet or args.dry_run:
-            tell(f"{bill}" if bill.left else f"{args.output}: nothing to do.")
+        elif bill.left and (not args.quiet or args.dry_run):
+            tell(f"{bill}")
         if args.dry_run:
+            if not bill.left and not json:
+                tell(f"{args.output}: nothing to do.")
             return OK
         reporter: Reporter = json or (Silent() if args.quiet else on_stream(sys.stderr))
         with _finishing() as ending:
@@ -205,18 +214,22 @@ def _ended(
             complete=found.complete,
             nonfinite=dict(found.nonfinite),
         )
+    if not bill.left and not json and not args.quiet:  # now that no image has changed
+        tell(f"{args.output}: nothing to do.")
     if bill.left and not json and not args.quiet:
         state = "" if found.complete else f" of {len(found):,}"
-        tell(f"wrote {args.output}: {found.done_rows:,}{state} rows, {failed:,} failed")
+        noun = "row" if len(found) == 1 else "rows"
+        tell(f"wrote {args.output}: {found.done_rows:,}{state} {noun}, {failed:,} failed")
     if bill.left or args.retry_failed:
-        for row, reason in list(found.errors.items())[:SHOWN]:
+        for row, reason in sorted(found.errors.items())[:SHOWN]:
             tell(f"layertap: {one_line(found.ids[row])} (row {row}): {one_line(reason)}")
         if failed > SHOWN:
             tell(f"layertap: and {number_of(failed - SHOWN, 'other image')}; see {args.output}.")
     for key, count in found.nonfinite.items():
+        half = found.column(key).dtype == "float16"
         tell(
-            f"layertap: warning: {one_line(key)}: {number_of(count, 'value')} not finite. float16 "
-            "holds numbers up to 65,504."
+            f"layertap: warning: {one_line(key)}: {number_of(count, 'value')} not finite."
+            + (" float16 holds numbers up to 65,504." if half else "")
         )
     if ending.number and not found.complete:
         tell("layertap: ended by a signal. The same command continues.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 
 from layertap._escaping import one_line
 from layertap.errors import UsageError
@@ -61,6 +62,9 @@ def _run(args: argparse.Namespace) -> int:
     for key in args.layers or ():
         found.column(key)  # before anything is written
     layers = args.layers
+    tables = [os.path.realpath(path) for path in (args.parquet, args.csv, args.tsv) if path]
+    if len(set(tables)) < len(tables):
+        raise UsageError("two tables would be written to one place. Give each its own name.")
     if args.tsv and len(layers or found.keys()) > 1:
         raise UsageError("--tsv writes the vectors of one layer. Give it with --layers.")
     written: list[str] = []

@@ -59,7 +59,8 @@ class Bill(Record):
             rest = sum(bytes_of(column) for column in self.columns[SHOWN:])
             more = number_of(len(self.columns) - SHOWN, "more column")
             shown.append(f"{more}: {bytes_text(rest * self.rows)}")
-        parts = [f"{self.rows:,} images -> {', '.join(shown)}"]
+        noun = "image" if self.rows == 1 else "images"
+        parts = [f"{self.rows:,} {noun} -> {', '.join(shown)}"]
         if self.left < self.rows:
             parts.append(f"{self.left:,} rows to compute: {bytes_text(self.bytes)}")
         elif len(self.columns) > 1:

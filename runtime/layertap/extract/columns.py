@@ -144,6 +144,11 @@ def columns_of(
     """
     wanted = what_is_asked(program, asked)
     cast = None if dtype is None else check_dtype(dtype)
+    if cam_layer is not None and not any(one.kind == "cam" for one in wanted):
+        raise UsageError(
+            f"the layer of heat maps is {cam_layer!r}, but no heat map is asked for. Give one, "
+            "such as 'cam:top', or leave it out."
+        )
     columns = Columns(program, wanted, cast, cam_layer)
     columns.columns = _described(program, columns.work, recipe)
     return columns

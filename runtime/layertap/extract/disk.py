@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from layertap.errors import LayertapError, OutputError
+from layertap.errors import CollectionError, LayertapError, OutputError
 from layertap.format.atomic import (
     ABANDONED_SECONDS,
     TEMPORARY,
@@ -26,6 +26,7 @@ from layertap.format.atomic import (
     temporary_path,
     wait_for_lock,
 )
+from layertap.format.source import open_regular
 
 MADE, EMPTY = os.O_CREAT, os.O_CREAT | os.O_TRUNC
 
@@ -78,6 +79,17 @@ class File:
         """Whether the path still leads to it."""
         return is_open_at(self.descriptor, self.path)
 
+    def check_name(self) -> None:
+        """
+        Raises:
+            CollectionError: the path does not lead to it any more; what is written would be lost.
+        """
+        if not self.has_its_name():
+            raise CollectionError(
+                f"{str(self.path)!r} was removed, moved or replaced while it was written. Put it "
+                "back if it was moved, and run the same command again; or give another folder."
+            )
+
     def close(self) -> None:
         """Close it, and give up the lock."""
         if self.descriptor >= 0:
@@ -90,6 +102,23 @@ def _write_at(descriptor: int, data: memoryview, offset: int) -> int:
         return os.pwrite(descriptor, data, offset)
     os.lseek(descriptor, offset, os.SEEK_SET)  # on Windows
     return os.write(descriptor, data)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """A file of a collection, open for reading; a pipe in its place is not waited for.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        CollectionError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            yield file
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror or exc}.") from exc
 
 
 def write_file(path: Path, pieces: Iterable[bytes], *, size: int | None = None) -> None:

@@ -27,10 +27,10 @@ from .bill import Bill, bytes_of, free_bytes
 from .columns import Columns, columns_of
 from .features import Features, features
 from .identity import Identity, identity_of, read_identity
-from .inputs import check_readable, recipe_for
+from .inputs import check_fits, check_readable, recipe_for
 from .item_list import Known, digest
 from .items import Item
-from .layout import Grid, Place, place, spread
+from .layout import MOST_SHARDS, Grid, Place, place, spread
 from .made_with import made_with
 from .progress import Meter, Progress, Reporter, reporter_for
 from .readers import ReaderItems
@@ -55,7 +55,7 @@ WORTH_CHECKING = 4 * TRIED
 WORTH_TRYING = 50 * TRIED
 """Number of rows from which on the time is estimated: it takes up to 2 % longer."""
 
-CHUNK_BYTES, CHUNK_ROWS, CHUNKS = 16_000_000, 256, 64
+CHUNK_BYTES, CHUNK_ROWS, CHUNKS = 16_000_000, 256, 32
 """A chunk has at most so many bytes and rows, and each shard at least so many chunks if it has as
 many rows: so a kill loses little, and all workers have work until the end."""
 
@@ -126,6 +126,7 @@ class Extraction:
                 recipe=None if self._items.ready else self._recipe,
                 cam_layer=cam_layer,
             )
+            check_fits(program, self._items, self._columns.work.input)
             self._batch = batch or self._default("batch", begun, rows)
             self._chunk = chunk or self._default("chunk", begun, rows)
             file = digest_of(program.source)
@@ -291,7 +292,7 @@ class Extraction:
         return seconds
 
     def _unreadable(self, failed: Mapping[int, str]) -> ImageError:
-        row, reason = next(iter(failed.items()))
+        row, reason = min(failed.items())
         return ImageError(
             f"{self._items.items[row].id}: {reason} None of the {number_of(len(failed), 'image')} "
             "that were tried can be read."
@@ -382,7 +383,7 @@ class Extraction:
         return self._closing.enter_context(on_one_thread(self._columns))
 
     def _too_many(self, writer: Writer) -> ImageError:
-        row, reason = next(iter(writer.failed.items()))
+        row, reason = min(writer.failed.items())
         return ImageError(
             f"{number_of(len(writer.failed), 'image')} failed, and at most {self._most} may. The "
             f"first is {self._items.items[row].id!r} (row {row}): {one_line(reason)} "
@@ -461,6 +462,8 @@ def shard_of(given: str | Sequence[int] | None) -> tuple[int, int]:
         raise UsageError(
             f"there is no shard {one} of {many}: shards are 1/{many} to {many}/{many}."
         )
+    if many > MOST_SHARDS:
+        raise UsageError(f"there can be {MOST_SHARDS:,} shards at most, got {many:,}.")
     return one - 1, many
 
 

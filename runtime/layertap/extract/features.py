@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._public import public
-from layertap.errors import LayerNotFoundError, suggest
+from layertap.errors import CollectionError, LayerNotFoundError, OutputError, suggest
 from layertap.format.text import Readable, aligned, number_of, printable, shape_text
 
 from .columns import Column
+from .disk import reading
 from .identity import Stored, read_identity
 from .item_list import ItemList, file_digest
 from .journal import Record, Summary, records, summary_of
-from .layout import ITEMS, OK, SUMMARY, Place, as_bytes, header, little, place, row_bytes
+from .layout import ITEMS, OK, RESERVED, SUMMARY, Place, as_bytes, header, little, place, row_bytes
 from .npy_parts import read_part
 from .rows import Rows
 from .zarr_arrays import open_array
@@ -71,6 +72,8 @@ class Verification(NamedTuple):
     def __str__(self) -> str:
         words = [
             f"{one.key}: rows {one.first} to {one.first + one.rows - 1} are damaged"
+            if one.rows > 1
+            else f"{one.key}: row {one.first} is damaged"
             for one in self.damaged
         ]
         words += self.problems
@@ -144,8 +147,9 @@ class Features(Readable):
             LayerNotFoundError: there is no column of this name.
             CollectionError: a file is damaged.
         """
+        column = self.column(key)
         if key not in self._arrays:
-            self._arrays[key] = self._opened(self.column(key))
+            self._arrays[key] = self._opened(column)
         return self._arrays[key]
 
     def _opened(self, column: Column) -> Any:
@@ -225,18 +229,20 @@ class Features(Readable):
     def _summary(self) -> dict[str, Any] | None:
         """summary.json; `None` if the collection is not finished, or the file is damaged."""
         try:
-            found = json.loads((self._place.home / SUMMARY).read_bytes())
+            with reading(self._place.home / SUMMARY) as file:
+                found = json.loads(file.read())
             fits = found["identity"] == self.identity.sha256 and found["rows"] == len(self)
             plain = isinstance(found["failed"], int) and isinstance(found["nonfinite"], dict)
             return found if fits and plain else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, CollectionError, ValueError, KeyError, TypeError):
             return None
 
     def _stored_ok(self) -> NDArray[np.bool_] | None:
         expected = header(np.dtype(np.bool_), (len(self),))
         try:
-            data = (self._place.home / OK).read_bytes()
-        except OSError:
+            with reading(self._place.home / OK) as file:
+                data = file.read()
+        except (OSError, CollectionError):
             return None
         if data[: len(expected)] != expected or len(data) != len(expected) + len(self):
             return None
@@ -324,6 +330,7 @@ class Features(Readable):
         """
         from .tables import to_parquet
 
+        self._check_apart(path)
         to_parquet(self, path, columns)
 
     def to_csv(
@@ -341,6 +348,7 @@ class Features(Readable):
         """
         from .tables import to_csv
 
+        self._check_apart(path)
         to_csv(self, path, columns)
 
     def to_tsv(self, folder: str | os.PathLike[str], column: str | None = None) -> None:
@@ -358,7 +366,23 @@ class Features(Readable):
         """
         from .tables import to_tsv
 
+        self._check_apart(folder)
         to_tsv(self, folder, column)
+
+    def _check_apart(self, path: str | os.PathLike[str]) -> None:
+        """
+        Raises:
+            OutputError: it is a place where the collection has files.
+        """
+        if isinstance(path, (str, os.PathLike)) and not isinstance(os.fspath(path), bytes):
+            target, root = Path(os.path.realpath(path)), self._place.root
+            if root in target.parents:
+                first = target.relative_to(root).parts[0]
+                if first in RESERVED | {column.folder for column in self.columns}:
+                    raise OutputError(
+                        f"cannot write {os.fspath(path)!r}: the collection has files of its own "
+                        "there. Give another name."
+                    )
 
     def verify(self) -> Verification:
         """Read everything, and compare it with the checksums of what was written.

@@ -6,6 +6,7 @@ collection's identity. `made_with` is compared too, but a difference only warns.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import warnings
@@ -21,13 +22,18 @@ from layertap.errors import (
     UsageError,
 )
 from layertap.format.file_names import file_name
+from layertap.format.text import number_of
 
 from .columns import Column
+from .disk import reading
 from .item_list import digest
 from .items import Item
-from .layout import IDENTITY, ITEMS, Grid, Place, canonical, folders, little, readable
+from .layout import IDENTITY, ITEMS, MOST_SHARDS, Grid, Place, canonical, folders, little, readable
 
 FORMAT, VERSION = "layertap-extract", 1
+
+MOST_ROWS, LINE_BYTES = 1 << 40, 5
+"""Bounds of what a file may say: the number of rows, and the bytes of a line of items.tsv."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,11 @@ def read_identity(place: Place) -> Stored:
     """
     name = str(place.root)
     path = place.home / IDENTITY
+    if place.root.is_file():
+        raise CollectionError(f"{name!r} is a file. A collection is a folder.")
     try:
-        data = path.read_bytes()
+        with reading(path) as file:
+            data = file.read()
     except FileNotFoundError as exc:
         if not place.root.exists():
             raise CollectionError(f"there is no folder {name!r}.") from exc
@@ -170,12 +179,10 @@ def read_identity(place: Place) -> Stored:
             f"{name!r} is not a collection: it has no {IDENTITY}. A collection is a folder that "
             "`layertap extract` or `Model.extract` has written."
         ) from exc
-    except NotADirectoryError as exc:
-        raise CollectionError(f"{name!r} is a file. A collection is a folder.") from exc
-    except OSError as exc:
-        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror or exc}.") from exc
     try:
         content = json.loads(data)
+        if not isinstance(content, dict):
+            raise ValueError("it is no JSON object")
         if content["format"] != FORMAT:
             raise ValueError(f"its format is not {FORMAT}")
         if content["version"] != VERSION:
@@ -185,8 +192,11 @@ def read_identity(place: Place) -> Stored:
             )
         stored = Stored(content)
         _check(stored)
+        _check_size(place, stored)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        reason = f"{exc.args[0]!r} is missing" if isinstance(exc, KeyError) else str(exc)
+        reason = (
+            f"{exc.args[0]!r} is missing" if isinstance(exc, KeyError) else str(exc).rstrip(".")
+        )
         raise CollectionError(
             f"{str(path)!r} is damaged: {reason}. Restore it from a copy, or extract again into "
             "another folder."
@@ -202,9 +212,13 @@ def _check(stored: Stored) -> None:
     if stored.sha256 != stored.content["identity"]:
         raise ValueError("what it says was requested is not what its identity was made from")
     asked = stored.asked
+    if not isinstance(stored.made_with, dict) or not isinstance(asked["columns"], list):
+        raise ValueError("made_with must be an object, and columns a list")
     for name, least in {"rows": 0, "chunk": 1, "batch": 1, "shards": 1}.items():
         if type(asked[name]) is not int or asked[name] < least:
             raise ValueError(f"{name} is {asked[name]!r}")
+    if asked["rows"] > MOST_ROWS or asked["shards"] > MOST_SHARDS:
+        raise ValueError(f"it has {asked['rows']} rows in {asked['shards']} shards")
     for column in asked["columns"]:
         if file_name(column["folder"]) != column["folder"]:
             raise ValueError(f"{column['folder']!r} is not the name of a folder")
@@ -223,6 +237,21 @@ def _check(stored: Stored) -> None:
     for name in ("sha256", "times"):
         if not isinstance(stored.content["items"][name], str):
             raise ValueError(f"the {name} of {ITEMS} is missing")
+
+
+def _check_size(place: Place, stored: Stored) -> None:
+    """
+    Raises:
+        CollectionError: items.tsv is shorter than so many items are.
+    """
+    path = place.home / ITEMS
+    with contextlib.suppress(OSError):
+        size = path.stat().st_size
+        if size < LINE_BYTES * stored.asked["rows"]:
+            raise CollectionError(
+                f"{str(path)!r} is damaged: {size} bytes are too few for {stored.asked['rows']} "
+                "items. Restore it from a copy, or extract again into another folder."
+            )
 
 
 def check_same(
@@ -292,8 +321,13 @@ def _other(name: str, one: Any, other: Any) -> str:
 
 
 def _number(name: str, one: Any, other: Any) -> str:
-    words = {"rows": "items", "chunk": "rows in a chunk", "batch": "rows in a batch"}
-    return f"{one} {words.get(name, name)}, not {other}"
+    noun, place = {
+        "rows": ("item", ""),
+        "chunk": ("row", " in a chunk"),
+        "batch": ("row", " in a batch"),
+        "shards": ("shard", ""),
+    }[name]
+    return f"{number_of(one, noun)}{place}, not {other}"
 
 
 def _columns(name: str, one: Any, other: Any) -> str:

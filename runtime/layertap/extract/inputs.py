@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from layertap._engine.feeds import as_recipe
 from layertap._engine.program import Program
-from layertap.errors import UsageError
+from layertap.errors import ImageError, UsageError
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
 
+from .images import naming_images
 from .items import Items
 
 if TYPE_CHECKING:
@@ -37,6 +40,27 @@ def check_readable(program: Program, items: Items, recipe: Preprocessing | None)
     if items.ready or recipe is not None:
         return
     raise no_recipe(program)
+
+
+def check_fits(program: Program, items: Items, name: str) -> None:
+    """Check that rows that are ready fit the model, by the first one.
+
+    Args:
+        program: the model's.
+        items: the rows.
+        name: of the input.
+
+    Raises:
+        InputError: it has another shape, or no numbers.
+    """
+    if not items.ready:
+        return
+    try:
+        row = items.read(0).content
+    except ImageError:  # that row fails
+        return
+    with naming_images([items.items[0].id]):
+        program.prepare((name,), {name: np.asarray(row)[None]}, None, watch=False)
 
 
 def no_recipe(program: Program) -> UsageError:

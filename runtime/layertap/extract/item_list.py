@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from layertap.errors import CollectionError, UsageError
 
+from .disk import reading
 from .items import Item, fields_of
 
 SPECIAL = re.compile(
@@ -229,11 +230,11 @@ class Known(Container[str]):
 
 def _mapped(path: Path) -> bytes | mmap.mmap:
     try:
-        with open(path, "rb") as file:
+        with reading(path) as file:
             size = file.seek(0, 2)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except OSError as exc:
-        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror or exc}.") from exc
+    except FileNotFoundError as exc:
+        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror}.") from exc
 
 
 def file_digest(path: Path) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layertap.errors import CollectionBusyError
+from layertap.errors import CollectionBusyError, CollectionError
 
-from .disk import MADE, File, remove, rename, synchronize_folder, write_file
+from .disk import MADE, File, reading, remove, rename, synchronize_folder, write_file
 from .layout import Grid, canonical
 from .workers import Chunk
 
@@ -79,7 +79,7 @@ def read_lines(path: Path, numbers: range, grid: Grid) -> Iterator[Line]:
         numbers: the chunks of its shard.
         grid: which rows they have.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+    with contextlib.suppress(FileNotFoundError), reading(path) as file:
         at = 0
         for line in file:
             found = _parsed(line, numbers, grid)
@@ -167,7 +167,7 @@ def records(path: Path, numbers: range, grid: Grid, summary: Summary) -> Iterato
     """The records of all finished chunks, by their numbers, one in memory at a time."""
     if not summary.places:
         return
-    with open(path, "rb") as file:
+    with reading(path) as file:
         for number in sorted(summary.places):
             at, end = summary.places[number]
             file.seek(at)
@@ -207,10 +207,12 @@ class Journal:
         """Write lines for chunks, `None` for one that is reopened, and bring them to the disk.
 
         Raises:
+            CollectionError: the journal is not there any more.
             OSError: they could not be written; no other line can be, until it is opened again.
         """
         if self._broken:
             raise OSError("an earlier line of the journal could not be written")
+        self._file.check_name()
         added, data, at = [], b"", self._end
         for number, record in lines:
             text = record.line() if record else reopened(number)
@@ -309,9 +311,10 @@ def _writer(path: Path) -> Path:
 
 def _busy(path: Path) -> str:
     try:
-        found = json.loads(_writer(path).read_bytes())
+        with reading(_writer(path)) as file:
+            found = json.loads(file.read())
         who = f"the process {int(found['pid'])} on {str(found['host'])!r}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, CollectionError, ValueError, TypeError, KeyError):
         who = "another process"
     return (
         f"{who} is writing to {str(path.parent.parent)!r}. Wait until it has ended, or give "

@@ -24,6 +24,9 @@ IDENTITY, ITEMS, JOURNAL = "extract.json", "items.tsv", "journal"
 MANIFEST, OK, SUMMARY = "manifest.csv", "ok.npy", "summary.json"
 ZARR_HOME = "layertap"
 """The folder in a zarr store that holds what is not an array."""
+MOST_SHARDS = 1_000_000
+"""Of one collection."""
+
 RESERVED = {IDENTITY, ITEMS, JOURNAL, MANIFEST, OK, SUMMARY, ZARR_HOME, "zarr.json"}
 
 HEADER = 4096

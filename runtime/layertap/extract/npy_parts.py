@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from layertap.errors import CollectionError
 
 from .columns import Column
-from .disk import File, make_folder, new_folder, replace_file
+from .disk import File, make_folder, new_folder, reading, replace_file
 from .layout import HEADER, Grid, Place, as_bytes, header, little, row_bytes
 
 
@@ -68,9 +68,14 @@ class NpyParts:
         self._files[key].write(as_bytes(block), at)
 
     def synchronize(self) -> None:
-        """Bring all rows to the disk."""
+        """Bring all rows to the disk.
+
+        Raises:
+            CollectionError: a file is not there any more.
+        """
         for file in self._files.values():
             file.synchronize()
+            file.check_name()
 
     def close(self) -> None:
         """Close the files."""
@@ -115,13 +120,11 @@ def read_part(place: Place, column: Column, grid: Grid, shard: int) -> NDArray[A
     path = place.part(column.folder, shard)
     shape, dtype = (len(grid.rows_of(shard)), *column.shape), little(column.dtype)
     try:
-        with open(path, "rb") as file:
+        with reading(path) as file:
             begins = file.read(HEADER)
             size = file.seek(0, os.SEEK_END)
     except FileNotFoundError:
         return None
-    except OSError as exc:
-        raise CollectionError(f"cannot read {str(path)!r}: {exc.strerror or exc}.") from exc
     if begins != header(dtype, shape) or size != HEADER + shape[0] * row_bytes(column):
         raise CollectionError(
             f"{str(path)!r} is damaged: its header or size is not that of {shape} in {dtype}. "

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -53,6 +56,8 @@ class Reader:
                 "a reader runs in processes of its own, which must be able to import it: give a "
                 f"function at the top level of a module, got {function!r}."
             ) from exc
+        # What is in the script itself is found by running the script once more.
+        self._imports = b"__main__" not in self._pickled
         name = getattr(function, "__qualname__", type(function).__qualname__)
         self.name = given if isinstance(given, str) else f"{function.__module__}:{name}"
         """`MODULE:FUNCTION`."""
@@ -71,8 +76,8 @@ class Reader:
         with self._lock:
             pool = self._idle.pop() if self._idle else None
         if pool is None:
-            spawn = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(1, spawn, initializer=_end_with_parent)
+            context = _Spawning() if self._imports else get_context("spawn")
+            pool = ProcessPoolExecutor(1, context, initializer=_end_with_parent)
         broken = False
         try:
             kind, found = pool.submit(_read, self._pickled, given).result()
@@ -80,9 +85,12 @@ class Reader:
             broken = True
             pool.shutdown(wait=False)
             raise ImageError(
-                f"the process of the reader {self.name} ended while it read this. If that happens "
-                "to every image, the script that starts it may lack `if __name__ == "
-                '"__main__":`.'
+                f"the process of the reader {self.name} ended while it read this."
+                + (
+                    " If that happens to every image, the script that starts it may lack "
+                    '`if __name__ == "__main__":`.'
+                )
+                * (not self._imports)
             ) from exc
         finally:
             if not broken:
@@ -103,6 +111,30 @@ class Reader:
             for pool in self._idle:
                 pool.shutdown(wait=True, cancel_futures=True)
             self._idle.clear()
+
+
+class _Process(SpawnProcess):
+    """A process that does not run the script of its parent.
+
+    Otherwise a script without `if __name__ == "__main__":` would do all of its work again.
+    """
+
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802 - the name in multiprocessing
+        with _starting:
+            script = sys.modules["__main__"]
+            sys.modules["__main__"] = ModuleType("__main__")
+            try:
+                return SpawnProcess._Popen(process)
+            finally:
+                sys.modules["__main__"] = script
+
+
+class _Spawning(SpawnContext):
+    Process = _Process
+
+
+_starting = threading.Lock()
 
 
 def _imported(text: str) -> Any:
@@ -132,7 +164,7 @@ def _file_hash(function: Any) -> str:
 
 def _end_with_parent() -> None:
     """End this process when the one that started it has ended, however it did."""
-    parent = multiprocessing.parent_process()
+    parent = parent_process()
 
     def wait() -> None:
         if parent is not None:

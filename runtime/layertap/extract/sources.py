@@ -18,8 +18,9 @@ from __future__ import annotations
 import csv
 import io
 import os
+import stat
 from array import array
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def find_items(
             (id, image) pairs, or anything else with a length and items that are images, such as a
             data set of Hugging Face or torch, or a pandas Series.
         listed: a text file with a path in each line, or a CSV or TSV file, in addition to `source`.
-            Paths are relative to its folder.
+            Paths are relative to its folder, or, if it is a pipe, to the current one. `-` is stdin.
         column: the column of the paths in a CSV or TSV file; by default the first.
         reader: a function that makes an image of a path (or of bytes, for members of archives), or
             `MODULE:FUNCTION`; it runs in processes of its own.
@@ -105,10 +106,10 @@ def _from_python(
     if isinstance(given, (bytes, bytearray, memoryview)) or not (
         hasattr(given, "__len__") and hasattr(given, "__getitem__")
     ):
-        iterable = isinstance(given, Iterable)
+        once = isinstance(given, Iterator)
         raise InputError(
             f"a collection is a path, or a sequence with a length, got {class_text(given)}."
-            + (" Only `stream` takes one that is read once; give list(...) of it." * iterable)
+            + (" Only `stream` takes one that is read once; give list(...) of it." * once)
         )
     if isinstance(given, dict):
         raise InputError("a collection is a path or a sequence, got a dict. Give its values.")
@@ -124,6 +125,19 @@ def _from_python(
     return SequenceItems(given, recipe)
 
 
+_LIST = "If it lists images, give it to `layertap extract` as --items, in Python as items=."
+_NO_IMAGES = {
+    ".txt": _LIST,
+    ".csv": _LIST,
+    ".tsv": _LIST,
+    ".tab": _LIST,
+    ".npz": "Give the array as an .npy file.",
+    ".onnx": "Give the model first, and then images, folders or archives.",
+    ".parquet": "Give its images in Python, as a list of (id, bytes) pairs.",
+}
+"""Advice for files that are given in place of images."""
+
+
 def _is_path(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike))
 
@@ -137,6 +151,10 @@ def _from_paths(
 ) -> Items:
     """The items of paths: of images, or of folders and archives, too."""
     kinds = ["archive" if is_archive(p) else "folder" if os.path.isdir(p) else "" for p in paths]
+    single = [path for path, kind in zip(paths, kinds, strict=True) if not kind]
+    advice = [_NO_IMAGES.get(os.path.splitext(path)[1].lower()) for path in single]
+    if single and all(advice) and not any_suffix and os.path.isfile(single[0]):
+        raise ImageError(f"{single[0]}: this is no image. {advice[0]}")
     if not any(kinds):
         items = FileItems(paths, [_posix(path) for path in paths])
         _check_there(items, paths, "the list")
@@ -237,12 +255,20 @@ def _posix(path: str) -> str:
 
 def _from_list(path: str, column: str | None) -> FileItems:
     """The files that a text or CSV file lists."""
+    folder = os.path.dirname(path)
     try:
-        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        with open(
+            0 if path == "-" else path,
+            encoding="utf-8-sig",
+            errors="surrogateescape",
+            newline="",
+            closefd=path != "-",
+        ) as file:
             text = file.read()
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                folder = ""  # a pipe is in no folder with its images
     except OSError as exc:
         raise ImageError(f"{path}: the list cannot be read ({exc.strerror}).") from exc
-    folder = os.path.dirname(path)
     if path.lower().endswith((".csv", ".tsv", ".tab")) or column is not None:
         names = _of_column(path, text, column, folder)
     else:
@@ -296,11 +322,11 @@ def _check_there(items: FileItems, names: Sequence[str], where: str) -> None:
     if missing:
         row = missing[0]
         if len(names) == 1:
-            raise ImageError(f"{names[0]}: there is no such file or folder.")
+            raise ImageError(f"{names[0] or repr('')}: there is no such file or folder.")
         others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ImageError(
             f"{names[row]}{others}: there is no such file. {len(missing)} of the {len(names)} "
-            f"files in {where} are missing; this is row {row}."
+            f"files in {where} {'is' if len(missing) == 1 else 'are'} missing; this is row {row}."
         )
 
 

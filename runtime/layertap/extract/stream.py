@@ -15,7 +15,7 @@ from layertap._public import public
 from layertap.errors import UsageError, suggest
 
 from .columns import columns_of
-from .inputs import check_readable, recipe_for
+from .inputs import check_fits, check_readable, recipe_for
 from .sequences import StreamItems
 from .sources import find_items
 from .workers import Chunk, Finished, default_batch, default_workers, run_chunks
@@ -107,6 +107,8 @@ def stream(
     items = taken or find_items(source, reader=reader, recipe=recipe, digest=False, unique=False)
     items.hashing(False)
     check_readable(program, items, recipe)
+    if taken is None:
+        check_fits(program, items, columns.work.input)
 
     def chunks() -> Iterator[Chunk]:
         first = number = 0

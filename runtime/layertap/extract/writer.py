@@ -19,7 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.errors import CollectionError, CollectionMismatchError, ImageError, UsageError
+from layertap.errors import (
+    CollectionError,
+    CollectionMismatchError,
+    ImageError,
+    OutputError,
+    UsageError,
+)
 
 from .columns import Column
 from .disk import (
@@ -341,9 +347,15 @@ def is_free(where: Place) -> bool:
 
     Raises:
         CollectionError: there is something that is no collection.
+        OutputError: there can be no folder.
     """
     root = where.root
     if not os.path.lexists(root):
+        above = next(parent for parent in root.parents if os.path.lexists(parent))
+        if not above.is_dir():
+            raise OutputError(
+                f"cannot write {str(root)!r}: {str(above)!r} is a file, not a folder."
+            )
         return True
     if not root.is_dir():
         raise CollectionError(f"{str(root)!r} is a file. Give the name of a folder.")

@@ -195,7 +195,7 @@ def image_name(source: object) -> str:
     if isinstance(source, np.ndarray):
         return "image array"
     if isinstance(source, (str, os.PathLike)):
-        return os.fsdecode(source)
+        return os.fsdecode(source) or "''"
     # File objects have a `name`; images that Pillow opened have a `filename`. Both may be empty.
     for attribute in ("name", "filename"):
         name = getattr(source, attribute, None)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+from PIL import Image
 
 import layertap
 
@@ -133,3 +135,29 @@ def test_gradients_add_less_than_a_thousandth_to_the_file(chest_file: Path) -> N
     size = model.ByteSize()
     strip(model, card)
     assert 1 < size / model.ByteSize() < 1.001
+
+
+def test_a_finished_file_matches_keras_on_pictures_of_another_size(
+    chest_file: Path, keras_model: Any, tapped: layertap.Model, images: list[Path], tmp_path: Path
+) -> None:
+    """The picture goes in as it is; what Keras's image loading makes of it happens in the file."""
+    from layertap_export import finish
+
+    app = tmp_path / "app.onnx"
+    layer = "conv5_block16_concat"
+    report = finish(chest_file, app, heat_map=layer, top=3, layers={"bn": "mean"})
+    assert report.added_bytes < 50_000
+    session = onnxruntime.InferenceSession(app, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    for number, image in enumerate(images):
+        with Image.open(image) as opened:
+            picture = np.asarray(opened.convert("RGB").resize((477 + number, 390)))
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(picture).save(path)
+        values = session.run(names, {"image": picture, "target": np.array([2])})
+        found = dict(zip(names, values, strict=True))
+        expected = keras_model.predict(keras_input(path), verbose=0)
+        assert scaled_error(found["dense"], expected) < 1e-5
+        np.testing.assert_array_equal(found["top_classes"][0], np.argsort(-expected[0])[:3])
+        heat = tapped.cam(path, layer, 2, resize=picture.shape[:2])
+        np.testing.assert_allclose(found["heat_map"], heat, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -415,3 +416,28 @@ def test_the_command_line_selects_layers_and_the_score(
     printed = capsys.readouterr()
     assert "verified 8 layers and 2 gradients against Keras" in printed.out
     assert printed.err == ""
+
+
+def test_the_command_line_finishes_an_export(
+    small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file, app = (tmp_path / name for name in ("small.keras", "small.onnx", "app.onnx"))
+    small.save(model)
+    recipe = tmp_path / "recipe.json"
+    height, width = small.input_shape[1:3]
+    size = [height or 16, width or 16]
+    recipe.write_text(json.dumps({"size": size, "scaling": {"mode": "tf"}}))
+    command = ["export", str(model), "-o", str(file)]
+    more = ["--preprocess", str(recipe), "--finish", str(app), "--heat-map", "--top", "1"]
+    assert main([*command, *more]) == 0
+    printed = capsys.readouterr().out
+    assert "gradient" in printed
+    assert f"wrote {app}" in printed
+    card = layertap.open(app).card
+    assert card is not None
+    assert card.finished is not None
+    assert card.finished.heat_map == "heat_map"
+    assert main([*command, "--top", "2"]) == 2
+    assert "give --finish APP.onnx as well" in capsys.readouterr().err
+    assert main([*command, "--finish", str(app)]) == 2
+    assert "--finish needs --preprocess" in capsys.readouterr().err

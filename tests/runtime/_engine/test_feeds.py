@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,16 @@ def test_lists_of_numbers_are_arrays() -> None:
 def test_none_and_bytes_are_not_arrays() -> None:
     assert message(None, {"x": VECTOR}, ["x"]) == "input 'x' must be an array, got None."
     assert message(b"abc", {"x": VECTOR}, ["x"]) == "input 'x' must be an array, got bytes."
+
+
+def test_paths_and_sets_are_not_arrays_either() -> None:
+    """numpy makes arrays without axes of them."""
+    for given, words in (("photos", "'photos'"), (Path("a.png"), "'a.png'"), ({1}, "a set")):
+        found = message(given, {"x": VECTOR}, ["x"])
+        assert re.fullmatch(rf"input 'x' must be an array( \(n, 4\))?, got {words}\.", found)
+    assert message({"a.png"}, {"x": IMAGE}, ["x"]).endswith(
+        "must be an array (n, 8, 6, 3), got a set."
+    )
 
 
 # --- several inputs -----------------------------------------------------------------------------

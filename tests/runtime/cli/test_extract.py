@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,6 +96,93 @@ def test_float16_that_overflows_is_reported(model: Path) -> None:
     assert f"warning: relu: {count} values not finite" in done.err
 
 
+def test_float32_that_is_not_finite_is_not_said_to_be_float16(model: Path) -> None:
+    np.save("rows.npy", np.full((2, 8, 6, 3), np.nan, np.float32))
+    done = layertap("extract", model, "rows.npy", "--layers", "relu", "-o", "out")
+    assert "relu: 384 values not finite.\n" in done.err
+    assert "float16" not in done.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "FILE a.png b.png --layers pool -o OUT",
+        "FILE -o OUT a.png b.png --layers pool",
+        "FILE a.png -o OUT b.png --layers pool",
+        "FILE --layers pool -o OUT a.png b.png",
+        "-o OUT --layers=pool FILE a.png b.png",
+        "-o OUT FILE --layers=pool a.png b.png",
+        "FILE --items list.txt b.png -o OUT --layers pool",
+    ],
+)
+def test_options_and_sources_stand_in_any_order(words: str, model: Path) -> None:
+    Path("list.txt").write_text("a.png\n")
+    for name in ("a.png", "b.png"):
+        Path(name).write_bytes(Path("pictures", name).read_bytes())
+    given = [str(model) if word == "FILE" else word for word in words.split()]
+    assert layertap("extract", *given)[:2] == (0, "")
+    assert sorted(lt.features("OUT").ids) == ["a.png", "b.png"]
+
+
+def test_an_option_that_does_not_exist_is_still_an_error(model: Path) -> None:
+    done = extract(model, "--chnk", "3")
+    assert done.code == 2
+    assert "--chnk" in done.err
+    assert not Path("out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "cat list.txt | {} --items -",
+        "cat list.txt | {} --items /dev/stdin",
+        "{} --items - < list.txt",
+    ],
+)
+def test_a_list_comes_through_a_pipe(command: str, model: Path) -> None:
+    """Its paths are relative to the current folder."""
+    Path("list.txt").write_text("pictures/b.png\npictures/a.png\n")
+    words = [
+        sys.executable,
+        "-m",
+        "layertap",
+        "extract",
+        str(model),
+        "--layers",
+        "pool",
+        "-o",
+        "out",
+    ]
+    for said in ("wrote out: 2 rows, 0 failed\n", "out: nothing to do.\n"):
+        done = subprocess.run(
+            command.format(shlex.join(words)),
+            shell=True,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.endswith(said)
+    assert list(lt.features("out").ids) == ["pictures/b.png", "pictures/a.png"]
+
+
+def test_nothing_to_do_is_not_said_of_images_that_changed(model: Path) -> None:
+    extract(model)
+    data = Path("pictures/a.png").read_bytes()
+    Path("pictures/a.png").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime("pictures/a.png", (1, 1))
+    done = extract(model)
+    assert done.code == 2
+    assert done.err.startswith("layertap: 'a.png' has changed since its row 0 was computed")
+
+
+def test_a_single_row_is_one_row(model: Path) -> None:
+    done = extract(model, source="pictures/a.png")
+    assert done.err.startswith("1 image -> ")
+    assert done.err.endswith("wrote out: 1 row, 0 failed\n")
+
+
 def test_lists_and_shards(model: Path) -> None:
     Path("list.csv").write_text("name,file\nA,pictures/a.png\nC,pictures/c.png\nB,pictures/b.png\n")
     for shard in ("1/2", "2/2"):
@@ -112,6 +200,14 @@ def test_lists_and_shards(model: Path) -> None:
 
 BAD: dict[str, tuple[list[str], str]] = {
     "no source": (["extract", "m", *MEANS, "-o", "out"], "there is nothing to extract from"),
+    "source behind": (["extract", "m", "--layers", "pool", "pictures", "-o", "out"], "was read as"),
+    "list": (["extract", "m", "list.txt", *MEANS, "-o", "out"], "as --items"),
+    "one place": (["features", "done", "--csv", "t", "--parquet", "./t"], "two tables"),
+    "own file": (["features", "done", "--csv", "done/extract.json"], "files of its own there"),
+    "cam layer": (
+        ["extract", "m", "pictures", *MEANS, "-o", "out", "--cam-layer", "relu"],
+        "no heat map",
+    ),
     "no image": (["extract", "m", "empty", *MEANS, "-o", "out"], "there is no image here"),
     "missing": (["extract", "m", "gone", *MEANS, "-o", "out"], "there is no such file or folder"),
     "output": (["extract", "m", "pictures", *MEANS, "-o", "pictures"], "is not a collection"),
@@ -123,7 +219,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "reduction": (["extract", "m", "pictures", "--layers", "relu=men", "-o", "out"], "'mean'"),
     "reader": (["extract", "m", "pictures", *MEANS, "-o", "out", "--reader", "x"], "MODULE:FUNC"),
     "limit": (["extract", "m", "pictures", *MEANS, "-o", "out", "--max-failures", "x"], "'1%'"),
-    "list": (["extract", "m", "--items", "list.txt", *MEANS, "-o", "out"], "2 of the 3 files"),
+    "missing in list": (
+        ["extract", "m", "--items", "list.txt", *MEANS, "-o", "out"],
+        "2 of the 3 files",
+    ),
     "twice": (["extract", "m", "--items", "twice.txt", *MEANS, "-o", "out"], "have one id"),
     "collection": (["features", "pictures"], "is not a collection"),
     "merge": (["features", "merge", "a", "b"], "needs the name of the result"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from layertap.errors import (
     CollectionError,
     CollectionMismatchError,
     ImageError,
+    InputError,
     LayertapWarning,
     OutputError,
     UsageError,
@@ -150,6 +152,20 @@ def test_nothing_is_computed_again(
     assert contents(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("rows", [31, 32, 33, 200, 3201])
+@pytest.mark.parametrize("shards", [1, 3])
+def test_every_worker_has_chunks_until_the_end(
+    rows: int, shards: int, model: layertap.Model, tmp_path: Path
+) -> None:
+    ready = np.zeros((rows, 8, 6, 3), np.float32)
+    with Extraction(
+        program_of(model), ready, ["pool"], tmp_path / "out", batch_size=1, shard=(1, shards)
+    ) as extraction:
+        grid = extraction._identity.grid
+    for shard in range(shards):
+        assert len(grid.of_shard(shard)) >= min(32, rows // shards)
+
+
 class Calls:
     """Counts the calls of a function."""
 
@@ -260,9 +276,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"layers": ["relu=mean", "pool", "grad:relu=cat"]}, "other layers"),
     "dtype": ({"dtype": "float16"}, "other layers"),
     "recipe": ({"preprocess": {**RECIPE, "scaling": None}}, "another preprocess"),
-    "batch": ({"batch_size": 3}, "1 rows in a batch, not 3"),
+    "batch": ({"batch_size": 3}, "1 row in a batch, not 3"),
     "chunk": ({"chunk": 5}, "2 rows in a chunk, not 5"),
-    "shard": ({"shard": "1/2"}, "1 shards, not 2"),
+    "shard": ({"shard": "1/2"}, "1 shard, not 2"),
 }
 
 
@@ -375,6 +391,8 @@ def test_limits_that_are_none(given: Any) -> None:
 def test_shards_that_are_none() -> None:
     assert shard_of("2/8") == (1, 8)
     assert shard_of((8, 8)) == (7, 8)
+    with pytest.raises(UsageError, match="1,000,000 shards at most"):
+        shard_of("1/1000001")
     for given in ("9/8", "0/8", "2", "a/b", (1, 2, 3), 3, "-1/2", (0, 2)):
         with pytest.raises(UsageError, match="shard"):
             shard_of(given)  # type: ignore[arg-type]
@@ -416,3 +434,59 @@ def test_a_folder_that_is_something_else_is_refused_before_the_work(
     monkeypatch.setattr(extraction, "find_items", None)
     with pytest.raises(CollectionError, match=r"is not a collection: it contains '00\.png'"):
         extract(model, images, images)
+
+
+def test_a_layer_of_heat_maps_that_nobody_asks_for(
+    model: layertap.Model, images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="the layer of heat maps is 'relu', but no heat map"):
+        extract(model, images, tmp_path / "out", cam_layer="relu")
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 3, 8, 6), (2, 9, 6, 3), (1, 2, 8, 6, 3)])
+@pytest.mark.parametrize("form", ["array", "rows", "file"])
+def test_rows_that_do_not_fit_the_model_are_refused_before_any_work(
+    shape: tuple[int, ...], form: str, model: layertap.Model, tmp_path: Path
+) -> None:
+    array = np.zeros(shape, np.float32)
+    np.save(tmp_path / "a.npy", array)
+    source: Any = {"array": array, "rows": list(array), "file": tmp_path / "a.npy"}[form]
+    for preprocess in (None, RECIPE):
+        with pytest.raises(InputError, match=r"^0: input 'image' has shape"):
+            extract(model, source, tmp_path / "out", preprocess=preprocess)
+        with pytest.raises(InputError, match=r"^0: input 'image' has shape"):
+            model.stream(source, "pool", preprocess=preprocess)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_a_file(model: layertap.Model, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*file' is a file, not a folder"):
+        extract(model, images, tmp_path / "file" / "deep" / "out", dry_run=True)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed")
+@pytest.mark.parametrize("what", ["", "pool", "pool/00000.npy", "journal/00000.jsonl"])
+@pytest.mark.parametrize("how", ["remove", "move", "replace"])
+def test_a_collection_that_somebody_removes_meanwhile_is_noticed_at_once(
+    what: str, how: str, model: layertap.Model, images: Path, tmp_path: Path
+) -> None:
+    """What is written to a file without a name is lost."""
+    path, elsewhere, seen = tmp_path / "out" / what, tmp_path / "elsewhere", list[int]()
+
+    def after_some(done: int, _: int) -> None:
+        seen.append(done)
+        if len(seen) == 5:
+            folder = path.is_dir()
+            path.rename(elsewhere)
+            if how == "replace":
+                (shutil.copytree if folder else shutil.copy)(elsewhere, path)
+            elif how == "remove":
+                (shutil.rmtree if folder else os.unlink)(elsewhere)
+
+    with pytest.raises(CollectionError, match="was removed, moved or replaced"):
+        extract(model, images, tmp_path / "out", chunk=1, progress=after_some)
+    assert len(seen) == 5
+    if how == "move":
+        elsewhere.rename(path)
+        assert extract(model, images, tmp_path / "out", chunk=1).verify().ok

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 import layertap
 from generators.collection import COLUMNS, extract, finished, identity
-from layertap.errors import CollectionError
+from layertap.errors import CollectionError, LayerNotFoundError
 from layertap.extract.columns import Column
 from layertap.extract.features import Damage
 from layertap.extract.identity import Identity
@@ -64,6 +66,12 @@ def test_a_finished_collection_is_opened_without_its_lists(out: Path) -> None:
         f.ids[0]
 
 
+@pytest.mark.parametrize("key", [0, None, ["bn"], "b"])
+def test_a_column_that_is_not_there(key: Any, out: Path) -> None:
+    with pytest.raises(LayerNotFoundError, match=r"no column is called .*there are 'bn', 'maps'"):
+        layertap.features(out)[key]
+
+
 @pytest.mark.parametrize("name", ["summary.json", "ok.npy"])
 @pytest.mark.parametrize("data", [b"", b"{}", b"\x93NUMPY", None])
 def test_derived_files_are_not_needed(name: str, data: bytes | None, out: Path) -> None:
@@ -90,6 +98,8 @@ def test_damaged_rows_are_found(out: Path) -> None:
     assert not found.ok
     assert found.damaged == (Damage("bn", 0, 8), Damage("bn", 16, 4))
     assert str(found) == "bn: rows 0 to 7 are damaged; bn: rows 16 to 19 are damaged"
+    one = found._replace(damaged=(Damage("bn", 7, 1),))
+    assert str(one) == "bn: row 7 is damaged"
 
 
 def test_damaged_rows_are_found_in_a_zarr_store(tmp_path: Path) -> None:
@@ -155,6 +165,11 @@ FORGED: dict[str, Callable[[dict[str, Any]], object]] = {
     "'maps' is missing": lambda x: x["dims"].pop("maps"),
     "'made_with' is missing": lambda x: x.pop("made_with"),
     "is damaged": lambda x: x.update(items=None),
+    "made_with must be an object": lambda x: x.update(made_with=[1]),
+    "and columns a list": lambda x: x["asked"].update(columns={}),
+    "rows in 1 shards": lambda x: x["asked"].update(rows=10**30),
+    "are too few for 1000000 items": lambda x: x["asked"].update(rows=10**6),
+    "22 rows in 1000000000 shards": lambda x: x["asked"].update(shards=10**9),
     "its format is not layertap-extract": lambda x: x.update(format="parquet"),
 }
 
@@ -165,6 +180,56 @@ def test_a_forged_identity(words: str, out: Path) -> None:
     with pytest.raises(CollectionError) as caught:
         layertap.features(out)
     assert words in str(caught.value)
+
+
+def in_time(seconds: float, function: Callable[[], Any]) -> Any:
+    """What a function returns or raises; a failure if it does not return."""
+    found: list[Any] = []
+
+    def call() -> None:
+        try:
+            found.append(function())
+        except CollectionError as exc:
+            found.append(exc)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert found, "it waits"
+    return found[0]
+
+
+READS: dict[str, Callable[[layertap.Features], Any]] = {
+    "extract.json": len,
+    "items.tsv": lambda f: f.ids[3],
+    "journal/00000.jsonl": lambda f: f.errors,
+    "bn/00000.npy": lambda f: f["bn"],
+    "summary.json": lambda f: f.complete,
+    "ok.npy": lambda f: f.ok.sum(),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("name", READS)
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(name: str, out: Path) -> None:
+    """In a folder that others can write to. What can be found otherwise is found."""
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    found = in_time(10, lambda: READS[name](layertap.features(out)))
+    if name in ("summary.json", "ok.npy"):
+        assert found == (19 if name == "ok.npy" else True)
+    else:
+        assert isinstance(found, CollectionError)
+        if name != "items.tsv":  # whose size is looked at before
+            assert "it is a pipe or a device" in str(found)
+
+
+@pytest.mark.parametrize("name", ["extract.json", "journal/00000.jsonl", "bn/00000.npy"])
+def test_a_folder_in_place_of_a_file(name: str, out: Path) -> None:
+    (out / name).unlink()
+    (out / name).mkdir()
+    with pytest.raises(CollectionError, match=r"cannot read .*: Is a directory"):
+        READS[name](layertap.features(out))
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"null", b'{"format": 1}', b"\xff", b"[" * 100_000])

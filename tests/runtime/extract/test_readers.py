@@ -98,6 +98,27 @@ def test_a_stream_of_a_reader(folder: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+print("runs", flush=True)
+import layertap
+model = layertap.open(sys.argv[2])
+source = [sys.argv[3] + "/0.dcm", sys.argv[3] + "/2.dcm"]
+f = model.extract(source, ["pool"], sys.argv[3] + "/out", reader="reader_functions:from_text")
+print(f.failed_rows, f.done_rows)
+"""
+
+
+def test_a_script_that_uses_a_reader_runs_once(folder: Path) -> None:
+    """Also without `if __name__ == "__main__":`."""
+    (folder / "script.py").write_text(SCRIPT)
+    tiny.save(tiny.image_classifier(), folder / "m.onnx")
+    command = [sys.executable, *map(str, (folder / "script.py", HERE, folder / "m.onnx", folder))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "runs\n0 2\n", "")
+
+
 def test_members_of_archives_are_given_as_bytes_and_results_may_be_ready(folder: Path) -> None:
     with tarfile.open(folder.parent / "a.tar", "w") as archive:
         archive.add(folder / "0.dcm", "0.dcm")

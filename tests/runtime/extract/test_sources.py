@@ -238,6 +238,30 @@ def test_rows_of_an_array_are_pixels_or_ready_as_in_predict(tmp_path: Path) -> N
             np.testing.assert_array_equal(found, array[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.txt", "give it to `layertap extract` as --items"),
+        ("A.CSV", "give it to `layertap extract` as --items"),
+        ("a.npz", "Give the array as an .npy file"),
+        ("m.onnx", "Give the model first"),
+    ],
+)
+def test_a_file_that_is_given_for_an_image(
+    name: str, advice: str, save: Save, tmp_path: Path
+) -> None:
+    path, image = save(name, b"a.png\n"), save("x/a.png")
+    for source in (path, [path], [image.parent, path]):
+        with pytest.raises(ImageError, match=f"this is no image. .*{advice}"):
+            find_items(source)
+    # Among images it is one that fails.
+    assert len(find_items([image, path]).items) == 2
+    with pytest.raises(ImageError, match=r"gone\.txt: there is no such file"):
+        find_items(tmp_path / "gone.txt")
+    with pytest.raises(ImageError, match=r"^'': there is no such file"):
+        find_items("")
+
+
 def test_an_archive_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="there is no image in it"):
         find_items(tar(tmp_path / "a.tar", {"a.txt": b"text"}))
@@ -375,7 +399,8 @@ def test_elements_that_are_no_images_fail_alone() -> None:
     [
         (5, "a sequence with a length"),
         (None, "a sequence with a length"),
-        (b"png", "a sequence with a length"),
+        (b"png", r"a sequence with a length, got a bytes\.$"),
+        ({"a.png"}, r"a sequence with a length, got a set\.$"),
         (iter([]), "Only `stream`"),
         ({"a": 1}, "got a dict"),
         ([], "the list is empty"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import layertap
-from generators.collection import COLUMNS, expected, finished, identity, items_of
+from generators.collection import COLUMNS, contents, expected, finished, identity, items_of
 from layertap.errors import DependencyError, OutputError, UsageError
 from layertap.extract import tables
 from layertap.extract.columns import Column
@@ -168,3 +168,18 @@ def test_xarray_reads_a_zarr_store(tmp_path: Path) -> None:
         right[12:] = np.nan if right.dtype.kind == "f" else 0
         np.testing.assert_array_equal(read[column.key].values, right)
         np.testing.assert_array_equal(np.asarray(f[column.key]), right)
+
+
+@pytest.mark.parametrize("name", ["extract.json", "ok.npy", "bn/00000.npy", "bn/t.csv", "journal"])
+@pytest.mark.parametrize("write", ["to_csv", "to_tsv", "to_parquet"])
+def test_a_table_never_takes_the_place_of_the_collection(
+    name: str, write: str, f: layertap.Features, tmp_path: Path
+) -> None:
+    before = contents(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for target in (tmp_path / "out" / name, tmp_path / "link" / name):
+        with pytest.raises(OutputError, match="the collection has files of its own there"):
+            getattr(f, write)(target)
+    assert contents(tmp_path / "out") == before
+    f.to_csv(tmp_path / "out" / "table.csv")
+    assert f.verify().ok

@@ -162,7 +162,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "another preprocess (mode, size)": {"preprocess": {"size": [9, 9], "mode": "L"}},
     "another preprocess": {"preprocess": None},
     "4 rows in a chunk, not 5": {"chunk": 5},
-    "1 rows in a batch, not 2": {"batch": 2},
+    "1 row in a batch, not 2": {"batch": 2},
     "22 items, not 23": {"rows": 23},
     "22 items, not 21 (row 0 is 'images/0.png', now 'images/1.png')": {"items": items_of(ROWS)[1:]},
     "another list of items ('images/3.png' has 5 bytes, not 1003)": {

@@ -54,6 +54,9 @@ MOST_ITEMS = 256
 BASE64, FIXED = 4 / 3 * 1.002, 120_000
 """What base64 makes of incompressible bytes; bytes of the page itself."""
 
+MOST_WORDS = 64
+"""Whole numbers of an input that are shown as words, because they may be tokens."""
+
 STORED, HEAT, SCORES = 0.85, 0.1, 0.05
 """Shares of a page for the values of layers, for heat maps, and for scores."""
 
@@ -268,11 +271,7 @@ class _Maker:
                 continue
             picture, origin = picture_of_input(one.maps), "input"
             if one.maps.ndim == 1 and len(one.maps) <= MOST_ITEMS:
-                text = one.maps.dtype.kind not in "fb"
-                described["items"] = [
-                    shown(str(item)[: packing.LONGEST]) if text else packing.number(item)
-                    for item in one.maps
-                ]
+                described["items"] = _items(one.maps)
         if picture is not None:
             described["picture"] = as_uri(picture)
             described["origin"] = origin
@@ -463,3 +462,15 @@ class _Maker:
 def _is_table(value: Any) -> bool:
     """Whether a value may be scores, `(n, classes)`."""
     return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "fiu"
+
+
+def _items(values: NDArray[Any]) -> list[Any]:
+    """The values of a vector: texts, or the numbers of tokens, as words; others as numbers."""
+    if values.dtype.kind not in "fb":
+        return [shown(str(item)[: packing.LONGEST]) for item in values]
+    whole = (
+        values.dtype.kind == "f"
+        and len(values) <= MOST_WORDS
+        and (np.floor(values) == values).all()
+    )
+    return [f"{item:.0f}" if whole else packing.number(item) for item in values]

@@ -164,3 +164,54 @@ def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--quiet", "--no-compile", "--no-index", "--find-links", str(OLDEST)]
     subprocess.run([python, "-m", "pip", "install", *options, "onnxruntime"], check=True)
     return python
+
+
+PICTURE = """
+import sys
+import numpy as np, onnxruntime
+given = np.load(sys.argv[2])
+for name in sys.argv[3:]:
+    session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
+    feeds = {value.name: given[value.name] for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    np.savez(name + ".npz", **dict(zip(names, session.run(names, feeds))))
+"""
+
+
+@pytest.mark.skipif(not OLDEST.is_dir(), reason="needs .cache/oldest, which `make` downloads")
+def test_the_oldest_onnxruntime_that_installs_runs_finished_files(
+    old_python: Path, tmp_path: Path
+) -> None:
+    """Not all of what newer ones compute in float64 has a kernel there."""
+    from layertap_export import finish
+    from layertap_export.finishing.methods import WITH_GRADIENT, WITHOUT_GRADIENT
+    from layertap_export.finishing.resampling import FILTERS
+
+    file = tiny.save(tiny.differentiable(states_axes=True), tmp_path / "tiny.onnx")
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 256, (31, 20, 4), np.uint8)
+    np.savez(tmp_path / "given.npz", image=picture, target=np.array([1]))
+    filters = ["nearest", *FILTERS]
+    apps = []
+    for number, method in enumerate([*WITH_GRADIENT, *WITHOUT_GRADIENT]):
+        app = tmp_path / f"{number}.onnx"
+        recipe = {
+            "size": [8, 6],
+            "interpolation": filters[number % len(filters)],
+            "scaling": {"mode": "samplewise"},
+        }
+        geometry: dict[str, Any] = [{}, {"keep_aspect_ratio": True}, {"shorter_side": 9}][
+            number % 3
+        ]
+        finish(file, app, heat_map="relu", method=method, top=2, preprocess={**recipe, **geometry})
+        apps.append(app)
+    command = [str(old_python), "-I", "-c", PICTURE, "", str(tmp_path / "given.npz")]
+    subprocess.run([*command, *map(str, apps)], check=True, capture_output=True, cwd=tmp_path)
+    for app in apps:
+        session = reference.session(app.read_bytes())
+        feeds = {"image": picture, "target": np.array([1])}
+        feeds = {value.name: feeds[value.name] for value in session.get_inputs()}
+        names = [value.name for value in session.get_outputs()]
+        found = np.load(f"{app}.npz")
+        for name, expected in zip(names, session.run(names, feeds), strict=True):
+            np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=f"{app} {name}")

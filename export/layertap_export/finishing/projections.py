@@ -26,15 +26,13 @@ def principal(build: Builder, maps: Value) -> Value:
     Returns:
         `(n, h, w)`.
     """
-    positions = _centred(build, maps)  # (n, p, c)
-    products = positions.op("MatMul", positions.op("Transpose", perm=[0, 2, 1]))
+    products = _products(build, maps)
     return _signed(build, _projection(build, products, products), maps)
 
 
 def kernel_principal(build: Builder, maps: Value) -> Value:
     """The projection of each position onto the first component of a kernel PCA; as `principal`."""
-    positions = _centred(build, maps)
-    products = positions.op("MatMul", positions.op("Transpose", perm=[0, 2, 1]))
+    products = _products(build, maps)
     channels = as_double(part(build, maps.shape(), 0, 3, 4))
     kernel = (products / channels + 1.0).op("Tanh")
     size = as_double(part(build, kernel.shape(), 0, 1, 2))
@@ -60,10 +58,11 @@ def _projection(build: Builder, matrix: Value, measured: Value) -> Value:
     lengths = reduced(build, "ReduceSum", power * power, [1])
     longest = lengths.equals(reduced(build, "ReduceMax", lengths, [2])).cast(TensorProto.DOUBLE)
     first = longest.op("CumSum", build.int64(2)).equals(1.0).cast(TensorProto.DOUBLE) * longest
-    vector = power.op("MatMul", first.op("Transpose", perm=[0, 2, 1]))
+    vector = power.op("MatMul", _upright(build, first))
     square = reduced(build, "ReduceSum", vector * vector, [1])
     vector = vector / square.equals(0.0).where(square.like(1.0), square).op("Sqrt")
-    value = vector.op("Transpose", perm=[0, 2, 1]).op("MatMul", measured.op("MatMul", vector))
+    product = measured.op("MatMul", vector)
+    value = reduced(build, "ReduceSum", vector * product, [1])
     return vector * value.op("Max", 0.0).op("Sqrt")
 
 
@@ -73,13 +72,25 @@ def _to_one(build: Builder, matrix: Value) -> Value:
     return matrix / largest.equals(0.0).where(largest.like(1.0), largest)
 
 
-def _centred(build: Builder, maps: Value) -> Value:
-    """Positions `(n, h w, c)`, with a mean of 0 for each channel."""
+def _products(build: Builder, maps: Value) -> Value:
+    """The products of each position with each other, `(n, h w, h w)`; each channel has mean 0.
+
+    The mean is subtracted after the Transpose: onnxruntime 1.15 fuses a Transpose and a MatMul of
+    float64 into an operator that it lacks.
+    """
     shape = maps.shape()
     samples, channels = part(build, shape, 0, 0, 1), part(build, shape, 0, 3, 4)
     positions = reshaped(build, maps, samples, -1, channels)
     count = as_double(part(build, positions.shape(), 0, 1, 2))
-    return positions - reduced(build, "ReduceSum", positions, [1]) / count
+    mean = reduced(build, "ReduceSum", positions, [1]) / count
+    turned = positions.op("Transpose", perm=[0, 2, 1]) - _upright(build, mean)
+    return (positions - mean).op("MatMul", turned)
+
+
+def _upright(build: Builder, row: Value) -> Value:
+    """A row `(n, 1, k)` as a column `(n, k, 1)`."""
+    samples = part(build, row.shape(), 0, 0, 1)
+    return reshaped(build, row, samples, -1, 1)
 
 
 def _identity(build: Builder, matrix: Value) -> Value:

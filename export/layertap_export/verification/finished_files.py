@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 import layertap
 from layertap._engine.program import program_of
-from layertap.cam.scores import by_class
+from layertap.cam import targets
+from layertap.cam.scores import by_class, ends_in_activation
 from layertap.compare.golden import feeds
 from layertap.compare.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
 from layertap.images.load import scaled_size
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.finishing.assemble import Reduced
+from layertap_export.finishing.classes import TOP as TOP_CLASS
 
 from .golden_values import STEADY_TOLERANCE, golden_layer
 from .written_file import WrittenFile
@@ -67,7 +69,7 @@ def trials(
         shape = (*sizes[at % len(sizes)], channels)
         rows = 2 if batch else 1
         pictures = np.stack([_picture(generator, shape) for _ in range(rows)])
-        target = -1 if at % 2 == 0 else int(generator.integers(classes))
+        target = TOP_CLASS if at % 2 == 0 else int(generator.integers(classes))
         yield Trial(pictures if batch else pictures[0], target)
 
 
@@ -86,7 +88,7 @@ def expected_map(
     given: Mapping[str, Any],
     card: Card,
     recipe: Preprocessing | None,
-    target: int,
+    classes: Sequence[int],
     size: tuple[int, int],
 ) -> NDArray[np.float64]:
     """The heat maps that the runtime computes for a prepared batch, in the size of the picture.
@@ -95,6 +97,7 @@ def expected_map(
         given: the inputs, prepared.
         card: the finished file's.
         recipe: the recipe, which says what part of the picture the network sees.
+        classes: the class of each sample.
         size: (height, width) of the picture.
 
     Returns:
@@ -104,7 +107,7 @@ def expected_map(
     assert finished is not None
     options: dict[str, Any] = {"layer": finished.layer, "method": finished.method}
     if finished.target is not None:
-        options["target"] = "top" if target == -1 else target
+        options["target"] = [[number] for number in classes]
     maps = opened.cam(given, normalize=False, resize=False, **options)
     maps = np.maximum(maps.reshape(-1, *maps.shape[-2:]), 0).astype(np.float64)
     done = np.stack([_spread(_spread(one, size, recipe, 0), size, recipe, 1) for one in maps])
@@ -262,7 +265,8 @@ class _Comparison:
             best = found[facts.top_scores], found[facts.top_classes]
             self._note(facts.top_scores, 0.0 if _are_best(scores, *best) else float("inf"))
         if facts.heat_map is not None:
-            self._compare_map(found[facts.heat_map], given, trial.target, size)
+            classes = self._classes(found[str(facts.scores)], trial.target)
+            self._compare_map(found[facts.heat_map], given, classes, size)
 
     def _inputs(self, trial: Trial) -> tuple[dict[str, Any], dict[str, Any], tuple[int, int]]:
         """What the runtime is given, what the file is fed, and the size of the picture."""
@@ -299,13 +303,32 @@ class _Comparison:
         self,
         found: NDArray[Any],
         given: Mapping[str, Any],
-        target: int,
+        classes: Sequence[int],
         size: tuple[int, int],
     ) -> None:
-        maps = self._expected_map(given, target, size)
-        others = self._expected_map(self._changed(given), target, size)
+        maps = self._expected_map(given, classes, size)
+        others = self._expected_map(self._changed(given), classes, size)
         error = float(np.abs(found.reshape(maps.shape) - maps).max())
         self._note(str(self._facts.heat_map), error, float(np.abs(others - maps).max()))
+
+    def _classes(self, scores: NDArray[Any], target: int) -> list[int]:
+        """The class that is explained for each sample.
+
+        The best one is that of the file's own scores: of two equal ones, rounding decides.
+        """
+        rows = by_class(scores)
+        if target != TOP_CLASS:
+            return [target] * len(rows)
+        best = targets.resolve(
+            targets.TOP,
+            samples=len(rows),
+            classes=rows.shape[1],
+            labels=self._program.labels,
+            scores=rows,
+            probability=ends_in_activation(self._program, str(self._facts.scores)),
+        ).classes
+        assert best is not None
+        return [int(number) for number in best[:, 0]]
 
     @staticmethod
     def _changed(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,9 +339,9 @@ class _Comparison:
         }
 
     def _expected_map(
-        self, given: Mapping[str, Any], target: int, size: tuple[int, int]
+        self, given: Mapping[str, Any], classes: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.float64]:
-        return expected_map(self._opened, given, self._card, self._recipe, target, size)
+        return expected_map(self._opened, given, self._card, self._recipe, classes, size)
 
     def _note(self, name: str, error: float, moved: float = 0.0) -> None:
         self._errors.setdefault(name, []).append(error)

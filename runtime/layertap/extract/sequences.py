@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from array import array
@@ -39,11 +40,20 @@ class SequenceItems(Items):
         # A data set may read from one open file, in which two threads would lose their places.
         self._lock = None if isinstance(given, (list, tuple)) else threading.Lock()
         count = len(given)
-        first = self._element(0) if count else None
+        first = self._typical(count)
         self.ready = is_ready(first, recipe)
         named = count and split(first)[0] is not None
         ids = [self._id(row) for row in range(count)] if named else [*map(str, range(count))]
         self.items = ItemTable(ids, array("q"), array("q"))
+
+    def _typical(self, count: int) -> Any:
+        """The first element that can be read and holds something: the others are of its kind."""
+        for row in range(count):
+            with contextlib.suppress(ImageError):
+                element = self._element(row)
+                if split(element)[1] is not None:
+                    return element
+        return None
 
     def _element(self, row: int) -> Any:
         try:

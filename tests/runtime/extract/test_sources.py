@@ -386,6 +386,28 @@ def test_a_data_set_that_raises_fails_for_that_row_only() -> None:
     assert RECIPE(items.read(2).content)[0, 0, 0] == 2
 
 
+@pytest.mark.parametrize("bad", [OSError("net"), None])
+@pytest.mark.parametrize("kind", ["pairs", "ready"])
+def test_a_data_set_whose_first_element_is_broken(bad: Any, kind: str) -> None:
+    """What the others are is not known by that one."""
+    rows = [np.full((4, 6, 3), n, np.float32) for n in (1, 2)]
+    good: list[Any] = rows if kind == "ready" else [("a", picture(1)), ("b", picture(2))]
+    items = find_items(Pictures(bad, *good), recipe=RECIPE)
+    assert ids(items) == (["0", "1", "2"] if kind == "ready" else ["0", "a", "b"])
+    assert items.ready == (kind == "ready")
+    with pytest.raises(ImageError, match=r"OSError: net|is no image"):
+        items.read(0)
+    found = items.read(2).content
+    np.testing.assert_array_equal(found if items.ready else RECIPE(found), rows[1])
+
+
+def test_a_data_set_of_which_nothing_can_be_read() -> None:
+    items = find_items(Pictures(OSError("a"), OSError("b")), recipe=RECIPE)
+    assert ids(items) == ["0", "1"]
+    with pytest.raises(ImageError, match="OSError: b"):
+        items.read(1)
+
+
 def test_elements_that_are_no_images_fail_alone() -> None:
     bad = [picture(1), None, 3.5, np.zeros((4, 6, 3)), np.full((4, 6), -1), object()]
     items = find_items(bad, recipe=RECIPE)

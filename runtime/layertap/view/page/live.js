@@ -140,15 +140,16 @@ function strongest({ data, count, step, base, height, width, down, right }, most
 }
 
 function statisticsOf(data, count) {
-  let low = Infinity, high = -Infinity, sum = 0, zeros = 0, bad = 0
+  let low = Infinity, high = -Infinity, sum = 0, zeros = 0
   for (let at = 0; at < count; at++) {
     const value = data[at]
-    if (!Number.isFinite(value)) bad++
-    if (value < low || Number.isNaN(value)) low = value
-    if (value > high || Number.isNaN(value)) high = value
-    sum += value
+    if (value < low) low = value
+    if (value > high) high = value
     if (value === 0) zeros++
+    sum += value
   }
+  let bad = 0
+  if (!Number.isFinite(sum)) for (let at = 0; at < count; at++) if (!Number.isFinite(data[at])) bad++
   return { size: count, low, high, mean: sum / count, zeros, bad }
 }
 

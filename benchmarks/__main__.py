@@ -38,6 +38,7 @@ SUBJECTS = (
     "recurrent",
     "whole_collections",
     "javascript",
+    "view",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

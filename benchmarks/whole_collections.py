@@ -431,7 +431,8 @@ def measure() -> list[Row]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_collections", description=__doc__)
+    program = "python -m benchmarks.whole_collections"
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--layer", choices=[depth.layer for depth in DEPTHS], help="of `depths`")
     parser.add_argument("--kind", choices=KINDS, help="of `depths`")

@@ -73,6 +73,8 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "resume", arguments(model.resume, given={"conv": conv})
     yield "edit", arguments(model.edit, inputs=x, changes={"conv": lambda value: value})
     yield "cut", arguments(model.cut, path=folder / "cut.onnx", start="conv")
+    page = folder / "page.html"
+    yield "view", arguments(model.view, inputs=x, path=page, layers="conv")
     yield "a tap", arguments(model.tap("conv").__call__, inputs=x)
     yield "heat_maps", arguments(heat_maps, model=model, inputs=x, layer="conv")
     for function in (deletion, insertion, confidence):

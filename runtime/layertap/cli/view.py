@@ -179,8 +179,14 @@ def _images(model: _model.Model, args: argparse.Namespace) -> tuple[list[Sample]
     given = ImageInput(args.inputs)
     images = list(given.prepared(recipe))
     names = short_names([image.path for image in images])
+    finished = program_of(model).finished is not None
     samples = [
-        Sample(name, image.pixels[None], picture_of(image.path, recipe), recipe)
+        Sample(
+            name,
+            image.pixels[None],
+            picture_of(image.path, recipe),
+            None if finished else recipe,
+        )
         for name, image in zip(names, images, strict=True)
     ]
     return samples, given.failures

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from layertap._engine.library import import_onnxruntime
 from layertap._escaping import printable, shortened
 from layertap._version import __version__
-from layertap.format.text import number_of, type_text
+from layertap.format.text import type_text
 
 from .colormaps import shades
 from .values import number
@@ -149,7 +149,7 @@ def _layers(layers: Sequence[Layer]) -> str:
     exposed = sum(layer.exposed for layer in layers)
     parameters = sum(layer.parameters for layer in layers if layer.parent is None)
     text = f"{len(layers):,}, {exposed:,} of them with activations"
-    return f"{text}; {number_of(parameters, 'parameter')}" if parameters else text
+    return f"{text}; {parameters:,} parameters" if parameters else text
 
 
 def _of_card(card: Card) -> list[tuple[str, str]]:

@@ -101,6 +101,10 @@ def live_page(
 
 def _input(program: Program) -> str:
     """The input of pictures."""
+    if program.finished is not None:
+        raise UsageError(
+            f"{program.name} is a finished file. Make a live page of the file it was made from."
+        )
     inputs = program.graph.inputs
     dims = next(iter(inputs.values())).dims if len(inputs) == 1 else None
     if dims is None or len(dims) != 4:

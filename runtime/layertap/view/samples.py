@@ -13,7 +13,7 @@ from PIL import Image
 
 from layertap._engine.feeds import as_recipe, is_image
 from layertap.extract.batched import many
-from layertap.extract.images import color_picture
+from layertap.extract.images import color_picture, find_images
 from layertap.images.load import image_name
 
 if TYPE_CHECKING:
@@ -66,6 +66,10 @@ def samples_of(program: Program, inputs: Any, preprocess: Recipe | None) -> list
 def _parts(program: Program, inputs: Any) -> list[Any]:
     """The inputs of each sample."""
     names = list(program.graph.inputs)
+    if program.finished is not None and program.finished.image is not None:
+        if _is_folder(inputs):
+            inputs = find_images(inputs)
+        return [[one] for one in ([inputs] if is_image(inputs) else inputs)]
     array = isinstance(inputs, np.ndarray)
     if isinstance(inputs, (list, tuple)) and len(inputs) == len(names) > 1:
         inputs = dict(zip(names, inputs, strict=True))
@@ -91,6 +95,8 @@ def _rows(given: Mapping[str, Any]) -> list[Any]:
 
 
 def _takes_images(program: Program) -> bool:
+    if program.finished is not None and program.finished.image is not None:
+        return True
     inputs = list(program.graph.inputs.values())
     return len(inputs) == 1 and (inputs[0].dims is None or len(inputs[0].dims) == 4)
 

@@ -6,13 +6,14 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._arguments import count, flag, number
+from layertap._arguments import count, flag, items, number
 from layertap._engine.feeds import as_recipe
+from layertap.cam.finished import check_options, computed_maps
 from layertap.cam.heat_maps import choose_layer, raw_maps
 from layertap.cam.methods import METHODS, Method, find_method
 from layertap.cam.scores import by_class, choose_output, ends_in_activation
@@ -35,6 +36,7 @@ from .samples import Sample, as_uri, picture_of_input, samples_of
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
     from layertap._engine.program import Program
+    from layertap.format.card import Finished
     from layertap.format.layer import Layer
 
 MAX_MB = 10.0
@@ -52,6 +54,9 @@ MOST_ITEMS = 256
 BASE64, FIXED = 4 / 3 * 1.002, 120_000
 """What base64 makes of incompressible bytes; bytes of the page itself."""
 
+MOST_WORDS = 64
+"""Whole numbers of an input that are shown as words, because they may be tokens."""
+
 STORED, HEAT, SCORES = 0.85, 0.1, 0.05
 """Shares of a page for the values of layers, for heat maps, and for scores."""
 
@@ -60,6 +65,10 @@ CLASSES = 6
 
 GRADIENT_METHODS = ("gradcam", "layercam", "hirescam")
 """The methods in a page if none are given and the file has gradients; then `eigencam`."""
+
+
+Maps: TypeAlias = "dict[str, list[NDArray[Any]]]"
+"""Heat maps of each sample, `(targets, h, w)`, by method."""
 
 
 class Asked(NamedTuple):
@@ -118,8 +127,10 @@ def checked(
         UsageError: one of them is invalid.
     """
     if methods is not None:
-        given = [methods] if isinstance(methods, str) else list(methods)
+        given = [methods] if isinstance(methods, str) else items("methods", methods)
         methods = [find_method(name).name for name in given]
+        if not methods:
+            raise UsageError(f"no methods are given; the methods are {', '.join(METHODS)}.")
     channels = None if channels is None else count("channels", channels)
     max_mb = number("max_mb", max_mb, 1.0)
     return Asked(layers, methods, target, count("top", top), channels, cam_layer, max_mb)
@@ -236,7 +247,7 @@ class _Maker:
         program = self.program
         inputs = sample.inputs
         dims = [kind.dims for kind in program.graph.inputs.values()]
-        size = dims[0][0] if len(dims) == 1 and dims[0] else None
+        size = dims[0][0] if len(dims) == 1 and dims[0] and not program.finished else None
         if isinstance(size, int) and size > 1:
             if isinstance(inputs, dict):
                 inputs = {
@@ -260,11 +271,7 @@ class _Maker:
                 continue
             picture, origin = picture_of_input(one.maps), "input"
             if one.maps.ndim == 1 and len(one.maps) <= MOST_ITEMS:
-                text = one.maps.dtype.kind not in "fb"
-                described["items"] = [
-                    shown(str(item)[: packing.LONGEST]) if text else packing.number(item)
-                    for item in one.maps
-                ]
+                described["items"] = _items(one.maps)
         if picture is not None:
             described["picture"] = as_uri(picture)
             described["origin"] = origin
@@ -277,6 +284,8 @@ class _Maker:
     def _score_tensors(self) -> list[str]:
         """The outputs that may be scores of classes, the one with gradients first."""
         program = self.program
+        if program.finished is not None:  # it has heat maps among its outputs
+            return [program.finished.scores] if program.finished.scores else []
         names = [info.name for info in program.outputs if len(info.shape) == 2]
         if not names:
             return []
@@ -339,35 +348,51 @@ class _Maker:
         names: Sequence[str],
         found: Sequence[dict[str, NDArray[Any]]],
     ) -> dict[str, Any] | None:
-        program, asked = self.program, self.asked
+        classes, labels = self._classes(names, found)
+        finished = self.program.finished
+        maps, layer = (
+            self._computed(finished, fed, classes) if finished else self._made(fed, classes)
+        )
+        if next(iter(maps.values()))[0].ndim > 3:
+            self.left_out.append("heat maps: those of volumes are not drawn")
+            return None
+        return {
+            "layer": shown(layer),
+            "classes": classes,
+            "labels": labels,
+            "methods": [self._method(METHODS[name], maps[name], len(maps)) for name in maps],
+        }
+
+    def _made(self, fed: Sequence[dict[str, Any]], classes: list[int]) -> tuple[Maps, str]:
+        """The maps by method, and the name of the layer."""
+        program, given = self.program, self.asked.cam_layer
         gradients = program.card.gradients if program.card else None
         methods = self._methods(bool(gradients and gradients.tensors))
-        given = asked.cam_layer
         if given is None and not (gradients and gradients.tensors):
             given = LAST
         layer = choose_layer(program, given, methods[0])
         for method in methods[1:]:
             choose_layer(program, layer, method)
-        classes, labels = self._classes(names, found)
-        maps: dict[str, list[NDArray[np.float64]]] = {method.name: [] for method in methods}
+        maps: Maps = {method.name: [] for method in methods}
         for sample, feeds in zip(self.samples, fed, strict=True):
-            found_maps = raw_maps(
+            found = raw_maps(
                 program, feeds, layer, classes or "top", methods, preprocess=sample.recipe
             )
-            for name, one in found_maps.items():
+            for name, one in found.items():
                 maps[name].append(one[0])
-        rank = maps[methods[0].name][0].ndim - 1
-        if rank > 2:
-            self.left_out.append("heat maps: those of volumes are not drawn")
-            return None
-        return {
-            "layer": shown(layer.name),
-            "classes": classes,
-            "labels": labels,
-            "methods": [
-                self._method(method, maps[method.name], len(methods)) for method in methods
-            ],
-        }
+        return maps, layer.name
+
+    def _computed(
+        self, finished: Finished, fed: Sequence[dict[str, Any]], classes: list[int]
+    ) -> tuple[Maps, str]:
+        """The same for a finished file, which computes its heat map itself."""
+        program, asked = self.program, self.asked
+        for method in asked.methods or ["gradcam"]:
+            check_options(program, finished, asked.cam_layer, method, {})
+        maps = [
+            computed_maps(program, finished, feeds, classes or "top", True)[0][0] for feeds in fed
+        ]
+        return {str(finished.method): maps}, str(finished.layer)
 
     def _method(
         self, method: Method, maps: Sequence[NDArray[np.float64]], methods: int
@@ -393,8 +418,6 @@ class _Maker:
 
     def _methods(self, gradients: bool) -> list[Method]:
         if self.asked.methods is not None:
-            if not self.asked.methods:
-                raise UsageError(f"no methods are given; the methods are {', '.join(METHODS)}.")
             return [find_method(name) for name in dict.fromkeys(self.asked.methods)]
         names = (*GRADIENT_METHODS, "eigencam") if gradients else ("eigencam",)
         return [find_method(name) for name in names]
@@ -439,3 +462,15 @@ class _Maker:
 def _is_table(value: Any) -> bool:
     """Whether a value may be scores, `(n, classes)`."""
     return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "fiu"
+
+
+def _items(values: NDArray[Any]) -> list[Any]:
+    """The values of a vector: texts, or the numbers of tokens, as words; others as numbers."""
+    if values.dtype.kind not in "fb":
+        return [shown(str(item)[: packing.LONGEST]) for item in values]
+    whole = (
+        values.dtype.kind == "f"
+        and len(values) <= MOST_WORDS
+        and (np.floor(values) == values).all()
+    )
+    return [f"{item:.0f}" if whole else packing.number(item) for item in values]

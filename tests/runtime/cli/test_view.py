@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import layertap as api
 from generators import tiny
+from layertap_export import finish
 from shell import layertap
 from web_pages import WebPage
 
@@ -76,6 +78,33 @@ def test_a_recipe_instead_of_the_cards(tmp_path: Path, pictures: Path) -> None:
     assert (done.code, "warning" in done.err) == (0, False)
     expected = api.open(file).predict("pictures/a.png", "recipe.json")
     np.testing.assert_array_equal(WebPage(Path("page.html").read_bytes()).scores(), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch": True}])
+def test_a_finished_file_shows_its_own_heat_map(
+    tmp_path: Path, pictures: Path, options: dict[str, Any]
+) -> None:
+    """Its pictures have any size; what the file does not compute is an error."""
+    made = tiny.save(tiny.differentiable(states_axes=True), tmp_path / "made.onnx")
+    finish(made, "app.onnx", heat_map="relu", method="layercam", **options)
+    done = layertap("view", "app.onnx", "pictures/a.png", "-o", "page.html")
+    assert done.code == 0, done.err
+    page = WebPage(Path("page.html").read_bytes())
+    model = api.open("app.onnx")
+    assert page.data["samples"][0]["height"] == 16
+    assert [one["output"] for one in page.data["scores"]] == ["probs"]
+    np.testing.assert_array_equal(page.scores(), model.predict("pictures/a.png")["probs"])
+    heat = page.data["heat"]
+    assert (heat["layer"], [one["name"] for one in heat["methods"]]) == ("relu", ["layercam"])
+    for at, target in enumerate(heat["classes"]):
+        expected = model.cam("pictures/a.png", target=target).reshape(16, 12)
+        np.testing.assert_allclose(page.heat_maps("layercam")[0, at], expected, atol=1e-6)
+    model.view("pictures", "all.html")
+    assert len(WebPage(Path("all.html").read_bytes()).data["samples"]) == 5
+    other = layertap("view", "app.onnx", "pictures/a.png", "-o", "b.html", "--methods", "xgradcam")
+    assert (other.code, "with the method layercam" in other.err) == (2, True)
+    live = layertap("view", "app.onnx", "--live", "--engine", "gone", "-o", "b.html")
+    assert live.code == 2
 
 
 @pytest.mark.parametrize(

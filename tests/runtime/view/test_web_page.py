@@ -175,6 +175,16 @@ def test_names_of_images_tell_them_apart(tmp_path: Path) -> None:
     assert [one["name"] for one in page.data["samples"]] == ["p1/a.png", "p2/a.png"]
 
 
+def test_inputs_that_are_no_pictures_are_words_or_numbers(tmp_path: Path) -> None:
+    model = layertap.open(tiny.linear_chain().SerializeToString())
+    batch = np.array([[1, 2, 30, 4], [0.5, 1, 2, 3]], np.float32)
+    page = page_of(model, batch, tmp_path / "a.html")
+    assert [one["items"] for one in page.data["samples"]] == [
+        ["1", "2", "30", "4"],
+        [0.5, 1, 2, 3],
+    ]
+
+
 def test_a_page_without_samples(model: layertap.Model, tmp_path: Path) -> None:
     page = page_of(model, None, tmp_path / "a.html")
     assert [row["name"] for row in page.data["layers"]] == [x.name for x in model.layers]

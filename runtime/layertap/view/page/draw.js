@@ -2,6 +2,8 @@
 
 const tables = Object.fromEntries(Object.entries(page.colormaps).map(([name, hex]) => [name, Uint8Array.from(hex.match(/../g), (two) => parseInt(two, 16))]))
 tables.grey = Uint8Array.from({ length: 768 }, (_, at) => Math.floor(at / 3))
+// Each shade as a number whose bytes, little-endian, are red, green, blue and 255.
+const words = Object.fromEntries(Object.entries(tables).map(([name, table]) => [name, Uint32Array.from({ length: 256 }, (_, at) => table[3 * at] | (table[3 * at + 1] << 8) | (table[3 * at + 2] << 16) | (255 << 24))]))
 const COLORMAPS = [["viridis", "viridis"], ["magma", "magma"], ["grey", "grey"]]
 
 const styled = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
@@ -10,16 +12,13 @@ const styled = (name) => getComputedStyle(document.documentElement).getPropertyV
 function drawMap(canvas, values, height, width, low, high, colormap) {
   canvas.width = width
   canvas.height = height
-  const context = canvas.getContext("2d"), image = context.createImageData(width, height), table = tables[colormap]
-  const range = high - low
+  const context = canvas.getContext("2d"), image = context.createImageData(width, height)
+  const pixels = new Uint32Array(image.data.buffer), table = words[colormap], factor = high > low ? 256 / (high - low) : 0
   for (let at = 0; at < values.length; at++) {
     const value = values[at]
-    if (Number.isNaN(value)) continue
-    const shade = range > 0 ? Math.min(255, Math.max(0, Math.floor(((value - low) / range) * 256))) : 0
-    image.data[4 * at] = table[3 * shade]
-    image.data[4 * at + 1] = table[3 * shade + 1]
-    image.data[4 * at + 2] = table[3 * shade + 2]
-    image.data[4 * at + 3] = 255
+    if (value !== value) continue // NaN
+    const shade = (value - low) * factor
+    pixels[at] = table[shade >= 255 ? 255 : shade > 0 ? shade | 0 : 0]
   }
   context.putImageData(image, 0, 0)
   return canvas
@@ -46,19 +45,22 @@ function sharp(canvas, draw) {
   return canvas
 }
 
+// A heat map of a sequence as a ground, which is the stronger, the larger its values are.
+function drawHeat(context, width, height, heat) {
+  const table = tables.viridis
+  for (let x = 0; x < width; x++) {
+    const value = heat[Math.min(heat.length - 1, Math.floor((x / width) * heat.length))]
+    const shade = Math.min(255, Math.floor(value * 256))
+    context.fillStyle = `rgb(${table[3 * shade]} ${table[3 * shade + 1]} ${table[3 * shade + 2]} / ${0.75 * value})`
+    context.fillRect(x, 0, 1, height)
+  }
+}
+
 // The values of a sequence as a line from `low` to `high`.
 function drawLine(context, width, height, values, low, high, heat) {
   const range = high - low || 1, step = width / Math.max(values.length, 1)
   const y = (value) => height - 4 - ((value - low) / range) * (height - 8)
-  if (heat) {
-    const table = tables.viridis
-    for (let x = 0; x < width; x++) {
-      const value = heat[Math.min(heat.length - 1, Math.floor((x / width) * heat.length))]
-      const shade = Math.min(255, Math.floor(value * 256))
-      context.fillStyle = `rgb(${table[3 * shade]} ${table[3 * shade + 1]} ${table[3 * shade + 2]} / ${0.75 * value})`
-      context.fillRect(x, 0, 1, height)
-    }
-  }
+  if (heat) drawHeat(context, width, height, heat)
   if (low < 0 && high > 0) {
     context.fillStyle = styled("--line")
     context.fillRect(0, y(0), width, 1)

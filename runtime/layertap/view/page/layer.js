@@ -14,6 +14,8 @@ function sorted(channels) {
   return order
 }
 
+const FIRST = 24 // maps that are drawn at once
+
 let turn = 0 // of a view that has been left, nothing is drawn any more
 
 async function showLayer(main) {
@@ -112,7 +114,12 @@ function tile(values, order, at, sample, range) {
   if (values.flat) {
     canvas.style.height = "4.5rem"
     sharp(canvas, (context, width, height) => drawLine(context, width, height, channel.values, low, high))
-  } else drawMap(canvas, channel.values, values.height, values.width, low, high, state.colormap)
+  } else {
+    // What may be below the edge of the window is drawn after the page is seen.
+    const draw = () => drawMap(canvas, channel.values, values.height, values.width, low, high, state.colormap)
+    if (at < FIRST) draw()
+    else ((canvas.width = values.width), (canvas.height = values.height), setTimeout(draw))
+  }
   const label = `channel ${channel.index}, from ${short(channel.smallest)} to ${short(channel.largest)}, mean ${short(channel.mean)}`
   return el("button", { class: "tile", "aria-label": label, title: label, onclick: () => openZoom(values, order, at, state.layer, sample) },
     canvas, el("span", { class: "under", "aria-hidden": "true" }, el("b", {}, channel.index), el("span", { class: "number" }, short(channel.largest))))

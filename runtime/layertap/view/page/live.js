@@ -118,29 +118,38 @@ function strongest({ data, count, step, base, height, width, down, right }, most
   }
   const rank = sizes.map((size) => (Number.isNaN(size) ? -1 : size))
   const order = Array.from(rank.keys()).sort((a, b) => (rank[a] === rank[b] ? a - b : rank[b] - rank[a]))
-  return order.slice(0, most).map((index) => {
-    const values = new Float64Array(pixels), finite = Number.isFinite(sums[index])
-    let low = finite ? lows[index] : Infinity, high = finite ? highs[index] : -Infinity
-    for (let y = 0, spot = 0; y < height; y++) for (let x = 0, at = base + index * step + y * down; x < width; x++, at += right, spot++) {
-      const value = data[at]
-      values[spot] = finite || Number.isFinite(value) ? value : NaN
-      if (!finite && Number.isFinite(value)) (low = Math.min(low, value)), (high = Math.max(high, value))
+  const kept = order.slice(0, most), maps = kept.map(() => new Float64Array(pixels))
+  for (let y = 0, spot = 0; y < height; y++) for (let x = 0; x < width; x++, spot++) {
+    const first = base + y * down + x * right // again in the order of the memory
+    for (let k = 0; k < kept.length; k++) maps[k][spot] = data[first + kept[k] * step]
+  }
+  return kept.map((index, k) => {
+    const values = maps[k], finite = Number.isFinite(sums[index])
+    let low = lows[index], high = highs[index]
+    if (!finite) {
+      low = Infinity
+      high = -Infinity
+      values.forEach((value, at) => {
+        if (!Number.isFinite(value)) values[at] = NaN
+        else (low = Math.min(low, value)), (high = Math.max(high, value))
+      })
+      if (low > high) low = high = 0
     }
-    if (low > high) low = high = 0
-    return { index, low, high, smallest: finite ? low : lows[index], largest: finite ? high : highs[index], mean: sums[index] / pixels, strength: sizes[index] / pixels, values }
+    return { index, low, high, smallest: lows[index], largest: highs[index], mean: sums[index] / pixels, strength: sizes[index] / pixels, values }
   })
 }
 
 function statisticsOf(data, count) {
-  let low = Infinity, high = -Infinity, sum = 0, zeros = 0, bad = 0
+  let low = Infinity, high = -Infinity, sum = 0, zeros = 0
   for (let at = 0; at < count; at++) {
     const value = data[at]
-    if (!Number.isFinite(value)) bad++
-    if (value < low || Number.isNaN(value)) low = value
-    if (value > high || Number.isNaN(value)) high = value
-    sum += value
+    if (value < low) low = value
+    if (value > high) high = value
     if (value === 0) zeros++
+    sum += value
   }
+  let bad = 0
+  if (!Number.isFinite(sum)) for (let at = 0; at < count; at++) if (!Number.isFinite(data[at])) bad++
   return { size: count, low, high, mean: sum / count, zeros, bad }
 }
 

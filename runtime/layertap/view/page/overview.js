@@ -91,7 +91,11 @@ async function drawSignal(canvas, at, heat) {
   const { items } = page.samples[at], fresh = canvas.cloneNode()
   if (items) {
     canvas.replaceWith(fresh)
-    return sharp(fresh, (context, width, height) => drawBars(context, width, height, items.map(Number), -1))
+    const map = heat?.sizes.length === 1 ? finished(heat, [items.length]).map((value) => value * state.opacity) : null
+    return sharp(fresh, (context, width, height) => {
+      if (map) drawHeat(context, width, height, map)
+      drawBars(context, width, height, items.map(Number), -1)
+    })
   }
   const values = await valuesOf(inputLines(), at)
   if (!values) return

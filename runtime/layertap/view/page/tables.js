@@ -16,7 +16,7 @@ function showVerification(main) {
     el("p", {}, `${plural(rows.length, "tensor")} compared with ${found.reference} when the file was made: the largest scaled error is ${error(found.largest)}; ${error(found.tolerance)} was allowed. It is the largest difference, divided by the largest value of the layer.`),
     el("p", { class: "small soft" }, `${found.batches.join("; ")}. With onnxruntime ${found.onnxruntime}.`),
     over.length ? el("p", { class: "small soft" }, `${plural(over.length, "layer")} ${over.length === 1 ? "is" : "are"} over that where ${found.reference} itself is less exact.`) : null,
-    el("div", { class: "scroll" }, el("table", { class: "plain-table" },
+    el("div", { class: "scroll" }, el("table", { class: "plain-table errors" },
       el("thead", {}, el("tr", {}, ...["layer", "class", "scaled error", "", "largest difference"].map((text, at) => el("th", { scope: "col", class: at === 2 || at === 4 ? "right" : undefined }, text || el("span", { class: "hidden" }, "share of what was allowed"))))),
       body)),
     more,

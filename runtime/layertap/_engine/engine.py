@@ -154,7 +154,9 @@ class Engine:
                 enable_fallback=0,
                 **options_without(disabled),
             )
-            with _quiet(ort, self._providers):
+            on_cpu = self._providers[0][0] == devices.CPU.provider
+            # onnxruntime 1.31 warns at each session that CUDA is no plugin.
+            with contextlib.nullcontext() if on_cpu else _quiet(ort):
                 session = start_stoppably(start, options, name)
         except LayertapError:
             raise
@@ -227,14 +229,8 @@ WARNING = 2
 
 
 @contextlib.contextmanager
-def _quiet(ort: Any, providers: devices.Providers) -> Iterator[None]:
-    """Keep onnxruntime's default logger silent while a session starts on a device.
-
-    onnxruntime 1.31 warns at each that CUDA is no plugin. On the CPU it prints nothing.
-    """
-    if [name for name, _ in providers] == ["CPUExecutionProvider"]:
-        yield
-        return
+def _quiet(ort: Any) -> Iterator[None]:
+    """Keep onnxruntime's default logger silent."""
     ort.set_default_logger_severity(devices.SILENT)
     try:
         yield

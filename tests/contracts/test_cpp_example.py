@@ -27,7 +27,7 @@ from layertap_export import finish
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "cpp"
-HEADERS = [
+HEADERS: list[str | Path] = [
     os.environ.get("ONNXRUNTIME_INCLUDE", ""),
     ROOT / ".cache/onnxruntime-headers/usr/include/onnxruntime",
     "/usr/include/onnxruntime",

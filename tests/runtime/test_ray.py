@@ -38,7 +38,7 @@ from layertap.errors import (
 )
 from layertap.extract import workers
 from layertap.ray import Extract
-from pages import fenced, page, section
+from pages import fenced, page
 
 READERS = Path(__file__).parent / "extract"
 ASKED = {"relu": [None, "top2"], "pool": None}
@@ -523,15 +523,15 @@ def test_importing_it_does_not_import_ray() -> None:
 # --- The pages ------------------------------------------------------------------------------------
 
 
-def code_of(heading: str) -> str:
-    """The first block of Python under a heading of daft-spark.md, for another model."""
-    text = fenced(section(page("daft-spark.md"), heading), "python")[0]
+def code_of(name: str) -> str:
+    """The first block of Python of a page, for another model."""
+    text = fenced(page(name), "python")[0]
     return text.replace('"bn"', '"pool"').replace("1024", "4")
 
 
 def test_the_function_for_spark(file: Path, tmp_path: Path) -> None:
     """Its frames become the types that the page states, as Spark makes them."""
-    code = code_of("Spark").replace("/models/chest.onnx", str(file)).replace('"mean"', "None")
+    code = code_of("spark.md").replace("/models/chest.onnx", str(file)).replace('"mean"', "None")
     scope: dict[str, Any] = {}
     exec(code, scope)
     images = [png(0), None, b"x", png(3)]
@@ -539,7 +539,7 @@ def test_the_function_for_spark(file: Path, tmp_path: Path) -> None:
         pandas.DataFrame({"path": paths, "content": images, "length": [len(paths)] * 4})
         for paths in (["a", "b", "c", "d"], ["e", "f", "g", "h"])
     ]
-    text = re.search(r'schema = "(.*)"', page("daft-spark.md"))
+    text = re.search(r'schema = "(.*)"', page("spark.md"))
     assert text
     kinds = {
         "string": pyarrow.string(),
@@ -582,7 +582,7 @@ def test_the_class_for_daft(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
     )
     monkeypatch.setitem(sys.modules, "daft", daft)
     scope: dict[str, Any] = {}
-    exec(code_of("Daft"), scope)
+    exec(code_of("daft.md"), scope)
 
     def series(values: list[Any]) -> Any:
         return SimpleNamespace(to_arrow=lambda: pyarrow.array(values, pyarrow.large_binary()))

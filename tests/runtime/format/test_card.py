@@ -16,6 +16,7 @@ from layertap.format import card as schema
 from layertap.format.card import (
     Card,
     Digest,
+    Finished,
     Golden,
     GoldenInput,
     GoldenLayer,
@@ -31,7 +32,7 @@ from layertap.format.layer import Layer
 
 CLASSES = (
     Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
-    Gradients, Digest, MadeFrom, TableRows,
+    Gradients, Digest, MadeFrom, TableRows, Finished,
 )  # fmt: skip
 
 FULL: dict[str, Any] = {
@@ -114,6 +115,17 @@ FULL: dict[str, Any] = {
     "notes": ["computed in float32"],
     "digest": {"nodes": "0", "graph": "1", "weights": "2", "card": "3"},
     "made_from": {"step": "cut", "graph": "3", "weights": "4", "file": "whole.onnx"},
+    "finished": {
+        "scores": "y",
+        "image": "image",
+        "preprocessing": {"size": [4, 4]},
+        "target": "target",
+        "heat_map": "heat_map",
+        "layer": "dense",
+        "method": "gradcam",
+        "top_scores": "top_scores",
+        "top_classes": "top_classes",
+    },
 }
 """A card with all keys."""
 
@@ -132,6 +144,7 @@ PATHS: list[tuple[str | int, ...]] = [
     ("gradients",),
     ("digest",),
     ("made_from",),
+    ("finished",),
 ]
 """The path to one object of each class in `FULL`."""
 
@@ -173,7 +186,7 @@ def test_full_card_is_read() -> None:
 
 def test_optional_keys_have_defaults() -> None:
     parts = "preprocessing images labels verification golden gradients notes".split()
-    parts += ["digest", "made_from"]
+    parts += ["digest", "made_from", "finished"]
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -288,6 +301,7 @@ cards = built(
     ),
     digest=st.none() | built(Digest, nodes=text, graph=text, weights=text),
     made_from=st.none() | built(MadeFrom, step=text, graph=text, weights=text),
+    finished=st.none() | built(Finished, scores=st.none() | text, image=st.none() | text),
     format=st.sampled_from(["1.0", "1.7", "1", "0.9"]),
 )  # fmt: skip
 
@@ -412,6 +426,10 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
         ((), "digest", "ab", "Digest is \"ab\", not an object"),
         (("digest",), "graph", 7, "Digest has 7 as 'graph', not a string"),
         (("made_from",), "file", 7, "MadeFrom has 7 as 'file', not a string or null"),
+        ((), "finished", "yes", "Finished is \"yes\", not an object"),
+        (("finished",), "image", 7, "Finished has 7 as 'image', not a string or null"),
+        (("finished",), "preprocessing", [], "Finished has [] as 'preprocessing', not an object or "
+         "null"),
         ((), "golden", False, "Golden is false, not an object"),
         (("source",), "model", 3, "Source has 3 as 'model', not a string"),
         (("inputs", 0), "shape", "4", "TensorInfo has \"4\" as 'shape', not a list of sizes"),
@@ -464,7 +482,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file", "tables", "step", "card"}
-    optional |= {"sums", "reference", "images"}
+    optional |= {"sums", "reference", "images", "finished", *FULL["finished"]}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")
@@ -474,7 +492,7 @@ def test_every_plain_field_is_tested_with_an_invalid_value() -> None:
     """A field whose annotation is missing in `_KINDS` would make every card invalid."""
     nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
     nested |= {"tables"}
-    nested |= {"extra", "digest", "made_from"}
+    nested |= {"extra", "digest", "made_from", "finished"}
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
     kinds = {annotation for _, name, annotation in plain if name not in nested}
     assert kinds == set(schema._KINDS)

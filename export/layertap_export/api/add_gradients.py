@@ -19,7 +19,7 @@ from layertap._engine.session import plain_session
 from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.compare.measures import difference
-from layertap.errors import ModelFileError
+from layertap.errors import ModelFileError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
 from layertap.format.card import (
@@ -159,6 +159,11 @@ def _added(
     started = time.perf_counter()
     opened = layertap.open(source)
     program = program_of(opened)
+    if program.finished is not None:
+        raise UsageError(
+            f"{program.name} is a finished file. Add the gradients to the file that it was made "
+            "from, and finish that."
+        )
     weights = find_weights(program.source, program.graph.locations)
     # Replacing the source itself is safe.
     check_target(path, ".onnx", [*weights.paths, *sample_paths(samples)])

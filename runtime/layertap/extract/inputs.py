@@ -65,6 +65,11 @@ def check_fits(program: Program, items: Items, name: str) -> None:
 
 def no_recipe(program: Program) -> UsageError:
     """The error for images that nobody says how to prepare."""
+    if program.finished is not None:
+        return UsageError(
+            f"{program.name} is a finished file, which reads pictures itself. Use the file that "
+            "it was made from."
+        )
     shapes = [info.shape for info in program.inputs if len(info.shape) == 4 or not info.dtype]
     if not shapes:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in program.inputs)

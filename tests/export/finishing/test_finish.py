@@ -353,6 +353,20 @@ def test_what_a_finished_file_cannot_do(app: Path, file: Path, tmp_path: Path) -
         layertap.open(other).cam(shown)
 
 
+def test_commands_that_need_the_file_before_it_was_finished(app: Path, tmp_path: Path) -> None:
+    """Both say so, instead of advice that leads nowhere."""
+    Image.fromarray(picture(9, 9)).save(tmp_path / "shown.png")
+    with pytest.raises(UsageError, match=r"finished file.*made from"):
+        add_gradients(app, tmp_path / "more.onnx", layers=["relu"])
+    with pytest.raises(UsageError, match=r"finished file.*made from"):
+        layertap.open(app).extract(tmp_path / "shown.png", ["probs"], tmp_path / "collection")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "app.onnx",
+        "shown.png",
+        "tiny.onnx",
+    ]
+
+
 def test_a_class_that_does_not_exist_stops_the_run(app: Path) -> None:
     with pytest.raises(Exception, match="out of"):
         run(app, image=picture(9, 9), target=class_of(3))

@@ -362,6 +362,10 @@ def _finish(
     from . import VerificationError, finish
 
     rows = read_index(FileSource(source)).layers
+    asked = [split_reduction(rows, text) for text in layers]
+    twice = next((one for at, (one, _) in enumerate(asked) if one in dict(asked[:at])), None)
+    if twice is not None:
+        raise UsageError(f"--layers names {twice!r} twice; a finished file gives a layer once.")
     heat_map = args.heat_map
     if isinstance(heat_map, str):
         heat_map = parse_selector(heat_map, rows)
@@ -374,7 +378,7 @@ def _finish(
             heat_map=heat_map,
             method=args.method,
             top=args.top,
-            layers=dict(split_reduction(rows, text) for text in layers),
+            layers=dict(asked),
             **options,
         )
     except VerificationError as exc:

@@ -488,6 +488,8 @@ def test_commands(
     assert "prepared in the file" in printed
     assert main("run app.onnx shown.png --preprocess x.json".split()) == 2
     assert "prepares pictures itself" in capfd.readouterr().err
+    assert main("finish tiny.onnx -o twice.onnx --layers relu=mean relu".split()) == 2
+    assert "--layers names 'relu' twice" in capfd.readouterr().err
     assert main("finish tiny.onnx -o app.onnx --no-image-input --strip --top 1".split()) == 0
     assert main("check app.onnx".split()) == 2
     assert "no golden sample" in capfd.readouterr().err

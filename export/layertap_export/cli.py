@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from layertap.cli import OK, PARTLY_FAILED, Command
-from layertap.cli.options import add_class_input, add_preprocess, add_strip, add_timeout
+from layertap.cli.options import (
+    add_class_input,
+    add_preprocess,
+    add_strip,
+    add_timeout,
+    one_layer,
+)
 from layertap.cli.printing import show, tell
 from layertap.errors import InputError, LayerNotFoundError, UsageError, suggest
 from layertap.format.atomic import check_target
 from layertap.format.card import CLASS_INPUTS, check_class_input
 from layertap.format.index import read_index
-from layertap.format.select import ALL, LAST, parse_selector
+from layertap.format.select import ALL, LAST
 from layertap.format.source import FileSource
 
 from .progress import ProgressLine
@@ -368,9 +374,7 @@ def _finish(
         raise UsageError(f"--layers names {twice!r} twice; a finished file gives a layer once.")
     heat_map = args.heat_map
     if isinstance(heat_map, str):
-        heat_map = parse_selector(heat_map, rows)
-        if isinstance(heat_map, slice):
-            raise UsageError(f"--heat-map must be a name or an index, got {args.heat_map!r}.")
+        heat_map = one_layer("--heat-map", heat_map, rows)
     try:
         report = finish(
             source,

@@ -35,11 +35,10 @@ from layertap._escaping import one_line
 from layertap._model import open as open_model
 from layertap.errors import ImageError, InputError, LayertapWarning, UsageError
 from layertap.extract.cells import CellItems, is_ready_cell, missing
-from layertap.extract.columns import Columns, columns_of
+from layertap.extract.columns import Columns, columns_of, fill_of, unfilled
 from layertap.extract.frames import Frame, frame_of
 from layertap.extract.inputs import check_readable, recipe_for
 from layertap.extract.items import Items
-from layertap.extract.layout import fill_of
 from layertap.extract.readers import Reader, ReaderItems
 from layertap.extract.sequences import ID_KEYS
 from layertap.extract.workers import Chunk, default_batch, run_chunks
@@ -256,10 +255,7 @@ class _Run:
         self._opened, self._values, self._ids = opened, values, ids
         rows = len(values)
         self.errors = [""] * rows
-        self.blocks: dict[str, NDArray[Any]] = {}
-        for column in opened.columns.columns:
-            dtype = np.dtype(column.dtype)
-            self.blocks[column.key] = np.full((rows, *column.shape), fill_of(dtype), dtype)
+        self.blocks = {column.key: unfilled(column, rows) for column in opened.columns.columns}
 
     def all_rows(self) -> None:
         """Compute the rows of the batch: images, and arrays that are ready for the model."""

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from layertap.errors import InputError, LayertapWarning
 from layertap.format.text import shape_text
 
-from .feeds import as_pixels, is_image
+from .feeds import as_pixels, as_recipe, is_image
 
 if TYPE_CHECKING:
     from layertap.format.card import Finished
     from layertap.format.graph import TensorType
+    from layertap.images.preprocessing import Preprocessing
 
 TOP = -1
 """The value of the input for the class that stands for the class with the highest score."""
@@ -80,14 +81,17 @@ def _picture(facts: Finished, value: Any, several: bool) -> npt.NDArray[np.uint8
     return _levels(label, array)
 
 
-def _read(facts: Finished, image: Any) -> npt.NDArray[np.uint8]:
-    """An image as the recipe inside the file reads it, in its own size."""
-    from layertap.images.load import load_image  # needs Pillow; arrays do not
-
-    image = as_pixels(f"input {facts.image!r}", image)
+def as_stored(facts: Finished) -> Preprocessing:
+    """The recipe that reads a picture as the recipe inside the file does, and leaves the rest to
+    it."""
     recipe = facts.preprocessing or {}
-    kept = {key: recipe[key] for key in ("color_mode", "depth") if key in recipe}
-    return _levels(f"input {facts.image!r}", load_image(image, **kept))
+    return as_recipe({key: recipe[key] for key in ("color_mode", "depth") if key in recipe})
+
+
+def _read(facts: Finished, image: Any) -> npt.NDArray[np.uint8]:
+    """An image in its own size."""
+    label = f"input {facts.image!r}"
+    return _levels(label, as_stored(facts)(as_pixels(label, image)))
 
 
 def _levels(label: str, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

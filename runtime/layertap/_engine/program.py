@@ -112,6 +112,11 @@ class Program:
         return self.card.finished if self.card else None
 
     @property
+    def picture_input(self) -> str | None:
+        """The input of a finished file for a picture; `None` for any other file."""
+        return self.finished.image if self.finished else None
+
+    @property
     def labels(self) -> tuple[str, ...] | None:
         """Names of the classes, if the card has them."""
         return self.card.labels if self.card else None
@@ -444,7 +449,7 @@ class Program:
         """The inputs of a finished file, with pictures as arrays."""
         from .pictures import with_pictures
 
-        if preprocess is not None and finished.image is not None:
+        if preprocess is not None and self.picture_input is not None:
             raise UsageError(
                 f"{self.name} is a finished file: it prepares pictures itself, so it takes no "
                 "preprocessing."

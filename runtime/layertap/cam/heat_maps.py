@@ -345,11 +345,10 @@ def _flipped(values: Array, axis: int) -> Array:
 
 def _is_one_image(program: Program, inputs: Any) -> bool:
     """Whether one image was given, not a list of images or a batch."""
-    entries = program.graph.inputs
-    if program.finished is not None and program.finished.image is not None:
-        single = len(entries[program.finished.image].dims or ()) == 3
-        given = inputs.get(program.finished.image) if isinstance(inputs, Mapping) else inputs
-        return single or is_image(given)
+    picture = program.picture_input
+    if picture is not None:
+        single = len(program.graph.inputs[picture].dims or ()) == 3
+        return single or is_image(inputs.get(picture) if isinstance(inputs, Mapping) else inputs)
     several = len(program.graph.inputs) > 1
     if isinstance(inputs, Mapping):
         return any(map(is_image, inputs.values()))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from layertap._cut.nodes import renamed_node
@@ -49,6 +50,12 @@ def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
         len(outputs), math.prod(outputs.shape[1:-1]), outputs.shape[-1]
     ).mean(axis=1)
     return scores
+
+
+def of_both_classes(program: Program, output: str, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Scores `(n, 1)` of the positive one of two classes as `(n, 2)`, [negative, positive]."""
+    negative = 1 - scores if ends_in_activation(program, output) else -scores
+    return np.concatenate([negative, scores], axis=1)
 
 
 def choose_output(program: Program, output: str | None, *, with_gradients: bool = False) -> str:

@@ -162,6 +162,11 @@ def _mixes(target: Array, samples: int, classes: int) -> Targets:
     return Targets(weights, None, np.zeros(weights.shape[:2], np.float32))
 
 
+def is_binary(classes: int | None, labels: Sequence[str] | None) -> bool:
+    """Whether one score is that of two classes: of two labels, [negative, positive]."""
+    return classes == 1 and labels is not None and len(labels) == 2
+
+
 class _Classes:
     """Finds classes by label or index."""
 
@@ -172,7 +177,7 @@ class _Classes:
         scores: Array | None,
         probability: bool,
     ) -> None:
-        self._binary = classes == 1 and labels is not None and len(labels) == 2
+        self._binary = is_binary(classes, labels)
         self._probability = probability
         self.count = classes = 2 if self._binary else classes
         # A file's labels belong to its only output; other outputs have none.

@@ -16,7 +16,6 @@ from layertap import _model
 from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
-from layertap.format.select import parse_selector
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
@@ -29,6 +28,7 @@ from .options import (
     add_timeout,
     check_folder,
     check_positive,
+    one_layer,
     parse_target,
 )
 from .printing import tell
@@ -189,9 +189,7 @@ def _heat_maps(
 ) -> HeatMaps:
     from layertap.cam import heat_maps
 
-    layer = None if args.layer is None else parse_selector(args.layer, model.layers)
-    if isinstance(layer, slice):
-        raise UsageError(f"--layer must be a name or an index, got {args.layer!r}.")
+    layer = None if args.layer is None else one_layer("--layer", args.layer, model.layers)
     with naming_images(paths):
         return heat_maps(
             model,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from layertap import _model
+from layertap._engine.pictures import as_stored
 from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, list_images, read_images
@@ -30,9 +31,7 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
     if facts is not None and facts.image is not None:
         if args.preprocess:
             raise UsageError(f"{args.file!r} prepares pictures itself. Leave out --preprocess.")
-        own = facts.preprocessing or {}
-        kept = {key: own[key] for key in ("color_mode", "depth") if key in own}
-        return Preprocessing.from_dict(kept)
+        return as_stored(facts)
     recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
     if recipe:
         return program_of(model).fitted(recipe, images=1)
@@ -51,8 +50,7 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
 
 def batch_size(model: _model.Model, args: argparse.Namespace) -> int:
     """The number of images that are run at once: 1 if a finished file takes one picture."""
-    facts = program_of(model).finished
-    return 1 if facts is not None and facts.image is not None else int(args.batch_size)
+    return 1 if program_of(model).picture_input is not None else int(args.batch_size)
 
 
 class ImageInput:

@@ -84,6 +84,18 @@ def add_strip(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def one_layer(option: str, text: str, layers: Sequence[Layer]) -> str | int | Layer:
+    """The selector of one layer.
+
+    Raises:
+        UsageError: it is a slice.
+    """
+    found = parse_selector(text, layers)
+    if isinstance(found, slice):
+        raise UsageError(f"{option} must be a name or an index, got {text!r}.")
+    return found
+
+
 def check_positive(option: str, value: int) -> None:
     """Check that the value of an option is at least 1.
 

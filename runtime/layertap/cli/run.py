@@ -16,7 +16,8 @@ from layertap._cut.reductions import check_dtype
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap.cam.axes import channels_last
-from layertap.cam.scores import ends_in_activation
+from layertap.cam.scores import of_both_classes
+from layertap.cam.targets import is_binary
 from layertap.errors import LayerNotFoundError, UsageError
 from layertap.extract.asked import what_is_asked
 from layertap.extract.computing import Work
@@ -291,10 +292,8 @@ def _summary(
     if facts is not None and facts.scores in results and not args.layers and not args.type:
         results = {facts.scores: results[facts.scores]}
     value, predicted = next(iter(results.values())), names and not args.layers and not args.type
-    if predicted and len(model.labels or ()) == 2 and np.shape(value) == (len(names), 1):
-        # One unit for [negative, positive].
-        certain = ends_in_activation(program_of(model), model.outputs[0].name)
-        value = np.concatenate([1 - value if certain else -value, value], axis=1)
+    if predicted and np.shape(value) == (len(names), 1) and is_binary(1, model.labels):
+        value = of_both_classes(program_of(model), model.outputs[0].name, value)
     classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
     labels = model.labels if len(model.labels or ()) == classes else None
     fits = len(results) == 1 and classes and len(value) == len(names)

@@ -51,6 +51,17 @@ class Column(NamedTuple):
     """The names of these axes: `height`, `width`, `channel`, `step`, `axis_1`, ..."""
 
 
+def fill_of(dtype: np.dtype[Any]) -> Any:
+    """What rows of failed items hold: NaN, or 0 where there is none."""
+    return dtype.type(np.nan) if dtype.kind in "fc" else dtype.type(0)
+
+
+def unfilled(column: Column, rows: int) -> NDArray[Any]:
+    """Rows of a column before anything is computed."""
+    dtype = np.dtype(column.dtype)
+    return np.full((rows, *column.shape), fill_of(dtype), dtype)
+
+
 class Columns:
     """What is computed for each item. It is safe to use from several threads."""
 

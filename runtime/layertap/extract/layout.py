@@ -164,11 +164,6 @@ def little(dtype: str) -> np.dtype[Any]:
     return stored
 
 
-def fill_of(dtype: np.dtype[Any]) -> Any:
-    """What rows of failed items hold: NaN, or 0 where there is none."""
-    return dtype.type(np.nan) if dtype.kind in "fc" else dtype.type(0)
-
-
 def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """The header of a `.npy` file, version 1.0, padded to 4096 bytes."""
     fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}

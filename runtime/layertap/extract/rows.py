@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .layout import fill_of
+from .columns import fill_of
 
 
 class Rows:

@@ -19,10 +19,10 @@ from layertap._arguments import items as listed
 from layertap.errors import DependencyError, UsageError, install_hint
 from layertap.format.atomic import check_target, make_folder, replacing
 
-from .columns import Column
+from .columns import Column, fill_of
 from .identity import Identity
 from .item_list import escaped
-from .layout import fill_of, little, row_bytes
+from .layout import little, row_bytes
 
 ABOUT = ("row", "id", "ok", "sha256", "error")
 NOT_COMPUTED = "not computed yet"

@@ -28,7 +28,7 @@ from layertap.errors import ImageError, RunInterruptedError
 from layertap.format.source import BytesSource
 from layertap.images.load import image_name
 
-from .columns import Column, Columns
+from .columns import Columns, unfilled
 from .images import naming_images
 from .items import Items
 
@@ -191,7 +191,7 @@ class _Run:
 
     def __call__(self, chunk: Chunk) -> Finished:
         count = chunk.count
-        blocks = {column.key: _empty(column, count) for column in self._columns.columns}
+        blocks = {column.key: unfilled(column, count) for column in self._columns.columns}
         hashes, failed = [""] * count, {}
         nonfinite = dict.fromkeys(blocks, 0)
         for start in range(0, count, self._batch):
@@ -268,9 +268,3 @@ def _alike(arrays: Mapping[int, NDArray[Any]], places: Sequence[int]) -> Iterato
         yield group + group[:1] * (len(places) - len(group))
     else:
         yield from groups.values()
-
-
-def _empty(column: Column, count: int) -> NDArray[Any]:
-    """The rows of a column before anything is computed: NaN, or 0 for integers."""
-    dtype = np.dtype(column.dtype)
-    return np.full((count, *column.shape), np.nan if dtype.kind in "fc" else 0, dtype)

@@ -27,7 +27,7 @@ from layertap.errors import (
     UsageError,
 )
 
-from .columns import Column
+from .columns import Column, fill_of
 from .disk import (
     UNFINISHED,
     alone,
@@ -52,7 +52,6 @@ from .layout import (
     SUMMARY,
     Place,
     as_bytes,
-    fill_of,
     folders,
     header,
     little,

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from layertap.errors import CollectionError, DependencyError, install_hint
 
-from .columns import Column
+from .columns import Column, fill_of
 from .disk import new_folder, rename_later, synchronize_folder, write_file
-from .layout import ZARR_HOME, Grid, Place, fill_of, little
+from .layout import ZARR_HOME, Grid, Place, little
 
 
 class ZarrArrays:

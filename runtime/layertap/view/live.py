@@ -11,6 +11,7 @@ from layertap.cam import available
 from layertap.cam.heat_maps import choose_layer
 from layertap.cam.methods import METHODS, find_method
 from layertap.cam.scores import choose_output, ends_in_activation
+from layertap.cam.targets import is_binary
 from layertap.errors import LayertapError, UsageError
 from layertap.format.select import LAST
 from layertap.format.text import number_of, shape_text
@@ -144,7 +145,7 @@ def _scores(program: Program) -> tuple[list[dict[str, Any]] | None, int]:
     labels = program.labels or ()
     if not units:
         return None, 0
-    count = 2 if units == 1 and len(labels) == 2 else units
+    count = 2 if is_binary(units, labels) else units
     scores = {
         "output": shown(output),
         "labels": len(labels) == count,

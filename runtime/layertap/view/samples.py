@@ -66,7 +66,7 @@ def samples_of(program: Program, inputs: Any, preprocess: Recipe | None) -> list
 def _parts(program: Program, inputs: Any) -> list[Any]:
     """The inputs of each sample."""
     names = list(program.graph.inputs)
-    if program.finished is not None and program.finished.image is not None:
+    if program.picture_input is not None:
         if _is_folder(inputs):
             inputs = find_images(inputs)
         return [[one] for one in ([inputs] if is_image(inputs) else inputs)]
@@ -95,7 +95,7 @@ def _rows(given: Mapping[str, Any]) -> list[Any]:
 
 
 def _takes_images(program: Program) -> bool:
-    if program.finished is not None and program.finished.image is not None:
+    if program.picture_input is not None:
         return True
     inputs = list(program.graph.inputs.values())
     return len(inputs) == 1 and (inputs[0].dims is None or len(inputs[0].dims) == 4)

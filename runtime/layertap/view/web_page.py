@@ -16,8 +16,8 @@ from layertap._engine.feeds import as_recipe
 from layertap.cam.finished import check_options, computed_maps
 from layertap.cam.heat_maps import choose_layer, raw_maps
 from layertap.cam.methods import METHODS, Method, find_method
-from layertap.cam.scores import by_class, choose_output, ends_in_activation
-from layertap.cam.targets import resolve
+from layertap.cam.scores import by_class, choose_output, ends_in_activation, of_both_classes
+from layertap.cam.targets import is_binary, resolve
 from layertap.errors import LayertapError, UsageError
 from layertap.format.atomic import check_target, replacing
 from layertap.format.select import LAST
@@ -300,9 +300,8 @@ class _Maker:
         for at, name in enumerate(names):
             table = np.concatenate([values[name][:1] for values in found]).astype("<f4")
             labels = list(self.program.labels or ())
-            if table.shape[1] == 1 and len(labels) == 2 and at == 0:
-                certain = ends_in_activation(self.program, name)
-                table = np.concatenate([1 - table if certain else -table, table], axis=1)
+            if at == 0 and is_binary(table.shape[1], labels):
+                table = of_both_classes(self.program, name, table)
             if table.size * 4 > int(self.budget * SCORES) // len(names):
                 self.left_out.append(f"the scores in {name!r}: there are {table.shape[1]:,}")
                 continue
@@ -434,7 +433,7 @@ class _Maker:
             raise UsageError(f"the output {output!r} has no scores of classes to choose from.")
         scores = np.stack([by_class(values[output][:1])[0] for values in found])
         labels = program.labels
-        binary = scores.shape[1] == 1 and len(labels or ()) == 2
+        binary = is_binary(scores.shape[1], labels)
         classes = 2 if binary else scores.shape[1]
         own = len(labels or ()) == classes
         if target is not None:

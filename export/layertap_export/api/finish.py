@@ -18,7 +18,7 @@ from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.compare.golden import feeds
-from layertap.errors import PreprocessingError
+from layertap.errors import PreprocessingError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.data_file import replacing_model
 from layertap.format.digest import digest_of, inherited
@@ -32,7 +32,7 @@ from layertap_export.errors import VerificationError
 from layertap_export.finishing.assemble import Wanted, assemble
 from layertap_export.gradients.reading import card_of, read
 from layertap_export.graph.weights import Initializers
-from layertap_export.verification.finished_files import compare, golden_sample
+from layertap_export.verification.finished_files import Comparison, golden_sample
 from layertap_export.verification.samples import sample
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
@@ -102,15 +102,18 @@ def finish(
         ModelFileError: `source` is not an ONNX model.
         OutputError: `path` cannot be written.
     """
-    flags = {"image_input": image_input, "batch": batch, "strip": strip}
-    for name, value in flags.items():
-        flag(name, value)
+    flag("image_input", image_input)
+    flag("batch", batch)
+    flag("strip", strip)
     top = 0 if top is None else count("top", top)
     with time_limit(timeout):
         started = time.perf_counter()
         opened = layertap.open(source, device="cpu")
         program = program_of(opened)
-        image_input = image_input and program.finished is None  # which is refused below
+        if program.finished is not None:
+            raise UsageError(
+                f"{program.name} is finished already. Finish the file that it was made from."
+            )
         recipe = _recipe(program, preprocess) if image_input else None
         wanted = Wanted(
             recipe=recipe,
@@ -168,7 +171,7 @@ def _finished(
     before = _own_bytes(model)
     original = card_of(opened, model, initializers)
     card = inherited(original, "finish", FileSource(source))
-    card, reductions, prepared = assemble(model, program, card, wanted)
+    made = assemble(model, program, card, wanted)
     del model.metadata_props[:]
     for key, value in opened.metadata.items() if not strip else ():
         model.metadata_props.add(key=key, value=value)
@@ -176,18 +179,9 @@ def _finished(
         Writer(model, initializers, data).write(temporary)
         file = WrittenFile(temporary)
         base = original.golden or sample(WrittenFile(Path(source)).session(), original)[0]
-        compared = compare(
-            file,
-            opened,
-            card,
-            wanted.recipe,
-            feeds(base, original.inputs),
-            batch=wanted.batch,
-            reductions=reductions,
-            prepared=prepared,
-        )
+        compared = Comparison(file, opened, made, wanted, feeds(base, original.inputs)).run()
         errors = compared.errors
-        card = replace(card, golden=golden_sample(file, card, base, compared))
+        card = replace(made.card, golden=golden_sample(file, made.card, base, compared))
         worst = max(errors, key=lambda name: errors[name])
         note = (
             f"compared with layertap in Python on {compared.pictures} random pictures: largest "

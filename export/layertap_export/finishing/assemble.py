@@ -17,9 +17,11 @@ from layertap.cam.available import missing, require
 from layertap.cam.heat_maps import choose_layer
 from layertap.cam.methods import find_method
 from layertap.cam.scores import choose_output, ends_in_activation
+from layertap.cam.targets import is_binary
 from layertap.errors import UsageError
 from layertap.format.card import MAJOR, MINOR, Card, Finished, TensorInfo, Verification
 from layertap.format.layer import Layer
+from layertap.format.stripping import only
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.gradients.builder import Builder, Value
@@ -93,10 +95,6 @@ def assemble(model: onnx.ModelProto, program: Program, card: Card, wanted: Wante
             method cannot be computed by a graph.
         LayerNotFoundError: there is no such layer, or no gradient for it.
     """
-    if program.finished is not None:
-        raise UsageError(
-            f"{program.name} is finished already. Finish the file that it was made from."
-        )
     if wanted.recipe is None and wanted.heat_map is False and not wanted.top and not wanted.layers:
         raise UsageError(
             "there is nothing to add: ask for a picture as the input, a heat map, the best classes "
@@ -155,8 +153,7 @@ class _Assembly:
         kept = {value.name: value for value in self._model.graph.output}
         own = [kept[info.name] for info in self._card.outputs]
         layers = [layer for layer, how in wanted.layers if how is None]
-        shown = list(dict.fromkeys(map(self._tensor, layers)))
-        for tensor in shown:
+        for tensor in dict.fromkeys(map(self._tensor, layers)):
             stated = (kept | self._entries)[tensor]
             if stated not in own:
                 own.append(stated)
@@ -176,23 +173,12 @@ class _Assembly:
             if how is not None:
                 self._reduced_out(layer, how)
         self._close()
-        left = {value.name for value in own}
-        rows = [
-            layer for layer in self._card.layers if layer.tensor in left or (layer.tensor in shown)
-        ]
-        names = {layer.name for layer in rows}
+        rows = only(self._card.layers, {value.name for value in own})
         return replace(
             self._card,
             inputs=tuple(self._inputs),
             outputs=(*self._card.outputs, *self._rows),
-            layers=tuple(
-                replace(
-                    layer,
-                    inbound=tuple(one for one in layer.inbound if one in names),
-                    parent=layer.parent if layer.parent in names else None,
-                )
-                for layer in rows
-            ),
+            layers=rows,
             preprocessing=None,
             images=None,
             gradients=None,
@@ -200,7 +186,7 @@ class _Assembly:
             digest=None,
             finished=facts,
             format=f"{MAJOR}.{MINOR}",
-            verification=self._left_checks(names),
+            verification=self._left_checks({layer.name for layer in rows}),
         )
 
     def _left_checks(self, names: Container[str]) -> Verification | None:
@@ -289,11 +275,9 @@ class _Assembly:
             rows = reshaped(build, scores, part(build, shape, 0, 0, 1), -1, classes)
             count = part(build, rows.shape(), 0, 1, 2).cast(scores.dtype)
             scores = rows.op("ReduceSum", build.int64([1]), keepdims=0) / count
-        labels = self._program.labels
-        last = self._info(output).shape[-1:]
         return Classes(
             scores,
-            binary=last == (1,) and labels is not None and len(labels) == 2,
+            binary=is_binary(self._info(output).shape[-1], self._program.labels),
             probability=ends_in_activation(self._program, output),
         )
 
@@ -378,10 +362,10 @@ class _Assembly:
         graph.initializer.extend(kept)
         del self._entries[weights]
         self._build.output(made.cast(dtype), weights)
-        size = "batch" if self._wanted.batch or self._wanted.recipe is None else 1
         stated = helper.make_tensor_value_info(target, TensorProto.INT64, [None])
         self._entries[target] = stated
-        shape = (None,) if size == "batch" else (1,)
+        several = self._wanted.batch or self._wanted.recipe is None
+        shape = (None,) if several else (1,)
         self._inputs.append(TensorInfo(name=target, shape=shape, dtype="int64", axes="N"))
 
     def _reduced_out(self, layer: Layer, how: str) -> None:

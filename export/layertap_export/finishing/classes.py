@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
+from layertap._engine.pictures import TOP
 from layertap_export.gradients.builder import Builder, Value
 
 from .tensors import part, positions, reshaped
-
-TOP = -1
-"""The value of the input `target` that stands for the class with the highest score."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from layertap_export.gradients.builder import Builder, Value
 
 from .projections import kernel_principal, principal
-from .tensors import reduced
+from .tensors import or_one, reduced
 
 Formula: TypeAlias = Callable[[Builder, Value, Value], Value]
 
@@ -68,8 +68,7 @@ def _summed(build: Builder, weighted: Value) -> Value:
 
 def _ratio(over: Value, under: Value) -> Value:
     """The quotient; 0 where the denominator is 0."""
-    zero = under.equals(0.0)
-    return zero.where(over.like(0.0), over / zero.where(under.like(1.0), under))
+    return under.equals(0.0).where(over.like(0.0), over / or_one(under))
 
 
 WITH_GRADIENT: Mapping[str, Formula] = {

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from layertap_export.gradients.builder import Builder, Value
 
-from .tensors import as_double, part, reduced, reshaped
+from .tensors import as_double, or_one, part, positions, reduced, reshaped
 
 SQUARINGS = 26
 """How often: eigenvalues that are 1 : 1 - 1e-6 apart become 1 : 7e-30."""
@@ -60,7 +60,7 @@ def _projection(build: Builder, matrix: Value, measured: Value) -> Value:
     first = longest.op("CumSum", build.int64(2)).equals(1.0).cast(TensorProto.DOUBLE) * longest
     vector = power.op("MatMul", _upright(build, first))
     square = reduced(build, "ReduceSum", vector * vector, [1])
-    vector = vector / square.equals(0.0).where(square.like(1.0), square).op("Sqrt")
+    vector = vector / or_one(square).op("Sqrt")
     product = measured.op("MatMul", vector)
     value = reduced(build, "ReduceSum", vector * product, [1])
     return vector * value.op("Max", 0.0).op("Sqrt")
@@ -69,7 +69,7 @@ def _projection(build: Builder, matrix: Value, measured: Value) -> Value:
 def _to_one(build: Builder, matrix: Value) -> Value:
     """A matrix divided by its largest absolute value."""
     largest = reduced(build, "ReduceMax", abs(matrix), [1, 2])
-    return matrix / largest.equals(0.0).where(largest.like(1.0), largest)
+    return matrix / or_one(largest)
 
 
 def _products(build: Builder, maps: Value) -> Value:
@@ -80,11 +80,11 @@ def _products(build: Builder, maps: Value) -> Value:
     """
     shape = maps.shape()
     samples, channels = part(build, shape, 0, 0, 1), part(build, shape, 0, 3, 4)
-    positions = reshaped(build, maps, samples, -1, channels)
-    count = as_double(part(build, positions.shape(), 0, 1, 2))
-    mean = reduced(build, "ReduceSum", positions, [1]) / count
-    turned = positions.op("Transpose", perm=[0, 2, 1]) - _upright(build, mean)
-    return (positions - mean).op("MatMul", turned)
+    rows = reshaped(build, maps, samples, -1, channels)
+    count = as_double(part(build, rows.shape(), 0, 1, 2))
+    mean = reduced(build, "ReduceSum", rows, [1]) / count
+    turned = rows.op("Transpose", perm=[0, 2, 1]) - _upright(build, mean)
+    return (rows - mean).op("MatMul", turned)
 
 
 def _upright(build: Builder, row: Value) -> Value:
@@ -95,8 +95,7 @@ def _upright(build: Builder, row: Value) -> Value:
 
 def _identity(build: Builder, matrix: Value) -> Value:
     """The identity matrix in the size of `(n, p, p)`."""
-    size = part(build, matrix.shape(), 0, 1, 2)
-    numbers = build.node("Range", build.int64(0), size.op("Squeeze"), build.int64(1))
+    numbers = positions(build, part(build, matrix.shape(), 0, 1, 2))
     column = reshaped(build, numbers, -1, 1)
     return as_double(column.equals(numbers))
 

@@ -18,7 +18,7 @@ from .tensors import as_double
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The height or the width of a picture, and what becomes of it.
+    """The height or the width of a picture, and what is taken of it.
 
     The pixels from `start` on, `length` of them, are resized to `total`, of which `count` are taken
     from number `first` on. Positions before 0 or from `total` on are empty.

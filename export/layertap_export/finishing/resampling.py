@@ -22,7 +22,7 @@ from onnx import TensorProto
 from layertap_export.gradients.builder import Builder, Value
 
 from .regions import Axis
-from .tensors import as_double, part, positions, reduced, reshaped
+from .tensors import as_double, or_one, part, positions, reduced, reshaped
 
 BLOCK = 16
 """New pixels whose source pixels are gathered together: more would multiply more zeros, fewer would
@@ -134,7 +134,7 @@ def _weights(build: Builder, axis: Axis, chosen: Filter) -> tuple[Value, Value]:
     weight = inside.where(chosen.weight(build, distance), 0.0)
     running = weight.op("CumSum", build.int64(2))
     total = running.op("Gather", build.int64([-1]), axis=2)
-    weight = weight / total.equals(0.0).where(total.like(1.0), total)
+    weight = weight / or_one(total)
     rounding = (weight < 0.0).where(weight.like(-0.5), 0.5)
     whole = (weight * float(1 << BITS) + rounding).cast(TensorProto.INT32)
     index = place.op("Squeeze", build.int64([1])).cast(TensorProto.INT64)

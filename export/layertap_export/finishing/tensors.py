@@ -37,6 +37,11 @@ def as_double(value: Value) -> Value:
     return value.cast(TensorProto.DOUBLE)
 
 
+def or_one(value: Value) -> Value:
+    """The values, with 1 in place of 0: divisors of what is 0 then."""
+    return value.equals(0.0).where(value.like(1.0), value)
+
+
 def reshaped(build: Builder, value: Value, *sizes: Value | int) -> Value:
     """The values in another shape; sizes are numbers, or vectors that the graph computes."""
     return value.op("Reshape", build.vector(sizes))

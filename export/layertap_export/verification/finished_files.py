@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 import layertap
+from layertap._engine.pictures import TOP as TOP_CLASS
 from layertap._engine.program import program_of
 from layertap.cam import targets
 from layertap.cam.scores import by_class, ends_in_activation
@@ -20,8 +21,7 @@ from layertap.compare.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
 from layertap.images.load import scaled_size
 from layertap.images.preprocessing import Preprocessing
-from layertap_export.finishing.assemble import Reduced
-from layertap_export.finishing.classes import TOP as TOP_CLASS
+from layertap_export.finishing.assemble import Assembled, Wanted
 
 from .golden_values import STEADY_TOLERANCE, golden_layer
 from .written_file import WrittenFile
@@ -83,38 +83,6 @@ def _picture(generator: np.random.Generator, shape: tuple[int, int, int]) -> NDA
     return picture
 
 
-def expected_map(
-    opened: layertap.Model,
-    given: Mapping[str, Any],
-    card: Card,
-    recipe: Preprocessing | None,
-    classes: Sequence[int],
-    size: tuple[int, int],
-) -> NDArray[np.float64]:
-    """The heat maps that the runtime computes for a prepared batch, in the size of the picture.
-
-    Args:
-        given: the inputs, prepared.
-        card: the finished file's.
-        recipe: the recipe, which says what part of the picture the network sees.
-        classes: the class of each sample.
-        size: (height, width) of the picture.
-
-    Returns:
-        `(n, height, width)`.
-    """
-    finished = card.finished
-    assert finished is not None
-    options: dict[str, Any] = {"layer": finished.layer, "method": finished.method}
-    if finished.target is not None:
-        options["target"] = [[number] for number in classes]
-    maps = opened.cam(given, normalize=False, resize=False, **options)
-    maps = np.maximum(maps.reshape(-1, *maps.shape[-2:]), 0).astype(np.float64)
-    done = np.stack([_spread(_spread(one, size, recipe, 0), size, recipe, 1) for one in maps])
-    peaks = done.max(axis=(1, 2), keepdims=True)
-    return done / np.where(peaks > 0, peaks, 1)
-
-
 def _spread(
     heat: NDArray[np.float64], size: tuple[int, int], recipe: Preprocessing | None, axis: int
 ) -> NDArray[np.float64]:
@@ -166,48 +134,30 @@ class Compared:
         return self.allowed.get(name, 0.0) <= STEADY_TOLERANCE
 
 
-def compare(
-    file: WrittenFile,
-    opened: layertap.Model,
-    card: Card,
-    recipe: Preprocessing | None,
-    base: Mapping[str, NDArray[Any]],
-    *,
-    batch: bool,
-    reductions: Mapping[str, Reduced],
-    prepared: str | None,
-) -> Compared:
-    """Compare every output of a finished file with the runtime, on random pictures.
+class Comparison:
+    """Compares every output of a finished file with the runtime, on random pictures."""
 
-    Args:
-        file: the finished file.
-        opened: the file that it was made from.
-        card: the finished file's card.
-        recipe: of the picture; `None` if the file takes what is prepared.
-        base: a sample of the model's own inputs, for those that are no picture.
-        batch: whether the file takes several pictures.
-        reductions: the outputs that are reductions of layers, by name.
-        prepared: the tensor with what the recipe makes of the picture.
-    """
-    return _Comparison(file, opened, card, recipe, base, batch, reductions, prepared).run()
-
-
-class _Comparison:
     def __init__(
         self,
         file: WrittenFile,
         opened: layertap.Model,
-        card: Card,
-        recipe: Preprocessing | None,
+        made: Assembled,
+        wanted: Wanted,
         base: Mapping[str, NDArray[Any]],
-        batch: bool,
-        reductions: Mapping[str, Reduced],
-        prepared: str | None,
     ) -> None:
-        assert card.finished is not None
-        self._file, self._opened, self._card, self._recipe = file, opened, card, recipe
-        self._facts, self._base, self._batch = card.finished, base, batch
-        self._reductions, self._prepared = reductions, prepared
+        """
+        Args:
+            file: the finished file.
+            opened: the file that it was made from.
+            made: what was assembled.
+            wanted: what it should take and give.
+            base: a sample of the model's own inputs, for those that are no picture.
+        """
+        assert made.card.finished is not None
+        self._file, self._opened, self._card = file, opened, made.card
+        self._recipe, self._batch, self._base = wanted.recipe, wanted.batch, base
+        self._facts = made.card.finished
+        self._reductions, self._prepared = made.reductions, made.prepared
         self._program = program_of(opened)
         self._program.has_warned = True  # of batches that the file's own recipe cannot return
         self._session = file.session()
@@ -220,8 +170,7 @@ class _Comparison:
         facts, recipe = self._facts, self._recipe
         infos = {info.name: info for info in self._opened.outputs}
         last = infos[facts.scores].shape[-1] if facts.scores else None
-        labels = self._program.labels or ()
-        classes = 2 if last == 1 and len(labels) == 2 else (last or 1)
+        classes = 2 if targets.is_binary(last, self._program.labels) else (last or 1)
         pictures = 0
         for trial in trials(recipe.size if recipe else None, classes, batch=self._batch):
             self._try(trial)
@@ -341,7 +290,25 @@ class _Comparison:
     def _expected_map(
         self, given: Mapping[str, Any], classes: Sequence[int], size: tuple[int, int]
     ) -> NDArray[np.float64]:
-        return expected_map(self._opened, given, self._card, self._recipe, classes, size)
+        """The heat maps that the runtime computes for a prepared batch, in the size of the picture.
+
+        Args:
+            given: the inputs, prepared.
+            classes: the class of each sample.
+            size: (height, width) of the picture.
+
+        Returns:
+            `(n, height, width)`.
+        """
+        options: dict[str, Any] = {"layer": self._facts.layer, "method": self._facts.method}
+        if self._facts.target is not None:
+            options["target"] = [[number] for number in classes]
+        maps = self._opened.cam(given, normalize=False, resize=False, **options)
+        maps = np.maximum(maps.reshape(-1, *maps.shape[-2:]), 0).astype(np.float64)
+        recipe = self._recipe
+        done = np.stack([_spread(_spread(one, size, recipe, 0), size, recipe, 1) for one in maps])
+        peaks = done.max(axis=(1, 2), keepdims=True)
+        return done / np.where(peaks > 0, peaks, 1)
 
     def _note(self, name: str, error: float, moved: float = 0.0) -> None:
         self._errors.setdefault(name, []).append(error)

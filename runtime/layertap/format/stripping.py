@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 from .card import Card
+from .layer import Layer
+
+
+def only(layers: Iterable[Layer], tensors: Container[str | None]) -> tuple[Layer, ...]:
+    """The rows of the layers with some tensors, without references to the others."""
+    from dataclasses import replace  # takes as long as Python takes to start
+
+    rows = [layer for layer in layers if layer.tensor in tensors]
+    names = {layer.name for layer in rows}
+    return tuple(
+        replace(
+            layer,
+            inbound=tuple(name for name in layer.inbound if name in names),
+            parent=layer.parent if layer.parent in names else None,
+        )
+        for layer in rows
+    )
 
 
 def stripped(card: Card) -> Card:
@@ -13,20 +32,9 @@ def stripped(card: Card) -> Card:
     """
     from dataclasses import replace  # takes as long as Python takes to start
 
-    ends = {info.name for info in card.outputs}
-    rows = [layer for layer in card.layers if layer.tensor in ends]
-    names = {layer.name for layer in rows}
-    layers = tuple(
-        replace(
-            layer,
-            inbound=tuple(name for name in layer.inbound if name in names),
-            parent=layer.parent if layer.parent in names else None,
-        )
-        for layer in rows
-    )
     return replace(
         card,
-        layers=layers,
+        layers=only(card.layers, {info.name for info in card.outputs}),
         verification=None,
         golden=None,
         images=None,

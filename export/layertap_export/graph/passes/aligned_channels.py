@@ -75,7 +75,7 @@ class _Separable:
         self._made: set[str] = set()
 
     def written(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """What becomes of a node. The pointwise convolutions behind it are changed in place."""
+        """What replaces a node. The pointwise convolutions behind it are changed in place."""
         missing = self._missing(node)
         if not missing:
             return [node]

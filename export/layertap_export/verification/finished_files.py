@@ -163,7 +163,7 @@ class Comparison:
         self._session = file.session()
         self._names = [value.name for value in self._session.get_outputs()]
         self._image = next((x.name for x in opened.inputs if len(x.shape) == 4), None)
-        self._errors: dict[str, list[float]] = {}
+        self._errors: dict[str, float] = {}
         self._moved: dict[str, float] = {}
 
     def run(self) -> Compared:
@@ -182,8 +182,7 @@ class Comparison:
             name: max(TOLERANCE, STEADY * self._moved.get(name, 0.0), least)
             for name in self._errors
         }
-        errors = {name: max(values) for name, values in self._errors.items()}
-        return Compared(errors, allowed, pictures)
+        return Compared(self._errors, allowed, pictures)
 
     def _try(self, trial: Trial) -> None:
         facts = self._facts
@@ -311,7 +310,8 @@ class Comparison:
         return done / np.where(peaks > 0, peaks, 1)
 
     def _note(self, name: str, error: float, moved: float = 0.0) -> None:
-        self._errors.setdefault(name, []).append(error)
+        # Of a NaN and a number, `max` gives the first, `maximum` the NaN, which never passes.
+        self._errors[name] = float(np.maximum(self._errors.get(name, 0.0), error))
         self._moved[name] = max(self._moved.get(name, 0.0), moved)
 
 

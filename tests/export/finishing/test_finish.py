@@ -28,7 +28,7 @@ from layertap.errors import (
 )
 from layertap.format.card import KEY, Card
 from layertap_export import VerificationError, add_gradients, finish
-from layertap_export.finishing import methods, picture_input, scaling
+from layertap_export.finishing import assemble, heat_map, methods, picture_input, scaling
 from layertap_export.finishing.classes import Classes
 from pages import page
 
@@ -417,13 +417,21 @@ def test_a_finished_file_is_not_finished_again(app: Path, tmp_path: Path) -> Non
         finish(app, tmp_path / "again.onnx", top=1)
 
 
-@pytest.mark.parametrize("fault", ["formula", "scaling", "classes"])
+@pytest.mark.parametrize("fault", ["formula", "scaling", "classes", "one NaN"])
 def test_a_wrong_file_is_not_written(
     file: Path, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each part that is added is compared with the runtime."""
     if fault == "formula":
         monkeypatch.setattr(methods, "WITH_GRADIENT", {"gradcam": methods._layercam})
+    elif fault == "one NaN":  # in the second picture alone, which is 23 pixels high
+        whole = heat_map.finished
+
+        def broken(build: Any, maps: Any, axes: Any) -> Any:
+            apart = (axes[0].pixels - build.int64([23])).cast(onnx.TensorProto.FLOAT)
+            return whole(build, maps, axes) + apart * 0.0 / apart
+
+        monkeypatch.setattr(assemble, "finished_map", broken)
     elif fault == "scaling":
         exact = scaling.scaled
         monkeypatch.setattr(

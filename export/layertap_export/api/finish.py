@@ -189,7 +189,7 @@ def _finished(
         )
         card = replace(card, notes=(*(card.notes or ()), note))
         if strip:
-            card = stripped(card)
+            card = stripped(card, {value.name for value in model.graph.output})
         report = FinishReport(
             path=Path(path),
             card=card,

@@ -71,7 +71,8 @@ def cut_to_file(
             file.write(model)
             file.flush()
             if card is not None:
-                card = stripped(card) if strip else card
+                outputs = {info.name for info in card.outputs}
+                card = stripped(card, outputs) if strip else card
                 card = replace(card, digest=digest_of(FileSource(temporary), card))
                 file.write(encode(METADATA, encode(1, KEY) + encode(2, card.to_json())))
 

@@ -505,12 +505,13 @@ def test_commands(
 
 def test_a_stripped_file(file: Path, tmp_path: Path) -> None:
     whole, short = tmp_path / "whole.onnx", tmp_path / "short.onnx"
-    finish(file, whole, heat_map="relu", top=2)
-    finish(file, short, heat_map="relu", top=2, strip=True)
+    finish(file, whole, heat_map="relu", top=2, layers=["mixed"])
+    finish(file, short, heat_map="relu", top=2, layers=["mixed"], strip=True)
     card = layertap.open(short).card
     assert card is not None
     assert (card.golden, card.verification, card.made_from, card.notes) == (None,) * 4
     assert card.labels == ("cat", "dog", "bird")
+    assert [layer.name for layer in card.layers] == ["mixed", "probs"]
     shown = picture(9, 9)
     np.testing.assert_array_equal(
         layertap.open(short).cam(shown, target="dog"), layertap.open(whole).cam(shown, target="dog")

@@ -62,7 +62,8 @@ class _Run:
             # Its exception is raised in the main thread, which may wait for this one. A handler
             # that does something else, such as a server's, is only overridden by a second Ctrl-C.
             self.seen += number == signal.SIGINT
-            raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            handler = signal.getsignal(signal.SIGINT)
+            raises = handler is signal.default_int_handler or hasattr(handler, "raises_interrupt")
             if number != signal.SIGINT or not (raises or self.seen > 1):
                 return
         self.stopped_by = number

@@ -27,20 +27,13 @@ from layertap._version import __version__
 from layertap.errors import LayertapError, LayertapWarning, UsageError, suggest
 
 from .printing import tell
+from .signals import Signals
 
 GROUP = "layertap.commands"
 """The entry-point group of commands from other packages."""
 
 OK, PARTLY_FAILED, STOPPED, SIGNALLED = 0, 1, 2, 128
 """Exit codes; the number of the signal is added to the last."""
-
-
-class _Ended(KeyboardInterrupt):
-    """Another signal that ends the process. It is handled like Ctrl-C."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
 
 
 class Command(Record):
@@ -57,13 +50,14 @@ class Command(Record):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if argv is None:
-        # At exit, skip the search for reference cycles among all objects: the process ends anyway.
-        atexit.register(gc.freeze)
-        _end_in_order()
+    signals = Signals()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")  # names may contain any characters
     try:
+        if argv is None:
+            # At exit, skip the search for reference cycles among all objects: the process ends.
+            atexit.register(gc.freeze)
+            signals.take()
         with warnings.catch_warnings():
             warnings.simplefilter("always", LayertapWarning)
             warnings.showwarning = _warning_printer()
@@ -71,50 +65,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout:  # it is None if it was closed
                 sys.stdout.flush()
             return code
-    except LayertapError as exc:
-        _print_message(str(exc))
-    except _Ended as exc:
-        name = {1: "SIGHUP", 15: "SIGTERM"}.get(exc.number, f"signal {exc.number}")
-        _print_message(f"ended by {name}; no file was left incomplete.")
-        return SIGNALLED + exc.number
-    except KeyboardInterrupt:
-        _print_message("interrupted; no file was left incomplete.")
-        return SIGNALLED + 2
     except BrokenPipeError:  # the reader of the pipe, for example `head`, has ended
         _discard_stdout()
         return OK
-    except MemoryError as exc:
-        _print_message(f"not enough memory{f' ({exc})' if str(exc) else ''}.")
-    except OSError as exc:  # for example stdout on a full disk
-        _print_message(": ".join(str(part) for part in (exc.filename, exc.strerror or exc) if part))
-        _discard_stdout()
-    # An import may turn the exception of a signal into an error of its own.
-    return SIGNALLED + _signals[0] if _signals else STOPPED
+    except (Exception, KeyboardInterrupt) as exc:
+        if signals.seen or isinstance(exc, KeyboardInterrupt):
+            # An import may have turned the exception of the handler into an error of its own.
+            return _signalled(signals.seen[0] if signals.seen else 2)
+        if isinstance(exc, LayertapError):
+            _print_message(str(exc))
+        elif isinstance(exc, MemoryError):
+            _print_message(f"not enough memory{f' ({exc})' if str(exc) else ''}.")
+        elif isinstance(exc, OSError):  # for example stdout on a full disk
+            parts = (exc.filename, exc.strerror or exc)
+            _print_message(": ".join(str(part) for part in parts if part))
+            _discard_stdout()
+        else:
+            raise
+        return STOPPED
+    finally:
+        signals.give_back()
 
 
-_signals: list[int] = []
-"""The signal that ends this process, once it has come."""
-
-
-def _end_in_order() -> None:
-    """Let SIGTERM and SIGHUP raise an exception, so that temporary files are removed.
-
-    A signal that the caller ignores (`nohup`) is still ignored. The module is the one behind
-    `signal`, whose import takes longer than `layertap layers` may.
-    """
-    import _signal  # type: ignore[import-not-found]
-
-    numbers = [getattr(_signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-
-    def end(number: int, _: object) -> None:
-        for one in installed:  # the next signal must not stop the cleaning up
-            _signal.signal(one, _signal.SIG_IGN)
-        _signals.append(number)
-        raise _Ended(number)
-
-    installed = [one for one in numbers if one and _signal.getsignal(one) == _signal.SIG_DFL]
-    for one in installed:
-        _signal.signal(one, end)
+def _signalled(number: int) -> int:
+    """Say that a signal ended the command; return its exit code."""
+    name = {1: "ended by SIGHUP", 2: "interrupted", 15: "ended by SIGTERM"}[number]
+    _print_message(f"{name}; no file was left incomplete.")
+    return SIGNALLED + number
 
 
 def _run(arguments: list[str]) -> int:

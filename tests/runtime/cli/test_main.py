@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -45,7 +46,15 @@ def test_help_lists_every_command(option: str) -> None:
     listed = [line.split()[0] for line in done.out.splitlines() if line.startswith("    ")]
     assert {"export", "verify", "models", "info", "layers", "run", "stats"} <= set(listed)
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
-    others = {"__init__", "image_input", "image_output", "options", "printing", "ready_batch"}
+    others = {
+        "__init__",
+        "image_input",
+        "image_output",
+        "options",
+        "printing",
+        "ready_batch",
+        "signals",
+    }
     assert set(listed) >= own - others, "a module of a command is not listed"
     assert len(listed) == len(set(listed))
 
@@ -162,6 +171,41 @@ def test_ctrl_c_has_the_exit_code_of_shells(monkeypatch: pytest.MonkeyPatch) -> 
     replace_info(monkeypatch, interrupt)
     message = "layertap: interrupted; no file was left incomplete.\n"
     assert layertap("info") == Done(130, "", message)
+
+
+INTERRUPTED = """
+import os
+import time
+
+try:
+    os.kill(os.getpid(), {number})
+    time.sleep(60)
+except BaseException:
+    raise ImportError("initialization failed") from None
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM")],
+)
+@pytest.mark.parametrize("module", ["numpy", "onnxruntime"])
+def test_a_signal_during_an_import(
+    number: int, message: str, module: str, tiny_file: TinyFile, tmp_path: Path
+) -> None:
+    """Extension modules turn the exception of the handler into an ImportError of their own."""
+    (tmp_path / f"{module}.py").write_text(INTERRUPTED.format(number=int(number)))
+    np.save(tmp_path / "x.npy", np.zeros((1, 8, 6, 3), np.float32))
+    arguments = ["run", tiny_file("image_classifier"), tmp_path / "x.npy", "-o", tmp_path / "y.npz"]
+    done = subprocess.run(
+        [sys.executable, "-m", "layertap", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    expected = f"layertap: {message}; no file was left incomplete.\n"
+    assert (done.returncode, done.stderr) == (128 + number, expected)
 
 
 def test_programming_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

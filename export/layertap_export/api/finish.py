@@ -17,7 +17,7 @@ from layertap._cut.reductions import check_name
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.golden import feeds
+from layertap.comparing.golden import feeds
 from layertap.errors import PreprocessingError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.data_file import replacing_model

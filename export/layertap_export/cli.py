@@ -425,7 +425,7 @@ def _loading(args: argparse.Namespace) -> dict[str, Any]:
 def _checked_verification(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the comparison; what is wrong is found before TensorFlow is imported."""
     from layertap._engine.stopping import check_timeout  # needs sockets, slows `--help`
-    from layertap.compare.measures import check_tolerance
+    from layertap.comparing.measures import check_tolerance
 
     if args.tolerance is not None:
         check_tolerance(args.tolerance)

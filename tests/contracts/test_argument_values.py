@@ -18,7 +18,7 @@ from generators import tiny
 from layertap.cam.heat_maps import heat_maps
 from layertap.cam.metrics import confidence, deletion, insertion
 from layertap.cam.upsampling import resize
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.extract.images import find_images
 from layertap.extract.moments import collection_statistics
 from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer

@@ -18,7 +18,7 @@ from PIL import Image
 
 import layertap
 import pages
-from layertap.compare import golden
+from layertap.comparing import golden
 from layertap.format import card as schema
 from layertap.format import graph
 from layertap.format.card import MAJOR, MINOR, Card

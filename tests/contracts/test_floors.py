@@ -28,7 +28,7 @@ FLOORS = {
         "view",
         "_model",
         "__init__",
-        "compare ray",
+        "comparing ray",
         "cli",
         "__main__",
     ],

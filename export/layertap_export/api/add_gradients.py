@@ -18,7 +18,7 @@ from layertap._engine.program import program_of
 from layertap._engine.session import plain_session
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.errors import ModelFileError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes

@@ -17,7 +17,7 @@ from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.cam.methods import DEFAULT
-from layertap.compare.golden import feeds
+from layertap.comparing.golden import feeds
 from layertap.errors import PreprocessingError, UsageError
 from layertap.extract.asked import GRADIENT, HEAT_MAP, what_is_asked
 from layertap.format.atomic import check_target

@@ -11,7 +11,7 @@ from typing import Any
 import layertap
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import check_tolerance
+from layertap.comparing.measures import check_tolerance
 from layertap.errors import LayertapWarning, ModelFileError
 from layertap.format.card import Card
 from layertap.format.digest import change_text, changed_parts, digest_of

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.errors import UsageError
 from layertap.format.card import Source, TensorInfo
 from layertap_export.errors import ExportError

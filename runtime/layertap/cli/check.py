@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from layertap import _model
-from layertap.compare.check import check
+from layertap.comparing.check import check
 
 from . import OK, OWN, PARTLY_FAILED, Command
 from .options import add_device, add_timeout

@@ -139,7 +139,7 @@ class Verification(Record):
 class GoldenInput(Record):
     """One input of the golden sample: numbers in [low, high), uniform random ones or steps.
 
-    `layertap.compare.golden` generates them.
+    `layertap.comparing.golden` generates them.
     """
 
     name: str

@@ -18,7 +18,7 @@ import layertap
 from generators import tiny
 from layertap._engine.session import plain_session
 from layertap.cli import main
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.errors import (
     InputError,
     LayerNotFoundError,

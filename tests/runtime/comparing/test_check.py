@@ -17,8 +17,8 @@ import layertap
 from cards import golden_of
 from generators import tiny
 from layertap.cli import main
-from layertap.compare.check import check
-from layertap.compare.golden import indices, uniform, weighted_sums
+from layertap.comparing.check import check
+from layertap.comparing.golden import indices, uniform, weighted_sums
 from layertap.format.card import (
     KEY,
     Card,

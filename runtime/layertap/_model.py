@@ -529,7 +529,7 @@ class Model:
         layer: str | int | Layer | None = None,
         target: Target = "top",
         *,
-        method: str = "gradcam",
+        method: str | None = None,
         normalize: bool = True,
         resize: bool | Sequence[int] = True,
         aug_smooth: bool = False,
@@ -561,7 +561,8 @@ class Model:
                 last of them; by default the last layer that the file has a gradient for.
             target: the class, or classes, to explain; see `gradients`. Where it has no meaning
                 (`eigencam`, `kpcacam`), a warning says so.
-            method: the method's name; case, hyphens and underscores are ignored.
+            method: the method's name; case, hyphens and underscores are ignored. By default
+                `gradcam`, and in a finished file the method that it computes.
             normalize: set negative values to 0, resize, and divide by the maximum, so that the
                 largest value is 1; a map of zeros stays 0. Otherwise the map is the result of the
                 formula, which can only be compared with maps of the same method.

@@ -7,6 +7,7 @@ import json
 import warnings
 
 from layertap.errors import LayertapWarning
+from layertap.format.apart import ways
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
 from layertap.format.select import select
@@ -39,7 +40,8 @@ def _run(args: argparse.Namespace) -> int:
     known = card.layers if card else read_index(source).layers
     selectors = layer_selectors(args, known)
     everything = selectors is None and not args.type
-    layers = known if everything else select(known, selectors, args.type)
+    apart = ways(card.outputs, card) if card else {}
+    layers = known if everything else select(known, selectors, args.type, apart)
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size

@@ -12,7 +12,7 @@ import numpy as np
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap.errors import InputError, ModelFileError
-from layertap.format.card import Golden, GoldenLayer, TensorInfo
+from layertap.format.card import Card, Golden, GoldenLayer, TensorInfo
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.narrow import narrow_tensors
 from layertap.format.text import Readable, counted
@@ -133,7 +133,7 @@ def check(
     golden = model.card.golden if model.card else None
     if model.card is None or golden is None or not golden.layers:
         raise ModelFileError(
-            f"{program.name} has no golden sample to check against; files that layertap exports do."
+            f"{program.name} has no golden sample to check against{_why(model.card)}"
         )
     checked = model.card.verification
     narrow = narrow_tensors(program.source, program.graph) if tolerance is None else {}
@@ -170,6 +170,21 @@ def check(
             for name in names
         ),
     )
+
+
+def _why(card: Card | None) -> str:
+    """Why a file has no golden sample, and what has one."""
+    if card is not None and card.stripped:
+        return (
+            ": --strip left it out. Check the file that this one was made from, or write this one "
+            "again without --strip."
+        )
+    if card is not None and card.made_from is not None and card.made_from.step == "cut":
+        return (
+            ": a part has none if it needs layers as inputs. Check the file that it was cut from"
+            + (f", {card.made_from.file!r}." if card.made_from.file else ".")
+        )
+    return "; files that layertap exports do."
 
 
 def _computed(

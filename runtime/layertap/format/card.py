@@ -286,6 +286,8 @@ class Card(Record):
     """The file that this one was made from; `None` for an export."""
     finished: Finished | None = None
     """What a finished file takes and gives; `None` for any other."""
+    stripped: bool | None = None
+    """Whether what no client needs was left out. Since format 1.3."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = {}
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels
     from ._model import Model, Tap, open
+    from .comparing.check import CheckReport
     from .errors import (
         CardVersionError,
         CollectionBusyError,
@@ -51,6 +52,7 @@ __all__ = [
     "Batch",
     "Bill",
     "CardVersionError",
+    "CheckReport",
     "CollectionBusyError",
     "CollectionError",
     "CollectionMismatchError",
@@ -85,6 +87,7 @@ _HOMES = {
     "Features": "extract.features",
     "features": "extract.features",
     "Batch": "extract.stream",
+    "CheckReport": "comparing.check",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",

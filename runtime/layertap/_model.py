@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
     from .cam.targets import Target
+    from .comparing.check import CheckReport
     from .extract.progress import Progress
     from .extract.stream import Batch
     from .images.preprocessing import Preprocessing
@@ -835,6 +836,32 @@ class Model:
 
         with time_limit(timeout):
             return edit(self._program, inputs, changes, layers, preprocess)
+
+    def check(self, tolerance: float | None = None, *, timeout: float | None = None) -> CheckReport:
+        """Compare this machine with the golden sample in the file: Keras's own results.
+
+            if not model.check():
+                raise SystemExit("the model computes something else here")
+
+        Args:
+            tolerance: largest scaled error that passes: the largest difference, divided by the
+                layer's largest value. By default the tolerance of the export, which depends on the
+                dtypes that Keras computed in, or more for layers that the file, which may have
+                been converted since, computes in float16 or bfloat16.
+            timeout: see `activations`.
+
+        Returns:
+            A `CheckReport`, which is true if every layer passed. `report.layers` has a row for each
+            layer, `report.table()` is for people, `report.to_dict()` for JSON.
+
+        Raises:
+            ModelFileError: the file contains no golden sample.
+            UsageError: the tolerance is negative or not a number.
+            RunTimeoutError: the run took longer than `timeout`.
+        """
+        from .comparing.check import check
+
+        return check(self, tolerance, timeout=timeout)
 
     def extract(
         self,

@@ -22,6 +22,7 @@ PUBLIC = [
     "Batch",
     "Bill",
     "CardVersionError",
+    "CheckReport",
     "CollectionBusyError",
     "CollectionError",
     "CollectionMismatchError",

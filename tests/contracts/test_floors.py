@@ -26,6 +26,7 @@ FLOORS = {
         "cam",
         "extract",
         "view",
+        "measuring",
         "_model",
         "__init__",
         "comparing ray",

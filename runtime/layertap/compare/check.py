@@ -35,6 +35,11 @@ KINKS = 0.05
 side of 0 the inputs of a relu are, and each has another slope there. Measured: up to 6.3e-3."""
 
 
+QUANTIZED = 1.5
+"""How many times the deviation is allowed that was measured when the file was quantised: where a
+value is between two steps of quantisation, rounding decides for one of them, on each machine."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerDeviation:
     """How far one layer on this machine is from Keras's result at the export."""
@@ -46,7 +51,8 @@ class LayerDeviation:
     infinite for a NaN."""
     allowed: float
     """Largest scaled error that passes: the tolerance of the check, or more where Keras itself
-    could not hold the tolerance at the export, or where the file computes in 16 bits."""
+    could not hold the tolerance at the export, or where the file computes in 16 bits or was
+    quantised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -61,6 +67,8 @@ class CheckReport(Readable):
     """The number of gradients among `layers`."""
     narrow: tuple[str, ...] = ()
     """The dtypes of 16 bits that the file computes in, for example `float16`."""
+    quantized: str = ""
+    """The dtype that the file was quantised to by `layertap quantize`; empty for other files."""
     not_run: str = ""
     """Why the gradients could not be computed here; empty if they could."""
     changed: tuple[str, ...] = ()
@@ -82,6 +90,8 @@ class CheckReport(Readable):
     @property
     def _result(self) -> str:
         dtypes = f" ({' and '.join(self.narrow)})" if self.narrow else ""
+        if self.quantized:
+            dtypes = f", as quantised to {self.quantized}"
         if self.failed:
             first = self.failed[0]
             return (
@@ -93,7 +103,7 @@ class CheckReport(Readable):
         worst = max(self.layers, key=lambda layer: layer.scaled)
         count = counted(len(self.layers) - self.gradients, self.gradients)
         allowed = f"{self.tolerance:.0e}"
-        if self.narrow:
+        if self.narrow or self.quantized:
             ends = [f"{end(x.allowed for x in self.layers):.0e}" for end in (min, max)]
             allowed = f"{' to '.join(dict.fromkeys(ends))}{dtypes}"
         return (
@@ -121,7 +131,9 @@ def check(
         model: the opened file.
         tolerance: largest scaled error that passes; by default the tolerance of the export, which
             depends on the dtypes that Keras computed in, or more for layers that the file, which
-            may have been converted since, computes in float16 or bfloat16; see `format.narrow`.
+            may have been converted since, computes in float16 or bfloat16; see `format.narrow`. In
+            a file from `layertap quantize` it is larger by 1.5 times the deviation that was
+            measured then.
         timeout: time in seconds after which the run is stopped, see `Model.activations`.
 
     Raises:
@@ -136,6 +148,7 @@ def check(
             f"{program.name} has no golden sample to check against; files that layertap exports do."
         )
     checked = model.card.verification
+    quantized = model.card.quantized if tolerance is None else None
     narrow = narrow_tensors(program.source, program.graph) if tolerance is None else {}
     own = {} if tolerance is not None or checked is None else checked.layers
     if tolerance is None:
@@ -153,6 +166,9 @@ def check(
     for name in narrow.keys() & set(names):
         least = KINKS if name in gradients else 0.0
         allowed[name] = max(allowed.get(name, tolerance), narrow[name].tolerance, least)
+    if quantized is not None:
+        for name, deviation in quantized.golden.items():
+            allowed[name] = allowed.get(name, tolerance) + QUANTIZED * deviation
     stated = model.card.digest
     return CheckReport(
         changed=changed_parts(stated, digest_of(program.source, model.card)) if stated else (),
@@ -160,6 +176,7 @@ def check(
         tolerance=tolerance,
         gradients=len(gradients.intersection(names)),
         narrow=tuple(sorted({narrow[name].dtype for name in narrow.keys() & set(names)})),
+        quantized=quantized.to if quantized else "",
         not_run=not_run,
         layers=tuple(
             LayerDeviation(

@@ -88,9 +88,9 @@ def is_single(layers: Sequence[Layer], selector: object) -> bool:
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
     """Parse a selector from the command line: `-1`, `424` and `10:20` are indices and slices.
 
-    If a layer has exactly this name, the text is a name.
+    If a layer has exactly this name, or is the tensor of this name, the text is a name.
     """
-    if any(layer.name == text for layer in layers):
+    if any(text in (layer.name, layer.tensor) for layer in layers):
         return text
     if re.fullmatch(r"-?\d+", text):
         return int(text)
@@ -189,7 +189,7 @@ def _sliced(layers: Sequence[Layer], selector: slice) -> list[Layer]:
 def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
     """Whether the text is a glob or `re:` pattern; the name of a layer is never a pattern."""
     has_syntax = text.startswith("re:") or any(character in text for character in "*?[")
-    return has_syntax and not any(layer.name == text for layer in layers)
+    return has_syntax and not any(text in (layer.name, layer.tensor) for layer in layers)
 
 
 def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
@@ -253,6 +253,9 @@ def _named(layers: Sequence[Layer], name: str, outputs: Mapping[str, str]) -> La
             return layer
     if name in outputs:
         raise LayerNotFoundError(f"{name!r} is an output of the file, not a layer. {outputs[name]}")
+    for layer in layers:  # the modules of a file from PyTorch also have the names of their tensors
+        if layer.tensor == name:
+            return layer
     exposed = [layer.name for layer in layers if layer.exposed]
     near = suggest(name, exposed)
     raise LayerNotFoundError(

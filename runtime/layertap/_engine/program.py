@@ -135,7 +135,6 @@ class Program:
 
         return as_recipe(self.card.preprocessing)
 
-    @cached_property
     def _apart(self) -> Mapping[str, str]:
         """By name of an output that may be no layer, how to get it."""
         return ways(self.outputs, self.card)
@@ -242,7 +241,7 @@ class Program:
         else:
             asked = as_selectors(asked)
             single = is_single(self.layers, asked)
-            layers = self.select(asked)
+            layers = select(self.layers, asked, outputs=self._apart)
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)

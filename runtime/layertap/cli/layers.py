@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.apart import ways
@@ -82,8 +83,11 @@ def _run(args: argparse.Namespace) -> int:
     known = card.layers if card else read_index(source).layers
     selectors = layer_selectors(args, known)
     everything = selectors is None and not args.type
-    apart = ways(card.outputs, card) if card else {}
-    layers = known if everything else select(known, selectors, args.type, apart)
+    layers: Sequence[Layer] = known
+    if not everything:
+        layers = select(
+            known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
+        )
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size

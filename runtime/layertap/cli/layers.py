@@ -11,6 +11,7 @@ from layertap.errors import LayertapWarning, UsageError
 from layertap.format.apart import ways
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
+from layertap.format.layer import Layer
 from layertap.format.select import select
 from layertap.format.source import FileSource
 from layertap.format.table import as_rows, as_text

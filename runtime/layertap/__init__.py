@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
+    from .measuring.drift import Drift, LayerDrift
+    from .measuring.layer_statistics import LayerStatistics, LayerValues
 
 __all__ = [
     "Batch",
@@ -60,11 +62,15 @@ __all__ = [
     "Comparison",
     "DependencyError",
     "DeviceError",
+    "Drift",
     "Features",
     "ImageError",
     "InputError",
     "Layer",
+    "LayerDrift",
     "LayerNotFoundError",
+    "LayerStatistics",
+    "LayerValues",
     "LayertapError",
     "LayertapWarning",
     "Model",
@@ -100,6 +106,10 @@ _HOMES = {
     "open": "_model",
     "load_image": "images.load",
     "Preprocessing": "images.preprocessing",
+    "Drift": "measuring.drift",
+    "LayerDrift": "measuring.drift",
+    "LayerStatistics": "measuring.layer_statistics",
+    "LayerValues": "measuring.layer_statistics",
 }
 """The module of each name that is not an error."""
 

@@ -149,7 +149,7 @@ def test_limits_are_those_of_the_code() -> None:
 
 RARE = {
     "choices", "notes", "made_from", "reference", "step", "file", "tables", "read", "rows",
-    "finished",
+    "finished", "stripped",
 }  # fmt: skip
 """Keys that the model of the example does not have."""
 

@@ -27,6 +27,7 @@ FLOORS = {
         "extract",
         "view",
         "comparing",
+        "measuring",
         "_model",
         "__init__",
         "ray",

@@ -15,7 +15,7 @@ from layertap._engine.program import HasProgram, Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.errors import InputError, ModelFileError
-from layertap.format.card import Golden, GoldenLayer, TensorInfo
+from layertap.format.card import Card, Golden, GoldenLayer, TensorInfo
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.text import Readable, Text, aligned, counted
 
@@ -35,7 +35,8 @@ class LayerDeviation:
     infinite for a NaN."""
     allowed: float
     """Largest scaled error that passes: the tolerance of the check, or more where Keras itself
-    could not hold the tolerance at the export, or where the file computes in 16 bits."""
+    could not hold the tolerance at the export, or where the file computes in 16 bits or was
+    quantised."""
 
     @property
     def passed(self) -> bool:
@@ -56,6 +57,8 @@ class CheckReport(Readable):
     """The number of gradients among `layers`."""
     narrow: tuple[str, ...] = ()
     """The dtypes of 16 bits that the file computes in, for example `float16`."""
+    quantized: str = ""
+    """The dtype that the file was quantised to by `layertap quantize`; empty for other files."""
     not_run: str = ""
     """Why the gradients could not be computed here; empty if they could."""
     changed: tuple[str, ...] = ()
@@ -138,6 +141,8 @@ class CheckReport(Readable):
     @property
     def _result(self) -> str:
         dtypes = f" ({' and '.join(self.narrow)})" if self.narrow else ""
+        if self.quantized:
+            dtypes = f", as quantised to {self.quantized}"
         if self.failed:
             first = self.failed[0]
             return (
@@ -149,7 +154,7 @@ class CheckReport(Readable):
         worst = max(self.layers, key=lambda layer: layer.scaled)
         agreeing = counted(len(self.layers) - self.gradients, self.gradients)
         allowed = f"{self.tolerance:.0e}"
-        if self.narrow:
+        if self.narrow or self.quantized:
             ends = [f"{end(x.allowed for x in self.layers):.0e}" for end in (min, max)]
             allowed = f"{' to '.join(dict.fromkeys(ends))}{dtypes}"
         return (
@@ -177,7 +182,9 @@ def check(
         model: the opened file.
         tolerance: largest scaled error that passes; by default the tolerance of the export, which
             depends on the dtypes that Keras computed in, or more for layers that the file, which
-            may have been converted since, computes in float16 or bfloat16; see `format.narrow`.
+            may have been converted since, computes in float16 or bfloat16; see `format.narrow`. In
+            a file from `layertap quantize` it is larger by 1.5 times the deviation that was
+            measured then.
         timeout: time in seconds after which the run is stopped, see `Model.activations`.
 
     Raises:
@@ -189,9 +196,7 @@ def check(
     card = program.card
     golden = card.golden if card else None
     if card is None or golden is None or not golden.layers:
-        raise ModelFileError(
-            f"{program.name} has no golden sample to check against; files that layertap exports do."
-        )
+        raise ModelFileError(f"{program.name} has no golden sample to check against{_why(card)}")
     allowed = allowed_errors(program, tolerance)
     order = {layer.tensor: layer.index for layer in program.layers}
     gradients = set(card.gradients.tensors.values()) if card.gradients else set()
@@ -206,6 +211,7 @@ def check(
         tolerance=allowed.tolerance,
         gradients=len(gradients.intersection(names)),
         narrow=allowed.dtypes(names),
+        quantized=card.quantized.to if card.quantized and tolerance is None else "",
         not_run=not_run,
         layers=tuple(
             LayerDeviation(
@@ -216,6 +222,21 @@ def check(
             for name in names
         ),
     )
+
+
+def _why(card: Card | None) -> str:
+    """Why a file has no golden sample, and what has one."""
+    if card is not None and card.stripped:
+        return (
+            ": --strip left it out. Check the file that this one was made from, or write this one "
+            "again without --strip."
+        )
+    if card is not None and card.made_from is not None and card.made_from.step == "cut":
+        return (
+            ": a part has none if it needs layers as inputs. Check the file that it was cut from"
+            + (f", {card.made_from.file!r}." if card.made_from.file else ".")
+        )
+    return "; files that layertap exports do."
 
 
 def _computed(

@@ -1,4 +1,5 @@
-"""How large an error may be: the tolerance of the export, and what 16 bits or Keras explain."""
+"""How large an error may be: the tolerance of the export, and what 16 bits, quantisation or Keras
+explain."""
 
 from __future__ import annotations
 
@@ -21,6 +22,10 @@ KINKS = 0.05
 """How much is allowed for a gradient in a file that computes in 16 bits: rounding decides on which
 side of 0 the inputs of a relu are, and each has another slope there. Measured: up to 6.3e-3."""
 
+QUANTIZED = 1.5
+"""How many times the deviation is allowed that was measured when the file was quantised: where a
+value is between two steps of quantisation, rounding decides for one of them, on each machine."""
+
 
 class Allowed(NamedTuple):
     """The largest scaled errors that pass, by tensor."""
@@ -33,6 +38,8 @@ class Allowed(NamedTuple):
     """The tensors that are computed in 16 bits."""
     gradients: frozenset[str]
     """The tensors that are gradients."""
+    quantized: Mapping[str, float]
+    """How far quantisation moved a tensor of the golden sample."""
 
     def of(self, tensor: str) -> float:
         """The largest scaled error that passes for a tensor."""
@@ -40,7 +47,7 @@ class Allowed(NamedTuple):
         if tensor in self.narrow:
             least = KINKS if tensor in self.gradients else 0.0
             allowed = max(allowed, self.narrow[tensor].tolerance, least)
-        return allowed
+        return allowed + QUANTIZED * self.quantized.get(tensor, 0.0)
 
     def dtypes(self, tensors: Iterable[str]) -> tuple[str, ...]:
         """The dtypes of 16 bits that some of the tensors are computed in."""
@@ -63,7 +70,7 @@ def allowed_errors(program: Program, tolerance: float | None = None) -> Allowed:
     gradients = frozenset(card.gradients.tensors.values() if card and card.gradients else ())
     if tolerance is not None:
         check_tolerance(tolerance)
-        return Allowed(tolerance, {}, {}, gradients)
+        return Allowed(tolerance, {}, {}, gradients, {})
     checked = card.verification if card else None
     tolerance = checked.tolerance if checked else TOLERANCE
     check_tolerance(tolerance)
@@ -73,4 +80,5 @@ def allowed_errors(program: Program, tolerance: float | None = None) -> Allowed:
         {name: tolerance + UNSTEADY * x.reference for name, x in own.items() if x.reference},
         narrow_tensors(program.source, program.graph),
         gradients,
+        card.quantized.golden if card and card.quantized else {},
     )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ._engine.request import Asked
     from .cam.targets import Target
     from .comparing.check import CheckReport
+    from .comparing.comparison import Comparison
     from .extract.progress import Progress
     from .extract.stream import Batch
     from .images.preprocessing import Preprocessing
@@ -129,6 +130,70 @@ def open(  # noqa: A001 - the usual name for opening a file
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"cannot open {class_text(source)}. Give a path, or bytes.")
     return _warned(Program(FileSource(source), settings))
+
+
+@public
+def compare(
+    a: Model | str | os.PathLike[str],
+    b: Model | str | os.PathLike[str],
+    inputs: Any = None,
+    layers: Selector | Iterable[Selector] | None = None,
+    *,
+    tolerance: float | None = None,
+    born: bool = True,
+    preprocess: Recipe | None = None,
+    timeout: float | None = None,
+) -> Comparison:
+    """Compare two files of one model, layer by layer: which layer differs, and where it starts.
+
+        comparison = layertap.compare("float.onnx", "int8.onnx", "images")
+        print(comparison)
+        comparison.first  # the first layer that differs by more than is allowed
+        comparison.born_in  # the layer in which the largest error is born
+
+    Layers are matched by name, and by their order where only Keras's counters differ. Only some
+    layers of some samples are in memory at a time. To compare one file on two devices, open it
+    twice.
+
+    Args:
+        a: the file whose values are expected: a model, or a path. A model runs on its own device.
+        b: the file that is judged.
+        inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
+            seeded inputs of the golden sample, which fit the model but are no images.
+        layers: which layers of the first file, see `Model.select`; by default all, and outputs
+            that are no layers.
+        tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
+            of the export, or more for layers that one of the files computes in 16 bits.
+        born: whether to measure, too, how much of each error is born in its layer. It takes one
+            more run of the second file.
+        preprocess: a recipe for images, for both files instead of their own.
+        timeout: time in seconds for all runs together, see `Model.activations`.
+
+    Returns:
+        A `Comparison`: true if every compared layer passed. Its `layers` are rows, in the order in
+        which they are computed; `str` of it is a table.
+
+    Raises:
+        UsageError: the files share no layer, or no inputs are given and there is no golden sample.
+        LayerNotFoundError: a selector matches nothing.
+        InputError: the inputs do not fit one of the files.
+        ImageError: see `Model.activations`.
+        ModelFileError: see `open`.
+    """
+    from .comparing.models import compare_programs
+
+    born = flag("born", born)
+    opened = [one if isinstance(one, Model) else open(one) for one in (a, b)]
+    with time_limit(timeout):
+        return compare_programs(
+            opened[0]._program,
+            opened[1]._program,
+            inputs,
+            layers,
+            tolerance=tolerance,
+            born=born,
+            preprocess=preprocess,
+        )
 
 
 def _may_be_many(inputs: Any) -> bool:

@@ -284,6 +284,7 @@ class Program:
         peeled: bool = True,
         on_device: bool = False,
         fused: bool = False,
+        kept: bool = True,
     ) -> Fetch:
         """Prepare to compute `tensors` and the appended nodes, starting from `given`.
 
@@ -292,6 +293,7 @@ class Program:
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
             fused: whether a quantised model may be computed in integers, see `_quantised`.
+            kept: whether the session is kept for the next request of the same kind.
         """
         self.check_open()
         in_float = self._quantised and not fused
@@ -299,7 +301,9 @@ class Program:
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
         key = (*plan.key, *dtypes.values(), in_float)
         engine = self.engine.in_float() if in_float else self.engine
-        start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
+        start: Callable[[], Session] = partial(self._start, engine, plan, dtypes)
+        if kept:
+            start = partial(self._sessions.get, key, start)
         guarded = partial(
             self._sessions.get,
             (*key, "guarded"),

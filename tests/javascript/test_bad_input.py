@@ -136,6 +136,16 @@ CASES: dict[str, tuple[str, str, str]] = {
         "InputError",
         "has 7 values, expected (n, 8, 6, 3)",
     ),
+    "another number of values than the shape": (
+        "model.predict({ data: [1, 2, 3], dims: [1, 8, 6, 3] })",
+        "InputError",
+        "input 'image' has 3 values, but the shape (1, 8, 6, 3)",
+    ),
+    "another number of pixels than the shape": (
+        "model.predict({ data: new Uint8Array(3), dims: [1, 8, 6, 3] })",
+        "InputError",
+        "input 'image' has 3 values, but the shape (1, 8, 6, 3)",
+    ),
     "no sample": (
         "model.predict({ data: new Float32Array(0), dims: [0, 8, 6, 3] })",
         "InputError",

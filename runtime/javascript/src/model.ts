@@ -94,6 +94,7 @@ export class Model {
 
   /** Images as a batch for the model's first input of images. */
   async prepare(images: ImageSource | readonly ImageSource[], options: RunOptions = {}): Promise<Tensor> {
+    if (this.card?.finished) throw new UsageError("a finished file prepares pictures itself. Give them to predict.")
     const info = this.inputs.find(({ shape }) => shape.length === 4)
     if (!info)
       throw new InputError(`the model has no input of images: ${list(this.inputs.map(({ name }) => name))}. Give tensors.`)

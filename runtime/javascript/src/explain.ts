@@ -47,6 +47,7 @@ export interface Score {
 
 /** See `Model.top`. */
 export async function top(program: Program, inputs: any, count: number, options: RunOptions): Promise<any> {
+  if (!Number.isInteger(count) || count < 1) throw new UsageError(`the number of classes must be at least 1, got ${show(count)}.`)
   const output = outputOf(program)
   const rows = byClass((await program.compute({ tensors: [output], fused: true }, inputs, options)).get(output)!)
   const classes = classesOf(program, output, rows[0].length)
@@ -76,6 +77,7 @@ export async function gradients(program: Program, inputs: any, layers: any, opti
 /** See `Model.cam`. */
 export async function cam(program: Program, inputs: any, layer: Selector | undefined, options: CamOptions): Promise<HeatMaps> {
   const { target = "top", normalize = true, resize = true } = options
+  if (typeof normalize !== "boolean") throw new UsageError(`normalize must be true or false, got ${show(normalize)}.`)
   const facts = finishedOf(program.card)
   if (facts) {
     const { computedMaps } = await import("./finished.js")

@@ -26,7 +26,7 @@ from generators import tiny
 from layertap import cam
 from layertap._cut import write
 from layertap._engine import engine
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.format.card import KEY
 from layertap.format.table import as_rows
 

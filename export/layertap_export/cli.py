@@ -196,9 +196,7 @@ def _add_finished(parser: argparse.ArgumentParser) -> None:
         help="give a heat map of this layer in the size of the picture (default: the last layer "
         "with a gradient)",
     )
-    parser.add_argument(
-        "--method", default="gradcam", help="the method of the heat map (default gradcam)"
-    )
+    parser.add_argument("--method", help="the method of the heat map (default gradcam)")
     parser.add_argument(
         "--top", type=int, metavar="K", help="give the K best classes and their scores"
     )
@@ -294,8 +292,8 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 def _run_export(args: argparse.Namespace) -> int:
     check_class_input(args.class_input)
     checked = _checked_verification(args)
-    _check_export(args)
     _check_finish(args)
+    _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -332,21 +330,34 @@ def _run_export(args: argparse.Namespace) -> int:
 
 def _check_finish(args: argparse.Namespace) -> None:
     """Check the options of a finished file, and ask for the gradient that its heat map needs."""
-    given = {"--heat-map": args.heat_map, "--top": args.top}
+    given = {"--heat-map": args.heat_map, "--method": args.method, "--top": args.top}
     if args.finish is None:
         unused = next((option for option, value in given.items() if value is not None), None)
         if unused is not None:
             raise UsageError(f"{unused} is for a finished file: give --finish APP.onnx as well.")
         return
-    from layertap.cam.methods import find_method  # needs numpy, slows `--help`
+    from layertap._arguments import count
+    from layertap.cam.methods import DEFAULT  # needs numpy, slows `--help`
 
+    from .api.arguments import preprocessing_of
+    from .finishing.methods import chosen
+    from .finishing.options import check_effects
+    from .finishing.scaling import check_scaling
+
+    check_effects(heat_map=args.heat_map, method=args.method, top=args.top)
+    if args.top is not None:
+        count("top", args.top)
     check_target(args.finish, ".onnx", [args.output, args.model])
     if args.preprocess is None:
         raise UsageError(
             "--finish needs --preprocess FILE.json: how a picture becomes the model's input. "
             "`layertap finish --no-image-input` writes a file that takes prepared inputs."
         )
-    needs_gradient = args.heat_map is not None and find_method(args.method).takes == "gradients"
+    recipe = preprocessing_of(args.preprocess)
+    if recipe is not None:
+        check_scaling(recipe)
+    method = chosen(args.method or DEFAULT)
+    needs_gradient = args.heat_map is not None and method.takes == "gradients"
     layer = LAST if args.heat_map is True else args.heat_map
     if needs_gradient and layer not in args.gradients and (layer != LAST or not args.gradients):
         args.gradients = [*args.gradients, layer]
@@ -400,18 +411,11 @@ def _finish(
     **options: Any,
 ) -> int:
     """Write a finished file, and return the exit code."""
-    from layertap.extract.asked import split_reduction  # needs numpy, slows `--help`
-
     from . import VerificationError, finish
 
-    rows = read_index(FileSource(source)).layers
-    asked = [split_reduction(rows, text) for text in layers]
-    twice = next((one for at, (one, _) in enumerate(asked) if one in dict(asked[:at])), None)
-    if twice is not None:
-        raise UsageError(f"--layers names {twice!r} twice; a finished file gives a layer once.")
     heat_map = args.heat_map
     if isinstance(heat_map, str):
-        heat_map = one_layer("--heat-map", heat_map, rows)
+        heat_map = one_layer("--heat-map", heat_map, read_index(FileSource(source)).layers)
     try:
         report = finish(
             source,
@@ -419,7 +423,7 @@ def _finish(
             heat_map=heat_map,
             method=args.method,
             top=args.top,
-            layers=dict(asked),
+            layers=layers,
             **options,
         )
     except VerificationError as exc:
@@ -489,7 +493,7 @@ def _loading(args: argparse.Namespace) -> dict[str, Any]:
 def _checked_verification(args: argparse.Namespace) -> dict[str, Any]:
     """The options of the comparison; what is wrong is found before TensorFlow is imported."""
     from layertap._engine.stopping import check_timeout  # needs sockets, slows `--help`
-    from layertap.compare.measures import check_tolerance
+    from layertap.comparing.measures import check_tolerance
 
     if args.tolerance is not None:
         check_tolerance(args.tolerance)
@@ -561,13 +565,14 @@ def _check_names(args: argparse.Namespace) -> None:
     from .keras_model.loading.configs import layer_names
 
     asked = [*(args.layers or ()), *args.gradients]
+    asked += [args.heat_map] if isinstance(args.heat_map, str) else []
     path = Path(args.model)
     if not asked or args.signature or not path.is_file():
         return
     names = layer_names(path)
     if names is None:
         return
-    words = [INPUT, LAST] if args.gradients else []
+    words = [INPUT, LAST] if args.gradients or args.heat_map else []
     known = {*names, *words, "output"}  # of outputs that are no layer's
     for text in asked:
         if text == ALL or re.search(r"[*?\[#~:]|^-?\d+$", text):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels
     from ._model import Model, Tap, open
+    from .comparing.check import CheckReport
     from .errors import (
         CardVersionError,
         CollectionBusyError,
@@ -46,21 +47,28 @@ if TYPE_CHECKING:
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
+    from .measuring.drift import Drift, LayerDrift
+    from .measuring.layer_statistics import LayerStatistics, LayerValues
 
 __all__ = [
     "Batch",
     "Bill",
     "CardVersionError",
+    "CheckReport",
     "CollectionBusyError",
     "CollectionError",
     "CollectionMismatchError",
     "DependencyError",
     "DeviceError",
+    "Drift",
     "Features",
     "ImageError",
     "InputError",
     "Layer",
+    "LayerDrift",
     "LayerNotFoundError",
+    "LayerStatistics",
+    "LayerValues",
     "LayertapError",
     "LayertapWarning",
     "Model",
@@ -85,6 +93,7 @@ _HOMES = {
     "Features": "extract.features",
     "features": "extract.features",
     "Batch": "extract.stream",
+    "CheckReport": "comparing.check",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",
@@ -92,6 +101,10 @@ _HOMES = {
     "open": "_model",
     "load_image": "images.load",
     "Preprocessing": "images.preprocessing",
+    "Drift": "measuring.drift",
+    "LayerDrift": "measuring.drift",
+    "LayerStatistics": "measuring.layer_statistics",
+    "LayerValues": "measuring.layer_statistics",
 }
 """The module of each name that is not an error."""
 

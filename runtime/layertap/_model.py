@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
     from .cam.targets import Target
+    from .comparing.check import CheckReport
     from .extract.progress import Progress
     from .extract.stream import Batch
     from .images.preprocessing import Preprocessing
+    from .measuring.layer_statistics import LayerStatistics
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -529,7 +531,7 @@ class Model:
         layer: str | int | Layer | None = None,
         target: Target = "top",
         *,
-        method: str = "gradcam",
+        method: str | None = None,
         normalize: bool = True,
         resize: bool | Sequence[int] = True,
         aug_smooth: bool = False,
@@ -561,7 +563,8 @@ class Model:
                 last of them; by default the last layer that the file has a gradient for.
             target: the class, or classes, to explain; see `gradients`. Where it has no meaning
                 (`eigencam`, `kpcacam`), a warning says so.
-            method: the method's name; case, hyphens and underscores are ignored.
+            method: the method's name; case, hyphens and underscores are ignored. By default
+                `gradcam`, and in a finished file the method that it computes.
             normalize: set negative values to 0, resize, and divide by the maximum, so that the
                 largest value is 1; a map of zeros stays 0. Otherwise the map is the result of the
                 formula, which can only be compared with maps of the same method.
@@ -760,6 +763,58 @@ class Model:
             reader=reader,
         )
 
+    def layer_statistics(
+        self,
+        source: Any,
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        preprocess: Recipe | None = None,
+        progress: Progress = None,
+    ) -> LayerStatistics:
+        """What layers do on a collection: mean, deviation, extremes, zeros, dead channels.
+
+            found = model.layer_statistics("images")
+            print(found)
+            found["conv1_relu"].dead  # channels that are 0 in every image
+
+        The collection is run once, in several threads, and only sums are kept. Layers that would
+        take over 1 GB for one image together are computed in groups, each in a run of its own. The
+        result does not depend on the number of threads. docs/layer-statistics.md describes it.
+
+        Args:
+            source: see `extract`: a folder, images, an archive, an array, a sequence of these.
+            layers: see `select`; by default all that the file exposes.
+            batch_size: number of images in one run; by default 1 on a CPU, 16 for a file under
+                1 MB, and 32 on another device.
+            workers: number of threads; by default the number of cores.
+            preprocess: a recipe for images instead of the card's.
+            progress: `True` for a line on stderr; or a function of two integers, the number of
+                images that are done and of all images.
+
+        Returns:
+            `LayerStatistics`. Images that cannot be read are in `failures`, and layers whose
+            values are not numbers in `left_out`.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: no layer can be measured; or the layers need several inputs.
+            ImageError: there are no images, or none can be read.
+            InputError: the model cannot be run on the images; the message names them.
+        """
+        from .measuring.collecting import layer_statistics
+
+        return layer_statistics(
+            self._program,
+            source,
+            layers,
+            batch_size=batch_size,
+            workers=workers,
+            preprocess=preprocess,
+            progress=progress,
+        )
+
     def resume(
         self,
         given: Mapping[Any, Any],
@@ -834,6 +889,32 @@ class Model:
 
         with time_limit(timeout):
             return edit(self._program, inputs, changes, layers, preprocess)
+
+    def check(self, tolerance: float | None = None, *, timeout: float | None = None) -> CheckReport:
+        """Compare this machine with the golden sample in the file: Keras's own results.
+
+            if not model.check():
+                raise SystemExit("the model computes something else here")
+
+        Args:
+            tolerance: largest scaled error that passes: the largest difference, divided by the
+                layer's largest value. By default the tolerance of the export, which depends on the
+                dtypes that Keras computed in, or more for layers that the file, which may have
+                been converted since, computes in float16 or bfloat16.
+            timeout: see `activations`.
+
+        Returns:
+            A `CheckReport`, which is true if every layer passed. `report.layers` has a row for each
+            layer, `report.table()` is for people, `report.to_dict()` for JSON.
+
+        Raises:
+            ModelFileError: the file contains no golden sample.
+            UsageError: the tolerance is negative or not a number.
+            RunTimeoutError: the run took longer than `timeout`.
+        """
+        from .comparing.check import check
+
+        return check(self, tolerance, timeout=timeout)
 
     def extract(
         self,

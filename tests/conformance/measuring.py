@@ -127,7 +127,7 @@ def inner_transposes(file: Path) -> int:
 
 def _checked(file: Path) -> float:
     import layertap
-    from layertap.compare.check import check
+    from layertap.comparing.check import check
 
     return max(layer.scaled for layer in check(layertap.open(file)).layers)
 
@@ -138,7 +138,7 @@ def _difference_alone(file: Path) -> float:
 
     import layertap
     from layertap._engine.program import program_of
-    from layertap.compare.golden import feeds
+    from layertap.comparing.golden import feeds
 
     model = layertap.open(file)
     assert model.card is not None

@@ -18,7 +18,7 @@ from PIL import Image
 
 import layertap
 import pages
-from layertap.compare import golden
+from layertap.comparing import golden
 from layertap.format import card as schema
 from layertap.format import graph
 from layertap.format.card import MAJOR, MINOR, Card
@@ -149,7 +149,7 @@ def test_limits_are_those_of_the_code() -> None:
 
 RARE = {
     "choices", "notes", "made_from", "reference", "step", "file", "tables", "read", "rows",
-    "finished",
+    "finished", "stripped",
 }  # fmt: skip
 """Keys that the model of the example does not have."""
 

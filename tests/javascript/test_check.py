@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 import layertap
 from generators import tiny
 from javascript_runtime import Runtime
-from layertap.compare.golden import feeds
+from layertap.comparing.golden import feeds
 from layertap.format.card import KEY, Card, Golden, GoldenInput, TensorInfo
 from layertap_export.verification.golden_values import golden_layer
 

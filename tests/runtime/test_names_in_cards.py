@@ -13,7 +13,7 @@ import pytest
 import layertap
 from generators import tiny
 from layertap.cli import main
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.errors import LayertapError
 from layertap.format.card import KEY
 from layertap_export import add_gradients

@@ -18,7 +18,7 @@ from layertap._engine.program import program_of
 from layertap._engine.session import plain_session
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.errors import ModelFileError, UsageError
 from layertap.format.atomic import check_target
 from layertap.format.axes import stated_axes
@@ -306,7 +306,8 @@ def _noted(
     )
     layers = {k: v for k, v in golden.layers.items() if not _is_old(k, card)}
     layers |= _golden_layers(ready, list(tensors.values()), feeds, narrow)
-    return replace(card, verification=verification, golden=replace(golden, layers=layers))
+    golden = replace(golden, layers=layers)
+    return replace(card, verification=verification, golden=golden, stripped=None)
 
 
 def _is_old(output: str, card: Card) -> bool:

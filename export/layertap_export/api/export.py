@@ -13,7 +13,7 @@ from typing import Any
 from layertap._arguments import count
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.measures import check_tolerance
+from layertap.comparing.measures import check_tolerance
 from layertap.errors import UsageError
 from layertap.format.atomic import check_target
 from layertap.format.card import check_class_input

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import layertap
 from layertap._engine.library import supports_external_weights
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.format.card import Card
 from layertap.format.limits import MAPPED_BYTES
 from layertap.format.source import FileSource

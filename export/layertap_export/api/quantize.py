@@ -22,8 +22,8 @@ from layertap._engine.library import import_onnxruntime
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
 from layertap._public import public
-from layertap.compare.check import check
-from layertap.compare.golden import feeds
+from layertap.comparing.check import check
+from layertap.comparing.golden import feeds
 from layertap.errors import InputError, ModelFileError, UsageError, suggest
 from layertap.format.atomic import check_target
 from layertap.format.card import Golden, Quantized

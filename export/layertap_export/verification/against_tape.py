@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.format.card import Gradients
 from layertap.format.layer import Layer
 from layertap.format.operators import FINAL_ACTIVATIONS

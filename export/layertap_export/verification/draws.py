@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.compare.golden import seeded, swept, uniform
+from layertap.comparing.golden import seeded, swept, uniform
 from layertap.format.card import GoldenInput, TensorInfo
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.keras_model.families import is_a

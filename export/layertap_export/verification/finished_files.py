@@ -16,8 +16,8 @@ from layertap._engine.pictures import TOP as TOP_CLASS
 from layertap._engine.program import program_of
 from layertap.cam import targets
 from layertap.cam.scores import by_class, ends_in_activation
-from layertap.compare.golden import feeds
-from layertap.compare.measures import difference
+from layertap.comparing.golden import feeds
+from layertap.comparing.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
 from layertap.images.load import scaled_size
 from layertap.images.preprocessing import Preprocessing

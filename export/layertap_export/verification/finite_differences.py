@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from layertap._engine.stopping import STOPPED, time_left, time_limit
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.errors import RunTimeoutError
 from layertap.format.card import Gradients
 from layertap_export.errors import ExportError

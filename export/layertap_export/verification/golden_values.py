@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.compare.golden import indices, largest, norm, sum_scale, weighted_sums
-from layertap.compare.measures import difference, scaled
+from layertap.comparing.golden import indices, largest, norm, sum_scale, weighted_sums
+from layertap.comparing.measures import difference, scaled
 from layertap.format.card import GoldenLayer
 
 VALUES_PER_LAYER = 5

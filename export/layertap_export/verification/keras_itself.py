@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.subject import Run, Subject
 

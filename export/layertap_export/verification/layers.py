@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._engine.stopping import STOPPED, time_left
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.errors import UsageError, suggest
 from layertap.format.card import Golden
 from layertap.format.layer import Layer

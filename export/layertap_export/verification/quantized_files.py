@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 import layertap
 from layertap._engine.program import program_of
 from layertap._engine.session import plain_session
-from layertap.compare.golden import largest
-from layertap.compare.measures import difference, scaled
+from layertap.comparing.golden import largest
+from layertap.comparing.measures import difference, scaled
 from layertap.format.card import TensorInfo
 from layertap_export.graph.graph import (
     attribute,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from layertap import Model
 from layertap._engine.program import program_of
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 
 
 def first_difference(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._engine.stopping import STOPPED
-from layertap.compare.golden import feeds
+from layertap.comparing.golden import feeds
 from layertap.format.card import Card, Golden, GoldenInput, TensorInfo
 from layertap_export.errors import ExportError
 

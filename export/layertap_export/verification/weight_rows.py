@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._engine.stopping import STOPPED
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap.format.card import Gradients
 
 WEIGHT_ROWS = 3

@@ -1,5 +1,6 @@
 /** Gradients and heat maps of a class: the runs that they need. */
 
+import type { Axes } from "./axes.js"
 import { type Method, findMethod, finished, heat } from "./cam.js"
 import type { Gradients, Layer } from "./card.js"
 import { LayerNotFoundError, ModelFileError, UsageError, list, show } from "./errors.js"
@@ -76,7 +77,8 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
   const { target = "top", normalize = true, resize = true } = options
   const targets = ([] as Target[]).concat(target as Target[])
   const method = findMethod(options.method ?? "gradcam")
-  const row = chooseLayer(program, layer, method)
+  const axes = await program.axes()
+  const row = chooseLayer(program, axes, layer, method)
   const tensor = row.tensor!
   const known = method.takesGradients ? required(program) : undefined
   const output = known?.output ?? outputOf(program)
@@ -93,11 +95,11 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
   if (!known) found = targets.map((one) => classes.find(one, outputs.length, outputs))
   const maps = (run: Map<string, Tensor>, name: string): Maps => {
     const value = run.get(name)!
-    return featureMaps(row.name, value, program.axes(tensor, value.dims.length))
+    return featureMaps(row.name, value, axes(tensor, value.dims.length))
   }
   const activations = maps(runs[0], tensor)
   const { space } = activations
-  const extent = Array.isArray(resize) ? resize : resize ? imageSize(program, feeds, space.length) : space
+  const extent = Array.isArray(resize) ? resize : resize ? imageSize(axes, feeds, space.length) : space
   if (extent.length !== space.length || !extent.every((one) => Number.isInteger(one) && one > 0))
     throw new UsageError(`resize must be true, false or ${space.length} sizes, got [${extent.join(", ")}].`)
   const each = size(extent)
@@ -182,7 +184,7 @@ async function differentiate(
   const classes = classesOf(program, known.output, program.seedShape().at(-1)!)
   const [first, value] = [...feeds].find(([name]) => name !== known.weights) ?? []
   if (!value) throw new ModelFileError("the file is damaged: its gradients depend on no input.")
-  const samples = value.dims[Math.max(program.axes(first!, value.dims.length).indexOf("N"), 0)]
+  const samples = value.dims[Math.max((await program.axes())(first!, value.dims.length).indexOf("N"), 0)]
   const isTop = targets.some((one) => classes.isTop(one))
   const scores = isTop ? byClass((await program.engine.run(whole, feeds)).get(known.output)!) : undefined
   const found = targets.map((one) => classes.find(one, samples, scores))
@@ -204,8 +206,8 @@ function stacked({ engine }: Program, parts: readonly Tensor[]): Tensor {
 }
 
 /** The given layer, or the last one with gradients; `last-conv` is the last one with feature maps. */
-function chooseLayer(program: Program, layer: Selector | undefined, method: Method): Layer {
-  const { layers, graph, axes } = program
+function chooseLayer(program: Program, axes: Axes, layer: Selector | undefined, method: Method): Layer {
+  const { layers, graph } = program
   const known = method.takesGradients ? required(program) : program.card?.gradients
   const having = (row: Layer): boolean => !!known && Object.hasOwn(known.tensors, row.name)
   const rows = layers.filter((row) => row.tensor !== null && !graph.listed.has(row.tensor))
@@ -225,7 +227,7 @@ function chooseLayer(program: Program, layer: Selector | undefined, method: Meth
 }
 
 /** The size of the image that maps with `rank` axes cover; one map covers all frames of a video. */
-function imageSize({ axes }: Program, feeds: ReadonlyMap<string, Tensor>, rank: number): number[] {
+function imageSize(axes: Axes, feeds: ReadonlyMap<string, Tensor>, rank: number): number[] {
   const sizes = [...feeds].map(([name, { dims }]) => {
     const letters = axes(name, dims.length)
     return dims.filter((_, axis) => !"NC".includes(letters[axis]))

@@ -41,24 +41,24 @@ export function byName(given: any, inputs: readonly TensorInfo[], optional: read
   return new Map([[only, given]])
 }
 
-/** One value as a tensor; `recipe` gives how images are prepared. */
+/** One value as a tensor; `recipe` gives how images are prepared, and the axes of the input. */
 export async function asTensor(
   engine: Engine,
   label: string,
   info: TensorInfo,
   value: any,
-  recipe?: () => Recipe | null,
+  recipe?: () => Promise<[recipe: Recipe | null, axes: string]>,
 ): Promise<Tensor> {
   const { shape, dtype } = info
   const images = imagesOf(value, info)
   if (images && recipe) {
-    const known = recipe()
+    const [known, axes] = await recipe()
     if (!known)
       throw new InputError(
         `${label}: got an image, but the file has no preprocessing. Give preprocess: {size: [320, 320]}, or a batch of shape ${shown(shape)}.`,
       )
     const { batch } = await import("./images/batch.js")
-    value = await batch(label, info, images, known)
+    value = await batch(label, { ...info, axes }, images, known)
   }
   if (value?.dims && (value.type === dtype || !dtype)) {
     if (dtype) checkShape(label, value.dims, info)

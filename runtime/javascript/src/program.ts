@@ -1,6 +1,6 @@
 /** Programs: what a file contains, and how requests for it are planned and run. `Model` is their documented face. */
 
-import { type Axes, statedAxes } from "./axes.js"
+import { type Axes, axesOf } from "./axes.js"
 import type { Card, Layer, TensorInfo } from "./card.js"
 import { type Appended, type Plan, type Request, optional, planCut } from "./cut.js"
 import type { Engine } from "./engine.js"
@@ -36,11 +36,11 @@ export class Program {
   readonly layers: readonly Layer[]
   readonly inputs: readonly TensorInfo[]
   readonly outputs: readonly TensorInfo[]
-  readonly axes: Axes
   /** The inputs that have a value in the file. */
   readonly optional: readonly string[]
   /** The input for the weights of the scores, which gradients are taken of; ones if it is not fed. */
   readonly seed: string | undefined
+  #axes: Promise<Axes> | undefined
 
   constructor(
     readonly engine: Engine,
@@ -51,9 +51,13 @@ export class Program {
     this.layers = index.layers
     this.inputs = index.inputs
     this.outputs = index.outputs
-    this.axes = statedAxes(this.card, this.layers)
     this.optional = optional(this.graph)
     this.seed = this.card?.gradients?.weights
+  }
+
+  /** What the axes of tensors mean. */
+  axes(): Promise<Axes> {
+    return (this.#axes ??= axesOf(this.graph, this.card, this.layers))
   }
 
   /** A request for the model's own outputs. */
@@ -84,7 +88,7 @@ export class Program {
         continue
       }
       const { reduced } = await import("./reductions.js")
-      const extra = reduced(this.graph, row, how, this.axes(tensor, row.shape.length))
+      const extra = reduced(this.graph, row, how, (await this.axes())(tensor, row.shape.length))
       appended.set(extra.writes[0], extra)
       results.push([row.name, extra.writes])
     }
@@ -141,14 +145,11 @@ export class Program {
       const { dtype, dims } = typeOf(this.graph, name)
       info = { name, dtype: dims ? dtype : "", shape: (dims ?? []).map((one) => (typeof one === "number" ? one : null)) }
     }
-    const recipe = (): Recipe | null => preprocess ?? (this.card?.preprocessing as Recipe) ?? null
-    return asTensor(
-      this.engine,
-      `input ${show(name)}`,
-      { ...info, axes: this.axes(name, info.shape.length) },
-      value,
-      recipe,
-    )
+    const recipe = async (): Promise<[Recipe | null, string]> => [
+      preprocess ?? (this.card?.preprocessing as Recipe) ?? null,
+      (await this.axes())(name, 4),
+    ]
+    return asTensor(this.engine, `input ${show(name)}`, info, value, recipe)
   }
 
   /** The shape of the input for the weights of the scores; 1 for a free size. */

@@ -18,6 +18,7 @@ from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, 
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.apart import ways
 from layertap.format.axes import infer_axes, stated_axes
 from layertap.format.graph import TensorType
 from layertap.format.index import read_index
@@ -135,6 +136,11 @@ class Program:
         return as_recipe(self.card.preprocessing)
 
     @cached_property
+    def _apart(self) -> Mapping[str, str]:
+        """By name of an output that may be no layer, how to get it."""
+        return ways(self.outputs, self.card)
+
+    @cached_property
     def batch(self) -> str | None:
         """The name of the free size that is the batch; `None` in a file without a card, which may
         use one name for several sizes."""
@@ -194,7 +200,7 @@ class Program:
 
     def layer(self, what: str | int | Layer) -> Layer:
         """See `Model.layer`."""
-        return only(self.layers, what)
+        return only(self.layers, what, self._apart)
 
     def select(
         self,
@@ -202,7 +208,7 @@ class Program:
         type: str | Iterable[str] | None = None,  # noqa: A002 - as in `Model.select`
     ) -> list[Layer]:
         """See `Model.select`."""
-        return select(self.layers, what, type)
+        return select(self.layers, what, type, self._apart)
 
     def request_outputs(self) -> Request:
         """A request for the model's own outputs."""
@@ -236,7 +242,7 @@ class Program:
         else:
             asked = as_selectors(asked)
             single = is_single(self.layers, asked)
-            layers = select(self.layers, asked)
+            layers = self.select(asked)
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)

@@ -26,7 +26,7 @@ from . import available, targets, upsampling
 from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .finished import check_options, computed_maps
-from .methods import Method, find_method
+from .methods import DEFAULT, Method, find_method
 from .projections import principal
 from .scores import choose_output
 from .targets import Array, Target
@@ -72,7 +72,7 @@ def heat_maps(
     layer: str | int | Layer | None = None,
     target: Target = targets.TOP,
     *,
-    method: str = "gradcam",
+    method: str | None = None,
     normalize: bool = True,
     resize: bool | Sequence[int] = True,
     aug_smooth: bool = False,
@@ -96,7 +96,7 @@ def heat_maps(
     eigen_smooth = flag("eigen_smooth", eigen_smooth)
     if reshape is not None and not callable(reshape):
         raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
-    program, chosen = program_of(model), find_method(method)
+    program, chosen = program_of(model), find_method(DEFAULT if method is None else method)
     if program.finished is not None:
         options = {
             "normalize": not normalize, "aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth,
@@ -107,13 +107,8 @@ def heat_maps(
         return _from_finished(
             program, program.finished, inputs, layer, target, method, resize, options
         )
-    if not chosen.takes and not _is_default(target):
-        warnings.warn(
-            f"target is for methods that explain a class; the map of {chosen.name} is the same for "
-            "every class. Leave out target.",
-            LayertapWarning,
-            stacklevel=outside(),
-        )
+    if not chosen.takes:
+        _warn_of_target(chosen, target)
     gather = Gatherer(
         program=program,
         layer=choose_layer(program, layer, chosen),
@@ -160,12 +155,14 @@ def _from_finished(
     inputs: Any,
     layer: Any,
     target: Target,
-    method: str,
+    method: str | None,
     resize: bool | Sequence[int],
     options: Mapping[str, bool],
 ) -> HeatMaps:
     """The heat maps that a finished file computes."""
     check_options(program, facts, layer, method, options)
+    if facts.target is None:
+        _warn_of_target(find_method(str(facts.method)), target)
     maps, found, outputs = computed_maps(program, facts, inputs, target, resize)
     return HeatMaps(
         maps=maps,
@@ -221,6 +218,17 @@ def raw_maps(
             maps = _raw(method, evidence[method.takes], eigen_smooth=False)
         found[method.name] = maps if method.takes else maps[:, :1]
     return found
+
+
+def _warn_of_target(method: Method, target: Any) -> None:
+    """Warn of a target that the maps of a method do not depend on."""
+    if not _is_default(target):
+        warnings.warn(
+            f"target is for methods that explain a class; the map of {method.name} is the same for "
+            "every class. Leave out target.",
+            LayertapWarning,
+            stacklevel=outside(),
+        )
 
 
 def _is_default(target: Any) -> bool:

@@ -139,7 +139,7 @@ class Verification(Record):
 class GoldenInput(Record):
     """One input of the golden sample: numbers in [low, high), uniform random ones or steps.
 
-    `layertap.compare.golden` generates them.
+    `layertap.comparing.golden` generates them.
     """
 
     name: str
@@ -313,6 +313,8 @@ class Card(Record):
     """The file that this one was made from; `None` for an export."""
     finished: Finished | None = None
     """What a finished file takes and gives; `None` for any other."""
+    stripped: bool | None = None
+    """Whether what no client needs was left out. Since format 1.3."""
     quantized: Quantized | None = None
     """How the file was quantised; `None` for any other."""
     format: str = f"{MAJOR}.{MINOR}"

@@ -22,7 +22,7 @@ from generators import tiny
 from generators.tiny import constant, model, node, value, weights
 from layertap._engine.session import plain_session
 from layertap.cli import main
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.format.card import KEY
 from layertap.format.layer import Layer
 from layertap_export import GradientReport, add_gradients

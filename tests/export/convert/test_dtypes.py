@@ -16,7 +16,7 @@ import layertap_export
 import reference
 from cards import golden_of, gradients_of
 from layertap.cli import main
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.errors import LayertapWarning
 from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.passes.cast_around import SUBSTITUTES, substitute

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import layertap
 import layertap_export
 from keras_batches import batches_of
-from layertap.compare.check import check
+from layertap.comparing.check import check
 
 pytestmark = [
     pytest.mark.tensorflow,

@@ -12,8 +12,8 @@ from onnx import helper, numpy_helper
 
 import layertap
 import layertap_export
-from layertap.compare.check import check
-from layertap.compare.golden import feeds
+from layertap.comparing.check import check
+from layertap.comparing.golden import feeds
 from layertap_export.verification.error_scales import LEAST_SIGMOID_SCALE, least_scales
 
 pytestmark = pytest.mark.tensorflow

@@ -17,7 +17,7 @@ import layertap
 import layertap_export
 from cards import verification_of
 from layertap.cli import main
-from layertap.compare.check import check
+from layertap.comparing.check import check
 
 pytestmark = [
     pytest.mark.tensorflow,

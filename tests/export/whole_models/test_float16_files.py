@@ -16,7 +16,7 @@ from onnxruntime.transformers.float16 import (
 import layertap
 import layertap_export
 from generators.mutations import MODELS, make, mutants
-from layertap.compare.check import check
+from layertap.comparing.check import check
 
 pytestmark = [
     pytest.mark.tensorflow,

@@ -336,7 +336,7 @@ def test_a_required_class_input(small: Any, tmp_path: Path) -> None:
     graph = onnx.load(paths[1]).graph
     assert [value.name for value in graph.input] == ["image", "score_weights"]
     assert "score_weights" not in {item.name for item in graph.initializer}
-    from layertap.compare.check import check
+    from layertap.comparing.check import check
 
     assert check(layertap.open(paths[1]))
     assert layertap_export.verify(paths[1], small)

@@ -70,7 +70,7 @@ def test_gradients_are_verified_like_layers(report: Any) -> None:
 def test_the_golden_sample_contains_gradients(report: Any, small: Any, keras: Any) -> None:
     golden = report.card.golden
     assert {"grad/relu", "grad/drop", "grad/image"} <= golden.layers.keys()
-    from layertap.compare.golden import indices, seeded
+    from layertap.comparing.golden import indices, seeded
 
     item = golden.inputs[0]
     x = seeded(item.shape, "float32", item.low, item.high, golden.seed)

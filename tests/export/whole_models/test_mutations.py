@@ -17,8 +17,8 @@ import layertap
 import layertap_export
 from generators.mutations import MODELS, STEPS, TOKENS, VOCABULARY, Mutant, make, mutants
 from layertap._engine.session import plain_session
-from layertap.compare.check import check
-from layertap.compare.measures import difference
+from layertap.comparing.check import check
+from layertap.comparing.measures import difference
 from layertap_export.keras_model.subject import subject_of
 from layertap_export.verification import layers as verification
 from layertap_export.verification.keras_itself import KerasItself

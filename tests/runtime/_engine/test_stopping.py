@@ -25,7 +25,7 @@ import layertap
 from generators import tiny
 from layertap._engine import stopping
 from layertap._engine.stopping import stoppable, time_limit
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.errors import LayertapError, RunInterruptedError, RunTimeoutError, UsageError
 from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
 from shell import fresh

@@ -80,7 +80,7 @@ def test_both_forms_have_the_same_inputs(both: Any) -> None:
 
 def test_a_golden_sample_is_checked_with_ones(files: tuple[Path, Path]) -> None:
     """Its gradients are those of the default weights, whether the file has them or not."""
-    from layertap.compare import golden
+    from layertap.comparing import golden
     from layertap.format.card import Golden, GoldenInput, GoldenLayer
 
     model = layertap.open(files[0])

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import reference
 from generators import tiny
-from layertap.compare.measures import difference
+from layertap.comparing.measures import difference
 from layertap_export.graph.graph import attribute
 from layertap_export.graph.passes.aligned_channels import aligned_channels
 from layertap_export.graph.weights import Initializers

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.compare.golden import (
+from layertap.comparing.golden import (
     BLOCK,
     CHUNK,
     indices,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.compare import measures
-from layertap.compare.measures import Difference, difference, scaled
+from layertap.comparing import measures
+from layertap.comparing.measures import Difference, difference, scaled
 
 INF, NAN = float("inf"), float("nan")
 

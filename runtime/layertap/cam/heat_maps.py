@@ -18,7 +18,7 @@ from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
 from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.select import LAST
 from layertap.format.text import class_text
 
@@ -276,13 +276,20 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     Args:
         known: names of the layers with gradients; `None` if none are needed.
     """
+    inputs = program.graph.inputs
+    pooled = {
+        tensor
+        for node in program.graph.nodes
+        if node.op_type.startswith("Global")
+        for tensor in node.writes
+    }
     rows = [
         row
         for row in program.layers
         if row.exposed
-        and row.tensor not in program.graph.inputs
-        and len(row.shape) > 2
-        and "C" in program.axes(str(row.tensor), len(row.shape))
+        and row.tensor not in inputs
+        and row.tensor not in pooled
+        and _has_maps(row, program.known_axes(row))
     ]
     found = [row for row in rows if known is None or row.name in known]
     if found:
@@ -290,6 +297,16 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     if rows and known is not None:
         raise available.missing(program, known, rows[-1].name)
     raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
+def _has_maps(layer: Layer, axes: Axes) -> bool:
+    """Whether a layer has feature maps, of more than one pixel as far as its size is known."""
+    places = [
+        size
+        for size, axis in zip(layer.shape or (None,) * len(axes), axes, strict=True)
+        if axis not in "NC"
+    ]
+    return "C" in axes and any(size != 1 for size in places)
 
 
 def _size(

@@ -303,7 +303,7 @@ class _Assembly:
         if method.name not in (*methods.WITH_GRADIENT, *methods.WITHOUT_GRADIENT):
             known = ", ".join((*methods.WITH_GRADIENT, *methods.WITHOUT_GRADIENT))
             raise UsageError(
-                f"{method.name} runs the network once for each channel, which one graph cannot. "
+                f"{method.name} runs the network many times, which one graph cannot. "
                 f"A finished file can have {known}."
             )
         asked = self._wanted.heat_map

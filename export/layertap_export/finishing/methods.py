@@ -1,7 +1,7 @@
 """The methods of heat maps as nodes: the formulas of `layertap.cam.methods`, in float64.
 
 Each takes the activations `A` and the gradient `G`, `(n, h, w, c)`, and returns a map `(n, h, w)`.
-Methods that run the network once for each channel cannot be part of one graph.
+Methods that run the network many times, such as once for each channel, cannot be part of one graph.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--method",
         default="gradcam",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
-        "eigengradcam; without gradients eigencam, kpcacam, scorecam or ablationcam",
+        "eigengradcam; without gradients eigencam, kpcacam, scorecam, ablationcam or reciprocam, "
+        "and occlusion, rise or kernelshap, which mask the image if there is no --layer",
     )
     parser.add_argument(
         "--aug-smooth", action="store_true", help="average the maps of augmented images"
@@ -90,6 +91,33 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of channels that scorecam and ablationcam test",
     )
+    parser.add_argument(
+        "--window",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="size of the windows of occlusion and the patches of kernelshap: one number, or one "
+        "for each axis (default: an eighth)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="by how much the windows of occlusion move (default: half a window)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="number of masks of rise (default 1000), or of coalitions of kernelshap",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="VALUE",
+        help="what replaces masked parts: mean, blur, zero (default), or another number",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (default 0)")
     parser.add_argument("--colormap", default="jet", help="jet (default), viridis or magma")
     parser.add_argument(
         "--alpha", type=float, default=0.5, help="opacity of the heat map, 0 to 1 (default 0.5)"
@@ -100,7 +128,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         metavar="N",
-        help="number of images, or of tested channels, in one batch (default 16)",
+        help="number of images, or of tested channels or masks, in one batch (default 16)",
     )
     add_device(parser)
     add_threads(parser)
@@ -161,6 +189,7 @@ def _draw(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
+    from layertap.cam.masking import TAKES
     from layertap.cam.methods import find_method
     from layertap.view.colormaps import shades
 
@@ -175,6 +204,13 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
         )
+    for option in ("window", "stride", "samples", "baseline"):
+        takes = (*TAKES.get(method.name, ()), *(["baseline"] if method.name in TAKES else []))
+        if getattr(args, option) is not None and option not in takes:
+            known = [name for name, one in TAKES.items() if option in (*one, "baseline")]
+            raise UsageError(
+                f"--{option} is for --method {', '.join(known)}, got --method {args.method}."
+            )
     ready_batch(args.inputs)
     if args.target and not method.takes:
         raise UsageError(
@@ -201,8 +237,26 @@ def _heat_maps(
             eigen_smooth=args.eigen_smooth,
             mask=args.mask or "layer",
             channels=args.channels,
+            window=_sizes(args.window),
+            stride=_sizes(args.stride),
+            samples=args.samples,
+            baseline=_baseline(args.baseline),
+            seed=args.seed,
             batch_size=args.batch_size,
         )
+
+
+def _sizes(given: list[int] | None) -> Any:
+    """One size for all axes, or one for each."""
+    return given[0] if given is not None and len(given) == 1 else given
+
+
+def _baseline(text: str | None) -> Any:
+    """A number if it is one, otherwise a name."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _write_image(

@@ -72,7 +72,7 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     for method in ("saliency", "smoothgrad", "integrated_gradients"):
         few = {"steps": 3, "samples": 2}
         yield method, arguments(model.attribute, inputs=x, method=method, **few)
-    explained = {
+    explained: dict[str, dict[str, Any]] = {
         "occlusion": {"window": 4, "stride": 4},
         "kernelshap": {"window": 4, "samples": 20},
         "expected_gradients": {"samples": 2, "background": x},

@@ -66,9 +66,18 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "gradients", arguments(model.gradients, inputs=x)
     for method in ("gradcam", "scorecam", "ablationcam", "eigencam"):
         yield f"cam {method}", arguments(model.cam, inputs=x, layer="conv", method=method)
+    yield "rise", arguments(model.cam, inputs=x, layer="last", method="rise", samples=2)
+    yield "reciprocam", arguments(model.cam, inputs=x, layer="last", method="reciprocam")
     for method in ("saliency", "smoothgrad", "integrated_gradients"):
         few = {"steps": 3, "samples": 2}
         yield method, arguments(model.attribute, inputs=x, method=method, **few)
+    explained: dict[str, dict[str, Any]] = {
+        "occlusion": {"window": 4, "stride": 4},
+        "kernelshap": {"window": 4, "samples": 20},
+        "expected_gradients": {"samples": 2, "background": x},
+    }
+    for method, options in explained.items():
+        yield method, arguments(model.attribute, inputs=x, method=method, **options)
     yield "resume", arguments(model.resume, given={"conv": conv})
     yield "edit", arguments(model.edit, inputs=x, changes={"conv": lambda value: value})
     yield "cut", arguments(model.cut, path=folder / "cut.onnx", start="conv")

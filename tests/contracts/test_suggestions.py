@@ -67,6 +67,13 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
     "layertap/cam/heat_maps.py": [(lambda m: m.cam(X, "lastconv"), "last-conv")],
     "layertap/cam/methods.py": [(lambda m: m.cam(X, method="leyercam"), "layercam")],
     "layertap/cam/attributions.py": [(lambda m: m.attribute(X, "smothgrad"), "smoothgrad")],
+    "layertap/cam/baselines.py": [
+        (lambda m: m.attribute(X, "occlusion", baseline="blurr"), "blur"),
+        (lambda m: m.attribute(X, "occlusion", baseline={"imaeg": 1.0}), "image"),
+    ],
+    "layertap/cam/masked_inputs.py": [
+        (lambda m: m.attribute(X, "occlusion", input_name="imaeg"), "image")
+    ],
     "layertap/cam/scores.py": [
         (lambda m: m.cam(X, layer="relu", method="scorecam", output="prob"), "probs")
     ],

@@ -75,7 +75,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
-        "eigengradcam; without gradients eigencam, kpcacam, scorecam or ablationcam; a finished "
+        "eigengradcam; without gradients eigencam, kpcacam, scorecam, ablationcam or reciprocam, "
+        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; a finished "
         "file computes one of them",
     )
     parser.add_argument(
@@ -91,6 +92,33 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of channels that scorecam and ablationcam test",
     )
+    parser.add_argument(
+        "--window",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="size of the windows of occlusion and the patches of kernelshap: one number, or one "
+        "for each axis (default: an eighth)",
+    )
+    parser.add_argument(
+        "--stride",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="by how much the windows of occlusion move (default: half a window)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        metavar="N",
+        help="number of masks of rise (default 1000), or of coalitions of kernelshap",
+    )
+    parser.add_argument(
+        "--baseline",
+        metavar="VALUE",
+        help="what replaces masked parts: mean, blur, zero (default), or another number",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (default 0)")
     parser.add_argument("--colormap", default="jet", help="jet (default), viridis or magma")
     parser.add_argument(
         "--alpha", type=float, default=0.5, help="opacity of the heat map, 0 to 1 (default 0.5)"
@@ -101,7 +129,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         metavar="N",
-        help="number of images, or of tested channels, in one batch (default 16)",
+        help="number of images, or of tested channels or masks, in one batch (default 16)",
     )
     add_device(parser)
     add_threads(parser)
@@ -175,6 +203,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_method(model: _model.Model, args: argparse.Namespace) -> None:
     """Check that the method exists, and that the options are for it."""
+    from layertap.cam.masking import TAKES
     from layertap.cam.methods import DEFAULT, find_method
 
     facts = program_of(model).finished
@@ -186,6 +215,11 @@ def _check_method(model: _model.Model, args: argparse.Namespace) -> None:
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {name}."
         )
+    for option in ("window", "stride", "samples", "baseline"):
+        takes = (*TAKES.get(method.name, ()), *(["baseline"] if method.name in TAKES else []))
+        if getattr(args, option) is not None and option not in takes:
+            known = [one for one, takes in TAKES.items() if option in (*takes, "baseline")]
+            raise UsageError(f"--{option} is for --method {', '.join(known)}, got --method {name}.")
     if args.target and not method.takes:
         raise UsageError(
             f"--target is for methods that explain a class; the map of {name} is the same "
@@ -210,8 +244,26 @@ def _heat_maps(
             eigen_smooth=args.eigen_smooth,
             mask=args.mask or "layer",
             channels=args.channels,
+            window=_sizes(args.window),
+            stride=_sizes(args.stride),
+            samples=args.samples,
+            baseline=_baseline(args.baseline),
+            seed=args.seed,
             batch_size=args.batch_size,
         )
+
+
+def _sizes(given: list[int] | None) -> Any:
+    """One size for all axes, or one for each."""
+    return given[0] if given is not None and len(given) == 1 else given
+
+
+def _baseline(text: str | None) -> Any:
+    """A number if it is one, otherwise a name."""
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def _write_image(

@@ -19,7 +19,7 @@ from PIL import Image
 import layertap
 from generators import tiny
 from layertap._engine.session import plain_session
-from layertap.compare.check import check
+from layertap.comparing.check import check
 from layertap.errors import (
     ImageError,
     InputError,

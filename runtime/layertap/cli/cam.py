@@ -76,8 +76,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--method",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
         "eigengradcam; without gradients eigencam, kpcacam, scorecam, ablationcam or reciprocam, "
-        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; a finished "
-        "file computes one of them",
+        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; a "
+        "finished file computes one of them",
     )
     parser.add_argument(
         "--aug-smooth", action="store_true", help="average the maps of augmented images"

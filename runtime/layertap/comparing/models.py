@@ -13,14 +13,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap._cut.plan import peel
-from layertap._engine.library import available_threads, give_back_memory, import_onnxruntime
+from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
 from layertap.cam.scores import ends_in_activation
 from layertap.errors import ImageError, InputError, LayertapError, UsageError
@@ -30,10 +29,23 @@ from layertap.format.select import Selector
 from layertap.format.text import shape_text
 
 from .comparison import Comparison, LayerComparison, device_text
-from .inputs import Batch, Sides, batches, peeked
+from .inputs import Batch, Sides, batches
 from .matching import Matches, Pair, Tensor, match, tensors_of
 from .measures import Accumulated
-from .stages import FromOthers, Group, Stage, carried, divided, groups, places, readers
+from .stages import (
+    FromOthers,
+    Group,
+    Stage,
+    carried,
+    divided,
+    forget,
+    groups,
+    nbytes_of,
+    one_by_one,
+    places,
+    readers,
+    run_rounds,
+)
 from .tolerances import allowed_errors
 
 if TYPE_CHECKING:
@@ -305,18 +317,6 @@ class _Sample(NamedTuple):
     differing: set[str]
     """The sources and inputs of the second file whose values differ."""
 
-    def nbytes(self) -> int:
-        """Bytes that wait for the next stage."""
-        held: dict[int, int] = {}
-        for some in (self.live_a, self.live_b, self.values):
-            for value in some.values():
-                if hasattr(value, "nbytes"):
-                    base = value
-                    while getattr(base, "base", None) is not None and hasattr(base.base, "nbytes"):
-                        base = base.base
-                    held[id(base)] = base.nbytes
-        return sum(held.values())
-
 
 class _Comparing:
     """Runs both files through all stages."""
@@ -334,7 +334,7 @@ class _Comparing:
         self._born = born
         self._leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
         self._sources = [self._leaves[pair.b.tensor].source for pair in pairs]
-        self._stages = _divided(nbytes, self._sources)
+        self._stages = divided(nbytes, self._sources, STAGE_BYTES)
         self._carried_a = carried(a.graph, [[pairs[x].a.tensor for x in s] for s in self._stages])
         self._carried_b = carried(b.graph, [[pairs[x].b.tensor for x in s] for s in self._stages])
         self._known: dict[str, Tensor] = {}
@@ -351,30 +351,29 @@ class _Comparing:
 
     def run(self, given: Iterator[Batch]) -> int:
         """Compare all batches; return the number of samples."""
-        single = len(self._stages) == 1
-        ready = [self._stage(0)] if single else None
-        first, given = peeked(given)
-        if first is None:
-            return 0
-        most, total = 1, 0
+        total = 0
+
+        def begin(batch: Batch) -> _Sample:
+            nonlocal total
+            total += batch.count
+            sample = _Sample(batch, {}, {}, {}, set())
+            self._note_inputs(sample)
+            return sample
+
         with ThreadPoolExecutor(available_threads(), "layertap-comparing") as pool:
-            while taken := list(islice(given, 1 if single else most)):
-                total += sum(batch.count for batch in taken)
-                samples = [_Sample(batch, {}, {}, {}, set()) for batch in taken]
-                for sample in samples:
-                    self._note_inputs(sample)
-                largest = 0
-                for number in range(len(self._stages)):
-                    stage = ready[0] if ready else self._stage(number)
-                    for sample in samples:
-                        stage(sample, pool.map)
-                    self._drop(samples, number)
-                    largest = max(largest, sum(sample.nbytes() for sample in samples))
-                    if not ready:
-                        del stage
-                        give_back_memory()
-                each = max(1, largest // len(samples))
-                most = max(1, min(MOST_SAMPLES, WAITING_BYTES // each))
+
+            def stage(number: int) -> Callable[[_Sample], None]:
+                return partial(self._stage(number), each=pool.map)
+
+            run_rounds(
+                given,
+                len(self._stages),
+                begin,
+                stage,
+                self._end,
+                WAITING_BYTES,
+                MOST_SAMPLES,
+            )
         return total
 
     def _note_inputs(self, sample: _Sample) -> None:
@@ -384,16 +383,12 @@ class _Comparing:
             if other is None or not _equal(value, other):
                 sample.differing.add(name)
 
-    def _drop(self, samples: Sequence[_Sample], number: int) -> None:
-        """Forget what no later stage reads."""
-        for sample in samples:
-            for live, last in (
-                (sample.live_a, self._carried_a.last),
-                (sample.live_b, self._carried_b.last),
-                (sample.values, self._last_read),
-            ):
-                for name in [x for x in live if last.get(x, -1) <= number]:
-                    del live[name]
+    def _end(self, sample: _Sample, number: int) -> int:
+        """Forget what no stage after this one reads; return the bytes that are left."""
+        forget(sample.live_a, self._carried_a.last, number)
+        forget(sample.live_b, self._carried_b.last, number)
+        forget(sample.values, self._last_read, number)
+        return nbytes_of(sample.live_a, sample.live_b, sample.values)
 
     def _stage(self, number: int) -> _RunStage:
         indices = self._stages[number]
@@ -415,12 +410,6 @@ class _Comparing:
         }
         computed = groups(made, self._reads) if self._born else []
         return _RunStage(self, indices, a, b, computed, at_tensor)
-
-    # --- What a stage needs of it ---------------------------------------------------------------
-
-    def total(self, at: int, a: Any, b: Any) -> float:
-        """Compare the values of one layer."""
-        return self._measured[at].add(a, b)
 
 
 class _RunStage:
@@ -453,7 +442,7 @@ class _RunStage:
 
         def total(at: int) -> float:
             pair = pairs[at]
-            return whole.total(at, values_a[pair.a.tensor], values_b[pair.b.tensor])
+            return whole._measured[at].add(values_a[pair.a.tensor], values_b[pair.b.tensor])
 
         differences = dict(zip(self._indices, each(total, self._indices), strict=True))
         for at, difference in differences.items():
@@ -484,7 +473,7 @@ class _RunStage:
                 found = run(whole_inputs(whole, sample), sample.values)
             except LayertapError as exc:
                 if len(group.tensors) > 1:
-                    some = divided(whole._b, group, whole._reads)
+                    some = one_by_one(whole._b, group, whole._reads)
                     replaced = [(one, self._from_others(one)) for one in some]
                     runs[:0] = replaced
                     known = [item for item in self._groups if item[0] is not group]
@@ -522,19 +511,3 @@ def _equal(one: Any, other: Any) -> bool:
         return False
     nan = one.dtype.kind in "fc" and other.dtype.kind in "fc"
     return bool(np.array_equal(one, other, equal_nan=nan))
-
-
-def _divided(nbytes: Sequence[int], sources: Sequence[str]) -> list[list[int]]:
-    """Layers in stages, by their bytes; layers of one source are in one stage."""
-    stages: list[list[int]] = [[]]
-    held = 0
-    seen: set[str] = set()
-    for at, (size, source) in enumerate(zip(nbytes, sources, strict=True)):
-        new = source not in seen
-        seen.add(source)
-        if new and stages[-1] and held + size > STAGE_BYTES:
-            stages.append([])
-            held = 0
-        stages[-1].append(at)
-        held += size if new else 0
-    return stages

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .comparing.comparison import Comparison
     from .extract.progress import Progress
     from .extract.stream import Batch
+    from .images.load import ImageSource
     from .images.preprocessing import Preprocessing
     from .measuring.layer_statistics import LayerStatistics
 
@@ -851,6 +853,184 @@ class Model:
                 input_name=input_name,
                 output=output,
                 preprocess=preprocess,
+            )
+
+    def picture(
+        self,
+        inputs: Any,
+        layer: str | int | Layer | None = None,
+        target: Target = "top",
+        *,
+        method: str = "gradcam",
+        image: ImageSource | None = None,
+        show: str = "figure",
+        colormap: str | None = None,
+        alpha: float | None = None,
+        opacity: str = "fixed",
+        contours: int = 0,
+        original: bool = True,
+        bar: bool = True,
+        caption: str | None = None,
+        percentile: float = 99.0,
+        columns: int = 6,
+        width: int | None = None,
+        font: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Image:
+        """A heat map or an attribution over the image that it is about, as a picture.
+
+            model.picture("chest.png", target="Edema").save("edema.png")
+
+        The image keeps its geometry and its resolution: where the recipe crops it, the map lies on
+        the part that the model saw. `layertap.view.documents.save_picture` writes PNG, PDF and SVG
+        in a size and resolution.
+
+        Args:
+            inputs: one sample, see `activations`.
+            layer: the layer of a heat map, see `cam`.
+            target: the class, or classes, to explain, see `gradients`; each gets a map.
+            method: a method of `cam` or of `attribute`. Values of `integrated_gradients` and the
+                like are summed over the channels of a pixel; of those of `saliency` the largest is
+                drawn.
+            image: the image to draw, if `inputs` are arrays that are ready, or if another one is to
+                be drawn. Without one, the colours of the map are drawn alone.
+            show: `figure`: the image and the overlays side by side, with titles, a colour bar and a
+                caption; `overlay`: the overlay alone; `map`: the colours of the map alone.
+            colormap: one of `layertap.view.colormaps.COLORMAPS`; by default `jet`, or `RdBu_r` for
+                values with a sign.
+            alpha: opacity of the map, 0 to 1; by default 0.5, or 0.8 with `opacity="heat"`.
+            opacity: `fixed`: `alpha` everywhere; `heat`: `alpha` times the heat, so that cold parts
+                stay clear.
+            contours: number of contour lines.
+            original: whether a figure shows the image without the map, too.
+            bar: whether a figure has a colour bar.
+            caption: the text below a figure; by default method and layer, and of one target its
+                class and score; `""` for none.
+            percentile: of the absolute values of an attribution, the one that gets the last colour;
+                larger values are drawn like it.
+            columns: number of pictures in a row.
+            width: the width of the picture in pixels; by default that of the image, and what the
+                text needs.
+            font: a font file, for labels with characters that the font of Pillow lacks.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+            options: other arguments of `cam` or `attribute`, such as `steps=20`.
+
+        Returns:
+            A `PIL.Image.Image` in RGB.
+
+        Raises:
+            UsageError: see `cam` and `attribute`; or an invalid value of an option, several targets
+                for a bare overlay or map, or no room in `width`.
+            InputError: several samples were given; see also `activations`.
+            ModelFileError, LayerNotFoundError, ImageError: see `cam`.
+        """
+        from .view.explained import Style, picture
+
+        style = Style(
+            show=show,
+            colormap=colormap,
+            alpha=alpha,
+            opacity=opacity,
+            contours=contours,
+            original=original,
+            bar=bar,
+            caption=caption,
+            percentile=percentile,
+            columns=columns,
+            width=width,
+            font=font,
+        )
+        with time_limit(timeout):
+            return picture(
+                self,
+                inputs,
+                layer,
+                target,
+                method=method,
+                image=image,
+                preprocess=preprocess,
+                style=style,
+                options=options,
+            )
+
+    def sheet(
+        self,
+        inputs: Any,
+        layer: str | int | Layer,
+        *,
+        image: ImageSource | None = None,
+        channels: int | Iterable[int] | None = None,
+        count: int = 17,
+        scale: str = "own",
+        colormap: str = "gray",
+        statistics: bool = False,
+        original: bool = True,
+        caption: str | None = None,
+        tile: int = 160,
+        columns: int = 6,
+        width: int | None = None,
+        font: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> Image:
+        """The feature maps of a layer for one sample side by side, as a picture.
+
+            model.sheet("chest.png", "conv1_relu", scale="common", colormap="viridis")
+
+        Args:
+            inputs: one sample, see `activations`.
+            layer: the name, index or `Layer` of a layer with feature maps.
+            image: the image to draw, see `picture`.
+            channels: the channels to draw, in this order; by default those with the largest mean
+                absolute activation.
+            count: without `channels`, how many.
+            scale: `own`: each map from its own minimum to its maximum; `common`: all maps alike,
+                with a colour bar.
+            colormap: one of `layertap.view.colormaps.COLORMAPS`; `RdBu_r` is for values with a
+                sign.
+            statistics: whether minimum, mean and maximum are below each map.
+            original: whether the image is drawn first.
+            caption: the text below the maps; by default the layer and its size; `""` for none.
+            tile: length of a map's longer side in pixels.
+            columns: number of maps in a row.
+            width: the width of the sheet in pixels, instead of `tile`.
+            font: a font file, see `picture`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: see `activations`.
+
+        Returns:
+            A `PIL.Image.Image` in RGB.
+
+        Raises:
+            LayerNotFoundError: unknown layer.
+            UsageError: the layer has no feature maps, a channel does not exist, or an invalid value
+                of an option.
+            InputError: several samples were given; see also `activations`.
+            ImageError: see `activations`.
+        """
+        from .view.sheets import sheet
+
+        with time_limit(timeout):
+            return sheet(
+                self,
+                inputs,
+                layer,
+                image=image,
+                original=flag("original", original),
+                caption=caption,
+                preprocess=preprocess,
+                channels=channels,
+                count=count,
+                scale=scale,
+                colormap=colormap,
+                statistics=statistics,
+                tile=tile,
+                columns=columns,
+                width=width,
+                font=font,
             )
 
     def stream(

@@ -19,8 +19,8 @@ from layertap.cam.scores import by_class, ends_in_activation
 from layertap.comparing.golden import feeds
 from layertap.comparing.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
-from layertap.images.load import scaled_size
 from layertap.images.preprocessing import Preprocessing
+from layertap.images.region import scaled_size
 from layertap_export.finishing.assemble import Assembled, Wanted
 
 from .golden_values import STEADY_TOLERANCE, golden_layer

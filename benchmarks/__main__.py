@@ -39,6 +39,7 @@ SUBJECTS = (
     "whole_collections",
     "javascript",
     "view",
+    "overlays",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

@@ -18,7 +18,6 @@ from generators import tiny
 from layertap.cam.heat_maps import heat_maps
 from layertap.cam.metrics import confidence, deletion, insertion
 from layertap.cam.upsampling import resize
-from layertap.comparing.check import check
 from layertap.extract.images import find_images
 from layertap.extract.moments import collection_statistics
 from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
@@ -70,9 +69,18 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "gradients", arguments(model.gradients, inputs=x)
     for method in ("gradcam", "scorecam", "ablationcam", "eigencam"):
         yield f"cam {method}", arguments(model.cam, inputs=x, layer="conv", method=method)
+    yield "rise", arguments(model.cam, inputs=x, layer="last", method="rise", samples=2)
+    yield "reciprocam", arguments(model.cam, inputs=x, layer="last", method="reciprocam")
     for method in ("saliency", "smoothgrad", "integrated_gradients"):
         few = {"steps": 3, "samples": 2}
         yield method, arguments(model.attribute, inputs=x, method=method, **few)
+    explained: dict[str, dict[str, Any]] = {
+        "occlusion": {"window": 4, "stride": 4},
+        "kernelshap": {"window": 4, "samples": 20},
+        "expected_gradients": {"samples": 2, "background": x},
+    }
+    for method, options in explained.items():
+        yield method, arguments(model.attribute, inputs=x, method=method, **options)
     drawn = {"method": "eigencam", "layer": "conv", "image": picture}
     yield "picture", arguments(model.picture, inputs=x, **drawn)
     yield "sheet", arguments(model.sheet, inputs=x, layer="conv", tile=20)
@@ -89,7 +97,14 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "heat_maps", arguments(heat_maps, model=model, inputs=x, layer="conv")
     for function in (deletion, insertion, confidence):
         yield function.__name__, arguments(function, model=model, inputs=x, maps=maps)
-    yield "check", arguments(check, model=layertap.open(tiny.save(*golden(folder))))
+    checked = layertap.open(tiny.save(*golden(folder)))
+    yield "check", arguments(checked.check)
+    yield "compare", arguments(layertap.compare, a=model, b=file, inputs=x)
+    compared = layertap.compare(model, file, x)
+    yield "rows", arguments(compared.rows)
+    yield "to_csv", arguments(compared.to_csv)
+    yield "to_overlay", arguments(compared.to_overlay)
+    yield "worst", arguments(checked.check().table)
     yield "load_image", arguments(layertap.load_image, source=image)
     yield "Preprocessing", arguments(layertap.Preprocessing)
     yield "Preprocessing.of", arguments(layertap.Preprocessing.of, given={"size": [8, 6]})

@@ -68,6 +68,13 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
     "layertap/cam/heat_maps.py": [(lambda m: m.cam(X, "lastconv"), "last-conv")],
     "layertap/cam/methods.py": [(lambda m: m.cam(X, method="leyercam"), "layercam")],
     "layertap/cam/attributions.py": [(lambda m: m.attribute(X, "smothgrad"), "smoothgrad")],
+    "layertap/cam/baselines.py": [
+        (lambda m: m.attribute(X, "occlusion", baseline="blurr"), "blur"),
+        (lambda m: m.attribute(X, "occlusion", baseline={"imaeg": 1.0}), "image"),
+    ],
+    "layertap/cam/masked_inputs.py": [
+        (lambda m: m.attribute(X, "occlusion", input_name="imaeg"), "image")
+    ],
     "layertap/view/explained.py": [
         (lambda m: m.picture(X, method="leyercam"), "layercam"),
         (lambda m: m.picture(X, method="smothgrad"), "smoothgrad"),
@@ -138,6 +145,7 @@ IN_OTHER_TESTS = {
     "layertap/extract/frames.py": "test_ray.py",
     "layertap/extract/sources.py": "test_sources.py",
     "layertap/extract/stream.py": "test_stream.py",
+    "layertap_export/api/quantize.py": "test_quantize.py",
     "layertap_export/cli.py": "test_names_before_tensorflow.py",
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",

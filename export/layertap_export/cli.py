@@ -1,4 +1,4 @@
-"""`layertap export`, `layertap gradients`, `layertap finish` and `layertap verify`."""
+"""`layertap export`, `gradients`, `finish`, `quantize` and `verify`."""
 
 from __future__ import annotations
 
@@ -146,6 +146,43 @@ def _configure_finish(parser: argparse.ArgumentParser) -> None:
     )
     add_preprocess(parser)
     add_strip(parser)
+    add_timeout(parser)
+
+
+def _configure_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="a file in float32")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--to", required=True, metavar="DTYPE", help="float16, or int8, which needs --calibrate"
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="IMAGES",
+        help="images, folders of images, .npy files, or .npz files with an array for each input: "
+        "every other one gives the ranges for int8, the others show what is lost",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="the largest error of an output, as a share of its largest value: the layers that do "
+        "most damage are found and kept more exact",
+    )
+    parser.add_argument(
+        "--keep",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="LAYER",
+        help="layers that stay in float32: names, globs, re:PATTERN, indices or slices",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON, with every layer"
+    )
     add_timeout(parser)
 
 
@@ -396,6 +433,37 @@ def _finish(
     return OK
 
 
+def _run_quantize(args: argparse.Namespace) -> int:
+    import json
+
+    from . import VerificationError, quantize
+
+    missing = next((path for path in args.calibrate if not Path(path).exists()), None)
+    if missing is not None:
+        raise InputError(f"--calibrate {missing}: there is no such file or folder.")
+    with ProgressLine() as progress:
+        try:
+            report = quantize(
+                args.file,
+                args.output,
+                to=args.to,
+                calibrate=args.calibrate,
+                budget=args.budget,
+                keep=args.keep,
+                timeout=args.timeout,
+                progress=progress,
+            )
+        except VerificationError as exc:
+            failure = str(exc)
+        else:
+            failure = ""
+    if failure:
+        tell(f"layertap: {failure}", several_lines=True)
+        return PARTLY_FAILED
+    show(json.dumps(report.to_dict(), indent=1) if args.json else str(report))
+    return OK
+
+
 def _run_verify(args: argparse.Namespace) -> int:
     card = read_index(FileSource(args.file)).card
     args.signature = args.signature or (card.source.signature if card else None)
@@ -539,6 +607,11 @@ FINISH = Command(
     "write a file that takes a picture and gives scores and a heat map",
     _configure_finish,
     _run_finish,
+)
+QUANTIZE = Command(
+    "write a smaller file, in float16 or int8, and measure what is lost",
+    _configure_quantize,
+    _run_quantize,
 )
 VERIFY = Command(
     "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify

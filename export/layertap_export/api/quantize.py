@@ -176,12 +176,14 @@ class _Job:
     def _golden_sample(self) -> Golden:
         """The golden sample of the file, or one that is made of it."""
         card = self._original
-        if card.golden is not None and card.golden.layers:
+        old = card.golden.layers if card.golden is not None else {}
+        if not old.keys().isdisjoint(self._tensors):
+            assert card.golden is not None
             return card.golden
         golden, fed = sample(WrittenFile(Path(self._source)).session(card.gradients), card)
         values = program_of(self._opened).fetch(self._tensors)(fed)
         layers = {name: golden_layer(np.asarray(values[name])) for name in self._tensors}
-        return replace(golden, layers=layers)
+        return replace(golden, layers={**old, **layers})
 
     def run(self, budget: float | None, started: float) -> QuantizeReport:
         batches = list(joined(self._held, self._original.inputs))
@@ -192,10 +194,17 @@ class _Job:
         owned = Ownership(self._model, self._original)
         converter = CONVERTERS[self._to](self._model, self._original, owned, shapes, seen)
         names = [info.name for info in self._original.outputs]
+        if all(level is Level.FLOAT for level in converter.reached(self._start).values()):
+            raise UsageError(
+                f"nothing in {program_of(self._opened).name} can be quantised to {self._to}"
+                f"{' but layers that are kept' if self._start else ''}."
+            )
         outputs = Outputs(self._model, names, batches)
         self._progress(f"quantising to {self._to}")
 
         def measure(levels: Levels) -> Measured:
+            if all(level is Level.FLOAT for level in converter.reached(levels).values()):
+                return Measured(float("inf"), 0)
             made = converter.at(levels)
             errors = outputs.errors(made)
             seen = (error / outputs.reserve(name) for name, error in errors.items())
@@ -206,11 +215,6 @@ class _Job:
             found = search(converter.layers, self._start, budget, measure, self._progress)
         levels = {**self._start, **found.levels}
         reached = converter.reached(levels)
-        if all(level is Level.FLOAT for level in reached.values()):
-            raise UsageError(
-                f"nothing in {program_of(self._opened).name} can be quantised to {self._to}"
-                f"{' but layers that are kept' if self._start else ''}."
-            )
         self._progress("comparing")
         return self._written(converter.at(levels), outputs, reached, found, budget, started)
 

@@ -30,7 +30,7 @@ from layertap_export.graph.graph import (
     prune,
     reads,
 )
-from layertap_export.graph.operators import facts, is_view
+from layertap_export.graph.operators import facts, is_kind, is_view
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .levels import Level, Levels, Ownership
@@ -172,18 +172,33 @@ class Half:
     def reached(self, levels: Levels) -> dict[str, Level]:
         """The level that each layer really has: that of its least exact node."""
         found: dict[str, Level] = {}
+        narrow = self._narrow(levels)
         for at, layer in self._owned.owners.items():
             level = self._owned.level(at, levels)
-            if level is Level.NARROW and at not in self._able:
+            if level is Level.NARROW and at not in narrow:
                 level = Level.STORED
             if level is Level.STORED and not self._stored[at]:
                 level = Level.FLOAT
             found[layer] = min(found.get(layer, Level.FLOAT), level)
         return {layer: found[layer] for layer in self.layers}
 
+    def _narrow(self, levels: Levels) -> set[int]:
+        """The nodes that compute in float16. One that only moves values does so where they are in
+        float16 already: elsewhere it would round them for nothing."""
+        found: set[int] = set()
+        halves: set[str] = set()
+        for at, node in enumerate(self._model.graph.node):
+            if at not in self._able or self._owned.level(at, levels) is not Level.NARROW:
+                continue
+            if is_kind(node, "layout") and halves.isdisjoint(node.input):
+                continue
+            found.add(at)
+            halves.update(node.output)
+        return found
+
     def at(self, levels: Levels) -> onnx.ModelProto:
         """The model at some levels; every tensor that it gives is float32, with its old name."""
-        graph = self._model.graph
+        graph, narrow = self._model.graph, self._narrow(levels)
         known: dict[str, str] = {}
         halves: set[str] = set()
         stored: set[str] = set()
@@ -194,7 +209,7 @@ class Half:
             level = self._owned.level(at, levels) if at in self._owned.owners else None
             node = onnx.NodeProto()
             node.CopyFrom(old)
-            if level is Level.NARROW and at in self._able:
+            if at in narrow:
                 nodes += self._narrowed(node, known, halves)
                 continue
             nodes.append(node)
@@ -268,7 +283,7 @@ def fits(value: NDArray[np.float32], exact: bool = False) -> bool:
         value: the weight.
         exact: whether each element needs its own digits, not only those of the largest.
     """
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         error = np.abs(value.astype(np.float16).astype(np.float32) - value)
     scale = np.abs(value) if exact or value.size == 1 else np.abs(value).max(initial=0.0)
     return bool(np.all(error <= ROUNDING * scale))  # false for a NaN or an infinite difference

@@ -135,7 +135,6 @@ class Program:
 
         return as_recipe(self.card.preprocessing)
 
-    @cached_property
     def _apart(self) -> Mapping[str, str]:
         """By name of an output that may be no layer, how to get it."""
         return ways(self.outputs, self.card)
@@ -175,6 +174,12 @@ class Program:
         if rank < 2:
             return "N"[:rank]
         return f"N{rest}C" if self._channels_last else f"NC{rest}"
+
+    def known_axes(self, layer: Layer) -> Axes:
+        """What each axis of a layer's activations means, as `axes`; empty if not even their number
+        is known. In a file that states no shapes, the operators often say it."""
+        tensor = str(layer.tensor)
+        return self.axes(tensor, len(layer.shape)) if layer.dtype else self._axes.get(tensor, "")
 
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.
@@ -242,7 +247,7 @@ class Program:
         else:
             asked = as_selectors(asked)
             single = is_single(self.layers, asked)
-            layers = self.select(asked)
+            layers = select(self.layers, asked, outputs=self._apart)
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)

@@ -424,7 +424,8 @@ def test_a_class_that_does_not_exist_stops_the_run(app: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "problem"),
     [
-        ({"heat_map": "relu", "method": "scorecam"}, UsageError, "once for each channel"),
+        ({"heat_map": "relu", "method": "scorecam"}, UsageError, "runs the network many times"),
+        ({"heat_map": "relu", "method": "rise"}, UsageError, "runs the network many times"),
         ({"heat_map": "relu", "method": "gradcm"}, UsageError, "Did you mean 'gradcam'"),
         ({"heat_map": "pool"}, LayerNotFoundError, "no gradient for 'pool'"),
         ({"heat_map": "pool", "method": "eigencam"}, UsageError, "feature maps"),

@@ -159,9 +159,11 @@ def compare(
 
     Args:
         a: the file whose values are expected: a model, or a path. A model runs on its own device.
-        b: the file that is judged.
+            A path that ends in `.npz` is a record, see `Model.record`.
+        b: the file that is judged, or a record.
         inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
-            seeded inputs of the golden sample, which fit the model but are no images.
+            inputs of the record, or the seeded inputs of the golden sample, which fit the model but
+            are no images.
         layers: which layers of the first file, see `Model.select`; by default all, and outputs
             that are no layers.
         tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
@@ -178,18 +180,26 @@ def compare(
     Raises:
         UsageError: the files share no layer, or no inputs are given and there is no golden sample.
         LayerNotFoundError: a selector matches nothing.
-        InputError: the inputs do not fit one of the files.
+        InputError: the inputs do not fit one of the files, or are not those of the record; or a
+            record is damaged.
         ImageError: see `Model.activations`.
         ModelFileError: see `open`.
     """
-    from .comparing.models import compare_programs
+    from .comparing.record_file import is_record, read
+    from .comparing.sides import compare_sides
 
     born = flag("born", born)
-    opened = [one if isinstance(one, Model) else open(one) for one in (a, b)]
+
+    def side(given: Any) -> Any:
+        if isinstance(given, Model):
+            return given._program
+        return read(given) if is_record(given) else open(given)._program
+
+    one, other = side(a), side(b)
     with time_limit(timeout):
-        return compare_programs(
-            opened[0]._program,
-            opened[1]._program,
+        return compare_sides(
+            one,
+            other,
             inputs,
             layers,
             tolerance=tolerance,
@@ -1246,6 +1256,53 @@ class Model:
         from .comparing.check import check
 
         return check(self, tolerance, timeout=timeout)
+
+    def record(
+        self,
+        inputs: Any,
+        path: str | os.PathLike[str],
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        keep_inputs: bool = True,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Write what this machine computes to a small file, to be compared on another machine.
+
+            model.record("images", "here.npz")  # on one
+            layertap.compare("here.npz", "model.onnx")  # on the other
+
+        Of each layer the file keeps some hundred values at seeded positions, the mean and the mean
+        square of each channel, and the largest value.
+
+        Args:
+            inputs: see `activations`; `None` for the golden sample.
+            path: the file to write, `.npz`; an existing file is replaced once it is complete.
+            layers: which layers, see `select`; by default all, and outputs that are no layers.
+            keep_inputs: whether the inputs are in the file, as arrays. Without them, give the same
+                images to `compare`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            InputError: see `activations`; also if there is no sample.
+            ImageError: see `activations`.
+            UsageError: the inputs are too large for a record, or there is no golden sample.
+            OutputError: the file cannot be written.
+        """
+        from .comparing.record_file import record_to_file
+
+        keep_inputs = flag("keep_inputs", keep_inputs)
+        with time_limit(timeout):
+            record_to_file(
+                self._program,
+                inputs,
+                path,
+                layers,
+                keep_inputs=keep_inputs,
+                preprocess=preprocess,
+            )
 
     def extract(
         self,

@@ -20,7 +20,9 @@ TYPE_CHECKING = False  # `typing` imports `re`; type checkers treat the name spe
 if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels
-    from ._model import Model, Tap, open
+    from ._model import Model, Tap, compare, open
+    from .comparing.check import CheckReport
+    from .comparing.comparison import Comparison
     from .errors import (
         CardVersionError,
         CollectionBusyError,
@@ -55,9 +57,11 @@ __all__ = [
     "Batch",
     "Bill",
     "CardVersionError",
+    "CheckReport",
     "CollectionBusyError",
     "CollectionError",
     "CollectionMismatchError",
+    "Comparison",
     "DependencyError",
     "DeviceError",
     "Drift",
@@ -87,6 +91,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "cam",
+    "compare",
     "features",
     "load_image",
     "open",
@@ -97,10 +102,13 @@ _HOMES = {
     "Features": "extract.features",
     "features": "extract.features",
     "Batch": "extract.stream",
+    "CheckReport": "comparing.check",
+    "Comparison": "comparing.comparison",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",
     "TopChannels": "_engine.request",
+    "compare": "_model",
     "open": "_model",
     "load_image": "images.load",
     "Preprocessing": "images.preprocessing",

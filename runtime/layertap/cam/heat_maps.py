@@ -18,15 +18,16 @@ from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
 from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.select import LAST
-from layertap.format.text import class_text
+from layertap.format.text import class_text, shape_text
 
 from . import available, targets, upsampling
 from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .finished import check_options, computed_maps
-from .methods import Method, find_method
+from .masking import Options, not_for
+from .methods import DEFAULT, Method, find_method
 from .projections import principal
 from .scores import choose_output
 from .targets import Array, Target
@@ -72,13 +73,20 @@ def heat_maps(
     layer: str | int | Layer | None = None,
     target: Target = targets.TOP,
     *,
-    method: str = "gradcam",
+    method: str | None = None,
     normalize: bool = True,
     resize: bool | Sequence[int] = True,
     aug_smooth: bool = False,
     eigen_smooth: bool = False,
     mask: str = "layer",
     channels: int | None = None,
+    window: Any = None,
+    stride: Any = None,
+    samples: int | None = None,
+    cells: Any = None,
+    keep: float | None = None,
+    baseline: Any = None,
+    seed: int = 0,
     batch_size: int = 32,
     output: str | None = None,
     reshape: Reshape | None = None,
@@ -96,7 +104,13 @@ def heat_maps(
     eigen_smooth = flag("eigen_smooth", eigen_smooth)
     if reshape is not None and not callable(reshape):
         raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
-    program, chosen = program_of(model), find_method(method)
+    program, chosen = program_of(model), find_method(DEFAULT if method is None else method)
+    masked = Options(window, stride, samples, cells, keep, count("seed", seed, least=0))
+    unused = masked.unused(chosen.name)
+    if unused is None and baseline is not None and chosen.takes != "positions":
+        unused = "baseline"
+    if unused is not None:
+        raise UsageError(not_for(unused, chosen.name))
     if program.finished is not None:
         options = {
             "normalize": not normalize, "aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth,
@@ -107,18 +121,15 @@ def heat_maps(
         return _from_finished(
             program, program.finished, inputs, layer, target, method, resize, options
         )
-    if not chosen.takes and not _is_default(target):
-        warnings.warn(
-            f"target is for methods that explain a class; the map of {chosen.name} is the same for "
-            "every class. Leave out target.",
-            LayertapWarning,
-            stacklevel=outside(),
-        )
+    if not chosen.takes:
+        _warn_of_target(chosen, target)
     gather = Gatherer(
         program=program,
         layer=choose_layer(program, layer, chosen),
         method=chosen,
         output=choose_output(program, output, with_gradients=chosen.takes == "gradients"),
+        options=masked,
+        baseline=0.0 if baseline is None else baseline,
         masks_input=mask == "input" and chosen.takes == "masked",
         channels=channels,
         batch_size=batch_size,
@@ -134,7 +145,7 @@ def heat_maps(
 
     def finished(evidence: Evidence) -> npt.NDArray[np.float32]:
         with np.errstate(all="ignore"):  # NaN and infinity come out as they are
-            return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
+            return _finished(chosen, _raw(chosen, evidence, eigen_smooth), size, normalize)
 
     maps = finished(evidence)
     if aug_smooth:
@@ -160,12 +171,14 @@ def _from_finished(
     inputs: Any,
     layer: Any,
     target: Target,
-    method: str,
+    method: str | None,
     resize: bool | Sequence[int],
     options: Mapping[str, bool],
 ) -> HeatMaps:
     """The heat maps that a finished file computes."""
     check_options(program, facts, layer, method, options)
+    if facts.target is None:
+        _warn_of_target(find_method(str(facts.method)), target)
     maps, found, outputs = computed_maps(program, facts, inputs, target, resize)
     return HeatMaps(
         maps=maps,
@@ -208,7 +221,8 @@ def raw_maps(
     found: dict[str, npt.NDArray[np.float64]] = {}
     evidence: dict[str, Evidence] = {}
     for method in methods:
-        if method.takes not in evidence:
+        key = method.name if method.takes == "positions" else method.takes
+        if key not in evidence:
             gather = Gatherer(
                 program=program,
                 layer=layer,
@@ -216,11 +230,22 @@ def raw_maps(
                 output=choose_output(program, output, with_gradients=method.takes == "gradients"),
                 batch_size=batch_size,
             )
-            evidence[method.takes] = gather(gather.prepare(inputs, preprocess), target)
+            evidence[key] = gather(gather.prepare(inputs, preprocess), target)
         with np.errstate(all="ignore"):
-            maps = _raw(method, evidence[method.takes], eigen_smooth=False)
+            maps = _raw(method, evidence[key], eigen_smooth=False)
         found[method.name] = maps if method.takes else maps[:, :1]
     return found
+
+
+def _warn_of_target(method: Method, target: Any) -> None:
+    """Warn of a target that the maps of a method do not depend on."""
+    if not _is_default(target):
+        warnings.warn(
+            f"target is for methods that explain a class; the map of {method.name} is the same for "
+            "every class. Leave out target.",
+            LayertapWarning,
+            stacklevel=outside(),
+        )
 
 
 def _is_default(target: Any) -> bool:
@@ -231,8 +256,9 @@ def _is_default(target: Any) -> bool:
 
 
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
-    """Return the given layer, or the last one with gradients. `last-conv` is the last one that has
-    feature maps, and gradients if the method needs them.
+    """Return the given layer, or the last one with gradients; for a method that masks an input,
+    that input. `last-conv` is the last one that has feature maps, and gradients if the method needs
+    them.
 
     Raises:
         LayerNotFoundError: unknown layer, or it has no gradient and the method needs one.
@@ -247,6 +273,8 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
             return _last_maps(program, known if method.takes == "gradients" else None)
         if re.sub(r"[\s_-]", "", layer.lower()) == "lastconv":
             raise LayerNotFoundError(f"no layer is called {layer!r}.{suggest(layer, [LAST])}")
+    if layer is None and method.masks_input:
+        return _image_input(program)
     if layer is not None:
         row = program.layer(layer)
         if method.takes == "gradients" and row.name not in known:
@@ -262,19 +290,57 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
     return rows_with[-1]
 
 
+def _image_input(program: Program) -> Layer:
+    """The input that has positions: that of an image, or else of a sequence or a volume.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = []
+    for info in program.inputs:
+        axes = program.axes(info.name, len(info.shape))
+        if "C" in axes and len(axes.strip("N")) > 1:
+            found.append((len(axes) != 4, info))
+    if not found:
+        names = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in program.inputs)
+        raise UsageError(
+            f"no input of {program.name} is an image or has other positions to mask: {names}. "
+            "Model.attribute masks columns and tokens; or give a layer."
+        )
+    info = min(found, key=lambda one: one[0])[1]
+    rows = (row for row in program.layers if row.tensor == info.name)
+    return next(rows, None) or Layer(
+        name=info.name,
+        type="Input",
+        index=0,
+        shape=info.shape,
+        dtype=info.dtype,
+        parameters=0,
+        inbound=(),
+        tensor=info.name,
+    )
+
+
 def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     """The last layer with feature maps.
 
     Args:
         known: names of the layers with gradients; `None` if none are needed.
     """
+    inputs = program.graph.inputs
+    pooled = {
+        tensor
+        for node in program.graph.nodes
+        if node.op_type.startswith("Global")
+        for tensor in node.writes
+    }
     rows = [
         row
         for row in program.layers
         if row.exposed
-        and row.tensor not in program.graph.inputs
-        and len(row.shape) > 2
-        and "C" in program.axes(str(row.tensor), len(row.shape))
+        and row.tensor not in inputs
+        and row.tensor not in pooled
+        and _has_maps(row, program.known_axes(row))
     ]
     found = [row for row in rows if known is None or row.name in known]
     if found:
@@ -282,6 +348,16 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     if rows and known is not None:
         raise available.missing(program, known, rows[-1].name)
     raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
+def _has_maps(layer: Layer, axes: Axes) -> bool:
+    """Whether a layer has feature maps, of more than one pixel as far as its size is known."""
+    places = [
+        size
+        for size, axis in zip(layer.shape or (None,) * len(axes), axes, strict=True)
+        if axis not in "NC"
+    ]
+    return "C" in axes and any(size != 1 for size in places)
 
 
 def _size(
@@ -304,7 +380,11 @@ def _raw(method: Method, evidence: Evidence, eigen_smooth: bool) -> npt.NDArray[
     combine = principal if eigen_smooth else _summed
     maps = []
     for sample, activations in enumerate(evidence.activations):
-        heats = [method.compute(activations, *more) for more in evidence.extras(sample)]
+        more = evidence.extras(sample)
+        if method.takes == "positions":
+            heats = [heat for (heat,) in more]
+        else:
+            heats = [method.compute(activations, *one) for one in more]
         maps.append([heat if heat.ndim < activations.ndim else combine(heat) for heat in heats])
     return np.array(maps)
 
@@ -315,9 +395,11 @@ def _summed(weighted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _finished(
-    maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
+    method: Method, maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
 ) -> npt.NDArray[np.float32]:
     """Set negative values to 0, resize, and divide by the maximum, in this order."""
+    if normalize and method.from_least:
+        maps = maps - maps.min(axis=tuple(range(2, maps.ndim)), keepdims=True)
     if normalize:
         maps = np.maximum(maps, 0)
     done = np.stack([upsampling.resize(one, size or one.shape[1:]) for one in maps])

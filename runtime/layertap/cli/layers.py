@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning, UsageError
+from layertap.format.apart import ways
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
+from layertap.format.layer import Layer
 from layertap.format.select import select
 from layertap.format.source import FileSource
 from layertap.format.table import as_rows, as_text
@@ -127,7 +130,11 @@ def _run(args: argparse.Namespace) -> int:
     known = card.layers if card else read_index(source).layers
     selectors = layer_selectors(args, known)
     everything = selectors is None and not args.type
-    layers = known if everything else select(known, selectors, args.type)
+    layers: Sequence[Layer] = known
+    if not everything:
+        layers = select(
+            known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
+        )
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size

@@ -243,7 +243,8 @@ def test_images_are_prepared(differentiable: Any) -> None:
         (
             {"method": "smothgrad"},
             "unknown method 'smothgrad'; the methods are saliency, input_x_gradient, smoothgrad, "
-            "integrated_gradients. Did you mean 'smoothgrad'?",
+            "integrated_gradients, expected_gradients, occlusion, rise, kernelshap. Did you mean "
+            "'smoothgrad'?",
         ),
         ({"steps": 0}, "steps must be at least 1, got 0."),
         ({"samples": -1}, "samples must be at least 1, got -1."),
@@ -251,7 +252,7 @@ def test_images_are_prepared(differentiable: Any) -> None:
         ({"noise": -0.1}, "noise must be a finite number of at least 0, got -0.1."),
         (
             {"baseline": [1.0, 2.0]},
-            "the baseline has shape (2,), but input 'image' has shape (3, 8, 6, 3). Give a "
+            "the baseline has shape (2,), but 'image' has shape (3, 8, 6, 3). Give a "
             "number, one sample, or one sample for each.",
         ),
     ],

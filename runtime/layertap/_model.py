@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .extract.stream import Batch
     from .images.load import ImageSource
     from .images.preprocessing import Preprocessing
+    from .measuring.layer_costs import LayerCosts
     from .measuring.layer_statistics import LayerStatistics
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -1154,6 +1155,50 @@ class Model:
             workers=workers,
             preprocess=preprocess,
             progress=progress,
+        )
+
+    def cost(
+        self,
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        measure: Any = None,
+        runs: int = 10,
+        preprocess: Recipe | None = None,
+    ) -> LayerCosts:
+        """What each layer costs: multiply-adds, parameters, bytes, and measured milliseconds.
+
+        The graph is run once as it is in the file, for the shapes of all tensors. Each operator
+        belongs to the layer that it is named for in the file. docs/cost.md describes the numbers.
+
+        Args:
+            layers: see `select`; by default all, those that the file does not expose included.
+            size: the sizes of the first input's free axes after the batch axis, `(height, width)`
+                for images; by default those of the golden sample. The batch is 1.
+            measure: measure times: `"random"` for random inputs, or an image or a batch, see
+                `activations`; then `size` is that of the bytes and multiply-adds only.
+            runs: number of timed runs, of which the medians are taken.
+            preprocess: a recipe for an image instead of the card's.
+
+        Returns:
+            `LayerCosts`, which `layertap.Split` finds the best place to cut from.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: the sizes do not fit, or are not known; the model was opened with an
+                `onnxruntime.SessionOptions`.
+            InputError: the model cannot be run at this size, or on this image.
+            ImageError: the image cannot be read.
+        """
+        from .measuring.costing import layer_costs
+
+        return layer_costs(
+            self._program,
+            layers,
+            size=size,
+            measure=measure,
+            runs=runs,
+            preprocess=preprocess,
         )
 
     def resume(

@@ -51,6 +51,7 @@ def test_help_lists_every_command(option: str) -> None:
         "explained_images",
         "image_input",
         "image_output",
+        "layer_costs",
         "layer_statistics",
         "options",
         "picture_options",

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .api.finish import finish
     from .api.finish_report import FinishReport
     from .api.gradient_report import GradientReport
+    from .api.quantize import quantize
+    from .api.quantize_report import QuantizeReport
     from .api.verify import verify
     from .keras_model.loading import load_model
     from .keras_model.loading.weights import load_weights
@@ -43,6 +45,7 @@ __all__ = [
     "GradientReport",
     "LayerDifference",
     "ModelLoadError",
+    "QuantizeReport",
     "Signature",
     "UnsafeModelError",
     "UnsupportedLayerError",
@@ -54,6 +57,7 @@ __all__ = [
     "finish",
     "load_model",
     "load_weights",
+    "quantize",
     "verify",
 ]
 
@@ -72,8 +76,10 @@ _HOME = {
 _LIGHT = {
     "FinishReport": "api.finish_report",
     "GradientReport": "api.gradient_report",
+    "QuantizeReport": "api.quantize_report",
     "add_gradients": "api.add_gradients",
     "finish": "api.finish",
+    "quantize": "api.quantize",
 }
 """Those that need the `onnx` package alone."""
 

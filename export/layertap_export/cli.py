@@ -1,4 +1,4 @@
-"""`layertap export`, `layertap gradients`, `layertap finish` and `layertap verify`."""
+"""`layertap export`, `gradients`, `finish`, `quantize` and `verify`."""
 
 from __future__ import annotations
 
@@ -149,6 +149,43 @@ def _configure_finish(parser: argparse.ArgumentParser) -> None:
     add_timeout(parser)
 
 
+def _configure_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE.onnx", help="a file in float32")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="OUT.onnx", help="the file to write"
+    )
+    parser.add_argument(
+        "--to", required=True, metavar="DTYPE", help="float16, or int8, which needs --calibrate"
+    )
+    parser.add_argument(
+        "--calibrate",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="IMAGES",
+        help="images, folders of images, .npy files, or .npz files with an array for each input: "
+        "every other one gives the ranges for int8, the others show what is lost",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        help="the largest error of an output, as a share of its largest value: the layers that do "
+        "most damage are found and kept more exact",
+    )
+    parser.add_argument(
+        "--keep",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="LAYER",
+        help="layers that stay in float32: names, globs, re:PATTERN, indices or slices",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON, with every layer"
+    )
+    add_timeout(parser)
+
+
 def _add_finished(parser: argparse.ArgumentParser) -> None:
     """Add what a finished file gives."""
     parser.add_argument(
@@ -159,9 +196,7 @@ def _add_finished(parser: argparse.ArgumentParser) -> None:
         help="give a heat map of this layer in the size of the picture (default: the last layer "
         "with a gradient)",
     )
-    parser.add_argument(
-        "--method", default="gradcam", help="the method of the heat map (default gradcam)"
-    )
+    parser.add_argument("--method", help="the method of the heat map (default gradcam)")
     parser.add_argument(
         "--top", type=int, metavar="K", help="give the K best classes and their scores"
     )
@@ -257,8 +292,8 @@ def _add_verification(parser: argparse.ArgumentParser) -> None:
 def _run_export(args: argparse.Namespace) -> int:
     check_class_input(args.class_input)
     checked = _checked_verification(args)
-    _check_export(args)
     _check_finish(args)
+    _check_export(args)
     with ProgressLine() as progress:
         progress("importing TensorFlow")
         from . import VerificationError, export
@@ -295,21 +330,34 @@ def _run_export(args: argparse.Namespace) -> int:
 
 def _check_finish(args: argparse.Namespace) -> None:
     """Check the options of a finished file, and ask for the gradient that its heat map needs."""
-    given = {"--heat-map": args.heat_map, "--top": args.top}
+    given = {"--heat-map": args.heat_map, "--method": args.method, "--top": args.top}
     if args.finish is None:
         unused = next((option for option, value in given.items() if value is not None), None)
         if unused is not None:
             raise UsageError(f"{unused} is for a finished file: give --finish APP.onnx as well.")
         return
-    from layertap.cam.methods import find_method  # needs numpy, slows `--help`
+    from layertap._arguments import count
+    from layertap.cam.methods import DEFAULT  # needs numpy, slows `--help`
 
+    from .api.arguments import preprocessing_of
+    from .finishing.methods import chosen
+    from .finishing.options import check_effects
+    from .finishing.scaling import check_scaling
+
+    check_effects(heat_map=args.heat_map, method=args.method, top=args.top)
+    if args.top is not None:
+        count("top", args.top)
     check_target(args.finish, ".onnx", [args.output, args.model])
     if args.preprocess is None:
         raise UsageError(
             "--finish needs --preprocess FILE.json: how a picture becomes the model's input. "
             "`layertap finish --no-image-input` writes a file that takes prepared inputs."
         )
-    needs_gradient = args.heat_map is not None and find_method(args.method).takes == "gradients"
+    recipe = preprocessing_of(args.preprocess)
+    if recipe is not None:
+        check_scaling(recipe)
+    method = chosen(args.method or DEFAULT)
+    needs_gradient = args.heat_map is not None and method.takes == "gradients"
     layer = LAST if args.heat_map is True else args.heat_map
     if needs_gradient and layer not in args.gradients and (layer != LAST or not args.gradients):
         args.gradients = [*args.gradients, layer]
@@ -363,18 +411,11 @@ def _finish(
     **options: Any,
 ) -> int:
     """Write a finished file, and return the exit code."""
-    from layertap.extract.asked import split_reduction  # needs numpy, slows `--help`
-
     from . import VerificationError, finish
 
-    rows = read_index(FileSource(source)).layers
-    asked = [split_reduction(rows, text) for text in layers]
-    twice = next((one for at, (one, _) in enumerate(asked) if one in dict(asked[:at])), None)
-    if twice is not None:
-        raise UsageError(f"--layers names {twice!r} twice; a finished file gives a layer once.")
     heat_map = args.heat_map
     if isinstance(heat_map, str):
-        heat_map = one_layer("--heat-map", heat_map, rows)
+        heat_map = one_layer("--heat-map", heat_map, read_index(FileSource(source)).layers)
     try:
         report = finish(
             source,
@@ -382,13 +423,44 @@ def _finish(
             heat_map=heat_map,
             method=args.method,
             top=args.top,
-            layers=dict(asked),
+            layers=layers,
             **options,
         )
     except VerificationError as exc:
         tell(f"layertap: {exc}", several_lines=True)
         return PARTLY_FAILED
     show(str(report))
+    return OK
+
+
+def _run_quantize(args: argparse.Namespace) -> int:
+    import json
+
+    from . import VerificationError, quantize
+
+    missing = next((path for path in args.calibrate if not Path(path).exists()), None)
+    if missing is not None:
+        raise InputError(f"--calibrate {missing}: there is no such file or folder.")
+    with ProgressLine() as progress:
+        try:
+            report = quantize(
+                args.file,
+                args.output,
+                to=args.to,
+                calibrate=args.calibrate,
+                budget=args.budget,
+                keep=args.keep,
+                timeout=args.timeout,
+                progress=progress,
+            )
+        except VerificationError as exc:
+            failure = str(exc)
+        else:
+            failure = ""
+    if failure:
+        tell(f"layertap: {failure}", several_lines=True)
+        return PARTLY_FAILED
+    show(json.dumps(report.to_dict(), indent=1) if args.json else str(report))
     return OK
 
 
@@ -493,13 +565,14 @@ def _check_names(args: argparse.Namespace) -> None:
     from .keras_model.loading.configs import layer_names
 
     asked = [*(args.layers or ()), *args.gradients]
+    asked += [args.heat_map] if isinstance(args.heat_map, str) else []
     path = Path(args.model)
     if not asked or args.signature or not path.is_file():
         return
     names = layer_names(path)
     if names is None:
         return
-    words = [INPUT, LAST] if args.gradients else []
+    words = [INPUT, LAST] if args.gradients or args.heat_map else []
     known = {*names, *words, "output"}  # of outputs that are no layer's
     for text in asked:
         if text == ALL or re.search(r"[*?\[#~:]|^-?\d+$", text):
@@ -534,6 +607,11 @@ FINISH = Command(
     "write a file that takes a picture and gives scores and a heat map",
     _configure_finish,
     _run_finish,
+)
+QUANTIZE = Command(
+    "write a smaller file, in float16 or int8, and measure what is lost",
+    _configure_quantize,
+    _run_quantize,
 )
 VERIFY = Command(
     "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify

@@ -20,7 +20,9 @@ TYPE_CHECKING = False  # `typing` imports `re`; type checkers treat the name spe
 if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels
-    from ._model import Model, Tap, open
+    from ._model import Model, Tap, compare, open
+    from .comparing.check import CheckReport
+    from .comparing.comparison import Comparison
     from .errors import (
         CardVersionError,
         CollectionBusyError,
@@ -46,21 +48,29 @@ if TYPE_CHECKING:
     from .format.layer import Layer
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
+    from .measuring.drift import Drift, LayerDrift
+    from .measuring.layer_statistics import LayerStatistics, LayerValues
 
 __all__ = [
     "Batch",
     "Bill",
     "CardVersionError",
+    "CheckReport",
     "CollectionBusyError",
     "CollectionError",
     "CollectionMismatchError",
+    "Comparison",
     "DependencyError",
     "DeviceError",
+    "Drift",
     "Features",
     "ImageError",
     "InputError",
     "Layer",
+    "LayerDrift",
     "LayerNotFoundError",
+    "LayerStatistics",
+    "LayerValues",
     "LayertapError",
     "LayertapWarning",
     "Model",
@@ -75,6 +85,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "cam",
+    "compare",
     "features",
     "load_image",
     "open",
@@ -85,13 +96,20 @@ _HOMES = {
     "Features": "extract.features",
     "features": "extract.features",
     "Batch": "extract.stream",
+    "CheckReport": "comparing.check",
+    "Comparison": "comparing.comparison",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",
     "TopChannels": "_engine.request",
+    "compare": "_model",
     "open": "_model",
     "load_image": "images.load",
     "Preprocessing": "images.preprocessing",
+    "Drift": "measuring.drift",
+    "LayerDrift": "measuring.drift",
+    "LayerStatistics": "measuring.layer_statistics",
+    "LayerValues": "measuring.layer_statistics",
 }
 """The module of each name that is not an error."""
 

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
     from .cam.targets import Target
+    from .comparing.check import CheckReport
+    from .comparing.comparison import Comparison
     from .extract.progress import Progress
     from .extract.stream import Batch
     from .images.preprocessing import Preprocessing
+    from .measuring.layer_statistics import LayerStatistics
 
 Array: TypeAlias = "npt.NDArray[Any]"
 
@@ -127,6 +130,70 @@ def open(  # noqa: A001 - the usual name for opening a file
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"cannot open {class_text(source)}. Give a path, or bytes.")
     return _warned(Program(FileSource(source), settings))
+
+
+@public
+def compare(
+    a: Model | str | os.PathLike[str],
+    b: Model | str | os.PathLike[str],
+    inputs: Any = None,
+    layers: Selector | Iterable[Selector] | None = None,
+    *,
+    tolerance: float | None = None,
+    born: bool = True,
+    preprocess: Recipe | None = None,
+    timeout: float | None = None,
+) -> Comparison:
+    """Compare two files of one model, layer by layer: which layer differs, and where it starts.
+
+        comparison = layertap.compare("float.onnx", "int8.onnx", "images")
+        print(comparison)
+        comparison.first  # the first layer that differs by more than is allowed
+        comparison.born_in  # the layer in which the largest error is born
+
+    Layers are matched by name, and by their order where only Keras's counters differ. Only some
+    layers of some samples are in memory at a time. To compare one file on two devices, open it
+    twice.
+
+    Args:
+        a: the file whose values are expected: a model, or a path. A model runs on its own device.
+        b: the file that is judged.
+        inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
+            seeded inputs of the golden sample, which fit the model but are no images.
+        layers: which layers of the first file, see `Model.select`; by default all, and outputs
+            that are no layers.
+        tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
+            of the export, or more for layers that one of the files computes in 16 bits.
+        born: whether to measure, too, how much of each error is born in its layer. It takes one
+            more run of the second file.
+        preprocess: a recipe for images, for both files instead of their own.
+        timeout: time in seconds for all runs together, see `Model.activations`.
+
+    Returns:
+        A `Comparison`: true if every compared layer passed. Its `layers` are rows, in the order in
+        which they are computed; `str` of it is a table.
+
+    Raises:
+        UsageError: the files share no layer, or no inputs are given and there is no golden sample.
+        LayerNotFoundError: a selector matches nothing.
+        InputError: the inputs do not fit one of the files.
+        ImageError: see `Model.activations`.
+        ModelFileError: see `open`.
+    """
+    from .comparing.models import compare_programs
+
+    born = flag("born", born)
+    opened = [one if isinstance(one, Model) else open(one) for one in (a, b)]
+    with time_limit(timeout):
+        return compare_programs(
+            opened[0]._program,
+            opened[1]._program,
+            inputs,
+            layers,
+            tolerance=tolerance,
+            born=born,
+            preprocess=preprocess,
+        )
 
 
 def _may_be_many(inputs: Any) -> bool:
@@ -529,7 +596,7 @@ class Model:
         layer: str | int | Layer | None = None,
         target: Target = "top",
         *,
-        method: str = "gradcam",
+        method: str | None = None,
         normalize: bool = True,
         resize: bool | Sequence[int] = True,
         aug_smooth: bool = False,
@@ -576,7 +643,8 @@ class Model:
                 layer, `occlusion`, `rise` and `kernelshap` mask the image.
             target: the class, or classes, to explain; see `gradients`. Where it has no meaning
                 (`eigencam`, `kpcacam`), a warning says so.
-            method: the method's name; case, hyphens and underscores are ignored.
+            method: the method's name; case, hyphens and underscores are ignored. By default
+                `gradcam`, and in a finished file the method that it computes.
             normalize: set negative values to 0, resize, and divide by the maximum, so that the
                 largest value is 1; a map of zeros stays 0. The least value of `rise` and
                 `reciprocam` is subtracted first. Otherwise the map is the result of the
@@ -846,6 +914,58 @@ class Model:
             reader=reader,
         )
 
+    def layer_statistics(
+        self,
+        source: Any,
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        batch_size: int | None = None,
+        workers: int | None = None,
+        preprocess: Recipe | None = None,
+        progress: Progress = None,
+    ) -> LayerStatistics:
+        """What layers do on a collection: mean, deviation, extremes, zeros, dead channels.
+
+            found = model.layer_statistics("images")
+            print(found)
+            found["conv1_relu"].dead  # channels that are 0 in every image
+
+        The collection is run once, in several threads, and only sums are kept. Layers that would
+        take over 1 GB for one image together are computed in groups, each in a run of its own. The
+        result does not depend on the number of threads. docs/layer-statistics.md describes it.
+
+        Args:
+            source: see `extract`: a folder, images, an archive, an array, a sequence of these.
+            layers: see `select`; by default all that the file exposes.
+            batch_size: number of images in one run; by default 1 on a CPU, 16 for a file under
+                1 MB, and 32 on another device.
+            workers: number of threads; by default the number of cores.
+            preprocess: a recipe for images instead of the card's.
+            progress: `True` for a line on stderr; or a function of two integers, the number of
+                images that are done and of all images.
+
+        Returns:
+            `LayerStatistics`. Images that cannot be read are in `failures`, and layers whose
+            values are not numbers in `left_out`.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: no layer can be measured; or the layers need several inputs.
+            ImageError: there are no images, or none can be read.
+            InputError: the model cannot be run on the images; the message names them.
+        """
+        from .measuring.collecting import layer_statistics
+
+        return layer_statistics(
+            self._program,
+            source,
+            layers,
+            batch_size=batch_size,
+            workers=workers,
+            preprocess=preprocess,
+            progress=progress,
+        )
+
     def resume(
         self,
         given: Mapping[Any, Any],
@@ -920,6 +1040,32 @@ class Model:
 
         with time_limit(timeout):
             return edit(self._program, inputs, changes, layers, preprocess)
+
+    def check(self, tolerance: float | None = None, *, timeout: float | None = None) -> CheckReport:
+        """Compare this machine with the golden sample in the file: Keras's own results.
+
+            if not model.check():
+                raise SystemExit("the model computes something else here")
+
+        Args:
+            tolerance: largest scaled error that passes: the largest difference, divided by the
+                layer's largest value. By default the tolerance of the export, which depends on the
+                dtypes that Keras computed in, or more for layers that the file, which may have
+                been converted since, computes in float16 or bfloat16.
+            timeout: see `activations`.
+
+        Returns:
+            A `CheckReport`, which is true if every layer passed. `report.layers` has a row for each
+            layer, `report.table()` is for people, `report.to_dict()` for JSON.
+
+        Raises:
+            ModelFileError: the file contains no golden sample.
+            UsageError: the tolerance is negative or not a number.
+            RunTimeoutError: the run took longer than `timeout`.
+        """
+        from .comparing.check import check
+
+        return check(self, tolerance, timeout=timeout)
 
     def extract(
         self,

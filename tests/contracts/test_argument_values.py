@@ -18,7 +18,6 @@ from generators import tiny
 from layertap.cam.heat_maps import heat_maps
 from layertap.cam.metrics import confidence, deletion, insertion
 from layertap.cam.upsampling import resize
-from layertap.comparing.check import check
 from layertap.extract.images import find_images
 from layertap.extract.moments import collection_statistics
 from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
@@ -88,7 +87,14 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "heat_maps", arguments(heat_maps, model=model, inputs=x, layer="conv")
     for function in (deletion, insertion, confidence):
         yield function.__name__, arguments(function, model=model, inputs=x, maps=maps)
-    yield "check", arguments(check, model=layertap.open(tiny.save(*golden(folder))))
+    checked = layertap.open(tiny.save(*golden(folder)))
+    yield "check", arguments(checked.check)
+    yield "compare", arguments(layertap.compare, a=model, b=file, inputs=x)
+    compared = layertap.compare(model, file, x)
+    yield "rows", arguments(compared.rows)
+    yield "to_csv", arguments(compared.to_csv)
+    yield "to_overlay", arguments(compared.to_overlay)
+    yield "worst", arguments(checked.check().table)
     yield "load_image", arguments(layertap.load_image, source=image)
     yield "Preprocessing", arguments(layertap.Preprocessing)
     yield "Preprocessing.of", arguments(layertap.Preprocessing.of, given={"size": [8, 6]})

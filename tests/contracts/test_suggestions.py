@@ -136,6 +136,7 @@ IN_OTHER_TESTS = {
     "layertap/extract/frames.py": "test_ray.py",
     "layertap/extract/sources.py": "test_sources.py",
     "layertap/extract/stream.py": "test_stream.py",
+    "layertap_export/api/quantize.py": "test_quantize.py",
     "layertap_export/cli.py": "test_names_before_tensorflow.py",
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",

@@ -306,7 +306,8 @@ def _noted(
     )
     layers = {k: v for k, v in golden.layers.items() if not _is_old(k, card)}
     layers |= _golden_layers(ready, list(tensors.values()), feeds, narrow)
-    return replace(card, verification=verification, golden=replace(golden, layers=layers))
+    golden = replace(golden, layers=layers)
+    return replace(card, verification=verification, golden=golden, stripped=None)
 
 
 def _is_old(output: str, card: Card) -> bool:

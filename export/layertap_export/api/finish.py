@@ -13,23 +13,25 @@ import onnx
 
 import layertap
 from layertap._arguments import count, flag
-from layertap._cut.reductions import check_name
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap._public import public
+from layertap.cam.methods import DEFAULT
 from layertap.comparing.golden import feeds
 from layertap.errors import PreprocessingError, UsageError
+from layertap.extract.asked import GRADIENT, HEAT_MAP, what_is_asked
 from layertap.format.atomic import check_target
 from layertap.format.data_file import replacing_model
 from layertap.format.digest import digest_of, inherited
 from layertap.format.external import find_weights
 from layertap.format.layer import Layer
-from layertap.format.select import Selector, as_selectors
+from layertap.format.select import Selector
 from layertap.format.source import FileSource
 from layertap.format.stripping import stripped
 from layertap.images.preprocessing import Preprocessing, example
 from layertap_export.errors import VerificationError
 from layertap_export.finishing.assemble import Wanted, assemble
+from layertap_export.finishing.options import check_effects
 from layertap_export.gradients.reading import card_of, read
 from layertap_export.graph.weights import Initializers
 from layertap_export.verification.finished_files import Comparison, golden_sample
@@ -50,10 +52,10 @@ def finish(
     batch: bool = False,
     preprocess: Any = None,
     heat_map: str | int | Layer | bool | None = None,
-    method: str = "gradcam",
+    method: str | None = None,
     output: str | None = None,
     top: int | None = None,
-    layers: Selector | Iterable[Selector] | Mapping[Any, str | None] = (),
+    layers: Selector | Iterable[Selector] | Mapping[Any, Any] | None = (),
     strip: bool = False,
     timeout: float | None = None,
 ) -> FinishReport:
@@ -83,12 +85,14 @@ def finish(
         preprocess: a recipe, instead of the file's own.
         heat_map: the layer of the heat map; `True` for the last one with a gradient. `None` or
             `False` for no heat map.
-        method: `gradcam`, `gradcam++`, `xgradcam`, `layercam`, `hirescam`, `gradcamelementwise`,
-            `eigengradcam`, `eigencam` or `kpcacam`.
+        method: `gradcam` (default), `gradcam++`, `xgradcam`, `layercam`, `hirescam`,
+            `gradcamelementwise`, `eigengradcam`, `eigencam` or `kpcacam`.
         output: the output with the scores of the classes, if the model has several.
         top: how many of the best classes are returned; `None` for none.
-        layers: layers that are outputs as well, or a dict from layers to reductions: see
-            `Model.activations`. The output of a reduction is called `LAYER/REDUCTION`.
+        layers: layers that are outputs as well: names, patterns or indices, also with a reduction,
+            `"bn=mean"`; or a dict from layers to reductions, see `Model.activations`, or to lists
+            of reductions. `None` in a list is the layer as it is. The output of a reduction is
+            called `LAYER/REDUCTION`.
         strip: whether the card says only what a client needs to run the file: no measured errors,
             no golden sample, no origin.
         timeout: time in seconds for all of it, after which a run of the model is stopped.
@@ -97,14 +101,23 @@ def finish(
         VerificationError: the file would differ from what layertap computes; carries the report.
         PreprocessingError: there is no recipe, or it does not fit the model.
         LayerNotFoundError: there is no such layer, or no gradient for it.
-        UsageError: the model has no image input, or the method or the recipe cannot be part of a
-            graph.
+        UsageError: the model has no image input, the method or the recipe cannot be part of a
+            graph, or an argument has no effect without another one.
         ModelFileError: `source` is not an ONNX model.
         OutputError: `path` cannot be written.
     """
     flag("image_input", image_input)
     flag("batch", batch)
     flag("strip", strip)
+    check_effects(
+        heat_map=heat_map,
+        method=method,
+        top=top,
+        output=output,
+        image_input=image_input,
+        batch=batch,
+        preprocess=preprocess,
+    )
     top = 0 if top is None else count("top", top)
     with time_limit(timeout):
         started = time.perf_counter()
@@ -119,7 +132,7 @@ def finish(
             recipe=recipe,
             batch=batch,
             heat_map=False if heat_map is None else heat_map,
-            method=method,
+            method=DEFAULT if method is None else method,
             output=output,
             top=top,
             layers=_layers(program, layers),
@@ -143,16 +156,17 @@ def _recipe(program: Program, given: Any) -> Preprocessing:
 
 
 def _layers(program: Program, asked: Any) -> list[tuple[Layer, str | None]]:
-    """The layers that become outputs, each with its reduction."""
-    if isinstance(asked, Mapping):
-        return [
-            (layer, None if how is None else check_name(how))
-            for selector, how in asked.items()
-            for layer in program.select(selector)
-        ]
-    if isinstance(asked, (list, tuple)) and not asked:
+    """The layers that become outputs, each with its reduction, each pair once."""
+    if asked is None or (isinstance(asked, (list, tuple, Mapping)) and not asked):
         return []
-    return [(layer, None) for layer in program.select(as_selectors(asked))]
+    found = what_is_asked(program, asked)
+    other = next((one for one in found if one.kind != "layer"), None)
+    if other is not None:
+        raise UsageError(
+            f"a finished file gives layers and reductions of layers, not {GRADIENT}LAYER or "
+            f"{HEAT_MAP}CLASS. heat_map=LAYER (--heat-map LAYER) gives a heat map."
+        )
+    return [(program.layer(one.name), one.how) for one in found]
 
 
 def _finished(
@@ -193,6 +207,7 @@ def _finished(
         report = FinishReport(
             path=Path(path),
             card=card,
+            outputs=tuple(value.name for value in model.graph.output),
             errors=errors,
             allowed=compared.allowed,
             pictures=compared.pictures,

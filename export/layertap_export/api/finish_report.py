@@ -10,6 +10,9 @@ from layertap._public import public
 from layertap.format.card import Card
 from layertap.format.text import Readable, printable
 
+SHOWN = 8
+"""The most outputs that are listed."""
+
 
 @public
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -18,6 +21,8 @@ class FinishReport(Readable):
 
     path: Path
     card: Card
+    outputs: tuple[str, ...]
+    """The names of all outputs, in the order of the file."""
     errors: Mapping[str, float]
     """The largest scaled error of each output over all pictures."""
     allowed: Mapping[str, float]
@@ -51,11 +56,13 @@ class FinishReport(Readable):
                 f"scale, allowed are {self.allowed[name]:.0e}."
             )
         worst = max(self.errors, key=lambda name: self.errors[name])
-        outputs = ", ".join(printable(info.name) for info in self.card.outputs)
+        outputs = ", ".join(map(printable, self.outputs[:SHOWN]))
+        if len(self.outputs) > SHOWN:
+            outputs += f" and {len(self.outputs) - SHOWN} more"
         inputs = ", ".join(printable(info.name) for info in self.card.inputs)
         return (
             f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB: {inputs} -> {outputs}) in "
             f"{self.seconds:.0f} s\n"
-            f"compared with layertap in Python on {self.pictures} random pictures: largest scaled "
-            f"error {self.errors[worst]:.1e} in {printable(worst)!r}"
+            f"compared with layertap in Python on {self.pictures} random pictures: largest "
+            f"scaled error {self.errors[worst]:.1e} in {printable(worst)!r}"
         )

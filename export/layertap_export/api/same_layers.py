@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from layertap.format.card import Card
-from layertap.format.layer import Layer
-from layertap_export.keras_model.naming import uncounted
+from layertap.format.layer import Layer, uncounted
 from layertap_export.keras_model.structure import Row
 
 T = TypeVar("T", str, str | None)

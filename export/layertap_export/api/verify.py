@@ -15,12 +15,11 @@ from layertap.comparing.measures import check_tolerance
 from layertap.errors import LayertapWarning, ModelFileError
 from layertap.format.card import Card
 from layertap.format.digest import change_text, changed_parts, digest_of
-from layertap.format.layer import Shape
+from layertap.format.layer import Shape, uncounted
 from layertap.format.source import FileSource
 from layertap.format.text import shape_text
 from layertap_export.errors import ExportError
 from layertap_export.keras_model.loading import load_model
-from layertap_export.keras_model.naming import uncounted
 from layertap_export.keras_model.subject import Subject, subject_like
 from layertap_export.progress import timed
 from layertap_export.verification.layers import verify_file

@@ -184,6 +184,7 @@ class _Assembly:
             gradients=None,
             golden=None,
             digest=None,
+            stripped=None,
             finished=facts,
             format=f"{MAJOR}.{MINOR}",
             verification=self._left_checks({layer.name for layer in rows}),
@@ -299,13 +300,7 @@ class _Assembly:
     def _map_out(self, facts: Finished, output: str, axes: tuple[Axis, Axis]) -> Finished:
         """Add the heat map and, if it explains a class, the input for the class."""
         build, program = self._build, self._program
-        method = find_method(self._wanted.method)
-        if method.name not in (*methods.WITH_GRADIENT, *methods.WITHOUT_GRADIENT):
-            known = ", ".join((*methods.WITH_GRADIENT, *methods.WITHOUT_GRADIENT))
-            raise UsageError(
-                f"{method.name} runs the network many times, which one graph cannot. "
-                f"A finished file can have {known}."
-            )
+        method = methods.chosen(self._wanted.method)
         asked = self._wanted.heat_map
         layer = choose_layer(program, None if isinstance(asked, bool) else asked, method)
         activations = self._feature_maps(build.tensor(self._tensor(layer)), layer)

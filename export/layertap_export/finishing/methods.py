@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+from layertap.cam.methods import Method, find_method
+from layertap.errors import UsageError
 from layertap_export.gradients.builder import Builder, Value
 
 from .projections import kernel_principal, principal
@@ -87,3 +89,19 @@ WITHOUT_GRADIENT: Mapping[str, Callable[[Builder, Value], Value]] = {
     "kpcacam": kernel_principal,
 }
 """By name, the methods whose map is the same for every class."""
+
+
+def chosen(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        UsageError: there is none, or one graph cannot compute it.
+    """
+    method = find_method(name)
+    known = (*WITH_GRADIENT, *WITHOUT_GRADIENT)
+    if method.name not in known:
+        raise UsageError(
+            f"{method.name} runs the network many times, which one graph cannot. "
+            f"A finished file can have {', '.join(known)}."
+        )
+    return method

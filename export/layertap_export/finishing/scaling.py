@@ -60,12 +60,22 @@ def _imagenet(build: Builder, values: Value, scaling: ImageNet) -> Value:
     )
 
 
-def _samplewise(build: Builder, values: Value, scaling: Samplewise, recipe: Preprocessing) -> Value:
-    if recipe.size is None:
+def check_scaling(recipe: Preprocessing) -> None:
+    """Check that a graph can compute the scaling of a recipe in the same order as numpy.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if isinstance(recipe.scaling, Samplewise) and recipe.size is None:
         raise UsageError(
             'the scaling "samplewise" adds up the pixels in an order that depends on their number, '
             'so a finished file needs a "size" in the preprocessing.'
         )
+
+
+def _samplewise(build: Builder, values: Value, scaling: Samplewise, recipe: Preprocessing) -> Value:
+    check_scaling(recipe)
+    assert recipe.size is not None
     height, width = recipe.size
     count = height * width * recipe.channel_count
     rows = reshaped(build, values, -1, count)

@@ -195,3 +195,13 @@ def subgraph(
         [x for x in model.graph.initializer if x.name in needed and x.name not in given],
     )
     return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def input_types(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Element types and ranks of a model's inputs, by name, without those that have a default."""
+    weights = {item.name for item in model.graph.initializer}
+    return {
+        value.name: (value.type.tensor_type.elem_type, len(value.type.tensor_type.shape.dim))
+        for value in model.graph.input
+        if value.name not in weights
+    }

@@ -18,7 +18,7 @@ import keras
 
 from layertap.errors import UsageError, suggest
 from layertap.format.card import TensorInfo
-from layertap.format.layer import Shape
+from layertap.format.layer import Shape, uncounted
 from layertap.format.text import shape_text
 from layertap_export.errors import ExportError, keras_words
 from layertap_export.graph.unique_names import UniqueNames
@@ -31,7 +31,7 @@ from .families import (
     is_symbolic,
     producer_of,
 )
-from .naming import automatic_base, layer_name, uncounted
+from .naming import automatic_base, layer_name
 from .recording import Call, nested_values
 from .stated import Stated
 from .wrapping import wrapped

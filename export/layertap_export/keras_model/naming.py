@@ -45,11 +45,6 @@ def automatic_base(layer: Any, owner: Any = None) -> str | None:
     return next((x for x in bases if re.fullmatch(rf"{re.escape(x)}(_\d+)?", name)), None)
 
 
-def uncounted(name: str) -> str:
-    """A path of names without the numbers by which Keras and we tell equal names apart."""
-    return re.sub(r"~\d+|_\d+(?=[/#:~]|$)", "", name)
-
-
 def inner_names(owner: Any) -> dict[int, str]:
     """The names of the layers that a layer holds, by their ids.
 

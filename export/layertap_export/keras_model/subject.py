@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from layertap.comparing.measures import difference
 from layertap.errors import UsageError
 from layertap.format.card import Source, TensorInfo
+from layertap.format.layer import uncounted
 from layertap_export.errors import ExportError
 
 from .families import checked_model, family_of
 from .float64 import rebuilt
 from .freeing import fixed, freed
 from .inputs import Inputs, model_inputs
-from .naming import automatic_base, layer_name, uncounted
+from .naming import automatic_base, layer_name
 from .signatures import Signature
 from .stated import Stated
 from .tracing import Trace, returned, trace, trace_and_inputs

@@ -1,9 +1,10 @@
 /** Starting a run at given layers: which tensors of the model's inputs are missing. */
 
 import type { Layer } from "./card.js"
-import { type Plan, peel } from "./cut.js"
+import type { Plan } from "./cut.js"
 import { InputError, list, show } from "./errors.js"
 import type { Graph } from "./graph.js"
+import { peel } from "./leaf.js"
 import type { Program } from "./program.js"
 
 /** Reject a plan that depends on inputs that were not given; the message names the layers to add. */

@@ -7,16 +7,9 @@
  */
 
 import { ModelFileError, show } from "./errors.js"
-import type { External, Graph, TensorType } from "./graph.js"
-import { chain, nodeField, renamed, valueInfo } from "./nodes.js"
-import { encode, fields, header, join } from "./wire.js"
-
-/** How a tensor is made from a computed one, by Transposes and Identities only. */
-export interface Leaf {
-  readonly source: string
-  /** The order of axes of each Transpose; `undefined` reverses them. */
-  readonly perms: readonly (number[] | undefined)[]
-}
+import type { Graph, Node, TensorType, Weights } from "./graph.js"
+import { peel } from "./leaf.js"
+import { encode, header, join } from "./wire.js"
 
 /** Nodes that are not in the file, to be computed at the end of the cut. */
 export interface Appended {
@@ -48,9 +41,6 @@ export interface Plan {
   /** The requested tensors that are inputs: their values are those that are fed. */
   readonly passed: Set<string>
 }
-
-/** The name under which a given tensor is fed. */
-export const givenName = (tensor: string): string => `layertap:given:${tensor}`
 
 /** The name under which a requested tensor is computed: a copy of a constant, or of what no object may have as a key. */
 export const outputName = (graph: Graph, tensor: string): string =>
@@ -103,54 +93,47 @@ export function planCut(graph: Graph, request: Request): Plan {
   return plan
 }
 
-const VIEWS = ["Identity", "Transpose"]
-const MOST_PEELED = 64
-
-/** Walk back from a tensor over Transposes and Identities. */
-export function peel(graph: Graph, tensor: string): Leaf {
-  const perms: (number[] | undefined)[] = []
-  let source = tensor
-  for (let i = 0; i < MOST_PEELED; i++) {
-    const node = graph.nodes[graph.makers.get(source) ?? -1]
-    if (!node || !VIEWS.includes(node.type) || node.domain || graph.functions.has(`:${node.type}`)) break
-    if (node.reads.length !== 1) break
-    if (node.type === "Transpose") perms.unshift(node.perm)
-    source = node.reads[0]
-  }
-  return { source, perms }
+/** What a cut has in addition if it starts at given tensors. */
+export interface Started {
+  readonly nodes: readonly Uint8Array[]
+  /** The inputs that are fed. */
+  readonly inputs: readonly Uint8Array[]
+  /** A node of the file that also writes a given tensor, without that. */
+  node(node: Node): Uint8Array
 }
 
-/** The bytes of the model that a plan describes; `load` reads weights that are in another file. */
+/**
+ * The bytes of the model that a plan describes.
+ *
+ * @param load Reads weights that are in another file, as a field with the data inside.
+ */
 export async function writeCut(
   graph: Graph,
   plan: Plan,
-  load: (external: External) => Promise<Uint8Array>,
+  started: Started | undefined,
+  load: (weights: Weights) => Promise<Uint8Array[]>,
 ): Promise<Uint8Array> {
   const { bytes } = graph
-  const { tensors, appended = [], given } = plan.request
+  const { tensors, appended = [] } = plan.request
   const part = ([start, end]: readonly [number, number]): Uint8Array => bytes.subarray(start, end)
-  const body = graph.title.map(part)
-  for (const [source, name] of plan.starts) body.push(...chain(givenName(name), source, inverse(peel(graph, name))))
+  const body = [...graph.title.map(part), ...(started?.nodes ?? [])]
   for (const at of plan.nodes) {
     const node = graph.nodes[at]
-    const isGiven = node.writes.some((name) => plan.starts.has(name)) // kept for its other outputs
-    const rename = (name: string): string | undefined => (plan.starts.has(name) ? `layertap:unused:${name}` : undefined)
-    body.push(isGiven ? renamed(graph, node, rename) : part(node.span))
+    body.push(node.writes.some((name) => plan.starts.has(name)) ? started!.node(node) : part(node.span))
   }
   body.push(...appended.map((extra) => extra.nodes))
   const outputs = tensors.filter((name) => !plan.passed.has(name))
-  for (const name of new Set(outputs))
-    if (outputName(graph, name) !== name) body.push(nodeField("Identity", [name], [outputName(graph, name)]))
+  for (const name of new Set(outputs)) {
+    const copy = outputName(graph, name)
+    if (copy !== name) body.push(encode(1, [encode(1, name), encode(2, copy), encode(4, "Identity")]))
+  }
   for (const name of plan.weights) {
-    const { span, external } = graph.weights.get(name)!
-    body.push(...(external ? located(bytes, span, await load(external)) : [part(span)]))
+    const weights = graph.weights.get(name)!
+    body.push(...(weights.external ? await load(weights) : [part(weights.span)]))
   }
   const listed = graph.irVersion < 4 ? [...plan.inputs, ...plan.weights] : plan.inputs
   for (const name of listed) if (graph.listed.has(name)) body.push(encode(11, part(graph.listed.get(name)!)))
-  for (const name of plan.starts.values()) {
-    const { dtype, dims } = given!.get(name)!
-    body.push(encode(11, valueInfo(givenName(name), dtype, dims)))
-  }
+  body.push(...(started?.inputs ?? []))
   for (const name of new Set(outputs)) {
     const stated = graph.outputs.get(name) ?? graph.values.get(name)
     body.push(encode(12, stated && outputName(graph, name) === name ? part(stated) : encode(1, outputName(graph, name))))
@@ -158,20 +141,4 @@ export async function writeCut(
   for (const name of appended.flatMap((extra) => extra.writes)) body.push(encode(12, encode(1, name)))
   const total = body.reduce((sum, one) => sum + one.length, 0)
   return join([...graph.head.map(part), header(7, total), ...body])
-}
-
-function inverse({ perms }: Leaf): (number[] | undefined)[] {
-  return perms.toReversed().map((perm) => perm?.map((_, axis) => perm.indexOf(axis)))
-}
-
-const [RAW_DATA, EXTERNAL_DATA, DATA_LOCATION] = [9, 13, 14]
-
-/** A `TensorProto` field with its data inside. */
-function located(bytes: Uint8Array, span: readonly [number, number], data: Uint8Array): Uint8Array[] {
-  const [[, , , start, end]] = fields(bytes, ...span)
-  const kept: Uint8Array[] = []
-  for (const [number, , tag, , stop] of fields(bytes, start, end))
-    if (![RAW_DATA, EXTERNAL_DATA, DATA_LOCATION].includes(number)) kept.push(bytes.subarray(tag, stop))
-  kept.push(header(RAW_DATA, data.length), data)
-  return [header(5, kept.reduce((sum, one) => sum + one.length, 0)), ...kept]
 }

@@ -1,8 +1,9 @@
 /** Runs parts of a graph: one session of onnxruntime for each request, the latest ones kept. */
 
-import { type Plan, givenName, outputName, writeCut } from "./cut.js"
+import { type Plan, outputName, writeCut } from "./cut.js"
 import { ModelFileError, UsageError } from "./errors.js"
 import type { Graph } from "./graph.js"
+import { givenName } from "./leaf.js"
 import type { Source } from "./source.js"
 import type { Tensor } from "./tensors.js"
 import { WireError } from "./wire.js"
@@ -89,8 +90,9 @@ export class Engine {
   }
 
   async #start(plan: Plan): Promise<any> {
-    const model = await writeCut(this.graph, plan, async (external) =>
-      (await import("./external.js")).readExternal(this.source, external),
+    const started = plan.starts.size ? (await import("./starts.js")).startsOf(this.graph, plan) : undefined
+    const model = await writeCut(this.graph, plan, started, async (weights) =>
+      (await import("./external.js")).located(this.source, this.graph, weights),
     )
     if (model.length > MOST_BYTES)
       throw new ModelFileError(

@@ -1,11 +1,13 @@
 /** Gradients and heat maps of a class: the runs that they need. */
 
-import { type Method, findMethod, finished, heat } from "./cam.js"
+import type { Axes } from "./axes.js"
+import { type Method, checkExtent, findMethod, finished, heat } from "./cam.js"
 import type { Gradients, Layer } from "./card.js"
 import { LayerNotFoundError, ModelFileError, UsageError, list, show } from "./errors.js"
 import { isNamed } from "./feeds.js"
 import { isImage } from "./images/kinds.js"
 import { type Maps, featureMaps } from "./maps.js"
+import { finishedOf } from "./pictures.js"
 import type { Program, RunOptions } from "./program.js"
 import { Classes, type Found, type Target, byClass, endsInActivation } from "./scores.js"
 import { type Selector, isSingle, only, select } from "./select.js"
@@ -45,6 +47,7 @@ export interface Score {
 
 /** See `Model.top`. */
 export async function top(program: Program, inputs: any, count: number, options: RunOptions): Promise<any> {
+  if (!Number.isInteger(count) || count < 1) throw new UsageError(`the number of classes must be at least 1, got ${show(count)}.`)
   const output = outputOf(program)
   const rows = byClass((await program.compute({ tensors: [output], fused: true }, inputs, options)).get(output)!)
   const classes = classesOf(program, output, rows[0].length)
@@ -74,9 +77,18 @@ export async function gradients(program: Program, inputs: any, layers: any, opti
 /** See `Model.cam`. */
 export async function cam(program: Program, inputs: any, layer: Selector | undefined, options: CamOptions): Promise<HeatMaps> {
   const { target = "top", normalize = true, resize = true } = options
+  if (typeof normalize !== "boolean") throw new UsageError(`normalize must be true or false, got ${show(normalize)}.`)
+  const facts = finishedOf(program.card)
+  if (facts) {
+    const { computedMaps } = await import("./finished.js")
+    const { data, extent, found, outputs, targets, ...rest } = await computedMaps(program, facts, inputs, layer, options)
+    const dims = isOne(program, inputs) && !Array.isArray(target) ? extent : [outputs.length, targets.length, ...extent]
+    return { data, dims, ...rest, ...explained(outputs, found) }
+  }
   const targets = ([] as Target[]).concat(target as Target[])
   const method = findMethod(options.method ?? "gradcam")
-  const row = chooseLayer(program, layer, method)
+  const axes = await program.axes()
+  const row = chooseLayer(program, axes, layer, method)
   const tensor = row.tensor!
   const known = method.takesGradients ? required(program) : undefined
   const output = known?.output ?? outputOf(program)
@@ -93,13 +105,11 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
   if (!known) found = targets.map((one) => classes.find(one, outputs.length, outputs))
   const maps = (run: Map<string, Tensor>, name: string): Maps => {
     const value = run.get(name)!
-    return featureMaps(row.name, value, program.axes(tensor, value.dims.length))
+    return featureMaps(row.name, value, axes(tensor, value.dims.length))
   }
   const activations = maps(runs[0], tensor)
   const { space } = activations
-  const extent = Array.isArray(resize) ? resize : resize ? imageSize(program, feeds, space.length) : space
-  if (extent.length !== space.length || !extent.every((one) => Number.isInteger(one) && one > 0))
-    throw new UsageError(`resize must be true, false or ${space.length} sizes, got [${extent.join(", ")}].`)
+  const extent = resize === false ? space : checkExtent(resize, resize === true ? imageSize(axes, feeds, space.length) : space)
   const each = size(extent)
   const data = new Float32Array(outputs.length * targets.length * each)
   targets.forEach((_, t) =>
@@ -112,6 +122,13 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
     dims: isOne(program, inputs) && !Array.isArray(target) ? extent : [outputs.length, targets.length, ...extent],
     method: method.name,
     layer: row.name,
+    ...explained(outputs, found),
+  }
+}
+
+/** The classes that maps explain, and their scores. */
+function explained(outputs: readonly Float64Array[], found: readonly Found[]): Pick<HeatMaps, "classes" | "scores"> {
+  return {
     classes: outputs.map((_, i) => found.map((one) => one.classes?.[i])),
     scores: outputs.map((scores, i) =>
       found.map(({ weights, offsets }) => scores.reduce((sum, one, k) => sum + one * weights[i * scores.length + k], offsets[i])),
@@ -122,11 +139,13 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
 /** Whether one image was given, not a list of images or a batch. */
 function isOne(program: Program, inputs: any): boolean {
   const values = isNamed(inputs) ? Object.values(inputs) : [inputs]
+  const image = finishedOf(program.card)?.image
+  if (image) return program.inputs.some(({ name, shape }) => name === image && shape.length === 3) || values.some(isImage)
   return program.inputs.some(({ shape }) => shape.length === 4) && values.some(isImage)
 }
 
 function outputOf({ card, outputs }: Program): string {
-  const name = card?.gradients?.output ?? outputs[0]?.name
+  const name = card?.gradients?.output ?? finishedOf(card)?.scores ?? outputs[0]?.name
   if (name === undefined) throw new UsageError("the model has no outputs, and so no scores of classes.")
   return name
 }
@@ -182,7 +201,7 @@ async function differentiate(
   const classes = classesOf(program, known.output, program.seedShape().at(-1)!)
   const [first, value] = [...feeds].find(([name]) => name !== known.weights) ?? []
   if (!value) throw new ModelFileError("the file is damaged: its gradients depend on no input.")
-  const samples = value.dims[Math.max(program.axes(first!, value.dims.length).indexOf("N"), 0)]
+  const samples = value.dims[Math.max((await program.axes())(first!, value.dims.length).indexOf("N"), 0)]
   const isTop = targets.some((one) => classes.isTop(one))
   const scores = isTop ? byClass((await program.engine.run(whole, feeds)).get(known.output)!) : undefined
   const found = targets.map((one) => classes.find(one, samples, scores))
@@ -204,8 +223,8 @@ function stacked({ engine }: Program, parts: readonly Tensor[]): Tensor {
 }
 
 /** The given layer, or the last one with gradients; `last-conv` is the last one with feature maps. */
-function chooseLayer(program: Program, layer: Selector | undefined, method: Method): Layer {
-  const { layers, graph, axes } = program
+function chooseLayer(program: Program, axes: Axes, layer: Selector | undefined, method: Method): Layer {
+  const { layers, graph } = program
   const known = method.takesGradients ? required(program) : program.card?.gradients
   const having = (row: Layer): boolean => !!known && Object.hasOwn(known.tensors, row.name)
   const rows = layers.filter((row) => row.tensor !== null && !graph.listed.has(row.tensor))
@@ -225,7 +244,7 @@ function chooseLayer(program: Program, layer: Selector | undefined, method: Meth
 }
 
 /** The size of the image that maps with `rank` axes cover; one map covers all frames of a video. */
-function imageSize({ axes }: Program, feeds: ReadonlyMap<string, Tensor>, rank: number): number[] {
+function imageSize(axes: Axes, feeds: ReadonlyMap<string, Tensor>, rank: number): number[] {
   const sizes = [...feeds].map(([name, { dims }]) => {
     const letters = axes(name, dims.length)
     return dims.filter((_, axis) => !"NC".includes(letters[axis]))

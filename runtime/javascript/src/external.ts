@@ -1,11 +1,25 @@
 /** Weights that a model keeps in other files, as models over 2 GB do. */
 
 import { ModelFileError, show } from "./errors.js"
-import type { External } from "./graph.js"
+import type { External, Graph, Weights } from "./graph.js"
 import { type Source, isBytes, isFile, node } from "./source.js"
+import { fields, header } from "./wire.js"
+
+const [RAW_DATA, EXTERNAL_DATA, DATA_LOCATION] = [9, 13, 14]
+
+/** A `TensorProto` field of weights in another file, with the data inside; `source` is the model's own file. */
+export async function located(source: Source, { bytes }: Graph, { span, external }: Weights): Promise<Uint8Array[]> {
+  const data = await readExternal(source, external!)
+  const [[, , , start, end]] = fields(bytes, ...span)
+  const kept: Uint8Array[] = []
+  for (const [number, , tag, , stop] of fields(bytes, start, end))
+    if (![RAW_DATA, EXTERNAL_DATA, DATA_LOCATION].includes(number)) kept.push(bytes.subarray(tag, stop))
+  kept.push(header(RAW_DATA, data.length), data)
+  return [header(5, kept.reduce((sum, one) => sum + one.length, 0)), ...kept]
+}
 
 /** The bytes of weights in another file of the model's folder; `source` is the model's own file. */
-export async function readExternal(source: Source, { location, offset, length }: External): Promise<Uint8Array> {
+async function readExternal(source: Source, { location, offset, length }: External): Promise<Uint8Array> {
   const name = show(location)
   if (!/^[^/\\?#%]+$/.test(location) || /^\.{1,2}$|:/.test(location))
     throw new ModelFileError(`the model's weights are in ${name}, which is not a file in the model's folder.`)

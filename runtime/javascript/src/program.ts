@@ -1,6 +1,6 @@
 /** Programs: what a file contains, and how requests for it are planned and run. `Model` is their documented face. */
 
-import { type Axes, statedAxes } from "./axes.js"
+import { type Axes, axesOf } from "./axes.js"
 import type { Card, Layer, TensorInfo } from "./card.js"
 import { type Appended, type Plan, type Request, optional, planCut } from "./cut.js"
 import type { Engine } from "./engine.js"
@@ -9,6 +9,7 @@ import { asTensor, byName, isNamed } from "./feeds.js"
 import { type Graph, typeOf } from "./graph.js"
 import type { Recipe } from "./images/recipe.js"
 import type { Index } from "./layers.js"
+import type { Finished } from "./pictures.js"
 import { type Selector, isSingle, select } from "./select.js"
 import { type Tensor, cast, size } from "./tensors.js"
 
@@ -36,11 +37,11 @@ export class Program {
   readonly layers: readonly Layer[]
   readonly inputs: readonly TensorInfo[]
   readonly outputs: readonly TensorInfo[]
-  readonly axes: Axes
   /** The inputs that have a value in the file. */
   readonly optional: readonly string[]
   /** The input for the weights of the scores, which gradients are taken of; ones if it is not fed. */
   readonly seed: string | undefined
+  #axes: Promise<Axes> | undefined
 
   constructor(
     readonly engine: Engine,
@@ -51,9 +52,13 @@ export class Program {
     this.layers = index.layers
     this.inputs = index.inputs
     this.outputs = index.outputs
-    this.axes = statedAxes(this.card, this.layers)
     this.optional = optional(this.graph)
     this.seed = this.card?.gradients?.weights
+  }
+
+  /** What the axes of tensors mean. */
+  axes(): Promise<Axes> {
+    return (this.#axes ??= axesOf(this.graph, this.card, this.layers))
   }
 
   /** A request for the model's own outputs. */
@@ -84,7 +89,7 @@ export class Program {
         continue
       }
       const { reduced } = await import("./reductions.js")
-      const extra = reduced(this.graph, row, how, this.axes(tensor, row.shape.length))
+      const extra = reduced(this.graph, row, how, (await this.axes())(tensor, row.shape.length))
       appended.set(extra.writes[0], extra)
       results.push([row.name, extra.writes])
     }
@@ -112,6 +117,11 @@ export class Program {
   /** Values of the inputs with these names. */
   async feeds(names: readonly string[], inputs: any, options: RunOptions): Promise<Map<string, Tensor>> {
     const needed = names.filter((name) => name !== this.seed)
+    const finished = this.card?.finished as Finished | undefined
+    if (finished) {
+      const { withPictures } = await import("./pictures.js")
+      inputs = await withPictures(finished, inputs, this.inputs, needed, options.preprocess)
+    }
     const values = byName(inputs, this.inputs, this.optional, needed.length === 1 ? needed[0] : undefined)
     const missing = needed.find((name) => !values.has(name))
     if (missing !== undefined)
@@ -125,7 +135,7 @@ export class Program {
       }
       const tensor = await this.tensor(name, values.get(name), options)
       feeds.set(name, tensor)
-      if (this.card && this.inputs.find((one) => one.name === name)?.shape[0] === null) sizes.set(name, tensor.dims[0])
+      if (this.card && !finished && this.inputs.find((one) => one.name === name)?.shape[0] === null) sizes.set(name, tensor.dims[0])
     }
     if (new Set(sizes.values()).size > 1)
       throw new InputError(
@@ -141,14 +151,11 @@ export class Program {
       const { dtype, dims } = typeOf(this.graph, name)
       info = { name, dtype: dims ? dtype : "", shape: (dims ?? []).map((one) => (typeof one === "number" ? one : null)) }
     }
-    const recipe = (): Recipe | null => preprocess ?? (this.card?.preprocessing as Recipe) ?? null
-    return asTensor(
-      this.engine,
-      `input ${show(name)}`,
-      { ...info, axes: this.axes(name, info.shape.length) },
-      value,
-      recipe,
-    )
+    const recipe = async (): Promise<[Recipe | null, string]> => [
+      preprocess ?? (this.card?.preprocessing as Recipe) ?? null,
+      (await this.axes())(name, 4),
+    ]
+    return asTensor(this.engine, `input ${show(name)}`, info, value, recipe)
   }
 
   /** The shape of the input for the weights of the scores; 1 for a free size. */

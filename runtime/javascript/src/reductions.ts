@@ -7,9 +7,10 @@
  */
 
 import type { Layer } from "./card.js"
-import { type Appended, peel } from "./cut.js"
+import type { Appended } from "./cut.js"
 import { UsageError, show, suggest } from "./errors.js"
 import { ELEMENT_TYPES, type Graph } from "./graph.js"
+import { peel } from "./leaf.js"
 import { type Attribute, int64Tensor, nodeField } from "./nodes.js"
 import { join } from "./wire.js"
 

@@ -2,10 +2,10 @@
 
 import { checkSeparates } from "./boundary.js"
 import type { Layer } from "./card.js"
-import { peel } from "./cut.js"
 import { InputError, UsageError, show } from "./errors.js"
 import { asTensor } from "./feeds.js"
 import type { TensorType } from "./graph.js"
+import { peel } from "./leaf.js"
 import type { Asked, Program, RunOptions } from "./program.js"
 import { only } from "./select.js"
 import type { Tensor } from "./tensors.js"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from layertap.format.card import (
     TensorInfo,
     check_class_input,
 )
+from layertap.format.cardless import card_of
 from layertap.format.data_file import DataFile, replacing_model
 from layertap.format.digest import digest_of, inherited
 from layertap.format.external import Weights, find_weights
@@ -145,9 +146,9 @@ def write_part(
                 "a layer before or after it."
             )
     defaults = _default_weights(program, plan, class_input)
-    card = None
-    if program.card:
-        card = _card(inherited(program.card, "cut", program.source), graph, plan, known)
+    card = _own_card(program)
+    if card:
+        card = _card(inherited(card, "cut", program.source), graph, plan, known, program.card)
         if card.gradients:
             required = _is_required(graph, card.gradients.weights, defaults)
             form = CLASS_INPUTS[required]
@@ -164,6 +165,18 @@ def write_part(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
     return model, card
+
+
+def _own_card(program: Program) -> Card | None:
+    """The card of the file; of one without a card that says its modules, what it says.
+
+    A part of such a file needs a card: where it has only half of a module, its nodes cannot say
+    what the output of that is.
+    """
+    if program.card or all(layer.name == layer.tensor for layer in program.layers):
+        return program.card
+    with program.source.read() as buffer:
+        return card_of(buffer, program.graph, program.layers)
 
 
 def _default_weights(
@@ -252,9 +265,24 @@ def _types(
 # --- The card -----------------------------------------------------------------------------------
 
 
-def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorType]) -> Card:
-    """The card of the part."""
-    rows = tuple(_rows(card.layers, graph, plan))
+def _card(
+    card: Card,
+    graph: Graph,
+    plan: CutPlan,
+    known: Mapping[str, TensorType],
+    stated: Card | None,
+) -> Card:
+    """The card of the part.
+
+    Args:
+        stated: the card in the whole file. Without one, every layer that the part computes is one
+            of its layers, as in the whole file.
+    """
+    inside = () if stated else {name for at in plan.nodes for name in graph.nodes[at].writes}
+    if card.made_from and not stated:
+        source = replace(card.source, weights_sha256=card.made_from.weights)
+        card = replace(card, source=source)
+    rows = tuple(_rows(card.layers, graph, plan, inside))
     exposed = {row.tensor for row in rows}
     axes = stated_axes(card.layers, (*card.inputs, *card.outputs))
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
@@ -325,13 +353,15 @@ def _info(name: str, kind: TensorType, axes: Axes | None) -> TensorInfo:
     )
 
 
-def _rows(layers: Sequence[Layer], graph: Graph, plan: CutPlan) -> Iterator[Layer]:
+def _rows(
+    layers: Sequence[Layer], graph: Graph, plan: CutPlan, shown: Collection[str]
+) -> Iterator[Layer]:
     """The layers of the part. Given layers become its inputs, as in a Keras model cut there.
 
-    Others are exposed if the part gives their tensors out.
+    Others are exposed if the part gives their tensors out, or if they are among `shown`.
     """
     inside = {name for at in plan.nodes for name in graph.nodes[at].writes} | {*_read(plan)}
-    present = {*plan.leaves, *plan.given, *plan.needs}
+    present = {*plan.leaves, *plan.given, *plan.needs, *shown}
     known = {name for node in graph.nodes for name in node.writes} | graph.inputs.keys()
     tensors = [layer.tensor for layer in layers if layer.tensor in known]
     sources = {name: leaf.source for name, leaf in peel(graph, map(str, tensors)).items()}

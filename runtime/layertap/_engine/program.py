@@ -18,6 +18,7 @@ from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, 
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
+from layertap.format.apart import ways
 from layertap.format.axes import infer_axes, stated_axes
 from layertap.format.graph import TensorType
 from layertap.format.index import read_index
@@ -134,6 +135,10 @@ class Program:
 
         return as_recipe(self.card.preprocessing)
 
+    def _apart(self) -> Mapping[str, str]:
+        """By name of an output that may be no layer, how to get it."""
+        return ways(self.outputs, self.card)
+
     @cached_property
     def batch(self) -> str | None:
         """The name of the free size that is the batch; `None` in a file without a card, which may
@@ -170,6 +175,12 @@ class Program:
             return "N"[:rank]
         return f"N{rest}C" if self._channels_last else f"NC{rest}"
 
+    def known_axes(self, layer: Layer) -> Axes:
+        """What each axis of a layer's activations means, as `axes`; empty if not even their number
+        is known. In a file that states no shapes, the operators often say it."""
+        tensor = str(layer.tensor)
+        return self.axes(tensor, len(layer.shape)) if layer.dtype else self._axes.get(tensor, "")
+
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.
 
@@ -194,7 +205,7 @@ class Program:
 
     def layer(self, what: str | int | Layer) -> Layer:
         """See `Model.layer`."""
-        return only(self.layers, what)
+        return only(self.layers, what, self._apart)
 
     def select(
         self,
@@ -202,7 +213,7 @@ class Program:
         type: str | Iterable[str] | None = None,  # noqa: A002 - as in `Model.select`
     ) -> list[Layer]:
         """See `Model.select`."""
-        return select(self.layers, what, type)
+        return select(self.layers, what, type, self._apart)
 
     def request_outputs(self) -> Request:
         """A request for the model's own outputs."""
@@ -236,7 +247,7 @@ class Program:
         else:
             asked = as_selectors(asked)
             single = is_single(self.layers, asked)
-            layers = select(self.layers, asked)
+            layers = select(self.layers, asked, outputs=self._apart)
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
@@ -279,6 +290,7 @@ class Program:
         peeled: bool = True,
         on_device: bool = False,
         fused: bool = False,
+        kept: bool = True,
     ) -> Fetch:
         """Prepare to compute `tensors` and the appended nodes, starting from `given`.
 
@@ -287,6 +299,7 @@ class Program:
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
             fused: whether a quantised model may be computed in integers, see `_quantised`.
+            kept: whether the session is kept for the next request of the same kind.
         """
         self.check_open()
         in_float = self._quantised and not fused
@@ -294,7 +307,9 @@ class Program:
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
         key = (*plan.key, *dtypes.values(), in_float)
         engine = self.engine.in_float() if in_float else self.engine
-        start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
+        start: Callable[[], Session] = partial(self._start, engine, plan, dtypes)
+        if kept:
+            start = partial(self._sessions.get, key, start)
         guarded = partial(
             self._sessions.get,
             (*key, "guarded"),

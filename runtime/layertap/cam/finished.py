@@ -73,13 +73,17 @@ def _in_rows(maps: Array) -> Array:
 
 
 def check_options(
-    program: Program, facts: Finished, layer: Any, method: str, changed: Mapping[str, bool]
+    program: Program,
+    facts: Finished,
+    layer: Any,
+    method: str | None,
+    changed: Mapping[str, bool],
 ) -> None:
     """Check that what is asked for is what the file computes.
 
     Args:
         layer: the layer that a caller asks for, or `None`.
-        method: the method; the default may be any.
+        method: the method; `None` for that of the file.
         changed: by name of an option, whether its value is not the default.
 
     Raises:
@@ -97,8 +101,7 @@ def check_options(
             f"{program.name} is a finished file with the heat map of {facts.layer!r}, got layer "
             f"{name!r}."
         )
-    chosen = find_method(method).name
-    if chosen not in (facts.method, "gradcam"):
+    if method is not None and find_method(method).name != facts.method:
         raise UsageError(
             f"{program.name} is a finished file with the method {facts.method}, got {method!r}."
         )

@@ -18,7 +18,7 @@ from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
 from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.select import LAST
 from layertap.format.text import class_text, shape_text
 
@@ -27,7 +27,7 @@ from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .finished import check_options, computed_maps
 from .masking import Options, not_for
-from .methods import Method, find_method
+from .methods import DEFAULT, Method, find_method
 from .projections import principal
 from .scores import choose_output
 from .targets import Array, Target
@@ -73,7 +73,7 @@ def heat_maps(
     layer: str | int | Layer | None = None,
     target: Target = targets.TOP,
     *,
-    method: str = "gradcam",
+    method: str | None = None,
     normalize: bool = True,
     resize: bool | Sequence[int] = True,
     aug_smooth: bool = False,
@@ -104,7 +104,7 @@ def heat_maps(
     eigen_smooth = flag("eigen_smooth", eigen_smooth)
     if reshape is not None and not callable(reshape):
         raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
-    program, chosen = program_of(model), find_method(method)
+    program, chosen = program_of(model), find_method(DEFAULT if method is None else method)
     masked = Options(window, stride, samples, cells, keep, count("seed", seed, least=0))
     unused = masked.unused(chosen.name)
     if unused is None and baseline is not None and chosen.takes != "positions":
@@ -121,13 +121,8 @@ def heat_maps(
         return _from_finished(
             program, program.finished, inputs, layer, target, method, resize, options
         )
-    if not chosen.takes and not _is_default(target):
-        warnings.warn(
-            f"target is for methods that explain a class; the map of {chosen.name} is the same for "
-            "every class. Leave out target.",
-            LayertapWarning,
-            stacklevel=outside(),
-        )
+    if not chosen.takes:
+        _warn_of_target(chosen, target)
     gather = Gatherer(
         program=program,
         layer=choose_layer(program, layer, chosen),
@@ -176,12 +171,14 @@ def _from_finished(
     inputs: Any,
     layer: Any,
     target: Target,
-    method: str,
+    method: str | None,
     resize: bool | Sequence[int],
     options: Mapping[str, bool],
 ) -> HeatMaps:
     """The heat maps that a finished file computes."""
     check_options(program, facts, layer, method, options)
+    if facts.target is None:
+        _warn_of_target(find_method(str(facts.method)), target)
     maps, found, outputs = computed_maps(program, facts, inputs, target, resize)
     return HeatMaps(
         maps=maps,
@@ -239,6 +236,17 @@ def raw_maps(
             maps = _from_least(method, _raw(method, evidence[key], eigen_smooth=False))
         found[method.name] = maps if method.takes else maps[:, :1]
     return found
+
+
+def _warn_of_target(method: Method, target: Any) -> None:
+    """Warn of a target that the maps of a method do not depend on."""
+    if not _is_default(target):
+        warnings.warn(
+            f"target is for methods that explain a class; the map of {method.name} is the same for "
+            "every class. Leave out target.",
+            LayertapWarning,
+            stacklevel=outside(),
+        )
 
 
 def _is_default(target: Any) -> bool:
@@ -320,13 +328,20 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     Args:
         known: names of the layers with gradients; `None` if none are needed.
     """
+    inputs = program.graph.inputs
+    pooled = {
+        tensor
+        for node in program.graph.nodes
+        if node.op_type.startswith("Global")
+        for tensor in node.writes
+    }
     rows = [
         row
         for row in program.layers
         if row.exposed
-        and row.tensor not in program.graph.inputs
-        and len(row.shape) > 2
-        and "C" in program.axes(str(row.tensor), len(row.shape))
+        and row.tensor not in inputs
+        and row.tensor not in pooled
+        and _has_maps(row, program.known_axes(row))
     ]
     found = [row for row in rows if known is None or row.name in known]
     if found:
@@ -334,6 +349,16 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     if rows and known is not None:
         raise available.missing(program, known, rows[-1].name)
     raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
+def _has_maps(layer: Layer, axes: Axes) -> bool:
+    """Whether a layer has feature maps, of more than one pixel as far as its size is known."""
+    places = [
+        size
+        for size, axis in zip(layer.shape or (None,) * len(axes), axes, strict=True)
+        if axis not in "NC"
+    ]
+    return "C" in axes and any(size != 1 for size in places)
 
 
 def _size(

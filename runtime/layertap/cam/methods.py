@@ -192,6 +192,9 @@ def _ratio(over: Maps, under: Maps) -> Maps:
     return np.divide(over, under, out=np.zeros(np.broadcast(over, under).shape), where=under != 0)
 
 
+DEFAULT = "gradcam"
+"""The method where none is asked for."""
+
 METHODS = {
     method.name: method
     for method in (

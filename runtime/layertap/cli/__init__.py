@@ -211,6 +211,7 @@ def _join_negative_slices(arguments: list[str], lists: Sequence[argparse.Action]
 OWN = {
     "cam": "draw heat maps that show the evidence for a class",
     "check": "compare this machine's results with the sample in the file",
+    "compare": "compare two files layer by layer: what differs, and where it starts",
     "cut": "write a part of a model to a new file",
     "devices": "list the devices that models can run on",
     "extract": "fetch layers of a whole collection of images, into a folder",

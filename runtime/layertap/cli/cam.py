@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from layertap import _model
+from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
 from layertap.extract.images import color_picture, in_batches, naming_images
@@ -73,10 +74,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--method",
-        default="gradcam",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
         "eigengradcam; without gradients eigencam, kpcacam, scorecam, ablationcam or reciprocam, "
-        "and occlusion, rise or kernelshap, which mask the image if there is no --layer",
+        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; a "
+        "finished file computes one of them",
     )
     parser.add_argument(
         "--aug-smooth", action="store_true", help="average the maps of augmented images"
@@ -143,6 +144,7 @@ def _run(args: argparse.Namespace) -> int:
 def _draw(args: argparse.Namespace) -> int:
     _check(args)
     model = _model.open(args.file, device=args.device, threads=args.threads)
+    _check_method(model, args)
     images: list[dict[str, Any]] = []
     maps = None
     failures: list[str] = []
@@ -189,35 +191,40 @@ def _draw(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
-    from layertap.cam.masking import TAKES
-    from layertap.cam.methods import find_method
     from layertap.view.colormaps import shades
 
     check_positive("--batch-size", args.batch_size)
     if not 0 <= args.alpha <= 1:
         raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
     shades(args.colormap)
-    method = find_method(args.method)
+    ready_batch(args.inputs)
+    check_folder("-o", args.output)
+
+
+def _check_method(model: _model.Model, args: argparse.Namespace) -> None:
+    """Check that the method exists, and that the options are for it."""
+    from layertap.cam.masking import TAKES
+    from layertap.cam.methods import DEFAULT, find_method
+
+    facts = program_of(model).finished
+    name = args.method or (facts.method if facts else None) or DEFAULT
+    method = find_method(name)
     if args.mask is not None and method.takes != "masked":
-        raise UsageError(f"--mask is for --method scorecam, got --method {args.method}.")
+        raise UsageError(f"--mask is for --method scorecam, got --method {name}.")
     if args.channels is not None and method.takes not in ("masked", "ablated"):
         raise UsageError(
-            f"--channels is for --method scorecam and ablationcam, got --method {args.method}."
+            f"--channels is for --method scorecam and ablationcam, got --method {name}."
         )
     for option in ("window", "stride", "samples", "baseline"):
         takes = (*TAKES.get(method.name, ()), *(["baseline"] if method.name in TAKES else []))
         if getattr(args, option) is not None and option not in takes:
-            known = [name for name, one in TAKES.items() if option in (*one, "baseline")]
-            raise UsageError(
-                f"--{option} is for --method {', '.join(known)}, got --method {args.method}."
-            )
-    ready_batch(args.inputs)
+            known = [one for one, takes in TAKES.items() if option in (*takes, "baseline")]
+            raise UsageError(f"--{option} is for --method {', '.join(known)}, got --method {name}.")
     if args.target and not method.takes:
         raise UsageError(
-            f"--target is for methods that explain a class; the map of {args.method} is the same "
+            f"--target is for methods that explain a class; the map of {name} is the same "
             "for every class. Leave out --target."
         )
-    check_folder("-o", args.output)
 
 
 def _heat_maps(

@@ -6,11 +6,11 @@ import argparse
 import json
 
 from layertap.errors import ModelFileError
-from layertap.format.card import CLASS_INPUTS, Card, Finished, MadeFrom, TensorInfo
+from layertap.format.card import CLASS_INPUTS, Card, Finished, MadeFrom, Quantized, TensorInfo
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.index import read_index
 from layertap.format.source import FileSource
-from layertap.format.text import WIDEST, counted, printable, shortened, type_text
+from layertap.format.text import WIDEST, counted, number_of, printable, shortened, type_text
 
 from . import OK, OWN, Command
 from .printing import show
@@ -95,6 +95,7 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
         versions = ", ".join(f"{name} {version}" for name, version in card.images.items())
         lines.append(("images", f"read at the export with {versions}"))
     lines += _finished(card.finished) if card.finished else []
+    lines += _quantized(card.quantized) if card.quantized else []
     if card.verification and card.verification.layers:
         verification, worst = card.verification, card.verification.worst
         tensors = card.gradients.tensors.values() if card.gradients else ()
@@ -149,11 +150,23 @@ def _finished(facts: Finished) -> list[tuple[str, str]]:
     return lines
 
 
+def _quantized(facts: Quantized) -> list[tuple[str, str]]:
+    """How a file was quantised, and what was lost."""
+    levels = list(facts.layers.values())
+    counts = [f"{levels.count(level)} layers in {level}" for level in dict.fromkeys(levels)]
+    losses = ", ".join(f"{error:.1e} in {name}" for name, error in facts.outputs.items())
+    on = number_of(facts.samples, "sample")
+    return [
+        ("quantised", f"to {facts.to}: {', '.join(counts)}; error of the outputs on {on}: {losses}")
+    ]
+
+
 def _origin(made: MadeFrom) -> str:
     step = {
         "cut": "part of {} by `layertap cut`",
         "gradients": "{} by `layertap gradients`",
         "finish": "{} by `layertap finish`",
+        "quantize": "{} by `layertap quantize`",
     }
     file = made.file or "a model in memory"
     text = step.get(made.step, "{}").format(file)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 
-from layertap.errors import LayertapWarning
+from layertap.errors import LayertapWarning, UsageError
+from layertap.format.apart import ways
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
+from layertap.format.layer import Layer
 from layertap.format.select import select
 from layertap.format.source import FileSource
 from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
-from .options import add_layer_selection, image_size, layer_selectors
+from .options import add_device, add_layer_selection, add_preprocess, image_size, layer_selectors
 from .printing import show
 
 
@@ -31,15 +34,61 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="show MB for a batch of N (default 1)"
     )
+    values = parser.add_argument_group("values of the layers on images")
+    values.add_argument(
+        "--on",
+        nargs="+",
+        action="extend",
+        metavar="IMAGE",
+        help="run images, folders, archives or an .npy file, and print what each layer's values "
+        "are: mean, deviation, extremes, zeros, dead and saturated channels",
+    )
+    values.add_argument(
+        "--against",
+        nargs="+",
+        action="extend",
+        metavar="IMAGE",
+        help="other images, or statistics that -o wrote: print how far the values are from theirs",
+    )
+    values.add_argument(
+        "-o", "--output", metavar="OUT.json", help="write the statistics to a file for --against"
+    )
+    values.add_argument(
+        "--page", metavar="PAGE.html", help="write a page with the statistics and histograms"
+    )
+    add_preprocess(values)
+    values.add_argument(
+        "--workers", type=int, metavar="N", help="number of threads (default: all cores)"
+    )
+    values.add_argument(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="number of images in one run (default: 1 on a CPU, more for small models and on other "
+        "devices)",
+    )
+    add_device(values)
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.on:
+        from . import layer_statistics  # needs numpy, which the table does not
+
+        return layer_statistics.run(args)
+    for option in ("against", "output", "page", "preprocess", "workers", "batch_size"):
+        if getattr(args, option) is not None:
+            name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} is for the values of layers on images: give --on, too.")
     source = FileSource(args.file)
     card = read_card(source)
     known = card.layers if card else read_index(source).layers
     selectors = layer_selectors(args, known)
     everything = selectors is None and not args.type
-    layers = known if everything else select(known, selectors, args.type)
+    layers: Sequence[Layer] = known
+    if not everything:
+        layers = select(
+            known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
+        )
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size

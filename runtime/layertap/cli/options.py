@@ -30,7 +30,7 @@ def add_layer_selection(parser: argparse.ArgumentParser, reductions: bool = Fals
     )
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse._ActionsContainer) -> None:
     """Add `--device`, with the values that `layertap.open` accepts."""
     parser.add_argument(
         "--device",
@@ -56,7 +56,7 @@ def add_timeout(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_preprocess(parser: argparse.ArgumentParser) -> None:
+def add_preprocess(parser: argparse._ActionsContainer) -> None:
     """Add `--preprocess`."""
     parser.add_argument(
         "--preprocess",

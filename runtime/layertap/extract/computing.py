@@ -19,6 +19,7 @@ from layertap.errors import InputError, UsageError
 from layertap.format.text import shape_text
 
 from .asked import GRADIENT, HEAT_MAP, Asked
+from .inputs import fixed_batch
 
 if TYPE_CHECKING:
     from layertap._engine.program import Fetch
@@ -117,9 +118,8 @@ class Work:
         Raises:
             InputError: the batch does not fit the model.
         """
-        dims = self._program.graph.inputs[self.input].dims
-        size = dims[0] if dims else None
-        if not isinstance(size, int) or size == len(batch) or size < 1:
+        size = fixed_batch(self._program, self.input)
+        if size is None or size == len(batch):
             return self._run(batch, watch)
         found = [
             self._run(np.take(batch, range(start, start + size), 0, mode="clip"), watch)

@@ -60,7 +60,20 @@ def check_fits(program: Program, items: Items, name: str) -> None:
     except ImageError:  # that row fails
         return
     with naming_images([items.items[0].id]):
-        program.prepare((name,), {name: np.asarray(row)[None]}, None, watch=False)
+        batch = np.repeat(np.asarray(row)[None], fixed_batch(program, name) or 1, axis=0)
+        program.prepare((name,), {name: batch}, None, watch=False)
+
+
+def fixed_batch(program: Program, name: str) -> int | None:
+    """The size that the batch of an input always has; `None` if it may have any.
+
+    Args:
+        program: the model's.
+        name: of the input.
+    """
+    dims = program.graph.inputs[name].dims
+    size = dims[0] if dims else None
+    return size if isinstance(size, int) and size >= 1 else None
 
 
 def no_recipe(program: Program) -> UsageError:

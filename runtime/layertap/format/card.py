@@ -218,10 +218,11 @@ class Digest(Record):
 
 
 class MadeFrom(Record):
-    """The file that this one was made from, by `layertap cut`, `gradients` or `finish`."""
+    """The file that this one was made from, by `layertap cut`, `gradients`, `finish` or
+    `quantize`."""
 
     step: str
-    """`cut`, `gradients` or `finish`."""
+    """`cut`, `gradients`, `finish` or `quantize`."""
     graph: str
     """The digest of its graph."""
     weights: str
@@ -259,6 +260,32 @@ class Finished(Record):
     extra: Mapping[str, Any] = {}
 
 
+class Quantized(Record):
+    """How a file was quantised, and how far it is from the file that it was made from. All errors
+    are scaled: divided by the largest value. Since format 1.3."""
+
+    to: str
+    """`float16` or `int8`."""
+    layers: Mapping[str, str]
+    """How each layer that can be quantised is computed, by name: in `float16` or `int8`; in
+    `float32` from weights in the other dtype, which is `stored`; or in `float32` altogether."""
+    outputs: Mapping[str, Finite]
+    """The error of each of the model's outputs, by name, on samples that were not used for the
+    calibration."""
+    samples: int
+    """How many samples that were."""
+    golden: Mapping[str, Finite]
+    """The deviation from the golden values, by name of the tensor, as `layertap check` measures
+    it."""
+    onnxruntime: str
+    """Version of onnxruntime that quantised and ran the file."""
+    calibrated: int | None = None
+    """How many samples the ranges of int8 were measured on."""
+    budget: Finite | None = None
+    """The largest error of an output that was allowed."""
+    extra: Mapping[str, Any] = {}
+
+
 class Card(Record):
     """The description of a model that a layertap file contains in addition to the graph."""
 
@@ -286,6 +313,10 @@ class Card(Record):
     """The file that this one was made from; `None` for an export."""
     finished: Finished | None = None
     """What a finished file takes and gives; `None` for any other."""
+    stripped: bool | None = None
+    """Whether what no client needs was left out. Since format 1.3."""
+    quantized: Quantized | None = None
+    """How the file was quantised; `None` for any other."""
     format: str = f"{MAJOR}.{MINOR}"
     extra: Mapping[str, Any] = {}
 
@@ -465,6 +496,7 @@ def _read_card(data: object) -> Card:
         digest=_optional(Digest),
         made_from=_optional(MadeFrom),
         finished=_optional(Finished),
+        quantized=_optional(Quantized),
     )
     _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
     return card
@@ -528,6 +560,10 @@ def _are_strings(value: Any) -> bool:
     return all(item.__class__ is str for item in value.values())
 
 
+def _are_finite_by_name(value: Any) -> bool:
+    return _are_finite(value.values())
+
+
 _KINDS: Mapping[str, Kind] = {
     "str": ("a string", (str,), None),
     "str | None": ("a string or null", (str, type(None)), None),
@@ -539,6 +575,11 @@ _KINDS: Mapping[str, Kind] = {
     "bool": ("true or false", (bool,), None),
     "bool | None": ("true, false or null", (bool, type(None)), None),
     "int": ("an integer of at least 0", (int,), lambda value: value >= 0),
+    "int | None": (
+        "an integer of at least 0, or null",
+        (int, type(None)),
+        lambda value: value is None or value >= 0,
+    ),
     "float": ("a number", (int, float), None),
     "Finite": ("a finite number", (int, float), isfinite),
     "Finite | None": (
@@ -571,6 +612,7 @@ _KINDS: Mapping[str, Kind] = {
         (dict, type(None)),
         lambda value: value is None or _are_strings(value),
     ),
+    "Mapping[str, Finite]": ("an object of finite numbers", (dict,), _are_finite_by_name),
     "Mapping[str, Any] | None": (
         "an object or null",
         (dict, type(None)),

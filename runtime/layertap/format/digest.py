@@ -64,7 +64,7 @@ def inherited(card: Card, step: str, source: FileSource | BytesSource) -> Card:
 
     Args:
         card: the old file's card.
-        step: what makes the new file: `cut`, `gradients` or `finish`.
+        step: what makes the new file: `cut`, `gradients`, `finish` or `quantize`.
         source: the old file. All its weights are read.
 
     Raises:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import chain
 from typing import TypeVar
 
@@ -11,6 +10,7 @@ from layertap._record import Record
 from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
+from .cardless import info_of, layers_of
 from .digest import graph_changed
 from .graph import (
     Graph,
@@ -21,7 +21,7 @@ from .graph import (
     read_types,
     read_value_spans,
 )
-from .layer import Layer, Shape
+from .layer import Layer
 from .source import BytesSource, FileSource, describe
 from .wire import Buffer, WireError
 
@@ -66,15 +66,15 @@ def read_index(source: FileSource | BytesSource) -> Index:
             )
             if card is not None and (changed or digest is None):
                 card = _with_stated_dtypes(card, read_types(buffer, graph))
-            layers = () if KEY in graph.metadata else tuple(_layers(graph, types))
+            layers = () if KEY in graph.metadata else layers_of(buffer, graph, types)
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
     if card is not None:
         graph = _with_default_weights(graph, card)
         return Index(graph, card, card.layers, card.inputs, card.outputs, metadata, changed)
-    inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
-    outputs = tuple(_info(name, types[name]) for name in graph.outputs)
+    inputs = tuple(info_of(name, kind) for name, kind in graph.inputs.items())
+    outputs = tuple(info_of(name, types[name]) for name in graph.outputs)
     return Index(graph, None, layers, inputs, outputs, metadata)
 
 
@@ -127,74 +127,11 @@ def _with_default_weights(graph: Graph, card: Card) -> Graph:
     return Graph.trusted({**vars(graph), "inputs": inputs, "optional": optional})
 
 
-def _layers(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:
-    """One layer per tensor that a node writes; tensors within subgraphs are not offered."""
-    index = 0
-    _check_amount(graph)
-    for node in graph.nodes:
-        weights = [name for name in node.reads if name in graph.initializers]
-        inbound = tuple(name for name in node.reads if name not in graph.initializers)
-        parameters = sum(_count(graph.initializers[name].type) for name in weights)
-        for tensor in node.writes:
-            kind = types.get(tensor, TensorType())
-            yield Layer(
-                name=tensor,
-                type=node.op_type,
-                index=index,
-                shape=_shape(kind),
-                dtype=_dtype(kind),
-                parameters=parameters,
-                inbound=inbound,
-                tensor=tensor,
-            )
-            index += 1
-            parameters = 0  # counted once, with the node's first tensor
-
-
-def _check_amount(graph: Graph) -> None:
-    """Check that the rows, one for each tensor that a node writes, do not become too long.
-
-    Every row names all tensors that the node reads, so that a small file could fill the memory.
-    """
-    amount = sum(len(node.writes) * sum(map(len, node.reads)) for node in graph.nodes)
-    if amount > MOST_TEXT:
-        raise WireError(
-            "one node, or several, read and write so many tensors that the names in its table of "
-            f"layers have {amount:,} characters"
-        )
-
-
 def _check_names(graph: Graph) -> None:
     """Check that onnxruntime, whose names end at a zero byte, reads the same names."""
     written = chain.from_iterable(node.writes for node in graph.nodes)
     if "\0" in "".join(chain(graph.inputs, graph.outputs, graph.initializers, written)):
         raise WireError("the name of a tensor contains a zero byte")
-
-
-MOST_TEXT = 1 << 27
-"""Most characters in the column `connected to` of a file without a card."""
-
-
-def _count(weights: TensorType) -> int:
-    """How many weights; shapes, axes and the like (whole numbers of 64 bits) are none."""
-    counted = weights.dtype not in ("int64", "bool", "string")
-    return math.prod(size for size in weights.dims or () if isinstance(size, int)) * counted
-
-
-def _info(name: str, kind: TensorType) -> TensorInfo:
-    return TensorInfo(name=name, shape=_shape(kind), dtype=_dtype(kind))
-
-
-def _shape(kind: TensorType) -> Shape:
-    return tuple(size if isinstance(size, int) else None for size in kind.dims or ())
-
-
-def _dtype(kind: TensorType) -> str:
-    """The dtype; empty, with an empty shape, where the file does not state the number of axes."""
-    return "" if kind.dims is None and kind.dtype not in _CONTAINERS else kind.dtype
-
-
-_CONTAINERS = ("sequence", "map", "optional")
 
 
 def read_card(source: FileSource | BytesSource) -> Card | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,3 +94,8 @@ def channel_axis(axes: Axes | None) -> int | None:
     """Index of the axis of the channels; `None` if there is none, or if it is not known."""
     found = axes.find("C") if axes else -1
     return found if found >= 0 else None
+
+
+def uncounted(name: str) -> str:
+    """A path of names without the numbers by which Keras and we tell equal names apart."""
+    return re.sub(r"~\d+|_\d+(?=[/#:~]|$)", "", name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
 
 from .layer import Layer
+from .text import number_of
 
 Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative indices
@@ -16,6 +17,9 @@ count from the end), a slice of indices, a `Layer`; or `all`, unless a layer has
 
 ALL = "all"
 """Selects every layer that the file exposes."""
+
+Ways: TypeAlias = Callable[[], Mapping[str, str]]
+"""Gives, by name of an output that may be no layer, how to get it; called for an error only."""
 
 LAST = "last-conv"
 """The word of heat maps and gradients for the last layer with feature maps, unless a layer has this
@@ -26,6 +30,7 @@ def select(
     layers: Sequence[Layer],
     selector: Selector | Iterable[Selector] | None = None,
     type: str | Iterable[str] | None = None,  # noqa: A002 - the term that Keras users know
+    outputs: Ways = dict,
 ) -> list[Layer]:
     """The layers that match `selector` and have one of the classes in `type`.
 
@@ -34,6 +39,7 @@ def select(
         selector: one selector or several; `None` selects all exposed layers. Patterns, slices and
             `None` skip layers that the file does not expose.
         type: Keras class name or names, for example `Conv2D`.
+        outputs: gives the outputs that may be no layers, for the error.
 
     Returns:
         Each layer once, in the order of the selectors, and within a pattern in the model's order.
@@ -47,15 +53,15 @@ def select(
     if selector is None:
         selected = exposed
     else:
-        found = [layer for one in _as_list(selector) for layer in _matching(layers, one)]
+        found = [layer for one in _as_list(selector) for layer in _matching(layers, one, outputs)]
         selected = list({layer.name: layer for layer in found}.values())
     if type is not None:
         selected = _of_type(exposed, selected, _class_names(type))
     return selected
 
 
-def only(layers: Sequence[Layer], selector: str | int | Layer) -> Layer:
-    """The exposed layer with this exact name or index.
+def only(layers: Sequence[Layer], selector: str | int | Layer, outputs: Ways = dict) -> Layer:
+    """The exposed layer with this exact name or index. `outputs` are those of `select`.
 
     Raises:
         LayerNotFoundError: no layer has this name or index, or the file does not expose it.
@@ -67,7 +73,7 @@ def only(layers: Sequence[Layer], selector: str | int | Layer) -> Layer:
         return _exposed(layers, _at(layers, int(selector)))
     if not isinstance(selector, str):
         raise _invalid(selector)
-    return _exposed(layers, _named(layers, selector))
+    return _exposed(layers, _named(layers, selector, outputs))
 
 
 def is_single(layers: Sequence[Layer], selector: object) -> bool:
@@ -80,9 +86,9 @@ def is_single(layers: Sequence[Layer], selector: object) -> bool:
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
     """Parse a selector from the command line: `-1`, `424` and `10:20` are indices and slices.
 
-    If a layer has exactly this name, the text is a name.
+    If a layer has exactly this name, or is the tensor of this name, the text is a name.
     """
-    if any(layer.name == text for layer in layers):
+    if any(text in (layer.name, layer.tensor) for layer in layers):
         return text
     if re.fullmatch(r"-?\d+", text):
         return int(text)
@@ -144,14 +150,14 @@ def _class_names(value: Any) -> list[str]:
     return names
 
 
-def _matching(layers: Sequence[Layer], selector: Selector) -> list[Layer]:
+def _matching(layers: Sequence[Layer], selector: Selector, outputs: Ways) -> list[Layer]:
     if isinstance(selector, slice):
         return _sliced(layers, selector)
     if isinstance(selector, str) and _is_all(layers, selector):
         return [layer for layer in layers if layer.exposed]
     if isinstance(selector, str) and _is_pattern(layers, selector):
         return _by_pattern(layers, selector)
-    return [only(layers, selector)]
+    return [only(layers, selector, outputs)]
 
 
 def _is_all(layers: Sequence[Layer], text: str) -> bool:
@@ -170,14 +176,16 @@ def _sliced(layers: Sequence[Layer], selector: slice) -> list[Layer]:
     if inside and not found:
         raise LayerNotFoundError(f"this file exposes no layer in the slice {text}.")
     if not inside:
-        raise LayerNotFoundError(f"the slice {text} selects none of the {len(layers)} layers.")
+        raise LayerNotFoundError(
+            f"the slice {text} selects no layer; the model has {number_of(len(layers), 'layer')}."
+        )
     return found
 
 
 def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
     """Whether the text is a glob or `re:` pattern; the name of a layer is never a pattern."""
     has_syntax = text.startswith("re:") or any(character in text for character in "*?[")
-    return has_syntax and not any(layer.name == text for layer in layers)
+    return has_syntax and not any(text in (layer.name, layer.tensor) for layer in layers)
 
 
 def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
@@ -203,7 +211,8 @@ def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
         exposed = [layer.name for layer in layers if layer.exposed]
         near = suggest(pattern.removeprefix("re:").strip("*?[]^$."), exposed)
         raise LayerNotFoundError(
-            f"the pattern {pattern!r} matches none of the {len(exposed)} exposed layers.{near}"
+            f"the pattern {pattern!r} matches no layer; the file exposes "
+            f"{number_of(len(exposed), 'layer')}.{near}"
         )
     return found
 
@@ -226,21 +235,28 @@ def _at(layers: Sequence[Layer], index: int) -> Layer:
     try:
         return layers[index]
     except IndexError:
-        indices = f"{len(layers)} layers, 0 to {len(layers) - 1} or -{len(layers)} to -1"
+        count = number_of(len(layers), "layer")
+        indices = f"{count}, 0 to {len(layers) - 1} or -{len(layers)} to -1"
         raise LayerNotFoundError(
             f"layer index {index} is out of range: the model has "
             f"{indices if layers else 'no layers'}."
         ) from None
 
 
-def _named(layers: Sequence[Layer], name: str) -> Layer:
+def _named(layers: Sequence[Layer], name: str, outputs: Ways) -> Layer:
     for layer in layers:
         if layer.name == name:
+            return layer
+    ways = outputs()
+    if name in ways:
+        raise LayerNotFoundError(f"{name!r} is an output of the file, not a layer. {ways[name]}")
+    for layer in layers:  # the modules of a file from PyTorch also have the names of their tensors
+        if layer.tensor == name:
             return layer
     exposed = [layer.name for layer in layers if layer.exposed]
     near = suggest(name, exposed)
     raise LayerNotFoundError(
-        f"no layer is called {name!r}; the file exposes {len(exposed)} layers.{near} "
+        f"no layer is called {name!r}; the file exposes {number_of(len(exposed), 'layer')}.{near} "
         "`layertap layers FILE` lists them."
     )
 

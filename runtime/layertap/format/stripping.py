@@ -43,5 +43,6 @@ def stripped(card: Card, outputs: Container[str | None]) -> Card:
         images=None,
         notes=None,
         made_from=None,
+        stripped=True,
         extra={},
     )

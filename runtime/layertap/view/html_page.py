@@ -54,7 +54,7 @@ def html_page(
         engine: runs a model in the page.
         model: the contents of the model's file, for the engine.
     """
-    style = part("style.css")
+    style = part("palette.css") + part("style.css")
     own = [name for name in SCRIPTS if engine or name != "live"]
     script = "\n".join(part(f"{name}.js") for name in own)
     modules = engine.scripts if engine else ()
@@ -78,6 +78,26 @@ def html_page(
         name, _, rest = piece.partition("}}")
         made += [parts[name], rest]
     return "".join(made).encode("utf-8", "xmlcharrefreplace")
+
+
+def static_page(title: str, body: str) -> bytes:
+    """A page without scripts, in the same colours.
+
+    Args:
+        title: of the page, as text.
+        body: what it shows, as HTML in which all text from outside is escaped.
+    """
+    style = part("palette.css") + part("report.css")
+    policy = POLICY.format(scripts="'none'", style=_hash(style))
+    page = (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n<meta name="generator" content="layertap">'
+        f'\n<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+    return page.encode("utf-8", "xmlcharrefreplace")
 
 
 def as_json(data: Any) -> str:

@@ -386,7 +386,7 @@ class _Maker:
     ) -> tuple[Maps, str]:
         """The same for a finished file, which computes its heat map itself."""
         program, asked = self.program, self.asked
-        for method in asked.methods or ["gradcam"]:
+        for method in asked.methods or [str(finished.method)]:
             check_options(program, finished, asked.cam_layer, method, {})
         maps = [
             computed_maps(program, finished, feeds, classes or "top", True)[0][0] for feeds in fed

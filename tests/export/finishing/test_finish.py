@@ -23,6 +23,7 @@ from layertap.errors import (
     InputError,
     LayerNotFoundError,
     LayertapWarning,
+    ModelFileError,
     PreprocessingError,
     UsageError,
 )
@@ -245,6 +246,40 @@ def test_layers_and_reductions(file: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(found["conv/flatten"], expected["conv"], rtol=1e-5, atol=1e-6)
 
 
+def test_one_layer_as_it_is_and_reduced(file: Path, tmp_path: Path) -> None:
+    """Each form once, whatever selects it, and also of two layers that are one tensor."""
+    app = tmp_path / "app.onnx"
+    asked = {"relu": [None, "mean", "top2", "mean"], "re*": "mean", "mixed": None}
+    report = finish(file, app, layers=asked)
+    names = ("probs", "relu", "mixed", "relu/mean", "relu/top2", "relu/top2/channels")
+    assert report.outputs == names
+    shown, opened = picture(30, 20), layertap.open(file)
+    found = run(app, image=shown)
+    assert tuple(found) == names
+    whole = opened.activations(shown, "relu")
+    np.testing.assert_allclose(found["relu"], whole, rtol=1e-6)
+    np.testing.assert_allclose(found["relu/mean"], whole.mean(axis=(1, 2)), rtol=1e-5)
+    again = tmp_path / "again.onnx"
+    finish(file, again, layers=["relu=mean", "relu", "relu=top2", "mixed"])
+    assert sorted(run(again, image=shown)) == sorted(names)
+
+
+@pytest.mark.parametrize("layers", [None, (), [], {}])
+def test_no_layers(file: Path, layers: Any, tmp_path: Path) -> None:
+    assert finish(file, tmp_path / "app.onnx", layers=layers).outputs == ("probs",)
+
+
+def test_the_report_names_all_outputs(file: Path, tmp_path: Path) -> None:
+    report = finish(file, tmp_path / "app.onnx", top=1, layers=["mixed", "relu=mean"])
+    assert ": image -> probs, mixed, top_scores, top_classes, relu/mean)" in str(report)
+    report = finish(file, tmp_path / "app.onnx", layers="all")
+    named = len(layertap.open(file).layers)
+    assert len(report.outputs) == named
+    text = str(report).partition("-> ")[2].partition(")")[0]
+    listed, _, more = text.partition(" and ")
+    assert len(listed.split(", ")) + int(more.split()[0] if more else 0) == named
+
+
 def test_names_that_the_model_has_already(file: Path, tmp_path: Path) -> None:
     """Its own input is called `image`: what the recipe makes of the picture gets another name."""
     app = tmp_path / "app.onnx"
@@ -341,6 +376,12 @@ def test_what_a_finished_file_cannot_do(app: Path, file: Path, tmp_path: Path) -
         opened.cam(shown, "last")
     with pytest.raises(UsageError, match=r"method gradcam, got 'layercam'"):
         opened.cam(shown, method="layercam")
+    with pytest.raises(LayerNotFoundError, match=r"'heat_map' is an output .* `Model\.cam`"):
+        opened.activations(shown, "heat_map")
+    with pytest.raises(LayerNotFoundError, match=r"'top_scores' is an output .* `Model\.predict`"):
+        opened.tap(["top_scores"])
+    with pytest.raises(LayerNotFoundError, match=r"no layer; the file exposes 2 layers\."):
+        opened.activations(shown, "heat_*")
     with pytest.raises(UsageError, match="eigen_smooth="):
         opened.cam(shown, eigen_smooth=True)
     with pytest.raises(UsageError, match="takes no preprocessing"):
@@ -348,6 +389,11 @@ def test_what_a_finished_file_cannot_do(app: Path, file: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="explains one class"):
         opened.cam(shown, target=np.ones(3, np.float32))
     other = tmp_path / "other.onnx"
+    finish(file, other, heat_map="last", method="eigencam")
+    with pytest.raises(UsageError, match="method eigencam, got 'gradcam'"):
+        layertap.open(other).cam(shown, method="gradcam")
+    with pytest.warns(LayertapWarning, match="the map of eigencam is the same for every class"):
+        layertap.open(other).cam(shown, target="dog")
     finish(file, other, top=1)
     with pytest.raises(UsageError, match="without a heat map"):
         layertap.open(other).cam(shown)
@@ -391,6 +437,8 @@ def test_a_class_that_does_not_exist_stops_the_run(app: Path) -> None:
         ({"preprocess": {"size": [9, 9]}}, InputError, "8"),
         ({"output": "prob"}, UsageError, "no output 'prob'"),
         ({}, UsageError, "nothing to add"),
+        ({"layers": ["grad:relu"]}, UsageError, "not grad:LAYER or cam:CLASS"),
+        ({"layers": {"cam:dog": None}}, UsageError, "not grad:LAYER or cam:CLASS"),
     ],
 )
 def test_bad_input(
@@ -403,6 +451,78 @@ def test_bad_input(
     with pytest.raises(error, match=problem):
         finish(file, app, **options, **more)
     assert not app.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"method": "gradcam"}, "give heat_map= (--heat-map)"),
+        ({"method": "layercam", "top": 1, "heat_map": False}, "give heat_map= (--heat-map)"),
+        ({"output": "probs"}, "heat_map= (--heat-map) or top= (--top)"),
+        ({"output": "probs", "layers": ["relu"]}, "heat_map= (--heat-map) or top= (--top)"),
+        ({"image_input": False, "top": 1, "batch": True}, "batch= (--batch) is for pictures"),
+        ({"image_input": False, "top": 1, "preprocess": STRETCHED}, "(--preprocess) is for pictu"),
+    ],
+)
+def test_options_without_effect(
+    file: Path,
+    options: dict[str, Any],
+    problem: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In Python and on the command line, and in an export before the model is loaded."""
+    app, recipe = tmp_path / "app.onnx", tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(STRETCHED))
+    with pytest.raises(UsageError, match=re.escape(problem)):
+        finish(file, app, **options)
+    words = {"output": "output-name", "image_input": "no-image-input"}
+    command = []
+    for name, value in options.items():
+        value = recipe if name == "preprocess" else value
+        command += [f"--{words.get(name, name)}"] if value != False else []  # noqa: E712
+        command += ["--no-image-input"] if name == "image_input" else []
+        if isinstance(value, list):
+            command += value
+        elif not isinstance(value, bool):
+            command.append(str(value))
+    command = [word for word in command if word != "--heat_map"]
+    assert main(["finish", str(file), "-o", str(app), *command]) == 2
+    assert problem in capfd.readouterr().err
+    if options.keys() <= {"method", "top", "heat_map"}:
+        export = ["export", "gone:model", "-o", str(tmp_path / "new.onnx"), *command]
+        assert main([*export, "--finish", str(app), "--preprocess", str(recipe)]) == 2
+        assert problem in capfd.readouterr().err
+    assert not app.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("--method layercam", "--method is for a finished file: give --finish"),
+        ("--top 2", "--top is for a finished file: give --finish"),
+        ("--finish app.onnx --top 0", "top must be at least 1"),
+        ("--finish app.onnx --heat-map --method scorecam", "once for each channel"),
+        ("--finish app.onnx --heat-map --method gradcm", "Did you mean 'gradcam'"),
+    ],
+)
+def test_what_an_export_refuses_before_the_model_is_loaded(
+    command: str, problem: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps(STRETCHED))
+    words = f"export gone:model -o new.onnx --preprocess {tmp_path / 'recipe.json'}".split()
+    assert main([*words, *command.split()]) == 2
+    assert problem in capfd.readouterr().err
+
+
+def test_an_order_of_sums_that_is_unknown_is_found_before_an_export(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"scaling": {"mode": "samplewise"}}))
+    words = f"export gone:model -o new.onnx --preprocess {recipe} --finish app.onnx --top 1"
+    assert main(words.split()) == 2
+    assert "samplewise" in capfd.readouterr().err
 
 
 def test_a_model_without_an_image_or_a_recipe(tmp_path: Path) -> None:
@@ -497,11 +617,11 @@ def test_commands(
     assert "prepared in the file" in printed
     assert main("run app.onnx shown.png --preprocess x.json".split()) == 2
     assert "prepares pictures itself" in capfd.readouterr().err
-    assert main("finish tiny.onnx -o twice.onnx --layers relu=mean relu".split()) == 2
-    assert "--layers names 'relu' twice" in capfd.readouterr().err
+    assert main("run app.onnx shown.png --layers heat_map".split()) == 2
+    assert "an output of the file, not a layer. `Model.cam` returns" in capfd.readouterr().err
     assert main("finish tiny.onnx -o app.onnx --no-image-input --strip --top 1".split()) == 0
     assert main("check app.onnx".split()) == 2
-    assert "no golden sample" in capfd.readouterr().err
+    assert "--strip left it out" in capfd.readouterr().err
 
 
 def test_a_stripped_file(file: Path, tmp_path: Path) -> None:
@@ -513,6 +633,9 @@ def test_a_stripped_file(file: Path, tmp_path: Path) -> None:
     assert (card.golden, card.verification, card.made_from, card.notes) == (None,) * 4
     assert card.labels == ("cat", "dog", "bird")
     assert [layer.name for layer in card.layers] == ["mixed", "probs"]
+    assert card.stripped is True
+    with pytest.raises(ModelFileError, match=r"--strip left it out\. Check the file that this"):
+        check(layertap.open(short))
     shown = picture(9, 9)
     np.testing.assert_array_equal(
         layertap.open(short).cam(shown, target="dog"), layertap.open(whole).cam(shown, target="dog")

@@ -118,7 +118,8 @@ def test_layers_of_keras_that_hold_layers(
 
 
 def test_uncounted_names(keras: Any) -> None:
-    from layertap_export.keras_model.naming import automatic_base, uncounted
+    from layertap.format.layer import uncounted
+    from layertap_export.keras_model.naming import automatic_base
 
     assert uncounted("block_2/conv2d_13#1") == "block/conv2d#1"
     assert uncounted("dense_3:1") == uncounted("dense:1") == "dense:1"

@@ -50,6 +50,7 @@ def test_help_lists_every_command(option: str) -> None:
         "__init__",
         "image_input",
         "image_output",
+        "layer_statistics",
         "options",
         "printing",
         "ready_batch",

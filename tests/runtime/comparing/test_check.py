@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +81,48 @@ def test_the_first_layer_that_diverges_is_named(factor: float, tmp_path: Path) -
     assert str(report).startswith(
         "2 of 3 layers differ from the golden sample on cpu. The first to diverge is 'b', by "
     )
+
+
+def test_an_app_can_check_itself(tmp_path: Path) -> None:
+    assert layertap.open(tiny.save(golden_chain(), tmp_path / "good.onnx")).check()
+    report = layertap.open(
+        tiny.save(damaged("b/w", np.float32(1.001)), tmp_path / "b.onnx")
+    ).check()
+    assert isinstance(report, layertap.CheckReport)
+    assert not report
+    a, b, c = report.layers
+    assert [row.passed for row in report.layers] == [True, False, False]
+    assert report.worst() == tuple(sorted((a, b, c), key=lambda row: -row.scaled))
+    assert report.worst(1)[0] in (b, c)
+    lines = report.table().splitlines()
+    assert lines[0].split() == ["layer", "scaled", "error", "allowed"]
+    assert [line.split()[0] for line in lines[2:]] == ["a", "b", "c"]
+    assert [line.endswith("differs") for line in lines[2:]] == [False, True, True]
+    assert len(report.table(2).splitlines()) == 4
+    found = report.to_dict(1)
+    assert (found["passed"], found["compared"], found["failed"]) == (False, 3, 2)
+    assert [row["name"] for row in found["layers"]] == [report.worst(1)[0].name]
+    with pytest.raises(layertap.UsageError, match="worst must be at least 1, got 0"):
+        report.table(0)
+
+
+@pytest.mark.parametrize("value", [np.float32(1.001), np.float32(np.nan)])
+def test_the_command_prints_layers(
+    value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tiny.save(damaged("b/w", value), tmp_path / "chain.onnx"))
+    assert main(["check", path, "--table"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["a", "b", "c"]
+    assert lines[-1].startswith("2 of 3 layers differ")
+    assert main(["check", path, "--worst", "1"]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:3]] in (["b"], ["c"])
+    assert main(["check", path, "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in report["layers"]] == ["a", "b", "c"]
+    assert (report["layers"][1]["scaled"] is None) == bool(np.isnan(value))
+    assert main(["check", path, "--worst", "0"]) == 2
+    assert "--worst must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_two_swapped_columns_are_found_by_the_sums_alone(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ FULL: dict[str, Any] = {
         "top_scores": "top_scores",
         "top_classes": "top_classes",
     },
+    "stripped": False,
 }
 """A card with all keys."""
 
@@ -186,7 +187,7 @@ def test_full_card_is_read() -> None:
 
 def test_optional_keys_have_defaults() -> None:
     parts = "preprocessing images labels verification golden gradients notes".split()
-    parts += ["digest", "made_from", "finished"]
+    parts += ["digest", "made_from", "finished", "stripped"]
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -302,6 +303,7 @@ cards = built(
     digest=st.none() | built(Digest, nodes=text, graph=text, weights=text),
     made_from=st.none() | built(MadeFrom, step=text, graph=text, weights=text),
     finished=st.none() | built(Finished, scores=st.none() | text, image=st.none() | text),
+    stripped=st.none() | st.booleans(),
     format=st.sampled_from(["1.0", "1.7", "1", "0.9"]),
 )  # fmt: skip
 
@@ -482,7 +484,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file", "tables", "step", "card"}
-    optional |= {"sums", "reference", "images", "finished", *FULL["finished"]}
+    optional |= {"sums", "reference", "images", "finished", "stripped", *FULL["finished"]}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

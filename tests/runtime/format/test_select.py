@@ -135,25 +135,25 @@ GIVE = ": give a name, a pattern, an index or a slice."
         (["image", "secret"], UNEXPOSED),
         (9, "layer index 9 is out of range: the model has 9 layers, 0 to 8 or -9 to -1."),
         (-10, "layer index -10 is out of range: the model has 9 layers, 0 to 8 or -9 to -1."),
-        ("x*", "the pattern 'x*' matches none of the 8 exposed layers."),
+        ("x*", "the pattern 'x*' matches no layer; the file exposes 8 layers."),
         (
             "conv1/rel?u*",
-            "the pattern 'conv1/rel?u*' matches none of the 8 exposed layers. Did you mean "
+            "the pattern 'conv1/rel?u*' matches no layer; the file exposes 8 layers. Did you mean "
             "'conv1/relu', 'conv1/conv'?",
         ),
-        ("Conv1/*", "the pattern 'Conv1/*' matches none of the 8 exposed layers. Did you mean "
-         "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
+        ("Conv1/*", "the pattern 'Conv1/*' matches no layer; the file exposes 8 layers. Did "
+         "you mean 'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
         ("secre*",
          "the pattern 'secre*' only matches layers that this file does not expose. "
          f"T{UNEXPOSED[1:]}"),
-        ("re:conv1", "the pattern 're:conv1' matches none of the 8 exposed layers. Did you mean "
-         "'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
-        ("re:imag", "the pattern 're:imag' matches none of the 8 exposed layers. Did you mean "
-         "'image'?"),
+        ("re:conv1", "the pattern 're:conv1' matches no layer; the file exposes 8 layers. Did "
+         "you mean 'conv1/relu', 'conv1/conv', 'conv2/conv'?"),
+        ("re:imag", "the pattern 're:imag' matches no layer; the file exposes 8 layers. Did "
+         "you mean 'image'?"),
         ("re:(", "the pattern 're:(' is not a regular expression: missing ), unterminated "
          "subpattern at position 0."),
-        (slice(9, None), "the slice '9:' selects none of the 9 layers."),
-        (slice(3, 3, 2), "the slice '3:3:2' selects none of the 9 layers."),
+        (slice(9, None), "the slice '9:' selects no layer; the model has 9 layers."),
+        (slice(3, 3, 2), "the slice '3:3:2' selects no layer; the model has 9 layers."),
         (slice(4, 5), "this file exposes no layer in the slice '4:5'."),
     ],
 )  # fmt: skip
@@ -333,3 +333,23 @@ def test_slice_with_step_0_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         parse_selector("1:9:0", LAYERS)
     assert str(caught.value) == "the step of the slice '1:9:0' must not be 0."
+
+
+def test_counts_of_one() -> None:
+    (first, *_) = LAYERS
+    for selector, message in (
+        ("x", "no layer is called 'x'; the file exposes 1 layer."),
+        ("x*", "the pattern 'x*' matches no layer; the file exposes 1 layer."),
+        (3, "layer index 3 is out of range: the model has 1 layer, 0 to 0 or -1 to -1."),
+        (slice(3, 4), "the slice '3:4' selects no layer; the model has 1 layer."),
+    ):
+        with pytest.raises(LayerNotFoundError) as caught:
+            select([first], selector)
+        assert str(caught.value).startswith(message)
+
+
+def test_an_output_that_is_no_layer_says_how_to_get_it() -> None:
+    ways = {"heat": "Ask elsewhere.", "image": "No."}
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(LAYERS, ["image", "heat"], outputs=lambda: ways)
+    assert str(caught.value) == "'heat' is an output of the file, not a layer. Ask elsewhere."

@@ -320,7 +320,7 @@ def test_the_scripts_make_no_html(name: str) -> None:
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_texts_have_contrast(dark: bool) -> None:
-    known = colours(part("style.css"), dark=dark)
+    known = colours(part("palette.css"), dark=dark)
     texts, grounds = ("--ink", "--soft", "--accent", "--warn"), ("--paper", "--panel", "--tint")
     found = {(a, b): contrast(known[a], known[b]) for a in texts for b in grounds}
     assert min(found.values()) >= 4.5, found

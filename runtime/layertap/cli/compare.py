@@ -1,0 +1,138 @@
+"""`layertap compare`: two files, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from layertap import _model
+from layertap._engine.program import program_of
+from layertap._engine.stopping import time_limit
+from layertap.comparing.comparison import ORDERS
+from layertap.comparing.measures import check_tolerance
+from layertap.comparing.models import compare_programs
+from layertap.errors import ImageError
+from layertap.format.atomic import check_target
+from layertap.images.preprocessing import Preprocessing
+
+from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
+from .image_input import ImageInput
+from .options import (
+    add_layer_selection,
+    add_preprocess,
+    add_threads,
+    add_timeout,
+    layer_selectors,
+)
+from .printing import show, tell
+from .ready_batch import load_ready, ready_batch
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A.onnx", help="the file whose values are expected")
+    parser.add_argument("b", metavar="B.onnx", help="the file that is judged")
+    parser.add_argument(
+        "inputs",
+        metavar="IMAGE",
+        nargs="*",
+        help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
+        "each input; without any, the seeded inputs of the golden sample",
+    )
+    add_layer_selection(parser)
+    parser.add_argument(
+        "--sort",
+        choices=ORDERS,
+        default="graph",
+        help="the order of the layers: as they are computed (default), or by the error that is "
+        "born in them",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference, relative to a layer's largest value (default: what `layertap "
+        "check` allows)",
+    )
+    parser.add_argument(
+        "--no-born",
+        action="store_true",
+        help="do not measure where errors are born, which takes one more run of B",
+    )
+    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    parser.add_argument("--csv", metavar="FILE.csv", help="write a line for each layer")
+    parser.add_argument(
+        "--overlay",
+        metavar="FILE.json",
+        help="write the errors as node data for Model Explorer, in which B is open",
+    )
+    add_preprocess(parser)
+    for side in "ab":
+        parser.add_argument(
+            f"--device-{side}",
+            metavar="DEVICE",
+            default="cpu",
+            help=f"the device of {side.upper()}: cpu (default), cuda, ..., see `layertap devices`",
+        )
+    add_threads(parser)
+    add_timeout(parser)
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.tolerance is not None:
+        check_tolerance(args.tolerance)
+    for path, suffix in ((args.csv, ".csv"), (args.overlay, ".json")):
+        if path:
+            check_target(path, suffix, [args.a, args.b, *args.inputs])
+    with time_limit(args.timeout):
+        return _compare(args)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    a = _model.open(args.a, device=args.device_a, threads=args.threads)
+    b = _model.open(args.b, device=args.device_b, threads=args.threads)
+    recipe = Preprocessing.load(args.preprocess) if args.preprocess else None
+    ready = ready_batch(args.inputs)
+    images = _Images(args.inputs if ready is None else [])
+    inputs: Any = None if ready is None else load_ready(ready)
+    if args.inputs and ready is None:
+        inputs = images.paths
+        if not inputs:
+            return STOPPED
+    layers = layer_selectors(args, a.layers)
+    if args.type:
+        layers = list(a.select(layers, args.type))
+    found = compare_programs(
+        program_of(a),
+        program_of(b),
+        inputs,
+        layers,
+        tolerance=args.tolerance,
+        born=not args.no_born,
+        preprocess=recipe,
+        failed=images.failed,
+    )
+    if args.csv:
+        found.to_csv(args.csv, args.sort)
+    if args.overlay:
+        found.to_overlay(args.overlay)
+    if args.json:
+        show(json.dumps(found.to_dict(args.sort), indent=1))
+    else:
+        show(f"{found.summary()}\n\n{found.table(args.sort)}")
+    return OK if found and not images.failures else PARTLY_FAILED
+
+
+class _Images:
+    """The images that the command was given, and those that could not be read."""
+
+    def __init__(self, inputs: list[str]) -> None:
+        given = ImageInput(inputs, progress=False)
+        self.paths, self.failures = given.paths, given.failures
+
+    def failed(self, _: str, error: ImageError) -> None:
+        """Say that an image cannot be read."""
+        self.failures.append(str(error))
+        tell(f"layertap: {error}")
+
+
+COMMAND = Command(OWN["compare"], _configure, _run)

@@ -1,0 +1,169 @@
+"""A page for the browser: the statistics of layers with their histograms, as one HTML file."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+
+from layertap._escaping import printable
+from layertap.format.text import number_of
+from layertap.view.html_page import static_page
+
+from .drift import Drift
+from .layer_statistics import LayerStatistics, LayerValues, count_text, number_text
+
+OCTAVES = 12
+"""Powers of 2 below the largest absolute value that a drawing shows; smaller values are one bar."""
+
+PER_OCTAVE = 2
+"""Bars for each power of 2."""
+
+WIDTH, HEIGHT = 240, 44
+
+Bars = dict[int, float]
+"""The share of the values in each bar, by its number; that of the values around 0 is 0."""
+
+
+def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes:
+    """The page.
+
+    Args:
+        found: what is shown.
+        drift: how far it is from a reference, whose histograms are drawn as lines.
+    """
+    head = drift.head if drift else found.head
+    columns = ["layer", "histogram", "mean", "deviation", "min", "max", "zeros", "dead"]
+    columns += ["saturated", "NaN, Inf"]
+    columns += ["shift", "ratio", "divergence"] if drift else []
+    drifts = {row.name: row for row in drift.rows} if drift else {}
+    reference = {row.name: row for row in drift.against.rows} if drift else {}
+    rows = []
+    for row in found.rows:
+        cells = [
+            f"<th scope=row><span class=name>{_text(row.name)}</span> "
+            f"<span class=soft>{_text(row.type)}</span></th>",
+            f"<td>{_drawing(row, reference.get(row.name))}</td>",
+            *_cells(
+                number_text(row.mean),
+                number_text(row.std),
+                number_text(row.min),
+                number_text(row.max),
+                "" if row.zeros is None else f"{100 * row.zeros:.1f}%",
+                _of(row.dead, row.channels),
+                _of(row.saturated, row.channels),
+                ", ".join(filter(None, map(count_text, (row.nans, row.infinities)))),
+            ),
+        ]
+        if drift:
+            one = drifts.get(row.name)
+            cells += _cells(
+                "" if one is None or one.shift is None else f"{one.shift:+.3f}",
+                "" if one is None or one.ratio is None else f"{one.ratio:.3f}",
+                "" if one is None or one.divergence is None else f"{one.divergence:.4f}",
+            )
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    heads = "".join(f"<th scope=col>{_text(name)}</th>" for name in columns)
+    parts = [f"<h1>{_text(head)}</h1>", f"<p class=soft>{_text(_explained(drift))}</p>"]
+    for title, reasons in (("Failed", found.failures), ("Left out", found.left_out)):
+        if reasons:
+            shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:20]]
+            shown += [f"and {len(reasons) - 20} more"] if len(reasons) > 20 else []
+            items = "".join(f"<li>{_text(line)}</li>" for line in shown)
+            parts.append(f"<details><summary>{title} ({len(reasons)})</summary><ul>{items}</ul>")
+            parts.append("</details>")
+    parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
+    return static_page(head, "\n".join(parts))
+
+
+def _explained(drift: Drift | None) -> str:
+    text = (
+        "The horizontal axis of a histogram is logarithmic on both sides of 0; the bar in the "
+        f"middle holds the values closer to 0 than 1/{2**OCTAVES:,} of the largest. The height is "
+        "the share of values, up to the largest bar."
+    )
+    if drift:
+        others = number_of(drift.against.images, "image")
+        text += f" The line is the reference: {others}, {drift.against.model}."
+    return text
+
+
+def _text(value: str) -> str:
+    return html.escape(printable(value))
+
+
+def _cells(*texts: str) -> list[str]:
+    return [f"<td class=number>{_text(one)}</td>" for one in texts]
+
+
+def _of(indices: Sequence[int] | None, channels: int | None) -> str:
+    if indices is None:
+        return ""
+    return f"{len(indices):,} of {channels:,}" if indices else "0"
+
+
+def _drawing(row: LayerValues, reference: LayerValues | None) -> str:
+    """The histogram as SVG, over that of a reference."""
+    both = [row, *([reference] if reference else [])]
+    ends = [abs(end) for one in both for low, high, _ in one.histogram for end in (low, high)]
+    largest = max(ends, default=0.0)
+    if not largest:
+        return ""
+    drawn = [_bars(one, largest) for one in both]
+    used = sorted({0, *(number for bars in drawn for number in bars)})
+    first, count = used[0], used[-1] - used[0] + 1
+    top = max(max(bars.values(), default=0.0) for bars in drawn) or 1.0
+    width = WIDTH / count
+
+    def left(number: int) -> float:
+        return (number - first) * width
+
+    def height(share: float) -> float:
+        return HEIGHT * share / top
+
+    shapes = [
+        f'<rect x="{left(number):.1f}" y="{HEIGHT - height(share):.1f}" '
+        f'width="{max(width - 0.5, 0.5):.1f}" height="{height(share):.1f}"/>'
+        for number, share in sorted(drawn[0].items())
+    ]
+    if len(drawn) > 1:
+        steps = []
+        for number in range(first, first + count):
+            y = HEIGHT - height(drawn[1].get(number, 0.0))
+            steps.append(f"{left(number):.1f},{y:.1f} {left(number + 1):.1f},{y:.1f}")
+        shapes.append(f'<polyline points="{" ".join(steps)}"/>')
+    zero = left(0) + width / 2
+    shapes.append(f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="{HEIGHT}" y2="{HEIGHT + 4}"/>')
+    texts = [
+        f'<text x="{x:.1f}" y="{HEIGHT + 14}" text-anchor="{anchor}">{_text(label)}</text>'
+        for x, anchor, label in (
+            (0.0, "start", number_text(_edge(first, largest)) if first < 0 else ""),
+            (zero, "middle" if first < 0 < used[-1] else "start" if first == 0 else "end", "0"),
+            (WIDTH, "end", number_text(_edge(used[-1], largest)) if used[-1] > 0 else ""),
+        )
+        if label
+    ]
+    label = _text(f"histogram of {row.name}")
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 16}" width="{WIDTH}" height="{HEIGHT + 16}" '
+        f'role="img" aria-label="{label}">{"".join(shapes)}{"".join(texts)}</svg>'
+    )
+
+
+def _bars(row: LayerValues, largest: float) -> Bars:
+    """The bars of a histogram, by their distance from 0: negative values to the left."""
+    bars: Bars = {}
+    total = sum(count for *_, count in row.histogram)
+    for low, high, count in row.histogram:
+        middle = (low + high) / 2
+        number = 0
+        if abs(middle) > largest * 2.0**-OCTAVES:
+            place = (math.log2(abs(middle) / largest) + OCTAVES) * PER_OCTAVE
+            number = int(math.copysign(1 + min(place, OCTAVES * PER_OCTAVE - 1), middle))
+        bars[number] = bars.get(number, 0.0) + count / total
+    return bars
+
+
+def _edge(number: int, largest: float) -> float:
+    """The outer edge of a bar."""
+    return math.copysign(largest * 2.0 ** (abs(number) / PER_OCTAVE - OCTAVES), number)

@@ -430,6 +430,17 @@ def test_positions_of_tokens_that_become_maps(images: np.ndarray, name: str) -> 
     )
 
 
+def test_positions_of_a_layer_with_channels_first(differentiable: Any, images: np.ndarray) -> None:
+    model = differentiable(channels_first=True)
+    batch = images.transpose(0, 3, 1, 2)
+    for name in ("occlusion", "reciprocam"):
+        wanted = model.cam(batch, "relu", 1, method=name)
+        found = model.cam(
+            batch, "relu", 1, method=name, reshape=lambda values: np.moveaxis(values, 1, -1)
+        )
+        np.testing.assert_array_equal(found, wanted)
+
+
 def token_model() -> onnx.ModelProto:
     """x (n, 8, 6, 3) -> tokens (n, 49, 3), their mean before them -> mean -> scores (n, 2)."""
     rows = [

@@ -280,7 +280,7 @@ def test_the_players_of_both_inputs_and_of_one(two: layertap.Model, runs: Any) -
     np.testing.assert_allclose(one, zs * xs.sum(axis=1, keepdims=True), atol=1e-5)
     # What only reads x runs once, for the whole batch.
     assert [set(run.rows) for run in runs[1:]] == [{"z", "xa"}] * (len(runs) - 1)
-    each = two.attribute(feeds, "occlusion", 1)
+    each = two.attribute(feeds, "occlusion", 1, batch_size=2)
     np.testing.assert_allclose(each["x"], xs * zs.sum(axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(each["z"], one, atol=1e-5)
 

@@ -29,6 +29,7 @@ SUBJECTS = (
     "cutting",
     "big_files",
     "score_cam",
+    "rise",
     "fresh_process",
     "cold_start",
     "import_time",

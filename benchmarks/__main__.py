@@ -35,6 +35,7 @@ SUBJECTS = (
     "exporting",
     "gradients",
     "finished",
+    "quantizing",
     "recurrent",
     "whole_collections",
     "javascript",

@@ -36,6 +36,7 @@ SUBJECTS = (
     "exporting",
     "gradients",
     "finished",
+    "quantizing",
     "recurrent",
     "whole_collections",
     "javascript",

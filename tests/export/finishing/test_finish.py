@@ -527,6 +527,33 @@ def test_commands_that_need_the_file_before_it_was_finished(app: Path, tmp_path:
     ]
 
 
+def test_a_part_of_a_finished_file(app: Path, file: Path, tmp_path: Path) -> None:
+    """Its card says what it still takes and gives."""
+    shown, whole, part = picture(30, 20), layertap.open(app), tmp_path / "part.onnx"
+    whole.cut(part, end="probs")
+    opened = layertap.open(part)
+    np.testing.assert_array_equal(opened.predict(shown), layertap.open(file).predict(shown))
+    assert opened.labels == ("cat", "dog", "bird")
+    assert check(opened)
+    with pytest.raises(UsageError, match="without a heat map"):
+        opened.cam(shown)
+    whole.cut(part, end=["probs", "heat_map"])
+    opened = layertap.open(part)
+    found = opened.cam(shown, target="dog")
+    np.testing.assert_array_equal(found, whole.cam(shown, target="dog"))
+    whole.cut(part, end=["heat_map"])
+    found = layertap.open(part).predict({"image": shown, "target": 1})
+    np.testing.assert_array_equal(found, whole.cam(shown, target=1))
+    whole.cut(part, end=["top_classes"])
+    np.testing.assert_array_equal(
+        layertap.open(part).predict(shown), whole.predict(shown)["top_classes"]
+    )
+    whole.cut(part, start="mixed", end="probs")
+    opened = layertap.open(part)
+    maps = whole.activations(shown, "mixed")
+    np.testing.assert_allclose(opened.predict(maps), whole.predict(shown)["probs"], rtol=1e-6)
+
+
 def test_a_class_that_does_not_exist_stops_the_run(app: Path) -> None:
     with pytest.raises(Exception, match="out of"):
         run(app, image=picture(9, 9), target=class_of(3))

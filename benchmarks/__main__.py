@@ -29,6 +29,7 @@ SUBJECTS = (
     "cutting",
     "big_files",
     "score_cam",
+    "rise",
     "fresh_process",
     "cold_start",
     "import_time",
@@ -40,6 +41,7 @@ SUBJECTS = (
     "whole_collections",
     "javascript",
     "view",
+    "overlays",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

@@ -20,8 +20,9 @@ TYPE_CHECKING = False  # `typing` imports `re`; type checkers treat the name spe
 if TYPE_CHECKING:
     from . import cam
     from ._engine.request import TopChannels
-    from ._model import Model, Tap, open
+    from ._model import Model, Tap, compare, open
     from .comparing.check import CheckReport
+    from .comparing.comparison import Comparison
     from .errors import (
         CardVersionError,
         CollectionBusyError,
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
     from .measuring.drift import Drift, LayerDrift
+    from .measuring.layer_costs import LayerCost, LayerCosts
     from .measuring.layer_statistics import LayerStatistics, LayerValues
+    from .measuring.splitting import Split, SplitPlace
 
 __all__ = [
     "Batch",
@@ -58,6 +61,7 @@ __all__ = [
     "CollectionBusyError",
     "CollectionError",
     "CollectionMismatchError",
+    "Comparison",
     "DependencyError",
     "DeviceError",
     "Drift",
@@ -65,6 +69,8 @@ __all__ = [
     "ImageError",
     "InputError",
     "Layer",
+    "LayerCost",
+    "LayerCosts",
     "LayerDrift",
     "LayerNotFoundError",
     "LayerStatistics",
@@ -78,11 +84,14 @@ __all__ = [
     "PreprocessingError",
     "RunInterruptedError",
     "RunTimeoutError",
+    "Split",
+    "SplitPlace",
     "Tap",
     "TopChannels",
     "UsageError",
     "__version__",
     "cam",
+    "compare",
     "features",
     "load_image",
     "open",
@@ -94,15 +103,21 @@ _HOMES = {
     "features": "extract.features",
     "Batch": "extract.stream",
     "CheckReport": "comparing.check",
+    "Comparison": "comparing.comparison",
     "Layer": "format.layer",
     "Model": "_model",
     "Tap": "_model",
     "TopChannels": "_engine.request",
+    "compare": "_model",
     "open": "_model",
     "load_image": "images.load",
     "Preprocessing": "images.preprocessing",
     "Drift": "measuring.drift",
     "LayerDrift": "measuring.drift",
+    "LayerCost": "measuring.layer_costs",
+    "LayerCosts": "measuring.layer_costs",
+    "Split": "measuring.splitting",
+    "SplitPlace": "measuring.splitting",
     "LayerStatistics": "measuring.layer_statistics",
     "LayerValues": "measuring.layer_statistics",
 }

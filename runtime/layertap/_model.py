@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
     from .cam.targets import Target
     from .comparing.check import CheckReport
+    from .comparing.comparison import Comparison
     from .extract.progress import Progress
     from .extract.stream import Batch
+    from .images.load import ImageSource
     from .images.preprocessing import Preprocessing
+    from .measuring.layer_costs import LayerCosts
     from .measuring.layer_statistics import LayerStatistics
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -129,6 +133,80 @@ def open(  # noqa: A001 - the usual name for opening a file
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(f"cannot open {class_text(source)}. Give a path, or bytes.")
     return _warned(Program(FileSource(source), settings))
+
+
+@public
+def compare(
+    a: Model | str | os.PathLike[str],
+    b: Model | str | os.PathLike[str],
+    inputs: Any = None,
+    layers: Selector | Iterable[Selector] | None = None,
+    *,
+    tolerance: float | None = None,
+    born: bool = True,
+    preprocess: Recipe | None = None,
+    timeout: float | None = None,
+) -> Comparison:
+    """Compare two files of one model, layer by layer: which layer differs, and where it starts.
+
+        comparison = layertap.compare("float.onnx", "int8.onnx", "images")
+        print(comparison)
+        comparison.first  # the first layer that differs by more than is allowed
+        comparison.born_in  # the layer in which the largest error is born
+
+    Layers are matched by name, and by their order where only Keras's counters differ. Only some
+    layers of some samples are in memory at a time. To compare one file on two devices, open it
+    twice.
+
+    Args:
+        a: the file whose values are expected: a model, or a path. A model runs on its own device.
+            A path that ends in `.npz` is a record, see `Model.record`.
+        b: the file that is judged, or a record.
+        inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
+            inputs of the record, or the seeded inputs of the golden sample, which fit the model but
+            are no images.
+        layers: which layers of the first file, see `Model.select`; by default all, and outputs
+            that are no layers.
+        tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
+            of the export, or more for layers that one of the files computes in 16 bits.
+        born: whether to measure, too, how much of each error is born in its layer. It takes one
+            more run of the second file.
+        preprocess: a recipe for images, for both files instead of their own.
+        timeout: time in seconds for all runs together, see `Model.activations`.
+
+    Returns:
+        A `Comparison`: true if every compared layer passed. Its `layers` are rows, in the order in
+        which they are computed; `str` of it is a table.
+
+    Raises:
+        UsageError: the files share no layer, or no inputs are given and there is no golden sample.
+        LayerNotFoundError: a selector matches nothing.
+        InputError: the inputs do not fit one of the files, or are not those of the record; or a
+            record is damaged.
+        ImageError: see `Model.activations`.
+        ModelFileError: see `open`.
+    """
+    from .comparing.record_file import is_record, read
+    from .comparing.sides import compare_sides
+
+    born = flag("born", born)
+
+    def side(given: Any) -> Any:
+        if isinstance(given, Model):
+            return given._program
+        return read(given) if is_record(given) else open(given)._program
+
+    one, other = side(a), side(b)
+    with time_limit(timeout):
+        return compare_sides(
+            one,
+            other,
+            inputs,
+            layers,
+            tolerance=tolerance,
+            born=born,
+            preprocess=preprocess,
+        )
 
 
 def _may_be_many(inputs: Any) -> bool:
@@ -538,6 +616,13 @@ class Model:
         eigen_smooth: bool = False,
         mask: str = "layer",
         channels: int | None = None,
+        window: Any = None,
+        stride: Any = None,
+        samples: int | None = None,
+        cells: Any = None,
+        keep: float | None = None,
+        baseline: Any = None,
+        seed: int = 0,
         batch_size: int = 32,
         output: str | None = None,
         reshape: Callable[[Any], Any] | None = None,
@@ -556,17 +641,26 @@ class Model:
           batches, and use the score before a final sigmoid or softmax. Only the part after the
           layer is run again: the masks are applied to its activations. The paper of Score-CAM masks
           the image, which runs the whole network for each channel: that is `mask="input"`.
+        - `occlusion`, `rise`, `reciprocam` and `kernelshap` need no gradient either. They run the
+          network again with positions masked: with a window removed, with random masks, with one
+          position alone, and with coalitions of patches. With a layer, its positions are masked,
+          and only the part after it is run again; without, the positions of the image are
+          (`reciprocam` needs a layer). `rise` and `reciprocam` read the model's output, such as a
+          probability, as their papers do; the others the score before a final sigmoid or softmax.
+          `layertap.cam.masking` contains these formulas.
 
         Args:
             inputs: see `activations`.
             layer: the name, index or `Layer` of a layer with feature maps, or `"last-conv"` for the
-                last of them; by default the last layer that the file has a gradient for.
+                last of them; by default the last layer that the file has a gradient for. Without a
+                layer, `occlusion`, `rise` and `kernelshap` mask the image.
             target: the class, or classes, to explain; see `gradients`. Where it has no meaning
                 (`eigencam`, `kpcacam`), a warning says so.
             method: the method's name; case, hyphens and underscores are ignored. By default
                 `gradcam`, and in a finished file the method that it computes.
             normalize: set negative values to 0, resize, and divide by the maximum, so that the
-                largest value is 1; a map of zeros stays 0. Otherwise the map is the result of the
+                largest value is 1; a map of zeros stays 0. The least value of `rise` and
+                `reciprocam` is subtracted first. Otherwise the map is the result of the
                 formula, which can only be compared with maps of the same method.
             resize: whether to enlarge the map to the size of the model's input, with OpenCV's
                 bilinear interpolation; or a size, `(height, width)`.
@@ -578,8 +672,22 @@ class Model:
             mask: what `scorecam` masks: `layer` or `input`.
             channels: number of channels that `scorecam` and `ablationcam` try, those with the
                 largest mean absolute activation; by default all.
-            batch_size: number of images, and of channels of `scorecam` and `ablationcam`, that are
-                run at once.
+            window: number of positions, one or one for each axis, of a window of `occlusion` or a
+                patch of `kernelshap`; by default an eighth of each axis.
+            stride: for `occlusion`: by how many positions the window moves, at most its size; by
+                default half of it.
+            samples: for `rise`: number of masks, by default 1,000. For `kernelshap`: the largest
+                number of coalitions, by default 2,048 and twice the number of patches; if there are
+                no more coalitions than that, the values are exact.
+            cells: for `rise`: number of cells of a mask, one or one for each axis; by default 7.
+            keep: for `rise`: the probability that a cell is kept, by default 0.5.
+            baseline: what replaces masked positions: a number, 0 by default; an array that fits; or
+                `"zero"`, `"mean"` (of each channel) or `"blur"`. It is in the units of the layer,
+                or of the model's input, where 0 is the mean image if images are standardized.
+            seed: for `rise` and `kernelshap`: the same seed and numpy version give the same masks,
+                however images are batched.
+            batch_size: number of images, and of channels or masks for methods that try them, that
+                are run at once.
             output: name of the output that contains the classes, for methods without gradients, if
                 the model has several outputs.
             reshape: converts the layer's values, and the gradient's, into feature maps
@@ -618,6 +726,13 @@ class Model:
                 eigen_smooth=eigen_smooth,
                 mask=mask,
                 channels=channels,
+                window=window,
+                stride=stride,
+                samples=samples,
+                cells=cells,
+                keep=keep,
+                baseline=baseline,
+                seed=seed,
                 output=output,
                 reshape=reshape,
                 preprocess=preprocess,
@@ -631,17 +746,24 @@ class Model:
         target: Target = "top",
         *,
         steps: int = 50,
-        baseline: Any = 0.0,
-        samples: int = 25,
+        baseline: Any = None,
+        background: Any = None,
+        samples: int | None = None,
         noise: float = 0.15,
+        window: Any = None,
+        stride: Any = None,
+        cells: Any = None,
+        keep: float | None = None,
         seed: int = 0,
         batch_size: int = 16,
+        input_name: str | None = None,
+        output: str | None = None,
         preprocess: Recipe | None = None,
         timeout: float | None = None,
     ) -> Any:
         """How much each element of the input contributes to a class's score.
 
-        This needs a file with the gradient with respect to its input: `layertap export
+        The first methods need a file with the gradient with respect to its input: `layertap export
         --gradients input`. Below, `x` is the model's input (the preprocessed image) and `G(x)` is
         that gradient.
 
@@ -656,32 +778,67 @@ class Model:
           a baseline `b`; by Gauss-Legendre quadrature with `steps` points. The attributions add
           up to `score(x) - score(b)`, up to the error of the quadrature. Sundararajan, Taly and Yan
           2017: Axiomatic Attribution for Deep Networks. https://arxiv.org/abs/1703.01365
+        - `expected_gradients`: the mean of `(x - b) G(b + a (x - b))` over `samples` draws of `b`
+          from a background and of `a` from 0 to 1. The attributions add up to `score(x)` less the
+          mean score of the background, up to the error of the draws. Erion et al. 2021: Improving
+          performance of deep learning models with axiomatic attribution priors and expected
+          gradients. https://arxiv.org/abs/1906.10670
+
+        The others need no gradient, and take any file. They run the network again with parts of
+        the input replaced by a baseline: windows and patches of the positions of an image, a
+        sequence or a volume with all their channels; columns of a table `(n, columns)`; or tokens,
+        `(n, tokens)` of an integer or string dtype. `layertap.cam.masking` contains the formulas.
+
+        - `occlusion`: the drop of the score without a window, the mean over the windows that an
+          element is in.
+        - `rise`: the mean of the output (such as a probability) over random masks, for those that
+          keep the element.
+        - `kernelshap`: Shapley values of the patches, columns or tokens, divided evenly among their
+          elements. The attributions add up to `score(x) - score(b)`.
 
         Args:
             inputs: see `activations`.
             method: one of the names above.
             target: the class, or classes, to explain; see `gradients`.
             steps: for `integrated_gradients`: number of points.
-            baseline: for `integrated_gradients`, in the units of the model's input (where 0 is the
-                mean image, if images are standardized): a number, or an array for one sample or
-                for all; or a dict of these by input name.
-            samples: for `smoothgrad`: number of draws.
+            baseline: for `integrated_gradients` and the methods without gradients, in the units of
+                the model's input (where 0 is the mean image, if images are standardized): a number,
+                0 by default, or an array for one sample or for all; for images also `"mean"` (of
+                each channel) or `"blur"`; for tokens one of them, such as that of padding; or a
+                dict of these by input name.
+            background: for `expected_gradients` and, instead of a baseline, for `kernelshap`:
+                samples `(k, ...)` to compare with, in the units of the model's input, or a dict by
+                input name. `kernelshap` takes the mean score over them, in `k` times as many runs.
+            samples: for `smoothgrad` and `expected_gradients`: number of draws, by default 25 and
+                200. For `rise` and `kernelshap`: see `cam`.
             noise: for `smoothgrad`: deviation of the noise, as a fraction of the range of `x`.
-            seed: for `smoothgrad`: the same seed and numpy version give the same noise, however the
-                samples are batched.
-            batch_size: number of points per run.
+            window: for `occlusion` and `kernelshap`, see `cam`; or a dict by input name. By default
+                1 for columns and tokens.
+            stride: for `occlusion`, see `cam`.
+            cells: for `rise`, see `cam`. By default each column and token is a cell.
+            keep: for `rise`, see `cam`.
+            seed: for methods that draw: the same seed and numpy version give the same draws,
+                however the samples are batched.
+            batch_size: number of points or masks per run.
+            input_name: the only input to explain, if the model has several. The others stay as they
+                are.
+            output: name of the output that contains the classes, for methods without gradients, if
+                the model has several outputs.
             preprocess: a recipe for images instead of the card's.
             timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
             float32, of the input's shape `(n, h, w, c)`; for a list of targets (also a list of one)
-            `(n, targets, h, w, c)`. If the model has several inputs, a dict by input name of those
-            that the file has gradients for; integrated gradients move all of them together.
+            `(n, targets, h, w, c)`. If the model has several inputs and no `input_name` is given, a
+            dict by input name, of those that the file has gradients for if the method needs them.
+            Integrated and expected gradients move all of them together, and the players of
+            `kernelshap` are those of all inputs; the other methods mask one after the other.
 
         Raises:
-            ModelFileError: the file has no gradients.
+            ModelFileError: the method needs gradients, and the file has none.
             LayerNotFoundError: it has none with respect to its input.
-            UsageError: unknown class or method.
+            UsageError: unknown class, method, input or output; an option that does not fit the
+                input or the method; too few samples for the players of `kernelshap`.
             InputError: see `activations`; or a baseline that does not fit.
             ImageError: see `activations`.
         """
@@ -695,11 +852,196 @@ class Model:
                 target,
                 steps=steps,
                 baseline=baseline,
+                background=background,
                 samples=samples,
                 noise=noise,
+                window=window,
+                stride=stride,
+                cells=cells,
+                keep=keep,
                 seed=seed,
                 batch_size=batch_size,
+                input_name=input_name,
+                output=output,
                 preprocess=preprocess,
+            )
+
+    def picture(
+        self,
+        inputs: Any,
+        layer: str | int | Layer | None = None,
+        target: Target = "top",
+        *,
+        method: str = "gradcam",
+        image: ImageSource | None = None,
+        show: str = "figure",
+        colormap: str | None = None,
+        alpha: float | None = None,
+        opacity: str = "fixed",
+        contours: int = 0,
+        original: bool = True,
+        bar: bool = True,
+        caption: str | None = None,
+        percentile: float = 99.0,
+        columns: int = 6,
+        width: int | None = None,
+        font: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Image:
+        """A heat map or an attribution over the image that it is about, as a picture.
+
+            model.picture("chest.png", target="Edema").save("edema.png")
+
+        The image keeps its geometry and its resolution: where the recipe crops it, the map lies on
+        the part that the model saw. `layertap.view.documents.save_picture` writes PNG, PDF and SVG
+        in a size and resolution.
+
+        Args:
+            inputs: one sample, see `activations`.
+            layer: the layer of a heat map, see `cam`.
+            target: the class, or classes, to explain, see `gradients`; each gets a map.
+            method: a method of `cam` or of `attribute`. Values of `integrated_gradients` and the
+                like are summed over the channels of a pixel; of those of `saliency` the largest is
+                drawn.
+            image: the image to draw, if `inputs` are arrays that are ready, or if another one is to
+                be drawn. Without one, the colours of the map are drawn alone.
+            show: `figure`: the image and the overlays side by side, with titles, a colour bar and a
+                caption; `overlay`: the overlay alone; `map`: the colours of the map alone.
+            colormap: one of `layertap.view.colormaps.COLORMAPS`; by default `jet`, or `RdBu_r` for
+                values with a sign.
+            alpha: opacity of the map, 0 to 1; by default 0.5, or 0.8 with `opacity="heat"`.
+            opacity: `fixed`: `alpha` everywhere; `heat`: `alpha` times the heat, so that cold parts
+                stay clear.
+            contours: number of contour lines.
+            original: whether a figure shows the image without the map, too.
+            bar: whether a figure has a colour bar.
+            caption: the text below a figure; by default method and layer, and of one target its
+                class and score; `""` for none.
+            percentile: of the absolute values of an attribution, the one that gets the last colour;
+                larger values are drawn like it.
+            columns: number of pictures in a row.
+            width: the width of the picture in pixels; by default that of the image, and what the
+                text needs.
+            font: a font file, for labels with characters that the font of Pillow lacks.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+            options: other arguments of `cam` or `attribute`, such as `steps=20`.
+
+        Returns:
+            A `PIL.Image.Image` in RGB.
+
+        Raises:
+            UsageError: see `cam` and `attribute`; or an invalid value of an option, several targets
+                for a bare overlay or map, or no room in `width`.
+            InputError: several samples were given; see also `activations`.
+            ModelFileError, LayerNotFoundError, ImageError: see `cam`.
+        """
+        from .view.explained import Style, picture
+
+        style = Style(
+            show=show,
+            colormap=colormap,
+            alpha=alpha,
+            opacity=opacity,
+            contours=contours,
+            original=original,
+            bar=bar,
+            caption=caption,
+            percentile=percentile,
+            columns=columns,
+            width=width,
+            font=font,
+        )
+        with time_limit(timeout):
+            return picture(
+                self,
+                inputs,
+                layer,
+                target,
+                method=method,
+                image=image,
+                preprocess=preprocess,
+                style=style,
+                options=options,
+            )
+
+    def sheet(
+        self,
+        inputs: Any,
+        layer: str | int | Layer,
+        *,
+        image: ImageSource | None = None,
+        channels: int | Iterable[int] | None = None,
+        count: int = 17,
+        scale: str = "own",
+        colormap: str = "gray",
+        statistics: bool = False,
+        original: bool = True,
+        caption: str | None = None,
+        tile: int = 160,
+        columns: int = 6,
+        width: int | None = None,
+        font: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> Image:
+        """The feature maps of a layer for one sample side by side, as a picture.
+
+            model.sheet("chest.png", "conv1_relu", scale="common", colormap="viridis")
+
+        Args:
+            inputs: one sample, see `activations`.
+            layer: the name, index or `Layer` of a layer with feature maps.
+            image: the image to draw, see `picture`.
+            channels: the channels to draw, in this order; by default those with the largest mean
+                absolute activation.
+            count: without `channels`, how many.
+            scale: `own`: each map from its own minimum to its maximum; `common`: all maps alike,
+                with a colour bar.
+            colormap: one of `layertap.view.colormaps.COLORMAPS`; `RdBu_r` is for values with a
+                sign.
+            statistics: whether minimum, mean and maximum are below each map.
+            original: whether the image is drawn first.
+            caption: the text below the maps; by default the layer and its size; `""` for none.
+            tile: length of a map's longer side in pixels.
+            columns: number of maps in a row.
+            width: the width of the sheet in pixels, instead of `tile`.
+            font: a font file, see `picture`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: see `activations`.
+
+        Returns:
+            A `PIL.Image.Image` in RGB.
+
+        Raises:
+            LayerNotFoundError: unknown layer.
+            UsageError: the layer has no feature maps, a channel does not exist, or an invalid value
+                of an option.
+            InputError: several samples were given; see also `activations`.
+            ImageError: see `activations`.
+        """
+        from .view.sheets import sheet
+
+        with time_limit(timeout):
+            return sheet(
+                self,
+                inputs,
+                layer,
+                image=image,
+                original=flag("original", original),
+                caption=caption,
+                preprocess=preprocess,
+                channels=channels,
+                count=count,
+                scale=scale,
+                colormap=colormap,
+                statistics=statistics,
+                tile=tile,
+                columns=columns,
+                width=width,
+                font=font,
             )
 
     def stream(
@@ -815,6 +1157,50 @@ class Model:
             progress=progress,
         )
 
+    def cost(
+        self,
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        measure: Any = None,
+        runs: int = 10,
+        preprocess: Recipe | None = None,
+    ) -> LayerCosts:
+        """What each layer costs: multiply-adds, parameters, bytes, and measured milliseconds.
+
+        The graph is run once as it is in the file, for the shapes of all tensors. Each operator
+        belongs to the layer that it is named for in the file. docs/cost.md describes the numbers.
+
+        Args:
+            layers: see `select`; by default all, those that the file does not expose included.
+            size: the sizes of the first input's free axes after the batch axis, `(height, width)`
+                for images; by default those of the golden sample. The batch is 1.
+            measure: measure times: `"random"` for random inputs, or an image or a batch, see
+                `activations`; then `size` is that of the bytes and multiply-adds only.
+            runs: number of timed runs, of which the medians are taken.
+            preprocess: a recipe for an image instead of the card's.
+
+        Returns:
+            `LayerCosts`, which `layertap.Split` finds the best place to cut from.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: the sizes do not fit, or are not known; the model was opened with an
+                `onnxruntime.SessionOptions`.
+            InputError: the model cannot be run at this size, or on this image.
+            ImageError: the image cannot be read.
+        """
+        from .measuring.costing import layer_costs
+
+        return layer_costs(
+            self._program,
+            layers,
+            size=size,
+            measure=measure,
+            runs=runs,
+            preprocess=preprocess,
+        )
+
     def resume(
         self,
         given: Mapping[Any, Any],
@@ -915,6 +1301,53 @@ class Model:
         from .comparing.check import check
 
         return check(self, tolerance, timeout=timeout)
+
+    def record(
+        self,
+        inputs: Any,
+        path: str | os.PathLike[str],
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        keep_inputs: bool = True,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Write what this machine computes to a small file, to be compared on another machine.
+
+            model.record("images", "here.npz")  # on one
+            layertap.compare("here.npz", "model.onnx")  # on the other
+
+        Of each layer the file keeps some hundred values at seeded positions, the mean and the mean
+        square of each channel, and the largest value.
+
+        Args:
+            inputs: see `activations`; `None` for the golden sample.
+            path: the file to write, `.npz`; an existing file is replaced once it is complete.
+            layers: which layers, see `select`; by default all, and outputs that are no layers.
+            keep_inputs: whether the inputs are in the file, as arrays. Without them, give the same
+                images to `compare`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            InputError: see `activations`; also if there is no sample.
+            ImageError: see `activations`.
+            UsageError: the inputs are too large for a record, or there is no golden sample.
+            OutputError: the file cannot be written.
+        """
+        from .comparing.record_file import record_to_file
+
+        keep_inputs = flag("keep_inputs", keep_inputs)
+        with time_limit(timeout):
+            record_to_file(
+                self._program,
+                inputs,
+                path,
+                layers,
+                keep_inputs=keep_inputs,
+                preprocess=preprocess,
+            )
 
     def extract(
         self,

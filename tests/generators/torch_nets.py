@@ -286,4 +286,10 @@ def hooked(model: nn.Module, given: tuple[Tensor, ...]) -> dict[str, list[Tensor
 def export(model: nn.Module, given: tuple[Tensor, ...], path: str, how: str) -> None:
     """Write the model with one of the exporters."""
     names = ["x", "y"][: len(given)]
-    torch.onnx.export(model, given, path, input_names=names, **EXPORTS[how])
+    arguments = {**EXPORTS[how], "input_names": names}
+    if isinstance(model, ResNet):  # of any number of images
+        if arguments["dynamo"]:
+            arguments["dynamic_shapes"] = ({0: torch.export.Dim("n")},)
+        else:
+            arguments["dynamic_axes"] = {"x": {0: "n"}}
+    torch.onnx.export(model, given, path, **arguments)

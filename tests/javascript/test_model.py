@@ -208,7 +208,10 @@ const pixels = await given("pixels")
 const [h, w, c] = pixels.dims
 const raw = { data: pixels.data, width: w, height: h }
 const batch = new ort.Tensor("uint8", pixels.data, [1, h, w, c])
-const images = { png, raw, url: new Blob([png]), batch }
+const plain = { data: pixels.data, dims: [1, h, w, c] }
+const clamped = { data: new Uint8ClampedArray(pixels.data), dims: [1, h, w, c] }
+const deep = { data: Uint16Array.from(pixels.data, (one) => one * 257), dims: [1, h, w, c] }
+const images = { png, raw, url: new Blob([png]), batch, plain, clamped, deep }
 for (const [key, image] of Object.entries(images))
   keep(`image/${key}`, await model.predict(image))
 keep("image/two", await model.predict([png, raw]))
@@ -235,7 +238,7 @@ def test_inputs_in_every_form(runtime: Runtime) -> None:
     for name in ("tensor", "flat", "plain", "named", "list", "double"):
         assert_close(done.arrays[name], model.predict(x))
     expected = model.predict(pixels)
-    for name in ("png", "raw", "url", "batch"):
+    for name in ("png", "raw", "url", "batch", "plain", "clamped", "deep"):
         assert_close(done.arrays[f"image/{name}"], expected)
     assert_close(done.arrays["image/two"], np.repeat(expected, 2, axis=0))
     assert model.preprocessing is not None
@@ -245,3 +248,41 @@ def test_inputs_in_every_form(runtime: Runtime) -> None:
     assert done.value["top"][0]["label"] == ("cat", "dog")[order[0]]
     assert done.value["labels"] == ["cat", "dog"]
     assert done.value["one"] == [8, 6]
+
+
+PIXELS = """
+const { data, dims } = await given("pixels")
+for (const file of names.slice(1)) {
+  const model = await layertap.open(ort, await read(`${file}.onnx`))
+  const { data, dims } = await given(file)
+  const forms = { plain: { data, dims }, tensor: new ort.Tensor("uint8", data, dims) }
+  for (const [form, value] of Object.entries(forms))
+    keep(`${file}/${form}`, await model.activations(value, "conv"))
+}
+const model = await layertap.open(ort, await read("last.onnx"))
+const wide = { data: Int32Array.from(data), dims }
+return refused(() => model.predict(wide))
+"""
+
+
+def test_a_batch_of_integers_is_pixels(runtime: Runtime) -> None:
+    """In the order of axes that the file has; without a recipe they are numbers."""
+    recipe = {"size": [8, 6], "interpolation": "nearest", "scaling": {"mode": "tf"}}
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3), dtype=np.uint8)
+    first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    arrays, files = {"pixels": pixels}, {}
+    for name, given in (("last", pixels), ("first", first), ("without", pixels)):
+        turned = name == "first"
+        made = tiny.differentiable(channels_first=turned, states_axes=turned)
+        (prop,) = (item for item in made.metadata_props if item.key == "layertap")
+        own = {"preprocessing": None if name == "without" else recipe}
+        prop.value = json.dumps({**json.loads(prop.value), **own})
+        files[f"{name}.onnx"] = made.SerializeToString()
+        arrays[name] = given
+    done = runtime.run(PIXELS, arrays, files)
+    for name, given in list(arrays.items())[1:]:
+        expected = layertap.open(files[f"{name}.onnx"]).activations(given, "conv")
+        for form in ("plain", "tensor"):
+            assert_close(done.arrays[f"{name}/{form}"], expected, f"{name} {form}")
+    assert done.value["name"] == "ImageError"
+    assert "got an Int32Array of 144" in done.value["message"]

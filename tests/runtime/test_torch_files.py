@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from PIL import Image
 
 import layertap
+from generators import tiny
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "pytorch"
 FILES = sorted(path.name for path in FOLDER.glob("*.onnx"))
@@ -111,3 +114,125 @@ def test_what_torch_exports_now_has_the_same_modules(net: str, how: str, tmp_pat
         assert missing <= {"mha.out_proj", "relu_1", "relu#1", *GONE[net.lower()]} | {
             f"{name}#1" for name in GONE[net.lower()]
         }
+
+
+def test_modules_are_selected_as_layers_are() -> None:
+    model, feeds, _ = opened("resnet.newer.onnx")
+    assert [row.name for row in model.select("layer2.?")] == ["layer2.0", "layer2.1"]
+    assert [row.name for row in model.select(type="Sequential")] == [
+        *("layer1", "layer2.0.downsample", "layer2"),
+    ]
+    assert model.layer("fc").parameters == 20
+    assert model.layer("layer2.0.relu#1").parent == "layer2.0"
+    # The name of a tensor is a name of the module that made it.
+    tensor = model.layer("layer2.1").tensor
+    assert tensor is not None
+    found = model.activations(feeds, {tensor: "mean"})
+    assert {name: value.shape for name, value in found.items()} == {"layer2.1.relu#1": (2, 3)}
+
+
+@pytest.mark.parametrize("how", ["newer", "older"])
+def test_the_last_feature_maps_are_those_before_the_pooling(how: str) -> None:
+    model, feeds, _ = opened(f"resnet.{how}.onnx")
+    maps = model.cam(feeds, "last-conv", method="eigencam", resize=False)
+    assert maps.shape == (2, 1, 4, 4)
+    np.testing.assert_array_equal(maps, model.cam(feeds, "layer2", method="eigencam", resize=False))
+    with pytest.raises(layertap.LayerNotFoundError, match=r"merged|no operator of its own"):
+        model.activations(feeds, "layer2.1.conv2")
+
+
+def test_a_recipe_makes_images_channels_first() -> None:
+    model, _, _ = opened("resnet.newer.onnx")
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    recipe = {"size": [32, 32], "channels": "first", "scaling": {"mode": "torch"}}
+    scaled = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    batch = scaled.transpose(2, 0, 1)[None].astype(np.float32)
+    np.testing.assert_allclose(
+        model.activations(Image.fromarray(image), "layer1", preprocess=recipe),
+        model.activations(batch, "layer1"),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("how", ["newer", "older"])
+def test_gradients_at_modules_are_those_of_autograd(how: str, tmp_path: Path) -> None:
+    from layertap_export import add_gradients
+
+    _, feeds, _ = opened(f"resnet.{how}.onnx")
+    add_gradients(FOLDER / f"resnet.{how}.onnx", tmp_path / "grad.onnx", ["layer2", "layer1.*"])
+    with np.load(FOLDER / "resnet.npz") as arrays:
+        expected = arrays["gradient layer2:0"]
+    model = layertap.open(tmp_path / "grad.onnx")
+    assert "layer2.0.downsample" in [row.name for row in model.layers]
+    found = model.gradients(feeds, "layer2", target=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    weights = expected.mean((2, 3))[:, :, None, None]
+    layer = np.asarray(model.activations(feeds, "layer2"))
+    heat = np.maximum((weights * layer).sum(1), 0)
+    heat /= np.maximum(heat.max((1, 2), keepdims=True), 1e-30)
+    np.testing.assert_allclose(
+        model.cam(feeds, "layer2", target=1, resize=False)[:, 0], heat, rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_part_has_the_modules_that_are_whole_in_it(name: str, tmp_path: Path) -> None:
+    """Also half of a module: its last tensor in the part is not its output."""
+    model, feeds, hooks = opened(name)
+    rows = [row for row in model.layers if row.exposed and row.dtype in ("", "float32")]
+    middle = rows[len(rows) // 2]
+    model.cut(tmp_path / "part.onnx", end=middle.name)
+    part = layertap.open(tmp_path / "part.onnx")
+    kept = {row.name: row for row in part.layers if row.exposed}
+    assert middle.name in kept
+    shown = [name for name in kept if name in hooks]
+    inputs = {info.name: feeds[info.name] for info in part.inputs}
+    found, expected = part.activations(inputs, shown), model.activations(feeds, shown)
+    for one in shown:
+        np.testing.assert_allclose(found[one], expected[one], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_part_says_nothing_about_the_authors_machine(name: str, tmp_path: Path) -> None:
+    model, _, hooks = opened(name)
+    last = [row.name for row in model.layers if row.exposed and row.name in hooks][-2]
+    model.cut(tmp_path / "part.onnx", end=last)
+    data = (tmp_path / "part.onnx").read_bytes()
+    assert b"/home/ada" not in data
+    nodes = onnx.load(tmp_path / "part.onnx").graph.node
+    assert not any(node.metadata_props or node.doc_string for node in nodes)
+    assert b"/home/ada" in (FOLDER / name).read_bytes() or "older" in name
+
+
+def test_traces_in_subgraphs_and_functions_are_left_out_too(tmp_path: Path) -> None:
+    def traced(node: Any) -> Any:
+        node.doc_string = "/home/ada/doc.py(1): forward"
+        node.metadata_props.add(key="pkg.torch.onnx.stack_trace", value="/home/ada/nets.py")
+        node.metadata_props.add(key="own", value="kept")
+        return node
+
+    out = [tiny.value("r", None)]
+    body = onnx.helper.make_graph([traced(tiny.node("Relu", "x", "r"))], "b", [], out)
+    body.metadata_props.add(key="pkg.torch.trace", value="/home/ada/graph.py")
+    branch = traced(tiny.node("If", "c", "a", then_branch=body, else_branch=body))
+    model = tiny.model(
+        [branch, tiny.node("own", "a", "y", domain="f"), tiny.node("Relu", "y", "z")],
+        [tiny.value("x", ["n", 3]), tiny.value("c", [], onnx.TensorProto.BOOL)],
+        [tiny.value("z", ["n", 3])],
+        [],
+    )
+    inside = traced(tiny.node("Relu", "p", "q"))
+    opset = onnx.helper.make_opsetid("", 17)
+    function = onnx.helper.make_function("f", "own", ["p"], ["q"], [inside], [opset])
+    function.doc_string = "/home/ada/functions.py"
+    model.functions.append(function)
+    model.opset_import.append(onnx.helper.make_opsetid("f", 1))
+    model.ir_version = 8
+    path = tmp_path / "part.onnx"
+    layertap.open(model.SerializeToString()).cut(path, end="y")
+    data = path.read_bytes()
+    assert b"/home/ada" not in data
+    assert data.count(b"kept") == 4
+    whole = {"x": -np.ones((1, 3), np.float32), "c": np.array(True)}
+    np.testing.assert_array_equal(layertap.open(path).predict(whole), np.zeros((1, 3)))

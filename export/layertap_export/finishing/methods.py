@@ -1,7 +1,7 @@
 """The methods of heat maps as nodes: the formulas of `layertap.cam.methods`, in float64.
 
 Each takes the activations `A` and the gradient `G`, `(n, h, w, c)`, and returns a map `(n, h, w)`.
-Methods that run the network once for each channel cannot be part of one graph.
+Methods that run the network many times, such as once for each channel, cannot be part of one graph.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def chosen(name: str) -> Method:
     known = (*WITH_GRADIENT, *WITHOUT_GRADIENT)
     if method.name not in known:
         raise UsageError(
-            f"{method.name} runs the network once for each channel, which one graph cannot. "
+            f"{method.name} runs the network many times, which one graph cannot. "
             f"A finished file can have {', '.join(known)}."
         )
     return method

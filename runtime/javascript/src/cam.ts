@@ -9,6 +9,7 @@
 import type { Maps } from "./maps.js"
 import { UsageError, show, suggest } from "./errors.js"
 import { principal } from "./projections.js"
+import { size } from "./tensors.js"
 
 type Compute = (a: Float64Array, g: Float64Array, channels: number) => Float64Array
 
@@ -52,16 +53,36 @@ const COMPUTE: Record<string, Compute> = {
 const WITHOUT = ["eigencam"]
 const PYTHON = ["kpcacam", "scorecam", "ablationcam"]
 
-/** The method of this name; case, hyphens, spaces and underscores are ignored. */
-export function findMethod(given: string): Method {
+const ALIASES = new Map([["elementwise", "gradcamelementwise"], ["gradcamplusplus", "gradcam++"]])
+
+/** The name of a method: case, hyphens, spaces and underscores are ignored. */
+export function methodName(given: string): string {
   const plain = String(given).toLowerCase().replace(/[-_ ]/g, "")
-  const name = ({ elementwise: "gradcamelementwise", gradcamplusplus: "gradcam++" } as Record<string, string>)[plain] ?? plain
+  return ALIASES.get(plain) ?? plain
+}
+
+/** The method of this name. */
+export function findMethod(given: string): Method {
+  const name = methodName(given)
   const known = Object.keys(COMPUTE)
   if (PYTHON.includes(name))
     throw new UsageError(`the method ${show(given)} is not available in JavaScript, only in Python. The methods here are ${known.join(", ")}.`)
   if (!Object.hasOwn(COMPUTE, name))
     throw new UsageError(`unknown method ${show(given)}; the methods are ${known.join(", ")}.${suggest(name, known)}`)
   return { name, compute: COMPUTE[name], takesGradients: !WITHOUT.includes(name) }
+}
+
+const MOST_VALUES = 2 ** 28
+
+/** The sizes of maps: those of the option `resize`, which are checked, or `usual` for `true`. */
+export function checkExtent(resize: unknown, usual: readonly number[]): readonly number[] {
+  const sizes = resize === true ? usual : resize
+  const isCount = (one: unknown): boolean => Number.isInteger(one) && (one as number) > 0
+  if (!Array.isArray(sizes) || sizes.length !== usual.length || !sizes.every(isCount))
+    throw new UsageError(`resize must be true, false or ${usual.length} sizes, got ${Array.isArray(resize) ? `[${resize.join(", ")}]` : show(resize)}.`)
+  if (size(sizes) > MOST_VALUES)
+    throw new UsageError(`maps of ${sizes.join(" x ")} values are too large for memory: at most ${MOST_VALUES} values are possible.`)
+  return sizes
 }
 
 /** The map of each image, in the layer's size. */
@@ -77,10 +98,10 @@ export function heat(method: Method, activations: Maps, gradient?: Maps): Float6
 }
 
 /** Set negative values to 0, resize, and divide by the maximum, in this order. */
-export function finished(map: Float64Array, space: readonly number[], size: readonly number[], normalize: boolean): Float32Array {
+export function finished(map: Float64Array, space: readonly number[], extent: readonly number[], normalize: boolean): Float32Array {
   let values = normalize ? map.map((value) => (value > 0 || Number.isNaN(value) ? value : 0)) : map
   let now = [...space]
-  size.forEach((count, axis) => {
+  extent.forEach((count, axis) => {
     values = along(values, now, axis, count)
     now = now.with(axis, count)
   })

@@ -2,7 +2,7 @@
 
 import { type Test, checks, isCount, isNumber, isText, listOf, mapOf, orNull, readChecked } from "./card.js"
 import { missingTensor } from "./cut.js"
-import { ModelFileError } from "./errors.js"
+import { ModelFileError, UsageError, show } from "./errors.js"
 import { deviation, goldenData } from "./golden.js"
 import type { Program } from "./program.js"
 import type { Tensor } from "./tensors.js"
@@ -79,6 +79,8 @@ const isGolden = checks({
 
 /** See `Model.check`. */
 export async function check(program: Program, tolerance?: number): Promise<CheckReport> {
+  if (tolerance !== undefined && !(typeof tolerance === "number" && tolerance >= 0))
+    throw new UsageError(`tolerance must be a number of at least 0, got ${show(tolerance)}.`)
   const { golden, verification, quantized } = program.card ?? {}
   if (!golden) throw new ModelFileError("the file has no golden sample to check against; files that layertap exports do.")
   readChecked(isGolden, program.card)

@@ -72,6 +72,15 @@ export function list(names: Iterable<string>, most = 5): string {
   return all.slice(0, most).map(show).join(", ") + more || "none"
 }
 
+/** Check that options are an object with these keys and no others. */
+export function checkOptions(options: unknown, ...known: string[]): void {
+  if (!options || typeof options !== "object" || Array.isArray(options))
+    throw new UsageError(`options must be an object, as in {${known[0]}: ...}, got ${show(options)}.`)
+  for (const name of Object.keys(options))
+    if (!known.includes(name))
+      throw new UsageError(`there is no option ${show(name)}, only ${list(known)}.${suggest(name, known)}`)
+}
+
 const COMPARED = 10_000
 const CHARACTERS = 200
 

@@ -1,12 +1,13 @@
 /** Gradients and heat maps of a class: the runs that they need. */
 
 import type { Axes } from "./axes.js"
-import { type Method, findMethod, finished, heat } from "./cam.js"
+import { type Method, checkExtent, findMethod, finished, heat } from "./cam.js"
 import type { Gradients, Layer } from "./card.js"
 import { LayerNotFoundError, ModelFileError, UsageError, list, show } from "./errors.js"
 import { isNamed } from "./feeds.js"
 import { isImage } from "./images/kinds.js"
 import { type Maps, featureMaps } from "./maps.js"
+import { finishedOf } from "./pictures.js"
 import type { Program, RunOptions } from "./program.js"
 import { Classes, type Found, type Target, byClass, endsInActivation } from "./scores.js"
 import { type Selector, isSingle, only, select } from "./select.js"
@@ -46,6 +47,7 @@ export interface Score {
 
 /** See `Model.top`. */
 export async function top(program: Program, inputs: any, count: number, options: RunOptions): Promise<any> {
+  if (!Number.isInteger(count) || count < 1) throw new UsageError(`the number of classes must be at least 1, got ${show(count)}.`)
   const output = outputOf(program)
   const rows = byClass((await program.compute({ tensors: [output], fused: true }, inputs, options)).get(output)!)
   const classes = classesOf(program, output, rows[0].length)
@@ -75,6 +77,14 @@ export async function gradients(program: Program, inputs: any, layers: any, opti
 /** See `Model.cam`. */
 export async function cam(program: Program, inputs: any, layer: Selector | undefined, options: CamOptions): Promise<HeatMaps> {
   const { target = "top", normalize = true, resize = true } = options
+  if (typeof normalize !== "boolean") throw new UsageError(`normalize must be true or false, got ${show(normalize)}.`)
+  const facts = finishedOf(program.card)
+  if (facts) {
+    const { computedMaps } = await import("./finished.js")
+    const { data, extent, found, outputs, targets, ...rest } = await computedMaps(program, facts, inputs, layer, options)
+    const dims = isOne(program, inputs) && !Array.isArray(target) ? extent : [outputs.length, targets.length, ...extent]
+    return { data, dims, ...rest, ...explained(outputs, found) }
+  }
   const targets = ([] as Target[]).concat(target as Target[])
   const method = findMethod(options.method ?? "gradcam")
   const axes = await program.axes()
@@ -99,9 +109,7 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
   }
   const activations = maps(runs[0], tensor)
   const { space } = activations
-  const extent = Array.isArray(resize) ? resize : resize ? imageSize(axes, feeds, space.length) : space
-  if (extent.length !== space.length || !extent.every((one) => Number.isInteger(one) && one > 0))
-    throw new UsageError(`resize must be true, false or ${space.length} sizes, got [${extent.join(", ")}].`)
+  const extent = resize === false ? space : checkExtent(resize, resize === true ? imageSize(axes, feeds, space.length) : space)
   const each = size(extent)
   const data = new Float32Array(outputs.length * targets.length * each)
   targets.forEach((_, t) =>
@@ -114,6 +122,13 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
     dims: isOne(program, inputs) && !Array.isArray(target) ? extent : [outputs.length, targets.length, ...extent],
     method: method.name,
     layer: row.name,
+    ...explained(outputs, found),
+  }
+}
+
+/** The classes that maps explain, and their scores. */
+function explained(outputs: readonly Float64Array[], found: readonly Found[]): Pick<HeatMaps, "classes" | "scores"> {
+  return {
     classes: outputs.map((_, i) => found.map((one) => one.classes?.[i])),
     scores: outputs.map((scores, i) =>
       found.map(({ weights, offsets }) => scores.reduce((sum, one, k) => sum + one * weights[i * scores.length + k], offsets[i])),
@@ -124,11 +139,13 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
 /** Whether one image was given, not a list of images or a batch. */
 function isOne(program: Program, inputs: any): boolean {
   const values = isNamed(inputs) ? Object.values(inputs) : [inputs]
+  const image = finishedOf(program.card)?.image
+  if (image) return program.inputs.some(({ name, shape }) => name === image && shape.length === 3) || values.some(isImage)
   return program.inputs.some(({ shape }) => shape.length === 4) && values.some(isImage)
 }
 
 function outputOf({ card, outputs }: Program): string {
-  const name = card?.gradients?.output ?? outputs[0]?.name
+  const name = card?.gradients?.output ?? finishedOf(card)?.scores ?? outputs[0]?.name
   if (name === undefined) throw new UsageError("the model has no outputs, and so no scores of classes.")
   return name
 }

@@ -49,37 +49,36 @@ export async function asTensor(
   value: any,
   recipe?: () => Promise<[recipe: Recipe | null, axes: string]>,
 ): Promise<Tensor> {
-  const { shape, dtype } = info
+  const { shape } = info
+  const dtype = info.dtype || value?.type // without a dtype, the file does not state how many axes there are
   const images = imagesOf(value, info)
   if (images && recipe) {
     const [known, axes] = await recipe()
-    if (!known)
+    if (known) value = await (await import("./images/batch.js")).batch(label, { ...info, axes }, images, known)
+    else if (!images.dims)
       throw new InputError(
         `${label}: got an image, but the file has no preprocessing. Give preprocess: {size: [320, 320]}, or a batch of shape ${shown(shape)}.`,
       )
-    const { batch } = await import("./images/batch.js")
-    value = await batch(label, { ...info, axes }, images, known)
   }
-  if (value?.dims && (value.type === dtype || !dtype)) {
-    if (dtype) checkShape(label, value.dims, info)
+  const check = (dims: readonly number[]): void => void (info.dtype && checkShape(label, dims, info))
+  if (value?.location && value.type === dtype) {
+    check(value.dims)
     return value
   }
   const data = value?.dims ? value.data : value
   if (!dtype || data?.length === undefined || typeof data === "string")
-    throw new InputError(`${label} must be a tensor${dtype && " or an array of numbers"}, got ${show(value)}.`)
+    throw new InputError(`${label} must be a tensor${dtype ? " or an array of numbers" : ""}, got ${show(value)}.`)
   const dims = value.dims ?? inferred(label, data.length, shape)
-  checkShape(label, dims, info)
+  check(dims)
+  if (data.length !== size(dims)) throw new InputError(`${label} has ${data.length} values, but the shape ${shown(dims)}.`)
   return engine.tensor(dtype, cast(label, data, dtype, value.type), dims)
 }
 
-/** The images in a value for an input of images, if it has some. */
-function imagesOf(value: any, { shape, dtype }: TensorInfo): ImageSource[] | undefined {
+/** The images in a value for an input of images, if it has some: a list, or a batch of integers. */
+function imagesOf(value: any, { shape, dtype }: TensorInfo): any {
   if (shape.length !== 4 || dtype === "string") return undefined
-  if (value?.dims?.length === 4 && /^uint(8|16)$/.test(value.type) && isFloat(dtype)) {
-    const [n, height, width, channels] = value.dims
-    const each = height * width * channels
-    return Array.from({ length: n }, (_, i) => ({ data: value.data.subarray(i * each, (i + 1) * each), width, height }))
-  }
+  const isInteger = /int/i.test(value?.type ?? value?.data?.constructor.name)
+  if (value?.dims?.length === 4 && isInteger && isFloat(dtype)) return value
   const images = Array.isArray(value) ? value : [value]
   return images.length && images.every(isImage) ? images : undefined
 }

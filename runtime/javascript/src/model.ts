@@ -3,7 +3,7 @@
 import type { Card, Layer, TensorInfo } from "./card.js"
 import type { CheckReport } from "./check.js"
 import { Engine, type Ort } from "./engine.js"
-import { InputError, ModelFileError, UsageError, list } from "./errors.js"
+import { InputError, ModelFileError, UsageError, checkOptions, list } from "./errors.js"
 import type { CamOptions, HeatMaps, TargetOptions } from "./explain.js"
 import type { Inputs } from "./feeds.js"
 import type { ImageSource } from "./images/kinds.js"
@@ -37,6 +37,7 @@ export interface TopChannels {
 export async function open(ort: Ort, source: Source, options: OpenOptions = {}): Promise<Model> {
   if (typeof ort?.InferenceSession?.create !== "function")
     throw new UsageError("the first argument must be onnxruntime: open(ort, source).")
+  checkOptions(options, "session")
   const bytes = await readBytes(source, ModelFileError)
   try {
     const index = readIndex(bytes)
@@ -94,6 +95,8 @@ export class Model {
 
   /** Images as a batch for the model's first input of images. */
   async prepare(images: ImageSource | readonly ImageSource[], options: RunOptions = {}): Promise<Tensor> {
+    checkOptions(options, "preprocess")
+    if (this.card?.finished) throw new UsageError("a finished file prepares pictures itself. Give them to predict.")
     const info = this.inputs.find(({ shape }) => shape.length === 4)
     if (!info)
       throw new InputError(`the model has no input of images: ${list(this.inputs.map(({ name }) => name))}. Give tensors.`)
@@ -109,18 +112,21 @@ export class Model {
    *   `null`), which are computed in the graph.
    */
   async activations(inputs: Inputs, layers?: Asked, options: RunOptions = {}): Promise<any> {
+    checkOptions(options, "preprocess")
     const [request, collect] = await this.#program.request(layers)
     return collect(await this.#program.compute(request, inputs, options))
   }
 
   /** The model's own output; if it has several, an object by their names. */
   async predict(inputs: Inputs, options: RunOptions = {}): Promise<any> {
+    checkOptions(options, "preprocess")
     const [request, collect] = this.#program.requestOutputs()
     return collect(await this.#program.compute(request, inputs, options))
   }
 
   /** The best classes, `{index, label, score}`: a list for one image, otherwise a list for each. */
   async top(inputs: Inputs, count = 5, options: RunOptions = {}): Promise<any> {
+    checkOptions(options, "preprocess")
     return (await import("./explain.js")).top(this.#program, inputs, count, options)
   }
 
@@ -130,6 +136,7 @@ export class Model {
    * object by name; without layers all that have a gradient.
    */
   async gradients(inputs: Inputs, layers?: Selector | readonly Selector[], options: TargetOptions = {}): Promise<any> {
+    checkOptions(options, "preprocess", "target")
     return (await import("./explain.js")).gradients(this.#program, inputs, layers, options)
   }
 
@@ -142,6 +149,7 @@ export class Model {
    *   one that the file has a gradient for.
    */
   async cam(inputs: Inputs, layer?: Selector, options: CamOptions = {}): Promise<HeatMaps> {
+    checkOptions(options, "preprocess", "target", "method", "normalize", "resize")
     return (await import("./explain.js")).cam(this.#program, inputs, layer, options)
   }
 
@@ -152,6 +160,7 @@ export class Model {
    * @param layers As in `activations`; by default the model's own outputs.
    */
   async resume(given: { readonly [layer: string]: any }, layers?: Asked, options: RunOptions = {}): Promise<any> {
+    checkOptions(options, "preprocess")
     return (await import("./resume.js")).resume(this.#program, given, layers, options)
   }
 
@@ -162,7 +171,8 @@ export class Model {
    * @param options `tolerance`: the largest scaled error that passes, by default that of the export;
    *   give a larger one for a file that was converted to 16 bits.
    */
-  async check({ tolerance }: { tolerance?: number } = {}): Promise<CheckReport> {
-    return (await import("./check.js")).check(this.#program, tolerance)
+  async check(options: { tolerance?: number } = {}): Promise<CheckReport> {
+    checkOptions(options, "tolerance")
+    return (await import("./check.js")).check(this.#program, options.tolerance)
   }
 }

@@ -9,6 +9,7 @@ import { asTensor, byName, isNamed } from "./feeds.js"
 import { type Graph, typeOf } from "./graph.js"
 import type { Recipe } from "./images/recipe.js"
 import type { Index } from "./layers.js"
+import type { Finished } from "./pictures.js"
 import { type Selector, isSingle, select } from "./select.js"
 import { type Tensor, cast, size } from "./tensors.js"
 
@@ -116,6 +117,11 @@ export class Program {
   /** Values of the inputs with these names. */
   async feeds(names: readonly string[], inputs: any, options: RunOptions): Promise<Map<string, Tensor>> {
     const needed = names.filter((name) => name !== this.seed)
+    const finished = this.card?.finished as Finished | undefined
+    if (finished) {
+      const { withPictures } = await import("./pictures.js")
+      inputs = await withPictures(finished, inputs, this.inputs, needed, options.preprocess)
+    }
     const values = byName(inputs, this.inputs, this.optional, needed.length === 1 ? needed[0] : undefined)
     const missing = needed.find((name) => !values.has(name))
     if (missing !== undefined)
@@ -129,7 +135,7 @@ export class Program {
       }
       const tensor = await this.tensor(name, values.get(name), options)
       feeds.set(name, tensor)
-      if (this.card && this.inputs.find((one) => one.name === name)?.shape[0] === null) sizes.set(name, tensor.dims[0])
+      if (this.card && !finished && this.inputs.find((one) => one.name === name)?.shape[0] === null) sizes.set(name, tensor.dims[0])
     }
     if (new Set(sizes.values()).size > 1)
       throw new InputError(

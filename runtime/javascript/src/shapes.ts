@@ -10,7 +10,10 @@ export const shown = (shape: readonly (number | null)[]): string =>
 export function checkShape(label: string, dims: readonly number[], { shape }: Pick<TensorInfo, "shape">): void {
   const fits = (...given: number[]): boolean =>
     given.length === shape.length && given.every((one, axis) => shape[axis] === null || shape[axis] === one)
-  if (fits(...dims) && size(dims)) return
+  if (fits(...dims)) {
+    if (size(dims)) return
+    throw new InputError(`${label} has the shape ${shown(dims)}, without any value: give at least one sample.`)
+  }
   const [n, a, b, c] = dims
   const hint = fits(n, b, c, a) ? " Its channels come first." : fits(n, b, a, c) ? " Height and width are swapped." : ""
   throw new InputError(

@@ -21,6 +21,8 @@ type Kind = new (message: string, options?: ErrorOptions) => LayertapError
 
 /** All bytes of a source. */
 export async function readBytes(source: Source, kind: Kind): Promise<Uint8Array> {
+  if (!isBytes(source) && typeof source !== "string" && !(source instanceof URL))
+    throw new kind(`cannot read ${show(source)}: give the bytes of a file, a Blob, a URL${node() ? " or a path" : ""}.`)
   const name = isBytes(source) ? "the file" : show(String(source))
   const check = (size: number): void => {
     if (size > MOST_BYTES)
@@ -40,7 +42,6 @@ export async function readBytes(source: Source, kind: Kind): Promise<Uint8Array>
       check(size)
       return await node().promises.readFile(source)
     }
-    if (typeof (source as unknown) === "object" && !((source as unknown) instanceof URL)) throw new Error("give bytes, a URL or a path")
     const response = await fetch(source as string)
     if (!response.ok) throw new Error(`the server answered ${response.status} ${response.statusText}`)
     check(Number(response.headers.get("content-length") ?? 0))

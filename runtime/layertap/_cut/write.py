@@ -20,6 +20,7 @@ from layertap.format.wire import Buffer, Span, encode, fields, find, header
 
 from .means import NOTHING, Spared
 from .nodes import entry_nodes, exit_nodes, node_field, ones_field, renamed_node, type_field
+from .origins import field_without_origins, is_of_exporter, without_origins
 from .plan import CutPlan, Leaf
 
 Located: TypeAlias = "External | bytes"
@@ -89,13 +90,22 @@ def write_cut_file(
         exit_nodes(name, leaf) for name, leaf in plan.leaves.items() if name not in known
     )
     with memoryview(buffer) as view:
-        body = _computing(view, buffer, graph, plan, locate, None, entries, left_out)
+        body = _computing(
+            view, buffer, graph, plan, locate, None, entries, left_out, with_origins=False
+        )
         body += [exits, *made]
-        body += _listed(buffer, graph, plan, plan.needs)
-        body += [encode(11, types[name]) for name in plan.given if name not in graph.inputs]
-        body += [encode(12, types[name]) for name in plan.leaves]
-        tail = [encode(14, encode(1, key) + encode(2, text)) for key, text in metadata.items()]
-        return _joined(view, graph, body, tail)
+        for field in _listed(buffer, graph, plan, plan.needs):
+            body.append(field_without_origins(field, 0, len(field), "value") or field)
+        own = {name: without_origins(kind, 0, len(kind), "value") for name, kind in types.items()}
+        stated = {name: types[name] if new is None else new for name, new in own.items()}
+        body += [encode(11, stated[name]) for name in plan.given if name not in graph.inputs]
+        body += [encode(12, stated[name]) for name in plan.leaves]
+        tail = [
+            encode(14, encode(1, key) + encode(2, text))
+            for key, text in metadata.items()
+            if not is_of_exporter(key)
+        ]
+        return _joined(view, graph, body, tail, _functions(buffer, graph))
 
 
 def _computing(
@@ -108,6 +118,8 @@ def _computing(
     entries: bytes = b"",
     left_out: AbstractSet[str] = frozenset(),
     spared: Spared = NOTHING,
+    *,
+    with_origins: bool = True,
 ) -> list[bytes | memoryview]:
     """The title, nodes and initializers of the cut, as fields of the graph.
 
@@ -115,6 +127,7 @@ def _computing(
         entries: nodes that come first.
         left_out: names of tensors whose nodes are left out.
         spared: what else is left out.
+        with_origins: whether nodes keep what their exporter says about where they came from.
     """
     taken = {*plan.starts, *(leaf.source for leaf in plan.given.values())}
     renamed = {name: f"layertap:{name}" for name in taken}
@@ -125,11 +138,16 @@ def _computing(
         if at in spared.nodes or not left_out.isdisjoint(node.writes):
             continue
         reads = spared.reads.get(at, {})
-        if not reads and taken.isdisjoint(node.writes):
-            body.append(view[slice(*node.span)])
-        else:
+        if reads or not taken.isdisjoint(node.writes):
             # It is kept for its other outputs; the given ones get new names.
-            body.append(renamed_node(buffer, node, reads, renamed))
+            changed: bytes | None = renamed_node(buffer, node, reads, renamed)
+            if changed and not with_origins:
+                changed = field_without_origins(changed, 0, len(changed), "node") or changed
+        elif with_origins:
+            changed = None
+        else:
+            changed = field_without_origins(buffer, *node.span, "node")
+        body.append(view[slice(*node.span)] if changed is None else changed)
     body += [extra.nodes for extra in plan.appended]
     for name in plan.initializers:
         if name in spared.initializers:
@@ -156,14 +174,29 @@ def _joined(
     graph: Graph,
     body: Sequence[bytes | memoryview],
     tail: Sequence[bytes] = (),
+    changed: Mapping[Span, bytes] | None = None,
 ) -> bytes:
-    model: list[bytes | memoryview] = [view[slice(*span)] for span in graph.head]
+    changed = changed or {}
+    model: list[bytes | memoryview] = [
+        changed.get(span) or view[slice(*span)] for span in graph.head
+    ]
     model.append(header(7, sum(map(len, body))))
     joined = b"".join([*model, *body, *tail])
     for chunk in (*model, *body):
         if isinstance(chunk, memoryview):
             chunk.release()
     return joined
+
+
+def _functions(buffer: Buffer, graph: Graph) -> dict[Span, bytes]:
+    """The functions of the model that change without what their exporter says, by their span."""
+    found = {}
+    for span in graph.head:
+        ((number, _, _, _, _),) = fields(buffer, *span)
+        new = field_without_origins(buffer, *span, "function") if number == 25 else None
+        if new is not None:
+            found[span] = new
+    return found
 
 
 def _named(buffer: Buffer, number: int, span: Span) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +20,12 @@ from layertap.format.card import (
     CLASS_INPUTS,
     KEY,
     Card,
+    Finished,
     Gradients,
     TensorInfo,
     check_class_input,
 )
+from layertap.format.cardless import card_of
 from layertap.format.data_file import DataFile, replacing_model
 from layertap.format.digest import digest_of, inherited
 from layertap.format.external import Weights, find_weights
@@ -63,8 +65,9 @@ def cut_to_file(
         )
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
-    slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
-    starts, ends = _named(program, start, infos), _named(program, end, slopes)
+    apart = {info.name: info.name for info in program.outputs}
+    apart |= {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
+    starts, ends = _named(program, start, infos), _named(program, end, apart)
     with replacing_model(path) as (temporary, data):
         model, card = write_part(program, starts, ends, data, class_input)
         with temporary.open("wb") as file:
@@ -145,9 +148,9 @@ def write_part(
                 "a layer before or after it."
             )
     defaults = _default_weights(program, plan, class_input)
-    card = None
-    if program.card:
-        card = _card(inherited(program.card, "cut", program.source), graph, plan, known)
+    card = _own_card(program)
+    if card:
+        card = _card(inherited(card, "cut", program.source), graph, plan, known, program.card)
         if card.gradients:
             required = _is_required(graph, card.gradients.weights, defaults)
             form = CLASS_INPUTS[required]
@@ -164,6 +167,18 @@ def write_part(
                 f"{program.name} is damaged ({exc}). Copy or export it again."
             ) from exc
     return model, card
+
+
+def _own_card(program: Program) -> Card | None:
+    """The card of the file; of one without a card that says its modules, what it says.
+
+    A part of such a file needs a card: where it has only half of a module, its nodes cannot say
+    what the output of that is.
+    """
+    if program.card or all(layer.name == layer.tensor for layer in program.layers):
+        return program.card
+    with program.source.read() as buffer:
+        return card_of(buffer, program.graph, program.layers)
 
 
 def _default_weights(
@@ -252,9 +267,24 @@ def _types(
 # --- The card -----------------------------------------------------------------------------------
 
 
-def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorType]) -> Card:
-    """The card of the part."""
-    rows = tuple(_rows(card.layers, graph, plan))
+def _card(
+    card: Card,
+    graph: Graph,
+    plan: CutPlan,
+    known: Mapping[str, TensorType],
+    stated: Card | None,
+) -> Card:
+    """The card of the part.
+
+    Args:
+        stated: the card in the whole file. Without one, every layer that the part computes is one
+            of its layers, as in the whole file.
+    """
+    inside = () if stated else {name for at in plan.nodes for name in graph.nodes[at].writes}
+    if card.made_from and not stated:
+        source = replace(card.source, weights_sha256=card.made_from.weights)
+        card = replace(card, source=source)
+    rows = tuple(_rows(card.layers, graph, plan, inside))
     exposed = {row.tensor for row in rows}
     axes = stated_axes(card.layers, (*card.inputs, *card.outputs))
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
@@ -268,6 +298,8 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
     first = [info.name for info in outputs[: len(card.outputs)]]
     whole = first == [info.name for info in card.outputs]
     images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
+    finished = _finished(card.finished, {info.name for info in (*inputs, *outputs)})
+    whole = whole or (finished is not None and finished.scores is not None)
     verification, golden = card.verification, card.golden
     if verification:
         computed = exposed - plan.given.keys()
@@ -289,7 +321,37 @@ def _card(card: Card, graph: Graph, plan: CutPlan, known: Mapping[str, TensorTyp
         verification=verification,
         golden=golden,
         gradients=gradients,
+        finished=finished,
     )
+
+
+def _finished(facts: Finished | None, left: Container[str | None]) -> Finished | None:
+    """What a part of a finished file takes and gives.
+
+    Args:
+        left: the inputs and outputs of the part.
+    """
+    if facts is None:
+        return None
+
+    def kept(name: str | None) -> str | None:
+        return name if name in left else None
+
+    scores, image = kept(facts.scores), kept(facts.image)
+    heat_map = kept(facts.heat_map) if scores else None  # `cam` gives the scores with the maps
+    found = replace(
+        facts,
+        scores=scores,
+        image=image,
+        preprocessing=facts.preprocessing if image else None,
+        target=kept(facts.target),
+        heat_map=heat_map,
+        layer=facts.layer if heat_map else None,
+        method=facts.method if heat_map else None,
+        top_scores=kept(facts.top_scores),
+        top_classes=kept(facts.top_classes),
+    )
+    return found if found != Finished(extra=facts.extra) else None
 
 
 def _gradients(gradients: Gradients | None, plan: CutPlan) -> Gradients | None:
@@ -325,13 +387,15 @@ def _info(name: str, kind: TensorType, axes: Axes | None) -> TensorInfo:
     )
 
 
-def _rows(layers: Sequence[Layer], graph: Graph, plan: CutPlan) -> Iterator[Layer]:
+def _rows(
+    layers: Sequence[Layer], graph: Graph, plan: CutPlan, shown: Collection[str]
+) -> Iterator[Layer]:
     """The layers of the part. Given layers become its inputs, as in a Keras model cut there.
 
-    Others are exposed if the part gives their tensors out.
+    Others are exposed if the part gives their tensors out, or if they are among `shown`.
     """
     inside = {name for at in plan.nodes for name in graph.nodes[at].writes} | {*_read(plan)}
-    present = {*plan.leaves, *plan.given, *plan.needs}
+    present = {*plan.leaves, *plan.given, *plan.needs, *shown}
     known = {name for node in graph.nodes for name in node.writes} | graph.inputs.keys()
     tensors = [layer.tensor for layer in layers if layer.tensor in known]
     sources = {name: leaf.source for name, leaf in peel(graph, map(str, tensors)).items()}

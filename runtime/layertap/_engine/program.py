@@ -135,7 +135,6 @@ class Program:
 
         return as_recipe(self.card.preprocessing)
 
-    @cached_property
     def _apart(self) -> Mapping[str, str]:
         """By name of an output that may be no layer, how to get it."""
         return ways(self.outputs, self.card)
@@ -175,6 +174,12 @@ class Program:
         if rank < 2:
             return "N"[:rank]
         return f"N{rest}C" if self._channels_last else f"NC{rest}"
+
+    def known_axes(self, layer: Layer) -> Axes:
+        """What each axis of a layer's activations means, as `axes`; empty if not even their number
+        is known. In a file that states no shapes, the operators often say it."""
+        tensor = str(layer.tensor)
+        return self.axes(tensor, len(layer.shape)) if layer.dtype else self._axes.get(tensor, "")
 
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.
@@ -242,7 +247,7 @@ class Program:
         else:
             asked = as_selectors(asked)
             single = is_single(self.layers, asked)
-            layers = self.select(asked)
+            layers = select(self.layers, asked, outputs=self._apart)
         target = None if dtype is None else check_dtype(dtype)
         try:
             return request_layers(self.graph, layers, reductions, single, target, self.axes, peeled)
@@ -285,6 +290,7 @@ class Program:
         peeled: bool = True,
         on_device: bool = False,
         fused: bool = False,
+        kept: bool = True,
     ) -> Fetch:
         """Prepare to compute `tensors` and the appended nodes, starting from `given`.
 
@@ -293,6 +299,7 @@ class Program:
             peeled: whether Transposes at the end are left to numpy.
             on_device: whether the values stay on the device; they are not peeled then.
             fused: whether a quantised model may be computed in integers, see `_quantised`.
+            kept: whether the session is kept for the next request of the same kind.
         """
         self.check_open()
         in_float = self._quantised and not fused
@@ -300,7 +307,9 @@ class Program:
         dtypes = _dtypes(feeds or {}, plan.starts) if plan.starts else {}
         key = (*plan.key, *dtypes.values(), in_float)
         engine = self.engine.in_float() if in_float else self.engine
-        start = partial(self._sessions.get, key, partial(self._start, engine, plan, dtypes))
+        start: Callable[[], Session] = partial(self._start, engine, plan, dtypes)
+        if kept:
+            start = partial(self._sessions.get, key, start)
         guarded = partial(
             self._sessions.get,
             (*key, "guarded"),
@@ -435,6 +444,8 @@ class Program:
             inputs = self._pictured(self.finished, inputs, needed, preprocess)
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        if self.finished is not None and self.finished.target in feeds:
+            self._check_classes(self.finished, feeds)
         used = self.prepared
         if preprocess is not None and recipe is not None:
             used = value_range(recipe.to_dict())
@@ -461,6 +472,20 @@ class Program:
                 "preprocessing."
             )
         return with_pictures(finished, inputs, self.graph.inputs, needed)
+
+    def _check_classes(self, finished: Finished, feeds: Mapping[str, Any]) -> None:
+        """Check the classes of a finished file that a caller gives."""
+        from .on_device import on_host
+        from .pictures import check_classes
+
+        name = str(finished.target)
+        shapes = [x.shape for x in self.outputs if x.name == finished.scores]
+        known = shapes[0][-1] if shapes and shapes[0] else None
+        binary = known == 1 and len(self.labels or ()) == 2
+        # A picture without an axis of samples has three axes.
+        images = [on_host(value) for key, value in feeds.items() if key != name]
+        samples = next((len(image) for image in images if image.ndim == 4), 1)
+        check_classes(name, on_host(feeds[name]), 2 if binary else known, samples)
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None

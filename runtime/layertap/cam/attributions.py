@@ -1,6 +1,7 @@
 """Attributions: how much each element of the input contributes to the score of a class.
 
-They need a file with gradients with respect to its inputs.
+Those in this module need a file with gradients with respect to its inputs; `masked_inputs` has
+those that mask the input instead.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from layertap._arguments import count, number
-from layertap.errors import InputError, ModelFileError, UsageError, suggest
-from layertap.format.text import class_text
+from layertap.errors import ModelFileError, UsageError, suggest
 
 from . import available, targets
 from .axes import has_rows
+from .baselines import backgrounds, baselines
 from .gradients import Seed, prepare
-from .scores import by_class
+from .masked_inputs import choose_input, masked_attributions
+from .masking import Options, not_for
+from .scores import by_class, choose_output
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -30,16 +33,27 @@ if TYPE_CHECKING:
 MOST_STEPS = 10_000
 """Points of the quadrature: finding them takes a minute, and they are more than enough."""
 
-METHODS = ("saliency", "input_x_gradient", "smoothgrad", "integrated_gradients")
+MASKING_INPUT = ("occlusion", "rise", "kernelshap")
+"""The methods that mask the input, and need no gradient."""
+
+METHODS = (
+    "saliency", "input_x_gradient", "smoothgrad", "integrated_gradients", "expected_gradients",
+    *MASKING_INPUT,
+)  # fmt: skip
+
+WITH_BACKGROUND = ("expected_gradients", "kernelshap")
+"""The methods that compare an input with several samples."""
 
 
 class Point(NamedTuple):
     """A point at which the gradient is computed."""
 
-    share: float
-    """The weight of its gradient."""
     move: Callable[[Array, str, int], Array]
     """From one sample's input, the input's name and the sample's index, to the point."""
+    share: float
+    """The weight of its gradient."""
+    times: Callable[[Array, str, int], Array | float]
+    """From the same to what the gradient is multiplied by, element by element."""
 
 
 def attribute(
@@ -49,11 +63,18 @@ def attribute(
     target: Target = targets.TOP,
     *,
     steps: int = 50,
-    baseline: Any = 0.0,
-    samples: int = 25,
+    baseline: Any = None,
+    background: Any = None,
+    samples: int | None = None,
     noise: float = 0.15,
+    window: Any = None,
+    stride: Any = None,
+    cells: Any = None,
+    keep: float | None = None,
     seed: int = 0,
     batch_size: int = 16,
+    input_name: str | None = None,
+    output: str | None = None,
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.attribute`."""
@@ -62,52 +83,83 @@ def attribute(
             f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
             + suggest(str(method), METHODS)
         )
-    steps, samples = count("steps", steps, most=MOST_STEPS), count("samples", samples)
-    batch_size, seed = count("batch_size", batch_size), count("seed", seed, least=0)
-    noise = number("noise", noise)
+    steps, seed = count("steps", steps, most=MOST_STEPS), count("seed", seed, least=0)
+    batch_size, noise = count("batch_size", batch_size), number("noise", noise)
+    samples = None if samples is None else count("samples", samples)
+    options = Options(window, stride, None, cells, keep)
+    unused = options.unused(method)
+    if unused is not None:
+        raise UsageError(not_for(unused, method))
+    if background is not None and method not in WITH_BACKGROUND:
+        raise UsageError(
+            f"background is for the methods {', '.join(WITH_BACKGROUND)}, got {method}."
+        )
+    if background is not None and baseline is not None:
+        raise UsageError("give a baseline= or a background=, not both.")
+    if method in MASKING_INPUT:
+        return masked_attributions(
+            program,
+            inputs,
+            method,
+            target,
+            options._replace(samples=samples, seed=seed),
+            baseline=0.0 if baseline is None else baseline,
+            background=background,
+            batch_size=batch_size,
+            input_name=input_name,
+            output=output,
+            preprocess=preprocess,
+        )
     gradients = available.require(program)
-    wanted = _of_inputs(program, gradients)
+    choose_output(program, output, with_gradients=True)
+    wanted = _of_inputs(program, gradients, input_name)
     feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
-    baselines = _baselines(baseline, {name: feeds[name] for name in wanted})
+    changed = {name: feeds[name] for name in wanted}
+    starts = baselines(program, 0.0 if baseline is None else baseline, changed)
     if method == "smoothgrad":
-        points = list(_noisy(samples, noise, seed))
+        points = list(_noisy(25 if samples is None else samples, noise, seed))
     elif method == "integrated_gradients":
-        points = list(_on_the_way(steps, baselines))
+        points = list(_on_the_way(steps, starts))
+    elif method == "expected_gradients":
+        if background is None:
+            raise UsageError(
+                "expected_gradients needs background=: samples to compare the input with, (k, ...) "
+                "in the units of the model's input."
+            )
+        rows = backgrounds(background, changed)
+        points = list(_between(200 if samples is None else samples, rows, seed))
     else:
-        points = [Point(1.0, lambda value, *_: value)]
+        points = [Point(_as_given, 1.0, _itself if method == "input_x_gradient" else _once)]
     weights = _weights(program, gradients, feeds, target)
     means = _mean_gradients(program, gradients, wanted, feeds, weights, points, batch_size)
 
     results = {}
     for name, mean in means.items():
-        value = feeds[name][:, None].astype(np.float64)
-        if method == "saliency":
-            mean = np.abs(mean)
-        elif method == "input_x_gradient":
-            mean = mean * value
-        elif method == "integrated_gradients":
-            mean = mean * (value - baselines[name][:, None])
+        mean = np.abs(mean) if method == "saliency" else mean
         mean = mean if targets.several(target, program.labels) else mean[:, 0]
         results[name] = mean.astype(np.float32)
-    return results if len(program.inputs) > 1 else next(iter(results.values()))
+    one = len(program.inputs) == 1 or input_name is not None
+    return next(iter(results.values())) if one else results
 
 
-def _of_inputs(program: Program, gradients: Gradients) -> dict[str, str]:
+def _of_inputs(program: Program, gradients: Gradients, input_name: str | None) -> dict[str, str]:
     """The gradients' tensors by name of the input.
 
     Raises:
         LayerNotFoundError: the file has none.
+        UsageError: no input has the given name.
     """
+    asked = None if input_name is None else choose_input(program, input_name)
     layers = {row.tensor: row.name for row in program.layers}
     found = {}
-    for info in program.inputs:
+    for info in program.inputs if asked is None else [asked]:
         for name in (info.name, layers.get(info.name, info.name)):
             if name in gradients.tensors:
                 found[info.name] = gradients.tensors[name]
     if not program.inputs:
         raise ModelFileError(f"{program.name} has no input, and so no attributions to one.")
     if not found:
-        raise available.missing(program, gradients.tensors, program.inputs[0].name)
+        raise available.missing(program, gradients.tensors, (asked or program.inputs[0]).name)
     return found
 
 
@@ -160,7 +212,8 @@ def _mean_gradients(
                 )
             with np.errstate(all="ignore"):  # NaN and infinity come out as they are
                 for (sample, at, point), slope in zip(part, found[tensor], strict=True):
-                    sums[name][sample, at] += point.share * slope.astype(np.float64)
+                    times = point.times(feeds[name][sample], name, sample)
+                    sums[name][sample, at] += point.share * slope.astype(np.float64) * times
     return sums
 
 
@@ -174,39 +227,59 @@ def _noisy(samples: int, noise: float, seed: int) -> Iterator[Point]:
         return moved
 
     for draw in range(samples):
-        yield Point(1 / samples, functools.partial(shaken, draw))
+        yield Point(functools.partial(shaken, draw), 1 / samples, _once)
 
 
-def _on_the_way(steps: int, baselines: Mapping[str, Array]) -> Iterator[Point]:
+def _on_the_way(steps: int, starts: Mapping[str, Array]) -> Iterator[Point]:
     """Points on the straight line from the baseline to the input, by Gauss-Legendre quadrature."""
 
     def between(part: float, value: Array, name: str, sample: int) -> Array:
-        start = baselines[name][sample]
+        start = starts[name][sample]
         moved: Array = start + part * (value.astype(np.float64) - start)
         return moved
 
+    def distance(value: Array, name: str, sample: int) -> Array:
+        return np.asarray(value - starts[name][sample])
+
     for point, share in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
-        yield Point(share / 2, functools.partial(between, (point + 1) / 2))
+        yield Point(functools.partial(between, (point + 1) / 2), share / 2, distance)
 
 
-def _baselines(baseline: Any, feeds: Mapping[str, Array]) -> dict[str, npt.NDArray[np.float64]]:
-    """The baseline of each input, one per sample."""
-    named = baseline if isinstance(baseline, Mapping) else dict.fromkeys(feeds, baseline)
-    found = {}
-    for name, value in feeds.items():
-        one = named.get(name, 0.0)
-        try:
-            given = np.asarray(one, np.float64)
-        except (TypeError, ValueError) as exc:
-            raise InputError(
-                f"the baseline must be a number, an array, or a dict of these by input name, got "
-                f"{class_text(one)}."
-            ) from exc
-        try:
-            found[name] = np.broadcast_to(given, value.shape)
-        except ValueError:
-            raise InputError(
-                f"the baseline has shape {given.shape}, but input {name!r} has shape "
-                f"{value.shape}. Give a number, one sample, or one sample for each."
-            ) from None
-    return found
+def _between(samples: int, rows: Mapping[str, Array], seed: int) -> Iterator[Point]:
+    """Points between the input and rows of the background.
+
+    The rows take turns, and the draws of the place on the way are spread evenly over it, row by
+    row: the expected mean is that of independent draws, with less noise.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(next(iter(rows.values())))
+    turns = -(-samples // count)
+    chosen = np.concatenate([generator.permutation(count) for _ in range(turns)])[:samples]
+    parts = np.empty(samples)
+    for row in range(count):
+        own = np.flatnonzero(chosen == row)
+        parts[own] = (generator.permutation(len(own)) + generator.random(len(own))) / len(own)
+
+    def between(row: int, part: float, value: Array, name: str, _: int) -> Array:
+        start = rows[name][row]
+        moved: Array = start + part * (value.astype(np.float64) - start)
+        return moved
+
+    def distance(row: int, value: Array, name: str, _: int) -> Array:
+        return np.asarray(value.astype(np.float64) - rows[name][row])
+
+    for row, part in zip(chosen, parts, strict=True):
+        move = functools.partial(between, int(row), float(part))
+        yield Point(move, 1 / samples, functools.partial(distance, int(row)))
+
+
+def _as_given(value: Array, *_: Any) -> Array:
+    return value
+
+
+def _once(*_: Any) -> float:
+    return 1.0
+
+
+def _itself(value: Array, *_: Any) -> Array:
+    return value.astype(np.float64)

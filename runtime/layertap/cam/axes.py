@@ -30,9 +30,14 @@ def channels_last(program: Program, tensor: str, values: Array) -> Array:
     return np.transpose(values, order)
 
 
+def laid_out(program: Program, tensor: str, values: Array) -> Array:
+    """The same for a tensor that may have no channels: `(n, ..., c)` or `(n, ...)`."""
+    return np.transpose(values, _order(program, tensor, np.ndim(values), strict=False))
+
+
 def as_fed(program: Program, tensor: str, images: Array) -> Array:
-    """The reverse of `channels_last`, as a contiguous array."""
-    order = _order(program, tensor, np.ndim(images))
+    """The reverse of `channels_last` and of `laid_out`, as a contiguous array."""
+    order = _order(program, tensor, np.ndim(images), strict=False)
     return np.ascontiguousarray(np.transpose(images, np.argsort(order)))
 
 
@@ -43,10 +48,10 @@ def space(program: Program, tensor: str, values: Array) -> tuple[int, ...]:
     return tuple(size for size, letter in sizes if letter not in "NC")
 
 
-def _order(program: Program, tensor: str, rank: int) -> list[int]:
+def _order(program: Program, tensor: str, rank: int, *, strict: bool = True) -> list[int]:
     """The axes of a tensor in the order samples, all others, channels."""
     axes = program.axes(tensor, rank)
-    if rank > 1 and "C" not in axes:
+    if strict and rank > 1 and "C" not in axes:
         raise UsageError(
             f"a heat map needs feature maps with channels, but {tensor!r} has none: its axes are "
             f"{axes} (see docs/file-format.md). Choose another layer, or give a function reshape= "
@@ -54,7 +59,7 @@ def _order(program: Program, tensor: str, rank: int) -> list[int]:
         )
     samples, channels = max(axes.find("N"), 0), axes.find("C")
     others = [axis for axis in range(rank) if axis not in (samples, channels)]
-    return [samples, *others, channels][:rank]
+    return [samples, *others, *([channels] if channels > -1 else [])][:rank]
 
 
 def sample_axis(program: Program, tensor: str, rank: int) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,12 +14,15 @@ from layertap.errors import ModelFileError, UsageError
 from layertap.format.layer import Layer
 
 from . import available, targets, upsampling
-from .axes import channels_last, space
+from .axes import channels_last, laid_out, space
+from .baselines import baselines
 from .gradients import differentiate
 from .gradients import prepare as prepare_feeds
+from .masked import Masked
+from .masking import DEFAULTS, Options
 from .methods import Method
 from .perturbing import Change, Perturbation
-from .scores import by_class, ends_in_activation, find_scores
+from .scores import Scores, by_class, ends_in_activation, find_scores
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -55,7 +59,11 @@ class Gatherer:
     channels: int | None = None
     """Number of channels to try, the strongest ones; `None` for all."""
     batch_size: int = 32
-    """Number of channels per run."""
+    """Number of channels, or of masks, per run."""
+    options: Options = DEFAULTS
+    """What is masked, for methods that mask positions."""
+    baseline: Any = 0.0
+    """What replaces masked positions, see `baselines`."""
     reshape: Reshape | None = None
 
     def prepare(self, inputs: Any, preprocess: Recipe | None) -> dict[str, Any]:
@@ -71,6 +79,8 @@ class Gatherer:
         """Gather the evidence for a batch, in as few runs as the file allows."""
         if self.method.takes == "gradients":
             evidence = self._differentiated(feeds, target)
+        elif self.method.takes == "positions":
+            evidence = self._masked(feeds, target)
         elif self.method.takes:
             evidence = self._perturbed(feeds, target)
         else:
@@ -155,13 +165,14 @@ class Gatherer:
             tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
         scores = find_scores(self.program, self.output)
         also = [self._tensor, self.output]
-        tries = Perturbation(self.program, tensor, name, scores, feeds, also)
+        tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
+        self._require_floats(tries, tensor, name)
         outputs = by_class(tries.values[self.output])
         found = self._resolved(target, outputs)
         maps = self._maps(tries.values[self._tensor])
 
         def attempts(sample: int) -> list[tuple[Any, ...]]:
-            change = self._change(maps[sample])
+            change = self._change(tensor, maps[sample])
             strength = np.abs(maps[sample]).mean(axis=tuple(range(maps.ndim - 2)))
             channels = np.argsort(-strength, kind="stable")[: self.channels]
             by_channel = np.full((len(strength), outputs.shape[1]), np.nan)
@@ -174,15 +185,81 @@ class Gatherer:
 
         return Evidence(maps, outputs, found, attempts)
 
-    def _change(self, maps: Array) -> Change:
-        """How the tensor is changed for each channel of an image's maps, `(h, w, c)`."""
-        if self.method.takes == "ablated":
-            return _without
-        if not self.masks_input:
-            return lambda whole, channel: _masked(whole, whole[..., channel])
-        return lambda whole, channel: _masked(
-            whole, upsampling.resize(maps[..., channel], whole.shape[:-1])
+    def _masked(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+        """The maps of a method that masks positions of the layer, one by one for each image."""
+        tensor, name = self._tensor, self.layer.name
+        of_output = self.method.of_output
+        scores = Scores(self.output) if of_output else find_scores(self.program, self.output)
+        tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
+        self._require_floats(tries, tensor, name)
+        outputs = by_class(tries.values[self.output])
+        found = self._resolved(target, outputs)
+        values = tries.values[tensor]
+        maps = self._maps(values)
+        filling = baselines(self.program, self.baseline, {tensor: values}, {tensor: name})[tensor]
+        filling = laid_out(self.program, tensor, filling)
+        method = self.method.compute({tensor: maps.shape[1:-1]}, self.options)
+        masked = Masked(
+            tries,
+            method,
+            {tensor: lambda sample: filling[[sample]]},
+            found if of_output else replace(found, offsets=np.zeros_like(found.offsets)),
+            self.batch_size,
+            self._places(values) if self.reshape else None,
         )
+        return Evidence(
+            maps, outputs, found, lambda sample: [(one,) for one in masked.maps(sample)[tensor]]
+        )
+
+    def _places(self, values: Array) -> npt.NDArray[np.intp]:
+        """Where `reshape` takes the elements of a feature map `(h, w, c)` from: their places in the
+        flat values of a sample, channels last.
+
+        Raises:
+            UsageError: it does more than move values.
+        """
+        shape = (1, *values.shape[1:])
+        numbers = np.arange(math.prod(shape), dtype=np.float64).reshape(shape)
+        moved = self._maps(numbers)
+        places = moved.astype(np.intp)
+        if (
+            not np.array_equal(places, moved)
+            or len(np.unique(places)) != places.size
+            or places.min(initial=0) < 0
+            or places.max(initial=0) >= numbers.size
+        ):
+            raise UsageError(
+                f"{self.method.name} masks the positions of feature maps, and reshape= must not "
+                "compute, only move the values of the layer to feature maps (n, h, w, c)."
+            )
+        # From places in the layer's own order to those with the channels last.
+        order = laid_out(self.program, self._tensor, numbers).ravel().astype(np.intp)
+        found: npt.NDArray[np.intp] = np.argsort(order)[places[0]]
+        return found
+
+    def _require_floats(self, tries: Perturbation, tensor: str, name: str) -> None:
+        dtype = tries.seen(tensor).dtype
+        if dtype.kind != "f":
+            raise UsageError(
+                f"{name!r} must be of a float dtype for {self.method.name} to change it, got "
+                f"{dtype}."
+            )
+
+    def _change(self, tensor: str, maps: Array) -> Change:
+        """How the tensor is changed for each channel of an image's maps, `(h, w, c)`."""
+
+        def change(wholes: Mapping[str, Array], channel: int) -> dict[str, Array] | None:
+            whole = wholes[tensor]
+            if self.method.takes == "ablated":
+                value = _without(whole, channel)
+            elif not self.masks_input:
+                value = _masked(whole, whole[..., channel])
+            else:
+                mask = upsampling.resize(maps[..., channel], whole.shape[:-1])
+                value = _masked(whole, mask)
+            return None if value is None else {tensor: value}
+
+        return change
 
     def _resolved(self, target: Target, outputs: Array) -> Targets:
         samples, classes = outputs.shape

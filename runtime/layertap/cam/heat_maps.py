@@ -18,14 +18,15 @@ from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
 from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
-from layertap.format.layer import Layer
+from layertap.format.layer import Axes, Layer
 from layertap.format.select import LAST
-from layertap.format.text import class_text
+from layertap.format.text import class_text, shape_text
 
 from . import available, targets, upsampling
 from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .finished import check_options, computed_maps
+from .masking import Options, not_for
 from .methods import DEFAULT, Method, find_method
 from .projections import principal
 from .scores import choose_output
@@ -79,6 +80,13 @@ def heat_maps(
     eigen_smooth: bool = False,
     mask: str = "layer",
     channels: int | None = None,
+    window: Any = None,
+    stride: Any = None,
+    samples: int | None = None,
+    cells: Any = None,
+    keep: float | None = None,
+    baseline: Any = None,
+    seed: int = 0,
     batch_size: int = 32,
     output: str | None = None,
     reshape: Reshape | None = None,
@@ -97,6 +105,12 @@ def heat_maps(
     if reshape is not None and not callable(reshape):
         raise UsageError(f"reshape must be a function of an array, got {class_text(reshape)}.")
     program, chosen = program_of(model), find_method(DEFAULT if method is None else method)
+    masked = Options(window, stride, samples, cells, keep, count("seed", seed, least=0))
+    unused = masked.unused(chosen.name)
+    if unused is None and baseline is not None and chosen.takes != "positions":
+        unused = "baseline"
+    if unused is not None:
+        raise UsageError(not_for(unused, chosen.name))
     if program.finished is not None:
         options = {
             "normalize": not normalize, "aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth,
@@ -114,6 +128,8 @@ def heat_maps(
         layer=choose_layer(program, layer, chosen),
         method=chosen,
         output=choose_output(program, output, with_gradients=chosen.takes == "gradients"),
+        options=masked,
+        baseline=0.0 if baseline is None else baseline,
         masks_input=mask == "input" and chosen.takes == "masked",
         channels=channels,
         batch_size=batch_size,
@@ -129,7 +145,7 @@ def heat_maps(
 
     def finished(evidence: Evidence) -> npt.NDArray[np.float32]:
         with np.errstate(all="ignore"):  # NaN and infinity come out as they are
-            return _finished(_raw(chosen, evidence, eigen_smooth), size, normalize)
+            return _finished(chosen, _raw(chosen, evidence, eigen_smooth), size, normalize)
 
     maps = finished(evidence)
     if aug_smooth:
@@ -187,7 +203,8 @@ def raw_maps(
     """The results of the formulas of several methods, in the size of the layer, by method.
 
     Methods that take the same share the runs. `Model.cam` makes finished maps of these: negative
-    values become 0, the map is resized, and divided by its maximum.
+    values become 0, the map is resized, and divided by its maximum. From maps in which the least
+    value means no evidence (`rise`, `reciprocam`), it is subtracted.
 
     Args:
         program: computes them.
@@ -205,7 +222,8 @@ def raw_maps(
     found: dict[str, npt.NDArray[np.float64]] = {}
     evidence: dict[str, Evidence] = {}
     for method in methods:
-        if method.takes not in evidence:
+        key = method.name if method.takes == "positions" else method.takes
+        if key not in evidence:
             gather = Gatherer(
                 program=program,
                 layer=layer,
@@ -213,9 +231,9 @@ def raw_maps(
                 output=choose_output(program, output, with_gradients=method.takes == "gradients"),
                 batch_size=batch_size,
             )
-            evidence[method.takes] = gather(gather.prepare(inputs, preprocess), target)
+            evidence[key] = gather(gather.prepare(inputs, preprocess), target)
         with np.errstate(all="ignore"):
-            maps = _raw(method, evidence[method.takes], eigen_smooth=False)
+            maps = _from_least(method, _raw(method, evidence[key], eigen_smooth=False))
         found[method.name] = maps if method.takes else maps[:, :1]
     return found
 
@@ -239,8 +257,9 @@ def _is_default(target: Any) -> bool:
 
 
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
-    """Return the given layer, or the last one with gradients. `last-conv` is the last one that has
-    feature maps, and gradients if the method needs them.
+    """Return the given layer, or the last one with gradients; for a method that masks an input,
+    that input. `last-conv` is the last one that has feature maps, and gradients if the method needs
+    them.
 
     Raises:
         LayerNotFoundError: unknown layer, or it has no gradient and the method needs one.
@@ -255,6 +274,8 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
             return _last_maps(program, known if method.takes == "gradients" else None)
         if re.sub(r"[\s_-]", "", layer.lower()) == "lastconv":
             raise LayerNotFoundError(f"no layer is called {layer!r}.{suggest(layer, [LAST])}")
+    if layer is None and method.masks_input:
+        return _image_input(program)
     if layer is not None:
         row = program.layer(layer)
         if method.takes == "gradients" and row.name not in known:
@@ -270,19 +291,57 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
     return rows_with[-1]
 
 
+def _image_input(program: Program) -> Layer:
+    """The input that has positions: that of an image, or else of a sequence or a volume.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = []
+    for info in program.inputs:
+        axes = program.axes(info.name, len(info.shape))
+        if "C" in axes and len(axes.strip("N")) > 1:
+            found.append((len(axes) != 4, info))
+    if not found:
+        names = ", ".join(f"{info.name!r} {shape_text(info.shape)}" for info in program.inputs)
+        raise UsageError(
+            f"no input of {program.name} is an image or has other positions to mask: {names}. "
+            "Model.attribute masks columns and tokens; or give a layer."
+        )
+    info = min(found, key=lambda one: one[0])[1]
+    rows = (row for row in program.layers if row.tensor == info.name)
+    return next(rows, None) or Layer(
+        name=info.name,
+        type="Input",
+        index=0,
+        shape=info.shape,
+        dtype=info.dtype,
+        parameters=0,
+        inbound=(),
+        tensor=info.name,
+    )
+
+
 def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     """The last layer with feature maps.
 
     Args:
         known: names of the layers with gradients; `None` if none are needed.
     """
+    inputs = program.graph.inputs
+    pooled = {
+        tensor
+        for node in program.graph.nodes
+        if node.op_type.startswith("Global")
+        for tensor in node.writes
+    }
     rows = [
         row
         for row in program.layers
         if row.exposed
-        and row.tensor not in program.graph.inputs
-        and len(row.shape) > 2
-        and "C" in program.axes(str(row.tensor), len(row.shape))
+        and row.tensor not in inputs
+        and row.tensor not in pooled
+        and _has_maps(row, program.known_axes(row))
     ]
     found = [row for row in rows if known is None or row.name in known]
     if found:
@@ -290,6 +349,16 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     if rows and known is not None:
         raise available.missing(program, known, rows[-1].name)
     raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
+def _has_maps(layer: Layer, axes: Axes) -> bool:
+    """Whether a layer has feature maps, of more than one pixel as far as its size is known."""
+    places = [
+        size
+        for size, axis in zip(layer.shape or (None,) * len(axes), axes, strict=True)
+        if axis not in "NC"
+    ]
+    return "C" in axes and any(size != 1 for size in places)
 
 
 def _size(
@@ -312,7 +381,11 @@ def _raw(method: Method, evidence: Evidence, eigen_smooth: bool) -> npt.NDArray[
     combine = principal if eigen_smooth else _summed
     maps = []
     for sample, activations in enumerate(evidence.activations):
-        heats = [method.compute(activations, *more) for more in evidence.extras(sample)]
+        more = evidence.extras(sample)
+        if method.takes == "positions":
+            heats = [heat for (heat,) in more]
+        else:
+            heats = [method.compute(activations, *one) for one in more]
         maps.append([heat if heat.ndim < activations.ndim else combine(heat) for heat in heats])
     return np.array(maps)
 
@@ -323,16 +396,27 @@ def _summed(weighted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _finished(
-    maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
+    method: Method, maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
 ) -> npt.NDArray[np.float32]:
     """Set negative values to 0, resize, and divide by the maximum, in this order."""
     if normalize:
+        maps = _from_least(method, maps)
         maps = np.maximum(maps, 0)
     done = np.stack([upsampling.resize(one, size or one.shape[1:]) for one in maps])
     if normalize:
         peaks = done.max(axis=tuple(range(2, done.ndim)), keepdims=True)
         np.divide(done, peaks, out=done, where=peaks > 0)
     return done
+
+
+def _from_least(method: Method, maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Maps in which 0 means no evidence, `(n, targets, h, w)`."""
+    if not method.from_least:
+        return maps
+    lowered: npt.NDArray[np.float64] = maps - maps.min(
+        axis=tuple(range(2, maps.ndim)), keepdims=True
+    )
+    return lowered
 
 
 def _augmented(

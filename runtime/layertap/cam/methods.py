@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from layertap.errors import UsageError, suggest
 
+from .masking import kernelshap, occlusion, reciprocam, rise
 from .projections import kernel_principal, principal
 
 Maps = npt.NDArray[np.float64]
@@ -30,12 +31,19 @@ class Method:
     """One method."""
 
     name: str
-    compute: Callable[..., Maps]
+    compute: Callable[..., Any]
     """From the activations `(h, w, c)`, and what `takes` says, to weighted activations
-    `(h, w, c)` or a map `(h, w)`."""
+    `(h, w, c)` or a map `(h, w)`. If it takes `positions`, what to mask; see `masking`."""
     takes: str = ""
     """`gradients`: the gradient, `(h, w, c)`; `masked` or `ablated`: the target's scores with each
-    channel as a mask, or without it; empty if it takes activations only."""
+    channel as a mask, or without it; `positions`: the target's scores with positions masked; empty
+    if it takes activations only."""
+    of_output: bool = False
+    """Whether its scores are those of the output, such as probabilities, as in its paper."""
+    masks_input: bool = False
+    """Whether it masks the image if no layer is given."""
+    from_least: bool = False
+    """Whether the least value of a map means no evidence, instead of 0."""
 
 
 def find_method(name: str) -> Method:
@@ -201,8 +209,27 @@ METHODS = {
         Method(name="kpcacam", compute=kpcacam),
         Method(name="scorecam", compute=scorecam, takes="masked"),
         Method(name="ablationcam", compute=ablationcam, takes="ablated"),
+        Method(name="occlusion", compute=occlusion, takes="positions", masks_input=True),
+        Method(
+            name="rise",
+            compute=rise,
+            takes="positions",
+            of_output=True,
+            masks_input=True,
+            from_least=True,
+        ),
+        Method(
+            name="reciprocam",
+            compute=reciprocam,
+            takes="positions",
+            of_output=True,
+            from_least=True,
+        ),
+        Method(name="kernelshap", compute=kernelshap, takes="positions", masks_input=True),
     )
 }
 """By name; those that need gradients first."""
 
-_ALIASES = {"elementwise": "gradcamelementwise", "gradcamplusplus": "gradcam++"}
+_ALIASES = {
+    "elementwise": "gradcamelementwise", "gradcamplusplus": "gradcam++", "shap": "kernelshap",
+}  # fmt: skip

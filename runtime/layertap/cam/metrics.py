@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from layertap._arguments import array, count
 from layertap._engine.program import HasProgram, Program, program_of
-from layertap.errors import InputError, UsageError
+from layertap.errors import InputError
 
 from . import targets
 from .axes import as_fed, channels_last, copies
+from .baselines import baseline_of
 from .scores import by_class, choose_output, ends_in_activation
 from .targets import Array, Target
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Baseline = "float | str | npt.ArrayLike"
 """What replaces removed pixels: a number or an array that fits the image, in the units of the
-model's input; or `"blur"`, the blurred image."""
+model's input; or `"zero"`, `"mean"`, the mean of each channel, or `"blur"`, the blurred image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,8 @@ def deletion(
         maps: `(h, w)` or `(n, targets, h, w)`, as returned by `Model.cam`, of the image's size.
         target: the target of the maps, see `Model.cam`.
         steps: number of steps.
-        baseline: the new value of pixels: a number, an array that fits the image, or `"blur"`.
+        baseline: the new value of pixels: a number, an array that fits the image, `"zero"`,
+            `"mean"` or `"blur"`.
         batch_size: number of changed images per run.
         output: name of the output that contains the classes, if the model has several.
         preprocess: a recipe for images instead of the card's.
@@ -237,7 +239,8 @@ class _Trial:
         """`(n, targets)`."""
         self.maps = self._fitted(given)
         """`(n, targets, h, w)`."""
-        self.baseline = self._blank(baseline)
+        axes = "N" + "?" * (self.images.ndim - 2) + "C"
+        self.baseline = baseline_of(baseline, self._name, self.images, axes)
         """`(n, h, w, c)`."""
 
     def scores(
@@ -294,37 +297,3 @@ class _Trial:
                 "for each image and target, as returned by Model.cam."
             )
         return maps
-
-    def _blank(self, baseline: Any) -> Array:
-        if isinstance(baseline, str):
-            if baseline != "blur":
-                raise UsageError(
-                    "baseline must be a number, an array that fits the image, or 'blur', got "
-                    f"{baseline!r}."
-                )
-            return _blurred(self.images)
-        given = array("baseline", baseline).astype(self.images.dtype)
-        try:
-            return np.broadcast_to(given, self.images.shape)
-        except ValueError:
-            raise InputError(
-                f"the baseline has shape {given.shape}, but the images have shape "
-                f"{self.images.shape}."
-            ) from None
-
-
-def _blurred(images: Array) -> Array:
-    """Images `(n, h, w, c)`, blurred by a Gaussian of 11 x 11 pixels and deviation 5, as in the
-    paper; edge pixels are repeated beyond the edge.
-    """
-    kernel = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 5.0**2))
-    kernel /= kernel.sum()
-    values = images.astype(np.float64)
-    for axis in range(1, images.ndim - 1):
-        length = values.shape[axis]
-        positions = np.clip(np.arange(-5, length + 5), 0, length - 1)
-        wide = values.take(positions, axis)
-        values = sum(
-            share * wide.take(np.arange(at, at + length), axis) for at, share in enumerate(kernel)
-        )
-    return values.astype(images.dtype)

@@ -1,7 +1,7 @@
-"""Running a network many times with one of its tensors changed.
+"""Running a network many times with some of its tensors changed, such as one layer.
 
-The part before that tensor is computed once for the whole batch of images. The part after it is
-computed for many changed copies of one image's tensor at a time.
+The part before these tensors is computed once for the whole batch of images. The part after them is
+computed for many changed copies of one image's tensors at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from layertap._cut import boundary
 from layertap._cut.plan import peel, view
 from layertap.errors import UsageError
 
-from .axes import channels_last, copies, has_rows, sample_axis
+from .axes import copies, has_rows, laid_out, sample_axis
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -24,106 +24,112 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-Change = Callable[[Array, int], "Array | None"]
-"""From the old value of a copy, `(h, w, c)`, and a channel, to the new value; `None` to skip the
-channel."""
+Change = Callable[[Mapping[str, Array], int], "Mapping[str, Array] | None"]
+"""From the values of one image, `(h, w, c)` by tensor, and a try to the new values. A tensor that
+is missing stays as it is; `None` skips the try."""
 
 
 class Perturbation:
-    """Scores of one batch of images with a tensor changed."""
+    """Scores of one batch of images with tensors changed."""
 
     def __init__(
         self,
         program: Program,
-        tensor: str,
-        name: str,
+        tensors: Mapping[str, str],
         scores: Scores,
         feeds: Mapping[str, Any],
         also: Sequence[str] = (),
     ) -> None:
-        """Run the network once, as far as the tensor and `also` need.
+        """Run the network once, as far as the tensors and `also` need.
 
         Args:
-            tensor: the tensor of a layer, or an input.
-            name: its name in messages.
+            tensors: the tensor of a layer, or inputs, with their names in messages.
             feeds: values by input name, `(n, ...)`.
             also: further tensors to fetch in the same run, into `values`.
 
         Raises:
-            UsageError: the scores do not depend on the tensor.
+            UsageError: the scores do not depend on a tensor.
         """
         graph = program.graph
-        self._program, self._tensor = program, tensor
+        self._program = program
         self._scores = scores
         self._feeds = feeds
-        self._leaf = peel(graph, [tensor])[tensor]
-        self._source = self._leaf.source
-        plan = program.plan(scores.tensors, (tensor,), scores.appended)
-        if self._source not in (*plan.starts, *plan.inputs):
-            raise UsageError(f"the scores do not depend on {name!r}.")
-        self._bypassing = sorted(boundary.bypassing(graph, plan, {self._source}))
-        wanted = [*also, *scores.tensors, self._source, *self._bypassing]
+        self._leaves = peel(graph, [*tensors])
+        sources = tuple(self._leaves[tensor].source for tensor in tensors)
+        plan = program.plan(scores.tensors, sources, scores.appended)
+        for tensor, name in tensors.items():
+            if self._leaves[tensor].source not in (*plan.starts, *plan.inputs):
+                raise UsageError(f"the scores do not depend on {name!r}.")
+        bypassing = sorted(boundary.bypassing(graph, plan, set(sources)))
+        self._given = (*sources, *bypassing)
+        wanted = [*also, *scores.tensors, *self._given]
         self._before = program.fetch([*dict.fromkeys(wanted)], appended=scores.appended)
         self.values = self._before(feeds)
         """The values of the fetched tensors, `(n, ...)`."""
         self.whole = scores.read(self.values)
         """The scores without a change, `(n, classes)`."""
-        if self.values[self._source].dtype.kind != "f":
-            raise UsageError(
-                f"{name!r} must be of a float dtype to be changed channel by channel, got "
-                f"{self.values[self._source].dtype}."
-            )
-        given = (self._source, *self._bypassing)
         values = {**feeds, **self.values}
-        self._after = program.fetch(scores.tensors, values, given, scores.appended)
+        self._after = program.fetch(scores.tensors, values, self._given, scores.appended)
+
+    def seen(self, tensor: str) -> Array:
+        """The values of a changed tensor, `(n, h, w, c)`; `(n, ...)` if it has no channels."""
+        return self._view(tensor, self.values)
 
     def scores(
-        self, sample: int, channels: Sequence[int], change: Change, batch_size: int
+        self,
+        sample: int,
+        tries: Sequence[int],
+        change: Change,
+        batch_size: int,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """The scores of all classes with each channel's change, `(channels, classes)`.
-
-        NaN for skipped channels.
+        """The scores of all classes in each try, `(tries, classes)`. NaN for skipped tries.
 
         Args:
             sample: index of the image in the batch.
+            tries: what `change` is called with, one after the other.
             batch_size: number of copies per run, which are in memory together.
+            weights: `(targets, classes)`, for sums of scores, `(tries, targets)`.
         """
-        whole = self._seen(self.values[self._source])[sample]
-        size = max(1, min(batch_size, len(channels)))
+        wholes = {tensor: self.seen(tensor)[sample] for tensor in self._leaves}
+        size = max(1, min(batch_size, len(tries)))
         feeds = self._copies(sample, size)
-        changed = self._seen(feeds[self._source])
-        found: dict[int, Array] = {}
+        changed = {tensor: self._view(tensor, feeds) for tensor in self._leaves}
+        columns = self.whole.shape[1] if weights is None else len(weights)
+        found = np.full((len(tries), columns), np.nan)
         waiting: list[int] = []
-        for at, channel in enumerate(channels):
-            value = change(whole, channel)
-            if value is not None:
-                changed[len(waiting)] = value
+        for at, one in enumerate(tries):
+            values = change(wholes, one)
+            if values is not None:
+                for tensor, whole in wholes.items():
+                    changed[tensor][len(waiting)] = values.get(tensor, whole)
                 waiting.append(at)
-            if waiting and (len(waiting) == size or at == len(channels) - 1):
+            if waiting and (len(waiting) == size or at == len(tries) - 1):
                 # The last copies may be stale: computing them is cheaper than another shape.
-                scores = self._scores.read(self._after(feeds))
-                found |= dict(zip(waiting, scores, strict=False))
+                scores = self._scores.read(self._after(feeds))[: len(waiting)]
+                found[waiting] = scores if weights is None else scores @ weights.T
                 waiting = []
-        nothing = np.full(self.whole.shape[1], np.nan)
-        return np.array([found.get(at, nothing) for at in range(len(channels))], np.float64)
+        return found
 
-    def _seen(self, source: Array) -> Array:
-        """The tensor, `(n, h, w, c)`, as a view of its source."""
-        return channels_last(self._program, self._tensor, view(source, self._leaf.perms))
+    def _view(self, tensor: str, values: Mapping[str, Any]) -> Array:
+        """A tensor, `(n, h, w, c)`, as a view of its source."""
+        leaf = self._leaves[tensor]
+        return laid_out(self._program, tensor, view(values[leaf.source], leaf.perms))
 
     def _copies(self, sample: int, size: int) -> dict[str, Any]:
         """All inputs of the second half, for `size` copies of one image."""
-        source = self.values[self._source]
-        samples = source.shape[sample_axis(self._program, self._source, source.ndim)]
-        values = {name: self.values[name] for name in (self._source, *self._bypassing)}
+        source = self.values[self._given[0]]
+        samples = source.shape[sample_axis(self._program, self._given[0], source.ndim)]
+        values = {name: self.values[name] for name in self._given}
         if all(self._is_batch(name, value, samples) for name, value in values.items()):
             return copies(self._program, values, sample, samples, size)
         # A tensor (a shape, perhaps) depends on the batch but has no axis for it.
         values = self._before(copies(self._program, self._feeds, sample, samples, size))
-        return {name: np.array(values[name]) for name in (self._source, *self._bypassing)}
+        return {name: np.array(values[name]) for name in self._given}
 
     def _is_batch(self, name: str, value: Any, samples: int) -> bool:
         """Whether a tensor has one row per image, or one row for all of them."""
+        if name in self._feeds:
+            return True
         axis = sample_axis(self._program, name, np.ndim(value))
-        rows = {1, samples}
-        return value.dtype.kind == "f" and any(has_rows(value, row, axis) for row in rows)
+        return value.dtype.kind == "f" and any(has_rows(value, row, axis) for row in {1, samples})

@@ -5,17 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
+from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.apart import ways
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
+from layertap.format.layer import Layer
 from layertap.format.select import select
 from layertap.format.source import FileSource
 from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
-from .options import add_device, add_layer_selection, add_preprocess, image_size, layer_selectors
+from .options import (
+    add_device,
+    add_layer_selection,
+    add_preprocess,
+    add_threads,
+    image_size,
+    layer_selectors,
+)
 from .printing import show
 
 
@@ -32,6 +41,34 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="show MB for a batch of N (default 1)"
     )
+    cost = parser.add_argument_group("cost of the layers")
+    cost.add_argument(
+        "--cost",
+        action="store_true",
+        help="print multiply-adds, parameters, bytes of activations, and bytes that cross a cut; "
+        "--size gives free sizes",
+    )
+    cost.add_argument(
+        "--measure",
+        metavar="IMAGE",
+        help="measure the milliseconds of each layer on an image or a batch (.npy, .npz), or on "
+        "`random` numbers",
+    )
+    cost.add_argument(
+        "--runs", type=int, metavar="N", help="number of timed runs (default 10); medians are shown"
+    )
+    cost.add_argument(
+        "--split",
+        metavar="BANDWIDTH",
+        help="find the best place to cut between this device and a server, for 10Mbit/s or 1MB/s",
+    )
+    cost.add_argument(
+        "--server-speed",
+        type=float,
+        metavar="TIMES",
+        help="how many times as fast as this device the server is (default 10)",
+    )
+    add_threads(cost)
     values = parser.add_argument_group("values of the layers on images")
     values.add_argument(
         "--on",
@@ -69,6 +106,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.cost or args.measure or args.split:
+        from . import layer_costs  # needs numpy, which the table does not
+
+        return layer_costs.run(args)
+    for option, value in (
+        ("--runs", args.runs),
+        ("--server-speed", args.server_speed),
+        ("--threads", args.threads),
+    ):
+        if value is not None:
+            raise UsageError(f"{option} is for the cost of layers: give --measure, too.")
     if args.on:
         from . import layer_statistics  # needs numpy, which the table does not
 
@@ -82,8 +130,11 @@ def _run(args: argparse.Namespace) -> int:
     known = card.layers if card else read_index(source).layers
     selectors = layer_selectors(args, known)
     everything = selectors is None and not args.type
-    apart = ways(card.outputs, card) if card else {}
-    layers = known if everything else select(known, selectors, args.type, apart)
+    layers: Sequence[Layer] = known
+    if not everything:
+        layers = select(
+            known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
+        )
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size

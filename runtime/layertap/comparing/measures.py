@@ -10,6 +10,7 @@ nothing is kept. `sketched_error` compares a few values and sums of arrays that 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,18 +159,21 @@ class Accumulated:
     """How far arrays are apart that come in batches; the arrays are not kept.
 
     The scale is the largest absolute value that was expected in any batch, so that the result does
-    not depend on how the samples are divided. Sums are of the differences themselves, and not of
-    products of which they would be the rest: the cosine and the ratio of signal to noise are exact
-    also where arrays are nearly equal.
+    not depend on how the samples are divided. Where arrays are nearly equal, sums are of the
+    differences themselves, and not of products of which they would be the rest, so that the cosine
+    is exact there, too.
     """
 
-    def __init__(self, channel_axis: int | None = None, *, sums: bool = True) -> None:
+    def __init__(
+        self, channel_axis: Callable[[int], int | None] = lambda rank: None, *, sums: bool = True
+    ) -> None:
         """
         Args:
-            channel_axis: the axis of the channels in all arrays; `None` if there are none.
+            channel_axis: gives the axis of the channels of arrays with so many axes; `None` if
+                there are none.
             sums: whether `snr` and `cosine` will be asked for.
         """
-        self._axis, self._sums = channel_axis, sums
+        self._channel_axis, self._sums = channel_axis, sums
         self.max_abs = 0.0
         """Largest absolute difference; infinite where there is a problem."""
         self.scale = 0.0
@@ -180,7 +184,8 @@ class Accumulated:
         """Another shape, or a value that is not finite in one array alone."""
         self.unequal: int | None = None
         """The number of unequal elements, for values that are not real numbers."""
-        self._signal = self._noise = self._product = 0.0
+        self._has_channels = False
+        self._signal = self._noise = self._square = self._product = 0.0
         self._channels: NDArray[np.float64] | None = None
 
     def add(self, actual: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -199,7 +204,7 @@ class Accumulated:
 
     def _add(self, actual: NDArray[Any], expected: NDArray[Any]) -> None:
         if actual.shape != expected.shape:
-            self._fail(f"shape {actual.shape} instead of {expected.shape}")
+            self.fail(f"shape {actual.shape} instead of {expected.shape}")
             return
         self.count += expected.size
         if actual.dtype.kind not in "fiub" or expected.dtype.kind not in "fiub":
@@ -209,9 +214,11 @@ class Accumulated:
             return
         if not expected.size:
             return
-        channels = expected.shape[self._axis] if self._axis is not None else 1
+        axis = self._channel_axis(expected.ndim)
+        channels = 1 if axis is None else expected.shape[axis]
+        self._has_channels |= axis is not None
         narrow = all(x.dtype.kind == "f" and x.dtype.itemsize <= 4 for x in (actual, expected))
-        ours, theirs = in_rows(actual, expected, self._axis)
+        ours, theirs = in_rows(actual, expected, axis)
         found = _compared(ours, theirs, np.float32 if narrow else np.float64, self._sums)
         if not found.finite:
             found = self._among_finite(ours, theirs)
@@ -222,6 +229,7 @@ class Accumulated:
         self.scale = max(self.scale, found.scale)
         self._signal += found.signal
         self._noise += found.noise
+        self._square += found.square
         self._product += found.product
 
     def _among_finite(self, actual: NDArray[Any], expected: NDArray[Any]) -> _Sums:
@@ -238,12 +246,13 @@ class Accumulated:
         ours[~finite] = theirs[~finite] = 0.0
         found = _compared(ours, theirs, np.float64, self._sums)
         if not same:
-            self._fail("NaN or infinite")
+            self.fail("NaN or infinite")
             differs = np.isfinite(actual) != np.isfinite(expected)
             found.channels[differs.any(axis=(0, 2))] = math.inf
         return found
 
-    def _fail(self, problem: str) -> None:
+    def fail(self, problem: str) -> None:
+        """Note a problem, which no tolerance allows."""
         self.problem = self.problem or problem
         self.max_abs = math.inf
 
@@ -275,15 +284,14 @@ class Accumulated:
             return math.nan
         if not self._noise:
             return 1.0 if self._signal else math.nan
-        # |b|^2 and a.b from a.a, a.d and d.d with b = a + d.
-        product = self._signal + self._product
-        square = self._signal * (self._signal + 2 * self._product + self._noise)
-        found = product / math.sqrt(square) if square > 0 else math.nan
+        if not self._signal or not self._square:
+            return math.nan
+        found = self._product / math.sqrt(self._signal) / math.sqrt(self._square)
         return max(-1.0, min(1.0, found))
 
     def channels_beyond(self, tolerance: float) -> float | None:
         """The share of channels with a scaled error over the tolerance; `None` without channels."""
-        if self._axis is None or self._channels is None:
+        if not self._has_channels or self._channels is None:
             return None
         limit = tolerance * (self.scale or 1.0)
         return float(np.mean(self._channels > limit))
@@ -297,13 +305,22 @@ class _Sums(NamedTuple):
     scale: float
     signal: float
     noise: float
+    square: float
+    """Of the values that are judged."""
     product: float
-    """The product of expected values and differences."""
+    """Of both."""
 
     @property
     def finite(self) -> bool:
         """Whether all elements were finite, and no sum was too large for its dtype."""
-        numbers = (self.scale, self.signal, self.noise, self.product, float(self.channels.max()))
+        numbers = (
+            self.scale,
+            self.signal,
+            self.noise,
+            self.square,
+            self.product,
+            float(self.channels.max()),
+        )
         return all(map(math.isfinite, numbers))
 
 
@@ -344,7 +361,7 @@ def _compared(
     step = max(1, BLOCK // length)
     buffer = np.empty((min(step, len(ours)), min(length, BLOCK)), dtype)
     largest = np.zeros(length if across else len(ours))
-    scale = signal = noise = product = 0.0
+    scale = signal = noise = square = product = 0.0
     with np.errstate(all="ignore"):
         for first in range(0, len(ours), step):
             for start in range(0, length, BLOCK):
@@ -353,26 +370,35 @@ def _compared(
                 gap = buffer[: one.shape[0], : one.shape[1]]
                 np.subtract(one, known, out=gap, dtype=dtype, casting="unsafe")
                 scale = _larger(scale, float(known.max()), -float(known.min()))
-                if sums:
-                    signal += _product(known, known)
+                own = _product(known, known) if sums else 0.0
+                signal += own
                 if not gap.any():
                     continue
                 if sums:
-                    noise += _product(gap, gap)
-                    product += _product(known, gap)
+                    here, common = _product(gap, gap), _product(known, gap)
+                    noise += here
+                    if here < NEAR * own:
+                        square, product = square + 2 * common + here, product + common
+                    else:  # the sums would lose the digits of the smaller array
+                        given = one.astype(dtype, copy=False)
+                        square += _product(given, given) - own
+                        product += _product(known, given) - own
                 axis, place = (0, part[1]) if across else (1, part[0])
                 some = largest[place]
                 np.maximum(some, gap.max(axis=axis), out=some)
                 np.maximum(some, -gap.min(axis=axis), out=some)
     shape = (channels, inner) if across else (outer, channels)
     by_channel = largest.reshape(shape).max(axis=1 if across else 0)
-    return _Sums(by_channel, scale, signal, noise, product)
+    return _Sums(by_channel, scale, signal, noise, signal + square, signal + product)
 
 
 def _product(one: NDArray[Any], other: NDArray[Any]) -> float:
     """The sum of the products. Not by BLAS, whose threads would wait for busy cores."""
     return float(np.einsum("ij,ij->", one, other))
 
+
+NEAR = 0.1
+"""Squares of differences below this share of the squares count as small."""
 
 ACROSS = 16
 """Elements of a channel in one row below which several rows are compared at once."""

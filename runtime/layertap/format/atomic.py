@@ -84,7 +84,7 @@ def check_target(
         inputs: files that are read, and must not be replaced. Some of them may not exist.
 
     Raises:
-        UsageError: it has another suffix.
+        UsageError: it has another suffix, or cannot be the name of a file.
         OutputError: it is one of the inputs, also by another name or a link; or the folder is
             missing or not writable.
     """
@@ -94,7 +94,10 @@ def check_target(
     if suffix and target.suffix.lower() != suffix:
         raise UsageError(f"the name of the output must end in {suffix}, got {str(target)!r}.")
     check_apart(target, inputs)
-    claim = Claim(Path(os.path.realpath(target)))
+    try:
+        claim = Claim(Path(os.path.realpath(target)))
+    except ValueError as exc:  # a zero byte, or half of a character
+        raise UsageError(f"{str(target)!r} cannot be the name of a file.") from exc
     try:
         _create(claim, target)
     finally:

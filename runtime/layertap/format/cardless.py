@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .graph import Graph, TensorType
+from .card import Card, Source, TensorInfo
+from .graph import Graph, TensorType, read_types
 from .layer import Layer, Shape
 from .modules import Call, Modules
 from .scopes import read_scopes
-from .wire import Buffer, WireError
+from .wire import Buffer, Span, WireError, fields, find_text, text
 
 
 def layers_of(buffer: Buffer, graph: Graph, types: Mapping[str, TensorType]) -> tuple[Layer, ...]:
@@ -47,6 +48,35 @@ def _tensors(graph: Graph, types: Mapping[str, TensorType]) -> Iterator[Layer]:
             )
             index += 1
             parameters = 0  # counted once, with the node's first tensor
+
+
+def card_of(buffer: Buffer, graph: Graph, layers: Sequence[Layer]) -> Card:
+    """A card that says what a file without one says by itself.
+
+    Args:
+        buffer: the file.
+        graph: its index.
+        layers: the layers of the file, as `layers_of` returns them.
+    """
+    types = read_types(buffer, graph)
+    return Card(
+        source=Source(
+            framework="onnx",
+            version=find_text(buffer, 0, len(buffer), 3),
+            model="".join(text(buffer, *span) for span in _contents(buffer, graph.title)),
+            type=graph.producer,
+            weights_sha256="",
+        ),
+        inputs=tuple(info_of(name, kind) for name, kind in graph.inputs.items()),
+        outputs=tuple(info_of(name, types[name]) for name in graph.outputs),
+        layers=tuple(layers),
+    )
+
+
+def _contents(buffer: Buffer, spans: Iterable[Span]) -> Iterator[Span]:
+    for span in spans:
+        for _, _, _, start, end in fields(buffer, *span):
+            yield start, end
 
 
 class _ModuleRows:
@@ -204,6 +234,11 @@ def _count(weights: TensorType) -> int:
     """How many weights; shapes, axes and the like (whole numbers of 64 bits) are none."""
     counted = weights.dtype not in ("int64", "bool", "string")
     return math.prod(size for size in weights.dims or () if isinstance(size, int)) * counted
+
+
+def info_of(name: str, kind: TensorType) -> TensorInfo:
+    """An input or output of the graph."""
+    return TensorInfo(name=name, shape=shape_of(kind), dtype=dtype_of(kind))
 
 
 def shape_of(kind: TensorType) -> Shape:

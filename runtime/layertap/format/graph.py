@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from layertap._record import Record
@@ -537,3 +537,18 @@ def _external(entries: Mapping[str, str]) -> External:
         if number is not None and not 0 <= number < 1 << 63:
             raise WireError(f"invalid external data: offset {external.offset}, length {length}")
     return external
+
+
+def in_order(nodes: tuple[Node, ...], made: Mapping[str, Node]) -> Iterator[Node]:
+    """The nodes, each after those that it reads from."""
+    done = set[int]()
+    for first in nodes:
+        pending = [(first, False)]
+        while pending:
+            node, ready = pending.pop()
+            if ready:
+                yield node
+            elif id(node) not in done:
+                done.add(id(node))  # a damaged file may have a circle
+                pending.append((node, True))
+                pending += [(made[name], False) for name in node.reads if name in made]

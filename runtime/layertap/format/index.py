@@ -10,7 +10,7 @@ from layertap._record import Record
 from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
-from .cardless import dtype_of, layers_of, shape_of
+from .cardless import info_of, layers_of
 from .digest import graph_changed
 from .graph import (
     Graph,
@@ -73,8 +73,8 @@ def read_index(source: FileSource | BytesSource) -> Index:
     if card is not None:
         graph = _with_default_weights(graph, card)
         return Index(graph, card, card.layers, card.inputs, card.outputs, metadata, changed)
-    inputs = tuple(_info(name, kind) for name, kind in graph.inputs.items())
-    outputs = tuple(_info(name, types[name]) for name in graph.outputs)
+    inputs = tuple(info_of(name, kind) for name, kind in graph.inputs.items())
+    outputs = tuple(info_of(name, types[name]) for name in graph.outputs)
     return Index(graph, None, layers, inputs, outputs, metadata)
 
 
@@ -132,10 +132,6 @@ def _check_names(graph: Graph) -> None:
     written = chain.from_iterable(node.writes for node in graph.nodes)
     if "\0" in "".join(chain(graph.inputs, graph.outputs, graph.initializers, written)):
         raise WireError("the name of a tensor contains a zero byte")
-
-
-def _info(name: str, kind: TensorType) -> TensorInfo:
-    return TensorInfo(name=name, shape=shape_of(kind), dtype=dtype_of(kind))
 
 
 def read_card(source: FileSource | BytesSource) -> Card | None:

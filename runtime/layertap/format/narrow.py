@@ -10,10 +10,9 @@ in DenseNet121, EfficientNetB0 and small networks that onnxruntime converted to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from .graph import Graph, Node, element_type
+from .graph import Graph, Node, element_type, in_order
 from .operators import MOVERS, is_one_of
 from .source import BytesSource, FileSource
 from .wire import LEN, VARINT, Buffer, WireError, fields, find_text, integer
@@ -67,7 +66,7 @@ def _narrow(buffer: Buffer, graph: Graph) -> dict[str, Narrow]:
     stated |= {name: item.type.dtype for name, item in graph.initializers.items()}
     found = {name: Narrow(dtype, 0) for name, dtype in stated.items() if dtype in ROUNDING}
     made = {name: node for node in graph.nodes for name in node.writes}
-    for node in _in_order(graph.nodes, made):
+    for node in in_order(graph.nodes, made):
         known = [found[name] for name in node.reads if name in found]
         own = _own_dtype(buffer, node)
         if own in ROUNDING:
@@ -77,21 +76,6 @@ def _narrow(buffer: Buffer, graph: Graph) -> dict[str, Narrow]:
             depth = max(one.depth for one in known) + (not is_one_of(node, MOVERS))
             found.update(dict.fromkeys(node.writes, Narrow(dtype, depth)))
     return found
-
-
-def _in_order(nodes: tuple[Node, ...], made: Mapping[str, Node]) -> Iterator[Node]:
-    """The nodes, each after those that it reads from."""
-    done = set[int]()
-    for first in nodes:
-        pending = [(first, False)]
-        while pending:
-            node, ready = pending.pop()
-            if ready:
-                yield node
-            elif id(node) not in done:
-                done.add(id(node))  # a damaged file may have a circle
-                pending.append((node, True))
-                pending += [(made[name], False) for name in node.reads if name in made]
 
 
 def _own_dtype(buffer: Buffer, node: Node) -> str:

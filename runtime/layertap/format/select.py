@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
@@ -18,8 +18,8 @@ count from the end), a slice of indices, a `Layer`; or `all`, unless a layer has
 ALL = "all"
 """Selects every layer that the file exposes."""
 
-NONE: Mapping[str, str] = {}
-"""No outputs."""
+Ways: TypeAlias = Callable[[], Mapping[str, str]]
+"""Gives, by name of an output that may be no layer, how to get it; called for an error only."""
 
 LAST = "last-conv"
 """The word of heat maps and gradients for the last layer with feature maps, unless a layer has this
@@ -30,7 +30,7 @@ def select(
     layers: Sequence[Layer],
     selector: Selector | Iterable[Selector] | None = None,
     type: str | Iterable[str] | None = None,  # noqa: A002 - the term that Keras users know
-    outputs: Mapping[str, str] = NONE,
+    outputs: Ways = dict,
 ) -> list[Layer]:
     """The layers that match `selector` and have one of the classes in `type`.
 
@@ -39,7 +39,7 @@ def select(
         selector: one selector or several; `None` selects all exposed layers. Patterns, slices and
             `None` skip layers that the file does not expose.
         type: Keras class name or names, for example `Conv2D`.
-        outputs: by name of an output that may be no layer, how to get it.
+        outputs: gives the outputs that may be no layers, for the error.
 
     Returns:
         Each layer once, in the order of the selectors, and within a pattern in the model's order.
@@ -60,9 +60,7 @@ def select(
     return selected
 
 
-def only(
-    layers: Sequence[Layer], selector: str | int | Layer, outputs: Mapping[str, str] = NONE
-) -> Layer:
+def only(layers: Sequence[Layer], selector: str | int | Layer, outputs: Ways = dict) -> Layer:
     """The exposed layer with this exact name or index. `outputs` are those of `select`.
 
     Raises:
@@ -152,9 +150,7 @@ def _class_names(value: Any) -> list[str]:
     return names
 
 
-def _matching(
-    layers: Sequence[Layer], selector: Selector, outputs: Mapping[str, str]
-) -> list[Layer]:
+def _matching(layers: Sequence[Layer], selector: Selector, outputs: Ways) -> list[Layer]:
     if isinstance(selector, slice):
         return _sliced(layers, selector)
     if isinstance(selector, str) and _is_all(layers, selector):
@@ -247,12 +243,13 @@ def _at(layers: Sequence[Layer], index: int) -> Layer:
         ) from None
 
 
-def _named(layers: Sequence[Layer], name: str, outputs: Mapping[str, str]) -> Layer:
+def _named(layers: Sequence[Layer], name: str, outputs: Ways) -> Layer:
     for layer in layers:
         if layer.name == name:
             return layer
-    if name in outputs:
-        raise LayerNotFoundError(f"{name!r} is an output of the file, not a layer. {outputs[name]}")
+    ways = outputs()
+    if name in ways:
+        raise LayerNotFoundError(f"{name!r} is an output of the file, not a layer. {ways[name]}")
     for layer in layers:  # the modules of a file from PyTorch also have the names of their tensors
         if layer.tensor == name:
             return layer

@@ -269,6 +269,8 @@ class _Maker:
             one = packing.layer_values(self.program, name, np.asarray(value))
             if one is None:
                 continue
+            if one.maps.ndim == 2:  # a sequence, which the page draws from its values
+                break
             picture, origin = picture_of_input(one.maps), "input"
             if one.maps.ndim == 1 and len(one.maps) <= MOST_ITEMS:
                 described["items"] = _items(one.maps)
@@ -386,7 +388,7 @@ class _Maker:
     ) -> tuple[Maps, str]:
         """The same for a finished file, which computes its heat map itself."""
         program, asked = self.program, self.asked
-        for method in asked.methods or ["gradcam"]:
+        for method in asked.methods or [str(finished.method)]:
             check_options(program, finished, asked.cam_layer, method, {})
         maps = [
             computed_maps(program, finished, feeds, classes or "top", True)[0][0] for feeds in fed

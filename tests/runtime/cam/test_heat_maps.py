@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from generators import float64_network, tiny
 from layertap.cam import METHODS, heat_maps, resize
 from layertap.cam.methods import ablationcam, scorecam
 from layertap.cam.projections import principal
+from layertap.cam.random_masks import RandomMasks
 from layertap.format.card import KEY, Card, Gradients, TensorInfo
 
 NOISE = "ignore:input .* the batch has values from"
@@ -35,6 +37,7 @@ Maps = NDArray[np.float64]
 CLASSES = np.eye(3)
 BY_GRADIENT = [name for name, method in METHODS.items() if method.takes == "gradients"]
 BY_ACTIVATION = [name for name, method in METHODS.items() if not method.takes]
+FROM_LEAST = ("rise", "reciprocam")
 BY_SCORE = [name for name, method in METHODS.items() if method.takes in ("masked", "ablated")]
 
 
@@ -51,6 +54,8 @@ def evidence(name: str, image: np.ndarray, layer: str, weights: Any, mask: str =
     if name in BY_GRADIENT:
         slope = float64_network.gradient(image, layer, weights)
         return method.compute(activations, slope)
+    if method.takes == "positions":
+        return masked_maps(name, image, layer, weights)
     before = list(values)[: list(values).index(layer)]
     scores = []
     for k in range(activations.shape[-1]):
@@ -72,6 +77,50 @@ def evidence(name: str, image: np.ndarray, layer: str, weights: Any, mask: str =
     return scorecam(activations, np.array(scores))
 
 
+def masked_maps(name: str, image: np.ndarray, layer: str, weights: Any) -> Maps:
+    """The map of a method that masks positions, by its definition, with `options(name)`."""
+    values = float64_network.forward(image[None])
+    before = list(values)[: list(values).index(layer)]
+    whole = values[layer][0]
+    high, wide, _ = whole.shape
+
+    def scores(keep: np.ndarray, output: str) -> Any:
+        """For masks `(m, h, w)`."""
+        given = {n: np.repeat(values[n], len(keep), axis=0) for n in before}
+        given[layer] = whole * keep[..., None]
+        fed = given.get("image", whole * keep[..., None])
+        return float64_network.forward(fed, given)[output] @ weights
+
+    alone = np.eye(high * wide).reshape(-1, high, wide)
+    if name == "reciprocam":
+        return scores(alone, "probs").reshape(high, wide)
+    if name == "rise":  # how its masks are drawn is tested on its own
+        cells = (min(7, high), wide)
+        masks = RandomMasks((high, wide), cells, 20, 0.5, [0, 0], smooth=True)
+        drawn = np.stack([masks[k] for k in range(20)]).astype(np.float64)
+        return np.einsum("m,mhw->hw", scores(drawn, "probs"), drawn) / 10
+    if name == "occlusion":  # windows of one position
+        return (values["logits"][0] @ weights - scores(1 - alone, "logits")).reshape(high, wide)
+    quarters = np.zeros((4, high, wide))
+    window = options(name, layer)["window"]
+    for k, (i, j) in enumerate(itertools.product((0, 1), (0, 1))):
+        rows, columns = np.arange(high) // window[0] == i, np.arange(wide) // window[1] == j
+        quarters[k] = rows[:, None] & columns
+    total = np.zeros((high, wide))
+    for order in itertools.permutations(range(4)):
+        steps = np.stack([quarters[list(order[:k])].sum(axis=0) for k in range(5)])
+        for k, gain in zip(order, np.diff(scores(steps, "logits")), strict=True):
+            total += gain * quarters[k] / quarters[k].sum() / 24
+    return total
+
+
+def options(name: str, layer: str) -> dict[str, Any]:
+    """Those of quick tries: few random masks, and four patches."""
+    window = (5, 4) if layer.split("_")[0] in ("conv", "relu") else (2, 2)
+    found: dict[str, dict[str, Any]] = {"rise": {"samples": 20}, "kernelshap": {"window": window}}
+    return found.get(name, {})
+
+
 def stretched(values: Maps) -> Maps:
     return (values - values.min()) / (values.max() - values.min())
 
@@ -81,7 +130,8 @@ def raw(name: str, image: np.ndarray, layer: str, weights: Any, mask: str = "lay
     return heat.sum(axis=-1) if heat.ndim == 3 else heat
 
 
-def finished(heat: Maps, size: tuple[int, int] = (8, 6)) -> Maps:
+def finished(heat: Maps, size: tuple[int, int] = (8, 6), least: bool = False) -> Maps:
+    heat = heat - heat.min() if least else heat
     large = resize(np.maximum(heat, 0), size).astype(np.float64)
     return large / large.max() if large.max() > 0 else large
 
@@ -102,12 +152,12 @@ def finished(heat: Maps, size: tuple[int, int] = (8, 6)) -> Maps:
 def test_each_method(differentiable: Any, images: np.ndarray, name: str, layer: str) -> None:
     """Two targets for three images; `relu` has another way past it, `conv` is not rectified."""
     model = differentiable()
-    found = model.cam(images, layer, ["dog", "top"], method=name)
+    found = model.cam(images, layer, ["dog", "top"], method=name, **options(name, layer))
     assert (found.shape, found.dtype) == ((3, 2, 8, 6), np.float32)
     best = float64_network.forward(images)["logits"].argmax(axis=-1)
     for i, image in enumerate(images):
         for t, k in enumerate((1, best[i])):
-            wanted = finished(raw(name, image, layer, CLASSES[k]))
+            wanted = finished(raw(name, image, layer, CLASSES[k]), least=name in FROM_LEAST)
             np.testing.assert_allclose(found[i, t], wanted, atol=2e-5)
     assert len({one.tobytes() for one in found[:, 0]}) == 3  # every image has its own
 
@@ -115,7 +165,9 @@ def test_each_method(differentiable: Any, images: np.ndarray, name: str, layer: 
 @pytest.mark.parametrize("name", METHODS)
 def test_maps_as_the_formula_gives_them(differentiable: Any, images: np.ndarray, name: str) -> None:
     model = differentiable()
-    found = model.cam(images, "last", 0, method=name, normalize=False, resize=False)
+    found = model.cam(
+        images, "last", 0, method=name, normalize=False, resize=False, **options(name, "last")
+    )
     assert found.shape == (3, 1, 4, 3)
     for i, image in enumerate(images):
         wanted = raw(name, image, "last", CLASSES[0])
@@ -203,9 +255,9 @@ def test_a_file_from_elsewhere_that_was_given_gradients(
     """It has a card, which says that the channels are not last."""
     model = layertap.open(tiny_file("channels_first_gradients"))
     batch = images.transpose(0, 3, 1, 2)
-    found = model.cam(batch, f"{layer}_nchw", "dog", method=name)
+    found = model.cam(batch, f"{layer}_nchw", "dog", method=name, **options(name, layer))
     for i, image in enumerate(images):
-        wanted = finished(raw(name, image, layer, CLASSES[1]))
+        wanted = finished(raw(name, image, layer, CLASSES[1]), least=name in FROM_LEAST)
         np.testing.assert_allclose(found[i, 0], wanted, atol=2e-5)
     slope = model.gradients(batch, "relu_nchw", "top")
     best = float64_network.forward(images)["logits"].argmax(axis=-1)
@@ -224,9 +276,49 @@ def test_a_map_without_heat_stays_0(differentiable: Any, images: np.ndarray) -> 
 def test_nan_goes_through(differentiable: Any, images: np.ndarray) -> None:
     images[1, 2, 3, 0] = np.nan
     for name in METHODS:
-        found = differentiable().cam(images, "relu", 0, method=name)
+        found = differentiable().cam(images, "relu", 0, method=name, **options(name, "relu"))
         assert np.isfinite(found[[0, 2]]).all()
         assert np.isnan(found[1]).any(), name
+
+
+def test_masks_without_a_layer_are_laid_on_the_image(
+    differentiable: Any, tiny_file: TinyFile, images: np.ndarray
+) -> None:
+    for name in ("occlusion", "rise", "kernelshap"):
+        found = heat_maps(
+            differentiable(), images, None, "dog", method=name, **options(name, "conv")
+        )
+        assert found.layer == "image"
+        named = heat_maps(
+            differentiable(), images, "image", "dog", method=name, **options(name, "conv")
+        )
+        np.testing.assert_array_equal(found.maps, named.maps)
+        foreign = layertap.open(tiny_file("channels_first_gradients"))
+        same = foreign.cam(
+            images.transpose(0, 3, 1, 2), None, "dog", method=name, **options(name, "conv")
+        )
+        np.testing.assert_allclose(same, found.maps, atol=2e-5)
+    with pytest.raises(layertap.UsageError, match="give a layer"):
+        layertap.open(tiny_file("image_classifier")).cam(
+            np.zeros((1, 8, 6, 3)), method="reciprocam"
+        )
+
+
+def test_baselines_of_a_layer(differentiable: Any, images: np.ndarray) -> None:
+    """What is masked becomes the mean of its channel, in the layer's own units."""
+    model = differentiable()
+    found = model.cam(
+        images, "last", 0, method="occlusion", baseline="mean", normalize=False, resize=False
+    )
+    for i, image in enumerate(images):
+        values = float64_network.forward(image[None])
+        whole = values["last"][0]
+        for position in np.ndindex(4, 3):
+            changed = whole.copy()
+            changed[position] = whole.mean(axis=(0, 1))
+            given = {**{n: values[n] for n in ("conv", "relu", "mixed")}, "last": changed[None]}
+            drop = values["logits"] - float64_network.forward(image[None], given)["logits"]
+            np.testing.assert_allclose(found[i, 0][position], drop[0, 0], atol=1e-5)
 
 
 # --- Form ---------------------------------------------------------------------------------------
@@ -305,6 +397,48 @@ def test_tokens_become_maps(images: np.ndarray) -> None:
         "resize=False."
     )
     assert model.cam(images, "tokens", 0, resize=False).shape == (3, 1, 49)
+
+
+@pytest.mark.parametrize("name", ["occlusion", "rise", "reciprocam", "kernelshap"])
+def test_positions_of_tokens_that_become_maps(images: np.ndarray, name: str) -> None:
+    """reshape says where the values of a map are in the layer. The class token stays as it is."""
+    model = layertap.open(token_model().SerializeToString())
+
+    def grid(tokens: np.ndarray) -> np.ndarray:
+        return tokens[:, 1:].reshape(len(tokens), 8, 6, -1)[:, ::-1]
+
+    few: dict[str, Any] = {"samples": 12 if name == "rise" else None}
+    found = model.cam(
+        images, "tokens", 1, method=name, reshape=grid, normalize=False, resize=False, **few
+    )
+    w = onnx.numpy_helper.to_array(token_model().graph.initializer[0]).astype(np.float64)[:, 1]
+    gains = (images[:, ::-1] @ w) / 49
+    class_token = images.mean(axis=(1, 2)) @ w / 49
+    if name == "rise":
+        masks = RandomMasks((8, 6), (7, 6), 12, 0.5, [0, 0], smooth=True)
+        drawn = np.stack([masks[k] for k in range(12)])
+        scores = np.einsum("nhw,mhw->nm", gains, drawn) + class_token[:, None]
+        wanted = np.einsum("nm,mhw->nhw", scores, drawn) / 6
+    else:
+        wanted = gains + (class_token[:, None, None] if name == "reciprocam" else 0)
+    np.testing.assert_allclose(found[:, 0], wanted, atol=1e-5)
+    with pytest.raises(layertap.UsageError) as caught:
+        model.cam(images, "tokens", method=name, reshape=lambda values: 2 * grid(values))
+    assert str(caught.value) == (
+        f"{name} masks the positions of feature maps, and reshape= must not compute, only move the "
+        "values of the layer to feature maps (n, h, w, c)."
+    )
+
+
+def test_positions_of_a_layer_with_channels_first(differentiable: Any, images: np.ndarray) -> None:
+    model = differentiable(channels_first=True)
+    batch = images.transpose(0, 3, 1, 2)
+    for name in ("occlusion", "reciprocam"):
+        wanted = model.cam(batch, "relu", 1, method=name)
+        found = model.cam(
+            batch, "relu", 1, method=name, reshape=lambda values: np.moveaxis(values, 1, -1)
+        )
+        np.testing.assert_array_equal(found, wanted)
 
 
 def token_model() -> onnx.ModelProto:
@@ -402,6 +536,25 @@ def test_methods_of_activations_run_no_gradients(
             {"layer": "pool", "method": "eigencam"},
             "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
         ),
+        (
+            {"layer": "pool", "method": "occlusion"},
+            "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
+        ),
+        (
+            {"layer": "last", "method": "occlusion", "window": 4},
+            "window must be at most 4 x 3 for 'last', which has 4 x 3 positions, got 4 x 4.",
+        ),
+        (
+            {"layer": "last", "method": "kernelshap", "baseline": np.zeros(7)},
+            "the baseline has shape (7,), but 'last' has shape (3, 4, 3, 5). Give a number, one "
+            "sample, or one sample for each.",
+        ),
+        ({"window": 2}, "window is for the methods occlusion, kernelshap, got gradcam."),
+        (
+            {"baseline": 1.0},
+            "baseline is for the methods occlusion, rise, reciprocam, kernelshap, got gradcam.",
+        ),
+        ({"seed": -1}, "seed must be at least 0, got -1."),
         ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'. Did you mean 'input'?"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"channels": 0}, "channels must be at least 1, got 0."),

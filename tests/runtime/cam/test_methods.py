@@ -195,7 +195,8 @@ def test_an_unknown_method_is_refused() -> None:
         find_method("gradkam")
     assert str(caught.value) == (
         "unknown method 'gradkam'; the methods are gradcam, gradcam++, xgradcam, layercam, "
-        "hirescam, gradcamelementwise, eigengradcam, eigencam, kpcacam, scorecam, ablationcam. "
+        "hirescam, gradcamelementwise, eigengradcam, eigencam, kpcacam, scorecam, ablationcam, "
+        "occlusion, rise, reciprocam, kernelshap. "
         "Did you mean 'gradcam', 'xgradcam', 'gradcam++'?"
     )
 

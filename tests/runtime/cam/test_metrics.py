@@ -253,11 +253,13 @@ def test_average_drop_and_increase() -> None:
         ),
         (
             {"baseline": "blurred"},
-            "baseline must be a number, an array that fits the image, or 'blur', got 'blurred'.",
+            "baseline must be a number, an array that fits, or one of 'zero', 'mean', 'blur', got "
+            "'blurred'. Did you mean 'blur'?",
         ),
         (
             {"baseline": np.zeros(7)},
-            "the baseline has shape (7,), but the images have shape (2, 4, 3, 2).",
+            "the baseline has shape (7,), but 'x' has shape (2, 4, 3, 2). Give a number, one "
+            "sample, or one sample for each.",
         ),
         ({"steps": 0}, "steps must be at least 1, got 0."),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),

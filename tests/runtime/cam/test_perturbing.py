@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,13 @@ from layertap.cam.scores import Scores
 LOGITS = Scores("logits")
 
 
+def shift(values: Mapping[str, np.ndarray], channel: int) -> dict[str, np.ndarray]:
+    """Channel by channel another change, of every tensor."""
+    return {tensor: shifted(whole, channel) for tensor, whole in values.items()}
+
+
 def shifted(whole: np.ndarray, channel: int) -> np.ndarray:
-    """Channel by channel another change."""
+    """The same for one tensor."""
     changed = whole.copy()
     changed[..., channel] += channel + 1
     return changed
@@ -41,10 +47,10 @@ def test_scores_are_those_of_the_changed_layer(
     differentiable: Any, images: np.ndarray, layer: str, batch_size: int
 ) -> None:
     """Whatever goes past the layer, and however many copies are run at a time."""
-    tries = Perturbation(program_of(differentiable()), layer, layer, LOGITS, {"image": images})
+    tries = Perturbation(program_of(differentiable()), {layer: layer}, LOGITS, {"image": images})
     for sample, image in enumerate(images):
         wanted = one_by_one(image, layer)
-        found = tries.scores(sample, range(len(wanted)), shifted, batch_size)
+        found = tries.scores(sample, range(len(wanted)), shift, batch_size)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         tries.whole, float64_network.forward(images)["logits"], rtol=1e-5, atol=1e-5
@@ -54,9 +60,9 @@ def test_scores_are_those_of_the_changed_layer(
 def test_channels_in_any_order_and_those_without_a_change(
     differentiable: Any, images: np.ndarray
 ) -> None:
-    tries = Perturbation(program_of(differentiable()), "last", "last", LOGITS, {"image": images})
+    tries = Perturbation(program_of(differentiable()), {"last": "last"}, LOGITS, {"image": images})
     wanted = one_by_one(images[1], "last")
-    odd = tries.scores(1, [4, 1, 3, 0], lambda w, k: shifted(w, k) if k in (1, 3) else None, 2)
+    odd = tries.scores(1, [4, 1, 3, 0], lambda w, k: shift(w, k) if k in (1, 3) else None, 2)
     np.testing.assert_allclose(odd[[1, 2]], wanted[[1, 3]], rtol=1e-5, atol=1e-5)
     assert np.isnan(odd[[0, 3]]).all()
     none = tries.scores(1, [0, 1], lambda *_: None, 2)
@@ -66,19 +72,19 @@ def test_channels_in_any_order_and_those_without_a_change(
 
 def test_the_first_half_runs_once(differentiable: Any, images: np.ndarray, runs: Any) -> None:
     tries = Perturbation(
-        program_of(differentiable()), "relu", "relu", LOGITS, {"image": images}, ["probs"]
+        program_of(differentiable()), {"relu": "relu"}, LOGITS, {"image": images}, ["probs"]
     )
     assert [run.rows for run in runs] == [{"image": 3}]
     assert tries.values["probs"].shape == (3, 3)
     for sample in range(3):
-        tries.scores(sample, range(4), shifted, 3)
+        tries.scores(sample, range(4), shift, 3)
     assert [run.rows for run in runs[1:]] == [{"relu_nchw": 3, "conv_nchw": 3}] * 6
 
 
 def test_nothing_of_the_batch_is_changed(differentiable: Any, images: np.ndarray) -> None:
-    tries = Perturbation(program_of(differentiable()), "relu", "relu", LOGITS, {"image": images})
+    tries = Perturbation(program_of(differentiable()), {"relu": "relu"}, LOGITS, {"image": images})
     before = {name: value.copy() for name, value in tries.values.items()}
-    tries.scores(0, range(4), shifted, 2)
+    tries.scores(0, range(4), shift, 2)
     for name, value in before.items():
         np.testing.assert_array_equal(tries.values[name], value)
 
@@ -87,8 +93,8 @@ def test_a_shape_that_goes_past_the_layer(runs: Any) -> None:
     """It holds the size of the batch: the first half runs again, for as many copies."""
     model = layertap.open(reshaped().SerializeToString())
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)
-    tries = Perturbation(program_of(model), "doubled", "doubled", Scores("scores"), {"x": x})
-    found = tries.scores(1, range(4), shifted, 3)
+    tries = Perturbation(program_of(model), {"doubled": "doubled"}, Scores("scores"), {"x": x})
+    found = tries.scores(1, range(4), shift, 3)
     doubled = 2 * x[1].astype(np.float64)
     wanted = [(shifted(doubled, k) + x[1]).sum(axis=(0, 1)) for k in range(4)]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
@@ -122,18 +128,17 @@ def reshaped() -> onnx.ModelProto:
 def test_what_cannot_be_changed(differentiable: Any, images: np.ndarray) -> None:
     model = differentiable()
     with pytest.raises(layertap.UsageError) as caught:
-        Perturbation(program_of(model), "probs", "probs", LOGITS, {"image": images})
+        Perturbation(program_of(model), {"probs": "probs"}, LOGITS, {"image": images})
     assert str(caught.value) == "the scores do not depend on 'probs'."
     made = tiny.model(
         [tiny.node("Cast", "index", "x", to=tiny.FLOAT), tiny.node("Neg", "x", "y")],
-        [tiny.value("index", ["n", 2], onnx.TensorProto.INT64)],
-        [tiny.value("y", ["n", 2])],
+        [tiny.value("index", ["n", 2, 4], onnx.TensorProto.INT64)],
+        [tiny.value("y", ["n", 2, 4])],
     )
     model = layertap.open(made.SerializeToString())
-    with pytest.raises(layertap.UsageError) as caught:
-        Perturbation(
-            program_of(model), "index", "index", Scores("y"), {"index": np.zeros((1, 2), int)}
+    for method, layer in (("scorecam", "y"), ("occlusion", None)):
+        with pytest.raises(layertap.UsageError) as caught:
+            model.cam({"index": np.zeros((1, 2, 4), int)}, layer, method=method, mask="input")
+        assert str(caught.value) == (
+            f"'index' must be of a float dtype for {method} to change it, got int64."
         )
-    assert str(caught.value) == (
-        "'index' must be of a float dtype to be changed channel by channel, got int64."
-    )

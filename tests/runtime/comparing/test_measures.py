@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from layertap.comparing import measures
-from layertap.comparing.measures import Difference, difference, scaled
+from layertap.comparing.measures import Accumulated, Difference, difference, scaled
 
+Array = np.ndarray[Any, Any]
 INF, NAN = float("inf"), float("nan")
 
 
@@ -129,3 +131,106 @@ def _in_one_piece(actual: Any, expected: Any, least: float) -> tuple[float, floa
     error = float(apart.max(initial=0))
     scale = max(float(np.abs(expected[finite].astype(dtype)).max(initial=0)), least)
     return error, error / scale if scale else error, ""
+
+
+# --- Batch by batch -----------------------------------------------------------------------------
+
+
+@st.composite
+def arrays_in_batches(draw: st.DrawFn) -> tuple[list[tuple[Array, Array]], int | None]:
+    """Pairs of arrays of one shape except for the samples, in any order of axes in memory."""
+    rank = draw(st.integers(1, 4))
+    sizes = draw(st.lists(st.sampled_from([1, 2, 3, 17, 40]), min_size=rank - 1, max_size=rank - 1))
+    seed, order = draw(st.integers(0, 99)), draw(st.permutations(range(rank)))
+    generator = np.random.default_rng(seed)
+    pairs = []
+    dtypes = st.sampled_from([np.float32, np.float64, np.float16])
+    dtype, other = draw(dtypes), draw(dtypes)
+    for count in draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)):
+        shape = (count, *sizes)
+        stored = tuple(shape[axis] for axis in order)
+        expected = generator.normal(size=stored).astype(dtype).transpose(np.argsort(order))
+        noise = generator.normal(size=shape) * 10.0 ** draw(st.integers(-4, 0))
+        actual = (expected + noise).astype(other)
+        pairs.append((actual, expected))
+    axis = draw(st.none() | st.integers(1, rank - 1)) if rank > 1 else None
+    return pairs, axis
+
+
+@given(arrays_in_batches())
+def test_what_is_accumulated_is_that_of_all_at_once(
+    drawn: tuple[list[tuple[Array, Array]], int | None],
+) -> None:
+    pairs, axis = drawn
+    found = Accumulated(lambda rank: axis)
+    for actual, expected in pairs:
+        found.add(actual, expected)
+    ours, theirs = (
+        np.concatenate([pair[at] for pair in pairs]).astype(np.float64) for at in (0, 1)
+    )
+    gap = ours - theirs
+    scale = np.abs(theirs).max()
+    near = partial(pytest.approx, rel=1e-4)
+    assert found.scale == near(scale)
+    assert found.max_abs == near(np.abs(gap).max())
+    assert found.scaled == near(np.abs(gap).max() / scale)
+    if (gap**2).sum() > 1e-12:
+        assert found.snr == pytest.approx(
+            10 * np.log10((theirs**2).sum() / (gap**2).sum()), abs=0.01
+        )
+    cosine = (ours * theirs).sum() / np.linalg.norm(ours) / np.linalg.norm(theirs)
+    assert found.cosine == pytest.approx(cosine, abs=1e-5)
+    if axis is None:
+        assert found.channels_beyond(0.1) is None
+    else:
+        by_channel = np.abs(gap).max(axis=tuple(at for at in range(gap.ndim) if at != axis))
+        assert found.channels_beyond(0.1) == near((by_channel > 0.1 * scale).mean())
+
+
+def test_nearly_equal_arrays_have_an_exact_cosine() -> None:
+    """Out of the products of both, it would be 1 to all digits of float32."""
+    expected = np.ones(1000, np.float32)
+    actual = expected.copy()
+    actual[::2] += np.float32(1e-4)
+    found = Accumulated()
+    found.add(actual, expected)
+    exact = actual.astype(np.float64)
+    cosine = exact.sum() / np.linalg.norm(exact) / np.sqrt(1000)
+    assert 1 - found.cosine == pytest.approx(1 - cosine, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "scaled_error", "problem"),
+    [
+        ([1.0, np.nan], [1.0, np.nan], 0.0, ""),
+        ([1.0, np.inf], [1.0, np.inf], 0.0, ""),
+        ([1.5, np.inf], [1.0, np.inf], 0.5, ""),
+        ([1.0, np.inf], [1.0, -np.inf], np.inf, "NaN or infinite"),
+        ([1.0, 2.0], [1.0, np.nan], np.inf, "NaN or infinite"),
+        ([1.0, np.nan], [1.0, 2.0], np.inf, "NaN or infinite"),
+        ([3e38, 0.0], [-3e38, 0.0], 2.0, ""),
+        ([0.0, 0.0], [0.0, 0.0], 0.0, ""),
+        ([0.5, 0.0], [0.0, 0.0], 0.5, ""),
+    ],
+)
+def test_what_is_not_finite_is_equal_only_to_itself(
+    actual: list[float], expected: list[float], scaled_error: float, problem: str
+) -> None:
+    found = Accumulated()
+    found.add(np.array(actual, np.float32), np.array(expected, np.float32))
+    assert found.scaled == pytest.approx(scaled_error)
+    assert found.problem == problem
+
+
+def test_other_shapes_and_values_that_are_no_numbers() -> None:
+    found = Accumulated()
+    assert found.add(np.zeros(3), np.zeros(4)) == np.inf
+    assert found.problem == "shape (3,) instead of (4,)"
+    words = Accumulated()
+    words.add(np.array(["a", "b"], object), np.array(["a", "c"], object))
+    words.add(np.array(["a", "b"], object), np.array(["a", "b"], object))
+    assert words.scaled == 0.25
+    assert np.isnan(words.cosine)
+    nothing = Accumulated()
+    assert nothing.add(np.zeros((0, 3)), np.zeros((0, 3))) == 0.0
+    assert nothing.scaled == 0.0

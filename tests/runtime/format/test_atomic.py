@@ -27,6 +27,12 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_what_cannot_be_the_name_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be the name of a file"):
+        check_target(tmp_path / name)
+
+
 @pytest.mark.parametrize("before", [None, b"the old"])
 def test_target_appears_when_the_block_ends(tmp_path: Path, before: bytes | None) -> None:
     target = tmp_path / "out.npz"

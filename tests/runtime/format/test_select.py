@@ -349,6 +349,7 @@ def test_counts_of_one() -> None:
 
 
 def test_an_output_that_is_no_layer_says_how_to_get_it() -> None:
+    ways = {"heat": "Ask elsewhere.", "image": "No."}
     with pytest.raises(LayerNotFoundError) as caught:
-        select(LAYERS, ["image", "heat"], outputs={"heat": "Ask elsewhere.", "image": "No."})
+        select(LAYERS, ["image", "heat"], outputs=lambda: ways)
     assert str(caught.value) == "'heat' is an output of the file, not a layer. Ask elsewhere."

@@ -2,20 +2,40 @@
 
 import type { TensorInfo } from "../card.js"
 import { InputError } from "../errors.js"
-import { checkShape } from "../shapes.js"
+import { checkShape, shown } from "../shapes.js"
 import type { ImageSource } from "./kinds.js"
 import { type Prepared, type Recipe, channelsOf, prepare } from "./recipe.js"
 
 export { prepare }
 
+/** A batch of pixels. */
+interface Pixels {
+  readonly data: any
+  readonly dims: readonly number[]
+}
+
+/** The images of a batch `(n, h, w, c)`; or `(n, c, h, w)`, if `first` channels come first and can only be there. */
+function separate(label: string, { data, dims }: Pixels, first: number | false): ImageSource[] {
+  const isFirst = dims[1] === first && dims[3] !== first
+  const [n, height, width, channels] = isFirst ? [dims[0], dims[2], dims[3], dims[1]] : dims
+  const area = height * width
+  const each = area * channels
+  if (data.length !== n * each) throw new InputError(`${label} has ${data.length} values, but the shape ${shown(dims)}.`)
+  const ordered = isFirst
+    ? data.map((_: unknown, i: number) => data[i - (i % each) + (i % channels) * area + Math.floor((i % each) / channels)])
+    : data
+  return Array.from({ length: n }, (_, i) => ({ data: ordered.subarray(i * each, (i + 1) * each), width, height }))
+}
+
 /** Images prepared by a recipe, `(n, h, w, c)` or `(n, c, h, w)`, float32. */
 export async function batch(
   label: string,
   info: TensorInfo,
-  images: readonly ImageSource[],
+  given: readonly ImageSource[] | Pixels,
   recipe: Recipe,
 ): Promise<{ data: Float32Array; dims: number[] }> {
   const first = (recipe.channels ?? (info.axes === "NCHW" ? "first" : "last")) === "first"
+  const images = "dims" in given ? separate(label, given, first && channelsOf(recipe)) : given
   const shape = (height: number, width: number, channels: number): number[] =>
     first ? [images.length, channels, height, width] : [images.length, height, width, channels]
   if (recipe.size) checkShape(label, shape(...recipe.size, channelsOf(recipe)), info)

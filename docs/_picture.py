@@ -15,7 +15,8 @@ from PIL import Image
 
 import layertap
 from layertap.view.colormaps import colored
-from layertap.view.overlays import overlay, panel
+from layertap.view.overlays import overlay
+from layertap.view.panels import panel
 from layertap.view.pictures import strongest_channels
 
 SIZE = (256, 256)

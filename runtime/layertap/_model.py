@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import numpy.typing as npt
+    from PIL.Image import Image
 
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from .comparing.comparison import Comparison
     from .extract.progress import Progress
     from .extract.stream import Batch
+    from .images.load import ImageSource
     from .images.preprocessing import Preprocessing
+    from .measuring.layer_costs import LayerCosts
     from .measuring.layer_statistics import LayerStatistics
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -158,9 +161,11 @@ def compare(
 
     Args:
         a: the file whose values are expected: a model, or a path. A model runs on its own device.
-        b: the file that is judged.
+            A path that ends in `.npz` is a record, see `Model.record`.
+        b: the file that is judged, or a record.
         inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
-            seeded inputs of the golden sample, which fit the model but are no images.
+            inputs of the record, or the seeded inputs of the golden sample, which fit the model but
+            are no images.
         layers: which layers of the first file, see `Model.select`; by default all, and outputs
             that are no layers.
         tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
@@ -177,18 +182,26 @@ def compare(
     Raises:
         UsageError: the files share no layer, or no inputs are given and there is no golden sample.
         LayerNotFoundError: a selector matches nothing.
-        InputError: the inputs do not fit one of the files.
+        InputError: the inputs do not fit one of the files, or are not those of the record; or a
+            record is damaged.
         ImageError: see `Model.activations`.
         ModelFileError: see `open`.
     """
-    from .comparing.models import compare_programs
+    from .comparing.record_file import is_record, read
+    from .comparing.sides import compare_sides
 
     born = flag("born", born)
-    opened = [one if isinstance(one, Model) else open(one) for one in (a, b)]
+
+    def side(given: Any) -> Any:
+        if isinstance(given, Model):
+            return given._program
+        return read(given) if is_record(given) else open(given)._program
+
+    one, other = side(a), side(b)
     with time_limit(timeout):
-        return compare_programs(
-            opened[0]._program,
-            opened[1]._program,
+        return compare_sides(
+            one,
+            other,
             inputs,
             layers,
             tolerance=tolerance,
@@ -863,6 +876,184 @@ class Model:
                 preprocess=preprocess,
             )
 
+    def picture(
+        self,
+        inputs: Any,
+        layer: str | int | Layer | None = None,
+        target: Target = "top",
+        *,
+        method: str = "gradcam",
+        image: ImageSource | None = None,
+        show: str = "figure",
+        colormap: str | None = None,
+        alpha: float | None = None,
+        opacity: str = "fixed",
+        contours: int = 0,
+        original: bool = True,
+        bar: bool = True,
+        caption: str | None = None,
+        percentile: float = 99.0,
+        columns: int = 6,
+        width: int | None = None,
+        font: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Image:
+        """A heat map or an attribution over the image that it is about, as a picture.
+
+            model.picture("chest.png", target="Edema").save("edema.png")
+
+        The image keeps its geometry and its resolution: where the recipe crops it, the map lies on
+        the part that the model saw. `layertap.view.documents.save_picture` writes PNG, PDF and SVG
+        in a size and resolution.
+
+        Args:
+            inputs: one sample, see `activations`.
+            layer: the layer of a heat map, see `cam`.
+            target: the class, or classes, to explain, see `gradients`; each gets a map.
+            method: a method of `cam` or of `attribute`. Values of `integrated_gradients` and the
+                like are summed over the channels of a pixel; of those of `saliency` the largest is
+                drawn.
+            image: the image to draw, if `inputs` are arrays that are ready, or if another one is to
+                be drawn. Without one, the colours of the map are drawn alone.
+            show: `figure`: the image and the overlays side by side, with titles, a colour bar and a
+                caption; `overlay`: the overlay alone; `map`: the colours of the map alone.
+            colormap: one of `layertap.view.colormaps.COLORMAPS`; by default `jet`, or `RdBu_r` for
+                values with a sign.
+            alpha: opacity of the map, 0 to 1; by default 0.5, or 0.8 with `opacity="heat"`.
+            opacity: `fixed`: `alpha` everywhere; `heat`: `alpha` times the heat, so that cold parts
+                stay clear.
+            contours: number of contour lines.
+            original: whether a figure shows the image without the map, too.
+            bar: whether a figure has a colour bar.
+            caption: the text below a figure; by default method and layer, and of one target its
+                class and score; `""` for none.
+            percentile: of the absolute values of an attribution, the one that gets the last colour;
+                larger values are drawn like it.
+            columns: number of pictures in a row.
+            width: the width of the picture in pixels; by default that of the image, and what the
+                text needs.
+            font: a font file, for labels with characters that the font of Pillow lacks.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+            options: other arguments of `cam` or `attribute`, such as `steps=20`.
+
+        Returns:
+            A `PIL.Image.Image` in RGB.
+
+        Raises:
+            UsageError: see `cam` and `attribute`; or an invalid value of an option, several targets
+                for a bare overlay or map, or no room in `width`.
+            InputError: several samples were given; see also `activations`.
+            ModelFileError, LayerNotFoundError, ImageError: see `cam`.
+        """
+        from .view.explained import Style, picture
+
+        style = Style(
+            show=show,
+            colormap=colormap,
+            alpha=alpha,
+            opacity=opacity,
+            contours=contours,
+            original=original,
+            bar=bar,
+            caption=caption,
+            percentile=percentile,
+            columns=columns,
+            width=width,
+            font=font,
+        )
+        with time_limit(timeout):
+            return picture(
+                self,
+                inputs,
+                layer,
+                target,
+                method=method,
+                image=image,
+                preprocess=preprocess,
+                style=style,
+                options=options,
+            )
+
+    def sheet(
+        self,
+        inputs: Any,
+        layer: str | int | Layer,
+        *,
+        image: ImageSource | None = None,
+        channels: int | Iterable[int] | None = None,
+        count: int = 17,
+        scale: str = "own",
+        colormap: str = "gray",
+        statistics: bool = False,
+        original: bool = True,
+        caption: str | None = None,
+        tile: int = 160,
+        columns: int = 6,
+        width: int | None = None,
+        font: str | os.PathLike[str] | None = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> Image:
+        """The feature maps of a layer for one sample side by side, as a picture.
+
+            model.sheet("chest.png", "conv1_relu", scale="common", colormap="viridis")
+
+        Args:
+            inputs: one sample, see `activations`.
+            layer: the name, index or `Layer` of a layer with feature maps.
+            image: the image to draw, see `picture`.
+            channels: the channels to draw, in this order; by default those with the largest mean
+                absolute activation.
+            count: without `channels`, how many.
+            scale: `own`: each map from its own minimum to its maximum; `common`: all maps alike,
+                with a colour bar.
+            colormap: one of `layertap.view.colormaps.COLORMAPS`; `RdBu_r` is for values with a
+                sign.
+            statistics: whether minimum, mean and maximum are below each map.
+            original: whether the image is drawn first.
+            caption: the text below the maps; by default the layer and its size; `""` for none.
+            tile: length of a map's longer side in pixels.
+            columns: number of maps in a row.
+            width: the width of the sheet in pixels, instead of `tile`.
+            font: a font file, see `picture`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: see `activations`.
+
+        Returns:
+            A `PIL.Image.Image` in RGB.
+
+        Raises:
+            LayerNotFoundError: unknown layer.
+            UsageError: the layer has no feature maps, a channel does not exist, or an invalid value
+                of an option.
+            InputError: several samples were given; see also `activations`.
+            ImageError: see `activations`.
+        """
+        from .view.sheets import sheet
+
+        with time_limit(timeout):
+            return sheet(
+                self,
+                inputs,
+                layer,
+                image=image,
+                original=flag("original", original),
+                caption=caption,
+                preprocess=preprocess,
+                channels=channels,
+                count=count,
+                scale=scale,
+                colormap=colormap,
+                statistics=statistics,
+                tile=tile,
+                columns=columns,
+                width=width,
+                font=font,
+            )
+
     def stream(
         self,
         source: Any,
@@ -976,6 +1167,50 @@ class Model:
             progress=progress,
         )
 
+    def cost(
+        self,
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        measure: Any = None,
+        runs: int = 10,
+        preprocess: Recipe | None = None,
+    ) -> LayerCosts:
+        """What each layer costs: multiply-adds, parameters, bytes, and measured milliseconds.
+
+        The graph is run once as it is in the file, for the shapes of all tensors. Each operator
+        belongs to the layer that it is named for in the file. docs/cost.md describes the numbers.
+
+        Args:
+            layers: see `select`; by default all, those that the file does not expose included.
+            size: the sizes of the first input's free axes after the batch axis, `(height, width)`
+                for images; by default those of the golden sample. The batch is 1.
+            measure: measure times: `"random"` for random inputs, or an image or a batch, see
+                `activations`; then `size` is that of the bytes and multiply-adds only.
+            runs: number of timed runs, of which the medians are taken.
+            preprocess: a recipe for an image instead of the card's.
+
+        Returns:
+            `LayerCosts`, which `layertap.Split` finds the best place to cut from.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: the sizes do not fit, or are not known; the model was opened with an
+                `onnxruntime.SessionOptions`.
+            InputError: the model cannot be run at this size, or on this image.
+            ImageError: the image cannot be read.
+        """
+        from .measuring.costing import layer_costs
+
+        return layer_costs(
+            self._program,
+            layers,
+            size=size,
+            measure=measure,
+            runs=runs,
+            preprocess=preprocess,
+        )
+
     def resume(
         self,
         given: Mapping[Any, Any],
@@ -1076,6 +1311,53 @@ class Model:
         from .comparing.check import check
 
         return check(self, tolerance, timeout=timeout)
+
+    def record(
+        self,
+        inputs: Any,
+        path: str | os.PathLike[str],
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        keep_inputs: bool = True,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Write what this machine computes to a small file, to be compared on another machine.
+
+            model.record("images", "here.npz")  # on one
+            layertap.compare("here.npz", "model.onnx")  # on the other
+
+        Of each layer the file keeps some hundred values at seeded positions, the mean and the mean
+        square of each channel, and the largest value.
+
+        Args:
+            inputs: see `activations`; `None` for the golden sample.
+            path: the file to write, `.npz`; an existing file is replaced once it is complete.
+            layers: which layers, see `select`; by default all, and outputs that are no layers.
+            keep_inputs: whether the inputs are in the file, as arrays. Without them, give the same
+                images to `compare`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            InputError: see `activations`; also if there is no sample.
+            ImageError: see `activations`.
+            UsageError: the inputs are too large for a record, or there is no golden sample.
+            OutputError: the file cannot be written.
+        """
+        from .comparing.record_file import record_to_file
+
+        keep_inputs = flag("keep_inputs", keep_inputs)
+        with time_limit(timeout):
+            record_to_file(
+                self._program,
+                inputs,
+                path,
+                layers,
+                keep_inputs=keep_inputs,
+                preprocess=preprocess,
+            )
 
     def extract(
         self,

@@ -22,7 +22,9 @@ from layertap.extract.images import find_images
 from layertap.extract.moments import collection_statistics
 from layertap.format.card import KEY, Card, Golden, GoldenInput, GoldenLayer
 from layertap.view.colormaps import colored
-from layertap.view.overlays import overlay, panel
+from layertap.view.documents import save_picture
+from layertap.view.overlays import overlay
+from layertap.view.panels import panel
 from layertap.view.pictures import contact_sheet, strongest_channels
 from layertap_export import add_gradients
 
@@ -42,7 +44,8 @@ Case = tuple[Callable[..., Any], Mapping[str, Any]]
 def arguments(function: Callable[..., Any], **given: Any) -> Case:
     """A function, and valid values of all its arguments."""
     names = inspect.signature(function).parameters.values()
-    return function, {p.name: given.get(p.name, p.default) for p in names}
+    values = {p.name: given.get(p.name, p.default) for p in names if p.kind != p.VAR_KEYWORD}
+    return function, values
 
 
 def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
@@ -78,6 +81,13 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     }
     for method, options in explained.items():
         yield method, arguments(model.attribute, inputs=x, method=method, **options)
+    drawn = {"method": "eigencam", "layer": "conv", "image": picture}
+    yield "picture", arguments(model.picture, inputs=x, **drawn)
+    yield "sheet", arguments(model.sheet, inputs=x, layer="conv", tile=20)
+    yield (
+        "save_picture",
+        arguments(save_picture, picture=Image.new("L", (8, 6)), path=folder / "a.pdf"),
+    )
     yield "resume", arguments(model.resume, given={"conv": conv})
     yield "edit", arguments(model.edit, inputs=x, changes={"conv": lambda value: value})
     yield "cut", arguments(model.cut, path=folder / "cut.onnx", start="conv")
@@ -91,6 +101,7 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "check", arguments(checked.check)
     yield "compare", arguments(layertap.compare, a=model, b=file, inputs=x)
     compared = layertap.compare(model, file, x)
+    yield "record", arguments(model.record, inputs=x, path=folder / "record.npz")
     yield "rows", arguments(compared.rows)
     yield "to_csv", arguments(compared.to_csv)
     yield "to_overlay", arguments(compared.to_overlay)

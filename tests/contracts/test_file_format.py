@@ -43,6 +43,7 @@ TABLES = {
     "Keys of `digest`": schema.Digest,
     "Keys of `made_from`": schema.MadeFrom,
     "Keys of `finished`": schema.Finished,
+    "Keys of `quantized`": schema.Quantized,
 }
 
 NODE = shutil.which("node")
@@ -149,13 +150,13 @@ def test_limits_are_those_of_the_code() -> None:
 
 RARE = {
     "choices", "notes", "made_from", "reference", "step", "file", "tables", "read", "rows",
-    "finished", "stripped",
+    "finished", "stripped", "quantized",
 }  # fmt: skip
 """Keys that the model of the example does not have."""
 
 
 def test_example_is_a_card_with_every_key() -> None:
-    text, layers, finished = blocks("json")
+    text, layers, finished, quantized = blocks("json")
     card = Card.from_json(text)
     assert json.loads(card.to_json()) == json.loads(text)
     assert card.layers[1].name == "conv5_block16_concat"
@@ -165,12 +166,15 @@ def test_example_is_a_card_with_every_key() -> None:
     for heading in TABLES:
         for row in rows(section(heading)):
             key = quoted(row[0])[0]
-            assert f'"{key}"' in text + layers + finished or key in RARE
+            assert f'"{key}"' in text + layers + finished + quantized or key in RARE
     inner = Card.from_json(json.dumps({**json.loads(text), "layers": json.loads(layers)})).layers
     assert [(layer.exposed, layer.per_sample) for layer in inner] == [(False, None), (True, False)]
     made = Card.from_json(json.dumps({**json.loads(text), "finished": json.loads(finished)}))
     assert made.finished is not None
     assert all(getattr(made.finished, item.name) for item in fields(schema.Finished)[:-1])
+    made = Card.from_json(json.dumps({**json.loads(text), "quantized": json.loads(quantized)}))
+    assert made.quantized is not None
+    assert all(getattr(made.quantized, item.name) for item in fields(schema.Quantized)[:-1])
 
 
 @pytest.mark.tensorflow

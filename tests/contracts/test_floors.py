@@ -38,7 +38,7 @@ FLOORS = {
         "errors progress",
         "graph",
         "gradients writing keras_model",
-        "convert finishing",
+        "convert finishing quantizing",
         "verification",
         "api",
         "__init__",
@@ -50,6 +50,7 @@ FLOORS = {
 BANNED = {
     "layertap_export.graph": "tensorflow keras tf_keras tf2onnx",
     "layertap_export.gradients": "tensorflow keras tf_keras tf2onnx",
+    "layertap_export.quantizing": "tensorflow keras tf_keras tf2onnx",
     "layertap_export.keras_model": "onnx tf2onnx",
     "layertap.format": "numpy onnxruntime PIL",
     "layertap._cut": "numpy onnxruntime PIL",

@@ -18,6 +18,7 @@ from generators.collection import extract
 from layertap.errors import LayertapError
 from layertap.images.preprocessing import Preprocessing
 from layertap.view.colormaps import colored
+from layertap.view.documents import save_picture
 from layertap_export.api.add_gradients import add_gradients
 from layertap_export.gradients.score import asked_output
 from layertap_export.keras_model.loading import load_model
@@ -74,6 +75,10 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
     "layertap/cam/masked_inputs.py": [
         (lambda m: m.attribute(X, "occlusion", input_name="imaeg"), "image")
     ],
+    "layertap/view/explained.py": [
+        (lambda m: m.picture(X, method="leyercam"), "layercam"),
+        (lambda m: m.picture(X, method="smothgrad"), "smoothgrad"),
+    ],
     "layertap/cam/scores.py": [
         (lambda m: m.cam(X, layer="relu", method="scorecam", output="prob"), "probs")
     ],
@@ -109,6 +114,10 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: Preprocessing.from_dict({"scaling": {"mode": "torch", "mod": 1}}), "mode"),
         (lambda: Preprocessing.from_dict({"scaling": {"mode": "troch"}}), "torch"),
     ],
+    "layertap/view/documents.py": [
+        (lambda: save_picture(Image.new("L", (2, 2)), "a.pgn"), "png"),
+        (lambda: save_picture(Image.new("L", (2, 2)), "a.pdf", page="leter"), "letter"),
+    ],
     "layertap/view/colormaps.py": [(lambda: colored(X[0, ..., 0], "virdis"), "viridis")],
     "layertap_models/registry.py": [(lambda: find("digit"), "digits")],
     "layertap_export/gradients/select.py": [
@@ -136,6 +145,7 @@ IN_OTHER_TESTS = {
     "layertap/extract/frames.py": "test_ray.py",
     "layertap/extract/sources.py": "test_sources.py",
     "layertap/extract/stream.py": "test_stream.py",
+    "layertap_export/api/quantize.py": "test_quantize.py",
     "layertap_export/cli.py": "test_names_before_tensorflow.py",
     "layertap_export/keras_model/inputs.py": "test_freeing.py",
     "layertap_export/keras_model/signatures.py": "test_freeing.py",

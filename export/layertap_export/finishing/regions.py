@@ -63,7 +63,7 @@ def seen(build: Builder, recipe: Preprocessing, height: Value, width: Value) -> 
 def _shorter_side(
     build: Builder, length: int, size: tuple[int, int] | None, height: Value, width: Value
 ) -> tuple[Axis, Axis]:
-    """See `layertap.images.load.scaled_size`, and how the centre is cropped there."""
+    """See `layertap.images.region.scaled_size`, and how the centre is cropped there."""
     none, side = build.int64([0]), build.int64([length])
     short, long = height.op("Min", width), height.op("Max", width)
     longer = (as_double(side * long) / as_double(short)).cast(TensorProto.INT64)

@@ -443,6 +443,8 @@ class Program:
             inputs = self._pictured(self.finished, inputs, needed, preprocess)
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        if self.finished is not None and self.finished.target in feeds:
+            self._check_classes(self.finished, feeds)
         used = self.prepared
         if preprocess is not None and recipe is not None:
             used = value_range(recipe.to_dict())
@@ -469,6 +471,20 @@ class Program:
                 "preprocessing."
             )
         return with_pictures(finished, inputs, self.graph.inputs, needed)
+
+    def _check_classes(self, finished: Finished, feeds: Mapping[str, Any]) -> None:
+        """Check the classes of a finished file that a caller gives."""
+        from .on_device import on_host
+        from .pictures import check_classes
+
+        name = str(finished.target)
+        shapes = [x.shape for x in self.outputs if x.name == finished.scores]
+        known = shapes[0][-1] if shapes and shapes[0] else None
+        binary = known == 1 and len(self.labels or ()) == 2
+        # A picture without an axis of samples has three axes.
+        images = [on_host(value) for key, value in feeds.items() if key != name]
+        samples = next((len(image) for image in images if image.ndim == 4), 1)
+        check_classes(name, on_host(feeds[name]), 2 if binary else known, samples)
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None

@@ -249,14 +249,17 @@ def _on_the_way(steps: int, starts: Mapping[str, Array]) -> Iterator[Point]:
 def _between(samples: int, rows: Mapping[str, Array], seed: int) -> Iterator[Point]:
     """Points between the input and rows of the background.
 
-    The rows take turns, and the draws of the place on the way are spread evenly over it: the mean
-    is the same as of independent draws, with less noise.
+    The rows take turns, and the draws of the place on the way are spread evenly over it, row by
+    row: the expected mean is that of independent draws, with less noise.
     """
     generator = np.random.default_rng(seed)
     count = len(next(iter(rows.values())))
     turns = -(-samples // count)
     chosen = np.concatenate([generator.permutation(count) for _ in range(turns)])[:samples]
-    parts = (generator.permutation(samples) + generator.random(samples)) / samples
+    parts = np.empty(samples)
+    for row in range(count):
+        own = np.flatnonzero(chosen == row)
+        parts[own] = (generator.permutation(len(own)) + generator.random(len(own))) / len(own)
 
     def between(row: int, part: float, value: Array, name: str, _: int) -> Array:
         start = rows[name][row]

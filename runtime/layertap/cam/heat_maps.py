@@ -217,7 +217,8 @@ def raw_maps(
     """The results of the formulas of several methods, in the size of the layer, by method.
 
     Methods that take the same share the runs. `Model.cam` makes finished maps of these: negative
-    values become 0, the map is resized, and divided by its maximum.
+    values become 0, the map is resized, and divided by its maximum. From maps in which the least
+    value means no evidence (`rise`, `reciprocam`), it is subtracted.
 
     Args:
         program: computes them.
@@ -246,7 +247,7 @@ def raw_maps(
             )
             evidence[key] = gather(gather.prepare(inputs, preprocess), target)
         with np.errstate(all="ignore"):
-            maps = _raw(method, evidence[key], eigen_smooth=False)
+            maps = _from_least(method, _raw(method, evidence[key], eigen_smooth=False))
         found[method.name] = maps if method.takes else maps[:, :1]
     return found
 
@@ -418,15 +419,24 @@ def _finished(
     method: Method, maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
 ) -> npt.NDArray[np.float32]:
     """Set negative values to 0, resize, and divide by the maximum, in this order."""
-    if normalize and method.from_least:
-        maps = maps - maps.min(axis=tuple(range(2, maps.ndim)), keepdims=True)
     if normalize:
+        maps = _from_least(method, maps)
         maps = np.maximum(maps, 0)
     done = np.stack([upsampling.resize(one, size or one.shape[1:]) for one in maps])
     if normalize:
         peaks = done.max(axis=tuple(range(2, done.ndim)), keepdims=True)
         np.divide(done, peaks, out=done, where=peaks > 0)
     return done
+
+
+def _from_least(method: Method, maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Maps in which 0 means no evidence, `(n, targets, h, w)`."""
+    if not method.from_least:
+        return maps
+    lowered: npt.NDArray[np.float64] = maps - maps.min(
+        axis=tuple(range(2, maps.ndim)), keepdims=True
+    )
+    return lowered
 
 
 def _augmented(

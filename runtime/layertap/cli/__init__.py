@@ -209,6 +209,7 @@ def _join_negative_slices(arguments: list[str], lists: Sequence[argparse.Action]
 
 
 OWN = {
+    "attribute": "draw how much each pixel counts for a class",
     "cam": "draw heat maps that show the evidence for a class",
     "check": "compare this machine's results with the sample in the file",
     "compare": "compare two files layer by layer: what differs, and where it starts",
@@ -218,6 +219,7 @@ OWN = {
     "features": "print what a collection holds, write it as a table, or join its shards",
     "info": "print a description of a file",
     "layers": "print the table of a file's layers",
+    "record": "write what this machine computes, to compare it on another machine",
     "run": "fetch activations or predictions for images",
     "stats": "compute the mean and deviation of images, as a preprocessing recipe",
     "view": "make a page for the browser: layers, feature maps, scores and heat maps",

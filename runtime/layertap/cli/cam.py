@@ -3,83 +3,45 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import Any
 
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
-from layertap.extract.images import color_picture, in_batches, naming_images
 from layertap.images.load import load_image
-from layertap.images.preprocessing import Preprocessing
 
-from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import ImageInput, batch_size, recipe_for
-from .image_output import OutputFiles, remove_own
-from .options import (
-    add_device,
-    add_preprocess,
-    add_threads,
-    add_timeout,
-    check_folder,
-    check_positive,
-    one_layer,
-    parse_target,
+from . import OWN, Command
+from .explained_images import (
+    Explained,
+    add_inputs,
+    add_output,
+    add_shared,
+    add_target,
+    explain_images,
 )
-from .printing import tell
-from .ready_batch import load_ready, ready_batch, row_names
-
-if TYPE_CHECKING:
-    from layertap.cam import HeatMaps
-
-REPORT = "cam.json"
-"""The name of the report in the output folder."""
+from .options import one_layer, parse_target
+from .ready_batch import load_ready
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE.onnx")
-    parser.add_argument(
-        "inputs",
-        metavar="IMAGE",
-        nargs="+",
-        help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
-        "each input",
-    )
+    add_inputs(parser)
     parser.add_argument(
         "--layer",
         metavar="LAYER",
         help="a name, an index, or last-conv, the last layer with feature maps (default: the last "
         "layer with gradients in the file)",
     )
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        action="extend",
-        metavar="CLASS",
-        help="labels or indices of classes, `all` of them, or `top` (default): each image's best "
-        "class",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="FOLDER",
-        help=f"write the pictures, the arrays and {REPORT} to this folder",
-    )
+    add_target(parser)
+    add_output(parser, "cam")
     parser.add_argument(
         "--method",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
         "eigengradcam; without gradients eigencam, kpcacam, scorecam, ablationcam or reciprocam, "
-        "and occlusion, rise or kernelshap, which mask the image without --layer; a finished "
-        "file computes one of them",
+        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; a "
+        "finished file computes one of them",
     )
     parser.add_argument(
         "--aug-smooth", action="store_true", help="average the maps of augmented images"
@@ -132,96 +94,30 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="what replaces masked parts: mean, blur, zero (default), or another number",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (default 0)")
-    parser.add_argument("--colormap", default="jet", help="jet (default), viridis or magma")
-    parser.add_argument(
-        "--alpha", type=float, default=0.5, help="opacity of the heat map, 0 to 1 (default 0.5)"
+    add_shared(
+        parser,
+        colormap="jet",
+        batch="images, or of tested channels or masks,",
+        drawn="the heat maps",
     )
-    add_preprocess(parser)
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=16,
-        metavar="N",
-        help="number of images, or of tested channels or masks, in one batch (default 16)",
-    )
-    add_device(parser)
-    add_threads(parser)
-    add_timeout(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
     with time_limit(args.timeout):
-        return _draw(args)
-
-
-def _draw(args: argparse.Namespace) -> int:
-    _check(args)
-    model = _model.open(args.file, device=args.device, threads=args.threads)
-    _check_method(model, args)
-    images: list[dict[str, Any]] = []
-    maps = None
-    failures: list[str] = []
-    ready = ready_batch(args.inputs)
-    if ready is not None:
-        files = OutputFiles(Path(args.output), args.inputs, [ready])
-        maps = _heat_maps(model, args, (ready,), load_ready(ready))
-        for row, path in enumerate(row_names(ready, {"maps": maps.maps})):
-            name = files.name(ready, "cam", row if len(maps.maps) > 1 else None)
-            images.append(_write_image(model, args, None, path, files, name, maps, row))
-    else:
-        recipe = recipe_for(model, args)
-        given = ImageInput(args.inputs, args.output, progress=False)
-        failures = given.failures
-        files = OutputFiles(Path(args.output), args.inputs, given.paths)
-        for batch in in_batches(given.prepared(recipe), batch_size(model, args)):
-            paths, arrays = zip(*batch, strict=True)
-            maps = _heat_maps(model, args, paths, np.stack(arrays))
-            for row, path in enumerate(paths):
-                name = files.name(path, "cam")
-                images.append(_write_image(model, args, recipe, path, files, name, maps, row))
-    if maps is None:
-        return STOPPED
-    report = {
-        "model": args.file,
-        "layer": maps.layer,
-        "method": maps.method,
-        "colormap": args.colormap,
-        "alpha": args.alpha,
-        "images": images,
-        **({"at": args.at or _mask_file(args)} if args.at or _mask_file(args) else {}),
-        "failures": failures,
-    }
-    before = _listed(files.folder)
-    with files.writing(REPORT) as temporary:
-        text = json.dumps(report, indent=1, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-    tell(f"wrote {Path(args.output, REPORT)}")
-    removed = remove_own(files.folder, before - _files_of(images), "cam")
-    if removed:
-        noun = "file" if removed == 1 else "files"
-        tell(f"removed {removed} {noun} of the run before from {args.output}")
-    return PARTLY_FAILED if failures else OK
+        return explain_images(args, "cam", _check, _explained)
 
 
 def _check(args: argparse.Namespace) -> None:
     """Validate the arguments before the work."""
-    from layertap.view.colormaps import shades
-
-    check_positive("--batch-size", args.batch_size)
-    if not 0 <= args.alpha <= 1:
-        raise UsageError(f"--alpha must be between 0 and 1, got {args.alpha:g}.")
-    shades(args.colormap)
-    ready_batch(args.inputs)
-    check_folder("-o", args.output)
+    if args.method is not None:
+        _check_method(args, args.method)
 
 
-def _check_method(model: _model.Model, args: argparse.Namespace) -> None:
+def _check_method(args: argparse.Namespace, name: str) -> None:
     """Check that the method exists, and that the options are for it."""
     from layertap.cam.masking import TAKES
-    from layertap.cam.methods import DEFAULT, find_method
+    from layertap.cam.methods import find_method
 
-    facts = program_of(model).finished
-    name = args.method or (facts.method if facts else None) or DEFAULT
     method = find_method(name)
     file = _mask_file(args)
     if args.mask is not None and file is None and method.takes != "masked":
@@ -255,31 +151,37 @@ def _check_method(model: _model.Model, args: argparse.Namespace) -> None:
         )
 
 
-def _heat_maps(
-    model: _model.Model, args: argparse.Namespace, paths: tuple[str, ...], batch: NDArray[Any]
-) -> HeatMaps:
+def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Explained:
     from layertap.cam import heat_maps
+    from layertap.cam.methods import DEFAULT
+    from layertap.view.explained import of_heat_maps
 
+    facts = program_of(model).finished
+    if args.method is None:
+        _check_method(args, (facts.method if facts else None) or DEFAULT)
     layer = None if args.layer is None else one_layer("--layer", args.layer, model.layers)
-    with naming_images(paths):
-        return heat_maps(
-            model,
-            batch,
-            layer,
-            [parse_target(text, model.labels or ()) for text in args.target or ["top"]],
-            method=args.method,
-            aug_smooth=args.aug_smooth,
-            eigen_smooth=args.eigen_smooth,
-            mask="layer" if args.mask is None or _mask_file(args) else args.mask,
-            at=_places(args),
-            channels=args.channels,
-            window=_sizes(args.window),
-            stride=_sizes(args.stride),
-            samples=args.samples,
-            baseline=_baseline(args.baseline),
-            seed=args.seed,
-            batch_size=args.batch_size,
-        )
+    maps = heat_maps(
+        model,
+        batch,
+        layer,
+        [parse_target(text, model.labels or ()) for text in args.target or ["top"]],
+        method=args.method,
+        aug_smooth=args.aug_smooth,
+        eigen_smooth=args.eigen_smooth,
+        mask="layer" if args.mask is None or _mask_file(args) else args.mask,
+        at=_places(args),
+        channels=args.channels,
+        window=_sizes(args.window),
+        stride=_sizes(args.stride),
+        samples=args.samples,
+        baseline=_baseline(args.baseline),
+        seed=args.seed,
+        batch_size=args.batch_size,
+    )
+    found = {"layer": maps.layer, "method": maps.method}
+    if at := args.at or _mask_file(args):
+        found["at"] = at
+    return Explained(maps.maps, of_heat_maps(program_of(model), maps), found)
 
 
 def _places(args: argparse.Namespace) -> Any:
@@ -316,92 +218,6 @@ def _baseline(text: str | None) -> Any:
         return None if text is None else float(text)
     except ValueError:
         return text
-
-
-def _write_image(
-    model: _model.Model,
-    args: argparse.Namespace,
-    recipe: Preprocessing | None,
-    path: str,
-    files: OutputFiles,
-    name: str,
-    maps: HeatMaps,
-    row: int,
-) -> dict[str, Any]:
-    """Write the heat maps of one image as an array and as a picture; return its report entry.
-
-    Without a recipe, for a ready batch, the picture shows the colours alone; maps that do not have
-    two axes have no picture.
-    """
-    heats = maps.maps[row]
-    columns = range(len(heats)) if maps.explains_class else ()
-    targets = [_describe(model, maps, row, column) for column in columns]
-    titles = [f"{target['label']} {_score_text(target['score'])}" for target in targets]
-    titles = titles or [maps.method]
-    picture = _picture(args, recipe, path, heats, titles) if heats.ndim == 3 else None
-    if picture is not None:
-        files.save_picture(picture, f"{name}.png", "cam")
-    with files.writing(f"{name}.npy") as temporary:
-        np.save(temporary, heats[0] if len(heats) == 1 else heats)
-    shown = f"{name}.npy" if picture is None else f"{name}.png"
-    tell(f"wrote {files.folder / shown}: {', '.join(titles)}")
-    entry = {"image": path, "maps": f"{name}.npy", "targets": targets}
-    return entry if picture is None else {**entry, "overlay": f"{name}.png"}
-
-
-def _picture(
-    args: argparse.Namespace,
-    recipe: Preprocessing | None,
-    path: str,
-    heats: NDArray[Any],
-    titles: list[str],
-) -> Image.Image:
-    """The original and an overlay for each target; for a ready batch the colours of the maps."""
-    from layertap.view.colormaps import colored
-    from layertap.view.overlays import overlay, panel
-
-    if recipe is None:
-        tiles = [Image.fromarray(colored(heat, args.colormap)) for heat in heats]
-        return panel(list(zip(titles, tiles, strict=True)))
-    original = color_picture(
-        path,
-        size=heats.shape[1:],
-        interpolation=recipe.interpolation,
-        keep_aspect_ratio=recipe.keep_aspect_ratio,
-        shorter_side=recipe.shorter_side,
-    )
-    overlays = [overlay(original, heat, colormap=args.colormap, alpha=args.alpha) for heat in heats]
-    return panel([("Original", original), *zip(titles, overlays, strict=True)])
-
-
-def _listed(folder: Path) -> set[str]:
-    """The files that the report of an earlier run in the folder lists."""
-    try:
-        report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        return _files_of(report["images"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return set()
-
-
-def _files_of(images: Any) -> set[str]:
-    """The pictures and arrays in the entries of a report."""
-    entries = [image for image in images if isinstance(image, dict)]
-    names = (image.get(key) for image in entries for key in ("overlay", "maps"))
-    return {name for name in names if isinstance(name, str)}
-
-
-def _describe(model: _model.Model, maps: HeatMaps, row: int, column: int) -> dict[str, Any]:
-    """The label, index and score of one target, for the report."""
-    assert maps.classes is not None  # it is only None for targets that are weights of classes
-    index = int(maps.classes[row, column])
-    labels = model.labels or ()
-    label = labels[index] if index < len(labels) else f"class {index}"
-    score = float(maps.scores[row, column])
-    return {"label": label, "index": index, "score": score if math.isfinite(score) else None}
-
-
-def _score_text(score: float | None) -> str:
-    return "nan" if score is None else f"{score:.3f}"
 
 
 COMMAND = Command(OWN["cam"], _configure, _run)

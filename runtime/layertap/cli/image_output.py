@@ -13,7 +13,9 @@ from PIL import Image
 from layertap.errors import OutputError
 from layertap.format.atomic import make_folder, replacing
 from layertap.format.file_names import file_name
-from layertap.images.own_pictures import kind_of_own, mark
+from layertap.images.own_pictures import kind_of_own
+
+from .picture_options import PrintOptions
 
 
 class OutputFiles:
@@ -56,19 +58,27 @@ class OutputFiles:
         with replacing(target) as temporary:
             yield temporary
 
-    def save_picture(self, picture: Image.Image, name: str, kind: str) -> None:
-        """Write a picture as PNG, marked as one that layertap wrote.
+    def save_picture(self, picture: Image.Image, name: str, kind: str, print_: PrintOptions) -> str:
+        """Write a picture, marked as one that layertap wrote.
 
         Args:
             picture: the picture.
-            name: the file in the folder.
-            kind: what it shows: `cam` or `sheet`.
+            name: the file in the folder, without its suffix.
+            kind: what it shows: `cam`, `attribute` or `sheet`.
+            print_: the format of the file, and the size on paper.
+
+        Returns:
+            The name of the file, with its suffix.
 
         Raises:
             OutputError: see `writing`.
+            UsageError: the page cannot hold the picture.
         """
+        data = print_.encoded(picture, kind)
+        name = f"{name}.{print_.format}"
         with self.writing(name) as temporary:
-            picture.save(temporary, format="PNG", pnginfo=mark(kind))
+            temporary.write_bytes(data)
+        return name
 
     def _check_apart(self, target: Path) -> None:
         try:
@@ -91,7 +101,7 @@ def remove_own(folder: Path, names: Iterable[str], kind: str) -> int:
         folder: the output folder.
         names: the files, relative to it. What is not inside it, or was not written by layertap,
             stays.
-        kind: the kind of the pictures: `cam` or `sheet`.
+        kind: the kind of the pictures: `cam`, `attribute` or `sheet`.
 
     Returns:
         How many files were removed.
@@ -110,13 +120,18 @@ def remove_own(folder: Path, names: Iterable[str], kind: str) -> int:
     return count
 
 
+_STARTS = {".npy": b"\x93NUMPY", ".pdf": b"%PDF", ".svg": b"<svg"}
+"""The first bytes of files that have no mark of their own, but a name."""
+
+
 def _is_own(file: Path, kind: str) -> bool:
-    """Whether layertap wrote a picture of this kind; or an array, which has no mark, but a name."""
-    if not file.name.endswith(f".{kind}.npy"):
+    """Whether layertap wrote a picture of this kind, or an array."""
+    start = _STARTS.get(file.suffix)
+    if start is None or not file.stem.endswith(f".{kind}"):
         return kind_of_own(file) == kind
     try:
         with file.open("rb") as stream:
-            return stream.read(6) == b"\x93NUMPY"
+            return stream.read(len(start)) == start
     except OSError:
         return False
 

@@ -15,18 +15,17 @@ from layertap import _model
 from layertap._cut.reductions import check_dtype
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
-from layertap.cam.axes import channels_last
 from layertap.cam.scores import of_both_classes
 from layertap.cam.targets import is_binary
 from layertap.errors import LayerNotFoundError, UsageError
 from layertap.extract.asked import what_is_asked
 from layertap.extract.computing import Work
-from layertap.extract.images import PreparedImage, color_picture, in_batches, naming_images
+from layertap.extract.images import PreparedImage, in_batches, naming_images
 from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target, replacing
 from layertap.format.file_names import distinct_names
 from layertap.format.text import aligned, printable, shape_text
-from layertap.view.pictures import contact_sheet
+from layertap.view.sheets import feature_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import ImageInput, batch_size, recipe_for
@@ -43,6 +42,7 @@ from .options import (
 )
 from .printing import show, tell
 from .ready_batch import files_key, load_ready, ready_batch, row_names
+from .sheet_options import SheetOptions, add_sheet
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
@@ -63,8 +63,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sheet",
         metavar="FOLDER",
-        help="draw the strongest feature maps, one PNG per image and layer",
+        help="draw the strongest feature maps, one picture per image and layer",
     )
+    add_sheet(parser)
     parser.add_argument(
         "--dtype", help="cast layers to float16, float32 or float64 before they leave the session"
     )
@@ -114,12 +115,13 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         _save(Path(args.output), names, results)
     if args.sheet:
         maps = _feature_maps(model, results)
+        drawn = SheetOptions.of(args)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
         parts = distinct_names([*(layer.name for layer in model.layers), *results])
         rows: list[tuple[str, int | None]] = [(name, None) for name in names]
         if ready is not None and len(rows) > 1:
             rows = [(ready, row) for row in range(len(rows))]
-        _draw_sheets(files, parts, rows, maps, images=ready is None)
+        _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
     if not args.output and not args.sheet:
         show(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
@@ -146,6 +148,7 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.output:
         check_target(args.output, ".npz", [args.file, *args.inputs])
+    SheetOptions.of(args)
     if args.sheet:
         check_folder("--sheet", args.sheet)
 
@@ -248,8 +251,9 @@ def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
     maps = {}
     for name, value in results.items():
         tensor = tensors.get(name, name)
-        if np.ndim(value) == 4 and "C" in program.axes(tensor, 4):
-            maps[name] = channels_last(program, tensor, value)
+        found = feature_maps(program, tensor, value)
+        if found is not None:
+            maps[name] = found
     if not maps:
         raise UsageError(
             "--sheet draws feature maps, which have four axes: samples, height, width and "
@@ -263,6 +267,7 @@ def _draw_sheets(
     parts: Mapping[str, str],
     rows: Sequence[tuple[str, int | None]],
     maps: Arrays,
+    drawn: SheetOptions,
     *,
     images: bool,
 ) -> None:
@@ -273,13 +278,14 @@ def _draw_sheets(
         parts: parts of file names by layer.
         rows: for each row the image; or the batch, and the number of the row in it.
         maps: the feature maps by layer, `(n, h, w, c)`.
+        drawn: how they are drawn.
         images: whether there is an image for each row, instead of a ready batch.
     """
     for layer, value in maps.items():
         for (path, row), activation in zip(rows, value, strict=False):
-            file = f"{files.name(path, parts[layer], row)}.png"
-            image = color_picture(path) if images else None
-            files.save_picture(contact_sheet(activation, image=image), file, "sheet")
+            picture = drawn.sheet(layer, activation, path if images else None)
+            name = files.name(path, parts[layer], row)
+            file = files.save_picture(picture, name, "sheet", drawn.print_)
             tell(f"wrote {files.folder / file}")
 
 
@@ -293,7 +299,8 @@ def _summary(
         results = {facts.scores: results[facts.scores]}
     value, predicted = next(iter(results.values())), names and not args.layers and not args.type
     if predicted and np.shape(value) == (len(names), 1) and is_binary(1, model.labels):
-        value = of_both_classes(program_of(model), model.outputs[0].name, value)
+        own = facts.scores if facts is not None and facts.scores else model.outputs[0].name
+        value = of_both_classes(program_of(model), own, value)
     classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
     labels = model.labels if len(model.labels or ()) == classes else None
     fits = len(results) == 1 and classes and len(value) == len(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from layertap._engine.feeds import as_recipe, is_image
@@ -176,9 +175,3 @@ def _length(arrays: Feeds) -> int:
         if shape:
             return int(shape[0])
     return 1
-
-
-def peeked(found: Iterator[Batch]) -> tuple[Batch | None, Iterator[Batch]]:
-    """The first batch, and all of them."""
-    first = next(found, None)
-    return first, found if first is None else chain([first], found)

@@ -13,43 +13,44 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap._cut.plan import peel
-from layertap._engine.library import available_threads, give_back_memory, import_onnxruntime
+from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
-from layertap.cam.scores import ends_in_activation
 from layertap.errors import ImageError, InputError, LayertapError, UsageError
-from layertap.format.cost import activation_costs
 from layertap.format.layer import channel_axis
 from layertap.format.select import Selector
 from layertap.format.text import shape_text
 
+from . import sizes
+from .classes import best_classes
 from .comparison import Comparison, LayerComparison, device_text
-from .inputs import Batch, Sides, batches, peeked
+from .inputs import Batch, Sides, batches
 from .matching import Matches, Pair, Tensor, match, tensors_of
 from .measures import Accumulated
-from .stages import FromOthers, Group, Stage, carried, divided, groups, places, readers
+from .sizes import bytes_of_layers
+from .stages import (
+    FromOthers,
+    Group,
+    Stage,
+    carried,
+    divided,
+    forget,
+    groups,
+    nbytes_of,
+    one_by_one,
+    places,
+    readers,
+    run_rounds,
+)
 from .tolerances import allowed_errors
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
-
-STAGE_BYTES = 32 << 20
-"""Most bytes of activations of one file that a stage computes, unless a single layer has more."""
-
-WAITING_BYTES = 64 << 20
-"""Most bytes that wait between two stages, of several samples."""
-
-MOST_SAMPLES = 16
-"""Most samples in a batch, and most that wait between two stages."""
-
-UNKNOWN_BYTES = 1 << 20
-"""What a layer takes of which the file does not say how large it is."""
 
 
 def compare_programs(
@@ -76,9 +77,8 @@ def compare_programs(
     ]
     notes: list[str] = []
     sides = Sides(a, b, plans[0].needs, plans[1].needs)
-    nbytes = _sizes(a, pairs, inputs, preprocess)
-    whole = sum(nbytes)
-    size = max(1, min(MOST_SAMPLES, STAGE_BYTES // max(whole, 1)))
+    nbytes = bytes_of_layers(a, [pair.a.name for pair in pairs], inputs, preprocess)
+    size = max(1, min(sizes.MOST_SAMPLES, sizes.STAGE_BYTES // max(sum(nbytes), 1)))
     given = batches(sides, inputs, size, preprocess, notes, failed)
     allowed_a, allowed_b = allowed_errors(a, tolerance), allowed_errors(b, tolerance)
     measured = [
@@ -158,45 +158,6 @@ def in_order_of(program: Program, pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (at[pair.b.tensor], pair.b.place))
 
 
-def _sizes(a: Program, pairs: Sequence[Pair], inputs: Any, preprocess: Recipe | None) -> list[int]:
-    """About how many bytes each layer takes for one sample."""
-    size = _free_sizes(a, inputs, preprocess)
-    try:
-        costs = activation_costs(a.layers, a.card, size)
-    except UsageError:
-        costs = activation_costs(a.layers, a.card)
-    known = {
-        layer.name: cost.nbytes
-        for layer, cost in zip(a.layers, costs, strict=True)
-        if cost.nbytes is not None
-    }
-    return [known.get(pair.a.name, UNKNOWN_BYTES) for pair in pairs]
-
-
-def _free_sizes(a: Program, inputs: Any, preprocess: Recipe | None) -> tuple[int, ...] | None:
-    """The sizes of the free axes of the first input, as far as they are known before any run."""
-    if not a.inputs:
-        return None
-    shape = a.inputs[0].shape
-    free = [axis for axis, dim in enumerate(shape) if axis and dim is None]
-    if isinstance(inputs, Mapping):
-        inputs = inputs.get(a.inputs[0].name)
-    given = getattr(inputs, "shape", None)
-    if isinstance(given, tuple) and len(given) == len(shape):
-        return tuple(given[axis] for axis in free)
-    recipe = a.preprocessing
-    if preprocess is not None:
-        from layertap._engine.feeds import as_recipe
-
-        recipe = as_recipe(preprocess)
-    if recipe is not None and recipe.size is not None and len(free) == 2:
-        return recipe.size
-    golden = a.card.golden if a.card else None
-    if golden is not None and golden.inputs and len(golden.inputs[0].shape) == len(shape):
-        return tuple(golden.inputs[0].shape[axis] for axis in free)
-    return None
-
-
 class _Measured:
     """What is known of one pair so far."""
 
@@ -269,23 +230,17 @@ class _Classes:
     """How often two outputs have the same best class."""
 
     def __init__(self, program: Program, pair: Pair) -> None:
-        names = {info.name for info in program.outputs}
         self._program, self._tensor = program, pair.a.tensor
-        self._is_output = pair.a.tensor in names
+        self._is_output = pair.a.tensor in {info.name for info in program.outputs}
         self._same = self._all = 0
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        if not self._is_output or a.shape != b.shape or a.ndim < 2 or a.dtype.kind != "f":
+        if not self._is_output or a.shape != b.shape:
             return
-        final = ends_in_activation(self._program, self._tensor)
-        if a.shape[-1] > 1 and (a.ndim == 2 or final):
-            same = np.argmax(a, axis=-1) == np.argmax(b, axis=-1)
-        elif a.shape[-1] == 1 and final:
-            same = (a > 0.5) == (b > 0.5)
-        else:
-            return
-        self._same += int(np.count_nonzero(same))
-        self._all += same.size
+        ours, theirs = (best_classes(self._program, self._tensor, x) for x in (a, b))
+        if ours is not None and theirs is not None:
+            self._same += int(np.count_nonzero(ours == theirs))
+            self._all += ours.size
 
     @property
     def share(self) -> float | None:
@@ -305,18 +260,6 @@ class _Sample(NamedTuple):
     differing: set[str]
     """The sources and inputs of the second file whose values differ."""
 
-    def nbytes(self) -> int:
-        """Bytes that wait for the next stage."""
-        held: dict[int, int] = {}
-        for some in (self.live_a, self.live_b, self.values):
-            for value in some.values():
-                if hasattr(value, "nbytes"):
-                    base = value
-                    while getattr(base, "base", None) is not None and hasattr(base.base, "nbytes"):
-                        base = base.base
-                    held[id(base)] = base.nbytes
-        return sum(held.values())
-
 
 class _Comparing:
     """Runs both files through all stages."""
@@ -334,7 +277,7 @@ class _Comparing:
         self._born = born
         self._leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
         self._sources = [self._leaves[pair.b.tensor].source for pair in pairs]
-        self._stages = _divided(nbytes, self._sources)
+        self._stages = divided(nbytes, self._sources, sizes.STAGE_BYTES)
         self._carried_a = carried(a.graph, [[pairs[x].a.tensor for x in s] for s in self._stages])
         self._carried_b = carried(b.graph, [[pairs[x].b.tensor for x in s] for s in self._stages])
         self._known: dict[str, Tensor] = {}
@@ -351,30 +294,29 @@ class _Comparing:
 
     def run(self, given: Iterator[Batch]) -> int:
         """Compare all batches; return the number of samples."""
-        single = len(self._stages) == 1
-        ready = [self._stage(0)] if single else None
-        first, given = peeked(given)
-        if first is None:
-            return 0
-        most, total = 1, 0
+        total = 0
+
+        def begin(batch: Batch) -> _Sample:
+            nonlocal total
+            total += batch.count
+            sample = _Sample(batch, {}, {}, {}, set())
+            self._note_inputs(sample)
+            return sample
+
         with ThreadPoolExecutor(available_threads(), "layertap-comparing") as pool:
-            while taken := list(islice(given, 1 if single else most)):
-                total += sum(batch.count for batch in taken)
-                samples = [_Sample(batch, {}, {}, {}, set()) for batch in taken]
-                for sample in samples:
-                    self._note_inputs(sample)
-                largest = 0
-                for number in range(len(self._stages)):
-                    stage = ready[0] if ready else self._stage(number)
-                    for sample in samples:
-                        stage(sample, pool.map)
-                    self._drop(samples, number)
-                    largest = max(largest, sum(sample.nbytes() for sample in samples))
-                    if not ready:
-                        del stage
-                        give_back_memory()
-                each = max(1, largest // len(samples))
-                most = max(1, min(MOST_SAMPLES, WAITING_BYTES // each))
+
+            def stage(number: int) -> Callable[[_Sample], None]:
+                return partial(self._stage(number), each=pool.map)
+
+            run_rounds(
+                given,
+                len(self._stages),
+                begin,
+                stage,
+                self._end,
+                sizes.WAITING_BYTES,
+                sizes.MOST_SAMPLES,
+            )
         return total
 
     def _note_inputs(self, sample: _Sample) -> None:
@@ -384,16 +326,12 @@ class _Comparing:
             if other is None or not _equal(value, other):
                 sample.differing.add(name)
 
-    def _drop(self, samples: Sequence[_Sample], number: int) -> None:
-        """Forget what no later stage reads."""
-        for sample in samples:
-            for live, last in (
-                (sample.live_a, self._carried_a.last),
-                (sample.live_b, self._carried_b.last),
-                (sample.values, self._last_read),
-            ):
-                for name in [x for x in live if last.get(x, -1) <= number]:
-                    del live[name]
+    def _end(self, sample: _Sample, number: int) -> int:
+        """Forget what no stage after this one reads; return the bytes that are left."""
+        forget(sample.live_a, self._carried_a.last, number)
+        forget(sample.live_b, self._carried_b.last, number)
+        forget(sample.values, self._last_read, number)
+        return nbytes_of(sample.live_a, sample.live_b, sample.values)
 
     def _stage(self, number: int) -> _RunStage:
         indices = self._stages[number]
@@ -415,12 +353,6 @@ class _Comparing:
         }
         computed = groups(made, self._reads) if self._born else []
         return _RunStage(self, indices, a, b, computed, at_tensor)
-
-    # --- What a stage needs of it ---------------------------------------------------------------
-
-    def total(self, at: int, a: Any, b: Any) -> float:
-        """Compare the values of one layer."""
-        return self._measured[at].add(a, b)
 
 
 class _RunStage:
@@ -453,7 +385,7 @@ class _RunStage:
 
         def total(at: int) -> float:
             pair = pairs[at]
-            return whole.total(at, values_a[pair.a.tensor], values_b[pair.b.tensor])
+            return whole._measured[at].add(values_a[pair.a.tensor], values_b[pair.b.tensor])
 
         differences = dict(zip(self._indices, each(total, self._indices), strict=True))
         for at, difference in differences.items():
@@ -484,7 +416,7 @@ class _RunStage:
                 found = run(whole_inputs(whole, sample), sample.values)
             except LayertapError as exc:
                 if len(group.tensors) > 1:
-                    some = divided(whole._b, group, whole._reads)
+                    some = one_by_one(whole._b, group, whole._reads)
                     replaced = [(one, self._from_others(one)) for one in some]
                     runs[:0] = replaced
                     known = [item for item in self._groups if item[0] is not group]
@@ -522,19 +454,3 @@ def _equal(one: Any, other: Any) -> bool:
         return False
     nan = one.dtype.kind in "fc" and other.dtype.kind in "fc"
     return bool(np.array_equal(one, other, equal_nan=nan))
-
-
-def _divided(nbytes: Sequence[int], sources: Sequence[str]) -> list[list[int]]:
-    """Layers in stages, by their bytes; layers of one source are in one stage."""
-    stages: list[list[int]] = [[]]
-    held = 0
-    seen: set[str] = set()
-    for at, (size, source) in enumerate(zip(nbytes, sources, strict=True)):
-        new = source not in seen
-        seen.add(source)
-        if new and stages[-1] and held + size > STAGE_BYTES:
-            stages.append([])
-            held = 0
-        stages[-1].append(at)
-        held += size if new else 0
-    return stages

@@ -8,17 +8,22 @@ within which no layer reads another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from layertap._cut.plan import Leaf, dependents, peel
 from layertap._engine.feeds import prepare_layer
+from layertap._engine.library import give_back_memory
 from layertap.format.graph import Graph, TensorType, in_order
 
 from .matching import Tensor
 
 if TYPE_CHECKING:
     from layertap._engine.program import Fetch, Program
+
+B = TypeVar("B")
+S = TypeVar("S")
 
 FIRST = -1
 """The place of inputs and constants, before all nodes."""
@@ -126,6 +131,86 @@ class Stage:
         self._fetch = None
 
 
+def divided(nbytes: Sequence[int], sources: Sequence[str], most: int) -> list[list[int]]:
+    """Layers in stages, by their bytes; layers of one source are in one stage.
+
+    Args:
+        nbytes: the bytes of each layer, in the order in which they are computed.
+        sources: the tensor that each is a view of.
+        most: most bytes of a stage, unless a single layer has more.
+    """
+    stages: list[list[int]] = [[]]
+    held = 0
+    seen: set[str] = set()
+    for at, (size, source) in enumerate(zip(nbytes, sources, strict=True)):
+        new = source not in seen
+        seen.add(source)
+        if new and stages[-1] and held + size > most:
+            stages.append([])
+            held = 0
+        stages[-1].append(at)
+        held += size if new else 0
+    return stages
+
+
+def run_rounds(
+    batches: Iterator[B],
+    stages: int,
+    begin: Callable[[B], S],
+    stage: Callable[[int], Callable[[S], None]],
+    end: Callable[[S, int], int],
+    most_bytes: int,
+    most_samples: int,
+) -> None:
+    """Run batches through all stages, some at once: a session is made for each stage and round.
+
+    A session keeps the memory that it once took, so that only that of one stage may exist. With a
+    single stage, its session runs all batches.
+
+    Args:
+        batches: what is run.
+        stages: the number of stages.
+        begin: makes of a batch what goes through the stages.
+        stage: makes the function of a stage.
+        end: forgets what no stage after this one needs, and returns the bytes that are left.
+        most_bytes: most bytes that wait between two stages.
+        most_samples: most batches that do.
+    """
+    only = stage(0) if stages == 1 else None
+    most = 1
+    while taken := [begin(batch) for batch in islice(batches, most)]:
+        largest = 0
+        for number in range(stages):
+            run = only or stage(number)
+            for one in taken:
+                run(one)
+            largest = max(largest, sum(end(one, number) for one in taken))
+            if only is None:
+                del run
+                give_back_memory()
+        if only is None:
+            most = max(1, min(most_samples, most_bytes // max(1, largest // len(taken))))
+
+
+def nbytes_of(*lives: Mapping[str, Any]) -> int:
+    """The bytes of the memory that some arrays keep, which may be views of one another."""
+    held: dict[int, int] = {}
+    for live in lives:
+        for value in live.values():
+            if hasattr(value, "nbytes"):
+                base = value
+                while hasattr(getattr(base, "base", None), "nbytes"):
+                    base = base.base
+                held[id(base)] = base.nbytes
+    return sum(held.values())
+
+
+def forget(live: dict[str, Any], last: Mapping[str, int], number: int) -> None:
+    """Forget the values that no stage after `number` reads."""
+    for name in [x for x in live if last.get(x, -1) <= number]:
+        del live[name]
+
+
 class Group(NamedTuple):
     """Layers that are computed from other layers, none of which is in the group."""
 
@@ -220,7 +305,7 @@ class FromOthers:
         return self._fetch(feeds)
 
 
-def divided(program: Program, group: Group, reads: Mapping[str, frozenset[str]]) -> list[Group]:
+def one_by_one(program: Program, group: Group, reads: Mapping[str, frozenset[str]]) -> list[Group]:
     """A group as one group for each of its layers, for where the whole cannot be run."""
     leaves = peel(program.graph, group.tensors)
     return [Group((name,), tuple(sorted(reads[leaf.source]))) for name, leaf in leaves.items()]

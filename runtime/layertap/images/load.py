@@ -59,6 +59,8 @@ from layertap.errors import (
 )
 from layertap.format.source import open_regular
 
+from .region import centred_box, crop_start, scaled_size
+
 ColorMode: TypeAlias = Literal["rgb", "rgba", "grayscale"]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Depth: TypeAlias = Literal["clip", "scale"]
@@ -145,7 +147,7 @@ def load_image(
     check_choice("depth", depth, get_args(Depth))
     accepted = _checked_formats(formats)
     name = image_name(source)
-    with _image_errors(name), _opened(source, accepted) as image:
+    with image_errors(name), opened(source, accepted) as image:
         image.load()
         if 0 in image.size:
             raise ImageError(
@@ -153,7 +155,7 @@ def load_image(
             )
         if image.mode == "I" and image.format == "PNG":
             image = image.convert("I;16")  # which it is since Pillow 10.3
-        if depth == "scale" and _is_deep(image):
+        if depth == "scale" and is_deep(image):
             grey = _scaled(image, name)
             grey = _fitted(grey, size, interpolation, keep_aspect_ratio, shorter_side, name)
             return _expanded(np.clip(np.asarray(grey), 0.0, 255.0), color_mode)
@@ -327,7 +329,8 @@ def _other_format(file: Any) -> str:
 
 
 @contextlib.contextmanager
-def _opened(source: ImageSource, formats: tuple[str, ...]) -> Iterator[Image.Image]:
+def opened(source: ImageSource, formats: tuple[str, ...] = FORMATS) -> Iterator[Image.Image]:
+    """The image of a source, as Pillow reads it; its pixels may not have been read yet."""
     if isinstance(source, Image.Image):
         yield source
     elif isinstance(source, np.ndarray):
@@ -372,7 +375,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _is_deep(image: Image.Image) -> bool:
+def is_deep(image: Image.Image) -> bool:
     """Whether the image is grey of more than 8 bits: modes `I`, `I;16`, `I;16B` ... and `F`."""
     return image.mode.startswith(("I", "F"))
 
@@ -386,12 +389,12 @@ def _converted(image: Image.Image, color_mode: ColorMode) -> Image.Image:
         image = image.copy()
         del image.info["transparency"]
     converted = image.convert(mode)
-    if _is_deep(image):
+    if is_deep(image):
         clipped = np.asarray(converted if converted.mode == "L" else converted.getchannel(0))
         if not np.array_equal(clipped, np.asarray(image)):
             warnings.warn(
-                f"a {_range(image)[0]} grey image was read as {color_mode}, which clips its values "
-                "to integers in 0..255, as Keras does: it may now be all white. Set "
+                f"a {grey_range(image)[0]} grey image was read as {color_mode}, which clips its "
+                "values to integers in 0..255, as Keras does: it may now be all white. Set "
                 '"depth": "scale" in the preprocessing to map its full range to 0..255.',
                 LayertapWarning,
                 stacklevel=3,
@@ -421,23 +424,9 @@ def _fitted(
     image = _resized(image, scaled, interpolation, False)
     if size is None or scaled == size:
         return image
-    top, left = (_crop_start(have, wanted) for have, wanted in zip(scaled, size, strict=True))
+    top, left = (crop_start(have, wanted) for have, wanted in zip(scaled, size, strict=True))
     # Pillow fills what is outside of the image with 0.
     return image.crop((left, top, left + size[1], top + size[0]))
-
-
-def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
-    """(height, width) after a resize in which the shorter side gets a length, as in torchvision."""
-    short, long = sorted((height, width))
-    longer = int(shorter_side * long / short)
-    return (shorter_side, longer) if height <= width else (longer, shorter_side)
-
-
-def _crop_start(have: int, wanted: int) -> int:
-    """Where a crop of the centre starts, as in torchvision; before 0 if there is too little."""
-    if have < wanted:
-        return -((wanted - have) // 2)
-    return round((have - wanted) / 2)  # of two equally near integers the even one
 
 
 def _resized(
@@ -451,12 +440,9 @@ def _resized(
     height, width = size
     box = None
     if keep_aspect_ratio:
-        # Keras's integer arithmetic. A crop before the resize would give other pixels, because
-        # here the filter also reads pixels outside the box.
-        box_height = min(image.height, image.width * height // width)
-        box_width = min(image.width, image.height * width // height)
-        top, left = (image.height - box_height) // 2, (image.width - box_width) // 2
-        box = (left, top, left + box_width, top + box_height)
+        # A crop before the resize would give other pixels, because here the filter also reads
+        # pixels outside the box.
+        box = centred_box(image.height, image.width, size)
     resample = _FILTERS[interpolation]
     if interpolation == "nearest":
         return image.resize((width, height), resample, box=box)
@@ -504,7 +490,7 @@ def _limited(image: Image.Image, white: int | None) -> Image.Image:
     return image if white is None else Image.fromarray(np.clip(np.asarray(image), 0, white))
 
 
-def _range(image: Image.Image) -> tuple[str, int]:
+def grey_range(image: Image.Image) -> tuple[str, int]:
     """The number format of a deep grey image, in words, and its value for white."""
     if image.mode == "F":
         return "floating-point", 1
@@ -521,7 +507,7 @@ def _range(image: Image.Image) -> tuple[str, int]:
 
 def _scaled(image: Image.Image, name: str) -> Image.Image:
     """A deep grey image with its full range mapped to 0..255, as 32-bit floats (mode `F`)."""
-    number_format, white = _range(image)
+    number_format, white = grey_range(image)
     values = np.asarray(image)
     if white == 2**32 - 1:
         values = values.view(np.uint32)  # Pillow stores them as signed integers
@@ -550,7 +536,7 @@ def _expanded(grey: npt.NDArray[np.float32], color_mode: ColorMode) -> npt.NDArr
 
 
 @contextlib.contextmanager
-def _image_errors(name: str) -> Iterator[None]:
+def image_errors(name: str) -> Iterator[None]:
     """Convert every exception of Pillow and the file system to an ImageError with the name."""
     try:
         yield

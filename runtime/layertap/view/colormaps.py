@@ -17,7 +17,7 @@ def colored(heat: npt.ArrayLike, colormap: str = "jet") -> npt.NDArray[np.uint8]
     Args:
         heat: an array of any shape. 0 gives the first colour of the colormap, 1 the last. Values
             outside of 0 to 1 are clipped, and NaN is treated as 0.
-        colormap: `jet`, `viridis` or `magma`, as in matplotlib.
+        colormap: one of `COLORMAPS`, as in matplotlib.
 
     Returns:
         RGB, uint8, of shape `(*heat.shape, 3)`.
@@ -43,8 +43,11 @@ def shades(colormap: str) -> npt.NDArray[np.uint8]:
         )
     if colormap == "jet":
         return _jet()
-    packed = bytes.fromhex({"viridis": _VIRIDIS, "magma": _MAGMA}[colormap])
-    return np.frombuffer(packed, np.uint8).reshape(SHADES, 3)
+    if colormap == "gray":
+        return np.repeat(np.arange(SHADES, dtype=np.uint8)[:, None], 3, axis=1)
+    if colormap == "RdBu_r":
+        return _between(bytes.fromhex(_RDBU_R))
+    return np.frombuffer(bytes.fromhex(_TABLES[colormap]), np.uint8).reshape(SHADES, 3)
 
 
 def _jet() -> npt.NDArray[np.uint8]:
@@ -56,8 +59,22 @@ def _jet() -> npt.NDArray[np.uint8]:
     return np.round(np.stack([red, green, blue], axis=-1) * 255).astype(np.uint8)
 
 
-# The colours of viridis and magma: red, green and blue, with two hexadecimal digits each. By
-# Stéfan van der Walt and Nathaniel Smith, released into the public domain (CC0).
+def _between(packed: bytes) -> npt.NDArray[np.uint8]:
+    """Colours at equal distances, interpolated linearly."""
+    anchors = np.frombuffer(packed, np.uint8).reshape(-1, 3)
+    positions, at = np.linspace(0, 1, SHADES), np.linspace(0, 1, len(anchors))
+    mixed = [np.interp(positions, at, channel) for channel in anchors.T]
+    return np.round(np.stack(mixed, axis=-1)).astype(np.uint8)
+
+
+# RdBu of ColorBrewer (Cynthia Brewer, Mark Harrower and Pennsylvania State University; Apache
+# License 2.0) from blue to red: eleven colours.
+
+_RDBU_R = "0530612166ac4393c392c5ded1e5f0f7f7f7fddbc7f4a582d6604db2182b67001f"
+
+# The colours of viridis, magma, inferno and cividis: red, green and blue, with two hexadecimal
+# digits each. By Stéfan van der Walt and Nathaniel Smith; cividis by Jamie Nuñez, Christopher
+# Anderton and Ryan Renslow. All are released into the public domain (CC0).
 
 _VIRIDIS = """
     44015444025645045745055946075a46085c460a5d460b5e470d60470e61471063471164471365481467481668
@@ -101,5 +118,54 @@ _MAGMA = """
     fcfdbf
 """
 
-COLORMAPS = ("jet", "viridis", "magma")
-"""The names of the colormaps."""
+_INFERNO = """
+    00000401000501010601010802010a02020c02020e03021004031204031405041706041907051b08051d09061f
+    0a07220b07240c08260d08290e092b10092d110a30120a32140b34150b37160b39180c3c190c3e1b0c411c0c43
+    1e0c451f0c48210c4a230c4c240c4f260c51280b53290b552b0b572d0b592f0a5b310a5c320a5e340a5f360961
+    3809623909633b09643d09653e0966400a67420a68440a68450a69470b6a490b6a4a0c6b4c0c6b4d0d6c4f0d6c
+    510e6c520e6d540f6d550f6d57106e59106e5a116e5c126e5d126e5f136e61136e62146e64156e65156e67166e
+    69166e6a176e6c186e6d186e6f196e71196e721a6e741a6e751b6e771c6d781c6d7a1d6d7c1d6d7d1e6d7f1e6c
+    801f6c82206c84206b85216b87216b88226a8a226a8c23698d23698f2469902568922568932667952667972766
+    9827669a28659b29649d29649f2a63a02a63a22b62a32c61a52c60a62d60a82e5fa92e5eab2f5ead305dae305c
+    b0315bb1325ab3325ab43359b63458b73557b93556ba3655bc3754bd3853bf3952c03a51c13a50c33b4fc43c4e
+    c63d4dc73e4cc83f4bca404acb4149cc4248ce4347cf4446d04545d24644d34743d44842d54a41d74b3fd84c3e
+    d94d3dda4e3cdb503bdd513ade5238df5337e05536e15635e25734e35933e45a31e55c30e65d2fe75e2ee8602d
+    e9612bea632aeb6429eb6628ec6726ed6925ee6a24ef6c23ef6e21f06f20f1711ff1731df2741cf3761bf37819
+    f47918f57b17f57d15f67e14f68013f78212f78410f8850ff8870ef8890cf98b0bf98c0af98e09fa9008fa9207
+    fa9407fb9606fb9706fb9906fb9b06fb9d07fc9f07fca108fca309fca50afca60cfca80dfcaa0ffcac11fcae12
+    fcb014fcb216fcb418fbb61afbb81dfbba1ffbbc21fbbe23fac026fac228fac42afac62df9c72ff9c932f9cb35
+    f8cd37f8cf3af7d13df7d340f6d543f6d746f5d949f5db4cf4dd4ff4df53f4e156f3e35af3e55df2e661f2e865
+    f2ea69f1ec6df1ed71f1ef75f1f179f2f27df2f482f3f586f3f68af4f88ef5f992f6fa96f8fb9af9fc9dfafda1
+    fcffa4
+"""
+
+_CIVIDIS = """
+    00224e00234f00245100255300255400265600275800285900285b00295d002a5f002a61002b62002c64002c66
+    002d68002e6a002e6c002f6d00306f0030700031700031710132710533710833700c34700f3570123570143670
+    16377018376f1a386f1c396f1e3a6f203a6f213b6e233c6e243c6e263d6e273e6e293f6e2a3f6d2b406d2d416d
+    2e416d2f426d31436d32436d33446d34456c35456c36466c38476c39486c3a486c3b496c3c4a6c3d4a6c3e4b6c
+    3f4c6c404c6c414d6c424e6c434e6c444f6c45506c46516c47516c48526c49536c4a536c4b546c4c556c4d556c
+    4e566c4f576c50576c51586d52596d535a6d545a6d555b6d555c6d565c6d575d6d585e6d595e6e5a5f6e5b606e
+    5c616e5d616e5e626e5e636f5f636f60646f61656f62656f636670646770656870656870666970676a71686a71
+    696b716a6c716b6d726c6d726c6e726d6f726e6f736f7073707173717274727274727374737475747475757575
+    7676767777767777777878777979777a7a787b7a787c7b787d7c787e7c787e7d787f7e78807f78817f78828079
+    8381798482798582798683798784788885788985788a86788b87788c88788d88788e89788f8a78908b78918b78
+    928c78928d78938e78948e77958f779690779791779892779992779a93769b94769c95769d95769e96769f9775
+    a09875a19975a29975a39a74a49b74a59c74a69c74a79d73a89e73a99f73aaa073aba072aca172ada272aea371
+    afa471b0a571b1a570b3a670b4a76fb5a86fb6a96fb7a96eb8aa6eb9ab6dbaac6dbbad6dbcae6cbdae6cbeaf6b
+    bfb06bc0b16ac1b26ac2b369c3b369c4b468c5b568c6b667c7b767c8b866c9b965cbb965ccba64cdbb63cebc63
+    cfbd62d0be62d1bf61d2c060d3c05fd4c15fd5c25ed6c35dd7c45cd9c55cdac65bdbc75adcc859ddc858dec958
+    dfca57e0cb56e1cc55e2cd54e4ce53e5cf52e6d051e7d150e8d24fe9d34eead34cebd44bedd54aeed649efd748
+    f0d846f1d945f2da44f3db42f5dc41f6dd3ff7de3ef8df3cf9e03afbe138fce236fde334fee434fee535fee636
+    fee838
+"""
+
+_TABLES = {"viridis": _VIRIDIS, "magma": _MAGMA, "inferno": _INFERNO, "cividis": _CIVIDIS}
+
+DIVERGING = ("RdBu_r",)
+"""The colormaps for values with a sign: their middle is 0."""
+
+COLORMAPS = ("jet", *_TABLES, "gray", *DIVERGING)
+"""The names of the colormaps. `viridis`, `magma`, `inferno` and `cividis` are perceptually uniform:
+equal steps of a value look equally large. `cividis` looks nearly the same to people with red-green
+colour blindness. `RdBu_r` is for values with a sign: blue below 0, red above."""

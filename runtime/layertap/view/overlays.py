@@ -1,64 +1,224 @@
-"""Overlays of heat maps on pictures, drawn with Pillow."""
+"""Overlays of heat maps on pictures, drawn with numpy."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from layertap._arguments import count, items, number
-from layertap.cam.upsampling import resize
+from layertap._arguments import choice, count, flag, number
 from layertap.errors import InputError, UsageError
 from layertap.format.text import class_text
+from layertap.images.load import ImageSource
+from layertap.images.region import Region
+from layertap.images.shown import shown
 
-from .colormaps import colored
-from .pictures import Picture, as_picture
+from .colormaps import shades
 
-MARGIN = 8
-"""Pixels between the pictures of a panel, and around them."""
-MIN_SIDE = 256
-"""Minimum length in pixels of the longer side of a picture in a panel."""
-LONGEST_TITLE = 500
-"""Characters of a title that are looked at; more do not fit."""
-PAPER, INK = (255, 255, 255), (0, 0, 0)
+OPACITIES = ("fixed", "heat")
+"""The values of `opacity`."""
+DEFAULT_ALPHA = {"fixed": 0.5, "heat": 0.8}
+"""`alpha` by `opacity`, if it is not given."""
+
+_STRIP = 1 << 16
+"""Pixels that are drawn at once: their values stay in the processor's cache."""
+_FLAT = 1e-6
+"""A slope per pixel below which a map has no contour line."""
 
 
 def overlay(
-    picture: Picture,
+    picture: ImageSource,
     heat: npt.ArrayLike,
     *,
     colormap: str = "jet",
-    alpha: float = 0.5,
+    alpha: float | None = None,
+    opacity: str = "fixed",
+    signed: bool = False,
+    contours: int = 0,
+    region: Sequence[float] | None = None,
 ) -> Image.Image:
-    """Blend a heat map over a picture: `(1 - alpha) * picture + alpha * colours`.
+    """Blend a heat map over a picture: `(1 - a) * picture + a * colours`, with the opacity `a`.
 
     Args:
         picture: grey or in colour: a PIL image, a path, the bytes of a file, or an array
             `(h, w)` or `(h, w, c)` of integers, or of floats in 0..1 or 0..255.
-        heat: `(h, w)`, values between 0 and 1; resized to the picture's size if necessary. Axes of
-            size 1 before these are ignored.
-        colormap: `jet`, `viridis` or `magma`.
-        alpha: 0 shows only the picture, 1 only the colours of the heat map.
+        heat: `(h, w)`, values between 0 and 1, or between -1 and 1 if `signed`; resized to the
+            picture bilinearly. Axes of size 1 before these are ignored. NaN is drawn as 0.
+        colormap: one of `layertap.view.colormaps.COLORMAPS`.
+        alpha: 0 shows only the picture, 1 only the colours of the heat map; by default 0.5, or 0.8
+            with `opacity="heat"`.
+        opacity: `fixed`: the opacity is `alpha` everywhere; `heat`: it is `alpha` times the
+            absolute value of the heat.
+        signed: whether the values have a sign: 0 gets the middle of the colormap.
+        contours: number of contour lines, at equal steps between 0 and 1 (for 3 at 0.25, 0.5 and
+            0.75), and the negative ones if `signed`.
+        region: the rectangle `(left, top, right, bottom)` of the picture, in pixels, that the heat
+            map covers, by default all; it may reach over the picture.
+            `layertap.images.region.seen_region` says which part a model sees.
 
     Returns:
         RGB, of the picture's size.
 
     Raises:
-        UsageError: the colormap is unknown, or `alpha` is not between 0 and 1.
-        InputError: the heat map does not have shape `(h, w)`.
+        UsageError: the colormap or the opacity is unknown, or `alpha` is not between 0 and 1.
+        InputError: the heat map does not have shape `(h, w)`, or the region is empty.
         ImageError: the picture cannot be read.
     """
-    alpha = number("alpha", alpha)
+    opacity = choice("opacity", opacity, OPACITIES)
+    alpha = DEFAULT_ALPHA[opacity] if alpha is None else number("alpha", alpha)
     if alpha > 1:
         raise UsageError(f"alpha must be between 0 and 1, got {alpha}.")
-    pixels = np.asarray(as_picture(picture).convert("RGB"), np.float64)
+    signed = flag("signed", signed)
+    contours = count("contours", contours, least=0, most=20)
+    colors = shades(colormap).astype(np.float32)
     values = _heat_map(heat)
-    colors = colored(resize(values, pixels.shape[:2]), colormap)
-    return Image.fromarray(np.round((1 - alpha) * pixels + alpha * colors).astype(np.uint8))
+    source = np.asarray(shown(picture))
+    height, width = source.shape[:2]
+    where = _region(region, height, width)
+    down = _axis(values.shape[0], height, where.top, where.bottom)
+    across = _axis(values.shape[1], width, where.left, where.right)
+    pixels = np.repeat(source[:, :, None], 3, axis=2) if source.ndim == 2 else source.copy()
+    if down.first < down.end and across.first < across.end:
+        inside = pixels[down.first : down.end, across.first : across.end]
+        spread = values[:, across.low] * (1 - across.share) + values[:, across.high] * across.share
+        _blend(inside, spread, down, colors, (alpha, opacity == "heat", signed))
+        if contours:
+            steps = np.arange(1, contours + 1) / (contours + 1)
+            levels = [*(-steps[::-1] if signed else ()), *steps]
+            _draw_lines(inside, spread, down, levels, max(1.25, max(height, width) / 400))
+    return Image.fromarray(pixels)
+
+
+class _Axis(NamedTuple):
+    """One axis of a map, on one of a picture."""
+
+    first: int
+    """The first pixel whose centre is on the map."""
+    end: int
+    """The one after the last."""
+    low: npt.NDArray[np.intp]
+    """For each of these pixels, the element of the map before it."""
+    high: npt.NDArray[np.intp]
+    share: npt.NDArray[np.float32]
+    """The weight of the element at `high`."""
+
+
+def _axis(old: int, pixels: int, start: float, end: float) -> _Axis:
+    """As in `layertap.cam.upsampling.resize`, for a map that lies between `start` and `end`."""
+    centres = np.arange(pixels) + 0.5
+    inside = np.flatnonzero((centres >= start) & (centres < end))
+    if not inside.size:
+        empty = np.zeros(0, np.intp)
+        return _Axis(0, 0, empty, empty, np.zeros(0, np.float32))
+    position = (centres[inside] - start) * (old / (end - start)) - 0.5
+    position = np.clip(position, 0, old - 1)
+    low = np.minimum(position.astype(np.intp), max(old - 2, 0))
+    share = (position - low).astype(np.float32)
+    return _Axis(inside[0], inside[-1] + 1, low, np.minimum(low + 1, old - 1), share)
+
+
+def _blend(
+    pixels: npt.NDArray[np.uint8],
+    spread: npt.NDArray[np.float32],
+    down: _Axis,
+    colors: npt.NDArray[np.float32],
+    mixing: tuple[float, bool, bool],
+) -> None:
+    """Draw a map over pixels `(h, w, 3)`, in place, a few rows at a time.
+
+    Args:
+        pixels: those that the map lies on.
+        spread: the map, resized along the width.
+        down: how it is resized along the height.
+        colors: the colormap, `(256, 3)`.
+        mixing: `alpha`, whether the opacity depends on the heat, and whether that has a sign.
+    """
+    alpha, by_heat, signed = mixing
+    size = len(colors)
+    rows = max(1, _STRIP // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        part, heat = pixels[top : top + rows], _rows(spread, down, top, top + rows)
+        index = ((heat + 1) * (size / 2) if signed else heat * size).astype(np.intp)
+        drawn = colors.take(index, axis=0, mode="clip")
+        if by_heat:
+            weight = (alpha * np.clip(np.abs(heat), 0, 1))[:, :, None]
+            part[:] = np.rint(part + weight * (drawn - part))
+        else:
+            part[:] = np.rint(part * np.float32(1 - alpha) + drawn * np.float32(alpha))
+
+
+def _rows(
+    spread: npt.NDArray[np.float32], down: _Axis, top: int, bottom: int
+) -> npt.NDArray[np.float32]:
+    """Some rows of a map in the size of the picture."""
+    share = down.share[top:bottom, None]
+    low, high = spread[down.low[top:bottom]], spread[down.high[top:bottom]]
+    rows: npt.NDArray[np.float32] = low * (1 - share) + high * share
+    return rows
+
+
+def _draw_lines(
+    pixels: npt.NDArray[np.uint8],
+    spread: npt.NDArray[np.float32],
+    down: _Axis,
+    levels: Sequence[float],
+    radius: float,
+) -> None:
+    """Draw contour lines over pixels `(h, w, 3)`, in place: white, with a dark edge, so that they
+    are seen on any colours. See `_blend` for the other arguments."""
+    reach = int(radius) + 2
+    rows = max(4 * reach, 4 * _STRIP // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        first = max(0, top - reach)
+        heat = _rows(spread, down, first, top + rows + reach)
+        slope = np.zeros_like(heat)
+        for axis in (0, 1):
+            if heat.shape[axis] > 1:
+                slope += np.gradient(heat, axis=axis) ** 2
+        slope = np.sqrt(slope)
+        part = pixels[top : top + rows]
+        for level in levels:
+            # A slope alone does not tell whether the level is reached.
+            near = _grown(_crossed(heat >= level), reach)[top - first :][: len(part)]
+            at = np.nonzero(near)
+            if not at[0].size:
+                continue
+            where = at[0] + (top - first), at[1]
+            away = np.abs(heat[where] - level) / np.maximum(slope[where], _FLAT)
+            color = part[at].astype(np.float32)
+            for size, grey in ((radius, 0.0), (radius / 2, 255.0)):
+                cover = np.clip(size + 0.5 - away, 0, 1)[:, None]
+                color += cover * (grey - color)
+            part[at] = np.rint(color)
+
+
+def _crossed(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The elements above a level that have one below it next to them."""
+    edge = np.zeros_like(above)
+    edge[1:] |= above[1:] & ~above[:-1]
+    edge[:-1] |= above[:-1] & ~above[1:]
+    edge[:, 1:] |= above[:, 1:] & ~above[:, :-1]
+    edge[:, :-1] |= above[:, :-1] & ~above[:, 1:]
+    return edge
+
+
+def _grown(edge: npt.NDArray[np.bool_], reach: int) -> npt.NDArray[np.bool_]:
+    """The elements at most `reach` rows and columns from those that are true."""
+    if not edge.any():
+        return edge
+    for axis in (0, 1):
+        lines, left = np.moveaxis(edge, axis, 0), reach
+        while left and len(lines) > 1:
+            step = min(left, max(1, (reach - left) * 2 + 1), len(lines) - 1)
+            grown = lines.copy()
+            grown[step:] |= lines[:-step]
+            grown[:-step] |= lines[step:]
+            lines, left = grown, left - step
+        edge = np.moveaxis(lines, 0, axis)
+    return edge
 
 
 def _heat_map(heat: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -74,83 +234,19 @@ def _heat_map(heat: npt.ArrayLike) -> npt.NDArray[np.float32]:
         raise InputError(f"a heat map must have the shape (h, w), got {shape}.{hint}")
     if not values.size:
         raise InputError(f"the heat map is empty: its shape is {shape}.")
-    return values
+    return np.nan_to_num(values, nan=0, posinf=1, neginf=-1).clip(-1, 1)
 
 
-def panel(pictures: Sequence[tuple[str, Picture]], *, columns: int = 6) -> Image.Image:
-    """Pictures side by side, each with a title above it.
-
-    Small pictures are enlarged by an integer factor, without smoothing. A title that is wider than
-    its picture gets a smaller font, and is truncated if that is not enough.
-
-    Args:
-        pictures: titles and pictures, left to right; all pictures have the same size. A picture
-            may have any form that `overlay` takes.
-        columns: number of pictures in a row.
-
-    Returns:
-        RGB.
-
-    Raises:
-        InputError: there are no pictures, or one is not a pair of title and picture.
-        UsageError: `columns` is less than 1.
-    """
-    columns = count("columns", columns)
-    given = items("pictures", pictures)
-    pairs = [one if isinstance(one, (tuple, list)) and len(one) == 2 else None for one in given]
-    if not pairs or None in pairs:
-        raise InputError(
-            "panel expects pairs of a title and a picture, as in [('heat map', picture)], got "
-            + ("something else." if pairs else "none.")
-        )
-    tiles = [
-        (str(title), _enlarged(as_picture(picture).convert("RGB")))
-        for title, picture in filter(None, pairs)
-    ]
-    width, height = tiles[0][1].size
-    size = max(12, height // 16)
-    title_height = size + size // 2
-    step_x, step_y = width + MARGIN, title_height + height + MARGIN
-    rows = -(-len(tiles) // columns)
-    sheet_size = (min(len(tiles), columns) * step_x + MARGIN, rows * step_y + MARGIN)
-    sheet = Image.new("RGB", sheet_size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for index, (title, tile) in enumerate(tiles):
-        left, top = MARGIN + index % columns * step_x, MARGIN + index // columns * step_y
-        text, font = _fitted(draw, title, size, width)
-        middle = left + (width - draw.textlength(text, font=font)) / 2
-        draw.text((middle, top), text, fill=INK, font=font)
-        sheet.paste(tile, (left, top + title_height))
-    return sheet
-
-
-def _enlarged(picture: Image.Image) -> Image.Image:
-    factor = -(-MIN_SIDE // max(picture.size))
-    if factor <= 1:
-        return picture
-    size = picture.width * factor, picture.height * factor
-    return picture.resize(size, Image.Resampling.NEAREST)
-
-
-def _fitted(draw: ImageDraw.ImageDraw, title: str, size: int, width: int) -> tuple[str, Any]:
-    """The title, truncated to `width` pixels if necessary, and its font."""
-    for font_size in range(size, 9, -1):
-        text, font = _typeset(title, font_size)
-        if draw.textlength(text, font=font) <= width:
-            return text, font
-    while text and draw.textlength(f"{text}...", font=font) > width:
-        text = text[:-1]
-    return f"{text}...", font
-
-
-def _typeset(title: str, size: int) -> tuple[str, Any]:
-    """The title on one line, without accents, and Pillow's default font, which lacks them.
-
-    Before Pillow 10.1, and without FreeType, the font has only one size and only ASCII characters.
-    """
-    line = unicodedata.normalize("NFKD", " ".join(title[:LONGEST_TITLE].split()))
-    line = "".join(char for char in line if not unicodedata.combining(char))
+def _region(given: Sequence[float] | None, height: int, width: int) -> Region:
+    if given is None:
+        return Region(0, 0, width, height)
     try:
-        return line, ImageFont.load_default(size)
-    except (TypeError, ImportError):
-        return line.encode("ascii", "replace").decode(), ImageFont.load_default()
+        found = Region(*(float(edge) for edge in given))
+    except (TypeError, ValueError) as exc:
+        raise InputError(
+            "region must be four numbers, (left, top, right, bottom), in pixels of the picture, "
+            f"got {given!r}."
+        ) from exc
+    if not (found.left < found.right and found.top < found.bottom and np.isfinite(found).all()):
+        raise InputError(f"region is empty: (left, top, right, bottom) is {tuple(found)}.")
+    return found

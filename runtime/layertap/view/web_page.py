@@ -275,6 +275,8 @@ class _Maker:
             one = packing.layer_values(self.program, name, np.asarray(value))
             if one is None:
                 continue
+            if one.maps.ndim == 2:  # a sequence, which the page draws from its values
+                break
             picture, origin = picture_of_input(one.maps), "input"
             if one.maps.ndim == 1 and len(one.maps) <= MOST_ITEMS:
                 described["items"] = _items(one.maps)

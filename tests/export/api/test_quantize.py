@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from layertap.errors import (
 from layertap.format.card import Card
 from layertap_export import VerificationError, add_gradients, finish, quantize
 from layertap_export.cli import QUANTIZE
+from layertap_export.writing import append_card
 
 KINDS = ("float16", "int8")
 
@@ -319,13 +321,20 @@ def test_a_file_that_computes_in_float16(tmp_path: Path) -> None:
         quantize(tiny.save(half, tmp_path / "half.onnx"), tmp_path / "q.onnx", to="int8")
 
 
+def test_verify_says_what_to_compare_instead(made: Any) -> None:
+    """Keras is not imported for that: the card says it."""
+    from layertap_export import verify
+
+    with pytest.raises(UsageError, match=r"was quantised to .* Verify digits\.onnx"):
+        verify(made.path, "model.keras")
+
+
 def test_a_fault_in_the_file_is_found(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file that is not what was measured is not renamed into place."""
-    from layertap_export.api import quantize as module
-
-    real = module.append_card
+    module = import_module("layertap_export.api.quantize")
+    real = append_card
 
     def damage(path: Path, card: Card) -> None:
         if card.quantized is not None:

@@ -81,7 +81,11 @@ def names_of(model: onnx.ModelProto) -> set[str]:
     return {name for node in model.graph.node for name in node.output}
 
 
-GRAPHS = {"convolutions": random_convolutions, "any operators": random_graphs, "branches": squares}
+GRAPHS: dict[str, Any] = {
+    "convolutions": random_convolutions,
+    "any operators": random_graphs,
+    "branches": squares,
+}
 
 
 def check_drawn(kind: type[Converter], what: str, data: st.DataObject) -> None:
@@ -188,7 +192,7 @@ def test_integers_are_those_of_onnxruntime() -> None:
     del model.graph.output[:]
     model.graph.output.extend(rest)
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         rows = iter([feeds])
 
         def get_next(self) -> Any:

@@ -13,9 +13,10 @@ from PIL import Image
 
 import layertap as api
 from generators import tiny
-from layertap.cam import METHODS
+from layertap.cam import METHODS, resize
 from layertap.view.colormaps import colored
-from layertap.view.overlays import overlay, panel
+from layertap.view.overlays import overlay
+from layertap.view.panels import MARGIN
 from shell import layertap
 
 LABELS = ("cat", "dog", "bird")
@@ -60,10 +61,38 @@ def test_one_image_and_one_target_give_one_map(file: Path, pictures: Path) -> No
         "failures": [],
     }
 
-    # The picture at the model's input size, and the overlay.
-    seen = Image.fromarray(api.load_image("pictures/a.png", size=(8, 6)).astype(np.uint8))
-    expected = panel([("Original", seen), (f"dog {score:.3f}", overlay(seen, heat))])
-    assert Image.open("out/a.cam.png").tobytes() == expected.tobytes()
+    # The overlay has the size of the picture, twice as high and wide as the model's input.
+    picture = Image.open("pictures/a.png")
+    expected = overlay(picture, resize(heat, (16, 12)))
+    assert (expected.size, api.load_image(picture).shape) == ((12, 16), (16, 12, 3))
+    done = layertap(
+        *("cam", file, "pictures/a.png", "--layer", "relu", "--target", "dog", "-o", "out"),
+        *("--show", "overlay"),
+    )
+    found = np.asarray(Image.open("out/a.cam.png"), int)
+    assert np.abs(found - np.asarray(expected, int)).max() <= 1  # rounding at the end of a colour
+    done = layertap("cam", file, "pictures/a.png", "-o", "out", "--show", "map", "--layer", "relu",
+                    "--target", "dog")  # fmt: skip
+    assert done.code == 0
+    assert Image.open("out/a.cam.png").tobytes() == colored(heat).tobytes()
+
+
+def test_a_figure_shows_the_picture_and_the_overlay(file: Path, pictures: Path) -> None:
+    command = ("cam", file, "pictures/a.png", "--layer", "relu", "--target", "dog")
+    assert layertap(*command, "-o", "out").code == 0
+    figure = np.asarray(Image.open("out/a.cam.png"))
+    heat = np.load("out/a.cam.npy")
+    large = Image.open("pictures/a.png").resize((192, 256), Image.Resampling.NEAREST)
+    row = slice(MARGIN + 24, MARGIN + 24 + 256)  # below a line of text
+    columns = [slice(at, at + 192) for at in (MARGIN, 2 * MARGIN + 192)]
+    np.testing.assert_array_equal(figure[row, columns[0]], np.asarray(large))
+    np.testing.assert_array_equal(figure[row, columns[1]], np.asarray(overlay(large, heat)))
+    assert (figure[row.stop + MARGIN :] < 128).any()  # the caption
+    options = ["--no-original", "--no-bar", "--caption", ""]
+    assert layertap(*command, "-o", "small", *options).code == 0
+    alone = np.asarray(Image.open("small/a.cam.png"))
+    assert alone.shape == (row.stop + MARGIN, 192 + 2 * MARGIN, 3)
+    np.testing.assert_array_equal(alone[row, columns[0]], figure[row, columns[1]])
 
 
 def test_many_images_and_targets_give_a_map_each(file: Path, pictures: Path) -> None:
@@ -104,10 +133,9 @@ def test_options_reach_the_method(file: Path, pictures: Path) -> None:
 def test_colormap_and_alpha_change_the_overlay(file: Path, pictures: Path) -> None:
     options = ["--colormap", "magma", "--alpha", "0.9", "--target", "cat"]
     assert layertap("cam", file, "pictures/a.png", "-o", "out", *options).code == 0
-    score = api.open(file).predict("pictures/a.png")[0, 0]
-    seen = Image.fromarray(api.load_image("pictures/a.png", size=(8, 6)).astype(np.uint8))
-    over = overlay(seen, np.load("out/a.cam.npy"), colormap="magma", alpha=0.9)
-    expected = panel([("Original", seen), (f"cat {score:.3f}", over)])
+    options = [*options, "--show", "overlay"]
+    assert layertap("cam", file, "pictures/a.png", "-o", "out", *options).code == 0
+    expected = overlay("pictures/a.png", np.load("out/a.cam.npy"), colormap="magma", alpha=0.9)
     assert Image.open("out/a.cam.png").tobytes() == expected.tobytes()
 
 
@@ -119,27 +147,43 @@ def test_colormap_and_alpha_change_the_overlay(file: Path, pictures: Path) -> No
         {"shorter_side": 5, "interpolation": "nearest"},
     ],
 )
-def test_picture_is_cropped_as_for_the_model(
+def test_the_map_lies_on_the_part_that_the_model_saw(
     geometry: dict[str, Any], pictures: Path, tmp_path: Path
 ) -> None:
-    """A crop removes the sides, and the heat map covers the rest."""
+    """The picture is whole; what the model did not see is as it was."""
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 40, 3), dtype=np.uint8)).save(
         "wide.png"
     )
     recipe = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}, **geometry}
     Path("recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
     file = tiny.save(tiny.differentiable(), tmp_path / "model.onnx")
-    done = layertap("cam", file, "wide.png", "-o", "out", "--preprocess", "recipe.json")
+    options = ["--preprocess", "recipe.json", "--show", "overlay"]
+    done = layertap("cam", file, "wide.png", "-o", "out", *options)
     assert done.code == 0
     seen = api.load_image("wide.png", size=(8, 6), **geometry)
-    picture = Image.fromarray(np.round(seen).astype(np.uint8))
     score = api.open(file).predict("wide.png", preprocess=recipe)[0]
     np.testing.assert_array_equal(score, api.open(file).predict(seen[None] / np.float32(255))[0])
-    title = f"{LABELS[score.argmax()]} {score.max():.3f}"
-    expected = panel(
-        [("Original", picture), (title, overlay(picture, np.load("out/wide.cam.npy")))]
-    )
-    assert Image.open("out/wide.cam.png").tobytes() == expected.tobytes()
+    # Where the model saw something: the columns whose change changes its input.
+    original = np.asarray(Image.open("wide.png"))
+    grey = np.full_like(original, 128)
+    touched = []
+    for column in range(40):
+        changed = grey.copy()
+        changed[:, column] = 255
+        touched.append((api.load_image(changed, size=(8, 6), **geometry) > 128).any())
+    found = np.asarray(Image.open("out/wide.cam.png"))
+    changed = (found != original).any(axis=(0, 2))
+    assert 0 < changed.sum() < 40
+    columns_seen = np.flatnonzero(touched)  # not all between them, with `nearest`
+    assert np.flatnonzero(changed)[0] >= columns_seen[0] - 1
+    assert np.flatnonzero(changed)[-1] <= columns_seen[-1] + 1
+    inner = slice(np.flatnonzero(changed)[0], np.flatnonzero(changed)[-1] + 1)
+    assert inner.start == pytest.approx(40 - inner.stop, abs=2)  # in the middle
+    heat = np.load("out/wide.cam.npy")
+    rows, columns = found.shape[0], inner.stop - inner.start
+    if rows == 8 and geometry.get("keep_aspect_ratio"):
+        expected = overlay(original[:, inner], resize(heat, (rows, columns)))
+        assert np.abs(found[:, inner] - np.asarray(expected, int)).max() <= 1
 
 
 def test_classes_without_labels_have_their_index(pictures: Path, tmp_path: Path) -> None:
@@ -188,10 +232,11 @@ def test_a_ready_batch_has_a_map_for_each_row(file: Path, pictures: Path) -> Non
     for row, entry in enumerate(report["images"]):
         assert entry["image"] == f"both.npy[{row}]"
         np.testing.assert_allclose(np.load(Path("out", entry["maps"])), expected[row, 0], atol=1e-6)
-        title = f"dog {entry['targets'][0]['score']:.3f}"
         colours = Image.fromarray(colored(expected[row, 0]))
         with Image.open(Path("out", entry["overlay"])) as drawn:
-            assert drawn.tobytes() == panel([(title, colours)]).tobytes()
+            large = colours.resize((192, 256), Image.Resampling.NEAREST)
+            tile = drawn.crop((MARGIN, MARGIN + 24, MARGIN + 192, MARGIN + 24 + 256))
+            assert tile.tobytes() == large.tobytes()
 
 
 def test_one_row_keeps_the_name_of_the_batch(file: Path, pictures: Path) -> None:
@@ -231,6 +276,59 @@ def test_maps_of_sequences_are_arrays_only(tmp_path: Path, monkeypatch: pytest.M
         "image": "beats.npy[0]", "maps": "beats_0.cam.npy", "targets": []
     }  # fmt: skip
     assert not list(Path("out").glob("*.png"))
+
+
+def test_masked_positions(file: Path, pictures: Path) -> None:
+    """Without a layer the image is masked; the options are those of the library."""
+    done = layertap(
+        "cam", file, pictures, "-o", "out", "--method", "occlusion", "--window", "3", "2",
+        "--stride", "2", "--baseline", "mean",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    assert (report["layer"], report["method"]) == ("image", "occlusion")
+    model = api.open(file)
+    for entry in report["images"]:
+        wanted = model.cam(
+            entry["image"], method="occlusion", window=(3, 2), stride=2, baseline="mean"
+        )
+        np.testing.assert_allclose(np.load(Path("out", entry["maps"])), wanted, atol=1e-6)
+    done = layertap(
+        "cam", file, pictures, "-o", "out", "--method", "rise", "--layer", "relu", "--samples", "9",
+        "--seed", "4", "--baseline", "0.5",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    entry = report["images"][0]
+    wanted = model.cam(entry["image"], "relu", method="rise", samples=9, seed=4, baseline=0.5)
+    np.testing.assert_allclose(np.load(Path("out", entry["maps"])), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--method", "rise", "--stride", "2"),
+            "--stride is for --method occlusion, got --method rise.",
+        ),
+        (
+            ("--baseline", "mean"),
+            "--baseline is for --method occlusion, rise, reciprocam, kernelshap, got --method "
+            "gradcam.",
+        ),
+        (
+            ("--method", "occlusion", "--baseline", "maen"),
+            "baseline must be a number, an array that fits, or one of 'zero', 'mean', 'blur', got "
+            "'maen'. Did you mean 'mean'?",
+        ),
+    ],
+)
+def test_options_of_other_methods(
+    file: Path, pictures: Path, options: tuple[Any, ...], message: str
+) -> None:
+    done = layertap("cam", file, pictures, "-o", "out", *options)
+    assert done.code == 2
+    assert message in done.err
 
 
 def test_help_lists_all_methods() -> None:

@@ -48,12 +48,16 @@ def test_help_lists_every_command(option: str) -> None:
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
     others = {
         "__init__",
+        "explained_images",
         "image_input",
         "image_output",
+        "layer_costs",
         "layer_statistics",
         "options",
+        "picture_options",
         "printing",
         "ready_batch",
+        "sheet_options",
         "signals",
     }
     assert set(listed) >= own - others, "a module of a command is not listed"

@@ -22,7 +22,7 @@ from layertap.cli import run as command
 from layertap.cli.ready_batch import load_ready
 from layertap.extract import kept_rows
 from layertap.extract.progress import CLEAR, Line
-from layertap.view.pictures import CAPTION, MARGIN
+from layertap.view.panels import MARGIN
 from shell import Done, layertap
 
 TinyFile = Callable[[str], Path]
@@ -580,10 +580,10 @@ def test_sheet_draws_one_picture_per_image_and_layer() -> None:
     assert done == Done(0, "", written)
     assert listing(Path("new/sheets")) == sorted(files)
     with Image.open("new/sheets/a.conv.png") as sheet:
-        tiles = 5  # the image and four channels
+        tiles = 5  # the image and four channels, 8 x 6
         assert sheet.size == (
-            tiles * (160 + MARGIN) + MARGIN,
-            160 + CAPTION + 2 * MARGIN,
+            tiles * (120 + MARGIN) + MARGIN,
+            18 + 160 + 2 * MARGIN + 18 + MARGIN,  # a line of text above the maps, and one below
         )
 
 
@@ -620,12 +620,11 @@ def test_sheets_of_a_ready_batch_have_no_image() -> None:
     assert layertap("run", "m.onnx", "x.npy", "--layers", "conv", "--sheet", "s").code == 0
     assert listing(Path("s")) == ["x_0.conv.png", "x_1.conv.png"]
     with Image.open("s/x_0.conv.png") as sheet:
-        assert sheet.size[0] == 4 * (160 + MARGIN) + MARGIN
+        assert sheet.size[0] == 4 * (120 + MARGIN) + MARGIN
 
 
 @pytest.mark.usefixtures("classifier")
 def test_sheet_of_an_image_of_unknown_range_is_drawn() -> None:
-    """The image is drawn like the model's input: clipped."""
     values = np.linspace(-500, 500, 64, dtype=np.float32).reshape(8, 8)
     Image.fromarray(values).save("float.tif")
     done = layertap("run", "m.onnx", "float.tif", "--layers", "conv", "--sheet", "s")

@@ -14,6 +14,10 @@ from layertap.view.colormaps import COLORMAPS, colored, shades
 HASHES = {
     "jet": "56e3b193af0deb90933861ee0e90f94d7591c1d62625bdf2b4c989f66677fa40",
     "viridis": "18545f7c72a02f02a54f2e3f6ff9dcf357e0190ab9117a1f8fae44c6eaf179e0",
+    "inferno": "e24e8bd38b972989f64c42856b2b274df5ada3a62bc01bf8e83500a2ea938ad4",
+    "cividis": "40881f40490dc08ae8b1442b52b01c7169d27124ccb4a501cd0ee290079cc1e1",
+    "gray": "72432263dbfe17abc40ed269f24c7a344e077e3671007dfc8a2f3851f8193dc2",
+    "RdBu_r": "30ef5f031ef175840578d6c6df9182497fb061db9b3b731d1c2afd081620237c",
     "magma": "f95197e8391d18e2c1db50f2a1ab8650ab7c2a9acb781704a8156872615f002b",
 }
 """SHA-256 of the tables that were compared with those of matplotlib 3.11. It is not installed for
@@ -55,6 +59,7 @@ def test_heat_is_rounded_to_256_colours(name: str) -> None:
         ("jet", (0, 0, 128), (125, 255, 122), (128, 0, 0)),
         ("viridis", (68, 1, 84), (33, 145, 140), (253, 231, 37)),
         ("magma", (0, 0, 4), (183, 55, 121), (252, 253, 191)),
+        ("RdBu_r", (5, 48, 97), (247, 246, 246), (103, 0, 31)),
     ],
 )
 def test_known_values_have_known_colours(
@@ -73,6 +78,7 @@ def test_unknown_colormap_is_a_usage_error() -> None:
     with pytest.raises(UsageError) as caught:
         colored(0.5, "virdis")
     assert str(caught.value) == (
-        "the colormap 'virdis' is unknown; the colormaps are jet, viridis, magma. Did you mean "
-        "'viridis'?"
+        "the colormap 'virdis' is unknown; the colormaps are jet, viridis, magma, inferno, "
+        "cividis, gray, RdBu_r. Did you mean 'viridis', "
+        "'cividis'?"
     )

@@ -1,0 +1,92 @@
+"""`layertap attribute`: how much each pixel counts for a class, as pictures and as arrays."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from layertap import _model
+from layertap._engine.program import program_of
+from layertap._engine.stopping import time_limit
+
+from . import OWN, Command
+from .explained_images import (
+    Explained,
+    add_inputs,
+    add_output,
+    add_shared,
+    add_target,
+    explain_images,
+)
+from .options import parse_target
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    add_inputs(parser)
+    add_target(parser)
+    add_output(parser, "attribute")
+    parser.add_argument(
+        "--method",
+        default="integrated_gradients",
+        help="integrated_gradients (default), saliency, smoothgrad or input_x_gradient",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="NAME",
+        help="the input, in a model with several (default: the first that is an image)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=50, help="of integrated_gradients: points (default 50)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=25, help="of smoothgrad: draws of noise (default 25)"
+    )
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.15,
+        help="of smoothgrad: deviation, as a fraction of the range of the input (default 0.15)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of smoothgrad: seed of the noise (default 0)"
+    )
+    parser.add_argument(
+        "--percentile",
+        type=float,
+        default=99.0,
+        help="of the absolute values, the one that gets the last colour (default 99)",
+    )
+    add_shared(
+        parser,
+        colormap="RdBu_r, or jet for saliency",
+        batch="images, or of points,",
+        drawn="the pictures",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    with time_limit(args.timeout):
+        return explain_images(args, "attribute", lambda _: None, _explained)
+
+
+def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Explained:
+    from layertap.view.explained import attributed
+
+    found = attributed(
+        program_of(model),
+        batch,
+        args.method,
+        [parse_target(text, model.labels or ()) for text in args.target or ["top"]],
+        options={
+            "steps": args.steps,
+            "samples": args.samples,
+            "noise": args.noise,
+            "seed": args.seed,
+            "batch_size": args.batch_size,
+        },
+        name=args.input,
+    )
+    return Explained(found.values, found.samples, {"method": args.method})
+
+
+COMMAND = Command(OWN["attribute"], _configure, _run)

@@ -18,7 +18,7 @@ from layertap.cam import attributions, available, targets
 from layertap.cam.axes import channels_last
 from layertap.cam.heat_maps import HeatMaps, heat_maps
 from layertap.cam.methods import METHODS, find_method
-from layertap.cam.scores import by_class, choose_output, ends_in_activation
+from layertap.cam.scores import by_class, choose_output, classes_last, ends_in_activation
 from layertap.cam.targets import Target
 from layertap.errors import InputError, UsageError, suggest
 from layertap.format.text import class_text
@@ -323,7 +323,7 @@ def _targets_of(
     gradients = available.find(program)
     output = choose_output(program, None) if gradients is None else gradients.output
     feeds = program.prepare_arrays(program.plan([output]).needs, inputs, preprocess)
-    outputs = by_class(program.fetch([output])(feeds)[output])
+    outputs = by_class(classes_last(program, output, program.fetch([output])(feeds)[output]))
     resolved = targets.resolve(
         target,
         samples=len(outputs),

@@ -19,6 +19,7 @@ from .explained_images import (
     add_target,
     explain_images,
 )
+from .mask_options import add_masks, check_masks, masks_of
 from .options import one_layer, parse_target
 
 
@@ -52,31 +53,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of channels that scorecam and ablationcam test",
     )
-    parser.add_argument(
-        "--window",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="size of the windows of occlusion and the patches of kernelshap: one number, or one "
-        "for each axis (default: an eighth)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="by how much the windows of occlusion move (default: half a window)",
-    )
+    add_masks(parser)
     parser.add_argument(
         "--samples",
         type=int,
         metavar="N",
         help="number of masks of rise (default 1000), or of coalitions of kernelshap",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="VALUE",
-        help="what replaces masked parts: mean, blur, zero (default), or another number",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (default 0)")
     add_shared(
@@ -100,7 +82,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_method(args: argparse.Namespace, name: str) -> None:
     """Check that the method exists, and that the options are for it."""
-    from layertap.cam.masking import TAKES
     from layertap.cam.methods import find_method
 
     method = find_method(name)
@@ -110,11 +91,7 @@ def _check_method(args: argparse.Namespace, name: str) -> None:
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {name}."
         )
-    for option in ("window", "stride", "samples", "baseline"):
-        takes = (*TAKES.get(method.name, ()), *(["baseline"] if method.name in TAKES else []))
-        if getattr(args, option) is not None and option not in takes:
-            known = [one for one, takes in TAKES.items() if option in (*takes, "baseline")]
-            raise UsageError(f"--{option} is for --method {', '.join(known)}, got --method {name}.")
+    check_masks(args, method.name)
     if args.target and not method.takes:
         raise UsageError(
             f"--target is for methods that explain a class; the map of {name} is the same "
@@ -141,28 +118,13 @@ def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Exp
         eigen_smooth=args.eigen_smooth,
         mask=args.mask or "layer",
         channels=args.channels,
-        window=_sizes(args.window),
-        stride=_sizes(args.stride),
         samples=args.samples,
-        baseline=_baseline(args.baseline),
         seed=args.seed,
         batch_size=args.batch_size,
+        **masks_of(args),
     )
     found = {"layer": maps.layer, "method": maps.method}
     return Explained(maps.maps, of_heat_maps(program_of(model), maps), found)
-
-
-def _sizes(given: list[int] | None) -> Any:
-    """One size for all axes, or one for each."""
-    return given[0] if given is not None and len(given) == 1 else given
-
-
-def _baseline(text: str | None) -> Any:
-    """A number if it is one, otherwise a name."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 COMMAND = Command(OWN["cam"], _configure, _run)

@@ -37,6 +37,7 @@ SUBJECTS = (
     "finished",
     "recurrent",
     "whole_collections",
+    "layer_statistics",
     "javascript",
     "view",
 )

@@ -226,8 +226,8 @@ def _by_name(
         return {}
     got = f"a list of {len(given)}" if isinstance(given, (list, tuple)) else kind_text(given)
     raise InputError(
-        f"the model has {len(inputs)} inputs ({_listing(inputs)}), got {got}. Give a dict by input "
-        "name."
+        f"the model has {len(inputs)} inputs ({_listing(inputs)}), got {got}. Give a "
+        "dict by input name; commands take an .npz file with an array for each input."
     )
 
 
@@ -494,7 +494,7 @@ def _listing(names: Sequence[str] | Mapping[str, Any]) -> str:
 def kind_text(value: Any) -> str:
     """What a caller gave, for messages."""
     if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}, {value.dtype},"
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, (str, os.PathLike)):
         return repr(os.fsdecode(value))
     if value is None or isinstance(value, bytes):

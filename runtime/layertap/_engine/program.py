@@ -202,11 +202,10 @@ class Program:
             return "N"[:rank]
         return f"N{rest}C" if self._channels_last else f"NC{rest}"
 
-    def known_axes(self, layer: Layer) -> Axes:
-        """What each axis of a layer's activations means, as `axes`; empty if not even their number
-        is known. In a file that states no shapes, the operators often say it."""
-        tensor = str(layer.tensor)
-        return self.axes(tensor, len(layer.shape)) if layer.dtype else self._axes.get(tensor, "")
+    def known_axes(self, tensor: str) -> Axes:
+        """What each axis of a tensor means, as `axes`, as far as the card states it or it follows
+        from the operators; else empty."""
+        return self._axes.get(tensor, "")
 
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.

@@ -7,6 +7,7 @@ layer's name in front.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def faults(made: onnx.ModelProto, generator: np.random.Generator) -> Iterator[Fa
         kind = str(generator.choice(kinds))
         if kind == "padding":
             name = str(generator.choice(padded))
-            yield Fault(kind, name, lambda model, name=name: shift_padding(model, name))
+            yield Fault(kind, name, partial(shift_padding, name=name))
             continue
         name = str(generator.choice(weights))
         value = numpy_helper.to_array(next(x for x in made.graph.initializer if x.name == name))
@@ -63,14 +64,12 @@ def faults(made: onnx.ModelProto, generator: np.random.Generator) -> Iterator[Fa
         elif kind == "bias" and value.ndim == 1:
             at = int(generator.integers(value.size))
             size = np.float32(0.05 * np.abs(value).max() + 0.01)
-            yield Fault(kind, name, changing(name, lambda w, at=at, size=size: plus(w, at, size)))
+            yield Fault(kind, name, changing(name, partial(plus, at=at, size=size)))
         elif kind == "swap":
             axis = OUTPUTS.get(readers[name].op_type, 0) if value.ndim > 1 else 0
             if value.shape[axis] > 1:
                 two = generator.choice(value.shape[axis], 2, replace=False)
-                yield Fault(
-                    kind, name, changing(name, lambda w, two=two, axis=axis: swapped(w, two, axis))
-                )
+                yield Fault(kind, name, changing(name, partial(swapped, two=two, axis=axis)))
 
 
 def changing(name: str, change: Callable[[Array], Array]) -> Callable[[onnx.ModelProto], None]:

@@ -46,6 +46,7 @@ from .stages import (
     places,
     readers,
     run_rounds,
+    sharing_memory,
 )
 from .tolerances import allowed_errors
 
@@ -85,7 +86,8 @@ def compare_programs(
         _Measured(a, b, pair, max(allowed_a.of(pair.a.tensor), allowed_b.of(pair.b.tensor)))
         for pair in pairs
     ]
-    samples = _Comparing(a, b, pairs, measured, nbytes, born).run(given)
+    with sharing_memory(a, b) as (own_a, own_b):
+        samples = _Comparing(own_a, own_b, pairs, measured, nbytes, born).run(given)
     if not samples:
         raise InputError("there is no sample to compare on. Give at least one.")
     return Comparison(

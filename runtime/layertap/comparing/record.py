@@ -27,7 +27,7 @@ from .classes import best_classes
 from .inputs import Batch
 from .matching import Tensor, tensors_of
 from .sketch import Sketch, Sketching
-from .stages import Stage, carried, divided, forget, nbytes_of, places, run_rounds
+from .stages import Stage, carried, divided, forget, nbytes_of, places, run_rounds, sharing_memory
 from .tolerances import allowed_errors
 
 MOST_INPUT_BYTES = 256 << 20
@@ -164,11 +164,14 @@ def make_record(
         forget(one.live, passed.last, number)
         return nbytes_of(one.live)
 
-    with ThreadPoolExecutor(available_threads(), "layertap-recording") as pool:
+    with (
+        sharing_memory(program) as (own,),
+        ThreadPoolExecutor(available_threads(), "layertap-recording") as pool,
+    ):
 
         def stage(number: int) -> Callable[[_Feed], None]:
             indices = stages[number]
-            run = Stage(program, [tensors[at].tensor for at in indices], passed.tensors[number])
+            run = Stage(own, [tensors[at].tensor for at in indices], passed.tensors[number])
 
             def compute(one: _Feed) -> None:
                 found, late = run(one.feeds, one.live)

@@ -13,7 +13,7 @@ from layertap.format.cost import activation_costs
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
 
-STAGE_BYTES = 32 << 20
+STAGE_BYTES = 24 << 20
 """Most bytes of activations of one file that a stage computes, unless a single layer has more."""
 
 WAITING_BYTES = 64 << 20

@@ -9,18 +9,22 @@ within which no layer reads another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from layertap._cut.plan import Leaf, dependents, peel
 from layertap._engine.feeds import prepare_layer
-from layertap._engine.library import give_back_memory
+from layertap._engine.library import shared_memory
+from layertap._engine.program import Program
 from layertap.format.graph import Graph, TensorType, in_order
 
 from .matching import Tensor
 
 if TYPE_CHECKING:
-    from layertap._engine.program import Fetch, Program
+    from layertap._engine.program import Fetch
+    from layertap._engine.settings import Settings
 
 B = TypeVar("B")
 S = TypeVar("S")
@@ -41,6 +45,33 @@ def places(graph: Graph, tensors: Iterable[str]) -> dict[str, int]:
         name: order[id(made[leaf.source])] if leaf.source in made else FIRST
         for name, leaf in leaves.items()
     }
+
+
+@contextmanager
+def sharing_memory(*programs: Program) -> Iterator[list[Program]]:
+    """The same programs, whose sessions on the CPU share their memory.
+
+    A program whose sessions the caller has set up is left as it is.
+    """
+    own: list[Program] = []
+    found: list[Program] = []
+    entries: dict[str, str] | None = None
+    try:
+        for program in programs:
+            settings: Settings = program.settings
+            options = settings.session_options
+            on_cpu = program.engine.device == "cpu" and settings.providers is None
+            if not on_cpu or not (options is None or isinstance(options, Mapping)):
+                found.append(program)
+                continue
+            entries = shared_memory() if entries is None else entries
+            options = {**entries, **(options or {})}
+            own.append(Program(program.source, replace(settings, session_options=options)))
+            found.append(own[-1])
+        yield found
+    finally:
+        for program in own:
+            program.close()
 
 
 class Carried(NamedTuple):
@@ -187,7 +218,6 @@ def run_rounds(
             largest = max(largest, sum(end(one, number) for one in taken))
             if only is None:
                 del run
-                give_back_memory()
         if only is None:
             most = max(1, min(most_samples, most_bytes // max(1, largest // len(taken))))
 

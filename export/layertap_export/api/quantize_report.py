@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,21 +74,21 @@ class QuantizeReport(Readable):
         return self.size_bytes / self.source_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the card, as JSON data."""
+        """Everything but the card, as JSON data; an error that is not finite is `None`."""
         return {
             "file": str(self.path),
             "to": self.to,
             "size_bytes": self.size_bytes,
             "source_bytes": self.source_bytes,
-            "outputs": dict(self.outputs),
-            "fused": dict(self.fused),
+            "outputs": {name: _finite(error) for name, error in self.outputs.items()},
+            "fused": {name: _finite(error) for name, error in self.fused.items()},
             "budget": self.budget,
             "calibrated": self.calibrated,
             "samples": self.samples,
             "trials": self.trials,
             "seconds": round(self.seconds, 3),
             "layers": [
-                {"name": name, "error": error, "level": self.levels.get(name)}
+                {"name": name, "error": _finite(error), "level": self.levels.get(name)}
                 for name, error in self.layers.items()
             ],
             "levels": dict(self.levels),
@@ -142,3 +143,7 @@ class QuantizeReport(Readable):
             ]
             lines += [f"largest errors of {number_of(len(self.layers), 'layer')}:", aligned(rows)]
         return "\n".join(lines)
+
+
+def _finite(error: float) -> float | None:
+    return error if math.isfinite(error) else None

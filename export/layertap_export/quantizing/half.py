@@ -33,7 +33,7 @@ from layertap_export.graph.graph import (
 from layertap_export.graph.operators import facts, is_kind, is_view
 from layertap_export.graph.shapes.shapes import Shapes
 
-from .levels import Level, Levels, Ownership
+from .levels import Level, Levels, Ownership, unused_mark
 from .ranges import Ranges
 
 MOST = 2.0**14
@@ -93,6 +93,7 @@ class Half:
             if item.data_type == TensorProto.FLOAT and item.name not in listed
         }
         nodes, made = model.graph.node, makers(model.graph.node)
+        self._mark = unused_mark(model, "/float16")
         finals = set[int]()
         for info in card.outputs:
             name = info.name
@@ -222,6 +223,10 @@ class Half:
         replaced -= wide - stored
         return self._assembled(nodes, (stored - exact) | halves, replaced)
 
+    def _half(self, name: str) -> str:
+        """The name of a tensor or a weight in float16."""
+        return f"{name}{self._mark}"
+
     def _narrowed(
         self, node: onnx.NodeProto, known: dict[str, str], halves: set[str]
     ) -> list[onnx.NodeProto]:
@@ -239,12 +244,12 @@ class Half:
             if name in self._weights:
                 halves.add(name)
             elif name not in known:
-                known[name] = _half(name)
+                known[name] = self._half(name)
                 casts.append(_cast(name, known[name], TensorProto.FLOAT16))
-            node.input[at] = _half(name)
+            node.input[at] = self._half(name)
         for at in outputs:
             name = node.output[at]
-            node.output[at] = known[name] = _half(name)
+            node.output[at] = known[name] = self._half(name)
             after.append(_cast(known[name], name, TensorProto.FLOAT))
         return [*casts, node, *after]
 
@@ -266,8 +271,10 @@ class Half:
         graph.initializer.extend(kept)
         for name in sorted(halves):
             value = self._weights[name].astype(np.float16)
-            graph.initializer.append(numpy_helper.from_array(value, _half(name)))
-        graph.node.extend(_cast(_half(name), name, TensorProto.FLOAT) for name in sorted(replaced))
+            graph.initializer.append(numpy_helper.from_array(value, self._half(name)))
+        graph.node.extend(
+            _cast(self._half(name), name, TensorProto.FLOAT) for name in sorted(replaced)
+        )
         graph.node.extend(nodes)
         ordered = in_order(graph.node)
         del graph.node[:]
@@ -287,11 +294,6 @@ def fits(value: NDArray[np.float32], exact: bool = False) -> bool:
         error = np.abs(value.astype(np.float16).astype(np.float32) - value)
     scale = np.abs(value) if exact or value.size == 1 else np.abs(value).max(initial=0.0)
     return bool(np.all(error <= ROUNDING * scale))  # false for a NaN or an infinite difference
-
-
-def _half(name: str) -> str:
-    """The name of a tensor or a weight in float16."""
-    return f"{name}/float16"
 
 
 def _cast(source: str, target: str, dtype: int) -> onnx.NodeProto:

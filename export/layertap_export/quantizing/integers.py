@@ -20,7 +20,7 @@ from layertap.format.card import Card
 from layertap_export.graph.graph import in_order, is_standard, prune, rename_reads
 from layertap_export.graph.shapes.shapes import Shapes
 
-from .levels import Level, Levels, Ownership
+from .levels import Level, Levels, Ownership, unused_mark
 from .ranges import Ranges
 
 QUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -46,6 +46,8 @@ class Integers:
             seen: the ranges of its tensors on the images for calibration.
         """
         self._model, self._owned = model, owned
+        self._unrounded_mark = unused_mark(model, "/unrounded")
+        self._dequantised_mark = unused_mark(model, "/dequantised")
         listed = {value.name for value in model.graph.input}
         weights = {
             item.name
@@ -90,7 +92,7 @@ class Integers:
         }
         made = {name: node for node in whole.graph.node for name in node.output}
         # It gives a bias the old name again, which here is still that of the exact bias.
-        again = {name: f"{name}/dequantised" for name in made if name in old}
+        again = {name: f"{name}{self._dequantised_mark}" for name in made if name in old}
         rename_reads(whole.graph.node, again)
         for node in whole.graph.node:
             node.output[0] = again.get(node.output[0], node.output[0])
@@ -128,7 +130,7 @@ class Integers:
             name = graph.node[at].output[0]
             rounded[name] = name if name in shown else self._pairs[name][1].output[0]
             if name in shown:
-                before[name] = f"{name}/unrounded"
+                before[name] = f"{name}{self._unrounded_mark}"
         exact = {self._weight[at] for at in self._targets if level[at] is Level.FLOAT}
         integer = {
             self._weight[at]: self._dequantised(at)

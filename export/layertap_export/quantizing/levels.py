@@ -101,3 +101,11 @@ def float_layers(card: Card, chosen: Sequence[str]) -> dict[str, Level]:
         if layer.parent in kept:
             kept.add(layer.name)
     return dict.fromkeys((layer.name for layer in card.layers if layer.name in kept), Level.FLOAT)
+
+
+def unused_mark(model: onnx.ModelProto, mark: str) -> str:
+    """The mark, or a longer one, that no name of a tensor ends in: names with it are new."""
+    names = [name for node in model.graph.node for name in (*node.input, *node.output)]
+    while any(name.endswith(mark) for name in names):
+        mark += "'"
+    return mark

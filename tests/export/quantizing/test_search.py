@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layertap_export.quantizing.levels import Level, Levels
@@ -70,6 +70,7 @@ def test_narrow_and_float_if_that_is_smaller() -> None:
     assert "".join(level.name[0] for level in found.levels.values()) == "NFNN"
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.floats(0, 9), st.floats(0, 1)), min_size=1, max_size=7),
     st.floats(0, 20),

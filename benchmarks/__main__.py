@@ -29,17 +29,20 @@ SUBJECTS = (
     "cutting",
     "big_files",
     "score_cam",
+    "rise",
     "fresh_process",
     "cold_start",
     "import_time",
     "exporting",
     "gradients",
     "finished",
+    "quantizing",
     "recurrent",
     "whole_collections",
     "layer_statistics",
     "javascript",
     "view",
+    "overlays",
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 

@@ -142,6 +142,17 @@ def test_the_last_feature_maps_are_those_before_the_pooling(how: str) -> None:
         model.activations(feeds, "layer2.1.conv2")
 
 
+@pytest.mark.parametrize("how", ["newer", "older"])
+def test_of_several_tensors_the_last_is_the_output(how: str) -> None:
+    model, feeds, hooks = opened(f"unet.{how}.onnx")
+    assert model.layer("encoder").tensor == model.layer("encoder.b").tensor
+    np.testing.assert_allclose(model.activations(feeds, "encoder"), hooks["encoder"][-1], atol=1e-5)
+    # The first one is that of the module that made it.
+    np.testing.assert_allclose(
+        model.activations(feeds, "encoder.a"), hooks["encoder"][0], atol=1e-5
+    )
+
+
 def test_a_recipe_makes_images_channels_first() -> None:
     model, _, _ = opened("resnet.newer.onnx")
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

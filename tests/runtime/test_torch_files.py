@@ -18,6 +18,7 @@ from PIL import Image
 
 import layertap
 from generators import tiny
+from layertap.cli import main
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "pytorch"
 FILES = sorted(path.name for path in FOLDER.glob("*.onnx"))
@@ -151,6 +152,11 @@ def test_of_several_tensors_the_last_is_the_output(how: str) -> None:
     np.testing.assert_allclose(
         model.activations(feeds, "encoder.a"), hooks["encoder"][0], atol=1e-5
     )
+
+
+def test_info_says_that_the_layers_are_modules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(FOLDER / "resnet.newer.onnx")]) == 0
+    assert "the layers are PyTorch's modules and ONNX tensors" in capsys.readouterr().out
 
 
 def test_a_recipe_makes_images_channels_first() -> None:

@@ -39,6 +39,7 @@ SUBJECTS = (
     "quantizing",
     "recurrent",
     "whole_collections",
+    "layer_statistics",
     "javascript",
     "view",
     "overlays",

@@ -80,6 +80,7 @@ class Program:
         self.metadata = index.metadata
         self.changed = index.changed
         """Whether the graph is not the one that was verified, as far as the index says."""
+        self._check_finished()
         self._channels_last = index.card is not None and index.card.channels_last
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
@@ -92,6 +93,32 @@ class Program:
         self.closed = False
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[CutPlan] = Cache(PLANS)
+
+    def _check_finished(self) -> None:
+        """Check that what the card says of a finished file can be true.
+
+        Raises:
+            ModelFileError: it cannot.
+        """
+        facts, again = self.finished, "Finish the file that it was made from again."
+        if facts is None:
+            return
+        for name in (facts.image, facts.target):
+            if name is not None and name not in self.graph.inputs:
+                raise ModelFileError(
+                    f"{self.name} is damaged: its card names the input {name!r}, which the graph "
+                    f"does not have. {again}"
+                )
+        if facts.image is not None and facts.image == facts.target:
+            raise ModelFileError(
+                f"{self.name} is damaged: its card names {facts.image!r} as picture and as class. "
+                f"{again}"
+            )
+        if facts.heat_map is not None and None in (facts.scores, facts.layer, facts.method):
+            raise ModelFileError(
+                f"{self.name} is damaged: its card has a heat map without scores, layer or method. "
+                f"{again}"
+            )
 
     def close(self) -> None:
         """Free the sessions; the program cannot run afterwards."""

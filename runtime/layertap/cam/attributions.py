@@ -78,11 +78,7 @@ def attribute(
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.attribute`."""
-    if not isinstance(method, str) or method not in METHODS:
-        raise UsageError(
-            f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
-            + suggest(str(method), METHODS)
-        )
+    check_method(method)
     steps, seed = count("steps", steps, most=MOST_STEPS), count("seed", seed, least=0)
     batch_size, noise = count("batch_size", batch_size), number("noise", noise)
     samples = None if samples is None else count("samples", samples)
@@ -140,6 +136,19 @@ def attribute(
         results[name] = mean.astype(np.float32)
     one = len(program.inputs) == 1 or input_name is not None
     return next(iter(results.values())) if one else results
+
+
+def check_method(method: Any) -> None:
+    """Check that there is a method of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not isinstance(method, str) or method not in METHODS:
+        raise UsageError(
+            f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
+            + suggest(str(method), METHODS)
+        )
 
 
 def _of_inputs(program: Program, gradients: Gradients, input_name: str | None) -> dict[str, str]:

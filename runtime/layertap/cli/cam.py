@@ -22,6 +22,7 @@ from .explained_images import (
     add_target,
     explain_images,
 )
+from .mask_options import add_masks, check_masks, masks_of
 from .options import one_layer, parse_target
 from .ready_batch import load_ready
 
@@ -67,31 +68,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of channels that scorecam and ablationcam test",
     )
-    parser.add_argument(
-        "--window",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="size of the windows of occlusion and the patches of kernelshap: one number, or one "
-        "for each axis (default: an eighth)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="by how much the windows of occlusion move (default: half a window)",
-    )
+    add_masks(parser)
     parser.add_argument(
         "--samples",
         type=int,
         metavar="N",
         help="number of masks of rise (default 1000), or of coalitions of kernelshap",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="VALUE",
-        help="what replaces masked parts: mean, blur, zero (default), or another number",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (default 0)")
     add_shared(
@@ -115,7 +97,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_method(args: argparse.Namespace, name: str) -> None:
     """Check that the method exists, and that the options are for it."""
-    from layertap.cam.masking import TAKES
     from layertap.cam.methods import find_method
 
     method = find_method(name)
@@ -139,11 +120,7 @@ def _check_method(args: argparse.Namespace, name: str) -> None:
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {name}."
         )
-    for option in ("window", "stride", "samples", "baseline"):
-        takes = (*TAKES.get(method.name, ()), *(["baseline"] if method.name in TAKES else []))
-        if getattr(args, option) is not None and option not in takes:
-            known = [one for one, takes in TAKES.items() if option in (*takes, "baseline")]
-            raise UsageError(f"--{option} is for --method {', '.join(known)}, got --method {name}.")
+    check_masks(args, method.name)
     if args.target and not method.takes:
         raise UsageError(
             f"--target is for methods that explain a class; the map of {name} is the same "
@@ -171,12 +148,10 @@ def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Exp
         mask="layer" if args.mask is None or _mask_file(args) else args.mask,
         at=_places(args),
         channels=args.channels,
-        window=_sizes(args.window),
-        stride=_sizes(args.stride),
         samples=args.samples,
-        baseline=_baseline(args.baseline),
         seed=args.seed,
         batch_size=args.batch_size,
+        **masks_of(args),
     )
     found = {"layer": maps.layer, "method": maps.method}
     if at := args.at or _mask_file(args):
@@ -205,19 +180,6 @@ def _places(args: argparse.Namespace) -> Any:
 def _mask_file(args: argparse.Namespace) -> str | None:
     """The file that --mask names; `None` for one of the words of scorecam."""
     return args.mask if args.mask is not None and Path(args.mask).suffix else None
-
-
-def _sizes(given: list[int] | None) -> Any:
-    """One size for all axes, or one for each."""
-    return given[0] if given is not None and len(given) == 1 else given
-
-
-def _baseline(text: str | None) -> Any:
-    """A number if it is one, otherwise a name."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
 
 
 COMMAND = Command(OWN["cam"], _configure, _run)

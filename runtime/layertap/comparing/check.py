@@ -153,12 +153,13 @@ class CheckReport(Readable):
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
         agreeing = counted(len(self.layers) - self.gradients, self.gradients)
+        verb = "agrees" if len(self.layers) == 1 else "agree"
         allowed = f"{self.tolerance:.0e}"
         if self.narrow or self.quantized:
             ends = [f"{end(x.allowed for x in self.layers):.0e}" for end in (min, max)]
             allowed = f"{' to '.join(dict.fromkeys(ends))}{dtypes}"
         return (
-            f"{agreeing} agree with the golden sample on {self.device}: largest "
+            f"{agreeing} {verb} with the golden sample on {self.device}: largest "
             f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {allowed}"
             f"{'.' if self.not_run else ''}{self._without_gradients}"
         )

@@ -527,6 +527,65 @@ def test_commands_that_need_the_file_before_it_was_finished(app: Path, tmp_path:
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"image": "zz"}, "the input 'zz', which the graph does not have"),
+        ({"target": "zz"}, "the input 'zz', which the graph does not have"),
+        ({"image": "target"}, "as picture and as class"),
+        ({"scores": None}, "without scores, layer or method"),
+        ({"layer": None}, "without scores, layer or method"),
+        ({"method": None}, "without scores, layer or method"),
+        ({"heat_map": "zz"}, "no tensor 'zz'"),
+        ({"scores": "zz"}, "no tensor 'zz'"),
+        ({"method": "zz"}, "unknown method 'zz'"),
+        ({"preprocessing": {"color_mode": "pink"}}, "pink"),
+    ],
+)
+def test_a_card_that_was_changed(
+    app: Path,
+    changes: dict[str, Any],
+    problem: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    card = layertap.open(app).card
+    assert card is not None
+    assert card.finished is not None
+    relabelled(app, finished=replace(card.finished, **changes))
+    Image.fromarray(picture(9, 9)).save(tmp_path / "shown.png")
+    command = ["cam", str(app), str(tmp_path / "shown.png"), "-o", str(tmp_path / "maps")]
+    assert main(command) == 2
+    assert problem in capfd.readouterr().err
+
+
+def test_a_part_of_a_finished_file(app: Path, file: Path, tmp_path: Path) -> None:
+    """Its card says what it still takes and gives."""
+    shown, whole, part = picture(30, 20), layertap.open(app), tmp_path / "part.onnx"
+    whole.cut(part, end="probs")
+    opened = layertap.open(part)
+    np.testing.assert_array_equal(opened.predict(shown), layertap.open(file).predict(shown))
+    assert opened.labels == ("cat", "dog", "bird")
+    assert check(opened)
+    with pytest.raises(UsageError, match="without a heat map"):
+        opened.cam(shown)
+    whole.cut(part, end=["probs", "heat_map"])
+    opened = layertap.open(part)
+    found = opened.cam(shown, target="dog")
+    np.testing.assert_array_equal(found, whole.cam(shown, target="dog"))
+    whole.cut(part, end=["heat_map"])
+    found = layertap.open(part).predict({"image": shown, "target": 1})
+    np.testing.assert_array_equal(found, whole.cam(shown, target=1))
+    whole.cut(part, end=["top_classes"])
+    np.testing.assert_array_equal(
+        layertap.open(part).predict(shown), whole.predict(shown)["top_classes"]
+    )
+    whole.cut(part, start="mixed", end="probs")
+    opened = layertap.open(part)
+    maps = whole.activations(shown, "mixed")
+    np.testing.assert_allclose(opened.predict(maps), whole.predict(shown)["probs"], rtol=1e-6)
+
+
 def test_a_class_that_does_not_exist_stops_the_run(app: Path) -> None:
     with pytest.raises(Exception, match="out of"):
         run(app, image=picture(9, 9), target=class_of(3))

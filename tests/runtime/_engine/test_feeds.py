@@ -467,8 +467,8 @@ def test_an_image_that_is_none() -> None:
         (
             np.zeros((8, 6, 3), np.uint8),
             "input 'x': got an array of shape (8, 6, 3) and dtype uint8 as an image, but the "
-            "model's file has no preprocessing. Give a recipe, as in "
-            'preprocess={"size": [8, 6]}, or a batch of '
+            "model's file "
+            'has no preprocessing. Give a recipe, as in preprocess={"size": [8, 6]}, or a batch of '
             "shape (n, 8, 6, 3) (for an array that is one sample, add the batch axis: x[None]).",
         ),
     ],

@@ -180,6 +180,18 @@ def test_memory_is_bounded_by_the_batch(differentiable: Any, images: np.ndarray,
     assert max(rows for run in runs for rows in run.rows.values()) == 8
 
 
+def test_a_file_with_a_fixed_batch(differentiable: Any, images: np.ndarray) -> None:
+    made = tiny.differentiable()
+    for value in made.graph.input[:1]:
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    model = layertap.open(made.SerializeToString())
+    found = model.attribute(images[:2], "kernelshap", 1, window=4)
+    wanted = differentiable().attribute(images[:2], "kernelshap", 1, window=4)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    one = model.attribute(images[:2], "kernelshap", 1, window=8 - 2)
+    assert one.shape == (2, 8, 6, 3)
+
+
 def test_the_scores_of_the_map_and_of_the_image(differentiable: Any, images: np.ndarray) -> None:
     """cam without a layer masks the image: the same numbers, before they are divided."""
     model = differentiable()

@@ -18,6 +18,7 @@ from PIL import Image
 
 import layertap
 from generators import tiny
+from layertap.cli import main
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "pytorch"
 FILES = sorted(path.name for path in FOLDER.glob("*.onnx"))
@@ -140,6 +141,22 @@ def test_the_last_feature_maps_are_those_before_the_pooling(how: str) -> None:
     np.testing.assert_array_equal(maps, model.cam(feeds, "layer2", method="eigencam", resize=False))
     with pytest.raises(layertap.LayerNotFoundError, match=r"merged|no operator of its own"):
         model.activations(feeds, "layer2.1.conv2")
+
+
+@pytest.mark.parametrize("how", ["newer", "older"])
+def test_of_several_tensors_the_last_is_the_output(how: str) -> None:
+    model, feeds, hooks = opened(f"unet.{how}.onnx")
+    assert model.layer("encoder").tensor == model.layer("encoder.b").tensor
+    np.testing.assert_allclose(model.activations(feeds, "encoder"), hooks["encoder"][-1], atol=1e-5)
+    # The first one is that of the module that made it.
+    np.testing.assert_allclose(
+        model.activations(feeds, "encoder.a"), hooks["encoder"][0], atol=1e-5
+    )
+
+
+def test_info_says_that_the_layers_are_modules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(FOLDER / "resnet.newer.onnx")]) == 0
+    assert "the layers are PyTorch's modules and ONNX tensors" in capsys.readouterr().out
 
 
 def test_a_recipe_makes_images_channels_first() -> None:

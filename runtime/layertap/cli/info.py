@@ -40,7 +40,9 @@ def _run(args: argparse.Namespace) -> int:
     if model.card and model.card.source.signature:
         lines[-1] = ("layers", "none: exported from a signature, which only has outputs")
     if model.card is None:
-        lines.append(("card", "none: not exported by layertap; the layers are ONNX tensors"))
+        of_modules = any(layer.name != layer.tensor for layer in model.layers)
+        what = "PyTorch's modules and ONNX tensors" if of_modules else "ONNX tensors"
+        lines.append(("card", f"none: not exported by layertap; the layers are {what}"))
     else:
         changes = _changes(source, model.card)
         lines = [*_head(model.card), *changes, *lines, *_tail(model.card, bool(changes))]

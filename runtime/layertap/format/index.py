@@ -10,7 +10,6 @@ from layertap._record import Record
 from layertap.errors import ModelFileError
 
 from .card import KEY, Card, TensorInfo
-from .cardless import info_of, layers_of
 from .digest import graph_changed
 from .graph import (
     Graph,
@@ -66,13 +65,19 @@ def read_index(source: FileSource | BytesSource) -> Index:
             )
             if card is not None and (changed or digest is None):
                 card = _with_stated_dtypes(card, read_types(buffer, graph))
-            layers = () if KEY in graph.metadata else layers_of(buffer, graph, types)
+            layers: tuple[Layer, ...] = ()
+            if card is None:
+                from .cardless import layers_of  # not read where a card says it
+
+                layers = layers_of(buffer, graph, types)
         except WireError as exc:
             raise refusal(source.name, buffer, exc) from exc
     metadata = {key: value for key, value in graph.metadata.items() if key != KEY}
     if card is not None:
         graph = _with_default_weights(graph, card)
         return Index(graph, card, card.layers, card.inputs, card.outputs, metadata, changed)
+    from .cardless import info_of
+
     inputs = tuple(info_of(name, kind) for name, kind in graph.inputs.items())
     outputs = tuple(info_of(name, types[name]) for name in graph.outputs)
     return Index(graph, None, layers, inputs, outputs, metadata)

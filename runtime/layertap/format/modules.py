@@ -93,7 +93,8 @@ class Modules:
     def _runs(self) -> list[Call]:
         """Nodes of the same module next to each other, as one call each.
 
-        Nodes that only compute sizes and constants may stand anywhere, so they do not separate.
+        Nodes that only compute sizes and constants may stand anywhere, and others may have been
+        added by another tool, such as a quantiser, so they do not separate.
         """
         found: list[Call] = []
         stack: list[Call] = []
@@ -101,6 +102,8 @@ class Modules:
         for at, place in enumerate(self.places):
             if at in self.constant:
                 late.append(at)
+                continue
+            if not place.known:
                 continue
             same = 0
             for call, scope in zip(stack, place.scopes, strict=False):

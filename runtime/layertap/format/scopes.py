@@ -37,6 +37,8 @@ class Placed(NamedTuple):
     """The modules around it, the outermost first, without the whole model."""
     merged: bool = False
     """Whether the exporter made it of several operators."""
+    known: bool = True
+    """Whether the file says anything: a tool may have added the node later."""
     takes: frozenset[str] | None = None
     """The tensors that it took before the exporter merged operators, where the file says it."""
 
@@ -78,7 +80,7 @@ def _has_metadata(buffer: Buffer, node: Node) -> bool:
 
 def _stated(buffer: Buffer, node: Node) -> Placed:
     if not _has_metadata(buffer, node):
-        return Placed()
+        return Placed(known=False)
     entries: dict[str, str] = {}
     ((_, _, _, first, last),) = fields(buffer, *node.span)
     for number, wire, _, start, end in fields(buffer, first, last):
@@ -92,11 +94,11 @@ def _stated(buffer: Buffer, node: Node) -> Placed:
     call = entries.get(FX, "").partition("](args = ")[2]
     takes = frozenset(_TAKEN.findall(call)) if call else None
     if len(paths) < 2 or paths[0] or len(paths) > MOST_SCOPES:
-        return Placed((), merged, takes)
+        return Placed(known=False)
     if len(classes) != len(paths):
         classes = [""] * len(paths)
     inner = zip(paths[1:-1], classes[1:-1], strict=True)
-    return Placed(tuple(Scope(path, kind) for path, kind in inner if path), merged, takes)
+    return Placed(tuple(Scope(path, kind) for path, kind in inner if path), merged, takes=takes)
 
 
 def _listed(text: str) -> list[str]:
@@ -170,8 +172,11 @@ class _Names:
     def places(self) -> Places:
         """Where each node of the graph is."""
         return [
-            Placed(tuple(self._whole(parts[:depth]) for depth in range(1, len(parts) + 1)))
-            for parts in self.parts
+            Placed(
+                tuple(self._whole(parts[:depth]) for depth in range(1, len(parts) + 1)),
+                known=_components(node) is not None,
+            )
+            for node, parts in zip(self.graph.nodes, self.parts, strict=True)
         ]
 
     def _whole(self, parts: tuple[str, ...]) -> Scope:

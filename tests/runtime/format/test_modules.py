@@ -125,6 +125,24 @@ def test_layers_are_also_found_by_the_names_of_their_tensors() -> None:
     assert [row.name for row in select(layers(model), "[mn]")] == ["m", "n"]
 
 
+@pytest.mark.parametrize("of_names", [False, True])
+def test_nodes_that_another_tool_added_do_not_divide_a_call(of_names: bool) -> None:
+    """Such as the pairs of QuantizeLinear and DequantizeLinear that a quantiser inserts."""
+    scopes = [["", "m", "m.a", "r"], ["", "m", "m.b", "r"], ["", "r"]]
+    names = ["/m/a/Relu", "/m/b/Relu", "/Relu"]
+    model = chain(names) if of_names else chain(scopes=scopes)
+    added = tiny.node("Abs", "a", "quantised", "quantise_a")
+    model.graph.node[1].input[0] = "quantised"
+    model.graph.node.insert(1, added)
+    assert named(model) == {
+        "m.a": "a",
+        "quantised": "quantised",
+        "m.b": "b",
+        "m": "b",
+        "c": "c",
+    }
+
+
 def test_weights_name_the_modules_that_have_no_node() -> None:
     node = tiny.node("Conv", "x conv.weight conv.bias", "a")
     node.metadata_props.add(key=SCOPES, value="['', 'bn', 'batch_norm']")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
+    from .cam.places import At
     from .cam.targets import Target
     from .comparing.check import CheckReport
     from .comparing.comparison import Comparison
@@ -564,6 +565,7 @@ class Model:
         target: Target = "top",
         preprocess: Recipe | None = None,
         *,
+        at: At | None = None,
         timeout: float | None = None,
     ) -> Any:
         """The gradient of a class's score with respect to layers, computed by the file itself.
@@ -584,6 +586,10 @@ class Model:
                 floats, `(classes,)` or `(n, classes)`, or `(n, targets, classes)` for several
                 sums. If there are scores at many positions, as in a segmentation, they are summed.
             preprocess: a recipe for images instead of the card's.
+            at: for scores at many positions, which of them: a point, `(row, column)`; a box,
+                `(top, left, bottom, right)`, without the last two; or an array of the positions'
+                shape, `(h, w)`: a mask, or weights. The scores are summed there, and `"top"` is the
+                best class there. By default all of them.
             timeout: see `activations`.
 
         Returns:
@@ -594,14 +600,15 @@ class Model:
         Raises:
             ModelFileError: the file has no gradients.
             LayerNotFoundError: a selector matches nothing, or only layers without a gradient.
-            UsageError: unknown class, or targets that do not fit the batch.
+            UsageError: unknown class, targets that do not fit the batch, or places that the scores
+                do not have.
             InputError: see `activations`.
             ImageError: see `activations`.
         """
         from .cam.gradients import layer_gradients
 
         with time_limit(timeout):
-            return layer_gradients(self._program, inputs, layers, target, preprocess)
+            return layer_gradients(self._program, inputs, layers, target, preprocess, at)
 
     def cam(
         self,
@@ -627,6 +634,7 @@ class Model:
         output: str | None = None,
         reshape: Callable[[Any], Any] | None = None,
         preprocess: Recipe | None = None,
+        at: At | None = None,
         timeout: float | None = None,
     ) -> npt.NDArray[np.float32]:
         """Heat maps: which parts of an image the score of a class depends on.
@@ -694,6 +702,7 @@ class Model:
                 `(n, h, w, c)`, for layers without feature maps, such as the tokens of a
                 transformer.
             preprocess: a recipe for images instead of the card's.
+            at: the places of the scores, see `gradients`, for methods that take gradients.
             timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
@@ -736,6 +745,7 @@ class Model:
                 output=output,
                 reshape=reshape,
                 preprocess=preprocess,
+                at=at,
             )
             return maps
 

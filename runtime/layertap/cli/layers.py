@@ -106,7 +106,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.cost or args.measure or args.split:
+    if args.cost or args.measure is not None or args.split is not None:
         from . import layer_costs  # needs numpy, which the table does not
 
         return layer_costs.run(args)
@@ -125,6 +125,8 @@ def _run(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None:
             name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
             raise UsageError(f"{name} is for the values of layers on images: give --on, too.")
+    if args.device != "cpu":
+        raise UsageError("--device is for --on and --measure, and the table runs nothing.")
     source = FileSource(args.file)
     card = read_card(source)
     known = card.layers if card else read_index(source).layers

@@ -108,6 +108,8 @@ class Owners:
             kept: the indices of the nodes that the session was made of, in order.
         """
         at = self._by_name.get(ran.name)
+        if at is None and ran.op_type == "If":  # a guard around a node, see `_cut.guards`
+            return self._makers.get(ran.name)
         if at is None and 0 <= ran.number < len(kept):
             at = kept[ran.number]  # nodes without a name of their own
         return at if at is not None and self._nodes[at].op_type == ran.op_type else None

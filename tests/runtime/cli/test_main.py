@@ -53,6 +53,7 @@ def test_help_lists_every_command(option: str) -> None:
         "image_output",
         "layer_costs",
         "layer_statistics",
+        "mask_options",
         "options",
         "picture_options",
         "printing",

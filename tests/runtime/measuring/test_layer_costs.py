@@ -153,6 +153,32 @@ def test_every_place_can_be_cut_and_gives_the_same(
             assert np.array_equal(results, whole)
 
 
+def test_a_node_behind_a_guard_belongs_to_its_layer() -> None:
+    """An LSTM ends the process on a sequence without steps, so an If is around it."""
+    rows = [
+        tiny.layer(0, "x", "InputLayer", (None, None, 6)),
+        tiny.layer(1, "lstm", "LSTM", (None, None, None, 8), "x"),
+    ]
+    made = tiny.model(
+        [
+            tiny.node("NonZero", "x", "places", "lstm/NonZero"),
+            tiny.node("Transpose", "places", "turned", "lstm/Transpose", perm=[1, 0]),
+            tiny.node("Gather", "turned first", "steps", "lstm/Gather", axis=1),
+            tiny.node("Gather", "x steps", "kept", "lstm/Gather_1", axis=0),
+            tiny.node("LSTM", "kept w r", "lstm", "lstm/LSTM", hidden_size=8),
+        ],
+        [tiny.value("x", ["t", 1, 6])],
+        [tiny.value("lstm", [None, 1, None, 8])],
+        [tiny.weights("w", 1, 32, 6), tiny.weights("r", 1, 32, 8), tiny.constant("first", 0)],
+        card=tiny.card(rows, {"x": (None, 1, 6)}, {"lstm": (None, 1, None, 8)}),
+    )
+    found = opened(made).cost(measure="random", runs=2)
+    steps = (found["lstm"].nbytes or 0) // 32
+    assert steps > 0
+    assert found["lstm"].multiply_adds == found.multiply_adds == steps * 32 * (6 + 8)
+    assert found.unassigned == 0
+
+
 # --- Sizes --------------------------------------------------------------------------------------
 
 

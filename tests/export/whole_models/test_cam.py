@@ -182,7 +182,8 @@ def test_masked_images_match_keras(trained: Any, model: layertap.Model) -> None:
     )
     for box, drop in zip(boxes, drops, strict=True):
         wanted = np.broadcast_to(drop[:, None, None, None], (2, 8, 8, 3))
-        np.testing.assert_allclose(found[0][(slice(None), *box)], wanted, atol=1e-4)
+        every = (slice(None), *box)
+        np.testing.assert_allclose(found[0][every], wanted, atol=1e-4)
     shapley = model.attribute(image[None], "kernelshap", list(LABELS), window=8, baseline="mean")
     blank = np.broadcast_to(image.mean(axis=(0, 1)), image.shape)
     total = logits(image[None]) - logits(blank[None])

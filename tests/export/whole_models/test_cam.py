@@ -157,6 +157,67 @@ def test_integrated_gradients_are_complete(trained: Any, model: layertap.Model) 
     )
 
 
+def test_masked_images_match_keras(trained: Any, model: layertap.Model) -> None:
+    """Every mask applied by hand, and the whole Keras model run on it."""
+    import keras
+
+    from layertap.cam.random_masks import RandomMasks
+
+    image = scenes(1, seed=7).images[0]
+    kernel, bias = trained.get_layer("probs").get_weights()
+    features = keras.Model(trained.input, trained.get_layer("mean").output)
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        return np.asarray(features.predict(x, verbose=0) @ kernel + bias)
+
+    boxes = [
+        np.s_[at : at + 8, left : left + 8] for at in range(0, 32, 8) for left in range(0, 32, 8)
+    ]
+    without = np.stack([image] * 16)
+    for copy, box in zip(without, boxes, strict=True):
+        copy[box] = image.mean(axis=(0, 1))
+    drops = logits(image[None]) - logits(without)
+    found = model.attribute(
+        image[None], "occlusion", list(LABELS), window=8, stride=8, baseline="mean"
+    )
+    for box, drop in zip(boxes, drops, strict=True):
+        wanted = np.broadcast_to(drop[:, None, None, None], (2, 8, 8, 3))
+        every = (slice(None), *box)
+        np.testing.assert_allclose(found[0][every], wanted, atol=1e-4)
+    shapley = model.attribute(image[None], "kernelshap", list(LABELS), window=8, baseline="mean")
+    blank = np.broadcast_to(image.mean(axis=(0, 1)), image.shape)
+    total = logits(image[None]) - logits(blank[None])
+    np.testing.assert_allclose(shapley.sum(axis=(2, 3, 4)), total, atol=1e-3)
+    masks = RandomMasks((SIZE, SIZE), (7, 7), 50, 0.5, [2, 0], smooth=True)
+    drawn = np.stack([masks[index] for index in range(50)])
+    scores = trained.predict(image * drawn[..., None], verbose=0)
+    wanted = np.einsum("mk,mhw->khw", scores, drawn) / 25
+    options: dict[str, Any] = {"samples": 50, "seed": 2, "normalize": False}
+    rise = model.cam(image[None], target=list(LABELS), method="rise", **options)
+    np.testing.assert_allclose(rise[0], wanted, atol=1e-4)
+
+
+def test_masked_tokens_match_keras(keras: Any, tmp_path: Path) -> None:
+    """The drop of the logits without each token, which another one replaces."""
+    keras.utils.set_random_seed(0)
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    x = keras.layers.Embedding(20, 8)(tokens)
+    x = keras.layers.LSTM(5)(x)
+    network = keras.Model(tokens, keras.layers.Dense(3)(x))
+    model = exported(network, tmp_path)
+    words = np.random.default_rng(0).integers(1, 20, (4, 6)).astype(np.int32)
+    whole = network.predict(words, verbose=0)
+    found = model.attribute(words, "occlusion", [0, 2], baseline=7)
+    shapley = model.attribute(words, "kernelshap", [0, 2], baseline=7)
+    for at in range(6):
+        other = words.copy()
+        other[:, at] = 7
+        drop = whole - network.predict(other, verbose=0)
+        np.testing.assert_allclose(found[..., at], drop[:, [0, 2]], atol=1e-5)
+    drop = whole - network.predict(np.full_like(words, 7), verbose=0)
+    np.testing.assert_allclose(shapley.sum(axis=-1), drop[:, [0, 2]], atol=1e-5)
+
+
 # --- The pointing game --------------------------------------------------------------------------
 
 BY_GRADIENT = [name for name, method in METHODS.items() if method.takes == "gradients"]
@@ -186,6 +247,28 @@ def test_the_heat_is_on_the_object(model: layertap.Model, method: str) -> None:
     # The overlap of the maps of the two classes.
     common = np.minimum(maps[:, 0], maps[:, 1]).sum(axis=(1, 2)) / maps.sum(axis=(2, 3)).min(axis=1)
     assert common.max() < (0.6 if method in POSITIVE_ONLY else 0.2)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("occlusion", {"window": 8, "stride": 2}),
+        ("kernelshap", {"window": 4, "samples": 600}),
+        ("rise", {"samples": 600, "cells": 5}),
+        ("occlusion", {"layer": "late", "window": 3}),
+        ("reciprocam", {"layer": "late"}),
+    ],
+)
+def test_the_heat_of_masks_is_on_the_object(
+    model: layertap.Model, method: str, options: dict[str, Any]
+) -> None:
+    """Without a gradient, on the image or on the layer: the hottest pixel is on the object."""
+    both = scenes(6, seed=5, both=True)
+    maps = model.cam(both.images, target=list(LABELS), method=method, batch_size=64, **options)
+    hottest = maps.reshape(6, 2, -1).argmax(axis=-1)
+    near = dilated(both.masks, 2).reshape(6, 2, -1)
+    hits = np.take_along_axis(near, hottest[..., None], axis=-1)
+    assert hits.mean() > 0.9
 
 
 def dilated(masks: np.ndarray, pixels: int) -> np.ndarray:

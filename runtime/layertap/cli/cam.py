@@ -165,4 +165,13 @@ def _baseline(text: str | None) -> Any:
         return text
 
 
-COMMAND = Command(OWN["cam"], _configure, _run)
+COMMAND = Command(
+    OWN["cam"],
+    _configure,
+    _run,
+    examples=(
+        "layertap cam chest.onnx chest.png -o heat",
+        "layertap cam chest.onnx images --target Edema top --method layercam -o heat",
+        "layertap cam chest.onnx chest.png --opacity heat --format pdf --width 84mm -o paper",
+    ),
+)

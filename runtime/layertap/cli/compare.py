@@ -135,4 +135,12 @@ class _Images:
         tell(f"layertap: {error}")
 
 
-COMMAND = Command(OWN["compare"], _configure, _run)
+COMMAND = Command(
+    OWN["compare"],
+    _configure,
+    _run,
+    examples=(
+        "layertap compare chest.onnx chest_int8.onnx images",
+        "layertap compare old.onnx new.onnx --sort damage --csv layers.csv",
+    ),
+)

@@ -335,4 +335,13 @@ def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
 
 
-COMMAND = Command(OWN["run"], _configure, _run)
+COMMAND = Command(
+    OWN["run"],
+    _configure,
+    _run,
+    examples=(
+        "layertap run chest.onnx images --top 3",
+        "layertap run chest.onnx images --layers bn=mean -o features.npz",
+        "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",
+    ),
+)

@@ -46,7 +46,7 @@ SUBJECTS = (
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 
-OWN_MODELS = frozenset({"engines", "recurrent"})
+OWN_MODELS = frozenset({"engines", "recurrent", "overlays"})
 """The subjects that measure models of their own."""
 
 PACKAGES = (

@@ -40,11 +40,11 @@ def measure() -> list[Row]:
     seconds = alternate(cases, ROUNDS, 1)
     return [
         Row(
-            f"overlay on {WIDTH} x {HEIGHT} pixels of 16 bits{name}",
-            "reading the PNG with Pillow",
-            "s",
-            seconds[name],
-            seconds["read"],
+            what=f"overlay on {WIDTH} x {HEIGHT} pixels of 16 bits{name}",
+            peer="reading the PNG with Pillow",
+            unit="s",
+            ours=seconds[name],
+            theirs=seconds["read"],
             most_ours=MOST,
         )
         for name in ways

@@ -596,23 +596,39 @@ def _check_source(args: argparse.Namespace) -> None:
 
 
 EXPORT = Command(
-    "write a Keras model as an ONNX file with every layer an output", _configure_export, _run_export
+    "write a Keras model as an ONNX file with every layer an output",
+    _configure_export,
+    _run_export,
+    examples=(
+        "layertap export chest.keras -o chest.onnx",
+        "layertap export chest.keras -o chest.onnx --gradients last-conv --labels labels.txt",
+        "layertap export package.module:function -o chest.onnx --weights chest.weights.h5",
+    ),
 )
 GRADIENTS = Command(
     "add gradients to an existing ONNX file",
     _configure_gradients,
     _run_gradients,
+    examples=("layertap gradients chest.onnx --layers last-conv -o with_gradients.onnx",),
 )
 FINISH = Command(
     "write a file that takes a picture and gives scores and a heat map",
     _configure_finish,
     _run_finish,
+    examples=("layertap finish chest.onnx -o app.onnx --heat-map --top 3",),
 )
 QUANTIZE = Command(
     "write a smaller file, in float16 or int8, and measure what is lost",
     _configure_quantize,
     _run_quantize,
+    examples=(
+        "layertap quantize chest.onnx -o small.onnx --to float16",
+        "layertap quantize chest.onnx -o small.onnx --to int8 --calibrate images",
+    ),
 )
 VERIFY = Command(
-    "compare a file with its Keras model, layer by layer", _configure_verify, _run_verify
+    "compare a file with its Keras model, layer by layer",
+    _configure_verify,
+    _run_verify,
+    examples=("layertap verify chest.onnx chest.keras",),
 )

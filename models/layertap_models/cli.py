@@ -58,7 +58,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-MODELS = Command(help="list the Keras models that come with layertap", configure=configure, run=run)
+MODELS = Command(
+    help="list the Keras models that come with layertap",
+    configure=configure,
+    run=run,
+    examples=("layertap models", "layertap models chest_xray --write demo --samples 3"),
+)
 
 
 def _write(args: argparse.Namespace) -> None:

@@ -45,6 +45,8 @@ class Command(Record):
     """Adds the command's arguments to its parser."""
     run: Callable[[argparse.Namespace], int]
     """Runs the command and returns the exit code."""
+    examples: tuple[str, ...] = ()
+    """Whole commands, which its help shows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,6 +123,8 @@ def _discard_stdout() -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
+    if arguments[:1] == ["help"]:  # as in git and docker
+        arguments = [*arguments[1:2], "--help"]
     parser = _Parser(prog="layertap", description="Read any layer's activations from an ONNX file.")
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     requested = arguments[0] if arguments else ""
@@ -130,10 +134,18 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             f"the command {requested!r} is unknown.{suggest(requested, list(commands))} "
             "`layertap --help` lists the commands."
         )
+    parser.epilog = "`layertap help COMMAND` prints the options of a command, and examples."
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     lists: list[argparse.Action] = []
     for name, command in commands.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
+        lines = "".join(f"  {example}\n" for example in command.examples)
+        subparser = subparsers.add_parser(
+            name,
+            help=command.help,
+            description=command.help,
+            epilog=f"examples:\n{lines}" if lines else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines
+        )
         command.configure(subparser)
         subparser.set_defaults(run=command.run)
         options = (action for action in subparser._actions if action.option_strings)

@@ -125,4 +125,12 @@ def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Exp
     return Explained(found.values, found.samples, {"method": args.method})
 
 
-COMMAND = Command(OWN["attribute"], _configure, _run)
+COMMAND = Command(
+    OWN["attribute"],
+    _configure,
+    _run,
+    examples=(
+        "layertap attribute chest.onnx chest.png --target Edema -o attributions",
+        "layertap attribute chest.onnx images --method saliency --show overlay -o attributions",
+    ),
+)

@@ -182,4 +182,13 @@ def _mask_file(args: argparse.Namespace) -> str | None:
     return args.mask if args.mask is not None and Path(args.mask).suffix else None
 
 
-COMMAND = Command(OWN["cam"], _configure, _run)
+COMMAND = Command(
+    OWN["cam"],
+    _configure,
+    _run,
+    examples=(
+        "layertap cam chest.onnx chest.png -o heat",
+        "layertap cam chest.onnx images --target Edema top --method layercam -o heat",
+        "layertap cam chest.onnx chest.png --opacity heat --format pdf --width 84mm -o paper",
+    ),
+)

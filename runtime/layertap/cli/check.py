@@ -47,4 +47,12 @@ def _run(args: argparse.Namespace) -> int:
     return OK if report else PARTLY_FAILED
 
 
-COMMAND = Command(OWN["check"], _configure, _run)
+COMMAND = Command(
+    OWN["check"],
+    _configure,
+    _run,
+    examples=(
+        "layertap check chest.onnx",
+        "layertap check chest.onnx --device cuda",
+    ),
+)

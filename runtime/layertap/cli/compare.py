@@ -137,4 +137,12 @@ def _side(path: str, device: str, threads: int | None) -> Program | Record:
     return read(path)
 
 
-COMMAND = Command(OWN["compare"], _configure, _run)
+COMMAND = Command(
+    OWN["compare"],
+    _configure,
+    _run,
+    examples=(
+        "layertap compare chest.onnx chest_int8.onnx images",
+        "layertap compare old.onnx new.onnx --sort damage --csv layers.csv",
+    ),
+)

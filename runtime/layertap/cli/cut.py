@@ -69,4 +69,12 @@ def _tensors(infos: tuple[TensorInfo, ...]) -> str:
     return ", ".join(f"{info.name} {type_text(info.shape, info.dtype)}" for info in infos) or "none"
 
 
-COMMAND = Command(OWN["cut"], _configure, _run)
+COMMAND = Command(
+    OWN["cut"],
+    _configure,
+    _run,
+    examples=(
+        "layertap cut chest.onnx --to bn -o features.onnx",
+        "layertap cut chest.onnx --from bn -o head.onnx",
+    ),
+)

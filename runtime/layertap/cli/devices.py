@@ -66,4 +66,9 @@ def _text(row: dict[str, Any], width: int) -> str:
     )
 
 
-COMMAND = Command(OWN["devices"], _configure, _run)
+COMMAND = Command(
+    OWN["devices"],
+    _configure,
+    _run,
+    examples=("layertap devices",),
+)

@@ -237,4 +237,12 @@ def _ended(
     return PARTLY_FAILED if failed else OK
 
 
-COMMAND = Command(OWN["extract"], _configure, _run)
+COMMAND = Command(
+    OWN["extract"],
+    _configure,
+    _run,
+    examples=(
+        "layertap extract chest.onnx images --layers bn=mean -o features",
+        "layertap extract chest.onnx images --layers bn=mean -o features --dry-run",
+    ),
+)

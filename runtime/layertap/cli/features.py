@@ -130,4 +130,12 @@ def _description(found: Features) -> dict[str, object]:
     }
 
 
-COMMAND = Command(OWN["features"], _configure, _run)
+COMMAND = Command(
+    OWN["features"],
+    _configure,
+    _run,
+    examples=(
+        "layertap features out",
+        "layertap features out --check",
+    ),
+)

@@ -175,4 +175,9 @@ def _origin(made: MadeFrom) -> str:
     return f"{text}; its graph {made.graph[:12]}, its weights {made.weights[:12]} (SHA-256)"
 
 
-COMMAND = Command(OWN["info"], _configure, _run)
+COMMAND = Command(
+    OWN["info"],
+    _configure,
+    _run,
+    examples=("layertap info chest.onnx",),
+)

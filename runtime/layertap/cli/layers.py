@@ -159,4 +159,12 @@ def _run(args: argparse.Namespace) -> int:
     return OK
 
 
-COMMAND = Command(OWN["layers"], _configure, _run)
+COMMAND = Command(
+    OWN["layers"],
+    _configure,
+    _run,
+    examples=(
+        "layertap layers chest.onnx",
+        "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
+    ),
+)

@@ -1,9 +1,8 @@
-"""`layertap run`: activations or predictions for images, as an `.npz` file or a table."""
+"""`layertap run`: activations or predictions for images, as a file or a table."""
 
 from __future__ import annotations
 
 import argparse
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +21,7 @@ from layertap.extract.asked import what_is_asked
 from layertap.extract.computing import Work
 from layertap.extract.images import PreparedImage, in_batches, naming_images
 from layertap.extract.kept_rows import KeptRows
-from layertap.format.atomic import check_target, replacing
+from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
 from layertap.format.text import aligned, printable, shape_text
 from layertap.view.sheets import feature_maps
@@ -41,7 +40,8 @@ from .options import (
     layer_selectors,
 )
 from .printing import show, tell
-from .ready_batch import files_key, load_ready, ready_batch, row_names
+from .ready_batch import load_ready, ready_batch, row_names
+from .result_files import check_suffix, write_results
 from .sheet_options import SheetOptions, add_sheet
 
 Arrays: TypeAlias = "dict[str, NDArray[Any]]"
@@ -58,7 +58,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     add_layer_selection(parser, reductions=True)
     parser.add_argument(
-        "-o", "--output", metavar="OUT.npz", help="write one array per layer, with a row per image"
+        "-o",
+        "--output",
+        metavar="OUT.npz",
+        help="write one array per layer, with a row per image; .npy: of one "
+        "layer; .csv: a column for each value",
     )
     parser.add_argument(
         "--sheet",
@@ -112,7 +116,7 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
     if not names and ready is None:
         return STOPPED
     if args.output:
-        _save(Path(args.output), names, results)
+        write_results(Path(args.output), names, results)
     if args.sheet:
         maps = _feature_maps(model, results)
         drawn = SheetOptions.of(args)
@@ -147,7 +151,8 @@ def _check(args: argparse.Namespace) -> None:
             "print. Leave out one of the two."
         )
     if args.output:
-        check_target(args.output, ".npz", [args.file, *args.inputs])
+        check_target(args.output, "", [args.file, *args.inputs])
+        check_suffix(args.output)
     SheetOptions.of(args)
     if args.sheet:
         check_folder("--sheet", args.sheet)
@@ -213,31 +218,6 @@ def _run_images(
             kept.setdefault(name, KeptRows(name, folder)).add(value)
         names += paths
     return names, {name: rows.array() for name, rows in kept.items()}
-
-
-def _save(path: Path, names: list[str], results: Arrays) -> None:
-    """Write an `.npz` file like `numpy.savez`, which does not accept every layer name."""
-    arrays = {name: _storable(name, value) for name, value in results.items()}
-    twin = next((name for name in arrays if f"{name}.npy" in arrays), None)
-    if twin is not None:
-        raise UsageError(
-            f"an .npz file cannot contain both {twin!r} and {twin + '.npy'!r}, which numpy reads "
-            "as the same array. Write them to two files."
-        )
-    arrays[files_key(arrays)] = np.array(names)
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        for name, value in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, value, allow_pickle=False)
-    shapes = [f"{name} {shape_text(value.shape)}" for name, value in results.items()]
-    listed = ", ".join(shapes[:3]) + (f" and {len(shapes) - 3} more" if len(shapes) > 3 else "")
-    tell(f"wrote {path}: {listed}")
-
-
-def _storable(name: str, value: Any) -> NDArray[Any]:
-    if not isinstance(value, np.ndarray):
-        raise UsageError(f"{name!r} is a list of tensors, which an .npz file cannot contain.")
-    return value.astype(str) if value.dtype == object else value  # onnxruntime's strings
 
 
 def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
@@ -336,4 +316,14 @@ def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
     return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
 
 
-COMMAND = Command(OWN["run"], _configure, _run)
+COMMAND = Command(
+    OWN["run"],
+    _configure,
+    _run,
+    examples=(
+        "layertap run chest.onnx images --top 3",
+        "layertap run chest.onnx images --layers bn=mean -o features.npz",
+        "layertap run chest.onnx images -o scores.csv",
+        "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",
+    ),
+)

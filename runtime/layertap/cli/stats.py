@@ -105,4 +105,9 @@ def _run(args: argparse.Namespace) -> int:
     return PARTLY_FAILED if found.failures else OK
 
 
-COMMAND = Command(OWN["stats"], _configure, _run)
+COMMAND = Command(
+    OWN["stats"],
+    _configure,
+    _run,
+    examples=("layertap stats images --size 320x320 -o recipe.json",),
+)

@@ -192,4 +192,9 @@ def _images(model: _model.Model, args: argparse.Namespace) -> tuple[list[Sample]
     return samples, given.failures
 
 
-COMMAND = Command(OWN["view"], _configure, _run)
+COMMAND = Command(
+    OWN["view"],
+    _configure,
+    _run,
+    examples=("layertap view chest.onnx images -o page.html",),
+)

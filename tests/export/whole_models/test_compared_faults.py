@@ -6,6 +6,7 @@ layer's name in front.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -44,10 +45,12 @@ class Fault(NamedTuple):
 def faults(made: onnx.ModelProto, generator: np.random.Generator) -> Iterator[Fault]:
     """Faults of all kinds, without end, in random places."""
     readers = {name: node for node in made.graph.node for name in node.input}
+    # Equal weights of several layers are one in the file: a fault there is in several layers.
+    counts = Counter(name for node in made.graph.node for name in node.input)
     weights = [
         item.name
         for item in made.graph.initializer
-        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) and item.name in readers
+        if item.data_type == onnx.TensorProto.FLOAT and len(item.dims) and counts[item.name] == 1
     ]
     padded = [node.name for node in made.graph.node if any(pads_of(node))]
     kinds = ["weight", "bias", "swap"] + ["padding"] * bool(padded)

@@ -66,7 +66,7 @@ class Model {
   const std::string& finished(const std::string& part, const std::string& option) const {
     const Json& name = card["finished"][part];
     if (name.kind != Json::string)
-      throw std::runtime_error(path + ": has no '" + part + "': write it with `layertap finish " + option + "`");
+      throw std::runtime_error(path + ": has no '" + part + "': write it with `layertap finish" + option + "`");
     return name.text;
   }
 
@@ -126,7 +126,7 @@ Feed feed(const std::string& name, T* values, size_t count, const std::vector<in
 
 // An output of a finished file for a picture, float32.
 Ort::Value of_picture(Model& app, Picture& picture, int64_t target, const std::string& output) {
-  const std::string& image = app.finished("image", "--image-input");
+  const std::string& image = app.finished("image", " --image-input");
   Ort::AllocatorWithDefaultOptions allocator;
   std::vector<int64_t> shape = {picture.height, picture.width, picture.channels};
   for (size_t i = 0; i < app.inputs.size(); i++)  // a file of --batch has an axis of samples
@@ -167,7 +167,7 @@ void layer(Ort::Env& env, const std::vector<std::string>& arguments) {
 void cam(Ort::Env& env, const std::vector<std::string>& arguments) {
   Model app(env, arguments[0]);
   Picture picture = read_picture(arguments[1]);
-  Ort::Value found = of_picture(app, picture, app.target(arguments[2]), app.finished("heat_map", "--heat-map"));
+  Ort::Value found = of_picture(app, picture, app.target(arguments[2]), app.finished("heat_map", " --heat-map"));
   const std::string& path = arguments[3];
   if (path.size() > 4 && path.substr(path.size() - 4) == ".npy") write_npy(path, found.GetTensorData<float>(), shape_of(found));
   else write_pgm(path, found.GetTensorData<float>(), picture.height, picture.width);

@@ -7,6 +7,8 @@ import layertap
 
 file, picture, layer = sys.argv[1:]
 model = layertap.open(file)
-top = dict(zip(model.labels, model.predict(picture)[0].tolist(), strict=True))
+scores = model.predict(picture)[0].tolist()
+names = model.labels or range(len(scores))
+top = dict(zip(names, scores, strict=True))
 activation, heat_map = model.activations(picture, layer), model.cam(picture, layer)
 print(json.dumps({"scores": top, "layer": activation.shape, "heat map": heat_map.shape}))

@@ -49,7 +49,9 @@ if TYPE_CHECKING:
     from .images.load import load_image
     from .images.preprocessing import Preprocessing
     from .measuring.drift import Drift, LayerDrift
+    from .measuring.layer_costs import LayerCost, LayerCosts
     from .measuring.layer_statistics import LayerStatistics, LayerValues
+    from .measuring.splitting import Split, SplitPlace
 
 __all__ = [
     "Batch",
@@ -67,6 +69,8 @@ __all__ = [
     "ImageError",
     "InputError",
     "Layer",
+    "LayerCost",
+    "LayerCosts",
     "LayerDrift",
     "LayerNotFoundError",
     "LayerStatistics",
@@ -80,6 +84,8 @@ __all__ = [
     "PreprocessingError",
     "RunInterruptedError",
     "RunTimeoutError",
+    "Split",
+    "SplitPlace",
     "Tap",
     "TopChannels",
     "UsageError",
@@ -108,6 +114,10 @@ _HOMES = {
     "Preprocessing": "images.preprocessing",
     "Drift": "measuring.drift",
     "LayerDrift": "measuring.drift",
+    "LayerCost": "measuring.layer_costs",
+    "LayerCosts": "measuring.layer_costs",
+    "Split": "measuring.splitting",
+    "SplitPlace": "measuring.splitting",
     "LayerStatistics": "measuring.layer_statistics",
     "LayerValues": "measuring.layer_statistics",
 }

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from ._engine.feeds import Recipe
     from ._engine.request import Asked
+    from .cam.places import At
     from .cam.targets import Target
     from .comparing.check import CheckReport
     from .comparing.comparison import Comparison
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from .extract.stream import Batch
     from .images.load import ImageSource
     from .images.preprocessing import Preprocessing
+    from .measuring.layer_costs import LayerCosts
     from .measuring.layer_statistics import LayerStatistics
 
 Array: TypeAlias = "npt.NDArray[Any]"
@@ -159,9 +161,11 @@ def compare(
 
     Args:
         a: the file whose values are expected: a model, or a path. A model runs on its own device.
-        b: the file that is judged.
+            A path that ends in `.npz` is a record, see `Model.record`.
+        b: the file that is judged, or a record.
         inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
-            seeded inputs of the golden sample, which fit the model but are no images.
+            inputs of the record, or the seeded inputs of the golden sample, which fit the model but
+            are no images.
         layers: which layers of the first file, see `Model.select`; by default all, and outputs
             that are no layers.
         tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
@@ -178,18 +182,26 @@ def compare(
     Raises:
         UsageError: the files share no layer, or no inputs are given and there is no golden sample.
         LayerNotFoundError: a selector matches nothing.
-        InputError: the inputs do not fit one of the files.
+        InputError: the inputs do not fit one of the files, or are not those of the record; or a
+            record is damaged.
         ImageError: see `Model.activations`.
         ModelFileError: see `open`.
     """
-    from .comparing.models import compare_programs
+    from .comparing.record_file import is_record, read
+    from .comparing.sides import compare_sides
 
     born = flag("born", born)
-    opened = [one if isinstance(one, Model) else open(one) for one in (a, b)]
+
+    def side(given: Any) -> Any:
+        if isinstance(given, Model):
+            return given._program
+        return read(given) if is_record(given) else open(given)._program
+
+    one, other = side(a), side(b)
     with time_limit(timeout):
-        return compare_programs(
-            opened[0]._program,
-            opened[1]._program,
+        return compare_sides(
+            one,
+            other,
             inputs,
             layers,
             tolerance=tolerance,
@@ -553,6 +565,7 @@ class Model:
         target: Target = "top",
         preprocess: Recipe | None = None,
         *,
+        at: At | None = None,
         timeout: float | None = None,
     ) -> Any:
         """The gradient of a class's score with respect to layers, computed by the file itself.
@@ -573,6 +586,10 @@ class Model:
                 floats, `(classes,)` or `(n, classes)`, or `(n, targets, classes)` for several
                 sums. If there are scores at many positions, as in a segmentation, they are summed.
             preprocess: a recipe for images instead of the card's.
+            at: for scores at many positions, which of them: a point, `(row, column)`; a box,
+                `(top, left, bottom, right)`, without the last two; or an array of the positions'
+                shape, `(h, w)`: a mask, or weights. The scores are summed there, and `"top"` is the
+                best class there. By default all of them.
             timeout: see `activations`.
 
         Returns:
@@ -583,14 +600,15 @@ class Model:
         Raises:
             ModelFileError: the file has no gradients.
             LayerNotFoundError: a selector matches nothing, or only layers without a gradient.
-            UsageError: unknown class, or targets that do not fit the batch.
+            UsageError: unknown class, targets that do not fit the batch, or places that the scores
+                do not have.
             InputError: see `activations`.
             ImageError: see `activations`.
         """
         from .cam.gradients import layer_gradients
 
         with time_limit(timeout):
-            return layer_gradients(self._program, inputs, layers, target, preprocess)
+            return layer_gradients(self._program, inputs, layers, target, preprocess, at)
 
     def cam(
         self,
@@ -616,6 +634,7 @@ class Model:
         output: str | None = None,
         reshape: Callable[[Any], Any] | None = None,
         preprocess: Recipe | None = None,
+        at: At | None = None,
         timeout: float | None = None,
     ) -> npt.NDArray[np.float32]:
         """Heat maps: which parts of an image the score of a class depends on.
@@ -683,6 +702,7 @@ class Model:
                 `(n, h, w, c)`, for layers without feature maps, such as the tokens of a
                 transformer.
             preprocess: a recipe for images instead of the card's.
+            at: the places of the scores, see `gradients`, for methods that take gradients.
             timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
@@ -725,6 +745,7 @@ class Model:
                 output=output,
                 reshape=reshape,
                 preprocess=preprocess,
+                at=at,
             )
             return maps
 
@@ -1146,6 +1167,50 @@ class Model:
             progress=progress,
         )
 
+    def cost(
+        self,
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        size: Sequence[int] | None = None,
+        measure: Any = None,
+        runs: int = 10,
+        preprocess: Recipe | None = None,
+    ) -> LayerCosts:
+        """What each layer costs: multiply-adds, parameters, bytes, and measured milliseconds.
+
+        The graph is run once as it is in the file, for the shapes of all tensors. Each operator
+        belongs to the layer that it is named for in the file. docs/cost.md describes the numbers.
+
+        Args:
+            layers: see `select`; by default all, those that the file does not expose included.
+            size: the sizes of the first input's free axes after the batch axis, `(height, width)`
+                for images; by default those of the golden sample. The batch is 1.
+            measure: measure times: `"random"` for random inputs, or an image or a batch, see
+                `activations`; then `size` is that of the bytes and multiply-adds only.
+            runs: number of timed runs, of which the medians are taken.
+            preprocess: a recipe for an image instead of the card's.
+
+        Returns:
+            `LayerCosts`, which `layertap.Split` finds the best place to cut from.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: the sizes do not fit, or are not known; the model was opened with an
+                `onnxruntime.SessionOptions`.
+            InputError: the model cannot be run at this size, or on this image.
+            ImageError: the image cannot be read.
+        """
+        from .measuring.costing import layer_costs
+
+        return layer_costs(
+            self._program,
+            layers,
+            size=size,
+            measure=measure,
+            runs=runs,
+            preprocess=preprocess,
+        )
+
     def resume(
         self,
         given: Mapping[Any, Any],
@@ -1246,6 +1311,53 @@ class Model:
         from .comparing.check import check
 
         return check(self, tolerance, timeout=timeout)
+
+    def record(
+        self,
+        inputs: Any,
+        path: str | os.PathLike[str],
+        layers: Selector | Iterable[Selector] | None = None,
+        *,
+        keep_inputs: bool = True,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Write what this machine computes to a small file, to be compared on another machine.
+
+            model.record("images", "here.npz")  # on one
+            layertap.compare("here.npz", "model.onnx")  # on the other
+
+        Of each layer the file keeps some hundred values at seeded positions, the mean and the mean
+        square of each channel, and the largest value.
+
+        Args:
+            inputs: see `activations`; `None` for the golden sample.
+            path: the file to write, `.npz`; an existing file is replaced once it is complete.
+            layers: which layers, see `select`; by default all, and outputs that are no layers.
+            keep_inputs: whether the inputs are in the file, as arrays. Without them, give the same
+                images to `compare`.
+            preprocess: a recipe for images instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            InputError: see `activations`; also if there is no sample.
+            ImageError: see `activations`.
+            UsageError: the inputs are too large for a record, or there is no golden sample.
+            OutputError: the file cannot be written.
+        """
+        from .comparing.record_file import record_to_file
+
+        keep_inputs = flag("keep_inputs", keep_inputs)
+        with time_limit(timeout):
+            record_to_file(
+                self._program,
+                inputs,
+                path,
+                layers,
+                keep_inputs=keep_inputs,
+                preprocess=preprocess,
+            )
 
     def extract(
         self,

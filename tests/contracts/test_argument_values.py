@@ -101,6 +101,7 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "check", arguments(checked.check)
     yield "compare", arguments(layertap.compare, a=model, b=file, inputs=x)
     compared = layertap.compare(model, file, x)
+    yield "record", arguments(model.record, inputs=x, path=folder / "record.npz")
     yield "rows", arguments(compared.rows)
     yield "to_csv", arguments(compared.to_csv)
     yield "to_overlay", arguments(compared.to_overlay)

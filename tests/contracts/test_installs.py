@@ -216,3 +216,42 @@ def test_the_oldest_onnxruntime_that_installs_runs_finished_files(
         found = np.load(f"{app}.npz")
         for name, expected in zip(names, session.run(names, feeds), strict=True):
             np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=f"{app} {name}")
+
+
+EVERYTHING = """
+import sys
+import numpy as np, onnxruntime
+for name in sys.argv[2:]:
+    session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    values = session.run(names, {"image": np.load(sys.argv[1])})
+    np.savez(name + ".npz", **dict(zip(names, values)))
+"""
+
+
+@pytest.mark.skipif(not OLDEST.is_dir(), reason="needs .cache/oldest, which `make` downloads")
+def test_the_oldest_onnxruntime_that_installs_runs_quantised_files(
+    old_python: Path, tmp_path: Path
+) -> None:
+    """All outputs, gradients among them, as in float32 up to what the report says."""
+    from layertap_export import add_gradients, quantize
+
+    plain = tiny.save(tiny.digits(), tmp_path / "plain.onnx")
+    add_gradients(plain, tmp_path / "digits.onnx", "average")
+    images = np.random.default_rng(0).random((8, 8, 8, 1), np.float32)
+    np.save(tmp_path / "images.npy", images)
+    reports = [
+        quantize(tmp_path / "digits.onnx", tmp_path / f"{to}.onnx", to=to, calibrate=images)
+        for to in ("float16", "int8")
+    ]
+    command = [str(old_python), "-I", "-c", EVERYTHING, str(tmp_path / "images.npy")]
+    command += [str(report.path) for report in reports]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    session = reference.session((tmp_path / "digits.onnx").read_bytes())
+    names = [value.name for value in session.get_outputs()]
+    expected = dict(zip(names, session.run(names, {"image": images}), strict=True))
+    for report in reports:
+        found = np.load(f"{report.path}.npz")
+        for name, value in expected.items():
+            most = 2 * max(report.error, *report.layers.values()) * np.abs(value).max()
+            assert np.abs(found[name] - value).max() <= most, f"{report.path} {name}"

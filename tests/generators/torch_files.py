@@ -44,6 +44,8 @@ def main() -> None:
             arrays[f"input {info}"] = value.numpy()
         if name == "resnet":
             arrays["gradient layer2:0"] = _gradient(model, given[0]).numpy()
+        if name == "unet":
+            arrays["gradient dec:0"] = _gradient_of_region(model, given[0]).numpy()
         np.savez_compressed(FOLDER / f"{name}.npz", **arrays)
 
 
@@ -54,6 +56,15 @@ def _gradient(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     scores = model(x)
     handle.remove()
     return torch.autograd.grad(scores[:, 1].sum(), kept[0])[0]
+
+
+def _gradient_of_region(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Of the scores of class 1 in the rows 2 to 4 and the columns 3 to 6, at `dec`."""
+    kept = []
+    handle = model.dec.register_forward_hook(lambda _, __, output: kept.append(output))
+    scores, _ = model(x)
+    handle.remove()
+    return torch.autograd.grad(scores[:, 1, 2:5, 3:7].sum(), kept[0])[0]
 
 
 def _shorten(path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import layertap
@@ -59,6 +61,22 @@ def test_a_healthy_file_passes(runtime: Runtime) -> None:
     assert "grad/conv" in names
     assert max(layer["scaled"] for layer in report["layers"]) < 5e-6
     assert report["text"].startswith(f"{len(names)} tensors agree with the golden sample")
+
+
+def test_a_quantised_file_may_differ_by_what_was_measured(runtime: Runtime, tmp_path: Path) -> None:
+    from layertap_export import quantize
+
+    generator = np.random.default_rng(0)
+    images = generator.random((8, 8, 8, 1), np.float32)
+    file = tiny.save(tiny.digits(), tmp_path / "plain.onnx")
+    for to in ("float16", "int8"):
+        report = quantize(file, tmp_path / f"{to}.onnx", to=to, calibrate=images)
+        assert report.card.quantized is not None
+        found = runtime.run(CHECK, files={"model.onnx": report.path.read_bytes()}).value
+        assert found["passed"], found["text"]
+        allowed = {layer["name"]: layer["allowed"] for layer in found["layers"]}
+        for name, deviation in report.card.quantized.golden.items():
+            assert allowed[name] == pytest.approx(1e-4 + 1.5 * deviation)
 
 
 def test_a_tampered_file_says_which_layer(runtime: Runtime) -> None:

@@ -53,7 +53,8 @@ def opened(name: str) -> tuple[layertap.Model, dict[str, Any], dict[str, Any]]:
         recorded = dict(arrays)
     model = layertap.open(FOLDER / name)
     feeds = {info.name: recorded.pop(f"input {info.name}") for info in model.inputs}
-    recorded.pop("gradient layer2:0", None)
+    for key in [key for key in recorded if key.startswith("gradient ")]:
+        del recorded[key]
     hooks: dict[str, list[Any]] = {}
     for key, value in recorded.items():
         hooks.setdefault(key.rpartition(":")[0], []).append(value)

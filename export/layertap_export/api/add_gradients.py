@@ -182,6 +182,7 @@ def _added(
             inputs=with_axes(card.inputs, axes),
             outputs=with_axes(card.outputs, axes),
         )
+    score = _output_of(score, card)
     gradients, independent, notes = extend(
         model,
         card.layers,
@@ -258,6 +259,18 @@ def _added(
         check_finished(temporary, Path(path), verified, card, report)
         size = temporary.stat().st_size + data.size
     return replace(report, card=card, size_bytes=size, seconds=time.perf_counter() - started)
+
+
+def _output_of(score: str | None, card: Card) -> str | None:
+    """The output that `score` names: also by the name of the module that returns it."""
+    outputs = {info.name for info in card.outputs}
+    if not isinstance(score, str) or score in outputs:
+        return score
+    tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in outputs}
+    name, separator, word = score.rpartition(":")
+    if score in tensors:
+        return tensors[score]
+    return f"{tensors[name]}:{word}" if separator and name in tensors else score
 
 
 def _compare_upgraded(

@@ -30,7 +30,7 @@ from layertap.format.source import FileSource
 from layertap.format.stripping import stripped
 from layertap.images.preprocessing import Preprocessing, example
 from layertap_export.errors import VerificationError
-from layertap_export.finishing.assemble import Wanted, assemble
+from layertap_export.finishing.assemble import Wanted, assemble, samples_of
 from layertap_export.finishing.options import check_effects
 from layertap_export.gradients.reading import card_of, read
 from layertap_export.graph.weights import Initializers
@@ -152,7 +152,8 @@ def _recipe(program: Program, given: Any) -> Preprocessing:
             f"preprocess={shown} (--preprocess FILE.json), or image_input=False "
             "(--no-image-input) for a file that takes the model's own input."
         )
-    return program.fitted(recipe, images=1)
+    samples = next((samples_of(info) for info in program.inputs if len(info.shape) == 4), None)
+    return program.fitted(recipe, images=samples or 1)
 
 
 def _layers(program: Program, asked: Any) -> list[tuple[Layer, str | None]]:

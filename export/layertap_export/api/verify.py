@@ -12,7 +12,7 @@ import layertap
 from layertap._engine.stopping import time_limit
 from layertap._public import public
 from layertap.comparing.measures import check_tolerance
-from layertap.errors import LayertapWarning, ModelFileError
+from layertap.errors import LayertapWarning, ModelFileError, UsageError
 from layertap.format.card import Card
 from layertap.format.digest import change_text, changed_parts, digest_of
 from layertap.format.layer import Shape, uncounted
@@ -51,7 +51,8 @@ def verify(
     Args:
         path: the `.onnx` file.
         model: a `keras.Model` or `tf_keras.Model`, or what `layertap export` takes.
-        tolerance: largest scaled error that passes; by default the tolerance of the export.
+        tolerance: largest scaled error that passes; by default the tolerance of the export. A
+            quantised file, which is compared with Keras in float32, has no default.
         samples: batches of your own to verify on, and
         sizes: values for the free sizes of the inputs, both as for `export`.
         weights: for a `"package.module:function"`, a file passed to it as `weights`, or loaded
@@ -73,6 +74,7 @@ def verify(
         ModelFileError: the file cannot be read or was not made by layertap.
         ExportError: the model cannot be loaded or run, or is not the one in the file.
         InputError: a sample does not fit the inputs of the model.
+        UsageError: the file is quantised, and no tolerance is given.
         RunTimeoutError: it took longer than `timeout`.
     """
     if tolerance is not None:
@@ -84,6 +86,14 @@ def verify(
             raise ModelFileError(
                 f"{os.fspath(path)!r} has no layertap card, so its layers cannot be matched by "
                 "name. Export the model with `layertap export`, which writes one."
+            )
+        if card.quantized is not None and tolerance is None:
+            origin = card.made_from.file if card.made_from else None
+            raise UsageError(
+                f"{os.fspath(path)!r} was quantised to {card.quantized.to}, so that it does not "
+                f"compute what Keras computes. Verify {origin or 'the file that it was made from'}"
+                ", and run `layertap check` on this one; or say how far it may be from Keras, with "
+                "tolerance= (--tolerance)."
             )
         if isinstance(model, (str, os.PathLike)):
             progress("loading the model")

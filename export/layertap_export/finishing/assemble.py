@@ -22,7 +22,7 @@ from layertap.errors import UsageError
 from layertap.format.card import MAJOR, MINOR, Card, Finished, TensorInfo, Verification
 from layertap.format.layer import Layer
 from layertap.format.stripping import only
-from layertap.format.text import shape_text
+from layertap.format.text import number_of, shape_text
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.gradients.builder import Builder, Value
 from layertap_export.graph.graph import in_order, prune, rename_reads
@@ -35,6 +35,12 @@ from .heat_map import finished as finished_map
 from .picture_input import PictureInput, prepare
 from .regions import Axis
 from .tensors import as_double, part, reshaped
+
+
+def samples_of(info: TensorInfo) -> int | None:
+    """How many samples an input takes at once; `None` for any number."""
+    return info.shape[0]
+
 
 PREFIX = "finish/"
 """The prefix of the names of what is added."""
@@ -213,8 +219,14 @@ class _Assembly:
         name = self._named.free("image")
         batch = self._wanted.batch
         sizes: list[str | int] = ["height", "width", "channels"]
+        samples = samples_of(info)
         if batch:
-            sizes.insert(0, "batch")
+            sizes.insert(0, samples or "batch")
+        elif samples not in (None, 1):
+            raise UsageError(
+                f"{self._program.name} takes exactly {samples} samples at once. With batch=True "
+                "(--batch), the finished file takes as many pictures."
+            )
         picture = Value(self._build, name, TensorProto.UINT8)
         made: PictureInput = prepare(self._build, picture, recipe, batch=batch)
         own = str(self.prepared)
@@ -225,7 +237,7 @@ class _Assembly:
             name if key == own else key: stated if key == own else value
             for key, value in self._entries.items()
         }
-        shape = (None,) * len(sizes)
+        shape = tuple(size if isinstance(size, int) else None for size in sizes)
         axes = "NHWC" if batch else "HWC"
         row = TensorInfo(name=name, shape=shape, dtype="uint8", axes=axes)
         self._inputs = [row if one is info else one for one in self._inputs]
@@ -233,20 +245,32 @@ class _Assembly:
 
     def _image_input(self) -> TensorInfo:
         """The input that takes images."""
-        found = [info for info in self._inputs if len(info.shape) == 4]
+        found = self._images()
         if len(found) == 1:
             return found[0]
-        shown = ", ".join(f"{x.name!r} {shape_text(x.shape)}" for x in self._inputs)
         many = f"{len(found)} inputs that could be images" if found else "no input for an image"
         raise UsageError(
-            f"{self._program.name} has {many}: its inputs are {shown}. A finished file takes one "
-            "picture; with image_input=False (--no-image-input) it keeps the model's own inputs."
+            f"{self._program.name} has {many}: {self._shown()}. A finished file takes one picture; "
+            "with image_input=False (--no-image-input) it keeps the model's own inputs."
         )
 
+    def _images(self) -> list[TensorInfo]:
+        return [info for info in self._inputs if len(info.shape) == 4]
+
+    def _shown(self) -> str:
+        inputs = ", ".join(f"{x.name!r} {shape_text(x.shape)}" for x in self._inputs)
+        return f"its inputs are {inputs}"
+
     def _axes_of_input(self) -> tuple[Axis, Axis]:
-        """Height and width of the input, for a file that takes what is prepared already."""
+        """Height and width of the input, for a file that takes what is prepared already; of several
+        the first, as in `layertap.cam`."""
         build, none = self._build, self._build.int64([0])
-        info = self._image_input()
+        info = next(iter(self._images()), None)
+        if info is None:
+            raise UsageError(
+                f"{self._program.name} has no input for an image, so a heat map has no size: "
+                f"{self._shown()}."
+            )
         letters = self._program.axes(info.name, len(info.shape))
         spatial = [at for at, letter in enumerate(letters) if letter not in "NC"]
         shape = build.tensor(info.name).shape()
@@ -289,8 +313,10 @@ class _Assembly:
         """Add the best classes."""
         count = self._wanted.top
         known = self._info(str(facts.scores)).shape[-1]
+        known = 2 if classes.binary else known
         if known is not None and count > known:
-            raise UsageError(f"top is {count}, but {facts.scores!r} has only {known} classes.")
+            has = number_of(known, "class", "classes")
+            raise UsageError(f"top is {count}, but {facts.scores!r} has only {has}.")
         scores, indices = classes.best(self._build, count)
         names = self._named.free("top_scores"), self._named.free("top_classes")
         for name, value, dtype in zip(names, (scores, indices), ("float32", "int64"), strict=True):

@@ -28,7 +28,11 @@ class Classes:
 
     def best(self, build: Builder, count: int) -> tuple[Value, Value]:
         """The highest scores and their classes, `(n, count)`, float32 and int64."""
-        values, classes = build.nodes("TopK", 2, self.scores, build.int64([count]), axis=1)
+        scores = self.scores
+        if self.binary:
+            negative = 1.0 - scores if self.probability else -scores
+            scores = build.node("Concat", negative, scores, axis=1)
+        values, classes = build.nodes("TopK", 2, scores, build.int64([count]), axis=1)
         return values.cast(TensorProto.FLOAT), Value(build, classes.name, TensorProto.INT64)
 
     def weights(self, build: Builder, target: Value) -> Value:

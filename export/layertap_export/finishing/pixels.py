@@ -7,14 +7,14 @@ channel (grey), 3 (RGB) or 4 (with alpha); with another number of channels the g
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.gradients.builder import Builder, Value
 
 from .regions import Axis
 from .resampling import filtered, nearest
-from .tensors import part, reshaped, scalar
+from .tensors import either, part, reshaped, scalar
 
 
 def pixels_of(
@@ -44,7 +44,7 @@ def pixels_of(
     # Weighting by alpha loses colours, and an image that has its size already is not resized. Then
     # `nearest` does no more than crop.
     same = scalar(build.node("And", *(one.pixels.equals(one.total) for one in axes)))
-    return _either(build, same, nearest(build, pixels, axes), resized)
+    return either(build, same, nearest(build, pixels, axes), resized, rank=4)
 
 
 def _coloured(build: Builder, picture: Value, recipe: Preprocessing) -> Value:
@@ -97,15 +97,3 @@ def _straight(build: Builder, pixels: Value) -> Value:
     divided = (colours * 255 / alpha.op("Max", 1)).op("Min", 255)
     straight = plain.where(colours, divided)
     return build.node("Concat", straight, alpha, axis=3).cast(TensorProto.UINT8)
-
-
-def _either(build: Builder, condition: Value, yes: Value, no: Value) -> Value:
-    """One of two values of different shapes."""
-    branches = {}
-    for word, value in (("then_branch", yes), ("else_branch", no)):
-        name = build.free_name(f"{build.prefix}{word}")
-        made = helper.make_tensor_value_info(name, value.dtype, [None] * 4)
-        node = helper.make_node("Identity", [value.name], [name], name=name)
-        branches[word] = helper.make_graph([node], word, [], [made])
-    chosen = build.node("If", condition, **branches)
-    return Value(build, chosen.name, yes.dtype)

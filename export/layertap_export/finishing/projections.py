@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from layertap_export.gradients.builder import Builder, Value
 
-from .tensors import as_double, or_one, part, positions, reduced, reshaped
+from .tensors import as_double, either, or_one, part, positions, reduced, reshaped
 
 SQUARINGS = 26
 """How often: eigenvalues that are 1 : 1 - 1e-6 apart become 1 : 7e-30."""
@@ -26,13 +26,23 @@ def principal(build: Builder, maps: Value) -> Value:
     Returns:
         `(n, h, w)`.
     """
-    products = _products(build, maps)
-    return _signed(build, _projection(build, products, products), maps)
+    rows = _centred(build, maps)
+    columns = _turned(build, maps)
+    sizes = rows.shape()
+    positions, channels = (part(build, sizes, 0, at, at + 1) for at in (1, 2))
+    fewer = (positions <= channels).op("Squeeze")
+    # The smaller one of both matrices of products has the same eigenvalues.
+    short = either(build, fewer, rows, columns, rank=3)  # (n, the smaller size, the other one)
+    long = either(build, fewer, columns, rows, rank=3)
+    vector = _vector(build, short.op("MatMul", long))
+    other = long.op("MatMul", vector)
+    length = reduced(build, "ReduceSum", other * other, [1]).op("Sqrt")
+    return _signed(build, either(build, fewer, vector * length, other, rank=3), maps)
 
 
 def kernel_principal(build: Builder, maps: Value) -> Value:
     """The projection of each position onto the first component of a kernel PCA; as `principal`."""
-    products = _products(build, maps)
+    products = _centred(build, maps).op("MatMul", _turned(build, maps))
     channels = as_double(part(build, maps.shape(), 0, 3, 4))
     kernel = (products / channels + 1.0).op("Tanh")
     size = as_double(part(build, kernel.shape(), 0, 1, 2))
@@ -42,15 +52,14 @@ def kernel_principal(build: Builder, maps: Value) -> Value:
     # The largest eigenvalue, not the one with the largest absolute value: none is below this.
     least = reduced(build, "ReduceMax", reduced(build, "ReduceSum", abs(centred), [2]), [1])
     identity = _identity(build, centred)
-    return _signed(build, _projection(build, centred + identity * least, centred), maps)
+    vector = _vector(build, centred + identity * least)
+    value = reduced(build, "ReduceSum", vector * centred.op("MatMul", vector), [1])
+    return _signed(build, vector * value.op("Max", 0.0).op("Sqrt"), maps)
 
 
-def _projection(build: Builder, matrix: Value, measured: Value) -> Value:
-    """`u sqrt(l)`, `(n, p, 1)`, for the largest eigenvalue l of `measured` and its vector u.
-
-    Args:
-        matrix: `(n, p, p)`, with the same eigenvectors and no negative eigenvalue.
-    """
+def _vector(build: Builder, matrix: Value) -> Value:
+    """The eigenvector `(n, p, 1)` of the largest eigenvalue of a matrix `(n, p, p)` that has no
+    negative one."""
     power = _to_one(build, matrix)
     for _ in range(SQUARINGS):
         power = _to_one(build, power.op("MatMul", power))
@@ -60,10 +69,7 @@ def _projection(build: Builder, matrix: Value, measured: Value) -> Value:
     first = longest.op("CumSum", build.int64(2)).equals(1.0).cast(TensorProto.DOUBLE) * longest
     vector = power.op("MatMul", _upright(build, first))
     square = reduced(build, "ReduceSum", vector * vector, [1])
-    vector = vector / or_one(square).op("Sqrt")
-    product = measured.op("MatMul", vector)
-    value = reduced(build, "ReduceSum", vector * product, [1])
-    return vector * value.op("Max", 0.0).op("Sqrt")
+    return vector / or_one(square).op("Sqrt")
 
 
 def _to_one(build: Builder, matrix: Value) -> Value:
@@ -72,19 +78,29 @@ def _to_one(build: Builder, matrix: Value) -> Value:
     return matrix / or_one(largest)
 
 
-def _products(build: Builder, maps: Value) -> Value:
-    """The products of each position with each other, `(n, h w, h w)`; each channel has mean 0.
-
-    The mean is subtracted after the Transpose: onnxruntime 1.15 fuses a Transpose and a MatMul of
-    float64 into an operator that it lacks.
-    """
+def _rows(build: Builder, maps: Value) -> tuple[Value, Value]:
+    """Maps as `(n, h w, c)`, and the mean of each channel, `(n, 1, c)`."""
     shape = maps.shape()
     samples, channels = part(build, shape, 0, 0, 1), part(build, shape, 0, 3, 4)
     rows = reshaped(build, maps, samples, -1, channels)
     count = as_double(part(build, rows.shape(), 0, 1, 2))
-    mean = reduced(build, "ReduceSum", rows, [1]) / count
-    turned = rows.op("Transpose", perm=[0, 2, 1]) - _upright(build, mean)
-    return (rows - mean).op("MatMul", turned)
+    return rows, reduced(build, "ReduceSum", rows, [1]) / count
+
+
+def _centred(build: Builder, maps: Value) -> Value:
+    """Maps as `(n, h w, c)`; each channel has mean 0."""
+    rows, mean = _rows(build, maps)
+    return rows - mean
+
+
+def _turned(build: Builder, maps: Value) -> Value:
+    """The same as `(n, c, h w)`.
+
+    The mean is subtracted after the Transpose: onnxruntime 1.15 fuses a Transpose and a MatMul of
+    float64 into an operator that it lacks.
+    """
+    rows, mean = _rows(build, maps)
+    return rows.op("Transpose", perm=[0, 2, 1]) - _upright(build, mean)
 
 
 def _upright(build: Builder, row: Value) -> Value:

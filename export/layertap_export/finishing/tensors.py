@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from layertap_export.gradients.builder import Builder, Value
 
@@ -51,3 +51,15 @@ def part(build: Builder, value: Value, axis: int, start: int | Value, end: int |
     """A slice along one axis."""
     starts, ends = (one if isinstance(one, Value) else build.int64([one]) for one in (start, end))
     return value.op("Slice", starts, ends, build.int64([axis]))
+
+
+def either(build: Builder, condition: Value, yes: Value, no: Value, *, rank: int) -> Value:
+    """One of two values of different shapes, for a condition without axes."""
+    branches = {}
+    for word, value in (("then_branch", yes), ("else_branch", no)):
+        name = build.free_name(f"{build.prefix}{word}")
+        made = helper.make_tensor_value_info(name, value.dtype, [None] * rank)
+        node = helper.make_node("Identity", [value.name], [name], name=name)
+        branches[word] = helper.make_graph([node], word, [], [made])
+    chosen = build.node("If", condition, **branches)
+    return Value(build, chosen.name, yes.dtype)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -168,7 +169,7 @@ class Builder:
         names = [value.name if value else "" for value in inputs]
         while names and not names[-1]:
             names.pop()
-        key = (op_type, outputs, tuple(names), repr(sorted(attributes.items())))
+        key = (op_type, outputs, tuple(names), *map(_key, sorted(attributes.items())))
         if key not in self._made:
             # Names take most of the added bytes: only that of the node says where it belongs.
             first = f"{self._start}{len(self._nodes)}"
@@ -353,6 +354,12 @@ class Builder:
     def rows(self, gradient: Value) -> Value:
         """How many rows a gradient has along its first axis, an int64 vector of one."""
         return gradient.shape().op("Slice", self.int64([0]), self.int64([1]))
+
+
+def _key(attribute: tuple[str, Any]) -> tuple[str, object]:
+    """What tells an attribute from others: the `repr` of a graph or tensor says little of it."""
+    name, value = attribute
+    return name, value.SerializeToString() if isinstance(value, Message) else repr(value)
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,13 +15,13 @@ import layertap
 from layertap._engine.pictures import TOP as TOP_CLASS
 from layertap._engine.program import program_of
 from layertap.cam import targets
-from layertap.cam.scores import by_class, ends_in_activation
+from layertap.cam.scores import by_class, ends_in_activation, of_both_classes
 from layertap.comparing.golden import feeds
 from layertap.comparing.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
 from layertap.images.preprocessing import Preprocessing
 from layertap.images.region import scaled_size
-from layertap_export.finishing.assemble import Assembled, Wanted
+from layertap_export.finishing.assemble import Assembled, Wanted, samples_of
 
 from .golden_values import STEADY_TOLERANCE, golden_layer
 from .written_file import WrittenFile
@@ -49,14 +49,14 @@ class Trial:
 
 
 def trials(
-    size: tuple[int, int] | None, classes: int, *, batch: bool, count: int = 6
+    size: tuple[int, int] | None, classes: int, *, batch: int, count: int = 6
 ) -> Iterator[Trial]:
     """Random pictures of several sizes, shapes and kinds, each with a class.
 
     Args:
         size: (height, width) of the network's input, if it is fixed.
         classes: the number of classes.
-        batch: whether several pictures are given at once.
+        batch: how many pictures are given at once, as a batch; 0 for one without an axis of them.
     """
     generator = np.random.default_rng(0)
     high, wide = size or (64, 48)
@@ -67,7 +67,7 @@ def trials(
     for at in range(count):
         channels = (3, 1, 4)[at % 3]
         shape = (*sizes[at % len(sizes)], channels)
-        rows = 2 if batch else 1
+        rows = batch or 1
         pictures = np.stack([_picture(generator, shape) for _ in range(rows)])
         target = TOP_CLASS if at % 2 == 0 else int(generator.integers(classes))
         yield Trial(pictures if batch else pictures[0], target)
@@ -128,10 +128,8 @@ class Compared:
     makes of it is the same bit for bit."""
     allowed: Mapping[str, float]
     pictures: int
-
-    def steady(self, name: str) -> bool:
-        """Whether rounding moves an output by less than the tolerance of a check."""
-        return self.allowed.get(name, 0.0) <= STEADY_TOLERANCE
+    unsteady: Collection[str]
+    """The outputs that rounding moves by more than a check would allow."""
 
 
 class Comparison:
@@ -163,6 +161,7 @@ class Comparison:
         self._session = file.session()
         self._names = [value.name for value in self._session.get_outputs()]
         self._image = next((x.name for x in opened.inputs if len(x.shape) == 4), None)
+        self._samples = next((samples_of(x) for x in opened.inputs if x.name == self._image), None)
         self._errors: dict[str, float] = {}
         self._moved: dict[str, float] = {}
 
@@ -172,7 +171,8 @@ class Comparison:
         last = infos[facts.scores].shape[-1] if facts.scores else None
         classes = 2 if targets.is_binary(last, self._program.labels) else (last or 1)
         pictures = 0
-        for trial in trials(recipe.size if recipe else None, classes, batch=self._batch):
+        batch = (self._samples or 2) if self._batch else 0
+        for trial in trials(recipe.size if recipe else None, classes, batch=batch):
             self._try(trial)
             pictures += len(trial.picture) if self._batch else 1
         narrow = self._file.narrow
@@ -182,7 +182,9 @@ class Comparison:
             name: max(TOLERANCE, STEADY * self._moved.get(name, 0.0), least)
             for name in self._errors
         }
-        return Compared(self._errors, allowed, pictures)
+        most = max(STEADY_TOLERANCE, least)
+        unsteady = {name for name, moved in self._moved.items() if not STEADY * moved <= most}
+        return Compared(self._errors, allowed, pictures, unsteady)
 
     def _try(self, trial: Trial) -> None:
         facts = self._facts
@@ -210,6 +212,8 @@ class Comparison:
             self._note(name, _scaled_error(found[name], value))
         if facts.top_scores is not None and facts.top_classes is not None:
             scores = by_class(found[str(facts.scores)])
+            if targets.is_binary(scores.shape[1], self._program.labels):
+                scores = of_both_classes(self._program, str(facts.scores), scores)
             best = found[facts.top_scores], found[facts.top_classes]
             self._note(facts.top_scores, 0.0 if _are_best(scores, *best) else float("inf"))
         if facts.heat_map is not None:
@@ -345,7 +349,8 @@ def golden_sample(file: WrittenFile, card: Card, base: Golden, compared: Compare
     inputs = []
     for info in card.inputs:
         if info.name == facts.image:
-            shape = GOLDEN_PICTURE if len(info.shape) == 3 else (1, *GOLDEN_PICTURE)
+            several = len(info.shape) == 4
+            shape = (samples_of(info) or 1, *GOLDEN_PICTURE) if several else GOLDEN_PICTURE
             inputs.append(GoldenInput(name=info.name, shape=shape, low=0.0, high=256.0))
         elif info.name == facts.target:
             inputs.append(GoldenInput(name=info.name, shape=(1,), low=-1.0, high=0.0))
@@ -354,7 +359,7 @@ def golden_sample(file: WrittenFile, card: Card, base: Golden, compared: Compare
     golden = Golden(seed=0, inputs=tuple(inputs), layers={})
     session = file.session()
     names = [value.name for value in session.get_outputs()]
-    names = [name for name in names if name != facts.top_classes and compared.steady(name)]
+    names = [name for name in names if name not in (facts.top_classes, *compared.unsteady)]
     # onnxruntime takes an empty list for all outputs.
     values = session.run(names, feeds(golden, card.inputs)) if names else []
     layers = {

@@ -76,6 +76,7 @@ export interface Card {
     readonly layers: Readonly<Record<string, GoldenLayer>>
   } | null
   readonly gradients?: Gradients | null
+  readonly quantized?: { readonly to: string; readonly golden: Readonly<Record<string, number>> } | null
   readonly notes?: readonly string[] | null
   /** Keys that this version does not know. */
   readonly [key: string]: unknown

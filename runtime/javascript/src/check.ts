@@ -45,10 +45,13 @@ export class CheckReport {
 const TOLERANCE = 1e-4
 /** Where Keras itself could not hold the tolerance, four times as much as it was off is allowed in addition. */
 const UNSTEADY = 4
+/** How many times the deviation is allowed in addition that was measured when the file was quantised. */
+const QUANTIZED = 1.5
 
 const isSizes: Test = (value) => listOf(isCount)(value) && value.length < 256
 const isGolden = checks({
   verification: orNull(checks({ tolerance: isNumber, layers: mapOf(checks({ reference: orNull(isNumber) })) })),
+  quantized: orNull(checks({ golden: mapOf(isNumber) })),
   golden: checks({
     // JavaScript's numbers are exact up to there.
     seed: (value) => isCount(value) && Number.isSafeInteger(value),
@@ -78,7 +81,7 @@ const isGolden = checks({
 export async function check(program: Program, tolerance?: number): Promise<CheckReport> {
   if (tolerance !== undefined && !(typeof tolerance === "number" && tolerance >= 0))
     throw new UsageError(`tolerance must be a number of at least 0, got ${show(tolerance)}.`)
-  const { golden, verification } = program.card ?? {}
+  const { golden, verification, quantized } = program.card ?? {}
   if (!golden) throw new ModelFileError("the file has no golden sample to check against; files that layertap exports do.")
   readChecked(isGolden, program.card)
   const layers = new Map(Object.entries(golden.layers))
@@ -94,12 +97,13 @@ export async function check(program: Program, tolerance?: number): Promise<Check
   const values = await program.compute({ tensors }, given, {})
   const base = tolerance ?? verification?.tolerance ?? TOLERANCE
   const own = new Map(Object.entries(tolerance === undefined ? (verification?.layers ?? {}) : {}))
+  const rounded = new Map(Object.entries(tolerance === undefined ? (quantized?.golden ?? {}) : {}))
   return new CheckReport(
     base,
     tensors.map((name) => ({
       name,
       scaled: deviation(values.get(name)!, layers.get(name)!),
-      allowed: base + UNSTEADY * (own.get(name)?.reference ?? 0),
+      allowed: base + UNSTEADY * (own.get(name)?.reference ?? 0) + QUANTIZED * (rounded.get(name) ?? 0),
     })),
   )
 }

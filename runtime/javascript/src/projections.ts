@@ -1,30 +1,40 @@
 /** The projection of feature maps onto their first principal component, with the sign along their sum. */
 
 const STEPS = 100
+/** Between two looks at whether the steps are enough. */
+const EVERY = 8
+/** The residual at which they are, as a share of the largest eigenvalue. */
+const ENOUGH = 1e-13
 
 /** `X v` for each position: the channels are centred, and `v` is the first right singular vector. */
 export function principal(maps: Float64Array, channels: number): Float64Array {
   const count = maps.length / channels
   const mean = new Float64Array(channels)
-  maps.forEach((value, i) => (mean[i % channels] += value / count))
-  const x = maps.map((value, i) => value - mean[i % channels])
-  if (x.some((value) => !Number.isFinite(value))) return new Float64Array(count).fill(NaN)
-  const times = (v: Float64Array): Float64Array => {
-    const out = new Float64Array(count)
-    x.forEach((value, i) => (out[Math.floor(i / channels)] += value * v[i % channels]))
-    return out
+  for (let at = 0; at < maps.length; at += channels) for (let k = 0; k < channels; k++) mean[k] += maps[at + k] / count
+  if (!mean.every(Number.isFinite)) return new Float64Array(count).fill(NaN)
+  const at = (from: number, v: Float64Array): number => {
+    let sum = 0
+    for (let k = 0; k < channels; k++) sum += (maps[from + k] - mean[k]) * v[k]
+    return sum
   }
-  const back = (u: Float64Array): Float64Array => {
+  // The transpose of X times X, in one pass over the values.
+  const squared = (v: Float64Array): Float64Array => {
     const out = new Float64Array(channels)
-    x.forEach((value, i) => (out[i % channels] += value * u[Math.floor(i / channels)]))
+    for (let from = 0; from < maps.length; from += channels) {
+      const u = at(from, v)
+      for (let k = 0; k < channels; k++) out[k] += u * (maps[from + k] - mean[k])
+    }
     return out
   }
-  const projection = times(largest((v) => back(times(v)), channels))
-  const along = projection.reduce((sum, value, at) => {
+  const v = largest(squared, channels)
+  const projection = new Float64Array(count)
+  let along = 0
+  for (let p = 0; p < count; p++) {
+    projection[p] = at(p * channels, v)
     let all = 0
-    for (let k = 0; k < channels; k++) all += maps[at * channels + k]
-    return sum + value * all
-  }, 0)
+    for (let k = 0; k < channels; k++) all += maps[p * channels + k]
+    along += projection[p] * all
+  }
   return along >= 0 ? projection : projection.map((value) => -value)
 }
 
@@ -50,6 +60,9 @@ function largest(apply: (v: Float64Array) => Float64Array, size: number): Float6
         next.forEach((_, i) => (next[i] -= part * one[i]))
       }
     v = next
+    if (basis.length % EVERY) continue
+    const residual = Math.sqrt(dot(v, v)) * Math.abs(tridiagonal(diagonal, beside).at(-1)!)
+    if (residual < ENOUGH * Math.max(...diagonal)) break
   }
   const weights = tridiagonal(diagonal, beside)
   const out = new Float64Array(size)

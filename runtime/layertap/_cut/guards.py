@@ -227,7 +227,9 @@ class _Guards:
             ),
         }
         names = [node.writes[at] for at in kept]
-        return b"".join(outer.fields) + node_field("If", [condition], names, **branches)
+        # Named for what it writes: a profile then says which node it is around.
+        around = node_field("If", [condition], names, names[0] if names else "", **branches)
+        return b"".join(outer.fields) + around
 
     def _error(self, node: Parsed, empty: str, nodes: _Nodes, kept: Sequence[int]) -> list[str]:
         """The node itself, behind a Reshape that raises an error: there are not enough elements."""

@@ -28,11 +28,21 @@ _INT, _TENSOR, _GRAPH, _INTS = 2, 4, 5, 7
 
 
 def node_field(
-    op_type: str, reads: Sequence[str], writes: Sequence[str], **attributes: Attribute
+    op_type: str,
+    reads: Sequence[str],
+    writes: Sequence[str],
+    called: str = "",
+    /,
+    **attributes: Attribute,
 ) -> bytes:
-    """A node of the standard operator set, as a field of the graph."""
+    """A node of the standard operator set, as a field of the graph.
+
+    Args:
+        called: the name of the node, if it has one.
+    """
     body = b"".join(encode(1, name) for name in reads)
-    body += b"".join(encode(2, name) for name in writes) + encode(4, op_type)
+    body += b"".join(encode(2, name) for name in writes)
+    body += (encode(3, called) if called else b"") + encode(4, op_type)
     body += b"".join(encode(5, _attribute(name, value)) for name, value in attributes.items())
     return encode(1, body)
 

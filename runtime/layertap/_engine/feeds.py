@@ -224,10 +224,10 @@ def _by_name(
         return {name: given}
     if not needed and given is None:
         return {}
-    got = f"a list of {len(given)}" if isinstance(given, (list, tuple)) else _kind(given)
+    got = f"a list of {len(given)}" if isinstance(given, (list, tuple)) else kind_text(given)
     raise InputError(
-        f"the model has {len(inputs)} inputs ({_listing(inputs)}), got {got}. Give a dict by input "
-        "name."
+        f"the model has {len(inputs)} inputs ({_listing(inputs)}), got {got}. Give a "
+        "dict by input name; commands take an .npz file with an array for each input."
     )
 
 
@@ -258,7 +258,7 @@ def _array(
             value = _prepared(label, images, spec, recipe)
     array = _as_array(label, value)
     if not array.ndim and rank and array.dtype.kind in "OU" and spec.dtype != "string":
-        raise InputError(f"{label} must be an array {_dims(spec)}, got {_kind(value)}.")
+        raise InputError(f"{label} must be an array {_dims(spec)}, got {kind_text(value)}.")
     pixels = array.ndim == 4 and array.dtype.kind in "iu" and _is_float(spec)
     if recipe and rank == 4 and pixels:
         count = recipe.channel_count
@@ -351,11 +351,11 @@ def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
 
     batch = " (for an array that is one sample, add the batch axis: x[None])"
     return (
-        f"input {name!r}: got {_kind(image)} as an image, but the model's file has no "
+        f"input {name!r}: got {kind_text(image)} as an image, but the model's file has no "
         f"preprocessing. Give a recipe, as in preprocess={example(spec.dims)}, or a batch of shape "
         f"{_dims(spec)}{batch if isinstance(image, np.ndarray) else ''}."
         if spec.dims is not None
-        else f"input {name!r}: got {_kind(image)} as an image, but the model's file has no "
+        else f"input {name!r}: got {kind_text(image)} as an image, but the model's file has no "
         f"preprocessing, and does not state the shape of its input. Give a recipe, as in "
         f"preprocess={example(None)}, or a batch."
     )
@@ -363,13 +363,15 @@ def _no_recipe(name: str, spec: TensorType, image: Any) -> str:
 
 def _as_array(label: str, value: Any) -> Array:
     if value is None or (is_image(value) and not isinstance(value, (str, np.ndarray))):
-        raise InputError(f"{label} must be an array, got {_kind(value)}.")
+        raise InputError(f"{label} must be an array, got {kind_text(value)}.")
     if is_ortvalue(value):
         return np.asarray(take(label, value, HOST, HOST))
     try:
         return np.asarray(value)
     except Exception as exc:  # an array-like may raise anything
-        raise InputError(f"{label}: cannot convert {_kind(value)} to an array ({exc}).") from exc
+        raise InputError(
+            f"{label}: cannot convert {kind_text(value)} to an array ({exc})."
+        ) from exc
 
 
 def _check_shape(
@@ -489,9 +491,10 @@ def _listing(names: Sequence[str] | Mapping[str, Any]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 
-def _kind(value: Any) -> str:
+def kind_text(value: Any) -> str:
+    """What a caller gave, for messages."""
     if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}, {value.dtype},"
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, (str, os.PathLike)):
         return repr(os.fsdecode(value))
     if value is None or isinstance(value, bytes):

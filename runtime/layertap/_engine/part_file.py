@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from layertap.format.card import (
     CLASS_INPUTS,
     KEY,
     Card,
+    Finished,
     Gradients,
     TensorInfo,
     check_class_input,
@@ -64,8 +65,9 @@ def cut_to_file(
         )
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
-    slopes = {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
-    starts, ends = _named(program, start, infos), _named(program, end, slopes)
+    apart = {info.name: info.name for info in program.outputs}
+    apart |= {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
+    starts, ends = _named(program, start, infos), _named(program, end, apart)
     with replacing_model(path) as (temporary, data):
         model, card = write_part(program, starts, ends, data, class_input)
         with temporary.open("wb") as file:
@@ -296,6 +298,8 @@ def _card(
     first = [info.name for info in outputs[: len(card.outputs)]]
     whole = first == [info.name for info in card.outputs]
     images = [info for info in inputs if info in card.inputs and len(info.shape) == 4]
+    finished = _finished(card.finished, {info.name for info in (*inputs, *outputs)})
+    whole = whole or (finished is not None and finished.scores is not None)
     verification, golden = card.verification, card.golden
     if verification:
         computed = exposed - plan.given.keys()
@@ -317,7 +321,37 @@ def _card(
         verification=verification,
         golden=golden,
         gradients=gradients,
+        finished=finished,
     )
+
+
+def _finished(facts: Finished | None, left: Container[str | None]) -> Finished | None:
+    """What a part of a finished file takes and gives.
+
+    Args:
+        left: the inputs and outputs of the part.
+    """
+    if facts is None:
+        return None
+
+    def kept(name: str | None) -> str | None:
+        return name if name in left else None
+
+    scores, image = kept(facts.scores), kept(facts.image)
+    heat_map = kept(facts.heat_map) if scores else None  # `cam` gives the scores with the maps
+    found = replace(
+        facts,
+        scores=scores,
+        image=image,
+        preprocessing=facts.preprocessing if image else None,
+        target=kept(facts.target),
+        heat_map=heat_map,
+        layer=facts.layer if heat_map else None,
+        method=facts.method if heat_map else None,
+        top_scores=kept(facts.top_scores),
+        top_classes=kept(facts.top_classes),
+    )
+    return found if found != Finished(extra=facts.extra) else None
 
 
 def _gradients(gradients: Gradients | None, plan: CutPlan) -> Gradients | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,16 @@ import numpy.typing as npt
 from layertap.errors import InputError, LayertapWarning
 from layertap.format.text import shape_text
 
-from .feeds import as_pixels, as_recipe, is_image
+from .feeds import as_pixels, as_recipe, is_image, kind_text
+from .on_device import on_host
 
 if TYPE_CHECKING:
     from layertap.format.card import Finished
     from layertap.format.graph import TensorType
     from layertap.images.preprocessing import Preprocessing
+
+CHANNELS = (1, 3, 4)
+"""How many channels a picture may have: grey, RGB, or RGB and alpha."""
 
 TOP = -1
 """The value of the input for the class that stands for the class with the highest score."""
@@ -53,14 +58,37 @@ def with_pictures(
     if facts.image in values:
         several = len(inputs[str(facts.image)].dims or ()) == 4
         values[str(facts.image)] = _picture(facts, values[str(facts.image)], several)
-    if facts.target in needed and facts.target not in values:
-        values[str(facts.target)] = np.array([TOP], np.int64)
+    if facts.target in needed:
+        chosen = values.get(str(facts.target), TOP)
+        values[str(facts.target)] = [chosen] if isinstance(chosen, Integral) else chosen
     return values
+
+
+def check_classes(name: str, value: npt.NDArray[Any], classes: int | None, samples: int) -> None:
+    """Check the classes that the heat maps should explain, `(1,)` or `(samples,)`.
+
+    Args:
+        name: the input for them.
+        classes: the number of classes, if it is known.
+
+    Raises:
+        InputError: there is no such class, or there are not as many as samples.
+    """
+    if len(value) not in (1, samples):
+        each = f", or one for each of {samples} samples" if samples > 1 else ""
+        raise InputError(f"input {name!r} takes one class{each}, got {len(value)}.")
+    wrong = value[(value < -classes) | (value >= classes)] if classes is not None else value[:0]
+    if wrong.size:
+        raise InputError(
+            f"input {name!r}: class {wrong[0]} is out of range: the output has {classes}, 0 to "
+            f"{(classes or 1) - 1}; {TOP} is the one with the highest score."
+        )
 
 
 def _picture(facts: Finished, value: Any, several: bool) -> npt.NDArray[np.uint8]:
     """One picture `(h, w, c)`, or several `(n, h, w, c)`, as uint8."""
     label = f"input {facts.image!r}"
+    value = on_host(value)
     if is_image(value) and not (several and np.ndim(value) == 4):
         picture = _read(facts, value)
         return picture[None] if several else picture
@@ -71,6 +99,17 @@ def _picture(facts: Finished, value: Any, several: bool) -> npt.NDArray[np.uint8
             raise InputError(f"{label}: pictures in one batch must have one size, got {shapes}.")
         value = np.stack(pictures)
     array = np.asarray(value)
+    if array.ndim != 4 and not (array.ndim == 3 and not several):
+        form = "pictures, (n, height, width, channels)" if several else "a picture"
+        raise InputError(
+            f"{label} takes {form}: a path, an image, or an array (height, width, channels) of "
+            f"uint8, got {kind_text(value).rstrip(',')}."
+        )
+    if array.shape[-1] not in CHANNELS:
+        raise InputError(
+            f"{label} takes pictures with 1, 3 or 4 channels, the last axis, got "
+            f"{shape_text(array.shape)}."
+        )
     if array.ndim == 4 and not several:
         if len(array) != 1:
             raise InputError(
@@ -78,6 +117,12 @@ def _picture(facts: Finished, value: Any, several: bool) -> npt.NDArray[np.uint8
                 "them one by one; `layertap finish --batch` writes a file that takes several."
             )
         array = array[0]
+    if array.dtype.kind == "f" and array.size and 0 < array.max() <= 1 and array.min() >= 0:
+        raise InputError(
+            f"{label} takes pixels from 0 to 255, got {array.dtype} from {array.min():g} to "
+            f"{array.max():g}. The file prepares them itself; give the picture as it was read, or "
+            "np.rint(x * 255).astype('uint8')."
+        )
     return _levels(label, array)
 
 

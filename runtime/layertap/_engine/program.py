@@ -80,6 +80,7 @@ class Program:
         self.metadata = index.metadata
         self.changed = index.changed
         """Whether the graph is not the one that was verified, as far as the index says."""
+        self._check_finished()
         self._channels_last = index.card is not None and index.card.channels_last
         self.engine = Engine(settings)
         self.gradient_starts: Cache[list[str]] = Cache(PLANS)
@@ -92,6 +93,32 @@ class Program:
         self.closed = False
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[CutPlan] = Cache(PLANS)
+
+    def _check_finished(self) -> None:
+        """Check that what the card says of a finished file can be true.
+
+        Raises:
+            ModelFileError: it cannot.
+        """
+        facts, again = self.finished, "Finish the file that it was made from again."
+        if facts is None:
+            return
+        for name in (facts.image, facts.target):
+            if name is not None and name not in self.graph.inputs:
+                raise ModelFileError(
+                    f"{self.name} is damaged: its card names the input {name!r}, which the graph "
+                    f"does not have. {again}"
+                )
+        if facts.image is not None and facts.image == facts.target:
+            raise ModelFileError(
+                f"{self.name} is damaged: its card names {facts.image!r} as picture and as class. "
+                f"{again}"
+            )
+        if facts.heat_map is not None and None in (facts.scores, facts.layer, facts.method):
+            raise ModelFileError(
+                f"{self.name} is damaged: its card has a heat map without scores, layer or method. "
+                f"{again}"
+            )
 
     def close(self) -> None:
         """Free the sessions; the program cannot run afterwards."""
@@ -175,11 +202,10 @@ class Program:
             return "N"[:rank]
         return f"N{rest}C" if self._channels_last else f"NC{rest}"
 
-    def known_axes(self, layer: Layer) -> Axes:
-        """What each axis of a layer's activations means, as `axes`; empty if not even their number
-        is known. In a file that states no shapes, the operators often say it."""
-        tensor = str(layer.tensor)
-        return self.axes(tensor, len(layer.shape)) if layer.dtype else self._axes.get(tensor, "")
+    def known_axes(self, tensor: str) -> Axes:
+        """What each axis of a tensor means, as `axes`, as far as the card states it or it follows
+        from the operators; else empty."""
+        return self._axes.get(tensor, "")
 
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.
@@ -444,6 +470,8 @@ class Program:
             inputs = self._pictured(self.finished, inputs, needed, preprocess)
         graph, memory = self.graph, self.engine.memory
         feeds = prepare(inputs, graph.inputs, needed, recipe, self.batch, graph.optional, memory)
+        if self.finished is not None and self.finished.target in feeds:
+            self._check_classes(self.finished, feeds)
         used = self.prepared
         if preprocess is not None and recipe is not None:
             used = value_range(recipe.to_dict())
@@ -470,6 +498,20 @@ class Program:
                 "preprocessing."
             )
         return with_pictures(finished, inputs, self.graph.inputs, needed)
+
+    def _check_classes(self, finished: Finished, feeds: Mapping[str, Any]) -> None:
+        """Check the classes of a finished file that a caller gives."""
+        from .on_device import on_host
+        from .pictures import check_classes
+
+        name = str(finished.target)
+        shapes = [x.shape for x in self.outputs if x.name == finished.scores]
+        known = shapes[0][-1] if shapes and shapes[0] else None
+        binary = known == 1 and len(self.labels or ()) == 2
+        # A picture without an axis of samples has three axes.
+        images = [on_host(value) for key, value in feeds.items() if key != name]
+        samples = next((len(image) for image in images if image.ndim == 4), 1)
+        check_classes(name, on_host(feeds[name]), 2 if binary else known, samples)
 
     def prepare_arrays(
         self, needed: Sequence[str], inputs: Any, preprocess: Recipe | None

@@ -22,7 +22,7 @@ from .baselines import backgrounds, baselines
 from .gradients import Seed, prepare
 from .masked_inputs import choose_input, masked_attributions
 from .masking import Options, not_for
-from .scores import by_class, choose_output
+from .scores import by_class, choose_output, classes_last
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -78,11 +78,7 @@ def attribute(
     preprocess: Recipe | None = None,
 ) -> Any:
     """See `Model.attribute`."""
-    if not isinstance(method, str) or method not in METHODS:
-        raise UsageError(
-            f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
-            + suggest(str(method), METHODS)
-        )
+    check_method(method)
     steps, seed = count("steps", steps, most=MOST_STEPS), count("seed", seed, least=0)
     batch_size, noise = count("batch_size", batch_size), number("noise", noise)
     samples = None if samples is None else count("samples", samples)
@@ -142,6 +138,19 @@ def attribute(
     return next(iter(results.values())) if one else results
 
 
+def check_method(method: Any) -> None:
+    """Check that there is a method of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not isinstance(method, str) or method not in METHODS:
+        raise UsageError(
+            f"unknown method {method!r}; the methods are {', '.join(METHODS)}."
+            + suggest(str(method), METHODS)
+        )
+
+
 def _of_inputs(program: Program, gradients: Gradients, input_name: str | None) -> dict[str, str]:
     """The gradients' tensors by name of the input.
 
@@ -169,7 +178,8 @@ def _weights(
     """`(n, targets, classes)`."""
     scores = None
     if targets.needs_scores(target, program.labels):
-        scores = by_class(program.fetch([gradients.output])(feeds)[gradients.output])
+        values = program.fetch([gradients.output])(feeds)[gradients.output]
+        scores = by_class(classes_last(program, gradients.output, values))
     count = len(next(iter(feeds.values())))
     return Seed(program, gradients).resolve(target, count, scores).weights
 
@@ -248,14 +258,17 @@ def _on_the_way(steps: int, starts: Mapping[str, Array]) -> Iterator[Point]:
 def _between(samples: int, rows: Mapping[str, Array], seed: int) -> Iterator[Point]:
     """Points between the input and rows of the background.
 
-    The rows take turns, and the draws of the place on the way are spread evenly over it: the mean
-    is the same as of independent draws, with less noise.
+    The rows take turns, and the draws of the place on the way are spread evenly over it, row by
+    row: the expected mean is that of independent draws, with less noise.
     """
     generator = np.random.default_rng(seed)
     count = len(next(iter(rows.values())))
     turns = -(-samples // count)
     chosen = np.concatenate([generator.permutation(count) for _ in range(turns)])[:samples]
-    parts = (generator.permutation(samples) + generator.random(samples)) / samples
+    parts = np.empty(samples)
+    for row in range(count):
+        own = np.flatnonzero(chosen == row)
+        parts[own] = (generator.permutation(len(own)) + generator.random(len(own))) / len(own)
 
     def between(row: int, part: float, value: Array, name: str, _: int) -> Array:
         start = rows[name][row]

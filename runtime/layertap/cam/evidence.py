@@ -22,7 +22,8 @@ from .masked import Masked
 from .masking import DEFAULTS, Options
 from .methods import Method
 from .perturbing import Change, Perturbation
-from .scores import Scores, by_class, ends_in_activation, find_scores
+from .places import At
+from .scores import by_class, classes_last, ends_in_activation, find_scores, scores_of
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Gatherer:
     baseline: Any = 0.0
     """What replaces masked positions, see `baselines`."""
     reshape: Reshape | None = None
+    at: At | None = None
+    """The places of the scores, for methods with gradients."""
 
     def prepare(self, inputs: Any, preprocess: Recipe | None) -> dict[str, Any]:
         """Arrays by input name."""
@@ -137,7 +140,7 @@ class Gatherer:
         gradients = available.require(self.program)
         wanted = {self.layer.name: gradients.tensors[self.layer.name]}
         also = [self._tensor, self.output]
-        found = differentiate(self.program, gradients, feeds, wanted, also, target)
+        found = differentiate(self.program, gradients, feeds, wanted, also, target, self.at)
         count = found.gradients[self.layer.name].shape[1]
         maps = [self._maps(found.of(self.layer.name, at)) for at in range(count)]
         activations = self._maps(found.values[self._tensor])
@@ -146,14 +149,16 @@ class Gatherer:
                 raise self._damaged("the gradient has", one.shape, activations.shape)
         return Evidence(
             activations,
-            by_class(found.values[self.output]),
+            by_class(
+                classes_last(self.program, self.output, found.values[self.output]), found.places
+            ),
             found.targets,
             lambda sample: [(one[sample],) for one in maps],
         )
 
     def _activated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
         values = self.program.fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
-        outputs = by_class(values[self.output])
+        outputs = by_class(classes_last(self.program, self.output, values[self.output]))
         found = self._resolved(target, outputs)
         maps = self._maps(values[self._tensor])
         return Evidence(maps, outputs, found, lambda _: [()] * found.weights.shape[1])
@@ -167,7 +172,7 @@ class Gatherer:
         also = [self._tensor, self.output]
         tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
         self._require_floats(tries, tensor, name)
-        outputs = by_class(tries.values[self.output])
+        outputs = by_class(classes_last(self.program, self.output, tries.values[self.output]))
         found = self._resolved(target, outputs)
         maps = self._maps(tries.values[self._tensor])
 
@@ -189,10 +194,10 @@ class Gatherer:
         """The maps of a method that masks positions of the layer, one by one for each image."""
         tensor, name = self._tensor, self.layer.name
         of_output = self.method.of_output
-        scores = Scores(self.output) if of_output else find_scores(self.program, self.output)
+        scores = (scores_of if of_output else find_scores)(self.program, self.output)
         tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
         self._require_floats(tries, tensor, name)
-        outputs = by_class(tries.values[self.output])
+        outputs = by_class(classes_last(self.program, self.output, tries.values[self.output]))
         found = self._resolved(target, outputs)
         values = tries.values[tensor]
         maps = self._maps(values)

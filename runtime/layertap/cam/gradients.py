@@ -22,7 +22,8 @@ from layertap.format.select import Selector, as_selectors, is_single
 
 from . import available, targets
 from .axes import copies, sample_axis
-from .scores import by_class, ends_in_activation
+from .places import At, weights_at
+from .scores import by_class, class_axis, classes_last, ends_in_activation
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def layer_gradients(
     layers: Selector | Iterable[Selector] | None = None,
     target: Target = targets.TOP,
     preprocess: Recipe | None = None,
+    at: At | None = None,
 ) -> Any:
     """See `Model.gradients`."""
     gradients = available.require(program)
@@ -46,7 +48,7 @@ def layer_gradients(
     kept = slice(None)
     if is_empty_batch(feeds):  # the gradients of one sample have the right shape
         feeds, kept = with_samples(feeds, 1), slice(0)
-    found = differentiate(program, gradients, feeds, wanted, (), target)
+    found = differentiate(program, gradients, feeds, wanted, (), target, at)
     many = targets.several(target, program.labels)
     values = {
         name: g[kept] if many else np.moveaxis(g[kept, 0], 0, found.rows[name])
@@ -108,6 +110,8 @@ class Differentiated(NamedTuple):
     values: dict[str, Any]
     """The other requested tensors."""
     targets: Targets
+    places: Array | None = None
+    """The weights of the places of the scores, `(1, ...)`, if some were asked for."""
 
     def of(self, name: str, at: int) -> Array:
         """The gradient of one target, with the axes of the layer's shape."""
@@ -139,6 +143,7 @@ def differentiate(
     wanted: Mapping[str, str],
     also: Sequence[str],
     target: Target,
+    at: At | None = None,
 ) -> Differentiated:
     """Compute gradients of the targets' scores, and other tensors for the same batch.
 
@@ -146,6 +151,7 @@ def differentiate(
         feeds: values by input name, from `prepare`.
         wanted: tensors of gradients, by name of the layer or input.
         also: further tensors.
+        at: the places of the scores, see `places.weights_at`; all of them by default.
     """
     if not feeds:
         raise ModelFileError(f"{program.name} is damaged: its gradients depend on no input.")
@@ -153,7 +159,7 @@ def differentiate(
     samples = value.shape[sample_axis(program, first, value.ndim)]
     seed = Seed(program, gradients)
     tensors = list(wanted.values())
-    if not targets.needs_scores(target, program.labels):
+    if at is None and not targets.needs_scores(target, program.labels):
         found = seed.resolve(target, samples)
         if found.weights.shape[1] == 1 or gradients.broadcasts:
             values = _in_one_run(program, seed, feeds, wanted, also, found.weights)
@@ -162,20 +168,22 @@ def differentiate(
         tuple(wanted.items()), lambda: _starts(program, gradients, wanted)
     )
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
-    found = seed.resolve(target, samples, by_class(values[gradients.output]))
+    scores = classes_last(program, gradients.output, values[gradients.output])
+    places = None if at is None else weights_at(at, scores.shape[1:-1])
+    found = seed.resolve(target, samples, by_class(scores, places))
     # A value that is not an array (a sequence) cannot be fed, and is computed again.
     given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and gradients.broadcasts:
-        late = fetch({**feeds, **given, seed.name: seed(found.weights[0])})
+        late = fetch({**feeds, **given, seed.name: seed(found.weights[0], places)})
         late = {name: value[None] for name, value in _by_row(program, wanted, late).items()}
     else:
         runs = [
-            _by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(weights)}))
+            _by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(weights, places)}))
             for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
-    return _result(program, {**values, **late}, wanted, also, found)
+    return _result(program, {**values, **late}, wanted, also, found)._replace(places=places)
 
 
 def _row_axis(program: Program, name: str, rank: int) -> int:
@@ -225,7 +233,19 @@ class Seed:
         self.name = name
         self._shape = (1,) * (len(sizes) - 2)
         self._dtype = kind.dtype
-        self._classes = sizes[-1] if sizes else 0
+        self._axis = class_axis(program, gradients.output, len(sizes))
+        self._last = sizes[-1] if sizes else 0
+        self._classes = self._last
+        if self._axis != len(sizes) - 1:  # the weights state the size of their last axis only
+            shapes = {info.name: info.shape for info in program.outputs}
+            shape = shapes.get(gradients.output, ())
+            classes = shape[self._axis] if len(shape) == len(sizes) else None
+            if classes is None:
+                raise ModelFileError(
+                    f"{program.name} does not state how many classes {gradients.output!r} has. "
+                    "Export it with a fixed number of them."
+                )
+            self._classes = classes
         self._labels = program.labels
         self._probability = ends_in_activation(program, gradients.output)
 
@@ -240,10 +260,22 @@ class Seed:
             probability=self._probability,
         )
 
-    def __call__(self, weights: Array) -> Array:
-        """Weights `(rows, classes)` in the shape of the input, equal for all positions."""
+    def __call__(self, weights: Array, places: Array | None = None) -> Array:
+        """Weights `(rows, classes)` in the shape of the input.
+
+        Args:
+            weights: of the classes.
+            places: of the positions, `(1, ...)`; without them, all have the same weight.
+        """
         rows, classes = weights.shape
-        return weights.reshape(rows, *self._shape, classes).astype(self._dtype)
+        seed = weights.reshape(rows, *self._shape, classes)
+        if places is not None:
+            seed = seed * places[..., None]
+        if self._axis != seed.ndim - 1:
+            seed = np.moveaxis(seed, -1, self._axis)
+            if seed.shape[-1] == 1:
+                seed = np.broadcast_to(seed, (*seed.shape[:-1], self._last))
+        return np.ascontiguousarray(seed, dtype=self._dtype)
 
 
 def _in_one_run(

@@ -28,6 +28,7 @@ from .evidence import Evidence, Gatherer, Reshape
 from .finished import check_options, computed_maps
 from .masking import Options, not_for
 from .methods import DEFAULT, Method, find_method
+from .places import At
 from .projections import principal
 from .scores import choose_output
 from .targets import Array, Target
@@ -91,6 +92,7 @@ def heat_maps(
     output: str | None = None,
     reshape: Reshape | None = None,
     preprocess: Recipe | None = None,
+    at: At | None = None,
 ) -> HeatMaps:
     """Heat maps as in `Model.cam`, always with four axes, with their classes and scores.
 
@@ -115,7 +117,8 @@ def heat_maps(
         options = {
             "normalize": not normalize, "aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth,
             "mask": mask != "layer", "channels": channels is not None,
-            "reshape": reshape is not None, "preprocess": preprocess is not None,
+            "at": at is not None, "reshape": reshape is not None,
+            "preprocess": preprocess is not None,
             "resize": resize is False, "output": output not in (None, program.finished.scores),
         }  # fmt: skip
         return _from_finished(
@@ -123,6 +126,16 @@ def heat_maps(
         )
     if not chosen.takes:
         _warn_of_target(chosen, target)
+    if at is not None and chosen.takes != "gradients":
+        raise UsageError(
+            f"at is for methods that take gradients, not for {chosen.name}. Leave out at, or "
+            "choose one of them, such as gradcam."
+        )
+    if at is not None and aug_smooth:
+        raise UsageError(
+            "at cannot be combined with aug_smooth: the places would be others in the mirrored "
+            "images. Leave out one of them."
+        )
     gather = Gatherer(
         program=program,
         layer=choose_layer(program, layer, chosen),
@@ -134,6 +147,7 @@ def heat_maps(
         channels=channels,
         batch_size=batch_size,
         reshape=reshape,
+        at=at,
     )
     feeds = gather.prepare(inputs, preprocess)
     kept = slice(None)
@@ -203,7 +217,8 @@ def raw_maps(
     """The results of the formulas of several methods, in the size of the layer, by method.
 
     Methods that take the same share the runs. `Model.cam` makes finished maps of these: negative
-    values become 0, the map is resized, and divided by its maximum.
+    values become 0, the map is resized, and divided by its maximum. From maps in which the least
+    value means no evidence (`rise`, `reciprocam`), it is subtracted.
 
     Args:
         program: computes them.
@@ -232,7 +247,7 @@ def raw_maps(
             )
             evidence[key] = gather(gather.prepare(inputs, preprocess), target)
         with np.errstate(all="ignore"):
-            maps = _raw(method, evidence[key], eigen_smooth=False)
+            maps = _from_least(method, _raw(method, evidence[key], eigen_smooth=False))
         found[method.name] = maps if method.takes else maps[:, :1]
     return found
 
@@ -340,7 +355,7 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
         if row.exposed
         and row.tensor not in inputs
         and row.tensor not in pooled
-        and _has_maps(row, program.known_axes(row))
+        and _has_maps(row, _axes(program, row))
     ]
     found = [row for row in rows if known is None or row.name in known]
     if found:
@@ -348,6 +363,12 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
     if rows and known is not None:
         raise available.missing(program, known, rows[-1].name)
     raise LayerNotFoundError(f"{program.name} has no layer with feature maps, so no {LAST!r}.")
+
+
+def _axes(program: Program, layer: Layer) -> Axes:
+    """What the axes of a layer mean; empty if not even their number is known."""
+    tensor = str(layer.tensor)
+    return program.axes(tensor, len(layer.shape)) if layer.dtype else program.known_axes(tensor)
 
 
 def _has_maps(layer: Layer, axes: Axes) -> bool:
@@ -398,15 +419,24 @@ def _finished(
     method: Method, maps: npt.NDArray[np.float64], size: Sequence[int] | None, normalize: bool
 ) -> npt.NDArray[np.float32]:
     """Set negative values to 0, resize, and divide by the maximum, in this order."""
-    if normalize and method.from_least:
-        maps = maps - maps.min(axis=tuple(range(2, maps.ndim)), keepdims=True)
     if normalize:
+        maps = _from_least(method, maps)
         maps = np.maximum(maps, 0)
     done = np.stack([upsampling.resize(one, size or one.shape[1:]) for one in maps])
     if normalize:
         peaks = done.max(axis=tuple(range(2, done.ndim)), keepdims=True)
         np.divide(done, peaks, out=done, where=peaks > 0)
     return done
+
+
+def _from_least(method: Method, maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Maps in which 0 means no evidence, `(n, targets, h, w)`."""
+    if not method.from_least:
+        return maps
+    lowered: npt.NDArray[np.float64] = maps - maps.min(
+        axis=tuple(range(2, maps.ndim)), keepdims=True
+    )
+    return lowered
 
 
 def _augmented(

@@ -19,7 +19,14 @@ from .masked import Masked
 from .masking import Options
 from .methods import find_method
 from .perturbing import Perturbation
-from .scores import Scores, by_class, choose_output, ends_in_activation, find_scores
+from .scores import (
+    by_class,
+    choose_output,
+    classes_last,
+    ends_in_activation,
+    find_scores,
+    scores_of,
+)
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -74,9 +81,9 @@ def masked_attributions(
     if not feeds:
         raise ModelFileError(f"{program.name} has no input, and so no attributions to one.")
     chosen = find_method(method)
-    scores = Scores(output) if chosen.of_output else find_scores(program, output)
+    scores = scores_of(program, output) if chosen.of_output else find_scores(program, output)
     tries = Perturbation(program, {name: name for name in names}, scores, feeds, [output])
-    outputs = by_class(tries.values[output])
+    outputs = by_class(classes_last(program, output, tries.values[output]))
     found = targets.resolve(
         target,
         samples=len(outputs),

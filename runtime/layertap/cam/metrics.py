@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from layertap.errors import InputError
 from . import targets
 from .axes import as_fed, channels_last, copies
 from .baselines import baseline_of
-from .scores import by_class, choose_output, ends_in_activation
+from .scores import by_class, choose_output, classes_last, ends_in_activation
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class _Trial:
         self._name = self._image(given)
         self.images: Array = channels_last(program, self._name, self._feeds[self._name])
         """`(n, h, w, c)`."""
-        outputs = by_class(self._fetch(self._feeds)[self._output])
+        outputs = self._said(self._feeds)
         found = targets.resolve(
             target,
             samples=len(outputs),
@@ -242,6 +242,10 @@ class _Trial:
         axes = "N" + "?" * (self.images.ndim - 2) + "C"
         self.baseline = baseline_of(baseline, self._name, self.images, axes)
         """`(n, h, w, c)`."""
+
+    def _said(self, feeds: Mapping[str, Any]) -> Array:
+        """The scores of the classes, `(n, classes)`."""
+        return by_class(classes_last(self._program, self._output, self._fetch(feeds)[self._output]))
 
     def scores(
         self, changed: Callable[[int, int], Iterator[Array]], count: int
@@ -261,7 +265,7 @@ class _Trial:
                 batch = np.stack(
                     [next(images) for _ in range(min(self._batch_size, count - start))]
                 )
-                said = by_class(self._fetch(self._batch(batch, sample))[self._output])
+                said = self._said(self._batch(batch, sample))
                 found[sample, at, start : start + len(batch)] = (
                     said @ self._weights[sample, at] + self._offsets[sample, at]
                 )

@@ -68,6 +68,8 @@ class Perturbation:
         """The values of the fetched tensors, `(n, ...)`."""
         self.whole = scores.read(self.values)
         """The scores without a change, `(n, classes)`."""
+        inputs = (name for name in sources if name in graph.inputs)
+        self._fixed = next((size for name in inputs if (size := self._rows(name))), None)
         values = {**feeds, **self.values}
         self._after = program.fetch(scores.tensors, values, self._given, scores.appended)
 
@@ -88,11 +90,12 @@ class Perturbation:
         Args:
             sample: index of the image in the batch.
             tries: what `change` is called with, one after the other.
-            batch_size: number of copies per run, which are in memory together.
+            batch_size: number of copies per run, which are in memory together; a file that states
+                the size of its batches has that.
             weights: `(targets, classes)`, for sums of scores, `(tries, targets)`.
         """
         wholes = {tensor: self.seen(tensor)[sample] for tensor in self._leaves}
-        size = max(1, min(batch_size, len(tries)))
+        size = self._fixed or max(1, min(batch_size, len(tries)))
         feeds = self._copies(sample, size)
         changed = {tensor: self._view(tensor, feeds) for tensor in self._leaves}
         columns = self.whole.shape[1] if weights is None else len(weights)
@@ -110,6 +113,12 @@ class Perturbation:
                 found[waiting] = scores if weights is None else scores @ weights.T
                 waiting = []
         return found
+
+    def _rows(self, name: str) -> int | None:
+        """The number of samples that an input always has; `None` for any."""
+        dims = self._program.graph.inputs[name].dims
+        size = dims[sample_axis(self._program, name, len(dims))] if dims else None
+        return size if isinstance(size, int) else None
 
     def _view(self, tensor: str, values: Mapping[str, Any]) -> Array:
         """A tensor, `(n, h, w, c)`, as a view of its source."""

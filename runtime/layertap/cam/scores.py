@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ class Scores(NamedTuple):
     """The tensor that holds them, laid out as the output is."""
     appended: tuple[Appended, ...] = ()
     """The nodes that make it, if it is not in the file."""
+    axis: Callable[[int], int] = lambda rank: rank - 1
+    """The axis of the classes, by the number of all axes."""
 
     @property
     def tensors(self) -> list[str]:
@@ -36,16 +39,41 @@ class Scores(NamedTuple):
 
     def read(self, values: Mapping[str, Any]) -> npt.NDArray[Any]:
         """`(n, classes)`, out of the values of a run."""
-        return by_class(values[self.tensor])
+        value = values[self.tensor]
+        return by_class(np.moveaxis(value, self.axis(value.ndim), -1))
 
 
-def by_class(outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The scores of the classes, `(n, classes)`; their mean if there are several positions."""
+def class_axis(program: Program, output: str, rank: int) -> int:
+    """The axis of the classes: the last one in a model from Keras, and where the file of another
+    framework has scores at several positions, that of the channels, as in `(n, classes, h, w)`."""
+    if rank < 3 or (program.card is not None and program.card.channels_last):
+        return rank - 1
+    known = program.known_axes(output)
+    return known.index("C") if len(known) == rank and "C" in known[1:] else rank - 1
+
+
+def classes_last(program: Program, output: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values of an output with the axis of the classes last."""
+    return np.moveaxis(values, class_axis(program, output, values.ndim), -1)
+
+
+def by_class(outputs: npt.NDArray[Any], places: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    """The scores of the classes, `(n, classes)`; their mean if there are several positions.
+
+    Args:
+        outputs: `(n, ..., classes)`.
+        places: weights of the positions, `(1, ...)`, for a weighted mean.
+    """
     if outputs.ndim < 2:
         raise UsageError(
             f"the scores must have at least two axes, classes last, (n, classes), got shape "
             f"{outputs.shape}."
         )
+    if places is not None:
+        whole = np.abs(places).sum(dtype=np.float64)
+        axes = tuple(range(1, outputs.ndim - 1))
+        mixed: npt.NDArray[Any] = (outputs * places[..., None]).sum(axis=axes) / whole
+        return mixed.astype(outputs.dtype)
     scores: npt.NDArray[Any] = outputs.reshape(
         len(outputs), math.prod(outputs.shape[1:-1]), outputs.shape[-1]
     ).mean(axis=1)
@@ -97,12 +125,18 @@ def find_scores(program: Program, output: str) -> Scores:
     """
     gradients = available.find(program)
     if gradients is not None and gradients.output == output and gradients.score != "logits":
-        return Scores(output)
+        return scores_of(program, output)
     found = behind_final_activation(output, _maker(program))
     if found is None:
-        return Scores(output)
+        return scores_of(program, output)
     logits, movers = found
-    return _moved(program, output, logits, movers) if movers else Scores(logits)
+    scores = _moved(program, output, logits, movers) if movers else Scores(logits)
+    return scores._replace(axis=partial(class_axis, program, output))
+
+
+def scores_of(program: Program, output: str) -> Scores:
+    """The values of an output themselves as scores."""
+    return Scores(output, axis=partial(class_axis, program, output))
 
 
 def ends_in_activation(program: Program, output: str) -> bool:

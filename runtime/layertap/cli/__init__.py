@@ -231,6 +231,7 @@ OWN = {
     "features": "print what a collection holds, write it as a table, or join its shards",
     "info": "print a description of a file",
     "layers": "print the table of a file's layers",
+    "record": "write what this machine computes, to compare it on another machine",
     "run": "fetch activations or predictions for images",
     "stats": "compute the mean and deviation of images, as a preprocessing recipe",
     "view": "make a page for the browser: layers, feature maps, scores and heat maps",

@@ -8,6 +8,7 @@ from typing import Any
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
+from layertap.errors import UsageError
 
 from . import OWN, Command
 from .explained_images import (
@@ -18,7 +19,9 @@ from .explained_images import (
     add_target,
     explain_images,
 )
+from .mask_options import add_masks, check_masks, masks_of
 from .options import parse_target
+from .ready_batch import load_ready, ready_batch
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +31,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         default="integrated_gradients",
-        help="integrated_gradients (default), saliency, smoothgrad or input_x_gradient",
+        help="integrated_gradients (default), saliency, smoothgrad, input_x_gradient or "
+        "expected_gradients; without gradients occlusion, rise or kernelshap",
     )
     parser.add_argument(
         "--input",
@@ -39,7 +43,18 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, default=50, help="of integrated_gradients: points (default 50)"
     )
     parser.add_argument(
-        "--samples", type=int, default=25, help="of smoothgrad: draws of noise (default 25)"
+        "--samples",
+        type=int,
+        metavar="N",
+        help="of smoothgrad: draws of noise (default 25); of expected_gradients: draws (default "
+        "200); of rise: masks (default 1000); of kernelshap: coalitions",
+    )
+    add_masks(parser)
+    parser.add_argument(
+        "--background",
+        metavar="FILE",
+        help="of expected_gradients and kernelshap: samples to compare with, as a ready batch: "
+        ".npy, or .npz with an array for each input",
     )
     parser.add_argument(
         "--noise",
@@ -48,7 +63,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="of smoothgrad: deviation, as a fraction of the range of the input (default 0.15)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of smoothgrad: seed of the noise (default 0)"
+        "--seed", type=int, default=0, help="of what is drawn at random (default 0)"
     )
     parser.add_argument(
         "--percentile",
@@ -66,7 +81,26 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     with time_limit(args.timeout):
-        return explain_images(args, "attribute", lambda _: None, _explained)
+        return explain_images(args, "attribute", _check, _explained)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Validate the arguments before the work."""
+    from layertap.cam.attributions import check_method
+
+    check_method(args.method)
+    check_masks(
+        args,
+        args.method,
+        {
+            "samples": ("smoothgrad", "expected_gradients"),
+            "baseline": ("integrated_gradients",),
+        },
+    )
+    if args.background is not None and ready_batch([args.background]) is None:
+        raise UsageError(
+            f"--background must be a .npy or .npz file with a ready batch, got {args.background}."
+        )
 
 
 def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Explained:
@@ -83,6 +117,8 @@ def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Exp
             "noise": args.noise,
             "seed": args.seed,
             "batch_size": args.batch_size,
+            "background": None if args.background is None else load_ready(args.background),
+            **masks_of(args),
         },
         name=args.input,
     )

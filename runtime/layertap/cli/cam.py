@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
+from pathlib import Path
 from typing import Any
 
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
+from layertap.images.load import load_image
 
 from . import OWN, Command
 from .explained_images import (
@@ -19,7 +22,9 @@ from .explained_images import (
     add_target,
     explain_images,
 )
+from .mask_options import add_masks, check_masks, masks_of
 from .options import one_layer, parse_target
+from .ready_batch import load_ready
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -45,38 +50,30 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eigen-smooth", action="store_true", help="use the first principal component"
     )
-    parser.add_argument("--mask", help="what scorecam masks: layer (default) or input")
+    parser.add_argument(
+        "--at",
+        metavar="PLACE",
+        help="for scores at many positions, such as those of a segmentation: which of them, "
+        "ROW,COLUMN or a box TOP,LEFT,BOTTOM,RIGHT without the last two (default: all)",
+    )
+    parser.add_argument(
+        "--mask",
+        metavar="FILE",
+        help="the positions as a picture (0 is outside) or a .npy file of their size; with "
+        "scorecam also what is masked: layer (default) or input",
+    )
     parser.add_argument(
         "--channels",
         type=int,
         metavar="N",
         help="number of channels that scorecam and ablationcam test",
     )
-    parser.add_argument(
-        "--window",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="size of the windows of occlusion and the patches of kernelshap: one number, or one "
-        "for each axis (default: an eighth)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=int,
-        nargs="+",
-        metavar="N",
-        help="by how much the windows of occlusion move (default: half a window)",
-    )
+    add_masks(parser)
     parser.add_argument(
         "--samples",
         type=int,
         metavar="N",
         help="number of masks of rise (default 1000), or of coalitions of kernelshap",
-    )
-    parser.add_argument(
-        "--baseline",
-        metavar="VALUE",
-        help="what replaces masked parts: mean, blur, zero (default), or another number",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the masks (default 0)")
     add_shared(
@@ -100,21 +97,30 @@ def _check(args: argparse.Namespace) -> None:
 
 def _check_method(args: argparse.Namespace, name: str) -> None:
     """Check that the method exists, and that the options are for it."""
-    from layertap.cam.masking import TAKES
     from layertap.cam.methods import find_method
 
     method = find_method(name)
-    if args.mask is not None and method.takes != "masked":
-        raise UsageError(f"--mask is for --method scorecam, got --method {name}.")
+    file = _mask_file(args)
+    if args.mask is not None and file is None and method.takes != "masked":
+        raise UsageError(
+            f"--mask {args.mask} is for --method scorecam, got --method {name}. A file with a mask "
+            "of the positions of the scores has a suffix, such as .png."
+        )
+    given = "--at" if args.at is not None else "--mask" if file is not None else None
+    if given and method.takes != "gradients":
+        raise UsageError(
+            f"{given} gives the positions of the scores for methods that take gradients, got "
+            f"--method {name}."
+        )
+    if args.at is not None and file is not None:
+        raise UsageError("give --at or --mask, not both.")
+    if given and args.aug_smooth:
+        raise UsageError(f"{given} cannot be combined with --aug-smooth.")
     if args.channels is not None and method.takes not in ("masked", "ablated"):
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {name}."
         )
-    for option in ("window", "stride", "samples", "baseline"):
-        takes = (*TAKES.get(method.name, ()), *(["baseline"] if method.name in TAKES else []))
-        if getattr(args, option) is not None and option not in takes:
-            known = [one for one, takes in TAKES.items() if option in (*takes, "baseline")]
-            raise UsageError(f"--{option} is for --method {', '.join(known)}, got --method {name}.")
+    check_masks(args, method.name)
     if args.target and not method.takes:
         raise UsageError(
             f"--target is for methods that explain a class; the map of {name} is the same "
@@ -139,30 +145,41 @@ def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Exp
         method=args.method,
         aug_smooth=args.aug_smooth,
         eigen_smooth=args.eigen_smooth,
-        mask=args.mask or "layer",
+        mask="layer" if args.mask is None or _mask_file(args) else args.mask,
+        at=_places(args),
         channels=args.channels,
-        window=_sizes(args.window),
-        stride=_sizes(args.stride),
         samples=args.samples,
-        baseline=_baseline(args.baseline),
         seed=args.seed,
         batch_size=args.batch_size,
+        **masks_of(args),
     )
     found = {"layer": maps.layer, "method": maps.method}
+    if at := args.at or _mask_file(args):
+        found["at"] = at
     return Explained(maps.maps, of_heat_maps(program_of(model), maps), found)
 
 
-def _sizes(given: list[int] | None) -> Any:
-    """One size for all axes, or one for each."""
-    return given[0] if given is not None and len(given) == 1 else given
+def _places(args: argparse.Namespace) -> Any:
+    """The positions of the scores that --at or --mask give; `None` for all of them."""
+    if args.at is not None:
+        parts = args.at.split(",")
+        if not all(re.fullmatch(r"\s*-?\d{1,9}\s*", part) for part in parts):
+            raise UsageError(
+                f"--at must be ROW,COLUMN or TOP,LEFT,BOTTOM,RIGHT in integers, got {args.at!r}."
+            )
+        return [int(part) for part in parts]
+    file = _mask_file(args)
+    if file is None:
+        return None
+    if file.lower().endswith(".npy"):
+        return load_ready(file)
+    pixels = load_image(file, color_mode="grayscale")[..., 0]
+    return pixels / max(float(pixels.max()), 1.0)
 
 
-def _baseline(text: str | None) -> Any:
-    """A number if it is one, otherwise a name."""
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return text
+def _mask_file(args: argparse.Namespace) -> str | None:
+    """The file that --mask names; `None` for one of the words of scorecam."""
+    return args.mask if args.mask is not None and Path(args.mask).suffix else None
 
 
 COMMAND = Command(

@@ -1,4 +1,4 @@
-"""`layertap compare`: two files, layer by layer."""
+"""`layertap compare`: two files, or records, layer by layer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import json
 from typing import Any
 
 from layertap import _model
-from layertap._engine.program import program_of
+from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
 from layertap.comparing.comparison import ORDERS
 from layertap.comparing.measures import check_tolerance
-from layertap.comparing.models import compare_programs
-from layertap.errors import ImageError
+from layertap.comparing.record import Record
+from layertap.comparing.record_file import is_record, read
+from layertap.comparing.sides import compare_sides
+from layertap.errors import UsageError
 from layertap.format.atomic import check_target
+from layertap.format.select import select
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import ImageInput
+from .image_input import Images
 from .options import (
     add_layer_selection,
     add_preprocess,
@@ -25,19 +28,21 @@ from .options import (
     add_timeout,
     layer_selectors,
 )
-from .printing import show, tell
+from .printing import show
 from .ready_batch import load_ready, ready_batch
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("a", metavar="A.onnx", help="the file whose values are expected")
-    parser.add_argument("b", metavar="B.onnx", help="the file that is judged")
+    parser.add_argument(
+        "a", metavar="A.onnx", help="the file whose values are expected; or a record, .npz"
+    )
+    parser.add_argument("b", metavar="B.onnx", help="the file that is judged; or a record, .npz")
     parser.add_argument(
         "inputs",
         metavar="IMAGE",
         nargs="*",
         help="images, or folders of images; or one ready batch: .npy, or .npz with an array for "
-        "each input; without any, the seeded inputs of the golden sample",
+        "each input; without any, those of a record, or the seeded inputs of the golden sample",
     )
     add_layer_selection(parser)
     parser.add_argument(
@@ -88,22 +93,23 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    a = _model.open(args.a, device=args.device_a, threads=args.threads)
-    b = _model.open(args.b, device=args.device_b, threads=args.threads)
+    a = _side(args.a, args.device_a, args.threads)
+    b = _side(args.b, args.device_b, args.threads)
     recipe = Preprocessing.load(args.preprocess) if args.preprocess else None
     ready = ready_batch(args.inputs)
-    images = _Images(args.inputs if ready is None else [])
+    images = Images(args.inputs if ready is None else [])
     inputs: Any = None if ready is None else load_ready(ready)
     if args.inputs and ready is None:
         inputs = images.paths
         if not inputs:
             return STOPPED
-    layers = layer_selectors(args, a.layers)
+    table = a.layers if isinstance(a, Program) else a.table
+    layers = layer_selectors(args, table)
     if args.type:
-        layers = list(a.select(layers, args.type))
-    found = compare_programs(
-        program_of(a),
-        program_of(b),
+        layers = list(select(table, layers, args.type))
+    found = compare_sides(
+        a,
+        b,
         inputs,
         layers,
         tolerance=args.tolerance,
@@ -122,17 +128,13 @@ def _compare(args: argparse.Namespace) -> int:
     return OK if found and not images.failures else PARTLY_FAILED
 
 
-class _Images:
-    """The images that the command was given, and those that could not be read."""
-
-    def __init__(self, inputs: list[str]) -> None:
-        given = ImageInput(inputs, progress=False)
-        self.paths, self.failures = given.paths, given.failures
-
-    def failed(self, _: str, error: ImageError) -> None:
-        """Say that an image cannot be read."""
-        self.failures.append(str(error))
-        tell(f"layertap: {error}")
+def _side(path: str, device: str, threads: int | None) -> Program | Record:
+    """A file, opened, or a record."""
+    if not is_record(path):
+        return program_of(_model.open(path, device=device, threads=threads))
+    if device != "cpu":
+        raise UsageError(f"{path!r} is a record, which runs on no device. Leave out the option.")
+    return read(path)
 
 
 COMMAND = Command(

@@ -90,3 +90,16 @@ class ImageInput:
         self.failures.append(str(error))
         self._reporter.pause()
         tell(f"layertap: {error}")
+
+
+class Images:
+    """The images that the command was given, and those that could not be read."""
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        given = ImageInput(inputs, progress=False)
+        self.paths, self.failures = given.paths, given.failures
+
+    def failed(self, _: str, error: ImageError) -> None:
+        """Say that an image cannot be read."""
+        self.failures.append(str(error))
+        tell(f"layertap: {error}")

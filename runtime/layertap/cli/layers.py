@@ -17,7 +17,14 @@ from layertap.format.source import FileSource
 from layertap.format.table import as_rows, as_text
 
 from . import OK, OWN, Command
-from .options import add_device, add_layer_selection, add_preprocess, image_size, layer_selectors
+from .options import (
+    add_device,
+    add_layer_selection,
+    add_preprocess,
+    add_threads,
+    image_size,
+    layer_selectors,
+)
 from .printing import show
 
 
@@ -34,6 +41,34 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="show MB for a batch of N (default 1)"
     )
+    cost = parser.add_argument_group("cost of the layers")
+    cost.add_argument(
+        "--cost",
+        action="store_true",
+        help="print multiply-adds, parameters, bytes of activations, and bytes that cross a cut; "
+        "--size gives free sizes",
+    )
+    cost.add_argument(
+        "--measure",
+        metavar="IMAGE",
+        help="measure the milliseconds of each layer on an image or a batch (.npy, .npz), or on "
+        "`random` numbers",
+    )
+    cost.add_argument(
+        "--runs", type=int, metavar="N", help="number of timed runs (default 10); medians are shown"
+    )
+    cost.add_argument(
+        "--split",
+        metavar="BANDWIDTH",
+        help="find the best place to cut between this device and a server, for 10Mbit/s or 1MB/s",
+    )
+    cost.add_argument(
+        "--server-speed",
+        type=float,
+        metavar="TIMES",
+        help="how many times as fast as this device the server is (default 10)",
+    )
+    add_threads(cost)
     values = parser.add_argument_group("values of the layers on images")
     values.add_argument(
         "--on",
@@ -71,6 +106,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.cost or args.measure is not None or args.split is not None:
+        from . import layer_costs  # needs numpy, which the table does not
+
+        return layer_costs.run(args)
+    for option, value in (
+        ("--runs", args.runs),
+        ("--server-speed", args.server_speed),
+        ("--threads", args.threads),
+    ):
+        if value is not None:
+            raise UsageError(f"{option} is for the cost of layers: give --measure, too.")
     if args.on:
         from . import layer_statistics  # needs numpy, which the table does not
 
@@ -79,6 +125,8 @@ def _run(args: argparse.Namespace) -> int:
         if getattr(args, option) is not None:
             name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
             raise UsageError(f"{name} is for the values of layers on images: give --on, too.")
+    if args.device != "cpu":
+        raise UsageError("--device is for --on and --measure, and the table runs nothing.")
     source = FileSource(args.file)
     card = read_card(source)
     known = card.layers if card else read_index(source).layers

@@ -39,7 +39,7 @@ def add_device(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: argparse._ActionsContainer) -> None:
     """Add `--threads`."""
     parser.add_argument(
         "--threads", type=int, metavar="N", help="number of threads (default: all cores)"

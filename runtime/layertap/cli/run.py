@@ -279,7 +279,8 @@ def _summary(
         results = {facts.scores: results[facts.scores]}
     value, predicted = next(iter(results.values())), names and not args.layers and not args.type
     if predicted and np.shape(value) == (len(names), 1) and is_binary(1, model.labels):
-        value = of_both_classes(program_of(model), model.outputs[0].name, value)
+        own = facts.scores if facts is not None and facts.scores else model.outputs[0].name
+        value = of_both_classes(program_of(model), own, value)
     classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
     labels = model.labels if len(model.labels or ()) == classes else None
     fits = len(results) == 1 and classes and len(value) == len(names)

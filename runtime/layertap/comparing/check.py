@@ -153,12 +153,13 @@ class CheckReport(Readable):
             )
         worst = max(self.layers, key=lambda layer: layer.scaled)
         agreeing = counted(len(self.layers) - self.gradients, self.gradients)
+        verb = "agrees" if len(self.layers) == 1 else "agree"
         allowed = f"{self.tolerance:.0e}"
         if self.narrow or self.quantized:
             ends = [f"{end(x.allowed for x in self.layers):.0e}" for end in (min, max)]
             allowed = f"{' to '.join(dict.fromkeys(ends))}{dtypes}"
         return (
-            f"{agreeing} agree with the golden sample on {self.device}: largest "
+            f"{agreeing} {verb} with the golden sample on {self.device}: largest "
             f"scaled error {worst.scaled:.1e} in {worst.name!r}, allowed {allowed}"
             f"{'.' if self.not_run else ''}{self._without_gradients}"
         )
@@ -226,6 +227,8 @@ def check(
 
 def _why(card: Card | None) -> str:
     """Why a file has no golden sample, and what has one."""
+    if card is not None and card.golden is not None:
+        return ": its outputs are no numbers, or rounding alone moves them too far for a check."
     if card is not None and card.stripped:
         return (
             ": --strip left it out. Check the file that this one was made from, or write this one "

@@ -25,7 +25,7 @@ class Tensor(NamedTuple):
     tensor: str
     """The tensor in the graph."""
     place: int
-    """Its place in the table of layers; outputs come last."""
+    """Its place in the table of layers, where a layer comes after those in it; outputs are last."""
 
 
 class Pair(NamedTuple):
@@ -52,7 +52,7 @@ def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
     known |= graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
     found: list[Tensor] = []
     hidden: dict[str, str] = {}
-    for place, layer in enumerate(program.layers):
+    for place, layer in enumerate(inside_first(program.layers)):
         if layer.tensor is None:
             hidden[layer.name] = layer.why_not or "the file does not expose it"
         elif layer.tensor not in known:
@@ -65,6 +65,26 @@ def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
             place = len(program.layers) + at
             found.append(Tensor(info.name, "output", info.shape, info.dtype, info.name, place))
     return found, hidden
+
+
+def inside_first(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers in their order, each after the layers in it.
+
+    A model in the model passes on the values of its last layer: that is the one at fault.
+    """
+    parents = {layer.name: layer.parent for layer in layers}
+    ends: dict[str, int] = {}
+    depths: dict[str, int] = {}
+    for place, layer in enumerate(layers):
+        inside = {layer.name}
+        outer = layer.parent
+        ends[layer.name] = max(ends.get(layer.name, 0), place)
+        while outer in parents and outer not in inside:  # a damaged card may have a circle
+            inside.add(outer)
+            ends[outer] = max(ends.get(outer, 0), place)
+            outer = parents[outer]
+        depths[layer.name] = len(inside)
+    return sorted(layers, key=lambda layer: (ends[layer.name], -depths[layer.name]))
 
 
 def _of_layer(layer: Layer, tensor: str, place: int) -> Tensor:

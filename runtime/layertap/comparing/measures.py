@@ -204,7 +204,7 @@ class Accumulated:
 
     def _add(self, actual: NDArray[Any], expected: NDArray[Any]) -> None:
         if actual.shape != expected.shape:
-            self._fail(f"shape {actual.shape} instead of {expected.shape}")
+            self.fail(f"shape {actual.shape} instead of {expected.shape}")
             return
         self.count += expected.size
         if actual.dtype.kind not in "fiub" or expected.dtype.kind not in "fiub":
@@ -246,12 +246,13 @@ class Accumulated:
         ours[~finite] = theirs[~finite] = 0.0
         found = _compared(ours, theirs, np.float64, self._sums)
         if not same:
-            self._fail("NaN or infinite")
+            self.fail("NaN or infinite")
             differs = np.isfinite(actual) != np.isfinite(expected)
             found.channels[differs.any(axis=(0, 2))] = math.inf
         return found
 
-    def _fail(self, problem: str) -> None:
+    def fail(self, problem: str) -> None:
+        """Note a problem, which no tolerance allows."""
         self.problem = self.problem or problem
         self.max_abs = math.inf
 

@@ -21,17 +21,18 @@ from numpy.typing import NDArray
 from layertap._cut.plan import peel
 from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
-from layertap.cam.scores import ends_in_activation
 from layertap.errors import ImageError, InputError, LayertapError, UsageError
-from layertap.format.cost import activation_costs
 from layertap.format.layer import channel_axis
 from layertap.format.select import Selector
 from layertap.format.text import shape_text
 
+from . import sizes
+from .classes import best_classes
 from .comparison import Comparison, LayerComparison, device_text
 from .inputs import Batch, Sides, batches
 from .matching import Matches, Pair, Tensor, match, tensors_of
 from .measures import Accumulated
+from .sizes import bytes_of_layers
 from .stages import (
     FromOthers,
     Group,
@@ -50,18 +51,6 @@ from .tolerances import allowed_errors
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
-
-STAGE_BYTES = 32 << 20
-"""Most bytes of activations of one file that a stage computes, unless a single layer has more."""
-
-WAITING_BYTES = 64 << 20
-"""Most bytes that wait between two stages, of several samples."""
-
-MOST_SAMPLES = 16
-"""Most samples in a batch, and most that wait between two stages."""
-
-UNKNOWN_BYTES = 1 << 20
-"""What a layer takes of which the file does not say how large it is."""
 
 
 def compare_programs(
@@ -88,9 +77,8 @@ def compare_programs(
     ]
     notes: list[str] = []
     sides = Sides(a, b, plans[0].needs, plans[1].needs)
-    nbytes = _sizes(a, pairs, inputs, preprocess)
-    whole = sum(nbytes)
-    size = max(1, min(MOST_SAMPLES, STAGE_BYTES // max(whole, 1)))
+    nbytes = bytes_of_layers(a, [pair.a.name for pair in pairs], inputs, preprocess)
+    size = max(1, min(sizes.MOST_SAMPLES, sizes.STAGE_BYTES // max(sum(nbytes), 1)))
     given = batches(sides, inputs, size, preprocess, notes, failed)
     allowed_a, allowed_b = allowed_errors(a, tolerance), allowed_errors(b, tolerance)
     measured = [
@@ -170,45 +158,6 @@ def in_order_of(program: Program, pairs: Sequence[Pair]) -> list[Pair]:
     return sorted(pairs, key=lambda pair: (at[pair.b.tensor], pair.b.place))
 
 
-def _sizes(a: Program, pairs: Sequence[Pair], inputs: Any, preprocess: Recipe | None) -> list[int]:
-    """About how many bytes each layer takes for one sample."""
-    size = _free_sizes(a, inputs, preprocess)
-    try:
-        costs = activation_costs(a.layers, a.card, size)
-    except UsageError:
-        costs = activation_costs(a.layers, a.card)
-    known = {
-        layer.name: cost.nbytes
-        for layer, cost in zip(a.layers, costs, strict=True)
-        if cost.nbytes is not None
-    }
-    return [known.get(pair.a.name, UNKNOWN_BYTES) for pair in pairs]
-
-
-def _free_sizes(a: Program, inputs: Any, preprocess: Recipe | None) -> tuple[int, ...] | None:
-    """The sizes of the free axes of the first input, as far as they are known before any run."""
-    if not a.inputs:
-        return None
-    shape = a.inputs[0].shape
-    free = [axis for axis, dim in enumerate(shape) if axis and dim is None]
-    if isinstance(inputs, Mapping):
-        inputs = inputs.get(a.inputs[0].name)
-    given = getattr(inputs, "shape", None)
-    if isinstance(given, tuple) and len(given) == len(shape):
-        return tuple(given[axis] for axis in free)
-    recipe = a.preprocessing
-    if preprocess is not None:
-        from layertap._engine.feeds import as_recipe
-
-        recipe = as_recipe(preprocess)
-    if recipe is not None and recipe.size is not None and len(free) == 2:
-        return recipe.size
-    golden = a.card.golden if a.card else None
-    if golden is not None and golden.inputs and len(golden.inputs[0].shape) == len(shape):
-        return tuple(golden.inputs[0].shape[axis] for axis in free)
-    return None
-
-
 class _Measured:
     """What is known of one pair so far."""
 
@@ -281,23 +230,17 @@ class _Classes:
     """How often two outputs have the same best class."""
 
     def __init__(self, program: Program, pair: Pair) -> None:
-        names = {info.name for info in program.outputs}
         self._program, self._tensor = program, pair.a.tensor
-        self._is_output = pair.a.tensor in names
+        self._is_output = pair.a.tensor in {info.name for info in program.outputs}
         self._same = self._all = 0
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
-        if not self._is_output or a.shape != b.shape or a.ndim < 2 or a.dtype.kind != "f":
+        if not self._is_output or a.shape != b.shape:
             return
-        final = ends_in_activation(self._program, self._tensor)
-        if a.shape[-1] > 1 and (a.ndim == 2 or final):
-            same = np.argmax(a, axis=-1) == np.argmax(b, axis=-1)
-        elif a.shape[-1] == 1 and final:
-            same = (a > 0.5) == (b > 0.5)
-        else:
-            return
-        self._same += int(np.count_nonzero(same))
-        self._all += same.size
+        ours, theirs = (best_classes(self._program, self._tensor, x) for x in (a, b))
+        if ours is not None and theirs is not None:
+            self._same += int(np.count_nonzero(ours == theirs))
+            self._all += ours.size
 
     @property
     def share(self) -> float | None:
@@ -334,7 +277,7 @@ class _Comparing:
         self._born = born
         self._leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
         self._sources = [self._leaves[pair.b.tensor].source for pair in pairs]
-        self._stages = divided(nbytes, self._sources, STAGE_BYTES)
+        self._stages = divided(nbytes, self._sources, sizes.STAGE_BYTES)
         self._carried_a = carried(a.graph, [[pairs[x].a.tensor for x in s] for s in self._stages])
         self._carried_b = carried(b.graph, [[pairs[x].b.tensor for x in s] for s in self._stages])
         self._known: dict[str, Tensor] = {}
@@ -371,8 +314,8 @@ class _Comparing:
                 begin,
                 stage,
                 self._end,
-                WAITING_BYTES,
-                MOST_SAMPLES,
+                sizes.WAITING_BYTES,
+                sizes.MOST_SAMPLES,
             )
         return total
 

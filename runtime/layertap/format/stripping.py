@@ -43,6 +43,7 @@ def stripped(card: Card, outputs: Container[str | None]) -> Card:
         images=None,
         notes=None,
         made_from=None,
+        quantized=None,
         stripped=True,
         extra={},
     )

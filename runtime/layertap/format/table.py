@@ -81,8 +81,11 @@ def _wrapped(names: Sequence[str]) -> list[str]:
 
 def cost_text(cost: Cost) -> str:
     """The size in MB (10^6 bytes), with `~` before an estimate; empty if unknown."""
-    if cost.nbytes is None:
-        return ""
-    value = cost.nbytes / 1e6
+    return "" if cost.nbytes is None else f"{'' if cost.exact else '~'}{megabytes(cost.nbytes)}"
+
+
+def megabytes(nbytes: int) -> str:
+    """A size in MB (10^6 bytes), with the digits that matter."""
+    value = nbytes / 1e6
     digits = 1 if value >= 10 else 2 if value >= 0.1 else 4 if value >= 0.001 else 6
-    return f"{'' if cost.exact else '~'}{value:.{digits}f}"
+    return f"{value:.{digits}f}"

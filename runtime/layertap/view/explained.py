@@ -14,11 +14,11 @@ from PIL import Image, ImageDraw
 from layertap._arguments import choice, count, flag, number
 from layertap._engine.feeds import as_recipe, is_image
 from layertap._engine.program import HasProgram, Program, program_of
-from layertap.cam import attributions, available, targets
+from layertap.cam import attributions, targets
 from layertap.cam.axes import channels_last
 from layertap.cam.heat_maps import HeatMaps, heat_maps
 from layertap.cam.methods import METHODS, find_method
-from layertap.cam.scores import by_class, choose_output, ends_in_activation
+from layertap.cam.scores import by_class, choose_output, classes_last, ends_in_activation
 from layertap.cam.targets import Target
 from layertap.errors import InputError, UsageError, suggest
 from layertap.format.text import class_text
@@ -41,6 +41,9 @@ SHOWS = ("figure", "overlay", "map")
 
 UNSIGNED = ("saliency",)
 """Attributions without a sign; the largest over the channels is drawn, of others their sum."""
+
+OF_POSITIONS = ("occlusion", "rise")
+"""Attributions that are the same for all channels of a position."""
 
 PERCENTILE = 99.0
 """Of the absolute values of an attribution, the one that gets the last colour."""
@@ -162,7 +165,7 @@ def picture(
     program = program_of(model)
     given = image_of(program, inputs) if image is None else image
     source = None if given is None else shown(given)
-    if _is_attribution(method):
+    if _is_attribution(method) and not (method in METHODS and layer is not None):
         if layer is not None:
             raise UsageError(f"{method} is an attribution to the input. Leave out the layer.")
         found = attributed(
@@ -281,17 +284,20 @@ def attributed(
     """The attributions of each sample to one input.
 
     Args:
-        program: a file with gradients with respect to its inputs.
+        program: a file, with gradients with respect to its inputs if the method needs them.
         inputs: see `Model.attribute`, as are the other arguments.
         name: the input; by default the first that is an image, or the first.
 
     Raises:
         UsageError: there is no such input.
     """
+    if name is not None and method in attributions.MASKING_INPUT:
+        options = {**options, "input_name": name}  # no other one is masked
     values = attributions.attribute(
         program, inputs, method, target, preprocess=preprocess, **options
     )
-    by_input = values if isinstance(values, dict) else {program.inputs[0].name: values}
+    only = options.get("input_name") or program.inputs[0].name
+    by_input = values if isinstance(values, dict) else {only: values}
     if not targets.several(target, program.labels):
         by_input = {key: value[:, None] for key, value in by_input.items()}
     if name is None:
@@ -302,14 +308,15 @@ def attributed(
             f"there are no attributions to {name!r}; there are to "
             f"{', '.join(map(repr, by_input))}.{suggest(name, list(by_input))}"
         )
-    classes, scores = _targets_of(program, inputs, target, preprocess)
+    classes, scores = _targets_of(program, inputs, target, preprocess, options.get("output"))
     unsigned = method in UNSIGNED
     found = []
     for row, sample in enumerate(by_input[name]):
         maps = sample
         if sample.ndim == 4:
             last = channels_last(program, name, sample)
-            maps = last.max(axis=-1) if unsigned else last.sum(axis=-1)
+            over_channels = last.max(axis=-1) if unsigned else last.sum(axis=-1)
+            maps = last[..., 0] if method in OF_POSITIONS else over_channels
         texts = described(program.labels, None if classes is None else classes[row], scores[row])
         about = f"{method} at {name}{_class_text(texts)}"
         found.append(Explanation(maps, not unsigned, False, method, texts, about))
@@ -317,13 +324,16 @@ def attributed(
 
 
 def _targets_of(
-    program: Program, inputs: Any, target: Target, preprocess: Recipe | None
+    program: Program,
+    inputs: Any,
+    target: Target,
+    preprocess: Recipe | None,
+    output: str | None,
 ) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]:
     """The classes `(n, targets)` that a target means, and the model's output for each."""
-    gradients = available.find(program)
-    output = choose_output(program, None) if gradients is None else gradients.output
+    output = choose_output(program, output)
     feeds = program.prepare_arrays(program.plan([output]).needs, inputs, preprocess)
-    outputs = by_class(program.fetch([output])(feeds)[output])
+    outputs = by_class(classes_last(program, output, program.fetch([output])(feeds)[output]))
     resolved = targets.resolve(
         target,
         samples=len(outputs),

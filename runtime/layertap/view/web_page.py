@@ -16,7 +16,13 @@ from layertap._engine.feeds import as_recipe
 from layertap.cam.finished import check_options, computed_maps
 from layertap.cam.heat_maps import choose_layer, raw_maps
 from layertap.cam.methods import METHODS, Method, find_method
-from layertap.cam.scores import by_class, choose_output, ends_in_activation, of_both_classes
+from layertap.cam.scores import (
+    by_class,
+    choose_output,
+    classes_last,
+    ends_in_activation,
+    of_both_classes,
+)
 from layertap.cam.targets import is_binary, resolve
 from layertap.errors import LayertapError, UsageError
 from layertap.format.atomic import check_target, replacing
@@ -269,6 +275,8 @@ class _Maker:
             one = packing.layer_values(self.program, name, np.asarray(value))
             if one is None:
                 continue
+            if one.maps.ndim == 2:  # a sequence, which the page draws from its values
+                break
             picture, origin = picture_of_input(one.maps), "input"
             if one.maps.ndim == 1 and len(one.maps) <= MOST_ITEMS:
                 described["items"] = _items(one.maps)
@@ -431,7 +439,8 @@ class _Maker:
             if target is None:
                 return [], False
             raise UsageError(f"the output {output!r} has no scores of classes to choose from.")
-        scores = np.stack([by_class(values[output][:1])[0] for values in found])
+        outputs = [classes_last(program, output, values[output][:1]) for values in found]
+        scores = np.stack([by_class(one)[0] for one in outputs])
         labels = program.labels
         binary = is_binary(scores.shape[1], labels)
         classes = 2 if binary else scores.shape[1]

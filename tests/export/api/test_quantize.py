@@ -321,6 +321,14 @@ def test_a_file_that_computes_in_float16(tmp_path: Path) -> None:
         quantize(tiny.save(half, tmp_path / "half.onnx"), tmp_path / "q.onnx", to="int8")
 
 
+def test_verify_says_what_to_compare_instead(made: Any) -> None:
+    """Keras is not imported for that: the card says it."""
+    from layertap_export import verify
+
+    with pytest.raises(UsageError, match=r"was quantised to .* Verify digits\.onnx"):
+        verify(made.path, "model.keras")
+
+
 def test_a_fault_in_the_file_is_found(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

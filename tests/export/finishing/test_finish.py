@@ -31,6 +31,7 @@ from layertap.format.card import KEY, Card
 from layertap_export import VerificationError, add_gradients, finish
 from layertap_export.finishing import assemble, heat_map, methods, picture_input, scaling
 from layertap_export.finishing.classes import Classes
+from layertap_export.verification import finished_files
 from pages import page
 
 STRETCHED = {"size": [8, 6], "scaling": {"mode": "rescale", "scale": 1 / 255}}
@@ -192,22 +193,28 @@ def test_the_best_classes(file: Path, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("target", [-1, 0, 1])
-def test_one_score_for_two_classes(target: int, tmp_path: Path) -> None:
-    """The first of two labels is explained by the negative score."""
+def one_score(path: Path, batch: int | str = "batch", kind: int = tiny.FLOAT) -> Path:
+    """A model with one score for two classes, and with gradients.
+
+    Args:
+        batch: the number of samples, or a symbol.
+        kind: the element type in which it computes its feature maps.
+    """
     made = tiny.model(
         [
             tiny.node("Transpose", "image", "turned", perm=[0, 3, 1, 2]),
             tiny.node("Conv", "turned w", "conv", pads=[1, 1, 1, 1]),
-            tiny.node("Tanh", "conv", "bent"),
+            tiny.node("Cast", "conv", "narrow", to=kind),
+            tiny.node("Cast", "narrow", "wide", to=tiny.FLOAT),
+            tiny.node("Tanh", "wide", "bent"),
             tiny.node("Transpose", "bent", "maps", perm=[0, 2, 3, 1]),
             tiny.node("GlobalAveragePool", "bent", "pool"),
             tiny.node("Flatten", "pool", "flat"),
             tiny.node("Gemm", "flat d", "score"),
             tiny.node("Sigmoid", "score", "p"),
         ],
-        [tiny.value("image", ["batch", 8, 6, 3])],
-        [tiny.value("p", ["batch", 1]), tiny.value("maps", ["batch", 8, 6, 4])],
+        [tiny.value("image", [batch, 8, 6, 3])],
+        [tiny.value("p", [batch, 1]), tiny.value("maps", [batch, 8, 6, 4])],
         [tiny.weights("w", 4, 3, 3, 3), tiny.weights("d", 4, 1)],
         card=tiny.card(
             [
@@ -215,14 +222,20 @@ def test_one_score_for_two_classes(target: int, tmp_path: Path) -> None:
                 tiny.layer(1, "maps", "Conv2D", (None, 8, 6, 4), "image"),
                 tiny.layer(2, "p", "Dense", (None, 1), "maps"),
             ],
-            {"image": (None, 8, 6, 3)},
+            {"image": (batch if isinstance(batch, int) else None, 8, 6, 3)},
             {"p": (None, 1)},
             labels=("no", "yes"),
             preprocessing=STRETCHED,
         ),
     )
-    file, app = tmp_path / "gradients.onnx", tmp_path / "app.onnx"
-    add_gradients(tiny.save(made, tmp_path / "plain.onnx"), file, "maps")
+    add_gradients(tiny.save(made, path.with_name("plain.onnx")), path, "maps")
+    return path
+
+
+@pytest.mark.parametrize("target", [-1, 0, 1])
+def test_one_score_for_two_classes(target: int, tmp_path: Path) -> None:
+    """The first of two labels is explained by the negative score."""
+    file, app = one_score(tmp_path / "gradients.onnx"), tmp_path / "app.onnx"
     finish(file, app, heat_map="maps")
     opened = layertap.open(file)
     for seed in range(4):
@@ -231,6 +244,88 @@ def test_one_score_for_two_classes(target: int, tmp_path: Path) -> None:
         asked: Any = "top" if target == -1 else target
         expected = opened.cam(shown, "maps", asked, resize=(12, 13))
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_best_of_two_classes_with_one_score(tmp_path: Path) -> None:
+    """As `layertap run` prints them: the score of the first of two labels is 1 - p."""
+    file, app = one_score(tmp_path / "gradients.onnx"), tmp_path / "app.onnx"
+    finish(file, app, top=2)
+    seen = set()
+    for seed in range(8):
+        shown = np.full((9, 9, 3), seed * 32, np.uint8)
+        (p,) = layertap.open(file).predict(shown)[0]
+        found = run(app, image=shown)
+        best = int(p > 0.5)
+        seen.add(best)
+        np.testing.assert_array_equal(found["top_classes"], [[best, 1 - best]])
+        np.testing.assert_allclose(found["top_scores"], [sorted([p, 1 - p])[::-1]], rtol=1e-6)
+    assert seen == {0, 1}
+    with pytest.raises(UsageError, match="top is 3, but 'p' has only 2 classes"):
+        finish(file, app, top=3)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_fixed_number_of_samples(samples: int, tmp_path: Path) -> None:
+    file = one_score(tmp_path / "gradients.onnx", batch=samples)
+    app, opened = tmp_path / "app.onnx", layertap.open(file)
+    shown = np.stack([picture(12, 13, seed=seed) for seed in range(samples)])
+    if samples > 1:
+        with pytest.raises(UsageError, match=r"exactly 3 samples.* \(--batch\)"):
+            finish(file, app, top=1)
+    finish(file, app, heat_map=True, top=1, batch=True)
+    assert plain_session(app).get_inputs()[0].shape[0] == samples
+    found = run(app, image=shown, target=class_of(1))
+    np.testing.assert_allclose(found["p"], opened.predict(shown), rtol=1e-6)
+    maps = opened.cam(shown, target=1, resize=(12, 13)).reshape(-1, 12, 13)
+    np.testing.assert_allclose(found["heat_map"], maps, atol=1e-5)
+    assert check(layertap.open(app))
+
+
+def test_a_model_that_computes_in_16_bits_has_a_golden_sample(tmp_path: Path) -> None:
+    file = one_score(tmp_path / "gradients.onnx", kind=onnx.TensorProto.FLOAT16)
+    app = tmp_path / "app.onnx"
+    report = finish(file, app, heat_map="maps", layers="maps")
+    assert report.card.golden is not None
+    assert {"p", "maps"} <= report.card.golden.layers.keys()
+    assert check(layertap.open(app))
+
+
+def test_outputs_that_rounding_moves_far_are_not_in_the_golden_sample(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here all of them: a session that is asked for no outputs would compute all."""
+    whole = finished_files.Comparison.run
+    monkeypatch.setattr(
+        finished_files.Comparison,
+        "run",
+        lambda self: replace(whole(self), unsteady={"probs", "top_scores"}),
+    )
+    finish(file, tmp_path / "app.onnx", top=1)
+    with pytest.raises(ModelFileError, match="rounding alone moves them"):
+        check(layertap.open(tmp_path / "app.onnx"))
+
+
+def test_the_size_of_a_heat_map_is_that_of_the_first_of_several_images(tmp_path: Path) -> None:
+    made = tiny.model(
+        [
+            tiny.node("Add", "left right", "both"),
+            tiny.node("Tanh", "both", "maps"),
+            tiny.node("GlobalAveragePool", "maps", "pool"),
+            tiny.node("Flatten", "pool", "y"),
+        ],
+        [tiny.value("left", ["n", 3, 8, 6]), tiny.value("right", ["n", 3, 8, 6])],
+        [tiny.value("y", ["n", 3])],
+    )
+    file, app = tmp_path / "gradients.onnx", tmp_path / "app.onnx"
+    add_gradients(tiny.save(made, tmp_path / "plain.onnx"), file, "maps")
+    with pytest.raises(UsageError, match="2 inputs that could be images"):
+        finish(file, app, heat_map="maps", preprocess={})
+    finish(file, app, heat_map="maps", image_input=False)
+    batch = np.random.default_rng(0).normal(size=(2, 3, 8, 6)).astype(np.float32)
+    fed = {"left": batch, "right": batch * 2}
+    found = run(app, **fed, target=class_of(1))["heat_map"]
+    expected = layertap.open(file).cam(fed, "maps", 1)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-5)
 
 
 def test_layers_and_reductions(file: Path, tmp_path: Path) -> None:
@@ -362,12 +457,31 @@ def test_deep_pictures_are_rounded_with_a_warning(app: Path, tmp_path: Path) -> 
         (np.full((4, 4, 3), 70000), "from 0 to 255"),
         (np.full((4, 4, 3), -1.0, np.float32), "from 0 to 255, got -1"),
         (np.zeros((2, 4, 4, 3), np.uint8), "takes one picture"),
-        (np.array([["a"]]), "dtype uint8"),
+        (np.array([["a"]]), "takes a picture"),
+        (np.zeros((4,), np.uint8), r"takes a picture: .* got an array of shape \(4,\), uint8\."),
+        (None, "takes a picture: a path, an image, or an array .* got None"),
+        ([], "takes a picture: .* got a list"),
+        (np.zeros((4, 4, 2), np.float32), r"with 1, 3 or 4 channels, the last axis, got \(4, 4, 2"),
+        (np.full((4, 4, 3), 0.5, np.float32), "from 0 to 255, got float32 from 0.5 to 0.5"),
+        ({"target": 3}, "class 3 is out of range: the output has 3, 0 to 2; -1 is the one with"),
+        ({"target": np.array([-4])}, "class -4 is out of range"),
+        ({"target": [0, 1]}, "takes one class, got 2"),
+        ({"target": np.array([1.5])}, "must contain integers"),
     ],
 )
 def test_what_is_no_picture(app: Path, given: Any, problem: str) -> None:
-    with pytest.raises(layertap.LayertapError, match=problem):
-        layertap.open(app).predict(given)
+    given = {"image": picture(4, 4), **given} if isinstance(given, dict) else given
+    for compute in (layertap.open(app).predict, layertap.open(app).cam):
+        with pytest.raises(layertap.LayertapError, match=problem):
+            compute(given)
+
+
+@pytest.mark.parametrize("target", [2, -1, [1], np.array([-3]), np.int32(0)])
+def test_a_class_in_every_form(app: Path, target: Any) -> None:
+    shown = picture(9, 9)
+    found = layertap.open(app).predict({"image": shown, "target": target})["heat_map"]
+    exact = run(app, image=shown, target=np.reshape(target, -1).astype(np.int64))["heat_map"]
+    np.testing.assert_array_equal(found, exact)
 
 
 def test_what_a_finished_file_cannot_do(app: Path, file: Path, tmp_path: Path) -> None:
@@ -411,6 +525,65 @@ def test_commands_that_need_the_file_before_it_was_finished(app: Path, tmp_path:
         "shown.png",
         "tiny.onnx",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"image": "zz"}, "the input 'zz', which the graph does not have"),
+        ({"target": "zz"}, "the input 'zz', which the graph does not have"),
+        ({"image": "target"}, "as picture and as class"),
+        ({"scores": None}, "without scores, layer or method"),
+        ({"layer": None}, "without scores, layer or method"),
+        ({"method": None}, "without scores, layer or method"),
+        ({"heat_map": "zz"}, "no tensor 'zz'"),
+        ({"scores": "zz"}, "no tensor 'zz'"),
+        ({"method": "zz"}, "unknown method 'zz'"),
+        ({"preprocessing": {"color_mode": "pink"}}, "pink"),
+    ],
+)
+def test_a_card_that_was_changed(
+    app: Path,
+    changes: dict[str, Any],
+    problem: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    card = layertap.open(app).card
+    assert card is not None
+    assert card.finished is not None
+    relabelled(app, finished=replace(card.finished, **changes))
+    Image.fromarray(picture(9, 9)).save(tmp_path / "shown.png")
+    command = ["cam", str(app), str(tmp_path / "shown.png"), "-o", str(tmp_path / "maps")]
+    assert main(command) == 2
+    assert problem in capfd.readouterr().err
+
+
+def test_a_part_of_a_finished_file(app: Path, file: Path, tmp_path: Path) -> None:
+    """Its card says what it still takes and gives."""
+    shown, whole, part = picture(30, 20), layertap.open(app), tmp_path / "part.onnx"
+    whole.cut(part, end="probs")
+    opened = layertap.open(part)
+    np.testing.assert_array_equal(opened.predict(shown), layertap.open(file).predict(shown))
+    assert opened.labels == ("cat", "dog", "bird")
+    assert check(opened)
+    with pytest.raises(UsageError, match="without a heat map"):
+        opened.cam(shown)
+    whole.cut(part, end=["probs", "heat_map"])
+    opened = layertap.open(part)
+    found = opened.cam(shown, target="dog")
+    np.testing.assert_array_equal(found, whole.cam(shown, target="dog"))
+    whole.cut(part, end=["heat_map"])
+    found = layertap.open(part).predict({"image": shown, "target": 1})
+    np.testing.assert_array_equal(found, whole.cam(shown, target=1))
+    whole.cut(part, end=["top_classes"])
+    np.testing.assert_array_equal(
+        layertap.open(part).predict(shown), whole.predict(shown)["top_classes"]
+    )
+    whole.cut(part, start="mixed", end="probs")
+    opened = layertap.open(part)
+    maps = whole.activations(shown, "mixed")
+    np.testing.assert_allclose(opened.predict(maps), whole.predict(shown)["probs"], rtol=1e-6)
 
 
 def test_a_class_that_does_not_exist_stops_the_run(app: Path) -> None:

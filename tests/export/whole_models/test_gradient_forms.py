@@ -340,3 +340,42 @@ def test_a_required_class_input(small: Any, tmp_path: Path) -> None:
 
     assert check(layertap.open(paths[1]))
     assert layertap_export.verify(paths[1], small)
+
+
+# --- Places ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rank", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_places_of_a_segmentation_have_the_gradient_of_the_tape(rank: int, tmp_path: Path) -> None:
+    """A net with a way down and up and a skip, over sequences, images and volumes."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    sizes = (8, 4, 4)[:rank]
+    conv, up = (getattr(keras.layers, f"{kind}{rank}D") for kind in ("Conv", "UpSampling"))
+    x = keras.Input((*sizes, 2), name="x")
+    skip = conv(3, 3, padding="same", activation="tanh", name="skip")(x)
+    deep = conv(4, 3, strides=2, padding="same", activation="tanh", name="deep")(skip)
+    joined = keras.layers.Concatenate()([skip, up(2)(deep)])
+    scores = conv(3, 1, name="scores")(joined)
+    model = keras.Model(x, keras.layers.Softmax(name="probabilities")(scores))
+    path = tmp_path / "net.onnx"
+    layertap_export.export(model, path, gradients=["deep"])
+
+    values = np.random.default_rng(0).normal(size=(2, *sizes, 2)).astype(np.float32)
+    mask = np.random.default_rng(1).random(sizes).astype(np.float32)
+    box = np.zeros(sizes, np.float32)
+    box[(slice(1, 3),) * rank] = 1
+    for at, weights in ((mask, mask), ((1,) * rank + (3,) * rank, box)):
+        with tf.GradientTape() as tape:
+            head = keras.Model([skip, deep], scores)
+            kept = keras.Model(x, [skip, deep])(values, training=False)
+            tape.watch(kept[1])
+            score = tf.reduce_sum(head(kept)[..., 1] * weights)
+        expected = np.asarray(tape.gradient(score, kept[1]))
+        found = layertap.open(path).gradients(values, "deep", target=1, at=at)
+        assert np.any(expected)
+        np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())

@@ -284,13 +284,14 @@ def test_only_what_is_needed_must_be_given() -> None:
         ),
         (
             VECTORS,
-            "the model has 2 inputs ('image', 'vector'), got an array of shape (2, 4), float32,. "
-            "Give a dict by input name.",
+            "the model has 2 inputs ('image', 'vector'), got an array of shape (2, 4) and dtype "
+            "float32. Give a dict by input name; commands take an .npz file with an array for each "
+            "input.",
         ),
         (
             [VECTORS] * 3,
             "the model has 2 inputs ('image', 'vector'), got a list of 3. Give a dict by input "
-            "name.",
+            "name; commands take an .npz file with an array for each input.",
         ),
     ],
 )
@@ -465,7 +466,8 @@ def test_an_image_that_is_none() -> None:
         ),
         (
             np.zeros((8, 6, 3), np.uint8),
-            "input 'x': got an array of shape (8, 6, 3), uint8, as an image, but the model's file "
+            "input 'x': got an array of shape (8, 6, 3) and dtype uint8 as an image, but the "
+            "model's file "
             'has no preprocessing. Give a recipe, as in preprocess={"size": [8, 6]}, or a batch of '
             "shape (n, 8, 6, 3) (for an array that is one sample, add the batch axis: x[None]).",
         ),

@@ -234,6 +234,48 @@ def test_images_are_prepared(differentiable: Any) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+# --- Expected gradients -------------------------------------------------------------------------
+
+
+def test_expected_gradients_of_a_polynomial(
+    model: layertap.Model, feeds: dict[str, np.ndarray]
+) -> None:
+    """The mean over the background of integrated gradients; their sum is the difference of the
+    score to its mean over the background."""
+    generator = np.random.default_rng(8)
+    background = {
+        "x": generator.normal(size=(4, 4)).astype(np.float32),
+        "z": generator.normal(size=(4, 3)).astype(np.float32),
+    }
+    wanted = {name: np.zeros((5, 2, feeds[name].shape[1])) for name in "xz"}
+    for row in range(4):
+        start = {name: background[name][row] for name in "xz"}
+        exact = model.attribute(feeds, "integrated_gradients", [0, 1], baseline=start, steps=2)
+        for name in "xz":
+            wanted[name] += exact[name] / 4
+    options: dict[str, Any] = {"background": background, "samples": 400, "batch_size": 400}
+    found = model.attribute(feeds, "expected_gradients", [0, 1], **options)
+    for name in "xz":
+        np.testing.assert_allclose(found[name], wanted[name], atol=0.02)
+    same = model.attribute(feeds, "expected_gradients", [0, 1], **options)
+    np.testing.assert_array_equal(found["x"], same["x"])
+    options["seed"] = 1
+    other = model.attribute(feeds, "expected_gradients", [0, 1], **options)
+    assert np.abs(found["x"] - other["x"]).max() > 1e-5
+
+
+def test_expected_gradients_of_one_input(
+    model: layertap.Model, feeds: dict[str, np.ndarray]
+) -> None:
+    """In `z` the score is linear: `G (z - mean)`, whatever is drawn, if each row has its turn."""
+    rows = np.random.default_rng(9).normal(size=(4, 3)).astype(np.float32)
+    found = model.attribute(
+        feeds, "expected_gradients", 1, background=rows, samples=8, input_name="z"
+    )
+    wanted = parts(feeds, 1)["z"] * (feeds["z"] - rows.mean(axis=0))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 # --- Errors -------------------------------------------------------------------------------------
 
 

@@ -281,6 +281,46 @@ def test_nan_goes_through(differentiable: Any, images: np.ndarray) -> None:
         assert np.isnan(found[1]).any(), name
 
 
+def test_masks_without_a_layer_are_laid_on_the_image(
+    differentiable: Any, tiny_file: TinyFile, images: np.ndarray
+) -> None:
+    for name in ("occlusion", "rise", "kernelshap"):
+        found = heat_maps(
+            differentiable(), images, None, "dog", method=name, **options(name, "conv")
+        )
+        assert found.layer == "image"
+        named = heat_maps(
+            differentiable(), images, "image", "dog", method=name, **options(name, "conv")
+        )
+        np.testing.assert_array_equal(found.maps, named.maps)
+        foreign = layertap.open(tiny_file("channels_first_gradients"))
+        same = foreign.cam(
+            images.transpose(0, 3, 1, 2), None, "dog", method=name, **options(name, "conv")
+        )
+        np.testing.assert_allclose(same, found.maps, atol=2e-5)
+    with pytest.raises(layertap.UsageError, match="give a layer"):
+        layertap.open(tiny_file("image_classifier")).cam(
+            np.zeros((1, 8, 6, 3)), method="reciprocam"
+        )
+
+
+def test_baselines_of_a_layer(differentiable: Any, images: np.ndarray) -> None:
+    """What is masked becomes the mean of its channel, in the layer's own units."""
+    model = differentiable()
+    found = model.cam(
+        images, "last", 0, method="occlusion", baseline="mean", normalize=False, resize=False
+    )
+    for i, image in enumerate(images):
+        values = float64_network.forward(image[None])
+        whole = values["last"][0]
+        for position in np.ndindex(4, 3):
+            changed = whole.copy()
+            changed[position] = whole.mean(axis=(0, 1))
+            given = {**{n: values[n] for n in ("conv", "relu", "mixed")}, "last": changed[None]}
+            drop = values["logits"] - float64_network.forward(image[None], given)["logits"]
+            np.testing.assert_allclose(found[i, 0][position], drop[0, 0], atol=1e-5)
+
+
 # --- Form ---------------------------------------------------------------------------------------
 
 
@@ -357,6 +397,48 @@ def test_tokens_become_maps(images: np.ndarray) -> None:
         "resize=False."
     )
     assert model.cam(images, "tokens", 0, resize=False).shape == (3, 1, 49)
+
+
+@pytest.mark.parametrize("name", ["occlusion", "rise", "reciprocam", "kernelshap"])
+def test_positions_of_tokens_that_become_maps(images: np.ndarray, name: str) -> None:
+    """reshape says where the values of a map are in the layer. The class token stays as it is."""
+    model = layertap.open(token_model().SerializeToString())
+
+    def grid(tokens: np.ndarray) -> np.ndarray:
+        return tokens[:, 1:].reshape(len(tokens), 8, 6, -1)[:, ::-1]
+
+    few: dict[str, Any] = {"samples": 12 if name == "rise" else None}
+    found = model.cam(
+        images, "tokens", 1, method=name, reshape=grid, normalize=False, resize=False, **few
+    )
+    w = onnx.numpy_helper.to_array(token_model().graph.initializer[0]).astype(np.float64)[:, 1]
+    gains = (images[:, ::-1] @ w) / 49
+    class_token = images.mean(axis=(1, 2)) @ w / 49
+    if name == "rise":
+        masks = RandomMasks((8, 6), (7, 6), 12, 0.5, [0, 0], smooth=True)
+        drawn = np.stack([masks[k] for k in range(12)])
+        scores = np.einsum("nhw,mhw->nm", gains, drawn) + class_token[:, None]
+        wanted = np.einsum("nm,mhw->nhw", scores, drawn) / 6
+    else:
+        wanted = gains + (class_token[:, None, None] if name == "reciprocam" else 0)
+    np.testing.assert_allclose(found[:, 0], wanted, atol=1e-5)
+    with pytest.raises(layertap.UsageError) as caught:
+        model.cam(images, "tokens", method=name, reshape=lambda values: 2 * grid(values))
+    assert str(caught.value) == (
+        f"{name} masks the positions of feature maps, and reshape= must not compute, only move the "
+        "values of the layer to feature maps (n, h, w, c)."
+    )
+
+
+def test_positions_of_a_layer_with_channels_first(differentiable: Any, images: np.ndarray) -> None:
+    model = differentiable(channels_first=True)
+    batch = images.transpose(0, 3, 1, 2)
+    for name in ("occlusion", "reciprocam"):
+        wanted = model.cam(batch, "relu", 1, method=name)
+        found = model.cam(
+            batch, "relu", 1, method=name, reshape=lambda values: np.moveaxis(values, 1, -1)
+        )
+        np.testing.assert_array_equal(found, wanted)
 
 
 def token_model() -> onnx.ModelProto:
@@ -454,6 +536,25 @@ def test_methods_of_activations_run_no_gradients(
             {"layer": "pool", "method": "eigencam"},
             "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
         ),
+        (
+            {"layer": "pool", "method": "occlusion"},
+            "a heat map needs a layer with feature maps, (n, h, w, c), but 'pool' gives (3, 5).",
+        ),
+        (
+            {"layer": "last", "method": "occlusion", "window": 4},
+            "window must be at most 4 x 3 for 'last', which has 4 x 3 positions, got 4 x 4.",
+        ),
+        (
+            {"layer": "last", "method": "kernelshap", "baseline": np.zeros(7)},
+            "the baseline has shape (7,), but 'last' has shape (3, 4, 3, 5). Give a number, one "
+            "sample, or one sample for each.",
+        ),
+        ({"window": 2}, "window is for the methods occlusion, kernelshap, got gradcam."),
+        (
+            {"baseline": 1.0},
+            "baseline is for the methods occlusion, rise, reciprocam, kernelshap, got gradcam.",
+        ),
+        ({"seed": -1}, "seed must be at least 0, got -1."),
         ({"mask": "imput"}, "mask must be 'layer' or 'input', got 'imput'. Did you mean 'input'?"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"channels": 0}, "channels must be at least 1, got 0."),

@@ -44,6 +44,11 @@ def test_each_is_cut_out_of_an_enlarged_grid(
         assert masks[index].shape == tuple(size)
 
 
+def test_they_are_cut_out_anywhere() -> None:
+    masks = RandomMasks((9, 4), (3, 4), 100, 0.5, [1], smooth=True)
+    assert set(map(tuple, masks._starts.tolist())) == {(0, 0), (1, 0), (2, 0)}
+
+
 @pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("keep", [0.2, 0.5])
 def test_every_position_is_kept_as_often(smooth: bool, keep: float) -> None:

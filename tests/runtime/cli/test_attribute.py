@@ -51,6 +51,27 @@ def test_options_reach_the_method(file: Path, pictures: Path) -> None:
     np.testing.assert_allclose(np.load("out/a.attribute.npy"), expected[0], atol=1e-6)
 
 
+def test_methods_without_gradients_take_any_file(file: Path, pictures: Path) -> None:
+    model = api.open(file)
+    command = ("attribute", file, "pictures/a.png", "--target", "cat", "-o", "out")
+    done = layertap(
+        *command, "--method", "kernelshap", "--window", "4", "3", "--baseline", "mean", "--input",
+        "image",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    wanted = model.attribute("pictures/a.png", "kernelshap", "cat", window=(4, 3), baseline="mean")
+    np.testing.assert_allclose(np.load("out/a.attribute.npy"), wanted[0], atol=1e-6)
+    background = np.random.default_rng(0).random((3, 8, 6, 3), np.float32)
+    np.save("others.npy", background)
+    for method in ("kernelshap", "expected_gradients"):
+        done = layertap(
+            *command, "--method", method, "--background", "others.npy", "--samples", "96"
+        )
+        assert done.code == 0, done.err
+        wanted = model.attribute("pictures/a.png", method, "cat", background=background, samples=96)
+        np.testing.assert_allclose(np.load("out/a.attribute.npy"), wanted[0], atol=1e-6)
+
+
 @pytest.mark.parametrize("format_", ["png", "pdf", "svg"])
 def test_pictures_of_a_run_before_are_removed(file: Path, pictures: Path, format_: str) -> None:
     command = ("attribute", file, "-o", "out", "--method", "saliency", "--target", "dog")
@@ -96,6 +117,19 @@ def test_a_width_on_paper_is_that_of_the_picture(file: Path, pictures: Path) -> 
         (["--font", "gone.ttf"], "the font 'gone.ttf' cannot be read: there is no such file."),
         (["--input", "imag"], "there are no attributions to 'imag'; there are to 'image'. Did you"),
         (["--method", "gradcm"], "unknown method 'gradcm'; the methods are saliency,"),
+        (
+            ["--method", "saliency", "--window", "3"],
+            "--window is for --method occlusion, kernelshap, got --method saliency.",
+        ),
+        (
+            ["--method", "saliency", "--samples", "3"],
+            "--samples is for --method rise, kernelshap, smoothgrad, expected_gradients, got "
+            "--method saliency.",
+        ),
+        (
+            ["--method", "kernelshap", "--background", "a.png"],
+            "--background must be a .npy or .npz file with a ready batch, got a.png.",
+        ),
         (["--width", "20px"], "a width of 20 pixels leaves no room for 2 pictures in a row."),
     ],
 )

@@ -278,6 +278,59 @@ def test_maps_of_sequences_are_arrays_only(tmp_path: Path, monkeypatch: pytest.M
     assert not list(Path("out").glob("*.png"))
 
 
+def test_masked_positions(file: Path, pictures: Path) -> None:
+    """Without a layer the image is masked; the options are those of the library."""
+    done = layertap(
+        "cam", file, pictures, "-o", "out", "--method", "occlusion", "--window", "3", "2",
+        "--stride", "2", "--baseline", "mean",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    assert (report["layer"], report["method"]) == ("image", "occlusion")
+    model = api.open(file)
+    for entry in report["images"]:
+        wanted = model.cam(
+            entry["image"], method="occlusion", window=(3, 2), stride=2, baseline="mean"
+        )
+        np.testing.assert_allclose(np.load(Path("out", entry["maps"])), wanted, atol=1e-6)
+    done = layertap(
+        "cam", file, pictures, "-o", "out", "--method", "rise", "--layer", "relu", "--samples", "9",
+        "--seed", "4", "--baseline", "0.5",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    report = json.loads(Path("out/cam.json").read_text(encoding="utf-8"))
+    entry = report["images"][0]
+    wanted = model.cam(entry["image"], "relu", method="rise", samples=9, seed=4, baseline=0.5)
+    np.testing.assert_allclose(np.load(Path("out", entry["maps"])), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--method", "rise", "--stride", "2"),
+            "--stride is for --method occlusion, got --method rise.",
+        ),
+        (
+            ("--baseline", "mean"),
+            "--baseline is for --method occlusion, rise, reciprocam, kernelshap, got --method "
+            "gradcam.",
+        ),
+        (
+            ("--method", "occlusion", "--baseline", "maen"),
+            "baseline must be a number, an array that fits, or one of 'zero', 'mean', 'blur', got "
+            "'maen'. Did you mean 'mean'?",
+        ),
+    ],
+)
+def test_options_of_other_methods(
+    file: Path, pictures: Path, options: tuple[Any, ...], message: str
+) -> None:
+    done = layertap("cam", file, pictures, "-o", "out", *options)
+    assert done.code == 2
+    assert message in done.err
+
+
 def test_help_lists_all_methods() -> None:
     text = " ".join(layertap("cam", "--help").out.split())
     for name in METHODS:

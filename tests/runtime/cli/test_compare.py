@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,26 @@ def test_two_recipes(files: Path, pictures: Path) -> None:
     assert "B has no recipe for images and was fed with that of A." in done.out
     done = layertap("compare", "a.onnx", "a.onnx", "pictures", "--preprocess", "recipe.json")
     assert done.code == 0
+
+
+def test_a_record_of_one_machine_on_another(files: Path, pictures: Path) -> None:
+    done = layertap("record", "a.onnx", "pictures", "-o", "here.npz")
+    assert done.code == 0
+    assert re.fullmatch(
+        r"wrote here\.npz \(0\.\d MB\): 6 layers of 5 samples, with the inputs\n", done.err
+    )
+    assert layertap("compare", "here.npz", "a.onnx").code == 0
+    done = layertap("compare", "here.npz", "b.onnx", "--json")
+    assert done.code == 1
+    assert json.loads(done.out)["first"] == "conv"
+    done = layertap("compare", "here.npz", "b.onnx", "--layers", "conf")
+    assert done.code == 2
+    assert "Did you mean 'conv'?" in done.err
+    done = layertap("compare", "here.npz", "a.onnx", "--device-a", "cuda")
+    assert "is a record, which runs on no device" in done.err
+    Path("pictures/c.png").write_bytes(b"no image")
+    done = layertap("record", "a.onnx", "pictures", "-o", "few.npz", "--no-inputs")
+    assert done.code == 1
+    assert "6 layers of 4 samples, without the inputs" in done.err
+    assert layertap("compare", "few.npz", "here.npz").code == 2
+    assert layertap("record", "a.onnx", "pictures", "-o", "here.txt").code == 2

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layertap.comparing.matching import Matches, Tensor, match
+from layertap.comparing.matching import Matches, Tensor, inside_first, match
+from layertap.format.layer import Layer
 
 Spec = tuple[str, int]
 """A base name, and the number of channels."""
@@ -98,3 +99,15 @@ def test_a_file_without_a_card_has_tensors() -> None:
     b = [Tensor("block/conv:0", "Conv", (None, 3), "float32", "block/conv:0", 0)]
     assert names(match(a, b, {}, {})) == [("block/conv", "block/conv:0")]
     assert names(match(b, a, {}, {})) == [("block/conv:0", "block/conv")]
+
+
+def test_a_layer_comes_after_those_in_it() -> None:
+    parents = {"in": None, "encoder": None, "encoder/a": "encoder", "encoder/b": "encoder"}
+    parents |= {"encoder/b/c": "encoder/b", "head": None, "loop": "loop"}
+    layers = [
+        Layer(name, "Layer", at, (None, 2), "float32", 0, (), name, parent)
+        for at, (name, parent) in enumerate(parents.items())
+    ]
+    assert [layer.name for layer in inside_first(layers)] == [
+        "in", "encoder/a", "encoder/b/c", "encoder/b", "encoder", "head", "loop",
+    ]  # fmt: skip

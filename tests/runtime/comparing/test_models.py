@@ -18,7 +18,7 @@ from onnx import numpy_helper
 import layertap
 from generators import tiny
 from generators.random_graphs import squares
-from layertap.comparing import models
+from layertap.comparing import sizes
 from layertap.comparing.models import compare_programs
 from layertap.errors import InputError, LayerNotFoundError, UsageError
 
@@ -126,7 +126,7 @@ def test_stages_give_what_one_run_gives(drawn: tuple[onnx.ModelProto, list[str]]
     a, b = (opened(one, reproducible=True)._program for one in (made, bad))
     whole = compare_programs(a, b, x)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "STAGE_BYTES", 1)
+        patch.setattr(sizes, "STAGE_BYTES", 1)
         assert compare_programs(a, b, x).layers == whole.layers
 
 
@@ -138,8 +138,8 @@ def tiny_numbers(seed: str) -> Array:
 def test_samples_are_divided_without_an_effect(
     stage_bytes: int, tiny_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "STAGE_BYTES", stage_bytes)
-    monkeypatch.setattr(models, "WAITING_BYTES", 2000)
+    monkeypatch.setattr(sizes, "STAGE_BYTES", stage_bytes)
+    monkeypatch.setattr(sizes, "WAITING_BYTES", 2000)
     made = tiny.image_classifier()
     x = tiny.images(7)
     bad = changed(made, "bias", lambda w: w + 0.1)

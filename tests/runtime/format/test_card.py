@@ -23,6 +23,7 @@ from layertap.format.card import (
     Gradients,
     LayerCheck,
     MadeFrom,
+    Quantized,
     Source,
     TableRows,
     TensorInfo,
@@ -32,7 +33,7 @@ from layertap.format.layer import Layer
 
 CLASSES = (
     Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
-    Gradients, Digest, MadeFrom, TableRows, Finished,
+    Gradients, Digest, MadeFrom, TableRows, Finished, Quantized,
 )  # fmt: skip
 
 FULL: dict[str, Any] = {
@@ -127,6 +128,16 @@ FULL: dict[str, Any] = {
         "top_classes": "top_classes",
     },
     "stripped": False,
+    "quantized": {
+        "to": "int8",
+        "layers": {"dense": "int8"},
+        "outputs": {"y": 0.004},
+        "samples": 8,
+        "golden": {"y": 0.005},
+        "onnxruntime": "1.32.0",
+        "calibrated": 16,
+        "budget": 0.02,
+    },
 }
 """A card with all keys."""
 
@@ -146,6 +157,7 @@ PATHS: list[tuple[str | int, ...]] = [
     ("digest",),
     ("made_from",),
     ("finished",),
+    ("quantized",),
 ]
 """The path to one object of each class in `FULL`."""
 
@@ -187,7 +199,7 @@ def test_full_card_is_read() -> None:
 
 def test_optional_keys_have_defaults() -> None:
     parts = "preprocessing images labels verification golden gradients notes".split()
-    parts += ["digest", "made_from", "finished", "stripped"]
+    parts += ["digest", "made_from", "finished", "stripped", "quantized"]
 
     def strip(data: dict[str, Any]) -> None:
         for part in parts:
@@ -304,6 +316,16 @@ cards = built(
     made_from=st.none() | built(MadeFrom, step=text, graph=text, weights=text),
     finished=st.none() | built(Finished, scores=st.none() | text, image=st.none() | text),
     stripped=st.none() | st.booleans(),
+    quantized=st.none()
+    | built(
+        Quantized,
+        to=text,
+        layers=st.dictionaries(text, text, max_size=2),
+        outputs=st.dictionaries(text, number, max_size=2),
+        samples=count,
+        golden=st.dictionaries(text, number, max_size=2),
+        onnxruntime=text,
+    ),
     format=st.sampled_from(["1.0", "1.7", "1", "0.9"]),
 )  # fmt: skip
 
@@ -432,6 +454,10 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
         (("finished",), "image", 7, "Finished has 7 as 'image', not a string or null"),
         (("finished",), "preprocessing", [], "Finished has [] as 'preprocessing', not an object or "
          "null"),
+        (("quantized",), "outputs", {"y": "1"}, "Quantized has {\"y\": \"1\"} as 'outputs', not an "
+         "object of finite numbers"),
+        (("quantized",), "calibrated", -1, "Quantized has -1 as 'calibrated', not an integer of at "
+         "least 0, or null"),
         ((), "golden", False, "Golden is false, not an object"),
         (("source",), "model", 3, "Source has 3 as 'model', not a string"),
         (("inputs", 0), "shape", "4", "TensorInfo has \"4\" as 'shape', not a list of sizes"),
@@ -484,7 +510,8 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file", "tables", "step", "card"}
-    optional |= {"sums", "reference", "images", "finished", "stripped", *FULL["finished"]}
+    optional |= {"sums", "reference", "images", "finished", "stripped", "quantized"}
+    optional |= {"calibrated", "budget", *FULL["finished"]}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")
@@ -494,9 +521,10 @@ def test_every_plain_field_is_tested_with_an_invalid_value() -> None:
     """A field whose annotation is missing in `_KINDS` would make every card invalid."""
     nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
     nested |= {"tables"}
-    nested |= {"extra", "digest", "made_from", "finished"}
+    nested |= {"extra", "digest", "made_from", "finished", "quantized"}
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
-    kinds = {annotation for _, name, annotation in plain if name not in nested}
+    plain = {part for part in plain if part[0] is Quantized or part[1] not in nested}
+    kinds = {annotation for kind, name, annotation in plain if name != "extra"}
     assert kinds == set(schema._KINDS)
 
 

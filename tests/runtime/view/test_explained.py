@@ -98,6 +98,25 @@ def test_an_attribution_has_the_sign_of_the_float64_network(
     assert np.abs(pixels - colors.astype(int)).max() <= 6  # a neighbouring colour
 
 
+@pytest.mark.parametrize("layer", [None, "last"])
+def test_masked_positions_of_the_image_and_of_a_layer(
+    model: layertap.Model, layer: str | None
+) -> None:
+    """An attribution with a sign, of which every channel has the value; a heat map of the layer."""
+    batch = np.random.default_rng(1).normal(size=(1, 8, 6, 3)).astype(np.float32)
+    found = model.picture(
+        batch, layer, "dog", method="occlusion", show="map", window=2, percentile=100
+    )
+    if layer is None:
+        values = model.attribute(batch, "occlusion", "dog", window=2)[0][..., 0]
+        share = values / np.abs(values).max()
+        colors = shades("RdBu_r")[np.minimum(((share + 1) * 128).astype(int), 255)]
+    else:
+        values = model.cam(batch, layer, "dog", method="occlusion", window=2)[0, 0]
+        colors = shades("jet")[np.minimum((values * 256).astype(int), 255)]
+    assert np.abs(np.asarray(found).astype(int) - colors.astype(int)).max() <= 6
+
+
 def test_captions_say_method_layer_class_and_score(model: layertap.Model) -> None:
     x = tiny.images(1)
     score = model.predict(x)[0, 1]

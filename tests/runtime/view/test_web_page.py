@@ -185,6 +185,15 @@ def test_inputs_that_are_no_pictures_are_words_or_numbers(tmp_path: Path) -> Non
     ]
 
 
+def test_the_first_input_that_can_be_drawn_is(tmp_path: Path) -> None:
+    """A sequence before a vector: the heat map is one of its positions."""
+    arrays = {"frames": np.ones((2, 3, 4), np.float32), "bias": np.ones((2, 4), np.float32)}
+    frames = tiny.frames()
+    page = page_of(layertap.open(frames.SerializeToString()), arrays, tmp_path / "page.html")
+    assert page.layer("frames")["maps"]["samples"][0]["shape"] == [4, 3]
+    assert [sample.keys() & {"items", "picture"} for sample in page.data["samples"]] == [set()] * 2
+
+
 def test_a_page_without_samples(model: layertap.Model, tmp_path: Path) -> None:
     page = page_of(model, None, tmp_path / "a.html")
     assert [row["name"] for row in page.data["layers"]] == [x.name for x in model.layers]

@@ -1,0 +1,69 @@
+"""`layertap layers --cost`: what the layers of a file cost, and where to cut it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from layertap import _model
+from layertap._engine.program import program_of
+from layertap.errors import UsageError
+from layertap.measuring.costing import RANDOM, RUNS, layer_costs
+from layertap.measuring.splitting import SERVER_SPEED, Split, bytes_per_second
+
+from . import OK
+from .options import layer_selectors
+from .printing import show
+from .ready_batch import load_ready, ready_batch
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute and print; return the exit code."""
+    for option in ("on", "against", "output", "page", "workers", "batch_size"):
+        if getattr(args, option) is not None:
+            name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} is for the values of layers, not for their cost.")
+    if args.batch != 1:
+        raise UsageError("the cost is that of one sample. Leave out --batch.")
+    if args.split is None and args.server_speed is not None:
+        raise UsageError("--server-speed is for --split BANDWIDTH. Give both.")
+    if args.split is not None:
+        bytes_per_second(args.split)
+    model = _model.open(args.file, device=args.device, threads=args.threads)
+    selectors = layer_selectors(args, model.layers)
+    everything = selectors is None and not args.type
+    found = layer_costs(
+        program_of(model),
+        None if everything else model.select(selectors, args.type),
+        size=args.size,
+        measure=_measured(args),
+        runs=RUNS if args.runs is None else args.runs,
+        preprocess=args.preprocess,
+    )
+    split = None
+    if args.split is not None:
+        speed = SERVER_SPEED if args.server_speed is None else args.server_speed
+        split = Split(found, args.split, speed)
+    if args.json:
+        values = found.to_dict()
+        if split is not None:
+            values |= {"split": {**split.to_dict(), "commands": split.commands(args.file)}}
+        show(json.dumps(values, indent=1))
+        return OK
+    if split is None or args.cost:
+        show(str(found))
+    if split is not None:
+        lines = ["", *split.commands(args.file)] if split.best else []
+        show("\n".join([*([""] if args.cost else []), str(split), *lines]))
+    return OK
+
+
+def _measured(args: argparse.Namespace) -> Any:
+    """What `--measure` names; random numbers for `--split` alone."""
+    if args.measure is None:
+        return RANDOM if args.split is not None else None
+    if args.measure == RANDOM:
+        return RANDOM
+    ready = ready_batch([args.measure])
+    return args.measure if ready is None else load_ready(ready)

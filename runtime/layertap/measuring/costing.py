@@ -1,0 +1,233 @@
+"""Computes what layers cost: from the shapes in one run of the file, and from timed runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layertap._arguments import count
+from layertap._cut.facts import parsed
+from layertap._engine.program import Program
+from layertap.errors import ModelFileError, UsageError
+from layertap.format.graph import Node
+from layertap.format.layer import Layer
+from layertap.format.wire import WireError, fields, find_text, text
+
+from .crossing import Crossings, Place, layers_of
+from .layer_costs import LayerCost, LayerCosts
+from .operations import multiply_adds
+from .owners import Owners
+from .profiling import Profile, Ran, Tensor, profiled
+from .samples import sample
+
+if TYPE_CHECKING:
+    from layertap._engine.feeds import Recipe
+
+RUNS = 10
+"""Timed runs, of which the medians are taken."""
+
+RANDOM = "random"
+
+MOST_CROSSING = 4
+"""Most tensors that cross where a model is cut in two."""
+
+
+def layer_costs(
+    program: Program,
+    layers: Any = None,
+    *,
+    size: Sequence[int] | None = None,
+    measure: Any = None,
+    runs: int = RUNS,
+    preprocess: Recipe | None = None,
+) -> LayerCosts:
+    """See `Model.cost`."""
+    runs = count("runs", runs)
+    selected = _selected(program, layers)
+    outputs = [info.name for info in program.outputs]
+    if not outputs:
+        raise UsageError(f"{program.name} has no outputs, so nothing in it costs anything.")
+    inputs: Any = sample(program, size)
+    given = inputs if measure is None or _is_random(measure) else measure
+    owners, crossings = Owners(program), Crossings(program)
+    traced = profiled(program, outputs, inputs, runs=1, unoptimized=True).runs[0]
+    sizes = {name: Tensor(str(value.dtype), value.shape) for name, value in inputs.items()}
+    equations = _equations(program)
+    done: defaultdict[int | None, int] = defaultdict(int)
+    nodes = program.graph.nodes
+    for ran in traced:
+        at = owners.node_of(ran, crossings.kept)
+        owner = None if at is None else owners.of_node[at]
+        node = None if at is None else nodes[at]
+        done[owner] += _work(ran, node, equations)
+        if node is not None:
+            # An output that is left out is in neither list.
+            sizes |= dict(zip(filter(None, node.writes), ran.writes, strict=False))
+    times: dict[int | None, float] | None = None
+    whole = None
+    if measure is not None:
+        profile = profiled(program, outputs, _prepared(program, given, preprocess), runs=runs)
+        whole = 1000 * statistics.median(profile.seconds)
+        times = _milliseconds(profile, owners)
+    path = program.source.path
+    table = _Table(program, crossings, owners, sizes, done, times)
+    every = {layer.index: table.row(layer) for layer in program.layers}
+    return LayerCosts(
+        [every[layer.index] for layer in selected],
+        list(every.values()),
+        model="the model" if path is None else path.name,
+        inputs={name: tuple(value.shape) for name, value in inputs.items()},
+        input_bytes=sum(sizes[name].nbytes for name in inputs),
+        multiply_adds=sum(done.values()),
+        parameters=sum(layer.parameters for layer in program.layers if layer.parent is None),
+        milliseconds=whole,
+        unassigned=None if times is None else times.get(None, 0.0),
+        device=program.engine.device,
+    )
+
+
+def _selected(program: Program, layers: Any) -> list[Layer]:
+    """The layers that are asked for; all, those that are not exposed included, without a choice."""
+    found = list(program.layers) if layers is None else program.select(layers)
+    if not found:
+        raise UsageError(f"{program.name} has no layers.")
+    return found
+
+
+def _is_random(measure: Any) -> bool:
+    return isinstance(measure, str) and measure == RANDOM
+
+
+def _prepared(program: Program, given: Any, preprocess: Recipe | None) -> Mapping[str, Any]:
+    """What is run: the inputs by name."""
+    needs = list(program.graph.inputs)
+    return program.prepare(needs, given, preprocess, watch=False)
+
+
+class _Table:
+    """Makes the rows."""
+
+    def __init__(
+        self,
+        program: Program,
+        crossings: Crossings,
+        owners: Owners,
+        sizes: Mapping[str, Tensor],
+        done: Mapping[int | None, int],
+        times: Mapping[int | None, float] | None,
+    ) -> None:
+        """
+        Args:
+            sizes: of the tensors that were seen.
+            done: multiply-adds by layer.
+            times: milliseconds by layer, if they were measured.
+        """
+        self._crossings, self._sizes = crossings, sizes
+        self._done, self._times = done, times
+        self._layers = layers_of(crossings, program.layers)
+        ends = {crossings.source(info.name) for info in program.outputs}
+        self._apart = {*program.graph.inputs, *ends}
+        """Tensors at which nothing can be cut."""
+        kept = [at for at in crossings.kept if owners.of_node[at] is not None]
+        self._kept = np.array(kept, np.int64)
+        self._owners = np.array([owners.of_node[at] for at in kept], np.int64)
+        last = 1 + max((layer.index for layer in program.layers), default=0)
+        self._nodes = np.bincount(self._owners, minlength=last)
+        self._spent = np.array([(times or {}).get(index, 0.0) for index in range(last)])
+
+    def row(self, layer: Layer) -> LayerCost:
+        """The row of a layer."""
+        nbytes = crossing = tensors = cut = before = None
+        found = None
+        if layer.tensor is not None:
+            found = self._sizes.get(
+                layer.tensor, self._sizes.get(self._crossings.source(layer.tensor))
+            )
+        if found is not None:
+            nbytes = found.nbytes
+            place = self._crossings.after([str(layer.tensor)])
+            known = [self._sizes.get(name) for name in place.tensors]
+            if None not in known:
+                crossing, tensors = sum(one.nbytes for one in known if one), len(known)
+            cut = self._cut(place)
+            if self._times is not None:
+                before = self._before(place)
+        return LayerCost(
+            name=layer.name,
+            type=layer.type,
+            index=layer.index,
+            multiply_adds=self._done.get(layer.index, 0),
+            parameters=layer.parameters,
+            nbytes=nbytes,
+            crossing=crossing,
+            tensors=tensors,
+            cut=cut,
+            milliseconds=None if self._times is None else self._times.get(layer.index, 0.0),
+            milliseconds_before=before,
+        )
+
+    def _cut(self, place: Place) -> tuple[str, ...] | None:
+        """The layers to cut at."""
+        if not 0 < len(place.tensors) <= MOST_CROSSING or not place.before.any():
+            return None
+        if any(name in self._apart or name not in self._layers for name in place.tensors):
+            return None
+        return tuple(self._layers[name] for name in place.tensors)
+
+    def _before(self, place: Place) -> float:
+        """The time before a place: of each layer, the share of its nodes that come before."""
+        inside = np.bincount(
+            self._owners, weights=place.before[self._kept], minlength=len(self._nodes)
+        )
+        return float(np.sum(self._spent * inside / np.maximum(self._nodes, 1)))
+
+
+def _work(ran: Ran, node: Node | None, equations: Mapping[str, str]) -> int:
+    """The multiply-adds of a node, and of the nodes inside of it."""
+    reads, writes = ([one.shape for one in ends] for ends in (ran.reads, ran.writes))
+    domain = "" if node is None else node.domain
+    own = multiply_adds(ran.op_type, reads, writes, equations.get(ran.name, ""), domain)
+    return own + sum(_work(inner, None, equations) for inner in ran.inside)
+
+
+def _equations(program: Program) -> dict[str, str]:
+    """The equation of each `Einsum` of the main graph, by the name of the node."""
+    found = {}
+    with program.source.read(sparsely=True) as buffer:
+        try:
+            for node in program.graph.nodes:
+                if node.op_type != "Einsum":
+                    continue
+                _, _, _, start, end = next(fields(buffer, *node.span))
+                for span in parsed(buffer, start, end).attributes:
+                    if find_text(buffer, *span, 1) == "equation":
+                        for number, _, _, at, stop in fields(buffer, *span):
+                            if number == 4:
+                                found[node.name] = text(buffer, at, stop)
+        except WireError as exc:  # in bytes that the index skips
+            raise ModelFileError(
+                f"{program.name} is damaged ({exc}). Copy or export it again."
+            ) from exc
+    return found
+
+
+def _milliseconds(profile: Profile, owners: Owners) -> dict[int | None, float]:
+    """The time of each layer; that of nodes of no layer under `None`.
+
+    They are the medians of the runs, times one factor: so they add up to the median of the sums of
+    the runs. Where other programs disturb the runs, medians alone would add up to less.
+    """
+    by_run: list[dict[int | None, float]] = []
+    for run in profile.runs:
+        spent: defaultdict[int | None, float] = defaultdict(float)
+        for ran, owner in zip(run, owners.of_runs(run), strict=True):
+            spent[owner] += ran.microseconds / 1000
+        by_run.append(spent)
+    keys = dict.fromkeys(key for run in by_run for key in run)
+    medians = {key: statistics.median(run.get(key, 0.0) for run in by_run) for key in keys}
+    added, whole = sum(medians.values()), statistics.median(sum(run.values()) for run in by_run)
+    return {key: value * (whole / added if added else 1.0) for key, value in medians.items()}

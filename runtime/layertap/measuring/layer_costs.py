@@ -1,0 +1,172 @@
+"""What each layer costs, as a record, a table and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from layertap._public import public
+from layertap._record import Record
+from layertap.format.table import megabytes
+from layertap.format.text import Readable, aligned
+
+
+@public
+class LayerCost(Record):
+    """What one layer costs, for one sample."""
+
+    name: str
+    type: str
+    """Keras class name; in a file without a card, the ONNX op type."""
+    index: int
+    """Index in `Model.layers`."""
+    multiply_adds: int
+    """Multiplications with the addition that follows, in convolutions and products of matrices:
+    `Conv`, `ConvTranspose`, `MatMul`, `Gemm`, `Einsum`, `LSTM`, `GRU`, `RNN` and attention. What
+    works element by element is not counted."""
+    parameters: int
+    """Number of weights, see `Layer.parameters`."""
+    nbytes: int | None
+    """Bytes of the layer's activations; `None` if the file does not expose them, or if the model's
+    outputs do not depend on them."""
+    crossing: int | None
+    """Bytes of all tensors that cross a cut after this layer; `None` as for `nbytes`."""
+    tensors: int | None
+    """The number of these tensors."""
+    cut: tuple[str, ...] | None
+    """The layers that `layertap cut` takes to cut here, after `--to` and after `--from`; `None` if
+    over 4 tensors cross, or if some of them are not layers."""
+    milliseconds: float | None
+    """Measured time of the layer's operators; `None` if it was not measured. Operators that
+    onnxruntime fuses into a convolution or a product are part of its time."""
+    milliseconds_before: float | None
+    """Measured time of all layers before the cut, this one included."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-compatible values."""
+        values = {name: getattr(self, name) for name in self._names}
+        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+
+
+@public
+class LayerCosts(Readable):
+    """What the layers of a model cost, for one sample. Made by `Model.cost`."""
+
+    rows: tuple[LayerCost, ...]
+    """One for each layer, in the order requested."""
+    all_rows: tuple[LayerCost, ...]
+    """One for each layer of the model."""
+    model: str
+    """The name of the file."""
+    inputs: dict[str, tuple[int, ...]]
+    """The shape of each input."""
+    input_bytes: int
+    """The bytes of all inputs together."""
+    multiply_adds: int
+    """Of the whole model, up to its outputs."""
+    parameters: int
+    """Of the whole model: its layers that are not inside of others."""
+    milliseconds: float | None
+    """Measured time of a whole run without a profile, the median; `None` if not measured."""
+    unassigned: float | None
+    """Milliseconds of operators that belong to no layer."""
+    device: str
+    """Where it was measured."""
+
+    def __init__(
+        self,
+        rows: Sequence[LayerCost],
+        all_rows: Sequence[LayerCost],
+        *,
+        model: str,
+        inputs: dict[str, tuple[int, ...]],
+        input_bytes: int,
+        multiply_adds: int,
+        parameters: int,
+        milliseconds: float | None,
+        unassigned: float | None,
+        device: str,
+    ) -> None:
+        self.rows, self.all_rows = tuple(rows), tuple(all_rows)
+        self.model, self.inputs, self.input_bytes = model, inputs, input_bytes
+        self.multiply_adds, self.parameters = multiply_adds, parameters
+        self.milliseconds, self.unassigned, self.device = milliseconds, unassigned, device
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, name: str) -> LayerCost:
+        """The row of a layer.
+
+        Raises:
+            KeyError: it is not among them.
+        """
+        for row in self.rows:
+            if row.name == name:
+                return row
+        raise KeyError(name)
+
+    @property
+    def head(self) -> str:
+        """The whole model in one line."""
+        shapes = ", ".join(f"{name} {shape}" for name, shape in self.inputs.items())
+        time = "" if self.milliseconds is None else f", {self.milliseconds:.2f} ms on {self.device}"
+        return (
+            f"{self.model} for {shapes}: {self.multiply_adds:,} multiply-adds, "
+            f"{self.parameters:,} parameters{time}"
+        )
+
+    def __str__(self) -> str:
+        """A table."""
+        head = [
+            "index",
+            "name",
+            "class",
+            "multiply-adds",
+            "parameters",
+            "MB",
+            "MB crossing",
+            "tensors",
+        ]
+        timed = self.milliseconds is not None
+        table: list[Sequence[str]] = [[*head, *(["ms", "%"] if timed else [])]]
+        total = sum(row.milliseconds or 0.0 for row in self.all_rows) + (self.unassigned or 0.0)
+        for row in self.rows:
+            cells = [
+                str(row.index),
+                row.name,
+                row.type,
+                f"{row.multiply_adds:,}" if row.multiply_adds else "",
+                f"{row.parameters:,}" if row.parameters else "",
+                _size(row.nbytes),
+                _size(row.crossing),
+                "" if row.tensors is None else str(row.tensors),
+            ]
+            if timed:
+                spent = row.milliseconds or 0.0
+                cells += [
+                    f"{spent:.3f}" if spent else "",
+                    f"{100 * spent / total:.1f}" if spent and total else "",
+                ]
+            table.append(cells)
+        lines = [self.head, "", aligned(table, {0, *range(3, 10)})]
+        if self.unassigned:
+            lines += ["", f"Operators of no layer: {self.unassigned:.3f} ms"]
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-compatible values."""
+        return {
+            "model": self.model,
+            "inputs": {name: list(shape) for name, shape in self.inputs.items()},
+            "multiply_adds": self.multiply_adds,
+            "parameters": self.parameters,
+            "milliseconds": self.milliseconds,
+            "unassigned": self.unassigned,
+            "device": self.device,
+            "layers": [row.to_dict() for row in self.rows],
+        }
+
+
+def _size(nbytes: int | None) -> str:
+    return "" if nbytes is None else megabytes(nbytes)

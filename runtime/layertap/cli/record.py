@@ -86,4 +86,9 @@ def _record(args: argparse.Namespace) -> int:
     return PARTLY_FAILED if images.failures else OK
 
 
-COMMAND = Command(OWN["record"], _configure, _run)
+COMMAND = Command(
+    OWN["record"],
+    _configure,
+    _run,
+    examples=("layertap record chest.onnx images -o here.npz",),
+)

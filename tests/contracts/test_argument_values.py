@@ -105,6 +105,7 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "rows", arguments(compared.rows)
     yield "to_csv", arguments(compared.to_csv)
     yield "to_overlay", arguments(compared.to_overlay)
+    yield "to_page", arguments(compared.to_page)
     yield "worst", arguments(checked.check().table)
     yield "load_image", arguments(layertap.load_image, source=image)
     yield "Preprocessing", arguments(layertap.Preprocessing)

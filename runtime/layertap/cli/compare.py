@@ -66,6 +66,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     parser.add_argument("--csv", metavar="FILE.csv", help="write a line for each layer")
     parser.add_argument(
+        "--page", metavar="FILE.html", help="write the comparison as a page for the browser"
+    )
+    parser.add_argument(
         "--overlay",
         metavar="FILE.json",
         help="write the errors as node data for Model Explorer, in which B is open",
@@ -85,7 +88,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     if args.tolerance is not None:
         check_tolerance(args.tolerance)
-    for path, suffix in ((args.csv, ".csv"), (args.overlay, ".json")):
+    for path, suffix in ((args.csv, ".csv"), (args.page, ".html"), (args.overlay, ".json")):
         if path:
             check_target(path, suffix, [args.a, args.b, *args.inputs])
     with time_limit(args.timeout):
@@ -119,6 +122,8 @@ def _compare(args: argparse.Namespace) -> int:
     )
     if args.csv:
         found.to_csv(args.csv, args.sort)
+    if args.page:
+        found.to_page(args.page, args.sort)
     if args.overlay:
         found.to_overlay(args.overlay)
     if args.json:

@@ -13,11 +13,12 @@ from layertap.errors import ImageError, InputError, UsageError
 from layertap.format.select import Selector, select
 from layertap.format.text import number_of
 
-from .comparison import Comparison, LayerComparison
+from .comparison import Comparison
 from .inputs import Batch, Sides, batches
 from .matching import Matches, Tensor, match, tensors_of
 from .measures import check_tolerance
 from .record import Record, Recorded, make_record
+from .row import LayerComparison
 from .sizes import bytes_of_layers
 from .sketch import compared
 from .stages import places

@@ -16,60 +16,13 @@ from layertap._public import public
 from layertap.format.atomic import check_target, replacing
 from layertap.format.text import Readable, Text, aligned, number_of, shortened
 
+from .page import comparison_page
+from .row import LayerComparison, decibels, error_text, share
+
 Order: TypeAlias = Literal["graph", "damage"]
 """The order of rows: in which layers are computed, or by the error that is born in them."""
 
 ORDERS: tuple[str, ...] = get_args(Order)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerComparison:
-    """How far a layer of one file is from the same layer of another."""
-
-    name: str
-    """The layer's name in the first file."""
-    other_name: str
-    """Its name in the second file."""
-    type: str
-    """The layer's class; `output` for an output of the model that is no layer."""
-    scaled: float
-    """The scaled error: the largest absolute difference over all samples, divided by the largest
-    absolute value in the first file; infinite for a NaN or another shape in one file alone; for
-    values that are not real numbers, the share of unequal elements."""
-    allowed: float
-    """Largest scaled error that passes."""
-    max_abs: float
-    """The largest absolute difference."""
-    cosine: float
-    """The cosine of the angle between all values of both files as vectors; NaN where all are 0."""
-    snr: float
-    """Signal to noise in decibels: 10 log10 of the sum of the squares of the first file's values,
-    divided by that of the differences; infinite where nothing differs, NaN where not known."""
-    channels: float | None = None
-    """The share of channels in which a value differs by more than `allowed`; `None` for a layer
-    without channels."""
-    born: float | None = None
-    """The scaled error that is born in this layer: of the layer computed by the second file from
-    the first file's values of the layers before it. The rest of `scaled` is inherited. `None`
-    where it cannot be computed."""
-    born_unknown: str = ""
-    """Why `born` is `None`."""
-    top_class: float | None = None
-    """For an output with classes, the share of samples (or positions) with the same best class."""
-    problem: str = ""
-    """Another shape, or values that are not finite in one file alone."""
-    tensors: tuple[str, ...] = ()
-    """The layer's tensors in the graph of the second file."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether `scaled` is allowed."""
-        return self.scaled <= self.allowed
-
-    @property
-    def damage(self) -> float:
-        """`born`, or where that is not known, `scaled`."""
-        return self.scaled if self.born is None else self.born
 
 
 @public
@@ -163,8 +116,8 @@ class Comparison(Readable):
             )
         for row in self.layers:
             if row.top_class is not None:
-                share = f"{100 * row.top_class:.4g} %"
-                lines.append(f"The best class of {row.name!r} is the same for {share}.")
+                same = share(row.top_class, 4)
+                lines.append(f"The best class of {row.name!r} is the same for {same}.")
         lines.append(f"A: {self.a}")
         lines.append(f"B: {self.b}")
         for side, alone in (("A", self.only_a), ("B", self.only_b)):
@@ -202,8 +155,8 @@ class Comparison(Readable):
                     error_text(row.scaled),
                     error_text(row.born),
                     "" if math.isnan(row.cosine) else f"{row.cosine:.6f}",
-                    _decibels(row.snr),
-                    "" if row.channels is None else f"{100 * row.channels:.3g} %",
+                    decibels(row.snr),
+                    share(row.channels, 3),
                     "" if row.passed else row.problem or "differs",
                 ]
             )
@@ -259,6 +212,26 @@ class Comparison(Readable):
         writer.writeheader()
         writer.writerows(rows)  # `None` is written as an empty cell
         return _written(out.getvalue(), path)
+
+    def to_page(self, path: str | os.PathLike[str] | None = None, order: Order = "graph") -> str:
+        """A page for the browser: the errors as a drawing, and a row for each layer.
+
+        It contains no scripts, and loads nothing.
+
+        Args:
+            path: a file to write the page to, `.html`; an existing one is replaced.
+            order: of the rows, see `rows`.
+
+        Returns:
+            The page, as HTML.
+
+        Raises:
+            UsageError: see `rows`.
+            OutputError: the file cannot be written.
+        """
+        rows = self.rows(order)
+        page = comparison_page(self.summary(), self.layers, rows, self.only_a, self.only_b)
+        return _written(page.decode(), path)
 
     def to_overlay(self, path: str | os.PathLike[str] | None = None) -> str:
         """The errors as node data of Model Explorer, in which the second file is open.
@@ -316,17 +289,6 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str:
 def _finite_or_first(value: float) -> float:
     """A number to sort by, with NaN before all others."""
     return math.inf if math.isnan(value) else value
-
-
-def error_text(value: float | None) -> str:
-    """`1.2e-03`; `0` for none at all, empty if it is not known."""
-    if value is None:
-        return ""
-    return "0" if value == 0 else f"{value:.1e}"
-
-
-def _decibels(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.1f}"
 
 
 MOST_NAMES = 5

@@ -28,10 +28,11 @@ from layertap.format.text import shape_text
 
 from . import sizes
 from .classes import best_classes
-from .comparison import Comparison, LayerComparison, device_text
+from .comparison import Comparison, device_text
 from .inputs import Batch, Sides, batches
 from .matching import Matches, Pair, Tensor, match, tensors_of
 from .measures import Accumulated
+from .row import LayerComparison
 from .sizes import bytes_of_layers
 from .stages import (
     FromOthers,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 
-from layertap._escaping import printable
 from layertap.format.text import number_of
-from layertap.view.html_page import static_page
+from layertap.view.report import numbers, reasons, report_page, row_head, table, text
 
 from .drift import Drift
 from .layer_statistics import LayerStatistics, LayerValues, count_text, number_text
@@ -41,10 +39,9 @@ def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes
     rows = []
     for row in found.rows:
         cells = [
-            f"<th scope=row><span class=name>{_text(row.name)}</span> "
-            f"<span class=soft>{_text(row.type)}</span></th>",
+            row_head(row.name, row.type),
             f"<td>{_drawing(row, reference.get(row.name))}</td>",
-            *_cells(
+            *numbers(
                 number_text(row.mean),
                 number_text(row.std),
                 number_text(row.min),
@@ -57,43 +54,31 @@ def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes
         ]
         if drift:
             one = drifts.get(row.name)
-            cells += _cells(
+            cells += numbers(
                 "" if one is None or one.shift is None else f"{one.shift:+.3f}",
                 "" if one is None or one.ratio is None else f"{one.ratio:.3f}",
                 "" if one is None or one.divergence is None else f"{one.divergence:.4f}",
             )
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    heads = "".join(f"<th scope=col>{_text(name)}</th>" for name in columns)
-    parts = [f"<h1>{_text(head)}</h1>", f"<p class=soft>{_text(_explained(drift))}</p>"]
-    for title, reasons in (("Failed", found.failures), ("Left out", found.left_out)):
-        if reasons:
-            shown = [f"{name}: {reason}" for name, reason in list(reasons.items())[:20]]
-            shown += [f"and {len(reasons) - 20} more"] if len(reasons) > 20 else []
-            items = "".join(f"<li>{_text(line)}</li>" for line in shown)
-            parts.append(f"<details><summary>{title} ({len(reasons)})</summary><ul>{items}</ul>")
-            parts.append("</details>")
-    parts.append(f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
-    return static_page(head, "\n".join(parts))
+        rows.append(cells)
+    parts = [
+        f"<p class=soft>{text(_explained(drift))}</p>",
+        reasons("Failed", found.failures),
+        reasons("Left out", found.left_out),
+        table(columns, rows),
+    ]
+    return report_page(head, parts)
 
 
 def _explained(drift: Drift | None) -> str:
-    text = (
+    explained = (
         "The horizontal axis of a histogram is logarithmic on both sides of 0; the bar in the "
         f"middle holds the values closer to 0 than 1/{2**OCTAVES:,} of the largest. The height is "
         "the share of values, up to the largest bar."
     )
     if drift:
         others = number_of(drift.against.images, "image")
-        text += f" The line is the reference: {others}, {drift.against.model}."
-    return text
-
-
-def _text(value: str) -> str:
-    return html.escape(printable(value))
-
-
-def _cells(*texts: str) -> list[str]:
-    return [f"<td class=number>{_text(one)}</td>" for one in texts]
+        explained += f" The line is the reference: {others}, {drift.against.model}."
+    return explained
 
 
 def _of(indices: Sequence[int] | None, channels: int | None) -> str:
@@ -135,7 +120,7 @@ def _drawing(row: LayerValues, reference: LayerValues | None) -> str:
     zero = left(0) + width / 2
     shapes.append(f'<line x1="{zero:.1f}" x2="{zero:.1f}" y1="{HEIGHT}" y2="{HEIGHT + 4}"/>')
     texts = [
-        f'<text x="{x:.1f}" y="{HEIGHT + 14}" text-anchor="{anchor}">{_text(label)}</text>'
+        f'<text x="{x:.1f}" y="{HEIGHT + 14}" text-anchor="{anchor}">{text(label)}</text>'
         for x, anchor, label in (
             (0.0, "start", number_text(_edge(first, largest)) if first < 0 else ""),
             (zero, "middle" if first < 0 < used[-1] else "start" if first == 0 else "end", "0"),
@@ -143,7 +128,7 @@ def _drawing(row: LayerValues, reference: LayerValues | None) -> str:
         )
         if label
     ]
-    label = _text(f"histogram of {row.name}")
+    label = text(f"histogram of {row.name}")
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 16}" width="{WIDTH}" height="{HEIGHT + 16}" '
         f'role="img" aria-label="{label}">{"".join(shapes)}{"".join(texts)}</svg>'

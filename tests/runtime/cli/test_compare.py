@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -60,6 +61,36 @@ def test_results_for_other_programs(files: Path, pictures: Path) -> None:
     assert [row["name"] for row in rows] == [row["name"] for row in found["layers"]]
     nodes = json.loads(Path("nodes.json").read_text(encoding="utf-8"))["results"]
     assert nodes["conv_nchw"]["value"] == nodes["conv"]["value"] > 0
+
+
+def test_the_page_draws_the_errors(files: Path, pictures: Path) -> None:
+    """Bars for what is born, a line for the whole error; heights on a scale of powers of 10."""
+    done = layertap("compare", "a.onnx", "b.onnx", "pictures", "--page", "page.html", "--json")
+    found = {row["name"]: row for row in json.loads(done.out)["layers"]}
+    page = Path("page.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "script-src 'none'" in page
+    bars = dict(re.findall(r'<rect [^>]*height="([\d.]+)"><title>(\w+)</title>', page))
+    born = {name: row["born"] for name, row in found.items() if row["born"]}
+    assert sorted(bars.values()) == sorted(born) != []
+    for height, name in bars.items():
+        assert float(height) == pytest.approx(160 * (8 + math.log10(born[name])) / 8, abs=0.06)
+    for row in found.values():
+        assert f"<span class=name>{row['name']}</span>" in page
+
+
+def test_names_in_a_file_are_no_html(pictures: Path, tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>"
+    made = tiny.model(
+        [tiny.node("Relu", "x", name, name="r")],
+        [tiny.value("x", ["n", 4])],
+        [tiny.value(name, ["n", 4])],
+    )
+    tiny.save(made, Path("odd.onnx"))
+    np.save("x.npy", np.ones((2, 4), np.float32))
+    assert layertap("compare", "odd.onnx", "odd.onnx", "x.npy", "--page", "odd.html").code == 0
+    assert "&lt;script&gt;alert(1)" in Path("odd.html").read_text(encoding="utf-8")
+    assert "<script" not in Path("odd.html").read_text(encoding="utf-8")
 
 
 def test_only_some_layers(files: Path, pictures: Path) -> None:

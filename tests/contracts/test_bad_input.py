@@ -161,7 +161,7 @@ def test_truncated_file_is_an_error() -> None:
         ),
         (
             ["run", "good.onnx", "good.png", "-o", "out.txt"],
-            "the name of the output must end in .npz, got 'out.txt'.",
+            "the name of the output must end in .npz, .npy or .csv, got 'out.txt'.",
         ),
         (
             ["run", "good.onnx", "good.png", "--device", "cdua"],

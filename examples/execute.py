@@ -79,12 +79,14 @@ def _tidied(outputs: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookN
             continue
         for output in group:
             output.data.pop("image/jpeg", None)  # Pillow provides each picture twice
+            output.data.pop("text/html", None)  # the text says the same; 50 kB for 429 layers
             yield output
 
 
 def _settled(text: str) -> str:
-    """Times, and what is free on the disk, become dots."""
-    text = re.sub(r"\b(in|about) [\d.]+ (s|min)\b", r"\1 ... s", text.replace("\r\n", "\n"))
+    """Times, and what is free on the disk, become dots; of a line of progress, its end is kept."""
+    text = re.sub(r"[^\n]*\r(\x1b\[K)?", "", text.replace("\r\n", "\n"))
+    text = re.sub(r"\b(in|about) [\d.]+ (s|min)\b", r"\1 ... s", text)
     return re.sub(r"\bfree \S+ [kMGT]?B\b", "free ...", text)
 
 

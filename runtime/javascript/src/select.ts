@@ -60,7 +60,8 @@ function matching(layers: readonly Layer[], selector: Selector): Layer[] {
     )
   const names = layers.filter((layer) => layer.tensor !== null).map((layer) => layer.name)
   const near = suggest(String(selector).replace(/^(re:)?[*?[\]^$.]*|[*?[\]^$.]+$/g, ""), names)
-  throw new LayerNotFoundError(`${text} matches none of the ${names.length} exposed layers.${near}`)
+  const count = names.length === 1 ? "1 layer" : `${names.length} layers`
+  throw new LayerNotFoundError(`${text} matches no layer; the file exposes ${count}.${near}`)
 }
 
 function asRegex(pattern: string | RegExp): RegExp {

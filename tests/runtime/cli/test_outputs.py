@@ -90,8 +90,8 @@ def test_no_command_replaces_its_input(argv: str) -> None:
     [
         ("cut m.onnx --to last -o part.txt", ".onnx"),
         ("cut m.onnx --to last -o part", ".onnx"),
-        ("run m.onnx pictures -o x.png", ".npz"),
-        ("run m.onnx pictures -o x", ".npz"),
+        ("run m.onnx pictures -o x.png", ".npz, .npy or .csv"),
+        ("run m.onnx pictures -o x", ".npz, .npy or .csv"),
         ("stats pictures --size 8 -o x.onnx", ".json"),
         ("stats pictures/a.png --size 8 -o pictures/a.png", ".json"),
     ],

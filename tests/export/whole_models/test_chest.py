@@ -137,6 +137,7 @@ def test_gradients_add_less_than_a_thousandth_to_the_file(chest_file: Path) -> N
     assert 1 < size / model.ByteSize() < 1.001
 
 
+@pytest.mark.slow  # test_finish.py compares small networks
 def test_a_finished_file_matches_keras_on_pictures_of_another_size(
     chest_file: Path, keras_model: Any, tapped: layertap.Model, images: list[Path], tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def build_others(keras: Any) -> None:
     keras.layers.GRUCell(2), keras.layers.Conv1D(2, 2), keras.Sequential()
 
 
-@pytest.mark.parametrize("name", ["named", "chain"])
+@pytest.mark.parametrize("name", ["named", pytest.param("chain", marks=pytest.mark.slow)])
 def test_a_model_is_the_same_file_after_others(
     name: str, nets: Any, keras: Any, tmp_path: Path
 ) -> None:
@@ -151,7 +151,7 @@ def test_a_model_is_the_same_file_after_others(
     assert exported(loaded, tmp_path / "loaded.onnx") == files[0]
 
 
-@pytest.mark.parametrize("name", ["unnamed", "uncalled"])
+@pytest.mark.parametrize("name", ["unnamed", pytest.param("uncalled", marks=pytest.mark.slow)])
 def test_a_function_gives_the_same_file_after_others(
     name: str, nets: Any, keras: Any, tmp_path: Path
 ) -> None:
@@ -190,7 +190,7 @@ for name in ("named", "unnamed", "sub", "chain"):
 
 
 @pytest.mark.filterwarnings("ignore:the model's weights are not those")
-@pytest.mark.parametrize("name", ["unnamed", "sub"])
+@pytest.mark.parametrize("name", ["sub", pytest.param("unnamed", marks=pytest.mark.slow)])
 def test_verify_matches_layers_by_place(name: str, nets: Any, keras: Any, tmp_path: Path) -> None:
     """Also where a name occurs in both and means another layer: `dense_1`."""
     keras.utils.clear_session()

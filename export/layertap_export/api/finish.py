@@ -104,7 +104,7 @@ def finish(
         UsageError: the model has no image input, the method or the recipe cannot be part of a
             graph, or an argument has no effect without another one.
         ModelFileError: `source` is not an ONNX model.
-        OutputError: `path` cannot be written.
+        OutputError: `path` cannot be written, or is the source, which cannot be made from it again.
     """
     flag("image_input", image_input)
     flag("batch", batch)
@@ -180,7 +180,7 @@ def _finished(
     """See `finish`."""
     program = program_of(opened)
     weights = find_weights(program.source, program.graph.locations)
-    check_target(path, ".onnx", weights.paths)
+    check_target(path, ".onnx", [source, *weights.paths])
     initializers = Initializers()
     model = read(Path(source), opened, initializers)
     before = _own_bytes(model)

@@ -24,6 +24,7 @@ from layertap.errors import (
     LayerNotFoundError,
     LayertapWarning,
     ModelFileError,
+    OutputError,
     PreprocessingError,
     UsageError,
 )
@@ -408,9 +409,14 @@ def test_equal_bytes(file: Path, tmp_path: Path) -> None:
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_the_source_may_be_replaced(file: Path) -> None:
-    finish(file, file, top=1)
-    assert layertap.open(file).card.finished is not None  # type: ignore[union-attr]
+def test_the_source_is_not_replaced(file: Path, tmp_path: Path) -> None:
+    """Also under another name: what was exported would be lost."""
+    (tmp_path / "linked.onnx").symlink_to(file)
+    before = file.read_bytes()
+    for name in (file, tmp_path / "." / file.name, tmp_path / "linked.onnx"):
+        with pytest.raises(OutputError, match="is an input, and writing the output would destroy"):
+            finish(file, name, top=1)
+    assert file.read_bytes() == before
 
 
 # --- The runtime on a finished file ---------------------------------------------------------------

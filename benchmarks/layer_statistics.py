@@ -31,13 +31,6 @@ LAYERS: dict[str, list[str] | None] = {
 MOST = 1.1
 """The target: the time of the runs alone, times this."""
 
-RECIPE = {
-    "size": [320, 320],
-    "color_mode": "rgb",
-    "interpolation": "nearest",
-    "scaling": {"mode": "standardize", "mean": 142.95, "std": 67.39},
-}
-
 
 @contextmanager
 def _runs_alone() -> Iterator[None]:
@@ -60,7 +53,7 @@ def measured(file: Path, images: Sequence[str], which: Sequence[str], rounds: in
     model = layertap.open(file)
     rows = []
     for name in which:
-        ours = partial(model.layer_statistics, images, LAYERS[name], preprocess=RECIPE)
+        ours = partial(model.layer_statistics, images, LAYERS[name], preprocess=models.RECIPE)
 
         def alone(run: Callable[[], object] = ours) -> object:
             with _runs_alone():

@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from layertap_models.registry import find
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -29,6 +31,8 @@ NAMES = (CHEST, *APPLICATIONS)
 
 LATE = "conv5_block16_concat"
 """A late layer of the chest model, the fifth from the end."""
+RECIPE = find("chest_xray").preprocessing
+"""How pictures become inputs of the chest model."""
 EARLY = "conv1_relu"
 """An early layer of the chest model, after the first convolution."""
 TOLERANCE = 1e-4

@@ -34,8 +34,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         chest = models.files().onnx
         fresh = phantom.write_samples(Path(folder, "images"), 8)
-        scaling = {"mode": "standardize", "mean": 142.95, "std": 67.39}
-        recipe = layertap.Preprocessing.from_dict({"size": [320, 320], "scaling": scaling})
+        recipe = layertap.Preprocessing.from_dict(models.RECIPE)
         rows += _rows("chest", chest, "float16", (), recipe.batch(fresh), folder)
         for name, size in (("digits", 8), ("residual", 32)):
             model = digits.train() if name == "digits" else _residual(data, size)

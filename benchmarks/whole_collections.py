@@ -52,14 +52,6 @@ DEPTHS = (
     Depth("conv2_block6_concat", 96, None, None),
     Depth("conv5_block16_concat", 48, 1.0, 1 / 1.15),
 )
-RECIPE = {
-    "size": [320, 320],
-    "color_mode": "rgb",
-    "interpolation": "nearest",
-    "depth": "scale",
-    "scaling": {"mode": "standardize", "mean": 142.95, "std": 67.39},
-}
-"""How the pictures become inputs: the recipe of the chest model's demo."""
 BATCH = 8
 """Images in one call of the pure tap and the plain loop."""
 STARTED = 2
@@ -102,7 +94,7 @@ def _depth(depth: Depth, kind: str, rounds: int) -> list[Row]:
         def extract(count: int) -> float:
             out = Path(folder, f"out{next(numbers)}")
             began = time.perf_counter()
-            two.extract(paths[:count], asked, out, dtype="float16", preprocess=RECIPE)
+            two.extract(paths[:count], asked, out, dtype="float16", preprocess=models.RECIPE)
             return time.perf_counter() - began
 
         def ours() -> float:
@@ -173,7 +165,7 @@ def _recipe(model: Any) -> Callable[[str], Any]:
     from layertap._engine.feeds import as_recipe
     from layertap._engine.program import program_of
 
-    return program_of(model).fitted(as_recipe(RECIPE))
+    return program_of(model).fitted(as_recipe(models.RECIPE))
 
 
 def _processor_seconds(call: Callable[[int], object], count: int) -> float:
@@ -279,7 +271,7 @@ def _in_process(
 ) -> list[float]:
     """Seconds, peak memory, and that of the imports, of a collection in a new process."""
     program = [sys.executable, "-m", "benchmarks.programs.collection"]
-    command = [*program, method, str(file), layer, json.dumps(RECIPE), str(out), *images]
+    command = [*program, method, str(file), layer, json.dumps(models.RECIPE), str(out), *images]
     done = subprocess.run(
         command, cwd=models.REPOSITORY, env=environment(), capture_output=True, text=True
     )

@@ -30,7 +30,7 @@ from layertap_export.graph.graph import (
     prune,
     reads,
 )
-from layertap_export.graph.operators import facts, is_kind, is_view
+from layertap_export.graph.operators import facts, is_kind, views
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .levels import Level, Levels, Ownership, unused_mark
@@ -96,9 +96,7 @@ class Half:
         self._mark = unused_mark(model, "/float16")
         finals = set[int]()
         for info in card.outputs:
-            name = info.name
-            while name in made and is_view(made[name]):
-                name = made[name].input[0]
+            *_, name = views(info.name, made)
             finals.add(id(made[name]) if name in made else 0)
         self._able = {
             at for at in owned.owners if id(nodes[at]) not in finals and self._is_able(nodes[at])

@@ -72,8 +72,6 @@ scale and variance of a normalisation."""
 class Half:
     """A model, and the same in float16 at any levels of its layers."""
 
-    dtype = "float16"
-
     def __init__(
         self, model: onnx.ModelProto, card: Card, owned: Ownership, shapes: Shapes, seen: Ranges
     ) -> None:
@@ -270,13 +268,8 @@ class Half:
         for name in sorted(halves):
             value = self._weights[name].astype(np.float16)
             graph.initializer.append(numpy_helper.from_array(value, self._half(name)))
-        graph.node.extend(
-            _cast(self._half(name), name, TensorProto.FLOAT) for name in sorted(replaced)
-        )
-        graph.node.extend(nodes)
-        ordered = in_order(graph.node)
-        del graph.node[:]
-        graph.node.extend(ordered)
+        casts = [_cast(self._half(name), name, TensorProto.FLOAT) for name in sorted(replaced)]
+        graph.node.extend(in_order([*casts, *nodes]))
         prune(made, [value.name for value in graph.output])
         return made
 

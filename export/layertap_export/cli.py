@@ -24,6 +24,7 @@ from layertap.format.index import read_index
 from layertap.format.select import ALL, LAST
 from layertap.format.source import FileSource
 
+from .errors import VerificationError
 from .progress import ProgressLine
 
 
@@ -294,11 +295,11 @@ def _run_export(args: argparse.Namespace) -> int:
     checked = _checked_verification(args)
     _check_finish(args)
     _check_export(args)
-    with ProgressLine() as progress:
-        progress("importing TensorFlow")
-        from . import VerificationError, export
+    try:
+        with ProgressLine() as progress:
+            progress("importing TensorFlow")
+            from . import export
 
-        try:
             report = export(
                 args.model,
                 args.output,
@@ -315,13 +316,8 @@ def _run_export(args: argparse.Namespace) -> int:
                 **checked,
                 **_loading(args),
             )
-        except VerificationError as exc:
-            failure = str(exc)
-        else:
-            failure = ""
-    if failure:
-        tell(f"layertap: {failure}", several_lines=True)
-        return PARTLY_FAILED
+    except VerificationError as exc:
+        return _failed(exc)
     show(str(report))
     if args.finish is None:
         return OK
@@ -364,7 +360,7 @@ def _check_finish(args: argparse.Namespace) -> None:
 
 
 def _run_gradients(args: argparse.Namespace) -> int:
-    from . import VerificationError, add_gradients
+    from . import add_gradients
 
     check_target(args.output, ".onnx", args.sample)
     try:
@@ -381,8 +377,7 @@ def _run_gradients(args: argparse.Namespace) -> int:
             timeout=args.timeout,
         )
     except VerificationError as exc:
-        tell(f"layertap: {exc}", several_lines=True)
-        return PARTLY_FAILED
+        return _failed(exc)
     show(str(report))
     return OK
 
@@ -411,7 +406,7 @@ def _finish(
     **options: Any,
 ) -> int:
     """Write a finished file, and return the exit code."""
-    from . import VerificationError, finish
+    from . import finish
 
     heat_map = args.heat_map
     if isinstance(heat_map, str):
@@ -427,8 +422,7 @@ def _finish(
             **options,
         )
     except VerificationError as exc:
-        tell(f"layertap: {exc}", several_lines=True)
-        return PARTLY_FAILED
+        return _failed(exc)
     show(str(report))
     return OK
 
@@ -436,13 +430,13 @@ def _finish(
 def _run_quantize(args: argparse.Namespace) -> int:
     import json
 
-    from . import VerificationError, quantize
+    from . import quantize
 
     missing = next((path for path in args.calibrate if not Path(path).exists()), None)
     if missing is not None:
         raise InputError(f"--calibrate {missing}: there is no such file or folder.")
-    with ProgressLine() as progress:
-        try:
+    try:
+        with ProgressLine() as progress:
             report = quantize(
                 args.file,
                 args.output,
@@ -453,13 +447,8 @@ def _run_quantize(args: argparse.Namespace) -> int:
                 timeout=args.timeout,
                 progress=progress,
             )
-        except VerificationError as exc:
-            failure = str(exc)
-        else:
-            failure = ""
-    if failure:
-        tell(f"layertap: {failure}", several_lines=True)
-        return PARTLY_FAILED
+    except VerificationError as exc:
+        return _failed(exc)
     show(json.dumps(report.to_dict(), indent=1) if args.json else str(report))
     return OK
 
@@ -477,7 +466,12 @@ def _run_verify(args: argparse.Namespace) -> int:
     if report:
         show(str(report))
         return OK
-    tell(f"layertap: {report}", several_lines=True)
+    return _failed(report)
+
+
+def _failed(what: object) -> int:
+    """Say what differs, and return the exit code."""
+    tell(f"layertap: {what}", several_lines=True)
     return PARTLY_FAILED
 
 

@@ -7,7 +7,7 @@ docs/adding-an-operator.md walks through it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -132,6 +132,19 @@ def stops_gradient(node: onnx.NodeProto) -> bool:
 def is_view(node: onnx.NodeProto) -> bool:
     """Whether a node only changes the order of axes, or nothing at all."""
     return is_standard(node) and node.op_type in VIEWS
+
+
+def views(name: str, made: Mapping[str, onnx.NodeProto]) -> Iterator[str]:
+    """A tensor, the one that it shows in another order of axes, and so on to one that shows none.
+
+    Args:
+        name: the tensor.
+        made: by tensor, the node that writes it.
+    """
+    yield name
+    while name in made and is_view(made[name]):
+        name = made[name].input[0]
+        yield name
 
 
 OPERATORS: Mapping[str, Operator] = {

@@ -30,7 +30,7 @@ from layertap_export.graph.graph import (
     prune,
     reads,
 )
-from layertap_export.graph.operators import facts, is_kind, is_view
+from layertap_export.graph.operators import facts, is_kind, views
 from layertap_export.graph.shapes.shapes import Shapes
 
 from .levels import Level, Levels, Ownership, unused_mark
@@ -72,8 +72,6 @@ scale and variance of a normalisation."""
 class Half:
     """A model, and the same in float16 at any levels of its layers."""
 
-    dtype = "float16"
-
     def __init__(
         self, model: onnx.ModelProto, card: Card, owned: Ownership, shapes: Shapes, seen: Ranges
     ) -> None:
@@ -96,9 +94,7 @@ class Half:
         self._mark = unused_mark(model, "/float16")
         finals = set[int]()
         for info in card.outputs:
-            name = info.name
-            while name in made and is_view(made[name]):
-                name = made[name].input[0]
+            *_, name = views(info.name, made)
             finals.add(id(made[name]) if name in made else 0)
         self._able = {
             at for at in owned.owners if id(nodes[at]) not in finals and self._is_able(nodes[at])
@@ -272,13 +268,8 @@ class Half:
         for name in sorted(halves):
             value = self._weights[name].astype(np.float16)
             graph.initializer.append(numpy_helper.from_array(value, self._half(name)))
-        graph.node.extend(
-            _cast(self._half(name), name, TensorProto.FLOAT) for name in sorted(replaced)
-        )
-        graph.node.extend(nodes)
-        ordered = in_order(graph.node)
-        del graph.node[:]
-        graph.node.extend(ordered)
+        casts = [_cast(self._half(name), name, TensorProto.FLOAT) for name in sorted(replaced)]
+        graph.node.extend(in_order([*casts, *nodes]))
         prune(made, [value.name for value in graph.output])
         return made
 

@@ -32,8 +32,6 @@ QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 class Integers:
     """A model, and the same in int8 at any levels of its layers."""
 
-    dtype = "int8"
-
     def __init__(
         self, model: onnx.ModelProto, card: Card, owned: Ownership, shapes: Shapes, seen: Ranges
     ) -> None:

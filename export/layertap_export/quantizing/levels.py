@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import onnx
 
 from layertap.format.card import Card
 from layertap_export.graph.graph import between, leading_to, makers, reads
-from layertap_export.graph.operators import is_view
+from layertap_export.graph.operators import views
 
 
 class Level(IntEnum):
@@ -48,7 +48,7 @@ class Ownership:
         forward = {id(node) for node in leading_to(nodes, shown).nodes}
         layers: dict[str, str] = {}
         for layer in card.layers:
-            for name in _views(str(layer.tensor), made) if layer.exposed else ():
+            for name in views(str(layer.tensor), made) if layer.exposed else ():
                 layers.setdefault(name, layer.name)
         readers: dict[str, int] = {}
         owners: dict[int, str] = {}
@@ -70,7 +70,7 @@ class Ownership:
             starts = [
                 name
                 for layer in gradients.tensors
-                for name in _views(tensors.get(layer, layer), made)
+                for name in views(tensors.get(layer, layer), made)
             ]
             through = {id(node) for node in between(nodes, starts, [gradients.output])}
             self.passed = frozenset(at for at, node in enumerate(nodes) if id(node) in through)
@@ -79,14 +79,6 @@ class Ownership:
         """The level of a node of the forward half."""
         level = levels.get(self.owners[at], Level.NARROW)
         return max(level, Level.STORED) if at in self.passed else level
-
-
-def _views(name: str, made: Mapping[str, onnx.NodeProto]) -> Iterator[str]:
-    """A tensor, and the tensors that it shows in another order of axes."""
-    yield name
-    while name in made and is_view(made[name]):
-        name = made[name].input[0]
-        yield name
 
 
 def float_layers(card: Card, chosen: Sequence[str]) -> dict[str, Level]:

@@ -22,7 +22,7 @@ from layertap_export.graph.graph import (
     makers,
     subgraph,
 )
-from layertap_export.graph.operators import is_view
+from layertap_export.graph.operators import views
 
 from .user_samples import UserBatch
 
@@ -177,9 +177,8 @@ class _Scores(NamedTuple):
 def _scores(model: onnx.ModelProto, output: str) -> _Scores | None:
     """The scores before the softmax or sigmoid that an output ends in, if it does."""
     made = makers(model.graph.node)
-    while output in made and is_view(made[output]):
-        output = made[output].input[0]
-    node = made.get(output)
+    *_, source = views(output, made)
+    node = made.get(source)
     if node is None or not is_standard(node) or node.op_type not in ("Softmax", "Sigmoid"):
         return None
     axis = int(attribute(node, "axis", -1)) if node.op_type == "Softmax" else None

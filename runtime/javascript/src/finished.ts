@@ -44,12 +44,13 @@ export async function computedMaps(program: Program, facts: Finished, inputs: an
   const extent = checkExtent(resize, space)
   const [stored, each] = [size(space), size(extent)]
   const data = new Float32Array(outputs.length * targets.length * each)
-  maps.forEach((map, t) =>
+  maps.forEach((map, t) => {
+    const values = Float64Array.from(numbers(map))
     outputs.forEach((_, i) => {
-      const own = Float64Array.from(numbers(map)).subarray(i * stored, (i + 1) * stored)
+      const own = values.subarray(i * stored, (i + 1) * stored)
       data.set(finished(own, space, extent, false), (i * targets.length + t) * each)
-    }),
-  )
+    })
+  })
   return { data, extent, found, outputs, targets, method: facts.method!, layer: facts.layer! }
 }
 

@@ -103,7 +103,7 @@ def _picture(facts: Finished, value: Any, several: bool) -> npt.NDArray[np.uint8
         form = "pictures, (n, height, width, channels)" if several else "a picture"
         raise InputError(
             f"{label} takes {form}: a path, an image, or an array (height, width, channels) of "
-            f"uint8, got {kind_text(value).rstrip(',')}."
+            f"uint8, got {kind_text(value)}."
         )
     if array.shape[-1] not in CHANNELS:
         raise InputError(

@@ -88,7 +88,7 @@ class _ModuleRows:
         self.modules = modules
         self.names = {call.name for call in modules.calls}
         self.names |= {merged.path for merged in modules.merged}
-        self.makers = {name: at for at, node in enumerate(graph.nodes) for name in node.writes}
+        self.written = {name for node in graph.nodes for name in node.writes}
         self.outputs: dict[str, list[Call]] = {}
         """The calls that a tensor is the output of, the innermost first."""
         self.withdrawn: dict[int, list[Call]] = {}
@@ -190,8 +190,8 @@ class _ModuleRows:
         module that it is the output of, and that is not around the reader."""
         calls = self.outputs.get(tensor)
         if calls is None:
-            written = tensor in self.makers
-            return f"tensor:{tensor}" if written and tensor in self.names else tensor
+            hidden = tensor in self.written and tensor in self.names
+            return f"tensor:{tensor}" if hidden else tensor
         others = [call for call in calls if call not in chain]
         return (others or calls)[-1].name
 

@@ -45,6 +45,9 @@ class Placed(NamedTuple):
 
 Places: TypeAlias = "Sequence[Placed]"
 
+Parts: TypeAlias = "Sequence[tuple[str, ...] | None]"
+"""For each node, what `_components` finds in its name."""
+
 SCOPES = b"pkg.torch.onnx.name_scopes"
 CLASSES = "pkg.torch.onnx.class_hierarchy"
 FX = "pkg.torch.onnx.fx_node"
@@ -65,9 +68,8 @@ def read_scopes(buffer: Buffer, graph: Graph) -> Places | None:
     """
     if any(_has_metadata(buffer, node) for node in graph.nodes):
         return [_stated(buffer, node) for node in graph.nodes]
-    if _is_named_by_scopes(graph):
-        return _Names(graph).places()
-    return None
+    parts = [_components(node) for node in graph.nodes]
+    return _Names(graph, parts).places() if _are_scopes(graph, parts) else None
 
 
 # --- Metadata ------------------------------------------------------------------------------------
@@ -114,12 +116,11 @@ _TAKEN = re.compile(r"%(\w+)")
 # --- Names ---------------------------------------------------------------------------------------
 
 
-def _is_named_by_scopes(graph: Graph) -> bool:
+def _are_scopes(graph: Graph, parts: Parts) -> bool:
     """Whether most nodes have names such as `/layer1/conv1/Conv_2`, with their operator last."""
-    named = sum(_components(node) is not None for node in graph.nodes)
+    named = sum(one is not None for one in parts)
     others = sum(node.op_type not in ("Constant", "Identity") for node in graph.nodes)
-    inside = any(len(_components(node) or ()) > 0 for node in graph.nodes)
-    return inside and 2 * named >= others
+    return any(parts) and 2 * named >= others
 
 
 def _components(node: Node) -> tuple[str, ...] | None:
@@ -140,16 +141,20 @@ class _Names:
     call have `_1` behind its name: `/layer1/layer1.0/relu_1`.
     """
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.parts = [_components(node) or () for node in graph.nodes]
+    def __init__(self, graph: Graph, named: Parts) -> None:
+        """
+        Args:
+            named: the parts of the name of each node.
+        """
+        self.named = named
         self.operators: dict[tuple[str, ...], list[str]] = {}
         """The operators of each scope itself, in order."""
         self.owners: dict[tuple[str, ...], set[str]] = {}
         """The modules whose weights are read within each scope, by the names of the weights."""
         self.inside: dict[tuple[str, ...], set[str]] = {}
         """The names of the scopes directly within each scope that has some."""
-        for node, parts in zip(graph.nodes, self.parts, strict=True):
+        for node, found in zip(graph.nodes, named, strict=True):
+            parts = found or ()
             own = self.operators.setdefault(parts, [])
             if node.op_type != "Constant":
                 own.append(node.op_type)
@@ -172,12 +177,12 @@ class _Names:
     def places(self) -> Places:
         """Where each node of the graph is."""
         return [
-            Placed(
-                tuple(self._whole(parts[:depth]) for depth in range(1, len(parts) + 1)),
-                known=_components(node) is not None,
-            )
-            for node, parts in zip(self.graph.nodes, self.parts, strict=True)
+            Placed(known=False) if parts is None else Placed(self._around(parts))
+            for parts in self.named
         ]
+
+    def _around(self, parts: tuple[str, ...]) -> tuple[Scope, ...]:
+        return tuple(self._whole(parts[:depth]) for depth in range(1, len(parts) + 1))
 
     def _whole(self, parts: tuple[str, ...]) -> Scope:
         scope = self.scope(parts)

@@ -219,8 +219,8 @@ def seen_by(
     program: Program, source: Image.Image | None, recipe: Preprocessing | None
 ) -> Region | None:
     """The part of an image that the model sees; `None` for all of it."""
-    finished = program.finished is not None and program.finished.image is not None
-    if source is None or recipe is None or finished:  # finished files give maps of the whole image
+    # Finished files give maps of the whole image.
+    if source is None or recipe is None or program.picture_input is not None:
         return None
     return seen_region(
         source.height,

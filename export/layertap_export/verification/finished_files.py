@@ -15,7 +15,7 @@ import layertap
 from layertap._engine.pictures import TOP as TOP_CLASS
 from layertap._engine.program import program_of
 from layertap.cam import targets
-from layertap.cam.scores import by_class, ends_in_activation, of_both_classes
+from layertap.cam.scores import by_class, of_both_classes, resolve_target
 from layertap.comparing.golden import feeds
 from layertap.comparing.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
@@ -271,14 +271,7 @@ class Comparison:
         rows = by_class(scores)
         if target != TOP_CLASS:
             return [target] * len(rows)
-        best = targets.resolve(
-            targets.TOP,
-            samples=len(rows),
-            classes=rows.shape[1],
-            labels=self._program.labels,
-            scores=rows,
-            probability=ends_in_activation(self._program, str(self._facts.scores)),
-        ).classes
+        best = resolve_target(self._program, str(self._facts.scores), targets.TOP, rows).classes
         assert best is not None
         return [int(number) for number in best[:, 0]]
 

@@ -22,7 +22,7 @@ from .baselines import backgrounds, baselines
 from .gradients import Seed, prepare
 from .masked_inputs import choose_input, masked_attributions
 from .masking import Options, not_for
-from .scores import by_class, choose_output, classes_last
+from .scores import choose_output, class_scores
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _weights(
     scores = None
     if targets.needs_scores(target, program.labels):
         values = program.fetch([gradients.output])(feeds)[gradients.output]
-        scores = by_class(classes_last(program, gradients.output, values))
+        scores = class_scores(program, gradients.output, values)
     count = len(next(iter(feeds.values())))
     return Seed(program, gradients).resolve(target, count, scores).weights
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from layertap.errors import ModelFileError, UsageError
 from layertap.format.layer import Layer
 
-from . import available, targets, upsampling
+from . import available, upsampling
 from .axes import channels_last, laid_out, space
 from .baselines import baselines
 from .gradients import differentiate
@@ -23,7 +23,14 @@ from .masking import DEFAULTS, Options
 from .methods import Method
 from .perturbing import Change, Perturbation
 from .places import At
-from .scores import by_class, classes_last, ends_in_activation, find_scores, scores_of
+from .scores import (
+    by_class,
+    class_scores,
+    classes_last,
+    find_scores,
+    resolve_target,
+    scores_of,
+)
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -158,8 +165,8 @@ class Gatherer:
 
     def _activated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
         values = self.program.fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
-        outputs = by_class(classes_last(self.program, self.output, values[self.output]))
-        found = self._resolved(target, outputs)
+        outputs = class_scores(self.program, self.output, values[self.output])
+        found = resolve_target(self.program, self.output, target, outputs)
         maps = self._maps(values[self._tensor])
         return Evidence(maps, outputs, found, lambda _: [()] * found.weights.shape[1])
 
@@ -172,8 +179,8 @@ class Gatherer:
         also = [self._tensor, self.output]
         tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
         self._require_floats(tries, tensor, name)
-        outputs = by_class(classes_last(self.program, self.output, tries.values[self.output]))
-        found = self._resolved(target, outputs)
+        outputs = class_scores(self.program, self.output, tries.values[self.output])
+        found = resolve_target(self.program, self.output, target, outputs)
         maps = self._maps(tries.values[self._tensor])
 
         def attempts(sample: int) -> list[tuple[Any, ...]]:
@@ -197,8 +204,8 @@ class Gatherer:
         scores = (scores_of if of_output else find_scores)(self.program, self.output)
         tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
         self._require_floats(tries, tensor, name)
-        outputs = by_class(classes_last(self.program, self.output, tries.values[self.output]))
-        found = self._resolved(target, outputs)
+        outputs = class_scores(self.program, self.output, tries.values[self.output])
+        found = resolve_target(self.program, self.output, target, outputs)
         values = tries.values[tensor]
         maps = self._maps(values)
         filling = baselines(self.program, self.baseline, {tensor: values}, {tensor: name})[tensor]
@@ -265,17 +272,6 @@ class Gatherer:
             return None if value is None else {tensor: value}
 
         return change
-
-    def _resolved(self, target: Target, outputs: Array) -> Targets:
-        samples, classes = outputs.shape
-        return targets.resolve(
-            target,
-            samples=samples,
-            classes=classes,
-            labels=self.program.labels,
-            scores=outputs,
-            probability=ends_in_activation(self.program, self.output),
-        )
 
     def _maps(self, values: Array) -> npt.NDArray[np.float64]:
         """A layer's values as feature maps `(n, h, w, c)`."""

@@ -11,7 +11,7 @@ from layertap.errors import LayerNotFoundError, UsageError
 
 from . import targets, upsampling
 from .methods import find_method
-from .scores import by_class, ends_in_activation
+from .scores import by_class, resolve_target
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -41,14 +41,7 @@ def computed_maps(
     fetch = program.fetch([output, scores])
     values = fetch(feeds)
     outputs = by_class(values[scores])
-    found = targets.resolve(
-        target,
-        samples=len(outputs),
-        classes=outputs.shape[1],
-        labels=program.labels,
-        scores=outputs,
-        probability=ends_in_activation(program, scores),
-    )
+    found = resolve_target(program, scores, target, outputs)
     if found.classes is None:
         raise UsageError(
             f"{program.name} is a finished file, whose heat map explains one class. Weights of the "

@@ -19,14 +19,7 @@ from .masked import Masked
 from .masking import Options
 from .methods import find_method
 from .perturbing import Perturbation
-from .scores import (
-    by_class,
-    choose_output,
-    classes_last,
-    ends_in_activation,
-    find_scores,
-    scores_of,
-)
+from .scores import choose_output, class_scores, find_scores, resolve_target, scores_of
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -83,15 +76,8 @@ def masked_attributions(
     chosen = find_method(method)
     scores = scores_of(program, output) if chosen.of_output else find_scores(program, output)
     tries = Perturbation(program, {name: name for name in names}, scores, feeds, [output])
-    outputs = by_class(classes_last(program, output, tries.values[output]))
-    found = targets.resolve(
-        target,
-        samples=len(outputs),
-        classes=outputs.shape[1],
-        labels=program.labels,
-        scores=outputs,
-        probability=ends_in_activation(program, output),
-    )
+    outputs = class_scores(program, output, tries.values[output])
+    found = resolve_target(program, output, target, outputs)
     values = {name: feeds[name] for name in names}
     for name, value in values.items():
         axis = sample_axis(program, name, value.ndim)

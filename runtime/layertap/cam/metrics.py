@@ -16,7 +16,7 @@ from layertap.errors import InputError
 from . import targets
 from .axes import as_fed, channels_last, copies
 from .baselines import baseline_of
-from .scores import by_class, choose_output, classes_last, ends_in_activation
+from .scores import choose_output, class_scores, resolve_target
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -225,14 +225,7 @@ class _Trial:
         self.images: Array = channels_last(program, self._name, self._feeds[self._name])
         """`(n, h, w, c)`."""
         outputs = self._said(self._feeds)
-        found = targets.resolve(
-            target,
-            samples=len(outputs),
-            classes=outputs.shape[1],
-            labels=program.labels,
-            scores=outputs,
-            probability=ends_in_activation(program, self._output),
-        )
+        found = resolve_target(program, self._output, target, outputs)
         self._offsets = found.offsets
         self._weights = found.weights.astype(np.float64)
         self.before = found.scores(outputs)
@@ -245,7 +238,7 @@ class _Trial:
 
     def _said(self, feeds: Mapping[str, Any]) -> Array:
         """The scores of the classes, `(n, classes)`."""
-        return by_class(classes_last(self._program, self._output, self._fetch(feeds)[self._output]))
+        return class_scores(self._program, self._output, self._fetch(feeds)[self._output])
 
     def scores(
         self, changed: Callable[[int, int], Iterator[Array]], count: int

@@ -16,7 +16,8 @@ from layertap.errors import UsageError, suggest
 from layertap.format.graph import Node, TensorType
 from layertap.format.operators import behind_final_activation
 
-from . import available
+from . import available, targets
+from .targets import Target, Targets
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
@@ -78,6 +79,27 @@ def by_class(outputs: npt.NDArray[Any], places: npt.NDArray[Any] | None = None) 
         len(outputs), math.prod(outputs.shape[1:-1]), outputs.shape[-1]
     ).mean(axis=1)
     return scores
+
+
+def class_scores(program: Program, output: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The scores of the classes, `(n, classes)`, in the values of an output; see `by_class`."""
+    return by_class(classes_last(program, output, values))
+
+
+def resolve_target(
+    program: Program, output: str, target: Target, scores: npt.NDArray[Any]
+) -> Targets:
+    """What a target means for a batch with these scores `(n, classes)` in an output; see
+    `targets.resolve`."""
+    samples, classes = scores.shape
+    return targets.resolve(
+        target,
+        samples=samples,
+        classes=classes,
+        labels=program.labels,
+        scores=scores,
+        probability=ends_in_activation(program, output),
+    )
 
 
 def of_both_classes(program: Program, output: str, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:

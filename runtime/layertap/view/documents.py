@@ -157,14 +157,9 @@ def encoded(
     if format_ == "png":
         if page is not None:
             raise UsageError("a page is for PDF and SVG; a PNG file has only the picture.")
-        return _png(picture, None if width is None and dpi is None else _dpi(picture, dpi, width),
-                    kind)  # fmt: skip
+        return _png(picture, dpi if width is None else picture.width / (width / MM), kind)
     paper = on_paper(picture.size, dpi=dpi, width=width, page=page)
     return _pdf(picture, paper) if format_ == "pdf" else _svg(picture, paper, kind)
-
-
-def _dpi(picture: Image.Image, dpi: float | None, width: float | None) -> float:
-    return picture.width / (width / MM) if width is not None else dpi or DPI
 
 
 def on_paper(

@@ -18,7 +18,7 @@ from layertap.cam import attributions, targets
 from layertap.cam.axes import channels_last
 from layertap.cam.heat_maps import HeatMaps, heat_maps
 from layertap.cam.methods import METHODS, find_method
-from layertap.cam.scores import by_class, choose_output, classes_last, ends_in_activation
+from layertap.cam.scores import choose_output, class_scores, resolve_target
 from layertap.cam.targets import Target
 from layertap.errors import InputError, UsageError, suggest
 from layertap.format.text import class_text
@@ -219,8 +219,8 @@ def seen_by(
     program: Program, source: Image.Image | None, recipe: Preprocessing | None
 ) -> Region | None:
     """The part of an image that the model sees; `None` for all of it."""
-    finished = program.finished is not None and program.finished.image is not None
-    if source is None or recipe is None or finished:  # finished files give maps of the whole image
+    # Finished files give maps of the whole image.
+    if source is None or recipe is None or program.picture_input is not None:
         return None
     return seen_region(
         source.height,
@@ -333,15 +333,8 @@ def _targets_of(
     """The classes `(n, targets)` that a target means, and the model's output for each."""
     output = choose_output(program, output)
     feeds = program.prepare_arrays(program.plan([output]).needs, inputs, preprocess)
-    outputs = by_class(classes_last(program, output, program.fetch([output])(feeds)[output]))
-    resolved = targets.resolve(
-        target,
-        samples=len(outputs),
-        classes=outputs.shape[1],
-        labels=program.labels,
-        scores=outputs,
-        probability=ends_in_activation(program, output),
-    )
+    outputs = class_scores(program, output, program.fetch([output])(feeds)[output])
+    resolved = resolve_target(program, output, target, outputs)
     return resolved.classes, resolved.scores(outputs)
 
 

@@ -99,9 +99,7 @@ class Lettering:
             font = self.font(smaller)
             if length(line, font) <= width:
                 return line, font
-        while line and length(f"{line}...", font) > width:
-            line = line[:-1]
-        return f"{line}...", font
+        return _cut(line, font, width), font
 
     def wrapped(self, text: str, size: int, width: int) -> list[str]:
         """A text in lines of at most `width` pixels, where its words allow that."""

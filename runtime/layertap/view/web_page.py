@@ -17,13 +17,13 @@ from layertap.cam.finished import check_options, computed_maps
 from layertap.cam.heat_maps import choose_layer, raw_maps
 from layertap.cam.methods import METHODS, Method, find_method
 from layertap.cam.scores import (
-    by_class,
     choose_output,
-    classes_last,
+    class_scores,
     ends_in_activation,
     of_both_classes,
+    resolve_target,
 )
-from layertap.cam.targets import is_binary, resolve
+from layertap.cam.targets import is_binary
 from layertap.errors import LayertapError, UsageError
 from layertap.format.atomic import check_target, replacing
 from layertap.format.select import LAST
@@ -439,21 +439,15 @@ class _Maker:
             if target is None:
                 return [], False
             raise UsageError(f"the output {output!r} has no scores of classes to choose from.")
-        outputs = [classes_last(program, output, values[output][:1]) for values in found]
-        scores = np.stack([by_class(one)[0] for one in outputs])
+        scores = np.stack(
+            [class_scores(program, output, values[output][:1])[0] for values in found]
+        )
         labels = program.labels
         binary = is_binary(scores.shape[1], labels)
         classes = 2 if binary else scores.shape[1]
         own = len(labels or ()) == classes
         if target is not None:
-            chosen = resolve(
-                target,
-                samples=len(scores),
-                classes=scores.shape[1],
-                labels=labels,
-                scores=scores,
-                probability=ends_in_activation(program, output),
-            ).classes
+            chosen = resolve_target(program, output, target, scores).classes
             if chosen is None:
                 raise UsageError("a page shows classes: give labels or indices, not weights.")
             return [int(x) for x in dict.fromkeys(chosen.T.reshape(-1).tolist())], own

@@ -12,6 +12,7 @@ from layertap.errors import UsageError
 
 from . import OWN, Command
 from .explained_images import (
+    Explain,
     Explained,
     add_inputs,
     add_output,
@@ -81,7 +82,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     with time_limit(args.timeout):
-        return explain_images(args, "attribute", _check, _explained)
+        return explain_images(args, "attribute", _check, _explaining)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -103,26 +104,27 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
-def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Explained:
+def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
     from layertap.view.explained import attributed
 
-    found = attributed(
-        program_of(model),
-        batch,
-        args.method,
-        [parse_target(text, model.labels or ()) for text in args.target or ["top"]],
-        options={
-            "steps": args.steps,
-            "samples": args.samples,
-            "noise": args.noise,
-            "seed": args.seed,
-            "batch_size": args.batch_size,
-            "background": None if args.background is None else load_ready(args.background),
-            **masks_of(args),
-        },
-        name=args.input,
-    )
-    return Explained(found.values, found.samples, {"method": args.method})
+    targets = [parse_target(text, model.labels or ()) for text in args.target or ["top"]]
+    options = {
+        "steps": args.steps,
+        "samples": args.samples,
+        "noise": args.noise,
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        "background": None if args.background is None else load_ready(args.background),
+        **masks_of(args),
+    }
+
+    def explain(batch: Any) -> Explained:
+        found = attributed(
+            program_of(model), batch, args.method, targets, options=options, name=args.input
+        )
+        return Explained(found.values, found.samples, {"method": args.method})
+
+    return explain
 
 
 COMMAND = Command(

@@ -15,6 +15,7 @@ from layertap.images.load import load_image
 
 from . import OWN, Command
 from .explained_images import (
+    Explain,
     Explained,
     add_inputs,
     add_output,
@@ -86,7 +87,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     with time_limit(args.timeout):
-        return explain_images(args, "cam", _check, _explained)
+        return explain_images(args, "cam", _check, _explaining)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -128,7 +129,7 @@ def _check_method(args: argparse.Namespace, name: str) -> None:
         )
 
 
-def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Explained:
+def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
     from layertap.cam import heat_maps
     from layertap.cam.methods import DEFAULT
     from layertap.view.explained import of_heat_maps
@@ -137,26 +138,32 @@ def _explained(model: _model.Model, args: argparse.Namespace, batch: Any) -> Exp
     if args.method is None:
         _check_method(args, (facts.method if facts else None) or DEFAULT)
     layer = None if args.layer is None else one_layer("--layer", args.layer, model.layers)
-    maps = heat_maps(
-        model,
-        batch,
-        layer,
-        [parse_target(text, model.labels or ()) for text in args.target or ["top"]],
-        method=args.method,
-        aug_smooth=args.aug_smooth,
-        eigen_smooth=args.eigen_smooth,
-        mask="layer" if args.mask is None or _mask_file(args) else args.mask,
-        at=_places(args),
-        channels=args.channels,
-        samples=args.samples,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        **masks_of(args),
-    )
-    found = {"layer": maps.layer, "method": maps.method}
-    if at := args.at or _mask_file(args):
-        found["at"] = at
-    return Explained(maps.maps, of_heat_maps(program_of(model), maps), found)
+    targets = [parse_target(text, model.labels or ()) for text in args.target or ["top"]]
+    at = _places(args)
+
+    def explain(batch: Any) -> Explained:
+        maps = heat_maps(
+            model,
+            batch,
+            layer,
+            targets,
+            method=args.method,
+            aug_smooth=args.aug_smooth,
+            eigen_smooth=args.eigen_smooth,
+            mask="layer" if args.mask is None or _mask_file(args) else args.mask,
+            at=at,
+            channels=args.channels,
+            samples=args.samples,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            **masks_of(args),
+        )
+        found = {"layer": maps.layer, "method": maps.method}
+        if given := args.at or _mask_file(args):
+            found["at"] = given
+        return Explained(maps.maps, of_heat_maps(program_of(model), maps), found)
+
+    return explain
 
 
 def _places(args: argparse.Namespace) -> Any:

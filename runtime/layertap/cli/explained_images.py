@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,10 @@ class Explained(NamedTuple):
     """What is drawn of each sample."""
     facts: dict[str, Any]
     """For the report."""
+
+
+Explain: TypeAlias = Callable[[NDArray[Any] | dict[str, NDArray[Any]]], Explained]
+"""Computes a batch."""
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +113,7 @@ def explain_images(
     args: argparse.Namespace,
     kind: str,
     check: Callable[[argparse.Namespace], None],
-    explain: Callable[[_model.Model, argparse.Namespace, Any], Explained],
+    explaining: Callable[[_model.Model, argparse.Namespace], Explain],
 ) -> int:
     """Write a picture and an array for each image, and a report.
 
@@ -117,7 +121,7 @@ def explain_images(
         args: the options that the functions above add.
         kind: `cam` or `attribute`: a part of the names of files.
         check: checks the other options before the work.
-        explain: computes a batch.
+        explaining: reads what the options name, once, and returns what computes a batch.
 
     Returns:
         The exit code.
@@ -131,11 +135,12 @@ def explain_images(
     model = _model.open(args.file, device=args.device, threads=args.threads)
     images: list[dict[str, Any]] = []
     found: Explained | None = None
+    explain: Explain | None = None
     failures: list[str] = []
     if ready is not None:
         files = OutputFiles(Path(args.output), args.inputs, [ready])
         with naming_images([ready]):
-            found = explain(model, args, load_ready(ready))
+            found = explaining(model, args)(load_ready(ready))
         for row, path in enumerate(row_names(ready, {"maps": found.values})):
             name = files.name(ready, kind, row if len(found.values) > 1 else None)
             one = _Sample(path, name, found.values[row], found.samples[row])
@@ -148,7 +153,8 @@ def explain_images(
         for batch in in_batches(given.prepared(recipe), batch_size(model, args)):
             paths, arrays = zip(*batch, strict=True)
             with naming_images(paths):
-                found = explain(model, args, np.stack(arrays))
+                explain = explain or explaining(model, args)
+                found = explain(np.stack(arrays))
             for row, path in enumerate(paths):
                 name = files.name(path, kind)
                 one = _Sample(path, name, found.values[row], found.samples[row])

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from layertap._cut.plan import peel
 from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import ImageError, InputError, LayertapError, UsageError
 from layertap.format.layer import channel_axis
 from layertap.format.select import Selector
@@ -233,14 +234,15 @@ class _Classes:
     """How often two outputs have the same best class."""
 
     def __init__(self, program: Program, pair: Pair) -> None:
-        self._program, self._tensor = program, pair.a.tensor
-        self._is_output = pair.a.tensor in {info.name for info in program.outputs}
+        tensor = pair.a.tensor
+        self._is_output = tensor in {info.name for info in program.outputs}
+        self._final = self._is_output and ends_in_activation(program, tensor)
         self._same = self._all = 0
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
         if not self._is_output or a.shape != b.shape:
             return
-        ours, theirs = (best_classes(self._program, self._tensor, x) for x in (a, b))
+        ours, theirs = (best_classes(x, self._final) for x in (a, b))
         if ours is not None and theirs is not None:
             self._same += int(np.count_nonzero(ours == theirs))
             self._all += ours.size

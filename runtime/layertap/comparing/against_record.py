@@ -115,10 +115,7 @@ def _selected(
     """
     if layers is not None:
         table = a.layers if isinstance(a, Program) else a.table
-        names = {layer.name for layer in select(table, layers)}
-        pairs = tuple(pair for pair in found.pairs if pair.a.name in names)
-        only = {name: why for name, why in found.only_a.items() if name in names}
-        found = Matches(pairs, only, {})
+        found = found.among({layer.name for layer in select(table, layers)})
     if not found.pairs:
         raise UsageError(
             f"{a.name} and {b.name} share no layer of one shape. Compare two results of one model."

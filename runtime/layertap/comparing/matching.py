@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,6 +44,12 @@ class Matches(NamedTuple):
     only_a: Mapping[str, str]
     """The layers of the first file that have no partner, by name, with the reason."""
     only_b: Mapping[str, str]
+
+    def among(self, names: AbstractSet[str]) -> Matches:
+        """What was found of some layers of the first file."""
+        pairs = tuple(pair for pair in self.pairs if pair.a.name in names)
+        only = {name: why for name, why in self.only_a.items() if name in names}
+        return Matches(pairs, only, {})
 
 
 def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:

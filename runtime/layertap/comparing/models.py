@@ -129,13 +129,13 @@ def matched(a: Program, b: Program, layers: Selector | Iterable[Selector] | None
     if layers is None:
         return found
     names = {layer.name for layer in a.select(layers)}
-    pairs = tuple(pair for pair in found.pairs if pair.a.name in names)
-    if not pairs:
+    some = found.among(names)
+    if not some.pairs:
         reasons = {found.only_a.get(name, "") for name in names}
         raise UsageError(
             f"{b.name} has none of the selected layers of {a.name}: {'; '.join(sorted(reasons))}."
         )
-    return Matches(pairs, {n: why for n, why in found.only_a.items() if n in names}, {})
+    return some
 
 
 def _nothing_shared(a: Program, b: Program, found: Matches) -> str:

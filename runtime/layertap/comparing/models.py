@@ -84,8 +84,14 @@ def compare_programs(
     size = max(1, min(sizes.MOST_SAMPLES, sizes.STAGE_BYTES // max(sum(nbytes), 1)))
     given = batches(sides, inputs, size, preprocess, notes, failed)
     allowed_a, allowed_b = allowed_errors(a, tolerance), allowed_errors(b, tolerance)
+    leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
     measured = [
-        _Measured(a, b, pair, max(allowed_a.of(pair.a.tensor), allowed_b.of(pair.b.tensor)))
+        _Measured(
+            a,
+            pair,
+            leaves[pair.b.tensor].source,
+            max(allowed_a.of(pair.a.tensor), allowed_b.of(pair.b.tensor)),
+        )
         for pair in pairs
     ]
     with sharing_memory(a, b) as (own_a, own_b):
@@ -165,16 +171,21 @@ def in_order_of(program: Program, pairs: Sequence[Pair]) -> list[Pair]:
 class _Measured:
     """What is known of one pair so far."""
 
-    def __init__(self, a: Program, b: Program, pair: Pair, allowed: float) -> None:
-        self.pair, self.allowed = pair, allowed
+    def __init__(self, a: Program, pair: Pair, source: str, allowed: float) -> None:
+        """
+        Args:
+            a: the first file.
+            pair: the layer in both files.
+            source: the tensor that it is a view of in the second file.
+            allowed: the largest scaled error that passes.
+        """
+        self.pair, self.source, self.allowed = pair, source, allowed
         self.total = Accumulated(partial(_channels, a, pair.a.tensor))
         self.born = Accumulated(sums=False)
         self.unknown = ""
         self.passes_on = False
         """Whether the layer is a view of a layer before it, in which all of the error is born."""
         self._classes = _Classes(a, pair)
-        source = peel(b.graph, [pair.b.tensor])[pair.b.tensor].source
-        self.tensors = tuple(dict.fromkeys([pair.b.tensor, source]))
 
     def add(self, a: Any, b: Any) -> float:
         """Compare the values of a batch; return the largest difference."""
@@ -216,7 +227,7 @@ class _Measured:
             born_unknown=self.unknown if born else "it was not asked for",
             top_class=self._classes.share,
             problem=total.problem,
-            tensors=self.tensors,
+            tensors=tuple(dict.fromkeys([self.pair.b.tensor, self.source])),
         )
 
     def _share(self, largest: float) -> float:
@@ -280,8 +291,7 @@ class _Comparing:
     ) -> None:
         self._a, self._b, self._pairs, self._measured = a, b, pairs, measured
         self._born = born
-        self._leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
-        self._sources = [self._leaves[pair.b.tensor].source for pair in pairs]
+        self._sources = [one.source for one in measured]
         self._stages = divided(nbytes, self._sources, sizes.STAGE_BYTES)
         self._carried_a = carried(a.graph, [[pairs[x].a.tensor for x in s] for s in self._stages])
         self._carried_b = carried(b.graph, [[pairs[x].b.tensor for x in s] for s in self._stages])

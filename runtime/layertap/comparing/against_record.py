@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from layertap._cut.plan import places
 from layertap._engine.program import Program
 from layertap.errors import ImageError, InputError, UsageError
 from layertap.format.select import Selector, select
@@ -21,7 +22,6 @@ from .record import Record, Recorded, make_record
 from .row import LayerComparison
 from .sizes import bytes_of_layers
 from .sketch import compared
-from .stages import places
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._cut.plan import peel
+from layertap._cut.plan import peel, places
 from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
 from layertap.cam.scores import ends_in_activation
@@ -45,7 +45,6 @@ from .stages import (
     groups,
     nbytes_of,
     one_by_one,
-    places,
     readers,
     run_rounds,
     sharing_memory,

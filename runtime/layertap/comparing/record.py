@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from layertap._cut.plan import peel
+from layertap._cut.plan import peel, places
 from layertap._engine.library import available_threads
 from layertap._engine.program import Program
 from layertap.cam.scores import ends_in_activation
@@ -28,7 +28,7 @@ from .classes import best_classes
 from .inputs import Batch
 from .matching import Tensor, tensors_of
 from .sketch import Sketch, Sketching
-from .stages import Stage, carried, divided, forget, nbytes_of, places, run_rounds, sharing_memory
+from .stages import Stage, carried, divided, forget, nbytes_of, run_rounds, sharing_memory
 from .tolerances import allowed_errors
 
 MOST_INPUT_BYTES = 256 << 20

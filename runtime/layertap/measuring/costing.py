@@ -15,7 +15,7 @@ from layertap._engine.program import Program
 from layertap.errors import ModelFileError, UsageError
 from layertap.format.graph import Node
 from layertap.format.layer import Layer
-from layertap.format.wire import WireError, fields, find_text, text
+from layertap.format.wire import WireError, content, fields, find_text, text
 
 from .crossing import Crossings, Place, layers_of
 from .layer_costs import LayerCost, LayerCosts
@@ -202,8 +202,7 @@ def _equations(program: Program) -> dict[str, str]:
             for node in program.graph.nodes:
                 if node.op_type != "Einsum":
                     continue
-                _, _, _, start, end = next(fields(buffer, *node.span))
-                for span in parsed(buffer, start, end).attributes:
+                for span in parsed(buffer, *content(buffer, node.span)).attributes:
                     if find_text(buffer, *span, 1) == "equation":
                         for number, _, _, at, stop in fields(buffer, *span):
                             if number == 4:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layertap._cut.plan import places
 from layertap._engine.program import Program
 from layertap.errors import ImageError, InputError, UsageError
 from layertap.format.select import Selector, select
@@ -16,7 +15,7 @@ from layertap.format.text import number_of
 
 from .comparison import Comparison
 from .inputs import Batch, Sides, batches
-from .matching import Matches, Tensor, match, tensors_of
+from .matching import Matches, Tensor, as_computed, match, tensors_of
 from .measures import check_tolerance
 from .record import Record, Recorded, make_record
 from .row import LayerComparison
@@ -93,8 +92,7 @@ def _known(side: Program | Record) -> tuple[list[Tensor], Mapping[str, str]]:
     """What a side has, in the order in which it is computed, and what it has not."""
     if isinstance(side, Program):
         tensors, hidden = tensors_of(side)
-        at = places(side.graph, [one.tensor for one in tensors])
-        ordered = sorted(tensors, key=lambda one: (at[one.tensor], one.place))
+        ordered = as_computed(side, tensors)
         return [one._replace(place=place) for place, one in enumerate(ordered)], hidden
     problems = {x.tensor.name: x.sketch.problem for x in side.layers if x.sketch.problem}
     usable = [one.tensor for one in side.layers if not one.sketch.problem]

@@ -8,6 +8,7 @@ from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, NamedTuple
 
+from layertap._cut.plan import places
 from layertap.format.layer import Layer, Shape, uncounted
 from layertap.format.text import shape_text
 
@@ -72,6 +73,12 @@ def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
             place = len(program.layers) + at
             found.append(Tensor(info.name, "output", info.shape, info.dtype, info.name, place))
     return found, hidden
+
+
+def as_computed(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of a file in the order in which it computes them."""
+    at = places(program.graph, [one.tensor for one in tensors])
+    return sorted(tensors, key=lambda one: (at[one.tensor], one.place))
 
 
 def inside_first(layers: Sequence[Layer]) -> list[Layer]:

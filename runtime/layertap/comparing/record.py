@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from layertap._cut.plan import peel, places
+from layertap._cut.plan import peel
 from layertap._engine.library import available_threads
 from layertap._engine.program import Program
 from layertap.cam.scores import ends_in_activation
@@ -26,7 +26,7 @@ from layertap.format.select import Selector
 from . import sizes
 from .classes import best_classes
 from .inputs import Batch
-from .matching import Tensor, tensors_of
+from .matching import Tensor, as_computed, tensors_of
 from .sketch import Sketch, Sketching
 from .stages import Stage, carried, divided, forget, nbytes_of, run_rounds, sharing_memory
 from .tolerances import allowed_errors
@@ -233,5 +233,4 @@ def recorded_tensors(
         hidden = {name: why for name, why in hidden.items() if name in names}
     if not tensors:
         raise UsageError(f"{program.name} has no layer to record.")
-    at = places(program.graph, [one.tensor for one in tensors])
-    return sorted(tensors, key=lambda one: (at[one.tensor], one.place)), hidden
+    return as_computed(program, tensors), hidden

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 
 from layertap._cut.facts import parsed
 from layertap._engine.program import Program
-from layertap.errors import ModelFileError
 from layertap.format.graph import Graph, Node, read_tensor
 from layertap.format.layer import Layer
 from layertap.format.operators import MOVERS, is_one_of
-from layertap.format.wire import LEN, Buffer, WireError, content, fields, find_text
+from layertap.format.wire import LEN, Buffer, content, fields, find_text
 
 from .sums import Bounds
 
@@ -37,17 +36,12 @@ def bounds_of(program: Program, layers: Iterable[Layer]) -> dict[str, Bounds]:
     graph = program.graph
     makers = {name: node for node in graph.nodes for name in node.writes}
     found: dict[str, Bounds] = {}
-    with program.source.read(sparsely=True) as buffer:
-        try:
-            for layer in layers:
-                node = _final(makers, str(layer.tensor))
-                bounds = None if node is None else _bounds(buffer, graph, makers, node)
-                if bounds is not None and -math.inf < bounds.low < bounds.high < math.inf:
-                    found[layer.name] = bounds
-        except WireError as exc:  # in bytes that the index skips
-            raise ModelFileError(
-                f"{program.name} is damaged ({exc}). Copy or export it again."
-            ) from exc
+    with program.reading() as buffer:
+        for layer in layers:
+            node = _final(makers, str(layer.tensor))
+            bounds = None if node is None else _bounds(buffer, graph, makers, node)
+            if bounds is not None and -math.inf < bounds.low < bounds.high < math.inf:
+                found[layer.name] = bounds
     return found
 
 

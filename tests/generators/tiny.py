@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,17 @@ def node(op: str, reads: str, writes: str, name: str | None = None, **attributes
     """`node("Add", "a b", "c")`; `_` stands for an input that is left out."""
     inputs = ["" if item == "_" else item for item in reads.split()]
     return helper.make_node(op, inputs, writes.split(), name=name or writes, **attributes)
+
+
+def changed(
+    made: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]
+) -> onnx.ModelProto:
+    """A copy of a model with another value of one weight."""
+    copy = onnx.ModelProto.FromString(made.SerializeToString())
+    (item,) = (item for item in copy.graph.initializer if item.name == name)
+    value = numpy_helper.to_array(item)
+    item.CopyFrom(numpy_helper.from_array(change(value).astype(value.dtype), name))
+    return copy
 
 
 def model(

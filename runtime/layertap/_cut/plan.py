@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple, TypeAlias
 
 from layertap.errors import ModelFileError
-from layertap.format.graph import Graph, TensorType
+from layertap.format.graph import Graph, TensorType, in_order
 from layertap.format.operators import VIEWS
 
 Perm: TypeAlias = "tuple[int, ...] | None"
@@ -170,6 +170,24 @@ def peel(graph: Graph, tensors: Iterable[str]) -> dict[str, Leaf]:
     makers = _makers(graph)
     known = makers.keys() | graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
     return {name: _peel(graph, makers, known, name) for name in tensors}
+
+
+def places(graph: Graph, tensors: Iterable[str]) -> dict[str, int]:
+    """The place in the order of execution at which each tensor is computed.
+
+    A Transpose or Identity of a tensor has the place of that tensor. Inputs and constants have the
+    place -1, before all nodes.
+
+    Raises:
+        MissingTensorError: the graph lacks a tensor.
+    """
+    made = {name: node for node in graph.nodes for name in node.writes}
+    order = {id(node): at for at, node in enumerate(in_order(graph.nodes, made))}
+    leaves = peel(graph, tensors)
+    return {
+        name: order[id(made[leaf.source])] if leaf.source in made else -1
+        for name, leaf in leaves.items()
+    }
 
 
 def dependents(graph: Graph, tensors: Iterable[str]) -> set[int]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +29,7 @@ from layertap.format.recipe import value_range
 from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
-from layertap.format.wire import WireError
+from layertap.format.wire import Buffer, WireError
 
 from .cache import Cache
 from .constant_work import FOLDING, NESTED, SIZES, much_from_constants
@@ -374,6 +375,24 @@ class Program:
             return ()
         return (FOLDING,) if much_from_constants(self.source, graph) else ()
 
+    @contextmanager
+    def reading(self, sparsely: bool = True) -> Iterator[Buffer]:
+        """The bytes of the file, to parse what the index skips.
+
+        Args:
+            sparsely: see `Source.read`.
+
+        Raises:
+            ModelFileError: they are damaged.
+        """
+        with self.source.read(sparsely=sparsely) as buffer:
+            try:
+                yield buffer
+            except WireError as exc:
+                raise ModelFileError(
+                    f"{self.name} is damaged ({exc}). Copy or export it again."
+                ) from exc
+
     def _start(
         self,
         engine: Engine,
@@ -403,20 +422,15 @@ class Program:
             stay = weights.stay if leaves else None
         lean = normalises and self.card is not None and normalises_exactly()
         spared = spared_means(graph, plan) if lean else NOTHING
-        with self.source.read(sparsely=stay is not None) as buffer:
-            try:
-                model = write_cut(buffer, graph, plan, locate, dtypes, stay, spared)
-                if suspects and may_need_guards(graph, suspects):
-                    model = guarded(model, may_be_empty)
-                model = without_references(
-                    model,
-                    weights.referred if weights else (),
-                    weights.load if weights else None,
-                )
-            except WireError as exc:  # in bytes that the index skips
-                raise ModelFileError(
-                    f"{self.name} is damaged ({exc}). Copy or export it again."
-                ) from exc
+        with self.reading(sparsely=stay is not None) as buffer:
+            model = write_cut(buffer, graph, plan, locate, dtypes, stay, spared)
+            if suspects and may_need_guards(graph, suspects):
+                model = guarded(model, may_be_empty)
+            model = without_references(
+                model,
+                weights.referred if weights else (),
+                weights.load if weights else None,
+            )
         if len(model) > PROTOBUF_BYTES:
             raise ModelFileError(
                 f"the request needs {len(model) / 1e9:.1f} GB of {self.name} and its weights, more "

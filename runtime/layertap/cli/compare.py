@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from layertap import _model
 from layertap._engine.program import Program, program_of
@@ -20,7 +19,7 @@ from layertap.format.select import select
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import Images
+from .image_input import Samples
 from .options import (
     add_layer_selection,
     add_preprocess,
@@ -29,7 +28,6 @@ from .options import (
     layer_selectors,
 )
 from .printing import show
-from .ready_batch import load_ready, ready_batch
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -99,13 +97,9 @@ def _compare(args: argparse.Namespace) -> int:
     a = _side(args.a, args.device_a, args.threads)
     b = _side(args.b, args.device_b, args.threads)
     recipe = Preprocessing.load(args.preprocess) if args.preprocess else None
-    ready = ready_batch(args.inputs)
-    images = Images(args.inputs if ready is None else [])
-    inputs: Any = None if ready is None else load_ready(ready)
-    if args.inputs and ready is None:
-        inputs = images.paths
-        if not inputs:
-            return STOPPED
+    samples = Samples(args.inputs)
+    if samples.unreadable:
+        return STOPPED
     table = a.layers if isinstance(a, Program) else a.table
     layers = layer_selectors(args, table)
     if args.type:
@@ -113,12 +107,12 @@ def _compare(args: argparse.Namespace) -> int:
     found = compare_sides(
         a,
         b,
-        inputs,
+        samples.inputs,
         layers,
         tolerance=args.tolerance,
         born=not args.no_born,
         preprocess=recipe,
-        failed=images.failed,
+        failed=samples.failed,
     )
     if args.csv:
         found.to_csv(args.csv, args.sort)
@@ -130,7 +124,7 @@ def _compare(args: argparse.Namespace) -> int:
         show(json.dumps(found.to_dict(args.sort), indent=1))
     else:
         show(f"{found.summary()}\n\n{found.table(args.sort)}")
-    return OK if found and not images.failures else PARTLY_FAILED
+    return OK if found and not samples.failures else PARTLY_FAILED
 
 
 def _side(path: str, device: str, threads: int | None) -> Program | Record:

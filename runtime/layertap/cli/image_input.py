@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from layertap import _model
 from layertap._engine.pictures import as_stored
@@ -16,6 +17,7 @@ from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
 
 from .printing import tell
+from .ready_batch import load_ready, ready_batch
 
 
 def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
@@ -92,12 +94,21 @@ class ImageInput:
         tell(f"layertap: {error}")
 
 
-class Images:
-    """The images that the command was given, and those that could not be read."""
+class Samples:
+    """The images or the ready batch that a command was given, and what could not be read."""
 
     def __init__(self, inputs: Sequence[str]) -> None:
-        given = ImageInput(inputs, progress=False)
-        self.paths, self.failures = given.paths, given.failures
+        """
+        Args:
+            inputs: paths of images and folders, or of one ready batch; or none.
+        """
+        ready = ready_batch(inputs)
+        given = ImageInput(inputs if ready is None else [], progress=False)
+        self.failures = given.failures
+        self.unreadable = ready is None and bool(inputs) and not given.paths
+        """Whether there were images, none of which can be read."""
+        self.inputs: Any = (given.paths or None) if ready is None else load_ready(ready)
+        """Paths of images, or arrays, see `load_ready`; `None` if there are none."""
 
     def failed(self, _: str, error: ImageError) -> None:
         """Say that an image cannot be read."""

@@ -13,17 +13,15 @@ from layertap.measuring.costing import RANDOM, RUNS, layer_costs
 from layertap.measuring.splitting import SERVER_SPEED, Split, bytes_per_second
 
 from . import OK
-from .options import layer_selectors
+from .options import check_not_given, layer_selectors
 from .printing import show
 from .ready_batch import load_ready, ready_batch
 
 
 def run(args: argparse.Namespace) -> int:
     """Compute and print; return the exit code."""
-    for option in ("on", "against", "output", "page", "workers", "batch_size"):
-        if getattr(args, option) is not None:
-            name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
-            raise UsageError(f"{name} is for the values of layers, not for their cost.")
+    values_only = ("on", "against", "output", "page", "workers", "batch_size")
+    check_not_given(args, values_only, "is for the values of layers, not for their cost.")
     if args.batch != 1:
         raise UsageError("the cost is that of one sample. Leave out --batch.")
     if args.split is None and args.server_speed is not None:

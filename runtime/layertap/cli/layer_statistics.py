@@ -38,11 +38,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--size and --batch are for the table without --on. Leave them out.")
     reference = _saved(args)
     model = _model.open(args.file, device=args.device)
-    if args.preprocess:
-        Preprocessing.load(args.preprocess)
-    found = _measured(model, args, args.on)
+    recipe = Preprocessing.load(args.preprocess) if args.preprocess else None
+    found = _measured(model, args, args.on, recipe)
     if args.against and reference is None:
-        reference = _measured(model, args, args.against)
+        reference = _measured(model, args, args.against, recipe)
     drift = Drift(found, reference) if reference else None
     if args.output:
         found.save(args.output)
@@ -81,7 +80,12 @@ def _saved(args: argparse.Namespace) -> LayerStatistics | None:
     return LayerStatistics.load(args.against[0])
 
 
-def _measured(model: _model.Model, args: argparse.Namespace, source: list[str]) -> LayerStatistics:
+def _measured(
+    model: _model.Model,
+    args: argparse.Namespace,
+    source: list[str],
+    recipe: Preprocessing | None,
+) -> LayerStatistics:
     layers = model.select(layer_selectors(args, model.layers), args.type)
     return layer_statistics(
         program_of(model),
@@ -89,6 +93,6 @@ def _measured(model: _model.Model, args: argparse.Namespace, source: list[str]) 
         layers,
         batch_size=args.batch_size,
         workers=args.workers,
-        preprocess=args.preprocess,
+        preprocess=recipe,
         progress=on_stream(sys.stderr),
     )

@@ -22,6 +22,7 @@ from .options import (
     add_layer_selection,
     add_preprocess,
     add_threads,
+    check_not_given,
     image_size,
     layer_selectors,
 )
@@ -110,21 +111,14 @@ def _run(args: argparse.Namespace) -> int:
         from . import layer_costs  # needs numpy, which the table does not
 
         return layer_costs.run(args)
-    for option, value in (
-        ("--runs", args.runs),
-        ("--server-speed", args.server_speed),
-        ("--threads", args.threads),
-    ):
-        if value is not None:
-            raise UsageError(f"{option} is for the cost of layers: give --measure, too.")
+    costs_only = ("runs", "server_speed", "threads")
+    check_not_given(args, costs_only, "is for the cost of layers: give --measure, too.")
     if args.on:
         from . import layer_statistics  # needs numpy, which the table does not
 
         return layer_statistics.run(args)
-    for option in ("against", "output", "page", "preprocess", "workers", "batch_size"):
-        if getattr(args, option) is not None:
-            name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
-            raise UsageError(f"{name} is for the values of layers on images: give --on, too.")
+    values_only = ("against", "output", "page", "preprocess", "workers", "batch_size")
+    check_not_given(args, values_only, "is for the values of layers on images: give --on, too.")
     if args.device != "cpu":
         raise UsageError("--device is for --on and --measure, and the table runs nothing.")
     source = FileSource(args.file)

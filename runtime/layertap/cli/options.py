@@ -106,6 +106,23 @@ def check_positive(option: str, value: int) -> None:
         raise UsageError(f"{option} must be at least 1, got {value}.")
 
 
+def check_not_given(args: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """Check that options were left out.
+
+    Args:
+        args: the parsed command line.
+        options: their attributes in `args`, which are `None` if they were left out.
+        why: what follows the option in the message.
+
+    Raises:
+        UsageError: one was given.
+    """
+    for option in options:
+        if getattr(args, option) is not None:
+            name = "-o" if option == "output" else f"--{option.replace('_', '-')}"
+            raise UsageError(f"{name} {why}")
+
+
 def check_folder(option: str, path: str) -> None:
     """Check that an output folder is not an existing file.
 

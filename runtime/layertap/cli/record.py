@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
 from layertap import _model
 from layertap._engine.program import program_of
@@ -15,7 +14,7 @@ from layertap.format.text import number_of
 from layertap.images.preprocessing import Preprocessing
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
-from .image_input import Images
+from .image_input import Samples
 from .options import (
     add_device,
     add_layer_selection,
@@ -25,7 +24,6 @@ from .options import (
     layer_selectors,
 )
 from .printing import tell
-from .ready_batch import load_ready, ready_batch
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -58,24 +56,20 @@ def _run(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace) -> int:
     model = _model.open(args.file, device=args.device, threads=args.threads)
-    ready = ready_batch(args.inputs)
-    images = Images(args.inputs if ready is None else [])
-    inputs: Any = None if ready is None else load_ready(ready)
-    if args.inputs and ready is None:
-        inputs = images.paths
-        if not inputs:
-            return STOPPED
+    samples = Samples(args.inputs)
+    if samples.unreadable:
+        return STOPPED
     layers = layer_selectors(args, model.layers)
     if args.type:
         layers = list(model.select(layers, args.type))
     made = record_to_file(
         program_of(model),
-        inputs,
+        samples.inputs,
         args.output,
         layers,
         keep_inputs=not args.no_inputs,
         preprocess=Preprocessing.load(args.preprocess) if args.preprocess else None,
-        failed=images.failed,
+        failed=samples.failed,
     )
     size = os.path.getsize(args.output) / 1e6
     inside = "with" if made.inputs else "without"
@@ -83,7 +77,7 @@ def _record(args: argparse.Namespace) -> int:
         f"wrote {args.output} ({size:.1f} MB): {number_of(len(made.layers), 'layer')} of "
         f"{number_of(made.samples, 'sample')}, {inside} the inputs"
     )
-    return PARTLY_FAILED if images.failures else OK
+    return PARTLY_FAILED if samples.failures else OK
 
 
 COMMAND = Command(

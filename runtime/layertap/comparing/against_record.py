@@ -15,13 +15,12 @@ from layertap.format.text import number_of
 
 from .comparison import Comparison
 from .inputs import Batch, Sides, batches
-from .matching import Matches, Tensor, match, tensors_of
+from .matching import Matches, Tensor, as_computed, match, tensors_of
 from .measures import check_tolerance
 from .record import Record, Recorded, make_record
 from .row import LayerComparison
 from .sizes import bytes_of_layers
 from .sketch import compared
-from .stages import places
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
@@ -93,8 +92,7 @@ def _known(side: Program | Record) -> tuple[list[Tensor], Mapping[str, str]]:
     """What a side has, in the order in which it is computed, and what it has not."""
     if isinstance(side, Program):
         tensors, hidden = tensors_of(side)
-        at = places(side.graph, [one.tensor for one in tensors])
-        ordered = sorted(tensors, key=lambda one: (at[one.tensor], one.place))
+        ordered = as_computed(side, tensors)
         return [one._replace(place=place) for place, one in enumerate(ordered)], hidden
     problems = {x.tensor.name: x.sketch.problem for x in side.layers if x.sketch.problem}
     usable = [one.tensor for one in side.layers if not one.sketch.problem]
@@ -115,10 +113,7 @@ def _selected(
     """
     if layers is not None:
         table = a.layers if isinstance(a, Program) else a.table
-        names = {layer.name for layer in select(table, layers)}
-        pairs = tuple(pair for pair in found.pairs if pair.a.name in names)
-        only = {name: why for name, why in found.only_a.items() if name in names}
-        found = Matches(pairs, only, {})
+        found = found.among({layer.name for layer in select(table, layers)})
     if not found.pairs:
         raise UsageError(
             f"{a.name} and {b.name} share no layer of one shape. Compare two results of one model."

@@ -7,24 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._engine.program import Program
-from layertap.cam.scores import ends_in_activation
 
-
-def best_classes(program: Program, output: str, value: Any) -> NDArray[np.int64] | None:
+def best_classes(value: Any, final: bool) -> NDArray[np.int64] | None:
     """The best class of each sample or position; `None` for what has no classes.
 
     Scores `(n, classes)` have classes, and so has what ends in a sigmoid or softmax. A single
     probability is that of two classes.
 
     Args:
-        program: the file.
-        output: one of its outputs.
-        value: its values, classes last.
+        value: the values of an output, classes last.
+        final: whether it ends in a sigmoid or softmax, see `scores.ends_in_activation`.
     """
     if not isinstance(value, np.ndarray) or value.ndim < 2 or value.dtype.kind != "f":
         return None
-    final = ends_in_activation(program, output)
     if value.shape[-1] > 1 and (value.ndim == 2 or final):
         return np.asarray(np.argmax(value, axis=-1), np.int64)
     if value.shape[-1] == 1 and final:

@@ -17,7 +17,7 @@ from layertap.format.atomic import check_target, replacing
 from layertap.format.text import Readable, Text, aligned, number_of, shortened
 
 from .page import comparison_page
-from .row import LayerComparison, decibels, error_text, share
+from .row import LayerComparison, cosine_text, decibels, error_text, name_text, share
 
 Order: TypeAlias = Literal["graph", "damage"]
 """The order of rows: in which layers are computed, or by the error that is born in them."""
@@ -146,20 +146,19 @@ class Comparison(Readable):
         """
         head = ["layer", "class", "scaled error", "born here", "cosine", "SNR dB", "channels", ""]
         cells = [head]
-        for row in self.rows(order):
-            name = row.name if row.name == row.other_name else f"{row.name} = {row.other_name}"
-            cells.append(
-                [
-                    name,
-                    row.type,
-                    error_text(row.scaled),
-                    error_text(row.born),
-                    "" if math.isnan(row.cosine) else f"{row.cosine:.6f}",
-                    decibels(row.snr),
-                    share(row.channels, 3),
-                    "" if row.passed else row.problem or "differs",
-                ]
-            )
+        cells += [
+            [
+                name_text(row),
+                row.type,
+                error_text(row.scaled),
+                error_text(row.born),
+                cosine_text(row.cosine),
+                decibels(row.snr),
+                share(row.channels, 3),
+                "" if row.passed else row.problem or "differs",
+            ]
+            for row in self.rows(order)
+        ]
         return Text(aligned(cells, right=(2, 3, 4, 5, 6)))
 
     def __str__(self) -> str:

@@ -9,6 +9,7 @@ from layertap._engine.feeds import as_recipe, is_image
 from layertap._engine.program import Program
 from layertap.errors import ImageError, InputError, UsageError
 from layertap.extract.batched import many
+from layertap.extract.inputs import fixed_batch
 
 from .golden import feeds
 
@@ -144,9 +145,9 @@ def _recipes(
 
 def _parts(program: Program, inputs: Any, size: int) -> Iterator[tuple[Any, int | None]]:
     """The inputs in batches."""
-    dims = next(iter(program.graph.inputs.values())).dims if program.graph.inputs else None
-    if dims and isinstance(dims[0], int):
-        size = dims[0]
+    first = next(iter(program.graph.inputs), None)
+    if first is not None:
+        size = fixed_batch(program, first) or size
     try:
         given = many(program, inputs, size)
     except (UsageError, InputError):  # what cannot be divided is run at once

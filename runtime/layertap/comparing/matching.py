@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, NamedTuple
 
+from layertap._cut.plan import places
 from layertap.format.layer import Layer, Shape, uncounted
 from layertap.format.text import shape_text
 
@@ -44,6 +46,12 @@ class Matches(NamedTuple):
     """The layers of the first file that have no partner, by name, with the reason."""
     only_b: Mapping[str, str]
 
+    def among(self, names: AbstractSet[str]) -> Matches:
+        """What was found of some layers of the first file."""
+        pairs = tuple(pair for pair in self.pairs if pair.a.name in names)
+        only = {name: why for name, why in self.only_a.items() if name in names}
+        return Matches(pairs, only, {})
+
 
 def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
     """The tensors of a file that can be compared, and the layers that cannot, with the reason."""
@@ -65,6 +73,12 @@ def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
             place = len(program.layers) + at
             found.append(Tensor(info.name, "output", info.shape, info.dtype, info.name, place))
     return found, hidden
+
+
+def as_computed(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors of a file in the order in which it computes them."""
+    at = places(program.graph, [one.tensor for one in tensors])
+    return sorted(tensors, key=lambda one: (at[one.tensor], one.place))
 
 
 def inside_first(layers: Sequence[Layer]) -> list[Layer]:

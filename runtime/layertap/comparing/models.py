@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._cut.plan import peel
+from layertap._cut.plan import peel, places
 from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import ImageError, InputError, LayertapError, UsageError
 from layertap.format.layer import channel_axis
 from layertap.format.select import Selector
@@ -44,7 +45,6 @@ from .stages import (
     groups,
     nbytes_of,
     one_by_one,
-    places,
     readers,
     run_rounds,
     sharing_memory,
@@ -83,8 +83,14 @@ def compare_programs(
     size = max(1, min(sizes.MOST_SAMPLES, sizes.STAGE_BYTES // max(sum(nbytes), 1)))
     given = batches(sides, inputs, size, preprocess, notes, failed)
     allowed_a, allowed_b = allowed_errors(a, tolerance), allowed_errors(b, tolerance)
+    leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
     measured = [
-        _Measured(a, b, pair, max(allowed_a.of(pair.a.tensor), allowed_b.of(pair.b.tensor)))
+        _Measured(
+            a,
+            pair,
+            leaves[pair.b.tensor].source,
+            max(allowed_a.of(pair.a.tensor), allowed_b.of(pair.b.tensor)),
+        )
         for pair in pairs
     ]
     with sharing_memory(a, b) as (own_a, own_b):
@@ -128,13 +134,13 @@ def matched(a: Program, b: Program, layers: Selector | Iterable[Selector] | None
     if layers is None:
         return found
     names = {layer.name for layer in a.select(layers)}
-    pairs = tuple(pair for pair in found.pairs if pair.a.name in names)
-    if not pairs:
+    some = found.among(names)
+    if not some.pairs:
         reasons = {found.only_a.get(name, "") for name in names}
         raise UsageError(
             f"{b.name} has none of the selected layers of {a.name}: {'; '.join(sorted(reasons))}."
         )
-    return Matches(pairs, {n: why for n, why in found.only_a.items() if n in names}, {})
+    return some
 
 
 def _nothing_shared(a: Program, b: Program, found: Matches) -> str:
@@ -164,16 +170,21 @@ def in_order_of(program: Program, pairs: Sequence[Pair]) -> list[Pair]:
 class _Measured:
     """What is known of one pair so far."""
 
-    def __init__(self, a: Program, b: Program, pair: Pair, allowed: float) -> None:
-        self.pair, self.allowed = pair, allowed
+    def __init__(self, a: Program, pair: Pair, source: str, allowed: float) -> None:
+        """
+        Args:
+            a: the first file.
+            pair: the layer in both files.
+            source: the tensor that it is a view of in the second file.
+            allowed: the largest scaled error that passes.
+        """
+        self.pair, self.source, self.allowed = pair, source, allowed
         self.total = Accumulated(partial(_channels, a, pair.a.tensor))
         self.born = Accumulated(sums=False)
         self.unknown = ""
         self.passes_on = False
         """Whether the layer is a view of a layer before it, in which all of the error is born."""
         self._classes = _Classes(a, pair)
-        source = peel(b.graph, [pair.b.tensor])[pair.b.tensor].source
-        self.tensors = tuple(dict.fromkeys([pair.b.tensor, source]))
 
     def add(self, a: Any, b: Any) -> float:
         """Compare the values of a batch; return the largest difference."""
@@ -215,7 +226,7 @@ class _Measured:
             born_unknown=self.unknown if born else "it was not asked for",
             top_class=self._classes.share,
             problem=total.problem,
-            tensors=self.tensors,
+            tensors=tuple(dict.fromkeys([self.pair.b.tensor, self.source])),
         )
 
     def _share(self, largest: float) -> float:
@@ -233,14 +244,15 @@ class _Classes:
     """How often two outputs have the same best class."""
 
     def __init__(self, program: Program, pair: Pair) -> None:
-        self._program, self._tensor = program, pair.a.tensor
-        self._is_output = pair.a.tensor in {info.name for info in program.outputs}
+        tensor = pair.a.tensor
+        self._is_output = tensor in {info.name for info in program.outputs}
+        self._final = self._is_output and ends_in_activation(program, tensor)
         self._same = self._all = 0
 
     def add(self, a: NDArray[Any], b: NDArray[Any]) -> None:
         if not self._is_output or a.shape != b.shape:
             return
-        ours, theirs = (best_classes(self._program, self._tensor, x) for x in (a, b))
+        ours, theirs = (best_classes(x, self._final) for x in (a, b))
         if ours is not None and theirs is not None:
             self._same += int(np.count_nonzero(ours == theirs))
             self._all += ours.size
@@ -278,8 +290,7 @@ class _Comparing:
     ) -> None:
         self._a, self._b, self._pairs, self._measured = a, b, pairs, measured
         self._born = born
-        self._leaves = peel(b.graph, [pair.b.tensor for pair in pairs])
-        self._sources = [self._leaves[pair.b.tensor].source for pair in pairs]
+        self._sources = [one.source for one in measured]
         self._stages = divided(nbytes, self._sources, sizes.STAGE_BYTES)
         self._carried_a = carried(a.graph, [[pairs[x].a.tensor for x in s] for s in self._stages])
         self._carried_b = carried(b.graph, [[pairs[x].b.tensor for x in s] for s in self._stages])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from layertap.view.report import numbers, reasons, report_page, row_head, table, text
 
-from .row import LayerComparison, decibels, error_text, share
+from .row import LayerComparison, cosine_text, decibels, error_text, name_text, share
 
 LEAST, MOST = -8, 0
 """The powers of 10 between which errors are drawn; smaller and larger ones are at the edge."""
@@ -51,16 +51,15 @@ def comparison_page(
 
 
 def _cells(row: LayerComparison) -> list[str]:
-    name = row.name if row.name == row.other_name else f"{row.name} = {row.other_name}"
     verdict = "yes" if row.passed else row.problem or "no"
     return [
-        row_head(name, row.type),
+        row_head(name_text(row), row.type),
         f"<td>{text(verdict)}</td>",
         *numbers(
             error_text(row.scaled),
             f"{row.allowed:.0e}",
             error_text(row.born),
-            "" if math.isnan(row.cosine) else f"{row.cosine:.6f}",
+            cosine_text(row.cosine),
             decibels(row.snr),
             share(row.channels, 3),
             share(row.top_class, 4),

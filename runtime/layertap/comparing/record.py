@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from layertap._cut.plan import peel
 from layertap._engine.library import available_threads
 from layertap._engine.program import Program
+from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, UsageError
 from layertap.extract.made_with import made_with
 from layertap.format.digest import digest_of
@@ -25,9 +26,9 @@ from layertap.format.select import Selector
 from . import sizes
 from .classes import best_classes
 from .inputs import Batch
-from .matching import Tensor, tensors_of
+from .matching import Tensor, as_computed, tensors_of
 from .sketch import Sketch, Sketching
-from .stages import Stage, carried, divided, forget, nbytes_of, places, run_rounds, sharing_memory
+from .stages import Stage, carried, divided, forget, nbytes_of, run_rounds, sharing_memory
 from .tolerances import allowed_errors
 
 MOST_INPUT_BYTES = 256 << 20
@@ -142,7 +143,8 @@ def make_record(
     stages = divided(nbytes, sources, sizes.STAGE_BYTES)
     passed = carried(program.graph, [[tensors[at].tensor for at in stage] for stage in stages])
     makers = [Sketching(at, kept) for at in numbers or range(len(tensors))]
-    outputs = {info.name for info in program.outputs}
+    outputs = {info.name for info in program.outputs}.intersection(one.tensor for one in tensors)
+    final = {name: ends_in_activation(program, name) for name in outputs}
     counts: list[int] = []
     inputs: list[Mapping[str, Any]] = []
     held = 0
@@ -182,7 +184,7 @@ def make_record(
                     value = found[tensor]
                     rank = getattr(value, "ndim", 0)
                     axis = channel_axis(program.axes(tensor, rank)) or None
-                    classes = best_classes(program, tensor, value) if tensor in outputs else None
+                    classes = best_classes(value, final[tensor]) if tensor in final else None
                     makers[at].add(value, axis, classes)
 
                 list(pool.map(sketch, indices))
@@ -231,5 +233,4 @@ def recorded_tensors(
         hidden = {name: why for name, why in hidden.items() if name in names}
     if not tensors:
         raise UsageError(f"{program.name} has no layer to record.")
-    at = places(program.graph, [one.tensor for one in tensors])
-    return sorted(tensors, key=lambda one: (at[one.tensor], one.place)), hidden
+    return as_computed(program, tensors), hidden

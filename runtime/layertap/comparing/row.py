@@ -63,6 +63,16 @@ def error_text(value: float | None) -> str:
     return "0" if value == 0 else f"{value:.1e}"
 
 
+def name_text(row: LayerComparison) -> str:
+    """`conv`; `conv = conv_1` where the files have other names."""
+    return row.name if row.name == row.other_name else f"{row.name} = {row.other_name}"
+
+
+def cosine_text(value: float) -> str:
+    """`0.999994`; empty for NaN."""
+    return "" if math.isnan(value) else f"{value:.6f}"
+
+
 def decibels(value: float) -> str:
     """`40.0`; empty for NaN."""
     return "" if math.isnan(value) else f"{value:.1f}"

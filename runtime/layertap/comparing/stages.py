@@ -18,7 +18,7 @@ from layertap._cut.plan import Leaf, dependents, peel
 from layertap._engine.feeds import prepare_layer
 from layertap._engine.library import shared_memory
 from layertap._engine.program import Program
-from layertap.format.graph import Graph, TensorType, in_order
+from layertap.format.graph import Graph, TensorType
 
 from .matching import Tensor
 
@@ -28,23 +28,6 @@ if TYPE_CHECKING:
 
 B = TypeVar("B")
 S = TypeVar("S")
-
-FIRST = -1
-"""The place of inputs and constants, before all nodes."""
-
-
-def places(graph: Graph, tensors: Iterable[str]) -> dict[str, int]:
-    """The place in the order of execution at which each tensor is computed.
-
-    A Transpose or Identity of a tensor has the place of that tensor.
-    """
-    made = {name: node for node in graph.nodes for name in node.writes}
-    order = {id(node): at for at, node in enumerate(in_order(graph.nodes, made))}
-    leaves = peel(graph, tensors)
-    return {
-        name: order[id(made[leaf.source])] if leaf.source in made else FIRST
-        for name, leaf in leaves.items()
-    }
 
 
 @contextmanager

@@ -25,7 +25,18 @@ from layertap.errors import LayertapWarning, ModelFileError
 from .card import Card, Digest, MadeFrom
 from .graph import MAX_DEPTH, External, Graph, read_graph
 from .source import BytesSource, FileSource
-from .wire import LEN, VARINT, Buffer, WireError, fields, find_text, integer, integers, varint
+from .wire import (
+    LEN,
+    VARINT,
+    Buffer,
+    WireError,
+    content,
+    fields,
+    find_text,
+    integer,
+    integers,
+    varint,
+)
 
 CHUNK = 1 << 24
 """Bytes of weights that are hashed at once."""
@@ -157,7 +168,7 @@ def nodes_checksum(buffer: Buffer, graph: Graph) -> str:
 
 def _graph_digest(buffer: Buffer, graph: Graph) -> str:
     """SHA-256 of all that affects the results, except the values of the weights."""
-    parts = [_node(buffer, *_content(buffer, node.span), 0) for node in graph.nodes]
+    parts = [_node(buffer, *content(buffer, node.span), 0) for node in graph.nodes]
     for name, one in graph.initializers.items():
         parts.append(_joined("weights", name, one.type.dtype, *one.type.dims or ()))
     parts += [_joined("input", name, kind.dtype) for name, kind in graph.inputs.items()]
@@ -172,12 +183,6 @@ def _graph_digest(buffer: Buffer, graph: Graph) -> str:
 
 _FUNCTION = 25
 """The field of `ModelProto` with a function."""
-
-
-def _content(buffer: Buffer, span: tuple[int, int]) -> tuple[int, int]:
-    """The contents of a whole field, which is given with its tag."""
-    _, _, _, start, end = next(fields(buffer, *span))
-    return start, end
 
 
 def _node(buffer: Buffer, start: int, end: int, depth: int) -> bytes:
@@ -300,7 +305,7 @@ def _weights_digest(source: FileSource | BytesSource, buffer: Buffer, graph: Gra
         weights = find_weights(source, graph.locations)
     digest = hashlib.sha256()
     for name, one in sorted(graph.initializers.items()):
-        start, end = _content(buffer, one.span)
+        start, end = content(buffer, one.span)
         digest.update(_joined(name, one.type.dtype, *one.type.dims or ()))
         if one.external and weights is not None:
             values = _stored(weights, one.external)

@@ -117,6 +117,12 @@ def text(buffer: Buffer, start: int, end: int) -> str:
         raise WireError(f"the name at byte {start} is not UTF-8") from exc
 
 
+def content(buffer: Buffer, span: Span) -> Span:
+    """The contents of a whole field, which is given with its tag."""
+    _, _, _, start, end = next(fields(buffer, *span))
+    return start, end
+
+
 def find(buffer: Buffer, start: int, end: int, number: int) -> Span | None:
     """The position of the last length-delimited field `number` of a message; `None` if absent."""
     found = None

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 
 from layertap._cut.facts import parsed
 from layertap._engine.program import Program
-from layertap.errors import ModelFileError
 from layertap.format.graph import Graph, Node, read_tensor
 from layertap.format.layer import Layer
 from layertap.format.operators import MOVERS, is_one_of
-from layertap.format.wire import LEN, Buffer, WireError, fields, find_text
+from layertap.format.wire import LEN, Buffer, content, fields, find_text
 
 from .sums import Bounds
 
@@ -37,17 +36,12 @@ def bounds_of(program: Program, layers: Iterable[Layer]) -> dict[str, Bounds]:
     graph = program.graph
     makers = {name: node for node in graph.nodes for name in node.writes}
     found: dict[str, Bounds] = {}
-    with program.source.read(sparsely=True) as buffer:
-        try:
-            for layer in layers:
-                node = _final(makers, str(layer.tensor))
-                bounds = None if node is None else _bounds(buffer, graph, makers, node)
-                if bounds is not None and -math.inf < bounds.low < bounds.high < math.inf:
-                    found[layer.name] = bounds
-        except WireError as exc:  # in bytes that the index skips
-            raise ModelFileError(
-                f"{program.name} is damaged ({exc}). Copy or export it again."
-            ) from exc
+    with program.reading() as buffer:
+        for layer in layers:
+            node = _final(makers, str(layer.tensor))
+            bounds = None if node is None else _bounds(buffer, graph, makers, node)
+            if bounds is not None and -math.inf < bounds.low < bounds.high < math.inf:
+                found[layer.name] = bounds
     return found
 
 
@@ -67,7 +61,7 @@ def _bounds(buffer: Buffer, graph: Graph, makers: Mapping[str, Node], node: Node
         return FIXED[node.op_type]
     if not is_one_of(node, ("Clip",)):
         return None
-    whole = parsed(buffer, *_inside(buffer, node.span))
+    whole = parsed(buffer, *content(buffer, node.span))
     if len(whole.reads) == 3 and all(whole.reads):
         low, high = (_constant(buffer, graph, makers, name) for name in whole.reads[1:])
     else:  # before opset 11, the bounds were attributes
@@ -76,21 +70,15 @@ def _bounds(buffer: Buffer, graph: Graph, makers: Mapping[str, Node], node: Node
     return None if low is None or high is None else Bounds(low, high)
 
 
-def _inside(buffer: Buffer, span: tuple[int, int]) -> tuple[int, int]:
-    """The content of a field that is given with its tag."""
-    _, _, _, start, end = next(fields(buffer, *span))
-    return start, end
-
-
 def _constant(buffer: Buffer, graph: Graph, makers: Mapping[str, Node], name: str) -> float | None:
     """The value of a constant of one element; `None` if the tensor is something else."""
     stored = graph.initializers.get(name)
     if stored is not None:
-        return _element(buffer, *_inside(buffer, stored.span))
+        return _element(buffer, *content(buffer, stored.span))
     node = makers.get(name)
     if node is None or not is_one_of(node, ("Constant",)):
         return None
-    for start, end in parsed(buffer, *_inside(buffer, node.span)).attributes:
+    for start, end in parsed(buffer, *content(buffer, node.span)).attributes:
         for number, wire, _, at, stop in fields(buffer, start, end):
             if number == 5 and wire == LEN:
                 return _element(buffer, at, stop)

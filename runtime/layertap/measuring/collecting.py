@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from layertap._arguments import count
 from layertap._engine.program import Program
+from layertap.comparing.stages import divided
 from layertap.errors import ImageError, InputError, UsageError
 from layertap.extract.columns import Column, Columns
 from layertap.extract.inputs import check_fits, check_readable, fixed_batch, recipe_for
@@ -283,14 +284,5 @@ def _grouped(
     program: Program, layers: Sequence[Layer], size: tuple[int, int] | None
 ) -> Iterator[tuple[int, ...]]:
     """The indices of the layers that are computed together, by the bytes of their activations."""
-    costs = activation_costs(layers, program.card, size)
-    group: list[int] = []
-    held = 0
-    for index, cost in enumerate(costs):
-        nbytes = cost.nbytes or 0
-        if group and held + nbytes > GROUP_BYTES:
-            yield tuple(group)
-            group, held = [], 0
-        group.append(index)
-        held += nbytes
-    yield tuple(group)
+    nbytes = [cost.nbytes or 0 for cost in activation_costs(layers, program.card, size)]
+    return map(tuple, divided(nbytes, [str(layer.tensor) for layer in layers], GROUP_BYTES))

@@ -12,10 +12,10 @@ import numpy as np
 from layertap._arguments import count
 from layertap._cut.facts import parsed
 from layertap._engine.program import Program
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import UsageError
 from layertap.format.graph import Node
 from layertap.format.layer import Layer
-from layertap.format.wire import WireError, fields, find_text, text
+from layertap.format.wire import content, find_text
 
 from .crossing import Crossings, Place, layers_of
 from .layer_costs import LayerCost, LayerCosts
@@ -197,21 +197,13 @@ def _work(ran: Ran, node: Node | None, equations: Mapping[str, str]) -> int:
 def _equations(program: Program) -> dict[str, str]:
     """The equation of each `Einsum` of the main graph, by the name of the node."""
     found = {}
-    with program.source.read(sparsely=True) as buffer:
-        try:
-            for node in program.graph.nodes:
-                if node.op_type != "Einsum":
-                    continue
-                _, _, _, start, end = next(fields(buffer, *node.span))
-                for span in parsed(buffer, start, end).attributes:
-                    if find_text(buffer, *span, 1) == "equation":
-                        for number, _, _, at, stop in fields(buffer, *span):
-                            if number == 4:
-                                found[node.name] = text(buffer, at, stop)
-        except WireError as exc:  # in bytes that the index skips
-            raise ModelFileError(
-                f"{program.name} is damaged ({exc}). Copy or export it again."
-            ) from exc
+    with program.reading() as buffer:
+        for node in program.graph.nodes:
+            if node.op_type != "Einsum":
+                continue
+            for span in parsed(buffer, *content(buffer, node.span)).attributes:
+                if find_text(buffer, *span, 1) == "equation":
+                    found[node.name] = find_text(buffer, *span, 4)
     return found
 
 

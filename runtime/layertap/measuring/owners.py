@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from layertap._cut.plan import MOST_PEELED
+from layertap._cut.plan import places
 from layertap._engine.program import Program
-from layertap.format.graph import Node
+from layertap.format.graph import Graph, Node
 from layertap.format.layer import Layer
-from layertap.format.operators import VIEWS, is_one_of
 
 from .profiling import Ran
 
@@ -50,7 +49,7 @@ class Owners:
             self._of(node, written, program.card is not None) for node in graph.nodes
         ]
         """By node, the index of its layer; `None` if it belongs to none."""
-        self._lend(program.layers)
+        self._lend(graph, program.layers)
 
     def _of(self, node: Node, written: dict[str | None, int], exported: bool) -> int | None:
         if exported:
@@ -69,18 +68,19 @@ class Owners:
             end = text.rfind("/", 0, end)
         return self._names.get(text)
 
-    def _lend(self, layers: Sequence[Layer]) -> None:
+    def _lend(self, graph: Graph, layers: Sequence[Layer]) -> None:
         """Give nodes without a layer to the first layer that needs them."""
         ends = [
-            (self._makers[layer.tensor], layer)
+            (layer.tensor, layer)
             for layer in layers
             if layer.tensor is not None and layer.tensor in self._makers
         ]
         # In the order in which layers are computed; a view of one may stand anywhere.
-        ends.sort(key=lambda end: self._computed(end[0]))
+        at_node = places(graph, [tensor for tensor, _ in ends])
+        ends.sort(key=lambda end: at_node[end[0]])
         seen: set[int] = set()
-        for end, layer in ends:
-            waiting = [end]
+        for tensor, layer in ends:
+            waiting = [self._makers[tensor]]
             while waiting:
                 at = waiting.pop()
                 if at in seen:
@@ -89,16 +89,6 @@ class Owners:
                 if self.of_node[at] is None:
                     self.of_node[at] = layer.index
                 waiting += [self._makers[x] for x in self._nodes[at].reads if x in self._makers]
-
-    def _computed(self, at: int) -> int:
-        """The node that computes what a node gives another view of; itself if it computes."""
-        steps = 0
-        while is_one_of(self._nodes[at], VIEWS) and steps < MOST_PEELED:
-            before = next(iter(self._nodes[at].reads), "")
-            if before not in self._makers:
-                break
-            at, steps = self._makers[before], steps + 1
-        return at
 
     def node_of(self, ran: Ran, kept: Sequence[int]) -> int | None:
         """The node of the file that ran in an unoptimized session; `None` if it is not known.

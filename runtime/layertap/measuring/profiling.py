@@ -6,6 +6,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,8 +73,8 @@ def profiled(
         program: it is run by a session of its own.
         tensors: what is computed.
         inputs: what is fed, see `Program.prepare`.
-        runs: the number of runs that count; one more comes before them. After each comes a run
-            without a profile, whose time is that of the whole.
+        runs: the number of runs that count; one more comes before them, if their time is measured.
+            After each comes a run without a profile, whose time is that of the whole.
         unoptimized: run the graph as it is in the file, node by node, and measure no time.
 
     Raises:
@@ -88,24 +89,23 @@ def profiled(
             plain = None if unoptimized else program.fetch(tensors, fused=True)
             feeds = own.prepare(fetch.plan.needs, inputs, None, watch=False)
             seconds = []
-            for _ in range(runs + 1):
+            before = 0 if unoptimized else 1
+            for _ in range(before + runs):
                 fetch(feeds)
                 start = time.perf_counter()
                 if plain is not None:  # in turn, so that both meet the same other programs
                     plain(feeds)
                 seconds.append(time.perf_counter() - start)
             if fetch.session is None:
-                return Profile(((),) * runs, tuple(seconds[1:]))
+                return Profile(((),) * runs, tuple(seconds[before:]))
             events = json.loads(Path(fetch.session.inner.end_profiling()).read_text("utf-8"))
         finally:
             own.close()
     found = list(_runs(events))
-    return Profile(tuple(found[1:]), tuple(seconds[1:]))
+    return Profile(tuple(found[before:]), tuple(seconds[before:]))
 
 
 def _settings(program: Program, ort: Any, folder: str, unoptimized: bool) -> Any:
-    from dataclasses import replace
-
     given = program.settings.session_options
     if not (given is None or isinstance(given, Mapping)):
         raise UsageError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from layertap._arguments import sizes
 from layertap._engine.program import Program
+from layertap.comparing.golden import seeded
 from layertap.errors import UsageError
 from layertap.format.card import GoldenInput
 from layertap.format.text import number_of, shape_text
@@ -106,18 +106,10 @@ def _fixed(dim: object) -> bool:
 
 def _values(shape: tuple[int, ...], dtype: str, item: GoldenInput | None) -> NDArray[Any]:
     """Values that the model accepts: those of the golden sample's range, or between 0 and 1."""
-    generator = np.random.default_rng(0)
-    if dtype == "string":
-        words = np.array(item.choices if item and item.choices else [""], object)
-        found: NDArray[Any] = words[generator.integers(len(words), size=shape)]
-        return found
-    kind = np.dtype(dtype or "float32")
-    if item is not None and item.choices is not None:
-        return np.asarray(generator.choice(np.array(item.choices), size=shape), kind)
-    low, high = (item.low, item.high) if item is not None else (0.0, 1.0)
-    numbers = generator.uniform(low, high, shape)
-    if kind.kind == "b":
-        return np.asarray(numbers >= (low + high) / 2)
-    if kind.kind in "iu":
-        numbers = np.floor(numbers)
-    return np.asarray(numbers, kind)
+    choices = item.choices if item else None
+    if dtype == "string" and not choices:
+        choices = ("",)
+    low, high = (item.low, item.high) if item else (0.0, 1.0)
+    if choices:
+        low, high = 0.0, float(len(choices))
+    return seeded(shape, dtype or "float32", low, high, 0, choices or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import numpy_helper
 
 import layertap
 from generators import tiny
@@ -22,14 +21,6 @@ from layertap.comparing.sketch import Sketching, compared, positions
 from layertap.errors import ImageError, InputError, UsageError
 
 Array = np.ndarray[Any, Any]
-
-
-def changed(made: onnx.ModelProto, name: str, change: Callable[[Array], Array]) -> onnx.ModelProto:
-    copy = onnx.ModelProto.FromString(made.SerializeToString())
-    (item,) = (item for item in copy.graph.initializer if item.name == name)
-    value = numpy_helper.to_array(item)
-    item.CopyFrom(numpy_helper.from_array(change(value).astype(value.dtype), name))
-    return copy
 
 
 def opened(made: onnx.ModelProto, **options: Any) -> layertap.Model:
@@ -68,7 +59,7 @@ def test_a_changed_layer_is_found_from_a_record(
 ) -> None:
     monkeypatch.setattr(sizes, "STAGE_BYTES", stage_bytes)
     made = tiny.image_classifier()
-    bad = changed(made, "kernel", lambda w: w[[1, 0, 2, 3]])  # two channels swapped
+    bad = tiny.changed(made, "kernel", lambda w: w[[1, 0, 2, 3]])  # two channels swapped
     path = recorded(tmp_path / "here.npz", made)
     found = layertap.compare(path, opened(bad))
     assert found.first is not None

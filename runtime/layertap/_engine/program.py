@@ -376,22 +376,20 @@ class Program:
         return (FOLDING,) if much_from_constants(self.source, graph) else ()
 
     @contextmanager
-    def reading(self, sparsely: bool = True) -> Iterator[Buffer]:
+    def reading(self) -> Iterator[Buffer]:
         """The bytes of the file, to parse what the index skips.
-
-        Args:
-            sparsely: see `Source.read`.
 
         Raises:
             ModelFileError: they are damaged.
         """
-        with self.source.read(sparsely=sparsely) as buffer:
+        with self.source.read(sparsely=True) as buffer:
             try:
                 yield buffer
             except WireError as exc:
-                raise ModelFileError(
-                    f"{self.name} is damaged ({exc}). Copy or export it again."
-                ) from exc
+                raise self._damaged(exc) from exc
+
+    def _damaged(self, exc: WireError) -> ModelFileError:
+        return ModelFileError(f"{self.name} is damaged ({exc}). Copy or export it again.")
 
     def _start(
         self,
@@ -422,15 +420,18 @@ class Program:
             stay = weights.stay if leaves else None
         lean = normalises and self.card is not None and normalises_exactly()
         spared = spared_means(graph, plan) if lean else NOTHING
-        with self.reading(sparsely=stay is not None) as buffer:
-            model = write_cut(buffer, graph, plan, locate, dtypes, stay, spared)
-            if suspects and may_need_guards(graph, suspects):
-                model = guarded(model, may_be_empty)
-            model = without_references(
-                model,
-                weights.referred if weights else (),
-                weights.load if weights else None,
-            )
+        with self.source.read(sparsely=stay is not None) as buffer:
+            try:
+                model = write_cut(buffer, graph, plan, locate, dtypes, stay, spared)
+                if suspects and may_need_guards(graph, suspects):
+                    model = guarded(model, may_be_empty)
+                model = without_references(
+                    model,
+                    weights.referred if weights else (),
+                    weights.load if weights else None,
+                )
+            except WireError as exc:  # in bytes that the index skips
+                raise self._damaged(exc) from exc
         if len(model) > PROTOBUF_BYTES:
             raise ModelFileError(
                 f"the request needs {len(model) / 1e9:.1f} GB of {self.name} and its weights, more "

@@ -513,6 +513,8 @@ def _read_card(data: object) -> Card:
 def _check_attention(layer: Layer, attention: Attention) -> None:
     """Check that attention scores have the axes that the card states."""
     heads, shape = attention.heads, layer.shape
+    if not shape and layer.tensor is None:  # not computed: nothing is known of it
+        return
     axes = 4 if heads else 3
     if len(shape) < axes or (heads and shape[1] not in (None, heads)):
         raise ValueError(f"{_short(layer.name)} has {heads} heads in {_short(list(shape))}")

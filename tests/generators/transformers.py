@@ -74,7 +74,9 @@ def vision_transformer(*, first: int = 1, after: int = 0, scores: bool = True) -
         node("Softmax", "logits", "probs", axis=-1),
     ]
     rows.append(
-        _tokens(layer(len(rows), "norm", "LayerNormalization", (None, length, WIDTH), before), first)
+        _tokens(
+            layer(len(rows), "norm", "LayerNormalization", (None, length, WIDTH), before), first
+        )
     )
     rows.append(layer(len(rows), "head", "Lambda", (None, WIDTH), "norm"))
     rows.append(layer(len(rows), "probs", "Dense", (None, CLASSES), "head", 24))
@@ -220,7 +222,9 @@ class InNumpy:
             for item in made.graph.initializer
         }
 
-    def __call__(self, image: Any, scores: Mapping[int, Any] | None = None) -> tuple[Any, list[Any]]:
+    def __call__(
+        self, image: Any, scores: Mapping[int, Any] | None = None
+    ) -> tuple[Any, list[Any]]:
         """The logits (3,) of one image (6, 8, 3), and the scores (heads, tokens, tokens) by block.
 
         Args:

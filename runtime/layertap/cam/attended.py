@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import LayerNotFoundError, UsageError
+from layertap.errors import LayerNotFoundError, ModelFileError, UsageError
 from layertap.format.attention_rows import ATTENTION, attention_scores
 from layertap.format.layer import Attention, Layer
 from layertap.format.select import is_single
@@ -109,7 +109,11 @@ class AttentionGatherer(Gatherer):
         rank, patches = (4 if attention.heads else 3), int(np.prod(_grid(row)))
         fits = len(shape) == rank and shape[-1] == shape[-2] >= attention.first + patches
         if not fits or shape[0] != samples:
-            raise self._damaged(f"the scores of {row.name!r} have", shape, row.shape)
+            expected = f"{attention.first} tokens and {patches} patches"
+            raise ModelFileError(
+                f"{self.program.name} is damaged: the scores of {row.name!r} have the shape "
+                f"{shape}, but the card states {expected}. Export it again."
+            )
 
 
 def attention_gatherer(
@@ -145,7 +149,7 @@ def attention_gatherer(
         _check_square(row, method)
     _check_same(rows, method)
     if method.takes == "gradients":
-        known = available.require(program).tensors
+        known = available.require(program, row.name if len(rows) == 1 else ATTENTION).tensors
         for row in rows:
             if row.name not in known:
                 raise available.missing(program, known, row.name if len(rows) == 1 else ATTENTION)

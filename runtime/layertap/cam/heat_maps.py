@@ -292,6 +292,13 @@ def _is_default(target: Any) -> bool:
     return isinstance(target, str) and target == targets.TOP
 
 
+def layer_of(program: Program, layer: str | int | Layer | None, method: Method) -> str:
+    """What `HeatMaps.layer` will be. The errors are those of `heat_maps`."""
+    if method.of_attention:
+        return attention_gatherer(program, layer, method, output="").label
+    return choose_layer(program, layer, method).name
+
+
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
     """Return the given layer, or the last one with gradients; for a method that masks an input,
     that input. `last-conv` is the last one that has feature maps, and gradients if the method needs

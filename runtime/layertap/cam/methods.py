@@ -244,4 +244,5 @@ METHODS = {
 
 _ALIASES = {
     "elementwise": "gradcamelementwise", "gradcamplusplus": "gradcam++", "shap": "kernelshap",
+    "attentionrollout": "rollout", "gradrollout": "gradientrollout",
 }  # fmt: skip

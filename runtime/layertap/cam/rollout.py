@@ -77,7 +77,8 @@ def of_patches(relevance: Scores, grid: tuple[int, int], first: int) -> Scores:
     count = grid[0] * grid[1]
     row = class_token(len(relevance), count, first)
     whole = relevance.mean(axis=0) if row is None else relevance[row]
-    return whole[first : first + count].reshape(grid)
+    patches: Scores = whole[first : first + count].reshape(grid)
+    return patches
 
 
 def class_token(tokens: int, patches: int, first: int) -> int | None:

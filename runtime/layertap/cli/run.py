@@ -24,7 +24,7 @@ from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
 from layertap.format.text import aligned, printable, shape_text
-from layertap.view.sheets import feature_maps
+from layertap.view.sheets import SheetMaps, sheet_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
 from .image_input import ImageInput, batch_size, recipe_for
@@ -118,7 +118,7 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
     if args.output:
         write_results(Path(args.output), names, results)
     if args.sheet:
-        maps = _feature_maps(model, results)
+        maps = _sheet_maps(model, results)
         drawn = SheetOptions.of(args)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
         parts = distinct_names([*(layer.name for layer in model.layers), *results])
@@ -220,8 +220,8 @@ def _run_images(
     return names, {name: rows.array() for name, rows in kept.items()}
 
 
-def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
-    """The results that are feature maps, as `(n, h, w, c)`.
+def _sheet_maps(model: _model.Model, results: Arrays) -> dict[str, SheetMaps]:
+    """The results that a sheet can show.
 
     Raises:
         UsageError: none is.
@@ -231,7 +231,7 @@ def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
     maps = {}
     for name, value in results.items():
         tensor = tensors.get(name, name)
-        found = feature_maps(program, tensor, value)
+        found = sheet_maps(program, name, tensor, value)
         if found is not None:
             maps[name] = found
     if not maps:
@@ -246,7 +246,7 @@ def _draw_sheets(
     files: OutputFiles,
     parts: Mapping[str, str],
     rows: Sequence[tuple[str, int | None]],
-    maps: Arrays,
+    maps: Mapping[str, SheetMaps],
     drawn: SheetOptions,
     *,
     images: bool,
@@ -257,13 +257,13 @@ def _draw_sheets(
         files: the files to write.
         parts: parts of file names by layer.
         rows: for each row the image; or the batch, and the number of the row in it.
-        maps: the feature maps by layer, `(n, h, w, c)`.
+        maps: what the sheets show, by layer.
         drawn: how they are drawn.
         images: whether there is an image for each row, instead of a ready batch.
     """
     for layer, value in maps.items():
-        for (path, row), activation in zip(rows, value, strict=False):
-            picture = drawn.sheet(layer, activation, path if images else None)
+        for (path, row), sample in zip(rows, value.values, strict=False):
+            picture = drawn.sheet(value, sample, path if images else None)
             name = files.name(path, parts[layer], row)
             file = files.save_picture(picture, name, "sheet", drawn.print_)
             tell(f"wrote {files.folder / file}")

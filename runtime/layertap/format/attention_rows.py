@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from layertap.errors import LayerNotFoundError
 
 from .layer import Layer
-from .text import number_of
+from .text import megabytes, number_of
 
 SCORES = "AttentionScores"
 """The class of a row of scores."""
@@ -30,6 +30,20 @@ def attention_scores(layers: Sequence[Layer]) -> list[Layer]:
     if not exposed:
         raise LayerNotFoundError(_why_none(layers, rows))
     return exposed
+
+
+def price(layers: Sequence[Layer]) -> str | None:
+    """What the scores of attention in the table cost, for people; `None` if there are none."""
+    exposed = [layer for layer in layers if layer.attention is not None and layer.exposed]
+    if not exposed:
+        return None
+    sizes = [layer.nbytes() for layer in exposed]
+    known = [size for size in sizes if size is not None]
+    size = f"{megabytes(sum(known))} MB a sample" if len(known) == len(sizes) else "of a free size"
+    return (
+        f"{number_of(len(exposed), 'layer')} of attention scores, {size}: not in `all`; "
+        f"--layers {ATTENTION}"
+    )
 
 
 def without_scores(layers: Sequence[Layer], name: str) -> str | None:

@@ -27,6 +27,7 @@ from layertap.format.text import aligned, printable, shape_text
 from layertap.view.sheets import SheetMaps, sheet_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
+from .attended_tokens import attended, read_tokens
 from .image_input import ImageInput, batch_size, recipe_for
 from .image_output import OutputFiles
 from .options import (
@@ -87,6 +88,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes to print per image (default 5 if the file has labels)",
     )
+    parser.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="the tokens of a text, one a line, which are printed with the scores of attention",
+    )
     add_device(parser)
     add_threads(parser)
     add_timeout(parser)
@@ -99,6 +105,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _fetch_and_write(args: argparse.Namespace) -> int:
     _check(args)
+    tokens = None if args.tokens is None else read_tokens(args.tokens)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
@@ -127,7 +134,8 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
             rows = [(ready, row) for row in range(len(rows))]
         _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
     if not args.output and not args.sheet:
-        show(_summary(model, names, results, args))
+        table = attended(model, results, tokens)
+        show(_summary(model, names, results, args) + (f"\n\n{table}" if table else ""))
     return PARTLY_FAILED if failures else OK
 
 
@@ -150,6 +158,9 @@ def _check(args: argparse.Namespace) -> None:
             f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
             "print. Leave out one of the two."
         )
+    if args.tokens is not None and (args.output or args.sheet):
+        given = "-o" if args.output else "--sheet"
+        raise UsageError(f"--tokens is for what is printed, which {given} does not do.")
     if args.output:
         check_target(args.output, "", [args.file, *args.inputs])
         check_suffix(args.output)
@@ -325,5 +336,6 @@ COMMAND = Command(
         "layertap run chest.onnx images --layers bn=mean -o features.npz",
         "layertap run chest.onnx images -o scores.csv",
         "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",
+        "layertap run text.onnx ids.npz --layers attention --tokens tokens.txt",
     ),
 )

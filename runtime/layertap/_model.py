@@ -481,8 +481,8 @@ class Model:
                 torch, a cupy array), is used without a copy if it is on the model's device; it must
                 have the input's dtype.
             layers: see `select`; or a dict of reductions, see `tap`.
-            preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
-                the path of a JSON file.
+            preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, the
+                path of a JSON file, or a name, see `Preprocessing.of`.
             dtype: what to cast floating-point results to, see `tap`.
             contiguous: return C-contiguous arrays, see `tap`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.

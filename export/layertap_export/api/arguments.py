@@ -52,7 +52,7 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
 
 
 def preprocessing_of(given: Any) -> Preprocessing | None:
-    """How an image becomes an input: from a `Preprocessing`, its dict, or a JSON file with it.
+    """How an image becomes an input: from anything that `Preprocessing.of` takes.
 
     Raises:
         PreprocessingError: it is not valid.
@@ -222,7 +222,10 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
         for want, got in zip((height, width), size, strict=True)
     )
     if wrong_size or (channels is not None and channels != recipe.channel_count):
+        fits = f' Set its "size" to [{height}, {width}]; of a recipe by name as in resnet50:'
         raise UsageError(
             f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channel_count}, "
             f"but the model's input {images[0].name!r} takes {height} x {width} x {channels}."
+            + f"{fits}{height}x{width}."
+            * (wrong_size and height is not None and width is not None)
         )

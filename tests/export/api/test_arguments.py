@@ -125,9 +125,12 @@ def preprocess_input(x: Any) -> Any:
 @pytest.mark.parametrize(
     ("module", "hint"),
     [
-        ("keras.src.applications.densenet", '"scaling": {"mode": "torch"}'),
-        ("keras.src.applications.resnet", '"scaling": {"mode": "caffe"}'),
-        ("tf_keras.src.applications.mobilenet_v2", '"scaling": {"mode": "tf"}'),
+        ("keras.src.applications.densenet", 'Give its name: "densenet", or'),
+        (
+            "keras.src.applications.resnet",
+            'Give its name: "resnet", or "resnet:320x320" for images',
+        ),
+        ("tf_keras.src.applications.mobilenet_v2", 'Give its name: "mobilenet_v2", or'),
         ("mine", '"scaling": {"mode": "rescale"'),
     ],
 )

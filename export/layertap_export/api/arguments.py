@@ -81,7 +81,8 @@ def labels_of(given: Labels | None) -> tuple[str, ...] | None:
     Args:
         given: a sequence of names; a mapping from indices to names or from names to indices (such
             as Keras's `class_indices`); or the path of a text file with one name per line, or of
-            such a sequence or mapping as JSON (`.json`). Numbers and truth values become text.
+            such a sequence or mapping as JSON (`.json`). Numbers and truth values become text; of
+            pairs the second is the name, as in Keras's `imagenet_class_index.json`.
 
     Raises:
         UsageError: the file cannot be read, or the labels are not names of classes.
@@ -167,6 +168,8 @@ def _label(item: object) -> str:
         item = item.item()
     if isinstance(item, Enum):
         item = item.name
+    if isinstance(item, (list, tuple)) and len(item) == 2:  # Keras's imagenet_class_index.json
+        item = item[1]
     if isinstance(item, bytes):
         with contextlib.suppress(UnicodeDecodeError):
             item = item.decode()

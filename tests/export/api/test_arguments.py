@@ -60,10 +60,16 @@ def test_labels_of_pandas() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['["cat", "dog"]', '{"dog": 1, "cat": 0}', '{"0": "cat", "1": "dog"}']
+    "text",
+    [
+        '["cat", "dog"]',
+        '{"dog": 1, "cat": 0}',
+        '{"0": "cat", "1": "dog"}',
+        '{"0": ["n02123045", "cat"], "1": ["n02084071", "dog"]}',
+    ],
 )
 def test_labels_as_json(text: str, tmp_path: Path) -> None:
-    """As Keras's `class_indices` are often kept."""
+    """As Keras's `class_indices` are often kept, and as `imagenet_class_index.json` is."""
     path = tmp_path / "labels.json"
     path.write_text(text, encoding="utf-8")
     assert labels_of(path) == ("cat", "dog")

@@ -30,6 +30,18 @@ export interface Layer extends TensorInfo {
   readonly parent?: string | null
   readonly why_not?: string | null
   readonly per_sample?: boolean | null
+  /** What attention scores belong to; missing for any other layer. */
+  readonly attention?: (Partial<Tokens> & { readonly of: string; readonly heads: number }) | null
+  /** Which tokens of a sequence are patches of an image, if the file states it. */
+  readonly tokens?: Tokens | null
+}
+
+/** Tokens of which some are the patches of an image, row by row. */
+export interface Tokens {
+  /** Rows and columns of patches. */
+  readonly grid: readonly [number, number]
+  /** How many tokens come before the patches. */
+  readonly first?: number
 }
 
 export interface GoldenInput {
@@ -120,6 +132,8 @@ const isCard = checks({
       parent: orNull(isText),
       why_not: orNull(isText),
       per_sample: orNull(isFlag),
+      attention: orNull(isObject),
+      tokens: orNull(isObject),
     }),
   ),
   preprocessing: orNull(isObject),

@@ -5,7 +5,10 @@ import { LayerNotFoundError, UsageError, show, suggest } from "./errors.js"
 
 /**
  * A layer's exact name, a glob (`conv5_*`), `re:PATTERN` or a `RegExp` (which match the whole name),
- * an index (negative ones count from the end), a row of the table of layers; or `all`.
+ * an index (negative ones count from the end), a row of the table of layers; or the words `all` and `attention`.
+ *
+ * Scores of attention are large, so only what names them selects them: their name or index, the word
+ * `attention`, their class, or a pattern that contains `attention_scores`.
  */
 export type Selector = string | number | RegExp | Layer
 
@@ -14,8 +17,11 @@ const isLayer = (value: any): value is Layer => typeof value?.name === "string"
 function isPattern(layers: readonly Layer[], selector: unknown): boolean {
   if (selector instanceof RegExp) return true
   if (typeof selector !== "string" || layers.some((layer) => layer.name === selector)) return false
-  return selector === "all" || /^re:|[*?[]/.test(selector)
+  return /^(all|attention)$|^re:|[*?[]/.test(selector)
 }
+
+/** The layers without the scores of attention. */
+export const ordinary = (layers: readonly Layer[]): readonly Layer[] => layers.filter((layer) => !layer.attention)
 
 /** Whether a selector is the name or index of exactly one layer. */
 export const isSingle = (layers: readonly Layer[], selector: unknown): boolean =>
@@ -32,10 +38,13 @@ export function select(
 ): Layer[] {
   const exposed = layers.filter((layer) => layer.tensor !== null)
   const selectors = selector === undefined ? undefined : ([] as Selector[]).concat(selector as Selector[])
-  let found = selectors ? [...new Set(selectors.flatMap((one) => matching(layers, one)))] : exposed
+  const types = type === undefined ? [] : ([] as string[]).concat(type as string[])
+  const scores = types.includes("AttentionScores")
+  let found = selectors
+    ? [...new Set(selectors.flatMap((one) => matching(layers, one, scores)))]
+    : exposed.filter((layer) => scores || !layer.attention)
   if (type !== undefined) {
     const known = [...new Set(exposed.map((layer) => layer.type))].sort()
-    const types = ([] as string[]).concat(type as string[])
     for (const name of types)
       if (!known.includes(name))
         throw new LayerNotFoundError(
@@ -47,10 +56,11 @@ export function select(
   return found
 }
 
-function matching(layers: readonly Layer[], selector: Selector): Layer[] {
+function matching(layers: readonly Layer[], selector: Selector, scores: boolean): Layer[] {
   if (!isPattern(layers, selector)) return [only(layers, selector)]
   const regex = asRegex(selector as string | RegExp)
-  const all = layers.filter((layer) => regex.test(layer.name))
+  const able = scores || /^attention$|attention_scores/.test(String(selector)) ? layers : ordinary(layers)
+  const all = able.filter((layer) => (selector === "attention" ? layer.attention : regex.test(layer.name)))
   const found = all.filter((layer) => layer.tensor !== null)
   if (found.length) return found
   const text = `the pattern ${show(String(selector))}`
@@ -86,7 +96,7 @@ export function only(layers: readonly Layer[], selector: Selector): Layer {
   const name = isLayer(selector) ? selector.name : selector
   if (typeof name !== "string" && !Number.isInteger(name))
     throw new UsageError(`cannot select a layer by ${show(selector)}: give a name, a pattern or an index.`)
-  const layer = typeof name === "string" ? layers.find((one) => one.name === name) : layers.at(name as number)
+  const layer = typeof name === "string" ? layers.find((one) => one.name === name) : ((name as number) < 0 ? ordinary(layers) : layers).at(name as number)
   if (!layer && typeof name === "string") {
     const names = layers.filter((one) => one.tensor !== null).map((one) => one.name)
     throw new LayerNotFoundError(
@@ -96,7 +106,7 @@ export function only(layers: readonly Layer[], selector: Selector): Layer {
   const count = layers.length
   if (!layer)
     throw new LayerNotFoundError(
-      `layer index ${name} is out of range: the model has ${count ? `${count} layers, 0 to ${count - 1} or -${count} to -1` : "no layers"}.`,
+      `layer index ${name} is out of range: the model has ${count ? `${count} layers, 0 to ${count - 1} or -${ordinary(layers).length} to -1` : "no layers"}.`,
     )
   if (layer.tensor === null) throw new LayerNotFoundError(`the layer ${withheld(layers, layer)}`)
   return layer
@@ -116,4 +126,3 @@ function withheld(layers: readonly Layer[], layer: Layer): string {
   const hint = around && !around.why_not ? ` Request ${show(around.name)}, which contains it.` : ""
   return `${show(layer.name)} is not available: ${layer.why_not}.${hint}`
 }
-

@@ -2,7 +2,8 @@
  * The card: what a file says about itself, as JSON in `metadata_props["layertap"]`.
  *
  * docs/file-format.md describes its keys. Unknown keys are ignored; a card of a newer major version
- * is refused. Values are checked here; those of the golden sample and the recipe before they are used.
+ * is refused. Values are checked here; those of the golden sample, the recipe and the tokens before they
+ * are used.
  */
 
 import { CardVersionError, ModelFileError, show } from "./errors.js"
@@ -132,8 +133,6 @@ const isCard = checks({
       parent: orNull(isText),
       why_not: orNull(isText),
       per_sample: orNull(isFlag),
-      attention: orNull(isObject),
-      tokens: orNull(isObject),
     }),
   ),
   preprocessing: orNull(isObject),

@@ -10,7 +10,7 @@ import { type Maps, featureMaps } from "./maps.js"
 import { finishedOf } from "./pictures.js"
 import type { Program, RunOptions } from "./program.js"
 import { Classes, type Found, type Target, byClass, endsInActivation } from "./scores.js"
-import { type Selector, isSingle, only, ordinary, select } from "./select.js"
+import { type Selector, isSingle, only, select } from "./select.js"
 import { type Tensor, size, zeros } from "./tensors.js"
 
 export interface TargetOptions extends RunOptions {
@@ -227,7 +227,7 @@ function chooseLayer(program: Program, axes: Axes, layer: Selector | undefined, 
   const { layers, graph } = program
   const known = method.takesGradients ? required(program) : program.card?.gradients
   const having = (row: Layer): boolean => !!known && Object.hasOwn(known.tensors, row.name)
-  const rows = ordinary(layers).filter((row) => row.tensor !== null && !graph.listed.has(row.tensor))
+  const rows = layers.filter((row) => !row.attention && row.tensor !== null && !graph.listed.has(row.tensor))
   const patches = lastTokens(layers)
   const maps = rows.filter(({ tensor, shape, name, tokens }) => {
     const letters = shape.length > 2 ? axes(tensor!, shape.length) : ""

@@ -1,7 +1,7 @@
 /** Feature maps: a layer's values with the samples first and the channels last. */
 
 import { ModelFileError, UsageError, show } from "./errors.js"
-import { type Tokens, isCount } from "./card.js"
+import type { Tokens } from "./card.js"
 import { type Tensor, numbers, size } from "./tensors.js"
 
 /** Feature maps of a batch, in float64: for each sample, positions by channels. */
@@ -29,7 +29,7 @@ export function featureMaps(name: string, tensor: Tensor, axes: string, tokens?:
   const channels = dims[channel]
   const sizes = tokens && [...(tokens.grid ?? []), (tokens.first ?? 0) + 1]
   const [from, count] = tokens ? [(tokens.first ?? 0) * channels, size(tokens.grid ?? []) * channels] : [0, each]
-  if (sizes && (sizes.length !== 3 || !sizes.every((one) => one > 0 && isCount(one)) || from + count > each || others.length > 1))
+  if (sizes && (sizes.length !== 3 || !sizes.every((one) => one > 0 && Number.isInteger(one)) || from + count > each || others.length > 1))
     throw new ModelFileError(`the file is damaged: ${show(name)} has the shape (${dims.join(", ")}), which does not fit its patches.`)
   return {
     samples: Array.from({ length: dims[sample] }, (_, i) => data.subarray(i * each + from, i * each + from + count)),

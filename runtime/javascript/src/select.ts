@@ -20,8 +20,9 @@ function isPattern(layers: readonly Layer[], selector: unknown): boolean {
   return /^(all|attention)$|^re:|[*?[]/.test(selector)
 }
 
-/** The layers without the scores of attention. */
-export const ordinary = (layers: readonly Layer[]): readonly Layer[] => layers.filter((layer) => !layer.attention)
+/** The layers that the file exposes. */
+const inFile = (layers: readonly Layer[]): Layer[] => layers.filter((layer) => layer.tensor !== null)
+
 
 /** Whether a selector is the name or index of exactly one layer. */
 export const isSingle = (layers: readonly Layer[], selector: unknown): boolean =>
@@ -36,15 +37,15 @@ export function select(
   selector?: Selector | readonly Selector[],
   type?: string | readonly string[],
 ): Layer[] {
-  const exposed = layers.filter((layer) => layer.tensor !== null)
+  const exposed = inFile(layers)
   const selectors = selector === undefined ? undefined : ([] as Selector[]).concat(selector as Selector[])
-  const types = type === undefined ? [] : ([] as string[]).concat(type as string[])
-  const scores = types.includes("AttentionScores")
+  const scores = type !== undefined // which leaves out those that it does not name
   let found = selectors
     ? [...new Set(selectors.flatMap((one) => matching(layers, one, scores)))]
     : exposed.filter((layer) => scores || !layer.attention)
-  if (type !== undefined) {
+  if (scores) {
     const known = [...new Set(exposed.map((layer) => layer.type))].sort()
+    const types = ([] as string[]).concat(type as string[])
     for (const name of types)
       if (!known.includes(name))
         throw new LayerNotFoundError(
@@ -59,16 +60,16 @@ export function select(
 function matching(layers: readonly Layer[], selector: Selector, scores: boolean): Layer[] {
   if (!isPattern(layers, selector)) return [only(layers, selector)]
   const regex = asRegex(selector as string | RegExp)
-  const able = scores || /^attention$|attention_scores/.test(String(selector)) ? layers : ordinary(layers)
-  const all = able.filter((layer) => (selector === "attention" ? layer.attention : regex.test(layer.name)))
-  const found = all.filter((layer) => layer.tensor !== null)
+  const named = scores || String(selector).includes("attention_scores")
+  const all = layers.filter(({ attention, name }) => (selector === "attention" ? attention : (named || !attention) && regex.test(name)))
+  const found = inFile(all)
   if (found.length) return found
   const text = `the pattern ${show(String(selector))}`
   if (all.length)
     throw new LayerNotFoundError(
       `${text} only matches layers that this file does not expose. The layer ${withheld(layers, all[0])}`,
     )
-  const names = layers.filter((layer) => layer.tensor !== null).map((layer) => layer.name)
+  const names = inFile(layers).map((layer) => layer.name)
   const near = suggest(String(selector).replace(/^(re:)?[*?[\]^$.]*|[*?[\]^$.]+$/g, ""), names)
   const count = names.length === 1 ? "1 layer" : `${names.length} layers`
   throw new LayerNotFoundError(`${text} matches no layer; the file exposes ${count}.${near}`)
@@ -96,17 +97,18 @@ export function only(layers: readonly Layer[], selector: Selector): Layer {
   const name = isLayer(selector) ? selector.name : selector
   if (typeof name !== "string" && !Number.isInteger(name))
     throw new UsageError(`cannot select a layer by ${show(selector)}: give a name, a pattern or an index.`)
-  const layer = typeof name === "string" ? layers.find((one) => one.name === name) : ((name as number) < 0 ? ordinary(layers) : layers).at(name as number)
+  const able = layers.filter((one) => !one.attention || (name as number) >= 0)
+  const layer = typeof name === "string" ? layers.find((one) => one.name === name) : able.at(name as number)
   if (!layer && typeof name === "string") {
-    const names = layers.filter((one) => one.tensor !== null).map((one) => one.name)
+    const names = inFile(layers).map((layer) => layer.name)
     throw new LayerNotFoundError(
       `no layer is called ${show(name)}; the file exposes ${names.length} layers.${suggest(name, names)}`,
     )
   }
-  const count = layers.length
+  const count = able.length
   if (!layer)
     throw new LayerNotFoundError(
-      `layer index ${name} is out of range: the model has ${count ? `${count} layers, 0 to ${count - 1} or -${ordinary(layers).length} to -1` : "no layers"}.`,
+      `layer index ${name} is out of range: the model has ${count ? `${count} layers, 0 to ${count - 1} or -${count} to -1` : "no layers"}.`,
     )
   if (layer.tensor === null) throw new LayerNotFoundError(`the layer ${withheld(layers, layer)}`)
   return layer

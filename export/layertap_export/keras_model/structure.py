@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layertap.format.attention_rows import SCORES, SCORES_NAME
 from layertap.format.card import TensorInfo
 from layertap.format.layer import Attention, Layer, Shape
 
@@ -304,10 +305,6 @@ def _rows(
         parameters = 0
 
 
-SCORES = "attention_scores"
-"""The last part of the name of a row of scores."""
-
-
 def _score_rows(
     call: Call | None, scores: Sequence[Any], inbound: tuple[str, ...], exposure: _Exposure
 ) -> list[Row]:
@@ -327,8 +324,8 @@ def _score_rows(
         rows.append(
             Row(
                 Layer(
-                    name=f"{call.path}/{SCORES}" if call else SCORES,
-                    type="AttentionScores",
+                    name=f"{call.path}/{SCORES_NAME}" if call else SCORES_NAME,
+                    type=SCORES,
                     index=0,
                     shape=shape,
                     dtype=dtype,
@@ -342,7 +339,7 @@ def _score_rows(
                 ),
                 None if why_not else value,
                 call.finished if call else -1,
-                f"{call.keras_path}/{SCORES}" if call else SCORES,
+                f"{call.keras_path}/{SCORES_NAME}" if call else SCORES_NAME,
             )
         )
         if whole_call:
@@ -351,6 +348,7 @@ def _score_rows(
 
 
 _UNKNOWN = "the layer computes attention in its own way, and returns no scores"
+"""For a subclass that leaves out the method of Keras that returns them."""
 
 
 def _uniquely_named(rows: Sequence[Row], recorder: Recorder) -> list[Row]:

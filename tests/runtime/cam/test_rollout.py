@@ -14,9 +14,13 @@ import pytest
 import layertap
 from generators import transformers
 from generators.transformers import BLOCKS, GRID, TOKENS, InNumpy
+from layertap._engine.program import program_of
 from layertap.cam import METHODS, heat_maps
+from layertap.cam.heat_maps import layer_of
 from layertap.cam.rollout import gradient_rollout, of_patches, rollout
 from layertap.errors import LayerNotFoundError, LayertapWarning, ModelFileError, UsageError
+from layertap.extract.asked import what_is_asked
+from layertap.extract.computing import Work
 from layertap.format.card import KEY, Card
 
 ROWS = [f"{block}/mha/attention_scores" for block in range(BLOCKS)]
@@ -309,3 +313,20 @@ def test_scores_that_are_not_those_of_the_card() -> None:
 )
 def test_options(plain: layertap.Model, options: dict[str, Any], expected: str) -> None:
     assert message(UsageError, plain, **options) == expected
+
+
+def test_a_collection_has_a_column_of_a_rollout(plain: layertap.Model) -> None:
+    program = program_of(plain)
+    assert layer_of(program, None, METHODS["rollout"]) == "attention"
+    assert layer_of(program, ROWS[0], METHODS["rollout"]) == ROWS[0]
+    assert layer_of(program, "norm", METHODS["eigencam"]) == "norm"
+    work = Work(program, what_is_asked(program, ["cam:top=rollout"]), None, None)
+    image = np.random.default_rng(0).random((1, 6, 8, 3)).astype(np.float32)
+    ((key, values),) = work(image).items()
+    np.testing.assert_array_equal(values[:, 0], plain.cam(image, method="rollout")[0])
+    assert work.asked_json(key) == {"cam": "top", "method": "rollout", "layer": "attention"}
+
+
+def test_a_page_has_methods_of_one_layer(plain: layertap.Model, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="here the methods are those of one layer"):
+        plain.view([np.zeros((6, 8, 3), np.float32)], tmp_path / "page.html", methods="rollout")

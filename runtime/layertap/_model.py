@@ -1211,6 +1211,63 @@ class Model:
             preprocess=preprocess,
         )
 
+    def receptive_field(
+        self,
+        layers: Selector | Iterable[Selector] | None,
+        at: Sequence[int] | int | None = None,
+        *,
+        input_name: str | None = None,
+        size: Sequence[int] | None = None,
+        measure: Any = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Which pixels of the input a position of a layer depends on.
+
+            field = model.receptive_field("conv2_block3_out", (10, 4))
+            field.box  # ((23, 58), (0, 34)): rows 23 to 57, columns 0 to 33
+            field.size, field.stride, field.start  # (35, 35), (4, 4), (-17, -17)
+
+        It follows from the operators of the graph, whatever the weights are: kernel sizes, strides,
+        dilations, padding, enlargements, slices, reshapes. docs/receptive-fields.md describes it.
+
+        Args:
+            layers: see `select`: layers with feature maps, sequences or volumes.
+            at: the position of the layer, `(row, column)`, counted from 0; by default the one in
+                the middle.
+            input_name: the input, if the layers depend on several that have positions.
+            size: the sizes of the first input's free axes after the batch axis, `(height, width)`
+                for images; by default those of the golden sample.
+            measure: also measure `measured`: `"random"` for a random input, or one sample, see
+                `activations`. It takes about 35 runs up to the layer for an image, and up to four
+                times as many where nothing changes.
+            preprocess: a recipe for an image instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Returns:
+            For one exact name, index or `Layer`: a `ReceptiveField`. Otherwise a dict from layer
+            names to these, of the layers that have positions.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: the layer has no positions, or not the one in `at`; the sizes do not fit, or
+                are not known; or an operator on the way is not known, which the message names.
+            InputError: see `activations`.
+            ImageError: see `activations`.
+        """
+        from .measuring.receptive_field import receptive_field
+
+        with time_limit(timeout):
+            return receptive_field(
+                self._program,
+                layers,
+                at,
+                input_name=input_name,
+                size=size,
+                measure=measure,
+                preprocess=preprocess,
+            )
+
     def resume(
         self,
         given: Mapping[Any, Any],

@@ -610,6 +610,66 @@ class Model:
         with time_limit(timeout):
             return layer_gradients(self._program, inputs, layers, target, preprocess, at)
 
+    def jacobian(
+        self,
+        inputs: Any,
+        layers: Selector | Iterable[Selector] | None = None,
+        rows: Any = None,
+        preprocess: Recipe | None = None,
+        *,
+        batch_size: int = 32,
+        max_gb: float = 2.0,
+        timeout: float | None = None,
+    ) -> Any:
+        """The Jacobian: the derivative of every score with respect to every value of a layer.
+
+            model.jacobian(x)  # (n, 3, 8) for 3 outputs of 8 inputs
+            model.jacobian(x, "dense_1", rows=[0, 2])  # (n, 2, 64)
+
+        This needs a file with gradients, see `gradients`, and computes what
+        `tf.GradientTape.batch_jacobian` does. The scores are those that the file differentiates:
+        the model's output, or the logits in front of a final sigmoid or softmax; see
+        `model.card.gradients.score`.
+
+        Args:
+            inputs: see `activations`.
+            layers: see `select`; also the name of an input. By default the inputs that the file has
+                a gradient for: `layertap export --gradients input`.
+            rows: which scores: an index or a label, or a list of these; where there are scores at
+                many positions, tuples of indices, `(row, column, class)`. By default all.
+            preprocess: a recipe for images instead of the card's.
+            batch_size: number of rows that are computed in one run. The file is run once up to the
+                layer for each sample, and from there on for each batch of rows. Some files take one
+                row in a run.
+            max_gb: the largest size of one result in GB (10^9 bytes) that is not refused.
+            timeout: see `activations`.
+
+        Returns:
+            For one exact name, index or `Layer`, and for one input: an array
+            `(n, *scores, *layer)`: the shape of one sample's scores, classes last, then that of
+            the layer without its samples. With a list in `rows` `(n, rows, *layer)`, with one score
+            `(n, *layer)`. Otherwise a dict of such arrays, in the order requested.
+
+        Raises:
+            ModelFileError: the file has no gradients.
+            LayerNotFoundError: a selector matches nothing, or a layer without a gradient.
+            UsageError: there is no such score, or the result would be larger than `max_gb`.
+            InputError: see `activations`.
+            ImageError: see `activations`.
+        """
+        from .cam.jacobians import jacobian
+
+        with time_limit(timeout):
+            return jacobian(
+                self._program,
+                inputs,
+                layers,
+                rows,
+                preprocess,
+                batch_size=batch_size,
+                max_gb=max_gb,
+            )
+
     def cam(
         self,
         inputs: Any,

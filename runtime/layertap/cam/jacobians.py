@@ -214,7 +214,8 @@ class Rows:
         if len(self._scores) == 1:
             return weights, None
         places = np.zeros((len(chosen), *self._scores[:-1]), np.float32)
-        places[(along, *chosen[:, :-1].T)] = 1
+        at = (along, *(chosen[:, axis] for axis in range(chosen.shape[1] - 1)))
+        places[at] = 1
         return weights, places
 
 

@@ -14,7 +14,6 @@ from layertap.measuring.receptive_field import (
     Fields,
     ReceptiveField,
     box_text,
-    has_positions,
     times,
 )
 
@@ -38,17 +37,17 @@ def run(args: argparse.Namespace) -> int:
     program = program_of(model)
     selectors = layer_selectors(args, model.layers)
     chosen = model.select(selectors, args.type)
-    layers = [layer for layer in chosen if has_positions(program, layer)]
+    measure = args.measure
+    if measure not in (None, "random"):
+        ready = ready_batch([measure])
+        measure = measure if ready is None else load_ready(ready)
+    fields = Fields(program, chosen, None, args.size, measure, args.preprocess)
+    layers = [layer for layer in chosen if fields.has_positions(layer)]
     if not layers:
         raise UsageError(
             "none of these layers has positions, only samples and channels. Choose layers with "
             "feature maps."
         )
-    measure = args.measure
-    if measure not in (None, "random"):
-        ready = ready_batch([measure])
-        measure = measure if ready is None else load_ready(ready)
-    fields = Fields(program, layers, None, args.size, measure, args.preprocess)
     found: list[ReceptiveField] = []
     unknown: dict[str, None] = {}
     for layer in layers:

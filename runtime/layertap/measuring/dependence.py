@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .links import (
     REPEATED,
     SAME,
+    BothWays,
     Link,
     Mapped,
     Picked,
@@ -565,17 +566,13 @@ def _recurrent(op: Op, output: int) -> Reads:
     if op.number("layout", 0):
         raise UnknownReadsError("with the samples before the time")
     direction = op.texts.get("direction", "forward")
-    one_way = output == 0 and direction != "bidirectional"
-    time: Link = Upto(reverse=direction == "reverse") if one_way else Whole(shape[0])
+    time = Part((), (0,), Whole(shape[0]))  # for the last state
+    if output == 0 and direction == "bidirectional":
+        time = Part((0, 1), (0,), BothWays())
+    elif output == 0:
+        time = Part((0,), (0,), Upto(reverse=direction == "reverse"))
     samples = 2 if output == 0 else 1
-    yield (
-        0,
-        [
-            Part((0,), (0,), time) if one_way else Part((), (0,), time),
-            Part((samples,), (1,), SAME),
-            Part((), (2,), Whole(shape[2])),
-        ],
-    )
+    yield 0, [time, Part((samples,), (1,), SAME), Part((), (2,), Whole(shape[2]))]
 
 
 _SAME = (

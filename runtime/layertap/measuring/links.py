@@ -37,9 +37,10 @@ class Reach(NamedTuple):
     def join(self, other: Reach) -> Reach:
         """What is read on either of two ways."""
         whole, mixed = _first(self.whole, other.whole), _first(self.mixed, other.mixed)
-        if other.low is None or self.low is None:
-            known = self if other.low is None else other
-            return known._replace(whole=whole, mixed=mixed)
+        if self.low is None or self.high is None:
+            return other._replace(whole=whole, mixed=mixed)
+        if other.low is None or other.high is None:
+            return self._replace(whole=whole, mixed=mixed)
         if self.axis != other.axis:
             return Reach(whole=whole, mixed=0 if mixed is None else mixed)
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
@@ -138,7 +139,8 @@ class Spread(Along):
 
     def read(self, at: Positions) -> Positions:
         hit = at[:, None] - self.start - np.arange(self.length) * self.dilation
-        return hit[hit % self.stride == 0] // self.stride
+        found: Positions = hit[hit % self.stride == 0] // self.stride
+        return found
 
     def bounds(self, low: Positions, high: Positions) -> tuple[Positions, Positions]:
         last = (self.length - 1) * self.dilation
@@ -161,8 +163,10 @@ class Mapped(Along):
             bounds: the same without regard to the edges; `None` if there is no rule beyond them.
         """
         super().__init__(size)
-        self.read = read  # type: ignore[method-assign]
-        self._beyond = bounds
+        self._read, self._beyond = read, bounds
+
+    def read(self, at: Positions) -> Positions:
+        return self._read(at)
 
     def bounds(self, low: Positions, high: Positions) -> tuple[Positions, Positions] | None:
         if self._beyond is None:
@@ -179,6 +183,20 @@ class Upto(Link):
     def marks(self, marks: Sequence[Marks]) -> Sequence[Marks]:
         step = -1 if self._reverse else 1
         return (np.logical_or.accumulate(marks[0][::-step])[::-step],)
+
+    def reach(self, reaches: Sequence[Reach], node: int) -> Sequence[Reach]:
+        return (Reach(whole=node),)
+
+
+class BothWays(Link):
+    """A step reads all before it in one direction, and all after it in the other."""
+
+    def marks(self, marks: Sequence[Marks]) -> Sequence[Marks]:
+        steps, ways = marks
+        found = np.zeros(len(steps), bool)
+        for way in np.flatnonzero(ways):
+            found |= Upto(reverse=bool(way)).marks([steps])[0]
+        return (found,)
 
     def reach(self, reaches: Sequence[Reach], node: int) -> Sequence[Reach]:
         return (Reach(whole=node),)

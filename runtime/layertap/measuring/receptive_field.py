@@ -141,20 +141,9 @@ def receptive_field(
     if is_single(program.layers, asked):
         layer = program.layer(asked)
         return Fields(program, [layer], input_name, size, measure, preprocess).of(layer, at)
-    chosen = [one for one in program.select(asked) if has_positions(program, one)]
+    chosen = program.select(asked)
     fields = Fields(program, chosen, input_name, size, measure, preprocess)
-    return {one.name: fields.of(one, at) for one in chosen}
-
-
-def has_positions(program: Program, layer: Layer) -> bool:
-    """Whether a layer that the file exposes has axes between samples and channels."""
-    return layer.exposed and bool(_space(program, str(layer.tensor), len(layer.shape)))
-
-
-def _space(program: Program, tensor: str, rank: int) -> list[int]:
-    """The axes of a tensor that are neither samples nor channels."""
-    axes = program.axes(tensor, rank)
-    return [axis for axis, letter in enumerate(axes) if letter not in "NC"]
+    return {one.name: fields.of(one, at) for one in chosen if fields.has_positions(one)}
 
 
 class Windows(NamedTuple):
@@ -204,9 +193,13 @@ class Fields:
         if name is not None and name not in known:
             raise UsageError(
                 f"{self._program.name} has no input {name!r}, only {', '.join(map(repr, known))}."
-                f"{suggest(name, known)}"
+                f"{suggest(name, [*known])}"
             )
         return name
+
+    def has_positions(self, layer: Layer) -> bool:
+        """Whether a layer has axes between samples and channels."""
+        return bool(self._positions(str(layer.tensor)))
 
     def of(
         self, layer: Layer, at: Sequence[int] | int | None = None, *, box: bool = True
@@ -222,8 +215,7 @@ class Fields:
                 what an operator reads.
         """
         tensor, walker = str(layer.tensor), self._walker
-        shape = walker.shapes[tensor]
-        space = _space(self._program, tensor, len(shape))
+        shape, space = walker.shapes.get(tensor, ()), self._positions(tensor)
         if not space:
             raise UsageError(
                 f"{layer.name!r} has no positions, only samples and channels: each value is one of "
@@ -278,7 +270,9 @@ class Fields:
         return found
 
     def _positions(self, name: str) -> list[int]:
-        return _space(self._program, name, len(self._walker.shapes[name]))
+        """The axes of a tensor that are neither samples nor channels."""
+        axes = self._program.axes(name, len(self._walker.shapes.get(name, ())))
+        return [axis for axis, letter in enumerate(axes) if letter not in "NC"]
 
     def _input(self, layer: Layer, found: Mapping[str, Any]) -> str:
         """The input whose positions are meant."""

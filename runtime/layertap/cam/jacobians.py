@@ -131,7 +131,7 @@ class _Jacobian:
         if nbytes > self._max_gb * 1e9:
             raise UsageError(
                 f"the Jacobian of {len(chosen.indices)} scores with respect to {name!r} for "
-                f"{self._samples} samples takes {nbytes / 1e9:.1f} GB, and max_gb is "
+                f"{self._samples} samples takes {nbytes / 1e9:.2g} GB, and max_gb is "
                 f"{self._max_gb:g}. Give rows=, fewer samples, a layer with fewer values, or a "
                 "larger max_gb."
             )

@@ -34,6 +34,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add_layer_selection(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.add_argument(
+        "--names", action="store_true", help="print the names only, one in each line"
+    )
+    parser.add_argument(
         "--size",
         type=image_size,
         metavar="HxW",
@@ -107,6 +110,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.names and (args.json or args.cost or args.measure or args.split or args.on):
+        raise UsageError("--names prints nothing but names. Leave out the other options.")
     if args.cost or args.measure is not None or args.split is not None:
         from . import layer_costs  # needs numpy, which the table does not
 
@@ -131,6 +136,9 @@ def _run(args: argparse.Namespace) -> int:
         layers = select(
             known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
         )
+    if args.names:
+        show("\n".join(layer.name for layer in layers))
+        return OK
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size
@@ -160,5 +168,6 @@ COMMAND = Command(
     examples=(
         "layertap layers chest.onnx",
         "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
+        "layertap layers chest.onnx --type Conv2D --names",
     ),
 )

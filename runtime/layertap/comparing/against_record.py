@@ -190,7 +190,7 @@ def _row(a: Recorded, b: Recorded, tolerance: float | None) -> LayerComparison:
     allowed = max(a.allowed, b.allowed) if tolerance is None else tolerance
     found = compared(b.sketch, a.sketch, allowed)
     pairs = list(zip(a.sketch.classes, b.sketch.classes, strict=False))
-    same = [float(np.mean(x == y)) for x, y in pairs if x.shape == y.shape and x.size]
+    same = [x == y for x, y in pairs if x.shape == y.shape and x.size]
     values = found.values
     return LayerComparison(
         name=a.tensor.name,
@@ -203,7 +203,7 @@ def _row(a: Recorded, b: Recorded, tolerance: float | None) -> LayerComparison:
         snr=values.snr,
         channels=found.channels,
         born_unknown=NO_RUNS,
-        top_class=float(np.mean(same)) if same else None,
+        top_class=float(np.concatenate(same).mean()) if same else None,
         problem=values.problem,
         tensors=(b.tensor.tensor,),
     )

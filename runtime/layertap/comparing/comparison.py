@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from layertap._arguments import choice
 from layertap._public import public
 from layertap.format.atomic import check_target, replacing
-from layertap.format.text import Readable, Text, aligned, number_of, shortened
+from layertap.format.text import Readable, Text, aligned, number_of, printable, shortened
 
 from .page import comparison_page
 from .row import LayerComparison, cosine_text, decibels, error_text, name_text, share
@@ -88,7 +88,7 @@ class Comparison(Readable):
     def summary(self) -> str:
         """Some lines: whether the files agree, the first layer to diverge, where errors are born,
         and what was not compared."""
-        return Text("\n".join(self._summary()))
+        return Text("\n".join(map(printable, self._summary())))
 
     def _summary(self) -> list[str]:
         samples = number_of(self.samples, "sample")

@@ -27,7 +27,7 @@ from layertap.format.text import number_of
 from . import sizes
 from .classes import best_classes
 from .inputs import Batch
-from .matching import Tensor, as_computed, tensors_of
+from .matching import Tensor, as_computed, no_layer_selected, tensors_of
 from .sketch import Sketch, Sketching
 from .stages import Stage, carried, divided, forget, nbytes_of, run_rounds, sharing_memory
 from .tolerances import allowed_errors
@@ -239,6 +239,8 @@ def recorded_tensors(
     tensors, hidden = tensors_of(program)
     if layers is not None:
         names = {layer.name for layer in program.select(layers)}
+        if not names:
+            raise no_layer_selected()
         tensors = [one for one in tensors if one.name in names]
         hidden = {name: why for name, why in hidden.items() if name in names}
     if not tensors:

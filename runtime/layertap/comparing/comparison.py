@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from layertap._arguments import choice
 from layertap._public import public
 from layertap.format.atomic import check_target, replacing
-from layertap.format.text import Readable, Text, aligned, number_of, printable, shortened
+from layertap.format.text import Readable, Text, aligned, finite, number_of, printable, shortened
 
 from .page import comparison_page
 from .row import LayerComparison, cosine_text, decibels, error_text, name_text, share

@@ -395,8 +395,8 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
         and (row.tokens is None or row is of_patches)
         and _has_maps(row, _axes(program, row))
     ]
-    if of_patches is not None:  # sequences without a grid, such as those of a decoder, are no maps
-        rows = [row for row in rows if row.tokens or len(_axes(program, row)) > 3]
+    if of_patches is not None:  # other sequences, such as queries by head, are no maps
+        rows = [row for row in rows if row.tokens or "H" in _axes(program, row)]
     found = [row for row in rows if known is None or row.name in known]
     if found:
         return found[-1]

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
 
-from .attention_rows import ATTENTION, SCORES, SCORES_NAME, attention_scores, without_scores
+from .attention_rows import ATTENTION, SCORES_NAME, attention_scores, without_scores
 from .layer import Layer
 from .text import number_of
 
@@ -56,8 +56,7 @@ def select(
         UsageError: a selector has an invalid type, for example float.
     """
     exposed = [layer for layer in layers if layer.tensor is not None]
-    types = None if type is None else _class_names(type)
-    scores = types is not None and SCORES in types
+    scores = type is not None  # which leaves out those that it does not name
     if selector is None:
         selected = exposed if scores else _ordinary(exposed)
     else:
@@ -65,7 +64,7 @@ def select(
             layer for one in _as_list(selector) for layer in _matching(layers, one, outputs, scores)
         ]
         selected = list({layer.name: layer for layer in found}.values())
-    return selected if types is None else _of_type(exposed, selected, types)
+    return selected if type is None else _of_type(exposed, selected, _class_names(type))
 
 
 def _ordinary(layers: Sequence[Layer]) -> list[Layer]:
@@ -168,7 +167,7 @@ def _matching(
 ) -> list[Layer]:
     """
     Args:
-        scores: whether all layers and patterns include scores of attention.
+        scores: whether `all` and patterns include scores of attention.
     """
     if isinstance(selector, slice):
         return _sliced(_ordinary(layers), selector)

@@ -89,15 +89,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="number of classes to print per image (default 5 if the file has labels)",
     )
     parser.add_argument(
-        "--tokens",
-        metavar="FILE",
-        help="the tokens of a text, one a line, which are printed with the scores of attention",
-    )
-    parser.add_argument(
         "--json",
         action="store_true",
         help="print the best classes, the values of each result, and the files that were written, "
         "as JSON",
+    )
+    parser.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="the tokens of a text, one a line, which are printed with the scores of attention",
     )
     add_device(parser)
     add_threads(parser)
@@ -168,9 +168,9 @@ def _check(args: argparse.Namespace) -> None:
             f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
             "print. Leave out one of the two."
         )
-    instead = "-o" if args.output else "--sheet" if args.sheet else "--json" if args.json else None
-    if args.tokens is not None and instead:
-        raise UsageError(f"--tokens is for the table that is printed, which {instead} replaces.")
+    if args.tokens is not None and (args.output or args.sheet):
+        given = "-o" if args.output else "--sheet"
+        raise UsageError(f"--tokens is for what is printed, which {given} does not do.")
     if args.output:
         check_target(args.output, "", [args.file, *args.inputs])
         check_suffix(args.output)

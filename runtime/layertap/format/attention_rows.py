@@ -9,6 +9,9 @@ from layertap.errors import LayerNotFoundError
 from .layer import Layer
 from .text import megabytes, number_of
 
+SCORES = "AttentionScores"
+"""The class of a row of scores."""
+
 SCORES_NAME = "attention_scores"
 """The last part of the name of a row of scores."""
 

@@ -95,7 +95,7 @@ def test_scores_of_patches_and_other_layers_are_not_printed(folder: Path) -> Non
         ),
         (
             ["text.onnx", "one.npy", "--layers", SCORES, "--tokens", "tokens.txt", "-o", "x.npz"],
-            "--tokens is for what is printed, which -o does not do.",
+            "--tokens is for the table that is printed, which -o replaces.",
         ),
     ],
 )

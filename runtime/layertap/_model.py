@@ -481,8 +481,8 @@ class Model:
                 torch, a cupy array), is used without a copy if it is on the model's device; it must
                 have the input's dtype.
             layers: see `select`; or a dict of reductions, see `tap`.
-            preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
-                the path of a JSON file.
+            preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, the
+                path of a JSON file, or a name, see `Preprocessing.of`.
             dtype: what to cast floating-point results to, see `tap`.
             contiguous: return C-contiguous arrays, see `tap`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
@@ -557,6 +557,29 @@ class Model:
 
             part = partial(run, preprocess=preprocess)
             return run_in_batches(program, part, inputs, batch_size, (), on_device)
+
+    def decode(self, scores: Any, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The best classes of each sample, as Keras's `decode_predictions` lists them.
+
+            >>> model.decode(model.predict("chest.png"), top=2)
+            [[('Hernia', 0.71), ('Mass', 0.12)]]
+
+        Args:
+            scores: what `predict` returned for a model with one output, `(n, classes)`; of a model
+                with several, the output with the classes. A file with two labels may have one
+                score, that of the second.
+            top: the most classes that are listed for each sample.
+
+        Returns:
+            For each sample a list of pairs, a label and its score, the highest score first. In a
+            file without labels the classes are named by their numbers: `'0'`, `'1'`, ...
+
+        Raises:
+            UsageError: these are not scores of the file's classes, or `top` is no count.
+        """
+        from .cam.decoding import decode
+
+        return decode(self._program, scores, top)
 
     def gradients(
         self,

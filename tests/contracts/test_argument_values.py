@@ -66,6 +66,7 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "tap", arguments(model.tap)
     yield "activations", arguments(model.activations, inputs=x)
     yield "predict", arguments(model.predict, inputs=x)
+    yield "decode", arguments(model.decode, scores=model.predict(x))
     yield "gradients", arguments(model.gradients, inputs=x)
     yield "jacobian", arguments(model.jacobian, inputs=x, layers="last")
     yield "receptive_field", arguments(model.receptive_field, layers="last")

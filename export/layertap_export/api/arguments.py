@@ -26,7 +26,7 @@ Labels: TypeAlias = "Iterable[Any] | Mapping[Any, Any] | str | os.PathLike[str]"
 
 
 def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
-    """The names of the layers that the file exposes.
+    """The names of the layers that the file exposes; attention layers come with their scores.
 
     Args:
         traced: the model.
@@ -48,6 +48,8 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
     chosen = {layer.name for layer in select(table, selectors, types)}
     # The model's own outputs are in the file anyway.
     own = {info.name for info in traced.outputs}
+    shown = {*chosen, None} if selectors is None else chosen  # of a model itself: no layer
+    chosen |= {row.name for row in table if row.tensor and row.attention and row.parent in shown}
     return chosen | {layer.name for layer in table if layer.tensor in own}
 
 
@@ -73,6 +75,19 @@ def target_of(model: Any, path: Any) -> Path:
         f"the path of the file to write must be a string or a Path, got {class_text(path)}."
         + (" The model comes first: export(model, path)." if swapped else "")
     )
+
+
+def check_source(source: Any) -> None:
+    """Check that the file that is read is given by its path.
+
+    Raises:
+        UsageError: it is not a path.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"the file to read must be a string or a Path, got {class_text(source)}. Save a model "
+            "that is in memory to a file first."
+        )
 
 
 def labels_of(given: Labels | None) -> tuple[str, ...] | None:

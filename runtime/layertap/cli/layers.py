@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.apart import ways
+from layertap.format.attention_rows import price
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
 from layertap.format.layer import Layer
@@ -33,6 +34,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
     add_layer_selection(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    parser.add_argument(
+        "--names", action="store_true", help="print the names only, one in each line"
+    )
     parser.add_argument(
         "--size",
         type=image_size,
@@ -120,6 +124,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    others = (args.json, args.cost, args.measure, args.split, args.on, args.receptive_field)
+    if args.names and any(others):
+        raise UsageError("--names prints nothing but names. Leave out the other options.")
     if args.receptive_field:
         from . import receptive_fields  # needs numpy, which the table does not
 
@@ -149,6 +156,9 @@ def _run(args: argparse.Namespace) -> int:
         layers = select(
             known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
         )
+    if args.names:
+        show("\n".join(layer.name for layer in layers))
+        return OK
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size
@@ -167,7 +177,8 @@ def _run(args: argparse.Namespace) -> int:
             row["bytes"] = cost.nbytes
         show("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
     else:
-        show(as_text(layers, costs))
+        note = price(layers)
+        show(as_text(layers, costs) + (f"\n\n{note}" if note else ""))
     return OK
 
 
@@ -179,5 +190,6 @@ COMMAND = Command(
         "layertap layers chest.onnx",
         "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
         "layertap layers chest.onnx --receptive-field --layers pool4_pool --at 3,5",
+        "layertap layers chest.onnx --type Conv2D --names",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,10 +23,11 @@ from layertap.extract.images import PreparedImage, in_batches, naming_images
 from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
-from layertap.format.text import aligned, printable, shape_text
-from layertap.view.sheets import feature_maps
+from layertap.format.text import aligned, finite, printable, shape_text
+from layertap.view.sheets import SheetMaps, sheet_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
+from .attended_tokens import attended, read_tokens
 from .image_input import ImageInput, batch_size, recipe_for
 from .image_output import OutputFiles
 from .options import (
@@ -86,6 +88,17 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes to print per image (default 5 if the file has labels)",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the best classes, the values of each result, and the files that were written, "
+        "as JSON",
+    )
+    parser.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="the tokens of a text, one a line, which are printed with the scores of attention",
+    )
     add_device(parser)
     add_threads(parser)
     add_timeout(parser)
@@ -98,6 +111,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _fetch_and_write(args: argparse.Namespace) -> int:
     _check(args)
+    tokens = None if args.tokens is None else read_tokens(args.tokens)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
@@ -114,19 +128,24 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         names, results = _run_images(given.prepared(recipe), size, fetch, folder)
     if not names and ready is None:
         return STOPPED
+    written = []
     if args.output:
         write_results(Path(args.output), names, results)
+        written.append(args.output)
     if args.sheet:
-        maps = _feature_maps(model, results)
+        maps = _sheet_maps(model, results)
         drawn = SheetOptions.of(args)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
         parts = distinct_names([*(layer.name for layer in model.layers), *results])
         rows: list[tuple[str, int | None]] = [(name, None) for name in names]
         if ready is not None and len(rows) > 1:
             rows = [(ready, row) for row in range(len(rows))]
-        _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
-    if not args.output and not args.sheet:
-        show(_summary(model, names, results, args))
+        written += _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
+    if args.json:
+        show(json.dumps(_as_object(model, names, results, written, failures, args), indent=1))
+    elif not args.output and not args.sheet:
+        table = attended(model, results, tokens)
+        show(_summary(model, names, results, args) + (f"\n\n{table}" if table else ""))
     return PARTLY_FAILED if failures else OK
 
 
@@ -149,6 +168,9 @@ def _check(args: argparse.Namespace) -> None:
             f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
             "print. Leave out one of the two."
         )
+    if args.tokens is not None and (args.output or args.sheet):
+        given = "-o" if args.output else "--sheet"
+        raise UsageError(f"--tokens is for what is printed, which {given} does not do.")
     if args.output:
         check_target(args.output, "", [args.file, *args.inputs])
         check_suffix(args.output)
@@ -219,8 +241,8 @@ def _run_images(
     return names, {name: rows.array() for name, rows in kept.items()}
 
 
-def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
-    """The results that are feature maps, as `(n, h, w, c)`.
+def _sheet_maps(model: _model.Model, results: Arrays) -> dict[str, SheetMaps]:
+    """The results that a sheet can show.
 
     Raises:
         UsageError: none is.
@@ -230,7 +252,7 @@ def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
     maps = {}
     for name, value in results.items():
         tensor = tensors.get(name, name)
-        found = feature_maps(program, tensor, value)
+        found = sheet_maps(program, name, tensor, value)
         if found is not None:
             maps[name] = found
     if not maps:
@@ -245,27 +267,31 @@ def _draw_sheets(
     files: OutputFiles,
     parts: Mapping[str, str],
     rows: Sequence[tuple[str, int | None]],
-    maps: Arrays,
+    maps: Mapping[str, SheetMaps],
     drawn: SheetOptions,
     *,
     images: bool,
-) -> None:
-    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
+) -> list[str]:
+    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`;
+    return their paths.
 
     Args:
         files: the files to write.
         parts: parts of file names by layer.
         rows: for each row the image; or the batch, and the number of the row in it.
-        maps: the feature maps by layer, `(n, h, w, c)`.
+        maps: what the sheets show, by layer.
         drawn: how they are drawn.
         images: whether there is an image for each row, instead of a ready batch.
     """
+    written = []
     for layer, value in maps.items():
-        for (path, row), activation in zip(rows, value, strict=False):
-            picture = drawn.sheet(layer, activation, path if images else None)
+        for (path, row), sample in zip(rows, value.values, strict=False):
+            picture = drawn.sheet(value, sample, path if images else None)
             name = files.name(path, parts[layer], row)
             file = files.save_picture(picture, name, "sheet", drawn.print_)
             tell(f"wrote {files.folder / file}")
+            written.append(str(files.folder / file))
+    return written
 
 
 def _summary(
@@ -281,13 +307,52 @@ def _summary(
             for name, row in zip(names, classes, strict=True)
         )
     if args.top is not None:
-        shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
-        raise UsageError(
-            "--top needs a model with one output of class scores, (samples, classes); this one "
-            f"gives {shapes}."
-        )
+        raise _no_classes(results)
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
+
+
+def _as_object(
+    model: _model.Model,
+    names: list[str],
+    results: Arrays,
+    written: list[str],
+    failures: list[str],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    classes = _best_classes(model, names, results, args)
+    if classes is None and args.top is not None:
+        raise _no_classes(results)
+    return {
+        "images": names,
+        "failed": failures,
+        "classes": classes
+        and [[{"name": name, "score": finite(score)} for name, score in row] for row in classes],
+        "results": [_result_as_object(name, value) for name, value in results.items()],
+        "written": written,
+    }
+
+
+def _result_as_object(name: str, value: Any) -> dict[str, Any]:
+    """A row of the table as JSON data; a sequence of tensors has a count and no shape."""
+    if not isinstance(value, np.ndarray):
+        return {"name": name, "dtype": "sequence", "tensors": len(value)}
+    numbers = dict(zip(("min", "mean", "max"), _extent(value), strict=False))
+    return {
+        "name": name,
+        "shape": list(value.shape),
+        "dtype": value.dtype.name,
+        **{key: finite(float(number)) for key, number in numbers.items()},
+    }
+
+
+def _no_classes(results: Arrays) -> UsageError:
+    shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
+    return UsageError(
+        "--top needs a model with one output of class scores, (samples, classes); this one "
+        f"gives {shapes}."
+    )
 
 
 def _best_classes(
@@ -311,11 +376,16 @@ def _cells(name: str, value: Any) -> tuple[str, ...]:
     """The cells of one result in the table."""
     if not isinstance(value, np.ndarray):
         return name, f"{len(value)} tensors", "sequence", "", "", ""
-    numbers = ["", "", ""]
-    if value.size and value.dtype.kind in "biuf":
-        with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
-            numbers = [f"{function(value):.6g}" for function in (np.min, np.mean, np.max)]
+    numbers = [f"{number:.6g}" for number in _extent(value)] or ["", "", ""]
     return name, shape_text(value.shape), value.dtype.name, *numbers
+
+
+def _extent(value: NDArray[Any]) -> list[Any]:
+    """The smallest value, the mean and the largest; none of what is empty, or no numbers."""
+    if not value.size or value.dtype.kind not in "biuf":
+        return []
+    with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
+        return [function(value) for function in (np.min, np.mean, np.max)]
 
 
 COMMAND = Command(
@@ -324,8 +394,10 @@ COMMAND = Command(
     _run,
     examples=(
         "layertap run chest.onnx images --top 3",
+        "layertap run chest.onnx images --top 3 --json",
         "layertap run chest.onnx images --layers bn=mean -o features.npz",
         "layertap run chest.onnx images -o scores.csv",
         "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",
+        "layertap run text.onnx ids.npz --layers attention --tokens tokens.txt",
     ),
 )

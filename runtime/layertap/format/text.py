@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import chain
 
@@ -51,6 +52,13 @@ def number_of(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
+def finite(number: float) -> float | str | None:
+    """A number as JSON can hold it: NaN is `None`, infinite numbers are `inf` and `-inf`."""
+    if math.isfinite(number):
+        return number
+    return None if math.isnan(number) else str(number)
+
+
 def counted(layers: int, gradients: int, noun: str = "layer") -> str:
     """Counts such as `428 layers and 1 gradient`; a count of 0 is omitted."""
     parts = [number_of(layers, noun)] if layers or not gradients else []
@@ -95,3 +103,10 @@ def class_text(value: object) -> str:
     """The class of a value with its article: `an int`, `a list`."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def megabytes(nbytes: int) -> str:
+    """A size in MB (10^6 bytes), with the digits that matter."""
+    value = nbytes / 1e6
+    digits = 1 if value >= 10 else 2 if value >= 0.1 else 4 if value >= 0.001 else 6
+    return f"{value:.{digits}f}"

@@ -168,16 +168,12 @@ def _run(args: argparse.Namespace) -> int:
         layers = select(
             known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
         )
-<<<<<<< HEAD
-    inputs = card.inputs if card else ()
-    size = fitted_sizes(args.size, inputs[0].shape if inputs else ())
-    costs = activation_costs(layers, card if size else None, size, args.batch)
-=======
     if args.names:
         show("\n".join(layer.name for layer in layers))
         return OK
-    costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
->>>>>>> main
+    inputs = card.inputs if card else ()
+    size = fitted_sizes(args.size, inputs[0].shape if inputs else ())
+    costs = activation_costs(layers, card if size else None, size, args.batch)
     if (
         args.size
         and all(cost.exact for cost in costs)

@@ -192,6 +192,7 @@ class _Job:
         self._progress("measuring ranges")
         shapes = Shapes(self._model)
         measured = list(joined(self._calibrating or self._held, self._original.inputs))
+        self._check_sizes([*batches, *measured])
         seen = ranges(self._model, self._tensors, shapes, measured)
         owned = Ownership(self._model, self._original)
         converter = CONVERTERS[self._to](self._model, self._original, owned, shapes, seen)
@@ -219,6 +220,20 @@ class _Job:
         reached = converter.reached(levels)
         self._progress("comparing")
         return self._written(converter.at(levels), outputs, reached, found, budget, started)
+
+    def _check_sizes(self, batches: Sequence[Sample]) -> None:
+        """Check that the model can be run on the samples, once for each size.
+
+        Raises:
+            InputError: it cannot.
+        """
+        fetch = program_of(self._opened).fetch([info.name for info in self._original.outputs])
+        checked: set[tuple[tuple[int, ...], ...]] = set()
+        for batch in batches:
+            shapes = tuple(value.shape for value in batch.values())
+            if shapes not in checked:
+                checked.add(shapes)
+                fetch({name: batch[name] for name in fetch.plan.needs})
 
     def _written(
         self,

@@ -203,8 +203,9 @@ def layer_statistics(
         meter.close()
         items.close()
     if not done:
-        reason = next(iter(failures.values()))
-        raise ImageError(f"none of the {total:,} images can be read: {reason}")
+        name, reason = next(iter(failures.items()))
+        which = "the image cannot" if total == 1 else f"none of the {total:,} images can"
+        raise ImageError(f"{which} be read. {name}: {reason}")
     rows = [
         values_of(
             one.layer.name,
@@ -240,6 +241,8 @@ def _planned(
     """What is run for the layers that are asked for, and why others are left out."""
     selected = program.select(asked)
     if not selected:
+        if program.select(None):
+            raise UsageError("no layers were given. Leave `layers` out for all of them.")
         raise UsageError(f"{program.name} has no layers whose values it gives.")
     left_out: dict[str, str] = {}
     kept: list[Layer] = []

@@ -64,14 +64,15 @@ class Sums(NamedTuple):
 def merged(one: Sums, other: Sums) -> Sums:
     """The sums of both, with the histogram's values of neither."""
     count = one.number + other.number
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         share = np.where(count > 0, other.number / count, 0.0)
-    delta = np.where((one.number > 0) & (other.number > 0), other.mean - one.mean, 0.0)
-    mean = np.where(one.number > 0, one.mean + delta * share, other.mean)
+        delta = np.where((one.number > 0) & (other.number > 0), other.mean - one.mean, 0.0)
+        mean = np.where(one.number > 0, one.mean + delta * share, other.mean)
+        squares = one.squares + other.squares + np.square(delta) * one.number * share
     return Sums(
         count,
         mean,
-        one.squares + other.squares + np.square(delta) * one.number * share,
+        squares,
         np.minimum(one.low, other.low),
         np.maximum(one.high, other.high),
         np.maximum(one.inside, other.inside),
@@ -183,7 +184,7 @@ def _in_float64(matrix: NDArray[Any], bounds: Bounds | None) -> Sums:
     count = finite.sum(axis=1).astype(np.float64)
     some = np.maximum(count, 1)
     kept = np.where(finite, values, 0.0)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         mean = kept.sum(axis=1) / some
         squares = np.square(np.where(finite, values - mean[:, None], 0.0)).sum(axis=1)
     inside = np.full(len(values), np.nan)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from layertap._arguments import choice
 from layertap._public import public
 from layertap.format.atomic import check_target, replacing
-from layertap.format.text import Readable, Text, aligned, number_of, printable, shortened
+from layertap.format.text import Readable, Text, aligned, finite, number_of, printable, shortened
 
 from .page import comparison_page
 from .row import LayerComparison, cosine_text, decibels, error_text, name_text, share
@@ -269,14 +269,8 @@ COLUMNS = (
 
 
 def _as_object(row: LayerComparison) -> dict[str, Any]:
-    return {name: _plain(getattr(row, name)) for name in COLUMNS}
-
-
-def _plain(value: Any) -> Any:
-    """A number that JSON can hold; other values as they are."""
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)
+    values = {name: getattr(row, name) for name in COLUMNS}
+    return {name: finite(x) if isinstance(x, float) else x for name, x in values.items()}
 
 
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:

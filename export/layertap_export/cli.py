@@ -67,7 +67,10 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
     _add_score(parser)
     add_class_input(parser, CLASS_INPUTS[0])
     parser.add_argument(
-        "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
+        "--preprocess",
+        metavar="RECIPE",
+        help="how an image becomes an input, kept in the file: FILE.json, or a name from "
+        "keras.applications, as in resnet50 or resnet50:320x320",
     )
     parser.add_argument(
         "--labels",
@@ -227,6 +230,9 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx", help="a file that layertap exported")
     _add_model(parser, "model")
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON, with every layer"
+    )
     _add_verification(parser)
 
 
@@ -346,7 +352,7 @@ def _check_finish(args: argparse.Namespace) -> None:
     check_target(args.finish, ".onnx", [args.output, args.model])
     if args.preprocess is None:
         raise UsageError(
-            "--finish needs --preprocess FILE.json: how a picture becomes the model's input. "
+            "--finish needs --preprocess RECIPE: how a picture becomes the model's input. "
             "`layertap finish --no-image-input` writes a file that takes prepared inputs."
         )
     recipe = preprocessing_of(args.preprocess)
@@ -463,6 +469,11 @@ def _run_verify(args: argparse.Namespace) -> int:
         from . import verify
 
         report = verify(args.file, args.model, progress=progress, **checked, **_loading(args))
+    if args.json:
+        import json
+
+        show(json.dumps(report.to_dict(), indent=1))
+        return OK if report else PARTLY_FAILED
     if report:
         show(str(report))
         return OK
@@ -596,6 +607,7 @@ EXPORT = Command(
     examples=(
         "layertap export chest.keras -o chest.onnx",
         "layertap export chest.keras -o chest.onnx --gradients last-conv --labels labels.txt",
+        "layertap export resnet.keras -o resnet.onnx --preprocess resnet50",
         "layertap export package.module:function -o chest.onnx --weights chest.weights.h5",
     ),
 )
@@ -624,5 +636,8 @@ VERIFY = Command(
     "compare a file with its Keras model, layer by layer",
     _configure_verify,
     _run_verify,
-    examples=("layertap verify chest.onnx chest.keras",),
+    examples=(
+        "layertap verify chest.onnx chest.keras",
+        "layertap verify chest.onnx chest.keras --json",
+    ),
 )

@@ -39,6 +39,7 @@ from layertap_export.verification.samples import sample
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
+from .arguments import check_source
 from .final_check import Verified, check_finished
 from .finish_report import FinishReport
 
@@ -119,6 +120,7 @@ def finish(
         preprocess=preprocess,
     )
     top = 0 if top is None else count("top", top)
+    check_source(source)
     with time_limit(timeout):
         started = time.perf_counter()
         opened = layertap.open(source, device="cpu")
@@ -149,7 +151,7 @@ def _recipe(program: Program, given: Any) -> Preprocessing:
         shown = example(shapes[0] if shapes else None)
         raise PreprocessingError(
             f"{program.name} does not say how an image becomes its input. Give a recipe, as in "
-            f"preprocess={shown} (--preprocess FILE.json), or image_input=False "
+            f"preprocess={shown} (--preprocess RECIPE), or image_input=False "
             "(--no-image-input) for a file that takes the model's own input."
         )
     samples = next((samples_of(info) for info in program.inputs if len(info.shape) == 4), None)

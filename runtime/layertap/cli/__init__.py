@@ -101,7 +101,12 @@ def _run(arguments: list[str]) -> int:
         args = _parse(arguments)
     except SystemExit as exc:  # argparse has printed its help or an error message
         return int(exc.code or 0)
-    return int(args.run(args))
+    if not getattr(args, "verbose", False):
+        return int(args.run(args))
+    from .verbose import verbose  # imports logging
+
+    with verbose():
+        return int(args.run(args))
 
 
 def _print_message(message: str) -> None:
@@ -125,6 +130,8 @@ def _discard_stdout() -> None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     if arguments[:1] == ["help"]:  # as in git and docker
         arguments = [*arguments[1:2], "--help"]
+    if arguments[:1] in (["-v"], ["--verbose"]):  # before the command
+        arguments = [*arguments[1:2], *arguments[:1], *arguments[2:]]
     parser = _Parser(prog="layertap", description="Read any layer's activations from an ONNX file.")
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     requested = arguments[0] if arguments else ""
@@ -146,7 +153,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             epilog=f"examples:\n{lines}" if lines else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines
         )
-        command.configure(subparser)
+        configure(subparser, command)
         subparser.set_defaults(run=command.run)
         options = (action for action in subparser._actions if action.option_strings)
         lists += [action for action in options if action.nargs == "+"]
@@ -164,6 +171,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     finally:
         _Parser.raises = False
     return parser.parse_args(_join_negative_slices(arguments, ()))
+
+
+def configure(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Add the arguments of a command, and `-v` unless it has an option of this name itself."""
+    command.configure(parser)
+    names = [x for x in ("-v", "--verbose") if x not in parser._option_string_actions]
+    if "--verbose" in names:
+        text = "print what is done, and how long it takes, to stderr"
+        parser.add_argument(*names, action="store_true", help=text)
 
 
 class _UnparsableError(Exception):
@@ -225,6 +241,7 @@ OWN = {
     "cam": "draw heat maps that show the evidence for a class",
     "check": "compare this machine's results with the sample in the file",
     "compare": "compare two files layer by layer: what differs, and where it starts",
+    "completion": "print a script that completes commands, options and layers in a shell",
     "cut": "write a part of a model to a new file",
     "devices": "list the devices that models can run on",
     "extract": "fetch layers of a whole collection of images, into a folder",
@@ -243,6 +260,19 @@ def _commands(requested: str) -> dict[str, Command]:
     """The requested command if it is one of the runtime's own; otherwise all commands."""
     if requested in OWN:
         return {requested: _own(requested)}
+    if requested in ("", "-h", "--help"):  # the list of commands does not need their modules
+        own = {name: Command(text, lambda _: None, lambda _: STOPPED) for name, text in OWN.items()}
+        return {**_others(), **own}
+    return every_command()
+
+
+def every_command() -> dict[str, Command]:
+    """All commands, the runtime's own and those of other packages."""
+    return {**_others(), **{name: _own(name) for name in OWN}}
+
+
+def _others() -> dict[str, Command]:
+    """The commands of other packages."""
     from importlib.metadata import entry_points  # slow to import
 
     others = {}
@@ -252,11 +282,7 @@ def _commands(requested: str) -> dict[str, Command]:
         except Exception as exc:  # noqa: BLE001 - a broken package must not break the others
             message = f"the command {entry.name!r} ({entry.value}) cannot be loaded: {exc}"
             warnings.warn(message, LayertapWarning, stacklevel=2)
-    if requested in ("", "-h", "--help"):  # the list of commands does not need their modules
-        own = {name: Command(text, lambda _: None, lambda _: STOPPED) for name, text in OWN.items()}
-    else:
-        own = {name: _own(name) for name in OWN}
-    return {**others, **own}
+    return others
 
 
 def _own(name: str) -> Command:

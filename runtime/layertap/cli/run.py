@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,8 +15,7 @@ from layertap import _model
 from layertap._cut.reductions import check_dtype
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
-from layertap.cam.scores import of_both_classes
-from layertap.cam.targets import is_binary
+from layertap.cam.decoding import Named, best, with_labels
 from layertap.errors import LayerNotFoundError, UsageError
 from layertap.extract.asked import what_is_asked
 from layertap.extract.computing import Work
@@ -23,7 +23,7 @@ from layertap.extract.images import PreparedImage, in_batches, naming_images
 from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
-from layertap.format.text import aligned, printable, shape_text
+from layertap.format.text import aligned, finite, printable, shape_text
 from layertap.view.sheets import feature_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
@@ -87,6 +87,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes to print per image (default 5 if the file has labels)",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the best classes, the values of each result, and the files that were written, "
+        "as JSON",
+    )
     add_device(parser)
     add_threads(parser)
     add_timeout(parser)
@@ -115,8 +121,10 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         names, results = _run_images(given.prepared(recipe), size, fetch, folder)
     if not names and ready is None:
         return STOPPED
+    written = []
     if args.output:
         write_results(Path(args.output), names, results)
+        written.append(args.output)
     if args.sheet:
         maps = _feature_maps(model, results)
         drawn = SheetOptions.of(args)
@@ -125,8 +133,10 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         rows: list[tuple[str, int | None]] = [(name, None) for name in names]
         if ready is not None and len(rows) > 1:
             rows = [(ready, row) for row in range(len(rows))]
-        _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
-    if not args.output and not args.sheet:
+        written += _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
+    if args.json:
+        show(json.dumps(_as_object(model, names, results, written, failures, args), indent=1))
+    elif not args.output and not args.sheet:
         show(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
 
@@ -250,8 +260,9 @@ def _draw_sheets(
     drawn: SheetOptions,
     *,
     images: bool,
-) -> None:
-    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
+) -> list[str]:
+    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`;
+    return their paths.
 
     Args:
         files: the files to write.
@@ -261,12 +272,15 @@ def _draw_sheets(
         drawn: how they are drawn.
         images: whether there is an image for each row, instead of a ready batch.
     """
+    written = []
     for layer, value in maps.items():
         for (path, row), activation in zip(rows, value, strict=False):
             picture = drawn.sheet(layer, activation, path if images else None)
             name = files.name(path, parts[layer], row)
             file = files.save_picture(picture, name, "sheet", drawn.print_)
             tell(f"wrote {files.folder / file}")
+            written.append(str(files.folder / file))
+    return written
 
 
 def _summary(
@@ -274,46 +288,93 @@ def _summary(
 ) -> str:
     """The best classes per image for predictions with labels, or if `--top` asks for them; else
     each array's shape and range."""
-    facts = program_of(model).finished
-    if facts is not None and facts.scores in results and not args.layers and not args.type:
-        results = {facts.scores: results[facts.scores]}
-    value, predicted = next(iter(results.values())), names and not args.layers and not args.type
-    if predicted and np.shape(value) == (len(names), 1) and is_binary(1, model.labels):
-        own = facts.scores if facts is not None and facts.scores else model.outputs[0].name
-        value = of_both_classes(program_of(model), own, value)
-    classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
-    labels = model.labels if len(model.labels or ()) == classes else None
-    fits = len(results) == 1 and classes and len(value) == len(names)
-    if predicted and fits and (labels or args.top is not None):
-        texts = [printable(label) for label in labels or map(str, range(classes))]
-        rows = zip(names, value, strict=True)
+    classes = _best_classes(model, names, results, args)
+    if classes is not None:
         return "\n".join(
-            f"{printable(name)}: {_best(row, texts, args.top or 5)}" for name, row in rows
+            f"{printable(name)}: "
+            + ", ".join(f"{printable(label)} {score:.3f}" for label, score in row)
+            for name, row in zip(names, classes, strict=True)
         )
     if args.top is not None:
-        shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
-        raise UsageError(
-            "--top needs a model with one output of class scores, (samples, classes); this one "
-            f"gives {shapes}."
-        )
+        raise _no_classes(results)
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
+
+
+def _as_object(
+    model: _model.Model,
+    names: list[str],
+    results: Arrays,
+    written: list[str],
+    failures: list[str],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    classes = _best_classes(model, names, results, args)
+    if classes is None and args.top is not None:
+        raise _no_classes(results)
+    return {
+        "images": names,
+        "failed": failures,
+        "classes": classes
+        and [[{"name": name, "score": finite(score)} for name, score in row] for row in classes],
+        "results": [_result_as_object(name, value) for name, value in results.items()],
+        "written": written,
+    }
+
+
+def _result_as_object(name: str, value: Any) -> dict[str, Any]:
+    """A row of the table as JSON data; a sequence of tensors has a count and no shape."""
+    if not isinstance(value, np.ndarray):
+        return {"name": name, "dtype": "sequence", "tensors": len(value)}
+    numbers = dict(zip(("min", "mean", "max"), _extent(value), strict=False))
+    return {
+        "name": name,
+        "shape": list(value.shape),
+        "dtype": value.dtype.name,
+        **{key: finite(float(number)) for key, number in numbers.items()},
+    }
+
+
+def _no_classes(results: Arrays) -> UsageError:
+    shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
+    return UsageError(
+        "--top needs a model with one output of class scores, (samples, classes); this one "
+        f"gives {shapes}."
+    )
+
+
+def _best_classes(
+    model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
+) -> list[Named] | None:
+    """The best classes per image; `None` for layers, and for predictions that have no classes, or
+    no labels unless `--top` asks for classes."""
+    facts = program_of(model).finished
+    if args.layers or args.type or not names:
+        return None
+    if facts is not None and facts.scores in results:
+        results = {facts.scores: results[facts.scores]}
+    value = next(iter(results.values()))
+    if len(results) > 1 or np.ndim(value) != 2 or len(value) != len(names) or not value.shape[1]:
+        return None
+    scores, labels = with_labels(program_of(model), value)
+    return list(best(scores, labels, args.top or 5)) if labels or args.top is not None else None
 
 
 def _cells(name: str, value: Any) -> tuple[str, ...]:
     """The cells of one result in the table."""
     if not isinstance(value, np.ndarray):
         return name, f"{len(value)} tensors", "sequence", "", "", ""
-    numbers = ["", "", ""]
-    if value.size and value.dtype.kind in "biuf":
-        with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
-            numbers = [f"{function(value):.6g}" for function in (np.min, np.mean, np.max)]
+    numbers = [f"{number:.6g}" for number in _extent(value)] or ["", "", ""]
     return name, shape_text(value.shape), value.dtype.name, *numbers
 
 
-def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
-    order = np.argsort(-scores, kind="stable")[:top]
-    return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
+def _extent(value: NDArray[Any]) -> list[Any]:
+    """The smallest value, the mean and the largest; none of what is empty, or no numbers."""
+    if not value.size or value.dtype.kind not in "biuf":
+        return []
+    with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
+        return [function(value) for function in (np.min, np.mean, np.max)]
 
 
 COMMAND = Command(
@@ -322,6 +383,7 @@ COMMAND = Command(
     _run,
     examples=(
         "layertap run chest.onnx images --top 3",
+        "layertap run chest.onnx images --top 3 --json",
         "layertap run chest.onnx images --layers bn=mean -o features.npz",
         "layertap run chest.onnx images -o scores.csv",
         "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",

@@ -48,6 +48,7 @@ def test_help_lists_every_command(option: str) -> None:
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
     others = {
         "__init__",
+        "completion_scripts",
         "explained_images",
         "image_input",
         "image_output",
@@ -58,9 +59,11 @@ def test_help_lists_every_command(option: str) -> None:
         "picture_options",
         "printing",
         "ready_batch",
+        "receptive_fields",
         "result_files",
         "sheet_options",
         "signals",
+        "verbose",
     }
     assert set(listed) >= own - others, "a module of a command is not listed"
     assert len(listed) == len(set(listed))

@@ -164,9 +164,7 @@ def differentiate(
         if found.weights.shape[1] == 1 or gradients.broadcasts:
             values = _in_one_run(program, seed, feeds, wanted, also, found.weights)
             return _result(program, values, wanted, also, found)
-    starts = program.gradient_starts.get(
-        tuple(wanted.items()), lambda: _starts(program, gradients, wanted)
-    )
+    starts = starts_of(program, gradients, wanted)
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
     scores = classes_last(program, gradients.output, values[gradients.output])
     places = None if at is None else weights_at(at, scores.shape[1:-1])
@@ -176,10 +174,10 @@ def differentiate(
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and gradients.broadcasts:
         late = fetch({**feeds, **given, seed.name: seed(found.weights[0], places)})
-        late = {name: value[None] for name, value in _by_row(program, wanted, late).items()}
+        late = {name: value[None] for name, value in by_row(program, wanted, late).items()}
     else:
         runs = [
-            _by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(weights, places)}))
+            by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(weights, places)}))
             for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
@@ -192,7 +190,7 @@ def _row_axis(program: Program, name: str, rank: int) -> int:
     return sample_axis(program, tensors.get(name) or name, rank)
 
 
-def _by_row(
+def by_row(
     program: Program, wanted: Mapping[str, str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Gradients with the axis of samples, or of rows of weights, first.
@@ -291,7 +289,7 @@ def _in_one_run(
     fetch = program.fetch([*dict.fromkeys([*wanted.values(), *also])])
     if count == 1:
         values = fetch({**feeds, seed.name: seed(weights[:, 0])})
-        slopes = _by_row(program, wanted, values)
+        slopes = by_row(program, wanted, values)
         return values | {name: value[:, None] for name, value in slopes.items()}
     runs = [
         fetch({**copies(program, feeds, at, samples, 1), seed.name: seed(weights[at])})
@@ -299,7 +297,7 @@ def _in_one_run(
     ]
     axes = {name: sample_axis(program, name, np.ndim(runs[0][name])) for name in also}
     together = {name: np.concatenate([run[name] for run in runs], axes[name]) for name in also}
-    each = [_by_row(program, wanted, run) for run in runs]
+    each = [by_row(program, wanted, run) for run in runs]
     return together | {name: np.stack([run[name] for run in each]) for name in wanted.values()}
 
 
@@ -313,6 +311,12 @@ def _result(
     by_name = {name: values[tensor] for name, tensor in wanted.items()}
     rows = {name: _row_axis(program, name, value.ndim - 1) for name, value in by_name.items()}
     return Differentiated(by_name, rows, {name: values[name] for name in also}, found)
+
+
+def starts_of(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:
+    """The same as `_starts`, which is computed once."""
+    key = tuple(wanted.items())
+    return program.gradient_starts.get(key, lambda: _starts(program, gradients, wanted))
 
 
 def _starts(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:

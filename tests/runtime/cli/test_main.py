@@ -59,6 +59,7 @@ def test_help_lists_every_command(option: str) -> None:
         "picture_options",
         "printing",
         "ready_batch",
+        "receptive_fields",
         "result_files",
         "sheet_options",
         "signals",

@@ -128,7 +128,8 @@ def _bash(commands: Commands) -> str:
         (name, f'values="{" ".join(word for option in found for word in option.names)}"')
         for name, (_, found) in commands.items()
     )
-    many, one = [], []
+    many: list[tuple[str, str]] = []
+    one: list[tuple[str, str]] = []
     for name, (_, found) in commands.items():
         for option in found:
             if option.layers or option.values:

@@ -24,7 +24,8 @@ def graph(steps: list[str], dims: tuple[Any, ...] = ("batch", 4, 6, 5)) -> onnx.
 
     An input `=1,2` is a constant of these integers, and `#2x3` one of floats with these sizes.
     """
-    nodes, weights = [], []
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
     for step in steps:
         operator, *words = step.split()
         options: dict[str, Any] = {}

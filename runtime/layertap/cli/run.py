@@ -89,15 +89,15 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="number of classes to print per image (default 5 if the file has labels)",
     )
     parser.add_argument(
-        "--tokens",
-        metavar="FILE",
-        help="the tokens of a text, one a line, which are printed with the scores of attention",
-    )
-    parser.add_argument(
         "--json",
         action="store_true",
         help="print the best classes, the values of each result, and the files that were written, "
         "as JSON",
+    )
+    parser.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="the tokens of a text, one a line, which are printed with the scores of attention",
     )
     add_device(parser)
     add_threads(parser)

@@ -43,7 +43,7 @@ class Attention(Record):
     """What the scores of an attention layer belong to, and which tokens are patches of an image."""
 
     of: str
-    """Name of the attention layer."""
+    """Name of the attention layer; empty if the model's own code computes the scores."""
     heads: int
     """Number of heads, on the second axis of the scores `(n, heads, queries, keys)`; 0 if that is
     no axis of heads, as in `(n, queries, keys)`."""

@@ -48,8 +48,8 @@ def test_help_lists_every_command(option: str) -> None:
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
     others = {
         "__init__",
-        "attended_tokens",
         "completion_scripts",
+        "attended_tokens",
         "explained_images",
         "image_input",
         "image_output",

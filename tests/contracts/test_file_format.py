@@ -22,7 +22,7 @@ from layertap.comparing import golden
 from layertap.format import card as schema
 from layertap.format import graph
 from layertap.format.card import MAJOR, MINOR, Card
-from layertap.format.layer import Layer
+from layertap.format.layer import Attention, Layer, Tokens
 from layertap.images import load, preprocessing
 from pages import quoted, rows
 
@@ -33,8 +33,8 @@ TABLES = {
     "Keys of `source`": schema.Source,
     "Keys of each of `inputs` and `outputs`": schema.TensorInfo,
     "Keys of each of `layers`": Layer,
-    "Keys of `layers[].attention`": schema.Attention,
-    "Keys of `layers[].tokens`": schema.Tokens,
+    "Keys of `layers[].attention`": Attention,
+    "Keys of `layers[].tokens`": Tokens,
     "Keys of `verification`": schema.Verification,
     "Keys of each of `verification.layers`": schema.LayerCheck,
     "Keys of each of `verification.tables`": schema.TableRows,

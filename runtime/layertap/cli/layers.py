@@ -202,14 +202,11 @@ COMMAND = Command(
     examples=(
         "layertap layers chest.onnx",
         "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
-<<<<<<< HEAD
         "layertap layers chest.onnx --on images/ --type Activation --sort dead",
         "layertap layers chest.onnx --on today/ --against reference.json --sort divergence",
         "layertap layers chest.onnx --measure random --sort ms",
         "layertap layers chest.onnx --split 10Mbit/s",
-=======
         "layertap layers chest.onnx --receptive-field --layers pool4_pool --at 3,5",
         "layertap layers chest.onnx --type Conv2D --names",
->>>>>>> main
     ),
 )

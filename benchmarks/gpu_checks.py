@@ -253,7 +253,8 @@ def _extract(machine: Machine) -> str:
                     seconds = time.perf_counter() - started
                 rows[source.name] = np.array(features[models.LATE][: len(first)])
     worst, _ = _worst({models.LATE: rows["images"]}, {models.LATE: rows["first"]}, models.TOLERANCE)
-    return f"{PICTURES[machine.device] / seconds:.0f} images of 1024 x 1024 per second; scaled error {worst:.1e}"
+    rate = PICTURES[machine.device] / seconds
+    return f"{rate:.0f} images of 1024 x 1024 per second; scaled error {worst:.1e}"
 
 
 def _half(machine: Machine) -> str:

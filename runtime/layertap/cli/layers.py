@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.apart import ways
+from layertap.format.attention_rows import price
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
 from layertap.format.layer import Layer
@@ -191,7 +192,8 @@ def _run(args: argparse.Namespace) -> int:
             row["bytes"] = cost.nbytes
         show("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
     else:
-        show(as_text(layers, costs))
+        note = price(layers)
+        show(as_text(layers, costs) + (f"\n\n{note}" if note else ""))
     return OK
 
 

@@ -23,7 +23,8 @@ def add_layer_selection(parser: argparse.ArgumentParser, reductions: bool = Fals
         action="extend",
         nargs="+",
         metavar="LAYER",
-        help="names, globs, re:PATTERN, indices, slices or `all`" + more * reductions,
+        help="names, globs, re:PATTERN, indices, slices, `all`, or `attention` for its scores"
+        + more * reductions,
     )
     parser.add_argument(
         "--type", action="extend", nargs="+", metavar="CLASS", help="Keras class names"

@@ -7,8 +7,7 @@ from typing import Any
 
 from layertap._public import public
 from layertap._record import Record
-from layertap.format.table import megabytes
-from layertap.format.text import Readable
+from layertap.format.text import Readable, megabytes
 
 from .columns import Column, in_order, table
 from .layer_statistics import count_text

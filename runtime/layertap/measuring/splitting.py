@@ -11,8 +11,7 @@ from layertap._arguments import number
 from layertap._public import public
 from layertap._record import Record
 from layertap.errors import UsageError
-from layertap.format.table import megabytes
-from layertap.format.text import Readable, aligned, class_text
+from layertap.format.text import Readable, aligned, class_text, megabytes
 
 from .layer_costs import LayerCosts
 

@@ -300,7 +300,7 @@ def test_the_default_size_is_that_of_the_golden_sample() -> None:
         (
             True,
             None,
-            "the file has no golden sample that states one, so the cost is not known. Give",
+            "the file has no golden sample that states one, so no size of its tensors is known.",
         ),
     ],
 )

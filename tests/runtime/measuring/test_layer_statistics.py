@@ -18,6 +18,7 @@ from generators import tiny
 from layertap.errors import ImageError, InputError, LayerNotFoundError, UsageError
 from layertap.measuring import collecting
 from layertap.measuring.layer_statistics import LayerStatistics
+from layertap.measuring.sums import sums_of
 
 TinyFile = Callable[[str], Path]
 
@@ -411,3 +412,33 @@ def test_images_of_different_sizes_have_one_set_of_statistics() -> None:
     values = [model.activations(batch, "relu") for batch in batches]
     agrees(found["relu"], np.concatenate([one.reshape(-1, 4) for one in values]))
     assert math.isfinite(found["relu"].std or math.nan)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_channels_side_by_side_are_not_added_up_again(
+    axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Concat along another axis has as many channels as its inputs, and is read."""
+    shape: list[str | int] = ["n", 4, 6, 6]
+    whole = [*shape[:axis], 2 * int(shape[axis]), *shape[axis + 1 :]]
+    made = tiny.model(
+        [
+            tiny.node("Relu", "x", "relu"),
+            tiny.node("Neg", "x", "neg"),
+            tiny.node("Concat", "neg relu", "both", axis=axis),
+        ],
+        [tiny.value("x", shape)],
+        [tiny.value("relu", shape), tiny.value("neg", shape), tiny.value("both", whole)],
+    )
+    read = []
+
+    def reading(values: Any, *rest: Any) -> Any:
+        read.append(values.shape)
+        return sums_of(values, *rest)
+
+    monkeypatch.setattr(collecting, "sums_of", reading)
+    x = np.random.default_rng(0).normal(1, 2, (3, 4, 6, 6)).astype(np.float32)
+    found = opened(made).layer_statistics(x, ["relu", "neg", "both"])
+    agrees(found["both"], np.concatenate([-x, np.maximum(x, 0)], axis))
+    assert found["both"].channels == whole[1]
+    assert len(read) == 3 * (2 if axis == 1 else 3)

@@ -79,6 +79,7 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
     "layertap/cam/masked_inputs.py": [
         (lambda m: m.attribute(X, "occlusion", input_name="imaeg"), "image")
     ],
+    "layertap/measuring/columns.py": [(lambda m: m.cost().sorted("parameter"), "parameters")],
     "layertap/view/explained.py": [
         (lambda m: m.picture(X, method="leyercam"), "layercam"),
         (lambda m: m.picture(X, method="smothgrad"), "smoothgrad"),

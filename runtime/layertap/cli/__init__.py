@@ -137,9 +137,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     requested = arguments[0] if arguments else ""
     commands = {} if requested == "--version" else _commands(requested)
     if arguments and not requested.startswith("-") and requested not in commands:
+        near = "" if "." in requested else suggest(requested, list(commands))  # `.`: a file
         raise UsageError(
-            f"the command {requested!r} is unknown.{suggest(requested, list(commands))} "
-            "`layertap --help` lists the commands."
+            f"the command {requested!r} is unknown.{near} `layertap --help` lists the commands."
         )
     parser.epilog = "`layertap help COMMAND` prints the options of a command, and examples."
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -168,9 +168,9 @@ def _check(args: argparse.Namespace) -> None:
             f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
             "print. Leave out one of the two."
         )
-    if args.tokens is not None and (args.output or args.sheet):
-        given = "-o" if args.output else "--sheet"
-        raise UsageError(f"--tokens is for what is printed, which {given} does not do.")
+    instead = "-o" if args.output else "--sheet" if args.sheet else "--json" if args.json else None
+    if args.tokens is not None and instead:
+        raise UsageError(f"--tokens is for the table that is printed, which {instead} replaces.")
     if args.output:
         check_target(args.output, "", [args.file, *args.inputs])
         check_suffix(args.output)

@@ -38,7 +38,7 @@ def transformer(keras: Any) -> Any:
     """
     layers = keras.layers
 
-    class Tokens(layers.Layer):  # type: ignore[misc, name-defined]
+    class Tokens(layers.Layer):  # type: ignore[name-defined]
         def build(self, shape: Any) -> None:
             self.token = self.add_weight(shape=(1, 1, WIDTH), initializer="random_normal")
 

@@ -118,7 +118,7 @@ def slopes(case: Case, image: np.ndarray, target: int) -> Iterator[tuple[np.ndar
 
 
 def test_gradient_rollout_is_that_of_its_definition(case: Case, images: np.ndarray) -> None:
-    options = {"method": "gradient-rollout", "normalize": False, "resize": False}
+    options: dict[str, Any] = {"method": "gradient-rollout", "normalize": False, "resize": False}
     maps = case.model.cam(images, target=["dog", 0], **options)
     assert maps.shape == (2, 2, *GRID)
     for at, target in ((0, 1), (1, 0)):

@@ -97,7 +97,7 @@ def test_commands_and_options(complete: Callable[..., list[str]]) -> None:
     assert complete("co") == ["compare", "completion"]
     assert complete("help", "fin") == ["finish"]
     assert complete("-v", "ver") == ["verify"]
-    assert complete("run", "m.onnx", "--to") == ["--top"]
+    assert complete("run", "m.onnx", "--she") == ["--sheet"]
     assert complete("run", "--la") == ["--layers"]
     assert complete("completion", "") == ["bash", "zsh", "fish"]
     assert complete("run", "m.onnx", "") == []  # files, by the shell
@@ -156,7 +156,7 @@ def test_fish(scripts: Callable[[str], str], tmp_path: Path) -> None:
         return [one.partition("\t")[0] for one in run("fish", f"{before}'{line}'")]
 
     assert words("layertap comp") == ["compare", "completion"]
-    assert words("layertap run m.onnx --to") == ["--top"]
+    assert words("layertap run m.onnx --she") == ["--sheet"]
     assert words("layertap run m.onnx --layers p") == ["pool", "probs"]
     assert words("layertap attribute --method sm") == ["smoothgrad"]
     assert len(words("layertap run odd.onnx --layers ")) == len(NAMES)

@@ -216,13 +216,10 @@ def _split(step: _Step) -> Labels:
     made = [*step.labels()]
     axis = int(step.attribute("axis", 0)) % len(made)
     before = [dims[axis] for dims in step.sizes_of_outputs()[: step.output]]
-    sized = all(isinstance(size, int) for size in before)
+    sizes = [size for size in before if isinstance(size, int)]
     found = made[axis]
-    made[axis] = (
-        found.moved(-sum(before), step.dims[axis])  # type: ignore[arg-type]
-        if found and sized
-        else None
-    )
+    sized = found is not None and len(sizes) == len(before)
+    made[axis] = found.moved(-sum(sizes), step.dims[axis]) if found and sized else None
     return tuple(made)
 
 

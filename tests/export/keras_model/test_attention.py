@@ -51,7 +51,7 @@ def test_a_layer_of_keras_ops_has_scores(keras: Any) -> None:
 
 
 def test_a_model_may_compute_attention_itself(keras: Any) -> None:
-    class Net(keras.Model):  # type: ignore[misc]
+    class Net(keras.Model):
         def __init__(self) -> None:
             super().__init__()
             self.unused = keras.layers.MultiHeadAttention(2, 4, name="unused")
@@ -73,13 +73,13 @@ def test_a_model_may_compute_attention_itself(keras: Any) -> None:
 def test_a_layer_without_scores_says_why(keras: Any) -> None:
     layers, ops = keras.layers, keras.ops
 
-    class Own(layers.MultiHeadAttention):  # type: ignore[misc]
+    class Own(keras.layers.MultiHeadAttention):
         """Leaves out the method of Keras."""
 
         def call(self, query: Any, value: Any, key: Any = None, training: Any = None) -> Any:
             return self._output_dense(ops.nn.relu(self._query_dense(query)))
 
-    class Cell(layers.Layer):  # type: ignore[misc]
+    class Cell(keras.layers.Layer):
         state_size = 8
 
         def build(self, shape: Any) -> None:
@@ -100,7 +100,7 @@ def test_a_layer_without_scores_says_why(keras: Any) -> None:
 
 
 def test_a_name_that_a_layer_has_stays_its_name(keras: Any) -> None:
-    class Block(keras.layers.Layer):  # type: ignore[misc]
+    class Block(keras.layers.Layer):
         def __init__(self) -> None:
             super().__init__(name="block")
             self.attention_scores = keras.layers.Dense(8, name="attention_scores")

@@ -43,7 +43,7 @@ def many(keras: Any, scores: Scores | None = None) -> Any:
     """
     layers, ops = keras.layers, keras.ops
 
-    class Returning(layers.MultiHeadAttention):
+    class Returning(keras.layers.MultiHeadAttention):
         """Computes attention in its own way, and returns the scores."""
 
         def _compute_attention(
@@ -52,7 +52,7 @@ def many(keras: Any, scores: Scores | None = None) -> Any:
             weights = ops.softmax(ops.einsum("btnh,bsnh->bnts", query, key) * 3, axis=-1)
             return ops.einsum("bnts,bsnh->btnh", weights, value), weights
 
-    class Product(layers.Layer):
+    class Product(keras.layers.Layer):
         """Calls `dot_product_attention` itself."""
 
         def call(self, x: Any) -> Any:
@@ -186,7 +186,7 @@ def test_rows_of_scores_come_after_all_layers(net: Any, file: Path) -> None:
         assert (row.type, row.parent, row.tensor) == ("AttentionScores", name, row.name)
         assert row.inbound == by_name[name].inbound
         assert row.axes == "N" + "?" * (len(row.shape) - 1)
-        heads = 0 if name in NO_HEADS else row.shape[1]
+        heads = 0 if name in NO_HEADS else row.shape[1] or 0
         assert row.attention == Attention(of=name, heads=heads)
 
 

@@ -156,4 +156,4 @@ def test_a_picture_does_not_depend_on_how_many_rows_are_drawn_at_once(
     whole = overlay(picture, heat, opacity=opacity, signed=True, contours=3)
     monkeypatch.setattr(overlays, "_STRIP", 200)
     parts = overlay(picture, heat, opacity=opacity, signed=True, contours=3)
-    assert np.array_equal(whole, parts)
+    assert np.array_equal(np.asarray(whole), np.asarray(parts))

@@ -213,9 +213,9 @@ def test_a_channel_is_a_part_of_the_tensor_with_its_axis(name: str) -> None:
     expected = f"score/{asked.name}:{index}"
     assert found == Score(expected, False, expected, index)
     assert made.graph.output[-1].name == expected
-    dims = build.shapes.dims(expected)
-    assert dims is not None
-    assert dims[axis] == size
+    found_dims = build.shapes.dims(expected)
+    assert found_dims is not None
+    assert found_dims[axis] == size
     bounds = [numpy_helper.to_array(item).tolist() for item in made.graph.initializer]
     assert bounds == [[index], [index + 1], [axis]]
 

@@ -67,7 +67,10 @@ def _configure_export(parser: argparse.ArgumentParser) -> None:
     _add_score(parser)
     add_class_input(parser, CLASS_INPUTS[0])
     parser.add_argument(
-        "--preprocess", metavar="FILE.json", help="how an image becomes an input; kept in the file"
+        "--preprocess",
+        metavar="RECIPE",
+        help="how an image becomes an input, kept in the file: FILE.json, or a name from "
+        "keras.applications, as in resnet50 or resnet50:320x320",
     )
     parser.add_argument(
         "--labels",
@@ -353,7 +356,7 @@ def _check_finish(args: argparse.Namespace) -> None:
     check_target(args.finish, ".onnx", [args.output, args.model])
     if args.preprocess is None:
         raise UsageError(
-            "--finish needs --preprocess FILE.json: how a picture becomes the model's input. "
+            "--finish needs --preprocess RECIPE: how a picture becomes the model's input. "
             "`layertap finish --no-image-input` writes a file that takes prepared inputs."
         )
     recipe = preprocessing_of(args.preprocess)
@@ -603,6 +606,7 @@ EXPORT = Command(
     examples=(
         "layertap export chest.keras -o chest.onnx",
         "layertap export chest.keras -o chest.onnx --gradients last-conv --labels labels.txt",
+        "layertap export resnet.keras -o resnet.onnx --preprocess resnet50",
         "layertap export package.module:function -o chest.onnx --weights chest.weights.h5",
     ),
 )

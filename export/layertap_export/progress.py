@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from layertap._log import log, wanted
+
 CLEAR = "\r\x1b[K"
 """Moves to the start of the line and clears it."""
 
@@ -24,13 +26,24 @@ def timed(progress: Callable[[str], None]) -> Callable[[str], None]:
     """
     from layertap._engine.stopping import time_left  # not above: it slows `--help`
 
-    stage = "this step"
+    stage, begin = "this step", logged(progress)
 
-    def begin(following: str) -> None:
+    def begin_in_time(following: str) -> None:
         nonlocal stage
         time_left(stage)
         stage = following
-        progress(following)
+        begin(following)
+
+    return begin_in_time
+
+
+def logged(progress: Callable[[str], None]) -> Callable[[str], None]:
+    """A callback that also writes the name of each stage to the logger `layertap`."""
+
+    def begin(stage: str) -> None:
+        if wanted():
+            log(stage)
+        progress(stage)
 
     return begin
 
@@ -38,13 +51,14 @@ def timed(progress: Callable[[str], None]) -> Callable[[str], None]:
 class ProgressLine:
     """A line that is rewritten once a second: the stage, and its seconds. It is cleared at the end.
 
-    It is a callback for `export(progress=...)`. If the stream is not a terminal, it does nothing.
+    It is a callback for `export(progress=...)`. If the stream is not a terminal, or debug messages
+    are printed, it does nothing.
     """
 
     def __init__(self, stream: TextIO | None = None, interval: float = 1.0) -> None:
         """Write to `stream`, by default stderr, every `interval` seconds."""
         stream = sys.stderr if stream is None else stream
-        self._shown = bool(stream) and stream.isatty()
+        self._shown = bool(stream) and stream.isatty() and not wanted()
         self._stream = self._given = stream
         self._interval = interval
         self._lock = threading.Lock()

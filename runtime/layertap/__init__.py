@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .measuring.drift import Drift, LayerDrift
     from .measuring.layer_costs import LayerCost, LayerCosts
     from .measuring.layer_statistics import LayerStatistics, LayerValues
+    from .measuring.receptive_field import ReceptiveField
     from .measuring.splitting import Split, SplitPlace
 
 __all__ = [
@@ -82,6 +83,7 @@ __all__ = [
     "OutputError",
     "Preprocessing",
     "PreprocessingError",
+    "ReceptiveField",
     "RunInterruptedError",
     "RunTimeoutError",
     "Split",
@@ -116,6 +118,7 @@ _HOMES = {
     "LayerDrift": "measuring.drift",
     "LayerCost": "measuring.layer_costs",
     "LayerCosts": "measuring.layer_costs",
+    "ReceptiveField": "measuring.receptive_field",
     "Split": "measuring.splitting",
     "SplitPlace": "measuring.splitting",
     "LayerStatistics": "measuring.layer_statistics",

@@ -481,8 +481,8 @@ class Model:
                 torch, a cupy array), is used without a copy if it is on the model's device; it must
                 have the input's dtype.
             layers: see `select`; or a dict of reductions, see `tap`.
-            preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, or
-                the path of a JSON file.
+            preprocess: a recipe for images instead of the card's: a `Preprocessing`, a dict, the
+                path of a JSON file, or a name, see `Preprocessing.of`.
             dtype: what to cast floating-point results to, see `tap`.
             contiguous: return C-contiguous arrays, see `tap`.
             on_device: return `onnxruntime.OrtValue`s, see `tap`.
@@ -558,6 +558,29 @@ class Model:
             part = partial(run, preprocess=preprocess)
             return run_in_batches(program, part, inputs, batch_size, (), on_device)
 
+    def decode(self, scores: Any, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The best classes of each sample, as Keras's `decode_predictions` lists them.
+
+            >>> model.decode(model.predict("chest.png"), top=2)
+            [[('Hernia', 0.71), ('Mass', 0.12)]]
+
+        Args:
+            scores: what `predict` returned for a model with one output, `(n, classes)`; of a model
+                with several, the output with the classes. A file with two labels may have one
+                score, that of the second.
+            top: the most classes that are listed for each sample.
+
+        Returns:
+            For each sample a list of pairs, a label and its score, the highest score first. In a
+            file without labels the classes are named by their numbers: `'0'`, `'1'`, ...
+
+        Raises:
+            UsageError: these are not scores of the file's classes, or `top` is no count.
+        """
+        from .cam.decoding import decode
+
+        return decode(self._program, scores, top)
+
     def gradients(
         self,
         inputs: Any,
@@ -612,6 +635,66 @@ class Model:
 
         with time_limit(timeout):
             return layer_gradients(self._program, inputs, layers, target, preprocess, at)
+
+    def jacobian(
+        self,
+        inputs: Any,
+        layers: Selector | Iterable[Selector] | None = None,
+        rows: Any = None,
+        preprocess: Recipe | None = None,
+        *,
+        batch_size: int = 32,
+        max_gb: float = 2.0,
+        timeout: float | None = None,
+    ) -> Any:
+        """The Jacobian: the derivative of every score with respect to every value of a layer.
+
+            model.jacobian(x)  # (n, 3, 8) for 3 outputs of 8 inputs
+            model.jacobian(x, "dense_1", rows=[0, 2])  # (n, 2, 64)
+
+        This needs a file with gradients, see `gradients`, and computes what
+        `tf.GradientTape.batch_jacobian` does. The scores are those that the file differentiates:
+        the model's output, or the logits in front of a final sigmoid or softmax; see
+        `model.card.gradients.score`.
+
+        Args:
+            inputs: see `activations`.
+            layers: see `select`; also the name of an input. By default the inputs that the file has
+                a gradient for: `layertap export --gradients input`.
+            rows: which scores: an index or a label, or a list of these; where there are scores at
+                many positions, tuples of indices, `(row, column, class)`. By default all.
+            preprocess: a recipe for images instead of the card's.
+            batch_size: number of rows that are computed in one run. The file is run once up to the
+                layer for each sample, and from there on for each batch of rows. Some files take one
+                row in a run.
+            max_gb: the largest size of one result in GB (10^9 bytes) that is not refused.
+            timeout: see `activations`.
+
+        Returns:
+            For one exact name, index or `Layer`, and for one input: an array
+            `(n, *scores, *layer)`: the shape of one sample's scores, classes last, then that of
+            the layer without its samples. With a list in `rows` `(n, rows, *layer)`, with one score
+            `(n, *layer)`. Otherwise a dict of such arrays, in the order requested.
+
+        Raises:
+            ModelFileError: the file has no gradients.
+            LayerNotFoundError: a selector matches nothing, or a layer without a gradient.
+            UsageError: there is no such score, or the result would be larger than `max_gb`.
+            InputError: see `activations`.
+            ImageError: see `activations`.
+        """
+        from .cam.jacobians import jacobian
+
+        with time_limit(timeout):
+            return jacobian(
+                self._program,
+                inputs,
+                layers,
+                rows,
+                preprocess,
+                batch_size=batch_size,
+                max_gb=max_gb,
+            )
 
     def cam(
         self,
@@ -1217,6 +1300,63 @@ class Model:
             runs=runs,
             preprocess=preprocess,
         )
+
+    def receptive_field(
+        self,
+        layers: Selector | Iterable[Selector] | None,
+        at: Sequence[int] | int | None = None,
+        *,
+        input_name: str | None = None,
+        size: Sequence[int] | None = None,
+        measure: Any = None,
+        preprocess: Recipe | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Which pixels of the input a position of a layer depends on.
+
+            field = model.receptive_field("conv2_block3_out", (10, 4))
+            field.box  # ((23, 58), (0, 34)): rows 23 to 57, columns 0 to 33
+            field.size, field.stride, field.start  # (35, 35), (4, 4), (-17, -17)
+
+        It follows from the operators of the graph, whatever the weights are: kernel sizes, strides,
+        dilations, padding, enlargements, slices, reshapes. docs/receptive-fields.md describes it.
+
+        Args:
+            layers: see `select`: layers with feature maps, sequences or volumes.
+            at: the position of the layer, `(row, column)`, counted from 0; by default the one in
+                the middle.
+            input_name: the input, if the layers depend on several that have positions.
+            size: the sizes of the first input's free axes after the batch axis, `(height, width)`
+                for images; by default those of the golden sample.
+            measure: also measure `measured`: `"random"` for a random input, or one sample, see
+                `activations`. It takes about 35 runs up to the layer for an image, and up to four
+                times as many where nothing changes.
+            preprocess: a recipe for an image instead of the card's.
+            timeout: time in seconds for all runs together, see `activations`.
+
+        Returns:
+            For one exact name, index or `Layer`: a `ReceptiveField`. Otherwise a dict from layer
+            names to these, of the layers that have positions.
+
+        Raises:
+            LayerNotFoundError: a selector matches nothing.
+            UsageError: the layer has no positions, or not the one in `at`; the sizes do not fit, or
+                are not known; or an operator on the way is not known, which the message names.
+            InputError: see `activations`.
+            ImageError: see `activations`.
+        """
+        from .measuring.receptive_field import receptive_field
+
+        with time_limit(timeout):
+            return receptive_field(
+                self._program,
+                layers,
+                at,
+                input_name=input_name,
+                size=size,
+                measure=measure,
+                preprocess=preprocess,
+            )
 
     def resume(
         self,

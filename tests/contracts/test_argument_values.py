@@ -66,7 +66,10 @@ def runtime_cases(folder: Path) -> Iterator[tuple[str, Case]]:
     yield "tap", arguments(model.tap)
     yield "activations", arguments(model.activations, inputs=x)
     yield "predict", arguments(model.predict, inputs=x)
+    yield "decode", arguments(model.decode, scores=model.predict(x))
     yield "gradients", arguments(model.gradients, inputs=x)
+    yield "jacobian", arguments(model.jacobian, inputs=x, layers="last")
+    yield "receptive_field", arguments(model.receptive_field, layers="last")
     for method in ("gradcam", "scorecam", "ablationcam", "eigencam"):
         yield f"cam {method}", arguments(model.cam, inputs=x, layer="conv", method=method)
     yield "rise", arguments(model.cam, inputs=x, layer="last", method="rise", samples=2)

@@ -17,7 +17,7 @@ import layertap_export
 FLOORS = {
     "layertap": [
         "_public _escaping",
-        "errors _record _version",
+        "errors _log _record _version",
         "_arguments",
         "format",
         "images",

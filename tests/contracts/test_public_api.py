@@ -47,6 +47,7 @@ PUBLIC = [
     "OutputError",
     "Preprocessing",
     "PreprocessingError",
+    "ReceptiveField",
     "RunInterruptedError",
     "RunTimeoutError",
     "Split",

@@ -105,6 +105,7 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
         (lambda: opened().cut("cut.onnx", class_input="requried"), "required")
     ],
     "layertap/format/source.py": [(lambda: layertap.open("god.onnx"), "good.onnx")],
+    "layertap/images/families.py": [(lambda: Preprocessing.of("resnet500"), "resnet50")],
     "layertap/images/load.py": [
         (lambda: layertap.load_image("god.png", color_mode="greyscale"), "grayscale"),  # type: ignore[arg-type]
         (lambda: layertap.load_image("god.png", interpolation="lanczos3"), "lanczos"),  # type: ignore[arg-type]

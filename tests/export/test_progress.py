@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from layertap_export.progress import CLEAR, ProgressLine
+from layertap_export.progress import CLEAR, ProgressLine, timed
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 
@@ -29,6 +30,19 @@ def test_a_line_is_rewritten_and_removed() -> None:
         progress("tracing")
         progress("converting")
     assert stream.getvalue() == f"{CLEAR}tracing ... 0 s{CLEAR}converting ... 0 s{CLEAR}"
+
+
+def test_stages_are_logged_and_the_line_is_not_shown_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stages: list[str] = []
+    caplog.set_level(logging.DEBUG, logger="layertap")
+    timed(stages.append)("tracing")
+    assert stages == caplog.messages == ["tracing"]
+    stream = Terminal()
+    with ProgressLine(stream, interval=60) as progress:
+        progress("tracing")
+    assert stream.getvalue() == ""
 
 
 def test_the_seconds_go_on_by_themselves() -> None:

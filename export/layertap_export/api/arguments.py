@@ -52,7 +52,7 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
 
 
 def preprocessing_of(given: Any) -> Preprocessing | None:
-    """How an image becomes an input: from a `Preprocessing`, its dict, or a JSON file with it.
+    """How an image becomes an input: from anything that `Preprocessing.of` takes.
 
     Raises:
         PreprocessingError: it is not valid.
@@ -81,7 +81,8 @@ def labels_of(given: Labels | None) -> tuple[str, ...] | None:
     Args:
         given: a sequence of names; a mapping from indices to names or from names to indices (such
             as Keras's `class_indices`); or the path of a text file with one name per line, or of
-            such a sequence or mapping as JSON (`.json`). Numbers and truth values become text.
+            such a sequence or mapping as JSON (`.json`). Numbers and truth values become text; of
+            pairs the second is the name, as in Keras's `imagenet_class_index.json`.
 
     Raises:
         UsageError: the file cannot be read, or the labels are not names of classes.
@@ -167,6 +168,8 @@ def _label(item: object) -> str:
         item = item.item()
     if isinstance(item, Enum):
         item = item.name
+    if isinstance(item, (list, tuple)) and len(item) == 2:  # Keras's imagenet_class_index.json
+        item = item[1]
     if isinstance(item, bytes):
         with contextlib.suppress(UnicodeDecodeError):
             item = item.decode()
@@ -222,7 +225,10 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
         for want, got in zip((height, width), size, strict=True)
     )
     if wrong_size or (channels is not None and channels != recipe.channel_count):
+        fits = f' Set its "size" to [{height}, {width}]; of a recipe by name as in resnet50:'
         raise UsageError(
             f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channel_count}, "
             f"but the model's input {images[0].name!r} takes {height} x {width} x {channels}."
+            + f"{fits}{height}x{width}."
+            * (wrong_size and height is not None and width is not None)
         )

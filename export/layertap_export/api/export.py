@@ -110,8 +110,8 @@ def export(
         class_input: with gradients, whether a client has to feed the weights of the classes:
             `"optional"`, or `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other
             clients that cannot feed an optional input, see docs/gradients.md.
-        preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, or a
-            JSON file with it.
+        preprocess: how an image becomes an input, as `layertap.Preprocessing`, its dict, a JSON
+            file with it, or a name: `"resnet50"`, see `layertap.Preprocessing.of`.
         labels: names of the classes, in the order of the output's last axis, or a text file with
             one per line.
         opset: ONNX opset, 13 to 18.

@@ -149,7 +149,7 @@ def _recipe(program: Program, given: Any) -> Preprocessing:
         shown = example(shapes[0] if shapes else None)
         raise PreprocessingError(
             f"{program.name} does not say how an image becomes its input. Give a recipe, as in "
-            f"preprocess={shown} (--preprocess FILE.json), or image_input=False "
+            f"preprocess={shown} (--preprocess RECIPE), or image_input=False "
             "(--no-image-input) for a file that takes the model's own input."
         )
     samples = next((samples_of(info) for info in program.inputs if len(info.shape) == 4), None)

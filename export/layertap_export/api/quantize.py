@@ -40,6 +40,7 @@ from layertap_export.graph.constant_folding import constant_of
 from layertap_export.graph.operators import OPERATORS
 from layertap_export.graph.shapes.shapes import Shapes
 from layertap_export.graph.weights import Initializers, is_stub
+from layertap_export.progress import logged
 from layertap_export.quantizing.half import Half
 from layertap_export.quantizing.integers import Integers
 from layertap_export.quantizing.levels import Level, Levels, Ownership, float_layers
@@ -125,7 +126,7 @@ def quantize(
         budget = number("budget", budget)
     with time_limit(timeout):
         started = time.perf_counter()
-        job = _Job(source, path, to, calibrate, keep, progress)
+        job = _Job(source, path, to, calibrate, keep, logged(progress))
         return job.run(budget, started)
 
 

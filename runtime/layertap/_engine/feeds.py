@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 Recipe: TypeAlias = "Preprocessing | Mapping[str, Any] | str | os.PathLike[str]"
-"""A preprocessing recipe: an object, a dict, or the path of a JSON file."""
+"""A preprocessing recipe: an object, a dict, the path of a JSON file, or a name."""
 
 
 def as_recipe(given: Recipe) -> Preprocessing:

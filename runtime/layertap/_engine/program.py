@@ -18,6 +18,7 @@ from layertap._cut.means import NOTHING, spared_means
 from layertap._cut.plan import Appended, CutPlan, MissingTensorError, plan_cut, view
 from layertap._cut.reductions import check_dtype, check_name
 from layertap._cut.write import write_cut
+from layertap._log import log, wanted
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
 from layertap.format.apart import ways
 from layertap.format.axes import infer_axes, stated_axes
@@ -29,6 +30,7 @@ from layertap.format.recipe import value_range
 from layertap.format.references import without_references
 from layertap.format.select import Selector, as_selectors, is_single, only, select
 from layertap.format.source import BytesSource, FileSource
+from layertap.format.text import number_of
 from layertap.format.wire import Buffer, WireError
 
 from .cache import Cache
@@ -94,6 +96,11 @@ class Program:
         self.closed = False
         self._sessions: Cache[Session] = Cache(SESSIONS)
         self._plans: Cache[CutPlan] = Cache(PLANS)
+        if wanted():
+            log(
+                f"opened {self.name}: {source.size} bytes, {len(self.graph.nodes)} nodes, "
+                f"{number_of(len(self.layers), 'layer')}, on {self.engine.device}"
+            )
 
     def _check_finished(self) -> None:
         """Check that what the card says of a finished file can be true.
@@ -432,6 +439,11 @@ class Program:
                 )
             except WireError as exc:  # in bytes that the index skips
                 raise self._damaged(exc) from exc
+        if wanted():
+            log(
+                f"cut {self.name}: {len(plan.nodes)} of {len(graph.nodes)} nodes, "
+                f"{len(model)} bytes, for {number_of(len(plan.outputs), 'tensor')}"
+            )
         if len(model) > PROTOBUF_BYTES:
             raise ModelFileError(
                 f"the request needs {len(model) / 1e9:.1f} GB of {self.name} and its weights, more "

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+from layertap._log import timed, wanted
 from layertap.errors import RunInterruptedError, RunTimeoutError, UsageError
 
 T = TypeVar("T")
@@ -344,6 +345,8 @@ def stoppable(
         KeyboardInterrupt: Ctrl-C was pressed while it ran in the main thread.
         Exception: of the handler of a signal, unchanged; or of the call.
     """
+    if wanted():
+        call = timed(call, what)
     limit: _Limit | None = getattr(_local, "limit", None)
     in_main = threading.get_ident() == _main_thread()
     run = _Run(stop, in_main, limit.ends if limit else None)

@@ -217,7 +217,9 @@ def _mean_gradients(
         for name in wanted:
             moved = [point.move(feeds[name][sample], name, sample) for sample, _, point in part]
             batch[name] = np.stack(moved).astype(feeds[name].dtype)
-        batch[seed.name] = seed(resolved, np.stack([weights[sample, at] for sample, at, _ in part]))
+        batch[seed.name] = seed.of(
+            resolved, np.stack([weights[sample, at] for sample, at, _ in part])
+        )
         found = fetch(batch)
         for name, tensor in wanted.items():
             shape = (len(part), *sums[name].shape[2:])

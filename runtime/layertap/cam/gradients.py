@@ -169,9 +169,7 @@ def differentiate(
         if found.weights.shape[1] == 1 or gradients.broadcasts:
             values = _in_one_run(program, seed, feeds, wanted, also, found)
             return _result(program, values, wanted, also, found)
-    starts = program.gradient_starts.get(
-        tuple(wanted.items()), lambda: _starts(program, gradients, wanted)
-    )
+    starts = starts_of(program, gradients, wanted)
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
     scores = classes_last(program, gradients.output, values[gradients.output])
     found = seed.resolve(target, samples, scores, at)
@@ -179,11 +177,11 @@ def differentiate(
     given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and gradients.broadcasts:
-        late = fetch({**feeds, **given, seed.name: seed(found, found.weights[0])})
-        late = {name: value[None] for name, value in _by_row(program, wanted, late).items()}
+        late = fetch({**feeds, **given, seed.name: seed.of(found, found.weights[0])})
+        late = {name: value[None] for name, value in by_row(program, wanted, late).items()}
     else:
         runs = [
-            _by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(found, weights)}))
+            by_row(program, wanted, fetch({**feeds, **given, seed.name: seed.of(found, weights)}))
             for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
@@ -196,7 +194,7 @@ def _row_axis(program: Program, name: str, rank: int) -> int:
     return sample_axis(program, tensors.get(name) or name, rank)
 
 
-def _by_row(
+def by_row(
     program: Program, wanted: Mapping[str, str], values: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Gradients with the axis of samples, or of rows of weights, first.
@@ -293,17 +291,25 @@ class Seed:
             at=at,
         )
 
-    def __call__(self, found: Targets, weights: Array) -> Array:
+    def of(self, found: Targets, weights: Array) -> Array:
+        """Rows `(rows, k)` of the weights of targets, in the shape of the input."""
+        return self(weights, found.places, found.shape)
+
+    def __call__(
+        self, weights: Array, places: Array | None = None, shape: tuple[int, ...] | None = None
+    ) -> Array:
         """Weights in the shape of the input.
 
         Args:
-            found: the targets that they belong to.
-            weights: `(rows, k)`, rows of `found.weights`.
+            weights: of the classes, `(rows, classes)`; or `(rows, k)`, of all scores.
+            places: of the positions, `(1, ...)` or `(rows, ...)`; without them, all have the same
+                weight.
+            shape: of the scores of a sample, `(..., classes)`, if there are weights of all.
         """
         rows, count = weights.shape
-        seed = weights.reshape(rows, *(found.shape or (*self._shape, count)))
-        if found.places is not None:
-            seed = seed * found.places[..., None]
+        seed = weights.reshape(rows, *(shape or (*self._shape, count)))
+        if places is not None:
+            seed = seed * places[..., None]
         if self._axis != seed.ndim - 1:
             seed = np.moveaxis(seed, -1, self._axis)
             if seed.shape[-1] == 1:
@@ -323,16 +329,18 @@ def _in_one_run(
     samples, count, _ = found.weights.shape
     fetch = program.fetch([*dict.fromkeys([*wanted.values(), *also])])
     if count == 1:
-        values = fetch({**feeds, seed.name: seed(found, found.weights[:, 0])})
-        slopes = _by_row(program, wanted, values)
+        values = fetch({**feeds, seed.name: seed.of(found, found.weights[:, 0])})
+        slopes = by_row(program, wanted, values)
         return values | {name: value[:, None] for name, value in slopes.items()}
     runs = [
-        fetch({**copies(program, feeds, at, samples, 1), seed.name: seed(found, found.weights[at])})
+        fetch(
+            {**copies(program, feeds, at, samples, 1), seed.name: seed.of(found, found.weights[at])}
+        )
         for at in range(samples)
     ]
     axes = {name: sample_axis(program, name, np.ndim(runs[0][name])) for name in also}
     together = {name: np.concatenate([run[name] for run in runs], axes[name]) for name in also}
-    each = [_by_row(program, wanted, run) for run in runs]
+    each = [by_row(program, wanted, run) for run in runs]
     return together | {name: np.stack([run[name] for run in each]) for name in wanted.values()}
 
 
@@ -346,6 +354,12 @@ def _result(
     by_name = {name: values[tensor] for name, tensor in wanted.items()}
     rows = {name: _row_axis(program, name, value.ndim - 1) for name, value in by_name.items()}
     return Differentiated(by_name, rows, {name: values[name] for name in also}, found)
+
+
+def starts_of(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:
+    """The same as `_starts`, which is computed once."""
+    key = tuple(wanted.items())
+    return program.gradient_starts.get(key, lambda: _starts(program, gradients, wanted))
 
 
 def _starts(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -> list[str]:

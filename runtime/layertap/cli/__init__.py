@@ -101,7 +101,12 @@ def _run(arguments: list[str]) -> int:
         args = _parse(arguments)
     except SystemExit as exc:  # argparse has printed its help or an error message
         return int(exc.code or 0)
-    return int(args.run(args))
+    if not getattr(args, "verbose", False):
+        return int(args.run(args))
+    from .verbose import verbose  # imports logging
+
+    with verbose():
+        return int(args.run(args))
 
 
 def _print_message(message: str) -> None:
@@ -125,6 +130,8 @@ def _discard_stdout() -> None:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     if arguments[:1] == ["help"]:  # as in git and docker
         arguments = [*arguments[1:2], "--help"]
+    if arguments[:1] in (["-v"], ["--verbose"]):  # before the command
+        arguments = [*arguments[1:2], *arguments[:1], *arguments[2:]]
     parser = _Parser(prog="layertap", description="Read any layer's activations from an ONNX file.")
     parser.add_argument("--version", action="version", version=f"layertap {__version__}")
     requested = arguments[0] if arguments else ""
@@ -147,6 +154,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines
         )
         command.configure(subparser)
+        _add_verbose(subparser)
         subparser.set_defaults(run=command.run)
         options = (action for action in subparser._actions if action.option_strings)
         lists += [action for action in options if action.nargs == "+"]
@@ -164,6 +172,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     finally:
         _Parser.raises = False
     return parser.parse_args(_join_negative_slices(arguments, ()))
+
+
+def _add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add `-v` and `--verbose`, unless a command of another package has options of these names."""
+    names = [x for x in ("-v", "--verbose") if x not in parser._option_string_actions]
+    if "--verbose" in names:
+        text = "print what is done, and how long it takes, to stderr"
+        parser.add_argument(*names, action="store_true", help=text)
 
 
 class _UnparsableError(Exception):

@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     a = _side(args.a, args.device_a, args.threads)
     b = _side(args.b, args.device_b, args.threads)
-    recipe = Preprocessing.load(args.preprocess) if args.preprocess else None
+    recipe = Preprocessing.of(args.preprocess) if args.preprocess else None
     samples = Samples(args.inputs)
     if samples.unreadable:
         return STOPPED

@@ -34,7 +34,7 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
         if args.preprocess:
             raise UsageError(f"{args.file!r} prepares pictures itself. Leave out --preprocess.")
         return as_stored(facts)
-    recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
+    recipe = Preprocessing.of(args.preprocess) if args.preprocess else model.preprocessing
     if recipe:
         return program_of(model).fitted(recipe, images=1)
     shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]

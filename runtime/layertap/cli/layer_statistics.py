@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--size and --batch are for the table without --on. Leave them out.")
     reference = _saved(args)
     model = _model.open(args.file, device=args.device)
-    recipe = Preprocessing.load(args.preprocess) if args.preprocess else None
+    recipe = Preprocessing.of(args.preprocess) if args.preprocess else None
     found = _measured(model, args, args.on, recipe)
     if args.against and reference is None:
         reference = _measured(model, args, args.against, recipe)

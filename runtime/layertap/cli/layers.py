@@ -70,6 +70,19 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="how many times as fast as this device the server is (default 10)",
     )
     add_threads(cost)
+    field = parser.add_argument_group("receptive fields of the layers")
+    field.add_argument(
+        "--receptive-field",
+        action="store_true",
+        help="print which pixels of the input the positions of each layer depend on: size, stride, "
+        "start",
+    )
+    field.add_argument(
+        "--at",
+        metavar="ROW,COLUMN",
+        help="print the rows and columns of the input for this position of the layers; with "
+        "--measure also those that change it",
+    )
     values = parser.add_argument_group("values of the layers on images")
     values.add_argument(
         "--on",
@@ -107,6 +120,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.receptive_field:
+        from . import receptive_fields  # needs numpy, which the table does not
+
+        return receptive_fields.run(args)
+    check_not_given(args, ("at",), "is for --receptive-field. Give both.")
     if args.cost or args.measure is not None or args.split is not None:
         from . import layer_costs  # needs numpy, which the table does not
 
@@ -160,5 +178,6 @@ COMMAND = Command(
     examples=(
         "layertap layers chest.onnx",
         "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
+        "layertap layers chest.onnx --receptive-field --layers pool4_pool --at 3,5",
     ),
 )

@@ -60,8 +60,9 @@ def add_preprocess(parser: argparse._ActionsContainer) -> None:
     """Add `--preprocess`."""
     parser.add_argument(
         "--preprocess",
-        metavar="FILE.json",
-        help="a preprocessing recipe, to use instead of the one in the file",
+        metavar="RECIPE",
+        help="a preprocessing recipe to use instead of the one in the file: FILE.json, or a name "
+        "from keras.applications, as in resnet50 or resnet50:320x320",
     )
 
 

@@ -68,7 +68,7 @@ def _record(args: argparse.Namespace) -> int:
         args.output,
         layers,
         keep_inputs=not args.no_inputs,
-        preprocess=Preprocessing.load(args.preprocess) if args.preprocess else None,
+        preprocess=Preprocessing.of(args.preprocess) if args.preprocess else None,
         failed=samples.failed,
     )
     size = os.path.getsize(args.output) / 1e6

@@ -14,8 +14,7 @@ from layertap import _model
 from layertap._cut.reductions import check_dtype
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
-from layertap.cam.scores import of_both_classes
-from layertap.cam.targets import is_binary
+from layertap.cam.decoding import Named, best, with_labels
 from layertap.errors import LayerNotFoundError, UsageError
 from layertap.extract.asked import what_is_asked
 from layertap.extract.computing import Work
@@ -274,21 +273,12 @@ def _summary(
 ) -> str:
     """The best classes per image for predictions with labels, or if `--top` asks for them; else
     each array's shape and range."""
-    facts = program_of(model).finished
-    if facts is not None and facts.scores in results and not args.layers and not args.type:
-        results = {facts.scores: results[facts.scores]}
-    value, predicted = next(iter(results.values())), names and not args.layers and not args.type
-    if predicted and np.shape(value) == (len(names), 1) and is_binary(1, model.labels):
-        own = facts.scores if facts is not None and facts.scores else model.outputs[0].name
-        value = of_both_classes(program_of(model), own, value)
-    classes = np.shape(value)[1] if np.ndim(value) == 2 else 0
-    labels = model.labels if len(model.labels or ()) == classes else None
-    fits = len(results) == 1 and classes and len(value) == len(names)
-    if predicted and fits and (labels or args.top is not None):
-        texts = [printable(label) for label in labels or map(str, range(classes))]
-        rows = zip(names, value, strict=True)
+    classes = _best_classes(model, names, results, args)
+    if classes is not None:
         return "\n".join(
-            f"{printable(name)}: {_best(row, texts, args.top or 5)}" for name, row in rows
+            f"{printable(name)}: "
+            + ", ".join(f"{printable(label)} {score:.3f}" for label, score in row)
+            for name, row in zip(names, classes, strict=True)
         )
     if args.top is not None:
         shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
@@ -300,6 +290,23 @@ def _summary(
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
 
 
+def _best_classes(
+    model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
+) -> list[Named] | None:
+    """The best classes per image; `None` for layers, and for predictions that have no classes, or
+    no labels unless `--top` asks for classes."""
+    facts = program_of(model).finished
+    if args.layers or args.type or not names:
+        return None
+    if facts is not None and facts.scores in results:
+        results = {facts.scores: results[facts.scores]}
+    value = next(iter(results.values()))
+    if len(results) > 1 or np.ndim(value) != 2 or len(value) != len(names) or not value.shape[1]:
+        return None
+    scores, labels = with_labels(program_of(model), value)
+    return list(best(scores, labels, args.top or 5)) if labels or args.top is not None else None
+
+
 def _cells(name: str, value: Any) -> tuple[str, ...]:
     """The cells of one result in the table."""
     if not isinstance(value, np.ndarray):
@@ -309,11 +316,6 @@ def _cells(name: str, value: Any) -> tuple[str, ...]:
         with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
             numbers = [f"{function(value):.6g}" for function in (np.min, np.mean, np.max)]
     return name, shape_text(value.shape), value.dtype.name, *numbers
-
-
-def _best(scores: NDArray[Any], labels: Sequence[str], top: int) -> str:
-    order = np.argsort(-scores, kind="stable")[:top]
-    return ", ".join(f"{labels[i]} {scores[i]:.3f}" for i in order)
 
 
 COMMAND = Command(

@@ -135,7 +135,7 @@ def _make(args: argparse.Namespace) -> int:
         if args.inputs and not samples:
             return STOPPED
     if engine is not None:
-        recipe = Preprocessing.load(args.preprocess) if args.preprocess else model.preprocessing
+        recipe = Preprocessing.of(args.preprocess) if args.preprocess else model.preprocessing
         page = live_page(program, samples, args.top, args.channels, recipe, engine)
     else:
         page = make_page(program, samples, asked)

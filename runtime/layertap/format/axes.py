@@ -542,7 +542,7 @@ class _Inference:
                 elif number == 5 and node.op_type == "Constant":
                     numbers |= _constant(buffer, at, stop)
                 elif number == 5 and stop - at <= _LONG:
-                    name, values, letters = _attribute(buffer, at, stop)
+                    name, values, letters = attribute(buffer, at, stop)
                     if values:
                         numbers[name] = values
                     if name == "equation":
@@ -569,7 +569,7 @@ def _messages(buffer: Buffer, span: Span) -> Iterator[Span]:
             yield start, end
 
 
-def _attribute(buffer: Buffer, start: int, end: int) -> tuple[str, Values, str]:
+def attribute(buffer: Buffer, start: int, end: int) -> tuple[str, Values, str]:
     """Name, integers and text of an `AttributeProto`."""
     name, letters = "", ""
     values: list[int] = []
@@ -585,7 +585,7 @@ def _attribute(buffer: Buffer, start: int, end: int) -> tuple[str, Values, str]:
 
 def _constant(buffer: Buffer, start: int, end: int) -> dict[str, Values]:
     """The value of a Constant, if it is integers, and its sizes."""
-    name, values, _ = _attribute(buffer, start, end)
+    name, values, _ = attribute(buffer, start, end)
     if name in ("value_int", "value_ints"):
         return {"value": values, "dims": (len(values),) * (name == "value_ints")}
     if name in ("value_floats", "value_strings"):

@@ -1,7 +1,8 @@
 """Preprocessing recipes: how an image is converted to an input of the model.
 
 A recipe is plain data. It is stored in the model file's card, or in a JSON file (`layertap stats
--o`, `layertap export --preprocess`). All keys, with their defaults:
+-o`, `layertap export --preprocess`), or has a name (`layertap.images.families`). All keys, with
+their defaults:
 
     {"size": null,                   [height, width], or null for the image's own size
      "color_mode": "rgb",            or "rgba", "grayscale"
@@ -41,6 +42,7 @@ from layertap._public import public
 from layertap.errors import InputError, PreprocessingError, suggest
 from layertap.format.recipe import CAFFE_MEAN, TORCH_MEAN, TORCH_STD
 
+from .families import FAMILIES, named_recipe, no_such_recipe
 from .load import (
     CHANNELS,
     ColorMode,
@@ -316,13 +318,23 @@ class Preprocessing:
 
     @classmethod
     def of(cls, given: Any) -> Preprocessing:
-        """A recipe in any of its forms: an object, a dict, or the path of a JSON file.
+        """A recipe in any of its forms: an object, a dict, the path of a JSON file, or a name.
+
+        A name is that of a module or a model of `keras.applications`, for example `resnet50`,
+        `EfficientNetB3` or, for images of another size, `resnet50:320x320`; see docs/images.md. A
+        file that has such a name is read as `./resnet50`.
 
         Raises:
             PreprocessingError: it is none of these, or it is invalid.
         """
         if isinstance(given, cls):
             return given
+        if isinstance(given, str):
+            named = named_recipe(given)
+            if named is not None:
+                return cls.from_dict(named)
+            if _is_name(given):
+                raise PreprocessingError(f"{given}: {no_such_recipe(given)}")
         if isinstance(given, (str, os.PathLike)):
             return cls.load(given)
         if callable(given):
@@ -397,23 +409,17 @@ def example(shape: Sequence[object] | None) -> str:
     return json.dumps(data if mode == "rgb" else {**data, "color_mode": mode})
 
 
-_APPLICATIONS = {
-    "caffe": ("resnet", "resnet50", "vgg16", "vgg19"),
-    "torch": ("densenet",),
-    "tf": (
-        *("inception_resnet_v2", "inception_v3", "mobilenet", "mobilenet_v2", "nasnet"),
-        *("resnet_v2", "xception"),
-    ),
-}
-"""The modules of keras.applications whose `preprocess_input` has each mode."""
+def _is_name(text: str) -> bool:
+    """Whether a text can only be meant as the name of a recipe: it is no path of a file."""
+    plain = not any(mark in text for mark in "./\\")
+    return plain and not os.path.exists(text)
 
 
 def _written_out(function: Any) -> str:
     """How to write a `preprocess_input` of keras.applications as a recipe."""
     module = str(getattr(function, "__module__", "")).rpartition(".")[2]
-    mode = next((mode for mode, names in _APPLICATIONS.items() if module in names), None)
-    if mode and getattr(function, "__name__", "") == "preprocess_input":
-        return f' Write it as {{"size": [height, width], "scaling": {{"mode": "{mode}"}}}}.'
+    if module in FAMILIES and getattr(function, "__name__", "") == "preprocess_input":
+        return f' Give its name: "{module}", or "{module}:320x320" for images of another size.'
     return (
         ' Write what it does as a dict, for example {"size": [224, 224], "scaling": '
         '{"mode": "rescale", "scale": 0.00392156862745098}}; or call it yourself, and give '

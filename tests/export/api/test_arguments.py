@@ -60,10 +60,16 @@ def test_labels_of_pandas() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['["cat", "dog"]', '{"dog": 1, "cat": 0}', '{"0": "cat", "1": "dog"}']
+    "text",
+    [
+        '["cat", "dog"]',
+        '{"dog": 1, "cat": 0}',
+        '{"0": "cat", "1": "dog"}',
+        '{"0": ["n02123045", "cat"], "1": ["n02084071", "dog"]}',
+    ],
 )
 def test_labels_as_json(text: str, tmp_path: Path) -> None:
-    """As Keras's `class_indices` are often kept."""
+    """As Keras's `class_indices` are often kept, and as `imagenet_class_index.json` is."""
     path = tmp_path / "labels.json"
     path.write_text(text, encoding="utf-8")
     assert labels_of(path) == ("cat", "dog")
@@ -125,9 +131,12 @@ def preprocess_input(x: Any) -> Any:
 @pytest.mark.parametrize(
     ("module", "hint"),
     [
-        ("keras.src.applications.densenet", '"scaling": {"mode": "torch"}'),
-        ("keras.src.applications.resnet", '"scaling": {"mode": "caffe"}'),
-        ("tf_keras.src.applications.mobilenet_v2", '"scaling": {"mode": "tf"}'),
+        ("keras.src.applications.densenet", 'Give its name: "densenet", or'),
+        (
+            "keras.src.applications.resnet",
+            'Give its name: "resnet", or "resnet:320x320" for images',
+        ),
+        ("tf_keras.src.applications.mobilenet_v2", 'Give its name: "mobilenet_v2", or'),
         ("mine", '"scaling": {"mode": "rescale"'),
     ],
 )

@@ -194,7 +194,7 @@ def test_card_without_a_recipe_names_no_libraries_of_images(small: Any, tmp_path
         (
             {"preprocess": {"size": [9, 7]}},
             "the preprocessing returns images of 9 x 7 x 3, but the model's input 'image' takes "
-            "7 x 9 x 3.",
+            '7 x 9 x 3. Set its "size" to [7, 9]; of a recipe by name as in resnet50:7x9.',
         ),
         (
             {"preprocess": {"size": [7, 9], "color_mode": "grayscale"}},

@@ -58,9 +58,11 @@ def test_help_lists_every_command(option: str) -> None:
         "picture_options",
         "printing",
         "ready_batch",
+        "receptive_fields",
         "result_files",
         "sheet_options",
         "signals",
+        "verbose",
     }
     assert set(listed) >= own - others, "a module of a command is not listed"
     assert len(listed) == len(set(listed))

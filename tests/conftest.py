@@ -21,6 +21,9 @@ settings.register_profile("steady", derandomize=True)
 # Tests that use onnxruntime themselves, as a reference, leave nothing in the home folder either.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+# As in the exporter: some tests import TensorFlow before it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
 WORKER = os.environ.get("PYTEST_XDIST_WORKER")
 if WORKER:  # the workers share the cores, so one thread each is faster than several
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):

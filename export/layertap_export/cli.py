@@ -230,6 +230,9 @@ def _add_size(parser: argparse.ArgumentParser) -> None:
 def _configure_verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx", help="a file that layertap exported")
     _add_model(parser, "model")
+    parser.add_argument(
+        "--json", action="store_true", help="print the report as JSON, with every layer"
+    )
     _add_verification(parser)
 
 
@@ -473,6 +476,11 @@ def _run_verify(args: argparse.Namespace) -> int:
         from . import verify
 
         report = verify(args.file, args.model, progress=progress, **checked, **_loading(args))
+    if args.json:
+        import json
+
+        show(json.dumps(report.to_dict(), indent=1))
+        return OK if report else PARTLY_FAILED
     if report:
         show(str(report))
         return OK
@@ -635,5 +643,8 @@ VERIFY = Command(
     "compare a file with its Keras model, layer by layer",
     _configure_verify,
     _run_verify,
-    examples=("layertap verify chest.onnx chest.keras",),
+    examples=(
+        "layertap verify chest.onnx chest.keras",
+        "layertap verify chest.onnx chest.keras --json",
+    ),
 )

@@ -85,6 +85,15 @@ class VerificationError(ExportError):
 
 
 def keras_words(error: Exception) -> str:
-    """Keras's message in one line, without terminal colours and the values of all arguments."""
+    """Keras's message in one line, without terminal colours and the values of all arguments.
+
+    If a setting of TensorFlow helps, it is named.
+    """
     text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by ")[0]
-    return " ".join(text.split())
+    words = " ".join(text.split())
+    if "CPU implementations do not yet support dilation" in words:
+        words += (
+            " With oneDNN, TensorFlow can: set TF_ENABLE_ONEDNN_OPTS=1 before TensorFlow is "
+            "imported."
+        )
+    return words

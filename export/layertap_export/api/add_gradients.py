@@ -64,7 +64,7 @@ from layertap_export.verification.weight_rows import broadcasts
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
-from .arguments import sample_paths
+from .arguments import check_source, sample_paths
 from .final_check import Verified, check_finished
 from .gradient_report import GradientReport
 
@@ -130,6 +130,7 @@ def add_gradients(
     tolerance = None if tolerance is None else number("tolerance", tolerance)
     seconds = number("seconds", seconds, finite=False)
     check_class_input(class_input)
+    check_source(source)
     with time_limit(timeout):
         return _added(
             source,

@@ -75,6 +75,19 @@ def target_of(model: Any, path: Any) -> Path:
     )
 
 
+def check_source(source: Any) -> None:
+    """Check that the file that is read is given by its path.
+
+    Raises:
+        UsageError: it is not a path.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"the file to read must be a string or a Path, got {class_text(source)}. Save a model "
+            "that is in memory to a file first."
+        )
+
+
 def labels_of(given: Labels | None) -> tuple[str, ...] | None:
     """Names of the classes, in order.
 

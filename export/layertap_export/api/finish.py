@@ -39,6 +39,7 @@ from layertap_export.verification.samples import sample
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
+from .arguments import check_source
 from .final_check import Verified, check_finished
 from .finish_report import FinishReport
 
@@ -119,6 +120,7 @@ def finish(
         preprocess=preprocess,
     )
     top = 0 if top is None else count("top", top)
+    check_source(source)
     with time_limit(timeout):
         started = time.perf_counter()
         opened = layertap.open(source, device="cpu")

@@ -44,7 +44,7 @@ from layertap_export.progress import logged
 from layertap_export.quantizing.half import Half
 from layertap_export.quantizing.integers import Integers
 from layertap_export.quantizing.levels import Level, Levels, Ownership, float_layers
-from layertap_export.quantizing.ranges import ranges
+from layertap_export.quantizing.ranges import Ranges, ranges
 from layertap_export.quantizing.search import Found, Measured, search
 from layertap_export.verification.golden_values import digits, golden_layer
 from layertap_export.verification.quantized_files import (
@@ -60,7 +60,7 @@ from layertap_export.verification.user_samples import user_batches
 from layertap_export.verification.written_file import WrittenFile
 from layertap_export.writing import Writer, append_card
 
-from .arguments import sample_paths
+from .arguments import check_source, sample_paths
 from .final_check import Verified, check_finished
 from .quantize_report import QuantizeReport
 
@@ -124,6 +124,7 @@ def quantize(
         raise UsageError(f"to must be 'float16' or 'int8', got {to!r}.{near}")
     if budget is not None:
         budget = number("budget", budget)
+    check_source(source)
     with time_limit(timeout):
         started = time.perf_counter()
         job = _Job(source, path, to, calibrate, keep, logged(progress))
@@ -198,7 +199,7 @@ class _Job:
         if all(level is Level.FLOAT for level in converter.reached(self._start).values()):
             raise UsageError(
                 f"nothing in {program_of(self._opened).name} can be quantised to {self._to}"
-                f"{' but layers that are kept' if self._start else ''}."
+                f"{' but layers that are kept' if self._start else ''}.{_endless(seen)}"
             )
         outputs = Outputs(self._model, names, batches)
         self._progress(f"quantising to {self._to}")
@@ -338,6 +339,14 @@ def _check_float(opened: layertap.Model) -> None:
         raise UsageError(
             f"{program.name} computes in {dtype} already. Quantise a file that computes in float32."
         )
+
+
+def _endless(seen: Ranges) -> str:
+    """A sentence if values are not finite on the samples; otherwise empty."""
+    for name, ends in seen.items():
+        if not np.isfinite(ends).all():
+            return f" The values of {name!r} are NaN or infinite on the samples. Give others."
+    return ""
 
 
 def _is_empty(keep: Any) -> bool:

@@ -27,6 +27,7 @@ from layertap_export.verification.report import VerificationReport
 from layertap_export.verification.tolerances import DEFAULT_TOLERANCE
 from layertap_export.verification.written_file import WrittenFile
 
+from .arguments import check_source
 from .same_layers import named_as_in
 
 
@@ -79,6 +80,7 @@ def verify(
     """
     if tolerance is not None:
         check_tolerance(tolerance)
+    check_source(path)
     progress = timed(progress)
     with time_limit(timeout, "Give a longer timeout."):
         card = layertap.open(path).card

@@ -20,7 +20,9 @@ def prepared() -> Iterator[None]:
     """Prepare the environment for imports of TensorFlow and Keras in this block.
 
     TensorFlow's start-up messages are hidden unless the user set `TF_CPP_MIN_LOG_LEVEL` to 0 or 1,
-    and the backend of Keras is set to TensorFlow, whose graphs tf2onnx converts.
+    and the backend of Keras is set to TensorFlow, whose graphs tf2onnx converts. oneDNN is enabled
+    on every CPU, as TensorFlow does itself on some: without it, TensorFlow cannot run transposed
+    convolutions with dilation.
 
     Raises:
         DependencyError: TensorFlow, Keras, tf2onnx or onnx cannot be imported, or Keras is already
@@ -32,6 +34,7 @@ def prepared() -> Iterator[None]:
             "tensorflow. Unset it, or set it to tensorflow: models that were saved with another "
             "backend load with TensorFlow too."
         )
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         # Level 2: errors are logged, warnings are not.
         verbose = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") < "2"

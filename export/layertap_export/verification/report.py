@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from layertap._engine.library import import_onnxruntime
 from layertap._public import public
 from layertap.errors import LayertapWarning
 from layertap.format.card import Golden, Gradients, LayerCheck, TableRows, Verification
 from layertap.format.layer import Shape
-from layertap.format.text import Readable, counted, printable, shape_text
+from layertap.format.text import Readable, counted, finite, printable, shape_text
 from layertap_export.errors import VerificationError
 
 from .golden_values import digits
@@ -234,6 +235,39 @@ class VerificationReport(Readable):
             name = f"{names[x.name]:{width}}"
             yield f"{name}  {x.max_abs:12.2e}  {x.scaled:12.2e}  {reason}".rstrip()
 
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-compatible objects. Errors that are NaN are `None`, infinite ones the
+        text `inf`."""
+        failed = {x.name for x in self.failed}
+        return {
+            "passed": bool(self),
+            "file": self.file,
+            "reference": self.reference,
+            "tolerance": self.tolerance,
+            "batches": list(self.batches),
+            "compared": len(self.layers),
+            "failed": len(failed),
+            "misnamed": sorted(self.misnamed),
+            "misdeclared": {name: list(shape) for name, shape in self.misdeclared.items()},
+            "tables": {
+                name: {"read": read, "rows": rows} for name, (read, rows) in self.tables.items()
+            },
+            "notes": list(self.notes),
+            "layers": [
+                {
+                    "name": x.name,
+                    "passed": x.name not in failed,
+                    "max_abs": finite(x.max_abs),
+                    "scaled": finite(x.scaled),
+                    "problem": x.problem,
+                    "from_float64": _finite(x.from_float64),
+                    "keras_from_float64": _finite(x.keras_from_float64),
+                    "reference_error": _finite(x.reference_error),
+                }
+                for x in self.layers
+            ],
+        }
+
     def for_card(self) -> Verification:
         """The card's entry, rounded to two digits, so that equal exports are equal bytes."""
         return Verification(
@@ -253,6 +287,10 @@ class VerificationReport(Readable):
             }
             or None,
         )
+
+
+def _finite(number: float | None) -> float | str | None:
+    return None if number is None else finite(number)
 
 
 def _share(item: tuple[str, tuple[int, int]]) -> float:

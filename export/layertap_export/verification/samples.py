@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap._engine.session import reason_of
 from layertap._engine.stopping import STOPPED
 from layertap.comparing.golden import feeds
 from layertap.format.card import Card, Golden, GoldenInput, TensorInfo
@@ -54,7 +55,7 @@ def sample(
             if all(np.size(result) for result in results):
                 return golden, arrays
     # A deep network may shrink small sizes to nothing.
-    reason = "an output is empty" if trouble is None else str(trouble)
+    reason = "an output is empty" if trouble is None else reason_of(trouble)
     raise ExportError(
         f"onnxruntime cannot run the model on a test batch: {reason}. Give the sizes of its free "
         "axes: --size NAME=VALUE (sizes= in Python)."

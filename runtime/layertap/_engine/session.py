@@ -104,8 +104,16 @@ class _Plain:
         self._kind = kind
 
     def run(self, outputs: Any, feeds: Any) -> Any:
+        """See `InferenceSession.run`; its errors are those of `Session.run`."""
         run = partial(self._inner.run, outputs, feeds)
-        return run_stoppably(run, self._kind, partial(_running, self._name, feeds))
+        try:
+            return run_stoppably(run, self._kind, partial(_running, self._name, feeds))
+        except LayertapError:
+            raise
+        except Exception as exc:
+            if raised_by_handler(exc):
+                raise
+            raise _explained(exc, self._name, feeds) from exc
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -225,22 +233,7 @@ class Session:
         except Exception as exc:  # onnxruntime's errors have no common base class
             if raised_by_handler(exc):
                 raise
-            message = reason_of(exc)
-            given = _listing(feeds)
-            if lacks_memory(message):
-                raise DeviceError(
-                    f"not enough memory to run {self._name} on {given}. Use smaller batches. "
-                    f"onnxruntime's message: {message}"
-                ) from exc
-            nothing = re.search(f"{ERROR}(\\w+)", message)
-            if nothing:
-                raise InputError(
-                    f"{self._name} cannot be run on {given}: an input of its operator {nothing[1]} "
-                    "becomes empty, and onnxruntime would end the process. Leave such samples out."
-                ) from exc
-            raise InputError(
-                f"onnxruntime could not run {self._name} on {given}: {message}"
-            ) from exc
+            raise _explained(exc, self._name, feeds) from exc
         return values
 
     def _run_bound(
@@ -306,6 +299,30 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def _explained(exc: Exception, name: str, feeds: Mapping[str, Any]) -> LayertapError:
+    """The error for a run that onnxruntime gave up.
+
+    Args:
+        exc: onnxruntime's own error.
+        name: the model's.
+        feeds: what it was run on.
+    """
+    message = reason_of(exc)
+    given = _listing(feeds)
+    if lacks_memory(message):
+        return DeviceError(
+            f"not enough memory to run {name} on {given}. Use smaller batches. onnxruntime's "
+            f"message: {message}"
+        )
+    nothing = re.search(f"{ERROR}(\\w+)", message)
+    if nothing:
+        return InputError(
+            f"{name} cannot be run on {given}: an input of its operator {nothing[1]} becomes "
+            "empty, and onnxruntime would end the process. Leave such samples out."
+        )
+    return InputError(f"onnxruntime could not run {name} on {given}: {message}")
+
+
 def _listing(feeds: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {_shape(value)}" for name, value in feeds.items()) or "no inputs"
 
@@ -315,7 +332,9 @@ def _shape(value: Any) -> str:
 
 
 def reason_of(exc: Exception) -> str:
-    """onnxruntime's message without its codes and source lines."""
+    """onnxruntime's message without its codes and source lines; also of an `_explained` error."""
+    if isinstance(exc, LayertapError) and isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
     # It may contain names from the file, of any length; the time of a search grows with its square.
     message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", shortened(str(exc).strip(), 2000))
     message = re.sub(r"^Failed to load model with error: ", "", message)

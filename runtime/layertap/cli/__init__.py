@@ -153,8 +153,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
             epilog=f"examples:\n{lines}" if lines else None,
             formatter_class=argparse.RawDescriptionHelpFormatter,  # keeps the lines
         )
-        command.configure(subparser)
-        _add_verbose(subparser)
+        configure(subparser, command)
         subparser.set_defaults(run=command.run)
         options = (action for action in subparser._actions if action.option_strings)
         lists += [action for action in options if action.nargs == "+"]
@@ -174,8 +173,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(_join_negative_slices(arguments, ()))
 
 
-def _add_verbose(parser: argparse.ArgumentParser) -> None:
-    """Add `-v` and `--verbose`, unless a command of another package has options of these names."""
+def configure(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Add the arguments of a command, and `-v` unless it has an option of this name itself."""
+    command.configure(parser)
     names = [x for x in ("-v", "--verbose") if x not in parser._option_string_actions]
     if "--verbose" in names:
         text = "print what is done, and how long it takes, to stderr"
@@ -241,6 +241,7 @@ OWN = {
     "cam": "draw heat maps that show the evidence for a class",
     "check": "compare this machine's results with the sample in the file",
     "compare": "compare two files layer by layer: what differs, and where it starts",
+    "completion": "print a script that completes commands, options and layers in a shell",
     "cut": "write a part of a model to a new file",
     "devices": "list the devices that models can run on",
     "extract": "fetch layers of a whole collection of images, into a folder",
@@ -259,6 +260,19 @@ def _commands(requested: str) -> dict[str, Command]:
     """The requested command if it is one of the runtime's own; otherwise all commands."""
     if requested in OWN:
         return {requested: _own(requested)}
+    if requested in ("", "-h", "--help"):  # the list of commands does not need their modules
+        own = {name: Command(text, lambda _: None, lambda _: STOPPED) for name, text in OWN.items()}
+        return {**_others(), **own}
+    return every_command()
+
+
+def every_command() -> dict[str, Command]:
+    """All commands, the runtime's own and those of other packages."""
+    return {**_others(), **{name: _own(name) for name in OWN}}
+
+
+def _others() -> dict[str, Command]:
+    """The commands of other packages."""
     from importlib.metadata import entry_points  # slow to import
 
     others = {}
@@ -268,11 +282,7 @@ def _commands(requested: str) -> dict[str, Command]:
         except Exception as exc:  # noqa: BLE001 - a broken package must not break the others
             message = f"the command {entry.name!r} ({entry.value}) cannot be loaded: {exc}"
             warnings.warn(message, LayertapWarning, stacklevel=2)
-    if requested in ("", "-h", "--help"):  # the list of commands does not need their modules
-        own = {name: Command(text, lambda _: None, lambda _: STOPPED) for name, text in OWN.items()}
-    else:
-        own = {name: _own(name) for name in OWN}
-    return {**others, **own}
+    return others
 
 
 def _own(name: str) -> Command:

@@ -34,6 +34,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     add_layer_selection(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
     parser.add_argument(
+        "--names", action="store_true", help="print the names only, one in each line"
+    )
+    parser.add_argument(
         "--size",
         type=image_size,
         metavar="HxW",
@@ -120,6 +123,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    others = (args.json, args.cost, args.measure, args.split, args.on, args.receptive_field)
+    if args.names and any(others):
+        raise UsageError("--names prints nothing but names. Leave out the other options.")
     if args.receptive_field:
         from . import receptive_fields  # needs numpy, which the table does not
 
@@ -149,6 +155,9 @@ def _run(args: argparse.Namespace) -> int:
         layers = select(
             known, selectors, args.type, lambda: ways(card.outputs, card) if card else {}
         )
+    if args.names:
+        show("\n".join(layer.name for layer in layers))
+        return OK
     costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
     if (
         args.size
@@ -179,5 +188,6 @@ COMMAND = Command(
         "layertap layers chest.onnx",
         "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
         "layertap layers chest.onnx --receptive-field --layers pool4_pool --at 3,5",
+        "layertap layers chest.onnx --type Conv2D --names",
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +23,7 @@ from layertap.extract.images import PreparedImage, in_batches, naming_images
 from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
-from layertap.format.text import aligned, printable, shape_text
+from layertap.format.text import aligned, finite, printable, shape_text
 from layertap.view.sheets import feature_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
@@ -86,6 +87,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of classes to print per image (default 5 if the file has labels)",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the best classes, the values of each result, and the files that were written, "
+        "as JSON",
+    )
     add_device(parser)
     add_threads(parser)
     add_timeout(parser)
@@ -114,8 +121,10 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         names, results = _run_images(given.prepared(recipe), size, fetch, folder)
     if not names and ready is None:
         return STOPPED
+    written = []
     if args.output:
         write_results(Path(args.output), names, results)
+        written.append(args.output)
     if args.sheet:
         maps = _feature_maps(model, results)
         drawn = SheetOptions.of(args)
@@ -124,8 +133,10 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         rows: list[tuple[str, int | None]] = [(name, None) for name in names]
         if ready is not None and len(rows) > 1:
             rows = [(ready, row) for row in range(len(rows))]
-        _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
-    if not args.output and not args.sheet:
+        written += _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
+    if args.json:
+        show(json.dumps(_as_object(model, names, results, written, failures, args), indent=1))
+    elif not args.output and not args.sheet:
         show(_summary(model, names, results, args))
     return PARTLY_FAILED if failures else OK
 
@@ -249,8 +260,9 @@ def _draw_sheets(
     drawn: SheetOptions,
     *,
     images: bool,
-) -> None:
-    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`.
+) -> list[str]:
+    """Write one contact sheet per row and layer with feature maps, for example `chest.bn.png`;
+    return their paths.
 
     Args:
         files: the files to write.
@@ -260,12 +272,15 @@ def _draw_sheets(
         drawn: how they are drawn.
         images: whether there is an image for each row, instead of a ready batch.
     """
+    written = []
     for layer, value in maps.items():
         for (path, row), activation in zip(rows, value, strict=False):
             picture = drawn.sheet(layer, activation, path if images else None)
             name = files.name(path, parts[layer], row)
             file = files.save_picture(picture, name, "sheet", drawn.print_)
             tell(f"wrote {files.folder / file}")
+            written.append(str(files.folder / file))
+    return written
 
 
 def _summary(
@@ -281,13 +296,52 @@ def _summary(
             for name, row in zip(names, classes, strict=True)
         )
     if args.top is not None:
-        shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
-        raise UsageError(
-            "--top needs a model with one output of class scores, (samples, classes); this one "
-            f"gives {shapes}."
-        )
+        raise _no_classes(results)
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
+
+
+def _as_object(
+    model: _model.Model,
+    names: list[str],
+    results: Arrays,
+    written: list[str],
+    failures: list[str],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """What `--json` prints."""
+    classes = _best_classes(model, names, results, args)
+    if classes is None and args.top is not None:
+        raise _no_classes(results)
+    return {
+        "images": names,
+        "failed": failures,
+        "classes": classes
+        and [[{"name": name, "score": finite(score)} for name, score in row] for row in classes],
+        "results": [_result_as_object(name, value) for name, value in results.items()],
+        "written": written,
+    }
+
+
+def _result_as_object(name: str, value: Any) -> dict[str, Any]:
+    """A row of the table as JSON data; a sequence of tensors has a count and no shape."""
+    if not isinstance(value, np.ndarray):
+        return {"name": name, "dtype": "sequence", "tensors": len(value)}
+    numbers = dict(zip(("min", "mean", "max"), _extent(value), strict=False))
+    return {
+        "name": name,
+        "shape": list(value.shape),
+        "dtype": value.dtype.name,
+        **{key: finite(float(number)) for key, number in numbers.items()},
+    }
+
+
+def _no_classes(results: Arrays) -> UsageError:
+    shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
+    return UsageError(
+        "--top needs a model with one output of class scores, (samples, classes); this one "
+        f"gives {shapes}."
+    )
 
 
 def _best_classes(
@@ -311,11 +365,16 @@ def _cells(name: str, value: Any) -> tuple[str, ...]:
     """The cells of one result in the table."""
     if not isinstance(value, np.ndarray):
         return name, f"{len(value)} tensors", "sequence", "", "", ""
-    numbers = ["", "", ""]
-    if value.size and value.dtype.kind in "biuf":
-        with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
-            numbers = [f"{function(value):.6g}" for function in (np.min, np.mean, np.max)]
+    numbers = [f"{number:.6g}" for number in _extent(value)] or ["", "", ""]
     return name, shape_text(value.shape), value.dtype.name, *numbers
+
+
+def _extent(value: NDArray[Any]) -> list[Any]:
+    """The smallest value, the mean and the largest; none of what is empty, or no numbers."""
+    if not value.size or value.dtype.kind not in "biuf":
+        return []
+    with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
+        return [function(value) for function in (np.min, np.mean, np.max)]
 
 
 COMMAND = Command(
@@ -324,6 +383,7 @@ COMMAND = Command(
     _run,
     examples=(
         "layertap run chest.onnx images --top 3",
+        "layertap run chest.onnx images --top 3 --json",
         "layertap run chest.onnx images --layers bn=mean -o features.npz",
         "layertap run chest.onnx images -o scores.csv",
         "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",

@@ -15,7 +15,7 @@ from layertap.format.text import number_of
 
 from .comparison import Comparison
 from .inputs import Batch, Sides, batches
-from .matching import Matches, Tensor, as_computed, match, tensors_of
+from .matching import Matches, Tensor, as_computed, match, no_layer_selected, tensors_of
 from .measures import check_tolerance
 from .record import Record, Recorded, make_record
 from .row import LayerComparison
@@ -113,7 +113,10 @@ def _selected(
     """
     if layers is not None:
         table = a.layers if isinstance(a, Program) else a.table
-        found = found.among({layer.name for layer in select(table, layers)})
+        names = {layer.name for layer in select(table, layers)}
+        if not names:
+            raise no_layer_selected()
+        found = found.among(names)
     if not found.pairs:
         raise UsageError(
             f"{a.name} and {b.name} share no layer of one shape. Compare two results of one model."
@@ -190,7 +193,7 @@ def _row(a: Recorded, b: Recorded, tolerance: float | None) -> LayerComparison:
     allowed = max(a.allowed, b.allowed) if tolerance is None else tolerance
     found = compared(b.sketch, a.sketch, allowed)
     pairs = list(zip(a.sketch.classes, b.sketch.classes, strict=False))
-    same = [float(np.mean(x == y)) for x, y in pairs if x.shape == y.shape and x.size]
+    same = [x == y for x, y in pairs if x.shape == y.shape and x.size]
     values = found.values
     return LayerComparison(
         name=a.tensor.name,
@@ -203,7 +206,8 @@ def _row(a: Recorded, b: Recorded, tolerance: float | None) -> LayerComparison:
         snr=values.snr,
         channels=found.channels,
         born_unknown=NO_RUNS,
-        top_class=float(np.mean(same)) if same else None,
+        top_class=float(np.concatenate(same).mean()) if same else None,
         problem=values.problem,
         tensors=(b.tensor.tensor,),
+        nodes=b.tensor.nodes,
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from layertap._arguments import choice
 from layertap._public import public
 from layertap.format.atomic import check_target, replacing
-from layertap.format.text import Readable, Text, aligned, number_of, shortened
+from layertap.format.text import Readable, Text, aligned, finite, number_of, printable, shortened
 
 from .page import comparison_page
 from .row import LayerComparison, cosine_text, decibels, error_text, name_text, share
@@ -88,7 +88,7 @@ class Comparison(Readable):
     def summary(self) -> str:
         """Some lines: whether the files agree, the first layer to diverge, where errors are born,
         and what was not compared."""
-        return Text("\n".join(self._summary()))
+        return Text("\n".join(map(printable, self._summary())))
 
     def _summary(self) -> list[str]:
         samples = number_of(self.samples, "sample")
@@ -236,7 +236,8 @@ class Comparison(Readable):
         """The errors as node data of Model Explorer, in which the second file is open.
 
         The file is loaded there as custom node data. The number at a node is the error that is born
-        in its layer, or where that is not known, its scaled error; infinite ones are left out.
+        in its layer, or where that is not known, its scaled error; the larger one for a node of two
+        layers. Infinite ones are left out.
 
         Args:
             path: a file to write the text to, `.json`; an existing one is replaced.
@@ -247,12 +248,13 @@ class Comparison(Readable):
         Raises:
             OutputError: the file cannot be written.
         """
-        results = {
-            tensor: {"value": row.damage}
-            for row in self.layers
-            if math.isfinite(row.damage)
-            for tensor in row.tensors
-        }
+        known = [row for row in self.layers if math.isfinite(row.damage)]
+        found: list[dict[str, float]] = [{}, {}]
+        for row in known:
+            for values, names in zip(found, (row.tensors, row.nodes), strict=True):
+                values |= {name: max(row.damage, values.get(name, 0.0)) for name in names}
+        # Nodes are found by their names, or by tensors, depending on what opened the file there.
+        results = {name: {"value": value} for x in found for name, value in x.items()}
         stops = [(0, "#ffffff"), (0.25, "#fde0a0"), (1, "#d7301f")]
         gradient = [{"stop": stop, "bgColor": colour} for stop, colour in stops]
         data = {"results": results, "gradient": gradient}
@@ -267,14 +269,8 @@ COLUMNS = (
 
 
 def _as_object(row: LayerComparison) -> dict[str, Any]:
-    return {name: _plain(getattr(row, name)) for name in COLUMNS}
-
-
-def _plain(value: Any) -> Any:
-    """A number that JSON can hold; other values as they are."""
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)
+    values = {name: getattr(row, name) for name in COLUMNS}
+    return {name: finite(x) if isinstance(x, float) else x for name, x in values.items()}
 
 
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:

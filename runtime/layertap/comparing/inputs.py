@@ -10,6 +10,7 @@ from layertap._engine.program import Program
 from layertap.errors import ImageError, InputError, UsageError
 from layertap.extract.batched import many
 from layertap.extract.inputs import fixed_batch
+from layertap.format.text import number_of
 
 from .golden import feeds
 
@@ -81,11 +82,15 @@ def batches(
         ImageError: an image cannot be read, and there is no `failed`.
     """
     recipes = _recipes(sides, preprocess, notes)
+    fixed = _batch_of_both(sides)
     if inputs is None:
-        yield _prepared(sides, golden_inputs(sides.a, sides.b), None, recipes)
-        return
-    for part, count in _parts(sides.a, inputs, size):
-        several = isinstance(part, list) and len(part) > 1 and all(map(is_image, part))
+        inputs = golden_inputs(sides.a, sides.b)
+        if fixed is None:
+            yield _prepared(sides, inputs, None, recipes)
+            return
+    for part, count in _parts(sides.a, inputs, size, fixed):
+        images = isinstance(part, list) and len(part) > 1 and all(map(is_image, part))
+        several = images and fixed is None
         try:
             yield _prepared(sides, part, count, recipes)
             continue
@@ -143,17 +148,46 @@ def _recipes(
     return (own[0] if not finished[0] else None), (own[1] if not finished[1] else None)
 
 
-def _parts(program: Program, inputs: Any, size: int) -> Iterator[tuple[Any, int | None]]:
-    """The inputs in batches."""
-    first = next(iter(program.graph.inputs), None)
-    if first is not None:
-        size = fixed_batch(program, first) or size
+def _batch_of_both(sides: Sides) -> int | None:
+    """The size that batches of both files have; `None` if it is free.
+
+    Raises:
+        InputError: it is fixed in both, and not the same.
+    """
+    sizes: dict[int, Program] = {}
+    for program in (sides.a, sides.b):
+        first = next(iter(program.graph.inputs), None)
+        size = None if first is None else fixed_batch(program, first)
+        if size is not None:
+            sizes.setdefault(size, program)
+    if len(sizes) > 1:
+        (one, a), (other, b) = sizes.items()
+        raise InputError(
+            f"{a.name} takes batches of {number_of(one, 'sample')}, and {b.name} of {other}: no "
+            "batch fits both. Export one of them with a free batch."
+        )
+    return next(iter(sizes), None)
+
+
+def _parts(
+    program: Program, inputs: Any, size: int, fixed: int | None
+) -> Iterator[tuple[Any, int | None]]:
+    """The inputs in batches, of a size that is fixed or of any up to `size`.
+
+    Raises:
+        InputError: the samples do not fill batches of the fixed size.
+    """
     try:
-        given = many(program, inputs, size)
+        given = many(program, inputs, fixed or size)
     except (UsageError, InputError):  # what cannot be divided is run at once
         given = None
     if given is None:
         return iter([(inputs, None)])
+    if fixed is not None and given.total is not None and given.total % fixed:
+        raise InputError(
+            f"the files take batches of {number_of(fixed, 'sample')}, got {given.total}. Give a "
+            f"multiple of {fixed}."
+        )
     return given.parts
 
 

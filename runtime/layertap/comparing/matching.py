@@ -8,7 +8,9 @@ from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, NamedTuple
 
-from layertap._cut.plan import places
+from layertap._cut.plan import peel, places
+from layertap.errors import UsageError
+from layertap.format.graph import Graph
 from layertap.format.layer import Layer, Shape, uncounted
 from layertap.format.text import shape_text
 
@@ -28,6 +30,8 @@ class Tensor(NamedTuple):
     """The tensor in the graph."""
     place: int
     """Its place in the table of layers, where a layer comes after those in it; outputs are last."""
+    nodes: tuple[str, ...] = ()
+    """The nodes that make it, and make what it is a view of, as Model Explorer names them."""
 
 
 class Pair(NamedTuple):
@@ -72,7 +76,28 @@ def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
         if info.name not in listed and info.name in known:
             place = len(program.layers) + at
             found.append(Tensor(info.name, "output", info.shape, info.dtype, info.name, place))
-    return found, hidden
+    nodes = _explorer_names(graph)
+    leaves = peel(graph, [one.tensor for one in found])
+    made_by = [
+        dict.fromkeys(
+            nodes[name] for name in (one.tensor, leaves[one.tensor].source) if name in nodes
+        )
+        for one in found
+    ]
+    return [one._replace(nodes=tuple(x)) for one, x in zip(found, made_by, strict=True)], hidden
+
+
+def _explorer_names(graph: Graph) -> dict[str, str]:
+    """By tensor, the id that its node has in Model Explorer's adapter for ONNX."""
+    names = {name: f"[value] {name}" for name in graph.inputs}
+    for at, node in enumerate(graph.nodes):
+        names |= dict.fromkeys(node.writes, node.name or f"<node_{at}>")
+    return names
+
+
+def no_layer_selected() -> UsageError:
+    """The error for a list of layers that is empty."""
+    return UsageError("no layer is selected: the list is empty. Leave it out for all layers.")
 
 
 def as_computed(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:

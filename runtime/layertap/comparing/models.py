@@ -31,7 +31,7 @@ from . import sizes
 from .classes import best_classes
 from .comparison import Comparison, device_text
 from .inputs import Batch, Sides, batches
-from .matching import Matches, Pair, Tensor, match, tensors_of
+from .matching import Matches, Pair, Tensor, match, no_layer_selected, tensors_of
 from .measures import Accumulated
 from .row import LayerComparison
 from .sizes import bytes_of_layers
@@ -134,6 +134,8 @@ def matched(a: Program, b: Program, layers: Selector | Iterable[Selector] | None
     if layers is None:
         return found
     names = {layer.name for layer in a.select(layers)}
+    if not names:
+        raise no_layer_selected()
     some = found.among(names)
     if not some.pairs:
         reasons = {found.only_a.get(name, "") for name in names}
@@ -227,6 +229,7 @@ class _Measured:
             top_class=self._classes.share,
             problem=total.problem,
             tensors=tuple(dict.fromkeys([self.pair.b.tensor, self.source])),
+            nodes=self.pair.b.nodes,
         )
 
     def _share(self, largest: float) -> float:

@@ -22,17 +22,21 @@ from layertap.extract.made_with import made_with
 from layertap.format.digest import digest_of
 from layertap.format.layer import Layer, channel_axis
 from layertap.format.select import Selector
+from layertap.format.text import number_of
 
 from . import sizes
 from .classes import best_classes
 from .inputs import Batch
-from .matching import Tensor, as_computed, tensors_of
+from .matching import Tensor, as_computed, no_layer_selected, tensors_of
 from .sketch import Sketch, Sketching
 from .stages import Stage, carried, divided, forget, nbytes_of, run_rounds, sharing_memory
 from .tolerances import allowed_errors
 
 MOST_INPUT_BYTES = 256 << 20
 """Most bytes of inputs in a record."""
+
+MOST_BYTES = 1 << 30
+"""Most bytes of what else a record holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +156,12 @@ def make_record(
     def begin(batch: Batch) -> _Feed:
         nonlocal held
         counts.append(batch.count)
+        if len(counts) * kept * len(tensors) * 8 > MOST_BYTES:
+            raise UsageError(
+                f"{number_of(len(tensors), 'layer')} of {number_of(sum(counts), 'sample')} take "
+                f"more than {MOST_BYTES >> 20} MiB. Record fewer samples, or fewer layers "
+                "(--layers)."
+            )
         if keep_inputs:
             inputs.append(batch.a)
             held += sum(getattr(value, "nbytes", 0) for value in batch.a.values())
@@ -229,6 +239,8 @@ def recorded_tensors(
     tensors, hidden = tensors_of(program)
     if layers is not None:
         names = {layer.name for layer in program.select(layers)}
+        if not names:
+            raise no_layer_selected()
         tensors = [one for one in tensors if one.name in names]
         hidden = {name: why for name, why in hidden.items() if name in names}
     if not tensors:

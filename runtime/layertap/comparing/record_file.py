@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from layertap._engine.program import Program
+from layertap._escaping import one_line
 from layertap.errors import ImageError, InputError
 from layertap.format.atomic import check_target, replacing
 from layertap.format.select import Selector
@@ -26,7 +28,14 @@ from layertap.format.source import open_regular
 
 from .inputs import Sides, batches
 from .matching import Tensor
-from .record import Record, Recorded, make_record, recorded_tensors
+from .record import (
+    MOST_BYTES,
+    MOST_INPUT_BYTES,
+    Record,
+    Recorded,
+    make_record,
+    recorded_tensors,
+)
 from .sizes import bytes_of_layers
 from .sketch import Sketch
 
@@ -121,8 +130,8 @@ def write(record: Record, path: Path) -> None:
         rows.append(row)
         values += sketch.values
     arrays["values"] = _narrowed(_joined(values))
-    arrays["means"] = _joined([x.sketch.means for x in record.layers]).astype(np.float32)
-    arrays["squares"] = _joined([x.sketch.squares for x in record.layers]).astype(np.float32)
+    arrays["means"] = _narrowed(_joined([x.sketch.means for x in record.layers]))
+    arrays["squares"] = _narrowed(_joined([x.sketch.squares for x in record.layers]))
     for number, feeds in enumerate(record.inputs):
         for at, name in enumerate(record.input_names):
             if name in feeds:
@@ -169,38 +178,59 @@ def read(path: str | os.PathLike[str]) -> Record:
     """
     name = os.fsdecode(path)
     try:
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
-            if KEY not in arrays.files:
-                raise InputError(
-                    f"{name!r} holds arrays, but is no record of `layertap record`. Give a record, "
-                    "or the .onnx file, and a batch after both files."
-                )
-            about = json.loads(arrays[KEY].tobytes().decode())
-            if about["version"] > VERSION:
-                raise InputError(
-                    f"{name!r} was recorded by a newer layertap. Upgrade layertap to read it."
-                )
-            return _parsed(about, arrays)
+        file = open_regular(path)
     except FileNotFoundError as exc:
         raise InputError(f"there is no record {name!r}.") from exc
-    except InputError:
-        raise
-    except Exception as exc:  # zipfile, zlib, json and numpy raise many different exceptions
+    except OSError as exc:
+        raise InputError(f"the record {name!r} cannot be read: {exc.strerror}.") from exc
+    with file:
+        try:
+            return _read(file, name)
+        except InputError:
+            raise
+        except Exception as exc:  # zipfile, zlib, json and numpy raise many different exceptions
+            reason = one_line(str(exc) or type(exc).__name__)
+            raise InputError(
+                f"{name!r} is damaged, or its recording was interrupted ({reason}). Record it "
+                "again."
+            ) from exc
+
+
+def _read(file: BinaryIO, name: str) -> Record:
+    """A record from an open file. Damage raises whatever Python raises."""
+    with zipfile.ZipFile(file) as archive:
+        size = sum(member.file_size for member in archive.infolist())
+    if size > MOST_BYTES + MOST_INPUT_BYTES:
         raise InputError(
-            f"{name!r} is damaged, or its recording was interrupted ({exc}). Record it again."
-        ) from exc
+            f"{name!r} says that it holds {size / 1e9:.1f} GB, more than any record has. Record it "
+            "again."
+        )
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        if KEY not in arrays.files:
+            raise InputError(
+                f"{name!r} holds arrays, but is no record of `layertap record`. Give a record, or "
+                "the .onnx file, and a batch after both files."
+            )
+        about = json.loads(arrays[KEY].tobytes().decode())
+        if _count(about["version"], 1) > VERSION:
+            raise InputError(
+                f"{name!r} was recorded by a newer layertap. Upgrade layertap to read it."
+            )
+        return _parsed(about, arrays)
 
 
 def _parsed(about: Any, arrays: Any) -> Record:
     """A record out of its JSON and arrays. Damage raises whatever Python raises."""
-    counts = tuple(int(count) for count in about["counts"])
-    kept = int(about["kept"])
-    flat = np.asarray(arrays["values"], np.float64)
-    means, squares = (np.asarray(arrays[x], np.float64) for x in ("means", "squares"))
+    counts = tuple(_count(count) for count in about["counts"])
+    kept = _count(about["kept"], 1)
+    flat, means, squares = (_numbers(arrays[key]) for key in ("values", "means", "squares"))
+    if not np.isfinite(means).all() or not (squares >= 0).all():
+        raise ValueError("its means are not finite, or its mean squares are not positive")
     layers = []
     at_value = at_channel = 0
     for at, row in enumerate(about["layers"]):
-        shapes = [tuple(map(int, shape)) for shape in row["shapes"]]
+        shapes = [tuple(map(_count, shape)) for shape in row["shapes"]]
         if len(shapes) == 1:
             shapes *= len(counts)
         if not row["problem"] and len(shapes) != len(counts):
@@ -210,17 +240,20 @@ def _parsed(about: Any, arrays: Any) -> Record:
             length = min(math.prod(shape), kept)
             some.append(flat[at_value : at_value + length])
             at_value += length
-        channels = int(row["channels"])
+        channels = _count(row["channels"])
         part = slice(at_channel, at_channel + channels)
         at_channel += channels
         classes: list[NDArray[np.int64]] = []
         if "classes" in row:
-            ends = np.cumsum([int(count) for count in row["classes"]])[:-1]
-            classes = np.split(np.asarray(arrays[f"classes/{at}"], np.int64), ends)
+            lengths = [_count(count) for count in row["classes"]]
+            best = np.asarray(arrays[f"classes/{at}"], np.int64)
+            if sum(lengths) != best.size:
+                raise ValueError(f"layer {at} has {best.size} classes instead of {sum(lengths)}")
+            classes = np.split(best, np.cumsum(lengths)[:-1])
         tensor = Tensor(
             str(row["name"]),
             str(row["type"]),
-            tuple(None if size is None else int(size) for size in row["shape"]),
+            tuple(None if size is None else _count(size) for size in row["shape"]),
             str(row["dtype"]),
             str(row["tensor"]),
             at,
@@ -230,24 +263,28 @@ def _parsed(about: Any, arrays: Any) -> Record:
             some,
             means[part],
             squares[part],
-            float(row["largest"]),
-            int(row["nonfinite"]),
+            _size(row["largest"]),
+            _count(row["nonfinite"]),
             classes,
             str(row["problem"]),
         )
-        layers.append(Recorded(tensor=tensor, allowed=float(row["allowed"]), sketch=sketch))
+        layers.append(Recorded(tensor=tensor, allowed=_size(row["allowed"]), sketch=sketch))
     if at_value != len(flat) or at_channel != len(means) or at_channel != len(squares):
         raise ValueError("the number of its values is not that of its layers")
+    if len({layer.tensor.name for layer in layers}) < len(layers):
+        raise ValueError("two of its layers have one name")
     names = tuple(map(str, about["inputs"]))
     inputs = []
     for number in range(len(counts) if about["has_inputs"] else 0):
         keys = {f"input/{number}/{at}": name for at, name in enumerate(names)}
         inputs.append({name: arrays[key] for key, name in keys.items() if key in arrays.files})
+    if any(feeds.keys() != inputs[0].keys() for feeds in inputs):
+        raise ValueError("an input is missing")
     return Record(
         name=str(about["name"]),
         made_with=dict(about["made_with"]),
         digest=dict(about["digest"]),
-        tolerance=float(about["tolerance"]),
+        tolerance=_size(about["tolerance"]),
         counts=counts,
         kept=kept,
         layers=tuple(layers),
@@ -255,3 +292,24 @@ def _parsed(about: Any, arrays: Any) -> Record:
         inputs=tuple(inputs),
         input_names=names,
     )
+
+
+def _count(value: Any, least: int = 0) -> int:
+    """A whole number of at least `least`."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{value!r} is not a whole number of at least {least}")
+    return value
+
+
+def _size(value: Any) -> float:
+    """A finite number of at least 0."""
+    if type(value) not in (int, float) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is not a number of at least 0")
+    return float(value)
+
+
+def _numbers(values: NDArray[Any]) -> NDArray[np.float64]:
+    """A row of numbers with a point."""
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise ValueError(f"an array is {values.dtype} {values.shape} instead of a row of floats")
+    return values.astype(np.float64)

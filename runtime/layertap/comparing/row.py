@@ -44,6 +44,8 @@ class LayerComparison:
     """Another shape, or values that are not finite in one file alone."""
     tensors: tuple[str, ...] = ()
     """The layer's tensors in the graph of the second file."""
+    nodes: tuple[str, ...] = ()
+    """The nodes that make them, as Model Explorer names them; empty for a record."""
 
     @property
     def passed(self) -> bool:

@@ -128,8 +128,14 @@ class Sketching:
     def round(self) -> None:
         """Round means and squares as a file does, so that equal results are equal."""
         sketch = self.sketch
-        sketch.means = sketch.means.astype(np.float32).astype(np.float64)
-        sketch.squares = sketch.squares.astype(np.float32).astype(np.float64)
+        sketch.means, sketch.squares = rounded(sketch.means), rounded(sketch.squares)
+
+
+def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values as float32 has them, if it has such large ones."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32).astype(np.float64)
+    return np.where(np.isfinite(narrow), narrow, values)
 
 
 def _sums(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -178,10 +184,10 @@ def compared(actual: Sketch, expected: Sketch, allowed: float) -> Compared:
     found.scale = max(found.scale, expected.largest)
     if len(actual.means) != len(expected.means):
         return Compared(found, None)
-    gaps = np.maximum(
-        np.abs(actual.means - expected.means),
-        np.abs(np.sqrt(actual.squares) - np.sqrt(expected.squares)),
-    )
+    with np.errstate(invalid="ignore"):  # squares may be infinite: they say nothing then
+        roots = np.abs(np.sqrt(actual.squares) - np.sqrt(expected.squares))
+    roots[~np.isfinite(roots)] = 0.0
+    gaps = np.maximum(np.abs(actual.means - expected.means), roots)
     found.max_abs = max(found.max_abs, float(gaps.max(initial=0.0)))
     beyond = gaps > allowed * (found.scale or 1.0)
     return Compared(found, float(beyond.mean()) if len(gaps) > 1 else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from itertools import chain
 
@@ -49,6 +50,13 @@ def as_html(text: str) -> str:
 def number_of(count: int, noun: str, plural: str | None = None) -> str:
     """A count with its noun: `1 layer`, `0 layers`, `2 classes`."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def finite(number: float) -> float | str | None:
+    """A number as JSON can hold it: NaN is `None`, infinite numbers are `inf` and `-inf`."""
+    if math.isfinite(number):
+        return number
+    return None if math.isnan(number) else str(number)
 
 
 def counted(layers: int, gradients: int, noun: str = "layer") -> str:

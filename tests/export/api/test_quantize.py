@@ -25,11 +25,12 @@ from layertap.errors import (
     ImageError,
     InputError,
     LayerNotFoundError,
+    LayertapWarning,
     OutputError,
     UsageError,
 )
 from layertap.format.card import Card
-from layertap_export import VerificationError, add_gradients, finish, quantize
+from layertap_export import VerificationError, add_gradients, finish, quantize, verify
 from layertap_export.cli import QUANTIZE
 from layertap_export.writing import append_card
 
@@ -292,6 +293,43 @@ def test_images_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
         quantize(file, tmp_path / "q.onnx", to="int8", calibrate=[tmp_path / "a.png"] * 2)
 
 
+def test_samples_that_the_model_cannot_run(tmp_path: Path) -> None:
+    """An index beyond the rows of a table: onnxruntime's reason, and no traceback."""
+    made = tiny.model(
+        [tiny.node("Gather", "table i", "rows"), tiny.node("MatMul", "rows w", "y")],
+        [tiny.value("i", ["n"], TensorProto.INT64)],
+        [tiny.value("y", ["n", 2])],
+        [tiny.weights("table", 5, 3), tiny.weights("w", 3, 2)],
+    )
+    path = tiny.save(made, tmp_path / "table.onnx")
+    for to in KINDS:
+        with pytest.raises(InputError, match=r"could not run .* on i \(\d+,\) int64.*out of"):
+            quantize(path, tmp_path / "q.onnx", to=to, calibrate=np.array([1, 2, 99, 99]))
+
+
+def test_samples_that_are_nan(file: Path, tmp_path: Path) -> None:
+    with (
+        pytest.warns(LayertapWarning, match="NaN"),
+        pytest.raises(
+            UsageError, match=r"The values of 'image' are NaN or infinite on the samples"
+        ),
+    ):
+        quantize(file, tmp_path / "q.onnx", to="int8", calibrate=images(4) * np.nan)
+
+
+def test_a_model_in_memory_is_refused_in_words(file: Path, tmp_path: Path) -> None:
+    model: Any = file.read_bytes()
+    target = tmp_path / "q.onnx"
+    for call in (
+        lambda: quantize(model, target, to="float16"),
+        lambda: add_gradients(model, target, "average"),
+        lambda: finish(model, target),
+        lambda: verify(model, "model.keras"),
+    ):
+        with pytest.raises(UsageError, match="must be a string or a Path, got a bytes"):
+            call()
+
+
 def test_the_source_is_not_replaced(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(OutputError, match="is an input"):
@@ -323,8 +361,6 @@ def test_a_file_that_computes_in_float16(tmp_path: Path) -> None:
 
 def test_verify_says_what_to_compare_instead(made: Any) -> None:
     """Keras is not imported for that: the card says it."""
-    from layertap_export import verify
-
     with pytest.raises(UsageError, match=r"was quantised to .* Verify digits\.onnx"):
         verify(made.path, "model.keras")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,15 @@ def test_the_verify_command_reports_and_exits_by_the_result(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "The first to diverge is 'dense'." in printed.err
+    assert main(["verify", str(bad), str(model), "--json"]) == 1
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert (found["passed"], found["reference"]) == (False, "Keras")
+    assert found["compared"] == len(found["layers"])
+    dense, *others = [row for row in found["layers"] if not row["passed"]]
+    assert found["failed"] == 1 + len(others) < found["compared"]
+    assert (dense["name"], dense["problem"]) == ("dense", "")
+    assert dense["scaled"] > found["tolerance"]
 
 
 def test_the_card_keeps_two_digits(small: Any, small_file: Path) -> None:

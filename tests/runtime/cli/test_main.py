@@ -48,6 +48,7 @@ def test_help_lists_every_command(option: str) -> None:
     own = {item.stem for item in Path(shell_package.__file__).parent.glob("*.py")}
     others = {
         "__init__",
+        "completion_scripts",
         "explained_images",
         "image_input",
         "image_output",

@@ -414,6 +414,61 @@ def test_top_of_a_model_that_gives_no_classes_is_an_error() -> None:
     )
 
 
+def as_json(*arguments: str) -> dict[str, Any]:
+    done = layertap("run", "m.onnx", *arguments, "--json")
+    assert done.code in (0, 1)
+    found: dict[str, Any] = json.loads(done.out)
+    assert list(found) == ["images", "failed", "classes", "results", "written"]
+    return found
+
+
+@pytest.mark.usefixtures("classifier")
+def test_json_of_predictions() -> None:
+    scores = open_model("m.onnx").predict(NAMES[:2])
+    found = as_json(*NAMES[:2], "--top", "1")
+    assert (found["images"], found["failed"], found["written"]) == (NAMES[:2], [], [])
+    assert found["classes"] == [
+        [{"name": ("cat", "dog")[int(row.argmax())], "score": float(row.max())}] for row in scores
+    ]
+    (probs,) = found["results"]
+    assert probs == {
+        "name": "probs", "shape": [2, 2], "dtype": "float32", "min": float(scores.min()),
+        "mean": float(scores.mean()), "max": float(scores.max()),
+    }  # fmt: skip
+    done = layertap("run", "m.onnx", NAMES[0], "--layers", "relu", "--top", "1", "--json")
+    assert done.err.startswith("layertap: --top prints the best classes")
+
+
+@pytest.mark.usefixtures("classifier")
+def test_json_of_layers_names_the_files() -> None:
+    Path("bad.png").write_text("no image")
+    options = ["--layers", "relu", "pool", "-o", "out.npz", "--sheet", "sheets"]
+    found = as_json(NAMES[0], "bad.png", *options)
+    assert found["classes"] is None
+    assert [row["name"] for row in found["results"]] == ["relu", "pool"]
+    assert [row["shape"] for row in found["results"]] == [[1, 8, 6, 4], [1, 4]]
+    assert found["written"] == ["out.npz", "sheets/pictures/a.relu.png"]
+    assert all(Path(file).is_file() for file in found["written"])
+    (failure,) = found["failed"]
+    assert failure.startswith("bad.png: ")
+
+
+def test_json_has_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = tiny.model(
+        [tiny.node("Identity", "x", "y")],
+        [tiny.value("x", ["batch", 2])],
+        [tiny.value("y", ["batch", 2])],
+    )
+    tiny.save(made, Path("m.onnx"))
+    np.save("x.npy", np.array([[np.nan, 1], [np.inf, 2]], np.float32))
+    (row,) = as_json("x.npy", "--layers", "y")["results"]
+    assert (row["min"], row["mean"], row["max"]) == (None, None, None)
+    np.save("x.npy", np.array([[np.inf, 2]], np.float32))
+    (row,) = as_json("x.npy", "--layers", "y")["results"]
+    assert (row["min"], row["mean"], row["max"]) == (2.0, "inf", "inf")
+
+
 # --- Channels first -----------------------------------------------------------------------------
 
 

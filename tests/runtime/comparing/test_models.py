@@ -215,14 +215,87 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert [float(row["scaled"]) for row in rows] == [row.scaled for row in found.layers]
     found.to_overlay(tmp_path / "overlay.json")
     data = json.loads((tmp_path / "overlay.json").read_text(encoding="utf-8"))
-    # Model Explorer's GraphNodeData: a number by the name of an output tensor, and stops.
+    # Model Explorer's GraphNodeData: a number by the id of a node or the name of an output tensor,
+    # and stops. Its adapter for ONNX has the id `[value] x` for an input.
     tensors = {name for node in made.graph.node for name in node.output} | {"x"}
-    assert data["results"].keys() <= tensors
+    ids = {node.name for node in made.graph.node} | {"[value] x"}
+    assert data["results"].keys() <= tensors | ids
+    assert {"[value] x", "a", "b", "c"} <= data["results"].keys()
     assert data["results"]["b"] == {"value": found.layers[2].born}
     assert [stop["stop"] for stop in data["gradient"]] == [0, 0.25, 1]
     plain = found.to_dict()
     assert (plain["first"], plain["born_in"], plain["passed"]) == ("b", "b", False)
     assert plain["layers"][0]["snr"] == "inf"
+
+
+def test_the_overlay_finds_nodes_by_their_names() -> None:
+    """Also where a node is called otherwise than its tensor, or not at all."""
+    made = tiny.linear_chain()
+    del made.metadata_props[:]
+    for at, node in enumerate(made.graph.node):
+        node.name = "" if at == 0 else f"node_{at}"
+    bad = tiny.changed(made, "b/w", lambda w: w * 1.01)
+    found = layertap.compare(opened(made), opened(bad), tiny.feeds(made)["x"])
+    results = json.loads(found.to_overlay())["results"]
+    writes = {name: at for at, node in enumerate(made.graph.node) for name in node.output}
+    for row in found.layers:
+        at = writes[row.name]
+        assert results[f"node_{at}" if at else "<node_0>"] == {"value": row.damage}
+
+
+def test_a_layer_that_passes_values_on_hides_no_error() -> None:
+    made = tiny.image_classifier()
+    bad = tiny.changed(made, "kernel", lambda w: w * 1.01)
+    found = layertap.compare(opened(made), opened(bad), tiny.images())
+    rows = {row.name: row for row in found.layers}
+    assert rows["drop"].tensors[-1] in rows["relu"].tensors  # a Dropout: the values of the relu
+    assert (rows["drop"].born, rows["conv"].born) == (0.0, rows["conv"].damage)
+    results = json.loads(found.to_overlay())["results"]
+    for row in found.layers:
+        for name in row.tensors:
+            assert results[name]["value"] >= row.damage
+
+
+@pytest.mark.parametrize("fixed", ["a", "b", "both"])
+def test_a_batch_that_is_fixed_in_one_file(fixed: str) -> None:
+    made = tiny.linear_chain()
+    del made.metadata_props[:]
+    small = with_batch(made, 2)
+    bad = tiny.changed(made, "b/w", lambda w: w * 1.01)
+    a, b = (small if fixed != "b" else made), (with_batch(bad, 2) if fixed != "a" else bad)
+    x = tiny.feeds(made, n=6)["x"]
+    found = layertap.compare(opened(a), opened(b), x)
+    free = layertap.compare(opened(made), opened(bad), x)
+    assert found.samples == 6
+    for row, other in zip(found.layers, free.layers, strict=True):
+        assert row.scaled == pytest.approx(other.scaled, rel=1e-4)
+    with pytest.raises(
+        InputError, match=r"take batches of 2 samples, got 5\. Give a multiple of 2"
+    ):
+        layertap.compare(opened(a), opened(b), x[:5])
+
+
+def test_batches_that_are_fixed_at_other_sizes() -> None:
+    made = tiny.linear_chain()
+    a, b = (opened(with_batch(made, size)) for size in (1, 4))
+    with pytest.raises(InputError, match=r"takes batches of 1 sample, and .* of 4: no batch fits"):
+        layertap.compare(a, b, tiny.feeds(made, n=4)["x"])
+
+
+def with_batch(made: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    found = onnx.ModelProto.FromString(made.SerializeToString())
+    del found.metadata_props[:]
+    for info in (*found.graph.input, *found.graph.output, *found.graph.value_info):
+        info.type.tensor_type.shape.dim[0].dim_value = size
+    return found
+
+
+def test_scores_that_are_nan_have_no_best_class() -> None:
+    made = tiny.linear_chain()
+    bad = tiny.changed(made, "c/b", lambda b: b * np.nan)
+    x = tiny.feeds(made, n=20)["x"]
+    assert layertap.compare(opened(made), opened(bad), x).layers[-1].top_class == 0.0
+    assert layertap.compare(opened(bad), opened(bad), x).layers[-1].top_class == 1.0
 
 
 def test_without_the_errors_that_are_born() -> None:
@@ -245,6 +318,8 @@ def test_only_some_layers() -> None:
     assert found.layers[-1].born == found.layers[-1].scaled > 0
     with pytest.raises(LayerNotFoundError, match="nosuch"):
         layertap.compare(opened(made), opened(bad), x, "nosuch")
+    with pytest.raises(UsageError, match="no layer is selected: the list is empty"):
+        layertap.compare(opened(made), opened(bad), x, [])
 
 
 def test_what_cannot_be_compared_is_refused_in_words(tiny_file: Callable[[str], Path]) -> None:

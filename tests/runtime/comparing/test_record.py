@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import math
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,9 @@ from hypothesis import strategies as st
 import layertap
 from generators import tiny
 from layertap.comparing import golden, record_file, sizes
+from layertap.comparing.against_record import _row
+from layertap.comparing.matching import tensors_of
+from layertap.comparing.record import Recorded
 from layertap.comparing.sketch import Sketching, compared, positions
 from layertap.errors import ImageError, InputError, UsageError
 
@@ -202,6 +209,160 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> None:
     global SCRATCH
     SCRATCH = tmp_path_factory.mktemp("records")
     recorded(SCRATCH / "whole.npz", tiny.image_classifier())
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("tolerance", math.nan),
+        ("tolerance", -1),
+        ("kept", 0),
+        ("version", True),
+        ("layers/allowed", math.nan),
+        ("layers/allowed", math.inf),
+        ("layers/largest", math.nan),
+        ("layers/largest", -1.0),
+        ("layers/nonfinite", -1),
+        ("layers/shapes", [[-1, -1]]),
+        ("layers/shape", [-1]),
+        ("layers/name", "image"),
+        ("layers/classes", [7, -2]),
+    ],
+)
+def test_numbers_that_no_record_has(where: str, value: Any) -> None:
+    about, arrays = damaged_parts()
+    target = about
+    if "/" in where:
+        target, where = about["layers"][-1], where.partition("/")[2]
+    target[where] = value
+    refused(about, arrays)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("means", np.nan),
+        ("means", np.inf),
+        ("squares", -1.0),
+        ("squares", np.nan),
+    ],
+)
+def test_means_that_no_record_has(key: str, value: float) -> None:
+    about, arrays = damaged_parts()
+    arrays[key] = np.full_like(arrays[key], value)
+    refused(about, arrays)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.astype(str), lambda x: x[None], lambda x: x + 1j])
+def test_arrays_that_no_record_has(change: Callable[[Array], Array]) -> None:
+    about, arrays = damaged_parts()
+    arrays["values"] = change(arrays["values"])
+    refused(about, arrays)
+
+
+def test_an_input_that_is_missing() -> None:
+    about, arrays = damaged_parts()
+    del arrays["input/2/0"]
+    refused(about, arrays)
+
+
+def refused(about: dict[str, Any], arrays: dict[str, Array]) -> None:
+    arrays[record_file.KEY] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    path = SCRATCH / "refused.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="is damaged, or its recording was interrupted"):
+        record_file.read(path)
+
+
+def test_an_archive_of_zeros_is_not_unpacked(tmp_path: Path) -> None:
+    """Some kilobytes that say that they are gigabytes: refused before anything is read."""
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("values.npy", bytes(1 << 20))
+    entry = path.read_bytes()
+    for mark, at in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):  # the size in both headers
+        place = entry.index(mark) + at
+        entry = entry[:place] + struct.pack("<I", 4_000_000_000) + entry[place + 4 :]
+    path.write_bytes(entry)
+    with pytest.raises(InputError, match=r"says that it holds 4\.0 GB, more than any record has"):
+        record_file.read(path)
+
+
+def test_what_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(InputError, match=r"the record .* cannot be read: Is a directory"):
+        record_file.read(tmp_path / "folder.npz")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        record_file.read(tmp_path / "empty.npz")
+    assert "pickle" not in str(caught.value)
+
+
+def test_nothing_that_a_record_says_reaches_a_terminal(tmp_path: Path) -> None:
+    about, arrays = damaged_parts()
+    evil = "\x1b[2J\n\u202e"
+    about["name"] = evil
+    about["made_with"]["device"] = about["made_with"]["processor"] = evil
+    about["hidden"] = {evil: evil}
+    about["layers"][1]["problem"] = evil
+    about["layers"][2]["type"] = evil
+    arrays[record_file.KEY] = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    np.savez(tmp_path / "evil.npz", **arrays)  # type: ignore[arg-type]
+    found = layertap.compare(tmp_path / "evil.npz", opened(tiny.image_classifier()))
+    assert str(found).count("\\x1b[2J") >= 4
+    assert all(line.isprintable() for line in str(found).splitlines())
+
+
+def test_values_whose_squares_float32_has_not(tmp_path: Path) -> None:
+    """A difference that only the means show."""
+    made = tiny.linear_chain()
+    large = tiny.changed(made, "a/w", lambda w: w * 1e25)
+    other = tiny.changed(large, "a/w", lambda w: w * 1.01)
+    path = tmp_path / "large.npz"
+    x = tiny.feeds(made, n=300)["x"]
+    opened(large).record(x, path)
+    assert layertap.compare(path, opened(large))
+    found = layertap.compare(path, opened(other))
+    assert found.first is not None
+    assert found.first.name == "a"
+    one, two = Sketching(0, 1), Sketching(0, 1)
+    values = np.full((1, 1000), 1e25, np.float32)
+    one.add(values, None)
+    values[0, 500:] = 2e25
+    two.add(values, None)
+    one.round()
+    two.round()
+    assert compared(two.sketch, one.sketch, 1e-4).values.scaled > 0.1
+
+
+def test_squares_beyond_all_numbers_say_nothing() -> None:
+    one = Sketching(0, 1)
+    one.add(np.full((1, 100), 1e200), None)
+    one.round()
+    assert compared(one.sketch, one.sketch, 1e-4).values.scaled == 0
+
+
+def test_the_best_classes_of_samples_count_the_same(tmp_path: Path) -> None:
+    """However they are divided into batches: here 3 and 1 samples."""
+    sketch = Sketching(0, 4)
+    parts = []
+    for agree in ([True, True, False], [False]):
+        sketch.add(np.zeros((len(agree), 2), np.float32), None, np.zeros(len(agree)))
+        parts.append(np.where(agree, 0, 1))
+    sketch.round()
+    about = tensors_of(opened(tiny.linear_chain())._program)[0][0]
+    ours = Recorded(tensor=about, allowed=1e-4, sketch=sketch.sketch)
+    theirs = Recorded(tensor=about, allowed=1e-4, sketch=replace(sketch.sketch, classes=parts))
+    assert _row(ours, theirs, None).top_class == 0.5
+
+
+def test_more_values_than_a_record_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layertap.comparing.record.MOST_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"6 layers of \d+ samples? take more than .*--layers"):
+        recorded(tmp_path / "here.npz", tiny.image_classifier())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_record_leaves_nothing(tmp_path: Path) -> None:

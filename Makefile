@@ -1,4 +1,5 @@
 # make demo        set up, and run the main commands on images (IMAGES=folder for your own images)
+# make notebook    set up, install JupyterLab, and open the first notebook (NOTEBOOK=gradients for another)
 # make test        set up, and pass all quick tests, one worker per core (WORKERS=0: one process)
 # make test-all    the same with the slow sweeps
 # make lint        formatting, style and types
@@ -21,7 +22,7 @@ INSTALL = $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/pyt
 
 SOURCES := $(wildcard export/layertap_export/*.py export/layertap_export/*/*.py export/layertap_export/*/*/*.py models/layertap_models/*.py)
 
-.PHONY: demo test test-all javascript lint format bench docs conformance clean setup
+.PHONY: demo notebook test test-all javascript lint format bench docs conformance clean setup
 
 setup: $(READY)
 
@@ -51,6 +52,12 @@ export PICTURES
 demo/chest.onnx: $(READY) $(SOURCES)
 	$(BIN)/layertap models chest_xray --write demo --samples 3
 	$(BIN)/layertap export layertap_models.chest_xray:build -o $@ --labels demo/labels.txt --preprocess demo/preprocess.json --gradients conv5_block16_concat
+
+NOTEBOOK ?= activations
+
+notebook: $(READY)
+	@$(BIN)/python -c 'import jupyterlab' 2>/dev/null || $(INSTALL) jupyterlab
+	$(BIN)/python -m jupyterlab examples/$(NOTEBOOK).ipynb
 
 # All tests of a file run in one worker, so that their fixtures are made once. The files run in
 # order: the short tests of the runtime come last and fill both workers to the end.

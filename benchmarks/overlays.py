@@ -26,6 +26,8 @@ def measure() -> list[Row]:
     buffer = io.BytesIO()
     pixels = (np.asarray(smooth) + noise).clip(0, 65535).astype(np.uint16)
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+    map_ = Image.fromarray(generator.random((10, 10), np.float32))
+    smooth_heat = map_.resize((320, 320), Image.Resampling.BILINEAR)
     data, heat = buffer.getvalue(), generator.random((320, 320), np.float32)
 
     def read() -> object:
@@ -35,6 +37,7 @@ def measure() -> list[Row]:
         "": lambda: overlay(data, heat),
         ", opacity by heat": lambda: overlay(data, heat, opacity="heat"),
         ", of an array": lambda: overlay(pixels, heat),
+        ", 5 contour lines": lambda: overlay(data, np.asarray(smooth_heat), contours=5),
     }
     cases = {"read": timed(read, PAUSE), **{name: timed(way, PAUSE) for name, way in ways.items()}}
     seconds = alternate(cases, ROUNDS, 1)

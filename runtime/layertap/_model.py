@@ -721,6 +721,7 @@ class Model:
         reshape: Callable[[Any], Any] | None = None,
         preprocess: Recipe | None = None,
         at: At | None = None,
+        heads: str | None = None,
         timeout: float | None = None,
     ) -> npt.NDArray[np.float32]:
         """Heat maps: which parts of an image the score of a class depends on.
@@ -742,20 +743,27 @@ class Model:
           (`reciprocam` needs a layer). `rise` and `reciprocam` read the model's output, such as a
           probability, as their papers do; the others the score before a final sigmoid or softmax.
           `layertap.cam.masking` contains these formulas.
+        - `rollout` and `gradientrollout` need a vision transformer whose file has the scores of its
+          attention layers, and take no layer: they join all of them. `rollout` gives one map for
+          all targets; `gradientrollout` needs gradients of the scores,
+          `gradients=["attention"]` at the export. `layertap.cam.rollout` contains these formulas.
 
         Args:
             inputs: see `activations`.
-            layer: the name, index or `Layer` of a layer with feature maps, or `"last-conv"` for the
-                last of them; by default the last layer that the file has a gradient for. Without a
-                layer, `occlusion`, `rise` and `kernelshap` mask the image.
+            layer: the name, index or `Layer` of a layer with feature maps, or of one with the
+                tokens of a vision transformer, see `Layer.tokens`; or `"last-conv"` for the last of
+                them (of a transformer, for what its last attention layer reads). By default the
+                last layer that the file has a gradient for. Without a layer, `occlusion`, `rise`
+                and `kernelshap` mask the image. For the rollouts: one layer of scores, for a map of
+                this layer alone.
             target: the class, or classes, to explain; see `gradients`. Where it has no meaning
-                (`eigencam`, `kpcacam`), a warning says so.
+                (`eigencam`, `kpcacam`, `rollout`), a warning says so.
             method: the method's name; case, hyphens and underscores are ignored. By default
                 `gradcam`, and in a finished file the method that it computes.
             normalize: set negative values to 0, resize, and divide by the maximum, so that the
-                largest value is 1; a map of zeros stays 0. The least value of `rise` and
-                `reciprocam` is subtracted first. Otherwise the map is the result of the
-                formula, which can only be compared with maps of the same method.
+                largest value is 1; a map of zeros stays 0. The least value of `rise`,
+                `reciprocam` and the rollouts is subtracted first. Otherwise the map is the result
+                of the formula, which can only be compared with maps of the same method.
             resize: whether to enlarge the map to the size of the model's input, with OpenCV's
                 bilinear interpolation; or a size, `(height, width)`.
             aug_smooth: average the maps of six versions of the image: as given, darker and brighter
@@ -785,11 +793,13 @@ class Model:
             output: name of the output that contains the classes, for methods without gradients, if
                 the model has several outputs.
             reshape: converts the layer's values, and the gradient's, into feature maps
-                `(n, h, w, c)`, for layers without feature maps, such as the tokens of a
-                transformer.
+                `(n, h, w, c)`, for layers without feature maps. Tokens of which the file states
+                the grid need none.
             preprocess: a recipe for images instead of the card's.
             at: the places of the scores, see `gradients`. Methods without gradients take the mean
                 of the scores there.
+            heads: for `rollout`: how the scores of all heads become one matrix, `mean` (default),
+                `max` or `min`.
             timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
@@ -833,6 +843,7 @@ class Model:
                 reshape=reshape,
                 preprocess=preprocess,
                 at=at,
+                heads=heads,
             )
             return maps
 

@@ -27,7 +27,7 @@ from layertap_models.registry import find as find_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LECTURE = ("activations", "gradients")
-NOTEBOOKS = (*LECTURE, "collections")
+NOTEBOOKS = (*LECTURE, "collections", "pictures", "comparing")
 
 NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]\d+)?")
 
@@ -140,6 +140,8 @@ LINES = {
         "compute_gradcam(model, path",
     ),
     "collections": ("keras.Model(model.input", "inside.predict(images)"),
+    "pictures": (),
+    "comparing": (),
 }
 """What the steps are in Keras."""
 
@@ -404,6 +406,35 @@ def test_the_one_on_collections_runs_with_another_network(tmp_path: Path, home: 
     assert list(home.iterdir()) == []
 
 
+@pytest.mark.tensorflow
+def test_the_one_on_pictures_draws_what_is_stored(
+    execute: Callable[[str], dict[str, Any]], folder: Path
+) -> None:
+    cells, executed = code(read(EXAMPLES / "pictures.ipynb")), execute("pictures")
+    for cell_id in executed.keys() - {"export"}:
+        same_text(printed(executed[cell_id]), printed(cells[cell_id]))
+        assert pictures(executed[cell_id]) == pictures(cells[cell_id])
+    assert sum(len(pictures(cell)) for cell in executed.values()) == 5
+    with np.load(folder / "pictures.npz") as file:
+        assert file["gradcam"].shape == (320, 320)
+    assert (folder / "edema.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_one_on_comparing_runs_with_another_network(tmp_path: Path, home: Path) -> None:
+    """With one that needs no export; what is counted does not depend on the weights."""
+    pytest.importorskip("sklearn")
+    folder = tmp_path / "notebook"
+    folder.mkdir()
+    tiny.save(tiny.digits(), folder / "digits.onnx")
+    find_model("digits").write_samples(folder / "images", 60)
+    executed = code(run("comparing", folder, home))
+    assert printed(executed["compare"]).startswith("passed: True for 60 images\n")
+    assert "of the size, float16" in printed(executed["quantize"])
+    assert printed(executed["record"]) == "passed: True for 8 images\n"
+    assert len((folder / "comparison.csv").read_text().splitlines()) > 3
+    assert list(home.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_it_runs_in_an_empty_folder_and_comes_out_as_it_is_stored(
@@ -420,6 +451,8 @@ def test_it_runs_in_an_empty_folder_and_comes_out_as_it_is_stored(
         "activations": (r"28\.\d MB, 429 of 429", "428 layers"),
         "gradients": (r"28\.\d MB, 429 of 429", "428 layers and 1 gradient"),
         "collections": (r"0\.4 MB, 20 of 20", "19 layers"),
+        "pictures": (r"28\.\d MB, 429 of 429", "428 layers and 1 gradient"),
+        "comparing": (r"0\.4 MB, 20 of 20", "19 layers"),
     }[name]
     assert re.search(rf"wrote \S+ \({size} layers exposed\) in ... s", said)
     assert f"verified {what} against Keras" in said

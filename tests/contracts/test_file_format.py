@@ -33,6 +33,8 @@ TABLES = {
     "Keys of `source`": schema.Source,
     "Keys of each of `inputs` and `outputs`": schema.TensorInfo,
     "Keys of each of `layers`": Layer,
+    "Keys of `layers[].attention`": schema.Attention,
+    "Keys of `layers[].tokens`": schema.Tokens,
     "Keys of `verification`": schema.Verification,
     "Keys of each of `verification.layers`": schema.LayerCheck,
     "Keys of each of `verification.tables`": schema.TableRows,
@@ -156,7 +158,7 @@ RARE = {
 
 
 def test_example_is_a_card_with_every_key() -> None:
-    text, layers, finished, quantized = blocks("json")
+    text, layers, vision, finished, quantized = blocks("json")
     card = Card.from_json(text)
     assert json.loads(card.to_json()) == json.loads(text)
     assert card.layers[1].name == "conv5_block16_concat"
@@ -166,7 +168,7 @@ def test_example_is_a_card_with_every_key() -> None:
     for heading in TABLES:
         for row in rows(section(heading)):
             key = quoted(row[0])[0]
-            assert f'"{key}"' in text + layers + finished + quantized or key in RARE
+            assert f'"{key}"' in text + layers + vision + finished + quantized or key in RARE
     inner = Card.from_json(json.dumps({**json.loads(text), "layers": json.loads(layers)})).layers
     assert [(layer.exposed, layer.per_sample) for layer in inner] == [(False, None), (True, False)]
     made = Card.from_json(json.dumps({**json.loads(text), "finished": json.loads(finished)}))

@@ -66,6 +66,10 @@ IN_A_MODEL: dict[str, list[tuple[Callable[[layertap.Model], Any], str]]] = {
     ],
     "layertap/_engine/feeds.py": [(lambda m: m.predict({"imgae": X}), "image")],
     "layertap/cam/targets.py": [(lambda m: m.gradients(X, "relu", "dgo"), "dog")],
+    "layertap/cam/jacobians.py": [(lambda m: m.jacobian(X, "relu", "dgo"), "dog")],
+    "layertap/measuring/receptive_field.py": [
+        (lambda m: m.receptive_field("relu", input_name="imaeg"), "image")
+    ],
     "layertap/cam/heat_maps.py": [(lambda m: m.cam(X, "lastconv"), "last-conv")],
     "layertap/cam/methods.py": [(lambda m: m.cam(X, method="leyercam"), "layercam")],
     "layertap/cam/attributions.py": [(lambda m: m.attribute(X, "smothgrad"), "smoothgrad")],

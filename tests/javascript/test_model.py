@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import layertap
-from generators import tiny
+from generators import tiny, transformers
 from javascript_runtime import Done, Runtime, assert_close
 from layertap.cam.heat_maps import heat_maps
 from layertap_export.api.add_gradients import add_gradients
@@ -336,3 +336,32 @@ def test_a_batch_of_integers_is_pixels(runtime: Runtime) -> None:
             assert_close(done.arrays[f"{name}/{form}"], expected, f"{name} {form}")
     assert done.value["name"] == "ImageError"
     assert "got an Int32Array of 144" in done.value["message"]
+
+
+TOKENS = (
+    OPEN
+    + """
+const layers = {}
+for (const method of ["gradcam", "layercam", "eigencam"])
+  for (const layer of ["last-conv", "0/norm1"]) {
+    const found = await model.cam(x, layer, { method, target: 1 })
+    keep(`${method}/${layer}`, found)
+    layers[`${method}/${layer}`] = found.layer
+  }
+return layers
+"""
+)
+
+
+def test_tokens_are_folded_as_in_the_python_runtime(runtime: Runtime, tmp_path: Path) -> None:
+    made = transformers.vision_transformer(first=2, after=1)
+    file = transformers.with_gradients(made, tmp_path, ["0/norm1", "1/norm1"])
+    model = layertap.open(file)
+    x = np.random.default_rng(2).random((2, 6, 8, 3)).astype(np.float32)
+    done = runtime.run(TOKENS, {"x": x}, {"model.onnx": file.read_bytes()})
+    for key, layer in done.value.items():
+        method, asked = key.split("/", 1)
+        assert layer == ("1/norm1" if asked == "last-conv" else asked)
+        target = {} if method == "eigencam" else {"target": 1}
+        expected = heat_maps(model, x, layer, method=method, **target).maps  # type: ignore[arg-type]
+        assert_close(done.arrays[key], expected, key)

@@ -38,7 +38,7 @@ FLOORS = [
 ]
 """From bottom to top, as in `contracts/test_floors.py`; parts that are loaded later count, too."""
 
-START, WHOLE = 12_000, 36_000
+START, WHOLE = 12_100, 36_000
 """Most bytes, compressed: of what is loaded at first, and of everything in one file."""
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 from dataclasses import replace
 
-from generators import tiny
+import layertap
+from generators import tiny, transformers
 from javascript_runtime import Runtime
 from layertap.errors import LayertapError
 from layertap.format.card import KEY, Card
@@ -92,3 +94,23 @@ def test_selectors_select_what_they_select_in_python(node: Runtime) -> None:
             wrong.append((one, found, expected))
     assert not wrong, "\n".join(f"{a}\n  {b}\n  {c}" for a, b, c in wrong[:12])
     assert 100 < refused < 500
+
+
+ASKED = [
+    *(None, "all", "*", "re:.*", "attention", "*attention_scores", "1/*", "0/mha/*", "norm"),
+    *(-1, -12, -13, 12, 13, 14, "probs/attention_scores", ["attention", -1]),
+]
+
+
+def test_scores_of_attention_are_selected_as_in_python(node: Runtime) -> None:
+    made = transformers.vision_transformer()
+    wanted = [{"selector": one, "type": None} for one in ASKED]
+    wanted += [{"selector": one, "type": "AttentionScores"} for one in (None, "all", "0/*")]
+    files = {"model.onnx": made.SerializeToString(), "asked.json": json.dumps(wanted).encode()}
+    results = node.run(SELECT, files=files).value
+    rows = layertap.open(made.SerializeToString()).layers
+    for one, found in zip(wanted, results, strict=True):
+        expected: object = "LayerNotFoundError"
+        with contextlib.suppress(LayertapError):
+            expected = [row.name for row in select(rows, one["selector"], one["type"])]  # type: ignore[arg-type]
+        assert (found if isinstance(found, list) else found.partition(":")[0]) == expected, one

@@ -26,7 +26,7 @@ Labels: TypeAlias = "Iterable[Any] | Mapping[Any, Any] | str | os.PathLike[str]"
 
 
 def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None) -> set[str]:
-    """The names of the layers that the file exposes.
+    """The names of the layers that the file exposes; attention layers come with their scores.
 
     Args:
         traced: the model.
@@ -48,6 +48,8 @@ def chosen_layers(traced: Trace, layers: Any, types: str | Iterable[str] | None)
     chosen = {layer.name for layer in select(table, selectors, types)}
     # The model's own outputs are in the file anyway.
     own = {info.name for info in traced.outputs}
+    shown = {*chosen, None} if selectors is None else chosen  # of a model itself: no layer
+    chosen |= {row.name for row in table if row.tensor and row.attention and row.parent in shown}
     return chosen | {layer.name for layer in table if layer.tensor in own}
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import onnx
 
 from layertap.format.card import Card, Gradients, Source, TensorInfo
-from layertap.format.layer import Layer, Shape
+from layertap.format.layer import Axes, Layer, Shape
 from layertap.images.load import image_libraries
 from layertap.images.preprocessing import Preprocessing
 from layertap_export.graph.axes import axes_of, with_axes
+from layertap_export.graph.tokens import TokenGrids, with_tokens
 from layertap_export.verification.declared_shapes import freed
 from layertap_export.verification.report import VerificationReport
 
@@ -71,6 +72,15 @@ class CardDraft:
         images = [info.axes for info in self.inputs if len(info.shape) == 4]
         if self.recipe and images:
             self.recipe = self.recipe.fitted(images[0] or "")
+        self._find_tokens(graph)
+
+    def _find_tokens(self, graph: onnx.ModelProto) -> None:
+        """Note which tokens of sequences and of attention scores are patches of an image."""
+        axes = {info.name: info.axes or _image_axes(info.shape) for info in self.inputs}
+        images = {name: known for name, known in axes.items() if known in ("NHWC", "NCHW")}
+        if images and any(layer.attention or len(layer.shape) == 3 for layer in self.table):
+            grids = TokenGrids(graph, images)
+            self.table = tuple(with_tokens(layer, grids) for layer in self.table)
 
     def add_gradients(self, gradients: Gradients) -> None:
         """Note the gradients that the file has.
@@ -114,6 +124,11 @@ class CardDraft:
             gradients=report.gradients,
             notes=tuple(self.notes) or None,
         )
+
+
+def _image_axes(shape: Shape) -> Axes | None:
+    """The axes of an input that looks like an image, where no operator tells."""
+    return "NHWC" if len(shape) == 4 and shape[-1] in (1, 3, 4) else None
 
 
 def _with_samples(layers: Collection[Layer], per_sample: Collection[str]) -> tuple[Layer, ...]:

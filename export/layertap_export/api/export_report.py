@@ -30,8 +30,11 @@ class ExportReport(Readable):
         return tuple(layer.name for layer in self.card.layers if layer.exposed)
 
     def __str__(self) -> str:
-        count = len(self.card.layers)
-        content = f"{len(self.exposed)} of {number_of(count, 'layer')} exposed"
+        scores = [layer.exposed for layer in self.card.layers if layer.attention]
+        count = len(self.card.layers) - len(scores)
+        content = f"{len(self.exposed) - sum(scores)} of {number_of(count, 'layer')} exposed"
+        if scores:
+            content += f", {sum(scores)} of {len(scores)} with attention scores"
         signature = self.card.source.signature
         if signature:
             content = f"{number_of(count, 'output')} of the signature {signature!r}"

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -48,6 +48,7 @@ from layertap_export.quantizing.ranges import Ranges, ranges
 from layertap_export.quantizing.search import Found, Measured, search
 from layertap_export.verification.golden_values import digits, golden_layer
 from layertap_export.verification.quantized_files import (
+    MOST_ALONE,
     MOST_LAYERED,
     Outputs,
     Sample,
@@ -192,6 +193,7 @@ class _Job:
         self._progress("measuring ranges")
         shapes = Shapes(self._model)
         measured = list(joined(self._calibrating or self._held, self._original.inputs))
+        self._check_sizes([*batches, *measured])
         seen = ranges(self._model, self._tensors, shapes, measured)
         owned = Ownership(self._model, self._original)
         converter = CONVERTERS[self._to](self._model, self._original, owned, shapes, seen)
@@ -204,21 +206,41 @@ class _Job:
         outputs = Outputs(self._model, names, batches)
         self._progress(f"quantising to {self._to}")
 
-        def measure(levels: Levels) -> Measured:
+        def measure(levels: Levels, by: Outputs = outputs) -> Measured:
             if all(level is Level.FLOAT for level in converter.reached(levels).values()):
                 return Measured(float("inf"), 0)
             made = converter.at(levels)
-            errors = outputs.errors(made)
-            seen = (error / outputs.reserve(name) for name, error in errors.items())
+            errors = by.errors(made)
+            seen = (error / by.reserve(name) for name, error in errors.items())
             return Measured(max(map(_worse, seen), default=0.0), made.ByteSize())
 
         found = Found(self._start, 0, True)
         if budget is not None:
-            found = search(converter.layers, self._start, budget, measure, self._progress)
+            few = list(joined(self._held[:MOST_ALONE], self._original.inputs))
+            roughly = None
+            if len(self._held) > MOST_ALONE:
+                roughly = partial(measure, by=Outputs(self._model, names, few))
+            found = search(
+                converter.layers, self._start, budget, measure, self._progress, roughly=roughly
+            )
         levels = {**self._start, **found.levels}
         reached = converter.reached(levels)
         self._progress("comparing")
         return self._written(converter.at(levels), outputs, reached, found, budget, started)
+
+    def _check_sizes(self, batches: Sequence[Sample]) -> None:
+        """Check that the model can be run on the samples, once for each size.
+
+        Raises:
+            InputError: it cannot.
+        """
+        fetch = program_of(self._opened).fetch([info.name for info in self._original.outputs])
+        checked: set[tuple[tuple[int, ...], ...]] = set()
+        for batch in batches:
+            shapes = tuple(value.shape for value in batch.values())
+            if shapes not in checked:
+                checked.add(shapes)
+                fetch({name: batch[name] for name in fetch.plan.needs})
 
     def _written(
         self,

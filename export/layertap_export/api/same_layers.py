@@ -29,6 +29,8 @@ def named_as_in(card: Card, rows: Sequence[Row]) -> Card:
         card: the file's card.
         rows: the table of layers of the model.
     """
+    if not any(layer.attention for layer in card.layers):  # a file of before format 1.4
+        rows = [row for row in rows if not row.layer.attention]
     names = {layer.name for layer in card.layers}
     if names == {row.layer.name for row in rows} or len(card.layers) != len(rows):
         return card
@@ -45,6 +47,7 @@ def named_as_in(card: Card, rows: Sequence[Row]) -> Card:
             name=renamed(layer.name),
             parent=renamed(layer.parent),
             inbound=tuple(map(renamed, layer.inbound)),
+            attention=layer.attention and replace(layer.attention, of=renamed(layer.attention.of)),
         )
         for layer in card.layers
     )

@@ -357,7 +357,8 @@ class _Assembly:
         """Activations of a layer, or their gradient, as `(n, h, w, c)` in float64."""
         rank = self._build.rank(self._build.tensor(self._tensor(layer)))
         letters = self._program.axes(str(layer.tensor), rank)
-        if rank != 4 or "C" not in letters:
+        tokens = layer.tokens
+        if (rank != 4 and tokens is None) or "C" not in letters:
             raise UsageError(
                 f"a heat map needs a layer with feature maps, (n, h, w, c), but {layer.name!r} has "
                 f"the shape {shape_text(layer.shape)}."
@@ -367,6 +368,11 @@ class _Assembly:
         order = [samples, *others, channels]
         if order != sorted(order):
             value = value.op("Transpose", perm=order)
+        if tokens is not None:
+            (rows, columns), first = tokens.grid, tokens.first
+            kept = part(self._build, value, 1, first, first + rows * columns)
+            batch, width = (part(self._build, kept.shape(), 0, at, at + 1) for at in (0, 2))
+            value = reshaped(self._build, kept, batch, rows, columns, width)
         return as_double(value)
 
     def _seed(self, weights: str, classes: Classes, target: str) -> None:

@@ -100,8 +100,8 @@ def chosen(name: str) -> Method:
     method = find_method(name)
     known = (*WITH_GRADIENT, *WITHOUT_GRADIENT)
     if method.name not in known:
-        raise UsageError(
-            f"{method.name} runs the network many times, which one graph cannot. "
-            f"A finished file can have {', '.join(known)}."
-        )
+        why = "runs the network many times, which one graph cannot"
+        if method.of_attention:
+            why = "joins the scores of many layers, which a finished file does not"
+        raise UsageError(f"{method.name} {why}. A finished file can have {', '.join(known)}.")
     return method

@@ -90,7 +90,7 @@ def extend(
         chosen.append(maps)
     named = {layer.name for layer in chosen}
     if asks_for(ALL, asked, layers):
-        chosen += [layer for layer in layers if is_float(layer.tensor)]
+        chosen += [one for one in layers if is_float(one.tensor) and one.attention is None]
     entries = [info for info in inputs if is_float(info.name)]
     if not asks_for(INPUT, asked, layers):
         entries = []

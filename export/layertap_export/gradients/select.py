@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
+from layertap.format.attention_rows import last_tokens
 from layertap.format.layer import Layer
 from layertap.format.select import ALL, LAST, Selector, parse_selector, select
 from layertap_export.graph.graph import bodies, leading_to, makers
@@ -121,7 +122,9 @@ def last_feature_maps(
     in a residual network the sum of its last block. That is the last layer, in the order in which
     they run, whose output has the spatial size of the last convolution's output and that is not a
     pooling. Convolutions of images of one pixel, as in some heads, do not count. If it runs once
-    for each step of a sequence, it is the layer that gives out the maps of all steps.
+    for each step of a sequence, it is the layer that gives out the maps of all steps. In a vision
+    transformer, whose only convolution divides the image into patches, it is the layer of tokens
+    that `last_tokens` names.
 
     Args:
         nodes: the graph, in topological order.
@@ -145,16 +148,11 @@ def last_feature_maps(
             continue
         dims = shapes.dims(str(layer.tensor)) or ()
         rows.append((order[source], _space(layer, dims, channels_last), layer))
-    last: Sequence[Size] = ()
-    for position in reversed(range(len(leading))):
-        node = leading[position]
-        if is_kind(node, "convolution") and node.output[0] != origin:
-            last = (shapes.dims(node.output[0]) or ())[2:]
-        elif _has_convolution(node):  # a ConvLSTM is a loop; its own sizes are inside of it
-            last = next((sizes for at, sizes, _ in rows if at >= position and sizes), ())
-        if any(size != 1 for size in last):
-            break
-    else:
+    convolution, last = _last_convolution(leading, shapes, rows, origin)
+    tokens = last_tokens([layer for _, _, layer in rows])
+    if tokens is not None and order[_peeled(str(tokens.tensor), made_by)] > convolution:
+        return tokens
+    if convolution < 0:
         raise UsageError(
             "last-conv: no convolution with feature maps leads to the score. Name the layers "
             "instead."
@@ -169,6 +167,27 @@ def last_feature_maps(
             "Name the layers instead."
         )
     return _of_all_steps(found[1], layers, [layer for _, sizes, layer in rows if len(sizes) > 1])
+
+
+def _last_convolution(
+    leading: Sequence[onnx.NodeProto],
+    shapes: Shapes,
+    rows: Sequence[tuple[int, Sequence[Size], Layer]],
+    origin: str,
+) -> tuple[int, Sequence[Size]]:
+    """The position of the last convolution whose output is no single pixel, and the sizes of that
+    output; -1 if there is none.
+    """
+    for position in reversed(range(len(leading))):
+        node = leading[position]
+        last: Sequence[Size] = ()
+        if is_kind(node, "convolution") and node.output[0] != origin:
+            last = (shapes.dims(node.output[0]) or ())[2:]
+        elif _has_convolution(node):  # a ConvLSTM is a loop; its own sizes are inside of it
+            last = next((sizes for at, sizes, _ in rows if at >= position and sizes), ())
+        if any(size != 1 for size in last):
+            return position, last
+    return -1, ()
 
 
 def _has_convolution(node: onnx.NodeProto) -> bool:

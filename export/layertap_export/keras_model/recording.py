@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from layertap_export.graph.unique_names import UniqueNames
 
+from .attention import products_noted, scores_noted
 from .families import callables, functional_of, is_a, is_symbolic, operations_of
 from .naming import automatic_base, inner_names, layer_name
 from .wrapping import wrapped
@@ -64,6 +65,8 @@ class Call:
     """The name of each output by its index in Keras's flattened structure."""
     finished: int = -1
     """How many calls ended before this one; inner calls end before the call that contains them."""
+    scores: list[Any] = field(default_factory=list)
+    """The scores of attention that it computed itself, not in a layer inside it."""
 
 
 class Recorder:
@@ -73,6 +76,8 @@ class Recorder:
         """Create a recorder that gives none of the `reserved` names to a layer."""
         self.calls: list[Call] = []
         """The recorded calls, in the order in which they began."""
+        self.scores: list[Any] = []
+        """The scores of attention that the model itself computed, not one of its layers."""
         self._stack: list[Call] = []
         self._root: Any = None
         self._finished = 0
@@ -125,12 +130,21 @@ class Recorder:
         call = self._begin(layer, args, kwargs, in_loop)
         self._stack.append(call)
         try:
-            with _inner_calls(layer), tf.name_scope(f"{SCOPE}{call.number}/"):
+            scope = tf.name_scope(f"{SCOPE}{call.number}/")
+            with _inner_calls(layer), scores_noted(layer, call.scores), scope:
                 result = original(layer, *args, **kwargs)
         finally:
             self._stack.pop()
         self._end(call, result)
         return result
+
+    def note_scores(self, scores: Any) -> None:
+        """Note scores of attention that were computed now."""
+        (self._stack[-1].scores if self._stack else self.scores).append(scores)
+
+    def free_name(self, wanted: str) -> str:
+        """A name that no row has yet, for a row that is no call."""
+        return self._names.free(wanted)
 
     def _has_inner_calls(self) -> bool:
         """Whether a layer was called inside the layer that is running."""
@@ -250,6 +264,7 @@ def _wrapped_calls() -> Iterator[None]:
         for cls in callables():
             wrapper = of_layer if cls.__name__ == "Layer" else of_operation
             wrappings.enter_context(wrapped(cls, "__call__", wrapper))
+        wrappings.enter_context(products_noted(_note_scores))
         yield
 
 
@@ -265,6 +280,11 @@ def _inner_calls(layer: Any) -> Iterator[None]:
 
     with wrapped(layer.layer, "call", call):
         yield
+
+
+def _note_scores(scores: Any) -> None:
+    if _active.recorder is not None:
+        _active.recorder.note_scores(scores)
 
 
 def _run(original: Callable[..., Any], layer: Any, args: Any, kwargs: Any) -> Any:

@@ -14,9 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from layertap.format.attention_rows import SCORES, SCORES_NAME
 from layertap.format.card import TensorInfo
-from layertap.format.layer import Layer, Shape
+from layertap.format.layer import Attention, Layer, Shape
 
+from .attention import computes_attention, heads_of
 from .families import functional_of, is_a, members_of, nodes_of
 from .inputs import input_layer_name
 from .layer_axes import stated_axes
@@ -59,7 +61,8 @@ def layer_table(
     """The rows of `model`, and which rows are its outputs, from one recorded trace.
 
     The rows are in the order of `model.layers` (including the `keras.ops` operations of a
-    Functional model, as in `model.summary()`). Each is followed by the layers inside it.
+    Functional model, as in `model.summary()`). Each is followed by the layers inside it. The scores
+    of attention come after all layers, so that the indices of these are Keras's.
 
     Args:
         model: the Keras model.
@@ -100,14 +103,18 @@ def layer_table(
     rows: list[Row] = []
     counted: set[int] = set()
     exposure = _Exposure(graph)
+    attention = _score_rows(None, recorder.scores, (), exposure)
     for item in _in_order(model, inside.get(None, [])):
         if isinstance(item, Call):
             for call in _with_inner(item, inside):
                 parameters = 0 if id(call.layer) in counted else _parameters(call.layer)
                 counted.add(id(call.layer))
-                rows += _rows(call, edges.get(call), parameters, exposure)
+                inbound = _inbound(call, edges.get(call))
+                rows += _rows(call, edges.get(call), inbound, parameters, exposure)
+                attention += _score_rows(call, call.scores, inbound, exposure)
         elif layer_name(item) in inputs:
             rows.append(_input_row(item, inputs[layer_name(item)]))
+    rows += _uniquely_named(attention, recorder)
     rows = [replace(row, layer=replace(row.layer, index=index)) for index, row in enumerate(rows)]
     return rows, outputs
 
@@ -253,10 +260,20 @@ def _input_row(layer: Any, info: TensorInfo) -> Row:
     )
 
 
-def _rows(call: Call, edges: _Edges | None, parameters: int, exposure: _Exposure) -> Iterator[Row]:
-    """One row for each tensor that a call returned, or one row that says why there is none."""
+def _inbound(call: Call, edges: _Edges | None) -> tuple[str, ...]:
+    """Names of the rows whose tensors are the inputs of a call."""
     names = edges.inbound if edges else call.inbound
-    inbound = tuple(dict.fromkeys(name for name in names if name is not None))
+    return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def _rows(
+    call: Call,
+    edges: _Edges | None,
+    inbound: tuple[str, ...],
+    parameters: int,
+    exposure: _Exposure,
+) -> Iterator[Row]:
+    """One row for each tensor that a call returned, or one row that says why there is none."""
     outputs = call.outputs or [(call.path, None)]
     whole_call = _why_not_exposed(call)
     if whole_call:  # one row for all outputs: the reason is the same
@@ -286,6 +303,62 @@ def _rows(call: Call, edges: _Edges | None, parameters: int, exposure: _Exposure
             call.keras_path + name.removeprefix(call.path),
         )
         parameters = 0
+
+
+def _score_rows(
+    call: Call | None, scores: Sequence[Any], inbound: tuple[str, ...], exposure: _Exposure
+) -> list[Row]:
+    """The rows of the scores of attention that a call computed, `None` for those of the model.
+
+    A layer for attention has at least one row, which says why there are none.
+    """
+    layer = call.layer if call else None
+    if not scores and not computes_attention(layer):
+        return []
+    rows = []
+    for value in scores or [None]:
+        whole_call = _why_not_exposed(call) if call else ""
+        why_not = whole_call or (exposure.why_not(value, None) if scores else _UNKNOWN)
+        shape, dtype = _type(value)
+        heads = shape[1] if len(shape) > 1 and heads_of(layer, len(shape)) else None
+        rows.append(
+            Row(
+                Layer(
+                    name=f"{call.path}/{SCORES_NAME}" if call else SCORES_NAME,
+                    type=SCORES,
+                    index=0,
+                    shape=shape,
+                    dtype=dtype,
+                    parameters=0,
+                    inbound=inbound,
+                    tensor=None if why_not else "",
+                    parent=_row_name(call) if call else None,
+                    why_not=why_not or None,
+                    axes=f"N{'?' * (len(shape) - 1)}" if shape else None,
+                    attention=Attention(of=_row_name(call) if call else "", heads=heads or 0),
+                ),
+                None if why_not else value,
+                call.finished if call else -1,
+                f"{call.keras_path}/{SCORES_NAME}" if call else SCORES_NAME,
+            )
+        )
+        if whole_call:
+            break
+    return rows
+
+
+_UNKNOWN = "the layer computes attention in its own way, and returns no scores"
+"""For a subclass that leaves out the method of Keras that returns them."""
+
+
+def _uniquely_named(rows: Sequence[Row], recorder: Recorder) -> list[Row]:
+    """Rows of scores with names that no other row has, and with their tensors."""
+    named = []
+    for row in rows:
+        name = recorder.free_name(row.layer.name)
+        tensor = None if row.layer.tensor is None else name
+        named.append(replace(row, layer=replace(row.layer, name=name, tensor=tensor)))
+    return named
 
 
 def _why_not_exposed(call: Call) -> str:

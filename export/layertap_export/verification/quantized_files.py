@@ -42,6 +42,9 @@ than those that were seen may be further apart."""
 MOST_LAYERED = 4
 """On how many samples all layers are compared. Outputs are compared on all samples."""
 
+MOST_ALONE = 2
+"""On how many samples it is measured what each layer does alone."""
+
 
 def samples(batches: Iterable[UserBatch], inputs: Sequence[TensorInfo]) -> list[dict[str, Any]]:
     """The user's batches as single samples, where the model takes any number of them."""

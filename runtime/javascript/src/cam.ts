@@ -51,7 +51,7 @@ const COMPUTE: Record<string, Compute> = {
   eigencam: (a, _, channels) => principal(a, channels),
 }
 const WITHOUT = ["eigencam"]
-const PYTHON = ["kpcacam", "scorecam", "ablationcam"]
+const PYTHON = ["kpcacam", "scorecam", "ablationcam", "rollout", "gradientrollout"]
 
 const ALIASES = new Map([["elementwise", "gradcamelementwise"], ["gradcamplusplus", "gradcam++"]])
 

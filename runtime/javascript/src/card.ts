@@ -2,7 +2,8 @@
  * The card: what a file says about itself, as JSON in `metadata_props["layertap"]`.
  *
  * docs/file-format.md describes its keys. Unknown keys are ignored; a card of a newer major version
- * is refused. Values are checked here; those of the golden sample and the recipe before they are used.
+ * is refused. Values are checked here; those of the golden sample, the recipe and the tokens before they
+ * are used.
  */
 
 import { CardVersionError, ModelFileError, show } from "./errors.js"
@@ -30,6 +31,18 @@ export interface Layer extends TensorInfo {
   readonly parent?: string | null
   readonly why_not?: string | null
   readonly per_sample?: boolean | null
+  /** What attention scores belong to; missing for any other layer. */
+  readonly attention?: (Partial<Tokens> & { readonly of: string; readonly heads: number }) | null
+  /** Which tokens of a sequence are patches of an image, if the file states it. */
+  readonly tokens?: Tokens | null
+}
+
+/** Tokens of which some are the patches of an image, row by row. */
+export interface Tokens {
+  /** Rows and columns of patches. */
+  readonly grid: readonly [number, number]
+  /** How many tokens come before the patches. */
+  readonly first?: number
 }
 
 export interface GoldenInput {

@@ -105,7 +105,7 @@ export async function cam(program: Program, inputs: any, layer: Selector | undef
   if (!known) found = targets.map((one) => classes.find(one, outputs.length, outputs))
   const maps = (run: Map<string, Tensor>, name: string): Maps => {
     const value = run.get(name)!
-    return featureMaps(row.name, value, axes(tensor, value.dims.length))
+    return featureMaps(row.name, value, axes(tensor, value.dims.length), row.tokens)
   }
   const activations = maps(runs[0], tensor)
   const { space } = activations
@@ -249,8 +249,12 @@ function chooseLayer(program: Program, axes: Axes, layer: Selector | undefined, 
   const { layers, graph } = program
   const known = method.takesGradients ? required(program) : program.card?.gradients
   const having = (row: Layer): boolean => !!known && Object.hasOwn(known.tensors, row.name)
-  const rows = layers.filter((row) => row.tensor !== null && !graph.listed.has(row.tensor))
-  const maps = rows.filter(({ tensor, shape }) => shape.length > 2 && axes(tensor!, shape.length).includes("C"))
+  const rows = layers.filter((row) => !row.attention && row.tensor !== null && !graph.listed.has(row.tensor))
+  const patches = lastTokens(layers)
+  const maps = rows.filter(({ tensor, shape, name, tokens }) => {
+    const letters = shape.length > 2 ? axes(tensor!, shape.length) : ""
+    return letters.includes("C") && (!patches || (tokens ? name === patches.name : letters.includes("H")))
+  })
   const isLast = layer === "last-conv" && layers.every(({ name }) => name !== layer)
   const last = (isLast ? maps : rows).filter((row) => (isLast && !method.takesGradients) || having(row)).at(-1)
   if (layer !== undefined && !isLast) {
@@ -274,4 +278,21 @@ function imageSize(axes: Axes, feeds: ReadonlyMap<string, Tensor>, rank: number)
   const found = sizes.find((one) => one.length === rank) ?? sizes.find((one) => one.length === rank + 1 && rank > 1)?.slice(1)
   if (found) return found
   throw new UsageError(`the layer gives maps with ${rank} axes, but no input has that many between batch and channels. Give resize: false.`)
+}
+
+/**
+ * The layer of tokens that Grad-CAM explains in a vision transformer: what the last attention layer
+ * reads. After it, a class token does not read the patches any more.
+ */
+function lastTokens(layers: readonly Layer[]): Layer | undefined {
+  const tokens = layers.filter((layer) => layer.tokens && layer.tensor !== null)
+  const scores = layers.filter((layer) => layer.attention?.grid)
+  for (const { inbound } of scores.reverse()) {
+    const read = tokens.filter((layer) => inbound.includes(layer.name)).at(-1)
+    if (read) return read
+  }
+  const last = layers.find((layer) => layer.name === scores[0]?.attention?.of)
+  const around = new Set<string>()
+  for (let one = last; one && !around.has(one.name); one = layers.find(({ name }) => name === one!.parent)) around.add(one.name)
+  return tokens.filter(({ index, name }) => last && index < last.index && !around.has(name)).at(-1) ?? tokens.at(-1)
 }

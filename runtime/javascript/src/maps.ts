@@ -1,6 +1,7 @@
 /** Feature maps: a layer's values with the samples first and the channels last. */
 
-import { UsageError, show } from "./errors.js"
+import { ModelFileError, UsageError, show } from "./errors.js"
+import type { Tokens } from "./card.js"
 import { type Tensor, numbers, size } from "./tensors.js"
 
 /** Feature maps of a batch, in float64: for each sample, positions by channels. */
@@ -11,8 +12,11 @@ export interface Maps {
   readonly channels: number
 }
 
-/** The values of a tensor as feature maps: samples first, channels last. */
-export function featureMaps(name: string, tensor: Tensor, axes: string): Maps {
+/**
+ * The values of a tensor as feature maps: samples first, channels last. Of a sequence of tokens, those
+ * that are patches of an image are the map.
+ */
+export function featureMaps(name: string, tensor: Tensor, axes: string, tokens?: Tokens | null): Maps {
   const { dims } = tensor
   if (dims.length < 3 || !axes.includes("C"))
     throw new UsageError(
@@ -22,10 +26,15 @@ export function featureMaps(name: string, tensor: Tensor, axes: string): Maps {
   const others = dims.map((_, axis) => axis).filter((axis) => axis !== sample && axis !== channel)
   const data = transposed(numbers(tensor), dims, [sample, ...others, channel])
   const each = size(dims) / dims[sample]
+  const channels = dims[channel]
+  const sizes = tokens && [...(tokens.grid ?? []), (tokens.first ?? 0) + 1]
+  const [from, count] = tokens ? [(tokens.first ?? 0) * channels, size(tokens.grid ?? []) * channels] : [0, each]
+  if (sizes && (sizes.length !== 3 || !sizes.every((one) => one > 0 && Number.isInteger(one)) || from + count > each || others.length > 1))
+    throw new ModelFileError(`the file is damaged: ${show(name)} has the shape (${dims.join(", ")}), which does not fit its patches.`)
   return {
-    samples: Array.from({ length: dims[sample] }, (_, i) => data.subarray(i * each, (i + 1) * each)),
-    space: others.map((axis) => dims[axis]),
-    channels: dims[channel],
+    samples: Array.from({ length: dims[sample] }, (_, i) => data.subarray(i * each + from, i * each + from + count)),
+    space: tokens ? [...tokens.grid] : others.map((axis) => dims[axis]),
+    channels,
   }
 }
 

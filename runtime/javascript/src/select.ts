@@ -5,7 +5,10 @@ import { LayerNotFoundError, UsageError, show, suggest } from "./errors.js"
 
 /**
  * A layer's exact name, a glob (`conv5_*`), `re:PATTERN` or a `RegExp` (which match the whole name),
- * an index (negative ones count from the end), a row of the table of layers; or `all`.
+ * an index (negative ones count from the end), a row of the table of layers; or the words `all` and `attention`.
+ *
+ * Scores of attention are large, so only what names them selects them: their name or index, the word
+ * `attention`, their class, or a pattern that contains `attention_scores`.
  */
 export type Selector = string | number | RegExp | Layer
 
@@ -14,8 +17,12 @@ const isLayer = (value: any): value is Layer => typeof value?.name === "string"
 function isPattern(layers: readonly Layer[], selector: unknown): boolean {
   if (selector instanceof RegExp) return true
   if (typeof selector !== "string" || layers.some((layer) => layer.name === selector)) return false
-  return selector === "all" || /^re:|[*?[]/.test(selector)
+  return /^(all|attention)$|^re:|[*?[]/.test(selector)
 }
+
+/** The layers that the file exposes. */
+const inFile = (layers: readonly Layer[]): Layer[] => layers.filter((layer) => layer.tensor !== null)
+
 
 /** Whether a selector is the name or index of exactly one layer. */
 export const isSingle = (layers: readonly Layer[], selector: unknown): boolean =>
@@ -30,10 +37,13 @@ export function select(
   selector?: Selector | readonly Selector[],
   type?: string | readonly string[],
 ): Layer[] {
-  const exposed = layers.filter((layer) => layer.tensor !== null)
+  const exposed = inFile(layers)
   const selectors = selector === undefined ? undefined : ([] as Selector[]).concat(selector as Selector[])
-  let found = selectors ? [...new Set(selectors.flatMap((one) => matching(layers, one)))] : exposed
-  if (type !== undefined) {
+  const scores = type !== undefined // which leaves out those that it does not name
+  let found = selectors
+    ? [...new Set(selectors.flatMap((one) => matching(layers, one, scores)))]
+    : exposed.filter((layer) => scores || !layer.attention)
+  if (scores) {
     const known = [...new Set(exposed.map((layer) => layer.type))].sort()
     const types = ([] as string[]).concat(type as string[])
     for (const name of types)
@@ -47,18 +57,19 @@ export function select(
   return found
 }
 
-function matching(layers: readonly Layer[], selector: Selector): Layer[] {
+function matching(layers: readonly Layer[], selector: Selector, scores: boolean): Layer[] {
   if (!isPattern(layers, selector)) return [only(layers, selector)]
   const regex = asRegex(selector as string | RegExp)
-  const all = layers.filter((layer) => regex.test(layer.name))
-  const found = all.filter((layer) => layer.tensor !== null)
+  const named = scores || String(selector).includes("attention_scores")
+  const all = layers.filter(({ attention, name }) => (selector === "attention" ? attention : (named || !attention) && regex.test(name)))
+  const found = inFile(all)
   if (found.length) return found
   const text = `the pattern ${show(String(selector))}`
   if (all.length)
     throw new LayerNotFoundError(
       `${text} only matches layers that this file does not expose. The layer ${withheld(layers, all[0])}`,
     )
-  const names = layers.filter((layer) => layer.tensor !== null).map((layer) => layer.name)
+  const names = inFile(layers).map((layer) => layer.name)
   const near = suggest(String(selector).replace(/^(re:)?[*?[\]^$.]*|[*?[\]^$.]+$/g, ""), names)
   const count = names.length === 1 ? "1 layer" : `${names.length} layers`
   throw new LayerNotFoundError(`${text} matches no layer; the file exposes ${count}.${near}`)
@@ -86,14 +97,15 @@ export function only(layers: readonly Layer[], selector: Selector): Layer {
   const name = isLayer(selector) ? selector.name : selector
   if (typeof name !== "string" && !Number.isInteger(name))
     throw new UsageError(`cannot select a layer by ${show(selector)}: give a name, a pattern or an index.`)
-  const layer = typeof name === "string" ? layers.find((one) => one.name === name) : layers.at(name as number)
+  const able = layers.filter((one) => !one.attention || (name as number) >= 0)
+  const layer = typeof name === "string" ? layers.find((one) => one.name === name) : able.at(name as number)
   if (!layer && typeof name === "string") {
-    const names = layers.filter((one) => one.tensor !== null).map((one) => one.name)
+    const names = inFile(layers).map((layer) => layer.name)
     throw new LayerNotFoundError(
       `no layer is called ${show(name)}; the file exposes ${names.length} layers.${suggest(name, names)}`,
     )
   }
-  const count = layers.length
+  const count = able.length
   if (!layer)
     throw new LayerNotFoundError(
       `layer index ${name} is out of range: the model has ${count ? `${count} layers, 0 to ${count - 1} or -${count} to -1` : "no layers"}.`,
@@ -116,4 +128,3 @@ function withheld(layers: readonly Layer[], layer: Layer): string {
   const hint = around && !around.why_not ? ` Request ${show(around.name)}, which contains it.` : ""
   return `${show(layer.name)} is not available: ${layer.why_not}.${hint}`
 }
-

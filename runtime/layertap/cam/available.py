@@ -18,15 +18,18 @@ def find(program: Program) -> Gradients | None:
     return program.card.gradients if program.card else None
 
 
-def require(program: Program) -> Gradients:
+def require(program: Program, layer: str = "LAYER") -> Gradients:
     """The card's description of the file's gradients.
+
+    Args:
+        layer: what the command in the error names.
 
     Raises:
         ModelFileError: it has none.
     """
     gradients = find(program)
     if gradients is None or not gradients.tensors:
-        raise ModelFileError(f"{program.name} has no gradients. {_command(program, 'LAYER')}")
+        raise ModelFileError(f"{program.name} has no gradients. {_command(program, layer)}")
     return gradients
 
 

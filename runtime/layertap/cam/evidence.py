@@ -66,33 +66,40 @@ class Gatherer:
     baseline: Any = 0.0
     """What replaces masked positions, see `baselines`."""
     reshape: Reshape | None = None
+    """Given, or `folded` for a layer whose tokens are patches."""
     at: At | None = None
     """The places of the scores."""
 
+    @property
+    def label(self) -> str:
+        """What the maps are of, for people."""
+        return self.layer.name
+
     def prepare(self, inputs: Any, preprocess: Recipe | None) -> dict[str, Any]:
         """Arrays by input name."""
-        wanted = [self._tensor, self.output]
+        wanted = [*self._tensors, self.output]
         if self.method.takes == "gradients":
-            gradients = available.require(self.program)
-            tensor = gradients.tensors[self.layer.name]
-            return prepare_feeds(self.program, gradients, [tensor], wanted, inputs, preprocess)
+            gradients, slopes = available.require(self.program), self._slopes.values()
+            return prepare_feeds(self.program, gradients, slopes, wanted, inputs, preprocess)
         return self.program.prepare_arrays(self.program.plan(wanted).needs, inputs, preprocess)
 
     def __call__(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         """Gather the evidence for a batch, in as few runs as the file allows."""
-        if self.method.takes == "gradients":
-            evidence = self._differentiated(feeds, target)
-        elif self.method.takes == "positions":
-            evidence = self._masked(feeds, target)
-        elif self.method.takes:
-            evidence = self._perturbed(feeds, target)
-        else:
-            evidence = self._activated(feeds, target)
+        evidence = self._evidence(feeds, target)
         rows = len(evidence.activations), len(evidence.outputs), len(evidence.targets.weights)
         if len(set(rows)) > 1:
             shape = evidence.activations.shape
             raise self._damaged("the scores have", evidence.outputs.shape, shape)
         return evidence
+
+    def _evidence(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
+        if self.method.takes == "gradients":
+            return self._differentiated(feeds, target)
+        if self.method.takes == "positions":
+            return self._masked(feeds, target)
+        if self.method.takes:
+            return self._perturbed(feeds, target)
+        return self._activated(feeds, target)
 
     def _damaged(self, what: str, shape: tuple[int, ...], layer: tuple[int, ...]) -> ModelFileError:
         """The error for a card that names tensors that do not belong together."""
@@ -136,11 +143,21 @@ class Gatherer:
     def _tensor(self) -> str:
         return str(self.layer.tensor)
 
+    @property
+    def _tensors(self) -> list[str]:
+        """The tensors that the method reads, without the output."""
+        return [self._tensor]
+
+    @property
+    def _slopes(self) -> dict[str, str]:
+        """The tensors of the gradients that the method takes, by layer."""
+        gradients = available.require(self.program)
+        return {self.layer.name: gradients.tensors[self.layer.name]}
+
     def _differentiated(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         gradients = available.require(self.program)
-        wanted = {self.layer.name: gradients.tensors[self.layer.name]}
         also = [self._tensor, self.output]
-        found = differentiate(self.program, gradients, feeds, wanted, also, target, self.at)
+        found = differentiate(self.program, gradients, feeds, self._slopes, also, target, self.at)
         count = found.gradients[self.layer.name].shape[1]
         maps = [self._maps(found.of(self.layer.name, at)) for at in range(count)]
         activations = self._maps(found.values[self._tensor])

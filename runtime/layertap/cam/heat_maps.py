@@ -18,18 +18,22 @@ from layertap._engine.empty import is_empty_batch, with_samples
 from layertap._engine.feeds import is_image
 from layertap._engine.program import HasProgram, Program, outside, program_of
 from layertap.errors import LayerNotFoundError, LayertapWarning, UsageError, suggest
+from layertap.format.attention_rows import last_tokens
 from layertap.format.layer import Axes, Layer
 from layertap.format.select import LAST
 from layertap.format.text import class_text, shape_text
 
 from . import available, targets, upsampling
+from .attended import attention_gatherer
 from .axes import as_fed, channels_last
 from .evidence import Evidence, Gatherer, Reshape
 from .finished import check_options, computed_maps
 from .masking import Options, not_for
 from .methods import DEFAULT, Method, find_method
+from .patches import folded
 from .places import At
 from .projections import principal
+from .rollout import HEADS
 from .scores import choose_output, labels_of
 from .targets import Array, Target
 
@@ -60,7 +64,7 @@ class HeatMaps:
 
     @property
     def explains_class(self) -> bool:
-        """Whether the maps depend on the targets; those of EigenCAM and KPCA-CAM do not."""
+        """Whether the maps depend on the targets; not for EigenCAM, KPCA-CAM, rollout."""
         return bool(find_method(self.method).takes)
 
 
@@ -96,6 +100,7 @@ def heat_maps(
     reshape: Reshape | None = None,
     preprocess: Recipe | None = None,
     at: At | None = None,
+    heads: str | None = None,
 ) -> HeatMaps:
     """Heat maps as in `Model.cam`, always with four axes, with their classes and scores.
 
@@ -112,6 +117,10 @@ def heat_maps(
     program, chosen = program_of(model), find_method(DEFAULT if method is None else method)
     masked = Options(window, stride, samples, cells, keep, count("seed", seed, least=0))
     unused = masked.unused(chosen.name)
+    if heads is not None:
+        choice("heads", heads, tuple(HEADS))
+        if chosen.name != "rollout":
+            raise UsageError(f"heads is for the method rollout, got {chosen.name}.")
     if unused is None and baseline is not None and chosen.takes != "positions":
         unused = "baseline"
     if unused is not None:
@@ -120,7 +129,7 @@ def heat_maps(
         options = {
             "normalize": not normalize, "aug_smooth": aug_smooth, "eigen_smooth": eigen_smooth,
             "mask": mask != "layer", "channels": channels is not None,
-            "at": at is not None, "reshape": reshape is not None,
+            "at": at is not None, "reshape": reshape is not None, "heads": heads is not None,
             "preprocess": preprocess is not None,
             "resize": resize is False, "output": output not in (None, program.finished.scores),
         }  # fmt: skip
@@ -134,19 +143,31 @@ def heat_maps(
             f"at is for methods that explain a class, not for {chosen.name}. Leave out at, or "
             "choose one of them, such as gradcam."
         )
-    gather = Gatherer(
-        program=program,
-        layer=choose_layer(program, layer, chosen),
-        method=chosen,
-        output=choose_output(program, output, with_gradients=chosen.takes == "gradients"),
-        options=masked,
-        baseline=0.0 if baseline is None else baseline,
-        masks_input=mask == "input" and chosen.takes == "masked",
-        channels=channels,
-        batch_size=batch_size,
-        reshape=reshape,
-        at=at,
-    )
+    scores = choose_output(program, output, with_gradients=chosen.takes == "gradients")
+    gather: Gatherer
+    if chosen.of_attention:
+        if reshape is not None:
+            raise UsageError(
+                f"reshape is for maps of a layer, not for {chosen.name}. Leave it out."
+            )
+        gather = attention_gatherer(
+            program, layer, chosen, output=scores, at=at, heads=heads or "mean"
+        )
+    else:
+        row = choose_layer(program, layer, chosen)
+        gather = Gatherer(
+            program=program,
+            layer=row,
+            method=chosen,
+            output=scores,
+            options=masked,
+            baseline=0.0 if baseline is None else baseline,
+            masks_input=mask == "input" and chosen.takes == "masked",
+            channels=channels,
+            batch_size=batch_size,
+            reshape=reshape or folded(program, row),
+            at=at,
+        )
     feeds = gather.prepare(inputs, preprocess)
     kept = slice(None)
     if is_empty_batch(feeds):  # the maps of one sample have the right shape
@@ -176,7 +197,7 @@ def heat_maps(
     return HeatMaps(
         maps=maps[kept],
         method=chosen.name,
-        layer=gather.layer.name,
+        layer=gather.label,
         classes=None if classes is None else classes[kept],
         scores=evidence.targets.scores(evidence.outputs)[kept],
         several=evidence.targets.several,
@@ -251,6 +272,7 @@ def raw_maps(
                 method=method,
                 output=choose_output(program, output, with_gradients=method.takes == "gradients"),
                 batch_size=batch_size,
+                reshape=folded(program, layer),
             )
             evidence[key] = gather(gather.prepare(inputs, preprocess), target)
         with np.errstate(all="ignore"):
@@ -277,6 +299,13 @@ def _is_default(target: Any) -> bool:
     return isinstance(target, str) and target == targets.TOP
 
 
+def layer_of(program: Program, layer: str | int | Layer | None, method: Method) -> str:
+    """What `HeatMaps.layer` will be. The errors are those of `heat_maps`."""
+    if method.of_attention:
+        return attention_gatherer(program, layer, method, output="").label
+    return choose_layer(program, layer, method).name
+
+
 def choose_layer(program: Program, layer: str | int | Layer | None, method: Method) -> Layer:
     """Return the given layer, or the last one with gradients; for a method that masks an input,
     that input. `last-conv` is the last one that has feature maps, and gradients if the method needs
@@ -284,8 +313,13 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
 
     Raises:
         LayerNotFoundError: unknown layer, or it has no gradient and the method needs one.
-        UsageError: no layer is given, and the file has no gradients.
+        UsageError: no layer is given, and the file has no gradients; or the method is of no layer.
     """
+    if method.of_attention:
+        raise UsageError(
+            f"{method.name} joins the scores of all attention layers, which `layertap cam` and "
+            "Model.cam do; here the methods are those of one layer."
+        )
     gradients = (
         available.require(program) if method.takes == "gradients" else available.find(program)
     )
@@ -304,6 +338,7 @@ def choose_layer(program: Program, layer: str | int | Layer | None, method: Meth
         return row
     inputs = program.graph.inputs
     rows = [row for row in program.layers if row.exposed and row.tensor not in inputs]
+    rows = [row for row in rows if row.attention is None]
     rows_with = [row for row in rows if row.name in known]
     if not rows_with:
         maps = [repr(row.name) for row in rows if len(row.shape) == 4]
@@ -356,14 +391,19 @@ def _last_maps(program: Program, known: Collection[str] | None) -> Layer:
         if node.op_type.startswith("Global")
         for tensor in node.writes
     }
+    of_patches = last_tokens(program.layers)
     rows = [
         row
         for row in program.layers
         if row.exposed
         and row.tensor not in inputs
         and row.tensor not in pooled
+        and row.attention is None
+        and (row.tokens is None or row is of_patches)
         and _has_maps(row, _axes(program, row))
     ]
+    if of_patches is not None:  # other sequences, such as queries by head, are no maps
+        rows = [row for row in rows if row.tokens or "H" in _axes(program, row)]
     found = [row for row in rows if known is None or row.name in known]
     if found:
         return found[-1]
@@ -409,7 +449,7 @@ def _raw(method: Method, evidence: Evidence, eigen_smooth: bool) -> npt.NDArray[
     maps = []
     for sample, activations in enumerate(evidence.activations):
         more = evidence.extras(sample)
-        if method.takes == "positions":
+        if method.takes == "positions" or method.of_attention:
             heats = [heat for (heat,) in more]
         else:
             heats = [method.compute(activations, *one) for one in more]

@@ -52,6 +52,8 @@ def jacobian(
     gradients = available.require(program)
     asked = _inputs(program, gradients) if layers is None else as_selectors(layers)
     wanted = choose(program, gradients, asked)
+    if not wanted:
+        return {}
     feeds = prepare(program, gradients, wanted.values(), (), inputs, preprocess)
     kept = slice(None)
     if is_empty_batch(feeds):  # the Jacobian of one sample has the right shape

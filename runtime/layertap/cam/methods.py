@@ -22,6 +22,7 @@ from layertap.errors import UsageError, suggest
 
 from .masking import kernelshap, occlusion, reciprocam, rise
 from .projections import kernel_principal, principal
+from .rollout import gradient_rollout, rollout
 
 Maps = npt.NDArray[np.float64]
 
@@ -44,6 +45,9 @@ class Method:
     """Whether it masks the image if no layer is given."""
     from_least: bool = False
     """Whether the least value of a map means no evidence, instead of 0."""
+    of_attention: bool = False
+    """Whether it takes the scores of attention layers, and their gradients if it `takes` them,
+    instead of the activations of one layer; see `rollout`."""
 
 
 def find_method(name: str) -> Method:
@@ -226,10 +230,19 @@ METHODS = {
             from_least=True,
         ),
         Method(name="kernelshap", compute=kernelshap, takes="positions", masks_input=True),
+        Method(name="rollout", compute=rollout, from_least=True, of_attention=True),
+        Method(
+            name="gradientrollout",
+            compute=gradient_rollout,
+            takes="gradients",
+            from_least=True,
+            of_attention=True,
+        ),
     )
 }
 """By name; those that need gradients first."""
 
 _ALIASES = {
     "elementwise": "gradcamelementwise", "gradcamplusplus": "gradcam++", "shap": "kernelshap",
+    "attentionrollout": "rollout", "gradrollout": "gradientrollout",
 }  # fmt: skip

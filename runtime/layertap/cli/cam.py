@@ -45,8 +45,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--method",
         help="gradcam (default), gradcam++, xgradcam, layercam, hirescam, gradcamelementwise or "
         "eigengradcam; without gradients eigencam, kpcacam, scorecam, ablationcam or reciprocam, "
-        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; a "
+        "and occlusion, rise or kernelshap, which mask the image if there is no --layer; of a "
+        "vision transformer also rollout, and with gradients of its scores gradientrollout; a "
         "finished file computes one of them",
+    )
+    parser.add_argument(
+        "--heads",
+        metavar="HOW",
+        help="how rollout joins the heads of an attention layer: mean (default), max or min",
     )
     parser.add_argument(
         "--aug-smooth", action="store_true", help="average the maps of augmented images"
@@ -110,6 +116,8 @@ def _check_method(args: argparse.Namespace, name: str) -> None:
         raise UsageError(
             f"--channels is for --method scorecam and ablationcam, got --method {name}."
         )
+    if args.heads is not None and method.name != "rollout":
+        raise UsageError(f"--heads is for --method rollout, got --method {name}.")
     check_masks(args, method.name)
     if args.target and not method.takes:
         raise UsageError(
@@ -144,6 +152,7 @@ def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
             samples=args.samples,
             seed=args.seed,
             batch_size=args.batch_size,
+            heads=args.heads,
             **masks_of(args),
         )
         found = {"layer": maps.layer, "method": maps.method}

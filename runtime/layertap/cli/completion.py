@@ -11,26 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from layertap._record import Record
-
 from . import OK, OWN, Command, configure, every_command
-from .completion_scripts import SHELLS
+from .completion_scripts import SHELLS, Option
 from .printing import show
-
-
-class Option(Record):
-    """An option of a command, as a script completes it."""
-
-    names: tuple[str, ...]
-    help: str
-    values: tuple[str, ...] = ()
-    """The values that it may have, if these are words."""
-    layers: bool = False
-    """Whether its values are names of layers."""
-    many: bool = False
-    """Whether it takes several values."""
-    flag: bool = False
-    """Whether it takes none."""
 
 
 def options_of(name: str, command: Command) -> Iterator[Option]:
@@ -103,8 +86,7 @@ COMMAND = Command(
     _configure,
     _run,
     examples=(
-        "layertap completion bash >> ~/.bashrc",
-        "layertap completion zsh >> ~/.zshrc",
-        "layertap completion fish > ~/.config/fish/completions/layertap.fish",
+        "layertap completion bash",
+        "layertap completion fish",
     ),
 )

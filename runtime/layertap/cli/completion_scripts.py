@@ -4,12 +4,27 @@ file: the names of layers are asked for when they are needed, and quoted by the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
-if TYPE_CHECKING:
-    from .completion import Option
+from layertap._record import Record
 
-Commands: TypeAlias = "Mapping[str, tuple[str, list[Option]]]"
+
+class Option(Record):
+    """An option of a command, as a script completes it."""
+
+    names: tuple[str, ...]
+    help: str
+    values: tuple[str, ...] = ()
+    """The values that it may have, if these are words."""
+    layers: bool = False
+    """Whether its values are names of layers."""
+    many: bool = False
+    """Whether it takes several values."""
+    flag: bool = False
+    """Whether it takes none."""
+
+
+Commands: TypeAlias = Mapping[str, tuple[str, list[Option]]]
 """By name of a command, its description and its options."""
 
 _BASH = r"""# Completion for bash: `layertap completion bash`.
@@ -113,7 +128,8 @@ def _bash(commands: Commands) -> str:
         (name, f'values="{" ".join(word for option in found for word in option.names)}"')
         for name, (_, found) in commands.items()
     )
-    many, one = [], []
+    many: list[tuple[str, str]] = []
+    one: list[tuple[str, str]] = []
     for name, (_, found) in commands.items():
         for option in found:
             if option.layers or option.values:

@@ -15,8 +15,9 @@ from layertap.format.atomic import check_target, replacing
 from layertap.format.text import number_of
 from layertap.images.preprocessing import Preprocessing
 from layertap.measuring.collecting import layer_statistics
-from layertap.measuring.drift import Drift
-from layertap.measuring.layer_statistics import LayerStatistics
+from layertap.measuring.columns import check_title
+from layertap.measuring.drift import TITLES, Drift
+from layertap.measuring.layer_statistics import COLUMNS, LayerStatistics
 from layertap.measuring.pages import statistics_page
 
 from . import OK, PARTLY_FAILED
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
         check_target(args.output, ".json", given)
     if args.page:
         check_target(args.page, ".html", given)
+    if args.sort is not None:
+        check_title(args.sort, TITLES if args.against else [one.title for one in COLUMNS])
     if args.size or args.batch != 1:
         raise UsageError("--size and --batch are for the table without --on. Leave them out.")
     reference = _saved(args)
@@ -43,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     if args.against and reference is None:
         reference = _measured(model, args, args.against, recipe)
     drift = Drift(found, reference) if reference else None
+    if args.sort is not None:
+        found, drift = _sorted(found, drift, args.sort)
     if args.output:
         found.save(args.output)
         tell(f"wrote {args.output}: {number_of(len(found.rows), 'layer')}")
@@ -65,6 +70,19 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in found.left_out.items():
         tell(f"layertap: warning: {one_line(name)} is left out: {one_line(reason)}.")
     return PARTLY_FAILED if failed else OK
+
+
+def _sorted(
+    found: LayerStatistics, drift: Drift | None, column: str
+) -> tuple[LayerStatistics, Drift | None]:
+    """Both in the order of a column of the table that is printed."""
+    if drift is None:
+        return found.sorted(column), None
+    drift = drift.sorted(column)
+    places = {row.name: at for at, row in enumerate(drift.rows)}
+    rows = sorted(found.rows, key=lambda row: places.get(row.name, len(places)))
+    ordered = LayerStatistics(rows, found.model, found.images, found.failures, found.left_out)
+    return ordered, drift
 
 
 def _is_saved(args: argparse.Namespace) -> bool:

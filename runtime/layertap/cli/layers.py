@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from layertap.errors import LayertapWarning, UsageError
 from layertap.format.apart import ways
+from layertap.format.attention_rows import price
 from layertap.format.cost import activation_costs
 from layertap.format.index import read_card, read_index
 from layertap.format.layer import Layer
@@ -23,7 +24,8 @@ from .options import (
     add_preprocess,
     add_threads,
     check_not_given,
-    image_size,
+    fitted_sizes,
+    free_sizes,
     layer_selectors,
 )
 from .printing import show
@@ -32,15 +34,26 @@ from .printing import show
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE.onnx")
     add_layer_selection(parser)
-    parser.add_argument("--json", action="store_true", help="print a JSON list of objects")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print a JSON list of objects; an object with --cost, --split or --on",
+    )
+    parser.add_argument(
+        "--sort",
+        metavar="COLUMN",
+        help="with --cost or --on: order the layers by a column of the table, the largest number "
+        "first, for example 'multiply-adds', ms, dead or divergence",
+    )
     parser.add_argument(
         "--names", action="store_true", help="print the names only, one in each line"
     )
     parser.add_argument(
         "--size",
-        type=image_size,
+        type=free_sizes,
         metavar="HxW",
-        help="estimate the MB of layers with free sizes, for this input size",
+        help="estimate the MB of layers with free sizes, for this input size: HEIGHTxWIDTH, or one "
+        "number for all free sizes, such as the length of a text",
     )
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="show MB for a batch of N (default 1)"
@@ -135,12 +148,13 @@ def _run(args: argparse.Namespace) -> int:
         from . import layer_costs  # needs numpy, which the table does not
 
         return layer_costs.run(args)
-    costs_only = ("runs", "server_speed", "threads")
-    check_not_given(args, costs_only, "is for the cost of layers: give --measure, too.")
+    check_not_given(args, ("server_speed",), "is for the place to cut: give --split, too.")
+    check_not_given(args, ("runs", "threads"), "is for the cost of layers: give --measure, too.")
     if args.on:
         from . import layer_statistics  # needs numpy, which the table does not
 
         return layer_statistics.run(args)
+    check_not_given(args, ("sort",), "is for --on and --cost. Give one of them, too.")
     values_only = ("against", "output", "page", "preprocess", "workers", "batch_size")
     check_not_given(args, values_only, "is for the values of layers on images: give --on, too.")
     if args.device != "cpu":
@@ -158,7 +172,9 @@ def _run(args: argparse.Namespace) -> int:
     if args.names:
         show("\n".join(layer.name for layer in layers))
         return OK
-    costs = activation_costs(layers, card if args.size else None, args.size, args.batch)
+    inputs = card.inputs if card else ()
+    size = fitted_sizes(args.size, inputs[0].shape if inputs else ())
+    costs = activation_costs(layers, card if size else None, size, args.batch)
     if (
         args.size
         and all(cost.exact for cost in costs)
@@ -176,7 +192,8 @@ def _run(args: argparse.Namespace) -> int:
             row["bytes"] = cost.nbytes
         show("[" + ",\n ".join(json.dumps(row) for row in rows) + "]")
     else:
-        show(as_text(layers, costs))
+        note = price(layers)
+        show(as_text(layers, costs) + (f"\n\n{note}" if note else ""))
     return OK
 
 
@@ -187,6 +204,10 @@ COMMAND = Command(
     examples=(
         "layertap layers chest.onnx",
         "layertap layers chest.onnx --layers 'conv5_*' --type Conv2D",
+        "layertap layers chest.onnx --on images/ --type Activation --sort dead",
+        "layertap layers chest.onnx --on today/ --against reference.json --sort divergence",
+        "layertap layers chest.onnx --measure random --sort ms",
+        "layertap layers chest.onnx --split 10Mbit/s",
         "layertap layers chest.onnx --receptive-field --layers pool4_pool --at 3,5",
         "layertap layers chest.onnx --type Conv2D --names",
     ),

@@ -23,7 +23,8 @@ def add_layer_selection(parser: argparse.ArgumentParser, reductions: bool = Fals
         action="extend",
         nargs="+",
         metavar="LAYER",
-        help="names, globs, re:PATTERN, indices, slices or `all`" + more * reductions,
+        help="names, globs, re:PATTERN, indices, slices, `all`, or `attention` for its scores"
+        + more * reductions,
     )
     parser.add_argument(
         "--type", action="extend", nargs="+", metavar="CLASS", help="Keras class names"
@@ -144,6 +145,33 @@ def layer_selectors(args: argparse.Namespace, layers: Sequence[Layer]) -> list[S
 def parse_target(text: str, labels: Sequence[str]) -> str | int:
     """Parse a target from the command line: a number is an index, unless it is a label."""
     return int(text) if text not in labels and text.lstrip("-").isdecimal() else text
+
+
+def free_sizes(text: str) -> tuple[int, ...]:
+    """Parse `128`, `HEIGHTxWIDTH` or `64x64x64`, as an argparse type; see `fitted_sizes`."""
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sizes = ()
+    if not sizes or any(size < 1 for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size: give HEIGHTxWIDTH, for example 320x320, or one number"
+        )
+    return sizes
+
+
+def fitted_sizes(
+    sizes: tuple[int, ...] | None, shape: Sequence[int | str | None]
+) -> tuple[int, ...] | None:
+    """One size for each free axis after the batch: `--size 320` stands for all of them.
+
+    Args:
+        sizes: what was given.
+        shape: of the model's first input.
+    """
+    if sizes is None or len(sizes) != 1:
+        return sizes
+    return sizes * max(1, sum(not isinstance(size, int) for size in shape[1:]))
 
 
 def image_size(text: str) -> tuple[int, int]:

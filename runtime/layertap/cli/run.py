@@ -24,9 +24,10 @@ from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
 from layertap.format.text import aligned, finite, printable, shape_text
-from layertap.view.sheets import feature_maps
+from layertap.view.sheets import SheetMaps, sheet_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
+from .attended_tokens import attended, read_tokens
 from .image_input import ImageInput, batch_size, recipe_for
 from .image_output import OutputFiles
 from .options import (
@@ -93,6 +94,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         help="print the best classes, the values of each result, and the files that were written, "
         "as JSON",
     )
+    parser.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="the tokens of a text, one a line, which are printed with the scores of attention",
+    )
     add_device(parser)
     add_threads(parser)
     add_timeout(parser)
@@ -105,6 +111,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _fetch_and_write(args: argparse.Namespace) -> int:
     _check(args)
+    tokens = None if args.tokens is None else read_tokens(args.tokens)
     model = _model.open(args.file, device=args.device, threads=args.threads)
     fetch = _fetcher(model, args)
     failures: list[str] = []
@@ -126,7 +133,7 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
         write_results(Path(args.output), names, results)
         written.append(args.output)
     if args.sheet:
-        maps = _feature_maps(model, results)
+        maps = _sheet_maps(model, results)
         drawn = SheetOptions.of(args)
         files = OutputFiles(Path(args.sheet), args.inputs, paths)
         parts = distinct_names([*(layer.name for layer in model.layers), *results])
@@ -137,7 +144,8 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
     if args.json:
         show(json.dumps(_as_object(model, names, results, written, failures, args), indent=1))
     elif not args.output and not args.sheet:
-        show(_summary(model, names, results, args))
+        table = attended(model, results, tokens)
+        show(_summary(model, names, results, args) + (f"\n\n{table}" if table else ""))
     return PARTLY_FAILED if failures else OK
 
 
@@ -160,6 +168,9 @@ def _check(args: argparse.Namespace) -> None:
             f"--top prints the best classes of the model's predictions, which {unused[0]} does not "
             "print. Leave out one of the two."
         )
+    if args.tokens is not None and (args.output or args.sheet):
+        given = "-o" if args.output else "--sheet"
+        raise UsageError(f"--tokens is for what is printed, which {given} does not do.")
     if args.output:
         check_target(args.output, "", [args.file, *args.inputs])
         check_suffix(args.output)
@@ -230,8 +241,8 @@ def _run_images(
     return names, {name: rows.array() for name, rows in kept.items()}
 
 
-def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
-    """The results that are feature maps, as `(n, h, w, c)`.
+def _sheet_maps(model: _model.Model, results: Arrays) -> dict[str, SheetMaps]:
+    """The results that a sheet can show.
 
     Raises:
         UsageError: none is.
@@ -241,7 +252,7 @@ def _feature_maps(model: _model.Model, results: Arrays) -> Arrays:
     maps = {}
     for name, value in results.items():
         tensor = tensors.get(name, name)
-        found = feature_maps(program, tensor, value)
+        found = sheet_maps(program, name, tensor, value)
         if found is not None:
             maps[name] = found
     if not maps:
@@ -256,7 +267,7 @@ def _draw_sheets(
     files: OutputFiles,
     parts: Mapping[str, str],
     rows: Sequence[tuple[str, int | None]],
-    maps: Arrays,
+    maps: Mapping[str, SheetMaps],
     drawn: SheetOptions,
     *,
     images: bool,
@@ -268,14 +279,14 @@ def _draw_sheets(
         files: the files to write.
         parts: parts of file names by layer.
         rows: for each row the image; or the batch, and the number of the row in it.
-        maps: the feature maps by layer, `(n, h, w, c)`.
+        maps: what the sheets show, by layer.
         drawn: how they are drawn.
         images: whether there is an image for each row, instead of a ready batch.
     """
     written = []
     for layer, value in maps.items():
-        for (path, row), activation in zip(rows, value, strict=False):
-            picture = drawn.sheet(layer, activation, path if images else None)
+        for (path, row), sample in zip(rows, value.values, strict=False):
+            picture = drawn.sheet(value, sample, path if images else None)
             name = files.name(path, parts[layer], row)
             file = files.save_picture(picture, name, "sheet", drawn.print_)
             tell(f"wrote {files.folder / file}")
@@ -387,5 +398,6 @@ COMMAND = Command(
         "layertap run chest.onnx images --layers bn=mean -o features.npz",
         "layertap run chest.onnx images -o scores.csv",
         "layertap run chest.onnx chest.png --layers 'conv5_*' --sheet sheets --scale common",
+        "layertap run text.onnx ids.npz --layers attention --tokens tokens.txt",
     ),
 )

@@ -12,8 +12,8 @@ from PIL import Image
 from layertap.errors import UsageError
 from layertap.view.colormaps import shades
 from layertap.view.lettering import Lettering
-from layertap.view.pictures import SCALES, contact_sheet
-from layertap.view.sheets import sheet_caption
+from layertap.view.pictures import SCALES
+from layertap.view.sheets import SheetMaps
 
 from .options import check_positive
 from .picture_options import PrintOptions, add_print
@@ -80,7 +80,6 @@ class SheetOptions:
         Lettering(args.font)
         return cls(print_, args.caption, {**given, "width": print_.pixels})
 
-    def sheet(self, layer: str, activation: NDArray[Any], image: str | None) -> Image.Image:
-        """The sheet of one sample's feature maps `(h, w, c)`."""
-        caption = sheet_caption(layer, activation) if self.caption is None else self.caption
-        return contact_sheet(activation, image=image, caption=caption, **self.options)
+    def sheet(self, maps: SheetMaps, sample: NDArray[Any], image: str | None) -> Image.Image:
+        """The sheet of one sample `(h, w, c)` of a layer's maps."""
+        return maps.drawn(sample, image, self.caption, self.options)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from layertap._cut.plan import Appended
 from layertap._engine.program import Program
 from layertap.cam.gradients import layer_gradients
-from layertap.cam.heat_maps import choose_layer, heat_maps
+from layertap.cam.heat_maps import heat_maps, layer_of
 from layertap.cam.methods import find_method
 from layertap.errors import InputError, UsageError
 from layertap.format.text import shape_text
@@ -172,8 +172,8 @@ class Work:
         if one.kind == "gradient":
             return {"gradient": one.name, "target": one.how}
         if one.kind == "cam":
-            layer = choose_layer(self._program, self._cam_layer, find_method(one.how))
-            return {"cam": one.name, "method": one.how, "layer": layer.name}
+            layer = layer_of(self._program, self._cam_layer, find_method(one.how))
+            return {"cam": one.name, "method": one.how, "layer": layer}
         asked = {"layer": one.name, "reduction": one.how}
         return {**asked, "part": field} if field else asked
 

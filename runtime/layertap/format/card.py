@@ -18,7 +18,7 @@ from layertap._record import Record
 from layertap.errors import CardVersionError, ModelFileError, UsageError, suggest
 
 from .graph import MAX_RANK
-from .layer import AXIS_LETTERS, Axes, Layer, Shape
+from .layer import AXIS_LETTERS, Attention, Axes, Layer, Shape, Tokens
 
 T = TypeVar("T", bound=Record)
 Finite: TypeAlias = float
@@ -29,7 +29,7 @@ Kind: TypeAlias = tuple[str, tuple[type, ...], Callable[[Any], bool] | None]
 KEY = "layertap"
 """The key of the card in `metadata_props`."""
 
-MAJOR, MINOR = 1, 3
+MAJOR, MINOR = 1, 4
 """The format version that this layertap writes; it reads every minor version of the same major."""
 
 MAX_NESTING = 32
@@ -503,7 +503,7 @@ def _read_card(data: object) -> Card:
         source=lambda source: _read(Source, source),
         inputs=_many(TensorInfo),
         outputs=_many(TensorInfo),
-        layers=_many(Layer),
+        layers=_many(Layer, attention=_optional(Attention), tokens=_optional(Tokens)),
         verification=_optional(
             Verification, layers=_by_name(LayerCheck), tables=_by_name(TableRows)
         ),
@@ -515,7 +515,41 @@ def _read_card(data: object) -> Card:
         quantized=_optional(Quantized),
     )
     _check_parents({layer.name: layer.parent for layer in card.layers if layer.parent is not None})
+    for layer in card.layers:
+        if layer.attention is not None:
+            _check_attention(layer, layer.attention)
+        if layer.tokens is not None:
+            if len(layer.shape) != 3:
+                shape = _short(list(layer.shape))
+                raise ValueError(f"{_short(layer.name)} has tokens in {shape}")
+            _check_grid(layer, layer.tokens, 1)
     return card
+
+
+def _check_attention(layer: Layer, attention: Attention) -> None:
+    """Check that attention scores have the axes that the card states."""
+    heads, shape = attention.heads, layer.shape
+    if not shape and layer.tensor is None:  # not computed: nothing is known of it
+        return
+    axes = 4 if heads else 3
+    if len(shape) < axes or (heads and shape[1] not in (None, heads)):
+        raise ValueError(f"{_short(layer.name)} has {heads} heads in {_short(list(shape))}")
+    if attention.grid is not None:
+        if len(shape) != axes:
+            raise ValueError(f"{_short(layer.name)} has a grid in {_short(list(shape))}")
+        _check_grid(layer, attention, axes - 2)
+        _check_grid(layer, attention, axes - 1)
+
+
+def _check_grid(layer: Layer, tokens: Attention | Tokens, axis: int) -> None:
+    """Check that an axis of a layer has as many tokens as the card states."""
+    rows, columns = tokens.grid or (0, 0)
+    size = layer.shape[axis]
+    if size is not None and tokens.first + rows * columns > size:
+        raise ValueError(
+            f"{_short(layer.name)} has {tokens.first} tokens and a grid of {rows} x {columns} in "
+            f"{_short(list(layer.shape))}"
+        )
 
 
 def _check_parents(parents: Mapping[str, str]) -> None:
@@ -546,6 +580,10 @@ def _are_sizes(value: Any) -> bool:
     return (
         len(value) <= MAX_RANK and _are_integers(value) and min(filter(None, value), default=0) >= 0
     )
+
+
+def _is_grid(value: Any) -> bool:
+    return len(value) == 2 and all(type(size) is int and size > 0 for size in value)
 
 
 def _are_finite(value: Any) -> bool:
@@ -604,6 +642,12 @@ _KINDS: Mapping[str, Kind] = {
         lambda value: value is None or isfinite(value),
     ),
     "Shape": ("a list of sizes", (tuple,), _are_sizes),
+    "Grid": ("a list of two sizes", (tuple,), _is_grid),
+    "Grid | None": (
+        "a list of two sizes or null",
+        (tuple, type(None)),
+        lambda value: value is None or _is_grid(value),
+    ),
     "tuple[int, ...]": (
         "a list of sizes without null",
         (tuple,),

@@ -35,6 +35,35 @@ ITEM_BYTES = {
 MOST_BYTES = 1 << 63
 """No memory has as many bytes."""
 
+Grid = tuple[int, int]
+"""Rows and columns of the patches that an image was divided into."""
+
+
+class Attention(Record):
+    """What the scores of an attention layer belong to, and which tokens are patches of an image."""
+
+    of: str
+    """Name of the attention layer; empty if the model's own code computes the scores."""
+    heads: int
+    """Number of heads, on the second axis of the scores `(n, heads, queries, keys)`; 0 if that is
+    no axis of heads, as in `(n, queries, keys)`."""
+    grid: Grid | None = None
+    """Rows and columns of the patches among the queries and among the keys, row by row; `None` if
+    they are no patches, or if the graph does not tell."""
+    first: int = 0
+    """Number of tokens before the patches, such as a class token."""
+    extra: Mapping[str, Any] = {}
+
+
+class Tokens(Record):
+    """Which tokens of a sequence `(n, tokens, channels)` are the patches of an image."""
+
+    grid: Grid
+    """Rows and columns of the patches, which are in the sequence row by row."""
+    first: int = 0
+    """Number of tokens before the patches, such as a class token. There may be others after."""
+    extra: Mapping[str, Any] = {}
+
 
 @public
 class Layer(Record):
@@ -65,6 +94,10 @@ class Layer(Record):
     windows of all images as one batch, or if its output does not depend on the input."""
     axes: Axes | None = None
     """What each axis of `shape` means, for example `NHWC`; `None` if it is not known."""
+    attention: Attention | None = None
+    """What attention scores belong to; `None` for any other layer."""
+    tokens: Tokens | None = None
+    """Which tokens of the output are patches of an image; `None` if the file does not state it."""
     extra: Mapping[str, Any] = {}
     """Further keys of the layer in a card written by a newer layertap."""
 

@@ -8,15 +8,20 @@ from typing import Any, TypeAlias
 
 from layertap.errors import LayerNotFoundError, UsageError, suggest
 
+from .attention_rows import ATTENTION, SCORES_NAME, attention_scores, without_scores
 from .layer import Layer
 from .text import number_of
 
 Selector: TypeAlias = str | int | slice | Layer
 """A layer's exact name, a glob (`conv5_*`), `re:PATTERN` (full match), an index (negative indices
-count from the end), a slice of indices, a `Layer`; or `all`, unless a layer has this name."""
+count from the end), a slice of indices, a `Layer`; or the words `all` and `attention`, unless a
+layer has this name.
+
+Scores of attention are large, so only what names them selects them: their name or index, the word
+`attention`, their class, or a pattern that contains `attention_scores`."""
 
 ALL = "all"
-"""Selects every layer that the file exposes."""
+"""Selects every layer that the file exposes, without the scores of attention."""
 
 Ways: TypeAlias = Callable[[], Mapping[str, str]]
 """Gives, by name of an output that may be no layer, how to get it; called for an error only."""
@@ -37,8 +42,9 @@ def select(
     Args:
         layers: all layers of the model, in order.
         selector: one selector or several; `None` selects all exposed layers. Patterns, slices and
-            `None` skip layers that the file does not expose.
-        type: Keras class name or names, for example `Conv2D`.
+            `None` skip layers that the file does not expose, and scores of attention.
+        type: Keras class name or names, for example `Conv2D`; with `AttentionScores`, patterns and
+            `None` do not skip them.
         outputs: gives the outputs that may be no layers, for the error.
 
     Returns:
@@ -50,14 +56,20 @@ def select(
         UsageError: a selector has an invalid type, for example float.
     """
     exposed = [layer for layer in layers if layer.tensor is not None]
+    scores = type is not None  # which leaves out those that it does not name
     if selector is None:
-        selected = exposed
+        selected = exposed if scores else _ordinary(exposed)
     else:
-        found = [layer for one in _as_list(selector) for layer in _matching(layers, one, outputs)]
+        found = [
+            layer for one in _as_list(selector) for layer in _matching(layers, one, outputs, scores)
+        ]
         selected = list({layer.name: layer for layer in found}.values())
-    if type is not None:
-        selected = _of_type(exposed, selected, _class_names(type))
-    return selected
+    return selected if type is None else _of_type(exposed, selected, _class_names(type))
+
+
+def _ordinary(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers without the scores of attention."""
+    return [layer for layer in layers if layer.attention is None]
 
 
 def only(layers: Sequence[Layer], selector: str | int | Layer, outputs: Ways = dict) -> Layer:
@@ -79,7 +91,7 @@ def only(layers: Sequence[Layer], selector: str | int | Layer, outputs: Ways = d
 def is_single(layers: Sequence[Layer], selector: object) -> bool:
     """Whether `selector` is the name or index of exactly one layer; false for a list."""
     if isinstance(selector, str):
-        return not (_is_pattern(layers, selector) or _is_all(layers, selector))
+        return not (_is_pattern(layers, selector) or _word(layers, selector))
     return isinstance(selector, Layer) or _is_integer(selector)
 
 
@@ -150,18 +162,28 @@ def _class_names(value: Any) -> list[str]:
     return names
 
 
-def _matching(layers: Sequence[Layer], selector: Selector, outputs: Ways) -> list[Layer]:
+def _matching(
+    layers: Sequence[Layer], selector: Selector, outputs: Ways, scores: bool
+) -> list[Layer]:
+    """
+    Args:
+        scores: whether `all` and patterns include scores of attention.
+    """
     if isinstance(selector, slice):
-        return _sliced(layers, selector)
-    if isinstance(selector, str) and _is_all(layers, selector):
-        return [layer for layer in layers if layer.exposed]
+        return _sliced(_ordinary(layers), selector)
+    if isinstance(selector, str) and _word(layers, selector) == ALL:
+        return [one for one in (layers if scores else _ordinary(layers)) if one.exposed]
+    if isinstance(selector, str) and _word(layers, selector) == ATTENTION:
+        return attention_scores(layers)
     if isinstance(selector, str) and _is_pattern(layers, selector):
-        return _by_pattern(layers, selector)
+        return _by_pattern(layers, selector, scores or SCORES_NAME in selector)
     return [only(layers, selector, outputs)]
 
 
-def _is_all(layers: Sequence[Layer], text: str) -> bool:
-    return text == ALL and not any(layer.name == ALL for layer in layers)
+def _word(layers: Sequence[Layer], text: str) -> str | None:
+    """The text if it is one of the words, and not the name of a layer."""
+    found = text in (ALL, ATTENTION) and not any(layer.name == text for layer in layers)
+    return text if found else None
 
 
 def _sliced(layers: Sequence[Layer], selector: slice) -> list[Layer]:
@@ -188,7 +210,7 @@ def _is_pattern(layers: Sequence[Layer], text: str) -> bool:
     return has_syntax and not any(text in (layer.name, layer.tensor) for layer in layers)
 
 
-def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
+def _by_pattern(layers: Sequence[Layer], pattern: str, scores: bool) -> list[Layer]:
     if pattern.startswith("re:"):
         try:
             regex = re.compile(pattern[3:])
@@ -201,6 +223,14 @@ def _by_pattern(layers: Sequence[Layer], pattern: str) -> list[Layer]:
         import fnmatch
 
         matching = [layer for layer in layers if fnmatch.fnmatchcase(layer.name, pattern)]
+    if not scores:
+        skipped, matching = matching, _ordinary(matching)
+        if skipped and not matching:
+            raise LayerNotFoundError(
+                f"the pattern {pattern!r} only matches scores of attention, which patterns skip "
+                f"because they are large. Select them by the word {ATTENTION!r} or by their names, "
+                f"such as {skipped[0].name!r}."
+            )
     found = [layer for layer in matching if layer.exposed]
     if matching and not found:
         raise LayerNotFoundError(
@@ -232,11 +262,13 @@ def _of_type(exposed: list[Layer], selected: list[Layer], types: list[str]) -> l
 
 
 def _at(layers: Sequence[Layer], index: int) -> Layer:
+    """The layer at an index. Negative ones count as in Keras, which has no scores of attention."""
+    counted = _ordinary(layers) if index < 0 else layers
     try:
-        return layers[index]
+        return counted[index]
     except IndexError:
         count = number_of(len(layers), "layer")
-        indices = f"{count}, 0 to {len(layers) - 1} or -{len(layers)} to -1"
+        indices = f"{count}, 0 to {len(layers) - 1} or -{len(_ordinary(layers))} to -1"
         raise LayerNotFoundError(
             f"layer index {index} is out of range: the model has "
             f"{indices if layers else 'no layers'}."
@@ -253,6 +285,8 @@ def _named(layers: Sequence[Layer], name: str, outputs: Ways) -> Layer:
     for layer in layers:  # the modules of a file from PyTorch also have the names of their tensors
         if layer.tensor == name:
             return layer
+    if why := without_scores(layers, name):
+        raise LayerNotFoundError(f"no layer is called {name!r}: {why}")
     exposed = [layer.name for layer in layers if layer.exposed]
     near = suggest(name, exposed)
     raise LayerNotFoundError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from .cost import Cost
 from .layer import Layer
-from .text import aligned, type_text
+from .text import aligned, megabytes, type_text
 
 HEAD = ("index", "name", "class", "output shape", "parameters", "MB", "connected to")
 RIGHT = {0, 4, 5}
@@ -82,10 +82,3 @@ def _wrapped(names: Sequence[str]) -> list[str]:
 def cost_text(cost: Cost) -> str:
     """The size in MB (10^6 bytes), with `~` before an estimate; empty if unknown."""
     return "" if cost.nbytes is None else f"{'' if cost.exact else '~'}{megabytes(cost.nbytes)}"
-
-
-def megabytes(nbytes: int) -> str:
-    """A size in MB (10^6 bytes), with the digits that matter."""
-    value = nbytes / 1e6
-    digits = 1 if value >= 10 else 2 if value >= 0.1 else 4 if value >= 0.001 else 6
-    return f"{value:.{digits}f}"

@@ -103,3 +103,10 @@ def class_text(value: object) -> str:
     """The class of a value with its article: `an int`, `a list`."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def megabytes(nbytes: int) -> str:
+    """A size in MB (10^6 bytes), with the digits that matter."""
+    value = nbytes / 1e6
+    digits = 1 if value >= 10 else 2 if value >= 0.1 else 4 if value >= 0.001 else 6
+    return f"{value:.{digits}f}"

@@ -27,8 +27,9 @@ from layertap.format.layer import Layer, channel_axis
 
 from . import histogram
 from .bounds import bounds_of
+from .concatenations import concatenations
 from .layer_statistics import LayerStatistics, values_of
-from .sums import Bounds, Sums, merged, sums_of
+from .sums import Bounds, Sums, merged, side_by_side, sums_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,8 @@ class _Asked(NamedTuple):
     axis: int | None
     """The axis of the channels, the axis of the samples counted."""
     bounds: Bounds | None
+    parts: tuple[int, ...]
+    """Indices of the layers whose channels are its channels, side by side, if there are some."""
 
 
 class _Plan(NamedTuple):
@@ -119,11 +122,18 @@ class _Measuring(Columns):
                         axis = one.axis
                         if axis is not None and row.ndim < array.ndim:
                             axis -= 1
-                        found[place][index] = sums_of(row, axis, one.bounds)
+                        found[place][index] = _sums(one, row, axis, found[place])
         column = np.empty(rows, object)  # numpy would make a table of lists of one length
         for place in range(rows):
             column[place] = found[place]
         return {KEY: column}
+
+
+def _sums(one: _Asked, row: NDArray[Any], axis: int | None, found: Sequence[Sums | str]) -> Sums:
+    """The sums of a layer's values, from those of other layers of the image if they are known."""
+    parts = [part for index in one.parts if not isinstance(part := found[index], str)]
+    known = side_by_side(row, parts) if one.parts and len(parts) == len(one.parts) else None
+    return known or sums_of(row, axis, one.bounds)
 
 
 def _row(one: _Asked, array: Any, place: int, size: int) -> NDArray[Any] | str:
@@ -203,8 +213,9 @@ def layer_statistics(
         meter.close()
         items.close()
     if not done:
-        reason = next(iter(failures.values()))
-        raise ImageError(f"none of the {total:,} images can be read: {reason}")
+        name, reason = next(iter(failures.items()))
+        which = "the image cannot" if total == 1 else f"none of the {total:,} images can"
+        raise ImageError(f"{which} be read. {name}: {reason}")
     rows = [
         values_of(
             one.layer.name,
@@ -240,6 +251,8 @@ def _planned(
     """What is run for the layers that are asked for, and why others are left out."""
     selected = program.select(asked)
     if not selected:
+        if program.select(None):
+            raise UsageError("no layers were given. Leave `layers` out for all of them.")
         raise UsageError(f"{program.name} has no layers whose values it gives.")
     left_out: dict[str, str] = {}
     kept: list[Layer] = []
@@ -261,7 +274,12 @@ def _planned(
             f"a collection gives one input for each item, but {program.name} needs "
             f"{len(plan.needs)} ({listed}) for these layers."
         )
-    rows = tuple(_Asked(layer, _channels(program, layer), bounds.get(layer.name)) for layer in kept)
+    axes = [_channels(program, layer) for layer in kept]
+    parts = concatenations(program, kept, axes)
+    rows = tuple(
+        _Asked(layer, axes[at], bounds.get(layer.name), parts.get(at, ()))
+        for at, layer in enumerate(kept)
+    )
     groups = tuple(_grouped(program, kept, size))
     return _Plan(rows, groups, whole, plan.needs[0]), left_out
 

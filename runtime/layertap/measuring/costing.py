@@ -14,10 +14,10 @@ from layertap._cut.facts import parsed
 from layertap._engine.program import Program
 from layertap.errors import UsageError
 from layertap.format.graph import Node
-from layertap.format.layer import Layer
+from layertap.format.layer import ITEM_BYTES, Layer
 from layertap.format.wire import content, find_text
 
-from .crossing import Crossings, Place, layers_of
+from .crossing import Crossings, Movers, Place, layers_of
 from .layer_costs import LayerCost, LayerCosts
 from .operations import multiply_adds
 from .owners import Owners
@@ -31,6 +31,9 @@ RUNS = 10
 """Timed runs, of which the medians are taken."""
 
 RANDOM = "random"
+
+WIDENED = "InsertedPrecisionFreeCast_"
+"""How onnxruntime names a Cast to float32 that it adds: for the tensor that it reads."""
 
 MOST_CROSSING = 4
 """Most tensors that cross where a model is cut in two."""
@@ -67,12 +70,15 @@ def layer_costs(
         if node is not None:
             # An output that is left out is in neither list.
             sizes |= dict(zip(filter(None, node.writes), ran.writes, strict=False))
+        elif ran.name.startswith(WIDENED) and ran.reads:
+            # The CPU computes some operators in other ones, with other names, in float32.
+            sizes.setdefault(ran.name.removeprefix(WIDENED), ran.reads[0])
     times: dict[int | None, float] | None = None
     whole = None
     if measure is not None:
         profile = profiled(program, outputs, _prepared(program, given, preprocess), runs=runs)
         whole = 1000 * statistics.median(profile.seconds)
-        times = _milliseconds(profile, owners)
+        times = _milliseconds(profile, owners, whole)
     path = program.source.path
     table = _Table(program, crossings, owners, sizes, done, times)
     every = {layer.index: table.row(layer) for layer in program.layers}
@@ -132,6 +138,8 @@ class _Table:
         ends = {crossings.source(info.name) for info in program.outputs}
         self._apart = {*program.graph.inputs, *ends}
         """Tensors at which nothing can be cut."""
+        self._inside = _inside(program.layers)
+        self._movers = Movers(program.graph)
         kept = [at for at in crossings.kept if owners.of_node[at] is not None]
         self._kept = np.array(kept, np.int64)
         self._owners = np.array([owners.of_node[at] for at in kept], np.int64)
@@ -141,14 +149,9 @@ class _Table:
 
     def row(self, layer: Layer) -> LayerCost:
         """The row of a layer."""
-        nbytes = crossing = tensors = cut = before = None
-        found = None
-        if layer.tensor is not None:
-            found = self._sizes.get(
-                layer.tensor, self._sizes.get(self._crossings.source(layer.tensor))
-            )
-        if found is not None:
-            nbytes = found.nbytes
+        crossing = tensors = cut = before = None
+        nbytes, depends = self._bytes(layer)
+        if depends:
             place = self._crossings.after([str(layer.tensor)])
             known = [self._sizes.get(name) for name in place.tensors]
             if None not in known:
@@ -156,19 +159,37 @@ class _Table:
             cut = self._cut(place)
             if self._times is not None:
                 before = self._before(place)
+        family = self._inside[layer.index]
         return LayerCost(
             name=layer.name,
             type=layer.type,
             index=layer.index,
-            multiply_adds=self._done.get(layer.index, 0),
+            multiply_adds=sum(self._done.get(index, 0) for index in family),
             parameters=layer.parameters,
             nbytes=nbytes,
             crossing=crossing,
             tensors=tensors,
             cut=cut,
-            milliseconds=None if self._times is None else self._times.get(layer.index, 0.0),
+            milliseconds=None
+            if self._times is None
+            else sum(self._times.get(index, 0.0) for index in family),
             milliseconds_before=before,
         )
+
+    def _bytes(self, layer: Layer) -> tuple[int | None, bool]:
+        """The bytes of a layer, and whether the outputs depend on its values."""
+        if layer.tensor is None:
+            return None, False
+        found = self._sizes.get(layer.tensor, self._sizes.get(self._crossings.source(layer.tensor)))
+        if found is not None:
+            return found.nbytes, True
+        # The outputs do not need it, but perhaps what it has the values of, in another shape or
+        # dtype: float16 of which the file gives float32.
+        moved = self._sizes.get(self._movers.source(layer.tensor))
+        item = ITEM_BYTES.get(layer.dtype)
+        if moved is not None and item:
+            return moved.elements * item, True
+        return layer.nbytes(1), False
 
     def _cut(self, place: Place) -> tuple[str, ...] | None:
         """The layers to cut at."""
@@ -184,6 +205,21 @@ class _Table:
             self._owners, weights=place.before[self._kept], minlength=len(self._nodes)
         )
         return float(np.sum(self._spent * inside / np.maximum(self._nodes, 1)))
+
+
+def _inside(layers: Sequence[Layer]) -> dict[int, list[int]]:
+    """For each layer, the indices of it and of the layers inside of it."""
+    index_of = {layer.name: layer.index for layer in layers}
+    parents = {layer.index: index_of.get(layer.parent or "") for layer in layers}
+    found: dict[int, list[int]] = {layer.index: [] for layer in layers}
+    for layer in layers:
+        at: int | None = layer.index
+        passed: set[int] = set()  # a damaged card may have a circle
+        while at is not None and at not in passed:
+            found[at].append(layer.index)
+            passed.add(at)
+            at = parents.get(at)
+    return found
 
 
 def _work(ran: Ran, node: Node | None, equations: Mapping[str, str]) -> int:
@@ -207,11 +243,11 @@ def _equations(program: Program) -> dict[str, str]:
     return found
 
 
-def _milliseconds(profile: Profile, owners: Owners) -> dict[int | None, float]:
+def _milliseconds(profile: Profile, owners: Owners, whole: float) -> dict[int | None, float]:
     """The time of each layer; that of nodes of no layer under `None`.
 
-    They are the medians of the runs, times one factor: so they add up to the median of the sums of
-    the runs. Where other programs disturb the runs, medians alone would add up to less.
+    They are the medians of the runs, times one factor: so they add up to the time of a whole run
+    without a profile, which takes time itself.
     """
     by_run: list[dict[int | None, float]] = []
     for run in profile.runs:
@@ -221,5 +257,5 @@ def _milliseconds(profile: Profile, owners: Owners) -> dict[int | None, float]:
         by_run.append(spent)
     keys = dict.fromkeys(key for run in by_run for key in run)
     medians = {key: statistics.median(run.get(key, 0.0) for run in by_run) for key in keys}
-    added, whole = sum(medians.values()), statistics.median(sum(run.values()) for run in by_run)
+    added = sum(medians.values())
     return {key: value * (whole / added if added else 1.0) for key, value in medians.items()}

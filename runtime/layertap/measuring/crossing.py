@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._engine.program import Program
-from layertap.format.graph import Node
+from layertap.format.graph import Graph, Node
 from layertap.format.layer import Layer
-from layertap.format.operators import VIEWS, is_one_of
+from layertap.format.operators import MOVERS, VIEWS, is_one_of
 
 
 class Place(NamedTuple):
@@ -88,6 +88,21 @@ class Crossings:
         crosses = before[self._written] & ((read_before < self._counts) | self._ends)
         names = tuple(self._tensors[at] for at in np.flatnonzero(crosses))
         return Place(before[:-1], names)
+
+
+class Movers:
+    """Which tensors have the values of others, in another shape, order of axes or dtype."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._source: dict[str, str] = {}
+        for node in graph.nodes:
+            if is_one_of(node, MOVERS) and node.reads and node.writes:
+                source = node.reads[0]
+                self._source[node.writes[0]] = self._source.get(source, source)
+
+    def source(self, tensor: str) -> str:
+        """The tensor that these values were computed as, which may be itself."""
+        return self._source.get(tensor, tensor)
 
 
 def _draws(node: Node) -> bool:

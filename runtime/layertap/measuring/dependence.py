@@ -99,6 +99,11 @@ def controls(kind: str) -> Sequence[int]:
     return _CONTROLS.get(kind, (1,) if kind.startswith("Reduce") else ())
 
 
+def keeps_shape(kind: str) -> bool:
+    """Whether the result of an operator has the shape of its first input."""
+    return _RULES.get(kind) is _same
+
+
 def reads_of(op: Op, output: int) -> Reads:
     """What an operator reads for one of its outputs.
 

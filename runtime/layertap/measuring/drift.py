@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from layertap._public import public
 from layertap._record import Record
 from layertap.errors import UsageError
-from layertap.format.text import Readable, aligned, number_of
+from layertap.format.text import Readable, class_text, number_of
 
+from .columns import Column, in_order, table
 from .histogram import divergence, from_ordered
 from .layer_statistics import LayerStatistics, LayerValues, count_text, number_text
 
@@ -30,6 +32,8 @@ class LayerDrift(Record):
     overlap; `None` without values."""
     zeros: float | None
     """Difference of the shares of zeros."""
+    not_finite: float | None
+    """Difference of the shares of values that are NaN or infinite; `None` without values."""
     newly_dead: tuple[int, ...] | None
     """Channels that are dead here and not in the reference; `None` if there are no channels, or
     not as many."""
@@ -55,24 +59,32 @@ class Drift(Readable):
     """The statistics."""
     against: LayerStatistics
     """The reference."""
-    unmatched: tuple[str, ...]
-    """Layers that only one of them has."""
+    only_on: tuple[str, ...]
+    """Layers that the reference does not have."""
+    only_against: tuple[str, ...]
+    """Layers that only the reference has."""
 
     def __init__(self, on: LayerStatistics, against: LayerStatistics) -> None:
         """Compare layers of the same name.
 
         Raises:
-            UsageError: they have no layer in common.
+            UsageError: they have no layer in common, or one is no `LayerStatistics`.
         """
+        for value in (on, against):
+            if not isinstance(value, LayerStatistics):
+                raise UsageError(
+                    "a drift is that of one LayerStatistics from another, got "
+                    f"{class_text(value)}. `Model.layer_statistics` measures them, and "
+                    "`LayerStatistics.load` reads a file of them."
+                )
         reference = {row.name: row for row in against.rows}
         self.on, self.against = on, against
         self.rows = tuple(
             _row(row, reference[row.name]) for row in on.rows if row.name in reference
         )
         both = {row.name for row in self.rows}
-        self.unmatched = tuple(
-            row.name for row in (*on.rows, *against.rows) if row.name not in both
-        )
+        self.only_on = tuple(row.name for row in on.rows if row.name not in both)
+        self.only_against = tuple(row.name for row in against.rows if row.name not in both)
         if not both:
             raise UsageError(
                 f"{on.model} and {against.model} have no layer of the same name among those that "
@@ -80,34 +92,44 @@ class Drift(Readable):
             )
 
     def __str__(self) -> str:
-        """A table."""
-        head = (
-            "index", "name", "class", "mean", "shift", "deviation", "ratio", "divergence", "zeros",
-            "newly dead", "revived",
-        )  # fmt: skip
-        table: list[Sequence[str]] = [head]
-        values = {row.name: row for row in self.on.rows}
-        for row in self.rows:
-            own = values[row.name]
-            table.append(
-                (
-                    str(row.index),
-                    row.name,
-                    row.type,
-                    number_text(own.mean),
-                    "" if row.shift is None else f"{row.shift:+.3f}",
-                    number_text(own.std),
-                    "" if row.ratio is None else f"{row.ratio:.3f}",
-                    "" if row.divergence is None else f"{row.divergence:.4f}",
-                    "" if row.zeros is None else f"{100 * row.zeros:+.1f}%",
-                    count_text(len(row.newly_dead or ())),
-                    count_text(len(row.revived or ())),
-                )
+        """A table. Columns for what is rare are left out if they would be empty."""
+        lines = [self.head, "", table(self.rows, self._columns)]
+        alone = [
+            f"{title}: {_listed(names)}"
+            for title, names in (
+                ("Not in the reference", self.only_on),
+                ("Only in the reference", self.only_against),
             )
-        lines = [self.head, "", aligned(table, {0, *range(3, 11)})]
-        if self.unmatched:
-            lines += ["", f"Only one has: {', '.join(self.unmatched)}"]
-        return "\n".join(lines)
+            if names
+        ]
+        return "\n".join([*lines, *([""] if alone else []), *alone])
+
+    def sorted(self, column: str) -> Drift:
+        """The same with the rows in the order of a column, what is furthest from the reference
+        first.
+
+        Args:
+            column: its title in the table: `"divergence"`, `"shift"`, `"newly dead"`.
+
+        Raises:
+            UsageError: the table has no such column.
+        """
+        found = Drift(self.on, self.against)
+        found.rows = tuple(in_order(self.rows, self._columns, column))
+        return found
+
+    @property
+    def _columns(self) -> tuple[Column, ...]:
+        """The columns of the table, after index, name and class."""
+        own = {row.name: row for row in self.on.rows}
+        mean = Column(
+            "mean", lambda row: number_text(own[row.name].mean), lambda row: own[row.name].mean
+        )
+        std = Column(
+            "deviation", lambda row: number_text(own[row.name].std), lambda row: own[row.name].std
+        )
+        shift, *others = DRIFTS
+        return (mean, shift, std, *others)
 
     @property
     def head(self) -> str:
@@ -121,9 +143,73 @@ class Drift(Readable):
         return {
             "on": {"model": self.on.model, "images": self.on.images},
             "against": {"model": self.against.model, "images": self.against.images},
-            "unmatched": list(self.unmatched),
+            "only_on": list(self.only_on),
+            "only_against": list(self.only_against),
             "layers": [row.to_dict() for row in self.rows],
         }
+
+
+LISTED = 20
+"""Most layers without a partner that a table names."""
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join([*names[:LISTED], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _difference(share: float | None) -> str:
+    """A difference of shares in percent; empty for `None`."""
+    return "" if share is None else f"{100 * share:+.1f}%"
+
+
+def _away(ratio: float | None) -> float | None:
+    """How far a ratio is from 1, the same for 2 and for a half."""
+    return None if ratio is None else abs(math.log(ratio)) if ratio > 0 else math.inf
+
+
+def _size(value: float | None) -> float | None:
+    return None if value is None else abs(value)
+
+
+DRIFTS = (
+    Column(
+        "shift",
+        lambda row: "" if row.shift is None else f"{row.shift:+.3f}",
+        lambda row: _size(row.shift),
+    ),
+    Column(
+        "ratio",
+        lambda row: "" if row.ratio is None else f"{row.ratio:.3f}",
+        lambda row: _away(row.ratio),
+    ),
+    Column(
+        "divergence",
+        lambda row: "" if row.divergence is None else f"{row.divergence:.4f}",
+        lambda row: row.divergence,
+    ),
+    Column("zeros", lambda row: _difference(row.zeros), lambda row: _size(row.zeros)),
+    Column(
+        "NaN, Inf",
+        lambda row: _difference(row.not_finite) if row.not_finite else "",
+        lambda row: _size(row.not_finite),
+        rare=True,
+    ),
+    Column(
+        "newly dead",
+        lambda row: count_text(len(row.newly_dead or ())),
+        lambda row: len(row.newly_dead or ()),
+    ),
+    Column(
+        "revived",
+        lambda row: count_text(len(row.revived or ())),
+        lambda row: len(row.revived or ()),
+    ),
+)
+"""What the tables show of a `LayerDrift`, on a page as well."""
+
+TITLES = ("mean", "deviation", *(column.title for column in DRIFTS))
+"""The columns that a drift can be sorted by."""
 
 
 def _row(on: LayerValues, against: LayerValues) -> LayerDrift:
@@ -137,6 +223,10 @@ def _row(on: LayerValues, against: LayerValues) -> LayerDrift:
     zeros = None
     if on.zeros is not None and against.zeros is not None:
         zeros = on.zeros - against.zeros
+    not_finite = None
+    if on.count and against.count:
+        shares = [(row.nans + row.infinities) / row.count for row in (on, against)]
+        not_finite = shares[0] - shares[1]
     return LayerDrift(
         name=on.name,
         type=on.type,
@@ -145,6 +235,7 @@ def _row(on: LayerValues, against: LayerValues) -> LayerDrift:
         ratio=ratio,
         divergence=divergence(from_ordered(on.histogram), from_ordered(against.histogram)),
         zeros=zeros,
+        not_finite=not_finite,
         newly_dead=newly,
         revived=revived,
     )

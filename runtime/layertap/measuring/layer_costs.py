@@ -7,8 +7,10 @@ from typing import Any
 
 from layertap._public import public
 from layertap._record import Record
-from layertap.format.table import megabytes
-from layertap.format.text import Readable, aligned
+from layertap.format.text import Readable, megabytes
+
+from .columns import Column, in_order, table
+from .layer_statistics import count_text
 
 
 @public
@@ -23,22 +25,24 @@ class LayerCost(Record):
     multiply_adds: int
     """Multiplications with the addition that follows, in convolutions and products of matrices:
     `Conv`, `ConvTranspose`, `MatMul`, `Gemm`, `Einsum`, `LSTM`, `GRU`, `RNN` and attention. What
-    works element by element is not counted."""
+    works element by element is not counted. Those of the layers inside of this one are included."""
     parameters: int
     """Number of weights, see `Layer.parameters`."""
     nbytes: int | None
-    """Bytes of the layer's activations; `None` if the file does not expose them, or if the model's
-    outputs do not depend on them."""
+    """Bytes of the layer's activations; `None` if the file does not expose them, or if their size
+    is free and the model's outputs do not depend on them."""
     crossing: int | None
-    """Bytes of all tensors that cross a cut after this layer; `None` as for `nbytes`."""
+    """Bytes of all tensors that cross a cut after this layer; `None` if the file does not expose
+    it, or if the model's outputs do not depend on it."""
     tensors: int | None
     """The number of these tensors."""
     cut: tuple[str, ...] | None
     """The layers that `layertap cut` takes to cut here, after `--to` and after `--from`; `None` if
     over 4 tensors cross, or if some of them are not layers."""
     milliseconds: float | None
-    """Measured time of the layer's operators; `None` if it was not measured. Operators that
-    onnxruntime fuses into a convolution or a product are part of its time."""
+    """Measured time of the operators of the layer and of the layers inside of it; `None` if it was
+    not measured. Operators that onnxruntime fuses into a convolution or a product are part of its
+    time."""
     milliseconds_before: float | None
     """Measured time of all layers before the cut, this one included."""
 
@@ -118,41 +122,50 @@ class LayerCosts(Readable):
 
     def __str__(self) -> str:
         """A table."""
-        head = [
-            "index",
-            "name",
-            "class",
-            "multiply-adds",
-            "parameters",
-            "MB",
-            "MB crossing",
-            "tensors",
-        ]
-        timed = self.milliseconds is not None
-        table: list[Sequence[str]] = [[*head, *(["ms", "%"] if timed else [])]]
-        total = sum(row.milliseconds or 0.0 for row in self.all_rows) + (self.unassigned or 0.0)
-        for row in self.rows:
-            cells = [
-                str(row.index),
-                row.name,
-                row.type,
-                f"{row.multiply_adds:,}" if row.multiply_adds else "",
-                f"{row.parameters:,}" if row.parameters else "",
-                _size(row.nbytes),
-                _size(row.crossing),
-                "" if row.tensors is None else str(row.tensors),
-            ]
-            if timed:
-                spent = row.milliseconds or 0.0
-                cells += [
-                    f"{spent:.3f}" if spent else "",
-                    f"{100 * spent / total:.1f}" if spent and total else "",
-                ]
-            table.append(cells)
-        lines = [self.head, "", aligned(table, {0, *range(3, 10)})]
+        lines = [self.head, "", table(self.rows, self._columns)]
         if self.unassigned:
             lines += ["", f"Operators of no layer: {self.unassigned:.3f} ms"]
         return "\n".join(lines)
+
+    def sorted(self, column: str) -> LayerCosts:
+        """The same with the rows in the order of a column, the largest number first.
+
+        Args:
+            column: its title in the table: `"multiply-adds"`, `"ms"`, `"MB"`.
+
+        Raises:
+            UsageError: the table has no such column.
+        """
+        return LayerCosts(
+            in_order(self.rows, self._columns, column),
+            self.all_rows,
+            model=self.model,
+            inputs=self.inputs,
+            input_bytes=self.input_bytes,
+            multiply_adds=self.multiply_adds,
+            parameters=self.parameters,
+            milliseconds=self.milliseconds,
+            unassigned=self.unassigned,
+            device=self.device,
+        )
+
+    @property
+    def _columns(self) -> tuple[Column, ...]:
+        """The columns of the table, after index, name and class."""
+        whole = self.milliseconds
+        if whole is None:
+            return COLUMNS
+        share = Column(
+            "%",
+            lambda row: f"{100 * row.milliseconds / whole:.1f}" if row.milliseconds else "",
+            lambda row: row.milliseconds,
+        )
+        time = Column(
+            "ms",
+            lambda row: f"{row.milliseconds:.3f}" if row.milliseconds else "",
+            lambda row: row.milliseconds,
+        )
+        return (*COLUMNS, time, share)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
@@ -170,3 +183,22 @@ class LayerCosts(Readable):
 
 def _size(nbytes: int | None) -> str:
     return "" if nbytes is None else megabytes(nbytes)
+
+
+COLUMNS = (
+    Column(
+        "multiply-adds", lambda row: count_text(row.multiply_adds), lambda row: row.multiply_adds
+    ),
+    Column("parameters", lambda row: count_text(row.parameters), lambda row: row.parameters),
+    Column("MB", lambda row: _size(row.nbytes), lambda row: row.nbytes),
+    Column("MB crossing", lambda row: _size(row.crossing), lambda row: row.crossing),
+    Column(
+        "tensors",
+        lambda row: "" if row.tensors is None else str(row.tensors),
+        lambda row: row.tensors,
+    ),
+)
+"""The columns of the table without times."""
+
+TIMED = ("ms", "%")
+"""The columns that a table with times has, too."""

@@ -16,9 +16,10 @@ from layertap._public import public
 from layertap._record import Record
 from layertap.errors import InputError
 from layertap.format.atomic import replacing
-from layertap.format.text import Readable, aligned, number_of, shortened
+from layertap.format.text import Readable, number_of, shortened
 
 from . import histogram
+from .columns import Column, in_order, table
 from .sums import Bounds, Sums, merged
 
 VERSION = 1
@@ -30,7 +31,7 @@ class LayerValues(Record):
     """What one layer's values were, over all images.
 
     Mean, deviation, extremes and share of zeros are those of the finite values; `None` if there is
-    none.
+    none, or if a float64 cannot hold them.
     """
 
     name: str
@@ -115,28 +116,20 @@ class LayerStatistics(Readable):
         raise KeyError(name)
 
     def __str__(self) -> str:
-        """A table."""
-        head = (
-            "index", "name", "class", "mean", "deviation", "min", "max", "zeros", "NaN", "Inf",
-            "channels", "dead", "saturated",
-        )  # fmt: skip
-        rows: list[Sequence[str]] = [head]
-        rows += [
-            (
-                str(row.index),
-                row.name,
-                row.type,
-                *map(number_text, (row.mean, row.std, row.min, row.max)),
-                "" if row.zeros is None else f"{100 * row.zeros:.1f}%",
-                count_text(row.nans),
-                count_text(row.infinities),
-                "" if row.channels is None else str(row.channels),
-                "" if row.dead is None else count_text(len(row.dead)),
-                "" if row.saturated is None else count_text(len(row.saturated)),
-            )
-            for row in self.rows
-        ]
-        return f"{self.head}\n\n{aligned(rows, {0, *range(3, 13)})}"
+        """A table. Columns for what is rare are left out if they would be empty."""
+        return f"{self.head}\n\n{table(self.rows, COLUMNS)}"
+
+    def sorted(self, column: str) -> LayerStatistics:
+        """The same with the rows in the order of a column, the largest number first.
+
+        Args:
+            column: its title in the table: `"dead"`, `"zeros"`, `"deviation"`.
+
+        Raises:
+            UsageError: the table has no such column.
+        """
+        rows = in_order(self.rows, COLUMNS, column)
+        return LayerStatistics(rows, self.model, self.images, self.failures, self.left_out)
 
     @property
     def head(self) -> str:
@@ -209,10 +202,10 @@ class LayerStatistics(Readable):
             data = json.loads(Path(path).read_text("utf-8"))
             return cls.from_dict(data)
         except (OSError, ValueError, RecursionError) as exc:
-            reason = exc.strerror if isinstance(exc, OSError) else str(exc)
+            reason = (exc.strerror if isinstance(exc, OSError) else "") or str(exc)
             raise InputError(
-                f"{os.fspath(path)!r} holds no layer statistics: {reason} `layertap layers FILE "
-                "--on IMAGES -o OUT.json` writes such a file."
+                f"{os.fspath(path)!r} holds no layer statistics: {reason.rstrip('.')}. `layertap "
+                "layers FILE --on IMAGES -o OUT.json` writes such a file."
             ) from exc
 
 
@@ -242,8 +235,8 @@ def values_of(
         type=kind,
         index=index,
         count=finite + sums.nans + sums.infinities,
-        mean=float(whole.mean[0]) if known else None,
-        std=math.sqrt(whole.squares[0] / finite) if known else None,
+        mean=_finite(whole.mean[0]) if known else None,
+        std=_finite(math.sqrt(whole.squares[0] / finite)) if known else None,
         min=float(whole.low[0]) if known else None,
         max=float(whole.high[0]) if known else None,
         zeros=sums.zeros / finite if known else None,
@@ -255,6 +248,11 @@ def values_of(
         saturated=saturated,
         histogram=tuple(histogram.ordered(counts)),
     )
+
+
+def _finite(value: float) -> float | None:
+    """A number; `None` for one that overflowed, which JSON cannot hold."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _joined(sums: Sums) -> Sums:
@@ -282,12 +280,45 @@ def _indices(mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 def number_text(value: float | None) -> str:
     """A number of four digits; empty for `None`."""
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else f"{value + 0.0:.4g}"  # 0 has no sign
 
 
 def count_text(count: int) -> str:
     """A count; empty for 0."""
     return f"{count:,}" if count else ""
+
+
+def share_text(share: float | None) -> str:
+    """A share as a percentage; empty for `None`."""
+    return "" if share is None else f"{100 * share:.1f}%"
+
+
+def _number_of(indices: Sequence[int] | None) -> int:
+    return len(indices or ())
+
+
+COLUMNS = (
+    Column("mean", lambda row: number_text(row.mean), lambda row: row.mean),
+    Column("deviation", lambda row: number_text(row.std), lambda row: row.std),
+    Column("min", lambda row: number_text(row.min), lambda row: row.min),
+    Column("max", lambda row: number_text(row.max), lambda row: row.max),
+    Column("zeros", lambda row: share_text(row.zeros), lambda row: row.zeros),
+    Column("NaN", lambda row: count_text(row.nans), lambda row: row.nans, rare=True),
+    Column("Inf", lambda row: count_text(row.infinities), lambda row: row.infinities, rare=True),
+    Column(
+        "channels",
+        lambda row: "" if row.channels is None else str(row.channels),
+        lambda row: row.channels,
+    ),
+    Column("dead", lambda row: count_text(_number_of(row.dead)), lambda row: _number_of(row.dead)),
+    Column(
+        "saturated",
+        lambda row: count_text(_number_of(row.saturated)),
+        lambda row: _number_of(row.saturated),
+        rare=True,
+    ),
+)
+"""The columns of the table, after index, name and class."""
 
 
 def _plain(value: Any) -> Any:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from layertap.format.text import number_of
 from layertap.view.report import numbers, reasons, report_page, row_head, table, text
 
-from .drift import Drift
-from .layer_statistics import LayerStatistics, LayerValues, count_text, number_text
+from .drift import DRIFTS, Drift
+from .layer_statistics import (
+    LayerStatistics,
+    LayerValues,
+    count_text,
+    number_text,
+    share_text,
+)
 
 OCTAVES = 12
 """Powers of 2 below the largest absolute value that a drawing shows; smaller values are one bar."""
@@ -31,35 +37,22 @@ def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes
         drift: how far it is from a reference, whose histograms are drawn as lines.
     """
     head = drift.head if drift else found.head
-    columns = ["layer", "histogram", "mean", "deviation", "min", "max", "zeros", "dead"]
-    columns += ["saturated", "NaN, Inf"]
-    columns += ["shift", "ratio", "divergence"] if drift else []
+    shown = _filled(found.rows)
     drifts = {row.name: row for row in drift.rows} if drift else {}
     reference = {row.name: row for row in drift.against.rows} if drift else {}
+    changes = [
+        (f"{column.title} drift" if column.title in shown else column.title, column.text)
+        for column in DRIFTS
+        if any(map(column.text, drifts.values()))
+    ]
+    columns = ["layer", "histogram", *shown, *(title for title, _ in changes)]
     rows = []
     for row in found.rows:
-        cells = [
-            row_head(row.name, row.type),
-            f"<td>{_drawing(row, reference.get(row.name))}</td>",
-            *numbers(
-                number_text(row.mean),
-                number_text(row.std),
-                number_text(row.min),
-                number_text(row.max),
-                "" if row.zeros is None else f"{100 * row.zeros:.1f}%",
-                _of(row.dead, row.channels),
-                _of(row.saturated, row.channels),
-                ", ".join(filter(None, map(count_text, (row.nans, row.infinities)))),
-            ),
-        ]
-        if drift:
-            one = drifts.get(row.name)
-            cells += numbers(
-                "" if one is None or one.shift is None else f"{one.shift:+.3f}",
-                "" if one is None or one.ratio is None else f"{one.ratio:.3f}",
-                "" if one is None or one.divergence is None else f"{one.divergence:.4f}",
-            )
-        rows.append(cells)
+        one = drifts.get(row.name)
+        cells = [cell(row) for cell in shown.values()]
+        cells += ["" if one is None else cell(one) for _, cell in changes]
+        drawing = _drawing(row, reference.get(row.name))
+        rows.append([row_head(row.name, row.type), f"<td>{drawing}</td>", *numbers(*cells)])
     parts = [
         f"<p class=soft>{text(_explained(drift))}</p>",
         reasons("Failed", found.failures),
@@ -67,6 +60,22 @@ def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes
         table(columns, rows),
     ]
     return report_page(head, parts)
+
+
+def _filled(rows: Sequence[LayerValues]) -> dict[str, Callable[[LayerValues], str]]:
+    """The columns of which some cell is not empty, by their titles."""
+    cells: dict[str, Callable[[LayerValues], str]] = {
+        "mean": lambda row: number_text(row.mean),
+        "deviation": lambda row: number_text(row.std),
+        "min": lambda row: number_text(row.min),
+        "max": lambda row: number_text(row.max),
+        "zeros": lambda row: share_text(row.zeros),
+        "NaN": lambda row: count_text(row.nans),
+        "Inf": lambda row: count_text(row.infinities),
+        "dead": lambda row: _of(row.dead, row.channels),
+        "saturated": lambda row: _of(row.saturated, row.channels),
+    }
+    return {title: cell for title, cell in cells.items() if any(map(cell, rows))}
 
 
 def _explained(drift: Drift | None) -> str:
@@ -122,9 +131,9 @@ def _drawing(row: LayerValues, reference: LayerValues | None) -> str:
     texts = [
         f'<text x="{x:.1f}" y="{HEIGHT + 14}" text-anchor="{anchor}">{text(label)}</text>'
         for x, anchor, label in (
-            (0.0, "start", number_text(_edge(first, largest)) if first < 0 else ""),
+            (0.0, "start", f"{_edge(first, largest):.3g}" if first < 0 else ""),
             (zero, "middle" if first < 0 < used[-1] else "start" if first == 0 else "end", "0"),
-            (WIDTH, "end", number_text(_edge(used[-1], largest)) if used[-1] > 0 else ""),
+            (WIDTH, "end", f"{_edge(used[-1], largest):.3g}" if used[-1] > 0 else ""),
         )
         if label
     ]

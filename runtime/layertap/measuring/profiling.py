@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,10 +30,12 @@ class Tensor(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Its size; 0 for strings."""
-        total = ITEM_BYTES.get(self.dtype, 0)
-        for size in self.shape:
-            total *= size
-        return total
+        return ITEM_BYTES.get(self.dtype, 0) * self.elements
+
+    @property
+    def elements(self) -> int:
+        """The number of its values."""
+        return math.prod(self.shape)
 
 
 class Ran(NamedTuple):

@@ -19,7 +19,16 @@ from layertap.format.graph import in_order
 from layertap.format.operators import STANDARD_DOMAINS, VIEWS
 from layertap.format.wire import Buffer, content
 
-from .dependence import SIZES_ONLY, Op, Part, UnknownReadsError, controls, everything, reads_of
+from .dependence import (
+    SIZES_ONLY,
+    Op,
+    Part,
+    UnknownReadsError,
+    controls,
+    everything,
+    keeps_shape,
+    reads_of,
+)
 from .links import Link, Marks, Reach
 from .owners import Owners
 from .profiling import profiled
@@ -85,10 +94,17 @@ class Walker:
         """The tensors whose values depend on those of the inputs."""
         found = {*inputs}
         for at in self._order:
-            node = self._nodes[at]
-            if node.op_type not in SIZES_ONLY and not found.isdisjoint(node.reads):
-                found.update(node.writes)
+            if not found.isdisjoint(self._value_reads(at)):
+                found.update(self._nodes[at].writes)
         return found
+
+    def _value_reads(self, at: int) -> Sequence[str]:
+        """The tensors whose values a node reads, not only their sizes or dtypes."""
+        node, instead = self._nodes[at], self._instead.get(at, {})
+        if node.op_type in SIZES_ONLY:
+            return ()
+        names = [instead.get(name, name) for name in node.reads]
+        return names[:1] if node.op_type == "CastLike" else names
 
     def _shapes(
         self, tensors: Sequence[str], inputs: Mapping[str, NDArray[Any]]
@@ -114,7 +130,16 @@ class Walker:
                         }
         for at in self._order:
             node = self._nodes[at]
-            if node.op_type in VIEWS and node.writes[0] not in found and node.reads[0] in found:
+            if (
+                not node.writes
+                or node.writes[0] in found
+                or not node.reads
+                or node.reads[0] not in found
+            ):
+                continue
+            if keeps_shape(node.op_type):  # onnxruntime takes some of these apart
+                found[node.writes[0]] = found[node.reads[0]]
+            if node.op_type in VIEWS:
                 perms = [node.perm] if node.op_type == "Transpose" else []
                 empty = np.broadcast_to(np.zeros(()), found[node.reads[0]])
                 found[node.writes[0]] = view(empty, perms).shape
@@ -198,10 +223,8 @@ class Walker:
 
     def _find_reads(self, at: int, output: int) -> list[_Read]:
         one = self._parsed[at]
-        instead = self._instead.get(at, {})
-        names = [instead.get(name, name) for name in self._nodes[at].reads]
-        follow = [name for name in names if name in self.varying]
-        if not follow or one.op_type in SIZES_ONLY:
+        follow = [name for name in self._value_reads(at) if name in self.varying]
+        if not follow:
             return []
         try:
             self._check(at, one)

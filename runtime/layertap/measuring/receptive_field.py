@@ -190,10 +190,10 @@ class Fields:
 
     def _checked(self, name: str | None) -> str | None:
         known = self._program.graph.inputs
-        if name is not None and name not in known:
+        if name is not None and (not isinstance(name, str) or name not in known):
             raise UsageError(
                 f"{self._program.name} has no input {name!r}, only {', '.join(map(repr, known))}."
-                f"{suggest(name, [*known])}"
+                f"{suggest(str(name), [*known])}"
             )
         return name
 

@@ -90,7 +90,7 @@ def _bound(
 
 _UNKNOWN = (
     "the size of axis {} of the input {!r} is free, and the file has no golden sample that states "
-    "one, so the cost is not known. {}"
+    "one, so no size of its tensors is known. {}"
 )
 
 

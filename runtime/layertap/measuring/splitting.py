@@ -11,8 +11,7 @@ from layertap._arguments import number
 from layertap._public import public
 from layertap._record import Record
 from layertap.errors import UsageError
-from layertap.format.table import megabytes
-from layertap.format.text import Readable, aligned
+from layertap.format.text import Readable, aligned, class_text, megabytes
 
 from .layer_costs import LayerCosts
 
@@ -87,13 +86,12 @@ class Split(Readable):
         self.server_speed = number("server_speed", server_speed)
         if not self.server_speed:
             raise UsageError("server_speed must be more than 0, got 0.")
+        if not isinstance(costs, LayerCosts):
+            raise UsageError(f"costs must be what `Model.cost` gives, got {class_text(costs)}.")
         if costs.milliseconds is None:
             raise UsageError(
                 'a place to cut is found by measured times. Give measure="random", or an image.'
             )
-        measured = sum(row.milliseconds or 0.0 for row in costs.all_rows) + (costs.unassigned or 0)
-        # The profile itself takes time: the layers together take as long as the whole run.
-        scale = costs.milliseconds / measured if measured else 1.0
         self._total, self.model = costs.milliseconds, costs.model
         found = {}
         for row in costs.all_rows:
@@ -104,7 +102,7 @@ class Split(Readable):
                     row.cut,
                     f"after {', '.join(row.cut)}",
                     row.crossing,
-                    row.milliseconds_before * scale,
+                    row.milliseconds_before,
                 )
         self.places = tuple(sorted(found.values(), key=lambda place: place.total))
         self.uncut = (
@@ -193,14 +191,19 @@ def _command(file: str, way: str, layers: Sequence[str], output: str) -> list[st
     return ["layertap", "cut", file, way, *layers, "-o", output]
 
 
-_RATE = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([kKMGT]?)(bit/s|bps|b/s|B/s)\s*")
-_POWERS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_NUMBER = r"\s*([0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+)"
+_RATE = re.compile(
+    _NUMBER + r"\s*([kmgtKMGT]?)(i?)([bB][iI][tT]s?(?:/s)?|[bB]ps|[bB]/s|[bB]yte(?:s)?/s)\s*"
+)
+_BARE = re.compile(_NUMBER + r"\s*([kmgtKMGT]?)\s*")
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def bytes_per_second(bandwidth: str | float) -> float:
     """A bandwidth such as `10Mbit/s` or `1MB/s` in bytes per second; a number is that already.
 
-    `b`, `bit` and `bps` are bits, `B` is a byte of 8 bits; `k`, `M` and `G` are powers of 1,000.
+    `b`, `bit` and `bps` are bits, `B` is a byte of 8 bits. `k`, `M`, `G` and `T`, of either case,
+    are powers of 1,000; `Ki`, `Mi` and so on are powers of 1,024.
 
     Raises:
         UsageError: it is something else, or not more than 0.
@@ -208,12 +211,16 @@ def bytes_per_second(bandwidth: str | float) -> float:
     if isinstance(bandwidth, str):
         found = _RATE.fullmatch(bandwidth)
         if found is None:
+            bare = _BARE.fullmatch(bandwidth)
+            text = f"{bare[1]}{bare[2]}" if bare and bare[2] else f"{bare[1]}M" if bare else ""
+            as_in = f"{text}bit/s or {text}B/s" if text else "10Mbit/s or 1MB/s"
             raise UsageError(
-                f"the bandwidth {bandwidth!r} is not a number with a unit. Give it as in 10Mbit/s "
-                "or 1MB/s."
+                f"the bandwidth {bandwidth!r} is not a number with a unit. Give it as in {as_in}."
             )
-        bits = found[3] != "B/s"
-        rate = float(found[1]) * _POWERS[found[2]] / (8 if bits else 1)
+        _, prefix, binary, unit = found.groups()
+        bits = unit.lower().startswith("bit") or unit in ("b/s", "bps")
+        base = 1024.0 if binary else 1000.0
+        rate = float(found[1]) * base ** _POWERS[prefix.lower()] / (8 if bits else 1)
         rate = number("the bandwidth", rate)
     else:
         rate = number("bandwidth", bandwidth)

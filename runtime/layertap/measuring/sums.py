@@ -8,6 +8,7 @@ in float32, where that is exact enough, in blocks that fit into the processor's 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -17,7 +18,15 @@ from numpy.typing import NDArray
 from . import histogram
 
 BLOCK = 1 << 16
-"""Elements that are read at once: 256 KiB of float32."""
+"""Elements that are read at once: 256 KiB of float32, which stay in the processor's cache while
+each sum reads them."""
+
+LINE = 1 << 13
+"""Most elements that are added up in float32. In addition, OpenBLAS computes longer products in
+threads of its own."""
+
+SHORT = 1 << 10
+"""The length of rows below which one call for all of them costs less than one row after another."""
 
 DRAWN = 1024
 """Most values of one image that a layer's histogram counts, drawn evenly from all; the smaller
@@ -64,14 +73,15 @@ class Sums(NamedTuple):
 def merged(one: Sums, other: Sums) -> Sums:
     """The sums of both, with the histogram's values of neither."""
     count = one.number + other.number
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         share = np.where(count > 0, other.number / count, 0.0)
-    delta = np.where((one.number > 0) & (other.number > 0), other.mean - one.mean, 0.0)
-    mean = np.where(one.number > 0, one.mean + delta * share, other.mean)
+        delta = np.where((one.number > 0) & (other.number > 0), other.mean - one.mean, 0.0)
+        mean = np.where(one.number > 0, one.mean + delta * share, other.mean)
+        squares = one.squares + other.squares + np.square(delta) * one.number * share
     return Sums(
         count,
         mean,
-        one.squares + other.squares + np.square(delta) * one.number * share,
+        squares,
         np.minimum(one.low, other.low),
         np.maximum(one.high, other.high),
         np.maximum(one.inside, other.inside),
@@ -104,6 +114,27 @@ def sums_of(values: NDArray[Any], channel_axis: int | None, bounds: Bounds | Non
     return _in_float64(matrix if axis else matrix.T, bounds)
 
 
+def side_by_side(values: NDArray[Any], parts: Sequence[Sums]) -> Sums | None:
+    """The sums of values whose channels are those of others; `None` if they have to be read.
+
+    Args:
+        values: see `sums_of`.
+        parts: the sums of the others, in the order of the channels.
+    """
+    if any(part.nans or part.infinities for part in parts) or not values.size:
+        return None  # the histogram draws from finite values only
+    number, mean, squares, low, high = (
+        np.concatenate([getattr(part, key) for part in parts])
+        for key in ("number", "mean", "squares", "low", "high")
+    )
+    if number.sum() != values.size:
+        return None
+    zeros = sum(part.zeros for part in parts)
+    inside = np.full(len(number), np.nan)
+    bins = _drawn(_flat(values))
+    return Sums(number, mean, squares, low, high, inside, zeros, 0, 0, bins)
+
+
 def _flat(values: NDArray[Any]) -> NDArray[Any]:
     """All values along one axis, in the order of the memory, so that nothing is copied."""
     return values.ravel(order="K")
@@ -122,7 +153,7 @@ def _matrix(values: NDArray[Any], channel_axis: int) -> tuple[NDArray[Any], int]
 
 
 def _in_float32(matrix: NDArray[Any], axis: int, bounds: Bounds | None) -> Sums | None:
-    """The sums of a matrix of float32; `None` if a value, or a square, is not finite.
+    """The sums of a contiguous matrix of float32; `None` if a value, or a square, is not finite.
 
     Args:
         axis: the axis that is reduced.
@@ -130,50 +161,127 @@ def _in_float32(matrix: NDArray[Any], axis: int, bounds: Bounds | None) -> Sums 
     channels, length = matrix.shape[1 - axis], matrix.shape[axis]
     if not matrix.size:
         return None
-    total, squares = np.zeros(channels), np.zeros(channels)
-    low, high = np.full(channels, np.inf), np.full(channels, -np.inf)
-    inside = np.full(channels, np.nan if bounds is None else -np.inf)
-    zeros, drawn = 0, []
-    product = "ij,ij->i" if axis else "ij,ij->j"
-    rows, columns = matrix.shape
-    width = min(columns, BLOCK)
-    height = max(1, BLOCK // width)
-    for top in range(0, rows, height):
-        for left in range(0, columns, width):
-            block = matrix[top : top + height, left : left + width]
-            at = slice(top, top + height) if axis else slice(left, left + width)
-            total[at] += np.add.reduce(block, axis=axis)
-            squares[at] += np.einsum(product, block, block)
-            low[at] = np.minimum(low[at], np.minimum.reduce(block, axis=axis))
-            high[at] = np.maximum(high[at], np.maximum.reduce(block, axis=axis))
-            zeros += np.count_nonzero(block == 0)
-            if bounds is not None:
-                from_bound = np.minimum(block - np.float32(bounds.low), bounds.high - block)
-                inside[at] = np.maximum(inside[at], np.maximum.reduce(from_bound, axis=axis))
-            drawn.append(block.reshape(-1)[_places(block.size, matrix.size)])
-    if not (np.isfinite(total).all() and np.isfinite(squares).all()):
+    blocks = _Blocks(matrix, axis)
+    parts = blocks.parts
+    total, squares, low, high = np.empty((4, parts, channels), np.float32)
+    inside = np.full((parts, channels), np.nan, np.float32)
+    zeros = 0
+    for part, at, block in blocks:
+        blocks.add(block, total[part, at])
+        blocks.add_squares(block, squares[part, at])
+        blocks.reduce(np.minimum, block, low[part, at])
+        blocks.reduce(np.maximum, block, high[part, at])
+        zeros += blocks.zeros(block)
+        if bounds is not None:
+            from_bound = np.minimum(block - np.float32(bounds.low), bounds.high - block)
+            blocks.reduce(np.maximum, from_bound, inside[part, at])
+    whole_total = total.sum(axis=0, dtype=np.float64)
+    whole_squares = squares.sum(axis=0, dtype=np.float64)
+    if not (np.isfinite(whole_total).all() and np.isfinite(whole_squares).all()):
         return None
+    lowest, highest = low.min(axis=0).astype(np.float64), high.max(axis=0).astype(np.float64)
     count = float(length)
-    mean = total / count
-    deviations = np.maximum(squares - mean * total, 0.0)
-    largest = np.maximum(-low, high)
-    lost = (deviations < CANCELLED * squares) | ((squares < 1e-25) & (largest > 0))
+    mean = whole_total / count
+    deviations = np.maximum(whole_squares - mean * whole_total, 0.0)
+    largest = np.maximum(-lowest, highest)
+    lost = (deviations < CANCELLED * whole_squares) | ((whole_squares < 1e-25) & (largest > 0))
     if lost.any():
         exact = np.compress(lost, matrix, axis=1 - axis).astype(np.float64)
-        mean[lost] = exact.mean(axis=axis)
-        deviations[lost] = np.square(exact - np.expand_dims(mean[lost], axis)).sum(axis=axis)
-    bins = histogram.bins_of(np.concatenate(drawn).astype(np.float32, copy=False))
-    whole = np.full(channels, count)
-    return Sums(whole, mean, deviations, low, high, inside, int(zeros), 0, 0, bins)
+        mean[lost] = np.add.reduce(exact, axis=axis) / count
+        exact -= np.expand_dims(mean[lost], axis)
+        deviations[lost] = np.einsum(PRODUCTS[axis], exact, exact)
+    bins = _drawn(matrix.reshape(-1))
+    return Sums(
+        np.full(channels, count),
+        mean,
+        deviations,
+        lowest,
+        highest,
+        inside.max(axis=0).astype(np.float64),
+        int(zeros),
+        0,
+        0,
+        bins,
+    )
 
 
-@lru_cache(maxsize=4096)
-def _places(size: int, whole: int) -> NDArray[np.int64]:
-    """The places in a block of `size` values that the histogram counts, of `whole` values."""
-    if whole <= DRAWN:
+PRODUCTS = ("ij,ij->j", "ij,ij->i")
+"""The sums of squares along each axis, for `np.einsum`."""
+
+
+class _Blocks:
+    """The blocks of a matrix, and what is computed of each, in float32.
+
+    Iterating gives for each block the part of the reduced axis that it is in, its channels, and its
+    values.
+    """
+
+    def __init__(self, matrix: NDArray[Any], axis: int) -> None:
+        self._matrix, self._axis = matrix, axis
+        rows, columns = matrix.shape
+        most = LINE if axis else BLOCK
+        self._width = -(-columns // -(-columns // most))
+        self._height = min(rows, max(1, BLOCK // self._width))
+        length, step = (columns, self._width) if axis else (rows, self._height)
+        self.parts = -(-length // step)
+        self._is_zero = np.empty((self._height, self._width), np.bool_)
+        # With rows in one piece, a block is contiguous.
+        self._starts = None
+        if axis and columns <= SHORT:
+            self._starts = np.arange(0, self._height * columns, columns)
+
+    def __iter__(self) -> Iterator[tuple[int, slice, NDArray[Any]]]:
+        rows, columns = self._matrix.shape
+        for row, top in enumerate(range(0, rows, self._height)):
+            for column, left in enumerate(range(0, columns, self._width)):
+                down, across = slice(top, top + self._height), slice(left, left + self._width)
+                block = self._matrix[down, across]
+                yield (column, down, block) if self._axis else (row, across, block)
+
+    def reduce(self, function: np.ufunc, block: NDArray[Any], out: NDArray[Any]) -> None:
+        """The smallest or largest value of each channel."""
+        if self._starts is None:
+            function.reduce(block, axis=self._axis, out=out)
+        else:
+            function.reduceat(block.reshape(-1), self._starts[: len(block)], out=out)
+
+    def add(self, block: NDArray[Any], out: NDArray[Any]) -> None:
+        """The sum of each channel."""
+        if self._axis:
+            np.einsum("ij->i", block, out=out)  # faster than np.add.reduce, which adds in pairs
+        else:
+            np.add.reduce(block, axis=0, out=out)
+
+    def add_squares(self, block: NDArray[Any], out: NDArray[Any]) -> None:
+        """The sum of the squares of each channel."""
+        if self._axis:  # BLAS's product of two vectors, for each row
+            np.matmul(block[:, None, :], block[:, :, None], out=out[:, None, None])
+        else:
+            np.einsum(PRODUCTS[0], block, block, out=out)
+
+    def zeros(self, block: NDArray[Any]) -> int:
+        """The number of values that are 0."""
+        rows, columns = block.shape
+        found = self._is_zero[:rows, :columns]
+        np.equal(block, 0, out=found)
+        return int(np.count_nonzero(found))
+
+
+def _drawn(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """The bins of the values that the histogram counts, of finite ones `(n,)`."""
+    drawn = values[_places(values.size)]
+    if drawn.dtype != np.float32:
+        most = float(np.finfo(np.float32).max)
+        drawn = drawn.astype(np.float64).clip(-most, most).astype(np.float32)
+    return histogram.bins_of(drawn)
+
+
+@lru_cache(maxsize=1024)
+def _places(size: int) -> NDArray[np.int64]:
+    """The places of the values that the histogram counts, of `size` values."""
+    if size <= DRAWN:
         return np.arange(size)
-    count = max(1, size * DRAWN // whole)
-    return np.random.default_rng(size).integers(size, size=count)
+    return np.sort(np.random.default_rng(size).integers(size, size=DRAWN))
 
 
 def _in_float64(matrix: NDArray[Any], bounds: Bounds | None) -> Sums:
@@ -183,16 +291,13 @@ def _in_float64(matrix: NDArray[Any], bounds: Bounds | None) -> Sums:
     count = finite.sum(axis=1).astype(np.float64)
     some = np.maximum(count, 1)
     kept = np.where(finite, values, 0.0)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         mean = kept.sum(axis=1) / some
         squares = np.square(np.where(finite, values - mean[:, None], 0.0)).sum(axis=1)
     inside = np.full(len(values), np.nan)
     if bounds is not None:
         from_bound = np.minimum(kept - bounds.low, bounds.high - kept)
         inside = np.max(from_bound, axis=1, where=finite, initial=-np.inf)
-    drawn = kept[finite]
-    drawn = drawn[_places(drawn.size, drawn.size)]
-    most = float(np.finfo(np.float32).max)
     return Sums(
         count,
         mean,
@@ -203,5 +308,5 @@ def _in_float64(matrix: NDArray[Any], bounds: Bounds | None) -> Sums:
         int(np.count_nonzero(kept[finite] == 0)),
         int(np.isnan(values).sum()),
         int(np.isinf(values).sum()),
-        histogram.bins_of(np.clip(drawn, -most, most).astype(np.float32)),
+        _drawn(kept[finite]),
     )

@@ -22,6 +22,7 @@ from .samples import Sample, as_uri
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
+    from layertap.format.layer import Layer
     from layertap.images.preprocessing import Preprocessing
 
     from .engine import Engine
@@ -158,7 +159,8 @@ def _scores(program: Program) -> tuple[list[dict[str, Any]] | None, int]:
 def _heat_maps(program: Program, count: int, left_out: list[str]) -> dict[str, Any] | None:
     gradients = available.find(program)
     known = list(gradients.tensors) if gradients else []
-    methods = [METHODS[name] for name in METHODS if METHODS[name].takes == "gradients" and known]
+    by_gradient = [one for one in METHODS.values() if one.takes == "gradients"]
+    methods = [one for one in by_gradient if known and not one.of_attention]
     methods.append(find_method("eigencam"))
     try:
         layer = choose_layer(program, None if known else LAST, methods[0])
@@ -167,7 +169,7 @@ def _heat_maps(program: Program, count: int, left_out: list[str]) -> dict[str, A
         left_out.append(f"heat maps: {reason}")
         return None
     rows = {row.name: row for row in program.layers}
-    layers = [name for name in known if name in rows and len(rows[name].shape) == 4]
+    layers = [name for name in known if name in rows and _has_maps(rows[name])]
     return {
         "layer": shown(layer.name),
         "layers": [shown(name) for name in layers],
@@ -175,3 +177,8 @@ def _heat_maps(program: Program, count: int, left_out: list[str]) -> dict[str, A
         "labels": len(program.labels or ()) == count,
         "methods": [{"name": one.name, "byClass": bool(one.takes), "step": 1} for one in methods],
     }
+
+
+def _has_maps(row: Layer) -> bool:
+    """Whether a layer has feature maps, or tokens that are patches."""
+    return row.attention is None and (len(row.shape) == 4 or row.tokens is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,11 +84,8 @@ def overlay(
     if down.first < down.end and across.first < across.end:
         inside = pixels[down.first : down.end, across.first : across.end]
         spread = values[:, across.low] * (1 - across.share) + values[:, across.high] * across.share
-        _blend(inside, spread, down, colors, (alpha, opacity == "heat", signed))
-        if contours:
-            steps = np.arange(1, contours + 1) / (contours + 1)
-            levels = [*(-steps[::-1] if signed else ()), *steps]
-            _draw_lines(inside, spread, down, levels, max(1.25, max(height, width) / 400))
+        lines = _Lines(contours, signed, max(1.25, max(height, width) / 400)) if contours else None
+        _draw(inside, spread, down, colors, (alpha, opacity == "heat", signed), lines)
     return Image.fromarray(pixels)
 
 
@@ -120,31 +117,73 @@ def _axis(old: int, pixels: int, start: float, end: float) -> _Axis:
     return _Axis(inside[0], inside[-1] + 1, low, np.minimum(low + 1, old - 1), share)
 
 
-def _blend(
+class _Lines(NamedTuple):
+    """Contour lines: white, with a dark edge, so that they are seen on any colours."""
+
+    count: int  # type: ignore[assignment]  # tuples have a method of this name
+    """Number of levels between 0 and 1."""
+    signed: bool
+    """Whether there are as many between -1 and 0."""
+    radius: float
+    """Half the width of a line with its edges, in pixels."""
+
+    @property
+    def reach(self) -> int:
+        """How far from a level pixels are drawn."""
+        return int(self.radius) + 2
+
+
+def _draw(
     pixels: npt.NDArray[np.uint8],
     spread: npt.NDArray[np.float32],
     down: _Axis,
     colors: npt.NDArray[np.float32],
     mixing: tuple[float, bool, bool],
+    lines: _Lines | None,
 ) -> None:
-    """Draw a map over pixels `(h, w, 3)`, in place, a few rows at a time.
+    """Draw a map over pixels `(h, w, 3)`, in place, some rows at a time.
 
     Args:
         pixels: those that the map lies on.
         spread: the map, resized along the width.
         down: how it is resized along the height.
         colors: the colormap, `(256, 3)`.
+        mixing: see `_blend`.
+        lines: the contour lines, if any.
+    """
+    rows, reach = max(1, _STRIP // pixels.shape[1]), 0
+    if lines is not None:  # they need the rows around, so that larger strips are better
+        reach = lines.reach
+        rows = max(4 * reach, 4 * rows)
+    for top in range(0, len(pixels), rows):
+        first = max(0, top - reach)
+        heat = _rows(spread, down, first, top + rows + reach)
+        part = pixels[top : top + rows]
+        _blend(part, heat[top - first :][: len(part)], colors, mixing)
+        if lines is not None:
+            _draw_lines(part, heat, top - first, lines)
+
+
+def _blend(
+    pixels: npt.NDArray[np.uint8],
+    heat: npt.NDArray[np.float32],
+    colors: npt.NDArray[np.float32],
+    mixing: tuple[float, bool, bool],
+) -> None:
+    """Blend a map `(h, w)` over pixels `(h, w, 3)`, in place.
+
+    Args:
         mixing: `alpha`, whether the opacity depends on the heat, and whether that has a sign.
     """
     alpha, by_heat, signed = mixing
     size = len(colors)
     rows = max(1, _STRIP // pixels.shape[1])
     for top in range(0, len(pixels), rows):
-        part, heat = pixels[top : top + rows], _rows(spread, down, top, top + rows)
-        index = ((heat + 1) * (size / 2) if signed else heat * size).astype(np.intp)
+        part, values = pixels[top : top + rows], heat[top : top + rows]
+        index = ((values + 1) * (size / 2) if signed else values * size).astype(np.intp)
         drawn = colors.take(index, axis=0, mode="clip")
         if by_heat:
-            weight = (alpha * np.clip(np.abs(heat), 0, 1))[:, :, None]
+            weight = (alpha * np.clip(np.abs(values), 0, 1))[:, :, None]
             part[:] = np.rint(part + weight * (drawn - part))
         else:
             part[:] = np.rint(part * np.float32(1 - alpha) + drawn * np.float32(alpha))
@@ -155,53 +194,69 @@ def _rows(
 ) -> npt.NDArray[np.float32]:
     """Some rows of a map in the size of the picture."""
     share = down.share[top:bottom, None]
-    low, high = spread[down.low[top:bottom]], spread[down.high[top:bottom]]
-    rows: npt.NDArray[np.float32] = low * (1 - share) + high * share
+    rows: npt.NDArray[np.float32] = spread[down.low[top:bottom]]
+    rows *= 1 - share
+    high = spread[down.high[top:bottom]]
+    high *= share
+    rows += high
     return rows
 
 
 def _draw_lines(
-    pixels: npt.NDArray[np.uint8],
-    spread: npt.NDArray[np.float32],
-    down: _Axis,
-    levels: Sequence[float],
-    radius: float,
+    pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], skipped: int, lines: _Lines
 ) -> None:
-    """Draw contour lines over pixels `(h, w, 3)`, in place: white, with a dark edge, so that they
-    are seen on any colours. See `_blend` for the other arguments."""
-    reach = int(radius) + 2
-    rows = max(4 * reach, 4 * _STRIP // pixels.shape[1])
-    for top in range(0, len(pixels), rows):
-        first = max(0, top - reach)
-        heat = _rows(spread, down, first, top + rows + reach)
-        slope = np.zeros_like(heat)
-        for axis in (0, 1):
-            if heat.shape[axis] > 1:
-                slope += np.gradient(heat, axis=axis) ** 2
-        slope = np.sqrt(slope)
-        part = pixels[top : top + rows]
-        for level in levels:
-            # A slope alone does not tell whether the level is reached.
-            near = _grown(_crossed(heat >= level), reach)[top - first :][: len(part)]
-            at = np.nonzero(near)
-            if not at[0].size:
-                continue
-            where = at[0] + (top - first), at[1]
-            away = np.abs(heat[where] - level) / np.maximum(slope[where], _FLAT)
-            color = part[at].astype(np.float32)
-            for size, grey in ((radius, 0.0), (radius / 2, 255.0)):
-                cover = np.clip(size + 0.5 - away, 0, 1)[:, None]
-                color += cover * (grey - color)
-            part[at] = np.rint(color)
+    """Draw contour lines over pixels `(h, w, 3)`, in place.
+
+    Args:
+        heat: the map at these pixels, and at the rows around them; it is changed.
+        skipped: the number of rows before the first pixel's.
+    """
+    heat *= lines.count + 1  # the levels are now whole numbers
+    # The distance to a line follows from value and slope, but these do not tell whether the level
+    # is reached: there, the whole part of the values changes.
+    near = _grown(_crossed(heat.astype(np.int8)), lines.reach)[skipped:]
+    at = np.flatnonzero(near[: len(pixels)])
+    if not at.size:
+        return
+    in_heat = at + skipped * heat.shape[1]
+    value = heat.take(in_heat)
+    level = np.clip(np.rint(np.abs(value)), 1, lines.count)
+    if lines.signed:
+        level = np.copysign(level, value)
+    away = np.abs(value - level) / np.maximum(np.hypot(*_slopes(heat, in_heat)), _FLAT)
+    sizes = (lines.radius, lines.radius / 2)
+    dark, white = (np.clip(size + 0.5 - away, 0, 1) for size in sizes)
+    # First the dark edge over the picture, then the white line over both.
+    where = np.divmod(at, pixels.shape[1])
+    color = pixels[where] * ((1 - dark) * (1 - white))[:, None]
+    color += (255 * white)[:, None]
+    pixels[where] = np.rint(color, out=color)
 
 
-def _crossed(above: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The elements above a level that have one below it next to them."""
-    edge = np.zeros_like(above)
-    edge[1:] |= above[1:] & ~above[:-1]
-    edge[:-1] |= above[:-1] & ~above[1:]
-    edge[:, 1:] |= above[:, 1:] & ~above[:, :-1]
-    edge[:, :-1] |= above[:, :-1] & ~above[:, 1:]
+def _slopes(
+    heat: npt.NDArray[np.float32], at: npt.NDArray[np.intp]
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The slopes along both axes at some elements, as `np.gradient` computes them at all.
+
+    Args:
+        at: indices of the flattened map.
+    """
+    for index, length, stride in zip(
+        np.divmod(at, heat.shape[1]), heat.shape, (heat.shape[1], 1), strict=True
+    ):
+        back, on = index > 0, index < length - 1
+        rise = heat.take(at + on * stride) - heat.take(at - back * stride)
+        yield rise * (1 - 0.5 * (back & on)).astype(np.float32)
+
+
+def _crossed(bands: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """The elements that lie between other levels than one next to them."""
+    edge = np.zeros(bands.shape, np.bool_)
+    for axis in (0, 1):
+        lines, marked = np.moveaxis(bands, axis, 0), np.moveaxis(edge, axis, 0)
+        changes = lines[1:] != lines[:-1]
+        marked[1:] |= changes
+        marked[:-1] |= changes
     return edge
 
 

@@ -204,7 +204,7 @@ class _Maker:
         if len(rows) <= most:
             return rows
         chosen = representative(program, rows, most)
-        total = len([row for row in program.layers if row.exposed])
+        total = len([row for row in program.layers if row.exposed and row.attention is None])
         self.left_out.append(
             f"the values of {total - len(chosen):,} of {number_of(total, 'layer')}; name the "
             "layers to choose others"
@@ -212,7 +212,7 @@ class _Maker:
         return chosen
 
     def _is_stored(self, row: Layer, *, explicit: bool = False) -> bool:
-        if not row.exposed:
+        if not row.exposed or (row.attention is not None and not explicit):
             return False
         if row.per_sample is False:
             if explicit:

@@ -178,7 +178,7 @@ def test_gradients_at_all_layers_survive(to: str, tmp_path: Path) -> None:
             value = value.astype(np.float16).astype(np.float32)
         else:
             axes = tuple(range(1, value.ndim)) if value.ndim == 4 else (0,)
-            scale = np.abs(value).max(axis=axes, keepdims=True) / 127
+            scale = np.abs(value).max(axis=axes, keepdims=True) / 64
             value = (np.round(value / scale) * scale).astype(np.float32)
         values[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
     tiny.save(rounded, tmp_path / "rounded.onnx")
@@ -413,3 +413,25 @@ def test_the_command(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "b.onnx").exists()
     with pytest.raises(InputError, match="there is no such file"):
         command(*words[:5], "--calibrate", str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("to", KINDS)
+def test_samples_that_are_too_small_for_the_model_are_an_error(to: str, tmp_path: Path) -> None:
+    """A free size may be any size, but a window of 5 needs as many rows."""
+    free = (None, 3, None, None)
+    rows = [
+        tiny.layer(0, "x", "InputLayer", free),
+        tiny.layer(1, "y", "Conv2D", (None, 4, None, None), "x"),
+    ]
+    model = tiny.model(
+        [tiny.node("Conv", "x w", "y", "y/Conv")],
+        [tiny.value("x", ["n", 3, "h", "v"])],
+        [tiny.value("y", ["n", 4, None, None])],
+        [tiny.weights("w", 4, 3, 5, 5)],
+        card=tiny.card(rows, {"x": free}, {"y": (None, 4, None, None)}),
+    )
+    file, path = tiny.save(model, tmp_path / "free.onnx"), tmp_path / "small.onnx"
+    samples = np.zeros((4, 3, 2, 2), np.float32)
+    with pytest.raises(InputError, match=r"could not run .* on x \(4?2?1?, 3, 2, 2\) float32"):
+        quantize(file, path, to=to, calibrate=samples)
+    assert not path.exists()

@@ -54,6 +54,28 @@ def test_a_budget_that_nothing_keeps() -> None:
     assert found.levels["b"] is Level.STORED  # 0.1
 
 
+def test_the_order_may_be_measured_roughly() -> None:
+    """A wrong order raises more layers; the budget is kept by what is measured exactly."""
+    exact, alone = list[Levels](), list[Levels]()
+    measure = additive(NARROW, STORED)
+
+    def exactly(levels: Levels) -> Measured:
+        exact.append(levels)
+        return measure(levels)
+
+    def roughly(levels: Levels) -> Measured:
+        alone.append(levels)
+        return Measured(1 / measure(levels).error, 0)  # the worst order
+
+    found = search(list(NARROW), {}, 3.5, exactly, roughly=roughly)
+    assert found.holds
+    assert measure(found.levels).error <= 3.5
+    assert "".join(level.name[0] for level in found.levels.values()) == "SSSS"
+    assert len(alone) == len(NARROW)
+    assert found.trials == len(alone) + len(exact)
+    assert not search(list(NARROW), {}, 0.05, exactly, roughly=roughly).holds
+
+
 def test_layers_that_start_higher_are_never_lowered() -> None:
     start = {"b": Level.FLOAT, "a": Level.STORED}
     found = search(list(NARROW), start, 6.2, additive(NARROW, STORED))

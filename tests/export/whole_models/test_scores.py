@@ -305,7 +305,7 @@ Y = np.random.default_rng(2).normal(size=(2, 12, 12, 3)).astype(np.float32)
 
 @pytest.fixture(scope="module")
 def scored(detector: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """The detector with the gradients of a score: one export, and other scores added to that file."""
+    """The detector with the gradients of a score: one export, to which others are added."""
     folder = tmp_path_factory.mktemp("detector")
     layertap_export.export(
         detector, folder / "boxes.onnx", gradients=["stem", "input"], score="boxes"

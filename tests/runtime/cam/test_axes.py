@@ -14,7 +14,8 @@ import layertap
 from generators import tiny
 from generators.tiny import model, node, value, weights
 from layertap._engine.program import program_of
-from layertap.cam import METHODS, heat_maps, metrics
+from layertap.cam import METHODS as ALL_METHODS
+from layertap.cam import heat_maps, metrics
 from layertap.errors import UsageError
 from layertap.format.card import KEY
 
@@ -28,6 +29,9 @@ pytestmark = [
 
 
 Made = Callable[..., layertap.Model]
+METHODS = {name: method for name, method in ALL_METHODS.items() if not method.of_attention}
+"""Those of one layer; tests/runtime/cam/test_rollout.py has the others."""
+
 WITHOUT = [name for name, method in METHODS.items() if method.takes != "gradients"]
 FEW: dict[str, dict[str, Any]] = {"rise": {"samples": 20}, "kernelshap": {"window": 2}}
 LAYERS = ("conv", "relu", "mixed", "last")

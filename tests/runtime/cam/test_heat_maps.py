@@ -17,7 +17,8 @@ from PIL import Image
 
 import layertap
 from generators import float64_network, tiny
-from layertap.cam import METHODS, heat_maps, resize
+from layertap.cam import METHODS as ALL_METHODS
+from layertap.cam import heat_maps, resize
 from layertap.cam.methods import ablationcam, scorecam
 from layertap.cam.projections import principal
 from layertap.cam.random_masks import RandomMasks
@@ -35,6 +36,9 @@ pytestmark = [
 TinyFile = Callable[[str], Path]
 Maps = NDArray[np.float64]
 CLASSES = np.eye(3)
+METHODS = {name: method for name, method in ALL_METHODS.items() if not method.of_attention}
+"""Those of one layer; tests/runtime/cam/test_rollout.py has the others."""
+
 BY_GRADIENT = [name for name, method in METHODS.items() if method.takes == "gradients"]
 BY_ACTIVATION = [name for name, method in METHODS.items() if not method.takes]
 FROM_LEAST = ("rise", "reciprocam")

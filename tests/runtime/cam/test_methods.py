@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from layertap.cam import METHODS
+from layertap.cam import METHODS as ALL_METHODS
 from layertap.cam.methods import ablationcam, find_method, gradcam_plus_plus, scorecam
 from layertap.errors import UsageError
+
+METHODS = {name: method for name, method in ALL_METHODS.items() if not method.of_attention}
+"""Those of one layer."""
 
 Maps = NDArray[np.float64]
 HEIGHT, WIDTH, CHANNELS = 4, 3, 6
@@ -196,13 +199,13 @@ def test_an_unknown_method_is_refused() -> None:
     assert str(caught.value) == (
         "unknown method 'gradkam'; the methods are gradcam, gradcam++, xgradcam, layercam, "
         "hirescam, gradcamelementwise, eigengradcam, eigencam, kpcacam, scorecam, ablationcam, "
-        "occlusion, rise, reciprocam, kernelshap. "
+        "occlusion, rise, reciprocam, kernelshap, rollout, gradientrollout. "
         "Did you mean 'gradcam', 'xgradcam', 'gradcam++'?"
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ALL_METHODS)
 def test_each_method_says_its_formula_and_where_it_is_from(name: str) -> None:
-    text = METHODS[name].compute.__doc__ or ""
+    text = ALL_METHODS[name].compute.__doc__ or ""
     assert "`" in text
     assert "https://" in text or "pytorch-grad-cam" in text

@@ -27,7 +27,7 @@ outputs        probs (None, 2) float32
 layers         7, 6 of them with activations
 labels         cat, dog
 preprocessing  {"scaling": {"mode": "rescale", "scale": 0.00392156862745098}, "size": [8, 6]}
-format         1.3
+format         1.4
 """,
         "",
     )
@@ -83,7 +83,7 @@ def test_libraries_that_read_images_are_described(tmp_path: Path) -> None:
     lines = layertap("info", tiny.save(made, tmp_path / "m.onnx")).out.splitlines()
     expected = "images         read at the export with libjpeg_turbo 3.\\x1b2, pillow 13.0.0"
     assert lines[-3].startswith("preprocessing  {")
-    assert lines[-2:] == [expected, "format         1.3"]
+    assert lines[-2:] == [expected, "format         1.4"]
 
 
 def with_verification(folder: Path, layers: dict[str, LayerCheck]) -> Path:

@@ -95,6 +95,15 @@ def test_a_split_as_json(tiny_file: TinyFile) -> None:
         (["--measure", "none.npy"], "none.npy"),
         (["--measure", "random", "--runs", "0"], "runs must be at least 1, got 0."),
         (["--runs", "3"], "--runs is for the cost of layers: give --measure, too."),
+        (["--server-speed", "3"], "--server-speed is for the place to cut: give --split, too."),
+        (["--cost", "--runs", "3"], "--runs is for measured times: give --measure, too."),
+        (["--cost", "--threads", "1"], "--threads is for measured times: give --measure, too."),
+        (["--cost", "--device", "cuda"], "--device is for measured times: give --measure, too."),
+        (["--cost", "--preprocess", "r.json"], "--preprocess is for an image: give --measure"),
+        (["--measure", "random", "--preprocess", "r.json"], "--preprocess is for an image"),
+        (["--sort", "dead"], "--sort is for --on and --cost. Give one of them, too."),
+        (["--cost", "--sort", "ms"], "the table has no column 'ms' to sort by."),
+        (["--cost", "--sort", "parameter"], "Did you mean 'parameters'?"),
         (["--cost", "--layers", "cnv"], "Did you mean 'conv'?"),
     ],
 )
@@ -102,6 +111,36 @@ def test_bad_input(classifier: Path, more: list[str], message: str) -> None:
     done = layertap("layers", classifier, *more)
     assert (done.code, done.out) == (2, "")
     assert message in done.err
+
+
+def test_the_layers_are_sorted(classifier: Path) -> None:
+    done = layertap("layers", classifier, "--cost", "--sort", "multiply-adds", "--json")
+    names = [row["name"] for row in json.loads(done.out)["layers"]]
+    assert (names[:2], len(names)) == (["conv", "probs"], 7)
+    table = layertap("layers", classifier, "--cost", "--sort", "multiply-adds").out
+    assert table.splitlines()[4].split()[1] == "conv"
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "shapes"),
+    [
+        (["n", "length"], "5", [1, 5]),
+        (["n", "h", "w"], "5", [1, 5, 5]),
+        (["n", "h", "w", "d"], "5x6x7", [1, 5, 6, 7]),
+        (["n", "h", 4], "5", [1, 5, 4]),
+    ],
+)
+def test_the_size_of_texts_and_volumes(
+    shape: list[str | int], size: str, shapes: list[int], tmp_path: Path
+) -> None:
+    from generators import tiny
+
+    made = tiny.model(
+        [tiny.node("Relu", "x", "y")], [tiny.value("x", shape)], [tiny.value("y", shape)]
+    )
+    file = tiny.save(made, tmp_path / "free.onnx")
+    done = layertap("layers", file, "--cost", "--size", size, "--json")
+    assert json.loads(done.out)["inputs"] == {"x": shapes}
 
 
 def test_a_file_without_layers(tmp_path: Path) -> None:

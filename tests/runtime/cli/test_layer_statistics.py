@@ -149,6 +149,42 @@ def test_names_in_a_file_are_no_html(tmp_path: Path) -> None:
     assert "<script" not in page.read_text()
 
 
+def test_the_layers_are_sorted_by_what_the_table_shows(
+    classifier: Path, folder: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    more = ("--on", folder, "--sort", "zeros", "--page", page)
+    names = [line.split()[1] for line in layertap("layers", classifier, *more).out.splitlines()[4:]]
+    assert set(names[:2]) == {"relu", "drop"}
+    text = page.read_text("utf-8")
+    assert text.index(">relu<") < text.index(">image<")
+    drift = ("--on", folder / "1.png", "--against", folder, "--sort", "shift", "--json")
+    shifts = [
+        row["shift"] for row in json.loads(layertap("layers", classifier, *drift).out)["layers"]
+    ]
+    assert [*map(abs, shifts)] == sorted(map(abs, shifts), reverse=True)
+
+
+def test_a_page_tells_nan_from_infinity_and_shows_what_died(tmp_path: Path) -> None:
+    from generators import tiny
+    from layertap.measuring.drift import Drift
+    from layertap.measuring.pages import statistics_page
+
+    made = tiny.model(
+        [tiny.node("Identity", "x", "y")], [tiny.value("x", ["n", 2])], [tiny.value("y", ["n", 2])]
+    )
+    model = package.open(made.SerializeToString())
+    found = model.layer_statistics(np.array([[0, np.inf], [0, 1]], np.float32), "y")
+    before = model.layer_statistics(np.array([[1, 1]], np.float32), "y")
+    read = _Read(statistics_page(found, Drift(found, before)).decode())
+    assert "Inf" in read.text
+    assert "NaN, Inf" in read.text  # the drift
+    assert "newly dead" in read.text
+    read = _Read(statistics_page(before).decode())
+    assert "Inf" not in read.text
+    assert "saturated" not in read.text
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -161,7 +197,12 @@ def test_names_in_a_file_are_no_html(tmp_path: Path) -> None:
         (["--on", "IMAGES", "-o", "x.txt"], ".json"),
         (["--on", "IMAGES", "--page", "x.txt"], ".html"),
         (["--on", "nowhere"], "nowhere: there is no such file or folder."),
-        (["--on", "IMAGES", "--against", "FILE.json"], "holds no layer statistics: No such file"),
+        (
+            ["--on", "IMAGES", "--against", "FILE.json"],
+            "'FILE.json' holds no layer statistics: No such file or directory. `layertap layers",
+        ),
+        (["--on", "IMAGES", "--sort", "deed"], "Did you mean 'dead'?"),
+        (["--on", "nowhere", "--sort", "shift"], "the table has no column 'shift' to sort by."),
         (["--on", "IMAGES", "--against", "a.json", "b.png"], "not both"),
         (["--on", "IMAGES", "--size", "8x8"], "--size and --batch are for the table without --on"),
         (["--on", "IMAGES", "--layers", "rely"], "Did you mean 'relu'?"),

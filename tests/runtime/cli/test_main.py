@@ -49,6 +49,7 @@ def test_help_lists_every_command(option: str) -> None:
     others = {
         "__init__",
         "completion_scripts",
+        "attended_tokens",
         "explained_images",
         "image_input",
         "image_output",

@@ -29,11 +29,11 @@ from layertap.format.card import (
     TensorInfo,
     Verification,
 )
-from layertap.format.layer import Layer
+from layertap.format.layer import Attention, Layer, Tokens
 
 CLASSES = (
-    Card, Source, TensorInfo, Layer, Verification, LayerCheck, Golden, GoldenInput, GoldenLayer,
-    Gradients, Digest, MadeFrom, TableRows, Finished, Quantized,
+    Card, Source, TensorInfo, Layer, Attention, Tokens, Verification, LayerCheck, Golden,
+    GoldenInput, GoldenLayer, Gradients, Digest, MadeFrom, TableRows, Finished, Quantized,
 )  # fmt: skip
 
 FULL: dict[str, Any] = {
@@ -71,6 +71,23 @@ FULL: dict[str, Any] = {
             "why_not": "it runs inside a loop",
             "per_sample": False,
             "axes": "N?C",
+            "tokens": {"grid": [2, 2], "first": 1},
+        },
+        {
+            "name": "hidden/attention_scores",
+            "type": "AttentionScores",
+            "index": 2,
+            "shape": [None, 5, 5],
+            "dtype": "float32",
+            "parameters": 0,
+            "inbound": ["x"],
+            "tensor": "hidden/attention_scores",
+            "parent": "hidden",
+            "why_not": "it runs inside a loop",
+            "per_sample": False,
+            "axes": "N??",
+            "attention": {"of": "hidden", "heads": 0, "grid": [2, 2], "first": 1},
+            "tokens": {"grid": [1, 3], "first": 0},
         },
     ],
     "preprocessing": {"size": None, "scaling": {"mode": "tf"}},
@@ -146,7 +163,9 @@ PATHS: list[tuple[str | int, ...]] = [
     ("source",),
     ("inputs", 0),
     ("outputs", 0),
-    ("layers", 1),
+    ("layers", 1, "tokens"),
+    ("layers", 2),
+    ("layers", 2, "attention"),
     ("verification",),
     ("verification", "layers", "x"),
     ("verification", "tables", "embedding"),
@@ -182,7 +201,9 @@ def test_full_card_is_read() -> None:
     card = Card.from_json(full())
     assert card.source.model == "tiny"
     assert card.inputs == (TensorInfo(name="x", shape=(None, 4), dtype="float32", axes="NC"),)
-    assert [layer.tensor for layer in card.layers] == ["x", None]
+    assert [layer.tensor for layer in card.layers] == ["x", None, "hidden/attention_scores"]
+    assert card.layers[1].tokens == Tokens(grid=(2, 2), first=1)
+    assert card.layers[2].attention == Attention(of="hidden", heads=0, grid=(2, 2), first=1)
     assert card.labels == ("cat", "dog")
     assert card.preprocessing == {"size": None, "scaling": {"mode": "tf"}}
     assert card.verification is not None
@@ -222,7 +243,7 @@ def test_written_json_is_stable() -> None:
         layers=(),
     )
     assert card.to_json() == (
-        '{"format":"1.3","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
+        '{"format":"1.4","inputs":[],"layers":[],"outputs":[],"source":{"framework":"",'
         '"model":"","type":"","version":"","weights_sha256":""}}'
     )
 
@@ -379,7 +400,7 @@ def test_every_class_of_the_schema_is_tested_with_extra_keys() -> None:
         assert frozenset(item.name for item in fields(kind)) - {"extra"} in levels, kind
 
 
-@pytest.mark.parametrize("format_", ["1.0", "1.3", "1.99", "1", "1.5.2", "0.1"])
+@pytest.mark.parametrize("format_", ["1.0", "1.4", "1.99", "1", "1.5.2", "0.1"])
 def test_newer_minor_format_is_read(format_: str) -> None:
     card = Card.from_json(full(lambda data: data.update(format=format_)))
     assert card.format == format_
@@ -480,6 +501,20 @@ def test_invalid_json_is_a_damaged_card(json_: str, reason: str) -> None:
          "an integer of at least 0"),
         (("layers", 0), "inbound", "x", "Layer has \"x\" as 'inbound', not a list of strings"),
         (("layers", 0), "tensor", 0, "Layer has 0 as 'tensor', not a string or null"),
+        (("layers", 1), "tokens", [2, 2], "Tokens is [2, 2], not an object"),
+        (("layers", 1, "tokens"), "grid", [4], "Tokens has [4] as 'grid', not a list of two sizes"),
+        (("layers", 1, "tokens"), "grid", [0, 2], "Tokens has [0, 2] as 'grid', not a list of two "
+         "sizes"),
+        (("layers", 1, "tokens"), "first", 2, "\"hidden\" has 2 tokens and a grid of 2 x 2 in "
+         "[null, 5, 4]"),
+        (("layers", 0), "tokens", {"grid": [2, 2], "first": 0}, "\"x\" has tokens in [null, 4]"),
+        (("layers", 2), "attention", 3, "Attention is 3, not an object"),
+        (("layers", 2, "attention"), "grid", "2", "Attention has \"2\" as 'grid', not a list of "
+         "two sizes or null"),
+        (("layers", 2, "attention"), "grid", [2, 3], "\"hidden/attention_scores\" has 1 tokens and "
+         "a grid of 2 x 3 in [null, 5, 5]"),
+        (("layers", 2, "attention"), "heads", 4, "\"hidden/attention_scores\" has 4 heads in "
+         "[null, 5, 5]"),
         (("verification",), "tolerance", "1e-4", "Verification has \"1e-4\" as 'tolerance', not a "
          "finite number"),
         (("verification",), "layers", [], "LayerChecks are [], not an object"),
@@ -505,12 +540,38 @@ def test_invalid_value_is_a_damaged_card(
     assert damage(full(lambda data: at(data, path).update({key: value}))) == reason
 
 
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ([None, 2, 5, 5], '"hidden/attention_scores" has 3 heads in [null, 2, 5, 5]'),
+        ([None, 3, 5, 4], '"hidden/attention_scores" has 1 tokens and a grid of 2 x 2 in '
+         '[null, 3, 5, 4]'),
+        ([None, 3, 2, 3, 5], '"hidden/attention_scores" has a grid in [null, 3, 2, 3, 5]'),
+        ([None, 3, None, 5], ""),
+    ],
+)  # fmt: skip
+def test_attention_has_heads_and_tokens_where_the_shape_has_them(
+    shape: list[int | None], reason: str
+) -> None:
+    def change(data: dict[str, Any]) -> None:
+        layer = data["layers"][2]
+        del layer["tokens"]
+        layer["attention"]["heads"] = 3
+        layer.update(shape=shape, axes=None)
+
+    if reason:
+        assert damage(full(change)) == reason
+    else:
+        assert Card.from_json(full(change)).layers[2].shape == tuple(shape)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional = {"preprocessing", "labels", "verification", "golden", "gradients", "format"}
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file", "tables", "step", "card"}
     optional |= {"sums", "reference", "images", "finished", "stripped", "quantized"}
+    optional |= {"attention", "tokens", "grid", "first"}
     optional |= {"calibrated", "budget", *FULL["finished"]}
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
@@ -520,7 +581,7 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
 def test_every_plain_field_is_tested_with_an_invalid_value() -> None:
     """A field whose annotation is missing in `_KINDS` would make every card invalid."""
     nested = {"source", "inputs", "outputs", "layers", "verification", "golden", "gradients"}
-    nested |= {"tables"}
+    nested |= {"tables", "attention", "tokens"}
     nested |= {"extra", "digest", "made_from", "finished", "quantized"}
     plain = {(kind, item.name, str(item.type)) for kind in CLASSES for item in fields(kind)}
     plain = {part for part in plain if part[0] is Quantized or part[1] not in nested}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from generators.tiny import layer
 from layertap.errors import LayerNotFoundError, UsageError
-from layertap.format.layer import Layer
+from layertap.format.layer import Attention, Layer
 from layertap.format.select import is_single, only, parse_selector, select
 
 LAYERS = [
@@ -353,3 +353,124 @@ def test_an_output_that_is_no_layer_says_how_to_get_it() -> None:
     with pytest.raises(LayerNotFoundError) as caught:
         select(LAYERS, ["image", "heat"], outputs=lambda: ways)
     assert str(caught.value) == "'heat' is an output of the file, not a layer. Ask elsewhere."
+
+
+# --- Scores of attention ------------------------------------------------------------------------
+
+
+def scores(index: int, of: str, exposed: bool = True) -> Layer:
+    row = layer(
+        index, f"{of}/attention_scores", "AttentionScores", (None, 2, 4, 4), exposed=exposed
+    )
+    return replace(row, parent=of, attention=Attention(of=of, heads=2))
+
+
+TRANSFORMER = [
+    layer(0, "tokens", "InputLayer", (None, 4, 8)),
+    layer(1, "a", "MultiHeadAttention", (None, 4, 8), "tokens"),
+    layer(2, "b", "MultiHeadAttention", (None, 4, 8), "a"),
+    layer(3, "probs", "Dense", (None, 2), "b"),
+    scores(4, "a"),
+    scores(5, "b"),
+]
+ORDINARY = ["tokens", "a", "b", "probs"]
+SCORES = ["a/attention_scores", "b/attention_scores"]
+
+
+@pytest.mark.parametrize("selector", [None, "all", "*", "re:.*", slice(None), slice(0, 99)])
+def test_only_what_names_scores_selects_them(selector: Any) -> None:
+    assert names(select(TRANSFORMER, selector)) == ORDINARY
+
+
+@pytest.mark.parametrize(
+    ("selector", "type_", "expected"),
+    [
+        ("attention", None, SCORES),
+        (["attention", "probs"], None, [*SCORES, "probs"]),
+        ("a/attention_scores", None, SCORES[:1]),
+        ("*attention_scores", None, SCORES),
+        ("re:b/attention_scores", None, SCORES[1:]),
+        (4, None, SCORES[:1]),
+        (None, "AttentionScores", SCORES),
+        ("all", "AttentionScores", SCORES),
+        ("b*", "AttentionScores", SCORES[1:]),
+        ("attention", "AttentionScores", SCORES),
+        (None, ["Dense", "AttentionScores"], ["probs", *SCORES]),
+    ],
+)
+def test_what_selects_scores(selector: Any, type_: Any, expected: list[str]) -> None:
+    assert names(select(TRANSFORMER, selector, type_)) == expected
+
+
+def test_negative_indices_are_those_of_keras() -> None:
+    assert only(TRANSFORMER, -1).name == "probs"
+    assert names(select(TRANSFORMER, slice(-2, None))) == ["b", "probs"]
+    with pytest.raises(LayerNotFoundError) as caught:
+        only(TRANSFORMER, -5)
+    assert str(caught.value) == (
+        "layer index -5 is out of range: the model has 6 layers, 0 to 5 or -4 to -1."
+    )
+
+
+def test_the_name_of_a_layer_is_no_word() -> None:
+    named = [layer(0, "attention", "Attention", (None, 4, 8)), scores(1, "attention")]
+    assert names(select(named, "attention")) == ["attention"]
+    assert is_single(named, "attention")
+    assert not is_single(TRANSFORMER, "attention")
+
+
+def test_a_pattern_that_matches_only_scores_says_so() -> None:
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(TRANSFORMER, "a/*")
+    assert str(caught.value) == (
+        "the pattern 'a/*' only matches scores of attention, which patterns skip because they are "
+        "large. Select them by the word 'attention' or by their names, such as "
+        "'a/attention_scores'."
+    )
+
+
+AGAIN = (
+    "Export the model again: files in format 1.3 and older have no scores. Layers that compute "
+    "attention without a softmax have none, either."
+)
+
+
+@pytest.mark.parametrize(
+    ("layers", "selector", "message"),
+    [
+        (
+            LAYERS,
+            "attention",
+            "no layer of this file computes attention scores that layertap knows: it has no "
+            "MultiHeadAttention, GroupQueryAttention, Attention or AdditiveAttention.",
+        ),
+        (
+            TRANSFORMER[:4],
+            "attention",
+            "this file does not contain the scores of its 2 attention layers, such as 'a'. "
+            f"{AGAIN}",
+        ),
+        (
+            [*TRANSFORMER[:4], replace(scores(4, "a", exposed=False), why_not="it runs in a loop")],
+            "attention",
+            "the file exposes none of the 1 layer of attention scores: 'a/attention_scores' is not "
+            "available, because it runs in a loop.",
+        ),
+        (
+            TRANSFORMER,
+            "probs/attention_scores",
+            "no layer is called 'probs/attention_scores': 'probs' is of the class Dense and "
+            "computes no attention scores. Those that do are selected by 'attention'.",
+        ),
+        (
+            TRANSFORMER[:4],
+            "a/attention_scores",
+            "no layer is called 'a/attention_scores': this file does not contain the scores of "
+            f"'a'. {AGAIN}",
+        ),
+    ],
+)
+def test_attention_of_what_has_none(layers: list[Layer], selector: str, message: str) -> None:
+    with pytest.raises(LayerNotFoundError) as caught:
+        select(layers, selector)
+    assert str(caught.value) == message

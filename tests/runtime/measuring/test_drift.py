@@ -60,10 +60,57 @@ def test_layers_that_only_one_has(model: layertap.Model) -> None:
     x = np.ones((5, 3), np.float32)
     both, one = model.layer_statistics(x), model.layer_statistics(x, "y")
     drift = layertap.Drift(both, one)
-    assert ([row.name for row in drift.rows], drift.unmatched) == (["y"], ("scaled",))
-    assert str(drift).splitlines()[-1] == "Only one has: scaled"
+    assert [row.name for row in drift.rows] == ["y"]
+    assert (drift.only_on, drift.only_against) == (("scaled",), ())
+    assert str(drift).splitlines()[-1] == "Not in the reference: scaled"
+    other = layertap.Drift(one, both)
+    assert str(other).splitlines()[-1] == "Only in the reference: scaled"
+    assert other.to_dict()["only_against"] == ["scaled"]
     with pytest.raises(UsageError, match="have no layer of the same name"):
         layertap.Drift(model.layer_statistics(x, "scaled"), one)
+
+
+def test_values_that_became_nan_are_seen(model: layertap.Model) -> None:
+    x = np.ones((4, 3), np.float32)
+    broken = x.copy()
+    broken[0, 0], broken[1, 0] = np.nan, np.inf
+    drift = layertap.Drift(
+        model.layer_statistics(broken, "scaled"), model.layer_statistics(x, "scaled")
+    )
+    assert drift.rows[0].not_finite == 2 / 12
+    assert "NaN, Inf" in str(drift)
+    assert "+16.7%" in str(drift)
+    same = model.layer_statistics(x, "scaled")
+    assert "NaN, Inf" not in str(layertap.Drift(same, same))
+
+
+def test_rows_are_sorted_by_how_far_they_are(model: layertap.Model) -> None:
+    """A third of the reference's deviation is further from it than 1.25 times."""
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    rows = {row.name: row for row in model.layer_statistics(x).rows}
+    parts = {"scaled": 0.8, "y": 3.0}
+    reference = layertap.LayerStatistics(
+        [
+            type(row)(
+                **{key: getattr(row, key) for key in row._names}
+                | {"std": (row.std or 0) * parts[row.name]}
+            )
+            for row in rows.values()
+        ],
+        "other.onnx",
+        50,
+    )
+    drift = layertap.Drift(layertap.LayerStatistics([*rows.values()], "m.onnx", 50), reference)
+    assert [row.name for row in drift.rows] == ["scaled", "y"]
+    assert [row.name for row in drift.sorted("ratio").rows] == ["y", "scaled"]
+
+
+@pytest.mark.parametrize("wrong", [{}, None, "today.json", []])
+def test_what_is_no_statistics_is_refused(model: layertap.Model, wrong: object) -> None:
+    found = model.layer_statistics(np.ones((2, 3), np.float32))
+    for pair in ((found, wrong), (wrong, found)):
+        with pytest.raises(UsageError, match="a drift is that of one LayerStatistics from another"):
+            layertap.Drift(*pair)
 
 
 def test_a_reference_without_deviation_has_no_shift(model: layertap.Model) -> None:

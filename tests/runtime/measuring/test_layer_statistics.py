@@ -18,6 +18,7 @@ from generators import tiny
 from layertap.errors import ImageError, InputError, LayerNotFoundError, UsageError
 from layertap.measuring import collecting
 from layertap.measuring.layer_statistics import LayerStatistics
+from layertap.measuring.sums import sums_of
 
 TinyFile = Callable[[str], Path]
 
@@ -276,8 +277,7 @@ def test_the_table_and_the_file(tiny_file: TinyFile, folder: Path, tmp_path: Pat
     lines = str(found).splitlines()
     assert lines[0] == "image_classifier.onnx: 2 layers on 6 images, 1 failed"
     assert lines[2].split() == [
-        "index", "name", "class", "mean", "deviation", "min", "max", "zeros", "NaN", "Inf",
-        "channels", "dead", "saturated",
+        "index", "name", "class", "mean", "deviation", "min", "max", "zeros", "channels", "dead",
     ]  # fmt: skip
     assert [line.split()[1] for line in lines[4:]] == ["relu", "probs"]
     path = tmp_path / "found.json"
@@ -330,8 +330,65 @@ def test_other_json_is_refused(what: str, change: Callable[[Any], Any]) -> None:
 
 def test_images_of_which_none_can_be_read(tiny_file: TinyFile, tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(b"no image")
-    with pytest.raises(ImageError, match="none of the 1 images can be read: this is not an image"):
-        layertap.open(tiny_file("image_classifier")).layer_statistics(tmp_path)
+    model = layertap.open(tiny_file("image_classifier"))
+    with pytest.raises(ImageError, match=r"image cannot be read\. one\.png: this is not an"):
+        model.layer_statistics(tmp_path)
+    (tmp_path / "two.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"none of the 2 images can be read\. one\.png: this"):
+        model.layer_statistics(tmp_path)
+
+
+def passing(dtype: int = TensorProto.FLOAT) -> layertap.Model:
+    """x (n, 4) -> y, the same values."""
+    return opened(
+        tiny.model(
+            [tiny.node("Identity", "x", "y")],
+            [tiny.value("x", ["n", 4], dtype)],
+            [tiny.value("y", ["n", 4], dtype)],
+        )
+    )
+
+
+def test_numbers_that_a_float64_cannot_hold_are_none(tmp_path: Path) -> None:
+    """JSON has no infinity."""
+    model = passing(TensorProto.DOUBLE)
+    found = model.layer_statistics(np.array([[1e300, -1e300, 0, 1]] * 2), "y")
+    row = found["y"]
+    assert (row.std, row.mean, row.max) == (None, 0, 1e300)
+    found.save(tmp_path / "found.json")
+    assert LayerStatistics.load(tmp_path / "found.json") == found
+
+
+def test_zero_has_no_sign_in_a_table() -> None:
+    found = passing().layer_statistics(np.full((2, 4), -0.0, np.float32), "y")
+    assert "-0" not in str(found)
+
+
+def test_columns_for_nan_and_infinity_are_there_if_some_are() -> None:
+    model = passing()
+    x = np.array([[np.nan, 1, 2, 3]], np.float32)
+    assert "NaN" in str(model.layer_statistics(x, "y"))
+    assert "Inf" not in str(model.layer_statistics(x, "y"))
+    assert "NaN" not in str(model.layer_statistics(np.ones((1, 4), np.float32), "y"))
+
+
+def test_rows_are_sorted_by_a_column(tiny_file: TinyFile, folder: Path) -> None:
+    found = layertap.open(tiny_file("image_classifier")).layer_statistics(folder)
+    rows = found.sorted("deviation").rows
+    stds = [row.std or 0.0 for row in rows]
+    assert stds == sorted(stds, reverse=True)
+    assert {row.name for row in rows} == {row.name for row in found.rows}
+    assert found.sorted("deviation").to_dict()["failures"] == found.failures
+    with pytest.raises(
+        UsageError, match=r"no column 'deviaton' to sort by\. It has mean, deviation"
+    ):
+        found.sorted("deviaton")
+
+
+def test_no_layer_was_given(tiny_file: TinyFile, folder: Path) -> None:
+    model = layertap.open(tiny_file("image_classifier"))
+    with pytest.raises(UsageError, match=r"no layers were given\. Leave `layers` out for all"):
+        model.layer_statistics(folder, [])
 
 
 def test_what_cannot_be_measured(tiny_file: TinyFile, folder: Path) -> None:
@@ -355,3 +412,33 @@ def test_images_of_different_sizes_have_one_set_of_statistics() -> None:
     values = [model.activations(batch, "relu") for batch in batches]
     agrees(found["relu"], np.concatenate([one.reshape(-1, 4) for one in values]))
     assert math.isfinite(found["relu"].std or math.nan)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_channels_side_by_side_are_not_added_up_again(
+    axis: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Concat along another axis has as many channels as its inputs, and is read."""
+    shape: list[str | int] = ["n", 4, 6, 6]
+    whole = [*shape[:axis], 2 * int(shape[axis]), *shape[axis + 1 :]]
+    made = tiny.model(
+        [
+            tiny.node("Relu", "x", "relu"),
+            tiny.node("Neg", "x", "neg"),
+            tiny.node("Concat", "neg relu", "both", axis=axis),
+        ],
+        [tiny.value("x", shape)],
+        [tiny.value("relu", shape), tiny.value("neg", shape), tiny.value("both", whole)],
+    )
+    read = []
+
+    def reading(values: Any, *rest: Any) -> Any:
+        read.append(values.shape)
+        return sums_of(values, *rest)
+
+    monkeypatch.setattr(collecting, "sums_of", reading)
+    x = np.random.default_rng(0).normal(1, 2, (3, 4, 6, 6)).astype(np.float32)
+    found = opened(made).layer_statistics(x, ["relu", "neg", "both"])
+    agrees(found["both"], np.concatenate([-x, np.maximum(x, 0)], axis))
+    assert found["both"].channels == whole[1]
+    assert len(read) == 3 * (2 if axis == 1 else 3)

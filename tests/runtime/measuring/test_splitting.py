@@ -79,14 +79,6 @@ def test_the_best_place_is_that_of_all_sums(
     assert split.best.total == pytest.approx(expected)
 
 
-def test_the_profile_is_scaled_to_the_whole_run() -> None:
-    """The layers take 50 ms in the profile, and the run takes 100."""
-    split = layertap.Split(costs(rows_of([(1, 20), (1, 30)]), 100.0), 1e9)
-    assert {place.layers: round(place.device) for place in split.places} == {
-        ("l0",): 40, ("l1",): 100,
-    }  # fmt: skip
-
-
 def test_only_places_that_can_be_cut_count() -> None:
     rows: list[Row] = [("a", 1, 1.0, None), ("b", 99, 1.0, ("b", "it's")), ("c", 1, 1.0, None)]
     split = layertap.Split(costs(rows, 3.0), "1kB/s")
@@ -106,7 +98,9 @@ def test_only_places_that_can_be_cut_count() -> None:
     [
         ("10Mbit/s", 1.25e6), ("1MB/s", 1e6), ("500 kB/s", 5e5), ("1Gbit/s", 1.25e8),
         ("8bit/s", 1), ("0.5MB/s", 5e5), ("1e3 kbps", 125e3), ("8 Mb/s", 1e6),
-        (" 1.5KB/s ", 1500), (2000, 2000), (1.5, 1.5),
+        (" 1.5KB/s ", 1500), (2000, 2000), (1.5, 1.5), ("10mbit/s", 1.25e6), ("10Mbps", 1.25e6),
+        ("10MBps", 1e7), ("1Gbit", 1.25e8), ("2MiB/s", 2 * 2**20), ("8 Mibit/s", 2**20),
+        ("10 mb/s", 1.25e6), ("3 Mbits/s", 375e3), ("2 kbytes/s", 2000), ("5.MB/s", 5e6),
     ],
 )  # fmt: skip
 def test_bandwidths(text: Any, rate: float) -> None:
@@ -121,6 +115,19 @@ def test_bandwidths(text: Any, rate: float) -> None:
 def test_what_is_no_bandwidth(text: Any) -> None:
     with pytest.raises(UsageError, match="bandwidth"):
         bytes_per_second(text)
+
+
+def test_a_number_without_a_unit_is_shown_with_both() -> None:
+    with pytest.raises(UsageError, match="Give it as in 10Mbit/s or 10MB/s"):
+        bytes_per_second("10M")
+    with pytest.raises(UsageError, match="Give it as in 25Mbit/s or 25MB/s"):
+        bytes_per_second("25")
+
+
+@pytest.mark.parametrize("wrong", [None, {}, "m.onnx"])
+def test_what_is_no_costs_is_refused(wrong: Any) -> None:
+    with pytest.raises(UsageError, match=r"costs must be what `Model\.cost` gives"):
+        layertap.Split(wrong, "1MB/s")
 
 
 def test_costs_without_times_and_speeds_that_are_none() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from layertap.measuring import histogram
-from layertap.measuring.sums import BLOCK, DRAWN, Bounds, Sums, merged, sums_of
+from layertap.measuring.sums import BLOCK, DRAWN, Bounds, Sums, merged, side_by_side, sums_of
 
 SHAPES = [(5,), (1, 1), (7, 5), (4, 6, 3), (0, 3), (2, 3, 4, 5), (300, 300, 2)]
 
@@ -122,3 +122,23 @@ def test_how_far_values_are_inside_of_bounds() -> None:
     nan = np.array([[np.nan, 6.0, 3.0]], np.float32)
     assert sums_of(nan, 1, Bounds(0.0, 6.0)).inside.tolist() == [-np.inf, 0.0, 3.0]
     assert np.isnan(sums_of(values, 1, None).inside).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int32"])
+def test_the_sums_of_concatenated_channels_are_those_of_the_parts(dtype: str) -> None:
+    generator = np.random.default_rng(0)
+    parts = [generator.normal(2, 3, (40, 30, n)).astype(dtype) for n in (3, 1, 5)]
+    whole = np.concatenate(parts, axis=2)
+    found = side_by_side(whole, [sums_of(part, 2, Bounds(0, 6)) for part in parts])
+    assert found is not None
+    agrees(found, whole, 2)
+    assert np.isnan(found.inside).all()
+    assert len(found.bins) == DRAWN
+    assert set(found.bins) <= set(histogram.bins_of(whole.astype(np.float32).ravel()))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_have_to_be_read(bad: float) -> None:
+    parts = [np.ones((4, 2), np.float32), np.full((4, 1), bad, np.float32)]
+    sums = [sums_of(part, 1, None) for part in parts]
+    assert side_by_side(np.concatenate(parts, axis=1), sums) is None

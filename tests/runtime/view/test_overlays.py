@@ -11,6 +11,7 @@ from PIL import Image
 
 from layertap.cam import resize
 from layertap.errors import InputError, LayertapError, UsageError
+from layertap.view import overlays
 from layertap.view.colormaps import COLORMAPS, colored
 from layertap.view.overlays import overlay
 
@@ -105,3 +106,54 @@ def test_what_is_no_picture_or_no_map(picture: Any, map_: Any, words: str) -> No
     with pytest.raises(LayertapError) as caught:
         overlay(picture, map_)
     assert str(caught.value) == words
+
+
+def lines_of(heat: np.ndarray, contours: int, signed: bool = False) -> np.ndarray:
+    """Which pixels of a black picture 400 x 400 are white, where only lines can be."""
+    black = np.zeros((400, 400), np.uint8)
+    drawn = overlay(black, heat, alpha=0, contours=contours, signed=signed)
+    return np.asarray(drawn)[:, :, 0] > 127
+
+
+@pytest.mark.parametrize("along", [0, 1])
+@pytest.mark.parametrize(
+    ("least", "signed", "contours", "levels"),
+    [
+        (0.0, False, 1, [0.5]),
+        (0.0, False, 3, [0.25, 0.5, 0.75]),
+        (-1.0, False, 3, [0.25, 0.5, 0.75]),
+        (-1.0, True, 1, [-0.5, 0.5]),
+        (-1.0, True, 2, [-2 / 3, -1 / 3, 1 / 3, 2 / 3]),
+    ],
+)
+def test_contour_lines_are_where_the_map_has_their_levels(
+    along: int, least: float, signed: bool, contours: int, levels: list[float]
+) -> None:
+    """0 has no line, and neither has a level that is reached but not crossed, such as 1."""
+    ramp = np.linspace(least, 1, 400, dtype=np.float32)
+    heat = np.tile(ramp, (400, 1))
+    white = lines_of(heat, contours, signed) if along else lines_of(heat.T, contours, signed).T
+    assert (white == white[0]).all()
+    places = np.flatnonzero(white[0])
+    groups = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    found = [ramp[group].mean() for group in groups]
+    assert np.allclose(found, levels, atol=0.004)
+    assert all(1 <= len(group) <= 3 for group in groups)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_constant_map_has_no_contour_line(value: float) -> None:
+    assert not lines_of(np.full((8, 8), value, np.float32), 3).any()
+
+
+@pytest.mark.parametrize("opacity", ["fixed", "heat"])
+def test_a_picture_does_not_depend_on_how_many_rows_are_drawn_at_once(
+    opacity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 255, (300, 200, 3)).astype(np.uint8)
+    heat = generator.uniform(-1, 1, (9, 7)).astype(np.float32)
+    whole = overlay(picture, heat, opacity=opacity, signed=True, contours=3)
+    monkeypatch.setattr(overlays, "_STRIP", 200)
+    parts = overlay(picture, heat, opacity=opacity, signed=True, contours=3)
+    assert np.array_equal(whole, parts)

@@ -35,6 +35,7 @@ SUBJECTS = (
     "import_time",
     "exporting",
     "gradients",
+    "regions",
     "finished",
     "quantizing",
     "recurrent",
@@ -46,7 +47,7 @@ SUBJECTS = (
 )
 """The modules with measurements, in the order of the table. Each runs in its own process."""
 
-OWN_MODELS = frozenset({"engines", "recurrent", "overlays"})
+OWN_MODELS = frozenset({"engines", "recurrent", "overlays", "regions"})
 """The subjects that measure models of their own."""
 
 PACKAGES = (

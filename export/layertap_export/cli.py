@@ -267,10 +267,17 @@ def _add_model(parser: argparse.ArgumentParser, name: str) -> None:
 def _add_score(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score",
-        metavar="OUTPUT",
-        help="the output to differentiate; its logits if it ends in a sigmoid or softmax, unless "
-        "this is `probability` or OUTPUT:probability",
+        action="append",
+        metavar="SCORE",
+        help="the output or layer to differentiate; of an output that ends in a sigmoid or softmax "
+        "its logits, unless this is `probability` or OUTPUT:probability; LAYER:CHANNEL for a "
+        "single channel",
     )
+
+
+def _score(args: argparse.Namespace) -> Any:
+    """The value of --score; a list, which is refused, if there are several."""
+    return args.score[0] if args.score and len(args.score) == 1 else args.score
 
 
 def _add_verification(parser: argparse.ArgumentParser) -> None:
@@ -312,7 +319,7 @@ def _run_export(args: argparse.Namespace) -> int:
                 layers=args.layers or "all",
                 type=args.type,
                 gradients=args.gradients,
-                score=args.score,
+                score=_score(args),
                 class_input=args.class_input or CLASS_INPUTS[0],
                 preprocess=args.preprocess,
                 labels=args.labels,
@@ -374,7 +381,7 @@ def _run_gradients(args: argparse.Namespace) -> int:
             args.file,
             args.output,
             args.layers,
-            score=args.score,
+            score=_score(args),
             class_input=args.class_input or CLASS_INPUTS[0],
             tolerance=args.tolerance,
             seconds=args.seconds,
@@ -552,7 +559,7 @@ def _check_export(args: argparse.Namespace) -> None:
     read = [args.model, args.weights, args.labels, args.preprocess, *args.sample]
     check_target(args.output, ".onnx", [name for name in read if name])
     if args.score and not args.gradients:
-        raise UsageError("--score is the output for --gradients, which is missing.")
+        raise UsageError("--score is what --gradients are of, which is missing.")
     preprocessing_of(args.preprocess)
     labels_of(args.labels)
     args.input = parsed(args.input)

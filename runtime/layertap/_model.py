@@ -607,7 +607,10 @@ class Model:
                 these, or `"all"`, every class. Different targets for each image: a list of lists,
                 one per image, all of the same length. A weighted sum of scores: an array of
                 floats, `(classes,)` or `(n, classes)`, or `(n, targets, classes)` for several
-                sums. If there are scores at many positions, as in a segmentation, they are summed.
+                sums. If there are scores at many positions, as in a segmentation, they are summed;
+                an array is then `(classes,)` or has the shape of the output, with or without the
+                axis of the samples, or `(n, targets, ...)`: a weight, or a truth value, for each
+                score. In a file whose score is a layer, the classes are its channels.
             preprocess: a recipe for images instead of the card's.
             at: for scores at many positions, which of them: a point, `(row, column)`; a box,
                 `(top, left, bottom, right)`, without the last two; or an array of the positions'
@@ -793,7 +796,8 @@ class Model:
                 `(n, h, w, c)`, for layers without feature maps. Tokens of which the file states
                 the grid need none.
             preprocess: a recipe for images instead of the card's.
-            at: the places of the scores, see `gradients`, for methods that take gradients.
+            at: the places of the scores, see `gradients`. Methods without gradients take the mean
+                of the scores there.
             heads: for `rollout`: how the scores of all heads become one matrix, `mean` (default),
                 `max` or `min`.
             timeout: time in seconds for all runs together, see `activations`.
@@ -863,6 +867,7 @@ class Model:
         input_name: str | None = None,
         output: str | None = None,
         preprocess: Recipe | None = None,
+        at: At | None = None,
         timeout: float | None = None,
     ) -> Any:
         """How much each element of the input contributes to a class's score.
@@ -929,6 +934,7 @@ class Model:
             output: name of the output that contains the classes, for methods without gradients, if
                 the model has several outputs.
             preprocess: a recipe for images instead of the card's.
+            at: the places of the scores, see `cam`.
             timeout: time in seconds for all runs together, see `activations`.
 
         Returns:
@@ -968,6 +974,7 @@ class Model:
                 input_name=input_name,
                 output=output,
                 preprocess=preprocess,
+                at=at,
             )
 
     def picture(

@@ -16,11 +16,12 @@ import layertap_models
 from generators import tiny
 from generators.collection import extract
 from layertap.errors import LayertapError
+from layertap.format.card import TensorInfo
 from layertap.images.preprocessing import Preprocessing
 from layertap.view.colormaps import colored
 from layertap.view.documents import save_picture
 from layertap_export.api.add_gradients import add_gradients
-from layertap_export.gradients.score import asked_output
+from layertap_export.gradients.score import asked_score
 from layertap_export.keras_model.loading import load_model
 from layertap_export.keras_model.loading.custom_objects import find_module, import_object
 from layertap_export.keras_model.loading.weight_files import read_weights
@@ -129,7 +130,9 @@ ELSEWHERE: dict[str, list[tuple[Callable[[], Any], str]]] = {
     "layertap_export/gradients/select.py": [
         (lambda: add_gradients("small.onnx", "new.onnx", "last-cnv"), "last-conv")
     ],
-    "layertap_export/gradients/score.py": [(lambda: asked_output("agee", ["age"]), "age")],
+    "layertap_export/gradients/score.py": [
+        (lambda: asked_score("agee", [TensorInfo(name="age", shape=(), dtype="float32")]), "age")
+    ],
     "layertap_export/keras_model/loading/__init__.py": [
         (lambda: load_model("god.keras"), "good.keras")
     ],

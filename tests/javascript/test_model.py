@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import layertap
 from generators import tiny, transformers
 from javascript_runtime import Done, Runtime, assert_close
 from layertap.cam.heat_maps import heat_maps
+from layertap_export.api.add_gradients import add_gradients
 
 OPEN = """
 const model = await layertap.open(ort, await read("model.onnx"))
@@ -121,6 +123,53 @@ def test_heat_maps_are_those_of_the_python_runtime(runtime: Runtime) -> None:
             assert expected.classes is not None
             assert about["classes"] == expected.classes.tolist()
             np.testing.assert_allclose(about["scores"], expected.scores, rtol=1e-5)
+
+
+SCORES = """
+const about = {}
+for (const name of names) {
+  const model = await layertap.open(ort, await read(`${name}.onnx`))
+  const x = await given(name)
+  const targets = name === "last" ? [2, "top"] : ["top"]
+  if (name === "probs1") targets.push("dog")
+  for (const target of targets) {
+    keep(`${name}/${target}/gradients`, await model.gradients(x, "conv", { target }))
+    const { classes, scores, data, dims } = await model.cam(x, "conv", { target })
+    keep(`${name}/${target}/cam`, { data, dims })
+    about[`${name}/${target}`] = { classes, scores }
+  }
+  about[name] = await model.gradients(x, "conv", { target: "cat" }).catch(String)
+  await model.release()
+}
+return about
+"""
+
+
+def test_a_layer_or_a_channel_is_the_score(runtime: Runtime, tmp_path: Path) -> None:
+    """The names of the model's classes are not those of a layer's channels."""
+    source = tmp_path / "source.onnx"
+    source.write_bytes(tiny.differentiable().SerializeToString())
+    made = {}
+    for name, score in (("last", "last"), ("last2", "last:2"), ("probs1", "probs:1")):
+        add_gradients(source, tmp_path / f"{name}.onnx", ["conv"], score=score, seconds=0)
+        made[f"{name}.onnx"] = (tmp_path / f"{name}.onnx").read_bytes()
+    arrays = {name.removesuffix(".onnx"): tiny.images() for name in made}
+    done = runtime.run(SCORES, arrays, made)
+    for name, data in made.items():
+        model, name = layertap.open(data), name.removesuffix(".onnx")
+        wanted: dict[str, list[Any]] = {"last": [2, "top"], "probs1": ["top", "dog"]}
+        for target in wanted.get(name, ["top"]):
+            expected = heat_maps(model, tiny.images(), "conv", [target])
+            key = f"{name}/{target}"
+            found = done.arrays[f"{key}/gradients"]
+            assert_close(found, model.gradients(tiny.images(), "conv", target), key)
+            assert_close(done.arrays[f"{key}/cam"], expected.maps, key)
+            assert expected.classes is not None
+            assert done.value[key]["classes"] == expected.classes.tolist()
+            np.testing.assert_allclose(done.value[key]["scores"], expected.scores, rtol=1e-4)
+        with pytest.raises(layertap.UsageError) as caught:
+            model.gradients(tiny.images(), "conv", "cat")
+        assert str(caught.value) in done.value[name]
 
 
 REDUCTIONS = """

@@ -100,9 +100,10 @@ def add_gradients(
         path: the file to write; it may be `source`.
         layers: names, globs, `re:` patterns, indices, slices, or the words `"last-conv"` (the
             layer that Grad-CAM explains), `"all"` and `"input"`. `True` is `"all"`.
-        score: the output to differentiate, if the model has several. If it ends in a sigmoid or
-            softmax, the scores are the input of that, the logits; with `"probability"` or
-            `"OUTPUT:probability"` they are the output itself.
+        score: the output or layer to differentiate; by default the only output. If an output ends
+            in a sigmoid or softmax, the scores are the input of that, the logits; with
+            `"probability"` or `"OUTPUT:probability"` they are the output itself. The scores of a
+            layer are its values. `"LAYER:CHANNEL"` differentiates a single channel.
         class_input: whether a client has to feed the weights of the classes: `"optional"`, or
             `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other clients that
             cannot feed an optional input, see docs/gradients.md.
@@ -183,7 +184,6 @@ def _added(
             inputs=with_axes(card.inputs, axes),
             outputs=with_axes(card.outputs, axes),
         )
-    score = _output_of(score, card)
     gradients, independent, notes = extend(
         model,
         card.layers,
@@ -195,7 +195,7 @@ def _added(
         class_input=class_input,
     )
     if independent:
-        warn_independent(independent, gradients.output)
+        warn_independent(independent, gradients.scored)
     del model.metadata_props[:]
     for key, value in opened.metadata.items():
         model.metadata_props.add(key=key, value=value)
@@ -260,18 +260,6 @@ def _added(
         check_finished(temporary, Path(path), verified, card, report)
         size = temporary.stat().st_size + data.size
     return replace(report, card=card, size_bytes=size, seconds=time.perf_counter() - started)
-
-
-def _output_of(score: str | None, card: Card) -> str | None:
-    """The output that `score` names: also by the name of the module that returns it."""
-    outputs = {info.name for info in card.outputs}
-    if not isinstance(score, str) or score in outputs:
-        return score
-    tensors = {layer.name: layer.tensor for layer in card.layers if layer.tensor in outputs}
-    name, separator, word = score.rpartition(":")
-    if score in tensors:
-        return tensors[score]
-    return f"{tensors[name]}:{word}" if separator and name in tensors else score
 
 
 def _compare_upgraded(

@@ -49,8 +49,8 @@ class CardDraft:
 
     @property
     def gradient_outputs(self) -> set[str]:
-        """Names of the graph's outputs that are gradients."""
-        return set(self.gradients.tensors.values()) if self.gradients else set()
+        """Names of the graph's outputs that are there for the gradients."""
+        return self.gradients.added if self.gradients else set()
 
     @property
     def shown(self) -> set[str]:
@@ -86,11 +86,12 @@ class CardDraft:
         """Note the gradients that the file has.
 
         With a gradient its reader needs the activation: layers that have one are exposed, and so
-        are those that are inputs.
+        are the layer that is differentiated, and those that are inputs.
         """
         self.gradients = gradients
         entries = {info.name for info in self.inputs}
         self.exposed |= gradients.tensors.keys()
+        self.exposed |= {layer.name for layer in self.table if layer.name == gradients.of}
         self.exposed |= {layer.name for layer in self.table if layer.tensor in entries}
 
     def declare(self, shapes: Mapping[str, Shape]) -> None:

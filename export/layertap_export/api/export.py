@@ -27,6 +27,7 @@ from layertap_export.convert.dtypes import in_file, narrowing_notes
 from layertap_export.convert.to_onnx import to_onnx
 from layertap_export.errors import ExportError
 from layertap_export.gradients.for_export import add_gradients, narrow, pads_needed
+from layertap_export.gradients.score import check_form
 from layertap_export.gradients.select import listed
 from layertap_export.graph.passes.cast_around import cast_around
 from layertap_export.keras_model.loading import load_model
@@ -102,9 +103,10 @@ def export(
             `layers`, and the words `"last-conv"` (the layer that Grad-CAM usually explains),
             `"all"` (all exposed layers that the score depends on) and `"input"`. They are also
             exposed. `True` is `"all"`; `False` and `None` are none.
-        score: the output to differentiate, if the model has several. If it ends in a sigmoid or
-            softmax, the scores are the input of that, the logits; with `"probability"` or
-            `"OUTPUT:probability"` they are the output itself.
+        score: the output or layer to differentiate; by default the only output. If an output ends
+            in a sigmoid or softmax, the scores are the input of that, the logits; with
+            `"probability"` or `"OUTPUT:probability"` they are the output itself. The scores of a
+            layer are its values. `"LAYER:CHANNEL"` differentiates a single channel.
         class_input: with gradients, whether a client has to feed the weights of the classes:
             `"optional"`, or `"required"` for onnxruntime in JavaScript and Java, OpenVINO and other
             clients that cannot feed an optional input, see docs/gradients.md.
@@ -160,8 +162,7 @@ def export(
     if count("opset", opset) not in OPSETS:
         raise UsageError(f"opset must be from 13 to 18, got {opset}.")
     opset = int(opset)
-    if score is not None and not isinstance(score, str):
-        raise UsageError(f"score must be the name of an output, got {score!r}.")
+    check_form(score)
     if not callable(progress):
         raise UsageError(f"progress must be a function of a text, got {progress!r}.")
     stated = stated_inputs(inputs)

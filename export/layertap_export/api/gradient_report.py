@@ -56,7 +56,7 @@ class GradientReport(Readable):
         score = "the logits of " if gradients.score == "logits" else ""
         written = (
             f"wrote {self.path} ({self.size_bytes / 1e6:.1f} MB, gradients of {score}"
-            f"{gradients.output!r} at {count} layer{'s' if count > 1 else ''}) in "
+            f"{gradients.scored!r} at {count} layer{'s' if count > 1 else ''}) in "
             f"{self.seconds:.0f} s\n"
         )
         written += "".join(f"note: {printable(note)}\n" for note in self.card.notes or ())

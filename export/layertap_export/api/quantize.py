@@ -328,7 +328,7 @@ class _Job:
     def _tensors(self) -> list[str]:
         """The outputs of the graph with numbers with a point, without gradients."""
         gradients = self._original.gradients
-        left_out = set(gradients.tensors.values()) if gradients else set[str]()
+        left_out = gradients.added if gradients else set[str]()
         return [
             value.name
             for value in self._model.graph.output

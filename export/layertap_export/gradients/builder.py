@@ -151,6 +151,17 @@ class Builder:
         self.shapes.liken(output, node.output[0])
         return output
 
+    def part(self, source: str, axis: int, index: int, name: str) -> str:
+        """Take one index of an axis of a tensor of the forward half, and keep the axis."""
+        bounds = [self.free_name(f"{name}/{what}") for what in ("start", "end", "axis")]
+        for bound, value in zip(bounds, (index, index + 1, axis), strict=True):
+            item = numpy_helper.from_array(np.array([value], np.int64), bound)
+            self._graph.initializer.append(item)
+            self.shapes.add_constant(bound, item)
+        self._graph.node.append(helper.make_node("Slice", [source, *bounds], [name], name=name))
+        self.shapes.take(name, source, axis)
+        return name
+
     def tensor(self, name: str) -> Value:
         """A tensor of the forward half; one of float16 or bfloat16 is read as float32."""
         dtype = self.shapes.dtype(name)

@@ -19,7 +19,7 @@ from layertap_export.graph.shapes.shapes import Shapes
 
 from .backprop import Backprop
 from .builder import FLOAT_TYPES, PREFIX, Builder, Value
-from .score import Score, asked_output, find_score
+from .score import Asked, Score, asked_score, find_score
 from .select import INPUT, asks_for, last_feature_maps, named_layers
 from .targets import ROUNDING, Differentiated, SourceFinder
 
@@ -64,7 +64,7 @@ def extend(
         inputs: the model's inputs.
         outputs: its own outputs.
         asked: the layers to differentiate by, see `select`.
-        score: which output the scores are, see `score.asked_output`.
+        score: which output or layer the scores are, see `score.asked_score`.
         channels_last: whether the layers' channels are their last axis, or the second.
         class_input: `optional`: the graph also has an initialiser of ones for the weights;
             `required`: clients have to feed them.
@@ -75,12 +75,11 @@ def extend(
         LayerNotFoundError: a selector matches nothing.
         UsageError: there is no such output, or it has no gradient.
     """
-    name, probability = asked_output(score, [info.name for info in outputs])
+    of = asked_score(score, outputs, layers)
     build = Builder(model, Shapes(model))
+    _check_score(build, model.graph, of)
+    found = find_score(build, model.graph, of, channels_last=channels_last)
     forward = list(model.graph.node)
-    found = find_score(build, forward, name, probability)
-    forward = list(model.graph.node)
-    _check_score(build, found)
 
     def is_float(tensor: str | None) -> bool:
         return tensor is not None and build.shapes.dtype(tensor) in FLOAT_TYPES
@@ -129,12 +128,14 @@ def extend(
         _add_output(build, model.graph, gradient, shown[target.name], target)
     build.finish()
     kept = Gradients(
-        output=name,
+        output=found.output,
         score="logits" if found.logits else "output",
         weights=weights.name,
         tensors=shown,
         broadcasts=False,
         class_input=class_input,
+        of=of.name if of.layer or of.channel is not None else None,
+        channel=found.channel,
     )
     return Extended(kept, tuple(independent), _left_out(obstacles))
 
@@ -209,24 +210,29 @@ def _no_float_input(inputs: Sequence[TensorInfo]) -> str:
     )
 
 
-def warn_independent(names: Sequence[str], output: str) -> None:
+def warn_independent(names: Sequence[str], score: str) -> None:
     """Warn that some gradients are 0."""
     warnings.warn(
-        f"no gradient flows from the scores of {output!r} to {_listing(names)}: it is 0 there.",
+        f"no gradient flows from the scores of {score!r} to {_listing(names)}: it is 0 there.",
         LayertapWarning,
         stacklevel=3,
     )
 
 
-def _check_score(build: Builder, score: Score) -> None:
+def _check_score(build: Builder, graph: onnx.GraphProto, score: Asked) -> None:
+    if any(value.name == score.tensor for value in graph.input):
+        raise UsageError(
+            f"{score.name!r} is an input of the model, so it depends on no layer. Name another "
+            "layer, or an output."
+        )
     dtype = build.shapes.dtype(score.tensor)
     if dtype not in FLOAT_TYPES:
         content = (
             helper.tensor_dtype_to_np_dtype(dtype).name if dtype else "values of an unknown dtype"
         )
         raise UsageError(
-            f"the output {score.output!r} holds {content}; only floating-point numbers have "
-            "gradients."
+            f"the {'layer' if score.layer else 'output'} {score.name!r} holds {content}; only "
+            "floating-point numbers have gradients."
         )
 
 

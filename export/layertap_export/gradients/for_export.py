@@ -38,7 +38,7 @@ def add_gradients(
         inputs: the model's inputs.
         outputs: the model's own outputs.
         asked: the layers, see `gradients.select`.
-        score: the output whose scores are differentiated, see `gradients.score`.
+        score: the output or layer that is differentiated, see `gradients.score`.
         class_input: see `extend.extend`.
 
     Raises:
@@ -56,7 +56,7 @@ def add_gradients(
         class_input=class_input,
     )
     if added.independent:
-        warn_independent(added.independent, added.gradients.output)
+        warn_independent(added.independent, added.gradients.scored)
     return added
 
 

@@ -234,7 +234,7 @@ def strip(model: onnx.ModelProto, card: Card) -> None:
     """
     gone: set[str] = set()
     if card.gradients is not None:
-        gone = {*card.gradients.tensors.values(), card.gradients.weights}
+        gone = {*card.gradients.added, card.gradients.weights}
     known = gone | {info.name for info in card.inputs}
     known |= {item.name for item in model.graph.initializer}
     for value in model.graph.input:

@@ -72,13 +72,40 @@ class Tape:
         with self._tape, recorder.recording(), traceable(to_run=True), _inputs_kept() as kept:
             self._tape.watch(list(self._sources.values()))
             result = returned(model, inputs, list(tensors.values()))
-        self._recorded = recorder.recorded
+            self._recorded = recorder.recorded
+            self._outputs = {
+                info.name: one.value for info, one in zip(card.outputs, result, strict=True)
+            }
+            self._scores: Any = self._found_scores(card, layers, kept)
         wanted = self._gradients.tensors.keys() & self._recorded.keys()
         self._sources |= {name: self._recorded[name] for name in wanted}
-        outputs = dict(zip((info.name for info in card.outputs), result, strict=True))
-        output = self._output = outputs[self._gradients.output].value
-        logits = self._gradients.score == "logits"
-        self._scores: Any = kept.get(id(output)) if logits else output
+
+    def _found_scores(
+        self, card: CardLike, layers: Sequence[Layer], kept: Mapping[int, Any]
+    ) -> Any:
+        """The tensor that is differentiated; `None` if it was not seen.
+
+        Args:
+            card: states the outputs.
+            layers: states the axes of layers.
+            kept: the inputs of final activations, by the id of the result.
+        """
+        gradients = self._gradients
+        name, axis = self._scored, -1
+        output = self._outputs.get(name)
+        if output is None:
+            output = self._recorded.get(name)
+            axes = next((x.axes for x in layers if x.name == name), None) or ""
+            axis = axes.index("C") if len(axes) > 2 and "C" in axes else -1
+        scores = kept.get(id(output)) if gradients.score == "logits" else output
+        if scores is None or gradients.channel is None:
+            return scores
+        return tf.gather(scores, [gradients.channel], axis=axis)
+
+    @property
+    def _scored(self) -> str:
+        """The output or layer that is differentiated."""
+        return self._gradients.of or self._gradients.output
 
     @property
     def activations(self) -> Mapping[str, Any]:
@@ -95,11 +122,19 @@ class Tape:
         """Names of the layers and inputs that it has gradients of."""
         return self._sources.keys()
 
-    def returns(self, output: NDArray[Any]) -> bool:
-        """Whether the output is the same as in a TensorFlow function: a layer may compute otherwise
-        where it runs eagerly, as under a tape."""
-        value = as_in_file(self._output.numpy())
-        return difference(value, output).scaled <= EAGER_TOLERANCE
+    def returns(self, outputs: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether the scores are the same as in a TensorFlow function: a layer may compute
+        otherwise where it runs eagerly, as under a tape.
+
+        Args:
+            outputs: those of the function. If the score is a layer inside, all of them count.
+        """
+        names = [self._scored] if self._scored in outputs else [*outputs]
+        return all(
+            difference(as_in_file(self._outputs[name].numpy()), outputs[name]).scaled
+            <= EAGER_TOLERANCE
+            for name in names
+        )
 
     @property
     def knows_scores(self) -> bool:

@@ -15,7 +15,8 @@ import layertap
 from layertap._engine.pictures import TOP as TOP_CLASS
 from layertap._engine.program import program_of
 from layertap.cam import targets
-from layertap.cam.scores import by_class, of_both_classes, resolve_target
+from layertap.cam.scores import of_both_classes, resolve_target
+from layertap.cam.targets import by_class
 from layertap.comparing.golden import feeds
 from layertap.comparing.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput

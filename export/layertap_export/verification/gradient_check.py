@@ -122,9 +122,7 @@ class GradientCheck:
         self._layers = {k: x for k, x in self._layers.items() if x.name in tape.activations}
         if self._tape_usable is None:
             self._tape_usable = (
-                tape.knows_scores
-                and tape.returns(outputs[self._gradients.output])
-                and tape.default_gradients is not None
+                tape.knows_scores and tape.returns(outputs) and tape.default_gradients is not None
             )
         return tape if self._tape_usable else None
 

@@ -36,7 +36,7 @@ def check_interface(file: WrittenFile, card: CardLike) -> None:
     exposed = [layer for layer in reversed(card.layers) if layer.tensor is not None]
     layers = {str(layer.tensor): (layer.dtype, layer.shape) for layer in exposed}
     shown = {name: kind for name, kind in layers.items() if name not in inputs} | own
-    gradients = card.gradients.tensors.values() if card.gradients else ()
+    gradients = card.gradients.added if card.gradients else ()
     _check_names("inputs", list(graph.inputs), [*inputs, *_weights_to_feed(card)])
     _check_names("first outputs", list(graph.outputs)[: len(own)], list(own))
     _check_names("outputs", sorted(graph.outputs), sorted({*shown, *gradients}))

@@ -95,7 +95,7 @@ def verify_file(
     session = file.session(card.gradients)
     stated = {entry.name: tuple(entry.shape) for entry in session.get_inputs()}
     fixed = given_sizes(sizes or {}, card.inputs, stated)
-    gradients = set(card.gradients.tensors.values()) if card.gradients else set()
+    gradients = card.gradients.added if card.gradients else set()
     wanted = [x.name for x in session.get_outputs() if x.name not in gradients]
     check = None
     if card.gradients:

@@ -205,7 +205,7 @@ class VerificationReport(Readable):
 
     @property
     def _counted(self) -> str:
-        shown = self.gradients.tensors.values() if self.gradients else ()
+        shown = self.gradients.added if self.gradients else ()
         gradients = sum(x.name in shown for x in self.layers)
         count = len(self.layers) - gradients
         return counted(count, gradients, self._noun)

@@ -69,6 +69,10 @@ export interface Gradients {
   readonly tensors: Readonly<Record<string, string>>
   readonly broadcasts: boolean
   readonly class_input?: string | null
+  /** The layer that is differentiated, or the model's output if it is one channel of that. */
+  readonly of?: string | null
+  /** The only channel of `of` that is differentiated. */
+  readonly channel?: number | null
 }
 
 export interface Card {

@@ -150,8 +150,28 @@ function outputOf({ card, outputs }: Program): string {
   return name
 }
 
-const classesOf = ({ card, graph }: Program, output: string, width: number): Classes =>
-  new Classes(width, card?.labels, endsInActivation(graph, output))
+const classesOf = (program: Program, output: string, width: number): Classes =>
+  new Classes(width, labelsOf(program, output), endsInActivation(program.graph, output))
+
+/** The names of the classes of an output; the channels of a layer have none. */
+function labelsOf({ card, outputs }: Program, output: string): readonly string[] | null | undefined {
+  const known = card?.gradients
+  if (!known?.of || known.output !== output) return card?.labels
+  const own = outputs.find(({ name }) => name === known.of)
+  const at = known.channel
+  if (typeof at !== "number" || own?.shape.at(-1) !== card?.labels?.length) return null
+  return card?.labels?.slice(at, at + 1)
+}
+
+/** Check that the channels of a layer that is the score are its last axis. */
+function checkScore({ card, layers, outputs }: Program, axes: Axes): void {
+  const of = card?.gradients?.of
+  const row = layers.find(({ name }) => name === of)
+  if (!row?.tensor || outputs.some(({ name }) => name === of)) return
+  const letters = axes(row.tensor, row.shape.length)
+  if (letters.length > 2 && letters.slice(1, -1).includes("C"))
+    throw new UsageError(`the gradients are those of the layer ${show(of)}, whose channels are not its last axis. Use layertap for Python.`)
+}
 
 /** The card's description of the file's gradients. */
 function required({ card, graph }: Program): Gradients {
@@ -198,10 +218,12 @@ async function differentiate(
   const plan = program.plan({ tensors: [...new Set([...wanted, ...also])] }, inputs)
   const whole = program.plan({ tensors: [known.output] }, inputs)
   const feeds = await program.feeds([...new Set([...plan.inputs, ...whole.inputs])], inputs, options)
+  const axes = await program.axes()
+  checkScore(program, axes)
   const classes = classesOf(program, known.output, program.seedShape().at(-1)!)
   const [first, value] = [...feeds].find(([name]) => name !== known.weights) ?? []
   if (!value) throw new ModelFileError("the file is damaged: its gradients depend on no input.")
-  const samples = value.dims[Math.max((await program.axes())(first!, value.dims.length).indexOf("N"), 0)]
+  const samples = value.dims[Math.max(axes(first!, value.dims.length).indexOf("N"), 0)]
   const isTop = targets.some((one) => classes.isTop(one))
   const scores = isTop ? byClass((await program.engine.run(whole, feeds)).get(known.output)!) : undefined
   const found = targets.map((one) => classes.find(one, samples, scores))

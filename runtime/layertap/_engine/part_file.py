@@ -66,7 +66,7 @@ def cut_to_file(
     gradients = program.card.gradients if program.card else None
     infos = {info.name: info for info in program.inputs}
     apart = {info.name: info.name for info in program.outputs}
-    apart |= {tensor: tensor for tensor in gradients.tensors.values()} if gradients else {}
+    apart |= {tensor: tensor for tensor in gradients.added} if gradients else {}
     starts, ends = _named(program, start, infos), _named(program, end, apart)
     with replacing_model(path) as (temporary, data):
         model, card = write_part(program, starts, ends, data, class_input)
@@ -290,7 +290,7 @@ def _card(
     inputs = tuple(info for info in card.inputs if info.name in plan.needs)
     inputs += tuple(_info(name, known[name], axes.get(name)) for name in plan.given)
     gradients = _gradients(card.gradients, plan)
-    slopes = set(card.gradients.tensors.values()) if card.gradients else set()
+    slopes = card.gradients.added if card.gradients else set()
     outputs = tuple(
         _info(name, known[name], axes.get(name)) for name in plan.leaves if name not in slopes
     )

@@ -20,8 +20,7 @@ from .evidence import Evidence, Gatherer
 from .gradients import differentiate
 from .methods import Method
 from .rollout import of_patches
-from .scores import by_class, class_scores, classes_last, resolve_target
-from .targets import Array, Target
+from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
@@ -51,17 +50,15 @@ class AttentionGatherer(Gatherer):
         gradients = available.require(self.program)
         return {row.name: gradients.tensors[row.name] for row in self.rows}
 
-    def _evidence(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def _evidence(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         if self.method.takes == "gradients":
             gradients = available.require(self.program)
             also = [*self._tensors, self.output]
             found = differentiate(
                 self.program, gradients, feeds, self._slopes, also, target, self.at
             )
-            outputs = by_class(
-                classes_last(self.program, self.output, found.values[self.output]), found.places
-            )
             targets, values = found.targets, found.values
+            outputs = targets.read(self._values(values))
 
             def maps(sample: int) -> list[tuple[Any, ...]]:
                 count = targets.weights.shape[1]
@@ -70,8 +67,7 @@ class AttentionGatherer(Gatherer):
         else:
             wanted = dict.fromkeys([*self._tensors, self.output])
             values = self.program.fetch([*wanted])(feeds)
-            outputs = class_scores(self.program, self.output, values[self.output])
-            targets = resolve_target(self.program, self.output, target, outputs)
+            targets, outputs = self._resolved(target, values)
 
             def maps(sample: int) -> list[tuple[Any, ...]]:
                 one = self._map(self._by_head(values[name][sample]) for name in self._tensors)

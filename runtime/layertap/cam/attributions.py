@@ -22,8 +22,9 @@ from .baselines import backgrounds, baselines
 from .gradients import Seed, prepare
 from .masked_inputs import choose_input, masked_attributions
 from .masking import Options, not_for
-from .scores import choose_output, class_scores
-from .targets import Array, Target
+from .places import At
+from .scores import choose_output, classes_last
+from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
@@ -76,6 +77,7 @@ def attribute(
     input_name: str | None = None,
     output: str | None = None,
     preprocess: Recipe | None = None,
+    at: At | None = None,
 ) -> Any:
     """See `Model.attribute`."""
     check_method(method)
@@ -105,6 +107,7 @@ def attribute(
             input_name=input_name,
             output=output,
             preprocess=preprocess,
+            at=at,
         )
     gradients = available.require(program)
     choose_output(program, output, with_gradients=True)
@@ -126,13 +129,13 @@ def attribute(
         points = list(_between(200 if samples is None else samples, rows, seed))
     else:
         points = [Point(_as_given, 1.0, _itself if method == "input_x_gradient" else _once)]
-    weights = _weights(program, gradients, feeds, target)
-    means = _mean_gradients(program, gradients, wanted, feeds, weights, points, batch_size)
+    resolved = _targets(program, gradients, feeds, target, at)
+    means = _mean_gradients(program, gradients, wanted, feeds, resolved, points, batch_size)
 
     results = {}
     for name, mean in means.items():
         mean = np.abs(mean) if method == "saliency" else mean
-        mean = mean if targets.several(target, program.labels) else mean[:, 0]
+        mean = mean if resolved.several else mean[:, 0]
         results[name] = mean.astype(np.float32)
     one = len(program.inputs) == 1 or input_name is not None
     return next(iter(results.values())) if one else results
@@ -172,16 +175,19 @@ def _of_inputs(program: Program, gradients: Gradients, input_name: str | None) -
     return found
 
 
-def _weights(
-    program: Program, gradients: Gradients, feeds: Mapping[str, Any], target: Target
-) -> npt.NDArray[np.float32]:
-    """`(n, targets, classes)`."""
-    scores = None
-    if targets.needs_scores(target, program.labels):
-        values = program.fetch([gradients.output])(feeds)[gradients.output]
-        scores = class_scores(program, gradients.output, values)
-    count = len(next(iter(feeds.values())))
-    return Seed(program, gradients).resolve(target, count, scores).weights
+def _targets(
+    program: Program,
+    gradients: Gradients,
+    feeds: Mapping[str, Any],
+    target: Target,
+    at: At | None,
+) -> Targets:
+    """The targets of a batch; the scores are computed if they depend on them."""
+    seed, values = Seed(program, gradients), None
+    if not seed.resolves(target, at):
+        fetched = program.fetch([gradients.output])(feeds)[gradients.output]
+        values = classes_last(program, gradients.output, fetched)
+    return seed.resolve(target, len(next(iter(feeds.values()))), values, at)
 
 
 def _mean_gradients(
@@ -189,12 +195,13 @@ def _mean_gradients(
     gradients: Gradients,
     wanted: Mapping[str, str],
     feeds: Mapping[str, Any],
-    weights: npt.NDArray[np.float32],
+    resolved: Targets,
     points: Sequence[Point],
     batch_size: int,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The gradients at all points, weighted and summed; `(n, targets, ...)` by input."""
     fetch, seed = program.fetch(list(wanted.values())), Seed(program, gradients)
+    weights = resolved.weights
     samples, count, _ = weights.shape
     sums = {name: np.zeros((samples, count, *feeds[name].shape[1:])) for name in wanted}
     rows = [
@@ -210,7 +217,9 @@ def _mean_gradients(
         for name in wanted:
             moved = [point.move(feeds[name][sample], name, sample) for sample, _, point in part]
             batch[name] = np.stack(moved).astype(feeds[name].dtype)
-        batch[seed.name] = seed(np.stack([weights[sample, at] for sample, at, _ in part]))
+        batch[seed.name] = seed.of(
+            resolved, np.stack([weights[sample, at] for sample, at, _ in part])
+        )
         found = fetch(batch)
         for name, tensor in wanted.items():
             shape = (len(part), *sums[name].shape[2:])

@@ -23,14 +23,7 @@ from .masking import DEFAULTS, Options
 from .methods import Method
 from .perturbing import Change, Perturbation
 from .places import At
-from .scores import (
-    by_class,
-    class_scores,
-    classes_last,
-    find_scores,
-    resolve_target,
-    scores_of,
-)
+from .scores import classes_last, find_scores, resolve_target, scores_of
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -47,7 +40,7 @@ class Evidence(NamedTuple):
     activations: npt.NDArray[np.float64]
     """`(n, h, w, c)`."""
     outputs: Array
-    """The model's output for each class, `(n, classes)`."""
+    """The scores in the model's output that the targets weigh, `(n, k)`."""
     targets: Targets
     extras: Callable[[int], Sequence[tuple[Any, ...]]]
     """For each target of an image, the method's arguments after the activations."""
@@ -75,7 +68,7 @@ class Gatherer:
     reshape: Reshape | None = None
     """Given, or `folded` for a layer whose tokens are patches."""
     at: At | None = None
-    """The places of the scores, for methods with gradients."""
+    """The places of the scores."""
 
     @property
     def label(self) -> str:
@@ -90,7 +83,7 @@ class Gatherer:
             return prepare_feeds(self.program, gradients, slopes, wanted, inputs, preprocess)
         return self.program.prepare_arrays(self.program.plan(wanted).needs, inputs, preprocess)
 
-    def __call__(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def __call__(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         """Gather the evidence for a batch, in as few runs as the file allows."""
         evidence = self._evidence(feeds, target)
         rows = len(evidence.activations), len(evidence.outputs), len(evidence.targets.weights)
@@ -99,7 +92,7 @@ class Gatherer:
             raise self._damaged("the scores have", evidence.outputs.shape, shape)
         return evidence
 
-    def _evidence(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def _evidence(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         if self.method.takes == "gradients":
             return self._differentiated(feeds, target)
         if self.method.takes == "positions":
@@ -161,7 +154,7 @@ class Gatherer:
         gradients = available.require(self.program)
         return {self.layer.name: gradients.tensors[self.layer.name]}
 
-    def _differentiated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def _differentiated(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         gradients = available.require(self.program)
         also = [self._tensor, self.output]
         found = differentiate(self.program, gradients, feeds, self._slopes, also, target, self.at)
@@ -173,21 +166,18 @@ class Gatherer:
                 raise self._damaged("the gradient has", one.shape, activations.shape)
         return Evidence(
             activations,
-            by_class(
-                classes_last(self.program, self.output, found.values[self.output]), found.places
-            ),
+            found.targets.read(self._values(found.values)),
             found.targets,
             lambda sample: [(one[sample],) for one in maps],
         )
 
-    def _activated(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def _activated(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         values = self.program.fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
-        outputs = class_scores(self.program, self.output, values[self.output])
-        found = resolve_target(self.program, self.output, target, outputs)
+        found, outputs = self._resolved(target, values)
         maps = self._maps(values[self._tensor])
         return Evidence(maps, outputs, found, lambda _: [()] * found.weights.shape[1])
 
-    def _perturbed(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def _perturbed(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         tensor, name = self._tensor, self.layer.name
         if self.masks_input:
             known = self.layer.shape and not self.reshape
@@ -196,33 +186,33 @@ class Gatherer:
         also = [self._tensor, self.output]
         tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
         self._require_floats(tries, tensor, name)
-        outputs = class_scores(self.program, self.output, tries.values[self.output])
-        found = resolve_target(self.program, self.output, target, outputs)
+        found, outputs = self._resolved(target, tries.values)
         maps = self._maps(tries.values[self._tensor])
 
         def attempts(sample: int) -> list[tuple[Any, ...]]:
             change = self._change(tensor, maps[sample])
             strength = np.abs(maps[sample]).mean(axis=tuple(range(maps.ndim - 2)))
             channels = np.argsort(-strength, kind="stable")[: self.channels]
-            by_channel = np.full((len(strength), outputs.shape[1]), np.nan)
-            by_channel[channels] = tries.scores(sample, list(channels), change, self.batch_size)
             weights = found.weights[sample].astype(np.float64)
-            mixed = [by_channel @ one for one in weights]
+            by_channel = np.full((len(strength), len(weights)), np.nan)
+            by_channel[channels] = tries.scores(
+                sample, list(channels), change, self.batch_size, found
+            )
             if self.method.takes == "masked":
-                return [(one,) for one in mixed]
-            return list(zip(mixed, weights @ tries.whole[sample], strict=True))
+                return [(one,) for one in by_channel.T]
+            whole = weights @ found.read(tries.whole[[sample]])[0]
+            return list(zip(by_channel.T, whole, strict=True))
 
         return Evidence(maps, outputs, found, attempts)
 
-    def _masked(self, feeds: Mapping[str, Any], target: Target) -> Evidence:
+    def _masked(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         """The maps of a method that masks positions of the layer, one by one for each image."""
         tensor, name = self._tensor, self.layer.name
         of_output = self.method.of_output
         scores = (scores_of if of_output else find_scores)(self.program, self.output)
         tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
         self._require_floats(tries, tensor, name)
-        outputs = class_scores(self.program, self.output, tries.values[self.output])
-        found = resolve_target(self.program, self.output, target, outputs)
+        found, outputs = self._resolved(target, tries.values)
         values = tries.values[tensor]
         maps = self._maps(values)
         filling = baselines(self.program, self.baseline, {tensor: values}, {tensor: name})[tensor]
@@ -239,6 +229,18 @@ class Gatherer:
         return Evidence(
             maps, outputs, found, lambda sample: [(one,) for one in masked.maps(sample)[tensor]]
         )
+
+    def _values(self, values: Mapping[str, Any]) -> Array:
+        """The model's output, `(n, ..., classes)`."""
+        return classes_last(self.program, self.output, values[self.output])
+
+    def _resolved(
+        self, target: Target | Targets, values: Mapping[str, Any]
+    ) -> tuple[Targets, Array]:
+        """The targets, and the scores that they weigh, `(n, k)`."""
+        outputs = self._values(values)
+        found = resolve_target(self.program, self.output, target, outputs, self.at)
+        return found, found.read(outputs)
 
     def _places(self, values: Array) -> npt.NDArray[np.intp]:
         """Where `reshape` takes the elements of a feature map `(h, w, c)` from: their places in the

@@ -11,7 +11,7 @@ from layertap.errors import LayerNotFoundError, UsageError
 
 from . import targets, upsampling
 from .methods import find_method
-from .scores import by_class, resolve_target
+from .scores import resolve_target
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def computed_maps(
     feeds = program.prepare_arrays(program.plan([output, scores]).needs, inputs, None)
     fetch = program.fetch([output, scores])
     values = fetch(feeds)
-    outputs = by_class(values[scores])
-    found = resolve_target(program, scores, target, outputs)
+    found = resolve_target(program, scores, target, values[scores])
     if found.classes is None:
         raise UsageError(
             f"{program.name} is a finished file, whose heat map explains one class. Weights of the "
@@ -58,7 +57,7 @@ def computed_maps(
     stacked = np.stack(maps, axis=1)
     if resize is not True:
         stacked = upsampling.resize(stacked, list(resize or ()))
-    return stacked, found, outputs
+    return stacked, found, found.read(values[scores])
 
 
 def _in_rows(maps: Array) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,8 +23,15 @@ from layertap.format.select import Selector, as_selectors, is_single
 
 from . import available, targets
 from .axes import copies, sample_axis
-from .places import At, weights_at
-from .scores import by_class, class_axis, classes_last, ends_in_activation
+from .places import At
+from .scores import (
+    as_classes_last,
+    class_axis,
+    classes_last,
+    ends_in_activation,
+    labels_of,
+    static_shape,
+)
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -49,9 +57,8 @@ def layer_gradients(
     if is_empty_batch(feeds):  # the gradients of one sample have the right shape
         feeds, kept = with_samples(feeds, 1), slice(0)
     found = differentiate(program, gradients, feeds, wanted, (), target, at)
-    many = targets.several(target, program.labels)
     values = {
-        name: g[kept] if many else np.moveaxis(g[kept, 0], 0, found.rows[name])
+        name: g[kept] if found.targets.several else np.moveaxis(g[kept, 0], 0, found.rows[name])
         for name, g in found.gradients.items()
     }
     return next(iter(values.values())) if is_single(program.layers, asked) else values
@@ -110,8 +117,6 @@ class Differentiated(NamedTuple):
     values: dict[str, Any]
     """The other requested tensors."""
     targets: Targets
-    places: Array | None = None
-    """The weights of the places of the scores, `(1, ...)`, if some were asked for."""
 
     def of(self, name: str, at: int) -> Array:
         """The gradient of one target, with the axes of the layer's shape."""
@@ -142,7 +147,7 @@ def differentiate(
     feeds: Mapping[str, Any],
     wanted: Mapping[str, str],
     also: Sequence[str],
-    target: Target,
+    target: Target | Targets,
     at: At | None = None,
 ) -> Differentiated:
     """Compute gradients of the targets' scores, and other tensors for the same batch.
@@ -159,29 +164,28 @@ def differentiate(
     samples = value.shape[sample_axis(program, first, value.ndim)]
     seed = Seed(program, gradients)
     tensors = list(wanted.values())
-    if at is None and not targets.needs_scores(target, program.labels):
-        found = seed.resolve(target, samples)
+    if seed.resolves(target, at):
+        found = seed.resolve(target, samples, at=at)
         if found.weights.shape[1] == 1 or gradients.broadcasts:
-            values = _in_one_run(program, seed, feeds, wanted, also, found.weights)
+            values = _in_one_run(program, seed, feeds, wanted, also, found)
             return _result(program, values, wanted, also, found)
     starts = starts_of(program, gradients, wanted)
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
     scores = classes_last(program, gradients.output, values[gradients.output])
-    places = None if at is None else weights_at(at, scores.shape[1:-1])
-    found = seed.resolve(target, samples, by_class(scores, places))
+    found = seed.resolve(target, samples, scores, at)
     # A value that is not an array (a sequence) cannot be fed, and is computed again.
     given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
     fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
     if samples == 1 and gradients.broadcasts:
-        late = fetch({**feeds, **given, seed.name: seed(found.weights[0], places)})
+        late = fetch({**feeds, **given, seed.name: seed.of(found, found.weights[0])})
         late = {name: value[None] for name, value in by_row(program, wanted, late).items()}
     else:
         runs = [
-            by_row(program, wanted, fetch({**feeds, **given, seed.name: seed(weights, places)}))
+            by_row(program, wanted, fetch({**feeds, **given, seed.name: seed.of(found, weights)}))
             for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
-    return _result(program, {**values, **late}, wanted, also, found)._replace(places=places)
+    return _result(program, {**values, **late}, wanted, also, found)
 
 
 def _row_axis(program: Program, name: str, rank: int) -> int:
@@ -235,38 +239,75 @@ class Seed:
         self._last = sizes[-1] if sizes else 0
         self._classes = self._last
         if self._axis != len(sizes) - 1:  # the weights state the size of their last axis only
-            shapes = {info.name: info.shape for info in program.outputs}
-            shape = shapes.get(gradients.output, ())
+            shape = static_shape(program, gradients.output) or ()
             classes = shape[self._axis] if len(shape) == len(sizes) else None
-            if classes is None:
+            if not isinstance(classes, int):
                 raise ModelFileError(
                     f"{program.name} does not state how many classes {gradients.output!r} has. "
                     "Export it with a fixed number of them."
                 )
             self._classes = classes
-        self._labels = program.labels
+        self._program, self._output = program, gradients.output
+        self._labels = labels_of(program, gradients.output)
         self._probability = ends_in_activation(program, gradients.output)
 
-    def resolve(self, target: Target, samples: int, scores: Array | None = None) -> Targets:
-        """See `targets.resolve`."""
-        return targets.resolve(
-            target,
-            samples=samples,
-            classes=self._classes,
-            labels=self._labels,
-            scores=scores,
-            probability=self._probability,
-        )
+    @cached_property
+    def _sizes(self) -> tuple[int, ...] | None:
+        """The sizes of the axes of positions; `None` if the file leaves one free."""
+        shape = static_shape(self._program, self._output) or ()
+        sizes = (*shape[1 : self._axis], *shape[self._axis + 1 :])
+        known = tuple(size for size in sizes if isinstance(size, int))
+        return known if len(known) == len(self._shape) == len(shape) - 2 else None
 
-    def __call__(self, weights: Array, places: Array | None = None) -> Array:
-        """Weights `(rows, classes)` in the shape of the input.
+    def resolves(self, target: Target | Targets, at: At | None) -> bool:
+        """Whether `resolve` needs no values of the scores."""
+        if targets.needs_scores(target, self._labels):
+            return False
+        by_place = at is not None or targets.is_by_place(target, len(self._shape) + 2)
+        return not by_place or self._sizes is not None
+
+    def resolve(
+        self,
+        target: Target | Targets,
+        samples: int,
+        values: Array | None = None,
+        at: At | None = None,
+    ) -> Targets:
+        """See `targets.resolve`.
 
         Args:
-            weights: of the classes.
-            places: of the positions, `(1, ...)`; without them, all have the same weight.
+            values: of the scores, `(n, ..., classes)`, unless `resolves`.
         """
-        rows, classes = weights.shape
-        seed = weights.reshape(rows, *self._shape, classes)
+        return targets.resolve(
+            as_classes_last(self._program, self._output, target, len(self._shape) + 2),
+            samples=samples,
+            classes=self._classes,
+            sizes=(self._sizes or (1,) * len(self._shape))
+            if values is None
+            else values.shape[1:-1],
+            labels=self._labels,
+            values=values,
+            probability=self._probability,
+            at=at,
+        )
+
+    def of(self, found: Targets, weights: Array) -> Array:
+        """Rows `(rows, k)` of the weights of targets, in the shape of the input."""
+        return self(weights, found.places, found.shape)
+
+    def __call__(
+        self, weights: Array, places: Array | None = None, shape: tuple[int, ...] | None = None
+    ) -> Array:
+        """Weights in the shape of the input.
+
+        Args:
+            weights: of the classes, `(rows, classes)`; or `(rows, k)`, of all scores.
+            places: of the positions, `(1, ...)` or `(rows, ...)`; without them, all have the same
+                weight.
+            shape: of the scores of a sample, `(..., classes)`, if there are weights of all.
+        """
+        rows, count = weights.shape
+        seed = weights.reshape(rows, *(shape or (*self._shape, count)))
         if places is not None:
             seed = seed * places[..., None]
         if self._axis != seed.ndim - 1:
@@ -282,17 +323,19 @@ def _in_one_run(
     feeds: Mapping[str, Any],
     wanted: Mapping[str, str],
     also: Sequence[str],
-    weights: Array,
+    found: Targets,
 ) -> dict[str, Any]:
     """One run if each sample has one target, otherwise one run per sample with all its targets."""
-    samples, count, _ = weights.shape
+    samples, count, _ = found.weights.shape
     fetch = program.fetch([*dict.fromkeys([*wanted.values(), *also])])
     if count == 1:
-        values = fetch({**feeds, seed.name: seed(weights[:, 0])})
+        values = fetch({**feeds, seed.name: seed.of(found, found.weights[:, 0])})
         slopes = by_row(program, wanted, values)
         return values | {name: value[:, None] for name, value in slopes.items()}
     runs = [
-        fetch({**copies(program, feeds, at, samples, 1), seed.name: seed(weights[at])})
+        fetch(
+            {**copies(program, feeds, at, samples, 1), seed.name: seed.of(found, found.weights[at])}
+        )
         for at in range(samples)
     ]
     axes = {name: sample_axis(program, name, np.ndim(runs[0][name])) for name in also}

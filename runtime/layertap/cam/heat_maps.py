@@ -34,7 +34,7 @@ from .patches import folded
 from .places import At
 from .projections import principal
 from .rollout import HEADS
-from .scores import choose_output
+from .scores import choose_output, labels_of
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -57,6 +57,10 @@ class HeatMaps:
     """`(n, targets)`: the class of each map; `None` if weights of the classes were given."""
     scores: npt.NDArray[np.float32]
     """`(n, targets)`: the model's output for each target; its mean if it has several positions."""
+    several: bool = True
+    """Whether several targets were given, also as a list of one."""
+    labels: Sequence[str] | None = None
+    """The names of the classes; `None` if they have none."""
 
     @property
     def explains_class(self) -> bool:
@@ -66,10 +70,9 @@ class HeatMaps:
 
 def cam(model: HasProgram, inputs: Any, layer: Any, target: Target, **options: Any) -> Array:
     """See `Model.cam`."""
-    maps = heat_maps(model, inputs, layer, target, **options).maps
-    program = program_of(model)
-    one = _is_one_image(program, inputs) and not targets.several(target, program.labels)
-    return maps[0, 0] if one else maps
+    found = heat_maps(model, inputs, layer, target, **options)
+    one = _is_one_image(program_of(model), inputs) and not found.several
+    return found.maps[0, 0] if one else found.maps
 
 
 def heat_maps(
@@ -135,15 +138,10 @@ def heat_maps(
         )
     if not chosen.takes:
         _warn_of_target(chosen, target)
-    if at is not None and chosen.takes != "gradients":
+    if at is not None and not chosen.takes:
         raise UsageError(
-            f"at is for methods that take gradients, not for {chosen.name}. Leave out at, or "
+            f"at is for methods that explain a class, not for {chosen.name}. Leave out at, or "
             "choose one of them, such as gradcam."
-        )
-    if at is not None and aug_smooth:
-        raise UsageError(
-            "at cannot be combined with aug_smooth: the places would be others in the mirrored "
-            "images. Leave out one of them."
         )
     scores = choose_output(program, output, with_gradients=chosen.takes == "gradients")
     gather: Gatherer
@@ -184,11 +182,16 @@ def heat_maps(
 
     maps = finished(evidence)
     if aug_smooth:
-        weights = evidence.targets.weights  # the targets of the unchanged image
+        if at is not None or evidence.targets.shape is not None:
+            given = "at" if at is not None else "a target with weights of positions"
+            raise UsageError(
+                f"{given} cannot be combined with aug_smooth: the places would be others in the "
+                "mirrored images. Leave out one of them."
+            )
         image = gather.image(feeds, rank)
         parts = [maps]
         for changed, back in _augmented(program, image, feeds[image]):
-            parts.append(back(finished(gather({**feeds, image: changed}, weights))))
+            parts.append(back(finished(gather({**feeds, image: changed}, evidence.targets))))
         maps = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
     classes = evidence.targets.classes
     return HeatMaps(
@@ -197,6 +200,8 @@ def heat_maps(
         layer=gather.label,
         classes=None if classes is None else classes[kept],
         scores=evidence.targets.scores(evidence.outputs)[kept],
+        several=evidence.targets.several,
+        labels=labels_of(program, gather.output),
     )
 
 
@@ -221,6 +226,8 @@ def _from_finished(
         layer=str(facts.layer),
         classes=found.classes,
         scores=found.scores(outputs),
+        several=found.several,
+        labels=program.labels,
     )
 
 

@@ -22,7 +22,7 @@ from layertap.format.select import as_selectors, is_single
 from . import available
 from .axes import copies, sample_axis
 from .gradients import Seed, by_row, choose, prepare, starts_of
-from .scores import classes_last
+from .scores import classes_last, labels_of
 from .targets import Array
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class _Jacobian:
             feeds = copies(self._program, self._feeds, sample, self._samples, 1)
             values = fetch(feeds)
             shape = classes_last(self._program, output, values[output]).shape[1:]
-            chosen = Rows(self._rows, shape, self._program.labels)
+            chosen = Rows(self._rows, shape, labels_of(self._program, output))
             # A value that is not an array (a sequence) cannot be fed, and is computed again.
             given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
             at = 0

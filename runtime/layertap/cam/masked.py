@@ -57,9 +57,9 @@ class Masked:
 
         with np.errstate(all="ignore"):  # NaN and infinity come out as they are
             numbers = range(self._masking.tries * rows)
-            scores = self._tries.scores(sample, numbers, change, self._batch_size, weights)
+            scores = self._tries.scores(sample, numbers, change, self._batch_size, self._targets)
             means = scores.reshape(self._masking.tries, rows, -1).mean(axis=1)
-            whole = weights @ self._tries.whole[sample]
+            whole = weights @ self._targets.read(self._tries.whole[[sample]])[0]
             return self._masking.read(means + offsets, whole + offsets)
 
     def _mixed(self, whole: Array, filling: Array, keep: Array) -> Array:

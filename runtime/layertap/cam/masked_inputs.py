@@ -12,14 +12,14 @@ import numpy.typing as npt
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap.errors import ModelFileError, UsageError, suggest
 
-from . import targets
 from .axes import as_fed, has_rows, laid_out, sample_axis
 from .baselines import backgrounds, baselines
 from .masked import Masked
 from .masking import Options
 from .methods import find_method
 from .perturbing import Perturbation
-from .scores import choose_output, class_scores, find_scores, resolve_target, scores_of
+from .places import At
+from .scores import choose_output, classes_last, find_scores, resolve_target, scores_of
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -57,12 +57,14 @@ def masked_attributions(
     input_name: str | None,
     output: str | None,
     preprocess: Recipe | None,
+    at: At | None,
 ) -> Any:
     """See `Model.attribute`: arrays of the inputs' shapes, by input if there are several.
 
     Args:
         input_name: the only input that is masked; `None` for all.
         output: name of the output that contains the classes.
+        at: the places of the scores, see `places.weights_at`; all of them by default.
     """
     output = choose_output(program, output)
     needs = program.plan([output]).needs
@@ -76,8 +78,8 @@ def masked_attributions(
     chosen = find_method(method)
     scores = scores_of(program, output) if chosen.of_output else find_scores(program, output)
     tries = Perturbation(program, {name: name for name in names}, scores, feeds, [output])
-    outputs = class_scores(program, output, tries.values[output])
-    found = resolve_target(program, output, target, outputs)
+    outputs = classes_last(program, output, tries.values[output])
+    found = resolve_target(program, output, target, outputs, at)
     values = {name: feeds[name] for name in names}
     for name, value in values.items():
         axis = sample_axis(program, name, value.ndim)
@@ -99,7 +101,6 @@ def masked_attributions(
         batch_size,
     )
     maps = [masked.maps(sample) for sample in range(len(outputs))]
-    several = targets.several(target, program.labels)
     results = {}
     for name in names:
         whole = _spread(np.stack([one[name] for one in maps]), tries.seen(name), method)
@@ -108,7 +109,7 @@ def masked_attributions(
             np.moveaxis(as_fed(program, name, one), axis, 0) for one in np.moveaxis(whole, 1, 0)
         ]
         stacked = np.stack(each, axis=1)[kept]
-        results[name] = stacked if several else np.moveaxis(stacked[:, 0], 0, axis)
+        results[name] = stacked if found.several else np.moveaxis(stacked[:, 0], 0, axis)
     one = len(program.inputs) == 1 or input_name is not None
     return next(iter(results.values())) if one else results
 

@@ -16,7 +16,8 @@ from layertap.errors import InputError
 from . import targets
 from .axes import as_fed, channels_last, copies
 from .baselines import baseline_of
-from .scores import choose_output, class_scores, resolve_target
+from .places import At
+from .scores import choose_output, classes_last, resolve_target
 from .targets import Array, Target
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def deletion(
     batch_size: int = 32,
     output: str | None = None,
     preprocess: Recipe | None = None,
+    at: At | None = None,
 ) -> Curve:
     """Remove pixels, those with the largest map values first: for a good map the score falls fast.
 
@@ -98,13 +100,24 @@ def deletion(
         batch_size: number of changed images per run.
         output: name of the output that contains the classes, if the model has several.
         preprocess: a recipe for images instead of the card's.
+        at: the positions of the scores, see `Model.cam`.
 
     Raises:
         InputError: maps or a baseline that do not fit the images.
         UsageError: invalid target.
     """
     return _curve(
-        model, inputs, maps, target, steps, baseline, batch_size, output, preprocess, deleting=True
+        model,
+        inputs,
+        maps,
+        target,
+        steps,
+        baseline,
+        batch_size,
+        output,
+        preprocess,
+        at,
+        deleting=True,
     )
 
 
@@ -119,6 +132,7 @@ def insertion(
     batch_size: int = 32,
     output: str | None = None,
     preprocess: Recipe | None = None,
+    at: At | None = None,
 ) -> Curve:
     """Insert pixels, those with the largest map values first: for a good map the score rises fast.
 
@@ -126,7 +140,17 @@ def insertion(
     `baseline`; the paper uses the blurred image.
     """
     return _curve(
-        model, inputs, maps, target, steps, baseline, batch_size, output, preprocess, deleting=False
+        model,
+        inputs,
+        maps,
+        target,
+        steps,
+        baseline,
+        batch_size,
+        output,
+        preprocess,
+        at,
+        deleting=False,
     )
 
 
@@ -140,6 +164,7 @@ def confidence(
     batch_size: int = 32,
     output: str | None = None,
     preprocess: Recipe | None = None,
+    at: At | None = None,
 ) -> Confidence:
     """The target's score for the image, and for the image times the map.
 
@@ -157,7 +182,7 @@ def confidence(
         UsageError: invalid target.
     """
     trial = _Trial(
-        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
+        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess, at
     )
 
     def kept(sample: int, at: int) -> Iterator[Array]:
@@ -177,12 +202,13 @@ def _curve(
     batch_size: int,
     output: str | None,
     preprocess: Recipe | None,
+    at: At | None,
     *,
     deleting: bool,
 ) -> Curve:
     steps = count("steps", steps)
     trial = _Trial(
-        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess
+        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess, at
     )
     positions = trial.maps[0, 0].size
     counts = np.round(np.linspace(0, positions, steps + 1)).astype(int)
@@ -214,6 +240,7 @@ class _Trial:
         batch_size: int,
         output: str | None,
         preprocess: Recipe | None,
+        at: At | None,
     ) -> None:
         batch_size = count("batch_size", batch_size)
         self._program, self._batch_size = program, batch_size
@@ -225,10 +252,10 @@ class _Trial:
         self.images: Array = channels_last(program, self._name, self._feeds[self._name])
         """`(n, h, w, c)`."""
         outputs = self._said(self._feeds)
-        found = resolve_target(program, self._output, target, outputs)
+        found = self._targets = resolve_target(program, self._output, target, outputs, at)
         self._offsets = found.offsets
         self._weights = found.weights.astype(np.float64)
-        self.before = found.scores(outputs)
+        self.before = found.scores(found.read(outputs))
         """`(n, targets)`."""
         self.maps = self._fitted(given)
         """`(n, targets, h, w)`."""
@@ -237,8 +264,8 @@ class _Trial:
         """`(n, h, w, c)`."""
 
     def _said(self, feeds: Mapping[str, Any]) -> Array:
-        """The scores of the classes, `(n, classes)`."""
-        return class_scores(self._program, self._output, self._fetch(feeds)[self._output])
+        """The model's output, `(n, ..., classes)`."""
+        return classes_last(self._program, self._output, self._fetch(feeds)[self._output])
 
     def scores(
         self, changed: Callable[[int, int], Iterator[Array]], count: int
@@ -258,7 +285,7 @@ class _Trial:
                 batch = np.stack(
                     [next(images) for _ in range(min(self._batch_size, count - start))]
                 )
-                said = self._said(self._batch(batch, sample))
+                said = self._targets.read(self._said(self._batch(batch, sample)))
                 found[sample, at, start : start + len(batch)] = (
                     said @ self._weights[sample, at] + self._offsets[sample, at]
                 )

@@ -18,6 +18,7 @@ from layertap.errors import UsageError
 
 from .axes import copies, has_rows, laid_out, sample_axis
 from .scores import Scores
+from .targets import Targets
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
@@ -67,7 +68,7 @@ class Perturbation:
         self.values = self._before(feeds)
         """The values of the fetched tensors, `(n, ...)`."""
         self.whole = scores.read(self.values)
-        """The scores without a change, `(n, classes)`."""
+        """The scores without a change, `(n, ..., classes)`."""
         inputs = (name for name in sources if name in graph.inputs)
         self._fixed = next((size for name in inputs if (size := self._rows(name))), None)
         values = {**feeds, **self.values}
@@ -83,23 +84,23 @@ class Perturbation:
         tries: Sequence[int],
         change: Change,
         batch_size: int,
-        weights: npt.NDArray[np.float64] | None = None,
+        targets: Targets,
     ) -> npt.NDArray[np.float64]:
-        """The scores of all classes in each try, `(tries, classes)`. NaN for skipped tries.
+        """The scores of the targets in each try, `(tries, targets)`. NaN for skipped tries.
 
         Args:
             sample: index of the image in the batch.
             tries: what `change` is called with, one after the other.
             batch_size: number of copies per run, which are in memory together; a file that states
                 the size of its batches has that.
-            weights: `(targets, classes)`, for sums of scores, `(tries, targets)`.
+            targets: those of the batch.
         """
         wholes = {tensor: self.seen(tensor)[sample] for tensor in self._leaves}
         size = self._fixed or max(1, min(batch_size, len(tries)))
         feeds = self._copies(sample, size)
         changed = {tensor: self._view(tensor, feeds) for tensor in self._leaves}
-        columns = self.whole.shape[1] if weights is None else len(weights)
-        found = np.full((len(tries), columns), np.nan)
+        weights = targets.weights[sample].astype(np.float64)
+        found = np.full((len(tries), len(weights)), np.nan)
         waiting: list[int] = []
         for at, one in enumerate(tries):
             values = change(wholes, one)
@@ -109,8 +110,8 @@ class Perturbation:
                 waiting.append(at)
             if waiting and (len(waiting) == size or at == len(tries) - 1):
                 # The last copies may be stale: computing them is cheaper than another shape.
-                scores = self._scores.read(self._after(feeds))[: len(waiting)]
-                found[waiting] = scores if weights is None else scores @ weights.T
+                scores = targets.read(self._scores.read(self._after(feeds))[: len(waiting)])
+                found[waiting] = scores @ weights.T
                 waiting = []
         return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,10 +16,12 @@ from layertap.format.graph import Node, TensorType
 from layertap.format.operators import behind_final_activation
 
 from . import available, targets
-from .targets import Target, Targets
+from .places import At
+from .targets import Target, Targets, by_class
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
+    from layertap.format.layer import Layer
 
 
 class Scores(NamedTuple):
@@ -39,18 +40,56 @@ class Scores(NamedTuple):
         return [] if self.appended else [self.tensor]
 
     def read(self, values: Mapping[str, Any]) -> npt.NDArray[Any]:
-        """`(n, classes)`, out of the values of a run."""
+        """`(n, ..., classes)`, out of the values of a run."""
         value = values[self.tensor]
-        return by_class(np.moveaxis(value, self.axis(value.ndim), -1))
+        return np.moveaxis(value, self.axis(value.ndim), -1)
 
 
 def class_axis(program: Program, output: str, rank: int) -> int:
     """The axis of the classes: the last one in a model from Keras, and where the file of another
-    framework has scores at several positions, that of the channels, as in `(n, classes, h, w)`."""
-    if rank < 3 or (program.card is not None and program.card.channels_last):
+    framework has scores at several positions, that of the channels, as in `(n, classes, h, w)`; of
+    a layer that is the score, the channels."""
+    layer = scored_layer(program, output)
+    keras = program.card is not None and program.card.channels_last
+    if rank < 3 or (keras and layer is None):
         return rank - 1
-    known = program.known_axes(output)
+    known = program.known_axes(output if layer is None else str(layer.tensor))
     return known.index("C") if len(known) == rank and "C" in known[1:] else rank - 1
+
+
+def scored_layer(program: Program, output: str) -> Layer | None:
+    """The layer that the scores are taken from; `None` if they are an output of the model."""
+    gradients = available.find(program)
+    if gradients is None or gradients.output != output or gradients.of is None:
+        return None
+    if any(info.name == gradients.of for info in program.outputs):
+        return None
+    return next((layer for layer in program.layers if layer.name == gradients.of), None)
+
+
+def labels_of(program: Program, output: str) -> Sequence[str] | None:
+    """The names of the classes of an output; the channels of a layer have none."""
+    gradients, labels = available.find(program), program.labels
+    if gradients is None or gradients.output != output or gradients.of is None:
+        return labels
+    if labels is None or gradients.channel is None or scored_layer(program, output) is not None:
+        return None
+    widths = [info.shape[-1] for info in program.outputs if info.name == gradients.of]
+    return labels[gradients.channel : gradients.channel + 1] if widths == [len(labels)] else None
+
+
+def static_shape(program: Program, output: str) -> tuple[int | str | None, ...] | None:
+    """The shape of the scores as the file states it; `None` if it does not."""
+    shapes = {info.name: tuple(info.shape) for info in program.outputs}
+    layer = scored_layer(program, output)
+    gradients = available.find(program)
+    shape = shapes.get(output) if layer is None else tuple(layer.shape)
+    if shape is None and gradients is not None and gradients.output == output:
+        shape = shapes.get(gradients.of or "")
+    if not shape or gradients is None or gradients.output != output or gradients.channel is None:
+        return shape
+    axis = class_axis(program, output, len(shape))
+    return (*shape[:axis], 1, *shape[axis + 1 :])
 
 
 def classes_last(program: Program, output: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -58,48 +97,49 @@ def classes_last(program: Program, output: str, values: npt.NDArray[Any]) -> npt
     return np.moveaxis(values, class_axis(program, output, values.ndim), -1)
 
 
-def by_class(outputs: npt.NDArray[Any], places: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-    """The scores of the classes, `(n, classes)`; their mean if there are several positions.
-
-    Args:
-        outputs: `(n, ..., classes)`.
-        places: weights of the positions, `(1, ...)`, for a weighted mean.
-    """
-    if outputs.ndim < 2:
-        raise UsageError(
-            f"the scores must have at least two axes, classes last, (n, classes), got shape "
-            f"{outputs.shape}."
-        )
-    if places is not None:
-        whole = np.abs(places).sum(dtype=np.float64)
-        axes = tuple(range(1, outputs.ndim - 1))
-        mixed: npt.NDArray[Any] = (outputs * places[..., None]).sum(axis=axes) / whole
-        return mixed.astype(outputs.dtype)
-    scores: npt.NDArray[Any] = outputs.reshape(
-        len(outputs), math.prod(outputs.shape[1:-1]), outputs.shape[-1]
-    ).mean(axis=1)
-    return scores
-
-
 def class_scores(program: Program, output: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The scores of the classes, `(n, classes)`, in the values of an output; see `by_class`."""
+    """The scores of the classes, `(n, classes)`, in the values of an output; see
+    `targets.by_class`."""
     return by_class(classes_last(program, output, values))
 
 
 def resolve_target(
-    program: Program, output: str, target: Target, scores: npt.NDArray[Any]
+    program: Program,
+    output: str,
+    target: Target | Targets,
+    values: npt.NDArray[Any],
+    at: At | None = None,
 ) -> Targets:
-    """What a target means for a batch with these scores `(n, classes)` in an output; see
-    `targets.resolve`."""
-    samples, classes = scores.shape
+    """What a target means for a batch with these values `(n, ..., classes)` of an output; see
+    `targets.resolve`.
+
+    Args:
+        at: the places of the scores, see `places.weights_at`; all of them by default.
+    """
+    if values.ndim < 2:
+        by_class(values)  # says that there are no classes
     return targets.resolve(
-        target,
-        samples=samples,
-        classes=classes,
-        labels=program.labels,
-        scores=scores,
+        as_classes_last(program, output, target, values.ndim),
+        samples=len(values),
+        classes=values.shape[-1],
+        sizes=values.shape[1:-1],
+        labels=labels_of(program, output),
+        values=values,
         probability=ends_in_activation(program, output),
+        at=at,
     )
+
+
+def as_classes_last(
+    program: Program, output: str, target: Target | Targets, rank: int
+) -> Target | Targets:
+    """An array with weights of places, which has the axes of the output, with the classes last."""
+    if not targets.is_by_place(target, rank):
+        return target
+    assert isinstance(target, np.ndarray)
+    if target.ndim < rank - 1:
+        return target
+    return np.moveaxis(target, class_axis(program, output, rank) - rank, -1)
 
 
 def of_both_classes(program: Program, output: str, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -111,6 +151,8 @@ def of_both_classes(program: Program, output: str, scores: npt.NDArray[Any]) -> 
 def choose_output(program: Program, output: str | None, *, with_gradients: bool = False) -> str:
     """The output that contains the classes: the given one, that of the gradients, or the first.
 
+    That of the gradients may be the tensor of a layer.
+
     Args:
         with_gradients: whether it must be that of the gradients.
 
@@ -118,12 +160,13 @@ def choose_output(program: Program, output: str | None, *, with_gradients: bool 
         UsageError: unknown output, the model has none, or the gradients belong to another.
     """
     names = [info.name for info in program.outputs]
-    if output is not None and (not isinstance(output, str) or output not in names):
+    gradients = available.find(program)
+    scored = gradients.output if gradients else None
+    if output is not None and (not isinstance(output, str) or output not in (*names, scored)):
         raise UsageError(
             f"the model has no output {output!r}; it has {', '.join(map(repr, names))}."
             + suggest(str(output), names)
         )
-    gradients = available.find(program)
     if with_gradients and gradients and output not in (None, gradients.output):
         raise UsageError(
             f"{program.name} has gradients of the scores of {gradients.output!r}, not of "

@@ -1,9 +1,10 @@
-"""Targets: the class, or the weighted sum of classes, that a heat map explains."""
+"""Targets: the class, or the weighted sum of scores, that a heat map explains."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from layertap.errors import ModelFileError, UsageError, suggest
+
+from .places import At, weights_at
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -24,20 +27,65 @@ ALL = "all"
 """Every class, one target each."""
 
 
+def by_class(outputs: npt.NDArray[Any], places: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    """The scores of the classes, `(n, classes)`; their mean if there are several positions.
+
+    Args:
+        outputs: `(n, ..., classes)`.
+        places: weights of the positions, `(1, ...)`, for a weighted mean.
+    """
+    if outputs.ndim < 2:
+        raise UsageError(
+            f"the scores must have at least two axes, classes last, (n, classes), got shape "
+            f"{outputs.shape}."
+        )
+    if places is not None:
+        whole = np.abs(places).sum(dtype=np.float64)
+        axes = tuple(range(1, outputs.ndim - 1))
+        mixed: npt.NDArray[Any] = (outputs * places[..., None]).sum(axis=axes) / whole
+        return mixed.astype(outputs.dtype)
+    scores: npt.NDArray[Any] = outputs.reshape(
+        len(outputs), math.prod(outputs.shape[1:-1]), outputs.shape[-1]
+    ).mean(axis=1)
+    return scores
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
     """The targets of each image."""
 
     weights: npt.NDArray[np.float32]
-    """`(n, targets, classes)`: the weight of each score."""
+    """`(n, targets, k)`: the weight of each score that `read` returns."""
     classes: npt.NDArray[np.int64] | None
     """`(n, targets)`; `None` if weights were given."""
     offsets: npt.NDArray[np.float32]
     """`(n, targets)`, added to the weighted scores: 1 where the probability of the negative of two
     classes is meant, `1 - p`; otherwise 0."""
+    several: bool = True
+    """Whether a list of targets was given (also a list of one) instead of a single target."""
+    places: npt.NDArray[np.float32] | None = None
+    """The weights of the positions, `(1, ...)`, if some were asked for with `at`."""
+    shape: tuple[int, ...] | None = None
+    """`(..., classes)`, if each position has weights of its own: `k` is the product of it."""
+
+    def read(self, outputs: Array) -> Array:
+        """The scores `(n, k)` in the values of an output, `(n, ..., classes)`.
+
+        They are those of the classes: the mean over the positions, or the mean at `places`. If each
+        position has weights of its own, they are all values.
+        """
+        sizes = outputs.shape[1:-1] if self.places is None else self.places.shape[1:]
+        if outputs.shape[1:] != (self.shape or (*sizes, outputs.shape[-1])):
+            raise ModelFileError(
+                f"the scores have the shape {outputs.shape}, which is not what the file states. "
+                "Export it again."
+            )
+        if self.shape is not None:
+            return outputs.reshape(len(outputs), -1)
+        return by_class(outputs, self.places)
 
     def scores(self, outputs: Array) -> npt.NDArray[np.float32]:
-        """The scores of the targets, `(n, targets)`, from those of all classes, `(n, classes)`."""
+        """The scores of the targets, `(n, targets)`, from those that `read` returns, `(n, k)`."""
         if outputs.shape[1] != self.weights.shape[2]:
             raise ModelFileError(
                 f"the model has {outputs.shape[1]} scores, but its gradients take the weights of "
@@ -48,18 +96,20 @@ class Targets:
             return (mixed + self.offsets).astype(np.float32)
 
 
-def needs_scores(target: Target, labels: Sequence[str] | None) -> bool:
+def needs_scores(target: Target | Targets, labels: Sequence[str] | None) -> bool:
     """Whether the scores of all classes must be known before the targets are."""
     if isinstance(target, (list, tuple)):
         return any(needs_scores(one, labels) for one in target)
     return isinstance(target, str) and target == TOP and target not in (labels or ())
 
 
-def several(target: Target, labels: Sequence[str] | None) -> bool:
-    """Whether a list of targets was given (also a list of one) instead of a single target."""
-    if _is_all(target, labels) or _is_list(target):
-        return True
-    return isinstance(target, np.ndarray) and target.ndim == 3
+def is_by_place(target: Target | Targets, rank: int) -> bool:
+    """Whether a target is an array with weights of the positions of a score.
+
+    Args:
+        rank: the number of axes of the score, `(n, ..., classes)`.
+    """
+    return isinstance(target, np.ndarray) and target.ndim > 1 and rank > 2
 
 
 def _is_all(target: Any, labels: Sequence[str] | None) -> bool:
@@ -71,9 +121,11 @@ def resolve(
     *,
     samples: int,
     classes: int,
+    sizes: Sequence[int] = (),
     labels: Sequence[str] | None = None,
-    scores: Array | None = None,
+    values: Array | None = None,
     probability: bool = False,
+    at: At | None = None,
 ) -> Targets:
     """Resolve `target` for a batch.
 
@@ -83,19 +135,47 @@ def resolve(
             list of these, or `"all"`, every class. Different targets for each image: a list of
             lists, one per image, all of the same length. A weighted sum of scores: an array of
             floats, `(classes,)` for all images, `(n, classes)`, or `(n, targets, classes)` for
-            several sums.
+            several sums. Of a score at several positions: `(classes,)`, the shape of the score
+            with or without the axis of the samples, or `(n, targets, ..., classes)`; axes of
+            positions may be 1. Or targets that were resolved before.
         samples: number of images.
         classes: number of classes.
+        sizes: the sizes of the axes of positions, between samples and classes.
         labels: the names of the classes. Two names for one score are [negative, positive], the
             classes of a binary model: the first is explained by the negative score.
-        scores: scores of all classes, `(n, classes)`, if `needs_scores` is true.
+        values: the score, `(n, ..., classes)`, if `needs_scores` is true.
         probability: whether the scores end in a sigmoid or softmax.
+        at: the positions that are meant, see `places.weights_at`; all of them by default.
 
     Raises:
         UsageError: unknown class, or weights or lists that do not fit the images and classes.
     """
+    if isinstance(target, Targets):
+        return target
+    if is_by_place(target, 2 + len(sizes)):
+        if at is not None:
+            raise UsageError(
+                "target has weights of the positions, and at selects positions. Give one of them."
+            )
+        return _by_place(target, samples, (*sizes, classes))
+    places = None if at is None else weights_at(at, sizes)
     if isinstance(target, np.ndarray) and not _lists(target):
-        return _mixes(target, samples, classes)
+        return replace(_mixes(target, samples, classes), places=places)
+    scores = None if values is None else by_class(values, places)
+    many = _is_all(target, labels) or _is_list(target)
+    found = _classes(target, samples, classes, labels, scores, probability)
+    return replace(found, places=places, several=many)
+
+
+def _classes(
+    target: Any,
+    samples: int,
+    classes: int,
+    labels: Sequence[str] | None,
+    scores: Array | None,
+    probability: bool,
+) -> Targets:
+    """The targets that are classes, see `resolve`."""
     if scores is not None and needs_scores(target, labels) and np.shape(scores)[1:] != (classes,):
         raise ModelFileError(
             f"the model has scores of shape {np.shape(scores)}, but its gradients take the weights "
@@ -159,7 +239,34 @@ def _mixes(target: Array, samples: int, classes: int) -> Targets:
             f"({samples}, targets, {classes}), got {target.shape}."
         )
     weights = np.broadcast_to(given, (samples, *given.shape[1:])).astype(np.float32)
-    return Targets(weights, None, np.zeros(weights.shape[:2], np.float32))
+    return Targets(weights, None, np.zeros(weights.shape[:2], np.float32), target.ndim == 3)
+
+
+def _by_place(target: Array, samples: int, shape: tuple[int, ...]) -> Targets:
+    """Targets with weights of the positions and classes of a score of this shape."""
+    more = target.ndim - len(shape)
+    given = target[None, None] if more == 0 else target[:, None] if more == 1 else target
+    sizes = [(1, samples), given.shape[1:2], *((1, size) for size in shape[:-1]), shape[-1:]]
+    fits = len(sizes) == given.ndim and 0 not in given.shape
+    if not fits or any(size not in by for size, by in zip(given.shape, sizes, strict=True)):
+        one = ", ".join(map(str, shape))
+        raise UsageError(
+            f"weights of the scores must have shape ({shape[-1]},), ({one}), ({samples}, {one}) or "
+            f"({samples}, targets, {one}), got {target.shape}."
+        )
+    if target.dtype.kind not in "biuf":
+        raise UsageError(
+            f"weights of the scores must be numbers or truth values, got {target.dtype}."
+        )
+    with np.errstate(over="ignore"):
+        weights = given.astype(np.float32)
+    if not np.isfinite(weights).all():
+        raise UsageError("the weights of the scores have a value that is not finite in float32.")
+    if not weights.any():
+        raise UsageError("the weights of the scores are 0 everywhere, so they select none.")
+    weights = np.broadcast_to(weights, (samples, given.shape[1], *shape))
+    weights = weights.reshape(*weights.shape[:2], -1)
+    return Targets(weights, None, np.zeros(weights.shape[:2], np.float32), more == 2, shape=shape)
 
 
 def is_binary(classes: int | None, labels: Sequence[str] | None) -> bool:

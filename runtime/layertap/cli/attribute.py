@@ -17,17 +17,17 @@ from .explained_images import (
     add_inputs,
     add_output,
     add_shared,
-    add_target,
     explain_images,
 )
 from .mask_options import add_masks, check_masks, masks_of
-from .options import parse_target
 from .ready_batch import load_ready, ready_batch
+from .target_options import add_places, add_target, check_places, mask_file, places_of, targets_of
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     add_target(parser)
+    add_places(parser)
     add_output(parser, "attribute")
     parser.add_argument(
         "--method",
@@ -90,6 +90,12 @@ def _check(args: argparse.Namespace) -> None:
     from layertap.cam.attributions import check_method
 
     check_method(args.method)
+    check_places(args)
+    if args.mask is not None and mask_file(args) is None:
+        raise UsageError(
+            f"--mask must be a picture or a .npy file with the positions of the scores, got "
+            f"{args.mask!r}."
+        )
     check_masks(
         args,
         args.method,
@@ -107,7 +113,7 @@ def _check(args: argparse.Namespace) -> None:
 def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
     from layertap.view.explained import attributed
 
-    targets = [parse_target(text, model.labels or ()) for text in args.target or ["top"]]
+    targets = targets_of(args, model.labels or ())
     options = {
         "steps": args.steps,
         "samples": args.samples,
@@ -115,6 +121,7 @@ def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
         "seed": args.seed,
         "batch_size": args.batch_size,
         "background": None if args.background is None else load_ready(args.background),
+        "at": places_of(args),
         **masks_of(args),
     }
 
@@ -122,7 +129,10 @@ def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
         found = attributed(
             program_of(model), batch, args.method, targets, options=options, name=args.input
         )
-        return Explained(found.values, found.samples, {"method": args.method})
+        facts = {"method": args.method}
+        if given := args.at or args.mask:
+            facts["at"] = given
+        return Explained(found.values, found.samples, facts)
 
     return explain
 

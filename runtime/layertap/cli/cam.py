@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
-from pathlib import Path
 from typing import Any
 
 from layertap import _model
 from layertap._engine.program import program_of
 from layertap._engine.stopping import time_limit
 from layertap.errors import UsageError
-from layertap.images.load import load_image
 
 from . import OWN, Command
 from .explained_images import (
@@ -20,12 +17,18 @@ from .explained_images import (
     add_inputs,
     add_output,
     add_shared,
-    add_target,
     explain_images,
 )
 from .mask_options import add_masks, check_masks, masks_of
-from .options import one_layer, parse_target
-from .ready_batch import load_ready
+from .options import one_layer
+from .target_options import (
+    add_places,
+    add_target,
+    check_places,
+    mask_file,
+    places_of,
+    targets_of,
+)
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -57,18 +60,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eigen-smooth", action="store_true", help="use the first principal component"
     )
-    parser.add_argument(
-        "--at",
-        metavar="PLACE",
-        help="for scores at many positions, such as those of a segmentation: which of them, "
-        "ROW,COLUMN or a box TOP,LEFT,BOTTOM,RIGHT without the last two (default: all)",
-    )
-    parser.add_argument(
-        "--mask",
-        metavar="FILE",
-        help="the positions as a picture (0 is outside) or a .npy file of their size; with "
-        "scorecam also what is masked: layer (default) or input",
-    )
+    add_places(parser, "; with scorecam also what is masked: layer (default) or input")
     parser.add_argument(
         "--channels",
         type=int,
@@ -107,20 +99,17 @@ def _check_method(args: argparse.Namespace, name: str) -> None:
     from layertap.cam.methods import find_method
 
     method = find_method(name)
-    file = _mask_file(args)
-    if args.mask is not None and file is None and method.takes != "masked":
+    if args.mask is not None and mask_file(args) is None and method.takes != "masked":
         raise UsageError(
             f"--mask {args.mask} is for --method scorecam, got --method {name}. A file with a mask "
             "of the positions of the scores has a suffix, such as .png."
         )
-    given = "--at" if args.at is not None else "--mask" if file is not None else None
-    if given and method.takes != "gradients":
+    given = check_places(args)
+    if given and not method.takes:
         raise UsageError(
-            f"{given} gives the positions of the scores for methods that take gradients, got "
+            f"{given} gives the positions of the scores for methods that explain a class, got "
             f"--method {name}."
         )
-    if args.at is not None and file is not None:
-        raise UsageError("give --at or --mask, not both.")
     if given and args.aug_smooth:
         raise UsageError(f"{given} cannot be combined with --aug-smooth.")
     if args.channels is not None and method.takes not in ("masked", "ablated"):
@@ -146,8 +135,7 @@ def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
     if args.method is None:
         _check_method(args, (facts.method if facts else None) or DEFAULT)
     layer = None if args.layer is None else one_layer("--layer", args.layer, model.layers)
-    targets = [parse_target(text, model.labels or ()) for text in args.target or ["top"]]
-    at = _places(args)
+    targets, at = targets_of(args, model.labels or ()), places_of(args)
 
     def explain(batch: Any) -> Explained:
         maps = heat_maps(
@@ -158,7 +146,7 @@ def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
             method=args.method,
             aug_smooth=args.aug_smooth,
             eigen_smooth=args.eigen_smooth,
-            mask="layer" if args.mask is None or _mask_file(args) else args.mask,
+            mask="layer" if args.mask is None or mask_file(args) else args.mask,
             at=at,
             channels=args.channels,
             samples=args.samples,
@@ -168,34 +156,11 @@ def _explaining(model: _model.Model, args: argparse.Namespace) -> Explain:
             **masks_of(args),
         )
         found = {"layer": maps.layer, "method": maps.method}
-        if given := args.at or _mask_file(args):
+        if given := args.at or mask_file(args):
             found["at"] = given
-        return Explained(maps.maps, of_heat_maps(program_of(model), maps), found)
+        return Explained(maps.maps, of_heat_maps(maps), found)
 
     return explain
-
-
-def _places(args: argparse.Namespace) -> Any:
-    """The positions of the scores that --at or --mask give; `None` for all of them."""
-    if args.at is not None:
-        parts = args.at.split(",")
-        if not all(re.fullmatch(r"\s*-?\d{1,9}\s*", part) for part in parts):
-            raise UsageError(
-                f"--at must be ROW,COLUMN or TOP,LEFT,BOTTOM,RIGHT in integers, got {args.at!r}."
-            )
-        return [int(part) for part in parts]
-    file = _mask_file(args)
-    if file is None:
-        return None
-    if file.lower().endswith(".npy"):
-        return load_ready(file)
-    pixels = load_image(file, color_mode="grayscale")[..., 0]
-    return pixels / max(float(pixels.max()), 1.0)
-
-
-def _mask_file(args: argparse.Namespace) -> str | None:
-    """The file that --mask names; `None` for one of the words of scorecam."""
-    return args.mask if args.mask is not None and Path(args.mask).suffix else None
 
 
 COMMAND = Command(

@@ -62,18 +62,6 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Add `--target`."""
-    parser.add_argument(
-        "--target",
-        nargs="+",
-        action="extend",
-        metavar="CLASS",
-        help="labels or indices of classes, `all` of them, or `top` (default): each image's best "
-        "class",
-    )
-
-
 def add_output(parser: argparse.ArgumentParser, kind: str) -> None:
     """Add `-o`."""
     parser.add_argument(

@@ -123,7 +123,7 @@ def _tail(card: Card, changed: bool) -> list[tuple[str, str]]:
             )
         )
     if card.gradients:
-        output, score = card.gradients.output, card.gradients.score
+        output, score = card.gradients.scored, card.gradients.score
         scores = f"the {score if score == 'logits' else 'value'} of {output}"
         names = ", ".join(card.gradients.tensors)
         lines.append(("gradients", f"of {scores}, with respect to {names}"))

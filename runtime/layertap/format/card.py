@@ -186,7 +186,8 @@ class Gradients(Record):
     """The gradients in the file: of a weighted sum of the model's scores."""
 
     output: str
-    """The model's output that the scores are taken from."""
+    """The graph output that the scores are taken from: an output of the model, the tensor of a
+    layer, or one that holds a single channel of these."""
     score: str
     """`logits`: the input of the output's final sigmoid or softmax; `output`: the output itself."""
     weights: str
@@ -200,7 +201,22 @@ class Gradients(Record):
     class_input: str | None = None
     """Whether a client has to feed the weights: `optional`, where the graph has ones to fall back
     on, or `required`. `None`, in older files, is `optional`."""
+    of: str | None = None
+    """The layer that is differentiated, or the model's output if it is one channel of that. `None`
+    if it is `output`, an output of the model. Since format 1.4."""
+    channel: int | None = None
+    """The only channel of `of` that is differentiated; `None` for all. Since format 1.4."""
     extra: Mapping[str, Any] = {}
+
+    @property
+    def scored(self) -> str:
+        """What is differentiated, as `layertap gradients --score` takes it: `dense`, `conv:3`."""
+        return (self.of or self.output) + ("" if self.channel is None else f":{self.channel}")
+
+    @property
+    def added(self) -> set[str]:
+        """The graph outputs that are there for the gradients only."""
+        return {*self.tensors.values(), *([] if self.channel is None else [self.output])}
 
 
 class Digest(Record):

@@ -116,7 +116,7 @@ def verification(card: Card | None) -> dict[str, Any] | None:
     if card.source.signature:
         reference = "TensorFlow"
     errors = [x.scaled for x in found.layers.values() if math.isfinite(x.scaled)]
-    gradients = set(card.gradients.tensors.values()) if card.gradients else set()
+    gradients = card.gradients.added if card.gradients else set()
     known = {layer.name for layer in card.layers}
     return {
         "tolerance": found.tolerance,
@@ -164,7 +164,7 @@ def _of_card(card: Card) -> list[tuple[str, str]]:
         gradients = card.gradients
         scores = "logits" if gradients.score == "logits" else "values"
         names = ", ".join(gradients.tensors)
-        facts.append(("gradients", f"of the {scores} of {gradients.output}, at {names}"))
+        facts.append(("gradients", f"of the {scores} of {gradients.scored}, at {names}"))
     if card.verification:
         facts.append(("verified", f"with onnxruntime {card.verification.onnxruntime}"))
     facts.append(("weights", f"sha256 {card.source.weights_sha256}"))

@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw
 from layertap._arguments import choice, count, flag, number
 from layertap._engine.feeds import as_recipe, is_image
 from layertap._engine.program import HasProgram, Program, program_of
-from layertap.cam import attributions, targets
+from layertap.cam import attributions
 from layertap.cam.axes import channels_last
 from layertap.cam.heat_maps import HeatMaps, heat_maps
 from layertap.cam.methods import METHODS, find_method
-from layertap.cam.scores import choose_output, class_scores, resolve_target
-from layertap.cam.targets import Target
+from layertap.cam.scores import choose_output, classes_last, labels_of, resolve_target
+from layertap.cam.targets import Target, Targets
 from layertap.errors import InputError, UsageError, suggest
 from layertap.format.text import class_text
 from layertap.images.load import ImageSource
@@ -175,7 +175,7 @@ def picture(
         maps = heat_maps(
             model, inputs, layer, target, method=method, preprocess=preprocess, **options
         )
-        found = of_heat_maps(program, maps, signed=not options.get("normalize", True))
+        found = of_heat_maps(maps, signed=not options.get("normalize", True))
     if len(found) != 1:
         raise InputError(
             f"a picture shows one sample, got {len(found)}. Call picture for each of them."
@@ -250,7 +250,7 @@ def described(
     )
 
 
-def of_heat_maps(program: Program, maps: HeatMaps, signed: bool = False) -> list[Explanation]:
+def of_heat_maps(maps: HeatMaps, signed: bool = False) -> list[Explanation]:
     """The heat maps of each sample."""
     found = []
     for row, values in enumerate(maps.maps):
@@ -258,7 +258,7 @@ def of_heat_maps(program: Program, maps: HeatMaps, signed: bool = False) -> list
         texts: tuple[Described, ...] = ()
         if maps.explains_class:
             classes = None if maps.classes is None else maps.classes[row]
-            texts = described(program.labels, classes, maps.scores[row])
+            texts = described(maps.labels, classes, maps.scores[row])
             about += _class_text(texts)
         else:
             about += ": the same for every class"
@@ -298,7 +298,8 @@ def attributed(
     )
     only = options.get("input_name") or program.inputs[0].name
     by_input = values if isinstance(values, dict) else {only: values}
-    if not targets.several(target, program.labels):
+    resolved, scores, labels = _targets_of(program, inputs, target, preprocess, options)
+    if not resolved.several:
         by_input = {key: value[:, None] for key, value in by_input.items()}
     if name is None:
         images = [key for key, value in by_input.items() if value.ndim == 5]
@@ -308,7 +309,7 @@ def attributed(
             f"there are no attributions to {name!r}; there are to "
             f"{', '.join(map(repr, by_input))}.{suggest(name, list(by_input))}"
         )
-    classes, scores = _targets_of(program, inputs, target, preprocess, options.get("output"))
+    classes = resolved.classes
     unsigned = method in UNSIGNED
     found = []
     for row, sample in enumerate(by_input[name]):
@@ -317,7 +318,7 @@ def attributed(
             last = channels_last(program, name, sample)
             over_channels = last.max(axis=-1) if unsigned else last.sum(axis=-1)
             maps = last[..., 0] if method in OF_POSITIONS else over_channels
-        texts = described(program.labels, None if classes is None else classes[row], scores[row])
+        texts = described(labels, None if classes is None else classes[row], scores[row])
         about = f"{method} at {name}{_class_text(texts)}"
         found.append(Explanation(maps, not unsigned, False, method, texts, about))
     return Attributed(by_input[name], found)
@@ -328,14 +329,14 @@ def _targets_of(
     inputs: Any,
     target: Target,
     preprocess: Recipe | None,
-    output: str | None,
-) -> tuple[npt.NDArray[Any] | None, npt.NDArray[Any]]:
-    """The classes `(n, targets)` that a target means, and the model's output for each."""
-    output = choose_output(program, output)
+    options: Mapping[str, Any],
+) -> tuple[Targets, npt.NDArray[Any], Sequence[str] | None]:
+    """What a target means, the model's output `(n, targets)` for it, and the names of classes."""
+    output = choose_output(program, options.get("output"))
     feeds = program.prepare_arrays(program.plan([output]).needs, inputs, preprocess)
-    outputs = class_scores(program, output, program.fetch([output])(feeds)[output])
-    resolved = resolve_target(program, output, target, outputs)
-    return resolved.classes, resolved.scores(outputs)
+    outputs = classes_last(program, output, program.fetch([output])(feeds)[output])
+    resolved = resolve_target(program, output, target, outputs, options.get("at"))
+    return resolved, resolved.scores(resolved.read(outputs)), labels_of(program, output)
 
 
 def drawn(

@@ -20,6 +20,7 @@ from layertap.cam.scores import (
     choose_output,
     class_scores,
     ends_in_activation,
+    labels_of,
     of_both_classes,
     resolve_target,
 )
@@ -442,7 +443,7 @@ class _Maker:
         scores = np.stack(
             [class_scores(program, output, values[output][:1])[0] for values in found]
         )
-        labels = program.labels
+        labels = labels_of(program, output)
         binary = is_binary(scores.shape[1], labels)
         classes = 2 if binary else scores.shape[1]
         own = len(labels or ()) == classes

@@ -379,3 +379,7 @@ def test_places_of_a_segmentation_have_the_gradient_of_the_tape(rank: int, tmp_p
         found = layertap.open(path).gradients(values, "deep", target=1, at=at)
         assert np.any(expected)
         np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
+        whole = np.zeros((*sizes, 3), np.float32)
+        whole[..., 1] = weights
+        same = layertap.open(path).gradients(values, "deep", target=whole)
+        np.testing.assert_allclose(same, expected, atol=2e-5 * np.abs(expected).max())

@@ -367,7 +367,7 @@ def test_a_class_may_be_called_all() -> None:
     found = targets.resolve("all", samples=2, classes=2, labels=("none", "all"))
     assert found.classes is not None
     assert found.classes.tolist() == [[1], [1]]
-    assert not targets.several("all", ("none", "all"))
+    assert not found.several
 
 
 def test_a_gradient_without_samples_is_refused(images: np.ndarray) -> None:

@@ -12,10 +12,14 @@ import pytest
 import layertap
 from generators import float64_network, tiny
 from layertap._engine.program import program_of
+from layertap.cam import targets
 from layertap.cam.perturbing import Perturbation
 from layertap.cam.scores import Scores
 
 LOGITS = Scores("logits")
+
+EACH = targets.resolve("all", samples=3, classes=3)
+"""Each class, for the three images."""
 
 
 def shift(values: Mapping[str, np.ndarray], channel: int) -> dict[str, np.ndarray]:
@@ -50,7 +54,7 @@ def test_scores_are_those_of_the_changed_layer(
     tries = Perturbation(program_of(differentiable()), {layer: layer}, LOGITS, {"image": images})
     for sample, image in enumerate(images):
         wanted = one_by_one(image, layer)
-        found = tries.scores(sample, range(len(wanted)), shift, batch_size)
+        found = tries.scores(sample, range(len(wanted)), shift, batch_size, EACH)
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         tries.whole, float64_network.forward(images)["logits"], rtol=1e-5, atol=1e-5
@@ -62,10 +66,10 @@ def test_channels_in_any_order_and_those_without_a_change(
 ) -> None:
     tries = Perturbation(program_of(differentiable()), {"last": "last"}, LOGITS, {"image": images})
     wanted = one_by_one(images[1], "last")
-    odd = tries.scores(1, [4, 1, 3, 0], lambda w, k: shift(w, k) if k in (1, 3) else None, 2)
+    odd = tries.scores(1, [4, 1, 3, 0], lambda w, k: shift(w, k) if k in (1, 3) else None, 2, EACH)
     np.testing.assert_allclose(odd[[1, 2]], wanted[[1, 3]], rtol=1e-5, atol=1e-5)
     assert np.isnan(odd[[0, 3]]).all()
-    none = tries.scores(1, [0, 1], lambda *_: None, 2)
+    none = tries.scores(1, [0, 1], lambda *_: None, 2, EACH)
     assert none.shape == (2, 3)
     assert np.isnan(none).all()
 
@@ -77,14 +81,14 @@ def test_the_first_half_runs_once(differentiable: Any, images: np.ndarray, runs:
     assert [run.rows for run in runs] == [{"image": 3}]
     assert tries.values["probs"].shape == (3, 3)
     for sample in range(3):
-        tries.scores(sample, range(4), shift, 3)
+        tries.scores(sample, range(4), shift, 3, EACH)
     assert [run.rows for run in runs[1:]] == [{"relu_nchw": 3, "conv_nchw": 3}] * 6
 
 
 def test_nothing_of_the_batch_is_changed(differentiable: Any, images: np.ndarray) -> None:
     tries = Perturbation(program_of(differentiable()), {"relu": "relu"}, LOGITS, {"image": images})
     before = {name: value.copy() for name, value in tries.values.items()}
-    tries.scores(0, range(4), shift, 2)
+    tries.scores(0, range(4), shift, 2, EACH)
     for name, value in before.items():
         np.testing.assert_array_equal(tries.values[name], value)
 
@@ -94,7 +98,8 @@ def test_a_shape_that_goes_past_the_layer(runs: Any) -> None:
     model = layertap.open(reshaped().SerializeToString())
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 4)).astype(np.float32)
     tries = Perturbation(program_of(model), {"doubled": "doubled"}, Scores("scores"), {"x": x})
-    found = tries.scores(1, range(4), shift, 3)
+    each = targets.resolve("all", samples=3, classes=4)
+    found = tries.scores(1, range(4), shift, 3, each)
     doubled = 2 * x[1].astype(np.float64)
     wanted = [(shifted(doubled, k) + x[1]).sum(axis=(0, 1)) for k in range(4)]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)

@@ -186,7 +186,7 @@ def test_a_heat_map_explains_a_region(
         (["--at", "9,9"], "is outside"),
         (["--at", "1,1", "--mask", "mask.png"], "not both"),
         (["--at", "1,1", "--aug-smooth"], "cannot be combined"),
-        (["--at", "1,1", "--method", "eigencam"], "methods that take gradients"),
+        (["--at", "1,1", "--method", "eigencam"], "methods that explain a class"),
         (["--mask", "nosuch.png"], "nosuch.png"),
         (["--mask", "input"], "--mask input is for --method scorecam"),
     ):

@@ -15,7 +15,7 @@ SCORES = np.array([[0.1, 0.7, 0.2, 0.3], [0.9, 0.2, 0.3, 0.4]])
 
 
 def resolve(target: Any, **options: Any) -> targets.Targets:
-    given = {"samples": 2, "classes": 4, "labels": LABELS, "scores": SCORES}
+    given = {"samples": 2, "classes": 4, "labels": LABELS, "values": SCORES}
     return targets.resolve(target, **{**given, **options})
 
 
@@ -45,7 +45,7 @@ def test_a_target_is_one_class_per_image_and_target(
     assert found.classes.tolist() == classes
     assert found.weights.dtype == np.float32
     assert found.weights.tolist() == np.eye(4)[classes].tolist()
-    assert targets.several(target, None) is several
+    assert found.several is several
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_mixes_of_classes(shape: tuple[int, ...], wanted: tuple[int, ...], sever
     assert found.weights.shape == wanted
     expected = np.broadcast_to(target.reshape(-1, *wanted[1:]), wanted)
     np.testing.assert_array_equal(found.weights, expected.astype(np.float32))
-    assert targets.several(target, None) is several
+    assert found.several is several
 
 
 def test_the_scores_of_targets() -> None:
@@ -83,7 +83,7 @@ def test_when_the_scores_must_be_known() -> None:
 def test_a_class_that_is_called_top() -> None:
     labels = ("left", "top")
     assert not targets.needs_scores(["top"], labels)
-    found = resolve("top", classes=2, labels=labels, scores=None)
+    found = resolve("top", classes=2, labels=labels, values=None)
     assert found.classes is not None
     assert found.classes.tolist() == [[1], [1]]
 

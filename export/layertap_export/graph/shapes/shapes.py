@@ -45,7 +45,7 @@ class Shapes:
         self._free: dict[str, Free] = {}
         graph = model.graph
         for item in self._weights.values():
-            self._add_constant(item.name, item)
+            self.add_constant(item.name, item)
         for value in graph.input:
             if value.name not in self._weights:
                 self._set_type(value.name, value.type)
@@ -70,6 +70,14 @@ class Shapes:
         if other in self._dims:
             self._dims[name] = self._dims[other]
 
+    def take(self, name: str, other: str, axis: int) -> None:
+        """Record a new tensor that is one index of an axis of another."""
+        self.liken(name, other)
+        if name in self._dims:
+            self._dims[name] = tuple(
+                1 if at == axis else size for at, size in enumerate(self._dims[name])
+            )
+
     def value(self, name: str) -> NDArray[Any] | None:
         """The value of a constant in the graph, or of integers that follow from known shapes.
 
@@ -93,7 +101,7 @@ class Shapes:
     def _visit_body(self, body: onnx.GraphProto) -> None:
         """A graph inside a node: its tensors have names of their own."""
         for item in body.initializer:
-            self._add_constant(item.name, item)
+            self.add_constant(item.name, item)
         for value in body.input:
             self._set_type(value.name, value.type)
         self._visit_nodes(body)
@@ -101,7 +109,7 @@ class Shapes:
     def _visit(self, node: onnx.NodeProto, stated: Mapping[str, onnx.TypeProto]) -> None:
         constant = constant_of(node)
         if constant is not None:
-            self._add_constant(node.output[0], constant)
+            self.add_constant(node.output[0], constant)
             return
         for body in bodies(node):
             self._visit_body(body)
@@ -212,7 +220,7 @@ class Shapes:
         dtype = helper.tensor_dtype_to_np_dtype(self._dtypes[name])
         return numpy_helper.from_array(value.astype(dtype), name)
 
-    def _add_constant(self, name: str, tensor: TensorProto) -> None:
+    def add_constant(self, name: str, tensor: TensorProto) -> None:
         self._weights[name] = tensor
         self._dtypes[name], self._dims[name] = tensor.data_type, tuple(tensor.dims)
 

@@ -6,7 +6,9 @@ The references are the models in float64.
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +118,7 @@ def test_several_targets_have_weights_of_their_own(unet: Any, segmentation: Path
     found = model.gradients(X, "deep", both)
     assert found.shape == (2, 2, 8, 8, 4)
     for at in range(2):
-        expected = slope(unet, "deep", "scores", X, lambda scores, at=at: scores * both[:, at])
+        expected = slope(unet, "deep", "scores", X, partial(operator.mul, both[:, at]))
         near(found[:, at], expected)
 
 

@@ -6,6 +6,10 @@ exponentials and quotients stay in float32: they subtract nearly equal numbers, 
 of float16. So do operators whose tensors or weights have values beyond that range. The large
 weights of operators that stay in float32 are stored in float16, and cast.
 
+Every tensor of the graph stays in float32 on the way to what reads it, between two casts: float16
+to float32 and back, which is exact. So whoever replaces a tensor changes all that depends on it.
+onnxruntime leaves out both casts unless the tensor is asked for.
+
 onnxruntime and onnxconverter-common have converters for a whole graph. They round every tensor that
 passes between two operators which stay in float32, gradients among them; they replace weights
 beyond the range of float16 by its largest number; and a body of a branch that reads a tensor of the
@@ -92,12 +96,16 @@ class Half:
         }
         nodes, made = model.graph.node, makers(model.graph.node)
         self._mark = unused_mark(model, "/float16")
-        finals = set[int]()
+        self._computed_mark = unused_mark(model, "/computed")
+        apart = set[int]()
         for info in card.outputs:
             *_, name = views(info.name, made)
-            finals.add(id(made[name]) if name in made else 0)
+            apart.add(id(made[name]) if name in made else 0)
+        for layer in card.layers:  # a layer is found through its views, which a cast would end
+            *shown, _ = views(str(layer.tensor) if layer.exposed else "", made)
+            apart.update(id(made[name]) for name in shown)
         self._able = {
-            at for at in owned.owners if id(nodes[at]) not in finals and self._is_able(nodes[at])
+            at for at in owned.owners if id(nodes[at]) not in apart and self._is_able(nodes[at])
         }
         self._stored = {at: self._large(nodes[at]) for at in owned.owners}
         at_all = [at for at in owned.owners if at in self._able or self._stored[at]]
@@ -230,7 +238,7 @@ class Half:
 
         Args:
             node: a copy of the node.
-            known: the names in float16 of tensors that have one; new ones are added.
+            known: the names in float16 of tensors that are read so; new ones are added.
             halves: takes the names of the weights that it reads.
         """
         casts, after = [], []
@@ -245,8 +253,8 @@ class Half:
             node.input[at] = self._half(name)
         for at in outputs:
             name = node.output[at]
-            node.output[at] = known[name] = self._half(name)
-            after.append(_cast(known[name], name, TensorProto.FLOAT))
+            node.output[at] = f"{name}{self._computed_mark}"
+            after.append(_cast(node.output[at], name, TensorProto.FLOAT))
         return [*casts, node, *after]
 
     def _assembled(

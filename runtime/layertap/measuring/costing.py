@@ -139,7 +139,9 @@ class _Table:
         self._apart = {*program.graph.inputs, *ends}
         """Tensors at which nothing can be cut."""
         self._inside = _inside(program.layers)
+        self._dtypes = {layer.name: layer.dtype for layer in program.layers}
         self._movers = Movers(program.graph)
+        self._moved = {self._movers.source(name): size for name, size in sizes.items()}
         kept = [at for at in crossings.kept if owners.of_node[at] is not None]
         self._kept = np.array(kept, np.int64)
         self._owners = np.array([owners.of_node[at] for at in kept], np.int64)
@@ -153,9 +155,9 @@ class _Table:
         nbytes, depends = self._bytes(layer)
         if depends:
             place = self._crossings.after([str(layer.tensor)])
-            known = [self._sizes.get(name) for name in place.tensors]
+            known = [self._size(name) for name in place.tensors]
             if None not in known:
-                crossing, tensors = sum(one.nbytes for one in known if one), len(known)
+                crossing, tensors = sum(one for one in known if one), len(known)
             cut = self._cut(place)
             if self._times is not None:
                 before = self._before(place)
@@ -180,16 +182,20 @@ class _Table:
         """The bytes of a layer, and whether the outputs depend on its values."""
         if layer.tensor is None:
             return None, False
-        found = self._sizes.get(layer.tensor, self._sizes.get(self._crossings.source(layer.tensor)))
+        found = self._size(layer.tensor)
+        return (layer.nbytes(1), False) if found is None else (found, True)
+
+    def _size(self, tensor: str) -> int | None:
+        """The bytes of a tensor, if the outputs depend on its values and its size is known."""
+        source = self._crossings.source(tensor)
+        found = self._sizes.get(tensor, self._sizes.get(source))
         if found is not None:
-            return found.nbytes, True
-        # The outputs do not need it, but perhaps what it has the values of, in another shape or
-        # dtype: float16 of which the file gives float32.
-        moved = self._sizes.get(self._movers.source(layer.tensor))
-        item = ITEM_BYTES.get(layer.dtype)
-        if moved is not None and item:
-            return moved.elements * item, True
-        return layer.nbytes(1), False
+            return found.nbytes
+        # onnxruntime did not compute it, but perhaps a tensor with its values in another shape or
+        # dtype: it leaves out casts from float16 to float32 and back.
+        moved = self._moved.get(self._movers.source(tensor))
+        item = ITEM_BYTES.get(self._dtypes.get(self._layers.get(source, ""), ""))
+        return moved.elements * item if moved is not None and item else None
 
     def _cut(self, place: Place) -> tuple[str, ...] | None:
         """The layers to cut at."""

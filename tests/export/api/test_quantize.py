@@ -104,6 +104,54 @@ def test_the_runtime_works_on_it(made: Any, file: Path, tmp_path: Path) -> None:
     assert app
 
 
+def near(to: str, found: NDArray[Any], expected: NDArray[Any]) -> None:
+    share = 2e-3 if to == "float16" else 0.06
+    np.testing.assert_allclose(found, expected, rtol=0, atol=share * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("layer", ["stem_relu", "pool", "average"])
+def test_what_depends_on_a_layer_reads_it(
+    made: Any, file: Path, tmp_path: Path, layer: str
+) -> None:
+    """A run that starts at a layer, changes it or is cut there gives what it gives in float32."""
+    opened, plain = layertap.open(made.path), layertap.open(file)
+    x = images(3, seed=5)
+    given = plain.activations(x, layer) * np.float32(0.5)
+    expected = plain.resume({layer: given})
+    assert np.abs(expected - plain.predict(x)).max() > 0.1 * expected.max()
+    near(made.to, opened.resume({layer: given}), expected)
+    near(made.to, opened.edit(x, {layer: lambda value: value * np.float32(0.5)}), expected)
+    opened.cut(tmp_path / "rest.onnx", start=layer)
+    near(made.to, layertap.open(tmp_path / "rest.onnx").predict(given), expected)
+
+
+@pytest.mark.parametrize("method", ["scorecam", "ablationcam", "reciprocam"])
+def test_heat_maps_that_change_a_layer(made: Any, file: Path, method: str) -> None:
+    one, other = (
+        layertap.open(path).cam(images(2), "pool", 3, method=method, normalize=False)
+        for path in (made.path, file)
+    )
+    assert np.ptp(other) > 0
+    share = 0.01 if made.to == "float16" else 0.3  # of differences between scores
+    np.testing.assert_allclose(one, other, rtol=0, atol=share * np.abs(other).max())
+
+
+def test_it_can_be_cut_where_the_original_can(made: Any, file: Path) -> None:
+    one, other = (
+        [(row.name, row.cut) for row in layertap.open(path).cost().all_rows]
+        for path in (made.path, file)
+    )
+    assert one == other
+    assert ("pool", ("pool",)) in one
+
+
+def test_an_error_is_born_in_the_layer_that_makes_it(made: Any, file: Path) -> None:
+    """The last layers compute in float32; what they pass on is born before them."""
+    rows = {row.name: row for row in layertap.compare(file, made.path, images(4)).layers}
+    assert rows["stem_relu"].born == pytest.approx(rows["stem_relu"].scaled)
+    assert rows["pool"].born < 0.1 * rows["pool"].scaled
+
+
 def test_what_the_card_says(made: Any, file: Path) -> None:
     card, before = layertap.open(made.path).card, layertap.open(file).card
     assert card is not None

@@ -262,7 +262,7 @@ def test_a_weight_that_two_layers_share(exact: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Half, Integers])
-@pytest.mark.parametrize("suffix", ["/float16", "/unrounded", "/dequantised"])
+@pytest.mark.parametrize("suffix", ["/float16", "/computed", "/unrounded", "/dequantised"])
 def test_layers_with_the_names_that_would_be_given(kind: type[Converter], suffix: str) -> None:
     """`a/float16` may be a layer of the model."""
     model, feeds = chain()

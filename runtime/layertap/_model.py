@@ -166,8 +166,8 @@ def compare(
         inputs: see `Model.activations`; each file prepares images by its own recipe. By default the
             inputs of the record, or the seeded inputs of the golden sample, which fit the model but
             are no images.
-        layers: which layers of the first file, see `Model.select`; by default all, and outputs
-            that are no layers.
+        layers: which layers of the first file, see `Model.select`; by default all but scores of
+            attention, and outputs that are no layers.
         tolerance: largest scaled error that passes; by default what `check` allows: the tolerance
             of the export, or more for layers that one of the files computes in 16 bits.
         born: whether to measure, too, how much of each error is born in its layer. It takes one
@@ -1491,7 +1491,8 @@ class Model:
         Args:
             inputs: see `activations`; `None` for the golden sample.
             path: the file to write, `.npz`; an existing file is replaced once it is complete.
-            layers: which layers, see `select`; by default all, and outputs that are no layers.
+            layers: which layers, see `select`; by default all but scores of attention, and
+                outputs that are no layers.
             keep_inputs: whether the inputs are in the file, as arrays. Without them, give the same
                 images to `compare`.
             preprocess: a recipe for images instead of the card's.

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layertap._engine.program import Program
-from layertap.errors import ImageError, InputError, UsageError
+from layertap.errors import ImageError, InputError, LayerNotFoundError, UsageError
+from layertap.format.attention_rows import ATTENTION, SCORES
+from layertap.format.layer import Layer
 from layertap.format.select import Selector, select
 from layertap.format.text import number_of
 
@@ -45,8 +47,8 @@ def compare_records(
     """
     if tolerance is not None:
         check_tolerance(tolerance)
-    ours, hidden_a = _known(a)
-    theirs, hidden_b = _known(b)
+    ours, hidden_a = _known(a, scores=layers is not None)
+    theirs, hidden_b = _known(b, scores=layers is not None)
     found = _selected(match(ours, theirs, hidden_a, hidden_b), layers, a, b)
     notes: list[str] = []
     for one, other, side in ((a, b, 0), (b, a, 1)):
@@ -88,14 +90,23 @@ def _samples_text(record: Record) -> str:
     return number_of(record.samples, "sample")
 
 
-def _known(side: Program | Record) -> tuple[list[Tensor], Mapping[str, str]]:
-    """What a side has, in the order in which it is computed, and what it has not."""
+def _known(side: Program | Record, scores: bool) -> tuple[list[Tensor], Mapping[str, str]]:
+    """What a side has, in the order in which it is computed, and what it has not.
+
+    Args:
+        side: a file or a record.
+        scores: whether scores of attention are among them.
+    """
     if isinstance(side, Program):
-        tensors, hidden = tensors_of(side)
+        tensors, hidden = tensors_of(side, scores)
         ordered = as_computed(side, tensors)
         return [one._replace(place=place) for place, one in enumerate(ordered)], hidden
     problems = {x.tensor.name: x.sketch.problem for x in side.layers if x.sketch.problem}
-    usable = [one.tensor for one in side.layers if not one.sketch.problem]
+    usable = [
+        one.tensor
+        for one in side.layers
+        if not one.sketch.problem and (scores or one.tensor.type != SCORES)
+    ]
     return usable, {**side.hidden, **problems}
 
 
@@ -113,15 +124,30 @@ def _selected(
     """
     if layers is not None:
         table = a.layers if isinstance(a, Program) else a.table
+        if isinstance(a, Record) and _has_no_scores(table, layers):
+            raise LayerNotFoundError(
+                f"{a.name} holds no scores of attention: record them, with the layers 'all' and "
+                f"{ATTENTION!r}."
+            )
         names = {layer.name for layer in select(table, layers)}
         if not names:
             raise no_layer_selected()
         found = found.among(names)
+        if not found.pairs:
+            why = {found.only_a.get(name, f"{a.name} does not hold it") for name in names}
+            reasons = "; ".join(sorted(why))
+            raise UsageError(f"{a.name} and {b.name} share none of the selected layers: {reasons}.")
     if not found.pairs:
         raise UsageError(
             f"{a.name} and {b.name} share no layer of one shape. Compare two results of one model."
         )
     return found
+
+
+def _has_no_scores(table: Sequence[Layer], layers: Selector | Iterable[Selector]) -> bool:
+    """Whether the word for all scores is asked of a table without scores."""
+    word = layers == ATTENTION or (isinstance(layers, (list, tuple)) and ATTENTION in layers)
+    return word and not any(layer.attention or layer.name == ATTENTION for layer in table)
 
 
 def _recorded(

@@ -57,21 +57,28 @@ class Matches(NamedTuple):
         return Matches(pairs, only, {})
 
 
-def tensors_of(program: Program) -> tuple[list[Tensor], dict[str, str]]:
-    """The tensors of a file that can be compared, and the layers that cannot, with the reason."""
+def tensors_of(program: Program, scores: bool) -> tuple[list[Tensor], dict[str, str]]:
+    """The tensors of a file that can be compared, and the layers that cannot, with the reason.
+
+    Args:
+        program: what the file holds.
+        scores: whether scores of attention, which are large, are among them.
+    """
     graph = program.graph
     known = {name for node in graph.nodes for name in node.writes}
     known |= graph.inputs.keys() | graph.initializers.keys() | graph.optional.keys()
     found: list[Tensor] = []
     hidden: dict[str, str] = {}
     for place, layer in enumerate(inside_first(program.layers)):
+        if layer.attention is not None and not scores:
+            continue
         if layer.tensor is None:
             hidden[layer.name] = layer.why_not or "the file does not expose it"
         elif layer.tensor not in known:
             hidden[layer.name] = "the graph has no such tensor"
         else:
             found.append(_of_layer(layer, layer.tensor, place))
-    listed = {one.tensor for one in found}
+    listed = {layer.tensor for layer in program.layers}
     for at, info in enumerate(program.outputs):
         if info.name not in listed and info.name in known:
             place = len(program.layers) + at

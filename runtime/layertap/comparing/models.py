@@ -120,14 +120,15 @@ def matched(a: Program, b: Program, layers: Selector | Iterable[Selector] | None
     Args:
         a: the first file.
         b: the second file.
-        layers: which layers of the first file, see `Model.select`; by default all, and outputs.
+        layers: which layers of the first file, see `Model.select`; by default all but scores of
+            attention, and outputs.
 
     Raises:
         LayerNotFoundError: a selector matches nothing.
         UsageError: the files share no layer, or none of the selected ones.
     """
-    ours, hidden_a = tensors_of(a)
-    theirs, hidden_b = tensors_of(b)
+    ours, hidden_a = tensors_of(a, scores=layers is not None)
+    theirs, hidden_b = tensors_of(b, scores=layers is not None)
     found = match(ours, theirs, hidden_a, hidden_b)
     if not found.pairs:
         raise UsageError(_nothing_shared(a, b, found))

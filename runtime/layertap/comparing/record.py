@@ -19,8 +19,9 @@ from layertap._engine.program import Program
 from layertap.cam.scores import ends_in_activation
 from layertap.errors import InputError, UsageError
 from layertap.extract.made_with import made_with
+from layertap.format.attention_rows import SCORES
 from layertap.format.digest import digest_of
-from layertap.format.layer import Layer, channel_axis
+from layertap.format.layer import Attention, Layer, channel_axis
 from layertap.format.select import Selector
 from layertap.format.text import number_of
 
@@ -91,6 +92,7 @@ class Record:
                 parameters=0,
                 inbound=(),
                 tensor=one.tensor,
+                attention=_attention(one),
             )
             for one in (recorded.tensor for recorded in self.layers)
         ]
@@ -103,6 +105,14 @@ class Record:
             f"{self.name} on {made.get('device')}, onnxruntime {made.get('onnxruntime')}, "
             f"{made.get('processor')}"
         )
+
+
+def _attention(tensor: Tensor) -> Attention | None:
+    """What marks the scores of attention in the table of a record; `None` for other layers."""
+    if tensor.type != SCORES:
+        return None
+    heads = tensor.shape[1] if len(tensor.shape) == 4 else None
+    return Attention(of=tensor.name.rpartition("/")[0], heads=heads or 0)
 
 
 class _Feed(NamedTuple):
@@ -236,7 +246,7 @@ def recorded_tensors(
         LayerNotFoundError: a selector matches nothing.
         UsageError: there is nothing to record.
     """
-    tensors, hidden = tensors_of(program)
+    tensors, hidden = tensors_of(program, scores=layers is not None)
     if layers is not None:
         names = {layer.name for layer in program.select(layers)}
         if not names:

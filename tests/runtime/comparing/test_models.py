@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 import layertap
 from generators import tiny
 from generators.random_graphs import squares
+from generators.transformers import vision_transformer
 from layertap._cut.plan import peel
 from layertap.comparing import sizes
 from layertap.comparing.models import compare_programs
@@ -320,6 +321,38 @@ def test_only_some_layers() -> None:
         layertap.compare(opened(made), opened(bad), x, "nosuch")
     with pytest.raises(UsageError, match="no layer is selected: the list is empty"):
         layertap.compare(opened(made), opened(bad), x, [])
+
+
+@pytest.mark.parametrize("sides", ["files", "records", "both"])
+def test_scores_of_attention_are_compared_if_they_are_named(sides: str, tmp_path: Path) -> None:
+    made = opened(vision_transformer())
+    scores = [layer.name for layer in made.select("attention")]
+    others = {layer.name for layer in made.select()}
+    x = np.random.default_rng(0).random((2, 6, 8, 3)).astype(np.float32)
+
+    def compared(layers: Any, recorded: Any) -> layertap.Comparison:
+        if sides == "files":
+            return layertap.compare(made, made, x, layers)
+        made.record(x, tmp_path / "record.npz", layers=recorded)
+        return layertap.compare(
+            made if sides == "both" else tmp_path / "record.npz",
+            tmp_path / "record.npz",
+            layers=layers,
+        )
+
+    whole = compared(None, None)
+    assert {row.name for row in whole.layers} == others
+    assert (whole.only_a, whole.only_b) == ({}, {})
+    assert [row.name for row in compared("attention", ["all", "attention"]).layers] == scores
+    if sides != "files":
+        assert {row.name for row in compared(None, ["all", "attention"]).layers} == others
+        error, expected = (
+            (UsageError, "share none of the selected layers: ")
+            if sides == "both"
+            else (LayerNotFoundError, "holds no scores of attention: record them, with the layers")
+        )
+        with pytest.raises(error, match=expected):
+            compared("attention", None)
 
 
 def test_what_cannot_be_compared_is_refused_in_words(tiny_file: Callable[[str], Path]) -> None:

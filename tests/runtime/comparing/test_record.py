@@ -350,7 +350,7 @@ def test_the_best_classes_of_samples_count_the_same(tmp_path: Path) -> None:
         sketch.add(np.zeros((len(agree), 2), np.float32), None, np.zeros(len(agree)))
         parts.append(np.where(agree, 0, 1))
     sketch.round()
-    about = tensors_of(opened(tiny.linear_chain())._program)[0][0]
+    about = tensors_of(opened(tiny.linear_chain())._program, scores=True)[0][0]
     ours = Recorded(tensor=about, allowed=1e-4, sketch=sketch.sketch)
     theirs = Recorded(tensor=about, allowed=1e-4, sketch=replace(sketch.sketch, classes=parts))
     assert _row(ours, theirs, None).top_class == 0.5

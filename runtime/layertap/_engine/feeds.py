@@ -310,10 +310,28 @@ def check_size(label: str, images: int, spec: TensorType, recipe: Preprocessing)
     Raises:
         InputError: the recipe's size or number of channels is not that of the input.
     """
-    if recipe.size is not None:
-        sizes, count = recipe.size, recipe.channel_count
-        shape = (count, *sizes) if recipe.channels == "first" else (*sizes, count)
+    if recipe.size is None:
+        return
+    sizes, count = recipe.size, recipe.channel_count
+    shape = (count, *sizes) if recipe.channels == "first" else (*sizes, count)
+    try:
         _check_shape(label, (images, *shape), spec, recipe)
+    except InputError as exc:
+        raise InputError(f"{exc}{_fitting_size(recipe, spec.dims or ())}") from None
+
+
+def _fitting_size(recipe: Preprocessing, wanted: Sequence[int | str | None]) -> str:
+    """How a recipe gets the size of an input; nothing if that is not what is wrong."""
+    if len(wanted) != 4:
+        return ""
+    count, height, width = wanted[1:] if recipe.channels == "first" else (wanted[3], *wanted[1:3])
+    fixed = isinstance(height, int) and isinstance(width, int)
+    if not fixed or (isinstance(count, int) and count != recipe.channel_count):
+        return ""
+    return (
+        f' Set the "size" of the recipe to [{height}, {width}]; of a recipe by name as in '
+        f"resnet50:{height}x{width}."
+    )
 
 
 def as_pixels(label: str, image: Any) -> Any:

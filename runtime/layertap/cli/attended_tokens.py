@@ -29,7 +29,8 @@ def read_tokens(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"--tokens {path!r}: {exc}") from exc
+        reason = getattr(exc, "strerror", None) or str(exc)
+        raise InputError(f"--tokens {path!r} cannot be read: {reason}.") from exc
     lines = lines[:-1] if lines[-1] == "" else lines  # what follows the last line break
     if not lines:
         raise InputError(f"--tokens {path!r} is empty: give one token a line.")

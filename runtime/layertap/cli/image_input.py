@@ -13,6 +13,7 @@ from layertap._engine.program import program_of
 from layertap.errors import ImageError, UsageError
 from layertap.extract.images import PreparedImage, list_images, read_images
 from layertap.extract.progress import Meter, Silent, on_stream
+from layertap.format.recipe import value_range
 from layertap.format.text import shape_text
 from layertap.images.preprocessing import Preprocessing, example
 
@@ -29,14 +30,16 @@ def recipe_for(model: _model.Model, args: argparse.Namespace) -> Preprocessing:
         UsageError: there is none.
         InputError: its images would not have the size of the model's input.
     """
-    facts = program_of(model).finished
+    program = program_of(model)
+    facts = program.finished
     if facts is not None and facts.image is not None:
         if args.preprocess:
             raise UsageError(f"{args.file!r} prepares pictures itself. Leave out --preprocess.")
         return as_stored(facts)
     recipe = Preprocessing.of(args.preprocess) if args.preprocess else model.preprocessing
     if recipe:
-        return program_of(model).fitted(recipe, images=1)
+        program.prepared = value_range(recipe.to_dict())  # so that no batch of it causes a warning
+        return program.fitted(recipe, images=1)
     shapes = [info.shape for info in model.inputs if len(info.shape) == 4 or not info.dtype]
     if not shapes:
         inputs = ", ".join(f"{info.name} {shape_text(info.shape)}" for info in model.inputs)

@@ -25,8 +25,12 @@ from .ready_batch import load_ready, ready_batch
 
 def run(args: argparse.Namespace) -> int:
     """Compute and print; return the exit code."""
-    others = ("runs", "split", "server_speed", "on", "against", "output", "page", "workers")
+    others = ("runs", "split", "server_speed", "sort", "on", "against", "output", "page", "workers")
     check_not_given(args, (*others, "batch_size"), "is not for --receptive-field. Leave it out.")
+    if args.measure in (None, "random"):
+        check_not_given(args, ("preprocess",), "is for an image: give --measure IMAGE, too.")
+    if args.measure is None:
+        check_not_given(args, ("threads",), "is for measured fields: give --measure, too.")
     if args.cost or args.batch != 1:
         name = "--cost" if args.cost else "--batch"
         raise UsageError(f"{name} is not for --receptive-field. Leave it out.")

@@ -87,7 +87,7 @@ def test_scores_of_patches_and_other_layers_are_not_printed(folder: Path) -> Non
         ),
         (
             ["text.onnx", "one.npy", "--layers", "attention", "--tokens", "gone.txt"],
-            "--tokens 'gone.txt': [Errno 2] No such file or directory: 'gone.txt'",
+            "--tokens 'gone.txt' cannot be read: No such file or directory.",
         ),
         (
             ["text.onnx", "one.npy", "--layers", "attention", "--tokens", "empty.txt"],

@@ -788,6 +788,24 @@ def test_image_of_the_wrong_size_is_named() -> None:
     )
 
 
+@pytest.mark.usefixtures("classifier")
+def test_a_recipe_of_another_size_says_how_to_get_the_right_one() -> None:
+    done = layertap("run", "m.onnx", *NAMES, "--preprocess", "vgg16")
+    assert done == Done(
+        2,
+        "",
+        "layertap: input 'image' has shape (1, 224, 224, 3), expected (n, 8, 6, 3): axis 1 must be "
+        '8, got 224. Set the "size" of the recipe to [8, 6]; of a recipe by name as in '
+        "resnet50:8x6.\n",
+    )
+
+
+@pytest.mark.usefixtures("classifier")
+def test_images_prepared_by_another_recipe_cause_no_warning() -> None:
+    done = layertap("run", "m.onnx", NAMES[0], "--preprocess", "vgg16:8x6")
+    assert (done.code, done.err) == (0, "")
+
+
 @pytest.mark.usefixtures("pictures")
 def test_file_without_outputs_is_an_error() -> None:
     made = tiny.model([], [tiny.value("x", ["n", 1])], [tiny.value("x", ["n", 1])])

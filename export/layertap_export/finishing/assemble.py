@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from layertap._engine.program import Program
 from layertap.cam.available import missing, require
 from layertap.cam.heat_maps import choose_layer
 from layertap.cam.methods import find_method
-from layertap.cam.scores import choose_output, ends_in_activation
+from layertap.cam.scores import choose_output, class_axis, ends_in_activation
 from layertap.cam.targets import is_binary
 from layertap.errors import UsageError
 from layertap.format.card import MAJOR, MINOR, Card, Finished, TensorInfo, Verification
@@ -283,7 +283,18 @@ class _Assembly:
     def _class_output(self) -> str:
         method = find_method(self._wanted.method)
         with_gradients = self._wanted.heat_map is not False and method.takes == "gradients"
-        return choose_output(self._program, self._wanted.output, with_gradients=with_gradients)
+        program = self._program
+        output = choose_output(program, self._wanted.output, with_gradients=with_gradients)
+        names = [info.name for info in self._card.outputs]
+        if output in names:
+            return output
+        if not with_gradients and self._wanted.output is None and names:
+            return names[0]
+        raise UsageError(
+            f"{program.name} has the gradients of {output!r}, which is not an output of the model. "
+            "A finished file explains the classes of an output: write their gradients into a file "
+            "first, `layertap gradients FILE --layers LAYER --score OUTPUT -o NEW.onnx`."
+        )
 
     def _classes(self, output: str) -> Classes:
         build = self._build
@@ -294,7 +305,11 @@ class _Assembly:
                 f"the output {output!r} has no axis of classes: its shape is "
                 f"{shape_text(self._info(output).shape)}."
             )
+        axis = class_axis(self._program, output, rank)
         if rank > 2:
+            if axis != rank - 1:
+                order = [at for at in range(rank) if at != axis]
+                scores = scores.op("Transpose", perm=[*order, axis])
             shape = scores.shape()
             classes = part(build, shape, 0, rank - 1, rank)
             rows = reshaped(build, scores, part(build, shape, 0, 0, 1), -1, classes)
@@ -302,7 +317,8 @@ class _Assembly:
             scores = rows.op("ReduceSum", build.int64([1]), keepdims=0) / count
         return Classes(
             scores,
-            binary=is_binary(self._info(output).shape[-1], self._program.labels),
+            binary=is_binary(self._info(output).shape[axis], self._program.labels),
+            axis=axis,
             probability=ends_in_activation(self._program, output),
         )
 
@@ -312,7 +328,7 @@ class _Assembly:
     def _best_out(self, facts: Finished, classes: Classes) -> Finished:
         """Add the best classes."""
         count = self._wanted.top
-        known = self._info(str(facts.scores)).shape[-1]
+        known = self._info(str(facts.scores)).shape[classes.axis]
         known = 2 if classes.binary else known
         if known is not None and count > known:
             has = number_of(known, "class", "classes")
@@ -383,7 +399,9 @@ class _Assembly:
         dtype = self._build.shapes.dtype(weights)
         chosen = classes.weights(self._build, Value(self._build, target, TensorProto.INT64))
         count = part(self._build, chosen.shape(), 0, 1, 2)
-        made = reshaped(self._build, chosen, -1, *[1] * (rank - 2), count)
+        sizes: list[Any] = [-1, *[1] * (rank - 1)]
+        sizes[classes.axis] = count
+        made = reshaped(self._build, chosen, *sizes)
         kept = [item for item in graph.initializer if item.name != weights]
         del graph.initializer[:]
         graph.initializer.extend(kept)

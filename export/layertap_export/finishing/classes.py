@@ -23,6 +23,8 @@ class Classes:
     """`(n, classes)`; their mean if there are several positions."""
     binary: bool
     """Whether the output has one score for two classes."""
+    axis: int
+    """The axis of the classes in the output, and in the weights of its scores."""
     probability: bool
     """Whether the scores end in a sigmoid or softmax."""
 

@@ -15,8 +15,7 @@ import layertap
 from layertap._engine.pictures import TOP as TOP_CLASS
 from layertap._engine.program import program_of
 from layertap.cam import targets
-from layertap.cam.scores import of_both_classes, resolve_target
-from layertap.cam.targets import by_class
+from layertap.cam.scores import class_axis, class_scores, of_both_classes, resolve_target
 from layertap.comparing.golden import feeds
 from layertap.comparing.measures import difference
 from layertap.format.card import Card, Golden, GoldenInput
@@ -168,9 +167,9 @@ class Comparison:
 
     def run(self) -> Compared:
         facts, recipe = self._facts, self._recipe
-        infos = {info.name: info for info in self._opened.outputs}
-        last = infos[facts.scores].shape[-1] if facts.scores else None
-        classes = 2 if targets.is_binary(last, self._program.labels) else (last or 1)
+        shape = next((x.shape for x in self._opened.outputs if x.name == facts.scores), (1,))
+        count = shape[class_axis(self._program, str(facts.scores), len(shape))]
+        classes = 2 if targets.is_binary(count, self._program.labels) else (count or 1)
         pictures = 0
         batch = (self._samples or 2) if self._batch else 0
         for trial in trials(recipe.size if recipe else None, classes, batch=batch):
@@ -212,7 +211,7 @@ class Comparison:
                 value = (value.values, value.channels)[one.at]
             self._note(name, _scaled_error(found[name], value))
         if facts.top_scores is not None and facts.top_classes is not None:
-            scores = by_class(found[str(facts.scores)])
+            scores = class_scores(self._program, str(facts.scores), found[str(facts.scores)])
             if targets.is_binary(scores.shape[1], self._program.labels):
                 scores = of_both_classes(self._program, str(facts.scores), scores)
             best = found[facts.top_scores], found[facts.top_classes]
@@ -269,7 +268,7 @@ class Comparison:
 
         The best one is that of the file's own scores: of two equal ones, rounding decides.
         """
-        rows = by_class(scores)
+        rows = class_scores(self._program, str(self._facts.scores), scores)
         if target != TOP_CLASS:
             return [target] * len(rows)
         best = resolve_target(self._program, str(self._facts.scores), targets.TOP, rows).classes

@@ -215,6 +215,21 @@ class Program:
         from the operators; else empty."""
         return self._axes.get(tensor, "")
 
+    def class_axis(self, output: str, rank: int) -> int:
+        """The axis of the classes of an output: the last one in a model from Keras, and where the
+        file of another framework has scores at several positions, that of the channels, as in
+        `(n, classes, h, w)`."""
+        if self.card is not None and self.card.channels_last:
+            return rank - 1
+        return self.channel_axis(output, rank)
+
+    def channel_axis(self, tensor: str, rank: int) -> int:
+        """The axis of the channels of a tensor, as far as it is known; else the last one."""
+        known = self.known_axes(tensor)
+        return (
+            known.index("C") if rank > 2 and len(known) == rank and "C" in known[1:] else rank - 1
+        )
+
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.
 
@@ -533,7 +548,8 @@ class Program:
 
         name = str(finished.target)
         shapes = [x.shape for x in self.outputs if x.name == finished.scores]
-        known = shapes[0][-1] if shapes and shapes[0] else None
+        shape = shapes[0] if shapes else ()
+        known = shape[self.class_axis(str(finished.scores), len(shape))] if shape else None
         binary = known == 1 and len(self.labels or ()) == 2
         # A picture without an axis of samples has three axes.
         images = [on_host(value) for key, value in feeds.items() if key != name]

@@ -11,7 +11,7 @@ from layertap.errors import LayerNotFoundError, UsageError
 
 from . import targets, upsampling
 from .methods import find_method
-from .scores import resolve_target
+from .scores import classes_last, resolve_target
 from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def computed_maps(
     feeds = program.prepare_arrays(program.plan([output, scores]).needs, inputs, None)
     fetch = program.fetch([output, scores])
     values = fetch(feeds)
-    found = resolve_target(program, scores, target, values[scores])
+    by_place = classes_last(program, scores, values[scores])
+    found = resolve_target(program, scores, target, by_place)
     if found.classes is None:
         raise UsageError(
             f"{program.name} is a finished file, whose heat map explains one class. Weights of the "
@@ -57,7 +58,7 @@ def computed_maps(
     stacked = np.stack(maps, axis=1)
     if resize is not True:
         stacked = upsampling.resize(stacked, list(resize or ()))
-    return stacked, found, found.read(values[scores])
+    return stacked, found, found.read(by_place)
 
 
 def _in_rows(maps: Array) -> Array:

@@ -49,12 +49,13 @@ def class_axis(program: Program, output: str, rank: int) -> int:
     """The axis of the classes: the last one in a model from Keras, and where the file of another
     framework has scores at several positions, that of the channels, as in `(n, classes, h, w)`; of
     a layer that is the score, the channels."""
+    gradients = available.find(program)
+    if gradients is None or gradients.output != output or gradients.of is None:
+        return program.class_axis(output, rank)
     layer = scored_layer(program, output)
-    keras = program.card is not None and program.card.channels_last
-    if rank < 3 or (keras and layer is None):
-        return rank - 1
-    known = program.known_axes(output if layer is None else str(layer.tensor))
-    return known.index("C") if len(known) == rank and "C" in known[1:] else rank - 1
+    if layer is None:  # one channel of an output, laid out as the output is
+        return program.class_axis(gradients.of, rank)
+    return program.channel_axis(str(layer.tensor), rank)
 
 
 def scored_layer(program: Program, output: str) -> Layer | None:
@@ -74,7 +75,8 @@ def labels_of(program: Program, output: str) -> Sequence[str] | None:
         return labels
     if labels is None or gradients.channel is None or scored_layer(program, output) is not None:
         return None
-    widths = [info.shape[-1] for info in program.outputs if info.name == gradients.of]
+    shapes = [info.shape for info in program.outputs if info.name == gradients.of]
+    widths = [shape[class_axis(program, gradients.of, len(shape))] for shape in shapes]
     return labels[gradients.channel : gradients.channel + 1] if widths == [len(labels)] else None
 
 

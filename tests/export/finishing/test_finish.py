@@ -132,6 +132,54 @@ def test_a_file_from_elsewhere(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["y"], opened.predict(shown, preprocess=recipe), rtol=1e-6)
 
 
+def segmentation(folder: Path) -> Path:
+    """A segmentation with classes on axis 1, as PyTorch writes it."""
+    made = tiny.model(
+        [
+            tiny.node("Conv", "x w", "conv", pads=[1, 1, 1, 1]),
+            tiny.node("Relu", "conv", "relu"),
+            tiny.node("Conv", "relu k", "logits"),
+            tiny.node("Softmax", "logits", "y", axis=1),
+        ],
+        [tiny.value("x", [1, 3, 8, 6])],
+        [tiny.value("y", [1, 3, 8, 6])],
+        [tiny.weights("w", 4, 3, 3, 3), tiny.weights("k", 3, 4, 1, 1)],
+    )
+    return tiny.save(made, folder / "plain.onnx")
+
+
+def test_a_segmentation_with_classes_on_the_second_axis(tmp_path: Path) -> None:
+    file, app = tmp_path / "gradients.onnx", tmp_path / "app.onnx"
+    add_gradients(segmentation(tmp_path), file, "relu")
+    finish(file, app, heat_map=True, top=2, preprocess=STRETCHED)
+    opened, finished, shown = layertap.open(file), layertap.open(app), picture(21, 34)
+    means = opened.predict(shown, preprocess=STRETCHED)[0].mean((1, 2))
+    order = np.argsort(-means)
+    for target in (0, 1, 2):
+        found = run(app, image=shown, target=class_of(target))
+        np.testing.assert_array_equal(found["top_classes"], [order[:2]])
+        np.testing.assert_allclose(found["top_scores"], [means[order[:2]]], rtol=1e-5)
+        options: Any = {"preprocess": STRETCHED, "resize": (21, 34)}
+        expected = opened.cam(shown, "relu", target, **options)
+        np.testing.assert_allclose(found["heat_map"], expected, atol=1e-5)
+        np.testing.assert_allclose(finished.cam(shown, target=target), expected, atol=1e-5)
+    best = finished.cam(shown, target="top")
+    np.testing.assert_array_equal(best, finished.cam(shown, target=int(order[0])))
+    with pytest.raises(InputError, match="the output has 3, 0 to 2"):
+        finished.predict({"image": shown, "target": 3})
+
+
+@pytest.mark.parametrize("score", ["y:1", "conv", "conv:1"])
+def test_gradients_of_no_output(score: str, tmp_path: Path) -> None:
+    """A channel or a layer is no output of the model, whose classes could be chosen."""
+    file, app = tmp_path / "gradients.onnx", tmp_path / "app.onnx"
+    add_gradients(segmentation(tmp_path), file, "conv", score=score)
+    with pytest.raises(UsageError, match=r"is not an output of the model.* --score OUTPUT"):
+        finish(file, app, heat_map=True, preprocess=STRETCHED)
+    finish(file, app, heat_map="relu", method="eigencam", top=1, preprocess=STRETCHED)
+    assert "top_classes" in run(app, image=picture(20, 30))
+
+
 @pytest.mark.parametrize(
     ("recipe", "seen"),
     [

@@ -129,6 +129,16 @@ def test_a_region_of_a_segmentation_has_the_gradient_of_autograd(
     np.testing.assert_allclose(everywhere, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_one_channel_of_an_output_has_the_places_of_the_output(
+    tmp_path: Path, recorded: dict[str, np.ndarray]
+) -> None:
+    add_gradients(FIXTURES / "unet.newer.onnx", tmp_path / "grad.onnx", "dec", score="head:1")
+    model, x = layertap.open(tmp_path / "grad.onnx"), recorded["input x"]
+    expected = recorded["gradient dec:0"]
+    found = model.gradients(x, "dec", at=(2, 3, 5, 7))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_the_best_class_is_that_of_the_place(unet: Path) -> None:
     model = layertap.open(unet)
     for seed in range(100):

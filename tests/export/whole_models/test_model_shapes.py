@@ -42,7 +42,8 @@ LAYERS = {
     "unused_layers": "dense aside (idle)",
     "several_arguments": "a b",
     "nested_argument": "dense",
-    "token_classifier": "embed mha mha/query mha/key mha/value mha/attention_output pool head",
+    "token_classifier": "embed mha mha/query mha/key mha/value mha/attention_output pool head "
+    "mha/attention_scores",
     "own_build": "a b",
     "functional_with_a_call": "entry hidden dense",
     "masks_and_arguments": "masking masked drop lstm (lstm/cell)",
@@ -62,7 +63,7 @@ LAYERS = {
     "composites": "entry mha mha/query mha/key mha/value mha/attention_output gqa gqa/query "
     "gqa/key gqa/value gqa/attention_output both both/forward_layer "
     "(both/forward_layer/cell) both/backward_layer (both/backward_layer/cell) spectral "
-    "spectral/conv",
+    "spectral/conv mha/attention_scores gqa/attention_scores",
     "recurrent": "entry not_equal masking any gru gru:1 (gru/cell) stacked "
     "(stacked/cell) (stacked/cell/one) (stacked/cell/two) "
     "simple (simple/cell)",

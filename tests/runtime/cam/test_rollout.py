@@ -323,7 +323,7 @@ def test_a_collection_has_a_column_of_a_rollout(plain: layertap.Model) -> None:
     work = Work(program, what_is_asked(program, ["cam:top=rollout"]), None, None)
     image = np.random.default_rng(0).random((1, 6, 8, 3)).astype(np.float32)
     ((key, values),) = work(image).items()
-    np.testing.assert_array_equal(values[:, 0], plain.cam(image, method="rollout")[0])
+    np.testing.assert_array_equal(values, plain.cam(image, method="rollout")[:, 0])
     assert work.asked_json(key) == {"cam": "top", "method": "rollout", "layer": "attention"}
 
 

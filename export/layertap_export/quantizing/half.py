@@ -7,7 +7,7 @@ of float16. So do operators whose tensors or weights have values beyond that ran
 weights of operators that stay in float32 are stored in float16, and cast.
 
 Every tensor of the graph stays in float32 on the way to what reads it, between two casts: float16
-to float32 and back, which is exact. So whoever replaces a tensor changes all that depends on it.
+to float32 and back, which is exact. So a tensor that is replaced changes all that depends on it.
 onnxruntime leaves out both casts unless the tensor is asked for.
 
 onnxruntime and onnxconverter-common have converters for a whole graph. They round every tensor that

@@ -51,6 +51,7 @@ def test_help_lists_every_command(option: str) -> None:
         "completion_scripts",
         "attended_tokens",
         "explained_images",
+        "target_options",
         "image_input",
         "image_output",
         "layer_costs",

@@ -129,6 +129,8 @@ FULL: dict[str, Any] = {
         "tensors": {"x": "grad/x"},
         "broadcasts": True,
         "class_input": "required",
+        "of": "dense",
+        "channel": 1,
     },
     "notes": ["computed in float32"],
     "digest": {"nodes": "0", "graph": "1", "weights": "2", "card": "3"},
@@ -571,8 +573,9 @@ def test_missing_key_is_a_damaged_card(path: tuple[str | int, ...]) -> None:
     optional |= {"parent", "why_not", "per_sample", "notes", "choices", "axes", "class_input"}
     optional |= {"digest", "made_from", "file", "tables", "step", "card"}
     optional |= {"sums", "reference", "images", "finished", "stripped", "quantized"}
-    optional |= {"attention", "tokens", "grid", "first"}
+    optional |= {"attention", "tokens", "grid", "first", "channel"}
     optional |= {"calibrated", "budget", *FULL["finished"]}
+    optional |= {"of"} if path == ("gradients",) else set()  # required in `attention`
     for key in set(at(FULL, path)) - optional:
         reason = damage(full(lambda data, key=key: at(data, path).pop(key)))
         assert reason.endswith(f" has no {key!r}")

@@ -150,7 +150,8 @@ def test_an_error_is_born_in_the_layer_that_makes_it(made: Any, file: Path) -> N
     rows = {row.name: row for row in layertap.compare(file, made.path, images(4)).layers}
     assert rows["stem_relu"].born == pytest.approx(rows["stem_relu"].scaled)
     born = rows["pool"].born
-    assert born is not None and born < 0.1 * rows["pool"].scaled
+    assert born is not None
+    assert born < 0.1 * rows["pool"].scaled
 
 
 def test_what_the_card_says(made: Any, file: Path) -> None:

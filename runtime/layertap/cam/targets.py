@@ -238,7 +238,7 @@ def _mixes(target: Array, samples: int, classes: int) -> Targets:
             f"weights of the classes must have shape ({classes},), ({samples}, {classes}) or "
             f"({samples}, targets, {classes}), got {target.shape}."
         )
-    weights = np.broadcast_to(given, (samples, *given.shape[1:])).astype(np.float32)
+    weights = np.broadcast_to(_finite_weights(given), (samples, *given.shape[1:]))
     return Targets(weights, None, np.zeros(weights.shape[:2], np.float32), target.ndim == 3)
 
 
@@ -258,15 +258,20 @@ def _by_place(target: Array, samples: int, shape: tuple[int, ...]) -> Targets:
         raise UsageError(
             f"weights of the scores must be numbers or truth values, got {target.dtype}."
         )
+    weights = np.broadcast_to(_finite_weights(given), (samples, given.shape[1], *shape))
+    weights = weights.reshape(*weights.shape[:2], -1)
+    return Targets(weights, None, np.zeros(weights.shape[:2], np.float32), more == 2, shape=shape)
+
+
+def _finite_weights(given: Array) -> Array:
+    """Weights of scores in float32, of which one is not 0."""
     with np.errstate(over="ignore"):
         weights = given.astype(np.float32)
     if not np.isfinite(weights).all():
         raise UsageError("the weights of the scores have a value that is not finite in float32.")
-    if not weights.any():
+    if weights.size and not weights.any():
         raise UsageError("the weights of the scores are 0 everywhere, so they select none.")
-    weights = np.broadcast_to(weights, (samples, given.shape[1], *shape))
-    weights = weights.reshape(*weights.shape[:2], -1)
-    return Targets(weights, None, np.zeros(weights.shape[:2], np.float32), more == 2, shape=shape)
+    return weights
 
 
 def is_binary(classes: int | None, labels: Sequence[str] | None) -> bool:

@@ -145,6 +145,15 @@ def test_a_class_that_is_called_top() -> None:
             np.ones(3),
             "weights of the classes must have shape (4,), (2, 4) or (2, targets, 4), got (3,).",
         ),
+        (
+            np.array([0, np.nan, 1, 0]),
+            "the weights of the scores have a value that is not finite in float32.",
+        ),
+        (
+            np.array([0, 1e39, 1, 0]),
+            "the weights of the scores have a value that is not finite in float32.",
+        ),
+        (np.zeros(4), "the weights of the scores are 0 everywhere, so they select none."),
     ],
 )
 def test_invalid_targets_are_refused(target: Any, message: str) -> None:

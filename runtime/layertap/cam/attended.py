@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ class AttentionGatherer(Gatherer):
     def _check(self, row: Layer, shape: tuple[int, ...], samples: int) -> None:
         """Check that scores have as many tokens as the card says, and a row for each sample."""
         attention = _attention(row)
-        rank, patches = (4 if attention.heads else 3), int(np.prod(_grid(row)))
+        rank, patches = (4 if attention.heads else 3), math.prod(_grid(row))
         fits = len(shape) == rank and shape[-1] == shape[-2] >= attention.first + patches
         if not fits or shape[0] != samples:
             expected = f"{attention.first} tokens and {patches} patches"

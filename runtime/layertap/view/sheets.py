@@ -12,7 +12,7 @@ from PIL import Image
 
 from layertap._engine.program import HasProgram, Program, program_of
 from layertap.cam.axes import channels_last
-from layertap.cam.patches import folded
+from layertap.cam.patches import check_patches, folded
 from layertap.cam.rollout import class_token
 from layertap.errors import InputError, UsageError
 from layertap.format.text import number_of, shape_text
@@ -125,6 +125,7 @@ def _by_head(name: str, attention: Attention, values: Any) -> SheetMaps | None:
         )
         return SheetMaps(maps, f"{name}: {heads}; {places}", of_heads=True)
     (rows, columns), first = attention.grid, attention.first
+    check_patches(name, keys, attention.grid, first)
     token = class_token(keys, rows * columns, first) if queries == keys else None
     seen = scores.mean(axis=2) if token is None else scores[:, :, token]
     patches = seen[:, :, first : first + rows * columns]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from layertap.format.card import Card
 from layertap_export.graph.graph import in_order, is_standard, prune, rename_reads
@@ -46,6 +46,7 @@ class Integers:
         self._model, self._owned = model, owned
         self._unrounded_mark = unused_mark(model, "/unrounded")
         self._dequantised_mark = unused_mark(model, "/dequantised")
+        self._stored_mark = unused_mark(model, "/stored")
         listed = {value.name for value in model.graph.input}
         weights = {
             item.name
@@ -102,6 +103,35 @@ class Integers:
                     self._single[node.output[0]] = node
             elif node.name.isdecimal():
                 self._read_whole[int(node.name)] = node
+        weights = {item.name: item for item in self._model.graph.initializer}
+        for at in self._targets:
+            self._store(self._dequantised(at), weights[str(self._weight[at])])
+
+    def _store(self, dequantised: str, weight: onnx.TensorProto) -> None:
+        """Add a weight with 8 bits, for nodes that compute in float32, where nothing overflows.
+
+        Args:
+            dequantised: the name of the weight with 7 bits, after it was dequantised.
+            weight: the exact weight.
+        """
+        node = onnx.NodeProto()
+        node.CopyFrom(self._single[dequantised])
+        for place in (0, 1):
+            node.input[place] += self._stored_mark
+        node.output[0] += self._stored_mark
+        values = numpy_helper.to_array(weight)
+        narrow = numpy_helper.to_array(self._constants[self._single[dequantised].input[1]])
+        sizes = [1] * values.ndim
+        if narrow.ndim:  # a scale for each channel
+            axis = next((item.i for item in node.attribute if item.name == "axis"), 1)
+            sizes[axis] = narrow.size
+        others = tuple(at for at, size in enumerate(sizes) if size == 1)
+        largest = np.abs(values).max(axis=others).reshape(narrow.shape)
+        scale = np.where(largest > 0, largest / np.float32(127), narrow).astype(np.float32)
+        rounded = np.clip(np.rint(values / scale.reshape(sizes)), -127, 127).astype(np.int8)
+        for name, array in zip(node.input[:2], (rounded, scale), strict=True):
+            self._constants[name] = numpy_helper.from_array(array, name)
+        self._single[node.output[0]] = node
 
     # --- The model ------------------------------------------------------------------------------
 
@@ -130,10 +160,9 @@ class Integers:
             if name in shown:
                 before[name] = f"{name}{self._unrounded_mark}"
         exact = {self._weight[at] for at in self._targets if level[at] is Level.FLOAT}
-        integer = {
-            self._weight[at]: self._dequantised(at)
-            for at in self._targets
-            if level[at] is not Level.FLOAT
+        integer = {self._weight[at]: self._dequantised(at) for at in narrow}
+        integer |= {
+            self._weight[at]: self._stored(at) for at in self._targets if level[at] is Level.STORED
         }
         shared = {name: new for name, new in integer.items() if name not in exact}
         again = {
@@ -164,6 +193,10 @@ class Integers:
         place = list(self._model.graph.node[at].input).index(str(self._weight[at]))
         name: str = self._read_whole[at].input[place]
         return name
+
+    def _stored(self, at: int) -> str:
+        """The name of the same with 8 bits."""
+        return self._dequantised(at) + self._stored_mark
 
     def _assembled(
         self,

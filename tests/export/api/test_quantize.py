@@ -228,7 +228,7 @@ def test_gradients_at_all_layers_survive(to: str, tmp_path: Path) -> None:
             value = value.astype(np.float16).astype(np.float32)
         else:
             axes = tuple(range(1, value.ndim)) if value.ndim == 4 else (0,)
-            scale = np.abs(value).max(axis=axes, keepdims=True) / 64
+            scale = np.abs(value).max(axis=axes, keepdims=True) / 127
             value = (np.round(value / scale) * scale).astype(np.float32)
         values[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
     tiny.save(rounded, tmp_path / "rounded.onnx")

@@ -129,8 +129,9 @@ class Integers:
         largest = np.abs(values).max(axis=others).reshape(narrow.shape)
         scale = np.where(largest > 0, largest / np.float32(127), narrow).astype(np.float32)
         rounded = np.clip(np.rint(values / scale.reshape(sizes)), -127, 127).astype(np.int8)
-        for name, array in zip(node.input[:2], (rounded, scale), strict=True):
-            self._constants[name] = numpy_helper.from_array(array, name)
+        first, second = node.input[:2]
+        self._constants[first] = numpy_helper.from_array(rounded, first)
+        self._constants[second] = numpy_helper.from_array(scale, second)
         self._single[node.output[0]] = node
 
     # --- The model ------------------------------------------------------------------------------

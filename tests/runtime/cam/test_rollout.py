@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -295,6 +296,34 @@ def test_scores_that_are_not_those_of_the_card() -> None:
         "is damaged: the scores of '0/mha/attention_scores' have the shape (1, 13, 8), but the "
         "card states 1 tokens and 12 patches. Export it again."
     )
+
+
+@pytest.mark.parametrize("grid", [(5, 4), (30_000, 30_000), (1 << 62, 1 << 62)])
+def test_more_patches_than_tokens(grid: tuple[int, int]) -> None:
+    """Of free sizes, so that the card alone does not show it."""
+    made = transformers.vision_transformer()
+    entry = next(one for one in made.metadata_props if one.key == KEY)
+    card = json.loads(entry.value)
+    for row in card["layers"]:
+        for key in {"attention", "tokens"} & row.keys():
+            row["shape"] = [None] * len(row["shape"])
+            row[key]["grid"] = grid
+    entry.value = json.dumps(card)
+    model = layertap.open(made.SerializeToString())
+    image = np.zeros((1, 6, 8, 3), np.float32)
+    for call, name in (
+        (lambda: model.cam(image, "norm", method="eigencam"), "norm"),
+        (lambda: model.sheet(image, "norm"), "norm"),
+        (lambda: model.sheet(image, ROWS[0]), ROWS[0]),
+    ):
+        with pytest.raises(ModelFileError) as caught:
+            call()
+        assert str(caught.value) == (
+            f"the file is damaged: {name!r} has 13 tokens, but the card states 1 before {grid[0]} "
+            f"x {grid[1]} patches. Export it again."
+        )
+    with pytest.raises(ModelFileError, match="but the card states 1 tokens and "):
+        model.cam(image, method="rollout")
 
 
 @pytest.mark.parametrize(

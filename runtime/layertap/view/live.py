@@ -10,7 +10,13 @@ import numpy as np
 from layertap.cam import available
 from layertap.cam.heat_maps import choose_layer
 from layertap.cam.methods import METHODS, find_method
-from layertap.cam.scores import choose_output, ends_in_activation
+from layertap.cam.scores import (
+    choose_output,
+    class_axis,
+    ends_in_activation,
+    labels_of,
+    static_shape,
+)
 from layertap.cam.targets import is_binary
 from layertap.errors import LayertapError, UsageError
 from layertap.format.select import LAST
@@ -141,10 +147,10 @@ def _scores(program: Program) -> tuple[list[dict[str, Any]] | None, int]:
         output = choose_output(program, None)
     except UsageError:
         return None, 0
-    (info,) = [one for one in program.outputs if one.name == output]
-    units = info.shape[-1] if len(info.shape) >= 2 else None
-    labels = program.labels or ()
-    if not units:
+    shape = static_shape(program, output) or ()
+    units = shape[class_axis(program, output, len(shape))] if len(shape) >= 2 else None
+    labels = labels_of(program, output) or ()
+    if not isinstance(units, int) or not units:
         return None, 0
     count = 2 if is_binary(units, labels) else units
     scores = {

@@ -19,6 +19,7 @@ from generators import tiny
 from layertap.errors import DependencyError, UsageError
 from layertap.view import live
 from layertap.view.engine import CLIENT, PLACES, RUNTIME, WASM, as_global, find_engine
+from layertap_export import add_gradients
 from shell import layertap
 from web_pages import WebPage
 
@@ -115,6 +116,21 @@ def test_the_page_has_model_engine_and_policy(file: Path, image: Path, tmp_path:
     assert found.data["heat"]["classes"] == [0, 1, 2]
     api.open(file).view(image, tmp_path / "b.html", live=True, engine=engine, preprocess=RECIPE)
     assert (tmp_path / "b.html").read_bytes() == page.read_bytes()
+
+
+@pytest.mark.parametrize(("score", "classes"), [("relu:1", 1), ("relu", 4)])
+def test_a_layer_as_the_score(
+    score: str, classes: int, file: Path, tmp_path: Path, image: Path
+) -> None:
+    """Its channels take the place of the classes, and have no labels."""
+    plain = tiny.save(tiny.image_classifier(), tmp_path / "plain.onnx")
+    scored = tmp_path / "scored.onnx"
+    add_gradients(plain, scored, "conv", score=score)
+    page = tmp_path / "a.html"
+    model = api.open(scored)
+    model.view(image, page, live=True, engine=engine_in(tmp_path / "e"), preprocess=RECIPE)
+    heat = WebPage(page.read_bytes()).data["heat"]
+    assert heat["classes"] == list(range(classes))
 
 
 def test_what_cannot_be_live(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from layertap.errors import ModelFileError, UsageError
+from layertap.errors import LayertapWarning, ModelFileError, UsageError
 from layertap.format.layer import Layer
 
 from . import available, upsampling
@@ -21,7 +22,7 @@ from .gradients import prepare as prepare_feeds
 from .masked import Masked
 from .masking import DEFAULTS, Options
 from .methods import Method
-from .perturbing import Change, Perturbation
+from .perturbing import Change, IndependentScoresError, Perturbation
 from .places import At
 from .scores import classes_last, find_scores, resolve_target, scores_of
 from .targets import Array, Target, Targets
@@ -184,7 +185,10 @@ class Gatherer:
             tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
         scores = find_scores(self.program, self.output)
         also = [self._tensor, self.output]
-        tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
+        try:
+            tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
+        except IndependentScoresError:
+            return self._unmoved(feeds, target)
         self._require_floats(tries, tensor, name)
         found, outputs = self._resolved(target, tries.values)
         maps = self._maps(tries.values[self._tensor])
@@ -210,7 +214,10 @@ class Gatherer:
         tensor, name = self._tensor, self.layer.name
         of_output = self.method.of_output
         scores = (scores_of if of_output else find_scores)(self.program, self.output)
-        tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
+        try:
+            tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
+        except IndependentScoresError:
+            return self._unmoved(feeds, target)
         self._require_floats(tries, tensor, name)
         found, outputs = self._resolved(target, tries.values)
         values = tries.values[tensor]
@@ -229,6 +236,21 @@ class Gatherer:
         return Evidence(
             maps, outputs, found, lambda sample: [(one,) for one in masked.maps(sample)[tensor]]
         )
+
+    def _unmoved(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
+        """Maps of 0, as of a gradient of 0: no change of the layer moves the scores."""
+        warnings.warn(
+            f"the scores do not depend on {self.layer.name!r}: its heat maps are 0.",
+            LayertapWarning,
+            stacklevel=2,
+        )
+        values = self.program.fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
+        found, outputs = self._resolved(target, values)
+        maps = np.zeros_like(self._maps(values[self._tensor]))
+        given: tuple[Any, ...] = (np.zeros(maps.shape[1:-1]),)
+        if self.method.takes != "positions":  # the same score, whichever channel is changed
+            given = (np.ones(maps.shape[-1]), 1.0)[: 2 if self.method.takes == "ablated" else 1]
+        return Evidence(maps, outputs, found, lambda _: [given] * found.weights.shape[1])
 
     def _values(self, values: Mapping[str, Any]) -> Array:
         """The model's output, `(n, ..., classes)`."""

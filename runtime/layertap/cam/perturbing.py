@@ -30,6 +30,10 @@ Change = Callable[[Mapping[str, Array], int], "Mapping[str, Array] | None"]
 is missing stays as it is; `None` skips the try."""
 
 
+class IndependentScoresError(UsageError):
+    """The scores do not depend on what is changed."""
+
+
 class Perturbation:
     """Scores of one batch of images with tensors changed."""
 
@@ -49,7 +53,7 @@ class Perturbation:
             also: further tensors to fetch in the same run, into `values`.
 
         Raises:
-            UsageError: the scores do not depend on a tensor.
+            IndependentScoresError: the scores do not depend on a tensor.
         """
         graph = program.graph
         self._program = program
@@ -60,7 +64,7 @@ class Perturbation:
         plan = program.plan(scores.tensors, sources, scores.appended)
         for tensor, name in tensors.items():
             if self._leaves[tensor].source not in (*plan.starts, *plan.inputs):
-                raise UsageError(f"the scores do not depend on {name!r}.")
+                raise IndependentScoresError(f"the scores do not depend on {name!r}.")
         bypassing = sorted(boundary.bypassing(graph, plan, set(sources)))
         self._given = (*sources, *bypassing)
         wanted = [*also, *scores.tensors, *self._given]

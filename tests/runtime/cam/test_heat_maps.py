@@ -22,6 +22,7 @@ from layertap.cam import heat_maps, resize
 from layertap.cam.methods import ablationcam, scorecam
 from layertap.cam.projections import principal
 from layertap.cam.random_masks import RandomMasks
+from layertap.errors import LayertapWarning
 from layertap.format.card import KEY, Card, Gradients, TensorInfo
 
 NOISE = "ignore:input .* the batch has values from"
@@ -678,3 +679,27 @@ def test_weights_of_classes_that_are_no_input_any_more(removed: bool, tmp_path: 
         assert "'score_weights', the weights of the classes, is no input of the graph" in text
         assert "--class-input required" in text
         assert "`layertap gradients " in text
+
+
+# --- Scores that do not depend on the layer -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, m in METHODS.items() if m.takes in ("masked", "ablated", "positions")]
+)
+@pytest.mark.parametrize("resize", [True, False])
+def test_a_layer_that_the_scores_do_not_depend_on(name: str, resize: bool) -> None:
+    made = tiny.image_classifier()
+    made.graph.node.append(tiny.node("Sigmoid", "conv", "aside"))
+    made.graph.output.append(tiny.value("aside", ["batch", 8, 6, 4]))
+    card = Card.from_json(made.metadata_props[0].value)
+    aside = replace(card.layers[1], name="aside", tensor="aside", index=len(card.layers))
+    made.metadata_props[0].value = replace(card, layers=(*card.layers, aside)).to_json()
+    model = layertap.open(made.SerializeToString())
+    images = np.random.default_rng(0).random((2, 8, 6, 3)).astype(np.float32)
+    said = "^the scores do not depend on 'aside': its heat maps are 0.$"
+    with pytest.warns(LayertapWarning, match=said) as warned:
+        maps = model.cam(images, "aside", [0, 1], method=name, resize=resize)
+    assert len(warned) == 1
+    assert maps.shape == (2, 2, 8, 6)
+    assert not maps.any()

@@ -258,19 +258,20 @@ def _by_place(target: Array, samples: int, shape: tuple[int, ...]) -> Targets:
         raise UsageError(
             f"weights of the scores must be numbers or truth values, got {target.dtype}."
         )
-    weights = np.broadcast_to(_finite_weights(given), (samples, given.shape[1], *shape))
+    weights = _finite_weights(given)
+    if not weights.any():
+        raise UsageError("the weights of the scores are 0 everywhere, so they select none.")
+    weights = np.broadcast_to(weights, (samples, given.shape[1], *shape))
     weights = weights.reshape(*weights.shape[:2], -1)
     return Targets(weights, None, np.zeros(weights.shape[:2], np.float32), more == 2, shape=shape)
 
 
 def _finite_weights(given: Array) -> Array:
-    """Weights of scores in float32, of which one is not 0."""
+    """Weights of scores in float32."""
     with np.errstate(over="ignore"):
         weights = given.astype(np.float32)
     if not np.isfinite(weights).all():
         raise UsageError("the weights of the scores have a value that is not finite in float32.")
-    if weights.size and not weights.any():
-        raise UsageError("the weights of the scores are 0 everywhere, so they select none.")
     return weights
 
 

@@ -153,7 +153,6 @@ def test_a_class_that_is_called_top() -> None:
             np.array([0, 1e39, 1, 0]),
             "the weights of the scores have a value that is not finite in float32.",
         ),
-        (np.zeros(4), "the weights of the scores are 0 everywhere, so they select none."),
     ],
 )
 def test_invalid_targets_are_refused(target: Any, message: str) -> None:

@@ -40,14 +40,14 @@ def measure() -> list[Row]:
             fetch = program_of(model).fetch(names)
             return lambda: fetch({source.name: batch})
 
-        grad_cam = _tensorflow()
+        explain = _tensorflow()
         cases: dict[str, Callable[[], Any]] = {
             "late": run([models.LATE, late, output.name]),
             "late, forward": run([models.LATE, output.name]),
             "middle": run([MIDDLE, middle, output.name]),
             "middle, forward": run([MIDDLE, output.name]),
             "grad-cam": lambda: model.cam(batch, models.LATE, TARGET)[0, 0],
-            "tape": lambda: grad_cam().numpy(),
+            "tape": lambda: explain().numpy(),
             "back to the image": run([models.LATE, late, image, output.name]),
         }
         models.check_equal("Grad-CAM", cases["grad-cam"](), cases["tape"]())
@@ -72,6 +72,16 @@ def measure() -> list[Row]:
     return rows + compare(f"Grad-CAM at {models.LATE}", taken, peers)
 
 
+def grad_cam(activation: Any, gradient: Any, size: Any) -> Any:
+    """The heat map `(h, w)` of one image in TensorFlow, in the usual way."""
+    import tensorflow as tf
+
+    shares = tf.reduce_mean(gradient, (1, 2), keepdims=True)
+    heat = tf.nn.relu(tf.reduce_sum(activation * shares, -1, keepdims=True))
+    large = tf.image.resize(heat, size)[0, ..., 0]
+    return large / tf.reduce_max(large)
+
+
 def _tensorflow() -> Callable[[], Any]:
     """A compiled function that computes the heat map `(h, w)` in Keras in the usual way."""
     import keras
@@ -89,9 +99,6 @@ def _tensorflow() -> Callable[[], Any]:
             activation, features = part(images, training=False)
             score = (features @ kernel + bias)[:, TARGET]
         gradient = tape.gradient(score, activation)
-        shares = tf.reduce_mean(gradient, (1, 2), keepdims=True)
-        heat = tf.nn.relu(tf.reduce_sum(activation * shares, -1, keepdims=True))
-        large = tf.image.resize(heat, images.shape[1:3])[0, ..., 0]
-        return large / tf.reduce_max(large)
+        return grad_cam(activation, gradient, images.shape[1:3])
 
     return lambda: explain(image)

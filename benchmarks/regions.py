@@ -12,6 +12,7 @@ import numpy as np
 import layertap
 
 from . import models
+from .gradients import grad_cam
 from .timing import PAUSE, Row, alternate, compare, timed
 
 ROUNDS = 25
@@ -85,9 +86,6 @@ def _tensorflow(model: Any, image: Any) -> Callable[[], Any]:
             activation, scores = part(images, training=False)
             score = tf.reduce_sum(scores[:, top:bottom, left:right, CLASS])
         gradient = tape.gradient(score, activation)
-        shares = tf.reduce_mean(gradient, (1, 2), keepdims=True)
-        heat = tf.nn.relu(tf.reduce_sum(activation * shares, -1, keepdims=True))
-        large = tf.image.resize(heat, images.shape[1:3])[0, ..., 0]
-        return large / tf.reduce_max(large)
+        return grad_cam(activation, gradient, images.shape[1:3])
 
     return lambda: explain(given)

@@ -372,13 +372,19 @@ def test_the_heat_maps_are_those_of_the_lecture(
     np.testing.assert_allclose(explained["maps"][0], explained["cam"], atol=1e-5)
 
 
-def test_the_one_on_collections_runs_with_another_network(tmp_path: Path, home: Path) -> None:
-    """With one that needs no export, everything comes out alike that does not depend on weights."""
+def with_digits(tmp_path: Path, count: int) -> Path:
+    """A folder as the notebooks on the digits leave it after the export, with another network."""
     pytest.importorskip("sklearn")
     folder = tmp_path / "notebook"
     folder.mkdir()
     tiny.save(tiny.digits(), folder / "digits.onnx")
-    find_model("digits").write_samples(folder / "images", 300)
+    find_model("digits").write_samples(folder / "images", count)
+    return folder
+
+
+def test_the_one_on_collections_runs_with_another_network(tmp_path: Path, home: Path) -> None:
+    """With one that needs no export, everything comes out alike that does not depend on weights."""
+    folder = with_digits(tmp_path, 300)
     cells, executed = (
         code(read(EXAMPLES / "collections.ipynb")),
         code(run("collections", folder, home)),
@@ -422,11 +428,7 @@ def test_the_one_on_pictures_draws_what_is_stored(
 
 def test_the_one_on_comparing_runs_with_another_network(tmp_path: Path, home: Path) -> None:
     """With one that needs no export; what is counted does not depend on the weights."""
-    pytest.importorskip("sklearn")
-    folder = tmp_path / "notebook"
-    folder.mkdir()
-    tiny.save(tiny.digits(), folder / "digits.onnx")
-    find_model("digits").write_samples(folder / "images", 60)
+    folder = with_digits(tmp_path, 60)
     executed = code(run("comparing", folder, home))
     assert printed(executed["compare"]).startswith("passed: True for 60 images\n")
     assert "of the size, float16" in printed(executed["quantize"])

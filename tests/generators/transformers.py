@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,7 @@ def vision_transformer(*, first: int = 1, after: int = 0, scores: bool = True) -
         _with(layer(1, "patch", "Conv2D", (None, *GRID, WIDTH), "image", 96), axes="NHWC"),
         _tokens(layer(2, "embedding", "Embedding", (None, length, WIDTH), "patch"), first),
     ]
-    before = "embedding"
-    for block in map(str, range(BLOCKS)):
-        nodes += _block(block, before)
-        for name, kind, inbound in (
-            ("norm1", "LayerNormalization", before),
-            ("mha", "MultiHeadAttention", f"{block}/norm1 {block}/norm1"),
-            ("add", "Add", f"{before} {block}/mha"),
-        ):
-            made = layer(len(rows), f"{block}/{name}", kind, (None, length, WIDTH), inbound)
-            rows.append(_tokens(made, first))
-        before = f"{block}/add"
+    before = _append_blocks(nodes, rows, "embedding", length, lambda row: _tokens(row, first))
     nodes += [
         node("LayerNormalization", f"{before} norm/w norm/b", "norm", axis=-1),
         node("Gather", "norm zero", "head", axis=1)
@@ -112,17 +102,8 @@ def vision_transformer(*, first: int = 1, after: int = 0, scores: bool = True) -
 def text_transformer(length: int | None = 5) -> onnx.ModelProto:
     """Vectors of tokens (n, length, 8) -> two blocks of attention, without a grid."""
     rows = [_with(layer(0, "vectors", "InputLayer", (None, length, WIDTH)), axes="NTC")]
-    nodes, before = [], "vectors"
-    for block in map(str, range(BLOCKS)):
-        nodes += _block(block, before)
-        for name, kind, inbound in (
-            ("norm1", "LayerNormalization", before),
-            ("mha", "MultiHeadAttention", f"{block}/norm1 {block}/norm1"),
-            ("add", "Add", f"{before} {block}/mha"),
-        ):
-            made = layer(len(rows), f"{block}/{name}", kind, (None, length, WIDTH), inbound)
-            rows.append(_with(made, axes="NTC"))
-        before = f"{block}/add"
+    nodes: list[onnx.NodeProto] = []
+    before = _append_blocks(nodes, rows, "vectors", length, lambda row: _with(row, axes="NTC"))
     rows += [_scores(len(rows) + at, str(at), length, 0, None) for at in range(BLOCKS)]
     sizes = {row.name: [size or "length" for size in row.shape[1:]] for row in rows}
     return model(
@@ -157,6 +138,27 @@ def _scores(
         parent=f"{block}/mha",
         attention=Attention(of=f"{block}/mha", heads=HEADS, grid=grid, first=first),
     )
+
+
+def _append_blocks(
+    nodes: list[onnx.NodeProto],
+    rows: list[Layer],
+    before: str,
+    length: int | None,
+    known: Callable[[Layer], Layer],
+) -> str:
+    """Append all blocks, and their rows with what is `known` of them; return the last tensor."""
+    for block in map(str, range(BLOCKS)):
+        nodes += _block(block, before)
+        for name, kind, inbound in (
+            ("norm1", "LayerNormalization", before),
+            ("mha", "MultiHeadAttention", f"{block}/norm1 {block}/norm1"),
+            ("add", "Add", f"{before} {block}/mha"),
+        ):
+            made = layer(len(rows), f"{block}/{name}", kind, (None, length, WIDTH), inbound)
+            rows.append(known(made))
+        before = f"{block}/add"
+    return before
 
 
 def _block(block: str, before: str) -> list[onnx.NodeProto]:
@@ -234,8 +236,8 @@ class InNumpy:
         rows, columns = GRID
         blocks = image.reshape(rows, 2, columns, 2, 3).transpose(0, 2, 4, 1, 3)
         x = blocks.reshape(TOKENS, 12) @ w["patch/w"].reshape(WIDTH, 12).T
-        x = np.concatenate([w[f"{name}/w"][0] for name in ("before",) if f"{name}/w" in w] + [x])
-        x = np.concatenate([x] + [w["after/w"][0] for _ in "1" if "after/w" in w])
+        none = np.zeros((1, 0, WIDTH))
+        x = np.concatenate([w.get("before/w", none)[0], x, w.get("after/w", none)[0]])
         x = x + w["position"][0]
         found = []
         for block in range(BLOCKS):

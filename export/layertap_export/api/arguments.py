@@ -240,10 +240,13 @@ def check_fit(traced: Trace, recipe: Preprocessing | None, labels: tuple[str, ..
         for want, got in zip((height, width), size, strict=True)
     )
     if wrong_size or (channels is not None and channels != recipe.channel_count):
-        fits = f' Set its "size" to [{height}, {width}]; of a recipe by name as in resnet50:'
+        fits = ""
+        if wrong_size and height is not None and width is not None:
+            fits = (
+                f' Set its "size" to [{height}, {width}]; of a recipe by name as in '
+                f"resnet50:{height}x{width}."
+            )
         raise UsageError(
             f"the preprocessing returns images of {size[0]} x {size[1]} x {recipe.channel_count}, "
-            f"but the model's input {images[0].name!r} takes {height} x {width} x {channels}."
-            + f"{fits}{height}x{width}."
-            * (wrong_size and height is not None and width is not None)
+            f"but the model's input {images[0].name!r} takes {height} x {width} x {channels}.{fits}"
         )

@@ -216,9 +216,9 @@ class _Job:
 
         found = Found(self._start, 0, True)
         if budget is not None:
-            few = list(joined(self._held[:MOST_ALONE], self._original.inputs))
             roughly = None
             if len(self._held) > MOST_ALONE:
+                few = list(joined(self._held[:MOST_ALONE], self._original.inputs))
                 roughly = partial(measure, by=Outputs(self._model, names, few))
             found = search(
                 converter.layers, self._start, budget, measure, self._progress, roughly=roughly

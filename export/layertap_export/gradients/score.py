@@ -19,7 +19,7 @@ from onnx import helper
 
 from layertap.errors import UsageError, suggest
 from layertap.format.card import TensorInfo
-from layertap.format.layer import Axes, Layer
+from layertap.format.layer import Axes, Layer, channel_or_last_axis
 from layertap.format.operators import behind_final_activation
 from layertap_export.graph.graph import makers
 
@@ -211,11 +211,9 @@ def _channel(build: Builder, asked: Asked, channels_last: bool) -> tuple[int, in
     assert channel is not None
     if len(dims) < 2:
         raise UsageError(f"{asked.name!r} has no channels: it has one value for each sample.")
-    axes = asked.axes or ""
-    axis = len(dims) - 1
     # As in the runtime, `layertap.cam.scores.class_axis`.
-    if (asked.layer or not channels_last) and len(axes) == len(dims) > 2 and "C" in axes[1:]:
-        axis = axes.index("C")
+    axes = asked.axes if asked.layer or not channels_last else None
+    axis = channel_or_last_axis(axes, len(dims))
     size = dims[axis]
     count = size if isinstance(size, int) else None
     if not -(count or 0) <= channel < (count or channel + 1):

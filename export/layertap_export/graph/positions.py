@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from .shapes.sizes import Free, Size, product
+from .shapes.sizes import Free, Size, fixed, product
 
 Kind: TypeAlias = Literal["samples", "rows", "columns", "other"]
 
@@ -49,9 +49,8 @@ class Positions:
         kinds = [factor.kind for factor in self.factors]
         if kinds != ["rows", "columns"] or not all(factor.covers for factor in self.factors):
             return None
-        rows, columns = (factor.size for factor in self.factors)
-        sized = isinstance(rows, int) and isinstance(columns, int)
-        return (rows, columns) if sized else None  # type: ignore[return-value]
+        sizes = fixed(tuple(factor.size for factor in self.factors))
+        return (sizes[0], sizes[1]) if sizes else None
 
     @property
     def count(self) -> Size:

@@ -10,7 +10,7 @@ The operators: https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from .graph import attribute, is_standard
 from .operators import facts
 from .positions import Labels, Positions, is_samples, reshaped, whole
 from .shapes.shapes import Shapes
-from .shapes.sizes import Dims
+from .shapes.sizes import Dims, Size, fixed
 
 
 class TokenGrids:
@@ -58,10 +58,6 @@ class TokenGrids:
         if found is None or found.grid is None or min(found.grid) < 2:
             return None
         return Tokens(grid=found.grid, first=found.first)
-
-    def of(self, name: str) -> Labels | None:
-        """What is known of a tensor's axes."""
-        return self.labels.get(name)
 
 
 def with_tokens(layer: Layer, grids: TokenGrids) -> Layer:
@@ -116,7 +112,8 @@ class _Step:
 
     def labels(self, at: int = 0) -> Labels:
         """What is known of an input's axes."""
-        return self._grids.of(self._node.input[at]) or (None,) * len(self.sizes(at))
+        known = self._grids.labels.get(self._node.input[at])
+        return known or (None,) * len(self.sizes(at))
 
     def sizes(self, at: int = 0) -> Dims:
         """The sizes of an input's axes; none if its rank is not known."""
@@ -205,22 +202,25 @@ def _concat(step: _Step) -> Labels:
     parts = [step.labels(at)[axis] for at in range(step.count)]
     known = [at for at, part in enumerate(parts) if part is not None]
     made[axis] = None
-    before = [step.sizes(at)[axis] for at in range(known[0] if known else 0)]
-    if len(known) == 1 and all(isinstance(size, int) for size in before):
-        found = parts[known[0]]
-        made[axis] = found and found.moved(sum(before), step.dims[axis])  # type: ignore[arg-type]
+    if len(known) == 1:
+        found, before = parts[known[0]], _total(step.sizes(at)[axis] for at in range(known[0]))
+        made[axis] = found.moved(before, step.dims[axis]) if found and before is not None else None
     return tuple(made)
 
 
 def _split(step: _Step) -> Labels:
     made = [*step.labels()]
     axis = int(step.attribute("axis", 0)) % len(made)
-    before = [dims[axis] for dims in step.sizes_of_outputs()[: step.output]]
-    sizes = [size for size in before if isinstance(size, int)]
     found = made[axis]
-    sized = found is not None and len(sizes) == len(before)
-    made[axis] = found.moved(-sum(sizes), step.dims[axis]) if found and sized else None
+    before = _total(dims[axis] for dims in step.sizes_of_outputs()[: step.output])
+    made[axis] = found.moved(-before, step.dims[axis]) if found and before is not None else None
     return tuple(made)
+
+
+def _total(sizes: Iterable[Size]) -> int | None:
+    """The sum of sizes; `None` if one of them is free."""
+    known = fixed(tuple(sizes))
+    return None if known is None else sum(known)
 
 
 def _slice(step: _Step) -> Labels:
@@ -259,13 +259,6 @@ def _pad(step: _Step) -> Labels:
     return tuple(made)
 
 
-def _repeat(step: _Step) -> Labels:
-    return tuple(
-        positions if size == made else None
-        for positions, size, made in zip(step.labels(), step.sizes(), step.dims, strict=True)
-    )
-
-
 def _reduction(step: _Step) -> Labels:
     labels, axes = step.labels(), step.axes(1)
     if step.attribute("axis") is not None:
@@ -278,16 +271,10 @@ def _reduction(step: _Step) -> Labels:
 
 
 def _matmul(step: _Step) -> Labels:
-    one, other, rank = step.labels(0), step.labels(1), len(step.dims)
+    one, other = step.labels(0), step.labels(1)
     if min(len(one), len(other)) < 2:
         return ()
-    made: list[Positions | None] = []
-    for axis in range(-rank, -2):
-        both = [labels[axis] for labels in (one, other) if -axis <= len(labels)]
-        sizes = [step.sizes(at)[axis] for at, x in enumerate((one, other)) if -axis <= len(x)]
-        fitting = [x for x, size in zip(both, sizes, strict=True) if size == step.dims[axis]]
-        made.append(_agreed(fitting))
-    return (*made, one[-2], other[-1])
+    return (*_elementwise(step)[:-2], one[-2], other[-1])
 
 
 def _gemm(step: _Step) -> Labels:
@@ -318,8 +305,7 @@ _RULES: Mapping[str, _Rule] = {
     "Slice": _slice,
     "Gather": _gather,
     "Pad": _pad,
-    "Expand": _first,
-    "Tile": _repeat,
+    **dict.fromkeys(("Expand", "Tile"), _first),
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,

@@ -103,7 +103,7 @@ def layer_table(
     rows: list[Row] = []
     counted: set[int] = set()
     exposure = _Exposure(graph)
-    attention = _score_rows(None, recorder.scores, (), exposure)
+    attention = [*_score_rows(None, recorder.scores, (), exposure)]
     for item in _in_order(model, inside.get(None, [])):
         if isinstance(item, Call):
             for call in _with_inner(item, inside):
@@ -307,44 +307,40 @@ def _rows(
 
 def _score_rows(
     call: Call | None, scores: Sequence[Any], inbound: tuple[str, ...], exposure: _Exposure
-) -> list[Row]:
+) -> Iterator[Row]:
     """The rows of the scores of attention that a call computed, `None` for those of the model.
 
     A layer for attention has at least one row, which says why there are none.
     """
     layer = call.layer if call else None
     if not scores and not computes_attention(layer):
-        return []
-    rows = []
-    for value in scores or [None]:
-        whole_call = _why_not_exposed(call) if call else ""
+        return
+    whole_call = _why_not_exposed(call) if call else ""
+    of = _row_name(call) if call else ""
+    values = scores or [None]
+    for value in values[:1] if whole_call else values:
         why_not = whole_call or (exposure.why_not(value, None) if scores else _UNKNOWN)
         shape, dtype = _type(value)
         heads = shape[1] if len(shape) > 1 and heads_of(layer, len(shape)) else None
-        rows.append(
-            Row(
-                Layer(
-                    name=f"{call.path}/{SCORES_NAME}" if call else SCORES_NAME,
-                    type=SCORES,
-                    index=0,
-                    shape=shape,
-                    dtype=dtype,
-                    parameters=0,
-                    inbound=inbound,
-                    tensor=None if why_not else "",
-                    parent=_row_name(call) if call else None,
-                    why_not=why_not or None,
-                    axes=f"N{'?' * (len(shape) - 1)}" if shape else None,
-                    attention=Attention(of=_row_name(call) if call else "", heads=heads or 0),
-                ),
-                None if why_not else value,
-                call.finished if call else -1,
-                f"{call.keras_path}/{SCORES_NAME}" if call else SCORES_NAME,
-            )
+        yield Row(
+            Layer(
+                name=f"{call.path}/{SCORES_NAME}" if call else SCORES_NAME,
+                type=SCORES,
+                index=0,
+                shape=shape,
+                dtype=dtype,
+                parameters=0,
+                inbound=inbound,
+                tensor=None if why_not else "",
+                parent=of or None,
+                why_not=why_not or None,
+                axes=f"N{'?' * (len(shape) - 1)}" if shape else None,
+                attention=Attention(of=of, heads=heads or 0),
+            ),
+            None if why_not else value,
+            call.finished if call else -1,
+            f"{call.keras_path}/{SCORES_NAME}" if call else SCORES_NAME,
         )
-        if whole_call:
-            break
-    return rows
 
 
 _UNKNOWN = "the layer computes attention in its own way, and returns no scores"

@@ -102,8 +102,9 @@ class Half:
             *_, name = views(info.name, made)
             apart.add(id(made[name]) if name in made else 0)
         for layer in card.layers:  # a layer is found through its views, which a cast would end
-            *shown, _ = views(str(layer.tensor) if layer.exposed else "", made)
-            apart.update(id(made[name]) for name in shown)
+            if layer.tensor is not None:
+                *shown, _ = views(layer.tensor, made)
+                apart.update(id(made[name]) for name in shown)
         self._able = {
             at for at in owned.owners if id(nodes[at]) not in apart and self._is_able(nodes[at])
         }

@@ -9,7 +9,7 @@ node, only that node sees the rounded values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,13 +48,15 @@ class Integers:
         self._dequantised_mark = unused_mark(model, "/dequantised")
         self._stored_mark = unused_mark(model, "/stored")
         listed = {value.name for value in model.graph.input}
-        weights = {
-            item.name
+        self._weights = {
+            item.name: item
             for item in model.graph.initializer
             if item.data_type == TensorProto.FLOAT and item.name not in listed
         }
         finite = {name for name, ends in seen.items() if np.isfinite(ends).all()}
-        self._weight = {at: _weight(model.graph.node[at], weights, finite) for at in owned.owners}
+        self._weight = {
+            at: _weight(model.graph.node[at], self._weights, finite) for at in owned.owners
+        }
         self._targets = [at for at, name in self._weight.items() if name]
         self.layers: tuple[str, ...] = tuple(
             dict.fromkeys(owned.owners[at] for at in self._targets)
@@ -103,9 +105,6 @@ class Integers:
                     self._single[node.output[0]] = node
             elif node.name.isdecimal():
                 self._read_whole[int(node.name)] = node
-        weights = {item.name: item for item in self._model.graph.initializer}
-        for at in self._targets:
-            self._store(self._dequantised(at), weights[str(self._weight[at])])
 
     def _store(self, dequantised: str, weight: onnx.TensorProto) -> None:
         """Add a weight with 8 bits, for nodes that compute in float32, where nothing overflows.
@@ -196,8 +195,12 @@ class Integers:
         return name
 
     def _stored(self, at: int) -> str:
-        """The name of the same with 8 bits."""
-        return self._dequantised(at) + self._stored_mark
+        """The name of the same with 8 bits, which are made when they are first asked for."""
+        dequantised = self._dequantised(at)
+        name = dequantised + self._stored_mark
+        if name not in self._single:
+            self._store(dequantised, self._weights[self._weight[at]])
+        return name
 
     def _assembled(
         self,
@@ -225,7 +228,7 @@ class Integers:
         return made
 
 
-def _weight(node: onnx.NodeProto, weights: set[str], finite: set[str]) -> str:
+def _weight(node: onnx.NodeProto, weights: Container[str], finite: Container[str]) -> str:
     """The weight of a node that can compute in integers; empty for other nodes.
 
     Its other operand and its result are tensors whose ranges are known.

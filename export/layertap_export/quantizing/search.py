@@ -3,9 +3,9 @@
 Every step measures a model. First all layers are quantised. If that is over the budget, each layer
 is quantised alone, which gives the order of the damage; that may be measured on fewer samples,
 because an order that is a little wrong raises some layers more, and keeps to the budget all the
-same. Then bisections find how many of the worst
-layers have to be raised: to `STORED`; if even all of them there are over the budget, to `FLOAT`,
-with the others either narrow or stored, whichever gives the smaller model.
+same. Then bisections find how many of the worst layers have to be raised: to `STORED`; if even all
+of them there are over the budget, to `FLOAT`, with the others either narrow or stored, whichever
+gives the smaller model.
 """
 
 from __future__ import annotations

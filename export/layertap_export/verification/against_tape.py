@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from layertap.comparing.measures import difference
 from layertap.format.card import Gradients
-from layertap.format.layer import Layer
+from layertap.format.layer import Layer, channel_or_last_axis
 from layertap.format.operators import FINAL_ACTIVATIONS
 from layertap_export.convert.dtypes import as_in_file, file_dtype
 from layertap_export.keras_model.families import is_a
@@ -91,15 +91,15 @@ class Tape:
             kept: the inputs of final activations, by the id of the result.
         """
         gradients = self._gradients
-        name, axis = self._scored, -1
+        name, axes = self._scored, None
         output = self._outputs.get(name)
         if output is None:
             output = self._recorded.get(name)
-            axes = next((x.axes for x in layers if x.name == name), None) or ""
-            axis = axes.index("C") if len(axes) > 2 and "C" in axes else -1
+            axes = next((x.axes for x in layers if x.name == name), None)
         scores = kept.get(id(output)) if gradients.score == "logits" else output
         if scores is None or gradients.channel is None:
             return scores
+        axis = channel_or_last_axis(axes, len(scores.shape))
         return tf.gather(scores, [gradients.channel], axis=axis)
 
     @property

@@ -24,7 +24,7 @@ from layertap.format.apart import ways
 from layertap.format.axes import infer_axes, stated_axes
 from layertap.format.graph import TensorType
 from layertap.format.index import read_index
-from layertap.format.layer import Axes, Layer
+from layertap.format.layer import Axes, Layer, channel_or_last_axis
 from layertap.format.limits import PROTOBUF_BYTES
 from layertap.format.recipe import value_range
 from layertap.format.references import without_references
@@ -225,10 +225,7 @@ class Program:
 
     def channel_axis(self, tensor: str, rank: int) -> int:
         """The axis of the channels of a tensor, as far as it is known; else the last one."""
-        known = self.known_axes(tensor)
-        return (
-            known.index("C") if rank > 2 and len(known) == rank and "C" in known[1:] else rank - 1
-        )
+        return channel_or_last_axis(self.known_axes(tensor), rank)
 
     def fitted(self, recipe: Preprocessing, images: int = 0) -> Preprocessing:
         """A recipe for images in the order of axes of the model's first input of images.

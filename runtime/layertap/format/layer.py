@@ -129,6 +129,13 @@ def channel_axis(axes: Axes | None) -> int | None:
     return found if found >= 0 else None
 
 
+def channel_or_last_axis(axes: Axes | None, rank: int) -> int:
+    """Index of the axis of the channels of a tensor with `rank` axes; if it is not known, of the
+    last one."""
+    found = channel_axis(axes) if axes and len(axes) == rank > 2 else None
+    return found or rank - 1
+
+
 def uncounted(name: str) -> str:
     """A path of names without the numbers by which Keras and we tell equal names apart."""
     return re.sub(r"~\d+|_\d+(?=[/#:~]|$)", "", name)

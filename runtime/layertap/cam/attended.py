@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap._cut.plan import MissingTensorError, places
 from layertap.errors import LayerNotFoundError, ModelFileError, UsageError
 from layertap.format.attention_rows import ATTENTION, attention_scores
 from layertap.format.layer import Attention, Layer
@@ -174,10 +175,11 @@ def _all_rows(program: Program, method: Method) -> list[Layer]:
                 f"not available: {reason}. With the name of another layer of scores, it shows that "
                 "layer alone."
             )
-    order = {
-        name: at for at, node in enumerate(program.graph.nodes) for name in node.writes if name
-    }
-    return sorted(of_patches, key=lambda row: order.get(str(row.tensor), -1))
+    try:
+        order = places(program.graph, [str(row.tensor) for row in of_patches])
+    except MissingTensorError as exc:
+        raise program.missing_tensor(exc.tensor) from exc
+    return sorted(of_patches, key=lambda row: order[str(row.tensor)])
 
 
 def _check_square(row: Layer, method: Method) -> None:

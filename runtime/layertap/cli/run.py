@@ -306,8 +306,6 @@ def _summary(
             + ", ".join(f"{printable(label)} {score:.3f}" for label, score in row)
             for name, row in zip(names, classes, strict=True)
         )
-    if args.top is not None:
-        raise _no_classes(results)
     head = ("name", "shape", "dtype", "min", "mean", "max")
     return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
 
@@ -322,8 +320,6 @@ def _as_object(
 ) -> dict[str, Any]:
     """What `--json` prints."""
     classes = _best_classes(model, names, results, args)
-    if classes is None and args.top is not None:
-        raise _no_classes(results)
     return {
         "images": names,
         "failed": failures,
@@ -347,29 +343,40 @@ def _result_as_object(name: str, value: Any) -> dict[str, Any]:
     }
 
 
-def _no_classes(results: Arrays) -> UsageError:
-    shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
-    return UsageError(
-        "--top needs a model with one output of class scores, (samples, classes); this one "
-        f"gives {shapes}."
-    )
-
-
 def _best_classes(
     model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
 ) -> list[Named] | None:
     """The best classes per image; `None` for layers, and for predictions that have no classes, or
-    no labels unless `--top` asks for classes."""
-    facts = program_of(model).finished
-    if args.layers or args.type or not names:
+    no labels unless `--top` asks for classes.
+
+    Raises:
+        UsageError: `--top` asks for them, and there are none.
+    """
+    found = None if args.layers or args.type else _scores(program_of(model), len(names), results)
+    if found is None and args.top is not None:
+        shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
+        raise UsageError(
+            "--top needs a model with one output of class scores, (samples, classes); this one "
+            f"gives {shapes}."
+        )
+    if found is None or (found[1] is None and args.top is None):
         return None
+    return list(best(*found, args.top or 5))
+
+
+def _scores(
+    program: Program, rows: int, results: Arrays
+) -> tuple[NDArray[Any], Sequence[str] | None] | None:
+    """The scores of the classes among predictions, and their labels; see `with_labels`."""
+    facts = program.finished
     if facts is not None and facts.scores in results:
         results = {facts.scores: results[facts.scores]}
-    value = next(iter(results.values()))
-    if len(results) > 1 or np.ndim(value) != 2 or len(value) != len(names) or not value.shape[1]:
+    if not rows or len(results) != 1:
         return None
-    scores, labels = with_labels(program_of(model), value)
-    return list(best(scores, labels, args.top or 5)) if labels or args.top is not None else None
+    (value,) = results.values()
+    if np.ndim(value) != 2 or len(value) != rows or not value.shape[1]:
+        return None
+    return with_labels(program, value)
 
 
 def _cells(name: str, value: Any) -> tuple[str, ...]:

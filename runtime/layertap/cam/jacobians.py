@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from layertap._arguments import count, number
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap.errors import UsageError, suggest
-from layertap.format.select import as_selectors, is_single
+from layertap.format.select import as_selectors, is_integer, is_single
 
 from . import available
 from .axes import copies, sample_axis
@@ -180,8 +179,8 @@ class Rows:
 
     def _is_one(self, rows: Any) -> bool:
         if isinstance(rows, tuple):
-            return len(self._scores) > 1 and all(_is_integer(one) for one in rows)
-        return isinstance(rows, str) or _is_integer(rows)
+            return len(self._scores) > 1 and all(is_integer(one) for one in rows)
+        return isinstance(rows, str) or is_integer(rows)
 
     def _index(self, row: Any) -> tuple[int, ...]:
         if isinstance(row, str):
@@ -189,8 +188,8 @@ class Rows:
                 near = suggest(row, self._labels)
                 raise UsageError(f"rows: no score is called {row!r}.{near} {self._expected}")
             return (self._labels.index(row),)
-        parts = [row] if _is_integer(row) else _items(row)
-        if len(parts) != len(self._scores) or not all(map(_is_integer, parts)):
+        parts = [row] if is_integer(row) else _items(row)
+        if len(parts) != len(self._scores) or not all(map(is_integer, parts)):
             raise UsageError(f"rows: {row!r} is not a score. {self._expected}")
         if any(not -size <= one < size for one, size in zip(parts, self._scores, strict=True)):
             raise UsageError(f"rows: {row!r} is out of range. {self._expected}")
@@ -216,10 +215,6 @@ class Rows:
         at = (along, *(chosen[:, axis] for axis in range(chosen.shape[1] - 1)))
         places[at] = 1
         return weights, places
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _items(rows: Any) -> list[Any]:

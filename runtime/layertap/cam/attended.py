@@ -19,7 +19,7 @@ from layertap.format.text import shape_text
 
 from . import available
 from .evidence import Evidence, Gatherer
-from .gradients import differentiate
+from .gradients import Differentiated, differentiate
 from .methods import Method
 from .rollout import of_patches
 from .targets import Array, Target, Targets
@@ -64,7 +64,7 @@ class AttentionGatherer(Gatherer):
 
             def maps(sample: int) -> list[tuple[Any, ...]]:
                 count = targets.weights.shape[1]
-                return [(self._map(self._pairs(values, found, sample, at)),) for at in range(count)]
+                return [(self._map(self._pairs(found, sample, at)),) for at in range(count)]
 
         else:
             wanted = dict.fromkeys([*self._tensors, self.output])
@@ -80,13 +80,11 @@ class AttentionGatherer(Gatherer):
         blank = np.zeros((len(outputs), *_grid(self.rows[0]), 1))
         return Evidence(blank, outputs, targets, maps)
 
-    def _pairs(
-        self, values: Mapping[str, Array], found: Any, sample: int, at: int
-    ) -> Iterator[tuple[Array, Array]]:
+    def _pairs(self, found: Differentiated, sample: int, at: int) -> Iterator[tuple[Array, Array]]:
         """Scores and gradients of each layer, for one target of a sample."""
         for row in self.rows:
             slope = found.of(row.name, at)[sample]
-            yield self._by_head(values[str(row.tensor)][sample]), self._by_head(slope)
+            yield self._by_head(found.values[str(row.tensor)][sample]), self._by_head(slope)
 
     def _by_head(self, values: Array) -> npt.NDArray[np.float64]:
         """The scores of one sample as `(heads, tokens, tokens)`, in float64."""
@@ -146,14 +144,14 @@ def attention_gatherer(
     for row in rows:
         _check_square(row, method)
     _check_same(rows, method)
-    if method.takes == "gradients":
-        known = available.require(program, row.name if len(rows) == 1 else ATTENTION).tensors
-        for row in rows:
-            if row.name not in known:
-                raise available.missing(program, known, row.name if len(rows) == 1 else ATTENTION)
-    return AttentionGatherer(
+    gather = AttentionGatherer(
         program=program, layer=rows[-1], method=method, rows=tuple(rows), **more
     )
+    if method.takes == "gradients":
+        known = available.require(program, gather.label).tensors
+        if any(row.name not in known for row in rows):
+            raise available.missing(program, known, gather.label)
+    return gather
 
 
 def _all_rows(program: Program, method: Method) -> list[Layer]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from layertap._cut.plan import MissingTensorError, places
 from layertap.errors import LayerNotFoundError, ModelFileError, UsageError
 from layertap.format.attention_rows import ATTENTION, attention_scores
 from layertap.format.layer import Attention, Layer
@@ -18,7 +19,7 @@ from layertap.format.text import shape_text
 
 from . import available
 from .evidence import Evidence, Gatherer
-from .gradients import differentiate
+from .gradients import Differentiated, differentiate
 from .methods import Method
 from .rollout import of_patches
 from .targets import Array, Target, Targets
@@ -63,7 +64,7 @@ class AttentionGatherer(Gatherer):
 
             def maps(sample: int) -> list[tuple[Any, ...]]:
                 count = targets.weights.shape[1]
-                return [(self._map(self._pairs(values, found, sample, at)),) for at in range(count)]
+                return [(self._map(self._pairs(found, sample, at)),) for at in range(count)]
 
         else:
             wanted = dict.fromkeys([*self._tensors, self.output])
@@ -79,13 +80,11 @@ class AttentionGatherer(Gatherer):
         blank = np.zeros((len(outputs), *_grid(self.rows[0]), 1))
         return Evidence(blank, outputs, targets, maps)
 
-    def _pairs(
-        self, values: Mapping[str, Array], found: Any, sample: int, at: int
-    ) -> Iterator[tuple[Array, Array]]:
+    def _pairs(self, found: Differentiated, sample: int, at: int) -> Iterator[tuple[Array, Array]]:
         """Scores and gradients of each layer, for one target of a sample."""
         for row in self.rows:
             slope = found.of(row.name, at)[sample]
-            yield self._by_head(values[str(row.tensor)][sample]), self._by_head(slope)
+            yield self._by_head(found.values[str(row.tensor)][sample]), self._by_head(slope)
 
     def _by_head(self, values: Array) -> npt.NDArray[np.float64]:
         """The scores of one sample as `(heads, tokens, tokens)`, in float64."""
@@ -145,14 +144,14 @@ def attention_gatherer(
     for row in rows:
         _check_square(row, method)
     _check_same(rows, method)
-    if method.takes == "gradients":
-        known = available.require(program, row.name if len(rows) == 1 else ATTENTION).tensors
-        for row in rows:
-            if row.name not in known:
-                raise available.missing(program, known, row.name if len(rows) == 1 else ATTENTION)
-    return AttentionGatherer(
+    gather = AttentionGatherer(
         program=program, layer=rows[-1], method=method, rows=tuple(rows), **more
     )
+    if method.takes == "gradients":
+        known = available.require(program, gather.label).tensors
+        if any(row.name not in known for row in rows):
+            raise available.missing(program, known, gather.label)
+    return gather
 
 
 def _all_rows(program: Program, method: Method) -> list[Layer]:
@@ -174,10 +173,11 @@ def _all_rows(program: Program, method: Method) -> list[Layer]:
                 f"not available: {reason}. With the name of another layer of scores, it shows that "
                 "layer alone."
             )
-    order = {
-        name: at for at, node in enumerate(program.graph.nodes) for name in node.writes if name
-    }
-    return sorted(of_patches, key=lambda row: order.get(str(row.tensor), -1))
+    try:
+        order = places(program.graph, [str(row.tensor) for row in of_patches])
+    except MissingTensorError as exc:
+        raise program.missing_tensor(exc.tensor) from exc
+    return sorted(of_patches, key=lambda row: order[str(row.tensor)])
 
 
 def _check_square(row: Layer, method: Method) -> None:

@@ -96,11 +96,13 @@ class Gatherer:
     def _evidence(self, feeds: Mapping[str, Any], target: Target | Targets) -> Evidence:
         if self.method.takes == "gradients":
             return self._differentiated(feeds, target)
-        if self.method.takes == "positions":
-            return self._masked(feeds, target)
-        if self.method.takes:
-            return self._perturbed(feeds, target)
-        return self._activated(feeds, target)
+        if not self.method.takes:
+            return self._activated(feeds, target)
+        changed = self._masked if self.method.takes == "positions" else self._perturbed
+        try:
+            return changed(feeds, target)
+        except IndependentScoresError:
+            return self._unmoved(feeds, target)
 
     def _damaged(self, what: str, shape: tuple[int, ...], layer: tuple[int, ...]) -> ModelFileError:
         """The error for a card that names tensors that do not belong together."""
@@ -185,10 +187,7 @@ class Gatherer:
             tensor = name = self.image(feeds, len(self.layer.shape) - 2 if known else 2)
         scores = find_scores(self.program, self.output)
         also = [self._tensor, self.output]
-        try:
-            tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
-        except IndependentScoresError:
-            return self._unmoved(feeds, target)
+        tries = Perturbation(self.program, {tensor: name}, scores, feeds, also)
         self._require_floats(tries, tensor, name)
         found, outputs = self._resolved(target, tries.values)
         maps = self._maps(tries.values[self._tensor])
@@ -214,10 +213,7 @@ class Gatherer:
         tensor, name = self._tensor, self.layer.name
         of_output = self.method.of_output
         scores = (scores_of if of_output else find_scores)(self.program, self.output)
-        try:
-            tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
-        except IndependentScoresError:
-            return self._unmoved(feeds, target)
+        tries = Perturbation(self.program, {tensor: name}, scores, feeds, [tensor, self.output])
         self._require_floats(tries, tensor, name)
         found, outputs = self._resolved(target, tries.values)
         values = tries.values[tensor]
@@ -244,13 +240,13 @@ class Gatherer:
             LayertapWarning,
             stacklevel=2,
         )
-        values = self.program.fetch([*dict.fromkeys([self._tensor, self.output])])(feeds)
-        found, outputs = self._resolved(target, values)
-        maps = np.zeros_like(self._maps(values[self._tensor]))
+        found = self._activated(feeds, target)
+        maps = np.zeros_like(found.activations)
         given: tuple[Any, ...] = (np.zeros(maps.shape[1:-1]),)
         if self.method.takes != "positions":  # the same score, whichever channel is changed
             given = (np.ones(maps.shape[-1]), 1.0)[: 2 if self.method.takes == "ablated" else 1]
-        return Evidence(maps, outputs, found, lambda _: [given] * found.weights.shape[1])
+        count = found.targets.weights.shape[1]
+        return found._replace(activations=maps, extras=lambda _: [given] * count)
 
     def _values(self, values: Mapping[str, Any]) -> Array:
         """The model's output, `(n, ..., classes)`."""

@@ -36,7 +36,7 @@ from .targets import Array, Target, Targets
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
-    from layertap._engine.program import Program
+    from layertap._engine.program import Fetch, Program
     from layertap.format.card import Gradients
 
 
@@ -173,19 +173,31 @@ def differentiate(
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
     scores = classes_last(program, gradients.output, values[gradients.output])
     found = seed.resolve(target, samples, scores, at)
-    # A value that is not an array (a sequence) cannot be fed, and is computed again.
-    given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
-    fetch = program.fetch(tensors, {**feeds, **given}, tuple(given))
+    fetch, feeds = from_starts(program, tensors, feeds, starts, values)
     if samples == 1 and gradients.broadcasts:
-        late = fetch({**feeds, **given, seed.name: seed.of(found, found.weights[0])})
+        late = fetch({**feeds, seed.name: seed.of(found, found.weights[0])})
         late = {name: value[None] for name, value in by_row(program, wanted, late).items()}
     else:
         runs = [
-            by_row(program, wanted, fetch({**feeds, **given, seed.name: seed.of(found, weights)}))
+            by_row(program, wanted, fetch({**feeds, seed.name: seed.of(found, weights)}))
             for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
     return _result(program, {**values, **late}, wanted, also, found)
+
+
+def from_starts(
+    program: Program,
+    tensors: Sequence[str],
+    feeds: Mapping[str, Any],
+    starts: Sequence[str],
+    values: Mapping[str, Any],
+) -> tuple[Fetch, dict[str, Any]]:
+    """What computes gradients from the values at `starts`, and its feeds without the weights."""
+    # A value that is not an array (a sequence) cannot be fed, and is computed again.
+    given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
+    feeds = {**feeds, **given}
+    return program.fetch(tensors, feeds, tuple(given)), feeds
 
 
 def _row_axis(program: Program, name: str, rank: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,17 +16,17 @@ import numpy as np
 from layertap._arguments import count, number
 from layertap._engine.empty import is_empty_batch, with_samples
 from layertap.errors import UsageError, suggest
-from layertap.format.select import as_selectors, is_single
+from layertap.format.select import as_selectors, is_integer, is_single
 
 from . import available
 from .axes import copies, sample_axis
-from .gradients import Seed, by_row, choose, prepare, starts_of
+from .gradients import Seed, by_row, choose, from_starts, prepare, starts_of
 from .scores import classes_last, labels_of
 from .targets import Array
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
-    from layertap._engine.program import Program
+    from layertap._engine.program import Fetch, Program
     from layertap.format.card import Gradients
 
 MAX_GB = 2.0
@@ -108,10 +107,9 @@ class _Jacobian:
             values = fetch(feeds)
             shape = classes_last(self._program, output, values[output]).shape[1:]
             chosen = Rows(self._rows, shape, labels_of(self._program, output))
-            # A value that is not an array (a sequence) cannot be fed, and is computed again.
-            given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
-            at = 0
-            for part in self._parts(feeds, given, chosen):
+            tensors, at = list(self._wanted.values()), 0
+            late, feeds = from_starts(self._program, tensors, feeds, starts, values)
+            for part in self._parts(late, feeds, chosen):
                 for name, value in part.items():
                     if name not in found:
                         found[name] = self._empty(name, value, chosen)
@@ -140,16 +138,14 @@ class _Jacobian:
         return np.empty(shape, value.dtype)
 
     def _parts(
-        self, feeds: Mapping[str, Any], given: Mapping[str, Any], chosen: Rows
+        self, fetch: Fetch, feeds: Mapping[str, Any], chosen: Rows
     ) -> Iterator[dict[str, Array]]:
         """Some rows at a time, by name of the layer, `(rows, *layer)`."""
-        tensors = list(self._wanted.values())
-        fetch = self._program.fetch(tensors, {**feeds, **given}, tuple(given))
         step = self._batch_size if self._gradients.broadcasts else 1
         for first in range(0, len(chosen.indices), step):
             weights, places = chosen.weights(slice(first, first + step))
             seed = self._seed(weights, places)
-            values = fetch({**feeds, **given, self._seed.name: seed})
+            values = fetch({**feeds, self._seed.name: seed})
             slopes = by_row(self._program, self._wanted, values)
             yield {name: slopes[tensor] for name, tensor in self._wanted.items()}
 
@@ -183,8 +179,8 @@ class Rows:
 
     def _is_one(self, rows: Any) -> bool:
         if isinstance(rows, tuple):
-            return len(self._scores) > 1 and all(_is_integer(one) for one in rows)
-        return isinstance(rows, str) or _is_integer(rows)
+            return len(self._scores) > 1 and all(is_integer(one) for one in rows)
+        return isinstance(rows, str) or is_integer(rows)
 
     def _index(self, row: Any) -> tuple[int, ...]:
         if isinstance(row, str):
@@ -192,8 +188,8 @@ class Rows:
                 near = suggest(row, self._labels)
                 raise UsageError(f"rows: no score is called {row!r}.{near} {self._expected}")
             return (self._labels.index(row),)
-        parts = [row] if _is_integer(row) else _items(row)
-        if len(parts) != len(self._scores) or not all(map(_is_integer, parts)):
+        parts = [row] if is_integer(row) else _items(row)
+        if len(parts) != len(self._scores) or not all(map(is_integer, parts)):
             raise UsageError(f"rows: {row!r} is not a score. {self._expected}")
         if any(not -size <= one < size for one, size in zip(parts, self._scores, strict=True)):
             raise UsageError(f"rows: {row!r} is out of range. {self._expected}")
@@ -219,10 +215,6 @@ class Rows:
         at = (along, *(chosen[:, axis] for axis in range(chosen.shape[1] - 1)))
         places[at] = 1
         return weights, places
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _items(rows: Any) -> list[Any]:

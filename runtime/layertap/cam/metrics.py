@@ -106,19 +106,11 @@ def deletion(
         InputError: maps or a baseline that do not fit the images.
         UsageError: invalid target.
     """
-    return _curve(
-        model,
-        inputs,
-        maps,
-        target,
-        steps,
-        baseline,
-        batch_size,
-        output,
-        preprocess,
-        at,
-        deleting=True,
+    steps = count("steps", steps)
+    trial = _Trial(
+        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess, at
     )
+    return trial.curve(steps, trial.images, trial.baseline)
 
 
 def insertion(
@@ -139,19 +131,11 @@ def insertion(
     The counterpart of `deletion`, from the same paper and with the same arguments. It starts from
     `baseline`; the paper uses the blurred image.
     """
-    return _curve(
-        model,
-        inputs,
-        maps,
-        target,
-        steps,
-        baseline,
-        batch_size,
-        output,
-        preprocess,
-        at,
-        deleting=False,
+    steps = count("steps", steps)
+    trial = _Trial(
+        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess, at
     )
+    return trial.curve(steps, trial.baseline, trial.images)
 
 
 def confidence(
@@ -190,41 +174,6 @@ def confidence(
         yield share * trial.images[sample] + (1 - share) * trial.baseline[sample]
 
     return Confidence(before=trial.before, after=trial.scores(kept, 1)[..., 0])
-
-
-def _curve(
-    model: HasProgram,
-    inputs: Any,
-    maps: npt.ArrayLike,
-    target: Target,
-    steps: int,
-    baseline: Any,
-    batch_size: int,
-    output: str | None,
-    preprocess: Recipe | None,
-    at: At | None,
-    *,
-    deleting: bool,
-) -> Curve:
-    steps = count("steps", steps)
-    trial = _Trial(
-        program_of(model), inputs, maps, target, baseline, batch_size, output, preprocess, at
-    )
-    positions = trial.maps[0, 0].size
-    counts = np.round(np.linspace(0, positions, steps + 1)).astype(int)
-
-    def changed(sample: int, at: int) -> Iterator[Array]:
-        order = np.argsort(-trial.maps[sample, at].ravel(), kind="stable")
-        image, blank = trial.images[sample], trial.baseline[sample]
-        before, after = (image, blank) if deleting else (blank, image)
-        flat = before.reshape(positions, -1).copy()
-        done = 0
-        for until in counts:
-            flat[order[done:until]] = after.reshape(positions, -1)[order[done:until]]
-            done = until
-            yield flat.reshape(image.shape).copy()
-
-    return Curve(fractions=counts / positions, scores=trial.scores(changed, steps + 1))
 
 
 class _Trial:
@@ -266,6 +215,23 @@ class _Trial:
     def _said(self, feeds: Mapping[str, Any]) -> Array:
         """The model's output, `(n, ..., classes)`."""
         return classes_last(self._program, self._output, self._fetch(feeds)[self._output])
+
+    def curve(self, steps: int, before: Array, after: Array) -> Curve:
+        """The curve from `before` to `after`, `(n, h, w, c)`: pixels change in the maps' order."""
+        positions = self.maps[0, 0].size
+        counts = np.round(np.linspace(0, positions, steps + 1)).astype(int)
+
+        def changed(sample: int, at: int) -> Iterator[Array]:
+            order = np.argsort(-self.maps[sample, at].ravel(), kind="stable")
+            flat = before[sample].reshape(positions, -1).copy()
+            done = 0
+            for until in counts:
+                chosen = order[done:until]
+                flat[chosen] = after[sample].reshape(positions, -1)[chosen]
+                done = until
+                yield flat.reshape(before.shape[1:]).copy()
+
+        return Curve(fractions=counts / positions, scores=self.scores(changed, steps + 1))
 
     def scores(
         self, changed: Callable[[int, int], Iterator[Array]], count: int

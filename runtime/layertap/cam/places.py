@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from layertap.errors import UsageError
+from layertap.format.select import is_integer
 from layertap.format.text import class_text
 
 At: TypeAlias = "int | Sequence[int] | npt.NDArray[Any]"
@@ -36,7 +36,7 @@ def weights_at(at: Any, sizes: Sequence[int]) -> npt.NDArray[np.float32]:
             "at is for scores at several places, as in a segmentation, (n, h, w, classes). This "
             "score has one place, (n, classes): leave out at."
         )
-    if isinstance(at, Integral) and not isinstance(at, bool):
+    if is_integer(at):
         at = [at]
     is_array = isinstance(at, np.ndarray)
     if is_array and (at.ndim != 1 or len(sizes) == 1):
@@ -46,7 +46,7 @@ def weights_at(at: Any, sizes: Sequence[int]) -> npt.NDArray[np.float32]:
             f"at must be a point, a box or a mask, got {class_text(at)}. {_expected(sizes)}"
         )
     indices = [one.item() if isinstance(one, np.generic) else one for one in at]
-    if not all(isinstance(one, Integral) and not isinstance(one, bool) for one in indices):
+    if not all(map(is_integer, indices)):
         raise UsageError(f"the indices in at must be integers, got {at!r}. {_expected(sizes)}")
     if len(indices) == len(sizes):
         box: list[Any] = [

@@ -45,50 +45,60 @@ class Scores(NamedTuple):
         return np.moveaxis(value, self.axis(value.ndim), -1)
 
 
+class _Part(NamedTuple):
+    """What scores are taken from, whose tensor is no output of the model."""
+
+    of: str
+    """The name of a layer, or of an output."""
+    channel: int | None
+    """The only channel of it; `None` for all."""
+    layer: Layer | None
+    """`None` for an output."""
+
+
+def _part(program: Program, output: str) -> _Part | None:
+    """What the scores in a tensor are taken from; `None` if that is an output of the model."""
+    gradients = available.find(program)
+    if gradients is None or gradients.output != output or gradients.of is None:
+        return None
+    layer = None
+    if all(info.name != gradients.of for info in program.outputs):
+        layer = next((layer for layer in program.layers if layer.name == gradients.of), None)
+    return _Part(gradients.of, gradients.channel, layer)
+
+
 def class_axis(program: Program, output: str, rank: int) -> int:
     """The axis of the classes: the last one in a model from Keras, and where the file of another
     framework has scores at several positions, that of the channels, as in `(n, classes, h, w)`; of
     a layer that is the score, the channels."""
-    gradients = available.find(program)
-    if gradients is None or gradients.output != output or gradients.of is None:
+    part = _part(program, output)
+    if part is None:
         return program.class_axis(output, rank)
-    layer = scored_layer(program, output)
-    if layer is None:  # one channel of an output, laid out as the output is
-        return program.class_axis(gradients.of, rank)
-    return program.channel_axis(str(layer.tensor), rank)
-
-
-def scored_layer(program: Program, output: str) -> Layer | None:
-    """The layer that the scores are taken from; `None` if they are an output of the model."""
-    gradients = available.find(program)
-    if gradients is None or gradients.output != output or gradients.of is None:
-        return None
-    if any(info.name == gradients.of for info in program.outputs):
-        return None
-    return next((layer for layer in program.layers if layer.name == gradients.of), None)
+    if part.layer is None:  # one channel of an output, laid out as the output is
+        return program.class_axis(part.of, rank)
+    return program.channel_axis(str(part.layer.tensor), rank)
 
 
 def labels_of(program: Program, output: str) -> Sequence[str] | None:
     """The names of the classes of an output; the channels of a layer have none."""
-    gradients, labels = available.find(program), program.labels
-    if gradients is None or gradients.output != output or gradients.of is None:
+    part, labels = _part(program, output), program.labels
+    if part is None or labels is None:
         return labels
-    if labels is None or gradients.channel is None or scored_layer(program, output) is not None:
+    if part.channel is None or part.layer is not None:
         return None
-    shapes = [info.shape for info in program.outputs if info.name == gradients.of]
-    widths = [shape[class_axis(program, gradients.of, len(shape))] for shape in shapes]
-    return labels[gradients.channel : gradients.channel + 1] if widths == [len(labels)] else None
+    shapes = [info.shape for info in program.outputs if info.name == part.of]
+    widths = [shape[class_axis(program, part.of, len(shape))] for shape in shapes]
+    return labels[part.channel : part.channel + 1] if widths == [len(labels)] else None
 
 
 def static_shape(program: Program, output: str) -> tuple[int | str | None, ...] | None:
     """The shape of the scores as the file states it; `None` if it does not."""
     shapes = {info.name: tuple(info.shape) for info in program.outputs}
-    layer = scored_layer(program, output)
-    gradients = available.find(program)
-    shape = shapes.get(output) if layer is None else tuple(layer.shape)
-    if shape is None and gradients is not None and gradients.output == output:
-        shape = shapes.get(gradients.of or "")
-    if not shape or gradients is None or gradients.output != output or gradients.channel is None:
+    part = _part(program, output)
+    if part is None:
+        return shapes.get(output)
+    shape = shapes.get(part.of) if part.layer is None else tuple(part.layer.shape)
+    if not shape or part.channel is None:
         return shape
     axis = class_axis(program, output, len(shape))
     return (*shape[:axis], 1, *shape[axis + 1 :])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from layertap.errors import ModelFileError, UsageError, suggest
+from layertap.format.select import is_integer
 
 from .places import At, weights_at
 
@@ -324,7 +324,7 @@ class _Classes:
     def _index(self, target: Any) -> int:
         if isinstance(target, str):
             return self._by_label(target)
-        if not isinstance(target, Integral) or isinstance(target, bool):
+        if not is_integer(target):
             raise UsageError(
                 f"{target!r} is not a valid target. Give a label or an index, or 'top'; or "
                 "weights of the classes as an array."

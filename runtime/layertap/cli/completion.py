@@ -46,6 +46,8 @@ def _words() -> Mapping[str, Sequence[str]]:
     from layertap.images.families import FAMILIES
     from layertap.view.colormaps import COLORMAPS
     from layertap.view.documents import FORMATS
+    from layertap.view.explained import SHOWS
+    from layertap.view.pictures import SCALES
 
     return {
         **dict.fromkeys(("--device", "--device-a", "--device-b"), ("auto", *DEVICES)),
@@ -56,8 +58,8 @@ def _words() -> Mapping[str, Sequence[str]]:
         "--dtype": DTYPES,
         "--class-input": CLASS_INPUTS,
         "--format": FORMATS,
-        "--scale": ("own", "common"),
-        "--show": ("figure", "overlay", "map"),
+        "--scale": SCALES,
+        "--show": SHOWS,
         "quantize --to": ("float16", "int8"),
     }
 

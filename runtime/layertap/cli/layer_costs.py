@@ -17,7 +17,7 @@ from layertap.measuring.splitting import SERVER_SPEED, Split, bytes_per_second
 from . import OK
 from .options import check_not_given, fitted_sizes, layer_selectors
 from .printing import show
-from .ready_batch import load_ready, ready_batch
+from .ready_batch import ready_or_given
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +76,4 @@ def _measured(args: argparse.Namespace) -> Any:
     """What `--measure` names; random numbers for `--split` alone."""
     if args.measure is None:
         return RANDOM if args.split is not None else None
-    if args.measure == RANDOM:
-        return RANDOM
-    ready = ready_batch([args.measure])
-    return args.measure if ready is None else load_ready(ready)
+    return ready_or_given(args.measure)

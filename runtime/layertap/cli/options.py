@@ -149,11 +149,8 @@ def parse_target(text: str, labels: Sequence[str]) -> str | int:
 
 def free_sizes(text: str) -> tuple[int, ...]:
     """Parse `128`, `HEIGHTxWIDTH` or `64x64x64`, as an argparse type; see `fitted_sizes`."""
-    try:
-        sizes = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        sizes = ()
-    if not sizes or any(size < 1 for size in sizes):
+    sizes = _sizes(text)
+    if not sizes:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size: give HEIGHTxWIDTH, for example 320x320, or one number"
         )
@@ -176,13 +173,18 @@ def fitted_sizes(
 
 def image_size(text: str) -> tuple[int, int]:
     """Parse `HEIGHTxWIDTH`, as an argparse type; `320` means `320x320`."""
-    parts = text.lower().split("x")
-    try:
-        sizes = [int(part) for part in parts]
-    except ValueError:
-        sizes = []
-    if len(sizes) not in (1, 2) or any(size < 1 for size in sizes):
+    sizes = _sizes(text)
+    if len(sizes) not in (1, 2):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size: give HEIGHTxWIDTH, for example 320x320"
         )
     return sizes[0], sizes[-1]
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Numbers with an `x` between them; none if one is no size."""
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        return ()
+    return sizes if min(sizes) > 0 else ()

@@ -51,6 +51,12 @@ def load_ready(path: str) -> Any:
     return loaded
 
 
+def ready_or_given(path: str) -> Any:
+    """The arrays of a ready batch; another path as it is."""
+    ready = ready_batch([path])
+    return path if ready is None else load_ready(ready)
+
+
 def files_key(names: Collection[str]) -> str:
     """The name of the array with the paths, which no array among `names` has."""
     key, number = FILES, 1

@@ -20,7 +20,7 @@ from layertap.measuring.receptive_field import (
 from . import OK
 from .options import check_not_given, layer_selectors
 from .printing import show
-from .ready_batch import load_ready, ready_batch
+from .ready_batch import ready_or_given
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,10 +41,7 @@ def run(args: argparse.Namespace) -> int:
     program = program_of(model)
     selectors = layer_selectors(args, model.layers)
     chosen = model.select(selectors, args.type)
-    measure = args.measure
-    if measure not in (None, "random"):
-        ready = ready_batch([measure])
-        measure = measure if ready is None else load_ready(ready)
+    measure = None if args.measure is None else ready_or_given(args.measure)
     fields = Fields(program, chosen, None, args.size, measure, args.preprocess)
     layers = [layer for layer in chosen if fields.has_positions(layer)]
     if not layers:

@@ -6,16 +6,14 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from layertap import _model
 from layertap._cut.reductions import check_dtype
 from layertap._engine.program import Program, program_of
 from layertap._engine.stopping import time_limit
-from layertap.cam.decoding import Named, best, with_labels
 from layertap.errors import LayerNotFoundError, UsageError
 from layertap.extract.asked import what_is_asked
 from layertap.extract.computing import Work
@@ -23,7 +21,6 @@ from layertap.extract.images import PreparedImage, in_batches, naming_images
 from layertap.extract.kept_rows import KeptRows
 from layertap.format.atomic import check_target
 from layertap.format.file_names import distinct_names
-from layertap.format.text import aligned, finite, printable, shape_text
 from layertap.view.sheets import SheetMaps, sheet_maps
 
 from . import OK, OWN, PARTLY_FAILED, STOPPED, Command
@@ -40,12 +37,11 @@ from .options import (
     check_positive,
     layer_selectors,
 )
+from .printed_results import Arrays, as_object, summary
 from .printing import show, tell
 from .ready_batch import load_ready, ready_batch, row_names
 from .result_files import check_suffix, write_results
 from .sheet_options import SheetOptions, add_sheet
-
-Arrays: TypeAlias = "dict[str, NDArray[Any]]"
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -142,10 +138,10 @@ def _fetch_and_write(args: argparse.Namespace) -> int:
             rows = [(ready, row) for row in range(len(rows))]
         written += _draw_sheets(files, parts, rows, maps, drawn, images=ready is None)
     if args.json:
-        show(json.dumps(_as_object(model, names, results, written, failures, args), indent=1))
+        show(json.dumps(as_object(model, names, results, written, failures, args), indent=1))
     elif not args.output and not args.sheet:
         table = attended(model, results, tokens)
-        show(_summary(model, names, results, args) + (f"\n\n{table}" if table else ""))
+        show(summary(model, names, results, args) + (f"\n\n{table}" if table else ""))
     return PARTLY_FAILED if failures else OK
 
 
@@ -292,100 +288,6 @@ def _draw_sheets(
             tell(f"wrote {files.folder / file}")
             written.append(str(files.folder / file))
     return written
-
-
-def _summary(
-    model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
-) -> str:
-    """The best classes per image for predictions with labels, or if `--top` asks for them; else
-    each array's shape and range."""
-    classes = _best_classes(model, names, results, args)
-    if classes is not None:
-        return "\n".join(
-            f"{printable(name)}: "
-            + ", ".join(f"{printable(label)} {score:.3f}" for label, score in row)
-            for name, row in zip(names, classes, strict=True)
-        )
-    if args.top is not None:
-        raise _no_classes(results)
-    head = ("name", "shape", "dtype", "min", "mean", "max")
-    return aligned([head, *(_cells(name, x) for name, x in results.items())], right={3, 4, 5})
-
-
-def _as_object(
-    model: _model.Model,
-    names: list[str],
-    results: Arrays,
-    written: list[str],
-    failures: list[str],
-    args: argparse.Namespace,
-) -> dict[str, Any]:
-    """What `--json` prints."""
-    classes = _best_classes(model, names, results, args)
-    if classes is None and args.top is not None:
-        raise _no_classes(results)
-    return {
-        "images": names,
-        "failed": failures,
-        "classes": classes
-        and [[{"name": name, "score": finite(score)} for name, score in row] for row in classes],
-        "results": [_result_as_object(name, value) for name, value in results.items()],
-        "written": written,
-    }
-
-
-def _result_as_object(name: str, value: Any) -> dict[str, Any]:
-    """A row of the table as JSON data; a sequence of tensors has a count and no shape."""
-    if not isinstance(value, np.ndarray):
-        return {"name": name, "dtype": "sequence", "tensors": len(value)}
-    numbers = dict(zip(("min", "mean", "max"), _extent(value), strict=False))
-    return {
-        "name": name,
-        "shape": list(value.shape),
-        "dtype": value.dtype.name,
-        **{key: finite(float(number)) for key, number in numbers.items()},
-    }
-
-
-def _no_classes(results: Arrays) -> UsageError:
-    shapes = ", ".join(f"{name} {shape_text(np.shape(x))}" for name, x in results.items())
-    return UsageError(
-        "--top needs a model with one output of class scores, (samples, classes); this one "
-        f"gives {shapes}."
-    )
-
-
-def _best_classes(
-    model: _model.Model, names: list[str], results: Arrays, args: argparse.Namespace
-) -> list[Named] | None:
-    """The best classes per image; `None` for layers, and for predictions that have no classes, or
-    no labels unless `--top` asks for classes."""
-    facts = program_of(model).finished
-    if args.layers or args.type or not names:
-        return None
-    if facts is not None and facts.scores in results:
-        results = {facts.scores: results[facts.scores]}
-    value = next(iter(results.values()))
-    if len(results) > 1 or np.ndim(value) != 2 or len(value) != len(names) or not value.shape[1]:
-        return None
-    scores, labels = with_labels(program_of(model), value)
-    return list(best(scores, labels, args.top or 5)) if labels or args.top is not None else None
-
-
-def _cells(name: str, value: Any) -> tuple[str, ...]:
-    """The cells of one result in the table."""
-    if not isinstance(value, np.ndarray):
-        return name, f"{len(value)} tensors", "sequence", "", "", ""
-    numbers = [f"{number:.6g}" for number in _extent(value)] or ["", "", ""]
-    return name, shape_text(value.shape), value.dtype.name, *numbers
-
-
-def _extent(value: NDArray[Any]) -> list[Any]:
-    """The smallest value, the mean and the largest; none of what is empty, or no numbers."""
-    if not value.size or value.dtype.kind not in "biuf":
-        return []
-    with np.errstate(all="ignore"):  # NaN and infinity are printed without a warning
-        return [function(value) for function in (np.min, np.mean, np.max)]
 
 
 COMMAND = Command(

@@ -81,7 +81,7 @@ def only(layers: Sequence[Layer], selector: str | int | Layer, outputs: Ways = d
     """
     if isinstance(selector, Layer):
         selector = selector.name
-    if _is_integer(selector):
+    if is_integer(selector):
         return _exposed(layers, _at(layers, int(selector)))
     if not isinstance(selector, str):
         raise _invalid(selector)
@@ -92,7 +92,7 @@ def is_single(layers: Sequence[Layer], selector: object) -> bool:
     """Whether `selector` is the name or index of exactly one layer; false for a list."""
     if isinstance(selector, str):
         return not (_is_pattern(layers, selector) or _word(layers, selector))
-    return isinstance(selector, Layer) or _is_integer(selector)
+    return isinstance(selector, Layer) or is_integer(selector)
 
 
 def parse_selector(text: str, layers: Sequence[Layer]) -> Selector:
@@ -128,7 +128,7 @@ def as_selectors(value: Any) -> Any:
     Raises:
         UsageError: the value is none of these, for example a float or a truth value.
     """
-    if value is None or isinstance(value, (str, slice, Layer, Mapping)) or _is_integer(value):
+    if value is None or isinstance(value, (str, slice, Layer, Mapping)) or is_integer(value):
         return value
     if isinstance(value, (bytes, bool)) or not isinstance(value, Iterable):
         raise _invalid(value)
@@ -145,7 +145,7 @@ def _invalid(selector: object) -> UsageError:
     )
 
 
-def _is_integer(value: object) -> bool:
+def is_integer(value: object) -> bool:
     """Whether it is an `int` or a numpy integer. A truth value is not an index."""
     if isinstance(value, int):
         return not isinstance(value, bool)

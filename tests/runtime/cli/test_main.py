@@ -59,6 +59,7 @@ def test_help_lists_every_command(option: str) -> None:
         "mask_options",
         "options",
         "picture_options",
+        "printed_results",
         "printing",
         "ready_batch",
         "receptive_fields",

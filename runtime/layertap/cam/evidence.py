@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from layertap._engine.program import outside
 from layertap.errors import LayertapWarning, ModelFileError, UsageError
 from layertap.format.layer import Layer
 
@@ -238,7 +239,7 @@ class Gatherer:
         warnings.warn(
             f"the scores do not depend on {self.layer.name!r}: its heat maps are 0.",
             LayertapWarning,
-            stacklevel=2,
+            stacklevel=outside(),
         )
         found = self._activated(feeds, target)
         maps = np.zeros_like(found.activations)

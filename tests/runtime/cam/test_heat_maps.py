@@ -701,5 +701,6 @@ def test_a_layer_that_the_scores_do_not_depend_on(name: str, resize: bool) -> No
     with pytest.warns(LayertapWarning, match=said) as warned:
         maps = model.cam(images, "aside", [0, 1], method=name, resize=resize)
     assert len(warned) == 1
+    assert warned[0].filename == __file__
     assert maps.shape == (2, 2, 8, 6)
     assert not maps.any()

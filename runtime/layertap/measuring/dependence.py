@@ -157,54 +157,69 @@ def _expand(op: Op, output: int) -> Reads:
 # --- Windows --------------------------------------------------------------------------------------
 
 
-def _per_axis(op: Op, name: str, count: int, default: int) -> tuple[int, ...]:
-    return op.numbers.get(name, (default,) * count)
+class _Window(NamedTuple):
+    """The window of a convolution or pooling along one axis of the space."""
+
+    axis: int
+    size: int
+    """Of the input."""
+    out: int
+    """Of the output."""
+    length: int
+    stride: int
+    dilation: int
+    pad: int
+    """Positions that are added before the first one."""
+    added: int
+    """Positions that a transposed convolution adds behind the last one."""
 
 
-def _kernel(op: Op, at: int) -> tuple[int, ...]:
-    if "kernel_shape" in op.numbers:
-        return op.numbers["kernel_shape"]
-    return op.shape(at)[2:]
+def _windows_of(op: Op) -> list[_Window]:
+    shape, out = op.shape(0), op.out()
+    lengths = op.numbers.get("kernel_shape") or op.shape(1)[2:]
+    count = len(lengths)
+
+    def per_axis(name: str, default: int) -> tuple[int, ...]:
+        return op.numbers.get(name, (default,) * count)[:count]
+
+    each = zip(
+        shape[2:],
+        out[2:],
+        lengths,
+        per_axis("strides", 1),
+        per_axis("dilations", 1),
+        per_axis("pads", 0),
+        per_axis("output_padding", 0),
+        strict=True,
+    )
+    return [_Window(axis, *values) for axis, values in enumerate(each, 2)]
 
 
 def _windows(op: Op, output: int) -> Reads:
     """Convolutions and poolings: samples, channels, space."""
-    shape, out = op.shape(0), op.out()
-    kernel = _kernel(op, 1)
-    count = len(kernel)
-    strides = _per_axis(op, "strides", count, 1)
-    dilations = _per_axis(op, "dilations", count, 1)
-    pads = _per_axis(op, "pads", 2 * count, 0)
-    same = op.texts.get("auto_pad", "")
+    shape, same = op.shape(0), op.texts.get("auto_pad", "")
     links: dict[int, Link] = {}
     if "Conv" in op.kind:
         links[1] = Whole(shape[1])
-    for at, length in enumerate(kernel):
-        size, start = shape[2 + at], pads[at]
+    for one in _windows_of(op):
+        start = one.pad
         if same.startswith("SAME"):
-            extent = (out[2 + at] - 1) * strides[at] + (length - 1) * dilations[at] + 1
-            start = (max(extent - size, 0) + (same == "SAME_LOWER")) // 2
-        links[2 + at] = Windows(size, length, strides[at], dilations[at], -start)
+            extent = (one.out - 1) * one.stride + (one.length - 1) * one.dilation + 1
+            start = (max(extent - one.size, 0) + (same == "SAME_LOWER")) // 2
+        links[one.axis] = Windows(one.size, one.length, one.stride, one.dilation, -start)
     yield 0, _same_axes(len(shape), links)
 
 
 def _transposed(op: Op, output: int) -> Reads:
-    shape, out = op.shape(0), op.out()
-    kernel = _kernel(op, 1)
-    count = len(kernel)
-    strides = _per_axis(op, "strides", count, 1)
-    dilations = _per_axis(op, "dilations", count, 1)
-    pads = _per_axis(op, "pads", 2 * count, 0)
-    added = _per_axis(op, "output_padding", count, 0)
-    same = op.texts.get("auto_pad", "")
+    shape, same = op.shape(0), op.texts.get("auto_pad", "")
     links: dict[int, Link] = {1: Whole(shape[1])}
-    for at, length in enumerate(kernel):
-        start, size = pads[at], shape[2 + at]
+    for one in _windows_of(op):
+        start = one.pad
         if same.startswith("SAME") or "output_shape" in op.numbers:
-            full = strides[at] * (size - 1) + added[at] + (length - 1) * dilations[at] + 1
-            total = full - out[2 + at]
+            full = one.stride * (one.size - 1) + one.added + (one.length - 1) * one.dilation + 1
+            total = full - one.out
             start = total // 2 if same == "SAME_UPPER" else total - total // 2
-        links[2 + at] = Spread(size, length, strides[at], dilations[at], -start)
+        links[one.axis] = Spread(one.size, one.length, one.stride, one.dilation, -start)
     yield 0, _same_axes(len(shape), links)
 
 

@@ -101,7 +101,7 @@ def controls(kind: str) -> Sequence[int]:
 
 def keeps_shape(kind: str) -> bool:
     """Whether the result of an operator has the shape of its first input."""
-    return _RULES.get(kind) is _same
+    return _RULES.get(kind) is _same or kind in _NORMALISING
 
 
 def reads_of(op: Op, output: int) -> Reads:
@@ -629,6 +629,12 @@ _CONTROLS: dict[str, Sequence[int]] = {
     "Squeeze": (1,),
     "Unsqueeze": (1,),
 }
+
+_NORMALISING = (
+    "CumSum GroupNormalization Hardmax InstanceNormalization LRN LayerNormalization LogSoftmax "
+    "LpNormalization MeanVarianceNormalization Softmax"
+).split()
+"""Operators that read several elements for each, and keep the shape."""
 
 _RULES: dict[str, Callable[[Op, int], Reads]] = {
     **dict.fromkeys(_SAME, _same),

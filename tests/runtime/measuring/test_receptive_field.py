@@ -149,6 +149,9 @@ CASES: dict[str, Any] = {
     "InstanceNormalization": one(
         "InstanceNormalization", IMAGE, positive("g", 2), positive("bb", 2)
     ),
+    "GroupNormalization": one(
+        "GroupNormalization", IMAGE, positive("g", 2), positive("bb", 2), num_groups=1, opset=21
+    ),
     "MeanVarianceNormalization": one("MeanVarianceNormalization", IMAGE, axes=[3]),
     "LRN": one("LRN", IMAGE, size=3),
     "BatchNormalization": one(

@@ -126,6 +126,12 @@ def _same_axes(rank: int, but: Mapping[int, Link] | None = None) -> list[Part]:
     return [Part((at,), (at,), (but or {}).get(at, SAME)) for at in range(rank)]
 
 
+def _whole(shape: Shape, axes: Iterable[int]) -> list[Part]:
+    """Each axis is linked to itself, but some are read as a whole."""
+    chosen = [at % len(shape) for at in axes]
+    return _same_axes(len(shape), {at: Whole(shape[at]) for at in chosen})
+
+
 # --- Single elements ------------------------------------------------------------------------------
 
 
@@ -221,11 +227,6 @@ def _transposed(op: Op, output: int) -> Reads:
             start = total // 2 if same == "SAME_UPPER" else total - total // 2
         links[one.axis] = Spread(one.size, one.length, one.stride, one.dilation, -start)
     yield 0, _same_axes(len(shape), links)
-
-
-def _global_pool(op: Op, output: int) -> Reads:
-    shape = op.shape(0)
-    yield 0, _same_axes(len(shape), {at: Whole(shape[at]) for at in range(2, len(shape))})
 
 
 def _blocks(op: Op, output: int) -> Reads:
@@ -479,9 +480,7 @@ def _over_axis(default: int) -> Callable[[Op, int], Reads]:
     """Every position along one axis reads all of them."""
 
     def rule(op: Op, output: int) -> Reads:
-        shape = op.shape(0)
-        axis = op.number("axis", default) % len(shape)
-        yield 0, _same_axes(len(shape), {axis: Whole(shape[axis])})
+        yield 0, _whole(op.shape(0), [op.number("axis", default)])
 
     return rule
 
@@ -500,30 +499,23 @@ def _from_axis(default: int) -> Callable[[Op, int], Reads]:
         first = op.number("axis", default) % len(shape)
         if output:  # mean and deviation
             raise UnknownReadsError("of which an output is read that is no result")
-        whole = {at: Whole(shape[at]) for at in range(first, len(shape))}
-        yield 0, _same_axes(len(shape), whole)
+        yield 0, _whole(shape, range(first, len(shape)))
 
     return rule
 
 
-def _over_axes(*default: int) -> Callable[[Op, int], Reads]:
-    def rule(op: Op, output: int) -> Reads:
-        shape = op.shape(0)
-        axes = op.numbers.get("axes", default or tuple(range(1, len(shape))))
-        yield 0, _same_axes(len(shape), {at % len(shape): Whole(shape[at]) for at in axes})
-
-    return rule
+def _mean_variance(op: Op, output: int) -> Reads:
+    yield 0, _whole(op.shape(0), op.numbers.get("axes", (0, 2, 3)))
 
 
-def _one_channel(op: Op, output: int) -> Reads:
-    """A normalisation of each channel over the space."""
+def _over_space(op: Op, output: int) -> Reads:
+    """A pooling or normalisation of each channel over the space."""
     shape = op.shape(0)
-    yield 0, _same_axes(len(shape), {at: Whole(shape[at]) for at in range(2, len(shape))})
+    yield 0, _whole(shape, range(2, len(shape)))
 
 
 def _over_channels(op: Op, output: int) -> Reads:
-    shape = op.shape(0)
-    yield 0, _same_axes(len(shape), {1: Whole(shape[1])})
+    yield 0, _whole(op.shape(0), [1])
 
 
 def _running(op: Op, output: int) -> Reads:
@@ -536,21 +528,16 @@ def _running(op: Op, output: int) -> Reads:
 
 
 def _matmul(op: Op, output: int) -> Reads:
-    first, second, rank = op.shape(0), op.shape(1), len(op.out())
-    before = rank - (len(first) > 1) - (len(second) > 1)
+    first, second, out = op.shape(0), op.shape(1), op.out()
+    before = len(out) - (len(first) > 1) - (len(second) > 1)
     """Axes of the result before those of the matrices."""
     for at, shape in enumerate((first, second)):
         summed = len(shape) - (1 if at == 0 or len(shape) == 1 else 2)
         parts = [Part((), (summed,), Whole(shape[summed]))]
-        kept = len(shape) - (2 if at == 0 else 1)
         if len(shape) > 1:
-            to = before if at == 0 else rank - 1
-            parts.append(Part((to,), (kept,), SAME))
-            out = op.out()
-            for axis in range(len(shape) - 2):
-                other = axis + before - (len(shape) - 2)
-                repeated = shape[axis] == 1 and out[other] != 1
-                parts.append(Part((other,), (axis,), REPEATED if repeated else SAME))
+            to, kept = (before, -2) if at == 0 else (len(out) - 1, -1)
+            parts.append(Part((to,), (len(shape) + kept,), SAME))
+            parts += _aligned(shape[:-2], out[:before])
         yield at, parts
 
 
@@ -641,7 +628,7 @@ _RULES: dict[str, Callable[[Op, int], Reads]] = {
     **dict.fromkeys(_BROADCAST, _broadcast),
     **dict.fromkeys(_REDUCE, _reduce),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool"), _windows),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _over_space),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
@@ -658,9 +645,9 @@ _RULES: dict[str, Callable[[Op, int], Reads]] = {
     "Gather": _gather,
     "Transpose": _transpose,
     "LayerNormalization": _from_axis(-1),
-    "InstanceNormalization": _one_channel,
-    "GroupNormalization": _over_axes(),
-    "MeanVarianceNormalization": _over_axes(0, 2, 3),
+    "InstanceNormalization": _over_space,
+    "GroupNormalization": _from_axis(1),
+    "MeanVarianceNormalization": _mean_variance,
     "LRN": _over_channels,
     "CumSum": _running,
     "MatMul": _matmul,

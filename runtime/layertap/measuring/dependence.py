@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.format.operators import BROADCAST, ELEMENTWISE, REDUCTIONS
+
 from .links import (
     REPEATED,
     SAME,
@@ -582,23 +584,6 @@ def _recurrent(op: Op, output: int) -> Reads:
     yield 0, [time, Part((samples,), (1,), SAME), Part((), (2,), Whole(shape[2]))]
 
 
-_SAME = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Cast CastLike Ceil Celu "
-    "Clip Cos Cosh DequantizeLinear Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity "
-    "IsInf IsNaN LeakyRelu Log Mish Neg Not QuantizeLinear Reciprocal Relu Round Selu Shrink "
-    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
-).split()
-
-_BROADCAST = (
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
-    "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
-).split()
-
-_REDUCE = (
-    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
-    "ReduceProd ReduceSum ReduceSumSquare"
-).split()
-
 SIZES_ONLY = frozenset({"Shape", "Size", "ConstantOfShape", "EyeLike"}) | {
     f"Random{kind}Like" for kind in ("Normal", "Uniform")
 }
@@ -624,9 +609,9 @@ _NORMALISING = (
 """Operators that read several elements for each, and keep the shape."""
 
 _RULES: dict[str, Callable[[Op, int], Reads]] = {
-    **dict.fromkeys(_SAME, _same),
-    **dict.fromkeys(_BROADCAST, _broadcast),
-    **dict.fromkeys(_REDUCE, _reduce),
+    **dict.fromkeys((*ELEMENTWISE, "BatchNormalization"), _same),
+    **dict.fromkeys(BROADCAST, _broadcast),
+    **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool"), _windows),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _over_space),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),

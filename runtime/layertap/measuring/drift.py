@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.errors import UsageError
 from layertap.format.text import Readable, class_text, number_of
 
@@ -42,8 +42,7 @@ class LayerDrift(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        values = {name: getattr(self, name) for name in self._names}
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+        return as_json(self)
 
 
 @public

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.format.text import Readable, megabytes
 
 from .columns import Column, count_text, in_order, table
@@ -47,8 +47,7 @@ class LayerCost(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        values = {name: getattr(self, name) for name in self._names}
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+        return as_json(self)
 
 
 @public

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.errors import InputError
 from layertap.format.atomic import replacing
 from layertap.format.text import Readable, number_of, shortened
@@ -67,7 +67,7 @@ class LayerValues(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        return {name: _plain(getattr(self, name)) for name in self._names}
+        return as_json(self)
 
 
 @public
@@ -294,10 +294,6 @@ COLUMNS = (
     Column("saturated", lambda row: len(row.saturated or ()), count_text, rare=True),
 )
 """The columns of the table, after index, name and class."""
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _checked(value: Any, kind: type[Any]) -> Any:

@@ -15,7 +15,7 @@ from layertap._arguments import count
 from layertap._engine.program import Program
 from layertap._escaping import one_line
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.errors import UsageError, suggest
 from layertap.format.layer import Layer
 from layertap.format.select import as_selectors, is_single
@@ -80,7 +80,7 @@ class ReceptiveField(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        return {name: _listed(getattr(self, name)) for name in self._names}
+        return as_json(self)
 
     def __str__(self) -> str:
         """For people."""
@@ -101,10 +101,6 @@ class ReceptiveField(Record):
         if self.measured is not None:
             lines.append(f"measured: {box_text(self.measured)}")
         return "\n".join(lines)
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def times(values: Sequence[float]) -> str:

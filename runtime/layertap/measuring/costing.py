@@ -23,15 +23,13 @@ from .layer_costs import LayerCost, LayerCosts
 from .operations import multiply_adds
 from .owners import Owners
 from .profiling import Profile, Ran, Tensor, profiled
-from .samples import sample
+from .samples import is_random, sample
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
 
 RUNS = 10
 """Timed runs, of which the medians are taken."""
-
-RANDOM = "random"
 
 WIDENED = "InsertedPrecisionFreeCast_"
 """How onnxruntime names a Cast to float32 that it adds: for the tensor that it reads."""
@@ -56,7 +54,7 @@ def layer_costs(
     if not outputs:
         raise UsageError(f"{program.name} has no outputs, so nothing in it costs anything.")
     inputs: Any = sample(program, size)
-    given = inputs if measure is None or _is_random(measure) else measure
+    given = inputs if measure is None or is_random(measure) else measure
     owners, crossings = Owners(program), Crossings(program)
     traced = profiled(program, outputs, inputs, runs=1, unoptimized=True).runs[0]
     sizes = {name: Tensor(str(value.dtype), value.shape) for name, value in inputs.items()}
@@ -103,10 +101,6 @@ def _selected(program: Program, layers: Any) -> list[Layer]:
     if not found:
         raise UsageError(f"{program.name} has no layers.")
     return found
-
-
-def _is_random(measure: Any) -> bool:
-    return isinstance(measure, str) and measure == RANDOM
 
 
 def _prepared(program: Program, given: Any, preprocess: Recipe | None) -> Mapping[str, Any]:

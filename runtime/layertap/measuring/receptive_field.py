@@ -23,7 +23,7 @@ from layertap.format.select import as_selectors, is_single
 from .influence import measured_box
 from .links import Reach
 from .reading_back import Walker
-from .samples import sample
+from .samples import is_random, sample
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
@@ -173,9 +173,8 @@ class Fields:
         """
         self._program = program
         self._input_name = self._checked(input_name)
-        self._measured_on = None
         inputs: Any = None
-        if measure is not None and not (isinstance(measure, str) and measure == "random"):
+        if measure is not None and not is_random(measure):
             needs = [*program.graph.inputs]
             inputs = program.prepare_arrays(needs, measure, preprocess)
         if inputs is None or size is not None:
@@ -227,9 +226,8 @@ class Fields:
         name = self._input(layer, found)
         own = [found[name][axis] for axis in self._positions(name)]
         windows = _windows(own)
-        exact = (
-            self._box(tensor, shape, dict(zip(space, place, strict=True)), name) if box else None
-        )
+        along_axes = dict(zip(space, place, strict=True))
+        exact = self._box(tensor, shape, along_axes, name) if box else None
         return ReceptiveField(
             layer=layer.name,
             input=name,
@@ -243,7 +241,7 @@ class Fields:
             at=place,
             box=exact,
             unclipped=_unclipped(windows, place) if windows else None,
-            measured=self._measured(tensor, dict(zip(space, place, strict=True)), name, exact),
+            measured=self._measured(tensor, along_axes, name, exact),
         )
 
     def _place(

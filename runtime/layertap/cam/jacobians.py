@@ -50,7 +50,10 @@ def jacobian(
     """See `Model.jacobian`."""
     batch_size, max_gb = count("batch_size", batch_size), number("max_gb", max_gb)
     gradients = available.require(program)
-    asked = _inputs(program, gradients) if layers is None else as_selectors(layers)
+    if layers is None:
+        asked = [*available.of_inputs(program, gradients, program.inputs).values()]
+    else:
+        asked = as_selectors(layers)
     wanted = choose(program, gradients, asked)
     if not wanted:
         return {}
@@ -62,19 +65,6 @@ def jacobian(
     values = {name: found[name][kept] for name in wanted}
     single = len(wanted) == 1 and (layers is None or is_single(program.layers, asked))
     return next(iter(values.values())) if single else values
-
-
-def _inputs(program: Program, gradients: Gradients) -> list[str]:
-    """The inputs that the file has a gradient for.
-
-    Raises:
-        LayerNotFoundError: there is none.
-    """
-    known = [info.name for info in program.inputs]
-    found = [name for name in known if name in gradients.tensors]
-    if not found:
-        raise available.missing(program, gradients.tensors, next(iter(known), "input"))
-    return found
 
 
 class _Jacobian:

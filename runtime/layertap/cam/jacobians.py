@@ -21,13 +21,13 @@ from layertap.format.select import as_selectors, is_single
 
 from . import available
 from .axes import copies, sample_axis
-from .gradients import Seed, by_row, choose, prepare, starts_of
+from .gradients import Seed, by_row, choose, from_starts, prepare, starts_of
 from .scores import classes_last, labels_of
 from .targets import Array
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
-    from layertap._engine.program import Program
+    from layertap._engine.program import Fetch, Program
     from layertap.format.card import Gradients
 
 MAX_GB = 2.0
@@ -98,10 +98,9 @@ class _Jacobian:
             values = fetch(feeds)
             shape = classes_last(self._program, output, values[output]).shape[1:]
             chosen = Rows(self._rows, shape, labels_of(self._program, output))
-            # A value that is not an array (a sequence) cannot be fed, and is computed again.
-            given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
+            fetch_late, fed = from_starts(self._program, self._wanted, feeds, starts, values)
             at = 0
-            for part in self._parts(feeds, given, chosen):
+            for part in self._parts(fetch_late, fed, chosen):
                 for name, value in part.items():
                     if name not in found:
                         found[name] = self._empty(name, value, chosen)
@@ -130,16 +129,14 @@ class _Jacobian:
         return np.empty(shape, value.dtype)
 
     def _parts(
-        self, feeds: Mapping[str, Any], given: Mapping[str, Any], chosen: Rows
+        self, fetch: Fetch, fed: Mapping[str, Any], chosen: Rows
     ) -> Iterator[dict[str, Array]]:
         """Some rows at a time, by name of the layer, `(rows, *layer)`."""
-        tensors = list(self._wanted.values())
-        fetch = self._program.fetch(tensors, {**feeds, **given}, tuple(given))
         step = self._batch_size if self._gradients.broadcasts else 1
         for first in range(0, len(chosen.indices), step):
             weights, places = chosen.weights(slice(first, first + step))
             seed = self._seed(weights, places)
-            values = fetch({**feeds, **given, self._seed.name: seed})
+            values = fetch({**fed, self._seed.name: seed})
             slopes = by_row(self._program, self._wanted, values)
             yield {name: slopes[tensor] for name, tensor in self._wanted.items()}
 

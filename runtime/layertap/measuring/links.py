@@ -35,15 +35,19 @@ class Reach(NamedTuple):
     """The node that mixes axes on the way, so that there is no size for all positions; `None` if
     there is none."""
 
-    def join(self, other: Reach) -> Reach:
-        """What is read on either of two ways."""
+    def join(self, other: Reach, node: int) -> Reach:
+        """What is read on either of two ways.
+
+        Args:
+            node: the index of the operator at which the other way begins.
+        """
         whole, mixed = _first(self.whole, other.whole), _first(self.mixed, other.mixed)
         if self.low is None or self.high is None:
             return other._replace(whole=whole, mixed=mixed)
         if other.low is None or other.high is None:
             return self._replace(whole=whole, mixed=mixed)
         if self.axis != other.axis:
-            return Reach(whole=whole, mixed=0 if mixed is None else mixed)
+            return Reach(whole=whole, mixed=node if mixed is None else mixed)
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Reach(self.axis, low, high, whole, mixed)
 

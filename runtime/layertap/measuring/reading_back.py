@@ -179,7 +179,7 @@ class Walker:
             tensor,
             marks,
             lambda link, items, node: link.marks(items),
-            np.logical_or,
+            lambda old, new, node: np.logical_or(old, new),
             lambda items: all(one.any() for one in items),
         )
 
@@ -202,7 +202,7 @@ class Walker:
         tensor: str,
         start: Sequence[T],
         ask: Ask[T],
-        join: Callable[[T, T], T],
+        join: Callable[[T, T, int], T],
         some: Callable[[Sequence[T]], bool],
     ) -> dict[str, list[T]]:
         states: dict[str, list[T]] = {tensor: [*start]}
@@ -217,7 +217,8 @@ class Walker:
                     if old is None or not some(old):
                         states[read.tensor] = found
                     elif some(found):  # not in the padding alone
-                        states[read.tensor] = [*map(join, old, found)]
+                        both = zip(old, found, strict=True)
+                        states[read.tensor] = [join(one, other, at) for one, other in both]
         return {name: state for name, state in states.items() if some(state)}
 
     def _reads(self, at: int, output: int) -> list[_Read]:

@@ -402,6 +402,19 @@ def test_what_mixes_positions_is_named() -> None:
     assert "no size: y mixes positions" in str(found)
 
 
+def test_ways_along_different_axes_are_named_where_they_part() -> None:
+    nodes = [
+        tiny.node("Relu", "x", "a"),
+        tiny.node("Conv", "a w", "b"),
+        tiny.node("Transpose", "b", "turned", perm=[0, 1, 3, 2]),
+        tiny.node("Add", "b turned", "y"),
+    ]
+    model = opened(made(nodes, (1, 2, 7, 6), KERNEL))
+    found = model.receptive_field("y", (0, 2))
+    assert (found.size, found.whole, found.mixed) == (None, None, "turned")
+    assert found.box == ((0, 5), (0, 4))
+
+
 def test_several_layers_are_a_dict_of_those_with_positions() -> None:
     nodes = [
         tiny.node("Conv", "x w", "a"),

@@ -109,3 +109,12 @@ class Record:
         shown = [(name, x) for name, x in values if name not in defaults or x != defaults[name]]
         text = ", ".join(f"{name}={value!r}" for name, value in shown)
         return f"{type(self).__qualname__}({text})"
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """The fields by name, with tuples as lists."""
+    return {name: _listed(getattr(record, name)) for name in record._names}
+
+
+def _listed(value: Any) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value

@@ -161,18 +161,11 @@ def _of_inputs(program: Program, gradients: Gradients, input_name: str | None) -
         LayerNotFoundError: the file has none.
         UsageError: no input has the given name.
     """
-    asked = None if input_name is None else choose_input(program, input_name)
-    layers = {row.tensor: row.name for row in program.layers}
-    found = {}
-    for info in program.inputs if asked is None else [asked]:
-        for name in (info.name, layers.get(info.name, info.name)):
-            if name in gradients.tensors:
-                found[info.name] = gradients.tensors[name]
-    if not program.inputs:
+    if input_name is None and not program.inputs:
         raise ModelFileError(f"{program.name} has no input, and so no attributions to one.")
-    if not found:
-        raise available.missing(program, gradients.tensors, (asked or program.inputs[0]).name)
-    return found
+    asked = program.inputs if input_name is None else [choose_input(program, input_name)]
+    named = available.of_inputs(program, gradients, asked)
+    return {name: gradients.tensors[key] for name, key in named.items()}
 
 
 def _targets(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from layertap.errors import LayerNotFoundError, ModelFileError
 
 if TYPE_CHECKING:
     from layertap._engine.program import Program
-    from layertap.format.card import Gradients
+    from layertap.format.card import Gradients, TensorInfo
 
 
 def find(program: Program) -> Gradients | None:
@@ -31,6 +31,30 @@ def require(program: Program, layer: str = "LAYER") -> Gradients:
     if gradients is None or not gradients.tensors:
         raise ModelFileError(f"{program.name} has no gradients. {_command(program, layer)}")
     return gradients
+
+
+def of_inputs(
+    program: Program, gradients: Gradients, inputs: Sequence[TensorInfo]
+) -> dict[str, str]:
+    """The inputs that the file has a gradient for, each with the name that it has there: its own,
+    or that of its layer.
+
+    Args:
+        inputs: the model's, or some of them.
+
+    Raises:
+        LayerNotFoundError: there is none.
+    """
+    layers = {row.tensor: row.name for row in program.layers}
+    found = {
+        info.name: name
+        for info in inputs
+        for name in (info.name, layers.get(info.name, info.name))
+        if name in gradients.tensors
+    }
+    if not found:
+        raise missing(program, gradients.tensors, inputs[0].name if inputs else "input")
+    return found
 
 
 def missing(program: Program, known: Iterable[str], name: str) -> LayerNotFoundError:

@@ -173,31 +173,17 @@ def differentiate(
     values = program.fetch([*dict.fromkeys([*also, gradients.output, *starts])])(feeds)
     scores = classes_last(program, gradients.output, values[gradients.output])
     found = seed.resolve(target, samples, scores, at)
-    fetch, feeds = from_starts(program, tensors, feeds, starts, values)
+    fetch, fed = from_starts(program, wanted, feeds, starts, values)
     if samples == 1 and gradients.broadcasts:
-        late = fetch({**feeds, seed.name: seed.of(found, found.weights[0])})
+        late = fetch({**fed, seed.name: seed.of(found, found.weights[0])})
         late = {name: value[None] for name, value in by_row(program, wanted, late).items()}
     else:
         runs = [
-            by_row(program, wanted, fetch({**feeds, seed.name: seed.of(found, weights)}))
+            by_row(program, wanted, fetch({**fed, seed.name: seed.of(found, weights)}))
             for weights in np.moveaxis(found.weights, 1, 0)
         ]
         late = {name: np.stack([run[name] for run in runs], axis=1) for name in tensors}
     return _result(program, {**values, **late}, wanted, also, found)
-
-
-def from_starts(
-    program: Program,
-    tensors: Sequence[str],
-    feeds: Mapping[str, Any],
-    starts: Sequence[str],
-    values: Mapping[str, Any],
-) -> tuple[Fetch, dict[str, Any]]:
-    """What computes gradients from the values at `starts`, and its feeds without the weights."""
-    # A value that is not an array (a sequence) cannot be fed, and is computed again.
-    given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
-    feeds = {**feeds, **given}
-    return program.fetch(tensors, feeds, tuple(given)), feeds
 
 
 def _row_axis(program: Program, name: str, rank: int) -> int:
@@ -386,3 +372,24 @@ def _starts(program: Program, gradients: Gradients, wanted: Mapping[str, str]) -
     first = boundary.earliest(graph, boundary.sources(graph, ends))
     plan = program.plan(list(wanted.values()))
     return sorted(first | boundary.bypassing(graph, plan, first | {gradients.weights}))
+
+
+def from_starts(
+    program: Program,
+    wanted: Mapping[str, str],
+    feeds: Mapping[str, Any],
+    starts: Iterable[str],
+    values: Mapping[str, Any],
+) -> tuple[Fetch, dict[str, Any]]:
+    """What computes the gradients from the tensors of `starts_of`, and what it is fed but weights.
+
+    Args:
+        wanted: tensors of gradients, by name of the layer or input.
+        feeds: values by input name.
+        starts: from `starts_of`.
+        values: those of the starts.
+    """
+    # A value that is not an array (a sequence) cannot be fed, and is computed again.
+    given = {name: values[name] for name in starts if hasattr(values[name], "dtype")}
+    fed = {**feeds, **given}
+    return program.fetch(list(wanted.values()), fed, tuple(given)), fed

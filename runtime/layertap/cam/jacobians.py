@@ -49,7 +49,10 @@ def jacobian(
     """See `Model.jacobian`."""
     batch_size, max_gb = count("batch_size", batch_size), number("max_gb", max_gb)
     gradients = available.require(program)
-    asked = _inputs(program, gradients) if layers is None else as_selectors(layers)
+    if layers is None:
+        asked = [*available.of_inputs(program, gradients, program.inputs).values()]
+    else:
+        asked = as_selectors(layers)
     wanted = choose(program, gradients, asked)
     if not wanted:
         return {}
@@ -61,19 +64,6 @@ def jacobian(
     values = {name: found[name][kept] for name in wanted}
     single = len(wanted) == 1 and (layers is None or is_single(program.layers, asked))
     return next(iter(values.values())) if single else values
-
-
-def _inputs(program: Program, gradients: Gradients) -> list[str]:
-    """The inputs that the file has a gradient for.
-
-    Raises:
-        LayerNotFoundError: there is none.
-    """
-    known = [info.name for info in program.inputs]
-    found = [name for name in known if name in gradients.tensors]
-    if not found:
-        raise available.missing(program, gradients.tensors, next(iter(known), "input"))
-    return found
 
 
 class _Jacobian:
@@ -107,9 +97,9 @@ class _Jacobian:
             values = fetch(feeds)
             shape = classes_last(self._program, output, values[output]).shape[1:]
             chosen = Rows(self._rows, shape, labels_of(self._program, output))
-            tensors, at = list(self._wanted.values()), 0
-            late, feeds = from_starts(self._program, tensors, feeds, starts, values)
-            for part in self._parts(late, feeds, chosen):
+            fetch_late, fed = from_starts(self._program, self._wanted, feeds, starts, values)
+            at = 0
+            for part in self._parts(fetch_late, fed, chosen):
                 for name, value in part.items():
                     if name not in found:
                         found[name] = self._empty(name, value, chosen)
@@ -138,14 +128,14 @@ class _Jacobian:
         return np.empty(shape, value.dtype)
 
     def _parts(
-        self, fetch: Fetch, feeds: Mapping[str, Any], chosen: Rows
+        self, fetch: Fetch, fed: Mapping[str, Any], chosen: Rows
     ) -> Iterator[dict[str, Array]]:
         """Some rows at a time, by name of the layer, `(rows, *layer)`."""
         step = self._batch_size if self._gradients.broadcasts else 1
         for first in range(0, len(chosen.indices), step):
             weights, places = chosen.weights(slice(first, first + step))
             seed = self._seed(weights, places)
-            values = fetch({**feeds, self._seed.name: seed})
+            values = fetch({**fed, self._seed.name: seed})
             slopes = by_row(self._program, self._wanted, values)
             yield {name: slopes[tensor] for name, tensor in self._wanted.items()}
 

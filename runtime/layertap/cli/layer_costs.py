@@ -10,8 +10,9 @@ from layertap import _model
 from layertap._engine.program import program_of
 from layertap.errors import UsageError
 from layertap.measuring.columns import check_title
-from layertap.measuring.costing import RANDOM, RUNS, layer_costs
+from layertap.measuring.costing import RUNS, layer_costs
 from layertap.measuring.layer_costs import COLUMNS, TIMED
+from layertap.measuring.samples import RANDOM
 from layertap.measuring.splitting import SERVER_SPEED, Split, bytes_per_second
 
 from . import OK

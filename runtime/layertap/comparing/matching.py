@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,8 +109,15 @@ def no_layer_selected() -> UsageError:
 
 def as_computed(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Tensors of a file in the order in which it computes them."""
+    return sorted(tensors, key=when_computed(program, tensors))
+
+
+def when_computed(
+    program: Program, tensors: Sequence[Tensor]
+) -> Callable[[Tensor], tuple[int, int]]:
+    """What sorts tensors of a file into the order in which it computes them."""
     at = places(program.graph, [one.tensor for one in tensors])
-    return sorted(tensors, key=lambda one: (at[one.tensor], one.place))
+    return lambda one: (at[one.tensor], one.place)
 
 
 def inside_first(layers: Sequence[Layer]) -> list[Layer]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from layertap._cut.plan import peel, places
+from layertap._cut.plan import peel
 from layertap._engine.library import available_threads, import_onnxruntime
 from layertap._engine.program import Program
 from layertap.cam.scores import ends_in_activation
@@ -31,7 +31,7 @@ from . import sizes
 from .classes import best_classes
 from .comparison import Comparison, device_text
 from .inputs import Batch, Sides, batches
-from .matching import Matches, Pair, Tensor, match, no_layer_selected, tensors_of
+from .matching import Matches, Pair, Tensor, match, no_layer_selected, tensors_of, when_computed
 from .measures import Accumulated
 from .row import LayerComparison
 from .sizes import bytes_of_layers
@@ -72,7 +72,8 @@ def compare_programs(
         failed: called with each image that cannot be read, and the reason; it is left out then.
     """
     matches = matched(a, b, layers)
-    pairs = in_order_of(b, matches.pairs)
+    when = when_computed(b, [pair.b for pair in matches.pairs])
+    pairs = sorted(matches.pairs, key=lambda pair: when(pair.b))
     plans = [
         program.plan([tensor.tensor for tensor in tensors])
         for program, tensors in ((a, [p.a for p in pairs]), (b, [p.b for p in pairs]))
@@ -162,12 +163,6 @@ def _nothing_shared(a: Program, b: Program, found: Matches) -> str:
         f"{a.name} and {b.name} share no layer: {few[0] or 'no layers'}, ... in one, "
         f"{few[1] or 'no layers'}, ... in the other. Compare two files of one model."
     )
-
-
-def in_order_of(program: Program, pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs in the order in which the second file computes them."""
-    at = places(program.graph, [pair.b.tensor for pair in pairs])
-    return sorted(pairs, key=lambda pair: (at[pair.b.tensor], pair.b.place))
 
 
 class _Measured:

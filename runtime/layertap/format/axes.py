@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 from .card import TensorInfo
 from .graph import Dims, Graph, Node, element_type, read_types
 from .layer import Axes, Layer
-from .operators import STANDARD_DOMAINS
+from .operators import BROADCAST, ELEMENTWISE, REDUCTIONS, STANDARD_DOMAINS
 from .wire import LEN, VARINT, Buffer, Span, WireError, fields, find, integer, integers, text
 
 SPACE = {1: "T", 2: "HW", 3: "DHW"}
@@ -649,31 +649,19 @@ _IMAGES = frozenset(
 """Their channels are the second axis, or the last one if they say so."""
 
 _SAME = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BiasGelu BitwiseNot Cast CastLike Ceil Celu Clip Cos "
-    "Cosh CumSum DequantizeLinear Dropout DynamicQuantizeLinear Elu Erf Exp FastGelu Floor Gelu "
-    "HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LayerNormalization LeakyRelu Log "
-    "LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Not Pad QuantizeLinear "
-    "QuickGelu Reciprocal Relu Resize ReverseSequence Round ScatterElements ScatterND Selu Shrink "
-    "Sigmoid Sign SimplifiedLayerNormalization Sin Sinh SkipLayerNormalization Slice Softmax "
-    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Tile TopK Trilu Upsample"
+    "BiasGelu CumSum DynamicQuantizeLinear FastGelu Hardmax LayerNormalization LogSoftmax "
+    "LpNormalization MeanVarianceNormalization Pad QuickGelu Resize ReverseSequence "
+    "ScatterElements ScatterND SimplifiedLayerNormalization SkipLayerNormalization Slice Softmax "
+    "Tile TopK Upsample"
 ).split()
-
-_BROADCAST = (
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Expand Greater GreaterOrEqual Less "
-    "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
-).split()
-
-_REDUCE = (
-    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
-    "ReduceProd ReduceSum ReduceSumSquare"
-).split()
+"""Operators that keep the meaning of their first input's axes, besides the elementwise ones."""
 
 _RULES: dict[str, Callable[[_Inference, _Op], None]] = {
     **dict.fromkeys(_IMAGES, _Inference.images),
     **dict.fromkeys(("ReorderInput", "ReorderOutput"), _Inference.reorder),
-    **dict.fromkeys(_SAME, _Inference.same),
-    **dict.fromkeys(_BROADCAST, _Inference.broadcast),
-    **dict.fromkeys(_REDUCE, _Inference.reduce),
+    **dict.fromkeys((*ELEMENTWISE, *_SAME), _Inference.same),
+    **dict.fromkeys((*BROADCAST, "Expand"), _Inference.broadcast),
+    **dict.fromkeys(REDUCTIONS, _Inference.reduce),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _Inference.recurrent),
     **dict.fromkeys(("MatMul", "MatMulInteger"), _Inference.matmul),
     "Concat": _Inference.concat,

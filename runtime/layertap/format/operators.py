@@ -1,4 +1,4 @@
-"""Operators that keep the values of a tensor, and the final activation that they may follow.
+"""Kinds of operators, and the final activation of a model with what may follow it.
 
 The exporter and the runtime both read this module, so that both mean the same tensor by "the
 scores of the classes".
@@ -17,6 +17,26 @@ MOVERS = (*VIEWS, "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast")
 
 FINAL_ACTIVATIONS = ("Sigmoid", "Softmax", "LogSoftmax")
 """Operators that turn logits into probabilities, or into their logarithms."""
+
+ELEMENTWISE = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh "
+    "DequantizeLinear Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN "
+    "LeakyRelu Log Mish Neg Not QuantizeLinear Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin "
+    "Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
+).split()
+"""Operators whose result has, at each place, a function of their first input's value there."""
+
+BROADCAST = (
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
+    "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
+).split()
+"""Operators that work on several inputs element by element, aligned at their last axes."""
+
+REDUCTIONS = (
+    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
+    "ReduceProd ReduceSum ReduceSumSquare"
+).split()
+"""Operators that make one value of all along some axes."""
 
 STANDARD_DOMAINS = ("", "ai.onnx")
 """The two names of ONNX's own operator set."""

@@ -15,22 +15,21 @@ from layertap._engine.program import Program
 from layertap.errors import UsageError
 from layertap.format.graph import Node
 from layertap.format.layer import ITEM_BYTES, Layer
+from layertap.format.operators import MOVERS
 from layertap.format.wire import content, find_text
 
-from .crossing import Crossings, Movers, Place, layers_of
+from .crossing import Crossings, Place, Sources, layers_of
 from .layer_costs import LayerCost, LayerCosts
 from .operations import multiply_adds
 from .owners import Owners
 from .profiling import Profile, Ran, Tensor, profiled
-from .samples import sample
+from .samples import is_random, sample
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
 
 RUNS = 10
 """Timed runs, of which the medians are taken."""
-
-RANDOM = "random"
 
 WIDENED = "InsertedPrecisionFreeCast_"
 """How onnxruntime names a Cast to float32 that it adds: for the tensor that it reads."""
@@ -55,7 +54,7 @@ def layer_costs(
     if not outputs:
         raise UsageError(f"{program.name} has no outputs, so nothing in it costs anything.")
     inputs: Any = sample(program, size)
-    given = inputs if measure is None or _is_random(measure) else measure
+    given = inputs if measure is None or is_random(measure) else measure
     owners, crossings = Owners(program), Crossings(program)
     traced = profiled(program, outputs, inputs, runs=1, unoptimized=True).runs[0]
     sizes = {name: Tensor(str(value.dtype), value.shape) for name, value in inputs.items()}
@@ -104,10 +103,6 @@ def _selected(program: Program, layers: Any) -> list[Layer]:
     return found
 
 
-def _is_random(measure: Any) -> bool:
-    return isinstance(measure, str) and measure == RANDOM
-
-
 def _prepared(program: Program, given: Any, preprocess: Recipe | None) -> Mapping[str, Any]:
     """What is run: the inputs by name."""
     needs = list(program.graph.inputs)
@@ -140,8 +135,9 @@ class _Table:
         """Tensors at which nothing can be cut."""
         self._inside = _inside(program.layers)
         self._dtypes = {layer.name: layer.dtype for layer in program.layers}
-        self._movers = Movers(program.graph)
-        self._moved = {self._movers.source(name): size for name, size in sizes.items()}
+        self._unmoved = Sources(program.graph, MOVERS).of
+        """What a tensor was computed as, before it was only moved."""
+        self._moved = {self._unmoved(name): size for name, size in sizes.items()}
         kept = [at for at in crossings.kept if owners.of_node[at] is not None]
         self._kept = np.array(kept, np.int64)
         self._owners = np.array([owners.of_node[at] for at in kept], np.int64)
@@ -193,7 +189,7 @@ class _Table:
             return found.nbytes
         # onnxruntime did not compute it, but perhaps a tensor with its values in another shape or
         # dtype: it leaves out casts from float16 to float32 and back.
-        moved = self._moved.get(self._movers.source(tensor))
+        moved = self._moved.get(self._unmoved(tensor))
         item = ITEM_BYTES.get(self._dtypes.get(self._layers.get(source, ""), ""))
         return moved.elements * item if moved is not None and item else None
 

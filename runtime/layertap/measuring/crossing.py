@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from layertap._engine.program import Program
 from layertap.format.graph import Graph, Node
 from layertap.format.layer import Layer
-from layertap.format.operators import MOVERS, VIEWS, is_one_of
+from layertap.format.operators import VIEWS, is_one_of
 
 
 class Place(NamedTuple):
@@ -21,6 +21,26 @@ class Place(NamedTuple):
     """By node of the file, whether it is computed before the cut."""
     tensors: tuple[str, ...]
     """The tensors that cross, each once, however it is transposed."""
+
+
+class Sources:
+    """Which tensors have the values of others."""
+
+    def __init__(self, graph: Graph, op_types: Sequence[str]) -> None:
+        """
+        Args:
+            graph: the file's.
+            op_types: operators whose result has the values of their first input: `VIEWS`, `MOVERS`.
+        """
+        self._source: dict[str, str] = {}
+        for node in graph.nodes:
+            if is_one_of(node, op_types) and node.reads and node.writes:
+                source = node.reads[0]
+                self._source[node.writes[0]] = self._source.get(source, source)
+
+    def of(self, tensor: str) -> str:
+        """The tensor that these values were computed as, which may be itself."""
+        return self._source.get(tensor, tensor)
 
 
 class Crossings:
@@ -39,13 +59,11 @@ class Crossings:
         self._makers = {name: at for at, node in enumerate(nodes) for name in node.writes}
         self._nodes = nodes
         live: set[str] = set(graph.inputs)
-        self._source: dict[str, str] = {}
+        self.source = Sources(graph, VIEWS).of
+        """What a tensor is a view of, which may be itself."""
         for node in nodes:
             if not live.isdisjoint(node.reads) or _draws(node):
                 live.update(node.writes)
-            if is_one_of(node, VIEWS) and node.reads and node.writes:
-                source = node.reads[0]
-                self._source[node.writes[0]] = self._source.get(source, source)
         readers: dict[str, list[int]] = {}
         for at in self.kept:
             node = nodes[at]
@@ -62,10 +80,6 @@ class Crossings:
         self._counts = np.array([len(one) for one in flat], np.int64)
         self._readers = np.array([at for one in flat for at in one], np.int64)
         self._starts = np.concatenate(([0], np.cumsum(self._counts)[:-1])).astype(np.int64)
-
-    def source(self, tensor: str) -> str:
-        """What a tensor is a view of, which may be itself."""
-        return self._source.get(tensor, tensor)
 
     def after(self, tensors: Iterable[str]) -> Place:
         """The place after some tensors and all that they are computed from."""
@@ -88,21 +102,6 @@ class Crossings:
         crosses = before[self._written] & ((read_before < self._counts) | self._ends)
         names = tuple(self._tensors[at] for at in np.flatnonzero(crosses))
         return Place(before[:-1], names)
-
-
-class Movers:
-    """Which tensors have the values of others, in another shape, order of axes or dtype."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._source: dict[str, str] = {}
-        for node in graph.nodes:
-            if is_one_of(node, MOVERS) and node.reads and node.writes:
-                source = node.reads[0]
-                self._source[node.writes[0]] = self._source.get(source, source)
-
-    def source(self, tensor: str) -> str:
-        """The tensor that these values were computed as, which may be itself."""
-        return self._source.get(tensor, tensor)
 
 
 def _draws(node: Node) -> bool:

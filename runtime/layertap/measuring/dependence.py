@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from layertap.format.operators import BROADCAST, ELEMENTWISE, REDUCTIONS
+
 from .links import (
     REPEATED,
     SAME,
@@ -101,7 +103,7 @@ def controls(kind: str) -> Sequence[int]:
 
 def keeps_shape(kind: str) -> bool:
     """Whether the result of an operator has the shape of its first input."""
-    return _RULES.get(kind) is _same
+    return _RULES.get(kind) is _same or kind in _NORMALISING
 
 
 def reads_of(op: Op, output: int) -> Reads:
@@ -124,6 +126,12 @@ def everything(shape: Shape) -> list[Part]:
 def _same_axes(rank: int, but: Mapping[int, Link] | None = None) -> list[Part]:
     """Each axis is linked to itself, some in a way of their own."""
     return [Part((at,), (at,), (but or {}).get(at, SAME)) for at in range(rank)]
+
+
+def _whole(shape: Shape, axes: Iterable[int]) -> list[Part]:
+    """Each axis is linked to itself, but some are read as a whole."""
+    chosen = [at % len(shape) for at in axes]
+    return _same_axes(len(shape), {at: Whole(shape[at]) for at in chosen})
 
 
 # --- Single elements ------------------------------------------------------------------------------
@@ -157,60 +165,70 @@ def _expand(op: Op, output: int) -> Reads:
 # --- Windows --------------------------------------------------------------------------------------
 
 
-def _per_axis(op: Op, name: str, count: int, default: int) -> tuple[int, ...]:
-    return op.numbers.get(name, (default,) * count)
+class _Window(NamedTuple):
+    """The window of a convolution or pooling along one axis of the space."""
+
+    axis: int
+    size: int
+    """Of the input."""
+    out: int
+    """Of the output."""
+    length: int
+    stride: int
+    dilation: int
+    pad: int
+    """Positions that are added before the first one."""
+    added: int
+    """Positions that a transposed convolution adds behind the last one."""
 
 
-def _kernel(op: Op, at: int) -> tuple[int, ...]:
-    if "kernel_shape" in op.numbers:
-        return op.numbers["kernel_shape"]
-    return op.shape(at)[2:]
+def _windows_of(op: Op) -> list[_Window]:
+    shape, out = op.shape(0), op.out()
+    lengths = op.numbers.get("kernel_shape") or op.shape(1)[2:]
+    count = len(lengths)
+
+    def per_axis(name: str, default: int) -> tuple[int, ...]:
+        return op.numbers.get(name, (default,) * count)[:count]
+
+    each = zip(
+        shape[2:],
+        out[2:],
+        lengths,
+        per_axis("strides", 1),
+        per_axis("dilations", 1),
+        per_axis("pads", 0),
+        per_axis("output_padding", 0),
+        strict=True,
+    )
+    return [_Window(axis, *values) for axis, values in enumerate(each, 2)]
 
 
 def _windows(op: Op, output: int) -> Reads:
     """Convolutions and poolings: samples, channels, space."""
-    shape, out = op.shape(0), op.out()
-    kernel = _kernel(op, 1)
-    count = len(kernel)
-    strides = _per_axis(op, "strides", count, 1)
-    dilations = _per_axis(op, "dilations", count, 1)
-    pads = _per_axis(op, "pads", 2 * count, 0)
-    same = op.texts.get("auto_pad", "")
+    shape, same = op.shape(0), op.texts.get("auto_pad", "")
     links: dict[int, Link] = {}
     if "Conv" in op.kind:
         links[1] = Whole(shape[1])
-    for at, length in enumerate(kernel):
-        size, start = shape[2 + at], pads[at]
+    for one in _windows_of(op):
+        start = one.pad
         if same.startswith("SAME"):
-            extent = (out[2 + at] - 1) * strides[at] + (length - 1) * dilations[at] + 1
-            start = (max(extent - size, 0) + (same == "SAME_LOWER")) // 2
-        links[2 + at] = Windows(size, length, strides[at], dilations[at], -start)
+            extent = (one.out - 1) * one.stride + (one.length - 1) * one.dilation + 1
+            start = (max(extent - one.size, 0) + (same == "SAME_LOWER")) // 2
+        links[one.axis] = Windows(one.size, one.length, one.stride, one.dilation, -start)
     yield 0, _same_axes(len(shape), links)
 
 
 def _transposed(op: Op, output: int) -> Reads:
-    shape, out = op.shape(0), op.out()
-    kernel = _kernel(op, 1)
-    count = len(kernel)
-    strides = _per_axis(op, "strides", count, 1)
-    dilations = _per_axis(op, "dilations", count, 1)
-    pads = _per_axis(op, "pads", 2 * count, 0)
-    added = _per_axis(op, "output_padding", count, 0)
-    same = op.texts.get("auto_pad", "")
+    shape, same = op.shape(0), op.texts.get("auto_pad", "")
     links: dict[int, Link] = {1: Whole(shape[1])}
-    for at, length in enumerate(kernel):
-        start, size = pads[at], shape[2 + at]
+    for one in _windows_of(op):
+        start = one.pad
         if same.startswith("SAME") or "output_shape" in op.numbers:
-            full = strides[at] * (size - 1) + added[at] + (length - 1) * dilations[at] + 1
-            total = full - out[2 + at]
+            full = one.stride * (one.size - 1) + one.added + (one.length - 1) * one.dilation + 1
+            total = full - one.out
             start = total // 2 if same == "SAME_UPPER" else total - total // 2
-        links[2 + at] = Spread(size, length, strides[at], dilations[at], -start)
+        links[one.axis] = Spread(one.size, one.length, one.stride, one.dilation, -start)
     yield 0, _same_axes(len(shape), links)
-
-
-def _global_pool(op: Op, output: int) -> Reads:
-    shape = op.shape(0)
-    yield 0, _same_axes(len(shape), {at: Whole(shape[at]) for at in range(2, len(shape))})
 
 
 def _blocks(op: Op, output: int) -> Reads:
@@ -464,9 +482,7 @@ def _over_axis(default: int) -> Callable[[Op, int], Reads]:
     """Every position along one axis reads all of them."""
 
     def rule(op: Op, output: int) -> Reads:
-        shape = op.shape(0)
-        axis = op.number("axis", default) % len(shape)
-        yield 0, _same_axes(len(shape), {axis: Whole(shape[axis])})
+        yield 0, _whole(op.shape(0), [op.number("axis", default)])
 
     return rule
 
@@ -485,30 +501,23 @@ def _from_axis(default: int) -> Callable[[Op, int], Reads]:
         first = op.number("axis", default) % len(shape)
         if output:  # mean and deviation
             raise UnknownReadsError("of which an output is read that is no result")
-        whole = {at: Whole(shape[at]) for at in range(first, len(shape))}
-        yield 0, _same_axes(len(shape), whole)
+        yield 0, _whole(shape, range(first, len(shape)))
 
     return rule
 
 
-def _over_axes(*default: int) -> Callable[[Op, int], Reads]:
-    def rule(op: Op, output: int) -> Reads:
-        shape = op.shape(0)
-        axes = op.numbers.get("axes", default or tuple(range(1, len(shape))))
-        yield 0, _same_axes(len(shape), {at % len(shape): Whole(shape[at]) for at in axes})
-
-    return rule
+def _mean_variance(op: Op, output: int) -> Reads:
+    yield 0, _whole(op.shape(0), op.numbers.get("axes", (0, 2, 3)))
 
 
-def _one_channel(op: Op, output: int) -> Reads:
-    """A normalisation of each channel over the space."""
+def _over_space(op: Op, output: int) -> Reads:
+    """A pooling or normalisation of each channel over the space."""
     shape = op.shape(0)
-    yield 0, _same_axes(len(shape), {at: Whole(shape[at]) for at in range(2, len(shape))})
+    yield 0, _whole(shape, range(2, len(shape)))
 
 
 def _over_channels(op: Op, output: int) -> Reads:
-    shape = op.shape(0)
-    yield 0, _same_axes(len(shape), {1: Whole(shape[1])})
+    yield 0, _whole(op.shape(0), [1])
 
 
 def _running(op: Op, output: int) -> Reads:
@@ -521,21 +530,16 @@ def _running(op: Op, output: int) -> Reads:
 
 
 def _matmul(op: Op, output: int) -> Reads:
-    first, second, rank = op.shape(0), op.shape(1), len(op.out())
-    before = rank - (len(first) > 1) - (len(second) > 1)
+    first, second, out = op.shape(0), op.shape(1), op.out()
+    before = len(out) - (len(first) > 1) - (len(second) > 1)
     """Axes of the result before those of the matrices."""
     for at, shape in enumerate((first, second)):
         summed = len(shape) - (1 if at == 0 or len(shape) == 1 else 2)
         parts = [Part((), (summed,), Whole(shape[summed]))]
-        kept = len(shape) - (2 if at == 0 else 1)
         if len(shape) > 1:
-            to = before if at == 0 else rank - 1
-            parts.append(Part((to,), (kept,), SAME))
-            out = op.out()
-            for axis in range(len(shape) - 2):
-                other = axis + before - (len(shape) - 2)
-                repeated = shape[axis] == 1 and out[other] != 1
-                parts.append(Part((other,), (axis,), REPEATED if repeated else SAME))
+            to, kept = (before, -2) if at == 0 else (len(out) - 1, -1)
+            parts.append(Part((to,), (len(shape) + kept,), SAME))
+            parts += _aligned(shape[:-2], out[:before])
         yield at, parts
 
 
@@ -580,23 +584,6 @@ def _recurrent(op: Op, output: int) -> Reads:
     yield 0, [time, Part((samples,), (1,), SAME), Part((), (2,), Whole(shape[2]))]
 
 
-_SAME = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Cast CastLike Ceil Celu "
-    "Clip Cos Cosh DequantizeLinear Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity "
-    "IsInf IsNaN LeakyRelu Log Mish Neg Not QuantizeLinear Reciprocal Relu Round Selu Shrink "
-    "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
-).split()
-
-_BROADCAST = (
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less "
-    "LessOrEqual Max Mean Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
-).split()
-
-_REDUCE = (
-    "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
-    "ReduceProd ReduceSum ReduceSumSquare"
-).split()
-
 SIZES_ONLY = frozenset({"Shape", "Size", "ConstantOfShape", "EyeLike"}) | {
     f"Random{kind}Like" for kind in ("Normal", "Uniform")
 }
@@ -615,12 +602,18 @@ _CONTROLS: dict[str, Sequence[int]] = {
     "Unsqueeze": (1,),
 }
 
+_NORMALISING = (
+    "CumSum GroupNormalization Hardmax InstanceNormalization LRN LayerNormalization LogSoftmax "
+    "LpNormalization MeanVarianceNormalization Softmax"
+).split()
+"""Operators that read several elements for each, and keep the shape."""
+
 _RULES: dict[str, Callable[[Op, int], Reads]] = {
-    **dict.fromkeys(_SAME, _same),
-    **dict.fromkeys(_BROADCAST, _broadcast),
-    **dict.fromkeys(_REDUCE, _reduce),
+    **dict.fromkeys((*ELEMENTWISE, "BatchNormalization"), _same),
+    **dict.fromkeys(BROADCAST, _broadcast),
+    **dict.fromkeys(REDUCTIONS, _reduce),
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool", "LpPool"), _windows),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _over_space),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
     **dict.fromkeys(("Reshape", "Squeeze", "Unsqueeze", "Flatten"), _reshape),
@@ -637,9 +630,9 @@ _RULES: dict[str, Callable[[Op, int], Reads]] = {
     "Gather": _gather,
     "Transpose": _transpose,
     "LayerNormalization": _from_axis(-1),
-    "InstanceNormalization": _one_channel,
-    "GroupNormalization": _over_axes(),
-    "MeanVarianceNormalization": _over_axes(0, 2, 3),
+    "InstanceNormalization": _over_space,
+    "GroupNormalization": _from_axis(1),
+    "MeanVarianceNormalization": _mean_variance,
     "LRN": _over_channels,
     "CumSum": _running,
     "MatMul": _matmul,

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.errors import UsageError
 from layertap.format.text import Readable, class_text, number_of
 
-from .columns import Column, in_order, table
+from .columns import Column, count_text, in_order, number_text, table
 from .histogram import divergence, from_ordered
-from .layer_statistics import LayerStatistics, LayerValues, count_text, number_text
+from .layer_statistics import LayerStatistics, LayerValues
 
 
 @public
@@ -42,8 +42,7 @@ class LayerDrift(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        values = {name: getattr(self, name) for name in self._names}
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+        return as_json(self)
 
 
 @public
@@ -114,20 +113,14 @@ class Drift(Readable):
         Raises:
             UsageError: the table has no such column.
         """
-        found = Drift(self.on, self.against)
-        found.rows = tuple(in_order(self.rows, self._columns, column))
-        return found
+        return in_order(self, self._columns, column)
 
     @property
     def _columns(self) -> tuple[Column, ...]:
         """The columns of the table, after index, name and class."""
         own = {row.name: row for row in self.on.rows}
-        mean = Column(
-            "mean", lambda row: number_text(own[row.name].mean), lambda row: own[row.name].mean
-        )
-        std = Column(
-            "deviation", lambda row: number_text(own[row.name].std), lambda row: own[row.name].std
-        )
+        mean = Column("mean", lambda row: own[row.name].mean, number_text)
+        std = Column("deviation", lambda row: own[row.name].std, number_text)
         shift, *others = DRIFTS
         return (mean, shift, std, *others)
 
@@ -158,53 +151,30 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join([*names[:LISTED], *([f"and {more} more"] if more > 0 else [])])
 
 
-def _difference(share: float | None) -> str:
-    """A difference of shares in percent; empty for `None`."""
-    return "" if share is None else f"{100 * share:+.1f}%"
+def _difference(share: float) -> str:
+    """A difference of shares in percent."""
+    return f"{100 * share:+.1f}%"
 
 
-def _away(ratio: float | None) -> float | None:
+def _away(ratio: float) -> float:
     """How far a ratio is from 1, the same for 2 and for a half."""
-    return None if ratio is None else abs(math.log(ratio)) if ratio > 0 else math.inf
-
-
-def _size(value: float | None) -> float | None:
-    return None if value is None else abs(value)
+    return abs(math.log(ratio)) if ratio > 0 else math.inf
 
 
 DRIFTS = (
-    Column(
-        "shift",
-        lambda row: "" if row.shift is None else f"{row.shift:+.3f}",
-        lambda row: _size(row.shift),
-    ),
-    Column(
-        "ratio",
-        lambda row: "" if row.ratio is None else f"{row.ratio:.3f}",
-        lambda row: _away(row.ratio),
-    ),
-    Column(
-        "divergence",
-        lambda row: "" if row.divergence is None else f"{row.divergence:.4f}",
-        lambda row: row.divergence,
-    ),
-    Column("zeros", lambda row: _difference(row.zeros), lambda row: _size(row.zeros)),
+    Column("shift", lambda row: row.shift, "{:+.3f}".format, abs),
+    Column("ratio", lambda row: row.ratio, "{:.3f}".format, _away),
+    Column("divergence", lambda row: row.divergence, "{:.4f}".format),
+    Column("zeros", lambda row: row.zeros, _difference, abs),
     Column(
         "NaN, Inf",
-        lambda row: _difference(row.not_finite) if row.not_finite else "",
-        lambda row: _size(row.not_finite),
+        lambda row: row.not_finite,
+        lambda share: _difference(share) if share else "",
+        abs,
         rare=True,
     ),
-    Column(
-        "newly dead",
-        lambda row: count_text(len(row.newly_dead or ())),
-        lambda row: len(row.newly_dead or ()),
-    ),
-    Column(
-        "revived",
-        lambda row: count_text(len(row.revived or ())),
-        lambda row: len(row.revived or ()),
-    ),
+    Column("newly dead", lambda row: len(row.newly_dead or ()), count_text),
+    Column("revived", lambda row: len(row.revived or ()), count_text),
 )
 """What the tables show of a `LayerDrift`, on a page as well."""
 

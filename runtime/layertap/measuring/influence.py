@@ -45,20 +45,21 @@ def measured_box(
     size = inputs[name].shape
     if not changes(tuple(slice(None) for _ in size)):
         return None
-    box = []
-    for axis in axes:
-        before, after = [slice(None)] * len(size), [slice(None)] * len(size)
+    return tuple(_edges(changes, size, axis) for axis in axes)
 
-        def first(count: int, axis: int = axis, index: list[slice] = before) -> bool:
-            index[axis] = slice(0, count)
-            return changes(tuple(index))
 
-        def last(count: int, axis: int = axis, index: list[slice] = after) -> bool:
-            index[axis] = slice(size[axis] - count, None)
-            return changes(tuple(index))
+def _edges(
+    changes: Callable[[tuple[slice, ...]], bool], size: Sequence[int], axis: int
+) -> tuple[int, int]:
+    """The first position along an axis that changes something, and the one after the last."""
 
-        box.append((_least(first, size[axis]) - 1, size[axis] + 1 - _least(last, size[axis])))
-    return tuple(box)
+    def part(span: slice) -> tuple[slice, ...]:
+        return tuple(span if at == axis else slice(None) for at in range(len(size)))
+
+    most = size[axis]
+    before = _least(lambda count: changes(part(slice(0, count))), most)
+    after = _least(lambda count: changes(part(slice(most - count, None))), most)
+    return before - 1, most + 1 - after
 
 
 def _least(changes: Callable[[int], bool], most: int) -> int:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.format.text import Readable, megabytes
 
-from .columns import Column, in_order, table
-from .layer_statistics import count_text
+from .columns import Column, count_text, in_order, table
 
 
 @public
@@ -48,8 +47,7 @@ class LayerCost(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        values = {name: getattr(self, name) for name in self._names}
-        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
+        return as_json(self)
 
 
 @public
@@ -136,18 +134,7 @@ class LayerCosts(Readable):
         Raises:
             UsageError: the table has no such column.
         """
-        return LayerCosts(
-            in_order(self.rows, self._columns, column),
-            self.all_rows,
-            model=self.model,
-            inputs=self.inputs,
-            input_bytes=self.input_bytes,
-            multiply_adds=self.multiply_adds,
-            parameters=self.parameters,
-            milliseconds=self.milliseconds,
-            unassigned=self.unassigned,
-            device=self.device,
-        )
+        return in_order(self, self._columns, column)
 
     @property
     def _columns(self) -> tuple[Column, ...]:
@@ -155,15 +142,13 @@ class LayerCosts(Readable):
         whole = self.milliseconds
         if whole is None:
             return COLUMNS
+        time = Column(
+            "ms", lambda row: row.milliseconds, lambda spent: f"{spent:.3f}" if spent else ""
+        )
         share = Column(
             "%",
-            lambda row: f"{100 * row.milliseconds / whole:.1f}" if row.milliseconds else "",
             lambda row: row.milliseconds,
-        )
-        time = Column(
-            "ms",
-            lambda row: f"{row.milliseconds:.3f}" if row.milliseconds else "",
-            lambda row: row.milliseconds,
+            lambda spent: f"{100 * spent / whole:.1f}" if spent else "",
         )
         return (*COLUMNS, time, share)
 
@@ -181,22 +166,12 @@ class LayerCosts(Readable):
         }
 
 
-def _size(nbytes: int | None) -> str:
-    return "" if nbytes is None else megabytes(nbytes)
-
-
 COLUMNS = (
-    Column(
-        "multiply-adds", lambda row: count_text(row.multiply_adds), lambda row: row.multiply_adds
-    ),
-    Column("parameters", lambda row: count_text(row.parameters), lambda row: row.parameters),
-    Column("MB", lambda row: _size(row.nbytes), lambda row: row.nbytes),
-    Column("MB crossing", lambda row: _size(row.crossing), lambda row: row.crossing),
-    Column(
-        "tensors",
-        lambda row: "" if row.tensors is None else str(row.tensors),
-        lambda row: row.tensors,
-    ),
+    Column("multiply-adds", lambda row: row.multiply_adds, count_text),
+    Column("parameters", lambda row: row.parameters, count_text),
+    Column("MB", lambda row: row.nbytes, megabytes),
+    Column("MB crossing", lambda row: row.crossing, megabytes),
+    Column("tensors", lambda row: row.tensors, str),
 )
 """The columns of the table without times."""
 

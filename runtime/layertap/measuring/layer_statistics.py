@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.errors import InputError
 from layertap.format.atomic import replacing
 from layertap.format.text import Readable, number_of, shortened
 
 from . import histogram
-from .columns import Column, in_order, table
+from .columns import Column, count_text, in_order, number_text, table
 from .sums import Bounds, Sums, merged
 
 VERSION = 1
@@ -67,7 +67,7 @@ class LayerValues(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        return {name: _plain(getattr(self, name)) for name in self._names}
+        return as_json(self)
 
 
 @public
@@ -128,8 +128,7 @@ class LayerStatistics(Readable):
         Raises:
             UsageError: the table has no such column.
         """
-        rows = in_order(self.rows, COLUMNS, column)
-        return LayerStatistics(rows, self.model, self.images, self.failures, self.left_out)
+        return in_order(self, COLUMNS, column)
 
     @property
     def head(self) -> str:
@@ -278,51 +277,23 @@ def _indices(mask: NDArray[np.bool_]) -> tuple[int, ...]:
     return tuple(np.flatnonzero(mask).tolist())
 
 
-def number_text(value: float | None) -> str:
-    """A number of four digits; empty for `None`."""
-    return "" if value is None else f"{value + 0.0:.4g}"  # 0 has no sign
-
-
-def count_text(count: int) -> str:
-    """A count; empty for 0."""
-    return f"{count:,}" if count else ""
-
-
-def share_text(share: float | None) -> str:
-    """A share as a percentage; empty for `None`."""
-    return "" if share is None else f"{100 * share:.1f}%"
-
-
-def _number_of(indices: Sequence[int] | None) -> int:
-    return len(indices or ())
+def _share_text(share: float) -> str:
+    return f"{100 * share:.1f}%"
 
 
 COLUMNS = (
-    Column("mean", lambda row: number_text(row.mean), lambda row: row.mean),
-    Column("deviation", lambda row: number_text(row.std), lambda row: row.std),
-    Column("min", lambda row: number_text(row.min), lambda row: row.min),
-    Column("max", lambda row: number_text(row.max), lambda row: row.max),
-    Column("zeros", lambda row: share_text(row.zeros), lambda row: row.zeros),
-    Column("NaN", lambda row: count_text(row.nans), lambda row: row.nans, rare=True),
-    Column("Inf", lambda row: count_text(row.infinities), lambda row: row.infinities, rare=True),
-    Column(
-        "channels",
-        lambda row: "" if row.channels is None else str(row.channels),
-        lambda row: row.channels,
-    ),
-    Column("dead", lambda row: count_text(_number_of(row.dead)), lambda row: _number_of(row.dead)),
-    Column(
-        "saturated",
-        lambda row: count_text(_number_of(row.saturated)),
-        lambda row: _number_of(row.saturated),
-        rare=True,
-    ),
+    Column("mean", lambda row: row.mean, number_text),
+    Column("deviation", lambda row: row.std, number_text),
+    Column("min", lambda row: row.min, number_text),
+    Column("max", lambda row: row.max, number_text),
+    Column("zeros", lambda row: row.zeros, _share_text),
+    Column("NaN", lambda row: row.nans, count_text, rare=True),
+    Column("Inf", lambda row: row.infinities, count_text, rare=True),
+    Column("channels", lambda row: row.channels, str),
+    Column("dead", lambda row: len(row.dead or ()), count_text),
+    Column("saturated", lambda row: len(row.saturated or ()), count_text, rare=True),
 )
 """The columns of the table, after index, name and class."""
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _checked(value: Any, kind: type[Any]) -> Any:

@@ -9,6 +9,7 @@ follow sizes and strides as papers state them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,15 +35,19 @@ class Reach(NamedTuple):
     """The node that mixes axes on the way, so that there is no size for all positions; `None` if
     there is none."""
 
-    def join(self, other: Reach) -> Reach:
-        """What is read on either of two ways."""
+    def join(self, other: Reach, node: int) -> Reach:
+        """What is read on either of two ways.
+
+        Args:
+            node: the index of the operator at which the other way begins.
+        """
         whole, mixed = _first(self.whole, other.whole), _first(self.mixed, other.mixed)
         if self.low is None or self.high is None:
             return other._replace(whole=whole, mixed=mixed)
         if other.low is None or other.high is None:
             return self._replace(whole=whole, mixed=mixed)
         if self.axis != other.axis:
-            return Reach(whole=whole, mixed=0 if mixed is None else mixed)
+            return Reach(whole=whole, mixed=node if mixed is None else mixed)
         low, high = np.minimum(self.low, other.low), np.maximum(self.high, other.high)
         return Reach(self.axis, low, high, whole, mixed)
 
@@ -75,7 +80,7 @@ class Link:
 SAME = Link()
 
 
-class Along(Link):
+class Along(Link, ABC):
     """A link between one axis and one axis."""
 
     def __init__(self, size: int) -> None:
@@ -85,13 +90,13 @@ class Along(Link):
         """
         self.size = size
 
+    @abstractmethod
     def read(self, at: Positions) -> Positions:
         """The positions that some positions read; those that do not exist may be among them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bounds(self, low: Positions, high: Positions) -> tuple[Positions, Positions] | None:
         """The first and the last position that a range reads; `None` if there is no rule."""
-        raise NotImplementedError
 
     def marks(self, marks: Sequence[Marks]) -> Sequence[Marks]:
         found = np.zeros(self.size, bool)
@@ -109,42 +114,41 @@ class Along(Link):
         return (own._replace(low=bounds[0], high=bounds[1]),)
 
 
-class Windows(Along):
-    """Position `p` reads `p * stride + start + t * dilation`, for each `t` below `length`."""
+class Strided(Along):
+    """A window of `length` positions, `dilation` apart, is moved from `start` on by `stride`."""
 
     def __init__(
         self, size: int, length: int, stride: int = 1, dilation: int = 1, start: int = 0
     ) -> None:
         super().__init__(size)
-        self.length, self.stride, self.dilation, self.start = length, stride, dilation, start
+        self.stride = stride
+        self.taps = start + np.arange(length) * dilation
+        """The positions of the window before it is moved."""
+        self.first, self.last = start, start + (length - 1) * dilation
+
+
+class Windows(Strided):
+    """Position `p` reads `p * stride + start + t * dilation`, for each `t` below `length`."""
 
     def read(self, at: Positions) -> Positions:
-        return at[:, None] * self.stride + self.start + np.arange(self.length) * self.dilation
+        return at[:, None] * self.stride + self.taps
 
     def bounds(self, low: Positions, high: Positions) -> tuple[Positions, Positions]:
         if self.stride < 0:
             low, high = high, low
-        last = (self.length - 1) * self.dilation
-        return low * self.stride + self.start, high * self.stride + self.start + last
+        return low * self.stride + self.first, high * self.stride + self.last
 
 
-class Spread(Along):
+class Spread(Strided):
     """The reverse: `q` is read by `q * stride + start + t * dilation`."""
 
-    def __init__(
-        self, size: int, length: int, stride: int = 1, dilation: int = 1, start: int = 0
-    ) -> None:
-        super().__init__(size)
-        self.length, self.stride, self.dilation, self.start = length, stride, dilation, start
-
     def read(self, at: Positions) -> Positions:
-        hit = at[:, None] - self.start - np.arange(self.length) * self.dilation
+        hit = at[:, None] - self.taps
         found: Positions = hit[hit % self.stride == 0] // self.stride
         return found
 
     def bounds(self, low: Positions, high: Positions) -> tuple[Positions, Positions]:
-        last = (self.length - 1) * self.dilation
-        return -((self.start + last - low) // self.stride), (high - self.start) // self.stride
+        return -((self.last - low) // self.stride), (high - self.first) // self.stride
 
 
 class Mapped(Along):

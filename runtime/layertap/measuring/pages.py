@@ -9,13 +9,7 @@ from layertap.format.text import number_of
 from layertap.view.report import numbers, reasons, report_page, row_head, table, text
 
 from .drift import DRIFTS, Drift
-from .layer_statistics import (
-    LayerStatistics,
-    LayerValues,
-    count_text,
-    number_text,
-    share_text,
-)
+from .layer_statistics import COLUMNS, LayerStatistics, LayerValues
 
 OCTAVES = 12
 """Powers of 2 below the largest absolute value that a drawing shows; smaller values are one bar."""
@@ -41,9 +35,9 @@ def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes
     drifts = {row.name: row for row in drift.rows} if drift else {}
     reference = {row.name: row for row in drift.against.rows} if drift else {}
     changes = [
-        (f"{column.title} drift" if column.title in shown else column.title, column.text)
+        (f"{column.title} drift" if column.title in shown else column.title, column.cell)
         for column in DRIFTS
-        if any(map(column.text, drifts.values()))
+        if any(map(column.cell, drifts.values()))
     ]
     columns = ["layer", "histogram", *shown, *(title for title, _ in changes)]
     rows = []
@@ -64,17 +58,9 @@ def statistics_page(found: LayerStatistics, drift: Drift | None = None) -> bytes
 
 def _filled(rows: Sequence[LayerValues]) -> dict[str, Callable[[LayerValues], str]]:
     """The columns of which some cell is not empty, by their titles."""
-    cells: dict[str, Callable[[LayerValues], str]] = {
-        "mean": lambda row: number_text(row.mean),
-        "deviation": lambda row: number_text(row.std),
-        "min": lambda row: number_text(row.min),
-        "max": lambda row: number_text(row.max),
-        "zeros": lambda row: share_text(row.zeros),
-        "NaN": lambda row: count_text(row.nans),
-        "Inf": lambda row: count_text(row.infinities),
-        "dead": lambda row: _of(row.dead, row.channels),
-        "saturated": lambda row: _of(row.saturated, row.channels),
-    }
+    cells = {column.title: column.cell for column in COLUMNS if column.title != "channels"}
+    cells["dead"] = lambda row: _of(row.dead, row.channels)
+    cells["saturated"] = lambda row: _of(row.saturated, row.channels)
     return {title: cell for title, cell in cells.items() if any(map(cell, rows))}
 
 

@@ -16,13 +16,14 @@ from layertap._engine.program import Program
 from layertap.errors import UsageError
 from layertap.format.axes import attribute
 from layertap.format.graph import in_order
-from layertap.format.operators import STANDARD_DOMAINS, VIEWS
+from layertap.format.operators import STANDARD_DOMAINS
 from layertap.format.wire import Buffer, content
 
 from .dependence import (
     SIZES_ONLY,
     Op,
     Part,
+    Shape,
     UnknownReadsError,
     controls,
     everything,
@@ -108,41 +109,45 @@ class Walker:
 
     def _shapes(
         self, tensors: Sequence[str], inputs: Mapping[str, NDArray[Any]]
-    ) -> dict[str, tuple[int, ...]]:
-        program = self.program
-        found = {name: tuple(value.shape) for name, value in inputs.items()}
-        for name, weights in program.graph.initializers.items():
+    ) -> dict[str, Shape]:
+        found: dict[str, Shape] = {name: tuple(value.shape) for name, value in inputs.items()}
+        for name, weights in self.program.graph.initializers.items():
             found[name] = tuple(size for size in weights.type.dims or () if isinstance(size, int))
+        found |= self._shapes_in_run(tensors, inputs)
+        # onnxruntime takes some operators apart, and computes no views.
+        for at in self._order:
+            node = self._nodes[at]
+            source, result = next(iter(node.reads), ""), next(iter(node.writes), "")
+            if source not in found or result in found or not result:
+                continue
+            if keeps_shape(node.op_type):
+                found[result] = found[source]
+            elif node.op_type == "Transpose":
+                found[result] = view(np.broadcast_to(0, found[source]), [node.perm]).shape
+        return found
+
+    def _shapes_in_run(
+        self, tensors: Sequence[str], inputs: Mapping[str, NDArray[Any]]
+    ) -> dict[str, Shape]:
+        """The shapes of what onnxruntime computes."""
+        program = self.program
         plan = program.plan(tensors)
         inside = {name for at in plan.nodes for name in self._nodes[at].reads}
         # What other tensors are computed from need not be an output, which takes memory.
         ends = [name for name in tensors if plan.leaves[name].source not in inside] or [*tensors]
         kept = program.plan(ends).nodes
+        found: dict[str, Shape] = {}
         for ran in profiled(program, ends, inputs, runs=1, unoptimized=True).runs[0]:
             at = self.owners.node_of(ran, kept)
-            if at is not None:
-                one = self._parsed[at]
-                for names, sizes in ((one.reads, ran.reads), (one.writes, ran.writes)):
-                    given = filter(None, names)
-                    if ran.op_type == self._nodes[at].op_type or names is one.writes:
-                        found |= {
-                            name: size.shape for name, size in zip(given, sizes, strict=False)
-                        }
-        for at in self._order:
-            node = self._nodes[at]
-            if (
-                not node.writes
-                or node.writes[0] in found
-                or not node.reads
-                or node.reads[0] not in found
-            ):
+            if at is None:
                 continue
-            if keeps_shape(node.op_type):  # onnxruntime takes some of these apart
-                found[node.writes[0]] = found[node.reads[0]]
-            if node.op_type in VIEWS:
-                perms = [node.perm] if node.op_type == "Transpose" else []
-                empty = np.broadcast_to(np.zeros(()), found[node.reads[0]])
-                found[node.writes[0]] = view(empty, perms).shape
+            one = self._parsed[at]
+            seen = [(one.writes, ran.writes)]
+            if ran.op_type == self._nodes[at].op_type:  # not a guard around the node
+                seen.append((one.reads, ran.reads))
+            for names, sizes in seen:
+                given = zip(filter(None, names), sizes, strict=False)
+                found |= {name: size.shape for name, size in given}
         return found
 
     def _control_values(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -174,7 +179,7 @@ class Walker:
             tensor,
             marks,
             lambda link, items, node: link.marks(items),
-            np.logical_or,
+            lambda old, new, node: np.logical_or(old, new),
             lambda items: all(one.any() for one in items),
         )
 
@@ -197,7 +202,7 @@ class Walker:
         tensor: str,
         start: Sequence[T],
         ask: Ask[T],
-        join: Callable[[T, T], T],
+        join: Callable[[T, T, int], T],
         some: Callable[[Sequence[T]], bool],
     ) -> dict[str, list[T]]:
         states: dict[str, list[T]] = {tensor: [*start]}
@@ -212,7 +217,8 @@ class Walker:
                     if old is None or not some(old):
                         states[read.tensor] = found
                     elif some(found):  # not in the padding alone
-                        states[read.tensor] = [*map(join, old, found)]
+                        both = zip(old, found, strict=True)
+                        states[read.tensor] = [join(one, other, at) for one, other in both]
         return {name: state for name, state in states.items() if some(state)}
 
     def _reads(self, at: int, output: int) -> list[_Read]:

@@ -15,7 +15,7 @@ from layertap._arguments import count
 from layertap._engine.program import Program
 from layertap._escaping import one_line
 from layertap._public import public
-from layertap._record import Record
+from layertap._record import Record, as_json
 from layertap.errors import UsageError, suggest
 from layertap.format.layer import Layer
 from layertap.format.select import as_selectors, is_single
@@ -23,7 +23,7 @@ from layertap.format.select import as_selectors, is_single
 from .influence import measured_box
 from .links import Reach
 from .reading_back import Walker
-from .samples import sample
+from .samples import is_random, sample
 
 if TYPE_CHECKING:
     from layertap._engine.feeds import Recipe
@@ -80,7 +80,7 @@ class ReceptiveField(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON-compatible values."""
-        return {name: _listed(getattr(self, name)) for name in self._names}
+        return as_json(self)
 
     def __str__(self) -> str:
         """For people."""
@@ -101,10 +101,6 @@ class ReceptiveField(Record):
         if self.measured is not None:
             lines.append(f"measured: {box_text(self.measured)}")
         return "\n".join(lines)
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
 def times(values: Sequence[float]) -> str:
@@ -177,9 +173,8 @@ class Fields:
         """
         self._program = program
         self._input_name = self._checked(input_name)
-        self._measured_on = None
         inputs: Any = None
-        if measure is not None and not (isinstance(measure, str) and measure == "random"):
+        if measure is not None and not is_random(measure):
             needs = [*program.graph.inputs]
             inputs = program.prepare_arrays(needs, measure, preprocess)
         if inputs is None or size is not None:
@@ -231,9 +226,8 @@ class Fields:
         name = self._input(layer, found)
         own = [found[name][axis] for axis in self._positions(name)]
         windows = _windows(own)
-        exact = (
-            self._box(tensor, shape, dict(zip(space, place, strict=True)), name) if box else None
-        )
+        along_axes = dict(zip(space, place, strict=True))
+        exact = self._box(tensor, shape, along_axes, name) if box else None
         return ReceptiveField(
             layer=layer.name,
             input=name,
@@ -247,7 +241,7 @@ class Fields:
             at=place,
             box=exact,
             unclipped=_unclipped(windows, place) if windows else None,
-            measured=self._measured(tensor, dict(zip(space, place, strict=True)), name, exact),
+            measured=self._measured(tensor, along_axes, name, exact),
         )
 
     def _place(

@@ -14,6 +14,14 @@ from layertap.errors import UsageError
 from layertap.format.card import GoldenInput
 from layertap.format.text import number_of, shape_text
 
+RANDOM = "random"
+"""What is given in place of inputs to measure on random values."""
+
+
+def is_random(measure: Any) -> bool:
+    """Whether random values are asked for, and not inputs of one's own."""
+    return isinstance(measure, str) and measure == RANDOM
+
 
 def sample(program: Program, size: Sequence[int] | None) -> dict[str, NDArray[Any]]:
     """One sample for each input of the model.

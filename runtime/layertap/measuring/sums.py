@@ -298,6 +298,7 @@ def _in_float64(matrix: NDArray[Any], bounds: Bounds | None) -> Sums:
     if bounds is not None:
         from_bound = np.minimum(kept - bounds.low, bounds.high - kept)
         inside = np.max(from_bound, axis=1, where=finite, initial=-np.inf)
+    known = kept[finite]
     return Sums(
         count,
         mean,
@@ -305,8 +306,8 @@ def _in_float64(matrix: NDArray[Any], bounds: Bounds | None) -> Sums:
         np.min(kept, axis=1, where=finite, initial=np.inf),
         np.max(kept, axis=1, where=finite, initial=-np.inf),
         inside,
-        int(np.count_nonzero(kept[finite] == 0)),
+        int(np.count_nonzero(known == 0)),
         int(np.isnan(values).sum()),
         int(np.isinf(values).sum()),
-        _drawn(kept[finite]),
+        _drawn(known),
     )

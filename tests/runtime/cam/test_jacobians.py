@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import layertap
 from generators import tiny
 from layertap.cam.jacobians import Rows
 from layertap.errors import LayerNotFoundError, ModelFileError, UsageError
+from layertap.format.card import KEY, Card
 
 LAYERS = ("conv", "relu", "mixed", "last", "image")
 
@@ -56,6 +58,26 @@ def test_the_derivative_is_that_of_the_output() -> None:
     slopes = (scores[:, 0] - scores[:, 1]) / (2 * step)
     error = np.abs(slopes.T.reshape(found[0].shape) - found[0])
     assert np.median(error) < 1e-3 * np.abs(found).max()
+
+
+def test_an_input_is_found_by_the_name_of_its_layer() -> None:
+    """As `attributions` finds it."""
+    made = tiny.differentiable()
+    (prop,) = (item for item in made.metadata_props if item.key == KEY)
+    card = Card.from_json(prop.value)
+    assert card.gradients is not None
+    tensors = {**card.gradients.tensors}
+    tensors["photo"] = tensors.pop("image")
+    first, *others = card.layers
+    renamed = replace(
+        card,
+        layers=(replace(first, name="photo", tensor="image"), *others),
+        gradients=replace(card.gradients, tensors=tensors),
+    )
+    prop.value = renamed.to_json()
+    x = tiny.images(1)
+    found = layertap.open(made.SerializeToString()).jacobian(x)
+    np.testing.assert_array_equal(found, opened().jacobian(x))
 
 
 def test_chosen_rows() -> None:

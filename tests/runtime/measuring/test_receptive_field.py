@@ -36,6 +36,10 @@ def one(op: str, shape: tuple[int, ...], *constants: onnx.TensorProto, **attribu
     return made([tiny.node(op, reads, "y", **attributes)], shape, *constants, opset=opset)
 
 
+def opened(model: Any) -> layertap.Model:
+    return layertap.open(model.SerializeToString())
+
+
 def positive(name: str, *shape: int) -> onnx.TensorProto:
     numbers = np.random.default_rng(len(name) + len(shape)).random(shape) + 0.1
     return tiny.constant(name, numbers, np.float32)
@@ -148,6 +152,9 @@ CASES: dict[str, Any] = {
     "LayerNormalization": one("LayerNormalization", IMAGE, positive("g", 9)),
     "InstanceNormalization": one(
         "InstanceNormalization", IMAGE, positive("g", 2), positive("bb", 2)
+    ),
+    "GroupNormalization": one(
+        "GroupNormalization", IMAGE, positive("g", 2), positive("bb", 2), num_groups=1, opset=21
     ),
     "MeanVarianceNormalization": one("MeanVarianceNormalization", IMAGE, axes=[3]),
     "LRN": one("LRN", IMAGE, size=3),
@@ -265,7 +272,7 @@ def boxes(model: Any, space: list[int], out_space: list[int]) -> dict[Any, Any]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_box_is_what_changes_the_position(name: str) -> None:
-    model = layertap.open(CASES[name].SerializeToString())
+    model = opened(CASES[name])
     layer = model.layer("y")
     fields = Fields(model._program, [layer])
     expected = boxes(CASES[name], fields._positions("x"), fields._positions("y"))
@@ -338,7 +345,7 @@ MOBILENET = [("Conv", 3, 2)] + [
 def test_the_published_sizes(network: Any, size: int, padding: int | None) -> None:
     """The table in https://github.com/google-research/receptive_field, of Araujo et al. 2019. The
     padding of its ResNet50 is that of TF-Slim, which puts the strides elsewhere."""
-    found = layertap.open(network.SerializeToString()).receptive_field("y", (3, 4))
+    found = opened(network).receptive_field("y", (3, 4))
     assert found.size == (size, size)
     assert found.stride == (32, 32)
     if padding is not None:
@@ -355,7 +362,7 @@ def test_enlargements_have_fractions_as_strides() -> None:
         tiny.node("Resize", "a roi scales", "y", mode="nearest"),
     ]
     made_of = made(nodes, IMAGE, KERNEL, *scales(1, 1, 3, 4))
-    found = layertap.open(made_of.SerializeToString()).receptive_field("y")
+    found = opened(made_of).receptive_field("y")
     assert found.stride == (2 / 3, 0.5)
     assert found.size == (3, 2)
 
@@ -367,7 +374,7 @@ def test_what_reads_the_whole_input_is_named() -> None:
         tiny.node("Mul", "a squeezed", "scaled"),
         tiny.node("Conv", "scaled w", "y"),
     ]
-    model = layertap.open(made(nodes, IMAGE, KERNEL).SerializeToString())
+    model = opened(made(nodes, IMAGE, KERNEL))
     found = model.receptive_field("y")
     assert (found.whole, found.mixed, found.size, found.stride) == (
         "squeezed",
@@ -389,10 +396,23 @@ def test_what_reads_the_whole_input_is_named() -> None:
 
 
 def test_what_mixes_positions_is_named() -> None:
-    found = layertap.open(CASES["Reshape"].SerializeToString()).receptive_field("y", (13, 0))
+    found = opened(CASES["Reshape"]).receptive_field("y", (13, 0))
     assert (found.size, found.whole, found.mixed) == (None, None, "y")
     assert found.box == ((1, 2), (4, 5))
     assert "no size: y mixes positions" in str(found)
+
+
+def test_ways_along_different_axes_are_named_where_they_part() -> None:
+    nodes = [
+        tiny.node("Relu", "x", "a"),
+        tiny.node("Conv", "a w", "b"),
+        tiny.node("Transpose", "b", "turned", perm=[0, 1, 3, 2]),
+        tiny.node("Add", "b turned", "y"),
+    ]
+    model = opened(made(nodes, (1, 2, 7, 6), KERNEL))
+    found = model.receptive_field("y", (0, 2))
+    assert (found.size, found.whole, found.mixed) == (None, None, "turned")
+    assert found.box == ((0, 5), (0, 4))
 
 
 def test_several_layers_are_a_dict_of_those_with_positions() -> None:
@@ -402,7 +422,7 @@ def test_several_layers_are_a_dict_of_those_with_positions() -> None:
         tiny.node("MatMul", "pooled m", "y"),
     ]
     parts = [KERNEL, numbers("axes", 2, 3), positive("m", 2, 3)]
-    model = layertap.open(made(nodes, IMAGE, *parts).SerializeToString())
+    model = opened(made(nodes, IMAGE, *parts))
     found = model.receptive_field(None)
     assert [*found] == ["a"]
     assert json.loads(json.dumps(found["a"].to_dict()))["box"] == [[4, 7], [4, 6]]
@@ -427,7 +447,7 @@ def test_several_layers_are_a_dict_of_those_with_positions() -> None:
     ],
 )
 def test_a_position_that_does_not_exist(at: Any, message: str) -> None:
-    model = layertap.open(one("Conv", IMAGE, KERNEL).SerializeToString())
+    model = opened(one("Conv", IMAGE, KERNEL))
     with pytest.raises(UsageError) as caught:
         model.receptive_field("y", at)
     assert str(caught.value) == message
@@ -440,7 +460,7 @@ def test_an_operator_that_is_not_known_is_named() -> None:
         tiny.node("Unsqueeze", "b zero", "c"),
         tiny.node("Cast", "c", "y", to=1),
     ]
-    model = layertap.open(made(nodes, IMAGE, numbers("zero", 0)).SerializeToString())
+    model = opened(made(nodes, IMAGE, numbers("zero", 0)))
     with pytest.raises(UsageError) as caught:
         model.receptive_field("y")
     assert "computes 'b' with the operator NonZero, which is not one that layertap knows" in str(
@@ -456,15 +476,13 @@ def test_positions_that_depend_on_values_are_refused() -> None:
         tiny.node("Reshape", "whole one", "end"),
         tiny.node("Slice", "x zero end", "y"),
     ]
-    model = layertap.open(
-        made(nodes, IMAGE, numbers("one", 1), numbers("zero", 0)).SerializeToString()
-    )
+    model = opened(made(nodes, IMAGE, numbers("one", 1), numbers("zero", 0)))
     with pytest.raises(UsageError, match="operator Slice, whose positions depend on the values"):
         model.receptive_field("y")
 
 
 def test_free_sizes_come_from_size() -> None:
-    model = layertap.open(one("Conv", (1, 2, "h", "w"), KERNEL).SerializeToString())  # type: ignore[arg-type]
+    model = opened(one("Conv", (1, 2, "h", "w"), KERNEL))  # type: ignore[arg-type]
     assert model.receptive_field("y", size=(20, 30)).input_size == (20, 30)
     with pytest.raises(UsageError, match="Give size"):
         model.receptive_field("y")
@@ -480,7 +498,7 @@ def test_sizes_that_the_graph_computes() -> None:
         tiny.node("Conv", "crop w", "y"),
     ]
     parts = [numbers("two", 2), numbers("three", 3), KERNEL]
-    model = layertap.open(made(nodes, IMAGE, *parts).SerializeToString())
+    model = opened(made(nodes, IMAGE, *parts))
     assert model.receptive_field("y", (0, 0)).box == ((3, 6), (0, 2))
 
 
@@ -498,9 +516,7 @@ def test_files_from_pytorch() -> None:
 def test_several_inputs_need_a_choice() -> None:
     nodes = [tiny.node("Conv", "b w", "c"), tiny.node("Add", "a c", "y")]
     inputs = [tiny.value("a", (1, 2, 5, 6)), tiny.value("b", (1, 2, 7, 7))]
-    model = layertap.open(
-        tiny.model(nodes, inputs, [tiny.value("y", None)], [KERNEL]).SerializeToString()
-    )
+    model = opened(tiny.model(nodes, inputs, [tiny.value("y", None)], [KERNEL]))
     assert model.receptive_field("y", (1, 1), input_name="b").box == ((1, 4), (1, 3))
     assert model.receptive_field("y", (1, 1), input_name="a").box == ((1, 2), (1, 2))
     assert model.receptive_field("c").input == "b"
@@ -517,7 +533,7 @@ def test_the_measured_box_is_that_of_the_weights() -> None:
     kernel = np.ones((2, 2, 5, 3), np.float32)
     kernel[:, :, -1] = kernel[:, :, :, 0] = 0
     made_of = one("Conv", IMAGE, tiny.constant("w", kernel, np.float32))
-    model = layertap.open(made_of.SerializeToString())
+    model = opened(made_of)
     found = model.receptive_field("y", (2, 3), measure="random")
     assert found.box == ((2, 7), (3, 6))
     assert found.measured == ((2, 6), (4, 6))
@@ -525,11 +541,9 @@ def test_the_measured_box_is_that_of_the_weights() -> None:
     assert model.receptive_field("y", (2, 3), measure=image).measured == ((2, 6), (4, 6))
     assert "measured: rows 2:6, columns 4:6" in str(found)
     dead = one("Conv", IMAGE, tiny.constant("w", 0 * kernel, np.float32))
-    opened = layertap.open(dead.SerializeToString())
-    assert opened.receptive_field("y", (2, 3), measure="random").measured is None
+    assert opened(dead).receptive_field("y", (2, 3), measure="random").measured is None
     with pytest.raises(InputError):
         model.receptive_field("y", measure=image[0])
     several = one("Conv", ("n", 2, 11, 9), KERNEL)  # type: ignore[arg-type]
-    opened = layertap.open(several.SerializeToString())
     with pytest.raises(UsageError, match="measure must be one sample, got 2"):
-        opened.receptive_field("y", measure=np.concatenate([image, image]))
+        opened(several).receptive_field("y", measure=np.concatenate([image, image]))
